@@ -1,0 +1,1 @@
+"""A small collection from nothing: files, a range server, a graph, a picture."""

@@ -1,0 +1,195 @@
+"""The exception tree. What a caller may catch is here, and nothing is raised that is not.
+
+    RasteretAssetsError
+    ├── SpecError                 arguments that are unknown, contradictory or of the wrong type
+    ├── SourceError               a record table that cannot be opened or scanned
+    ├── RecordError               a record table that opens but breaks the record contract
+    │   ├── MissingColumnError    a column the contract needs is not there
+    │   └── InvalidRecordError    rows that cannot be normalized, or more of them than tolerated
+    ├── RangeReadError            bytes that could not be read
+    │   ├── ObjectNotFoundError   the object is not there (404, no such file)
+    │   ├── AccessDeniedError     the object is there, but not for us (401, 403)
+    │   ├── TruncatedReadError    fewer bytes came than the server promised
+    │   └── StoreUnavailableError throttling, timeouts, connection failures: worth another try
+    ├── TiffError                 bytes that are no header we index
+    │   ├── NotATiffError         the bytes are no TIFF at all
+    │   ├── CorruptTiffError      a TIFF whose header contradicts itself or its file
+    │   └── UnsupportedTiffError  a sound TIFF that a tile index cannot describe
+    ├── EnrichmentError           no header of a build could be read
+    ├── BandNotFoundError         a band the collection does not have
+    ├── WindowError               a window or area that does not touch the raster
+    ├── TileError                 a tile that could not be decoded
+    └── CollectionError           a published collection that is missing, damaged or of a foreign layout
+
+Every class carries ``error_class``, the short name under which the failure ledger files it, and the record, band and
+href it concerns as attributes where they are known, so that a ledger row is made from attributes, never from text.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RasteretAssetsError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    error_class: ClassVar[str] = "error"
+
+
+class SpecError(RasteretAssetsError, ValueError):
+    """Arguments that are unknown, contradictory or of the wrong type."""
+
+    error_class = "spec"
+
+
+class SourceError(RasteretAssetsError):
+    """A record table that cannot be opened or scanned."""
+
+    error_class = "source"
+
+
+class RecordError(RasteretAssetsError, ValueError):
+    """A record table that opens but breaks the record contract."""
+
+    error_class = "record"
+
+
+class MissingColumnError(RecordError):
+    """A column the record contract needs is not in the table."""
+
+    error_class = "missing_column"
+
+
+class InvalidRecordError(RecordError):
+    """Rows that cannot be normalized, or more of them than ``max_rejected`` tolerates."""
+
+    error_class = "invalid_record"
+
+
+class RangeReadError(RasteretAssetsError):
+    """Bytes of an object that could not be read.
+
+    Args:
+        message: what failed and why; never holds a query string.
+        href: the object's address with its query string removed.
+        status: the HTTP status, where there was one.
+        retry_after: seconds the server asked to wait, where it did.
+    """
+
+    error_class: ClassVar[str] = "read_failed"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, href: str = "", status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.href = href
+        self.status = status
+        self.retry_after = retry_after
+
+
+class ObjectNotFoundError(RangeReadError):
+    """The object does not exist (HTTP 404 or 410, no such key, no such file)."""
+
+    error_class = "not_found"
+
+
+class AccessDeniedError(RangeReadError):
+    """The store refuses to hand the object over (HTTP 401 or 403, missing permission)."""
+
+    error_class = "forbidden"
+
+
+class TruncatedReadError(RangeReadError):
+    """Fewer bytes arrived than were promised."""
+
+    error_class = "truncated"
+    retryable = True
+
+
+class StoreUnavailableError(RangeReadError):
+    """A failure of the moment: throttling, a 5xx, a reset connection, an unreachable host."""
+
+    error_class = "unavailable"
+    retryable = True
+
+
+class ThrottledError(StoreUnavailableError):
+    """The server asked for fewer requests (HTTP 429, 503 with ``Retry-After``)."""
+
+    error_class = "throttled"
+
+
+class ReadTimeoutError(StoreUnavailableError):
+    """No answer came within the time allowed."""
+
+    error_class = "timeout"
+
+
+class TiffError(RasteretAssetsError, ValueError):
+    """Bytes that give no header worth indexing."""
+
+    error_class: ClassVar[str] = "corrupt"
+
+
+class NotATiffError(TiffError):
+    """The bytes do not start as a TIFF does."""
+
+    error_class = "not_tiff"
+
+
+class CorruptTiffError(TiffError):
+    """A TIFF whose header contradicts itself or points outside its file."""
+
+    error_class = "corrupt"
+
+
+class UnsupportedTiffError(TiffError):
+    """A sound TIFF that a tile index cannot describe: rotated, complex samples, a codec nobody reads."""
+
+    error_class = "unsupported"
+
+
+class NotTiledError(UnsupportedTiffError):
+    """A TIFF stored in strips: it has no tiles to index."""
+
+    error_class = "not_tiled"
+
+
+class NotGeoreferencedError(UnsupportedTiffError):
+    """A TIFF without a usable geotransform: none at all, ground control points only, or a degenerate one."""
+
+    error_class = "not_georeferenced"
+
+
+class EnrichmentError(RasteretAssetsError):
+    """Not one header of a build could be read."""
+
+    error_class = "enrichment"
+
+
+class BandNotFoundError(RasteretAssetsError, KeyError):
+    """A band that the collection does not have."""
+
+    error_class = "band_not_found"
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class WindowError(RasteretAssetsError, ValueError):
+    """A window, area or grid that cannot be read as asked."""
+
+    error_class = "window"
+
+
+class TileError(RasteretAssetsError):
+    """A tile whose bytes could not be decoded."""
+
+    error_class = "tile"
+
+
+class CollectionError(RasteretAssetsError):
+    """A published collection that is missing, damaged, or not laid out as one."""
+
+    error_class = "collection"

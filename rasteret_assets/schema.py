@@ -1,0 +1,170 @@
+"""Every column name, Arrow type and footer key, in one place.
+
+Four tables follow one another: raw records (whatever the provider wrote), normalized records (:data:`RECORD_FIELDS` beside
+the user's own columns), band metadata (:data:`BAND_METADATA_SCHEMA`, one row per record and band) and the published
+collection (normalized records with one :data:`BAND_STRUCT` column per band).
+
+The first seventeen fields of :data:`BAND_STRUCT` are rasteret's schema contract, in its order and with its types: other
+readers of that contract find what they expect. Ours follow.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pyarrow as pa
+
+# --- record contract -------------------------------------------------------------------------------------------------
+
+ID: Final = "id"
+DATETIME: Final = "datetime"
+START_DATETIME: Final = "start_datetime"
+GEOMETRY: Final = "geometry"
+BBOX: Final = "bbox"
+ASSETS: Final = "assets"
+PROJ_EPSG: Final = "proj:epsg"
+CRS: Final = "crs"
+YEAR: Final = "year"
+MONTH: Final = "month"
+CLOUD_COVER: Final = "eo:cloud_cover"
+
+HREF: Final = "href"
+BAND_INDEX: Final = "band_index"
+
+REQUIRED_COLUMNS: Final = (ID, DATETIME, GEOMETRY, ASSETS)
+
+TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
+BBOX_TYPE: Final = pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
+
+#: The normalized columns whose type is fixed; ``assets`` is a struct whose fields the source decides.
+RECORD_FIELDS: Final[dict[str, pa.DataType]] = {
+    ID: pa.string(),
+    DATETIME: TIMESTAMP,
+    GEOMETRY: pa.binary(),
+    BBOX: BBOX_TYPE,
+    PROJ_EPSG: pa.int32(),
+    CRS: pa.string(),
+    YEAR: pa.int32(),
+    MONTH: pa.int32(),
+}
+
+#: The hive keys of the published dataset, in path order.
+PARTITION_SCHEMA: Final = pa.schema([(YEAR, pa.int32()), (MONTH, pa.int32())])
+
+#: Why a row was not normalized, beside the row itself, in ``rejected_records``.
+REJECT_REASON: Final = "reject_reason"
+REJECT_CLASS: Final = "reject_class"
+
+# --- band metadata ---------------------------------------------------------------------------------------------------
+
+#: Raised whenever the parser would describe a file differently than before: stored headers of an older one are re-read.
+PARSER_VERSION: Final = 1
+
+BAND_STRUCT: Final = pa.struct(
+    [
+        ("image_width", pa.int32()),
+        ("image_height", pa.int32()),
+        ("tile_width", pa.int32()),
+        ("tile_height", pa.int32()),
+        ("dtype", pa.string()),
+        ("transform", pa.list_(pa.float64())),
+        ("predictor", pa.int32()),
+        ("compression", pa.int32()),
+        ("tile_offsets", pa.list_(pa.int64())),
+        ("tile_byte_counts", pa.list_(pa.int64())),
+        ("pixel_scale", pa.list_(pa.float64())),
+        ("tiepoint", pa.list_(pa.float64())),
+        ("nodata", pa.float64()),
+        ("samples_per_pixel", pa.int32()),
+        ("planar_configuration", pa.int32()),
+        ("photometric", pa.int32()),
+        ("extra_samples", pa.list_(pa.int32())),
+        # Ours: what a reader needs to be right about one file, whatever the record beside it says.
+        ("band_index", pa.int32()),
+        ("epsg", pa.int32()),
+        ("crs", pa.string()),
+        ("nodata_text", pa.string()),
+        ("jpeg_tables", pa.binary()),
+    ]
+)
+CONTRACT_BAND_FIELDS: Final = tuple(field.name for field in BAND_STRUCT)[:17]
+
+METADATA_SUFFIX: Final = "_metadata"
+
+STATUS_OK: Final = "ok"
+STATUS_FAILED: Final = "failed"
+STATUS_UNSUPPORTED: Final = "unsupported"
+
+BAND_METADATA_SCHEMA: Final = pa.schema(
+    [
+        (ID, pa.string()),
+        ("band", pa.string()),
+        (HREF, pa.string()),
+        (BAND_INDEX, pa.int32()),
+        ("status", pa.string()),
+        ("error_class", pa.string()),
+        ("error", pa.string()),
+        ("warning", pa.string()),
+        ("attempts", pa.int32()),
+        ("etag", pa.string()),
+        ("last_modified", pa.string()),
+        ("content_length", pa.int64()),
+        ("parser_version", pa.int32()),
+        ("header", BAND_STRUCT),
+    ]
+)
+
+
+def band_column(band: str) -> str:
+    """Name of the published column that holds the header of ``band``."""
+    return band + METADATA_SUFFIX
+
+
+def is_band_field(field: pa.Field) -> bool:
+    """Whether a column holds band metadata: named ``*_metadata`` and a struct with the contract's fields.
+
+    A foreign ``product_metadata`` text column is no band. Only the first ten fields are demanded: older collections lack
+    the later ones.
+    """
+    if not field.name.endswith(METADATA_SUFFIX) or not pa.types.is_struct(field.type):
+        return False
+    present = {child.name for child in field.type}
+    return present.issuperset(CONTRACT_BAND_FIELDS[:10])
+
+
+# --- partitions ------------------------------------------------------------------------------------------------------
+
+#: The partition of records without a datetime; the published path uses hive's own name for a null key.
+UNDATED: Final = "undated"
+HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
+
+
+def partition_key(year: int | None, month: int | None) -> str:
+    """``YYYY-MM`` of a dated record, :data:`UNDATED` otherwise."""
+    return UNDATED if year is None or month is None else f"{year:04d}-{month:02d}"
+
+
+def partition_values(key: str) -> tuple[int | None, int | None]:
+    """Year and month of a partition key; ``(None, None)`` for :data:`UNDATED`.
+
+    Raises:
+        ValueError: if ``key`` is neither ``YYYY-MM`` nor :data:`UNDATED`.
+    """
+    if key == UNDATED:
+        return None, None
+    year, dash, month = key.rpartition("-")
+    if not dash or not year.isdigit() or not month.isdigit() or not 1 <= int(month) <= 12:
+        raise ValueError(f"{key!r} is no partition key: write YYYY-MM, or {UNDATED!r} for records without a datetime")
+    return int(year), int(month)
+
+
+# --- footer keys -----------------------------------------------------------------------------------------------------
+
+GEO_KEY: Final = b"geo"
+NAME_KEY: Final = b"name"
+DATA_SOURCE_KEY: Final = b"data_source"
+DESCRIPTION_KEY: Final = b"description"
+DATE_RANGE_KEY: Final = b"date_range"
+COLLECTION_VERSION_KEY: Final = b"rasteret_collection_version"
+COLLECTION_VERSION: Final = b"1"
+GEOPARQUET_VERSION: Final = "1.1.0"

@@ -1,0 +1,290 @@
+"""One description of a collection: what to read, how to normalize it, what to index.
+
+YAML, the command line, the Dagster graph and ``build_from_table`` all fold into :class:`CollectionSpec`. It holds only
+values a YAML file can carry; live objects (a filesystem, a backend) travel beside it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+
+from rasteret_assets.errors import SpecError
+
+DEFAULT_MAX_CONCURRENT = 300
+DEFAULT_WORKSPACE = "~/rasteret_workspace"
+PUBLISHED_SUFFIXES = ("_records", "_stac")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """Build from keyword values, refusing with one readable :class:`SpecError` what does not fit.
+
+        Raises:
+            SpecError: naming every unknown, malformed or contradictory field and what to write instead.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise SpecError(_explain(error, list(cls.model_fields))) from None
+
+
+class CloudConfig(_Model):
+    """How the objects of a provider are reached.
+
+    Args:
+        provider: ``aws``, ``gcp``, ``azure`` or any name of your own; informative.
+        requester_pays: whether S3 requests must declare that the requester pays.
+        region: region of the S3 buckets named in ``url_patterns``.
+        url_patterns: ``{prefix: replacement}``; the longest prefix that an href starts with is replaced.
+    """
+
+    provider: str
+    requester_pays: bool = False
+    region: str = "us-west-2"
+    url_patterns: dict[str, str] = Field(default_factory=dict)
+
+    # Class-level on purpose: rasteret's CloudConfig registers by data source, and callers bring that code along.
+    _registry: ClassVar[dict[str, CloudConfig]] = {}
+
+    def __init__(self, provider: str, **values: Any) -> None:
+        super().__init__(provider=provider, **values)
+
+    @classmethod
+    def register(cls, data_source: str, config: CloudConfig) -> None:
+        """Use ``config`` for every build whose ``data_source`` has this name (case-insensitive)."""
+        cls._registry[data_source.lower()] = config
+
+    @classmethod
+    def get_config(cls, data_source: str) -> CloudConfig | None:
+        """The configuration registered for ``data_source``, if any."""
+        return cls._registry.get(data_source.lower())
+
+
+class CollectionSpec(_Model):
+    """Everything that decides what a collection holds.
+
+    The first sixteen fields are the arguments of ``build_from_table`` under the same names.
+
+    Args:
+        path: path or URI of a Parquet or GeoParquet file or dataset directory.
+        name: name of the collection; required where it is published under a workspace.
+        data_source: identifier of the provider's product, carried into the published footer.
+        workspace_dir: folder or URI under which ``<name>_records`` is published.
+        column_map: ``{source column: contract column}`` aliases; source columns are kept.
+        href_column: column with the address of one file per record, where there is no ``assets`` column.
+        band_index_map: ``{band: 0-based sample}`` of the files in ``href_column``.
+        url_rewrite_patterns: ``{prefix: replacement}`` applied to hrefs; the longest matching prefix wins.
+        columns: source columns to scan; everything when omitted.
+        filter_expr: rows to scan: pyarrow's list-of-tuples filters (``[["eo:cloud_cover", "<", 20]]``; a list of such
+            lists is an OR of ANDs), or a pyarrow expression from Python.
+        enrich_cog: whether to read file headers into ``{band}_metadata`` columns.
+        band_codes: bands to enrich, exactly; every raster asset when omitted.
+        cloud_config: how the provider's objects are reached.
+        max_concurrent: ceiling of header requests in flight.
+        force: read every header again and rebuild.
+        description: one sentence for the catalog page and the published footer.
+        max_rejected: share (0 to 1) of a partition's records that may break the contract before the build refuses.
+        interval_partition: where records without ``datetime`` but with ``start_datetime`` go (STAC interval items):
+            ``undated``, or ``start_datetime`` to partition them by it.
+    """
+
+    path: str
+    name: str = ""
+    data_source: str = ""
+    workspace_dir: str | None = None
+    column_map: dict[str, str] = Field(default_factory=dict)
+    href_column: str | None = None
+    band_index_map: dict[str, int] = Field(default_factory=dict)
+    url_rewrite_patterns: dict[str, str] = Field(default_factory=dict)
+    columns: tuple[str, ...] | None = None
+    filter_expr: Any = None
+    enrich_cog: bool = False
+    band_codes: tuple[str, ...] | None = None
+    cloud_config: CloudConfig | None = None
+    max_concurrent: int = Field(default=DEFAULT_MAX_CONCURRENT, ge=1)
+    force: bool = False
+    description: str = ""
+    max_rejected: float = Field(default=0.0, ge=0.0, le=1.0)
+    interval_partition: Literal["undated", "start_datetime"] = "undated"
+
+    #: Fields that change how a build runs but not what it publishes.
+    _RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset({"path", "workspace_dir", "max_concurrent", "force"})
+
+    @field_validator("path", "workspace_dir", mode="before")
+    @classmethod
+    def _path_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if value and not _NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is no name for a collection: use letters, digits, '_', '-' and '.'")
+        return value
+
+    @field_validator("column_map", "band_index_map", "url_rewrite_patterns", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @field_validator("band_index_map")
+    @classmethod
+    def _indices_from_zero(cls, value: dict[str, int]) -> dict[str, int]:
+        if negative := {band: index for band, index in value.items() if index < 0}:
+            raise ValueError(f"band indices count from 0; negative: {negative}")
+        return value
+
+    @field_validator("filter_expr")
+    @classmethod
+    def _filter_form(cls, value: Any) -> Any:
+        if value is None or isinstance(value, ds.Expression):
+            return value
+        return _filter_tuples(value)
+
+    @field_serializer("filter_expr")
+    def _filter_text(self, value: Any) -> Any:
+        return str(value) if isinstance(value, ds.Expression) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if problems := list(_contradictions(self)):
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def filter(self) -> ds.Expression | None:
+        """``filter_expr`` as a pyarrow expression."""
+        if self.filter_expr is None or isinstance(self.filter_expr, ds.Expression):
+            return self.filter_expr
+        return pq.filters_to_expression(self.filter_expr)
+
+    @property
+    def rewrites(self) -> dict[str, str]:
+        """Every href rewrite, ``url_rewrite_patterns`` over those of the cloud configuration."""
+        config = self.cloud_config or CloudConfig.get_config(self.data_source)
+        return {**(config.url_patterns if config else {}), **self.url_rewrite_patterns}
+
+    @property
+    def published_path(self) -> str | None:
+        """Folder or URI of the published dataset, or None for a collection that stays in memory."""
+        return published_path(self.workspace_dir, self.name)
+
+    @property
+    def content_hash(self) -> str:
+        """Hash (16 hex digits) of all that decides the published content: a change means a rebuild."""
+        values = self.model_dump(mode="json", exclude=set(self._RUNTIME_FIELDS))
+        return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def published_path(workspace_dir: str | Path | None, name: str) -> str | None:
+    """Where a collection is published: ``<workspace_dir>/<name>_records``.
+
+    Without ``workspace_dir`` the default workspace ``~/rasteret_workspace`` serves; without a name as well the collection
+    stays in memory and None is returned. A path that already ends in ``_records`` or ``_stac`` is used as it is, and so is
+    ``workspace_dir`` where there is no name.
+    """
+    if workspace_dir is None:
+        return str(Path(DEFAULT_WORKSPACE).expanduser() / f"{name}_records") if name else None
+    root = str(workspace_dir)
+    if "://" not in root:
+        root = str(Path(root).expanduser().absolute())
+    root = root.rstrip("/")
+    if root.endswith(PUBLISHED_SUFFIXES) or not name:
+        return root
+    return f"{root}/{name}_records"
+
+
+def _contradictions(spec: CollectionSpec) -> list[str]:
+    problems = []
+    if spec.href_column and not spec.band_index_map:
+        problems.append(
+            f"href_column={spec.href_column!r} needs band_index_map, which names the bands of its files: "
+            "write for example {'B02': 0}"
+        )
+    if spec.band_index_map and not spec.href_column:
+        problems.append("band_index_map names the bands of the files in href_column, but href_column is not given")
+    if spec.band_codes is not None and not spec.band_codes:
+        problems.append("band_codes is empty: name bands, or leave it out for every raster asset")
+    if spec.band_codes and (double := sorted({b for b in spec.band_codes if spec.band_codes.count(b) > 1})):
+        problems.append(f"band_codes names {double} more than once")
+    if spec.band_codes and spec.band_index_map:
+        unknown = [band for band in spec.band_codes if band not in spec.band_index_map]
+        if unknown:
+            problems.append(f"band_codes asks for {unknown}, but band_index_map has only {sorted(spec.band_index_map)}")
+    targets = list(spec.column_map.values())
+    if double := sorted({target for target in targets if targets.count(target) > 1}):
+        problems.append(f"column_map maps several columns to {double}; each contract column has one source")
+    if spec.columns is not None:
+        named = {"href_column": [spec.href_column] if spec.href_column else [], "column_map": list(spec.column_map)}
+        for argument, wanted in named.items():
+            if missing := [column for column in wanted if column not in spec.columns]:
+                problems.append(f"{argument} uses {missing}, which columns={list(spec.columns)} does not scan; add it")
+    for argument in ("url_rewrite_patterns", "column_map"):
+        if "" in getattr(spec, argument):
+            problems.append(f"{argument} has an empty key")
+    return problems
+
+
+def _filter_tuples(value: Any) -> list[list[tuple[str, str, Any]]]:
+    """Filters in disjunctive normal form, as pyarrow takes them: an OR of ANDs of ``(column, op, value)``."""
+    form = 'write a list of [column, op, value], such as [["eo:cloud_cover", "<", 20]]'
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is no filter: {form}")
+    groups = value if isinstance(value[0], Sequence) and value[0] and not isinstance(value[0][0], str) else [value]
+    result = []
+    for group in groups:
+        terms = []
+        for term in group:
+            if not isinstance(term, Sequence) or isinstance(term, str) or len(term) != 3:
+                raise ValueError(f"{term!r} is no filter term: {form}")
+            column, op, operand = term
+            terms.append((column, op, operand))
+        result.append(terms)
+    try:
+        pq.filters_to_expression(result)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"filter {value!r} is not understood ({error}): {form}") from None
+    return result
+
+
+def _explain(error: ValidationError, known: list[str]) -> str:
+    """One sentence per problem of a pydantic error, with the nearest known name for an unknown field."""
+    sentences = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(where, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+            sentences.append(f"unknown argument {where!r}: {hint}")
+        elif item["type"] == "value_error":
+            text = str(item["ctx"]["error"])
+            sentences.append(f"{where}: {text}" if where else text)
+        elif item["type"] == "missing":
+            sentences.append(f"argument {where!r} is missing")
+        else:
+            sentences.append(f"{where}={item['input']!r}: {item['msg'].lower()}")
+    return "; ".join(sentences)
+
+
+def spec_from_mapping(values: Mapping[str, Any]) -> CollectionSpec:
+    """A spec from a mapping such as a YAML document.
+
+    Raises:
+        SpecError: naming every field that does not fit.
+    """
+    return CollectionSpec.of(**{str(key): value for key, value in values.items()})

@@ -1,0 +1,1 @@
+"""Bytes in and files out: byte-range backends, filesystems, the workspace. Only this package imports obstore and aiohttp."""

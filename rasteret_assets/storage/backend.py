@@ -1,0 +1,64 @@
+"""What a byte source is: two coroutines that return ranges of an object.
+
+Anything with ``get_range`` and ``get_ranges`` serves as a backend, so a user's own object (an obstore wrapper, an fsspec
+adapter, a recorder in a test) is as good as ours. Ours implement :class:`RangeReader` as well, whose ``read`` also tells
+the object's size and validators, which the failure ledger and revalidation keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from typing_extensions import Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class RangeRead:
+    """One range as it came from a store.
+
+    Args:
+        data: the bytes; fewer than asked for only where the object ends.
+        size: size of the whole object in bytes, where the store told it.
+        etag: entity tag, where the store told it.
+        last_modified: modification time as the store wrote it (HTTP date or ISO 8601).
+    """
+
+    data: Buffer
+    size: int | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+@runtime_checkable
+class StorageBackend(Protocol):
+    """Byte ranges of objects by URL. Ranges are ``(start, length)`` in bytes."""
+
+    async def get_range(self, url: str, start: int, length: int) -> Buffer:
+        """``length`` bytes of ``url`` from ``start``; fewer only where the object ends."""
+        ...
+
+    async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> Sequence[Buffer]:
+        """One buffer per ``(start, length)``, in the order asked for."""
+        ...
+
+
+@runtime_checkable
+class RangeReader(StorageBackend, Protocol):
+    """A backend that also reports size and validators of what it reads."""
+
+    async def read(self, url: str, start: int, length: int) -> RangeRead:
+        """One range with the object's size and validators.
+
+        Raises:
+            RangeReadError: in the subclass that says why.
+        """
+        ...
+
+
+async def read_range(backend: StorageBackend, url: str, start: int, length: int) -> RangeRead:
+    """One range through whatever ``backend`` offers; size and validators stay None where it cannot tell them."""
+    if isinstance(backend, RangeReader):
+        return await backend.read(url, start, length)
+    return RangeRead(data=await backend.get_range(url, start, length))
