@@ -62,7 +62,8 @@ class CloudConfig(_Model):
     _registry: ClassVar[dict[str, CloudConfig]] = {}
 
     def __init__(self, provider: str, **values: Any) -> None:
-        super().__init__(provider=provider, **values)
+        # rasteret's CloudConfig takes the provider as a positional argument, which pydantic alone does not.
+        super().__init__(provider=provider, **values)  # type: ignore[call-arg]
 
     @classmethod
     def register(cls, data_source: str, config: CloudConfig) -> None:

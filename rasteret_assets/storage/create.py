@@ -1,0 +1,114 @@
+"""The default backend: one object that reads local files, HTTP(S) and object stores, by the scheme of each href."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rasteret_assets.errors import RangeReadError
+from rasteret_assets.spec import CloudConfig
+from rasteret_assets.storage.backend import RangeRead, RangeReader
+from rasteret_assets.storage.local import LocalBackend
+from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend
+from rasteret_assets.storage.urls import redact, scheme
+
+_AZURE_SUFFIX = ".blob.core.windows.net"
+
+
+class AutoBackend:
+    """Routes every href to the backend of its scheme.
+
+    Args:
+        objects: reads ``s3://``, ``gs://`` and ``az://`` hrefs.
+        headers: sent with every HTTP request.
+        signs_azure: whether ``https`` hrefs of Azure Blob Storage go to ``objects``, which holds their credentials.
+    """
+
+    def __init__(
+        self, objects: ObjectStoreBackend, headers: Mapping[str, str] | None = None, *, signs_azure: bool = False
+    ) -> None:
+        self._objects = objects
+        self._local = LocalBackend()
+        self._headers = dict(headers or {})
+        self._signs_azure = signs_azure
+        self._http: RangeReader | None = None
+
+    async def get_range(self, url: str, start: int, length: int) -> bytes:
+        """``length`` bytes from ``start``; fewer only where the object ends."""
+        return bytes((await self.read(url, start, length)).data)
+
+    async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        """One buffer per ``(start, length)``."""
+        return [bytes(data) for data in await self._route(url).get_ranges(url, ranges)]
+
+    async def read(self, url: str, start: int, length: int) -> RangeRead:
+        """One range with the object's size and validators."""
+        return await self._route(url).read(url, start, length)
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        if self._http is not None:
+            await close_backend(self._http)
+
+    def _route(self, url: str) -> RangeReader:
+        kind = scheme(url)
+        if kind in {"http", "https"}:
+            if self._signs_azure and _AZURE_SUFFIX in url.split("/", 3)[2]:
+                return self._objects
+            if self._http is None:
+                # aiohttp is half of this package's import time, and only HTTP hrefs need it.
+                from rasteret_assets.storage.http import HttpBackend  # noqa: PLC0415
+
+                self._http = HttpBackend(self._headers)
+            return self._http
+        if kind in OBJECT_SCHEMES:
+            return self._objects
+        if kind == "file" or (not kind and url.startswith(("/", "~"))):
+            return self._local
+        where = redact(url)
+        remedy = "hrefs must be absolute: use url_rewrite_patterns to put the folder or host before it"
+        reason = f"scheme {kind!r} is not readable" if kind else f"a relative href; {remedy}"
+        raise RangeReadError(f"{where}: {reason}", href=where)
+
+
+def create_backend(
+    credential_provider: Any = None,
+    cloud_config: CloudConfig | None = None,
+    region: str | None = None,
+    default_s3_config: Mapping[str, Any] | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> AutoBackend:
+    """A backend that reads every kind of href.
+
+    Args:
+        credential_provider: an obstore credential provider (Planetary Computer, Earthdata, boto3 ...); without one S3
+            uses the environment's credentials, or unsigned requests where there are none.
+        cloud_config: adds requester pays and the region to the S3 buckets that its ``url_patterns`` lead to.
+        region: region of S3 buckets; the same as ``default_s3_config={"region": ...}``.
+        default_s3_config: obstore S3 configuration for every bucket, such as ``{"endpoint": "http://..."}``.
+        headers: sent with every HTTP request, such as ``{"Authorization": "Bearer ..."}``.
+
+    Returns:
+        A backend with ``get_range``, ``get_ranges`` and ``read``; safe to share between builds and reads.
+    """
+    s3_config = dict(default_s3_config or {})
+    if region is not None:
+        s3_config.setdefault("region", region)
+    buckets: dict[str, dict[str, Any]] = {}
+    if cloud_config is not None:
+        payer = {"request_payer": True} if cloud_config.requester_pays else {}
+        for target in cloud_config.url_patterns.values():
+            if scheme(target) in {"s3", "s3a"}:
+                buckets[target.split("/")[2]] = {"region": cloud_config.region, **payer}
+        if cloud_config.requester_pays:
+            s3_config = {"region": cloud_config.region, **payer, **s3_config}
+    objects = ObjectStoreBackend(credential_provider, s3_config, buckets)
+    return AutoBackend(objects, headers, signs_azure=credential_provider is not None)
+
+
+async def close_backend(backend: object) -> None:
+    """Close what a backend holds open in the running event loop; nothing where it has no ``aclose``."""
+    aclose = getattr(backend, "aclose", None)
+    if aclose is not None:
+        await aclose()

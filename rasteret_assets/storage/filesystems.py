@@ -1,0 +1,58 @@
+"""Folders and files on any pyarrow filesystem: where a source table lies, where a workspace is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from rasteret_assets.errors import SourceError, SpecError
+
+
+def resolve_filesystem(path: str, filesystem: Any = None) -> tuple[pafs.FileSystem, str]:
+    """The filesystem of a path or URI, and the path on it.
+
+    Args:
+        path: local path, or URI of any scheme pyarrow knows (``s3://``, ``gs://``, ``file://`` ...).
+        filesystem: a pyarrow or fsspec filesystem that takes precedence over the URI's own.
+
+    Raises:
+        SpecError: if ``filesystem`` is neither.
+        SourceError: if the scheme is unknown to pyarrow and no filesystem was given.
+    """
+    if filesystem is not None:
+        return _as_arrow(filesystem), path.partition("://")[2] if "://" in path else path
+    if "://" not in path:
+        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    try:
+        return pafs.FileSystem.from_uri(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        remedy = "pass filesystem= with a pyarrow or fsspec filesystem that knows it"
+        raise SourceError(f"{path.partition('?')[0]}: pyarrow cannot open this URI ({error}); {remedy}") from error
+
+
+def _as_arrow(filesystem: Any) -> pafs.FileSystem:
+    if isinstance(filesystem, pafs.FileSystem):
+        return filesystem
+    if all(hasattr(filesystem, name) for name in ("info", "open", "ls")):
+        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+    raise SpecError(
+        f"filesystem={type(filesystem).__name__} is neither a pyarrow.fs.FileSystem nor an fsspec filesystem"
+    )
+
+
+def list_files(fs: pafs.FileSystem, folder: str, suffixes: tuple[str, ...]) -> list[pafs.FileInfo]:
+    """Files below a folder by path order; names that start with ``_`` or ``.`` are skipped, and folders so named.
+
+    Hidden names hold markers, checksums and table logs, as everywhere in the Parquet world.
+    """
+    root = folder.rstrip("/") + "/"
+    found = []
+    for info in fs.get_file_info(pafs.FileSelector(folder, recursive=True)):
+        inside = info.path.removeprefix(root).split("/")
+        hidden = any(part.startswith((".", "_")) and "=" not in part for part in inside)
+        if info.type == pafs.FileType.File and not hidden and info.path.lower().endswith(suffixes):
+            found.append(info)
+    return sorted(found, key=lambda info: info.path)

@@ -1,0 +1,131 @@
+"""Object stores (``s3://``, ``gs://``, ``az://``) through obstore."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import AzureStore, ClientConfig, GCSStore, ObjectStore, S3Store
+
+from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError, StoreUnavailableError
+from rasteret_assets.storage.backend import RangeRead
+from rasteret_assets.storage.urls import redact, scheme
+
+OBJECT_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss"})
+_BUCKET_URL = re.compile(r"[A-Za-z0-9+.-]+://([^/]+)/+(.*)", re.DOTALL)
+_AZURE_HOST = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/?#]+)/([^?#]*)")
+_STATUS = re.compile(r"\b(4\d\d|5\d\d)\b")
+
+
+class ObjectStoreBackend:
+    """Byte ranges of objects in S3, Google Cloud Storage and Azure Blob Storage.
+
+    One store per bucket is kept; its connections are shared by all requests.
+
+    Args:
+        credential_provider: an obstore credential provider; None signs with the environment's credentials, or sends
+            unsigned requests where there are none.
+        s3_config: obstore S3 configuration for every bucket (``region``, ``endpoint``, ``request_payer`` ...).
+        bucket_config: the same for single buckets, over ``s3_config``.
+    """
+
+    def __init__(
+        self,
+        credential_provider: Any = None,
+        s3_config: Mapping[str, Any] | None = None,
+        bucket_config: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._credential_provider = credential_provider
+        self._s3_config = dict(s3_config or {})
+        self._bucket_config = {bucket: dict(config) for bucket, config in (bucket_config or {}).items()}
+        self._stores: dict[tuple[str, str], ObjectStore] = {}
+
+    async def get_range(self, url: str, start: int, length: int) -> bytes:
+        """``length`` bytes from ``start``; fewer only where the object ends."""
+        return bytes((await self.read(url, start, length)).data)
+
+    async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """One buffer per ``(start, length)``, read concurrently."""
+        return list(await asyncio.gather(*(self.get_range(url, start, length) for start, length in ranges)))
+
+    async def read(self, url: str, start: int, length: int) -> RangeRead:
+        """One range with the object's size and validators.
+
+        Raises:
+            RangeReadError: in the subclass that fits.
+        """
+        try:
+            store, path = self._locate(url)
+            result = await obstore.get_async(store, path, options={"range": (start, start + length)})
+            meta = result.meta
+            data = await result.bytes_async()
+        except BaseError as error:
+            raise _translated(error, url) from error
+        except (OSError, ValueError) as error:
+            raise _translated(error, url) from error
+        modified = meta["last_modified"].isoformat()
+        return RangeRead(data.to_bytes(), meta["size"], meta["e_tag"], modified)
+
+    def _locate(self, url: str) -> tuple[ObjectStore, str]:
+        if azure := _AZURE_HOST.fullmatch(url):
+            account, container, path = azure.groups()
+            return self._store("azure", container, account_name=account), path
+        match = _BUCKET_URL.fullmatch(url)
+        if match is None:
+            raise RangeReadError(f"{redact(url)}: write scheme://bucket/key", href=redact(url))
+        bucket, path = match.groups()
+        return self._store(scheme(url), bucket), path
+
+    def _store(self, kind: str, bucket: str, **azure: str) -> ObjectStore:
+        key = (azure.get("account_name", kind), bucket)
+        if key not in self._stores:
+            self._stores[key] = self._open(kind, bucket, azure)
+        return self._stores[key]
+
+    def _open(self, kind: str, bucket: str, azure: Mapping[str, str]) -> ObjectStore:
+        signed: dict[str, Any] = {}
+        if self._credential_provider is not None:
+            signed["credential_provider"] = self._credential_provider
+        if kind in {"gs", "gcs"}:
+            return GCSStore(bucket, **signed)
+        if kind in {"az", "azure", "abfs", "abfss"}:
+            # abfss://container@account.dfs.core.windows.net/ names the account; az:// leaves it to the environment.
+            container, _, account = bucket.partition("@")
+            names = {"account_name": account.partition(".")[0]} if account else azure
+            return AzureStore(container, **{**names, **signed})
+        config = {**self._s3_config, **self._bucket_config.get(bucket, {})}
+        if not signed and not {"skip_signature", "access_key_id", "aws_access_key_id"} & config.keys():
+            signed = _environment_credentials()
+            if not signed:
+                config["skip_signature"] = True
+        options: ClientConfig = {"allow_http": True} if str(config.get("endpoint", "")).startswith("http://") else {}
+        return S3Store(bucket, client_options=options, **signed, **config)
+
+
+def _environment_credentials() -> dict[str, Any]:
+    """A provider of boto3's credentials (profiles, SSO, instance roles), or nothing where boto3 finds none."""
+    # boto3 takes 0.2 s to import, and only S3 without explicit credentials needs it.
+    import boto3  # noqa: PLC0415
+    from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
+
+    session = boto3.Session()
+    return {"credential_provider": Boto3CredentialProvider(session)} if session.get_credentials() is not None else {}
+
+
+def _translated(error: Exception, url: str) -> RangeReadError:
+    where = redact(url)
+    if isinstance(error, RangeReadError):
+        return error
+    if isinstance(error, NotFoundError | FileNotFoundError):
+        return ObjectNotFoundError(f"{where}: no such object", href=where)
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+        return AccessDeniedError(f"{where}: access denied; check credentials, requester pays and region", href=where)
+    status = _STATUS.search(str(error))
+    if status and status.group() == "416":
+        return RangeReadError(f"{where}: the range lies beyond the end of the object", href=where, status=416)
+    # The text of a store error holds the signed request URL, so it is not repeated.
+    return StoreUnavailableError(f"{where}: the object store failed ({type(error).__name__})", href=where)

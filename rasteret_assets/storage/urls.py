@@ -1,0 +1,97 @@
+"""What an href is: its scheme, its secrets, its rewrites.
+
+Signed URLs carry credentials in their query string. :func:`redact` is for messages and logs, :func:`unsigned` for what
+is published: it drops only the parameters that sign, because a query may also be part of a file's address.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit, urlunsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# Query parameters that grant access, in lower case. AWS query authentication V4 (by prefix) and V2, Google signed URLs,
+# CloudFront, the fields of an Azure SAS, and the plain names services use for bearer tokens.
+_SIGNING_PREFIXES = ("x-amz-", "x-goog-")
+_SIGNING_NAMES = frozenset({
+    "awsaccesskeyid", "googleaccessid", "signature", "expires", "key-pair-id", "policy",
+    "sv", "ss", "srt", "sp", "se", "st", "sr", "si", "sip", "spr", "sig", "skoid", "sktid", "skt", "ske", "sks", "skv",
+    "saoid", "suoid", "scid", "sdd",
+    "token", "access_token", "api_key", "apikey", "subscription-key",
+})  # fmt: skip
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def scheme(href: str) -> str:
+    """Lower-case scheme of an href; ``""`` for a bare path.
+
+    A Windows drive letter would need two slashes after its colon to be taken for a scheme, so it is not.
+    """
+    match = _SCHEME.match(href)
+    return match.group(1).lower() if match else ""
+
+
+def host(href: str) -> str:
+    """Host (and port) an href leads to; ``""`` for local files."""
+    return urlsplit(href).netloc.rpartition("@")[2].lower() if scheme(href) not in {"", "file"} else ""
+
+
+def redact(href: str) -> str:
+    """``href`` without query string, fragment and user information: fit for an error, a log line or a page."""
+    if scheme(href) in {"", "file"}:
+        return href
+    parts = urlsplit(href)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def unsigned(href: str) -> str:
+    """``href`` without the query parameters that sign it; everything else stays as written."""
+    base, mark, query = href.partition("?")
+    if not mark or scheme(href) in {"", "file"}:
+        return href
+    query, hash_mark, fragment = query.partition("#")
+    kept = [item for item in query.split("&") if not _signs(item.partition("=")[0])]
+    return base + ("?" + "&".join(kept) if any(kept) else "") + hash_mark + fragment
+
+
+def _signs(parameter: str) -> bool:
+    name = parameter.lower()
+    return name in _SIGNING_NAMES or name.startswith(_SIGNING_PREFIXES)
+
+
+def unsigned_hrefs(hrefs: pa.Array) -> pa.Array:
+    """:func:`unsigned` over a string array; rows without a query are not touched."""
+    queried = pc.fill_null(pc.match_substring(hrefs, "?"), fill_value=False)
+    if not pc.any(queried).as_py():
+        return hrefs
+    # Only rows with a query string are walked: parsing a query has no Arrow kernel.
+    replaced = pa.array([unsigned(href) for href in hrefs.filter(queried).to_pylist()], hrefs.type)
+    return pc.replace_with_mask(hrefs, queried, replaced)
+
+
+def rewrite_hrefs(hrefs: pa.Array, patterns: Mapping[str, str]) -> pa.Array:
+    """Replace the prefix of every href by the longest of ``patterns`` it starts with.
+
+    Args:
+        hrefs: string array.
+        patterns: ``{prefix: replacement}``.
+
+    Returns:
+        A string array of the same length; an href is rewritten at most once.
+    """
+    result = hrefs
+    done = pc.is_null(hrefs)
+    for prefix in sorted(patterns, key=len, reverse=True):
+        matches = pc.and_(pc.fill_null(pc.starts_with(hrefs, prefix), fill_value=False), pc.invert(done))
+        if pc.any(matches).as_py():
+            tail = pc.utf8_slice_codeunits(hrefs, len(prefix))
+            swapped = pc.binary_join_element_wise(
+                pa.scalar(patterns[prefix], hrefs.type), tail, pa.scalar("", hrefs.type)
+            )
+            result = pc.if_else(matches, swapped, result)
+            done = pc.or_(done, matches)
+    return result
