@@ -1,0 +1,103 @@
+"""The header of a tiled GeoTIFF: what a reader of its pixels must know, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from rasteret_assets.errors import UnsupportedTiffError
+from rasteret_assets.tiff.constants import PlanarConfiguration
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rasteret_assets.tiff.transform import Transform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TiffHeader:
+    """The first image of a tiled GeoTIFF, checked: grid, tables and transform fit each other."""
+
+    width: int
+    """Columns of the image, in pixels; at least 1."""
+    height: int
+    """Rows of the image, in pixels; at least 1."""
+    tile_width: int
+    """Columns of a tile, in pixels. Tiles at the right edge are stored in full."""
+    tile_height: int
+    """Rows of a tile, in pixels. Tiles at the lower edge are stored in full."""
+    dtype: np.dtype
+    """Type of a sample as stored, with the file's byte order: ``>u2`` in a big-endian file."""
+    samples_per_pixel: int
+    """Number of bands."""
+    planar_configuration: int
+    """1: a tile holds all bands of its pixels; 2: a tile holds one band."""
+    compression: int
+    """Codec of the tiles, by its TIFF code."""
+    predictor: int
+    """1 none, 2 horizontal differences, 3 floating point; 1 where the codec takes no predictor, whatever the tag is."""
+    photometric: int
+    """PhotometricInterpretation as stored: 0 min-is-white, 1 min-is-black, 2 RGB, 3 palette, 5 CMYK, 6 YCbCr."""
+    extra_samples: tuple[int, ...]
+    """Meaning of each band beyond the photometric ones: 0 unspecified, 1 premultiplied alpha, 2 alpha."""
+    tile_offsets: NDArray[np.int64]
+    """Position of each tile in the file, in bytes; row by row, for planar 2 band after band. 0 for a tile left out."""
+    tile_byte_counts: NDArray[np.int64]
+    """Stored bytes of each tile, in the order of ``tile_offsets``. 0 for a tile left out, which reads as nodata."""
+    transform: Transform
+    """``(scale_x, translate_x, scale_y, translate_y)`` in CRS units for pixel corners; scale_y < 0 if north is up."""
+    pixel_scale: tuple[float, ...]
+    """ModelPixelScale as stored, empty without the tag."""
+    tiepoint: tuple[float, ...]
+    """ModelTiepoint as stored, empty without the tag."""
+    nodata: float | None
+    """Value of pixels without data, exact in ``dtype``; ``None`` if there is none that a pixel could have."""
+    nodata_text: str | None
+    """The GDAL_NODATA tag as stored, ``None`` without the tag."""
+    epsg: int | None
+    """EPSG code of the horizontal CRS; ``None`` if user-defined or absent."""
+    crs: str | None
+    """``EPSG:n`` or the WKT2 of a user-defined CRS; ``None`` if absent or beyond what can be built faithfully."""
+    jpeg_tables: bytes | None
+    """Tables that JPEG tiles share, ``None`` without the tag."""
+
+    @property
+    def tiles_across(self) -> int:
+        """Tiles in a row of the grid."""
+        return -(-self.width // self.tile_width)
+
+    @property
+    def tiles_down(self) -> int:
+        """Tiles in a column of the grid."""
+        return -(-self.height // self.tile_height)
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype as the published index writes it: ``uint16``, but ``>u2`` for multi-byte big-endian samples."""
+        return _name_dtype(self.dtype)
+
+    def band_tiles(self, band_index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Offsets and byte counts of the tiles that hold a band, row by row.
+
+        Args:
+            band_index: position of the band in the file, counted from 0.
+
+        Raises:
+            UnsupportedTiffError: if the file has no such band.
+        """
+        if not 0 <= band_index < self.samples_per_pixel:
+            raise UnsupportedTiffError(
+                f"band index {band_index} does not exist: the file has {self.samples_per_pixel} bands, counted from 0"
+            )
+        if self.planar_configuration != PlanarConfiguration.SEPARATE:
+            return self.tile_offsets, self.tile_byte_counts
+        tiles = self.tiles_across * self.tiles_down
+        part = slice(band_index * tiles, (band_index + 1) * tiles)
+        return self.tile_offsets[part], self.tile_byte_counts[part]
+
+
+@lru_cache(maxsize=64)
+def _name_dtype(dtype: np.dtype) -> str:
+    return dtype.name if dtype.isnative else dtype.str

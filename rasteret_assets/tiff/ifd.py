@@ -1,0 +1,284 @@
+"""The first image file directory of a classic TIFF or BigTIFF, read from a :class:`~.buffer.SparseBuffer`.
+
+A directory is a list of fixed-size entries: tag, field type, count, and the values or the position of the values (TIFF
+6.0 section 2; BigTIFF widens counts and positions to 64 bits). Reading it has two steps, because the entries alone tell
+where every value lies: :func:`read_first_ifd` needs the entry block, :meth:`Ifd.require` then asks for all values at
+once.
+
+Only the first directory is read: it is the full-resolution image by convention and the one GDAL opens. A chain that
+loops can therefore not hold us up.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from rasteret_assets.errors import CorruptTiffError, NotATiffError
+from rasteret_assets.tiff.buffer import NeedBytes, SparseBuffer, merge_ranges
+from rasteret_assets.tiff.constants import BYTE_TYPES, INTEGER_TYPES, REAL_TYPES, TYPE_SIZES, WANTED_TAGS, Tag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+#: Asked for where the length of what follows is unknown. Holds header, directory and tag values of most COGs.
+READ_AHEAD: Final = 16 * 1024
+
+#: Tags in one directory. Writers use 15 to 40; libtiff draws its own line at 4096.
+MAX_ENTRIES: Final = 4096
+
+#: Bytes of a value that is no tile table. The largest honest ones are lists of thousands of ground control points.
+MAX_VALUE_BYTES: Final = 1024 * 1024
+
+#: Bytes of a tile table: 8 million tiles of a BigTIFF, 2 terapixels in tiles of 512. A count above it is damage or an
+#: attack, and as long as the file's size is unknown nothing else would keep us from asking for it.
+MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
+
+TABLE_TAGS: Final = frozenset({Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS, Tag.STRIP_OFFSETS, Tag.STRIP_BYTE_COUNTS})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What differs between classic TIFF and BigTIFF, decided once per file."""
+
+    order: str
+    """Struct prefix of the byte order: ``<`` or ``>``."""
+    count: struct.Struct
+    """The number of entries, at the start of the directory."""
+    entry: struct.Struct
+    """One entry: tag, field type, count of values, position of the values."""
+    inline: int
+    """Bytes of a value that is stored in the entry itself, in place of its position."""
+
+
+LAYOUTS: Final = {
+    (order, version): Layout(
+        order=order,
+        count=struct.Struct(order + ("H" if version == 42 else "Q")),
+        entry=struct.Struct(order + ("HHII" if version == 42 else "HHQQ")),
+        inline=4 if version == 42 else 8,
+    )
+    for order in "<>"
+    for version in (42, 43)
+}
+
+_INTEGERS: Final = {
+    (order, kind): struct.Struct(order + letter) for order in "<>" for kind, letter in INTEGER_TYPES.items()
+}
+_TABLE_DTYPES: Final = {
+    (order, kind): np.dtype(order + letter) for order in "<>" for kind, letter in INTEGER_TYPES.items()
+}
+
+
+class Entry(NamedTuple):
+    """Where the values of one tag lie; nothing about them has been believed or read yet."""
+
+    kind: int
+    """TIFF field type, 1 to 18."""
+    values: int
+    """Number of values."""
+    start: int
+    """Position of the first value in the file, in bytes; inside the directory for small values."""
+    size: int
+    """Bytes of all values; 0 where the field type is unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ifd:
+    """The entries of one directory and the bytes to read their values from."""
+
+    buffer: SparseBuffer
+    """The bytes read so far."""
+    layout: Layout
+    """Byte order and widths of the file."""
+    entries: dict[int, Entry]
+    """Tag to place of its values, for the tags of :class:`~.constants.Tag` that are present and not empty."""
+
+    def require(self, tags: Iterable[int]) -> None:
+        """Make sure that the values of these tags are at hand.
+
+        Raises:
+            NeedBytes: with the ranges of all values that are not.
+            CorruptTiffError: if one is larger than any honest one, or lies outside the file.
+        """
+        missing = []
+        locate = self.buffer.locate
+        for tag in tags:
+            entry = self.entries.get(tag)
+            if entry is None:
+                continue
+            _, _, start, size = entry
+            if locate(start, size) is not None:
+                continue
+            if size > (MAX_TABLE_BYTES if tag in TABLE_TAGS else MAX_VALUE_BYTES):
+                raise CorruptTiffError(
+                    f"{Tag(tag).label} claims {entry.values} values, {size} bytes: more than any header holds"
+                )
+            self.buffer.check_inside(start, size, Tag(tag).label)
+            missing.append(self.buffer.missing(start, size))
+        if missing:
+            raise NeedBytes(merge_ranges(missing))
+
+    def integer(self, tag: Tag, default: int | None = None) -> int:
+        """The only value of an integer tag, which is always stored in the directory itself.
+
+        Raises:
+            CorruptTiffError: if the tag is missing and has no default, or is not one integer.
+        """
+        entry = self.entries.get(tag)
+        if entry is None:
+            if default is None:
+                raise CorruptTiffError(f"the first directory has no {tag.label} tag")
+            return default
+        kind, count, start, size = entry
+        # Before TIFF 6.0 Compression had one value per sample; they never differ.
+        if kind not in INTEGER_TYPES or (count != 1 and tag != Tag.COMPRESSION) or size > self.layout.inline * count:
+            raise CorruptTiffError(f"{tag.label} holds {count} values of field type {kind}; one integer was expected")
+        data, at = self._locate(tag, start, TYPE_SIZES[kind])
+        value: int = _INTEGERS[self.layout.order, kind].unpack_from(data, at)[0]
+        return value
+
+    def integers(self, tag: Tag) -> tuple[int, ...]:
+        """All values of an integer tag; empty if the tag is missing."""
+        entry = self.entries.get(tag)
+        if entry is None:
+            return ()
+        return self._unpack(tag, entry, INTEGER_TYPES)  # type: ignore[return-value]  # letters of integers only
+
+    def reals(self, tag: Tag) -> tuple[float, ...]:
+        """All values of a tag of reals; empty if the tag is missing."""
+        entry = self.entries.get(tag)
+        return () if entry is None else self._unpack(tag, entry, REAL_TYPES)
+
+    def raw(self, tag: Tag) -> bytes:
+        """The bytes of a tag's values in the file's byte order; empty if the tag is missing."""
+        entry = self.entries.get(tag)
+        if entry is None:
+            return b""
+        data, at = self._locate(tag, entry.start, entry.size)
+        return bytes(data[at : at + entry.size])
+
+    def text(self, tag: Tag) -> str | None:
+        """The text of a tag up to its first NUL, ``None`` if the tag is missing or holds no bytes."""
+        entry = self.entries.get(tag)
+        if entry is None or entry.kind not in BYTE_TYPES:
+            return None
+        return self.raw(tag).split(b"\0", 1)[0].decode("ascii", "replace")
+
+    def table(self, tag: Tag) -> NDArray[np.int64]:
+        """All values of an integer tag as one read-only array: never one object per tile.
+
+        Raises:
+            CorruptTiffError: if the values are no integers, or one is negative or beyond 63 bits.
+        """
+        kind, count, start, size = self.entries[tag]
+        dtype = _TABLE_DTYPES.get((self.layout.order, kind))
+        if dtype is None:
+            raise CorruptTiffError(f"{tag.label} is of field type {kind}; integers were expected")
+        data, at = self._locate(tag, start, size)
+        values = np.frombuffer(data, dtype, count, at).astype(np.int64)
+        # A value of 64 unsigned bits beyond 2**63 has become negative by now; smaller unsigned types cannot.
+        if kind > 4 and values.min() < 0:
+            raise CorruptTiffError(f"{tag.label} holds a value that is negative or beyond 63 bits")
+        values.flags.writeable = False
+        return values
+
+    def _unpack(self, tag: Tag, entry: Entry, letters: dict[int, str]) -> tuple[float, ...]:
+        kind, count, start, size = entry
+        letter = letters.get(kind)
+        if letter is None:
+            expected = "integers" if letters is INTEGER_TYPES else "reals"
+            raise CorruptTiffError(f"{tag.label} is of field type {kind}; {expected} were expected")
+        data, at = self._locate(tag, start, size)
+        return struct.unpack_from(f"{self.layout.order}{count}{letter}", data, at)
+
+    def _locate(self, tag: Tag, start: int, size: int) -> tuple[bytes, int]:
+        found = self.buffer.locate(start, size)
+        if found is None:
+            self.require((tag,))
+            raise CorruptTiffError(f"{tag.label} cannot be read")  # require() raises first
+        return found
+
+
+def read_first_ifd(buffer: SparseBuffer) -> Ifd:
+    """The first directory of the file.
+
+    Raises:
+        NeedBytes: if the file's header or the directory's entries are not all at hand.
+        NotATiffError: if the file does not start as a TIFF does.
+        CorruptTiffError: if the directory cannot lie where the header says.
+    """
+    layout, offset = _read_file_header(buffer)
+    head = _read_ahead(buffer, offset, layout.count.size, "the first directory")
+    count: int = layout.count.unpack(head)[0]
+    if not 0 < count <= MAX_ENTRIES:
+        raise CorruptTiffError(f"the first directory, at byte {offset}, claims {count} tags; 1 to {MAX_ENTRIES} may be")
+    start = offset + layout.count.size
+    block = _read_ahead(buffer, start, count * layout.entry.size, "the first directory")
+    return Ifd(buffer=buffer, layout=layout, entries=_index_entries(layout, block, start))
+
+
+def _read_file_header(buffer: SparseBuffer) -> tuple[Layout, int]:
+    """Layout of the file and position of its first directory, from the first 8 (BigTIFF: 16) bytes."""
+    if buffer.size is not None and buffer.size < 8:
+        found = "the file is empty" if buffer.size == 0 else f"the file has {buffer.size} bytes"
+        raise NotATiffError(f"not a TIFF: {found}; a TIFF header takes 8")
+    mark = buffer.read(0, 4)
+    if mark is None:
+        raise NeedBytes([buffer.missing(0, READ_AHEAD)])
+    order = {b"II": "<", b"MM": ">"}.get(mark[:2])
+    if order is None:
+        raise NotATiffError(f"not a TIFF: the file starts with {mark!r}{_guess_content(mark)}; II or MM was expected")
+    version = int.from_bytes(mark[2:], "little" if order == "<" else "big")
+    layout = LAYOUTS.get((order, version))
+    if layout is None:
+        raise NotATiffError(f"not a TIFF: the version is {version}; 42 (TIFF) or 43 (BigTIFF) was expected")
+    head = _read_ahead(buffer, 0, 8 if version == 42 else 16, "the file header")
+    if version == 42:
+        offset: int = struct.unpack_from(order + "I", head, 4)[0]
+    else:
+        offset_size, zero, offset = struct.unpack_from(order + "HHQ", head, 4)
+        if offset_size != 8 or zero != 0:
+            raise CorruptTiffError(f"the BigTIFF header holds offset size {offset_size} and {zero}; 8 and 0 are fixed")
+    if offset < len(head):
+        raise CorruptTiffError(f"the header puts the first directory at byte {offset}, inside the header itself")
+    return layout, offset
+
+
+def _read_ahead(buffer: SparseBuffer, start: int, length: int, what: str) -> bytes:
+    """``length`` bytes from ``start``; where they are missing, also ask for what usually follows them."""
+    data = buffer.read(start, length)
+    if data is None:
+        buffer.check_inside(start, length, what)
+        raise NeedBytes([buffer.missing(start, max(length, READ_AHEAD))])
+    return data
+
+
+def _index_entries(layout: Layout, block: bytes, start: int) -> dict[int, Entry]:
+    """Where the values of each wanted tag lie. Of a repeated tag the first entry counts, as in libtiff."""
+    entries: dict[int, Entry] = {}
+    inline = layout.inline
+    value_at = start + layout.entry.size - inline
+    for tag, kind, count, position in layout.entry.iter_unpack(block):
+        if tag in WANTED_TAGS and count and tag not in entries:
+            size = count * TYPE_SIZES.get(kind, 0)
+            entries[tag] = Entry(kind, count, value_at if size <= inline else position, size)
+        value_at += layout.entry.size
+    return entries
+
+
+def _guess_content(mark: bytes) -> str:
+    """What a stranger's first bytes look like, for the message: error pages arrive under the names of images."""
+    text = mark.lstrip().lower()
+    if text.startswith((b"<", b"{")):
+        return " (an HTML, XML or JSON page)"
+    if mark == b"\x89PNG":
+        return " (a PNG)"
+    if mark == b"vers":
+        return " (a Git LFS pointer)"
+    return ""

@@ -1,0 +1,257 @@
+"""From a directory to a :class:`~.header.TiffHeader`: every check an index depends on, in the order of its cost.
+
+What the entries alone reveal (strips, a grid without tables, no position) is refused before more bytes are asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from rasteret_assets.errors import CorruptTiffError, NotGeoreferencedError, NotTiledError, UnsupportedTiffError
+from rasteret_assets.tiff.buffer import SparseBuffer
+from rasteret_assets.tiff.constants import (
+    COMPRESSIONS,
+    JPEG_COMPRESSION,
+    PREDICTOR_COMPRESSIONS,
+    REFUSED_COMPRESSIONS,
+    PlanarConfiguration,
+    Predictor,
+    SampleFormat,
+    Tag,
+)
+from rasteret_assets.tiff.geokeys import read_geokeys
+from rasteret_assets.tiff.header import TiffHeader
+from rasteret_assets.tiff.ifd import Ifd, read_first_ifd
+from rasteret_assets.tiff.nodata import parse_nodata
+from rasteret_assets.tiff.transform import read_transform
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Largest image, tile or decoded tile (in bytes): what 32-bit signed columns and GDAL can hold.
+MAX_INT32: Final = 2**31 - 1
+
+_VALUE_TAGS: Final = (
+    Tag.BITS_PER_SAMPLE,
+    Tag.SAMPLE_FORMAT,
+    Tag.EXTRA_SAMPLES,
+    Tag.MODEL_PIXEL_SCALE,
+    Tag.MODEL_TIEPOINT,
+    Tag.MODEL_TRANSFORMATION,
+    Tag.GEO_KEY_DIRECTORY,
+    Tag.GEO_DOUBLE_PARAMS,
+    Tag.GEO_ASCII_PARAMS,
+    Tag.GDAL_NODATA,
+    Tag.JPEG_TABLES,
+)
+
+#: numpy kind letter and the bits it may have, by sample format. Undefined samples (4) are unsigned, as in GDAL.
+_KINDS: Final = {
+    SampleFormat.UINT: ("u", (8, 16, 32, 64)),
+    SampleFormat.INT: ("i", (8, 16, 32, 64)),
+    SampleFormat.FLOAT: ("f", (16, 32, 64)),
+    SampleFormat.VOID: ("u", (8, 16, 32, 64)),
+}
+_DTYPES: Final = {
+    (order, int(sample_format), bits): np.dtype(f"{order}{kind}{bits // 8}")
+    for order in "<>"
+    for sample_format, (kind, widths) in _KINDS.items()
+    for bits in widths
+}
+
+
+def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None) -> TiffHeader:
+    """The header of the first image of a tiled GeoTIFF.
+
+    Args:
+        pieces: the bytes read so far as ``(start, bytes)``, in any order.
+        size: bytes of the whole file, if known. Pass it as soon as a short read has revealed it: without it a file that
+            is cut short keeps asking for bytes it does not have.
+
+    Raises:
+        NeedBytes: if bytes are missing; call again with these and the ones already given.
+        NotATiffError: if the bytes are no TIFF.
+        CorruptTiffError: if the header contradicts itself or the size of the file.
+        NotTiledError: if the image is stored in strips.
+        NotGeoreferencedError: if the image has no usable position.
+        UnsupportedTiffError: if the image is sound but beyond a tile index.
+    """
+    ifd = read_first_ifd(SparseBuffer(pieces, size))
+    grid = _read_grid(ifd)
+    _check_positioned(ifd)
+    ifd.require((*_VALUE_TAGS, grid.offsets_tag, grid.counts_tag))
+
+    geo = read_geokeys(
+        ifd.layout.order,
+        ifd.raw(Tag.GEO_KEY_DIRECTORY),
+        ifd.raw(Tag.GEO_DOUBLE_PARAMS),
+        ifd.raw(Tag.GEO_ASCII_PARAMS),
+    )
+    pixel_scale = ifd.reals(Tag.MODEL_PIXEL_SCALE)
+    tiepoint = ifd.reals(Tag.MODEL_TIEPOINT)
+    transform = read_transform(
+        pixel_scale=pixel_scale,
+        tiepoint=tiepoint,
+        matrix=ifd.reals(Tag.MODEL_TRANSFORMATION),
+        pixel_is_point=geo.pixel_is_point,
+        shape=(grid.width, grid.height),
+    )
+    dtype = _read_dtype(ifd)
+    compression = _read_compression(ifd)
+    _check_tile_size(grid, dtype)
+    nodata_text = ifd.text(Tag.GDAL_NODATA)
+    return TiffHeader(
+        width=grid.width,
+        height=grid.height,
+        tile_width=grid.tile_width,
+        tile_height=grid.tile_height,
+        dtype=dtype,
+        samples_per_pixel=grid.samples_per_pixel,
+        planar_configuration=grid.planar_configuration,
+        compression=compression,
+        predictor=_read_predictor(ifd, compression, dtype),
+        photometric=ifd.integer(Tag.PHOTOMETRIC, 1),
+        extra_samples=ifd.integers(Tag.EXTRA_SAMPLES),
+        tile_offsets=ifd.table(grid.offsets_tag),
+        tile_byte_counts=ifd.table(grid.counts_tag),
+        transform=transform,
+        pixel_scale=pixel_scale,
+        tiepoint=tiepoint,
+        nodata=parse_nodata(nodata_text, dtype),
+        nodata_text=nodata_text,
+        epsg=geo.epsg,
+        crs=geo.crs,
+        jpeg_tables=ifd.raw(Tag.JPEG_TABLES) or None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grid:
+    """Image and tile sizes in pixels, and the tags of tables that have one entry for each tile."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    samples_per_pixel: int
+    planar_configuration: int
+    offsets_tag: Tag
+    counts_tag: Tag
+
+
+def _read_grid(ifd: Ifd) -> _Grid:
+    """The tile grid, whose tables have the right length; nothing of their size has been read or allocated yet."""
+    width, height = _read_extent(ifd, Tag.IMAGE_WIDTH), _read_extent(ifd, Tag.IMAGE_LENGTH)
+    present = ifd.entries.keys()
+    if not present & {Tag.TILE_WIDTH, Tag.TILE_LENGTH, Tag.TILE_OFFSETS}:
+        raise NotTiledError("stored in strips, not tiles (no TileWidth and TileLength): there are no tiles to index")
+    tile_width, tile_height = _read_extent(ifd, Tag.TILE_WIDTH), _read_extent(ifd, Tag.TILE_LENGTH)
+    samples = ifd.integer(Tag.SAMPLES_PER_PIXEL, 1)
+    if not 0 < samples <= 65535:
+        raise CorruptTiffError(f"SamplesPerPixel is {samples}; 1 to 65535 may be")
+    planar = ifd.integer(Tag.PLANAR_CONFIGURATION, PlanarConfiguration.CHUNKY)
+    if planar not in (PlanarConfiguration.CHUNKY, PlanarConfiguration.SEPARATE):
+        raise CorruptTiffError(f"PlanarConfiguration is {planar}; 1 (chunky) or 2 (separate) may be")
+    # Some old writers put the tables of tiles into the tags of strips; libtiff reads them from either.
+    offsets_tag = Tag.TILE_OFFSETS if Tag.TILE_OFFSETS in present else Tag.STRIP_OFFSETS
+    counts_tag = Tag.TILE_BYTE_COUNTS if Tag.TILE_BYTE_COUNTS in present else Tag.STRIP_BYTE_COUNTS
+    across, down = -(-width // tile_width), -(-height // tile_height)
+    planes = samples if planar == PlanarConfiguration.SEPARATE else 1
+    for tag, name in ((offsets_tag, "TileOffsets"), (counts_tag, "TileByteCounts")):
+        found = ifd.entries[tag].values if tag in present else 0
+        if found != across * down * planes:
+            raise CorruptTiffError(
+                f"table length mismatch: {name} has {found} entries, but {width} x {height} pixels in tiles of "
+                f"{tile_width} x {tile_height} and {planes} plane(s) make {across * down * planes} tiles"
+            )
+    return _Grid(
+        width=width,
+        height=height,
+        tile_width=tile_width,
+        tile_height=tile_height,
+        samples_per_pixel=samples,
+        planar_configuration=planar,
+        offsets_tag=offsets_tag,
+        counts_tag=counts_tag,
+    )
+
+
+def _read_extent(ifd: Ifd, tag: Tag) -> int:
+    """A size in pixels: positive and within 31 bits."""
+    value = ifd.integer(tag)
+    if not 0 < value <= MAX_INT32:
+        what = "zero or negative" if value <= 0 else "beyond 31 bits"
+        raise CorruptTiffError(f"{tag.label} is {value}, {what}: no image has such a size")
+    return value
+
+
+def _check_positioned(ifd: Ifd) -> None:
+    """Refuse an image whose directory has neither a pixel scale nor a matrix."""
+    if ifd.entries.keys() & {Tag.MODEL_PIXEL_SCALE, Tag.MODEL_TRANSFORMATION}:
+        return
+    if Tag.MODEL_TIEPOINT in ifd.entries:
+        points = ifd.entries[Tag.MODEL_TIEPOINT].values // 6
+        raise NotGeoreferencedError(
+            f"georeferenced by {points} ground control point(s) only (tie points without a pixel scale): no transform"
+        )
+    raise NotGeoreferencedError("no georeferencing: no ModelPixelScale, ModelTiepoint or ModelTransformation tag")
+
+
+def _read_dtype(ifd: Ifd) -> np.dtype:
+    """The numpy type of the samples, which all bands share."""
+    bits = set(ifd.integers(Tag.BITS_PER_SAMPLE)) or {1}
+    formats = set(ifd.integers(Tag.SAMPLE_FORMAT)) or {SampleFormat.UINT}
+    if len(bits) > 1 or len(formats) > 1:
+        raise UnsupportedTiffError(
+            f"bands of different types (BitsPerSample {sorted(bits)}, SampleFormat {sorted(formats)}); one was expected"
+        )
+    (width,), (sample_format,) = bits, formats
+    dtype = _DTYPES.get((ifd.layout.order, sample_format, width))
+    if dtype is None:
+        kind = {
+            SampleFormat.FLOAT: "float",
+            SampleFormat.COMPLEX_INT: "complex integer",
+            SampleFormat.COMPLEX_FLOAT: "complex",
+        }.get(sample_format, "packed" if sample_format in _KINDS else "unknown")  # type: ignore[call-overload]
+        raise UnsupportedTiffError(
+            f"{kind} samples (BitsPerSample={width}, SampleFormat={sample_format}); integers of 8 to 64 bits "
+            "or floats of 16 to 64 were expected"
+        )
+    return dtype
+
+
+def _read_compression(ifd: Ifd) -> int:
+    """The codec, which must be one whose tiles can be decoded by themselves."""
+    compression = ifd.integer(Tag.COMPRESSION, 1)
+    if compression not in COMPRESSIONS:
+        name = REFUSED_COMPRESSIONS.get(compression, "unknown")
+        raise UnsupportedTiffError(f"compression {compression} ({name}) cannot be decoded tile by tile")
+    # TIFF 6.0 p. 32: bits of each byte stored in reverse. JPEG data are never reversed.
+    if ifd.integer(Tag.FILL_ORDER, 1) == 2 and compression != JPEG_COMPRESSION:
+        raise UnsupportedTiffError("FillOrder is 2: the bits of every byte are stored in reverse")
+    return compression
+
+
+def _read_predictor(ifd: Ifd, compression: int, dtype: np.dtype) -> int:
+    """The predictor that a reader must undo."""
+    if compression not in PREDICTOR_COMPRESSIONS:
+        return Predictor.NONE.value
+    predictor = ifd.integer(Tag.PREDICTOR, Predictor.NONE)
+    if predictor not in (Predictor.NONE, Predictor.HORIZONTAL, Predictor.FLOATING_POINT):
+        raise UnsupportedTiffError(f"Predictor is {predictor}; 1, 2 or 3 was expected")
+    if predictor == Predictor.FLOATING_POINT and dtype.kind != "f":
+        raise CorruptTiffError(f"Predictor is 3 (floating point), but the samples are {dtype.name}")
+    return predictor
+
+
+def _check_tile_size(grid: _Grid, dtype: np.dtype) -> None:
+    """Refuse tiles that no reader could hold in memory."""
+    samples = grid.samples_per_pixel if grid.planar_configuration == PlanarConfiguration.CHUNKY else 1
+    size = grid.tile_width * grid.tile_height * samples * dtype.itemsize
+    if size > MAX_INT32:
+        raise UnsupportedTiffError(
+            f"a tile of {grid.tile_width} x {grid.tile_height} pixels takes {size} bytes decoded, more than {MAX_INT32}"
+        )

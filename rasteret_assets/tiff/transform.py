@@ -1,0 +1,84 @@
+"""From the GeoTIFF position tags to one axis-aligned transform, by GDAL's rules.
+
+OGC 19-008r4 section 7.2 offers two ways: a tie point with a pixel scale, or a 4x4 matrix. GDAL takes the first where
+both are present, uses the first of several tie points, and reads a negative ScaleY as north-up all the same
+(``GTIFF_HONOUR_NEGATIVE_SCALEY`` in its GTiff driver page). Where the raster type is PixelIsPoint the coordinates are
+those of the pixel's centre, half a pixel inside the corner that PixelIsArea means.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from rasteret_assets.errors import NotGeoreferencedError, UnsupportedTiffError
+
+Transform = tuple[float, float, float, float]
+"""``(scale_x, translate_x, scale_y, translate_y)``: x = translate_x + column * scale_x, y likewise by row."""
+
+#: Pixels by which off-diagonal terms may move the far corner of the image and still count as rounding noise.
+SHEAR_TOLERANCE: Final = 1e-3
+
+
+def read_transform(
+    *,
+    pixel_scale: tuple[float, ...],
+    tiepoint: tuple[float, ...],
+    matrix: tuple[float, ...],
+    pixel_is_point: bool,
+    shape: tuple[int, int],
+) -> Transform:
+    """The transform of an image.
+
+    Args:
+        pixel_scale: values of ModelPixelScale: size of a pixel in x, y, z.
+        tiepoint: values of ModelTiepoint: I, J, K in pixels, then X, Y, Z in the CRS, for each tie point.
+        matrix: values of ModelTransformation, row by row.
+        pixel_is_point: whether GTRasterType says that coordinates are those of pixel centres.
+        shape: width and height of the image in pixels, to tell shear from rounding noise.
+
+    Raises:
+        NotGeoreferencedError: if the tags give no position, or one that no pixel can be found with.
+        UnsupportedTiffError: if the image is rotated or sheared.
+    """
+    scale_usable = len(pixel_scale) >= 2 and pixel_scale[0] != 0 and pixel_scale[1] != 0
+    if scale_usable:
+        if len(tiepoint) < 6:
+            raise NotGeoreferencedError(
+                f"no georeferencing: ModelPixelScale is there, but ModelTiepoint has {len(tiepoint)} of 6 values"
+            )
+        scale_x, scale_y = pixel_scale[0], -abs(pixel_scale[1])
+        x = tiepoint[3] - tiepoint[0] * scale_x
+        y = tiepoint[4] - tiepoint[1] * scale_y
+    elif len(matrix) == 16:
+        scale_x, scale_y, x, y = matrix[0], matrix[5], matrix[3], matrix[7]
+        _refuse_shear(scale_x, matrix[1], matrix[4], scale_y, shape)
+    elif pixel_scale:
+        raise NotGeoreferencedError(
+            f"no usable georeferencing: the pixel scale is {list(pixel_scale)}, zero or incomplete"
+        )
+    else:
+        raise NotGeoreferencedError(f"no georeferencing: ModelTransformation has {len(matrix)} values instead of 16")
+    if pixel_is_point:
+        x -= scale_x / 2
+        y -= scale_y / 2
+    transform = (scale_x, x, scale_y, y)
+    if not (math.isfinite(scale_x) and math.isfinite(x) and math.isfinite(scale_y) and math.isfinite(y)):
+        raise NotGeoreferencedError(f"no usable georeferencing: the transform {list(transform)} is not finite")
+    if scale_x == 0 or scale_y == 0:
+        raise NotGeoreferencedError(f"no usable georeferencing: the transform {list(transform)} has a zero scale")
+    return transform
+
+
+def _refuse_shear(a: float, b: float, d: float, e: float, shape: tuple[int, int]) -> None:
+    """Refuse a matrix x = a*column + b*row, y = d*column + e*row whose axes are not those of the CRS."""
+    width, height = shape
+    if abs(b) * height <= SHEAR_TOLERANCE * abs(a) and abs(d) * width <= SHEAR_TOLERANCE * abs(e):
+        return
+    terms = f"x = {a:g}*column + {b:g}*row, y = {d:g}*column + {e:g}*row"
+    if not all(math.isfinite(term) for term in (a, b, d, e)):
+        raise NotGeoreferencedError(f"no usable georeferencing: the transform {terms} is not finite")
+    # Perpendicular axes make a rotation (with or without a flip), others a shear.
+    rotated = abs(a * b + d * e) <= 1e-9 * math.hypot(a, d) * math.hypot(b, e)
+    kind = "rotated" if rotated and (b or d) and not (a == e == b == d == 0) else "sheared"
+    raise UnsupportedTiffError(f"{kind} geotransform ({terms}); only axis-aligned images can be indexed")
