@@ -1,0 +1,204 @@
+"""Areas of interest in all the forms people hold them, as shapely geometries with the CRS they are in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+import shapely.geometry
+from shapely.errors import ShapelyError
+from shapely.geometry.base import BaseGeometry
+
+from rasteret_assets.collection.reproject import LONLAT, crs_name, reproject
+from rasteret_assets.errors import SpecError, WindowError
+
+AUTO = "auto"
+
+#: A geometry and the CRS it states; None for what is missing.
+_Shape = tuple[BaseGeometry | None, str | None]
+
+_FORMS = (
+    "a bbox (xmin, ymin, xmax, ymax), a shapely geometry, WKB, WKT, GeoJSON, a pyarrow array of WKB, "
+    "a GeoDataFrame or GeoSeries, or a list of these"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Area:
+    """One area of interest.
+
+    Args:
+        geometry: valid and not empty, in the axis order x, y.
+        crs: what its coordinates are in, as any text pyproj understands.
+    """
+
+    geometry: BaseGeometry
+    crs: str = LONLAT
+
+    @property
+    def is_box(self) -> bool:
+        """Whether it is nothing but bounds, to be read whole, without a mask."""
+        return all(is_rectangle(part) for part in shapely.get_parts(self.geometry))
+
+    def lonlat(self) -> BaseGeometry:
+        """Its geometry in lon/lat.
+
+        Raises:
+            WindowError: if it lies outside the globe, which mostly means that its CRS is another.
+        """
+        geometry = reproject(self.geometry, self.crs, LONLAT)
+        west, south, east, north = geometry.bounds
+        if west < -180 or east > 180 or south < -90 or north > 90:
+            raise WindowError(
+                f"area with bounds {geometry.bounds} is not in lon/lat (degrees within +-180 and +-90): "
+                "say geometry_crs='EPSG:...' if it is projected; west > east in a bbox crosses the antimeridian"
+            )
+        return geometry
+
+
+def coerce_areas(geometries: Any, geometry_crs: Any = AUTO) -> list[Area]:
+    """Every geometry in ``geometries``, in order.
+
+    Args:
+        geometries: a bbox ``(xmin, ymin, xmax, ymax)``, a shapely geometry, WKB or EWKB bytes, WKT or GeoJSON text, a
+            GeoJSON mapping (Geometry, Feature, FeatureCollection), a pyarrow array of WKB or WKT, a GeoDataFrame or
+            GeoSeries, or an iterable of any of these. A bbox with xmin > xmax crosses the antimeridian.
+        geometry_crs: CRS of the coordinates; ``"auto"`` takes the one that the object states, else lon/lat.
+
+    Raises:
+        SpecError: if something is none of these, or ``geometry_crs`` is unknown.
+        WindowError: if a geometry is missing, empty or invalid, or there is none.
+    """
+    given = None if isinstance(geometry_crs, str) and geometry_crs == AUTO else crs_name(geometry_crs)
+    shapes = list(_shapes(geometries))
+    if not shapes:
+        raise WindowError("there is no area of interest: geometries is empty")
+    return [
+        Area(geometry=_checked(shape, f"area {position} of {len(shapes)}"), crs=given or stated or LONLAT)
+        for position, (shape, stated) in enumerate(shapes)
+    ]
+
+
+def bbox_geometry(bbox: Sequence[float]) -> BaseGeometry:
+    """The area of a lon/lat (or projected) bbox: a box, two where xmin > xmax, a line or point where it has no extent.
+
+    Raises:
+        WindowError: if it is not four finite numbers with ymin <= ymax.
+    """
+    try:
+        xmin, ymin, xmax, ymax = (float(value) for value in bbox)
+    except (TypeError, ValueError) as error:
+        raise WindowError(f"bbox={bbox!r} is not four numbers (xmin, ymin, xmax, ymax)") from error
+    if not np.isfinite([xmin, ymin, xmax, ymax]).all() or ymin > ymax:
+        raise WindowError(f"bbox={tuple(bbox)} is no box: give finite (xmin, ymin, xmax, ymax) with ymin <= ymax")
+    if xmin > xmax:
+        if not -180 <= xmax < xmin <= 180:
+            raise WindowError(f"bbox={tuple(bbox)} has xmin > xmax, which only a lon/lat box over the antimeridian may")
+        sides = [(xmin, 180.0), (-180.0, xmax)]
+        return shapely.union_all([bbox_geometry((west, ymin, east, ymax)) for west, east in sides if west < east])
+    if xmin == xmax or ymin == ymax:
+        corners = shapely.LineString([(xmin, ymin), (xmax, ymax)])
+        return shapely.Point(xmin, ymin) if (xmin, ymin) == (xmax, ymax) else corners
+    return shapely.box(xmin, ymin, xmax, ymax)
+
+
+def is_rectangle(geometry: BaseGeometry) -> bool:
+    """Whether a geometry is an upright rectangle."""
+    return geometry.geom_type == "Polygon" and bool(shapely.equals(geometry, shapely.box(*geometry.bounds)))
+
+
+def _shapes(value: Any) -> Iterable[_Shape]:
+    """Geometries with the CRS each states; None where a value is missing."""
+    match value:
+        case None | BaseGeometry():
+            return [(value, _srid(value))]
+        case bytes() | bytearray() | memoryview():
+            shape = _read(shapely.from_wkb, bytes(value))
+            return [(shape, _srid(shape))]
+        case str():
+            is_json = value.lstrip().startswith("{")
+            return _geojson(_read(json.loads, value)) if is_json else [(_read(shapely.from_wkt, value), None)]
+        case pa.Array() | pa.ChunkedArray():
+            return _arrow(value)
+        case Mapping():
+            return _geojson(value)
+        case _:
+            return _foreign(value)
+
+
+def _foreign(value: Any) -> Iterable[_Shape]:
+    """Objects of other libraries, by what they offer, and plain iterables."""
+    if hasattr(value, "to_wkb") and hasattr(value, "geometry"):
+        stated = None if value.crs is None else crs_name(value.crs)
+        return [(shape, stated) for shape in shapely.from_wkb(list(value.geometry.to_wkb()))]
+    if hasattr(value, "__geo_interface__"):
+        return _geojson(value.__geo_interface__)
+    if not isinstance(value, Iterable):
+        raise SpecError(f"{type(value).__name__} is no area of interest: give {_FORMS}")
+    items = list(value)
+    if len(items) == 4 and all(isinstance(item, int | float | np.number) for item in items):
+        return [(bbox_geometry(items), None)]
+    return [shape for item in items for shape in _shapes(item)]
+
+
+def _geojson(value: Any) -> Iterable[_Shape]:
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    if kind == "FeatureCollection":
+        for feature in value.get("features") or []:
+            yield from _geojson(feature)
+    elif kind == "Feature":
+        geometry = value.get("geometry")
+        yield from _geojson(geometry) if geometry else [(None, None)]
+    elif kind:
+        yield _read(shapely.geometry.shape, value), None
+    else:
+        raise SpecError(f"a mapping without a GeoJSON 'type' is no area of interest: give {_FORMS}")
+
+
+def _arrow(array: pa.Array | pa.ChunkedArray) -> Iterable[_Shape]:
+    stated = None
+    if isinstance(array.type, pa.BaseExtensionType):
+        stated = _extension_crs(array.type)
+        array = pa.chunked_array([chunk.storage for chunk in getattr(array, "chunks", [array])])
+    readable = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_string)
+    if not any(check(array.type) for check in (*readable, pa.types.is_large_string, pa.types.is_string_view)):
+        raise SpecError(f"an Arrow array of {array.type} is no area of interest: encode its geometries as WKB")
+    for value in array.to_pylist():
+        for shape, own in _shapes(value):
+            yield shape, own or stated
+
+
+def _extension_crs(kind: pa.BaseExtensionType) -> str | None:
+    """The CRS that a GeoArrow type states in its serialized metadata."""
+    try:
+        crs = json.loads(kind.__arrow_ext_serialize__() or b"{}").get("crs")
+    except (ValueError, AttributeError):
+        return None
+    return None if crs is None else crs_name(crs)
+
+
+def _srid(shape: BaseGeometry | None) -> str | None:
+    srid = 0 if shape is None else int(shapely.get_srid(shape))
+    return f"EPSG:{srid}" if srid else None
+
+
+def _read(parse: Any, value: Any) -> Any:
+    try:
+        return parse(value)
+    except (ShapelyError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SpecError(f"{str(value)[:60]!r} is no area of interest ({error}): give {_FORMS}") from error
+
+
+def _checked(shape: BaseGeometry | None, where: str) -> BaseGeometry:
+    if shape is None or shape.is_empty:
+        raise WindowError(f"{where} is {'missing' if shape is None else 'empty'}")
+    if not np.isfinite(shapely.get_coordinates(shape)).all():
+        raise WindowError(f"{where} has coordinates that are not finite")
+    if not shape.is_valid:
+        raise WindowError(f"{where} is invalid ({shapely.is_valid_reason(shape)}): repair it with shapely.make_valid")
+    return shape

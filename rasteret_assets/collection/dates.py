@@ -1,0 +1,74 @@
+"""Date ranges: what a person writes, as the half-open interval of instants it means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from rasteret_assets.errors import SpecError
+
+_PERIOD = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
+_INSTANT = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """Instants from ``start`` (included) to ``stop`` (excluded), both UTC; None where the interval is open."""
+
+    start: datetime | None
+    stop: datetime | None
+
+
+def parse_date_range(value: Any) -> Interval:
+    """The interval that a ``(start, end)`` pair means; both ends are included.
+
+    An end is a date, a datetime, an ISO 8601 string or None (open). What is written without a time of day stands for
+    the whole of it: ``("2024-01", "2024-02-10")`` lasts from the first instant of January to the last of 10 February.
+    Times without a zone are UTC.
+
+    Raises:
+        SpecError: if the pair, or one end of it, is not understood, or ends before it starts.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise SpecError(f"date_range={value!r} is no pair: write (start, end), such as ('2024-01-01', '2024-01-31')")
+    first, last = value
+    start = None if first is None else _span(first)[0]
+    stop = None if last is None else _span(last)[1]
+    if start is not None and stop is not None and start >= stop:
+        raise SpecError(f"date_range={value!r} ends before it starts")
+    return Interval(start=start, stop=stop)
+
+
+def _span(value: Any) -> tuple[datetime, datetime]:
+    """First instant of what ``value`` names, and the first instant after it."""
+    if isinstance(value, datetime):
+        instant = _utc(value)
+        return instant, instant + _INSTANT
+    if isinstance(value, date):
+        midnight = datetime(value.year, value.month, value.day, tzinfo=UTC)
+        return midnight, midnight + timedelta(days=1)
+    try:
+        # numpy's datetime64 writes itself as ISO 8601, at the precision it has.
+        return _text_span(str(value).strip())
+    except ValueError:
+        raise SpecError(f"{value!r} in date_range is no date: write ISO 8601, such as '2024-01-31'") from None
+
+
+def _text_span(text: str) -> tuple[datetime, datetime]:
+    if period := _PERIOD.fullmatch(text):
+        year, month, day = (int(part) if part else None for part in period.groups())
+        start = datetime(year or 1, month or 1, day or 1, tzinfo=UTC)
+        if day:
+            return start, start + timedelta(days=1)
+        if month:
+            return start, datetime(start.year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+        return start, datetime(start.year + 1, 1, 1, tzinfo=UTC)
+    instant = _utc(datetime.fromisoformat(text))
+    return instant, instant + _INSTANT
+
+
+def _utc(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

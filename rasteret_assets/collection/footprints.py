@@ -1,0 +1,80 @@
+"""Exact intersection of areas with the footprints of records, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from rasteret_assets.errors import CollectionError
+
+Pairs = npt.NDArray[np.intp]
+Footprints = npt.NDArray[np.object_]
+
+
+def intersecting_pairs(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseGeometry]) -> Pairs:
+    """Which area meets which footprint.
+
+    Args:
+        geometry: WKB footprints in lon/lat; null ones meet nothing.
+        bbox: the records' bbox structs; xmin > xmax says that a footprint crosses the antimeridian.
+        areas: geometries in lon/lat within +-180 degrees.
+
+    Returns:
+        Integers of shape (2, n): index of the area above index of the row.
+
+    Raises:
+        CollectionError: if a footprint is no WKB geometry.
+    """
+    footprints = decode_wkb(geometry)
+    crossing = np.asarray(
+        pc.fill_null(pc.greater(pc.struct_field(bbox, "xmin"), pc.struct_field(bbox, "xmax")), fill_value=False)
+    )
+    pairs: Pairs = _without(footprints, crossing).query(list(areas), predicate="intersects")
+    if not crossing.any():
+        return pairs
+    # Across the antimeridian a footprint may be split at 180, run past it or jump from 179 to -179: counted from 0 to
+    # 360 all three are the same shape, and an area is looked for in both of its places there.
+    places = [*areas, *shapely.transform(list(areas), lambda xy: xy + np.array([360.0, 0.0]))]
+    over: Pairs = _without(_eastward(footprints), ~crossing).query(places, predicate="intersects")
+    over[0] %= len(areas)
+    return np.unique(np.hstack([pairs, over]), axis=1)
+
+
+def intersecting_rows(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseGeometry]) -> npt.NDArray[np.bool_]:
+    """Whether each footprint meets any of ``areas``; arguments as in :func:`intersecting_pairs`."""
+    mask = np.zeros(len(geometry), dtype=bool)
+    mask[intersecting_pairs(geometry, bbox, areas)[1]] = True
+    return mask
+
+
+def decode_wkb(geometry: pa.Array) -> Footprints:
+    """Shapely geometries of a WKB column of any binary type; None for null.
+
+    Raises:
+        CollectionError: if a value is no WKB.
+    """
+    if isinstance(geometry, pa.BaseExtensionType | pa.ExtensionArray):
+        geometry = geometry.storage
+    try:
+        return np.asarray(shapely.from_wkb(geometry.to_numpy(zero_copy_only=False)), dtype=object)
+    except (shapely.errors.GEOSException, TypeError, pa.ArrowInvalid) as error:
+        raise CollectionError(f"column 'geometry' ({geometry.type}) holds what is no WKB: {error}") from error
+
+
+def _without(footprints: Footprints, left_out: npt.NDArray[np.bool_]) -> shapely.STRtree:
+    """A tree of footprints, at their own positions, without some of them."""
+    kept = footprints.copy()
+    kept[left_out] = None
+    return shapely.STRtree(kept)
+
+
+def _eastward(footprints: Footprints) -> Footprints:
+    """Footprints with longitudes from 0 to 360."""
+    moved: Footprints = shapely.transform(footprints, lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]]))
+    return moved

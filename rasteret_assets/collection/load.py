@@ -1,0 +1,201 @@
+"""Opening what was published: a Parquet file or hive directory, or an Arrow object that already keeps the contract."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+
+from rasteret_assets import schema
+from rasteret_assets.collection.collection import Collection
+from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.spec import PUBLISHED_SUFFIXES
+from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
+
+_READ_COLUMNS = (*schema.REQUIRED_COLUMNS, schema.BBOX)
+_FOOTER_THREADS = 16
+
+
+def load(path: str | Path, name: str = "", *, filesystem: Any = None) -> Collection:
+    """Open a published collection.
+
+    Every footer is read here, so that a damaged or foreign file is refused now and by name, instead of its records
+    missing later. Rows are read when asked for.
+
+    Args:
+        path: a Parquet file, or a directory of them (hive ``year=/month=`` or flat), as a local path or URI. Only
+            ``*.parquet`` files count.
+        name: name of the collection; by default the one it was published under.
+        filesystem: pyarrow or fsspec filesystem that takes precedence over the URI's own.
+
+    Raises:
+        CollectionError: if there is no such path, a file in it is damaged, or its columns are no collection's.
+    """
+    fs, root = resolve_filesystem(str(path), filesystem)
+    files = _parquet_files(fs, root, str(path))
+    keys = _hive_keys(root, files)
+    dataset = ds.FileSystemDatasetFactory(
+        fs,
+        files,
+        ds.ParquetFileFormat(),
+        ds.FileSystemFactoryOptions(
+            partition_base_dir=root,
+            partitioning=ds.partitioning(keys, flavor="hive") if keys.names else None,
+            exclude_invalid_files=False,
+        ),
+    ).finish(_common_schema(fs, files, keys))
+    check_contract(dataset.schema, where=str(path))
+    footer = dataset.schema.metadata or {}
+    return Collection(
+        dataset=dataset,
+        name=name or _text(footer, schema.NAME_KEY) or _name_of(root),
+        data_source=_text(footer, schema.DATA_SOURCE_KEY),
+        description=_text(footer, schema.DESCRIPTION_KEY),
+        path=str(path),
+    )
+
+
+def as_collection(
+    table: Any,
+    *,
+    name: str = "",
+    data_source: str = "",
+    description: str = "",
+    require_band_metadata: bool = True,
+) -> Collection:
+    """Wrap an Arrow object that already keeps the read contract, as it is: nothing is fetched, converted or copied.
+
+    For a table derived from a collection (joined, filtered, extended) that should be read like one.
+
+    Args:
+        table: a pyarrow Dataset (stays lazy), Table, RecordBatch or RecordBatchReader, or any object that exports an
+            Arrow stream or array by PyCapsule (polars, DuckDB, geopandas ...). Streams are read into memory.
+        name: name of the collection; by default what the schema's metadata says.
+        data_source: likewise.
+        description: likewise.
+        require_band_metadata: whether a table without a single ``{band}_metadata`` column is refused.
+
+    Raises:
+        CollectionError: if columns are missing or of another type than the contract asks.
+        SpecError: if ``table`` is no Arrow object.
+    """
+    dataset = table.dataset if isinstance(table, Collection) and not table.is_filtered else _as_dataset(table)
+    check_contract(dataset.schema, where="the table")
+    if require_band_metadata and not any(schema.is_band_field(field) for field in dataset.schema):
+        raise CollectionError(
+            "the table has no '{band}_metadata' column of band headers: build it with "
+            "build_from_table(..., enrich_cog=True), or pass require_band_metadata=False to query records only"
+        )
+    known = dataset.schema.metadata or {}
+    return Collection(
+        dataset=dataset,
+        name=name or _text(known, schema.NAME_KEY),
+        data_source=data_source or _text(known, schema.DATA_SOURCE_KEY),
+        description=description or _text(known, schema.DESCRIPTION_KEY),
+    )
+
+
+def check_contract(table: pa.Schema, *, where: str) -> None:
+    """Refuse a schema that is not that of a collection.
+
+    Raises:
+        CollectionError: naming every column that is missing or of a wrong type, and what to do.
+    """
+    remedy = "publish it with build_from_table, which normalizes records"
+    if missing := [column for column in _READ_COLUMNS if column not in table.names]:
+        raise CollectionError(f"{where} is no collection: columns {missing} are missing; {remedy}")
+    if not pa.types.is_timestamp(datetime := table.field(schema.DATETIME).type):
+        raise CollectionError(f"{where} is no collection: column 'datetime' is {datetime}, no timestamp; {remedy}")
+    bbox = table.field(schema.BBOX).type
+    corners = {child.name for child in schema.BBOX_TYPE}
+    if not pa.types.is_struct(bbox) or not corners <= {child.name for child in bbox}:
+        raise CollectionError(f"{where} is no collection: column 'bbox' is {bbox}, no {schema.BBOX_TYPE}; {remedy}")
+
+
+def _parquet_files(fs: pafs.FileSystem, root: str, path: str) -> list[str]:
+    info = fs.get_file_info(root)
+    if info.type == pafs.FileType.NotFound:
+        raise CollectionError(f"{path}: no such collection; check the path, or publish it with build_from_table")
+    if info.type == pafs.FileType.File:
+        return [info.path]
+    files = [found.path for found in list_files(fs, root, (".parquet",))]
+    if not files:
+        raise CollectionError(f"{path} holds no *.parquet file: it is no published collection")
+    return files
+
+
+def _hive_keys(root: str, files: list[str]) -> pa.Schema:
+    """The partition keys that the paths below ``root`` carry."""
+    folders = {part for file in files for part in file.removeprefix(root).split("/")[:-1]}
+    named = {folder.partition("=")[0] for folder in folders if "=" in folder}
+    return pa.schema([key for key in schema.PARTITION_SCHEMA if key.name in named])
+
+
+def _common_schema(fs: pafs.FileSystem, files: list[str], keys: pa.Schema) -> pa.Schema:
+    """One schema for all files: columns that some lack are null there, columns that differ in type are an error."""
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        schemas = list(pool.map(lambda file: _file_schema(fs, file), files))
+    common = schemas[0]
+    for file, found in zip(files[1:], schemas[1:], strict=True):
+        if found.equals(common):
+            continue
+        try:
+            common = pa.unify_schemas([common, found])
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise CollectionError(f"{file}: its columns differ from those of {files[0]}: {error}") from error
+    columns = [field for field in common if field.name not in keys.names]
+    return pa.schema([*columns, *keys], _whole_metadata(schemas[0].metadata or {}))
+
+
+def _file_schema(fs: pafs.FileSystem, file: str) -> pa.Schema:
+    try:
+        return ds.ParquetFileFormat().inspect(file, fs)
+    except (OSError, pa.ArrowException) as error:
+        raise CollectionError(
+            f"{file} is damaged or no Parquet file ({error}): publish its partition again, or remove it"
+        ) from error
+
+
+def _whole_metadata(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Footer keys that hold for the whole; ``geo`` without its bbox, which is of one file only."""
+    wanted = (schema.NAME_KEY, schema.DATA_SOURCE_KEY, schema.DESCRIPTION_KEY)
+    kept = {key: metadata[key] for key in wanted if key in metadata}
+    try:
+        geo = json.loads(metadata.get(schema.GEO_KEY, b"null"))
+        for column in geo["columns"].values():
+            column.pop("bbox", None)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return kept  # absent, or of a foreign form that readers could not use either
+    return {**kept, schema.GEO_KEY: json.dumps(geo, sort_keys=True).encode()}
+
+
+def _as_dataset(table: Any) -> ds.Dataset:
+    if isinstance(table, ds.Dataset):
+        return table
+    if isinstance(table, pa.Table):
+        return ds.dataset(table)
+    if isinstance(table, pa.RecordBatchReader):
+        return ds.dataset(table.read_all())
+    if hasattr(table, "__arrow_c_stream__"):
+        return ds.dataset(pa.RecordBatchReader.from_stream(table).read_all())
+    if hasattr(table, "__arrow_c_array__"):
+        return ds.dataset(pa.Table.from_batches([pa.record_batch(table)]))
+    raise SpecError(f"{type(table).__name__} is no Arrow object: pass a pyarrow Table, Dataset or Arrow stream")
+
+
+def _text(metadata: Mapping[bytes, bytes], key: bytes) -> str:
+    return metadata.get(key, b"").decode("utf-8", "replace")
+
+
+def _name_of(root: str) -> str:
+    """The name a path was made of: ``.../scenes_records`` and ``.../scenes.parquet`` are ``scenes``."""
+    name = PurePosixPath(root).name.removesuffix(".parquet")
+    for suffix in PUBLISHED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name

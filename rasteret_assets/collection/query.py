@@ -1,0 +1,149 @@
+"""What a question means as a pyarrow expression over the record table: pure, and no row is touched here.
+
+Expressions prune (partitions, row groups, rows); what they cannot say, whether an area really meets a footprint, is
+:mod:`rasteret_assets.collection.footprints`' job afterwards.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from rasteret_assets import schema
+from rasteret_assets.collection.dates import Interval
+from rasteret_assets.errors import CollectionError, SpecError
+
+Bounds = tuple[float, float, float, float]
+
+END_DATETIME = "end_datetime"
+
+#: Beyond so many boxes one expression costs more than it prunes; their common bounds serve instead.
+_MAX_BOXES = 64
+
+
+def all_of(expressions: Iterable[pc.Expression | None]) -> pc.Expression | None:
+    """The conjunction of what is not None; None for nothing."""
+    present = [expression for expression in expressions if expression is not None]
+    return functools.reduce(operator.and_, present) if present else None
+
+
+def cloud_cover_below(table: pa.Schema, limit: float) -> pc.Expression:
+    """Records whose ``eo:cloud_cover`` is known and below ``limit`` (percent): a missing value is not a clear sky.
+
+    Raises:
+        CollectionError: if the collection has no such column.
+        SpecError: if ``limit`` is no number.
+    """
+    if schema.CLOUD_COVER not in table.names:
+        raise CollectionError(
+            f"cloud_cover_lt needs the column {schema.CLOUD_COVER!r}, which this collection does not have; "
+            "map one to it with column_map when building, or filter with where()"
+        )
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)):
+        raise SpecError(f"cloud_cover_lt={limit!r} is no number of percent")
+    return pc.field(schema.CLOUD_COVER) < limit
+
+
+def acquired_within(
+    table: pa.Schema, interval: Interval, *, partition_keys: Sequence[str] = ()
+) -> pc.Expression | None:
+    """Records acquired within ``interval``; those without a ``datetime`` by overlap of their start and end.
+
+    Args:
+        table: schema of the records.
+        interval: half-open interval of instants.
+        partition_keys: keys of the dataset's paths. Only where ``year`` and ``month`` are such keys do they follow the
+            datetime for certain, and only then are they used, to skip whole partitions.
+
+    Returns:
+        The expression, or None for an interval that is open at both ends.
+    """
+    if interval.start is None and interval.stop is None:
+        return None
+    keyed = schema.YEAR in partition_keys and schema.MONTH in partition_keys
+    moment = pc.field(schema.DATETIME)
+    dated = all_of(
+        [
+            _since(moment, table.field(schema.DATETIME), interval.start),
+            _before(moment, table.field(schema.DATETIME), interval.stop),
+            _months_within(interval) if keyed else None,
+        ]
+    )
+    ends = [table.field(name).type for name in (schema.START_DATETIME, END_DATETIME) if name in table.names]
+    if len(ends) < 2 or not all(pa.types.is_timestamp(end) for end in ends):
+        return dated
+    # An interval filed under its start may begin any time before ours, so its partition has an upper end only.
+    filed = _months_within(Interval(start=None, stop=interval.stop)) if keyed else None
+    begin, end = pc.field(schema.START_DATETIME), pc.field(END_DATETIME)
+    undated = all_of(
+        [
+            moment.is_null(),
+            _since(pc.coalesce(end, begin), table.field(END_DATETIME), interval.start),
+            _before(pc.coalesce(begin, end), table.field(schema.START_DATETIME), interval.stop),
+            None if filed is None else pc.field(schema.YEAR).is_null() | filed,
+        ]
+    )
+    return functools.reduce(operator.or_, [dated, undated])
+
+
+def _since(column: pc.Expression, field: pa.Field, start: datetime | None) -> pc.Expression | None:
+    return None if start is None else column >= _literal(field, start)
+
+
+def _before(column: pc.Expression, field: pa.Field, stop: datetime | None) -> pc.Expression | None:
+    return None if stop is None else column < _literal(field, stop)
+
+
+def _literal(field: pa.Field, moment: datetime) -> pa.Scalar:
+    """The instant in the column's own zone: Arrow refuses to compare zoned with naive timestamps."""
+    zone = getattr(field.type, "tz", None)
+    return pa.scalar(moment if zone else moment.replace(tzinfo=None), pa.timestamp("us", tz=zone))
+
+
+def _months_within(interval: Interval) -> pc.Expression | None:
+    """The partitions that hold records of the interval."""
+    year, month = pc.field(schema.YEAR), pc.field(schema.MONTH)
+    parts: list[pc.Expression] = []
+    if interval.start is not None:
+        first = interval.start
+        parts.append((year > first.year) | ((year == first.year) & (month >= first.month)))
+    if interval.stop is not None:
+        last = interval.stop - timedelta(microseconds=1)
+        parts.append((year < last.year) | ((year == last.year) & (month <= last.month)))
+    return all_of(parts)
+
+
+def bbox_meets(areas: Sequence[BaseGeometry]) -> pc.Expression:
+    """Records whose stored bbox overlaps the bounds of any of ``areas`` (lon/lat, within +-180 degrees)."""
+    boxes = shapely.bounds(shapely.get_parts(list(areas)))
+    if len(boxes) > _MAX_BOXES:
+        boxes = shapely.total_bounds(list(areas))[None]
+    return functools.reduce(operator.or_, [_overlaps((x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes.tolist()])
+
+
+def _overlaps(box: Bounds) -> pc.Expression:
+    """Overlap of the stored bbox with one box that does not cross the antimeridian itself.
+
+    A stored bbox that does cross it has xmin > xmax. Asked so, Arrow could prune nothing by longitude: statistics
+    do not compare two columns. ``xmin > 0 > xmax`` says the same of every footprint narrower than half the globe, and
+    prunes.
+    """
+    xmin, ymin, xmax, ymax = (pc.field(schema.BBOX, name) for name in ("xmin", "ymin", "xmax", "ymax"))
+    west, south, east, north = box
+    plain = (xmin <= east) & (xmax >= west)
+    crossing = (xmin > 0) & (xmax < 0) & ((xmin <= east) | (xmax >= west))
+    return (ymin <= north) & (ymax >= south) & (plain | crossing)
+
+
+def partition_keys(dataset: ds.Dataset) -> tuple[str, ...]:
+    """Names of the columns that are keys of the dataset's paths; empty for tables in memory."""
+    partitioning = getattr(dataset, "partitioning", None)
+    return tuple(partitioning.schema.names) if isinstance(partitioning, ds.HivePartitioning) else ()
