@@ -1,0 +1,331 @@
+"""Footprints: from whatever a record table holds to WKB in lon/lat, their boxes, and their order along a curve.
+
+Longitude is x and latitude y everywhere (OGC:CRS84). Every function works on whole columns.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyproj
+import shapely
+
+from rasteret_assets.errors import RecordError
+from rasteret_assets.schema import BBOX_TYPE, GEO_KEY
+
+CRS84: Final = "OGC:CRS84"
+Geometries = npt.NDArray[np.object_]
+
+#: GeoArrow's native layouts by extension name, and GeoParquet 1.1's by encoding name, with their list nesting.
+_NATIVE: Final = {
+    "point": (shapely.GeometryType.POINT, 0),
+    "linestring": (shapely.GeometryType.LINESTRING, 1),
+    "polygon": (shapely.GeometryType.POLYGON, 2),
+    "multipoint": (shapely.GeometryType.MULTIPOINT, 1),
+    "multilinestring": (shapely.GeometryType.MULTILINESTRING, 2),
+    "multipolygon": (shapely.GeometryType.MULTIPOLYGON, 3),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryColumn:
+    """How a geometry column is to be read.
+
+    Args:
+        crs: CRS in any form pyproj takes, or None for lon/lat.
+        unknown_crs: whether the file says outright that the CRS is unknown (``"crs": null`` in GeoParquet).
+        native: GeoArrow layout name (``polygon`` ...) of a nested column; None for WKB, WKT, GeoJSON.
+    """
+
+    crs: Any = None
+    unknown_crs: bool = False
+    native: str | None = None
+
+
+def describe_geometry(field: pa.Field, footer: dict[bytes, bytes] | None = None) -> GeometryColumn:
+    """What a field's extension metadata and a GeoParquet footer say of a geometry column.
+
+    The Arrow extension metadata wins over the footer, because a table that was reprojected in memory keeps the old footer.
+    """
+    name, metadata = _extension(field)
+    native = name.removeprefix("geoarrow.") if name.startswith("geoarrow.") else None
+    column = _footer_column(footer, field.name)
+    if native is None and column.get("encoding") in _NATIVE:
+        native = column["encoding"]
+    native = native if native in _NATIVE else None
+    if metadata.get("crs") is not None:
+        return GeometryColumn(crs=metadata["crs"], native=native)
+    if "crs" in column:
+        return GeometryColumn(crs=column["crs"], unknown_crs=column["crs"] is None, native=native)
+    return GeometryColumn(native=native)
+
+
+def primary_geometry(footer: dict[bytes, bytes] | None) -> str | None:
+    """The column a GeoParquet footer calls primary; None where there is no such footer."""
+    primary = _footer(footer).get("primary_column")
+    return primary if isinstance(primary, str) else None
+
+
+def decode_geometries(column: pa.Array, described: GeometryColumn) -> tuple[Geometries, npt.NDArray[np.bool_]]:
+    """Geometries of a column in its own CRS, and which rows could not be read.
+
+    Args:
+        column: WKB or EWKB (binary, large or view), hexadecimal WKB, WKT or GeoJSON text, GeoJSON-shaped structs, or a
+            native GeoArrow layout, separated or interleaved.
+        described: from :func:`describe_geometry`.
+
+    Returns:
+        Geometries ``[N]`` (None where the row is null or unreadable) and a mask ``[N]`` of the unreadable rows.
+
+    Raises:
+        RecordError: if the column's type holds no geometries.
+    """
+    storage = column.storage if isinstance(column.type, pa.ExtensionType) else column
+    if pa.types.is_dictionary(storage.type):
+        storage = storage.dictionary_decode()
+    kind = storage.type
+    null = np.asarray(pc.is_null(storage))
+    if pa.types.is_null(kind):
+        return np.full(len(storage), None, dtype=object), np.zeros(len(storage), bool)
+    if described.native is not None and (pa.types.is_nested(kind)):
+        decoded = _from_native(storage, described.native)
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or kind == pa.binary_view():
+        with np.errstate(invalid="ignore"):  # NaN coordinates are found and named later
+            decoded = shapely.from_wkb(_objects(storage), on_invalid="ignore")
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
+        decoded = _from_text(_objects(storage))
+    elif pa.types.is_struct(kind) and {"type", "coordinates"} <= {child.name for child in kind}:
+        # GeoJSON as a struct has no vectorised reader; its rows pass through text.
+        decoded = _from_text(np.array([None if row is None else json.dumps(row) for row in storage.to_pylist()], object))
+    else:
+        raise RecordError(
+            f"geometry column of type {kind} holds no geometries: write WKB, WKT, GeoJSON or a GeoArrow layout"
+        )
+    return decoded, np.asarray(shapely.is_missing(decoded)) & ~null
+
+
+def to_lonlat(geometries: Geometries, described: GeometryColumn) -> Geometries:
+    """Geometries in lon/lat, reprojected from the column's CRS or, where it states none, from each EWKB's SRID.
+
+    Raises:
+        RecordError: if the CRS is declared unknown, or not one pyproj understands.
+    """
+    if described.unknown_crs:
+        raise RecordError(
+            "the GeoParquet footer says the CRS of the footprints is unknown (crs: null): write the CRS they are in, "
+            "or reproject them to lon/lat and drop the crs key"
+        )
+    if described.crs is not None:
+        return _reproject(geometries, _crs_text(described.crs))
+    srids = shapely.get_srid(geometries)
+    result = geometries
+    for srid in np.unique(srids[srids > 0]):
+        mask = srids == srid
+        result = result.copy() if result is geometries else result
+        result[mask] = _reproject(geometries[mask], f"EPSG:{srid}")
+    return result
+
+
+def invalid_footprints(geometries: Geometries) -> npt.NDArray[np.object_]:
+    """Why a lon/lat footprint cannot stand, per row; None where it can.
+
+    Longitudes up to +-360 pass: footprints across the antimeridian are often written beyond 180.
+    """
+    reasons = np.full(len(geometries), None, dtype=object)
+    bounds = shapely.bounds(geometries)
+    present = ~shapely.is_missing(geometries) & ~shapely.is_empty(geometries)
+    coordinates, index = shapely.get_coordinates(geometries, return_index=True)
+    broken = np.zeros(len(geometries), bool)
+    broken[index[~np.isfinite(coordinates).all(axis=1)]] = True
+    reasons[present & broken] = "the footprint has coordinates that are not finite"
+    with np.errstate(invalid="ignore"):
+        outside = (np.abs(bounds[:, [0, 2]]) > 360).any(axis=1) | (np.abs(bounds[:, [1, 3]]) > 90 + 1e-6).any(axis=1)
+    for row in np.flatnonzero(present & ~broken & outside):
+        x, y = bounds[row, :2]
+        reasons[row] = f"the footprint is not in degrees (it starts at x={x:.0f}, y={y:.0f}): state its CRS"
+    return reasons
+
+
+def bbox_structs(geometries: Geometries) -> pa.StructArray:
+    """Bounding boxes in lon/lat; null for null and empty footprints.
+
+    A footprint that crosses the antimeridian has ``xmin > xmax``, as GeoParquet 1.1 and RFC 7946 (5.2) write it. It is
+    recognised where the data says so: parts that meet at both +180 and -180, or longitudes beyond +-180.
+    """
+    bounds = shapely.bounds(geometries)
+    _wrap_split(geometries, bounds)
+    for column in (0, 2):
+        values = bounds[:, column]
+        values[values > 180] -= 360
+        values[values < -180] += 360
+    missing = np.isnan(bounds).any(axis=1)
+    children = [pa.array(bounds[:, i], pa.float64(), mask=missing) for i in range(4)]
+    return pa.StructArray.from_arrays(children, fields=list(BBOX_TYPE), mask=pa.array(missing))
+
+
+def encode_wkb(geometries: Geometries) -> pa.Array:
+    """ISO WKB, little-endian, without SRIDs; null where there is no geometry."""
+    return pa.array(shapely.to_wkb(geometries, byte_order=1, flavor="iso", include_srid=False), pa.binary())
+
+
+def geometry_types(geometries: Geometries) -> list[str]:
+    """Sorted GeoParquet names of the geometry types present (``Polygon``, ``MultiPolygon Z`` ...)."""
+    present = geometries[~shapely.is_missing(geometries)]
+    kinds = np.unique(np.stack([shapely.get_type_id(present), shapely.has_z(present)]), axis=1).T
+    names = {
+        0: "Point", 1: "LineString", 2: "LineString", 3: "Polygon",
+        4: "MultiPoint", 5: "MultiLineString", 6: "MultiPolygon", 7: "GeometryCollection",
+    }  # fmt: skip
+    return sorted({names[int(kind)] + (" Z" if z else "") for kind, z in kinds})
+
+
+def hilbert_distance(bbox: pa.StructArray, order: int = 16) -> npt.NDArray[np.uint64]:
+    """Position of every box's centre along a Hilbert curve over the whole Earth.
+
+    The extent is fixed (-180..180, -90..90), so the order of records does not depend on which records there are. Null
+    boxes come last.
+
+    Args:
+        bbox: structs of :data:`~rasteret_assets.schema.BBOX_TYPE`.
+        order: the curve visits ``2**order`` cells a side.
+
+    Returns:
+        Distances ``[N]`` (uint64). The iteration is the one of Lam and Shapiro ("A class of fast algorithms for the
+        Peano-Hilbert space-filling curve", 1994): per bit, pick the quadrant, then rotate.
+    """
+    xmin, ymin, xmax, ymax = (np.asarray(pc.fill_null(bbox.field(i), np.nan), float) for i in range(4))
+    xmax = np.where(xmin > xmax, xmax + 360, xmax)
+    lon = (((xmin + xmax) / 2 + 180) % 360) / 360
+    lat = ((ymin + ymax) / 2 + 90) / 180
+    missing = np.asarray(pc.is_null(bbox)) | ~np.isfinite(lon) | ~np.isfinite(lat)
+    side = 1 << order
+    x, y = (
+        np.clip(np.where(missing, 0, value) * side, 0, side - 1).astype(np.int64)
+        for value in (lon, lat)
+    )
+    distance = np.zeros(len(x), np.uint64)
+    for bit in range(order - 1, -1, -1):
+        quadrant_x, quadrant_y = (x >> bit) & 1, (y >> bit) & 1
+        distance += np.uint64(1 << (2 * bit)) * ((3 * quadrant_x) ^ quadrant_y).astype(np.uint64)
+        flip = (quadrant_y == 0) & (quadrant_x == 1)
+        x, y = np.where(flip, side - 1 - x, x), np.where(flip, side - 1 - y, y)
+        x, y = np.where(quadrant_y == 0, y, x), np.where(quadrant_y == 0, x, y)
+    distance[missing] = np.iinfo(np.uint64).max
+    return distance
+
+
+def _extension(field: pa.Field) -> tuple[str, dict[str, Any]]:
+    """Extension name and decoded metadata of a field, whether or not the extension type is registered."""
+    if isinstance(field.type, pa.ExtensionType):
+        name, raw = field.type.extension_name, field.type.__arrow_ext_serialize__()
+    else:
+        metadata = field.metadata or {}
+        name, raw = metadata.get(b"ARROW:extension:name", b"").decode(), metadata.get(b"ARROW:extension:metadata", b"")
+    try:
+        decoded = json.loads(raw) if raw else {}
+    except ValueError:
+        decoded = {}
+    return name, decoded if isinstance(decoded, dict) else {}
+
+
+def _footer_column(footer: dict[bytes, bytes] | None, name: str) -> dict[str, Any]:
+    columns = _footer(footer).get("columns")
+    found = columns.get(name) if isinstance(columns, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _footer(footer: dict[bytes, bytes] | None) -> dict[str, Any]:
+    try:
+        found = json.loads((footer or {}).get(GEO_KEY, b"{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _objects(array: pa.Array) -> Geometries:
+    return np.asarray(array.to_numpy(zero_copy_only=False), dtype=object)
+
+
+def _from_text(texts: Geometries) -> Geometries:
+    """Geometries from WKT, GeoJSON or hexadecimal WKB, told apart by their first character."""
+    result = np.full(len(texts), None, dtype=object)
+    first = np.array([text.lstrip()[:1] if text else "" for text in texts], dtype=object)
+    is_json, is_hex = first == "{", (first == "0")
+    is_wkt = (first != "") & ~is_json & ~is_hex
+    result[is_json] = shapely.from_geojson(texts[is_json], on_invalid="ignore")
+    result[is_hex] = shapely.from_wkb(texts[is_hex], on_invalid="ignore")
+    result[is_wkt] = shapely.from_wkt(texts[is_wkt], on_invalid="ignore")
+    return result
+
+
+def _from_native(storage: pa.Array, layout: str) -> Geometries:
+    """Geometries of a native GeoArrow column through shapely's ragged arrays."""
+    kind, depth = _NATIVE[layout]
+    result = np.full(len(storage), None, dtype=object)
+    valid = pc.drop_null(storage)
+    offsets, level = [], valid
+    for _ in range(depth):
+        starts = np.asarray(level.offsets) - np.asarray(level.offsets)[0]
+        offsets.append(starts)
+        level = level.flatten()
+    coordinates = _coordinates(level)
+    decoded = shapely.from_ragged_array(kind, coordinates, tuple(reversed(offsets)) or None)
+    result[np.asarray(pc.is_valid(storage))] = decoded
+    return result
+
+
+def _coordinates(level: pa.Array) -> npt.NDArray[np.float64]:
+    if pa.types.is_struct(level.type):
+        names = [child.name for child in level.type]
+        axes = [level.field(names.index(axis)) for axis in ("x", "y", "z") if axis in names]
+        return np.column_stack([np.asarray(axis, dtype=float) for axis in axes])
+    size = level.type.list_size
+    return np.asarray(level.flatten(), dtype=float).reshape(-1, size)[:, : min(size, 3)]
+
+
+def _crs_text(crs: Any) -> str:
+    return json.dumps(crs, sort_keys=True) if isinstance(crs, dict) else str(crs)
+
+
+@lru_cache(maxsize=64)
+def _transformer(crs: str) -> pyproj.Transformer | None:
+    """From ``crs`` to lon/lat; None where it is lon/lat already."""
+    try:
+        source = pyproj.CRS.from_user_input(crs)
+    except pyproj.exceptions.CRSError as error:
+        raise RecordError(f"the CRS of the footprints is not understood: {crs[:120]} ({error})") from error
+    if source.to_authority() in {("OGC", "CRS84"), ("EPSG", "4326"), ("EPSG", "4979")} or source.equals(
+        pyproj.CRS(CRS84), ignore_axis_order=True
+    ):
+        return None
+    return pyproj.Transformer.from_crs(source, CRS84, always_xy=True)
+
+
+def _reproject(geometries: Geometries, crs: str) -> Geometries:
+    transformer = _transformer(crs)
+    if transformer is None:
+        return geometries
+
+    def project(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
+
+    return np.asarray(shapely.transform(geometries, project), dtype=object)
+
+
+def _wrap_split(geometries: Geometries, bounds: npt.NDArray[np.float64]) -> None:
+    """Turn the box of a footprint split at the antimeridian into its ``xmin > xmax`` form, in place."""
+    with np.errstate(invalid="ignore"):
+        candidates = (bounds[:, 0] <= -180) & (bounds[:, 2] >= 180) & (shapely.get_num_geometries(geometries) > 1)
+    # Only footprints that touch both ends of the map are walked.
+    for row in np.flatnonzero(candidates):
+        parts = shapely.bounds(shapely.get_parts(geometries[row]))
+        east, west = parts[parts[:, 2] >= 180], parts[parts[:, 0] <= -180]
+        if len(east) + len(west) == len(parts) and len(east) and len(west) and (np.ptp(parts[:, ::2], axis=1) < 180).all():
+            bounds[row, 0], bounds[row, 2] = east[:, 0].min(), west[:, 2].max()

@@ -1,0 +1,221 @@
+"""Stage 2, normalized records: raw rows to the record contract, and the rows that cannot meet it with the reason why.
+
+Every user column survives. Contract columns are replaced where they stand; those a table lacks are appended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasteret_assets.errors import InvalidRecordError
+from rasteret_assets.geometry import (
+    bbox_structs,
+    decode_geometries,
+    describe_geometry,
+    encode_wkb,
+    invalid_footprints,
+    to_lonlat,
+)
+from rasteret_assets.schema import (
+    ASSETS,
+    BBOX,
+    BBOX_TYPE,
+    CRS,
+    DATETIME,
+    GEOMETRY,
+    ID,
+    MONTH,
+    PROJ_EPSG,
+    REJECT_CLASS,
+    REJECT_REASON,
+    TIMESTAMP,
+    YEAR,
+)
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.assets import assets_from_href, normalize_assets
+from rasteret_assets.stages.columns import normalize_crs, normalize_ids, plain
+from rasteret_assets.stages.profile import SourceProfile, record_times, with_aliases
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizedRecords:
+    """What became of a partition's raw rows.
+
+    Args:
+        records: rows that meet the contract, in source order.
+        rejected: raw rows that do not, with ``reject_class`` and ``reject_reason``.
+        duplicates: exact repetitions that were left out.
+        unreadable_assets: records whose ``assets`` could not be read (they stay, without assets).
+        crs_conflicts: records whose CRS columns disagree.
+    """
+
+    records: pa.Table
+    rejected: pa.Table
+    duplicates: int = 0
+    unreadable_assets: int = 0
+    crs_conflicts: int = 0
+
+    def check(self, max_rejected: float) -> None:
+        """Refuse where more than the tolerated share was rejected.
+
+        Raises:
+            InvalidRecordError: naming the first ids, their reasons and the remedy.
+        """
+        total = self.records.num_rows + self.rejected.num_rows + self.duplicates
+        if self.rejected.num_rows > max_rejected * total:
+            raise InvalidRecordError(_rejection(self.rejected, total))
+
+
+def normalize_records(raw: pa.Table, spec: CollectionSpec, profile: SourceProfile) -> NormalizedRecords:
+    """Raw rows of one partition (or of a whole in-memory table) as the record contract wants them.
+
+    Args:
+        raw: rows as scanned, with the source's footer metadata in the schema.
+        spec: aliases, hrefs, rewrites.
+        profile: of the source; decides the asset names and which ids are in conflict.
+
+    Raises:
+        RecordError: if a whole column cannot be normalized: its type or its CRS is wrong.
+    """
+    aliased = with_aliases(_one_batch(raw), spec)
+    ids = normalize_ids(aliased.column(ID))
+    times, bad_times, placed = record_times(aliased, spec)
+    described = describe_geometry(_geometry_field(raw.schema, aliased.schema), raw.schema.metadata)
+    footprints, unreadable = decode_geometries(aliased.column(GEOMETRY), described)
+    footprints = to_lonlat(footprints, described)
+    assets, bad_assets = _assets(aliased, spec, profile)
+    codes, crs_texts, conflicts = normalize_crs(aliased)
+
+    reasons = _rejections(ids, bad_times, unreadable, footprints, profile)
+    duplicate = _repetitions(ids, reasons)
+    keep = pa.array((reasons[:, 0] == None) & ~duplicate)  # noqa: E711  (element-wise)
+    replaced: dict[str, pa.Array] = {
+        ID: ids,
+        DATETIME: times,
+        GEOMETRY: encode_wkb(footprints),
+        BBOX: bbox_structs(footprints),
+        ASSETS: assets,
+        PROJ_EPSG: codes,
+        CRS: crs_texts,
+        YEAR: pc.year(placed).cast(pa.int32()),
+        MONTH: pc.month(placed).cast(pa.int32()),
+    }
+    return NormalizedRecords(
+        records=_replace(aliased, replaced).filter(keep),
+        rejected=_rejected(raw, reasons),
+        duplicates=int(duplicate.sum()),
+        unreadable_assets=int(pc.sum(bad_assets.filter(keep)).as_py() or 0),
+        crs_conflicts=conflicts,
+    )
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    combined = table.combine_chunks()
+    batches = combined.to_batches()
+    if len(batches) == 1:
+        return batches[0]
+    columns = [pa.array([], field.type) for field in table.schema]
+    return pa.RecordBatch.from_arrays(columns, schema=table.schema)
+
+
+def _geometry_field(raw: pa.Schema, aliased: pa.Schema) -> pa.Field:
+    """The geometry field under the name its footer entry has: an alias is described by the column it stands for."""
+    field = aliased.field(GEOMETRY)
+    if GEOMETRY in raw.names:
+        return field
+    return next((source for source in raw if source.type == field.type and source.metadata == field.metadata), field)
+
+
+def _assets(batch: pa.RecordBatch, spec: CollectionSpec, profile: SourceProfile) -> tuple[pa.Array, pa.Array]:
+    if ASSETS in batch.schema.names:
+        return normalize_assets(batch.column(ASSETS), profile.asset_names, spec.rewrites)
+    hrefs = batch.column(spec.href_column)
+    return assets_from_href(hrefs, spec.band_index_map, spec.rewrites), pa.array(np.zeros(len(hrefs), bool))
+
+
+def _rejections(
+    ids: pa.Array,
+    bad_times: pa.Array,
+    unreadable: npt.NDArray[np.bool_],
+    footprints: npt.NDArray[np.object_],
+    profile: SourceProfile,
+) -> npt.NDArray[np.object_]:
+    """Class and reason per row, ``[N, 2]``; None where the row stands. The first reason found is kept."""
+    reasons = np.full((len(ids), 2), None, dtype=object)
+    conflicting = pc.fill_null(pc.is_in(ids, pa.array(profile.conflicting_ids, pa.string())), fill_value=False)
+    misplaced = invalid_footprints(footprints)
+    found: list[tuple[str, npt.NDArray[np.bool_], str | None]] = [
+        ("missing_id", np.asarray(pc.is_null(ids)), "the record has no id"),
+        ("duplicate_id", np.asarray(conflicting), "several records with different content carry this id"),
+        ("invalid_datetime", np.asarray(bad_times), "datetime does not parse as ISO 8601"),
+        ("invalid_geometry", np.asarray(unreadable), "geometry cannot be read"),
+        ("invalid_geometry", misplaced != None, None),  # noqa: E711  (element-wise)
+    ]
+    for name, mask, reason in found:
+        fresh = mask & (reasons[:, 0] == None)  # noqa: E711  (element-wise)
+        reasons[fresh, 0] = name
+        reasons[fresh, 1] = misplaced[fresh] if reason is None else reason
+    return reasons
+
+
+def _repetitions(ids: pa.Array, reasons: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
+    """Rows whose id stood in an earlier row: what is left of repeated ids is equal in content."""
+    repeated = np.zeros(len(ids), bool)
+    encoded = pc.dictionary_encode(ids)
+    codes = np.asarray(pc.fill_null(encoded.indices, -1))
+    _, first = np.unique(codes, return_index=True)
+    repeated[:] = True
+    repeated[first] = False
+    return repeated & (codes >= 0) & (reasons[:, 0] == None)  # noqa: E711  (element-wise)
+
+
+def _replace(batch: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """The batch with contract columns in place and every other column as plain storage, without field metadata."""
+    names, arrays = [], []
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        if field.name in (YEAR, MONTH):
+            continue
+        names.append(field.name)
+        arrays.append(columns[field.name] if field.name in columns else _carried(column))
+    for name, column in columns.items():
+        if name not in names:
+            names.append(name)
+            arrays.append(column)
+    return pa.Table.from_arrays(arrays, schema=pa.schema([pa.field(n, a.type) for n, a in zip(names, arrays, strict=True)]))
+
+
+def _carried(column: pa.Array) -> pa.Array:
+    """A user column as it goes on: geometries of other columns lose their extension, which some readers cannot open."""
+    if isinstance(column.type, pa.ExtensionType) and column.type.extension_name.startswith("geoarrow."):
+        column = column.storage
+    return column if isinstance(column.type, pa.ExtensionType) else plain(column)
+
+
+def _rejected(raw: pa.Table, reasons: npt.NDArray[np.object_]) -> pa.Table:
+    chosen = pa.array(np.flatnonzero(reasons[:, 0] != None))  # noqa: E711  (element-wise)
+    rows = raw.take(chosen)
+    for position, name in enumerate((REJECT_CLASS, REJECT_REASON)):
+        values = [reasons[int(row), position] for row in chosen.to_numpy(zero_copy_only=False)]
+        rows = rows.append_column(name, pa.array(values, pa.string()))
+    return rows.replace_schema_metadata(None)
+
+
+def _rejection(rejected: pa.Table, total: int) -> str:
+    named = rejected.column(ID if ID in rejected.schema.names else 0)
+    first = [
+        f"{named[row].as_py()!r} ({rejected.column(REJECT_REASON)[row].as_py()})" for row in range(min(3, len(rejected)))
+    ]
+    more = f" and {len(rejected) - 3} more" if len(rejected) > 3 else ""
+    share = len(rejected) / total
+    return (
+        f"{len(rejected)} of {total} records break the record contract: {', '.join(first)}{more}. Mend them in the source, "
+        f"or tolerate them with max_rejected={share:.2g} in the collection's spec: they then go to rejected_records"
+    )
+
+

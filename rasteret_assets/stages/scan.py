@@ -1,0 +1,263 @@
+"""Stage 1, raw records: open a record table, whatever it is, and scan its rows by partition.
+
+A source is a Parquet file, a directory of them (hive keys become columns), or any Arrow object. The projection and the
+filter are pushed into the scan. Files of one directory may differ in schema: the columns are united by name, so a column
+that only a later file has is not lost.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from rasteret_assets.errors import MissingColumnError, RasteretAssetsError, SourceError
+from rasteret_assets.geometry import describe_geometry, primary_geometry
+from rasteret_assets.schema import ASSETS, GEOMETRY, REQUIRED_COLUMNS
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.columns import plain_type
+from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
+from rasteret_assets.storage.urls import redact
+
+PARQUET_SUFFIXES = (".parquet", ".geoparquet", ".parq", ".pq")
+BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An opened record table.
+
+    Args:
+        dataset: its rows.
+        schema: columns after projection, with the footer metadata of the first file.
+        fingerprint: changes whenever a file of the source is added, removed or rewritten; unique per object for
+            in-memory sources.
+        label: what to call it in messages.
+        columns: projected source columns, or None for all.
+        filter: row filter, or None.
+        files: files it was opened from; empty for in-memory sources.
+    """
+
+    dataset: ds.Dataset
+    schema: pa.Schema
+    fingerprint: str
+    label: str
+    columns: tuple[str, ...] | None = None
+    filter: ds.Expression | None = None
+    files: tuple[str, ...] = field(default=())
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The selected rows in file order, in bounded batches.
+
+        Raises:
+            SourceError: if a file turns out unreadable on the way.
+            MissingColumnError: if the filter names a column that is not there.
+        """
+        columns = list(self.columns) if self.columns is not None else None
+        try:
+            scanner = self.dataset.scanner(columns=columns, filter=self.filter, batch_size=BATCH_ROWS)
+            for batch in scanner.to_batches():
+                # Views are how some writers keep text in memory, not what the file says; few kernels take them.
+                yield batch if batch.schema.types == self.schema.types else batch.cast(self.schema)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            raise self._explained(error) from error
+
+    def table(self) -> pa.Table:
+        """All selected rows."""
+        return pa.Table.from_batches(list(self.batches()), self.schema)
+
+    def _explained(self, error: Exception) -> RasteretAssetsError:
+        text = str(error)
+        if "FieldRef" in text:
+            return MissingColumnError(
+                f"{self.label}: filter_expr ({self.filter}) names a column the table does not have; "
+                f"it has {_listed(self.dataset.schema.names)}"
+            )
+        if self.filter is not None and "Function" in text:
+            return SourceError(f"{self.label}: filter_expr ({self.filter}) does not fit the column's type: {text}")
+        return SourceError(f"{self.label}: cannot be read: {text}")
+
+
+def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None) -> Source:
+    """Open ``data`` as a record table.
+
+    Args:
+        data: path or URI of a Parquet file or directory, or an Arrow Table, Dataset, RecordBatch, RecordBatchReader or
+            any object with ``__arrow_c_stream__``.
+        spec: gives ``columns``, ``filter_expr``, ``column_map`` and ``href_column``.
+        filesystem: pyarrow or fsspec filesystem of ``data`` where it is a path.
+
+    Raises:
+        SourceError: if there is nothing there, or what is there is no Parquet.
+        MissingColumnError: if a column that the spec or the record contract names is not there.
+    """
+    source = _open_path(str(data), filesystem) if isinstance(data, str | Path) else _open_arrow(data)
+    columns = _projection(source, spec)
+    names = source.schema.names if columns is None else columns
+    fields = [source.schema.field(name) for name in names]
+    schema = pa.schema([field.with_type(_without_views(field.type)) for field in fields], source.schema.metadata)
+    opened = Source(
+        dataset=source.dataset, schema=schema, fingerprint=source.fingerprint, label=source.label, columns=columns,
+        filter=spec.filter, files=source.files,
+    )  # fmt: skip
+    _check_contract(opened, spec)
+    return opened
+
+
+def _open_path(path: str, filesystem: Any) -> Source:
+    label = redact(path)
+    fs, inside = resolve_filesystem(path, filesystem)
+    try:
+        info = fs.get_file_info(inside)
+        if info.type == pafs.FileType.NotFound:
+            raise SourceError(f"{label}: no such file or folder; give the path or URI of a Parquet file or dataset")
+        folder = info.type == pafs.FileType.Directory
+        infos = list_files(fs, inside, PARQUET_SUFFIXES) if folder else [info]
+    except OSError as error:
+        raise SourceError(f"{label}: cannot be reached ({error})") from error
+    if not infos:
+        raise SourceError(f"{label}: holds no Parquet file (looked for names ending in {', '.join(PARQUET_SUFFIXES)})")
+    hive = ds.HivePartitioning.discover(schema=None) if folder else None
+    schemas = [_file_schema(fs, entry.path) for entry in infos]
+    try:
+        dataset = ds.FileSystemDatasetFactory(
+            fs,
+            [entry.path for entry in infos],
+            ds.ParquetFileFormat(),
+            ds.FileSystemFactoryOptions(partition_base_dir=inside, partitioning=hive),
+        )
+        keys = dataset.inspect(promote_options="permissive", fragments=0) if folder else pa.schema([])
+        united = _unite(label, infos, schemas)
+        extra = [key for key in keys if key.name not in united.names]
+        finished = dataset.finish(pa.schema([*united, *extra], united.metadata))
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise SourceError(f"{label}: its files do not fit together: {error}") from error
+    digest = hashlib.blake2b(digest_size=16)
+    for entry in infos:
+        digest.update(f"{entry.path}\0{entry.size}\0{entry.mtime_ns}\n".encode())
+    return Source(
+        dataset=finished, schema=finished.schema, fingerprint=digest.hexdigest(), label=label,
+        files=tuple(entry.path for entry in infos),
+    )  # fmt: skip
+
+
+def _file_schema(fs: pafs.FileSystem, path: str) -> pa.Schema:
+    try:
+        with fs.open_input_file(path) as file:
+            return pq.read_schema(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SourceError(f"{redact(path)}: not a readable Parquet file: {error}") from error
+
+
+def _unite(label: str, infos: list[pafs.FileInfo], schemas: list[pa.Schema]) -> pa.Schema:
+    """One schema over all files: columns and struct fields by name, numbers widened, nulls taking the others' type."""
+    _check_geo(label, infos, schemas)
+    first = schemas[0].metadata
+    bare = [schema.remove_metadata() for schema in schemas]
+    distinct = list(dict.fromkeys(bare))
+    return pa.unify_schemas(distinct, promote_options="permissive").with_metadata(first)
+
+
+def _check_geo(label: str, infos: list[pafs.FileInfo], schemas: list[pa.Schema]) -> None:
+    """Refuse files whose GeoParquet footers disagree about the CRS: one table has one."""
+    seen: dict[str, str] = {}
+    for info, schema in zip(infos, schemas, strict=True):
+        if "geometry" in schema.names:
+            described = describe_geometry(schema.field("geometry"), schema.metadata)
+            seen.setdefault(f"{described.crs}{described.unknown_crs}", info.path)
+    if len(seen) > 1:
+        raise SourceError(f"{label}: its files state different CRSs for geometry: {' and '.join(list(seen.values())[:2])}")
+
+
+def _open_arrow(data: Any) -> Source:
+    if isinstance(data, ds.Dataset):
+        dataset = data
+    elif isinstance(data, pa.Table | pa.RecordBatch):
+        dataset = ds.dataset(data)
+    elif isinstance(data, pa.RecordBatchReader):
+        dataset = ds.dataset(data.read_all())
+    elif hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
+        dataset = ds.dataset(pa.table(data))
+    else:
+        raise SourceError(
+            f"{type(data).__name__} is no record table: give a path, a pyarrow Table, Dataset or RecordBatchReader, "
+            "or any object with __arrow_c_stream__"
+        )
+    label = f"the {type(data).__name__}"
+    return Source(dataset=dataset, schema=dataset.schema, fingerprint=f"memory-{id(data):x}", label=label)
+
+
+def _projection(source: Source, spec: CollectionSpec) -> tuple[str, ...] | None:
+    if spec.columns is None:
+        return None
+    if missing := [name for name in spec.columns if name not in source.schema.names]:
+        raise MissingColumnError(f"{source.label}: columns= names {missing}, {_nearest(missing, source.schema.names)}")
+    return tuple(dict.fromkeys(spec.columns))
+
+
+def _check_contract(source: Source, spec: CollectionSpec) -> None:
+    """Refuse early, by name, what no row could satisfy."""
+    names = list(source.schema.names)
+    if missing := [name for name in spec.column_map if name not in names]:
+        raise MissingColumnError(f"{source.label}: column_map names {missing}, {_nearest(missing, names)}")
+    taken = [f"{a} -> {b}" for a, b in spec.column_map.items() if a != b and b in names]
+    if taken:
+        raise MissingColumnError(
+            f"{source.label}: column_map would hide existing columns ({', '.join(taken)}); "
+            "leave them out of columns=, or do not map onto them"
+        )
+    _check_primary(source, spec, names)
+    available = {*names, *spec.column_map.values()}
+    if spec.href_column and ASSETS not in available:
+        if spec.href_column not in available:
+            raise MissingColumnError(
+                f"{source.label}: href_column={spec.href_column!r} is not there, {_nearest([spec.href_column], names)}"
+            )
+        available.add(ASSETS)
+    if missing := [name for name in REQUIRED_COLUMNS if name not in available]:
+        projected = " columns= leaves out part of the table;" if spec.columns is not None else ""
+        href = ", or the column of addresses with href_column= and band_index_map=" if ASSETS in missing else ""
+        theirs = primary_geometry(source.schema.metadata) if missing == [GEOMETRY] else None
+        raise MissingColumnError(
+            f"{source.label}: no record table, it lacks {', '.join(missing)}.{projected} Name the columns that hold them "
+            f"with column_map={{{theirs or 'their name'!r}: {missing[0]!r}}}{href}. It has {_listed(names)}"
+        )
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise SourceError(f"{source.label}: has several columns named {double}; rename all but one")
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    return plain_type(kind) if "_view" in str(kind) else kind
+
+
+def _check_primary(source: Source, spec: CollectionSpec, names: list[str]) -> None:
+    """Refuse to guess between a column called ``geometry`` and the one a GeoParquet footer calls primary."""
+    primary = primary_geometry(source.schema.metadata)
+    if primary in names and primary != GEOMETRY and GEOMETRY in names and GEOMETRY not in spec.column_map.values():
+        raise MissingColumnError(
+            f"{source.label}: its GeoParquet footer names {primary!r} as the primary geometry, but there is a column "
+            f"'geometry' too: leave one out with columns=, and map the footprint with column_map={{{primary!r}: 'geometry'}}"
+        )
+
+
+def _nearest(missing: list[str], names: list[str]) -> str:
+    near = [match for name in missing for match in difflib.get_close_matches(name, names, n=1)]
+    return f"did you mean {near}?" if near else f"the table has {_listed(names)}"
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def keep_rows(batch: pa.RecordBatch, mask: pa.Array) -> pa.RecordBatch:
+    """The rows of a batch where ``mask`` is true."""
+    return batch if pc.all(mask).as_py() else batch.filter(mask)
