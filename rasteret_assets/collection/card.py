@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
 
@@ -17,15 +17,22 @@ def line(name: str, bands: Sequence[str], summary: Summary) -> str:
     return f"Collection({name!r}, {rows}, bands: {_listed(bands)}, {_dates(summary.dates)})"
 
 
-def html(name: str, subtitle: str, bands: Sequence[str], summary: Summary) -> str:
-    """A table of what a collection holds; every text in it is escaped."""
+def html(name: str, subtitle: str, bands: Mapping[str, int | None], summary: Summary) -> str:
+    """A table of what a collection holds; every text in it is escaped.
+
+    Args:
+        name: of the collection.
+        subtitle: a sentence about it, may be empty.
+        bands: the number of records whose header is present by band; None where it is not known.
+        summary: its counts and extents.
+    """
     bounds = "none" if summary.bounds is None else ", ".join(f"{value:.4f}" for value in summary.bounds)
     facts = {
         "records": f"{summary.rows:,}",
         "dates": _dates(summary.dates),
         "bounds (lon/lat)": bounds,
         "raster CRS": _listed([code if len(code) < 40 else code[:37] + "..." for code in summary.crs]),
-        "bands": ", ".join(_share(band, summary) for band in bands) or "none",
+        "bands": ", ".join(_share(band, count, summary.rows) for band, count in bands.items()) or "none",
     }
     rows = "".join(
         f"<tr><th style='text-align:left'>{escape(label)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
@@ -35,11 +42,9 @@ def html(name: str, subtitle: str, bands: Sequence[str], summary: Summary) -> st
     return f"<div><strong>{escape(name or 'Collection')}</strong>{note}<table>{rows}</table></div>"
 
 
-def _share(band: str, summary: Summary) -> str:
+def _share(band: str, headers: int | None, rows: int) -> str:
     """A band with the share of records whose header is present, rounded down: 100 % means all."""
-    if not summary.rows:
-        return band
-    return f"{band} ({summary.headers[band] * 100 // summary.rows} %)"
+    return f"{band} ({headers * 100 // rows} %)" if rows and headers is not None else band
 
 
 def _listed(values: Sequence[str]) -> str:

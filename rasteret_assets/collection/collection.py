@@ -199,7 +199,7 @@ class Collection:
     @functools.cached_property
     def summary(self) -> summary.Summary:
         """Counts and extents, from one pass over the small columns; kept, since the object does not change."""
-        return summary.summarize(self.batches(summary.projection(self.schema, self.bands)), self.bands)
+        return summary.summarize(self.to_reader(summary.columns(self.schema)))
 
     @property
     def bounds(self) -> query.Bounds | None:
@@ -208,8 +208,19 @@ class Collection:
 
     @property
     def crs(self) -> list[str]:
-        """Distinct CRSs of the rasters, such as ``["EPSG:32632"]``, sorted; WKT for those without a code."""
-        return list(self.summary.crs)
+        """Distinct CRSs of the rasters, such as ``["EPSG:32632"]``, sorted; WKT for those without a code.
+
+        Records state them; only where none does are the headers asked.
+        """
+        if self.summary.crs:
+            return list(self.summary.crs)
+        stated: set[str] = set()
+        for band in self.bands:
+            column = schema.band_column(band)
+            fields = {field.name for field in self.schema.field(column).type} & {"epsg", "crs"}
+            for batch in self.batches({name: pc.field(column, name) for name in sorted(fields)}):
+                stated |= summary.distinct_crs(batch, "epsg", "crs")
+        return sorted(stated)
 
     @property
     def date_range(self) -> tuple[datetime, datetime] | None:
@@ -220,4 +231,7 @@ class Collection:
         return card.line(self.name, self.bands, self.summary)
 
     def _repr_html_(self) -> str:
-        return card.html(self.name, self.description or self.data_source, self.bands, self.summary)
+        # Footers count headers of the whole; of a part, only reading all of its tile tables would tell.
+        counts = None if self.is_filtered else summary.header_counts(self.dataset, self.bands)
+        shares = {band: None if counts is None else counts[band] for band in self.bands}
+        return card.html(self.name, self.description or self.data_source, shares, self.summary)

@@ -39,17 +39,8 @@ def load(path: str | Path, name: str = "", *, filesystem: Any = None) -> Collect
     """
     fs, root = resolve_filesystem(str(path), filesystem)
     files = _parquet_files(fs, root, str(path))
-    keys = _hive_keys(root, files)
-    dataset = ds.FileSystemDatasetFactory(
-        fs,
-        files,
-        ds.ParquetFileFormat(),
-        ds.FileSystemFactoryOptions(
-            partition_base_dir=root,
-            partitioning=ds.partitioning(keys, flavor="hive") if keys.names else None,
-            exclude_invalid_files=False,
-        ),
-    ).finish(_common_schema(fs, files, keys))
+    fragments = _fragments(fs, root, files)
+    dataset = ds.FileSystemDataset(fragments, _common_schema(fragments), ds.ParquetFileFormat(), fs)
     check_contract(dataset.schema, where=str(path))
     footer = dataset.schema.metadata or {}
     return Collection(
@@ -130,36 +121,43 @@ def _parquet_files(fs: pafs.FileSystem, root: str, path: str) -> list[str]:
     return files
 
 
-def _hive_keys(root: str, files: list[str]) -> pa.Schema:
-    """The partition keys that the paths below ``root`` carry."""
-    folders = {part for file in files for part in file.removeprefix(root).split("/")[:-1]}
-    named = {folder.partition("=")[0] for folder in folders if "=" in folder}
-    return pa.schema([key for key in schema.PARTITION_SCHEMA if key.name in named])
+def _fragments(fs: pafs.FileSystem, root: str, files: list[str]) -> list[ds.ParquetFileFragment]:
+    """One fragment per file, its footer read and kept, so that no scan reads it again."""
+    hive = ds.partitioning(schema.PARTITION_SCHEMA, flavor="hive")
+    parquet = ds.ParquetFileFormat()
 
+    def opened(file: str) -> ds.ParquetFileFragment:
+        keys = hive.parse(file.removeprefix(root))
+        fragment = parquet.make_fragment(file, fs, partition_expression=keys)
+        try:
+            fragment.ensure_complete_metadata()
+        except (OSError, pa.ArrowException) as error:
+            raise CollectionError(
+                f"{file} is damaged or no Parquet file ({error}): publish its partition again, or remove it"
+            ) from error
+        return fragment
 
-def _common_schema(fs: pafs.FileSystem, files: list[str], keys: pa.Schema) -> pa.Schema:
-    """One schema for all files: columns that some lack are null there, columns that differ in type are an error."""
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        schemas = list(pool.map(lambda file: _file_schema(fs, file), files))
-    common = schemas[0]
-    for file, found in zip(files[1:], schemas[1:], strict=True):
-        if found.equals(common):
+        return list(pool.map(opened, files))
+
+
+def _common_schema(fragments: list[ds.ParquetFileFragment]) -> pa.Schema:
+    """One schema for all files: columns that some lack are null there, columns that differ in type are an error."""
+    first = common = fragments[0].physical_schema
+    named: set[str] = set()
+    for fragment in fragments:
+        named |= set(ds.get_partition_keys(fragment.partition_expression))
+        if fragment.physical_schema.equals(first):
             continue
         try:
-            common = pa.unify_schemas([common, found])
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise CollectionError(f"{file}: its columns differ from those of {files[0]}: {error}") from error
-    columns = [field for field in common if field.name not in keys.names]
-    return pa.schema([*columns, *keys], _whole_metadata(schemas[0].metadata or {}))
-
-
-def _file_schema(fs: pafs.FileSystem, file: str) -> pa.Schema:
-    try:
-        return ds.ParquetFileFormat().inspect(file, fs)
-    except (OSError, pa.ArrowException) as error:
-        raise CollectionError(
-            f"{file} is damaged or no Parquet file ({error}): publish its partition again, or remove it"
-        ) from error
+            common = pa.unify_schemas([common, fragment.physical_schema])
+        except pa.ArrowException as error:
+            raise CollectionError(
+                f"{fragment.path}: its columns differ from those of {fragments[0].path}: {error}"
+            ) from error
+    keys = [key for key in schema.PARTITION_SCHEMA if key.name in named]
+    columns = [field for field in common if field.name not in named]
+    return pa.schema([*columns, *keys], _whole_metadata(first.metadata or {}))
 
 
 def _whole_metadata(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

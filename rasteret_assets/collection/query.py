@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import pyarrow as pa
@@ -53,7 +53,7 @@ def cloud_cover_below(table: pa.Schema, limit: float) -> pc.Expression:
 
 
 def acquired_within(
-    table: pa.Schema, interval: Interval, *, partition_keys: Sequence[str] = ()
+    table: pa.Schema, interval: Interval, *, partition_keys: Collection[str] = ()
 ) -> pc.Expression | None:
     """Records acquired within ``interval``; those without a ``datetime`` by overlap of their start and end.
 
@@ -143,7 +143,7 @@ def _overlaps(box: Bounds) -> pc.Expression:
     return (ymin <= north) & (ymax >= south) & (plain | crossing)
 
 
-def partition_keys(dataset: ds.Dataset) -> tuple[str, ...]:
-    """Names of the columns that are keys of the dataset's paths; empty for tables in memory."""
-    partitioning = getattr(dataset, "partitioning", None)
-    return tuple(partitioning.schema.names) if isinstance(partitioning, ds.HivePartitioning) else ()
+def partition_keys(dataset: ds.Dataset) -> set[str]:
+    """Names of the columns that are keys of the paths of every file; empty for tables in memory."""
+    keys = [set(ds.get_partition_keys(fragment.partition_expression)) for fragment in dataset.get_fragments()]
+    return set.intersection(*keys) if keys else set()

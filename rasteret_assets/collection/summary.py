@@ -1,8 +1,8 @@
-"""What a collection holds, in few numbers: from a projection of small columns, never from tile tables."""
+"""What a collection holds, in few numbers: from small columns and footers, never from tile tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from rasteret_assets import schema
 from rasteret_assets.collection.query import END_DATETIME, Bounds
-
-_HEADER = "header:"
-_EPSG = "epsg:"
-_CRS = "crs:"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,50 +24,73 @@ class Summary:
     Args:
         rows: number of records.
         bounds: (xmin, ymin, xmax, ymax) in lon/lat; xmin > xmax across the antimeridian; None without footprints.
-        crs: distinct CRSs of the rasters, sorted.
+        crs: distinct CRSs that the records state, sorted.
         dates: first and last acquisition; None where no record is dated.
-        headers: number of records whose header is present, by band.
     """
 
     rows: int
     bounds: Bounds | None
     crs: tuple[str, ...]
     dates: tuple[datetime, datetime] | None
-    headers: Mapping[str, int]
 
 
-def projection(table: pa.Schema, bands: Sequence[str]) -> dict[str, pc.Expression]:
-    """The columns :func:`summarize` looks at."""
+def columns(table: pa.Schema) -> list[str]:
+    """The columns :func:`summarize` looks at: those of the records, never of the bands.
+
+    Arrow reads a struct column as a whole, tile tables and all, even where one small field of it is wanted.
+    """
     wanted = (schema.BBOX, schema.DATETIME, schema.START_DATETIME, END_DATETIME, schema.PROJ_EPSG, schema.CRS)
-    columns = {name: pc.field(name) for name in wanted if name in table.names}
-    for band in bands:
-        column = schema.band_column(band)
-        fields = {field.name for field in table.field(column).type}
-        columns[_HEADER + band] = pc.field(column, "image_width").is_valid()
-        columns |= {
-            prefix + band: pc.field(column, name) for prefix, name in ((_EPSG, "epsg"), (_CRS, "crs")) if name in fields
-        }
-    return columns
+    return [name for name in wanted if name in table.names]
 
 
-def summarize(batches: Iterable[pa.RecordBatch], bands: Sequence[str]) -> Summary:
-    """Counts and extents of batches that hold the columns of :func:`projection`."""
+def summarize(batches: Iterable[pa.RecordBatch]) -> Summary:
+    """Counts and extents of batches that hold the columns of :func:`columns`."""
     rows, boxes, codes, moments = 0, [], set(), []
-    headers = dict.fromkeys(bands, 0)
     for batch in batches:
         rows += batch.num_rows
         boxes.append(_boxes(batch.column(schema.BBOX)))
-        codes |= _codes(batch, bands)
+        codes |= distinct_crs(batch, schema.PROJ_EPSG, schema.CRS)
         moments += _extremes(batch)
-        for band in bands:
-            headers[band] += pc.sum(batch.column(_HEADER + band)).as_py() or 0
     return Summary(
         rows=rows,
         bounds=bounds_of(np.concatenate(boxes)) if boxes else None,
         crs=tuple(sorted(codes)),
         dates=(min(moments), max(moments)) if moments else None,
-        headers=headers,
     )
+
+
+def header_counts(dataset: ds.Dataset, bands: Sequence[str]) -> dict[str, int] | None:
+    """Number of records whose header is present, by band, of a whole dataset, without reading a row of a file.
+
+    Returns:
+        The counts; None where footers do not tell.
+    """
+    counts = dict.fromkeys(bands, 0)
+    for fragment in dataset.get_fragments():
+        if isinstance(fragment, ds.ParquetFileFragment):
+            found = [_footer_count(fragment.metadata, schema.band_column(band)) for band in bands]
+        else:
+            table = fragment.to_table()
+            found = [table.num_rows - table[schema.band_column(band)].null_count for band in bands]
+        for band, count in zip(bands, found, strict=True):
+            if count is None:
+                return None
+            counts[band] += count
+    return counts
+
+
+def _footer_count(footer: pq.FileMetaData, column: str) -> int | None:
+    """Rows whose struct is not null, by the statistics of its first field, which every header has."""
+    leaf, rows = f"{column}.image_width", 0
+    for group in (footer.row_group(number) for number in range(footer.num_row_groups)):
+        chunks = (group.column(number) for number in range(group.num_columns))
+        chunk = next((chunk for chunk in chunks if chunk.path_in_schema == leaf), None)
+        if chunk is None:
+            continue  # a file of before the band was indexed
+        if chunk.statistics is None or not chunk.statistics.has_null_count:
+            return None
+        rows += group.num_rows - chunk.statistics.null_count
+    return rows
 
 
 def bounds_of(boxes: npt.NDArray[np.float64]) -> Bounds | None:
@@ -104,22 +125,15 @@ def _boxes(bbox: pa.Array) -> npt.NDArray[np.float64]:
     return np.column_stack(corners).astype(np.float64)
 
 
-def _codes(batch: pa.RecordBatch, bands: Sequence[str]) -> set[str]:
-    """Distinct CRSs: a header's own, else the record's. Records of no header count, with what they say themselves."""
-    stated = [_pairs(batch, _EPSG + band, _CRS + band) for band in bands]
-    silent = np.ones(batch.num_rows, dtype=bool)
-    for pairs in stated:
-        silent &= ~pc.is_valid(pc.coalesce(pairs["epsg"].cast(pa.string()), pairs["crs"])).to_numpy()
-    stated.append(_pairs(batch, schema.PROJ_EPSG, schema.CRS).filter(pa.array(silent)))
-    distinct = pa.concat_tables(stated).group_by(["epsg", "crs"]).aggregate([]).to_pylist()
-    return {code for pair in distinct if (code := crs_code(pair["epsg"], pair["crs"]))}
+def distinct_crs(batch: pa.RecordBatch, epsg: str, crs: str) -> set[str]:
+    """CRSs that two columns of a batch state, either of which may be missing."""
 
-
-def _pairs(batch: pa.RecordBatch, epsg: str, crs: str) -> pa.Table:
     def column(name: str, kind: pa.DataType) -> pa.Array:
         return batch.column(name).cast(kind) if name in batch.schema.names else pa.nulls(batch.num_rows, kind)
 
-    return pa.table({"epsg": column(epsg, pa.int32()), "crs": column(crs, pa.string())})
+    stated = pa.table({"epsg": column(epsg, pa.int32()), "crs": column(crs, pa.string())})
+    distinct = stated.group_by(["epsg", "crs"]).aggregate([]).to_pylist()
+    return {code for pair in distinct if (code := crs_code(pair["epsg"], pair["crs"]))}
 
 
 def _extremes(batch: pa.RecordBatch) -> list[datetime]:
