@@ -1,0 +1,22 @@
+"""Keep a Parquet index of cloud GeoTIFF headers right: as a Dagster asset graph, and as a library.
+
+The library is these names; the graph is in ``rasteret_assets.orchestration``, which alone imports dagster.
+"""
+
+from rasteret_assets.api import build_from_table
+from rasteret_assets.collection import Collection, as_collection, load
+from rasteret_assets.spec import CloudConfig, CollectionSpec
+from rasteret_assets.storage import StorageBackend, create_backend
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CloudConfig",
+    "Collection",
+    "CollectionSpec",
+    "StorageBackend",
+    "as_collection",
+    "build_from_table",
+    "create_backend",
+    "load",
+]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import AzureStore, ClientConfig, GCSStore, ObjectStore, S3Store
+from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError, StoreUnavailableError
 from rasteret_assets.storage.backend import RangeRead
 from rasteret_assets.storage.urls import redact, scheme
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig  # exists for type checkers only
 
 OBJECT_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss"})
 _BUCKET_URL = re.compile(r"[A-Za-z0-9+.-]+://([^/]+)/+(.*)", re.DOTALL)

@@ -1,0 +1,116 @@
+"""``build_from_table``: the stages as one library call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rasteret_assets.collection import Collection, as_collection, load
+from rasteret_assets.schema import UNDATED
+from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
+from rasteret_assets.stages.bands import check_enrichment, read_band_metadata
+from rasteret_assets.stages.normalize import normalize_records
+from rasteret_assets.stages.profile import profile_source
+from rasteret_assets.stages.publish import join_band_metadata
+from rasteret_assets.stages.run import build_partitions, load_profile
+from rasteret_assets.stages.scan import Source, open_source
+from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.create import create_backend
+from rasteret_assets.storage.workspace import Workspace
+
+
+def build_from_table(
+    path: Any,
+    *,
+    name: str = "",
+    data_source: str = "",
+    workspace_dir: str | Path | None = None,
+    column_map: Mapping[str, str] | None = None,
+    href_column: str | None = None,
+    band_index_map: Mapping[str, int] | None = None,
+    url_rewrite_patterns: Mapping[str, str] | None = None,
+    filesystem: Any = None,
+    columns: Sequence[str] | None = None,
+    filter_expr: Any = None,
+    enrich_cog: bool = False,
+    band_codes: Sequence[str] | None = None,
+    cloud_config: CloudConfig | Mapping[str, Any] | None = None,
+    max_concurrent: int = DEFAULT_MAX_CONCURRENT,
+    force: bool = False,
+    backend: StorageBackend | None = None,
+) -> Collection:
+    """Build a collection from a record table: one row per scene or file, with the addresses of its GeoTIFFs.
+
+    With a ``name`` or a ``workspace_dir`` the collection is published as partitioned GeoParquet and opened from there;
+    where one is published already it is returned as it is, unless ``force``. Without either it stays in memory.
+
+    Args:
+        path: path or URI of a Parquet or GeoParquet file or dataset directory, or an Arrow Table, Dataset,
+            RecordBatchReader or any object with ``__arrow_c_stream__``.
+        name: name of the collection.
+        data_source: identifier of the provider's product.
+        workspace_dir: folder or URI under which ``<name>_records`` is published; a path that ends in ``_records`` or
+            ``_stac`` is used as it is. ``~/rasteret_workspace`` when omitted and there is a name.
+        column_map: ``{source column: contract column}`` aliases; source columns are kept.
+        href_column: column with one file address per record, where there is no ``assets`` column.
+        band_index_map: ``{band: 0-based sample}`` of the files in ``href_column``.
+        url_rewrite_patterns: ``{prefix: replacement}`` of hrefs; the longest matching prefix wins.
+        filesystem: pyarrow or fsspec filesystem of ``path`` where that is a path.
+        columns: source columns to scan; all when omitted.
+        filter_expr: rows to scan: a pyarrow expression or list-of-tuples filters.
+        enrich_cog: read file headers into ``{band}_metadata`` columns.
+        band_codes: bands to enrich; every raster asset when omitted.
+        cloud_config: how the provider's objects are reached; its ``url_patterns`` rewrite hrefs too.
+        max_concurrent: ceiling of header requests in flight.
+        force: read every header again and rebuild.
+        backend: where bytes come from; see :func:`~rasteret_assets.storage.create_backend`.
+
+    Returns:
+        The collection. A record whose header could not be read is in it, with a null in that band's column; the ledger
+        under ``<name>_stages/band_metadata`` says why.
+
+    Raises:
+        SpecError: for unknown or contradictory arguments.
+        SourceError: if the table cannot be opened or read.
+        RecordError: if a column is missing or rows break the record contract.
+        BandNotFoundError: if ``band_codes`` names an asset that is not there.
+        EnrichmentError: if not one header could be read.
+    """
+    in_memory = not isinstance(path, str | Path)
+    spec = CollectionSpec.of(
+        path="" if in_memory else path, name=name, data_source=data_source, workspace_dir=workspace_dir,
+        column_map=column_map, href_column=href_column, band_index_map=band_index_map,
+        url_rewrite_patterns=url_rewrite_patterns, columns=columns, filter_expr=filter_expr, enrich_cog=enrich_cog,
+        band_codes=band_codes, cloud_config=cloud_config, max_concurrent=max_concurrent, force=force,
+    )  # fmt: skip
+    backend = backend or create_backend(cloud_config=spec.cloud_config)
+    target = spec.published_path
+    if target is None:
+        return _build_in_memory(open_source(path, spec, filesystem), spec, backend)
+    workspace = Workspace.at(target)
+    if workspace.exists() and not force:
+        return load(target, name=name)
+    source = open_source(path, spec, filesystem)
+    profile = load_profile(workspace, source, spec)
+    # An empty table publishes one empty partition, so that the collection can be opened and has its columns.
+    keys = sorted({*profile.partitions, *workspace.states()}) or [UNDATED]
+    build_partitions(workspace, source, spec, keys, backend, force=force)
+    return load(target, name=name)
+
+
+def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBackend) -> Collection:
+    """The stages over a whole source at once; records keep their order."""
+    profile = profile_source(source, spec)
+    result = normalize_records(source.table(), spec, profile)
+    result.check(spec.max_rejected)
+    ledger = None
+    if profile.bands:
+        metadata = read_band_metadata(
+            result.records, profile.bands, backend, explicit=spec.band_codes is not None or bool(spec.href_column),
+            max_concurrent=spec.max_concurrent,
+        )  # fmt: skip
+        check_enrichment([metadata.table])
+        ledger = metadata.table
+    table, _ = join_band_metadata(result.records, ledger, profile.bands)
+    return as_collection(table, name=spec.name, data_source=spec.data_source, require_band_metadata=False)

@@ -1,0 +1,324 @@
+"""Stage 3, band metadata: one row per record and band - the header cache, the resume point and the failure ledger.
+
+A header is fetched once per file, however many records and bands share it, and not at all where the last ledger still
+holds: same file and sample, same parser, and an outcome that another try would not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasteret_assets.errors import (
+    AccessDeniedError,
+    EnrichmentError,
+    RangeReadError,
+    RasteretAssetsError,
+    ReadTimeoutError,
+    StoreUnavailableError,
+    ThrottledError,
+    TruncatedReadError,
+    UnsupportedTiffError,
+)
+from rasteret_assets.schema import (
+    ASSETS,
+    BAND_INDEX,
+    BAND_METADATA_SCHEMA,
+    BAND_STRUCT,
+    HREF,
+    ID,
+    PARSER_VERSION,
+    STATUS_FAILED,
+    STATUS_OK,
+    STATUS_UNSUPPORTED,
+)
+from rasteret_assets.stages.assets import asset_field, raster_rows
+from rasteret_assets.stages.columns import plain
+from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, HeaderTarget, ProgressCallback, fetch_headers
+from rasteret_assets.storage.aio import run_sync
+from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.urls import host, unsigned_hrefs
+from rasteret_assets.tiff import TiffHeader
+
+#: Failures that a later run tries again by itself: those of the moment, of the network, or of credentials.
+RETRIED_CLASSES: Final = tuple(
+    kind.error_class
+    for kind in (
+        RangeReadError, AccessDeniedError, TruncatedReadError, StoreUnavailableError, ThrottledError, ReadTimeoutError
+    )
+)  # fmt: skip
+
+_CACHED_COLUMNS = ("status", "error_class", "error", "attempts", "etag", "last_modified", "content_length", "header")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandMetadata:
+    """The ledger of a partition and what it took to write it.
+
+    Args:
+        table: rows of :data:`~rasteret_assets.schema.BAND_METADATA_SCHEMA`, record by record in band order.
+        fetched: files whose header was fetched.
+        reused: ledger rows taken from the previous ledger.
+        requests: range requests made.
+        bytes: bytes those brought.
+        seconds: time the fetch took.
+        failures: rows without a header by error class.
+    """
+
+    table: pa.Table
+    fetched: int = 0
+    reused: int = 0
+    requests: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
+
+
+def read_band_metadata(
+    records: pa.Table,
+    bands: Sequence[str],
+    backend: StorageBackend,
+    *,
+    explicit: bool,
+    max_concurrent: int,
+    previous: pa.Table | None = None,
+    force: bool = False,
+    progress: ProgressCallback | None = None,
+) -> BandMetadata:
+    """The band metadata of normalized records.
+
+    Args:
+        records: normalized records of one partition.
+        bands: assets to read, in column order.
+        backend: where headers come from.
+        explicit: whether the bands were chosen by name; otherwise rows whose asset is no raster are left out.
+        max_concurrent: files in work at once.
+        previous: the partition's last ledger, to reuse what still holds.
+        force: fetch every header again.
+        progress: called while headers come in.
+    """
+    targets = _targets(records, bands, explicit=explicit)
+    cached = _cached_rows(targets, None if force else previous)
+    wanted = pc.and_(pc.is_null(cached), pc.is_null(targets["error_class"]))
+    files, file_of_row = _distinct_files(targets, wanted)
+    outcomes, account = run_sync(
+        fetch_headers(files, backend, max_concurrent=max_concurrent, progress=progress)
+    ) if files else ([], HeaderProgress(total=0))
+    table = _assemble(targets, cached, previous, outcomes, file_of_row)
+    reused = len(cached) - cached.null_count
+    return BandMetadata(
+        table=table, fetched=len(files), reused=reused, requests=account.requests, bytes=account.bytes,
+        seconds=account.seconds if files else 0.0, failures=count_failures(table),
+    )  # fmt: skip
+
+
+def count_failures(table: pa.Table) -> dict[str, int]:
+    """Rows without a header, by error class."""
+    failed = table.filter(pc.not_equal(table["status"], STATUS_OK))["error_class"]
+    counts = failed.combine_chunks().value_counts()
+    return dict(sorted(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
+
+
+def check_enrichment(ledgers: Sequence[pa.Table], *, transient_only: bool = False) -> None:
+    """Refuse a build of which not one header could be read.
+
+    Args:
+        ledgers: band metadata of all partitions of the build.
+        transient_only: refuse only where every failure is one that another try may mend.
+
+    Raises:
+        EnrichmentError: with the commonest failures and the likely causes.
+    """
+    total = sum(ledger.num_rows for ledger in ledgers)
+    failed = [ledger.filter(pc.not_equal(ledger["status"], STATUS_OK)) for ledger in ledgers]
+    if not total or sum(part.num_rows for part in failed) < total:
+        return
+    rows = pa.concat_tables(failed)
+    if transient_only and not pc.all(pc.is_in(rows["error_class"], pa.array(RETRIED_CLASSES))).as_py():
+        return
+    classes = ", ".join(f"{count} {name}" for name, count in count_failures(rows).items())
+    hosts = sorted({host(href) or "local files" for href in rows[HREF].drop_null().to_pylist()})
+    raise EnrichmentError(
+        f"not one of {total} headers could be read ({classes}) from {', '.join(hosts[:5])}; the first: {rows['error'][0]}. "
+        "Likely causes: the host is down or throttles, hrefs need url_rewrite_patterns or a backend with credentials, "
+        "requester pays is not declared, or the bands are no tiled GeoTIFFs"
+    )
+
+
+def _targets(records: pa.Table, bands: Sequence[str], *, explicit: bool) -> pa.Table:
+    """One row per record and band: what to fetch (``signed``), what to store (``href``), and what is wrong already."""
+    assets = records[ASSETS].combine_chunks()
+    ids = records[ID].combine_chunks()
+    parts, order = [], []
+    present = {child.name: position for position, child in enumerate(assets.type)}
+    for rank, band in enumerate(bands):
+        if band not in present:
+            continue
+        asset = pc.struct_field(assets, [present[band]])
+        chosen = pc.is_valid(asset) if explicit else raster_rows(asset)
+        rows = np.flatnonzero(np.asarray(chosen))
+        asset = asset.take(pa.array(rows))
+        href = asset_field(asset, HREF)
+        index, bad_index = _band_indices(asset)
+        error_class = pc.if_else(pc.is_null(href), "no_href", pc.if_else(bad_index, "invalid_band_index", None))
+        error = pc.case_when(
+            pc.make_struct(pc.is_null(href), bad_index),
+            f"the record's asset {band!r} has no href",
+            f"band_index of asset {band!r} is no whole number from 0",
+        )
+        parts.append(pa.table({
+            ID: ids.take(pa.array(rows)), "band": pa.array([band] * len(rows), pa.string()), "signed": href,
+            HREF: unsigned_hrefs(href), BAND_INDEX: index,
+            "error_class": error_class.cast(pa.string()), "error": error.cast(pa.string()),
+        }))  # fmt: skip
+        order.append(rows * len(bands) + rank)
+    if not parts:
+        names = {**{name: pa.string() for name in (ID, "band", "signed", HREF)}, BAND_INDEX: pa.int32()}
+        return pa.schema([*names.items(), ("error_class", pa.string()), ("error", pa.string())]).empty_table()
+    return pa.concat_tables(parts).combine_chunks().take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
+
+
+def _band_indices(asset: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """0-based sample of every row, and a mask of what is no index; 0 where the asset names none."""
+    rows = len(asset)
+    if BAND_INDEX not in {child.name for child in asset.type}:
+        return pa.array(np.zeros(rows, np.int32)), pa.array(np.zeros(rows, bool))
+    text = pc.utf8_trim_whitespace(plain(asset_field(asset, BAND_INDEX)).cast(pa.string()))
+    text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    good = pc.fill_null(pc.match_substring_regex(text, r"^\+?\d{1,9}(\.0+)?$"), fill_value=False)
+    number = pc.replace_substring_regex(pc.if_else(good, text, "0"), r"^\+|\.0+$", "").cast(pa.int32())
+    return number, pc.and_(pc.is_valid(text), pc.invert(good))
+
+
+def _cached_rows(targets: pa.Table, previous: pa.Table | None) -> pa.Array:
+    """Row of the previous ledger that still holds for each target; null where the header must be fetched."""
+    if previous is None or previous.num_rows == 0:
+        return pa.nulls(targets.num_rows, pa.int64())
+    stale = pc.is_in(previous["error_class"], pa.array(RETRIED_CLASSES))
+    usable = pc.and_(pc.equal(previous["parser_version"], PARSER_VERSION), pc.invert(stale))
+    rows = np.flatnonzero(np.asarray(pc.fill_null(usable, fill_value=False)))
+    keys = _keys(previous.take(pa.array(rows)))
+    found = pc.index_in(_keys(targets), value_set=keys)
+    return pa.array(rows, pa.int64()).take(found)
+
+
+def _keys(table: pa.Table) -> pa.Array:
+    """Text that is equal for equal (href, band_index); null where there is no href."""
+    index = table[BAND_INDEX].cast(pa.string())
+    return pc.binary_join_element_wise(index, table[HREF], " ").combine_chunks()
+
+
+def _distinct_files(targets: pa.Table, wanted: pa.Array) -> tuple[list[HeaderTarget], npt.NDArray[np.int64]]:
+    """Files to fetch, each once, and for every target the position of its file (-1 where none is fetched)."""
+    file_of_row = np.full(targets.num_rows, -1, np.int64)
+    rows = np.flatnonzero(np.asarray(wanted))
+    if not len(rows):
+        return [], file_of_row
+    encoded = targets[HREF].combine_chunks().take(pa.array(rows)).dictionary_encode()
+    codes = np.asarray(encoded.indices)
+    file_of_row[rows] = codes
+    _, first = np.unique(codes, return_index=True)
+    chosen = targets.take(pa.array(rows[first]))
+    signed, families = chosen["signed"].to_pylist(), chosen["band"].to_pylist()
+    return [HeaderTarget(href=h, family=f) for h, f in zip(signed, families, strict=True)], file_of_row
+
+
+def _assemble(
+    targets: pa.Table,
+    cached: pa.Array,
+    previous: pa.Table | None,
+    outcomes: Sequence[HeaderOutcome],
+    file_of_row: npt.NDArray[np.int64],
+) -> pa.Table:
+    """The ledger: fetched outcomes, cached rows and rows that were wrong from the start, in target order."""
+    fetched_rows = np.flatnonzero(file_of_row >= 0)
+    indices = targets[BAND_INDEX].combine_chunks().to_numpy(zero_copy_only=False)
+    fresh = _fresh_rows([outcomes[i] for i in file_of_row[fetched_rows]], indices[fetched_rows].tolist())
+    known = previous.select(list(_CACHED_COLUMNS)) if previous is not None else fresh.slice(0, 0)
+    wrong = _wrong_rows(targets)
+    pool = pa.concat_tables([fresh, known.cast(fresh.schema), wrong])
+    place = np.full(targets.num_rows, fresh.num_rows + known.num_rows, np.int64) + np.arange(targets.num_rows)
+    place[fetched_rows] = np.arange(len(fetched_rows))
+    reused = np.asarray(pc.is_valid(cached))
+    place[reused] = fresh.num_rows + np.asarray(cached.drop_null())
+    values = pool.take(pa.array(place))
+    columns: dict[str, Any] = {name: targets[name] for name in (ID, "band", HREF, BAND_INDEX)}
+    columns |= {name: values[name] for name in _CACHED_COLUMNS}
+    columns["warning"] = pa.nulls(targets.num_rows, pa.string())
+    columns["parser_version"] = pa.array(np.full(targets.num_rows, PARSER_VERSION, np.int32))
+    return pa.table({name: columns[name] for name in BAND_METADATA_SCHEMA.names}, BAND_METADATA_SCHEMA).combine_chunks()
+
+
+def _wrong_rows(targets: pa.Table) -> pa.Table:
+    rows = targets.num_rows
+    blank = {name: pa.nulls(rows, BAND_METADATA_SCHEMA.field(name).type) for name in _CACHED_COLUMNS}
+    blank |= {"error_class": targets["error_class"], "error": targets["error"]}
+    blank |= {"status": pa.array([STATUS_FAILED] * rows, pa.string()), "attempts": pa.array(np.zeros(rows, np.int32))}
+    return pa.table(blank)
+
+
+def _fresh_rows(outcomes: Sequence[HeaderOutcome], band_indices: Sequence[int]) -> pa.Table:
+    """Ledger columns of fetched outcomes, one row per (file, band index)."""
+    headers: list[TiffHeader | None] = []
+    errors: list[RasteretAssetsError | None] = []
+    for outcome, index in zip(outcomes, band_indices, strict=True):
+        header, error = outcome.header, outcome.error
+        if header is not None and index >= header.samples_per_pixel:
+            names = f"band_index {index} is out of range: the file has {header.samples_per_pixel} bands, counted from 0"
+            header, error = None, UnsupportedTiffError(names)
+        headers.append(header)
+        errors.append(error)
+    kinds = [None if e is None else STATUS_UNSUPPORTED if isinstance(e, UnsupportedTiffError) else STATUS_FAILED for e in errors]
+    return pa.table(
+        {
+            "status": pa.array([kind or STATUS_OK for kind in kinds], pa.string()),
+            "error_class": pa.array([e and e.error_class for e in errors], pa.string()),
+            "error": pa.array([e and str(e) for e in errors], pa.string()),
+            "attempts": pa.array([o.attempts for o in outcomes], pa.int32()),
+            "etag": pa.array([o.etag for o in outcomes], pa.string()),
+            "last_modified": pa.array([o.last_modified for o in outcomes], pa.string()),
+            "content_length": pa.array([o.size for o in outcomes], pa.int64()),
+            "header": header_structs(headers, band_indices),
+        }
+    )
+
+
+def header_structs(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -> pa.StructArray:
+    """Headers as structs of :data:`~rasteret_assets.schema.BAND_STRUCT`; tile tables pass from numpy without objects."""
+    tiles = [None if h is None else h.band_tiles(i) for h, i in zip(headers, band_indices, strict=True)]
+    scalars = {
+        "image_width": "width", "image_height": "height", "tile_width": "tile_width", "tile_height": "tile_height",
+        "dtype": "dtype_name", "predictor": "predictor", "compression": "compression", "nodata": "nodata",
+        "samples_per_pixel": "samples_per_pixel", "planar_configuration": "planar_configuration",
+        "photometric": "photometric", "epsg": "epsg", "crs": "crs", "nodata_text": "nodata_text",
+        "jpeg_tables": "jpeg_tables", "transform": "transform", "pixel_scale": "pixel_scale", "tiepoint": "tiepoint",
+        "extra_samples": "extra_samples",
+    }  # fmt: skip
+    columns = {
+        name: pa.array([None if h is None else getattr(h, attribute) for h in headers], BAND_STRUCT.field(name).type)
+        for name, attribute in scalars.items()
+    }
+    columns["tile_offsets"] = _lists([None if t is None else t[0] for t in tiles])
+    columns["tile_byte_counts"] = _lists([None if t is None else t[1] for t in tiles])
+    columns[BAND_INDEX] = pa.array(
+        [None if h is None else i for h, i in zip(headers, band_indices, strict=True)], pa.int32()
+    )
+    missing = pa.array([h is None for h in headers], pa.bool_())
+    return pa.StructArray.from_arrays(
+        [columns[child.name] for child in BAND_STRUCT], fields=list(BAND_STRUCT), mask=missing
+    )
+
+
+def _lists(arrays: Sequence[npt.NDArray[np.int64] | None]) -> pa.ListArray:
+    lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    present = [array for array in arrays if array is not None]
+    values = np.concatenate(present) if present else np.zeros(0, np.int64)
+    mask = pa.array([array is None for array in arrays], pa.bool_())
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int64()), mask=mask)
