@@ -20,14 +20,8 @@ _INTEGER: Final = re.compile(r"[+-]?\d+")
 #: Texts that mean a number without being one, in lower case; those with ``#`` come from old Windows writers.
 _SPECIAL: Final = {
     "nan": math.nan,
-    "-nan": math.nan,
-    "+nan": math.nan,
     "inf": math.inf,
-    "+inf": math.inf,
     "-inf": -math.inf,
-    "infinity": math.inf,
-    "+infinity": math.inf,
-    "-infinity": -math.inf,
     "1.#qnan": math.nan,
     "-1.#qnan": math.nan,
     "-1.#ind": math.nan,

@@ -85,9 +85,8 @@ def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None
     ifd.require((*_VALUE_TAGS, grid.offsets_tag, grid.counts_tag))
 
     geo = read_geokeys(
-        ifd.layout.order,
-        ifd.raw(Tag.GEO_KEY_DIRECTORY),
-        ifd.raw(Tag.GEO_DOUBLE_PARAMS),
+        ifd.integers(Tag.GEO_KEY_DIRECTORY),
+        ifd.reals(Tag.GEO_DOUBLE_PARAMS),
         ifd.raw(Tag.GEO_ASCII_PARAMS),
     )
     pixel_scale = ifd.reals(Tag.MODEL_PIXEL_SCALE)

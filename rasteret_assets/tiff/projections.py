@@ -1,0 +1,175 @@
+"""Map projections of GeoKeys as PROJJSON conversions: which keys feed which parameter.
+
+The projections are those of ProjCoordTransGeoKey (OGC 19-008r4 annex C) with their EPSG methods; the keys that may hold
+a parameter are tried in libgeotiff's order, because writers disagree on which of them is the right one. Angles come in
+the file's angular unit, lengths in its linear unit; both leave in degrees and metres.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from rasteret_assets.tiff.constants import GeoKey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Keys = dict[int, int | float | str]
+"""GeoKeys by number: codes are ints, measures floats, citations text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One number of a projection."""
+
+    name: str
+    """EPSG's name of the parameter."""
+    code: int
+    """EPSG's code of the parameter."""
+    unit: str
+    """PROJJSON unit: ``degree``, ``metre`` or ``unity``."""
+    keys: tuple[GeoKey, ...]
+    """Where the value may be, the first that is present counts."""
+    default: float | None = None
+    """The value where no key is present; ``None`` if the projection cannot do without."""
+
+
+_LATITUDES: Final = (GeoKey.PROJ_NAT_ORIGIN_LAT, GeoKey.PROJ_FALSE_ORIGIN_LAT, GeoKey.PROJ_CENTER_LAT)
+_LONGITUDES: Final = (GeoKey.PROJ_NAT_ORIGIN_LONG, GeoKey.PROJ_FALSE_ORIGIN_LONG, GeoKey.PROJ_CENTER_LONG)
+_EASTINGS: Final = (GeoKey.PROJ_FALSE_EASTING, GeoKey.PROJ_CENTER_EASTING, GeoKey.PROJ_FALSE_ORIGIN_EASTING)
+_NORTHINGS: Final = (GeoKey.PROJ_FALSE_NORTHING, GeoKey.PROJ_CENTER_NORTHING, GeoKey.PROJ_FALSE_ORIGIN_NORTHING)
+
+
+def _angle(name: str, code: int, keys: tuple[GeoKey, ...], default: float | None = None) -> Parameter:
+    return Parameter(name=name, code=code, unit="degree", keys=keys, default=default)
+
+
+_LAT: Final = _angle("Latitude of natural origin", 8801, _LATITUDES)
+_LON: Final = _angle("Longitude of natural origin", 8802, _LONGITUDES)
+_SCALE: Final = Parameter(
+    name="Scale factor at natural origin",
+    code=8805,
+    unit="unity",
+    keys=(GeoKey.PROJ_SCALE_AT_NAT_ORIGIN, GeoKey.PROJ_SCALE_AT_CENTER),
+    default=1.0,
+)
+_SHIFT: Final = (
+    Parameter(name="False easting", code=8806, unit="metre", keys=_EASTINGS, default=0.0),
+    Parameter(name="False northing", code=8807, unit="metre", keys=_NORTHINGS, default=0.0),
+)
+_PARALLEL_1: Final = _angle("Latitude of 1st standard parallel", 8823, (GeoKey.PROJ_STD_PARALLEL_1,))
+_CONIC: Final = (
+    _angle("Latitude of false origin", 8821, (_LATITUDES[1], _LATITUDES[0], _LATITUDES[2])),
+    _angle("Longitude of false origin", 8822, (_LONGITUDES[1], _LONGITUDES[0], _LONGITUDES[2])),
+    _PARALLEL_1,
+    _angle("Latitude of 2nd standard parallel", 8824, (GeoKey.PROJ_STD_PARALLEL_2,)),
+    Parameter(name="Easting at false origin", code=8826, unit="metre", keys=_EASTINGS[::-1], default=0.0),
+    Parameter(name="Northing at false origin", code=8827, unit="metre", keys=_NORTHINGS[::-1], default=0.0),
+)
+_POLE_LATITUDE: Final = (GeoKey.PROJ_NAT_ORIGIN_LAT, GeoKey.PROJ_STD_PARALLEL_1)
+_POLE_LONGITUDE: Final = (GeoKey.PROJ_STRAIGHT_VERT_POLE_LONG, GeoKey.PROJ_NAT_ORIGIN_LONG)
+
+Method = tuple[str, int | None, tuple[Parameter, ...]]
+"""EPSG's name and code of a projection method (no code: PROJ's own), and its parameters."""
+
+_MERCATOR_A: Final[Method] = ("Mercator (variant A)", 9804, (_LAT, _LON, _SCALE, *_SHIFT))
+_MERCATOR_B: Final[Method] = ("Mercator (variant B)", 9805, (_PARALLEL_1, _LON, *_SHIFT))
+_POLAR_A: Final[Method] = (
+    "Polar Stereographic (variant A)",
+    9810,
+    (
+        _angle(_LAT.name, _LAT.code, _POLE_LATITUDE),
+        _angle(_LON.name, _LON.code, _POLE_LONGITUDE),
+        _SCALE,
+        *_SHIFT,
+    ),
+)
+_POLAR_B: Final[Method] = (
+    "Polar Stereographic (variant B)",
+    9829,
+    (
+        _angle("Latitude of standard parallel", 8832, _POLE_LATITUDE),
+        _angle("Longitude of origin", 8833, _POLE_LONGITUDE),
+        *_SHIFT,
+    ),
+)
+_MERCATOR: Final = 7
+_POLAR_STEREOGRAPHIC: Final = 15
+_EQUIRECTANGULAR: Final = 17
+
+#: By ProjCoordTransGeoKey. What is not here is not built.
+_METHODS: Final[Mapping[int, Method]] = {
+    1: ("Transverse Mercator", 9807, (_LAT, _LON, _SCALE, *_SHIFT)),
+    8: ("Lambert Conic Conformal (2SP)", 9802, _CONIC),
+    9: ("Lambert Conic Conformal (1SP)", 9801, (_LAT, _LON, _SCALE, *_SHIFT)),
+    10: ("Lambert Azimuthal Equal Area", 9820, (_LAT, _LON, *_SHIFT)),
+    11: ("Albers Equal Area", 9822, _CONIC),
+    _EQUIRECTANGULAR: (
+        "Equidistant Cylindrical",
+        1028,
+        (_angle(_PARALLEL_1.name, 8823, _PARALLEL_1.keys, 0.0), _LON, *_SHIFT),
+    ),
+    24: ("Sinusoidal", None, (_LON, *_SHIFT)),
+}
+
+
+def build_conversion(keys: Keys, *, to_degrees: float, to_metres: float) -> dict[str, Any] | None:
+    """The projection as a PROJJSON conversion, ``None`` where it is not one of ours or lacks a parameter.
+
+    Args:
+        keys: the GeoKeys of the file.
+        to_degrees: size of the file's angular unit.
+        to_metres: size of the file's linear unit.
+    """
+    method = _choose_method(keys)
+    if method is None:
+        return None
+    name, code, parameters = method
+    factors = {"degree": to_degrees, "metre": to_metres, "unity": 1.0}
+    values = []
+    for parameter in parameters:
+        value = _first_number(keys, parameter.keys)
+        if value is None:
+            value = parameter.default
+        if value is None:
+            return None
+        values.append(
+            {
+                "name": parameter.name,
+                "value": value * factors[parameter.unit],
+                "unit": parameter.unit,
+                "id": {"authority": "EPSG", "code": parameter.code},
+            }
+        )
+    method_json: dict[str, Any] = {"name": name}
+    if code is not None:
+        method_json["id"] = {"authority": "EPSG", "code": code}
+    return {"name": "unnamed", "method": method_json, "parameters": values}
+
+
+def _choose_method(keys: Keys) -> Method | None:
+    """The method of ProjCoordTransGeoKey; two of its codes cover two EPSG methods each."""
+    code = keys.get(GeoKey.PROJ_COORD_TRANS)
+    if not isinstance(code, int):
+        return None
+    unscaled = _first_number(keys, _SCALE.keys) in (None, 1.0)
+    if code == _POLAR_STEREOGRAPHIC:
+        if abs(_first_number(keys, _POLE_LATITUDE) or 0) == 90:
+            return _POLAR_A
+        return _POLAR_B if unscaled else None
+    if code in (_MERCATOR, _EQUIRECTANGULAR) and _first_number(keys, _LATITUDES):
+        return None  # an origin off the equator: writers mean different things by it
+    if code == _MERCATOR:
+        return _MERCATOR_B if GeoKey.PROJ_STD_PARALLEL_1 in keys and unscaled else _MERCATOR_A
+    return _METHODS.get(code)
+
+
+def _first_number(keys: Keys, candidates: tuple[GeoKey, ...]) -> float | None:
+    """The first finite value among some keys."""
+    for key in candidates:
+        value = keys.get(key)
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+    return None
