@@ -90,7 +90,7 @@ def _check_code(code: int | None, keys: Keys) -> Resolved:
         if not crs.is_projected:
             return _name(code)
         factor = _linear_factor(keys) if GeoKey.PROJ_LINEAR_UNITS in keys else crs.axis_info[0].unit_conversion_factor
-        own_base = crs.geodetic_crs.to_epsg()
+        own_base = crs.geodetic_crs.to_epsg() if crs.geodetic_crs else None
         base = _code(keys, GeoKey.GEOGRAPHIC_TYPE) or own_base
         if factor is None:
             return None, None
