@@ -1,0 +1,29 @@
+"""The backend that reads share where none is given, so that connections outlive a call."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+
+from rasteret_assets.collection.bridge import run_sync
+from rasteret_assets.spec import CloudConfig
+from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.create import close_backend, create_backend
+
+
+def shared_backend(data_source: str) -> StorageBackend:
+    """The backend for records of a data source, with the cloud configuration registered for it, if any."""
+    config = CloudConfig.get_config(data_source)
+    return _backend(None if config is None else config.model_dump_json())
+
+
+@functools.cache
+def _backend(config: str | None) -> StorageBackend:
+    # Made on the loop that will use it: so the loop's own farewell is registered earlier, and called later.
+    backend = run_sync(_created(None if config is None else CloudConfig.model_validate_json(config)))
+    atexit.register(lambda: run_sync(close_backend(backend)))
+    return backend
+
+
+async def _created(config: CloudConfig | None) -> StorageBackend:
+    return create_backend(cloud_config=config)

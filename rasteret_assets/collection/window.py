@@ -1,0 +1,120 @@
+"""Pixel grids and the windows on them. Columns and rows count from 0 at the first pixel stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rasteret_assets.errors import WindowError
+
+#: Edges this close to a pixel's border (in pixels) lie on it: reprojection is not exact to the last digit.
+_SNAP = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """A block of pixels.
+
+    Args:
+        col_off: first column.
+        row_off: first row.
+        width: number of columns, at least 1.
+        height: number of rows, at least 1.
+    """
+
+    col_off: int
+    row_off: int
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if self.col_off < 0 or self.row_off < 0 or self.width < 1 or self.height < 1:
+            raise WindowError(f"{self} is no window: offsets count from 0, and it holds at least one pixel")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.height, self.width
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, to index an array with."""
+        rows = slice(self.row_off, self.row_off + self.height)
+        return rows, slice(self.col_off, self.col_off + self.width)
+
+    def overlap(self, other: Window) -> Window | None:
+        """The pixels of both."""
+        left, top = max(self.col_off, other.col_off), max(self.row_off, other.row_off)
+        right = min(self.col_off + self.width, other.col_off + other.width)
+        bottom = min(self.row_off + self.height, other.row_off + other.height)
+        if left >= right or top >= bottom:
+            return None
+        return Window(col_off=left, row_off=top, width=right - left, height=bottom - top)
+
+    def within(self, outer: Window) -> Window:
+        """The same pixels, counted from the first of ``outer``, which holds them all."""
+        return Window(
+            col_off=self.col_off - outer.col_off,
+            row_off=self.row_off - outer.row_off,
+            width=self.width,
+            height=self.height,
+        )
+
+    def tiles(self, tile_width: int, tile_height: int) -> Iterator[tuple[int, int]]:
+        """(row, column) of every tile that it touches, row by row."""
+        rows = range(self.row_off // tile_height, (self.row_off + self.height - 1) // tile_height + 1)
+        columns = range(self.col_off // tile_width, (self.col_off + self.width - 1) // tile_width + 1)
+        return ((row, column) for row in rows for column in columns)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """An upright pixel grid: x = origin_x + column * scale_x, y = origin_y + row * scale_y at a pixel's first corner.
+
+    Args:
+        width: columns.
+        height: rows.
+        scale_x: width of a pixel in units of the CRS, not 0.
+        scale_y: height of a pixel, negative where rows run southward.
+        origin_x: x of the outer corner of the first pixel.
+        origin_y: y of the same corner.
+    """
+
+    width: int
+    height: int
+    scale_x: float
+    scale_y: float
+    origin_x: float
+    origin_y: float
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1 or not self.scale_x or not self.scale_y:
+            raise WindowError(f"{self} is no pixel grid")
+
+    def window(self, bounds: tuple[float, float, float, float]) -> Window | None:
+        """The pixels that (xmin, ymin, xmax, ymax) touches, clipped to the grid; None where there are none.
+
+        Bounds without extent stand for the one pixel that holds them.
+        """
+        xmin, ymin, xmax, ymax = bounds
+        columns = _span((xmin - self.origin_x) / self.scale_x, (xmax - self.origin_x) / self.scale_x, self.width)
+        rows = _span((ymin - self.origin_y) / self.scale_y, (ymax - self.origin_y) / self.scale_y, self.height)
+        if columns is None or rows is None:
+            return None
+        return Window(col_off=columns[0], row_off=rows[0], width=columns[1], height=rows[1])
+
+    def bounds(self, window: Window) -> tuple[float, float, float, float]:
+        """(xmin, ymin, xmax, ymax) of the outer corners of a window."""
+        x = [self.origin_x + column * self.scale_x for column in (window.col_off, window.col_off + window.width)]
+        y = [self.origin_y + row * self.scale_y for row in (window.row_off, window.row_off + window.height)]
+        return min(x), min(y), max(x), max(y)
+
+
+def _span(one: float, other: float, size: int) -> tuple[int, int] | None:
+    """Offset and number of the whole pixels between two positions, clipped to ``size``."""
+    low, high = sorted((one, other))
+    first = math.floor(low + _SNAP)
+    last = max(math.ceil(high - _SNAP), first + 1)
+    first, last = max(first, 0), min(last, size)
+    return (first, last - first) if first < last else None
