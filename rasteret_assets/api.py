@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rasteret_assets.collection import Collection, as_collection, load
-from rasteret_assets.schema import UNDATED
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
 from rasteret_assets.stages.bands import check_enrichment, read_band_metadata
 from rasteret_assets.stages.normalize import normalize_records
@@ -93,8 +92,7 @@ def build_from_table(
         return load(target, name=name)
     source = open_source(path, spec, filesystem)
     profile = load_profile(workspace, source, spec)
-    # An empty table publishes one empty partition, so that the collection can be opened and has its columns.
-    keys = sorted({*profile.partitions, *workspace.states()}) or [UNDATED]
+    keys = sorted({*profile.partitions, *workspace.states()})
     build_partitions(workspace, source, spec, keys, backend, force=force)
     return load(target, name=name)
 

@@ -52,7 +52,8 @@ class GeometryColumn:
 def describe_geometry(field: pa.Field, footer: dict[bytes, bytes] | None = None) -> GeometryColumn:
     """What a field's extension metadata and a GeoParquet footer say of a geometry column.
 
-    The Arrow extension metadata wins over the footer, because a table that was reprojected in memory keeps the old footer.
+    The Arrow extension metadata wins over the footer, because a table that was reprojected in memory keeps the old
+    footer.
     """
     name, metadata = _extension(field)
     native = name.removeprefix("geoarrow.") if name.startswith("geoarrow.") else None
@@ -103,7 +104,9 @@ def decode_geometries(column: pa.Array, described: GeometryColumn) -> tuple[Geom
         decoded = _from_text(_objects(storage))
     elif pa.types.is_struct(kind) and {"type", "coordinates"} <= {child.name for child in kind}:
         # GeoJSON as a struct has no vectorised reader; its rows pass through text.
-        decoded = _from_text(np.array([None if row is None else json.dumps(row) for row in storage.to_pylist()], object))
+        decoded = _from_text(
+            np.array([None if row is None else json.dumps(row) for row in storage.to_pylist()], object)
+        )
     else:
         raise RecordError(
             f"geometry column of type {kind} holds no geometries: write WKB, WKT, GeoJSON or a GeoArrow layout"
@@ -206,10 +209,7 @@ def hilbert_distance(bbox: pa.StructArray, order: int = 16) -> npt.NDArray[np.ui
     lat = ((ymin + ymax) / 2 + 90) / 180
     missing = np.asarray(pc.is_null(bbox)) | ~np.isfinite(lon) | ~np.isfinite(lat)
     side = 1 << order
-    x, y = (
-        np.clip(np.where(missing, 0, value) * side, 0, side - 1).astype(np.int64)
-        for value in (lon, lat)
-    )
+    x, y = (np.clip(np.where(missing, 0, value) * side, 0, side - 1).astype(np.int64) for value in (lon, lat))
     distance = np.zeros(len(x), np.uint64)
     for bit in range(order - 1, -1, -1):
         quadrant_x, quadrant_y = (x >> bit) & 1, (y >> bit) & 1
@@ -327,5 +327,10 @@ def _wrap_split(geometries: Geometries, bounds: npt.NDArray[np.float64]) -> None
     for row in np.flatnonzero(candidates):
         parts = shapely.bounds(shapely.get_parts(geometries[row]))
         east, west = parts[parts[:, 2] >= 180], parts[parts[:, 0] <= -180]
-        if len(east) + len(west) == len(parts) and len(east) and len(west) and (np.ptp(parts[:, ::2], axis=1) < 180).all():
+        if (
+            len(east) + len(west) == len(parts)
+            and len(east)
+            and len(west)
+            and (np.ptp(parts[:, ::2], axis=1) < 180).all()
+        ):
             bounds[row, 0], bounds[row, 2] = east[:, 0].min(), west[:, 2].max()

@@ -1,8 +1,8 @@
 """Every column name, Arrow type and footer key, in one place.
 
-Four tables follow one another: raw records (whatever the provider wrote), normalized records (:data:`RECORD_FIELDS` beside
-the user's own columns), band metadata (:data:`BAND_METADATA_SCHEMA`, one row per record and band) and the published
-collection (normalized records with one :data:`BAND_STRUCT` column per band).
+Four tables follow one another: raw records (whatever the provider wrote), normalized records (:data:`RECORD_FIELDS`
+beside the user's own columns), band metadata (:data:`BAND_METADATA_SCHEMA`, one row per record and band) and the
+published collection (normalized records with one :data:`BAND_STRUCT` column per band).
 
 The first seventeen fields of :data:`BAND_STRUCT` are rasteret's schema contract, in its order and with its types: other
 readers of that contract find what they expect. Ours follow.
@@ -123,8 +123,8 @@ def band_column(band: str) -> str:
 def is_band_field(field: pa.Field) -> bool:
     """Whether a column holds band metadata: named ``*_metadata`` and a struct with the contract's fields.
 
-    A foreign ``product_metadata`` text column is no band. Only the first ten fields are demanded: older collections lack
-    the later ones.
+    A foreign ``product_metadata`` text column is no band. Only the first ten fields are demanded: older collections
+    lack the later ones.
     """
     if not field.name.endswith(METADATA_SUFFIX) or not pa.types.is_struct(field.type):
         return False

@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -195,9 +195,9 @@ class CollectionSpec(_Model):
 def published_path(workspace_dir: str | Path | None, name: str) -> str | None:
     """Where a collection is published: ``<workspace_dir>/<name>_records``.
 
-    Without ``workspace_dir`` the default workspace ``~/rasteret_workspace`` serves; without a name as well the collection
-    stays in memory and None is returned. A path that already ends in ``_records`` or ``_stac`` is used as it is, and so is
-    ``workspace_dir`` where there is no name.
+    Without ``workspace_dir`` the default workspace ``~/rasteret_workspace`` serves; without a name as well the
+    collection stays in memory and None is returned. A path that already ends in ``_records`` or ``_stac`` is used as
+    it is, and so is ``workspace_dir`` where there is no name.
     """
     if workspace_dir is None:
         return str(Path(DEFAULT_WORKSPACE).expanduser() / f"{name}_records") if name else None
@@ -210,35 +210,48 @@ def published_path(workspace_dir: str | Path | None, name: str) -> str | None:
     return f"{root}/{name}_records"
 
 
-def _contradictions(spec: CollectionSpec) -> list[str]:
-    problems = []
+def _contradictions(spec: CollectionSpec) -> Iterator[str]:
+    yield from _href_problems(spec)
+    yield from _band_problems(spec)
+    yield from _column_problems(spec)
+
+
+def _href_problems(spec: CollectionSpec) -> Iterator[str]:
     if spec.href_column and not spec.band_index_map:
-        problems.append(
+        yield (
             f"href_column={spec.href_column!r} needs band_index_map, which names the bands of its files: "
             "write for example {'B02': 0}"
         )
     if spec.band_index_map and not spec.href_column:
-        problems.append("band_index_map names the bands of the files in href_column, but href_column is not given")
-    if spec.band_codes is not None and not spec.band_codes:
-        problems.append("band_codes is empty: name bands, or leave it out for every raster asset")
-    if spec.band_codes and (double := sorted({b for b in spec.band_codes if spec.band_codes.count(b) > 1})):
-        problems.append(f"band_codes names {double} more than once")
-    if spec.band_codes and spec.band_index_map:
-        unknown = [band for band in spec.band_codes if band not in spec.band_index_map]
-        if unknown:
-            problems.append(f"band_codes asks for {unknown}, but band_index_map has only {sorted(spec.band_index_map)}")
+        yield "band_index_map names the bands of the files in href_column, but href_column is not given"
+    if "" in spec.url_rewrite_patterns:
+        yield "url_rewrite_patterns has an empty prefix, which every href starts with"
+
+
+def _band_problems(spec: CollectionSpec) -> Iterator[str]:
+    if spec.band_codes is None:
+        return
+    if not spec.band_codes:
+        yield "band_codes is empty: name bands, or leave it out for every raster asset"
+    if double := sorted({band for band in spec.band_codes if spec.band_codes.count(band) > 1}):
+        yield f"band_codes names {double} more than once"
+    unknown = [band for band in spec.band_codes if band not in spec.band_index_map]
+    if spec.band_index_map and unknown:
+        yield f"band_codes asks for {unknown}, but band_index_map has only {sorted(spec.band_index_map)}"
+
+
+def _column_problems(spec: CollectionSpec) -> Iterator[str]:
+    if "" in spec.column_map or "" in spec.column_map.values():
+        yield "column_map has an empty name"
     targets = list(spec.column_map.values())
     if double := sorted({target for target in targets if targets.count(target) > 1}):
-        problems.append(f"column_map maps several columns to {double}; each contract column has one source")
-    if spec.columns is not None:
-        named = {"href_column": [spec.href_column] if spec.href_column else [], "column_map": list(spec.column_map)}
-        for argument, wanted in named.items():
-            if missing := [column for column in wanted if column not in spec.columns]:
-                problems.append(f"{argument} uses {missing}, which columns={list(spec.columns)} does not scan; add it")
-    for argument in ("url_rewrite_patterns", "column_map"):
-        if "" in getattr(spec, argument):
-            problems.append(f"{argument} has an empty key")
-    return problems
+        yield f"column_map maps several columns to {double}; each contract column has one source"
+    if spec.columns is None:
+        return
+    named = {"href_column": [spec.href_column] if spec.href_column else [], "column_map": list(spec.column_map)}
+    for argument, wanted in named.items():
+        if missing := [column for column in wanted if column not in spec.columns]:
+            yield f"{argument} uses {missing}, which columns={list(spec.columns)} does not scan; add it"
 
 
 def _filter_tuples(value: Any) -> list[list[tuple[str, str, Any]]]:

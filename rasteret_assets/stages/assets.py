@@ -109,7 +109,10 @@ def raster_rows(asset: pa.Array) -> pa.Array:
     media = asset_field(asset, "type") if "type" in names else pa.nulls(rows, pa.string())
     media = media if _is_text(media.type) else pa.nulls(rows, pa.string())
     address = pc.replace_substring_regex(href, r"[?#].*$", "")
-    is_tiff, is_vague = _matches(media, _RASTER_TYPE), pc.fill_null(pc.match_substring_regex(media, _VAGUE_TYPE), True)
+    is_tiff, is_vague = (
+        _matches(media, _RASTER_TYPE),
+        pc.fill_null(pc.match_substring_regex(media, _VAGUE_TYPE), fill_value=True),
+    )
     by_name, other_name = _matches(address, _RASTER_NAME), _matches(address, _OTHER_NAME)
     other_role = _has_role(asset, names)
     by_address = pc.or_(by_name, pc.invert(pc.or_(other_name, other_role)))
@@ -168,10 +171,13 @@ def _struct(fields: Mapping[str, pa.Array], missing: pa.Array, rows: int) -> pa.
 
 
 def _pick(column: pa.Array, keys: pa.Array, items: pa.Array, names: Sequence[str]) -> dict[str, pa.Array]:
-    """The item under each name, per row, of a map or a list of named structs; the last of several wins, as in a dict."""
+    """The item under each name, per row, of a map or a list of named structs; the last of several wins."""
     offsets = np.asarray(column.offsets)
     if pa.types.is_map(column.type):
-        keys, items = keys.slice(offsets[0], offsets[-1] - offsets[0]), items.slice(offsets[0], offsets[-1] - offsets[0])
+        keys, items = (
+            keys.slice(offsets[0], offsets[-1] - offsets[0]),
+            items.slice(offsets[0], offsets[-1] - offsets[0]),
+        )
     parents = np.repeat(np.arange(len(column)), np.where(np.asarray(pc.is_valid(column)), np.diff(offsets), 0))
     picked = {}
     for name in names:
@@ -183,7 +189,8 @@ def _pick(column: pa.Array, keys: pa.Array, items: pa.Array, names: Sequence[str
 
 
 def _documents(column: pa.Array) -> list[dict[str, Any] | None]:
-    """Asset objects of JSON text; None where the row is null or holds no object. JSON has no Arrow kernel, hence rows."""
+    """Asset objects of JSON text; None where the row is null or holds no object."""
+    # JSON of varying keys has no Arrow kernel, hence rows.
     return [_document(text) for text in column.to_pylist()]
 
 

@@ -107,9 +107,11 @@ def read_band_metadata(
     cached = _cached_rows(targets, None if force else previous)
     wanted = pc.and_(pc.is_null(cached), pc.is_null(targets["error_class"]))
     files, file_of_row = _distinct_files(targets, wanted)
-    outcomes, account = run_sync(
-        fetch_headers(files, backend, max_concurrent=max_concurrent, progress=progress)
-    ) if files else ([], HeaderProgress(total=0))
+    outcomes, account = (
+        run_sync(fetch_headers(files, backend, max_concurrent=max_concurrent, progress=progress))
+        if files
+        else ([], HeaderProgress(total=0))
+    )
     table = _assemble(targets, cached, previous, outcomes, file_of_row)
     reused = len(cached) - cached.null_count
     return BandMetadata(
@@ -145,7 +147,8 @@ def check_enrichment(ledgers: Sequence[pa.Table], *, transient_only: bool = Fals
     classes = ", ".join(f"{count} {name}" for name, count in count_failures(rows).items())
     hosts = sorted({host(href) or "local files" for href in rows[HREF].drop_null().to_pylist()})
     raise EnrichmentError(
-        f"not one of {total} headers could be read ({classes}) from {', '.join(hosts[:5])}; the first: {rows['error'][0]}. "
+        f"not one of {total} headers could be read ({classes}) from {', '.join(hosts[:5])}. "
+        f"The first: {rows['error'][0]}. "
         "Likely causes: the host is down or throttles, hrefs need url_rewrite_patterns or a backend with credentials, "
         "requester pays is not declared, or the bands are no tiled GeoTIFFs"
     )
@@ -274,7 +277,10 @@ def _fresh_rows(outcomes: Sequence[HeaderOutcome], band_indices: Sequence[int]) 
             header, error = None, UnsupportedTiffError(names)
         headers.append(header)
         errors.append(error)
-    kinds = [None if e is None else STATUS_UNSUPPORTED if isinstance(e, UnsupportedTiffError) else STATUS_FAILED for e in errors]
+    kinds = [
+        None if e is None else STATUS_UNSUPPORTED if isinstance(e, UnsupportedTiffError) else STATUS_FAILED
+        for e in errors
+    ]
     return pa.table(
         {
             "status": pa.array([kind or STATUS_OK for kind in kinds], pa.string()),
@@ -290,7 +296,7 @@ def _fresh_rows(outcomes: Sequence[HeaderOutcome], band_indices: Sequence[int]) 
 
 
 def header_structs(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -> pa.StructArray:
-    """Headers as structs of :data:`~rasteret_assets.schema.BAND_STRUCT`; tile tables pass from numpy without objects."""
+    """Headers as structs of :data:`~rasteret_assets.schema.BAND_STRUCT`; tile tables stay numpy buffers."""
     tiles = [None if h is None else h.band_tiles(i) for h, i in zip(headers, band_indices, strict=True)]
     scalars = {
         "image_width": "width", "image_height": "height", "tile_width": "tile_width", "tile_height": "tile_height",

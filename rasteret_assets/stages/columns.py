@@ -16,9 +16,7 @@ from rasteret_assets.errors import RecordError
 from rasteret_assets.schema import CRS, PROJ_EPSG, TIMESTAMP
 
 # ISO 8601 as STAC writes it (RFC 3339) and its common relaxations: a space for the T, no seconds, a bare date, no zone.
-_ISO_TIME = (
-    r"^\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?)?\s*([Zz]|[+-]\d{2}(:?\d{2})?)?$"
-)
+_ISO_TIME = r"^\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?)?\s*([Zz]|[+-]\d{2}(:?\d{2})?)?$"
 _ZONED = r"[:\d]\s*([Zz]|[+-]\d{2}(:?\d{2})?)$"
 _MICROSECONDS = r"([.,]\d{6})\d+"
 _EARLIEST_YEAR, _LATEST_YEAR = 1000, 9999
@@ -32,17 +30,15 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     """A type without views and dictionaries, at any depth: what every kernel and every reader takes."""
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
-    if kind == pa.string_view():
-        return pa.string()
-    if kind == pa.binary_view():
-        return pa.binary()
     if pa.types.is_struct(kind):
         return pa.struct([child.with_type(plain_type(child.type)) for child in kind])
     if pa.types.is_map(kind):
-        return pa.map_(kind.key_field.with_type(plain_type(kind.key_type)), kind.item_field.with_type(plain_type(kind.item_type)))
+        return pa.map_(
+            kind.key_field.with_type(plain_type(kind.key_type)), kind.item_field.with_type(plain_type(kind.item_type))
+        )
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
-    return kind
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
 def plain(column: pa.Array) -> pa.Array:
@@ -80,7 +76,7 @@ def normalize_times(column: pa.Array, name: str) -> tuple[pa.Array, pa.Array]:
     """
     column = plain(column)
     kind = column.type
-    good = pa.nulls(len(column), pa.bool_()).fill_null(False)
+    good = pa.array(np.zeros(len(column), bool))
     if pa.types.is_null(kind):
         return pa.nulls(len(column), TIMESTAMP), good
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
@@ -148,11 +144,12 @@ def _parse_time(text: str | None) -> datetime | None:
 def normalize_crs(batch: pa.RecordBatch | pa.Table) -> tuple[pa.Array, pa.Array, int]:
     """EPSG code and CRS text of every row, from whichever columns state one.
 
-    The first of :data:`CRS_SOURCES` that names an EPSG code wins, row by row; a CRS without a code keeps its text. A code
-    that the EPSG registry does not know is kept as text only.
+    The first of :data:`CRS_SOURCES` that names an EPSG code wins, row by row; a CRS without a code keeps its text. A
+    code that the EPSG registry does not know is kept as text only.
 
     Returns:
-        int32 codes ``[N]``, texts ``[N]`` (``EPSG:n`` where there is a code), and how many rows state CRSs that disagree.
+        int32 codes ``[N]``, texts ``[N]`` (``EPSG:n`` where there is a code), and how many rows state CRSs that
+        disagree.
     """
     rows = batch.num_rows
     codes, texts = pa.nulls(rows, pa.int32()), pa.nulls(rows, pa.string())
@@ -173,7 +170,9 @@ def _parse_crs_column(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     column = plain(column)
     if pa.types.is_nested(column.type):
         # PROJJSON as a struct: compared as text, and a table holds few distinct ones.
-        column = pa.array([None if v is None else json.dumps(_drop_nulls(v), sort_keys=True) for v in column.to_pylist()])
+        column = pa.array(
+            [None if v is None else json.dumps(_drop_nulls(v), sort_keys=True) for v in column.to_pylist()]
+        )
     encoded = column.dictionary_encode()
     parsed = [parse_crs(value) for value in encoded.dictionary.to_pylist()]
     codes = pa.array([code for code, _ in parsed], pa.int32())

@@ -1,8 +1,8 @@
 """Fetch and parse the headers of many files at once: one request for a typical COG, every failure an outcome.
 
-The first read of a file is a prefetch. Its size is learned per family of files (the files of one band), so that the next
-file of a band is asked for exactly what the last ones needed. What a header still lacks is read in one more round of all
-missing ranges together.
+The first read of a file is a prefetch. Its size is learned per family of files (the files of one band), so that the
+next file of a band is asked for exactly what the last ones needed. What a header still lacks is read in one more round
+of all missing ranges together.
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ class _Fetch:
             for (start, length), read in zip(missing, reads, strict=True):
                 data = bytes(read.data)[:length]
                 if outcome.etag and read.etag and read.etag != outcome.etag and pieces:
-                    raise TruncatedReadError(f"{redact(target.href)}: changed while it was read", href=redact(target.href))
+                    raise TruncatedReadError(
+                        f"{redact(target.href)}: changed while it was read", href=redact(target.href)
+                    )
                 outcome.etag, outcome.last_modified = read.etag, read.last_modified
                 outcome.size = read.size if read.size is not None else outcome.size
                 if outcome.size is None and len(data) < length:
@@ -195,7 +197,9 @@ class _Fetch:
         except Exception as error:  # a user's backend may raise anything, and none of it may stop a build
             where = redact(href)
             reason = str(error).replace(href, where)
-            raise StoreUnavailableError(f"{where}: the backend failed: {type(error).__name__}: {reason}", href=where) from error
+            raise StoreUnavailableError(
+                f"{where}: the backend failed: {type(error).__name__}: {reason}", href=where
+            ) from error
         self.totals.bytes += memoryview(read.data).nbytes
         return read
 
@@ -215,5 +219,3 @@ def _backoff(attempts: int, retry_after: float | None) -> float:
     if retry_after is not None:
         return min(retry_after, _LONGEST_BACKOFF_S) + random.uniform(0, 0.25)  # noqa: S311
     return random.uniform(0, min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempts))  # noqa: S311
-
-

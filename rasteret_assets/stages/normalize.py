@@ -25,7 +25,6 @@ from rasteret_assets.geometry import (
 from rasteret_assets.schema import (
     ASSETS,
     BBOX,
-    BBOX_TYPE,
     CRS,
     DATETIME,
     GEOMETRY,
@@ -34,7 +33,6 @@ from rasteret_assets.schema import (
     PROJ_EPSG,
     REJECT_CLASS,
     REJECT_REASON,
-    TIMESTAMP,
     YEAR,
 )
 from rasteret_assets.spec import CollectionSpec
@@ -166,13 +164,13 @@ def _rejections(
 
 def _repetitions(ids: pa.Array, reasons: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
     """Rows whose id stood in an earlier row: what is left of repeated ids is equal in content."""
-    repeated = np.zeros(len(ids), bool)
     encoded = pc.dictionary_encode(ids)
     codes = np.asarray(pc.fill_null(encoded.indices, -1))
     _, first = np.unique(codes, return_index=True)
-    repeated[:] = True
+    repeated = np.ones(len(ids), bool)
     repeated[first] = False
-    return repeated & (codes >= 0) & (reasons[:, 0] == None)  # noqa: E711  (element-wise)
+    free = reasons[:, 0] == None  # noqa: E711  (element-wise)
+    return np.asarray(repeated & (codes >= 0) & free, bool)
 
 
 def _replace(batch: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa.Table:
@@ -187,7 +185,9 @@ def _replace(batch: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa.Table
         if name not in names:
             names.append(name)
             arrays.append(column)
-    return pa.Table.from_arrays(arrays, schema=pa.schema([pa.field(n, a.type) for n, a in zip(names, arrays, strict=True)]))
+    return pa.Table.from_arrays(
+        arrays, schema=pa.schema([pa.field(n, a.type) for n, a in zip(names, arrays, strict=True)])
+    )
 
 
 def _carried(column: pa.Array) -> pa.Array:
@@ -207,15 +207,12 @@ def _rejected(raw: pa.Table, reasons: npt.NDArray[np.object_]) -> pa.Table:
 
 
 def _rejection(rejected: pa.Table, total: int) -> str:
-    named = rejected.column(ID if ID in rejected.schema.names else 0)
-    first = [
-        f"{named[row].as_py()!r} ({rejected.column(REJECT_REASON)[row].as_py()})" for row in range(min(3, len(rejected)))
-    ]
+    ids = rejected.column(ID if ID in rejected.schema.names else 0).to_pylist()
+    reasons = rejected.column(REJECT_REASON).to_pylist()
+    first = ", ".join(f"{name!r} ({why})" for name, why in zip(ids[:3], reasons[:3], strict=True))
     more = f" and {len(rejected) - 3} more" if len(rejected) > 3 else ""
     share = len(rejected) / total
     return (
-        f"{len(rejected)} of {total} records break the record contract: {', '.join(first)}{more}. Mend them in the source, "
-        f"or tolerate them with max_rejected={share:.2g} in the collection's spec: they then go to rejected_records"
+        f"{len(rejected)} of {total} records break the record contract: {first}{more}. Mend them in the source, or "
+        f"tolerate them with max_rejected={share:.2g} in the collection's spec: they then go to rejected_records"
     )
-
-

@@ -1,7 +1,7 @@
 """What a source holds, found in one streaming look: its partitions and their versions, its assets, bands and doubles.
 
-Every stage of every partition goes by the same profile, so that all partitions share one schema and a record is judged the
-same whichever partition is built first.
+Every stage of every partition goes by the same profile, so that all partitions share one schema and a record is judged
+the same whichever partition is built first.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.errors import BandNotFoundError
-from rasteret_assets.schema import ASSETS, DATETIME, ID, PARSER_VERSION, START_DATETIME, partition_key
+from rasteret_assets.schema import ASSETS, DATETIME, ID, PARSER_VERSION, START_DATETIME, UNDATED, partition_key
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.assets import asset_names, assets_from_href, normalize_assets, raster_rows
+from rasteret_assets.stages.assets import asset_names, normalize_assets, raster_rows
 from rasteret_assets.stages.columns import normalize_ids, normalize_times
 from rasteret_assets.stages.scan import Source
 
@@ -39,7 +39,7 @@ class SourceProfile:
 
     Args:
         fingerprint: of the source's files and the spec that looked at them.
-        partitions: by partition key.
+        partitions: by partition key; a source without rows has one empty partition, so that it can be published.
         asset_names: fields of the normalized ``assets`` struct.
         bands: bands to enrich, in order; empty where nothing is to be enriched.
         conflicting_ids: ids that several rows with different content carry; none of these rows is published.
@@ -97,27 +97,32 @@ def profile_source(source: Source, spec: CollectionSpec) -> SourceProfile:
             rows[key] += part.num_rows
         id_chunks.append(normalize_ids(aliased.column(ID)))
         if not _from_href(source, spec):
-            found = asset_names(aliased.column(ASSETS))
-            names.update(dict.fromkeys(found))
+            in_batch = asset_names(aliased.column(ASSETS))
+            names.update(dict.fromkeys(in_batch))
             if spec.enrich_cog and spec.band_codes is None:
-                rasters |= _raster_names(aliased.column(ASSETS), [name for name in found if name not in rasters])
+                rasters |= _raster_names(aliased.column(ASSETS), [name for name in in_batch if name not in rasters])
     ordered = list(names) if _has_ordered_assets(source, spec) else sorted(names)
+    found = {key: PartitionProfile(rows=rows[key], version=digests[key].hexdigest()) for key in sorted(rows)}
     return SourceProfile(
         fingerprint=profile_fingerprint(source, spec),
-        partitions={key: PartitionProfile(rows=rows[key], version=digests[key].hexdigest()) for key in sorted(rows)},
+        partitions=found or {UNDATED: PartitionProfile(rows=0, version="empty")},
         asset_names=tuple(ordered),
         bands=_bands(source, spec, ordered, rasters, any_rows=bool(rows)),
         conflicting_ids=_conflicting(source, spec, id_chunks),
     )
 
 
-def partition_tables(source: Source, spec: CollectionSpec, keys: set[str] | None = None) -> dict[str, pa.Table]:
-    """Raw rows by partition, from one scan of the source; only ``keys`` where they are given."""
+def partition_tables(source: Source, spec: CollectionSpec, keys: set[str]) -> dict[str, pa.Table]:
+    """Raw rows of the partitions in ``keys`` that have any, from one scan of the source."""
     parts: dict[str, list[pa.RecordBatch]] = {}
+    empty = True
     for batch in source.batches():
+        empty = empty and batch.num_rows == 0
         for key, part in _split(batch, with_aliases(batch, spec), spec):
-            if keys is None or key in keys:
+            if key in keys:
                 parts.setdefault(key, []).append(part)
+    if empty and UNDATED in keys:
+        parts[UNDATED] = []
     return {key: pa.Table.from_batches(batches, source.schema) for key, batches in sorted(parts.items())}
 
 
@@ -132,7 +137,7 @@ def with_aliases(batch: pa.RecordBatch, spec: CollectionSpec) -> pa.RecordBatch:
 
 
 def record_times(batch: pa.RecordBatch, spec: CollectionSpec) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """``datetime`` of every record, a mask of those that do not parse, and the instant that places it in a partition."""
+    """``datetime`` of every record, a mask of those that do not parse, and the instant that places the record."""
     times, bad = normalize_times(batch.column(DATETIME), DATETIME)
     placed = times
     if spec.interval_partition == "start_datetime" and START_DATETIME in batch.schema.names:

@@ -1,7 +1,7 @@
 """Stage 4, the collection: normalized records joined with their headers, in spatial order, as GeoParquet 1.1.
 
-Nothing of the source's footer is inherited: ``geo`` is made from the rows that are written, so it cannot lie. There are no
-timestamps in the file either: equal rows give equal bytes.
+Nothing of the source's footer is inherited: ``geo`` is made from the rows that are written, so it cannot lie. There
+are no timestamps in the file either: equal rows give equal bytes.
 """
 
 from __future__ import annotations
@@ -194,5 +194,3 @@ def _with_header_crs(table: pa.Table, structs: dict[str, pa.Array]) -> tuple[pa.
 def _partition_last(table: pa.Table) -> pa.Table:
     rest = [name for name in table.schema.names if name not in (YEAR, MONTH)]
     return table.select([*rest, YEAR, MONTH])
-
-

@@ -1,7 +1,8 @@
 """The four stages over a workspace: read what the stage before wrote, run the stage's function, write, report.
 
 The Dagster assets call :func:`run_raw_records`, :func:`run_normalized_records`, :func:`run_band_metadata` and
-:func:`run_collection` one by one; :func:`build_partitions` calls them in a row. There is no other way a collection is built.
+:func:`run_collection` one by one; :func:`build_partitions` calls them in a row. There is no other way a collection is
+built.
 """
 
 from __future__ import annotations

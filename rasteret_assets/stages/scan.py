@@ -1,8 +1,8 @@
 """Stage 1, raw records: open a record table, whatever it is, and scan its rows by partition.
 
 A source is a Parquet file, a directory of them (hive keys become columns), or any Arrow object. The projection and the
-filter are pushed into the scan. Files of one directory may differ in schema: the columns are united by name, so a column
-that only a later file has is not lost.
+filter are pushed into the scan. Files of one directory may differ in schema: the columns are united by name, so a
+column that only a later file has is not lost.
 """
 
 from __future__ import annotations
@@ -175,7 +175,9 @@ def _check_geo(label: str, infos: list[pafs.FileInfo], schemas: list[pa.Schema])
             described = describe_geometry(schema.field("geometry"), schema.metadata)
             seen.setdefault(f"{described.crs}{described.unknown_crs}", info.path)
     if len(seen) > 1:
-        raise SourceError(f"{label}: its files state different CRSs for geometry: {' and '.join(list(seen.values())[:2])}")
+        raise SourceError(
+            f"{label}: its files state different CRSs for geometry: {' and '.join(list(seen.values())[:2])}"
+        )
 
 
 def _open_arrow(data: Any) -> Source:
@@ -228,8 +230,8 @@ def _check_contract(source: Source, spec: CollectionSpec) -> None:
         href = ", or the column of addresses with href_column= and band_index_map=" if ASSETS in missing else ""
         theirs = primary_geometry(source.schema.metadata) if missing == [GEOMETRY] else None
         raise MissingColumnError(
-            f"{source.label}: no record table, it lacks {', '.join(missing)}.{projected} Name the columns that hold them "
-            f"with column_map={{{theirs or 'their name'!r}: {missing[0]!r}}}{href}. It has {_listed(names)}"
+            f"{source.label}: no record table, it lacks {', '.join(missing)}.{projected} Name the columns that hold "
+            f"them with column_map={{{theirs or 'their name'!r}: {missing[0]!r}}}{href}. It has {_listed(names)}"
         )
     if double := sorted({name for name in names if names.count(name) > 1}):
         raise SourceError(f"{source.label}: has several columns named {double}; rename all but one")
@@ -245,7 +247,8 @@ def _check_primary(source: Source, spec: CollectionSpec, names: list[str]) -> No
     if primary in names and primary != GEOMETRY and GEOMETRY in names and GEOMETRY not in spec.column_map.values():
         raise MissingColumnError(
             f"{source.label}: its GeoParquet footer names {primary!r} as the primary geometry, but there is a column "
-            f"'geometry' too: leave one out with columns=, and map the footprint with column_map={{{primary!r}: 'geometry'}}"
+            "'geometry' too: leave that one out with columns=, and map the footprint with "
+            f"column_map={{{primary!r}: 'geometry'}}"
         )
 
 

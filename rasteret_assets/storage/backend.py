@@ -1,8 +1,8 @@
 """What a byte source is: two coroutines that return ranges of an object.
 
-Anything with ``get_range`` and ``get_ranges`` serves as a backend, so a user's own object (an obstore wrapper, an fsspec
-adapter, a recorder in a test) is as good as ours. Ours implement :class:`RangeReader` as well, whose ``read`` also tells
-the object's size and validators, which the failure ledger and revalidation keep.
+Anything with ``get_range`` and ``get_ranges`` serves as a backend, so a user's own object (an obstore wrapper, an
+fsspec adapter, a recorder in a test) is as good as ours. Ours implement :class:`RangeReader` as well, whose ``read``
+also tells the object's size and validators, which the failure ledger and revalidation keep.
 """
 
 from __future__ import annotations

@@ -27,10 +27,11 @@ def resolve_filesystem(path: str, filesystem: Any = None) -> tuple[pafs.FileSyst
     if "://" not in path:
         return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
     try:
-        return pafs.FileSystem.from_uri(path)
+        fs, inside = pafs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         remedy = "pass filesystem= with a pyarrow or fsspec filesystem that knows it"
         raise SourceError(f"{path.partition('?')[0]}: pyarrow cannot open this URI ({error}); {remedy}") from error
+    return fs, inside
 
 
 def _as_arrow(filesystem: Any) -> pafs.FileSystem:

@@ -1,4 +1,4 @@
-"""HTTP(S) ranges through aiohttp: any URL exactly as written, sessions with headers and cookies, servers without ranges.
+"""HTTP(S) ranges through aiohttp: any URL exactly as written, sessions with headers, servers without ranges.
 
 obstore addresses objects by path and normalizes it, so a query string, a ``//`` or a percent-escape would not reach the
 server as written; aiohttp sends the URL it was given.
