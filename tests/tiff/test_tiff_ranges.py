@@ -58,7 +58,7 @@ def test_buffers_that_are_no_bytes_objects_do_as_well() -> None:
 def test_a_cut_file_is_refused_once_its_size_is_known() -> None:
     file = craft()[:190]
     assert ranges_of([(0, file)])
-    with pytest.raises(CorruptTiffError, match="truncated or damaged: .* the file ends at byte 190"):
+    with pytest.raises(CorruptTiffError, match=r"truncated or damaged: .* the file ends at byte 190"):
         parse_header([(0, file)], size=190)
 
 

@@ -1,4 +1,4 @@
-"""TIFF files made byte by byte - what a library refuses to write can be written here - and a reader that serves ranges."""
+"""TIFF files made byte by byte, as no library would write them, and a client that reads a file range by range."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ import numpy as np
 
 from rasteret_assets.tiff import NeedBytes, TiffHeader, parse_header
 
-LETTERS = {1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+LETTERS = {
+    1: "B",
+    3: "H",
+    4: "I",
+    5: "II",
+    6: "b",
+    8: "h",
+    9: "i",
+    11: "f",
+    12: "d",
+    13: "I",
+    16: "Q",
+    17: "q",
+    18: "Q",
+}
 
 Field = tuple[int, Any]  # field type and values: numbers, or bytes for types 2 and 7
 
