@@ -1,0 +1,1 @@
+"""What tests share: a counting range server, and small rasters and record tables."""
