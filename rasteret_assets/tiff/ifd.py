@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -54,6 +54,10 @@ class Layout:
     """One entry: tag, field type, count of values, position of the values."""
     inline: int
     """Bytes of a value that is stored in the entry itself, in place of its position."""
+    integers: dict[int, struct.Struct]
+    """How to read one integer of each integer field type."""
+    tables: dict[int, np.dtype]
+    """numpy's type for each integer field type."""
 
 
 LAYOUTS: Final = {
@@ -62,30 +66,18 @@ LAYOUTS: Final = {
         count=struct.Struct(order + ("H" if version == 42 else "Q")),
         entry=struct.Struct(order + ("HHII" if version == 42 else "HHQQ")),
         inline=4 if version == 42 else 8,
+        integers={kind: struct.Struct(order + letter) for kind, letter in INTEGER_TYPES.items()},
+        tables={kind: np.dtype(order + letter) for kind, letter in INTEGER_TYPES.items()},
     )
     for order in "<>"
     for version in (42, 43)
 }
 
-_INTEGERS: Final = {
-    (order, kind): struct.Struct(order + letter) for order in "<>" for kind, letter in INTEGER_TYPES.items()
-}
-_TABLE_DTYPES: Final = {
-    (order, kind): np.dtype(order + letter) for order in "<>" for kind, letter in INTEGER_TYPES.items()
-}
-
-
-class Entry(NamedTuple):
-    """Where the values of one tag lie; nothing about them has been believed or read yet."""
-
-    kind: int
-    """TIFF field type, 1 to 18."""
-    values: int
-    """Number of values."""
-    start: int
-    """Position of the first value in the file, in bytes; inside the directory for small values."""
-    size: int
-    """Bytes of all values; 0 where the field type is unknown."""
+Entry = tuple[int, int, int, int]
+"""Where the values of one tag lie: field type, number of values, position of the first one in the file (inside the
+directory for small values), bytes of all of them (0 where the field type is unknown). Nothing about them has been
+believed or read. A plain tuple, because some twenty are made for every header.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +88,10 @@ class Ifd:
     """The bytes read so far."""
     layout: Layout
     """Byte order and widths of the file."""
+    block: bytes
+    """The directory's entries, and with them every value that is stored inline."""
+    start: int
+    """Position of ``block`` in the file, in bytes."""
     entries: dict[int, Entry]
     """Tag to place of its values, for the tags of :class:`~.constants.Tag` that are present and not empty."""
 
@@ -112,17 +108,22 @@ class Ifd:
             entry = self.entries.get(tag)
             if entry is None:
                 continue
-            _, _, start, size = entry
+            _, count, start, size = entry
             if locate(start, size) is not None:
                 continue
             if size > (MAX_TABLE_BYTES if tag in TABLE_TAGS else MAX_VALUE_BYTES):
                 raise CorruptTiffError(
-                    f"{Tag(tag).label} claims {entry.values} values, {size} bytes: more than any header holds"
+                    f"{Tag(tag).label} claims {count} values, {size} bytes: more than any header holds"
                 )
             self.buffer.check_inside(start, size, Tag(tag).label)
             missing.append(self.buffer.missing(start, size))
         if missing:
             raise NeedBytes(merge_ranges(missing))
+
+    def count(self, tag: Tag) -> int:
+        """Number of values of a tag; 0 if it is missing."""
+        entry = self.entries.get(tag)
+        return 0 if entry is None else entry[1]
 
     def integer(self, tag: Tag, default: int | None = None) -> int:
         """The only value of an integer tag, which is always stored in the directory itself.
@@ -136,11 +137,10 @@ class Ifd:
                 raise CorruptTiffError(f"the first directory has no {tag.label} tag")
             return default
         kind, count, start, size = entry
-        # Before TIFF 6.0 Compression had one value per sample; they never differ.
-        if kind not in INTEGER_TYPES or (count != 1 and tag != Tag.COMPRESSION) or size > self.layout.inline * count:
+        number = self.layout.integers.get(kind)
+        if number is None or count != 1 or size > self.layout.inline:
             raise CorruptTiffError(f"{tag.label} holds {count} values of field type {kind}; one integer was expected")
-        data, at = self._locate(tag, start, TYPE_SIZES[kind])
-        value: int = _INTEGERS[self.layout.order, kind].unpack_from(data, at)[0]
+        value: int = number.unpack_from(self.block, start - self.start)[0]
         return value
 
     def integers(self, tag: Tag) -> tuple[int, ...]:
@@ -160,13 +160,14 @@ class Ifd:
         entry = self.entries.get(tag)
         if entry is None:
             return b""
-        data, at = self._locate(tag, entry.start, entry.size)
-        return bytes(data[at : at + entry.size])
+        _, _, start, size = entry
+        data, at = self._locate(tag, start, size)
+        return bytes(data[at : at + size])
 
     def text(self, tag: Tag) -> str | None:
         """The text of a tag up to its first NUL, ``None`` if the tag is missing or holds no bytes."""
         entry = self.entries.get(tag)
-        if entry is None or entry.kind not in BYTE_TYPES:
+        if entry is None or entry[0] not in BYTE_TYPES:
             return None
         return self.raw(tag).split(b"\0", 1)[0].decode("ascii", "replace")
 
@@ -177,7 +178,7 @@ class Ifd:
             CorruptTiffError: if the values are no integers, or one is negative or beyond 63 bits.
         """
         kind, count, start, size = self.entries[tag]
-        dtype = _TABLE_DTYPES.get((self.layout.order, kind))
+        dtype = self.layout.tables.get(kind)
         if dtype is None:
             raise CorruptTiffError(f"{tag.label} is of field type {kind}; integers were expected")
         data, at = self._locate(tag, start, size)
@@ -220,7 +221,8 @@ def read_first_ifd(buffer: SparseBuffer) -> Ifd:
         raise CorruptTiffError(f"the first directory, at byte {offset}, claims {count} tags; 1 to {MAX_ENTRIES} may be")
     start = offset + layout.count.size
     block = _read_ahead(buffer, start, count * layout.entry.size, "the first directory")
-    return Ifd(buffer=buffer, layout=layout, entries=_index_entries(layout, block, start))
+    entries = _index_entries(layout, block, start)
+    return Ifd(buffer=buffer, layout=layout, block=block, start=start, entries=entries)
 
 
 def _read_file_header(buffer: SparseBuffer) -> tuple[Layout, int]:
@@ -263,12 +265,13 @@ def _index_entries(layout: Layout, block: bytes, start: int) -> dict[int, Entry]
     """Where the values of each wanted tag lie. Of a repeated tag the first entry counts, as in libtiff."""
     entries: dict[int, Entry] = {}
     inline = layout.inline
-    value_at = start + layout.entry.size - inline
+    step = layout.entry.size
+    value_at = start + step - inline
     for tag, kind, count, position in layout.entry.iter_unpack(block):
         if tag in WANTED_TAGS and count and tag not in entries:
             size = count * TYPE_SIZES.get(kind, 0)
-            entries[tag] = Entry(kind, count, value_at if size <= inline else position, size)
-        value_at += layout.entry.size
+            entries[tag] = (kind, count, value_at if size <= inline else position, size)
+        value_at += step
     return entries
 
 

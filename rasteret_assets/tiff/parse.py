@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MAX_INT32: Final = 2**31 - 1
 
 _VALUE_TAGS: Final = (
+    Tag.COMPRESSION,
     Tag.BITS_PER_SAMPLE,
     Tag.SAMPLE_FORMAT,
     Tag.EXTRA_SAMPLES,
@@ -144,8 +145,8 @@ class _Grid:
 def _read_grid(ifd: Ifd) -> _Grid:
     """The tile grid, whose tables have the right length; nothing of their size has been read or allocated yet."""
     width, height = _read_extent(ifd, Tag.IMAGE_WIDTH), _read_extent(ifd, Tag.IMAGE_LENGTH)
-    present = ifd.entries.keys()
-    if not present & {Tag.TILE_WIDTH, Tag.TILE_LENGTH, Tag.TILE_OFFSETS}:
+    present = ifd.entries
+    if not (Tag.TILE_WIDTH in present or Tag.TILE_LENGTH in present or Tag.TILE_OFFSETS in present):
         raise NotTiledError("stored in strips, not tiles (no TileWidth and TileLength): there are no tiles to index")
     tile_width, tile_height = _read_extent(ifd, Tag.TILE_WIDTH), _read_extent(ifd, Tag.TILE_LENGTH)
     samples = ifd.integer(Tag.SAMPLES_PER_PIXEL, 1)
@@ -160,7 +161,7 @@ def _read_grid(ifd: Ifd) -> _Grid:
     across, down = -(-width // tile_width), -(-height // tile_height)
     planes = samples if planar == PlanarConfiguration.SEPARATE else 1
     for tag, name in ((offsets_tag, "TileOffsets"), (counts_tag, "TileByteCounts")):
-        found = ifd.entries[tag].values if tag in present else 0
+        found = ifd.count(tag)
         if found != across * down * planes:
             raise CorruptTiffError(
                 f"table length mismatch: {name} has {found} entries, but {width} x {height} pixels in tiles of "
@@ -189,10 +190,10 @@ def _read_extent(ifd: Ifd, tag: Tag) -> int:
 
 def _check_positioned(ifd: Ifd) -> None:
     """Refuse an image whose directory has neither a pixel scale nor a matrix."""
-    if ifd.entries.keys() & {Tag.MODEL_PIXEL_SCALE, Tag.MODEL_TRANSFORMATION}:
+    if Tag.MODEL_PIXEL_SCALE in ifd.entries or Tag.MODEL_TRANSFORMATION in ifd.entries:
         return
     if Tag.MODEL_TIEPOINT in ifd.entries:
-        points = ifd.entries[Tag.MODEL_TIEPOINT].values // 6
+        points = ifd.count(Tag.MODEL_TIEPOINT) // 6
         raise NotGeoreferencedError(
             f"georeferenced by {points} ground control point(s) only (tie points without a pixel scale): no transform"
         )
@@ -224,7 +225,11 @@ def _read_dtype(ifd: Ifd) -> np.dtype:
 
 def _read_compression(ifd: Ifd) -> int:
     """The codec, which must be one whose tiles can be decoded by themselves."""
-    compression = ifd.integer(Tag.COMPRESSION, 1)
+    # Before TIFF 6.0 the tag had one value per sample.
+    codecs = set(ifd.integers(Tag.COMPRESSION)) or {1}
+    if len(codecs) > 1:
+        raise CorruptTiffError(f"Compression holds {sorted(codecs)}; one codec was expected")
+    (compression,) = codecs
     if compression not in COMPRESSIONS:
         name = REFUSED_COMPRESSIONS.get(compression, "unknown")
         raise UnsupportedTiffError(f"compression {compression} ({name}) cannot be decoded tile by tile")
