@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tiff_support import as_values, craft, serve
 
 from rasteret_assets.errors import CorruptTiffError
 from rasteret_assets.tiff import NeedBytes, parse_header
 from rasteret_assets.tiff.buffer import SparseBuffer, merge_ranges
+from tests.tiff.support import as_values, craft, serve
 
 
 def ranges_of(pieces: list[tuple[int, bytes]], size: int | None = None) -> tuple[tuple[int, int], ...]:

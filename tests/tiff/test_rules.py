@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiff_support import craft, geo_keys, serve
 
 from rasteret_assets.errors import (
     CorruptTiffError,
@@ -18,6 +17,7 @@ from rasteret_assets.errors import (
     UnsupportedTiffError,
 )
 from rasteret_assets.tiff.nodata import parse_nodata
+from tests.tiff.support import craft, geo_keys, serve
 
 NORTH_UP = [100.0, 0, 0, 1000, 0, -100, 0, 2000, 0, 0, 0, 0, 0, 0, 0, 1]
 POINT = geo_keys((1024, 0, 1, 1), (1025, 0, 1, 2), (3072, 0, 1, 32633))

@@ -8,10 +8,10 @@ import tracemalloc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiff_support import craft, geo_keys, serve
 
 from rasteret_assets.errors import CorruptTiffError, TiffError, UnsupportedTiffError
 from rasteret_assets.tiff import NeedBytes, TiffHeader, parse_header
+from tests.tiff.support import craft, geo_keys, serve
 
 FAST = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 SOUND = [craft(order=order, big=big) for order in "<>" for big in (False, True)]

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
-from tiff_support import as_values, serve
 
 from rasteret_assets.tiff import TiffHeader, parse_header
+from tests.tiff.support import as_values, serve
 
 DTYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"]
 PREDICTOR_CODECS = {"deflate", "lzw", "zstd"}
