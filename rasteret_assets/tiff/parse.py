@@ -8,28 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from rasteret_assets.errors import CorruptTiffError, NotGeoreferencedError, NotTiledError, UnsupportedTiffError
 from rasteret_assets.tiff.buffer import SparseBuffer
-from rasteret_assets.tiff.constants import (
-    COMPRESSIONS,
-    JPEG_COMPRESSION,
-    PREDICTOR_COMPRESSIONS,
-    REFUSED_COMPRESSIONS,
-    PlanarConfiguration,
-    Predictor,
-    SampleFormat,
-    Tag,
-)
+from rasteret_assets.tiff.constants import PlanarConfiguration, Tag
 from rasteret_assets.tiff.geokeys import read_geokeys
 from rasteret_assets.tiff.header import TiffHeader
 from rasteret_assets.tiff.ifd import Ifd, read_first_ifd
 from rasteret_assets.tiff.nodata import parse_nodata
+from rasteret_assets.tiff.samples import read_compression, read_dtype, read_predictor
 from rasteret_assets.tiff.transform import read_transform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
 
 #: Largest image, tile or decoded tile (in bytes): what 32-bit signed columns and GDAL can hold.
 MAX_INT32: Final = 2**31 - 1
@@ -48,20 +40,6 @@ _VALUE_TAGS: Final = (
     Tag.GDAL_NODATA,
     Tag.JPEG_TABLES,
 )
-
-#: numpy kind letter and the bits it may have, by sample format. Undefined samples (4) are unsigned, as in GDAL.
-_KINDS: Final = {
-    SampleFormat.UINT: ("u", (8, 16, 32, 64)),
-    SampleFormat.INT: ("i", (8, 16, 32, 64)),
-    SampleFormat.FLOAT: ("f", (16, 32, 64)),
-    SampleFormat.VOID: ("u", (8, 16, 32, 64)),
-}
-_DTYPES: Final = {
-    (order, int(sample_format), bits): np.dtype(f"{order}{kind}{bits // 8}")
-    for order in "<>"
-    for sample_format, (kind, widths) in _KINDS.items()
-    for bits in widths
-}
 
 
 def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None) -> TiffHeader:
@@ -99,8 +77,8 @@ def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None
         pixel_is_point=geo.pixel_is_point,
         shape=(grid.width, grid.height),
     )
-    dtype = _read_dtype(ifd)
-    compression = _read_compression(ifd)
+    dtype = read_dtype(ifd)
+    compression = read_compression(ifd)
     _check_tile_size(grid, dtype)
     nodata_text = ifd.text(Tag.GDAL_NODATA)
     return TiffHeader(
@@ -112,7 +90,7 @@ def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None
         samples_per_pixel=grid.samples_per_pixel,
         planar_configuration=grid.planar_configuration,
         compression=compression,
-        predictor=_read_predictor(ifd, compression, dtype),
+        predictor=read_predictor(ifd, compression, dtype),
         photometric=ifd.integer(Tag.PHOTOMETRIC, 1),
         extra_samples=ifd.integers(Tag.EXTRA_SAMPLES),
         tile_offsets=ifd.table(grid.offsets_tag),
@@ -198,57 +176,6 @@ def _check_positioned(ifd: Ifd) -> None:
             f"georeferenced by {points} ground control point(s) only (tie points without a pixel scale): no transform"
         )
     raise NotGeoreferencedError("no georeferencing: no ModelPixelScale, ModelTiepoint or ModelTransformation tag")
-
-
-def _read_dtype(ifd: Ifd) -> np.dtype:
-    """The numpy type of the samples, which all bands share."""
-    bits = set(ifd.integers(Tag.BITS_PER_SAMPLE)) or {1}
-    formats = set(ifd.integers(Tag.SAMPLE_FORMAT)) or {SampleFormat.UINT}
-    if len(bits) > 1 or len(formats) > 1:
-        raise UnsupportedTiffError(
-            f"bands of different types (BitsPerSample {sorted(bits)}, SampleFormat {sorted(formats)}); one was expected"
-        )
-    (width,), (sample_format,) = bits, formats
-    dtype = _DTYPES.get((ifd.layout.order, sample_format, width))
-    if dtype is None:
-        kind = {
-            SampleFormat.FLOAT: "float",
-            SampleFormat.COMPLEX_INT: "complex integer",
-            SampleFormat.COMPLEX_FLOAT: "complex",
-        }.get(sample_format, "packed" if sample_format in _KINDS else "unknown")  # type: ignore[call-overload]
-        raise UnsupportedTiffError(
-            f"{kind} samples (BitsPerSample={width}, SampleFormat={sample_format}); integers of 8 to 64 bits "
-            "or floats of 16 to 64 were expected"
-        )
-    return dtype
-
-
-def _read_compression(ifd: Ifd) -> int:
-    """The codec, which must be one whose tiles can be decoded by themselves."""
-    # Before TIFF 6.0 the tag had one value per sample.
-    codecs = set(ifd.integers(Tag.COMPRESSION)) or {1}
-    if len(codecs) > 1:
-        raise CorruptTiffError(f"Compression holds {sorted(codecs)}; one codec was expected")
-    (compression,) = codecs
-    if compression not in COMPRESSIONS:
-        name = REFUSED_COMPRESSIONS.get(compression, "unknown")
-        raise UnsupportedTiffError(f"compression {compression} ({name}) cannot be decoded tile by tile")
-    # TIFF 6.0 p. 32: bits of each byte stored in reverse. JPEG data are never reversed.
-    if ifd.integer(Tag.FILL_ORDER, 1) == 2 and compression != JPEG_COMPRESSION:
-        raise UnsupportedTiffError("FillOrder is 2: the bits of every byte are stored in reverse")
-    return compression
-
-
-def _read_predictor(ifd: Ifd, compression: int, dtype: np.dtype) -> int:
-    """The predictor that a reader must undo."""
-    if compression not in PREDICTOR_COMPRESSIONS:
-        return Predictor.NONE.value
-    predictor = ifd.integer(Tag.PREDICTOR, Predictor.NONE)
-    if predictor not in (Predictor.NONE, Predictor.HORIZONTAL, Predictor.FLOATING_POINT):
-        raise UnsupportedTiffError(f"Predictor is {predictor}; 1, 2 or 3 was expected")
-    if predictor == Predictor.FLOATING_POINT and dtype.kind != "f":
-        raise CorruptTiffError(f"Predictor is 3 (floating point), but the samples are {dtype.name}")
-    return predictor
 
 
 def _check_tile_size(grid: _Grid, dtype: np.dtype) -> None:

@@ -1,0 +1,89 @@
+"""What a sample is and how it is packed: its numpy type, its codec, its predictor.
+
+Sources: TIFF 6.0 sections 8, 14 and 19, TIFF Technical Note 3 for Predictor 3; undefined formats as GDAL reads them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from rasteret_assets.errors import CorruptTiffError, UnsupportedTiffError
+from rasteret_assets.tiff.constants import (
+    COMPRESSIONS,
+    JPEG_COMPRESSION,
+    PREDICTOR_COMPRESSIONS,
+    REFUSED_COMPRESSIONS,
+    Predictor,
+    SampleFormat,
+    Tag,
+)
+
+if TYPE_CHECKING:
+    from rasteret_assets.tiff.ifd import Ifd
+
+#: numpy kind letter and the bits it may have, by sample format. Undefined samples (4) are unsigned, as in GDAL.
+_KINDS: Final = {
+    SampleFormat.UINT: ("u", (8, 16, 32, 64)),
+    SampleFormat.INT: ("i", (8, 16, 32, 64)),
+    SampleFormat.FLOAT: ("f", (16, 32, 64)),
+    SampleFormat.VOID: ("u", (8, 16, 32, 64)),
+}
+_DTYPES: Final = {
+    (order, int(sample_format), bits): np.dtype(f"{order}{kind}{bits // 8}")
+    for order in "<>"
+    for sample_format, (kind, widths) in _KINDS.items()
+    for bits in widths
+}
+
+
+def read_dtype(ifd: Ifd) -> np.dtype:
+    """The numpy type of the samples, which all bands share."""
+    bits = set(ifd.integers(Tag.BITS_PER_SAMPLE)) or {1}
+    formats = set(ifd.integers(Tag.SAMPLE_FORMAT)) or {SampleFormat.UINT}
+    if len(bits) > 1 or len(formats) > 1:
+        raise UnsupportedTiffError(
+            f"bands of different types (BitsPerSample {sorted(bits)}, SampleFormat {sorted(formats)}); one was expected"
+        )
+    (width,), (sample_format,) = bits, formats
+    dtype = _DTYPES.get((ifd.layout.order, sample_format, width))
+    if dtype is None:
+        kind = {
+            SampleFormat.FLOAT: "float",
+            SampleFormat.COMPLEX_INT: "complex integer",
+            SampleFormat.COMPLEX_FLOAT: "complex",
+        }.get(sample_format, "packed" if sample_format in _KINDS else "unknown")  # type: ignore[call-overload]
+        raise UnsupportedTiffError(
+            f"{kind} samples (BitsPerSample={width}, SampleFormat={sample_format}); integers of 8 to 64 bits "
+            "or floats of 16 to 64 were expected"
+        )
+    return dtype
+
+
+def read_compression(ifd: Ifd) -> int:
+    """The codec, which must be one whose tiles can be decoded by themselves."""
+    # Before TIFF 6.0 the tag had one value per sample.
+    codecs = set(ifd.integers(Tag.COMPRESSION)) or {1}
+    if len(codecs) > 1:
+        raise CorruptTiffError(f"Compression holds {sorted(codecs)}; one codec was expected")
+    (compression,) = codecs
+    if compression not in COMPRESSIONS:
+        name = REFUSED_COMPRESSIONS.get(compression, "unknown")
+        raise UnsupportedTiffError(f"compression {compression} ({name}) cannot be decoded tile by tile")
+    # TIFF 6.0 p. 32: bits of each byte stored in reverse. JPEG data are never reversed.
+    if ifd.integer(Tag.FILL_ORDER, 1) == 2 and compression != JPEG_COMPRESSION:
+        raise UnsupportedTiffError("FillOrder is 2: the bits of every byte are stored in reverse")
+    return compression
+
+
+def read_predictor(ifd: Ifd, compression: int, dtype: np.dtype) -> int:
+    """The predictor that a reader must undo."""
+    if compression not in PREDICTOR_COMPRESSIONS:
+        return Predictor.NONE.value
+    predictor = ifd.integer(Tag.PREDICTOR, Predictor.NONE)
+    if predictor not in (Predictor.NONE, Predictor.HORIZONTAL, Predictor.FLOATING_POINT):
+        raise UnsupportedTiffError(f"Predictor is {predictor}; 1, 2 or 3 was expected")
+    if predictor == Predictor.FLOATING_POINT and dtype.kind != "f":
+        raise CorruptTiffError(f"Predictor is 3 (floating point), but the samples are {dtype.name}")
+    return predictor
