@@ -17,13 +17,14 @@ def line(name: str, bands: Sequence[str], summary: Summary) -> str:
     return f"Collection({name!r}, {rows}, bands: {_listed(bands)}, {_dates(summary.dates)})"
 
 
-def html(name: str, subtitle: str, bands: Mapping[str, int | None], summary: Summary) -> str:
+def html(name: str, subtitle: str, bands: Mapping[str, int | None], crs: Sequence[str], summary: Summary) -> str:
     """A table of what a collection holds; every text in it is escaped.
 
     Args:
         name: of the collection.
         subtitle: a sentence about it, may be empty.
         bands: the number of records whose header is present by band; None where it is not known.
+        crs: of the rasters.
         summary: its counts and extents.
     """
     bounds = "none" if summary.bounds is None else ", ".join(f"{value:.4f}" for value in summary.bounds)
@@ -31,7 +32,7 @@ def html(name: str, subtitle: str, bands: Mapping[str, int | None], summary: Sum
         "records": f"{summary.rows:,}",
         "dates": _dates(summary.dates),
         "bounds (lon/lat)": bounds,
-        "raster CRS": _listed([code if len(code) < 40 else code[:37] + "..." for code in summary.crs]),
+        "raster CRS": _listed([code if len(code) < 40 else code[:37] + "..." for code in crs]),
         "bands": ", ".join(_share(band, count, summary.rows) for band, count in bands.items()) or "none",
     }
     rows = "".join(

@@ -307,7 +307,7 @@ class Collection:
         # Footers count headers of the whole; of a part, only reading all of its tile tables would tell.
         counts = None if self.is_filtered else summary.header_counts(self.dataset, self.bands)
         shares = {band: None if counts is None else counts[band] for band in self.bands}
-        return card.html(self.name, self.description or self.data_source, shares, self.summary)
+        return card.html(self.name, self.description or self.data_source, shares, self.crs, self.summary)
 
 
 def _has_href(table: pa.Schema, band: str) -> bool:

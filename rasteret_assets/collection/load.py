@@ -60,13 +60,14 @@ def as_collection(
     description: str = "",
     require_band_metadata: bool = True,
 ) -> Collection:
-    """Wrap an Arrow object that already keeps the read contract, as it is: nothing is fetched, converted or copied.
+    """Wrap an Arrow object that already keeps the read contract, as it is: nothing is fetched or enriched.
 
     For a table derived from a collection (joined, filtered, extended) that should be read like one.
 
     Args:
         table: a pyarrow Dataset (stays lazy), Table, RecordBatch or RecordBatchReader, or any object that exports an
-            Arrow stream or array by PyCapsule (polars, DuckDB, geopandas ...). Streams are read into memory.
+            Arrow stream or array by PyCapsule (polars, DuckDB, geopandas ...). Streams are read into memory, and
+            their string views become strings, since Arrow cannot filter views.
         name: name of the collection; by default what the schema's metadata says.
         data_source: likewise.
         description: likewise.
@@ -179,12 +180,32 @@ def _as_dataset(table: Any) -> ds.Dataset:
     if isinstance(table, pa.Table):
         return ds.dataset(table)
     if isinstance(table, pa.RecordBatchReader):
-        return ds.dataset(table.read_all())
+        return ds.dataset(_without_views(table.read_all()))
     if hasattr(table, "__arrow_c_stream__"):
-        return ds.dataset(pa.RecordBatchReader.from_stream(table).read_all())
+        return ds.dataset(_without_views(pa.RecordBatchReader.from_stream(table).read_all()))
     if hasattr(table, "__arrow_c_array__"):
         return ds.dataset(pa.Table.from_batches([pa.record_batch(table)]))
     raise SpecError(f"{type(table).__name__} is no Arrow object: pass a pyarrow Table, Dataset or Arrow stream")
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    plain = [field.with_type(_plain(field.type)) for field in table.schema]
+    return table.cast(pa.schema(plain, table.schema.metadata))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """A type with strings and binaries in the place of their views, at every depth."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([child.with_type(_plain(child.type)) for child in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_plain(kind.value_type)))
+    return kind
 
 
 def _text(metadata: Mapping[bytes, bytes], key: bytes) -> str:

@@ -42,7 +42,8 @@ def _edges(area: BaseGeometry, grid: Grid, window: Window) -> _Floats:
     origin = np.array([grid.origin_x, grid.origin_y])
     pixels = (points - origin) / (grid.scale_x, grid.scale_y) - (window.col_off, window.row_off)
     edges: _Floats = np.hstack([pixels[:-1], pixels[1:]])
-    return edges[ring[1:] == ring[:-1]]
+    of_one_ring: Mask = ring[1:] == ring[:-1]
+    return edges[of_one_ring]
 
 
 def _centres_inside(edges: _Floats, shape: tuple[int, int]) -> Mask:

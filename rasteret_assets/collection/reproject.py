@@ -1,21 +1,16 @@
-"""Geometries and bounds from one CRS to another. Only this module talks to pyproj.
-
-pyproj is imported inside the functions: it takes longer than the rest of a query, and one in lon/lat needs none of it.
-"""
+"""Geometries and bounds from one CRS to another. In this package only this module talks to pyproj."""
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyproj
 import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets.errors import SpecError, WindowError
-
-if TYPE_CHECKING:
-    from pyproj import Transformer
 
 LONLAT = "OGC:CRS84"
 
@@ -34,8 +29,6 @@ def crs_name(crs: Any) -> str:
     """
     if str(crs) in _LONLAT_NAMES:
         return LONLAT
-    import pyproj  # noqa: PLC0415
-
     try:
         known = pyproj.CRS.from_user_input(crs)
     except pyproj.exceptions.CRSError as error:
@@ -91,7 +84,5 @@ def reproject_bounds(geometry: BaseGeometry, source: str, target: str) -> tuple[
 
 
 @functools.lru_cache(maxsize=256)
-def _transformer(source: str, target: str) -> Transformer:
-    import pyproj  # noqa: PLC0415
-
+def _transformer(source: str, target: str) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(source, target, always_xy=True)

@@ -84,6 +84,6 @@ def _damaged(
             for _ in fragment.to_batches(schema=dataset.schema, columns=dict(columns), filter=expression):
                 pass
         except (OSError, pa.ArrowException) as found:
-            where = getattr(fragment, "path", "the table")
-            return CollectionError(f"{where} cannot be read ({found}): publish its partition again")
+            if isinstance(fragment, ds.FileFragment):
+                return CollectionError(f"{fragment.path} cannot be read ({found}): publish its partition again")
     return CollectionError(f"the records cannot be read: {error}")

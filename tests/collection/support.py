@@ -39,14 +39,18 @@ class CountingBackend:
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
         await asyncio.sleep(0.001)
-        with Path(url.partition("?")[0]).open("rb") as file:
-            file.seek(start)
-            data = file.read(length)
+        data = _read(Path(url.partition("?")[0]), start, length)
         self._now -= 1
         return data
 
     async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         return [await self.get_range(url, start, length) for start, length in ranges]
+
+
+def _read(path: Path, start: int, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(length)
 
 
 def write_raster(
