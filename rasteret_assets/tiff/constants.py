@@ -57,8 +57,8 @@ WANTED_TAGS: Final = frozenset(int(tag) for tag in Tag)
 #: Struct letters of the integer field types, unsigned and signed; 13 and 18 are offsets to a directory.
 INTEGER_TYPES: Final = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 
-#: Struct letters of the field types GDAL accepts where a GeoTIFF tag holds reals (DOUBLE by the standard).
-REAL_TYPES: Final = {11: "f", 12: "d"}
+#: Struct letters of the field types libtiff accepts where a tag holds reals (DOUBLE by the GeoTIFF standard).
+REAL_TYPES: Final = {11: "f", 12: "d", **INTEGER_TYPES}
 
 #: Field types whose values are bytes: BYTE, ASCII, SBYTE and UNDEFINED.
 BYTE_TYPES: Final = frozenset({1, 2, 6, 7})
@@ -186,6 +186,7 @@ class GeoKey(IntEnum):
 
 MODEL_PROJECTED: Final = 1
 MODEL_GEOGRAPHIC: Final = 2
+MODEL_GEOCENTRIC: Final = 3
 RASTER_PIXEL_IS_POINT: Final = 2
 
 #: "User-defined": the value every GeoKey that holds a code uses to say that there is none.

@@ -8,9 +8,16 @@ than a guess.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from rasteret_assets.tiff.constants import MODEL_GEOGRAPHIC, MODEL_PROJECTED, USER_DEFINED, GeoKey
+from rasteret_assets.tiff.constants import (
+    MODEL_GEOCENTRIC,
+    MODEL_GEOGRAPHIC,
+    MODEL_PROJECTED,
+    USER_DEFINED,
+    GeoKey,
+)
 from rasteret_assets.tiff.projections import Keys, build_conversion
 
 if TYPE_CHECKING:
@@ -23,7 +30,6 @@ EPSG_CODES: Final = range(1024, USER_DEFINED)
 _KNOWN_METRE_CODES: Final = frozenset({3857, *range(32601, 32661), *range(32701, 32761)})
 
 _METRE: Final = 9001
-_LINEAR_UNITS: Final = {_METRE: 1.0, 9002: 0.3048, 9003: 1200 / 3937, 9036: 1000.0}
 _ANGULAR_UNITS: Final = {9101: 180 / math.pi, 9102: 1.0, 9105: 0.9, 9106: 0.9, 9122: 1.0}
 _GREENWICH: Final = 8901
 
@@ -51,13 +57,13 @@ def resolve_crs(keys: Keys) -> Resolved:
         code = projected
         unit = keys.get(GeoKey.PROJ_LINEAR_UNITS, _METRE)
         certain = code in _KNOWN_METRE_CODES and unit == _METRE and geographic in (None, 4326)
-    elif model == MODEL_GEOGRAPHIC:
+    elif model in (MODEL_GEOGRAPHIC, MODEL_GEOCENTRIC):
         code = geographic
         certain = code == 4326
     else:
         return None, None
     if code is None:
-        return _build(keys, model)
+        return (None, None) if model == MODEL_GEOCENTRIC else _build(keys, model)
     return _name(code) if certain else _check_code(code, keys)
 
 
@@ -75,6 +81,7 @@ def _proj() -> Any:
     """The pyproj module, imported here alone: it loads as slowly as thousands of headers parse; few files need it."""
     import pyproj  # noqa: PLC0415
     import pyproj.crs  # noqa: PLC0415
+    import pyproj.database  # noqa: PLC0415
 
     return pyproj
 
@@ -166,14 +173,14 @@ def _build_base(keys: Keys, proj: Any) -> dict[str, Any] | None:
         crs = proj.CRS.from_epsg(code)
         if not crs.is_geographic:
             return None
-        if _same_ellipsoid(keys, crs):
-            return dict(crs.to_json_dict())
+        base: dict[str, Any] = crs.to_json_dict()
+        if _same_ellipsoid(keys, _datum(base)):
+            return base
     if _angular_factor(keys) != 1.0:
         return None
     datum_code = _code(keys, GeoKey.GEOG_GEODETIC_DATUM)
-    if datum_code is not None:
-        datum = dict(proj.crs.Datum.from_epsg(datum_code).to_json_dict())
-    else:
+    datum: dict[str, Any] = {} if datum_code is None else proj.crs.Datum.from_epsg(datum_code).to_json_dict()
+    if not _same_ellipsoid(keys, datum):
         ellipsoid, meridian = _build_ellipsoid(keys, proj), _prime_meridian(keys)
         if ellipsoid is None or meridian is None:
             return None
@@ -199,13 +206,22 @@ def _build_base(keys: Keys, proj: Any) -> dict[str, Any] | None:
 
 def _has_code(base: dict[str, Any]) -> bool:
     """Whether a geographic CRS or its datum is one that EPSG lists, and not just some ellipsoid."""
-    return "id" in base or "id" in base.get("datum", base.get("datum_ensemble", {}))
+    return "id" in base or "id" in _datum(base)
 
 
-def _same_ellipsoid(keys: Keys, crs: Any) -> bool:
-    """Whether the axis in the file, where there is one, is that of the CRS; GDAL takes the file's where they differ."""
-    major = keys.get(GeoKey.GEOG_SEMI_MAJOR_AXIS, crs.ellipsoid.semi_major_metre)
-    return isinstance(major, float) and math.isclose(major, crs.ellipsoid.semi_major_metre, rel_tol=_UNIT_TOLERANCE)
+def _datum(base: dict[str, Any]) -> dict[str, Any]:
+    """The datum or datum ensemble of a geographic CRS."""
+    return dict(base.get("datum") or base.get("datum_ensemble") or {})
+
+
+def _same_ellipsoid(keys: Keys, datum: dict[str, Any]) -> bool:
+    """Whether a datum has the file's semi-major axis, if that is given; GDAL takes the file's where they differ."""
+    ellipsoid = datum.get("ellipsoid", {})
+    own = ellipsoid.get("semi_major_axis", ellipsoid.get("radius"))
+    stated = keys.get(GeoKey.GEOG_SEMI_MAJOR_AXIS)
+    if stated is None or not isinstance(own, int | float):  # an axis in another unit than metres: the code is believed
+        return bool(ellipsoid)
+    return isinstance(stated, float) and math.isclose(own, stated, rel_tol=_UNIT_TOLERANCE)
 
 
 def _build_ellipsoid(keys: Keys, proj: Any) -> dict[str, Any] | None:
@@ -239,7 +255,14 @@ def _linear_factor(keys: Keys) -> float | None:
     if code == USER_DEFINED:
         size = keys.get(GeoKey.PROJ_LINEAR_UNIT_SIZE)
         return size if isinstance(size, float) and 0 < size < math.inf else None
-    return _LINEAR_UNITS.get(code) if isinstance(code, int) else None
+    return _epsg_lengths().get(str(code))
+
+
+@lru_cache(maxsize=1)
+def _epsg_lengths() -> dict[str, float]:
+    """Metres in each linear unit of EPSG, by code."""
+    units = _proj().database.get_units_map(auth_name="EPSG", category="linear", allow_deprecated=True)
+    return {unit.code: unit.conv_factor for unit in units.values() if unit.conv_factor > 0}
 
 
 def _angular_factor(keys: Keys) -> float | None:

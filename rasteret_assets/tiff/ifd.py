@@ -120,7 +120,10 @@ class Ifd:
     def reals(self, tag: Tag) -> tuple[float, ...]:
         """All values of a tag of reals; empty if the tag is missing."""
         entry = self.entries.get(tag)
-        return () if entry is None else self._unpack(tag, entry, REAL_TYPES)
+        if entry is None:
+            return ()
+        values = self._unpack(tag, entry, REAL_TYPES)
+        return tuple(map(float, values)) if entry[0] in INTEGER_TYPES else values
 
     def raw(self, tag: Tag) -> bytes:
         """The bytes of a tag's values in the file's byte order; empty if the tag is missing."""

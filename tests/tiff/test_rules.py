@@ -126,6 +126,7 @@ TRANSFORMS: dict[str, tuple[dict[int, Any], tuple[float, ...]]] = {
     "south-up matrix": (only_matrix([*NORTH_UP[:5], 150, *NORTH_UP[6:]], t34735=POINT), (100, 950, 150, 1925)),
     "noise": (only_matrix([100, 1e-17, 0, 1000, -0.0, *NORTH_UP[5:]]), (100, 1000, -100, 2000)),
     "z row": (only_matrix([*NORTH_UP[:10], 2.5, 120, 0, 0, 0, 1]), (100, 1000, -100, 2000)),
+    "whole numbers": ({33550: (3, [10, 20, 0])}, (10, 500000, -20, 4600000)),
     "single precision": ({33550: (11, [0.5, 0.25, 0])}, (0.5, 500000, -0.25, 4600000)),
 }
 
@@ -146,6 +147,8 @@ CODES: dict[str, tuple[Any, int | None]] = {
     "last of two": (geo_keys((1024, 0, 1, 1), (3072, 0, 1, 32631), (3072, 0, 1, 32633)), 32633),
     "no model type": (geo_keys((3072, 0, 1, 32633)), 32633),
     "user-defined model type": (geo_keys((1024, 0, 1, 32767), (3072, 0, 1, 32633)), 32633),
+    "geocentric": (geo_keys((1024, 0, 1, 3), (2048, 0, 1, 4978)), 4978),
+    "in Clarke's feet": (geo_keys((1024, 0, 1, 1), (3072, 0, 1, 2314), (3076, 0, 1, 9005)), 2314),
     "longs": ((4, [1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32633]), 32633),
     "datum of EPSG": (geo_keys((1024, 0, 1, 2), (2048, 0, 1, 32767), (2050, 0, 1, 6326)), 4326),
     "projection of EPSG": (
