@@ -1,0 +1,7 @@
+"""What Dagster loads: every collection declared under ``collections/``."""
+
+from pathlib import Path
+
+from rasteret_assets.orchestration.build import build_definitions
+
+defs = build_definitions(project_dir=Path(__file__).parent)

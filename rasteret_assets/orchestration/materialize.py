@@ -1,0 +1,119 @@
+"""Materialize a collection in this process, on a given instance: the graph without daemon and webserver.
+
+What it leaves on the instance (partitions, runs, materializations, metadata) is what the UI then shows.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from rasteret_assets.errors import RasteretAssetsError, SpecError
+from rasteret_assets.orchestration.assets import build_job_name, source_key
+from rasteret_assets.orchestration.build import build_definitions
+from rasteret_assets.orchestration.metadata import counts_of
+from rasteret_assets.orchestration.partitions import (
+    PARTITIONS_PER_RUN,
+    contiguous,
+    discover_partitions,
+    selection_tags,
+)
+from rasteret_assets.orchestration.resources import default_resources
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.profile import SourceProfile
+from rasteret_assets.stages.run import load_profile
+
+#: Counts by stage: ``{"raw_records": {"rows": ...}, "band_metadata": {"headers_fetched": ...}, ...}``.
+StageCounts = dict[str, dict[str, Any]]
+
+
+def materialize_collection(
+    spec: CollectionSpec,
+    instance: dg.DagsterInstance,
+    *,
+    resources: Mapping[str, Any] | None = None,
+    keys: Sequence[str] | None = None,
+    force: bool = False,
+    on_partition: Callable[[str, StageCounts], None] | None = None,
+) -> dict[str, StageCounts]:
+    """Materialize all four stages of a collection's partitions.
+
+    Args:
+        spec: of the collection.
+        instance: where runs, partitions and materializations are recorded.
+        resources: over :func:`~rasteret_assets.orchestration.resources.default_resources`, by key.
+        keys: partitions to build; all of the source, and those that are published but gone from it, when omitted.
+        force: fetch every header again.
+        on_partition: called with a partition's key and counts when it is done.
+
+    Returns:
+        For each partition, for each stage, its counts: ``rows``, ``headers_fetched``, ``headers_reused``,
+        ``headers_failed``, ``requests`` and whatever else the stage counts.
+
+    Raises:
+        RasteretAssetsError: what stopped a run; partitions of earlier runs stay materialized.
+    """
+    provided = {**default_resources(), **(resources or {})}
+    filesystem = provided["filesystem"].process_config_and_initialize()
+    workspace = filesystem.open_workspace(spec)
+    profile = load_profile(workspace, filesystem.open_source(spec), spec)
+    states = workspace.states()
+    order = discover_partitions(instance, spec, profile, states)
+    wanted = _wanted(keys, sorted({*profile.partitions, *states}))
+    published = {key: str(state["source_version"]) for key, state in states.items()}
+    _observe(instance, spec, profile, published)
+
+    job = build_definitions([spec], resources=provided).resolve_job_def(build_job_name(spec))
+    config = {
+        "resources": {"options": {"config": {"force": force}}},
+        # Everything is on the instance; the terminal belongs to the caller, who gets failures as exceptions.
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }
+    # A run of its own gives a partition its data version; ranges save many partitions a start and a scan each.
+    most = 1 if len(wanted) <= PARTITIONS_PER_RUN else PARTITIONS_PER_RUN
+    counts: dict[str, StageCounts] = {}
+    for group in contiguous(order, wanted, most):
+        done = _run(job, instance, group, config)
+        counts.update(done)
+        if on_partition is not None:
+            for key, stages in done.items():
+                on_partition(key, stages)
+    return counts
+
+
+def _wanted(keys: Sequence[str] | None, existing: Sequence[str]) -> Sequence[str]:
+    if keys is None:
+        return existing
+    if unknown := [key for key in keys if key not in existing]:
+        raise SpecError(f"there is no partition {', '.join(unknown)}; the source has {', '.join(existing) or 'none'}")
+    return keys
+
+
+def _observe(
+    instance: dg.DagsterInstance, spec: CollectionSpec, profile: SourceProfile, published: Mapping[str, str]
+) -> None:
+    """Note the source's versions that are not published yet, as the sensor does."""
+    for key in profile.partitions:
+        version = profile.version(key, spec)
+        if published.get(key) != version:
+            tags = {"dagster/data_version": version}
+            instance.report_runless_asset_event(dg.AssetObservation(source_key(spec), partition=key, tags=tags))
+
+
+def _run(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, group: Sequence[str], config: Mapping[str, Any]
+) -> dict[str, StageCounts]:
+    try:
+        result = job.execute_in_process(
+            instance=instance, run_config=config, tags=selection_tags(group),
+            partition_key=group[0] if len(group) == 1 else None,
+        )  # fmt: skip
+    except dg.Failure as failure:
+        if isinstance(failure.__cause__, RasteretAssetsError):
+            raise failure.__cause__ from None
+        raise
+    counts: dict[str, StageCounts] = {key: {} for key in group}
+    for event in result.get_asset_materialization_events():
+        made = event.step_materialization_data.materialization
+        counts[str(made.partition)][made.asset_key.path[-1]] = counts_of(made.metadata)
+    return counts

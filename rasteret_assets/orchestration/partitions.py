@@ -1,0 +1,88 @@
+"""Partitions: one dynamic definition per collection, with the keys ``YYYY-MM`` and ``undated``.
+
+Dynamic rather than monthly, because a collection has only the months it has, and records without a datetime belong
+somewhere too. A key must be registered on the instance before anything can be launched for it.
+
+https://docs.dagster.io/guides/build/partitions-and-backfills/partitioning-assets#dynamic-partitions
+"""
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+import dagster as dg
+
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.profile import SourceProfile
+
+#: The most partitions one run builds: what a failure may cost, and how coarse the UI's progress is.
+PARTITIONS_PER_RUN = 25
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+PARTITION = "dagster/partition"
+
+
+def identifier(name: str) -> str:
+    """A collection's name as Dagster's names of jobs, sensors and groups allow it: letters, digits and underscores."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
+
+
+def partitions_name(spec: CollectionSpec) -> str:
+    """Name under which the instance keeps the partition keys of a collection."""
+    return f"{identifier(spec.name)}_months"
+
+
+def partitions_of(spec: CollectionSpec) -> dg.DynamicPartitionsDefinition:
+    """The partitions definition of a collection."""
+    return dg.DynamicPartitionsDefinition(name=partitions_name(spec))
+
+
+def discover_partitions(
+    instance: dg.DagsterInstance, spec: CollectionSpec, profile: SourceProfile, published: Iterable[str] = ()
+) -> list[str]:
+    """Register the partitions of a source (and those that are ``published`` still), and return all that are registered.
+
+    Args:
+        instance: where they are registered; known ones stay where they are in the order.
+        spec: of the collection.
+        profile: of its source.
+        published: keys to register beside the source's, so that a vanished partition can be unpublished.
+    """
+    name = partitions_name(spec)
+    order = list(instance.get_dynamic_partitions(name))
+    if new := sorted({*profile.partitions, *published} - set(order)):
+        instance.add_dynamic_partitions(name, new)
+    return order + new
+
+
+def contiguous(order: Sequence[str], keys: Collection[str], most: int) -> list[list[str]]:
+    """``keys`` in groups of at most ``most`` that are neighbours in ``order``, the definition order of the partitions.
+
+    Dagster's ranges follow the order in which dynamic keys were registered, which need not be the calendar's.
+    """
+    wanted = set(keys)
+    groups: list[list[str]] = []
+    last = -2
+    for position, key in enumerate(order):
+        if key not in wanted:
+            continue
+        if position != last + 1 or len(groups[-1]) == most:
+            groups.append([])
+        groups[-1].append(key)
+        last = position
+    return groups
+
+
+def selection_tags(group: Sequence[str]) -> dict[str, str]:
+    """Run tags that select a contiguous group of partitions."""
+    return {PARTITION: group[0]} if len(group) == 1 else {RANGE_START: group[0], RANGE_END: group[-1]}
+
+
+def selected_keys(run: dg.DagsterRun, order: Sequence[str]) -> list[str]:
+    """The partitions a run was launched for."""
+    tags = run.tags
+    if PARTITION in tags:
+        return [tags[PARTITION]]
+    ends = tags.get(RANGE_START), tags.get(RANGE_END)
+    if ends[0] not in order or ends[1] not in order:
+        return []
+    return list(order[order.index(ends[0]) : order.index(ends[1]) + 1])

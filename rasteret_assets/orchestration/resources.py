@@ -1,0 +1,157 @@
+"""Resources: what a deployment configures. Each returns a plain object of the library, which never sees Dagster.
+
+Credentials belong into ``dg.EnvVar``: Dagster shows the values of resource fields in its UI, but of an ``EnvVar`` only
+the name. Where none are given, boto3's usual chain applies (environment, profile, instance role).
+
+https://docs.dagster.io/guides/build/external-resources
+"""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import dagster as dg
+import pyarrow.fs as pafs
+from dagster_aws.s3 import S3Resource
+from pydantic import Field
+
+from rasteret_assets.errors import SpecError
+from rasteret_assets.spec import CloudConfig, CollectionSpec
+from rasteret_assets.stages.scan import Source, open_source
+from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.create import create_backend
+from rasteret_assets.storage.urls import scheme
+from rasteret_assets.storage.workspace import Workspace
+
+_SECRET: dict[str, Any] = {"dagster__is_secret": True}
+
+
+class S3Settings(S3Resource):
+    """How S3 is reached, for pyarrow and for obstore alike: dagster-aws' ``S3Resource`` with two more faces."""
+
+    region_name: str | None = Field(default=None, description="Region of the buckets; looked up where it is missing.")
+    endpoint_url: str | None = Field(
+        default=None, description="URL of an S3-compatible service; AWS where it is missing."
+    )
+    aws_access_key_id: str | None = Field(
+        default=None, repr=False, json_schema_extra=_SECRET,
+        description="AWS access key ID; give it as EnvVar. boto3's credential chain applies where it is missing.",
+    )  # fmt: skip
+    aws_secret_access_key: str | None = Field(
+        default=None, repr=False, json_schema_extra=_SECRET,
+        description="AWS secret access key; give it as EnvVar.",
+    )  # fmt: skip
+    aws_session_token: str | None = Field(
+        default=None, repr=False, json_schema_extra=_SECRET,
+        description="AWS session token of temporary credentials; give it as EnvVar.",
+    )  # fmt: skip
+
+    def get_object_to_set_on_execution_context(self) -> Any:
+        """This resource itself, not dagster-aws' boto3 client."""
+        return self
+
+    def arrow_filesystem(self, bucket: str) -> pafs.S3FileSystem:
+        """A pyarrow filesystem with these settings; the region of ``bucket`` is looked up where none is set."""
+        options: dict[str, Any] = {"retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=self.max_attempts)}
+        if self.endpoint_url:
+            parts = urlsplit(self.endpoint_url)
+            options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+        if self.use_unsigned_session:
+            options["anonymous"] = True
+        elif credentials := self._credentials():
+            options |= dict(zip(("access_key", "secret_key", "session_token"), credentials, strict=True))
+        if self.region_name:
+            options["region"] = self.region_name
+        elif not self.endpoint_url:
+            options["region"] = pafs.resolve_s3_region(bucket)
+        return pafs.S3FileSystem(**options)
+
+    def obstore_config(self) -> dict[str, Any]:
+        """These settings as obstore's S3 configuration; empty where nothing is set."""
+        config: dict[str, Any] = {"endpoint": self.endpoint_url, "region": self.region_name}
+        if self.use_unsigned_session:
+            config["skip_signature"] = True
+        elif self.aws_access_key_id or self.profile_name:
+            names = ("access_key_id", "secret_access_key", "session_token")
+            config |= dict(zip(names, self._credentials() or (None, None, None), strict=True))
+        return {name: value for name, value in config.items() if value is not None}
+
+    def _credentials(self) -> tuple[str, str, str | None] | None:
+        """Key, secret and token: the given ones, or what boto3 finds now (temporary ones are not renewed in a run)."""
+        if self.aws_access_key_id:
+            return self.aws_access_key_id, self.aws_secret_access_key or "", self.aws_session_token
+        found = boto3.session.Session(profile_name=self.profile_name).get_credentials()
+        if found is None:
+            return None
+        frozen = found.get_frozen_credentials()
+        return frozen.access_key, frozen.secret_key, frozen.token
+
+
+class FilesystemResource(S3Settings):
+    """Where record tables are read and collections are written: local paths, and URIs of any scheme pyarrow knows.
+
+    The fields say how ``s3://`` paths are reached; nothing need be set for the rest.
+    """
+
+    def filesystem(self, path: str) -> pafs.FileSystem | None:
+        """The filesystem of an ``s3://`` path; None for all others, which local disk and pyarrow's URIs resolve."""
+        if scheme(path) not in {"s3", "s3a"}:
+            return None
+        return self.arrow_filesystem(path.split("/")[2])
+
+    def open_source(self, spec: CollectionSpec) -> Source:
+        """The record table of a collection."""
+        return open_source(spec.path, spec, self.filesystem(spec.path))
+
+    def open_workspace(self, spec: CollectionSpec) -> Workspace:
+        """Where a collection and its stages lie.
+
+        Raises:
+            SpecError: if the spec names no place.
+        """
+        path = spec.published_path
+        if path is None:
+            raise SpecError("a collection of the graph needs a name: write name: in its YAML file")
+        return Workspace.at(path, self.filesystem(path))
+
+
+class StorageBackendResource(S3Settings):
+    """Where file headers are read from: local files, HTTP(S) and object stores, by the scheme of each href.
+
+    The fields of S3 say how the buckets are reached that hrefs lead to, which need not be where the collection lies.
+    """
+
+    requester_pays: bool = Field(
+        default=False, description="Declare on every S3 request that the requester pays, as some public buckets demand."
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict, description="Headers sent with every HTTP request; no secrets, Dagster shows them."
+    )
+    authorization: str | None = Field(
+        default=None, repr=False, json_schema_extra=_SECRET,
+        description="Authorization header of every HTTP request, such as EnvVar of 'Bearer ...'.",
+    )  # fmt: skip
+
+    def backend(self, spec: CollectionSpec) -> StorageBackend:
+        """The backend for a collection's hrefs, with what its ``cloud_config`` says about its buckets."""
+        config = {**self.obstore_config(), **({"request_payer": True} if self.requester_pays else {})}
+        headers = {**self.headers, **({"Authorization": self.authorization} if self.authorization else {})}
+        cloud_config = spec.cloud_config or CloudConfig.get_config(spec.data_source)
+        return create_backend(cloud_config=cloud_config, default_s3_config=config, headers=headers)
+
+
+class BuildOptions(dg.ConfigurableResource[Any]):
+    """Choices of a single run, made in the launchpad or in run config."""
+
+    force: bool = Field(
+        default=False, description="Fetch every header again, also those whose last outcome still holds."
+    )
+
+
+def default_resources() -> dict[str, Any]:
+    """The resources of a collection's assets, by key: local files and anonymous or environment credentials."""
+    return {
+        "filesystem": FilesystemResource(),
+        "backend": StorageBackendResource(),
+        "options": BuildOptions.configure_at_launch(),
+    }
