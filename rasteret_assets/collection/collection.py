@@ -240,8 +240,9 @@ class Collection:
                 raise WindowError(
                     f"a {area.geometry.geom_type} has no area to read: buffer it, or give a polygon or box"
                 )
-        found = self.subset(**filters).meeting(areas)
-        records = pixels.select_records(found.batches(pixels.projection(self.schema, names)), names, areas)
+        # By bbox only: which area meets which footprint exactly is found out once, where records are selected.
+        near = self.subset(**filters).where(query.bbox_meets([area.lonlat() for area in areas]))
+        records = pixels.select_records(near.batches(pixels.projection(self.schema, names)), names, areas)
         stack = pixels.read_stack(
             pixels.choose_windows(records, areas),
             names,

@@ -29,7 +29,7 @@ from rasteret_assets.collection.read import read_bands
 from rasteret_assets.collection.reproject import LONLAT, crs_name, reproject, reproject_bounds
 from rasteret_assets.collection.summary import crs_code
 from rasteret_assets.collection.window import Window
-from rasteret_assets.errors import WindowError
+from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.storage.backend import StorageBackend
 
 _log = logging.getLogger(__name__)
@@ -151,11 +151,15 @@ def _record(batch: pa.RecordBatch, row: int, bands: Sequence[str], areas: Sequen
     crs = headers[0].crs or crs_code(value(schema.PROJ_EPSG), value(schema.CRS))
     if crs is None:
         raise WindowError(f"record {name!r} has no CRS, neither in its headers nor in its columns proj:epsg and crs")
+    try:
+        crs = _crs_name(crs)
+    except SpecError as error:
+        raise WindowError(f"record {name!r}: its CRS {error}") from error
     moment = batch.column(schema.DATETIME)[row]
     return Record(
         id=name,
         order=(not moment.is_valid, moment.value or 0, str(name)),
-        crs=_crs_name(crs),
+        crs=crs,
         headers=headers,
         hrefs=[value(_HREF + band) for band in bands],
         areas=areas,

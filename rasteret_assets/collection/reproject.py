@@ -85,4 +85,7 @@ def reproject_bounds(geometry: BaseGeometry, source: str, target: str) -> tuple[
 
 @functools.lru_cache(maxsize=256)
 def _transformer(source: str, target: str) -> pyproj.Transformer:
-    return pyproj.Transformer.from_crs(source, target, always_xy=True)
+    try:
+        return pyproj.Transformer.from_crs(source, target, always_xy=True)
+    except pyproj.exceptions.ProjError as error:  # another planet, a CRS without a projection
+        raise WindowError(f"there is no way from {source[:40]} to {target[:40]}: {error}") from error

@@ -53,12 +53,9 @@ def test_every_way_a_tile_is_stored(tmp_path, dtype, compress, predictor, interl
     path = write_raster(
         tmp_path / "a.tif", data, compress=compress, interleave=interleave, endianness=endianness, tile=32, **options
     )
-    for index in (0, 2):
-        got = collection_of(path, index).get_numpy(
-            box(20, 10, 50, 75), ["B"], geometry_crs=UTM32, backend=CountingBackend()
-        )
-        assert got.dtype == np.dtype(dtype)
-        np.testing.assert_array_equal(got[0], data[index, 10:85, 20:70])
+    got = collection_of(path, 2).get_numpy(box(20, 10, 50, 75), ["B"], geometry_crs=UTM32, backend=CountingBackend())
+    assert got.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(got[0], data[2, 10:85, 20:70])
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int32", "int64", "uint64"])
@@ -370,6 +367,16 @@ def test_inside_a_running_event_loop(tmp_path):
         return opened.get_numpy(box(0, 0, 5, 5), "B", geometry_crs=UTM32, backend=CountingBackend())
 
     np.testing.assert_array_equal(asyncio.run(notebook()), noise()[:, :5, :5])
+
+
+def test_raster_of_another_planet(tmp_path):
+    row = record("r", {"B": (write_raster(tmp_path / "a.tif", noise()), 0)})
+    row["B_metadata"] |= {"epsg": None, "crs": "IAU_2015:49910"}
+    with pytest.raises(WindowError, match="no way from OGC:CRS84 to IAU_2015:49910"):
+        as_collection(records_table([row])).get_numpy((9, 45, 9.01, 45.2), "B", backend=CountingBackend())
+    row["B_metadata"]["crs"] = "LOCAL:7"
+    with pytest.raises(WindowError, match="record 'r': its CRS 'LOCAL:7' is no known CRS"):
+        as_collection(records_table([row])).get_numpy((9, 45, 9.01, 45.2), "B", backend=CountingBackend())
 
 
 def test_nodata_beyond_the_precision_of_floats(tmp_path):

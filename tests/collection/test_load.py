@@ -263,7 +263,13 @@ def test_pyarrow_reads_the_stream(published):
     assert pa.table(opened).num_rows == pa.RecordBatchReader.from_stream(opened).read_all().num_rows == 6
 
 
-def test_import_stays_light():
-    code = "import sys, rasteret_assets.collection; print({'imagecodecs', 'dagster', 'rasterio'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+def test_import_is_light_and_exit_is_clean(published):
+    code = f"""
+import sys, rasteret_assets.collection as rc
+print(sorted({{"imagecodecs", "dagster", "rasterio"}} & set(sys.modules)))
+print(rc.load({str(published)!r}).get_numpy((9, 45.1499, 9.001, 45.1501), "B").shape[0])
+"""
+    command = [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["[]", "5", ""]
+    assert [line for line in done.stderr.splitlines() if "left out" not in line] == []

@@ -150,7 +150,7 @@ def test_all_touched_is_rasterios(shape):
         assert not shape.intersects(shrunk)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(polygons(quarter))
 def test_all_touched_is_every_pixel_whose_inside_is_shared(shape):
     grid, window = grid_of(40, 40, origin=(0.0, 30.0)), Window(col_off=0, row_off=0, width=30, height=30)
