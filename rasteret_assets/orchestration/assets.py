@@ -210,12 +210,10 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
         COLLECTION,
         deps=[stage_key(spec, NORMALIZED), stage_key(spec, BANDS)],
         description=(
-            f"{spec.description}\n\n"
-            if spec.description
-            else ""
-            "The published collection: records joined with the headers of their bands as GeoParquet, one file per "
-            "month that is replaced in one step. Open it with `rasteret_assets.load`, DuckDB, geopandas or rasteret."
-        ),
+            f"{spec.description} The published collection: records joined with the headers of their bands as "
+            "GeoParquet, one file per month that is replaced in one step. Open it with `rasteret_assets.load`, DuckDB, "
+            "geopandas or rasteret."
+        ).strip(),
         kinds={"parquet", "geoparquet"},
     )
     def collection(

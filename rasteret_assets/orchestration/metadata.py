@@ -12,7 +12,7 @@ from rasteret_assets.stages.run import StageResult
 ROW_COUNT = "dagster/partition_row_count"
 
 #: Types written out in full; longer ones are named by their kind.
-_LONGEST_TYPE = 60
+_LONGEST_TYPE = 80
 
 
 def stage_metadata(result: StageResult, spec: CollectionSpec, *, forced: bool) -> dict[str, Any]:
@@ -41,7 +41,11 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
     """An Arrow schema for Dagster's catalog page."""
     return dg.TableSchema(
         columns=[
-            dg.TableColumn(name=column.name, type=_short(column.type), constraints=_constraints(column))
+            dg.TableColumn(
+                name=column.name,
+                type=_short(column.type),
+                constraints=dg.TableColumnConstraints(nullable=column.nullable),
+            )
             for column in schema
         ]
     )
@@ -56,10 +60,6 @@ def _short(kind: pa.DataType) -> str:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return f"list<{_short(kind.value_type)}>"
     return f"{text[: _LONGEST_TYPE - 3]}..."
-
-
-def _constraints(column: pa.Field) -> dg.TableColumnConstraints:
-    return dg.TableColumnConstraints(nullable=column.nullable)
 
 
 def _uri(spec: CollectionSpec, path: str) -> str:
