@@ -85,8 +85,11 @@ def undo_differences(samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
     Args:
         samples: native array of shape (rows, columns, samples); floats are differenced as integers of their size.
     """
+    import imagecodecs  # noqa: PLC0415  (see _decoders)
+
     whole = samples.view(f"u{samples.dtype.itemsize}")
-    return np.cumsum(whole, axis=1, dtype=whole.dtype).view(samples.dtype)
+    # Several times faster than numpy's cumulative sum along an axis.
+    return np.asarray(imagecodecs.delta_decode(whole, axis=1)).view(samples.dtype)
 
 
 def undo_float_predictor(raw: npt.NDArray[np.uint8], shape: tuple[int, int, int], itemsize: int) -> npt.NDArray[Any]:
@@ -115,7 +118,8 @@ def _decoders() -> dict[int, _Decoder]:
     import imagecodecs  # noqa: PLC0415
 
     def deflate(data: bytes, size: int) -> bytes:
-        return bytes(imagecodecs.zlib_decode(data, out=size))
+        # libdeflate: faster than zlib, and its streams are the same.
+        return bytes(imagecodecs.deflate_decode(data, out=size))
 
     def lzw(data: bytes, size: int) -> bytes:
         return bytes(imagecodecs.lzw_decode(data, out=size))

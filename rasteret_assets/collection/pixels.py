@@ -28,7 +28,7 @@ from rasteret_assets.collection.plan import BandRead, Target
 from rasteret_assets.collection.read import read_bands
 from rasteret_assets.collection.reproject import LONLAT, crs_name, reproject, reproject_bounds
 from rasteret_assets.collection.summary import crs_code
-from rasteret_assets.collection.window import Window
+from rasteret_assets.collection.window import Grid, Window
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.storage.backend import StorageBackend
 
@@ -72,13 +72,6 @@ class View:
     record: Record
     area: Area
     window: Window
-
-    def outside(self, *, all_touched: bool) -> npt.NDArray[np.bool_] | None:
-        """Pixels of the window that the area does not cover; None where it is to be read whole."""
-        if _read_whole(self.area, self.record.crs):
-            return None
-        shape = reproject(self.area.geometry, self.area.crs, self.record.crs)
-        return ~covered(shape, self.record.headers[0].grid, self.window, all_touched=all_touched)
 
 
 def projection(table: pa.Schema, bands: Sequence[str]) -> dict[str, pc.Expression]:
@@ -221,12 +214,25 @@ def read_stack(
         for (record, band), wanted in targets.items()
     )
     run_sync(read_bands(reads, backend, max_concurrent=max_concurrent))
-    for view, planes in zip(views, stack, strict=True):
-        if (outside := view.outside(all_touched=all_touched)) is None:
-            continue
-        for header, plane in zip(view.record.headers, planes, strict=True):
-            plane[: view.window.height, : view.window.width][outside] = header.fill
+    _mask(views, stack, all_touched=all_touched)
     return stack
+
+
+def _mask(views: Sequence[View], stack: npt.NDArray[Any], *, all_touched: bool) -> None:
+    """Set what polygons do not cover to nodata."""
+    # Records of one grid see an area alike: a time series needs its mask once.
+    outside = functools.lru_cache(maxsize=8)(functools.partial(_outside, all_touched=all_touched))
+    for view, planes in zip(views, stack, strict=True):
+        if _read_whole(view.area, view.record.crs):
+            continue
+        where = outside(view.area, view.record.crs, view.record.headers[0].grid, view.window)
+        for header, plane in zip(view.record.headers, planes, strict=True):
+            np.copyto(plane[: view.window.height, : view.window.width], header.fill, where=where)
+
+
+def _outside(area: Area, crs: str, grid: Grid, window: Window, *, all_touched: bool) -> npt.NDArray[np.bool_]:
+    """Pixels of a window that an area does not cover."""
+    return ~covered(reproject(area.geometry, area.crs, crs), grid, window, all_touched=all_touched)
 
 
 def _read_whole(area: Area, crs: str) -> bool:
