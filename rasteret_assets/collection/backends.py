@@ -5,8 +5,8 @@ from __future__ import annotations
 import atexit
 import functools
 
-from rasteret_assets.collection.bridge import run_sync
 from rasteret_assets.spec import CloudConfig
+from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import close_backend, create_backend
 

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 
 from rasteret_assets import schema
 from rasteret_assets.collection.aoi import Area
-from rasteret_assets.collection.bridge import run_sync
 from rasteret_assets.collection.codecs import check_supported
 from rasteret_assets.collection.footprints import intersecting_pairs
 from rasteret_assets.collection.header import BandHeader, parse_header
@@ -30,6 +29,7 @@ from rasteret_assets.collection.reproject import LONLAT, crs_name, reproject, re
 from rasteret_assets.collection.summary import crs_code
 from rasteret_assets.collection.window import Grid, Window
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
 
 _log = logging.getLogger(__name__)

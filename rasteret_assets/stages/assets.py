@@ -166,7 +166,7 @@ def _trimmed(hrefs: pa.Array) -> pa.Array:
 
 def _struct(fields: Mapping[str, pa.Array], missing: pa.Array, rows: int) -> pa.Array:
     if not fields:
-        return pa.array([None] * rows, pa.struct([]))
+        return pa.nulls(rows)  # Parquet has no struct without fields
     return pa.StructArray.from_arrays(list(fields.values()), names=list(fields), mask=missing)
 
 

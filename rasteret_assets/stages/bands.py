@@ -159,7 +159,8 @@ def _targets(records: pa.Table, bands: Sequence[str], *, explicit: bool) -> pa.T
     assets = records[ASSETS].combine_chunks()
     ids = records[ID].combine_chunks()
     parts, order = [], []
-    present = {child.name: position for position, child in enumerate(assets.type)}
+    kinds = list(assets.type) if pa.types.is_struct(assets.type) else []
+    present = {child.name: position for position, child in enumerate(kinds)}
     for rank, band in enumerate(bands):
         if band not in present:
             continue

@@ -87,7 +87,7 @@ def profile_source(source: Source, spec: CollectionSpec) -> SourceProfile:
     """
     digests: dict[str, Any] = {}
     rows: Counter[str] = Counter()
-    names: dict[str, None] = dict.fromkeys(spec.band_index_map) if _from_href(source, spec) else {}
+    names: dict[str, None] = dict.fromkeys(_schema_names(source, spec))
     rasters: set[str] = set()
     id_chunks: list[pa.Array] = []
     for batch in source.batches():
@@ -101,7 +101,7 @@ def profile_source(source: Source, spec: CollectionSpec) -> SourceProfile:
             names.update(dict.fromkeys(in_batch))
             if spec.enrich_cog and spec.band_codes is None:
                 rasters |= _raster_names(aliased.column(ASSETS), [name for name in in_batch if name not in rasters])
-    ordered = list(names) if _has_ordered_assets(source, spec) else sorted(names)
+    ordered = _schema_names(source, spec) or sorted(names)
     found = {key: PartitionProfile(rows=rows[key], version=digests[key].hexdigest()) for key in sorted(rows)}
     return SourceProfile(
         fingerprint=profile_fingerprint(source, spec),
@@ -174,12 +174,13 @@ def _from_href(source: Source, spec: CollectionSpec) -> bool:
     return bool(spec.href_column) and ASSETS not in {*source.schema.names, *spec.column_map.values()}
 
 
-def _has_ordered_assets(source: Source, spec: CollectionSpec) -> bool:
-    """Whether the order of assets is the source's own (struct fields, ``band_index_map``) rather than found in rows."""
+def _schema_names(source: Source, spec: CollectionSpec) -> list[str]:
+    """Asset names that the schema or the spec states, in their order; none where only the rows tell."""
     if _from_href(source, spec):
-        return True
+        return list(spec.band_index_map)
     aliases = {contract: name for name, contract in spec.column_map.items()}
-    return bool(pa.types.is_struct(source.schema.field(aliases.get(ASSETS, ASSETS)).type))
+    kind = source.schema.field(aliases.get(ASSETS, ASSETS)).type
+    return [child.name for child in kind] if pa.types.is_struct(kind) else []
 
 
 def _raster_names(column: pa.Array, names: list[str]) -> set[str]:

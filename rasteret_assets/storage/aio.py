@@ -1,8 +1,14 @@
-"""From synchronous code into coroutines, whether or not an event loop is already running (a notebook, Dagster)."""
+"""Coroutines from synchronous code, also inside a running event loop, as in notebooks.
+
+All of them run on one private event loop in a thread of its own, so that connections opened by one call serve the next.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
+import os
 import sys
 import threading
 from collections.abc import Coroutine
@@ -12,33 +18,35 @@ T = TypeVar("T")
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end and return its result, in a thread of its own where this one has a running loop."""
+    """The result of a coroutine. Interrupting the wait cancels it."""
+    # A forked process inherits the loop but not its thread; by process id it gets one of its own.
+    future = asyncio.run_coroutine_threadsafe(coroutine, _loop(os.getpid()))
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return _run(coroutine)
-    result: list[T] = []
-    failure: list[BaseException] = []
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
 
-    def target() -> None:
-        try:
-            result.append(_run(coroutine))
-        except BaseException as error:  # noqa: BLE001  (handed to the caller below, whatever it is)
-            failure.append(error)
 
-    thread = threading.Thread(target=target, name="rasteret-assets-io", daemon=True)
+@functools.cache
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    loop = _new_loop()
+    thread = threading.Thread(target=loop.run_forever, name="rasteret-assets-io", daemon=True)
     thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return result[0]
+
+    def stop() -> None:
+        if os.getpid() == process:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(timeout=5)
+            loop.close()
+
+    atexit.register(stop)
+    return loop
 
 
-def _run(coroutine: Coroutine[Any, Any, T]) -> T:
-    factory = None
-    if sys.platform != "win32":
-        import uvloop  # noqa: PLC0415  (not made for Windows)
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop  # noqa: PLC0415  (not made for Windows)
 
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(coroutine)
+    return uvloop.new_event_loop()

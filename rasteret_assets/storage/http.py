@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -93,7 +94,8 @@ class HttpBackend:
         if session is None or session.closed:
             for stale in [other for other in self._sessions if other.is_closed()]:
                 del self._sessions[stale]
-            connector = aiohttp.TCPConnector(limit=self._limit, ttl_dns_cache=300)
+            # aiohttp's own context is made once, at import; this one honours SSL_CERT_FILE as it is now.
+            connector = aiohttp.TCPConnector(limit=self._limit, ttl_dns_cache=300, ssl=ssl.create_default_context())
             session = aiohttp.ClientSession(
                 connector=connector, headers=self._headers, timeout=_TIMEOUT, auto_decompress=False, trust_env=True
             )

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import rasterio
 import shapely
-from rasterio.transform import from_origin
+from affine import Affine
 from rasterio.warp import transform_bounds
 
 
@@ -21,8 +21,8 @@ def tiff_bytes(
     pixels = np.random.default_rng(seed).integers(1, 200, (bands, height, width)).astype(dtype)
     profile = {
         "driver": "GTiff", "width": width, "height": height, "count": bands, "dtype": dtype, "crs": f"EPSG:{epsg}",
-        "transform": from_origin(*origin, pixel, pixel), "nodata": nodata, "tiled": True, "blockxsize": 32,
-        "blockysize": 32, "compress": "deflate", **options,
+        "transform": Affine(pixel, 0, origin[0], 0, -pixel, origin[1]), "nodata": nodata, "tiled": True,
+        "blockxsize": 32, "blockysize": 32, "compress": "deflate", **options,
     }  # fmt: skip
     with rasterio.MemoryFile() as memory:
         with memory.open(**profile) as dataset:

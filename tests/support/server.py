@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
@@ -58,7 +58,7 @@ class RangeServer:
             return self.seen[path] - 1
 
     def body(self, path: str) -> bytes | None:
-        plain = unquote(urlsplit(path).path)
+        plain = unquote(path.partition("?")[0])
         if plain in self.objects:
             return self.objects[plain]
         file = self.root / plain.lstrip("/") if self.root is not None else None

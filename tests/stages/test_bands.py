@@ -1,0 +1,220 @@
+"""Headers over a real server: one request each, every failure a ledger row, and nothing fetched twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pytest
+import rasterio
+
+from rasteret_assets import create_backend
+from rasteret_assets.errors import EnrichmentError
+from rasteret_assets.schema import BAND_METADATA_SCHEMA, PARSER_VERSION
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.bands import BandMetadata, check_enrichment, count_failures, read_band_metadata
+from rasteret_assets.stages.headers import HeaderProgress, HeaderTarget, fetch_headers
+from rasteret_assets.stages.normalize import normalize_records
+from rasteret_assets.stages.profile import profile_source
+from rasteret_assets.stages.scan import open_source
+from tests.support.rasters import record_table, tiff_bytes
+from tests.support.server import RangeServer
+
+SMALL = tiff_bytes()
+#: 70 x 70 tiles: its tables do not fit a first read.
+LARGE = tiff_bytes(width=2240, height=2240, compress="none", blockxsize=16, blockysize=16)
+
+
+def records_of(table: pa.Table, **values: object) -> pa.Table:
+    spec = CollectionSpec.of(path="t", **values)
+    source = open_source(table, spec)
+    return normalize_records(source.table(), spec, profile_source(source, spec)).records
+
+
+def ledger(records: pa.Table, bands: Sequence[str] = ("B02",), **options: object) -> BandMetadata:
+    return read_band_metadata(
+        records,
+        bands,
+        create_backend(),
+        explicit=True,
+        max_concurrent=50,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def three(server: RangeServer) -> pa.Table:
+    for name in "abc":
+        server.objects[f"/{name}.tif"] = SMALL
+    return records_of(record_table(["a", "b", "c"], {"B02": [f"{server.url}/{name}.tif" for name in "abc"]}))
+
+
+def test_one_request_per_header_and_rasterios_values(server: RangeServer, three: pa.Table) -> None:
+    result = ledger(three)
+    assert (result.fetched, result.reused, result.requests, len(server.requests)) == (3, 0, 3, 3)
+    assert result.table.schema == BAND_METADATA_SCHEMA
+    row = result.table.to_pylist()[0]
+    assert (row["id"], row["band"], row["status"], row["attempts"]) == ("a", "B02", "ok", 1)
+    assert (row["content_length"], row["parser_version"]) == (len(SMALL), PARSER_VERSION)
+    with rasterio.MemoryFile(SMALL) as memory, memory.open() as dataset:
+        header = row["header"]
+        assert (header["image_width"], header["image_height"]) == (dataset.width, dataset.height)
+        a, _, c, _, e, f = dataset.transform[:6]
+        assert header["transform"] == [a, c, e, f]
+        assert header["epsg"] == dataset.crs.to_epsg()
+        assert len(header["tile_offsets"]) == len(header["tile_byte_counts"]) == 12
+
+
+def test_files_that_bands_and_records_share_are_fetched_once(server: RangeServer) -> None:
+    server.objects["/m.tif"] = tiff_bytes(bands=3, interleave="band")
+    table = record_table(["a", "b"], {"x": ["unused"] * 2}).drop_columns(["assets"])
+    table = table.append_column("url", pa.array([f"{server.url}/m.tif"] * 2))
+    records = records_of(table, href_column="url", band_index_map={"red": 0, "nir": 2, "none": 3})
+    result = ledger(records, ["red", "nir", "none"])
+    assert len(server.requests) == 1
+    rows = result.table.to_pylist()
+    assert [(row["id"], row["band"]) for row in rows] == [(i, b) for i in "ab" for b in ("red", "nir", "none")]
+    red, nir, none = (row for row in rows[:3])
+    assert set(red["header"]["tile_offsets"]).isdisjoint(nir["header"]["tile_offsets"])
+    assert (none["status"], none["error_class"]) == ("unsupported", "unsupported")
+    assert "band_index 3 is out of range: the file has 3 bands" in none["error"]
+
+
+def test_a_header_that_does_not_fit_teaches_the_next_file(server: RangeServer) -> None:
+    names = [f"/{number}.tif" for number in range(5)]
+    server.objects |= dict.fromkeys(names, LARGE)
+    targets = [HeaderTarget(href=server.url + name, family="B02") for name in names]
+    outcomes, totals = asyncio.run(fetch_headers(targets, create_backend(), max_concurrent=1))
+    assert all(outcome.header is not None for outcome in outcomes)
+    assert totals.requests == len(server.requests) == 6
+
+
+def test_every_failure_is_a_row_with_its_class(server: RangeServer) -> None:
+    server.objects |= {
+        "/ok.tif": SMALL, "/html.tif": b"<!DOCTYPE html>", "/empty.tif": b"", "/cut.tif": SMALL[:60],
+        "/strips.tif": tiff_bytes(tiled=False),
+    }  # fmt: skip
+    server.fault = lambda path, before: "403" if "forbidden" in path else None
+    names = ["ok", "html", "empty", "cut", "strips", "missing", "forbidden"]
+    hrefs: list[str | None] = [f"{server.url}/{name}.tif?sig=secret" for name in names]
+    table = record_table([*names, "null", "relative"], {"B02": [*hrefs, None, "x/y.tif"]})
+    result = ledger(records_of(table))
+    got = {row["id"]: (row["status"], row["error_class"]) for row in result.table.to_pylist()}
+    assert got == {
+        "ok": ("ok", None), "html": ("failed", "not_tiff"), "empty": ("failed", got["empty"][1]),
+        "cut": ("failed", "corrupt"), "strips": ("unsupported", "not_tiled"), "missing": ("failed", "not_found"),
+        "forbidden": ("failed", "forbidden"), "null": ("failed", "no_href"), "relative": ("failed", "read_failed"),
+    }  # fmt: skip
+    assert "secret" not in str(result.table.to_pylist())
+    assert result.failures == count_failures(result.table)
+    assert sum(result.failures.values()) == 8
+    check_enrichment([result.table])
+
+
+def test_band_indices_as_text(server: RangeServer) -> None:
+    server.objects["/m.tif"] = tiff_bytes(bands=4)
+    kind = pa.struct([("nir", pa.struct([("href", pa.string()), ("band_index", pa.string())]))])
+    values = [" 2 ", None, "x", "99", "-1", "3.0"]
+    assets = pa.array([{"nir": {"href": f"{server.url}/m.tif", "band_index": value}} for value in values], kind)
+    table = record_table([str(n) for n in range(6)], {"x": [None] * 6})
+    rows = ledger(records_of(table.set_column(3, "assets", assets)), ["nir"]).table.to_pylist()
+    assert [row["header"] and row["header"]["band_index"] for row in rows] == [2, 0, None, None, None, 3]
+    assert [row["error_class"] for row in rows] == [
+        None,
+        None,
+        "invalid_band_index",
+        "unsupported",
+        "invalid_band_index",
+        None,
+    ]
+    assert len(server.requests) == 1
+
+
+def test_nothing_is_fetched_twice_unless_forced(server: RangeServer, three: pa.Table) -> None:
+    first = ledger(three)
+    server.reset()
+    second = ledger(three, previous=first.table)
+    assert (second.fetched, second.reused, len(server.requests)) == (0, 3, 0)
+    assert second.table == first.table
+    assert ledger(three, previous=first.table, force=True).fetched == len(server.requests) == 3
+
+
+def test_what_another_try_may_mend_is_tried_again(server: RangeServer, three: pa.Table) -> None:
+    server.fault = lambda path, before: {"/b.tif": "403", "/c.tif": "html"}.get(path)
+    first = ledger(three)
+    assert first.failures == {"forbidden": 1, "not_tiff": 1}
+    server.fault = lambda path, before: None
+    server.reset()
+    second = ledger(three, previous=first.table)
+    assert server.paths == ["/b.tif"]
+    assert second.failures == {"not_tiff": 1}
+
+
+def test_new_signatures_of_a_known_file_fetch_nothing(server: RangeServer) -> None:
+    server.objects["/a.tif"] = SMALL
+    first = ledger(records_of(record_table(["a"], {"B02": [f"{server.url}/a.tif?sig=1"]})))
+    assert first.table["href"].to_pylist() == [f"{server.url}/a.tif"]
+    assert server.paths == ["/a.tif?sig=1"]
+    second = ledger(records_of(record_table(["a"], {"B02": [f"{server.url}/a.tif?sig=2"]})), previous=first.table)
+    assert second.fetched == 0
+
+
+def test_headers_of_an_older_parser_are_read_again(three: pa.Table) -> None:
+    first = ledger(three).table
+    position = first.schema.get_field_index("parser_version")
+    old = first.set_column(position, first.schema.field(position), pa.array([PARSER_VERSION - 1] * 3, pa.int32()))
+    assert ledger(three, previous=old).fetched == 3
+
+
+@pytest.mark.parametrize("fault", ["503", "429", "reset", "short"])
+def test_failures_of_the_moment_are_tried_again_at_once(server: RangeServer, three: pa.Table, fault: str) -> None:
+    server.fault = lambda path, before: fault if before == 0 else None
+    result = ledger(three)
+    assert result.failures == {}
+    assert len(server.requests) == 6
+    if fault != "reset":  # aiohttp itself repeats a GET whose connection was reset before any answer
+        assert result.table["attempts"].to_pylist() == [2, 2, 2]
+
+
+def test_a_users_backend_may_fail_in_any_way(three: pa.Table) -> None:
+    class Odd:
+        async def get_range(self, url: str, start: int, length: int) -> bytes:
+            if url.endswith("a.tif"):
+                raise KeyError(f"{url}?sig=secret")
+            return SMALL[start : start + length] if url.endswith("b.tif") else SMALL[start : start + length + 99]
+
+        async def get_ranges(self, url: str, ranges: list) -> list[bytes]:
+            return [await self.get_range(url, *one) for one in ranges]
+
+    result = read_band_metadata(three, ["B02"], Odd(), explicit=True, max_concurrent=5)
+    statuses = {row["id"]: (row["status"], row["error_class"]) for row in result.table.to_pylist()}
+    assert statuses == {"a": ("failed", "unavailable"), "b": ("ok", None), "c": ("ok", None)}
+    assert "the backend failed: KeyError" in result.table["error"][0].as_py()
+
+
+def test_progress_ends_complete(three: pa.Table) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def watch(progress: HeaderProgress) -> None:
+        seen.append((progress.done, progress.total))
+
+    ledger(three, progress=watch)
+    assert seen[-1] == (3, 3)
+
+
+def test_a_build_without_a_single_header_is_refused_with_the_causes() -> None:
+    table = record_table(["a", "b"], {"B02": ["http://127.0.0.1:9/a.tif?sig=secret", "x.tif"]})
+    result = ledger(records_of(table))
+    with pytest.raises(
+        EnrichmentError, match=r"not one of 2 headers .*1 unavailable.* from 127\.0\.0\.1:9.*cannot connect"
+    ) as caught:
+        check_enrichment([result.table])
+    assert "secret" not in str(caught.value)
+
+
+def test_headers_work_inside_a_running_event_loop(three: pa.Table) -> None:
+    async def notebook() -> int:
+        return ledger(three).fetched
+
+    assert asyncio.run(notebook()) == 3

@@ -1,0 +1,138 @@
+"""Ids, times and CRSs in every spelling a record table uses."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime
+
+import pyarrow as pa
+import pyproj
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rasteret_assets.errors import RecordError
+from rasteret_assets.schema import TIMESTAMP
+from rasteret_assets.stages.columns import normalize_crs, normalize_ids, normalize_times
+
+NOON = datetime(2024, 5, 6, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+def times(column: pa.Array) -> list[datetime | None]:
+    result, bad = normalize_times(column, "datetime")
+    assert result.type == TIMESTAMP
+    assert not any(bad.to_pylist())
+    return result.to_pylist()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([NOON, None], pa.timestamp("us", tz="UTC")),
+        pa.array([NOON, None], pa.timestamp("ns", tz="America/New_York")),
+        pa.array([NOON.replace(tzinfo=None), None], pa.timestamp("us")),
+        pa.array(["2024-05-06T12:00:00.123456Z", None]),
+        pa.array(["2024-05-06T14:00:00.123456+02:00", ""]),
+        pa.array(["2024-05-06 07:00:00.123456789-0500", " "], pa.large_string()),
+        pa.array(["2024-05-06t12:00:00,123456z", None], pa.string_view()),
+        pa.array(["2024-05-06T12:00:00.123456", None]).dictionary_encode(),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_instants_become_utc_microseconds(column: pa.Array) -> None:
+    assert times(column) == [NOON, None]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2024, None], pa.int16()), pa.array([2024.0, float("nan")]), pa.array([date(2024, 1, 1), None]),
+        pa.array([date(2024, 1, 1), None], pa.date64()), pa.array(["2024-01-01", None]),
+        pa.array(["2024-01-01T00:00Z", None]),
+    ],
+    ids=lambda column: str(column.type),
+)  # fmt: skip
+def test_years_and_dates_begin_at_midnight(column: pa.Array) -> None:
+    assert times(column) == [datetime(2024, 1, 1, tzinfo=UTC), None]
+
+
+def test_what_does_not_parse_is_marked_and_the_rest_kept() -> None:
+    column = pa.array(["2024-05-06T12:00:00.123456Z", "soon", "2024-13-01", "", None, "2024-02-30T00:00:00Z"])
+    result, bad = normalize_times(column, "datetime")
+    assert result.to_pylist() == [NOON, None, None, None, None, None]
+    assert bad.to_pylist() == [False, True, True, False, False, True]
+
+
+@pytest.mark.parametrize("values", [[20190101], [1697997559024], [2024.5], [0], [-5]])
+def test_numbers_that_are_no_years_are_refused(values: list[float]) -> None:
+    with pytest.raises(RecordError, match=r"column 'datetime' holds numbers such as .*, which are no years"):
+        normalize_times(pa.array(values), "datetime")
+
+
+def test_a_type_that_holds_no_time_is_refused() -> None:
+    with pytest.raises(RecordError, match="column 'datetime' is bool"):
+        normalize_times(pa.array([True]), "datetime")
+
+
+@given(
+    st.datetimes(min_value=datetime(1000, 1, 1), max_value=datetime(9999, 12, 31), timezones=st.timezones()),  # noqa: DTZ001
+    st.sampled_from(["T", " "]),
+)
+def test_isoformat_of_any_zone_comes_back(instant: datetime, separator: str) -> None:
+    text = instant.isoformat(separator)
+    offset = instant.utcoffset()
+    # RFC 3339 has no seconds in an offset; historical zones do.
+    if offset is None or offset.seconds % 60 or not 1000 <= instant.astimezone(UTC).year <= 9999:
+        return
+    assert times(pa.array([text])) == [instant.astimezone(UTC)]
+
+
+def test_ids_are_text() -> None:
+    assert normalize_ids(pa.array([7, None])).to_pylist() == ["7", None]
+    assert normalize_ids(pa.array(["a/b", "", None], pa.string_view())).to_pylist() == ["a/b", None, None]
+    assert normalize_ids(pa.array(["x", "x"]).dictionary_encode()).type == pa.string()
+    with pytest.raises(RecordError, match="column 'id' is double"):
+        normalize_ids(pa.array([1.0]))
+
+
+def crs(**columns: list) -> tuple[list, list, int]:
+    codes, texts, conflicts = normalize_crs(pa.table(columns).to_batches()[0])
+    assert (codes.type, texts.type) == (pa.int32(), pa.string())
+    return codes.to_pylist(), texts.to_pylist(), conflicts
+
+
+@pytest.mark.parametrize(
+    "value",
+    [32629, 32629.0, "32629", " EPSG:32629 ", "epsg:32629", "32629.0", pyproj.CRS(32629).to_wkt()],
+    ids=lambda value: str(value)[:12],
+)
+def test_a_crs_in_any_spelling(value: object) -> None:
+    assert crs(**{"proj:epsg": [value, None]}) == ([32629, None], ["EPSG:32629", None], 0)
+
+
+def test_projjson_as_text_or_struct() -> None:
+    document = pyproj.CRS(32629).to_json_dict()
+    assert crs(**{"proj:projjson": [json.dumps(document)]})[0] == [32629]
+    short = {"type": "ProjectedCRS", "name": "UTM 29N", "id": {"authority": "EPSG", "code": 32629}}
+    assert crs(**{"proj:projjson": [short, None]})[0] == [32629, None]
+
+
+def test_the_first_source_with_a_code_wins_row_by_row() -> None:
+    got = crs(
+        **{
+            "proj:code": ["EPSG:32630", "EPSG:32630", None],
+            "proj:epsg": [32629, None, None],
+            "crs": ["x", None, "EPSG:4326"],
+        }
+    )
+    assert got == ([32629, 32630, 4326], ["EPSG:32629", "EPSG:32630", "EPSG:4326"], 1)
+
+
+def test_codes_the_registry_does_not_know_stay_text() -> None:
+    got = crs(**{"proj:code": ["EPSG:999999", "IAU_2015:30100", "garbage", "ESRI:102008", "EPSG:32767"]})
+    assert got[0] == [None] * 5
+    assert got[1] == ["EPSG:999999", "IAU_2015:30100", "garbage", "ESRI:102008", "EPSG:32767"]
+
+
+def test_a_table_that_states_no_crs_has_null_columns() -> None:
+    assert crs(id=["a", "b"]) == ([None, None], [None, None], 0)

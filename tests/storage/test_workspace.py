@@ -1,0 +1,120 @@
+"""Files are replaced whole, locally and on S3, and folders go with their last file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pytest
+from moto.server import ThreadedMotoServer
+
+from rasteret_assets.errors import CollectionError, SourceError, SpecError
+from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
+from rasteret_assets.storage.workspace import Workspace
+
+TABLE = pa.table({"x": [1, 2, 3]})
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[pafs.FileSystem]:
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", aws_access_key_id="k", aws_secret_access_key="s")
+    client.create_bucket(Bucket="workspace")
+    yield pafs.S3FileSystem(
+        access_key="k", secret_key="s", endpoint_override=f"{host}:{port}", scheme="http", region="us-east-1"
+    )
+    client.close()
+    server.stop()
+
+
+@pytest.fixture(params=["local", "s3"])
+def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Workspace:
+    if request.param == "local":
+        return Workspace.at(str(tmp_path / "w" / "s2_records"))
+    fs = request.getfixturevalue("bucket")
+    return Workspace.at("s3://workspace/w/s2_records", fs)
+
+
+def test_layout(tmp_path: Path) -> None:
+    workspace = Workspace.at(str(tmp_path / "s2_records"))
+    assert workspace.published_file("2024-01") == f"{tmp_path}/s2_records/year=2024/month=1/part-0.parquet"
+    undated = "year=__HIVE_DEFAULT_PARTITION__/month=__HIVE_DEFAULT_PARTITION__"
+    assert workspace.published_file("undated") == f"{tmp_path}/s2_records/{undated}/part-0.parquet"
+    assert workspace.stage_file("raw_records", "2024-01") == f"{tmp_path}/s2_stages/raw_records/2024-01.parquet"
+    assert Workspace.at(str(tmp_path / "any")).stages == f"{tmp_path}/any_stages"
+    with pytest.raises(ValueError, match="no partition key"):
+        workspace.published_file("2024-13")
+
+
+def test_tables_and_documents_come_back(workspace: Workspace) -> None:
+    path = workspace.stage_file("raw_records", "2024-01")
+    assert workspace.read_table(path) is None
+    size = workspace.write_table(path, TABLE)
+    assert workspace.fs.get_file_info(path).size == size
+    assert workspace.read_table(path) == TABLE
+    workspace.write_table(path, TABLE.slice(1))
+    assert workspace.read_table(path) == TABLE.slice(1)
+    assert workspace.read_json(workspace.state_file("2024-01")) is None
+    workspace.write_json(workspace.state_file("2024-01"), {"b": 1, "a": None})
+    workspace.write_json(workspace.state_file("undated"), {})
+    assert workspace.states() == {"2024-01": {"a": None, "b": 1}, "undated": {}}
+
+
+def test_removing_the_last_file_removes_its_folders(workspace: Workspace) -> None:
+    first, second = workspace.published_file("2023-01"), workspace.published_file("2023-02")
+    for path in (first, second):
+        workspace.write_table(path, TABLE)
+    assert workspace.exists()
+    assert workspace.remove(first)
+    assert workspace.read_table(second) is not None
+    assert workspace.remove(second)
+    assert not workspace.remove(second)
+    assert not workspace.exists()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    workspace = Workspace.at(str(tmp_path / "s2_records"))
+    path = workspace.published_file("2024-01")
+    workspace.write_table(path, TABLE)
+    with pytest.raises(pa.ArrowException):
+        workspace.write_table(path, TABLE, compression="no such codec")
+    assert workspace.read_table(path) == TABLE
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["part-0.parquet"]
+
+
+def test_a_damaged_stage_file_is_named(tmp_path: Path) -> None:
+    workspace = Workspace.at(str(tmp_path / "s2_records"))
+    path = tmp_path / "s2_stages" / "raw_records" / "2024-01.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PAR1 torso")
+    with pytest.raises(CollectionError, match=r"2024-01\.parquet: damaged .* delete it and build again"):
+        workspace.read_table(str(path))
+
+
+def test_documents_are_written_the_same_each_time(tmp_path: Path) -> None:
+    workspace = Workspace.at(str(tmp_path / "s2_records"))
+    workspace.write_json(str(tmp_path / "a.json"), {"b": 1, "a": 2})
+    assert list(json.loads((tmp_path / "a.json").read_text())) == ["a", "b"]
+
+
+def test_junk_beside_the_data_is_skipped(tmp_path: Path) -> None:
+    for name in ("a.parquet", "d/b.PARQUET", "_SUCCESS", ".a.parquet.crc", "_log/c.parquet", "x.txt", "k=_v/e.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = list_files(pafs.LocalFileSystem(), str(tmp_path), (".parquet",))
+    assert [info.path.removeprefix(f"{tmp_path}/") for info in found] == ["a.parquet", "d/b.PARQUET", "k=_v/e.parquet"]
+
+
+def test_filesystems_are_resolved_or_refused(tmp_path: Path) -> None:
+    fs, path = resolve_filesystem(f"file://{tmp_path}/a")
+    assert (fs.type_name, path) == ("local", f"{tmp_path}/a")
+    with pytest.raises(SourceError, match="pyarrow cannot open this URI"):
+        resolve_filesystem("ftp://host/a?secret=1")
+    with pytest.raises(SpecError, match="filesystem=int is neither"):
+        resolve_filesystem("/a", 3)

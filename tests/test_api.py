@@ -1,0 +1,158 @@
+"""``build_from_table`` as a user calls it: where it publishes, what it reuses, what it says when it cannot."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rasteret_assets import build_from_table, load
+from rasteret_assets.errors import BandNotFoundError, EnrichmentError, InvalidRecordError, SpecError
+from tests.support.rasters import record_table, tiff_bytes
+from tests.support.server import RangeServer
+
+IDS = ["a", "b", "c", "d"]
+
+
+@pytest.fixture
+def table(server: RangeServer) -> pa.Table:
+    for name in IDS:
+        server.objects[f"/{name}.tif"] = tiff_bytes(seed=ord(name))
+    return record_table(IDS, {"B02": [f"{server.url}/{name}.tif" for name in IDS]})
+
+
+def test_without_a_name_the_collection_stays_in_memory_and_in_order(
+    table: pa.Table, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    collection = build_from_table(table, enrich_cog=True)
+    assert collection.to_table()["id"].to_pylist() == IDS
+    assert collection.bands == ["B02"]
+    assert [path for path in tmp_path.rglob("*") if path.name != "objects"] == []
+
+
+def test_a_name_publishes_in_the_default_workspace(table: pa.Table, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    build_from_table(table, name="s2")
+    assert len(load(tmp_path / "rasteret_workspace" / "s2_records")) == 4
+
+
+def test_what_is_published_is_returned_until_forced(table: pa.Table, server: RangeServer, tmp_path: Path) -> None:
+    arguments = {"name": "s2", "workspace_dir": tmp_path, "enrich_cog": True}
+    build_from_table(table, **arguments)
+    assert len(server.requests) == 4
+    assert len(build_from_table(table.slice(1), **arguments)) == 4
+    assert len(server.requests) == 4
+    fewer = build_from_table(table.slice(1), **arguments, force=True)
+    assert sorted(fewer.to_table()["id"].to_pylist()) == ["b", "c", "d"]
+    assert len(server.requests) == 7
+
+
+def test_a_month_that_vanished_is_unpublished(table: pa.Table, tmp_path: Path) -> None:
+    build_from_table(table, name="s2", workspace_dir=tmp_path)
+    left = build_from_table(table.slice(0, 1), name="s2", workspace_dir=tmp_path, force=True)
+    assert left.to_table()["id"].to_pylist() == ["a"]
+    assert [str(path.relative_to(tmp_path)) for path in (tmp_path / "s2_records").rglob("*.parquet")] == [
+        "s2_records/year=2024/month=4/part-0.parquet"
+    ]
+    assert [path.name for path in (tmp_path / "s2_stages" / "collection").iterdir()] == ["2024-04.json"]
+
+
+def test_a_missing_file_costs_its_band_and_not_the_record(table: pa.Table, server: RangeServer, tmp_path: Path) -> None:
+    del server.objects["/b.tif"]
+    got = build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True).to_table()
+    headers = dict(zip(got["id"].to_pylist(), got["B02_metadata"].to_pylist(), strict=True))
+    assert headers["b"] is None
+    assert headers["a"]["image_width"] == 100
+    ledgers = [pq.read_table(path) for path in (tmp_path / "s2_stages" / "band_metadata").iterdir()]
+    (failed,) = [row for ledger in ledgers for row in ledger.to_pylist() if row["status"] == "failed"]
+    assert (failed["id"], failed["error_class"]) == ("b", "not_found")
+    assert "HTTP 404" in failed["error"]
+
+
+def test_nothing_is_published_when_no_header_could_be_read(tmp_path: Path) -> None:
+    table = record_table(["a"], {"B02": ["http://127.0.0.1:9/a.tif"]})
+    with pytest.raises(EnrichmentError, match="not one of 1 headers"):
+        build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    assert not (tmp_path / "s2_records").exists()
+
+
+def test_rewrites_filter_and_projection_together(table: pa.Table, server: RangeServer) -> None:
+    moved = record_table(IDS, {"B02": [f"s3://old/{name}.tif" for name in IDS]}, cloud=pa.array([1, 2, 3, 4]))
+    got = build_from_table(
+        moved, enrich_cog=True, url_rewrite_patterns={"s3://old/": f"{server.url}/"}, filter_expr=[["cloud", ">", 2]],
+        columns=["id", "datetime", "geometry", "assets"],
+        cloud_config={"provider": "aws", "url_patterns": {"s3://": "https://wrong/"}},
+    ).to_table()  # fmt: skip
+    assert got["id"].to_pylist() == ["c", "d"]
+    assert "cloud" not in got.schema.names
+    assert got["assets"][0].as_py()["B02"]["href"] == f"{server.url}/c.tif"
+    assert got["B02_metadata"].null_count == 0
+
+
+def test_an_empty_table_is_a_collection_with_all_columns(table: pa.Table, tmp_path: Path) -> None:
+    arguments = {"enrich_cog": True, "band_codes": ["B02"]}
+    for empty in (
+        build_from_table(table.slice(0, 0), **arguments),
+        build_from_table(table.slice(0, 0), name="s2", workspace_dir=tmp_path, **arguments),
+    ):
+        assert len(empty) == 0
+        assert {"id", "bbox", "proj:epsg", "B02_metadata", "year"} <= set(empty.to_table().schema.names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "sentence"),
+    [
+        ({"href_column": "url"}, SpecError, "needs band_index_map"),
+        (
+            {"enrich_cog": True, "band_codes": ["B99"]},
+            BandNotFoundError,
+            r"asks for \['B99'\]; its assets are \['B02'\]",
+        ),
+        ({"max_concurrent": -1}, SpecError, "max_concurrent=-1"),
+        ({"filesystem": 3, "path": "x"}, SpecError, "filesystem=int is neither"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(
+    table: pa.Table, arguments: dict, error: type[Exception], sentence: str
+) -> None:
+    path = arguments.pop("path", table)
+    with pytest.raises(error, match=sentence):
+        build_from_table(path, **arguments)
+
+
+def test_broken_rows_stop_a_build_before_anything_is_published(table: pa.Table, tmp_path: Path) -> None:
+    broken = table.set_column(0, "id", pa.array(["a", None, "c", "d"]))
+    with pytest.raises(InvalidRecordError, match="1 of 1 records break the record contract: None"):
+        build_from_table(broken, name="s2", workspace_dir=tmp_path)
+    assert not (tmp_path / "s2_records").exists()
+    rejected = pq.read_table(tmp_path / "s2_stages" / "rejected_records" / "2024-05.parquet")
+    assert rejected["reject_class"].to_pylist() == ["missing_id"]
+
+
+def test_a_killed_build_leaves_a_collection_that_opens(table: pa.Table, server: RangeServer, tmp_path: Path) -> None:
+    source = tmp_path / "t.parquet"
+    pq.write_table(table, source)
+    build_from_table(source, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    server.fault = lambda path, before: time.sleep(30) if path == "/d.tif" else None
+    code = (
+        "import sys; from rasteret_assets import build_from_table; "
+        "build_from_table(sys.argv[1], name='s2', workspace_dir=sys.argv[2], enrich_cog=True, force=True)"
+    )
+    server.reset()
+    process = subprocess.Popen([sys.executable, "-c", code, str(source), str(tmp_path)])
+    while "/d.tif" not in server.paths:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    collection = load(tmp_path / "s2_records")
+    assert sorted(collection.to_table()["id"].to_pylist()) == IDS
+    assert collection.to_table()["B02_metadata"].null_count == 0

@@ -1,0 +1,92 @@
+"""The direction of imports, and what importing the package costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rasteret_assets
+
+PACKAGE = Path(rasteret_assets.__file__).parent
+
+#: A layer may import itself and the layers before it; collection and stages stand side by side.
+LAYERS = [
+    {"errors", "schema", "spec"},
+    {"tiff", "geometry"},
+    {"storage"},
+    {"stages"},
+    {"collection"},
+    {"api"},
+    {"orchestration"},
+    {"demo"},
+    {"cli"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of everything a module imports, at any depth of its code."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_imports_a_later_layer(path: Path) -> None:
+    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if layer == "__init__":
+        return
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "rasteret_assets" or len(parts) == 1:
+            continue
+        assert RANK[parts[1]] <= RANK[layer], f"{layer} imports {parts[1]}"
+        assert {layer, parts[1]} != {"stages", "collection"}
+
+
+@pytest.mark.parametrize(
+    ("foreign", "allowed"),
+    [
+        ("dagster", {"orchestration", "demo", "cli"}),
+        ("dagster_aws", {"orchestration"}),
+        ("obstore", {"storage"}),
+        ("aiohttp", {"storage", "demo"}),
+    ],
+)
+def test_foreign_packages_stay_in_their_place(foreign: str, allowed: set[str]) -> None:
+    users = {
+        path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for path in MODULES
+        if any(name.split(".")[0] == foreign for name in imports(path))
+    }
+    assert users <= allowed
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "tiff").glob("*.py")), ids=lambda path: path.name)
+def test_the_parser_neither_awaits_nor_reads(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Await | ast.AsyncFunctionDef)]
+    assert not {name.split(".")[0] for name in imports(path)} & {"pyarrow", "asyncio", "io", "os", "socket"}
+
+
+def test_importing_the_package_leaves_dagster_alone() -> None:
+    code = "import sys, rasteret_assets; sys.exit(any(m.split('.')[0] in ('dagster', 'aiohttp') for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_everything_exported_exists() -> None:
+    assert sorted(rasteret_assets.__all__) == rasteret_assets.__all__
+    for name in rasteret_assets.__all__:
+        assert getattr(rasteret_assets, name).__doc__, name

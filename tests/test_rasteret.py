@@ -1,0 +1,93 @@
+"""rasteret 0.4.1 opens what is published here, and reads the pixels rasterio reads.
+
+It needs Python 3.12, so it runs in an environment of its own: ``RASTERET_PYTHON`` where that is set, else one made from
+the package index next to pytest's cache. Skipped where neither is to be had.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.windows import from_bounds
+
+from rasteret_assets import build_from_table
+from tests.support.rasters import footprint, record_table, tiff_bytes
+
+VERSION = "0.4.1"
+CHECK = f"import sys, rasteret; sys.exit(rasteret.__version__ != '{VERSION}')"
+READ = """
+import json, sys
+import numpy, rasteret
+collection = rasteret.load(sys.argv[1])
+pixels = collection.get_numpy(tuple(json.loads(sys.argv[2])), ["B02"])
+numpy.savez(sys.argv[3], pixels=pixels, ids=collection.to_table(columns=["id"])["id"].to_pylist())
+print(json.dumps({"bands": collection.bands, "name": collection.name, "source": collection.data_source}))
+"""
+
+
+def succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False, timeout=600).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def rasteret_python(pytestconfig: pytest.Config) -> str:
+    given = os.environ.get("RASTERET_PYTHON")
+    if given:
+        assert succeeds(given, "-c", CHECK), f"RASTERET_PYTHON={given} has no rasteret {VERSION}"
+        return given
+    home = Path(pytestconfig.cache.mkdir("rasteret")) if pytestconfig.cache else None
+    if home is None:
+        pytest.skip("no cache folder to make an environment in")
+    python = home / VERSION / "bin" / "python"
+    if succeeds(str(python), "-c", CHECK) if python.exists() else False:
+        return str(python)
+    found = [*sorted((Path.home() / ".pyenv" / "versions").glob("3.12*/bin/python")), shutil.which("python3.12")]
+    base = next((str(path) for path in found if path and succeeds(str(path), "-c", "import venv")), None)
+    if base is None or not succeeds(base, "-m", "venv", str(home / VERSION)):
+        pytest.skip("no Python 3.12 here")
+    if not succeeds(str(python), "-m", "pip", "install", "-q", f"rasteret=={VERSION}"):
+        pytest.skip(f"rasteret {VERSION} cannot be installed here")
+    return str(python)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"predictor": 2, "compress": "lzw"}, {"bands": 3, "interleave": "band", "compress": "zstd"}],
+    ids=["deflate", "lzw with predictor", "planar zstd"],
+)
+def test_rasteret_reads_the_published_collection(rasteret_python: str, tmp_path: Path, options: dict) -> None:
+    images = {name: tiff_bytes(seed=seed, **options) for seed, name in enumerate(["a", "b"])}
+    for name, content in images.items():
+        (tmp_path / f"{name}.tif").write_bytes(content)
+    table = record_table(
+        list(images), {"B02": [str(tmp_path / f"{name}.tif") for name in images]}, outline=footprint(images["a"])
+    )
+    build_from_table(table, name="shared", data_source="test", workspace_dir=tmp_path, enrich_cog=True)
+    bounds = (9.0, 48.7480, 9.0050, 48.7520)
+    command = [
+        rasteret_python,
+        "-c",
+        READ,
+        str(tmp_path / "shared_records"),
+        str(list(bounds)),
+        str(tmp_path / "out.npz"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '"bands": ["B02"], "name": "shared", "source": "test"' in done.stdout
+    with np.load(tmp_path / "out.npz") as out:
+        pixels, ids = out["pixels"], out["ids"].tolist()
+    for name, window in zip(ids, pixels, strict=True):
+        with rasterio.MemoryFile(images[name]) as memory, memory.open() as dataset:
+            left, bottom, right, top = rasterio.warp.transform_bounds("EPSG:4326", dataset.crs, *bounds)
+            grid = from_bounds(left, bottom, right, top, dataset.transform)
+            rows = slice(int(np.floor(grid.row_off)), int(np.floor(grid.row_off)) + window.shape[0])
+            columns = slice(max(0, int(np.floor(grid.col_off))), max(0, int(np.floor(grid.col_off))) + window.shape[1])
+            assert window.size > 500
+            assert np.array_equal(window, dataset.read(1)[rows, columns])
