@@ -63,9 +63,7 @@ def collection_assets(spec: CollectionSpec) -> dg.Definitions:
     """
     if not spec.name:
         raise SpecError("a collection of the graph needs a name: give name=")
-    with warnings.catch_warnings():
-        # Observable sources and backfill policies are marked beta; who loads a collection can do nothing about it.
-        warnings.simplefilter("ignore", dg.BetaWarning)
+    with _beta_accepted():
         source = source_asset(spec)
         stages = [raw_records(spec), normalized_records(spec), band_metadata(spec), collection(spec)]
     job = dg.define_asset_job(
@@ -114,7 +112,8 @@ def source_asset(spec: CollectionSpec) -> dg.SourceAsset:
             workspace = filesystem.open_workspace(spec)
             profile = load_profile(workspace, filesystem.open_source(spec), spec)
         discover_partitions(context.instance, spec, profile)
-        return dg.DataVersionsByPartition({key: profile.version(key, spec) for key in profile.partitions})
+        with _beta_accepted():
+            return dg.DataVersionsByPartition({key: profile.version(key, spec) for key in profile.partitions})
 
     return source
 
@@ -259,6 +258,14 @@ def explained() -> Iterator[None]:
     except RasteretAssetsError as error:
         passing = isinstance(error, EnrichmentError | RangeReadError | SourceError)
         raise dg.Failure(description=str(error), allow_retries=passing) from error
+
+
+@contextmanager
+def _beta_accepted() -> Iterator[None]:
+    """No beta warnings (observable sources, backfill policies): who loads a collection can do nothing about them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        yield
 
 
 def _partition_keys(context: dg.AssetExecutionContext) -> Sequence[str]:

@@ -1,0 +1,163 @@
+"""The assets of a collection: what they write, report, reuse and refuse."""
+
+from __future__ import annotations
+
+import hashlib
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+
+from rasteret_assets import build_from_table, load
+from rasteret_assets.errors import EnrichmentError, InvalidRecordError, MissingColumnError, SpecError
+from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START
+from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.stages.run import STAGES
+from tests.orchestration.scenes import KEYS, Scenes, latest
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    """Description of the one failed step of a run."""
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    return str(event.step_failure_data.user_failure_data.description)
+
+
+def test_all_partitions_are_discovered_built_and_reported(scenes: Scenes, tmp_path) -> None:
+    done = []
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        counts = scenes.materialize(instance, on_partition=lambda key, stages: done.append((key, list(stages))))
+        assert instance.get_dynamic_partitions("scenes_months") == KEYS
+        assert done == [(key, list(STAGES)) for key in KEYS]
+        assert {key: stages["collection"]["rows"] for key, stages in counts.items()} == dict(
+            zip(KEYS, [2, 1, 1], strict=True)
+        )
+        for stage in STAGES:
+            assert instance.get_materialized_partitions(dg.AssetKey(["scenes", stage])) == set(KEYS)
+        made = latest(instance, "undated")
+    assert len(scenes.server.requests) == 4
+    published = made["collection"].metadata
+    assert published["dagster/partition_row_count"].value == 1
+    file = published["path"].value
+    assert "year=__HIVE_DEFAULT_PARTITION__" in file
+    content = scenes.published()["year=__HIVE_DEFAULT_PARTITION__/month=__HIVE_DEFAULT_PARTITION__/part-0.parquet"]
+    version = made["collection"].tags["dagster/data_version"]
+    assert version == hashlib.blake2b(content, digest_size=16).hexdigest()
+    columns = {column.name: column.type for column in published["dagster/column_schema"].value.columns}
+    assert columns["id"] == "string"
+    assert columns["B02_metadata"] == "struct<22 fields>"
+    assert made["normalized_records"].metadata["rejected_records"].value == 0
+    headers = made["band_metadata"].metadata
+    assert [headers[name].value for name in ("headers_fetched", "headers_reused", "headers_failed")] == [1, 0, 0]
+    assert headers["headers_per_second"].value > 0
+
+
+def test_headers_are_fetched_once_unless_forced(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.materialize(instance)
+    first = scenes.published()
+    scenes.server.reset()
+    again = scenes.materialize(instance)
+    assert scenes.server.requests == []
+    assert sum(stages["band_metadata"]["headers_reused"] for stages in again.values()) == 4
+    forced = scenes.materialize(instance, force=True)
+    assert sorted(scenes.server.paths) == ["/a.tif", "/b.tif", "/c.tif", "/d.tif"]
+    assert sum(stages["band_metadata"]["headers_fetched"] for stages in forced.values()) == 4
+    assert latest(instance, "2024-01")["raw_records"].metadata["forced"].value is True
+    assert scenes.published() == first
+
+
+def test_the_graph_publishes_the_bytes_the_library_does(scenes: Scenes, instance: dg.DagsterInstance, tmp_path) -> None:
+    scenes.materialize(instance)
+    build_from_table(scenes.file, name="scenes", workspace_dir=tmp_path / "library", enrich_cog=True)
+    library = tmp_path / "library" / "scenes_records"
+    assert scenes.published() == {
+        str(path.relative_to(library)): path.read_bytes() for path in library.rglob("*") if path.is_file()
+    }
+
+
+def test_a_vanished_month_is_unpublished(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.materialize(instance)
+    scenes.change(c=-1)
+    counts = scenes.materialize(instance)
+    assert counts["2024-02"]["collection"] == {"rows": 0, "removed": True}
+    assert [path.partition("/part")[0] for path in scenes.published()] == [
+        "year=2024/month=1", "year=__HIVE_DEFAULT_PARTITION__/month=__HIVE_DEFAULT_PARTITION__",
+    ]  # fmt: skip
+    assert len(load(scenes.workspace / "scenes_records")) == 3
+
+
+def test_one_run_may_cover_a_range(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    instance.add_dynamic_partitions("scenes_months", KEYS)
+    result = scenes.run(instance, tags={RANGE_START: KEYS[0], RANGE_END: KEYS[-1]})
+    assert result.success
+    rows = {key: latest(instance, key)["collection"].metadata["dagster/partition_row_count"].value for key in KEYS}
+    assert rows == {"2024-01": 2, "2024-02": 1, "undated": 1}
+    assert len(scenes.published()) == 3
+    assert len(scenes.server.requests) == 4
+
+
+def test_a_range_in_the_wrong_order_is_refused(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    instance.add_dynamic_partitions("scenes_months", ["2024-02", "2024-01"])
+    result = scenes.run(instance, tags={RANGE_START: "2024-01", RANGE_END: "2024-02"})
+    assert failure(result).startswith("the partition range of this run is empty")
+    assert not scenes.workspace.exists()
+
+
+def test_observing_the_source_registers_partitions_and_versions(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    job = scenes.definitions().resolve_implicit_global_asset_job_def()
+    source = dg.AssetKey(["scenes", "source"])
+    assert job.execute_in_process(instance=instance, asset_selection=[source]).success
+    assert instance.get_dynamic_partitions("scenes_months") == KEYS
+    records = instance.fetch_observations(source, limit=10).records
+    versions = {
+        record.asset_observation.partition: record.asset_observation.tags["dagster/data_version"] for record in records
+    }
+    scenes.materialize(instance, keys=["undated"])
+    assert versions["undated"] == latest(instance, "undated")["raw_records"].tags["dagster/data_version"]
+
+
+def test_a_broken_source_is_one_clear_sentence(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    pq.write_table(scenes.table().drop_columns(["datetime"]), scenes.file)
+    instance.add_dynamic_partitions("scenes_months", KEYS)
+    text = failure(scenes.run(instance, partition_key="2024-01"))
+    assert text.startswith(f"{scenes.file}: no record table, it lacks datetime. Name the columns")
+    with pytest.raises(MissingColumnError, match="lacks datetime"):
+        scenes.materialize(instance)
+
+
+def test_records_that_break_the_contract_stop_their_run(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    table = scenes.table()
+    ids = [None, *table["id"].to_pylist()[1:]]
+    pq.write_table(table.set_column(0, "id", [ids]), scenes.file)
+    with pytest.raises(InvalidRecordError):
+        scenes.materialize(instance)
+    assert not (scenes.workspace / "scenes_records").exists()
+
+
+def test_an_outage_publishes_nothing_and_is_made_good_by_a_retry(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.server.fault = lambda path, before: "403"
+    with pytest.raises(EnrichmentError, match=r"not one of 2 headers could be read \(2 forbidden\)"):
+        scenes.materialize(instance, keys=["2024-01"])
+    assert "not one of 2 headers" in failure(scenes.run(instance, partition_key="2024-01"))
+    assert scenes.published() == {}
+    scenes.server.fault = lambda path, before: None
+    counts = scenes.materialize(instance, keys=["2024-01"])
+    assert counts["2024-01"]["band_metadata"]["headers_fetched"] == 2
+
+
+def test_failed_files_stop_no_run(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.server.fault = lambda path, before: "404" if path in {"/a.tif", "/c.tif"} else None
+    counts = scenes.materialize(instance)
+    assert counts["2024-01"]["band_metadata"]["failed: not_found"] == 1
+    assert counts["2024-02"]["band_metadata"]["headers_failed"] == 1
+    assert counts["2024-02"]["collection"]["rows"] == 1
+
+
+def test_an_unknown_partition_is_named(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    with pytest.raises(SpecError, match="no partition 2031-01; the source has 2024-01, 2024-02, undated"):
+        scenes.materialize(instance, keys=["2031-01"])
+
+
+def test_resources_hide_their_secrets(monkeypatch) -> None:
+    monkeypatch.setenv("SECRET", "hidden")
+    for secret in ("hidden", dg.EnvVar("SECRET")):
+        assert "hidden" not in repr(FilesystemResource(aws_access_key_id="key", aws_secret_access_key=secret))

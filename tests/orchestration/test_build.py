@@ -1,0 +1,106 @@
+"""Declarations in YAML, and what Dagster loads from them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from rasteret_assets import CollectionSpec
+from rasteret_assets.errors import SpecError
+from rasteret_assets.orchestration.build import build_definitions, read_spec, read_specs
+from rasteret_assets.stages.run import STAGES
+
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+def declare(folder: Path, name: str, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def test_paths_start_at_the_file_and_the_name_is_its_own(tmp_path: Path) -> None:
+    spec = read_spec(declare(tmp_path, "s2.yaml", "path: ../items.parquet\nworkspace_dir: out\nenrich_cog: true\n"))
+    assert spec.name == "s2"
+    assert spec.path == str(tmp_path.parent / "items.parquet")
+    assert spec.published_path == str(tmp_path / "out" / "s2_records")
+    remote = read_spec(declare(tmp_path, "r.yaml", "path: s3://b/items.parquet\nworkspace_dir: /data\nname: other\n"))
+    assert (remote.path, remote.workspace_dir, remote.name) == ("s3://b/items.parquet", "/data", "other")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path: a.parquet\nenrich: true\n", "bad.yaml: unknown argument 'enrich': did you mean 'enrich_cog'"),
+        ("path: a.parquet\nmax_concurrent: none\n", "bad.yaml: max_concurrent='none': input should be a valid integer"),
+        ("name: x\n", "bad.yaml: argument 'path' is missing"),
+        ("path: [\n", "bad.yaml: not valid YAML: while parsing .* line 2"),
+        ("just words\n", "bad.yaml: declares no collection"),
+        ("", "bad.yaml: declares no collection"),
+    ],
+)
+def test_a_broken_declaration_names_file_field_and_remedy(tmp_path: Path, text: str, message: str) -> None:
+    declare(tmp_path, "bad.yaml", text)
+    with pytest.raises(SpecError, match=message):
+        build_definitions(collections_dir=tmp_path)
+
+
+def test_every_broken_declaration_is_named(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yml"):
+        declare(tmp_path, name, "{}")
+    with pytest.raises(SpecError, match=r"a.yaml.*\n.*b.yml"):
+        read_specs(tmp_path)
+
+
+def test_names_that_dagster_cannot_tell_apart_are_refused() -> None:
+    specs = [CollectionSpec.of(path="a", name=name) for name in ("l8-sr", "l8.sr")]
+    with pytest.raises(SpecError, match=r"several collections are called l8-sr, l8\.sr"):
+        build_definitions(specs)
+
+
+def test_any_name_of_a_collection_loads() -> None:
+    definitions = build_definitions([CollectionSpec.of(path="a", name="l8-sr.v2")])
+    dg.Definitions.validate_loadable(definitions)
+    keys = definitions.resolve_job_def("l8_sr_v2_build").asset_layer.selected_asset_keys
+    assert keys == {dg.AssetKey(["l8-sr.v2", stage]) for stage in STAGES}
+    sensor = definitions.resolve_sensor_def("l8_sr_v2_refresh")
+    assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
+
+
+def test_folders_are_looked_up_in_order(tmp_path: Path, monkeypatch) -> None:
+    def jobs(**options: Path) -> set[str]:
+        return {job.name for job in build_definitions(**options).resolve_all_job_defs() if job.name.endswith("_build")}
+
+    monkeypatch.delenv("RASTERET_ASSETS_COLLECTIONS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert jobs() == set()
+    (tmp_path / "rasteret_demo").mkdir()
+    declare(tmp_path / "rasteret_demo" / "collections", "demo.yaml", "path: x")
+    assert jobs() == {"demo_build"}
+    declare(tmp_path / "collections", "beside.yaml", "path: x")
+    assert jobs(project_dir=tmp_path) == {"beside_build"}
+    declare(tmp_path / "named", "env.yaml", "path: x")
+    monkeypatch.setenv("RASTERET_ASSETS_COLLECTIONS", str(tmp_path / "named"))
+    assert jobs(project_dir=tmp_path) == {"env_build"}
+    declare(tmp_path / "given", "given.yaml", "path: x")
+    assert jobs(collections_dir=tmp_path / "given") == {"given_build"}
+    monkeypatch.setenv("RASTERET_ASSETS_COLLECTIONS", str(tmp_path / "nowhere"))
+    with pytest.raises(SpecError, match=r"RASTERET_ASSETS_COLLECTIONS='.*nowhere': no such folder"):
+        build_definitions()
+
+
+def test_the_workspace_file_validates(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-m", "dagster", "definitions", "validate", "-w", str(REPOSITORY / "workspace.yaml")]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"DAGSTER_HOME": str(home), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "All code locations passed validation" in done.stderr + done.stdout

@@ -1,0 +1,71 @@
+"""Everything on S3: source, stages, published collection and the files the headers come from."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import boto3
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+from moto.server import ThreadedMotoServer
+
+from rasteret_assets import CollectionSpec
+from rasteret_assets.orchestration.materialize import materialize_collection
+from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource
+from tests.support.rasters import record_table, tiff_bytes
+
+
+@pytest.fixture
+def settings() -> Iterator[dict[str, str]]:
+    """Fields of the resources that lead to an S3 of our own."""
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield {
+            "endpoint_url": f"http://{host}:{port}", "region_name": "us-east-1",
+            "aws_access_key_id": "key", "aws_secret_access_key": "secret",
+        }  # fmt: skip
+    finally:
+        server.stop()
+
+
+def test_a_collection_lives_on_s3(settings: dict[str, str], instance: dg.DagsterInstance, monkeypatch) -> None:
+    monkeypatch.setenv("S3_SECRET", settings.pop("aws_secret_access_key"))
+    client = boto3.client("s3", **settings, aws_secret_access_key="secret")
+    client.create_bucket(Bucket="scenes")
+    ids = ["a", "b", "c"]
+    for number, name in enumerate(ids):
+        client.put_object(Bucket="scenes", Key=f"cogs/{name}.tif", Body=tiff_bytes(seed=number))
+    buffer = io.BytesIO()
+    pq.write_table(record_table(ids, {"B02": [f"s3://scenes/cogs/{name}.tif" for name in ids]}), buffer)
+    client.put_object(Bucket="scenes", Key="records/items.parquet", Body=buffer.getvalue())
+
+    fields = {**settings, "aws_secret_access_key": dg.EnvVar("S3_SECRET")}
+    resources = {"filesystem": FilesystemResource(**fields), "backend": StorageBackendResource(**fields)}
+    spec = CollectionSpec.of(path="s3://scenes/records", name="s2", workspace_dir="s3://scenes/out", enrich_cog=True)
+    counts = materialize_collection(spec, instance, resources=resources)
+    assert {key: stages["band_metadata"]["headers_fetched"] for key, stages in counts.items()} == {
+        "2024-04": 1, "2024-05": 1, "2024-06": 1,
+    }  # fmt: skip
+    assert counts["2024-04"]["collection"]["path"] == "s3://scenes/out/s2_records/year=2024/month=4/part-0.parquet"
+    again = materialize_collection(spec, instance, resources=resources)
+    assert sum(stages["band_metadata"]["requests"] for stages in again.values()) == 0
+
+    keys = [item["Key"] for item in client.list_objects_v2(Bucket="scenes", Prefix="out/")["Contents"]]
+    assert [key for key in keys if key.startswith("out/s2_records/")] == [
+        f"out/s2_records/year=2024/month={month}/part-0.parquet" for month in (4, 5, 6)
+    ]
+    body = client.get_object(Bucket="scenes", Key=keys[0])["Body"].read()
+    assert pq.read_table(io.BytesIO(body))["B02_metadata"].null_count == 0
+
+    client.delete_object(Bucket="scenes", Key="records/items.parquet")
+    buffer = io.BytesIO()
+    pq.write_table(record_table(ids[:1], {"B02": ["s3://scenes/cogs/a.tif"]}), buffer)
+    client.put_object(Bucket="scenes", Key="records/items.parquet", Body=buffer.getvalue())
+    materialize_collection(spec, instance, resources=resources)
+    left = client.list_objects_v2(Bucket="scenes", Prefix="out/s2_records/")["Contents"]
+    # pyarrow leaves empty "folder" objects where it deleted from.
+    assert [item["Key"] for item in left if item["Size"]] == ["out/s2_records/year=2024/month=4/part-0.parquet"]
