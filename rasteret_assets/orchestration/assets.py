@@ -41,6 +41,7 @@ from rasteret_assets.stages.run import (
     run_normalized_records,
     run_raw_records,
 )
+from rasteret_assets.storage.urls import redact
 from rasteret_assets.storage.workspace import Workspace
 
 SOURCE = "source"
@@ -101,10 +102,10 @@ def source_asset(spec: CollectionSpec) -> dg.SourceAsset:
         partitions_def=partitions_of(spec),
         group_name=identifier(spec.name),
         description=(
-            f"The record table at `{spec.path}`: one row per raster item, with the addresses of its files. Others "
-            "write it; observing it (one look at all rows) notes which months it has and a data version of each."
+            f"The record table at `{redact(spec.path)}`: one row per raster item, with the addresses of its files. "
+            "Others write it; observing it (one look at all rows) notes which months it has and a data version of each."
         ),
-        metadata={"path": dg.MetadataValue.path(spec.path), "data_source": spec.data_source},
+        metadata={"path": dg.MetadataValue.path(redact(spec.path)), "data_source": spec.data_source},
         tags={"dagster/kind/parquet": ""},
     )
     def source(context: dg.OpExecutionContext, filesystem: FilesystemResource) -> dg.DataVersionsByPartition:

@@ -94,10 +94,14 @@ class FilesystemResource(S3Settings):
     """
 
     def filesystem(self, path: str) -> pafs.FileSystem | None:
-        """The filesystem of an ``s3://`` path; None for all others, which local disk and pyarrow's URIs resolve."""
-        if scheme(path) not in {"s3", "s3a"}:
+        """The filesystem of an ``s3://`` path; None for all others, which local disk and pyarrow's URIs resolve.
+
+        A URI that carries credentials or options itself (``s3://bucket/key?region=...``) is left to pyarrow.
+        """
+        parts = urlsplit(path)
+        if scheme(path) not in {"s3", "s3a"} or parts.query or "@" in parts.netloc:
             return None
-        return self.arrow_filesystem(path.split("/")[2])
+        return self.arrow_filesystem(parts.netloc)
 
     def open_source(self, spec: CollectionSpec) -> Source:
         """The record table of a collection."""

@@ -152,9 +152,25 @@ def test_failed_files_stop_no_run(scenes: Scenes, instance: dg.DagsterInstance) 
     assert counts["2024-02"]["collection"]["rows"] == 1
 
 
+def test_progress_is_written_to_the_log(scenes: Scenes, instance: dg.DagsterInstance, monkeypatch) -> None:
+    monkeypatch.setattr("rasteret_assets.orchestration.assets._PROGRESS_INTERVAL_S", 0.0)
+    instance.add_dynamic_partitions("scenes_months", KEYS)
+    result = scenes.run(instance, partition_key="2024-01")
+    lines = [entry.user_message for entry in instance.all_logs(result.run_id) if "headers" in entry.user_message]
+    assert lines[-1].startswith("2024-01: 2 of 2 headers, ")
+    assert lines[-1].endswith("/s, 0 failed")
+
+
 def test_an_unknown_partition_is_named(scenes: Scenes, instance: dg.DagsterInstance) -> None:
     with pytest.raises(SpecError, match="no partition 2031-01; the source has 2024-01, 2024-02, undated"):
         scenes.materialize(instance, keys=["2031-01"])
+
+
+def test_uris_that_say_how_they_are_reached_are_left_to_pyarrow() -> None:
+    resource = FilesystemResource(endpoint_url="http://127.0.0.1:1", aws_access_key_id="key", aws_secret_access_key="x")
+    own = ["/data/t.parquet", "gs://b/t", "s3://key:secret@b/t", "s3://b/t?region=eu-west-1"]
+    assert [resource.filesystem(path) for path in own] == [None] * 4
+    assert resource.filesystem("s3://b/t").type_name == "s3"
 
 
 def test_resources_hide_their_secrets(monkeypatch) -> None:
