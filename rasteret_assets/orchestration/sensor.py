@@ -10,8 +10,9 @@ https://docs.dagster.io/guides/automate/sensors
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import dagster as dg
@@ -40,7 +41,7 @@ _UNFINISHED: Final = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-_FAILED_RUNS_READ: Final = 100
+_FAILED_LATELY: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,25 @@ def refresh_sensor(
     def refresh(context: dg.SensorEvaluationContext, filesystem: FilesystemResource) -> dg.SensorResult:
         workspace = filesystem.open_workspace(spec)
         profile = load_profile(workspace, filesystem.open_source(spec), spec)
+        registered = list(context.instance.get_dynamic_partitions(partitions_name(spec)))
+
+        def keys_of_runs(runs: dg.RunsFilter) -> set[str]:
+            ours = [run for run in context.instance.get_runs(runs) if _builds(run, job_name, stage_keys)]
+            return {key for run in ours for key in selected_keys(run, registered)}
+
+        # Before the states: a run that ends in between is taken for busy once, not for one that left its work undone.
+        busy = keys_of_runs(dg.RunsFilter(statuses=_UNFINISHED))
         want = {key: profile.version(key, spec) for key in profile.partitions}
         have = {key: str(state["source_version"]) for key, state in workspace.states().items()}
-        registered = context.instance.get_dynamic_partitions(partitions_name(spec))
         new = sorted({*want, *have} - set(registered))
         order = [*registered, *new]
-
         cursor, changed = _advance(Cursor.from_text(context.cursor), want, have)
-        busy = _keys_of_runs(context.instance, order, job_name, stage_keys, _UNFINISHED)
-        stale = [key for key in order if want.get(key) != have.get(key) and key not in busy]
-        groups = _groups(context.instance, order, stale, job_name, stage_keys) if stale else []
-        requests = [_request(group, want, cursor.generation) for group in groups]
+
+        requests = []
+        if stale := [key for key in order if want.get(key) != have.get(key) and key not in busy]:
+            since = datetime.now(UTC) - _FAILED_LATELY
+            failed = keys_of_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since))
+            requests = [_request(group, want, cursor.generation) for group in _groups(order, stale, failed)]
         return dg.SensorResult(
             run_requests=requests or None,
             skip_reason=None if requests else _skip_reason(want, busy),
@@ -127,35 +136,16 @@ def _advance(cursor: Cursor, want: Mapping[str, str], have: Mapping[str, str]) -
     return Cursor(cursor.generation + moved, digests), changed
 
 
-def _groups(
-    instance: dg.DagsterInstance,
-    order: Sequence[str],
-    stale: Sequence[str],
-    job_name: str,
-    stage_keys: Sequence[dg.AssetKey],
-) -> list[list[str]]:
+def _builds(run: dg.DagsterRun, job_name: str, stage_keys: Collection[dg.AssetKey]) -> bool:
+    """Whether a run builds partitions of this collection, by its job or asset by asset."""
+    return run.job_name == job_name or any(key in stage_keys for key in run.asset_selection or ())
+
+
+def _groups(order: Sequence[str], stale: Sequence[str], failed: Collection[str]) -> list[list[str]]:
     """Stale partitions by run: in ranges, but alone where a run failed lately, so that one bad month stops no other."""
-    failed = _keys_of_runs(
-        instance, order, job_name, stage_keys, [dg.DagsterRunStatus.FAILURE], limit=_FAILED_RUNS_READ
-    )
     together = contiguous(order, [key for key in stale if key not in failed], PARTITIONS_PER_RUN)
     alone = [[key] for key in stale if key in failed]
     return sorted([*together, *alone], key=lambda group: order.index(group[0]))
-
-
-def _keys_of_runs(
-    instance: dg.DagsterInstance,
-    order: Sequence[str],
-    job_name: str,
-    stage_keys: Sequence[dg.AssetKey],
-    statuses: list[dg.DagsterRunStatus],
-    limit: int | None = None,
-) -> set[str]:
-    """Partitions of this collection's runs with one of ``statuses``, whether of its job or launched asset by asset."""
-    runs = instance.get_runs(dg.RunsFilter(statuses=statuses), limit=limit)
-    stages = set(stage_keys)
-    ours = [run for run in runs if run.job_name == job_name or not stages.isdisjoint(run.asset_selection or ())]
-    return {key for run in ours for key in selected_keys(run, order)}
 
 
 def _request(group: Sequence[str], want: Mapping[str, str], generation: int) -> dg.RunRequest:
@@ -168,8 +158,9 @@ def _request(group: Sequence[str], want: Mapping[str, str], generation: int) -> 
 
 
 def _skip_reason(want: Mapping[str, str], busy: set[str]) -> str:
-    waiting = f"; {len(busy)} are being built" if busy else ""
-    return f"all {len(want)} partitions of the source are published as they are{waiting}"
+    if busy:
+        return f"{len(busy)} partitions are being built; no other differs from the source"
+    return f"all {len(want)} partitions of the source are published as they are"
 
 
 def _digest(text: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from rasteret_assets import build_from_table, load
 from rasteret_assets.errors import EnrichmentError, InvalidRecordError, MissingColumnError, SpecError
 from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START
-from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource
 from rasteret_assets.stages.run import STAGES
 from tests.orchestration.scenes import KEYS, Scenes, latest
 
@@ -164,6 +164,14 @@ def test_progress_is_written_to_the_log(scenes: Scenes, instance: dg.DagsterInst
 def test_an_unknown_partition_is_named(scenes: Scenes, instance: dg.DagsterInstance) -> None:
     with pytest.raises(SpecError, match="no partition 2031-01; the source has 2024-01, 2024-02, undated"):
         scenes.materialize(instance, keys=["2031-01"])
+
+
+def test_the_backend_sends_the_headers_it_was_given(scenes: Scenes, instance: dg.DagsterInstance, monkeypatch) -> None:
+    monkeypatch.setenv("TOKEN", "Bearer abc")
+    backend = StorageBackendResource(headers={"X-Team": "maps"}, authorization=dg.EnvVar("TOKEN"))
+    scenes.materialize(instance, keys=["undated"], resources={"backend": backend})
+    (sent,) = scenes.server.headers
+    assert (sent["X-Team"], sent["Authorization"]) == ("maps", "Bearer abc")
 
 
 def test_uris_that_say_how_they_are_reached_are_left_to_pyarrow() -> None:

@@ -68,6 +68,9 @@ def test_busy_partitions_wait(built: Scenes, instance: dg.DagsterInstance) -> No
     job = built.definitions().resolve_job_def("scenes_build")
     instance.create_run_for_job(job, tags={PARTITION: "2024-01"}, status=dg.DagsterRunStatus.STARTED)
     assert requested(tick(built, instance)) == ["2024-02"]
+    instance.create_run_for_job(job, tags={PARTITION: "2024-02"}, status=dg.DagsterRunStatus.STARTED)
+    waiting = tick(built, instance)
+    assert waiting.skip_reason.skip_message == "2 partitions are being built; no other differs from the source"
 
 
 def test_a_version_that_comes_back_gets_a_run_key_of_its_own(built: Scenes, instance: dg.DagsterInstance) -> None:
