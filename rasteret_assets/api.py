@@ -83,7 +83,7 @@ def build_from_table(
         url_rewrite_patterns=url_rewrite_patterns, columns=columns, filter_expr=filter_expr, enrich_cog=enrich_cog,
         band_codes=band_codes, cloud_config=cloud_config, max_concurrent=max_concurrent, force=force,
     )  # fmt: skip
-    backend = backend or create_backend(cloud_config=spec.cloud_config)
+    backend = backend or create_backend(cloud_config=spec.cloud)
     target = spec.published_path
     if target is None:
         return _build_in_memory(open_source(path, spec, filesystem), spec, backend)

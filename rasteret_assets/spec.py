@@ -175,10 +175,14 @@ class CollectionSpec(_Model):
         return pq.filters_to_expression(self.filter_expr)
 
     @property
+    def cloud(self) -> CloudConfig | None:
+        """The given cloud configuration, else the one registered for the data source, if any."""
+        return self.cloud_config or CloudConfig.get_config(self.data_source)
+
+    @property
     def rewrites(self) -> dict[str, str]:
         """Every href rewrite, ``url_rewrite_patterns`` over those of the cloud configuration."""
-        config = self.cloud_config or CloudConfig.get_config(self.data_source)
-        return {**(config.url_patterns if config else {}), **self.url_rewrite_patterns}
+        return {**(self.cloud.url_patterns if self.cloud else {}), **self.url_rewrite_patterns}
 
     @property
     def published_path(self) -> str | None:

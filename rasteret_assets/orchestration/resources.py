@@ -16,7 +16,7 @@ from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from rasteret_assets.errors import SpecError
-from rasteret_assets.spec import CloudConfig, CollectionSpec
+from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.scan import Source, open_source
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
@@ -140,8 +140,7 @@ class StorageBackendResource(S3Settings):
         """The backend for a collection's hrefs, with what its ``cloud_config`` says about its buckets."""
         config = {**self.obstore_config(), **({"request_payer": True} if self.requester_pays else {})}
         headers = {**self.headers, **({"Authorization": self.authorization} if self.authorization else {})}
-        cloud_config = spec.cloud_config or CloudConfig.get_config(spec.data_source)
-        return create_backend(cloud_config=cloud_config, default_s3_config=config, headers=headers)
+        return create_backend(cloud_config=spec.cloud, default_s3_config=config, headers=headers)
 
 
 class BuildOptions(dg.ConfigurableResource[Any]):
