@@ -169,7 +169,8 @@ def serving_demo(root: str | Path) -> Iterator[FileServer]:
         PortBusyError: if another program took its port.
     """
     folder = DemoFolder(Path(root))
-    if (port := folder.port) is None:
+    port = folder.port
+    if port is None or not folder.is_complete():
         raise FolderError(f"there is no demo in {root}; make one with: rasteret-assets demo {root}")
     with serving(folder.files, port) as server:
         yield server

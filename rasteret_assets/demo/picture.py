@@ -149,13 +149,18 @@ def _footprints(collection: Collection) -> list[_Footprint]:
     for row in rows:
         months.setdefault(f"{row[DATETIME]:%Y-%m}", []).append(row)
     clearest = min(months.values(), key=lambda scenes: sum(row[CLOUD_COVER] for row in scenes))
-    return [
-        _Footprint(
-            id=row[ID], tile=row[ID].split("_")[1], time=row[DATETIME], epsg=row[PROJ_EPSG], corners=_corners(row[header], row[PROJ_EPSG]),
-            outline=shapely.get_coordinates(shapely.from_wkb(row[GEOMETRY])),
-        )
-        for row in sorted(clearest, key=lambda row: row[ID])
-    ]  # fmt: skip
+    return [_footprint(row, row[header]) for row in sorted(clearest, key=lambda row: row[ID])]
+
+
+def _footprint(row: dict[str, Any], header: dict[str, Any]) -> _Footprint:
+    return _Footprint(
+        id=row[ID],
+        tile=row[ID].split("_")[1],
+        time=row[DATETIME],
+        epsg=row[PROJ_EPSG],
+        outline=shapely.get_coordinates(shapely.from_wkb(row[GEOMETRY])),
+        corners=_corners(header, row[PROJ_EPSG]),
+    )
 
 
 def _corners(header: dict[str, Any], epsg: int) -> npt.NDArray[np.float64]:

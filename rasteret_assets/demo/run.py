@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from rasteret_assets.collection import load
@@ -49,7 +49,8 @@ def run_demo(root: Path, *, force: bool, port: int | None, serve: bool) -> None:
         report.how_to_open(folder)
         if serve:
             report.serving(server.url)
-            threading.Event().wait()
+            with suppress(KeyboardInterrupt):  # how it is meant to end
+                threading.Event().wait()
 
 
 def _write(folder: DemoFolder, server: FileServer, report: Report) -> None:

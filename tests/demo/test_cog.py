@@ -1,0 +1,65 @@
+"""The demo's COG writer against rasterio: what it writes is what GDAL calls a cloud-optimized GeoTIFF."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from rasteret_assets.demo.cog import TILE, Placement, write_cog
+from rasteret_assets.tiff import parse_header
+
+PLACEMENT = Placement(epsg=32632, left=302680.0, top=6172760.0, pixel=40.0)
+
+
+def _raster(shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(1).integers(1, 10_000, shape).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("shape", "overviews"),
+    [((768, 768), [2, 4]), ((600, 300), [2, 4]), ((256, 256), []), ((100, 30), [])],
+    ids=["whole tiles", "partial tiles", "one tile", "less than a tile"],
+)
+def test_rasterio_reads_what_was_written(tmp_path: Path, shape: tuple[int, int], overviews: list[int]) -> None:
+    raster = _raster(shape)
+    write_cog(tmp_path / "a.tif", raster, PLACEMENT)
+    with rasterio.open(tmp_path / "a.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read(1), raster)
+        assert dataset.crs.to_epsg() == PLACEMENT.epsg
+        assert tuple(dataset.transform)[:6] == (40.0, 0.0, PLACEMENT.left, 0.0, -40.0, PLACEMENT.top)
+        assert dataset.nodata == 0
+        assert dataset.block_shapes == [(TILE, TILE)]
+        assert dataset.overviews(1) == overviews
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["PREDICTOR"] == "2"
+
+
+def test_overviews_are_means_of_four_pixels(tmp_path: Path) -> None:
+    raster = _raster((512, 512))
+    write_cog(tmp_path / "a.tif", raster, PLACEMENT)
+    with rasterio.open(tmp_path / "a.tif", overview_level=0) as overview:
+        expected = raster.reshape(256, 2, 256, 2).mean(axis=(1, 3))
+        np.testing.assert_allclose(overview.read(1), expected, atol=0.5)
+
+
+def test_all_directories_precede_all_pixels_and_small_levels_come_first(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    write_cog(path, _raster((1024, 1024)), PLACEMENT)
+    with rasterio.open(path) as dataset:
+        tags = dataset.tags(1, ns="TIFF")
+        level_starts = [int(dataset.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1))]
+        level_starts += [int(dataset.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1, ovr=n)) for n in range(2)]
+        directories = [int(dataset.get_tag_item("IFD_OFFSET", "TIFF", bidx=1))]
+        directories += [int(dataset.get_tag_item("IFD_OFFSET", "TIFF", bidx=1, ovr=n)) for n in range(2)]
+    assert tags is not None
+    assert directories == sorted(directories)
+    assert level_starts == sorted(level_starts, reverse=True)
+    assert max(directories) < min(level_starts)
+
+
+def test_one_small_read_holds_the_whole_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    write_cog(path, _raster((768, 768)), PLACEMENT)
+    header = parse_header([(0, path.read_bytes()[:1024])], size=path.stat().st_size)
+    assert header.epsg == PLACEMENT.epsg
+    assert len(header.tile_offsets) == 9
