@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import json
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -58,7 +58,7 @@ class FileServer:
         return Traffic(int(status.get("requests", 0)), int(status.get("bytes", 0)))
 
 
-@contextlib.contextmanager
+@contextmanager
 def serving(files: Path, port: int = DEFAULT_PORT) -> Iterator[FileServer]:
     """Serve a folder while the block runs. A server of the same folder that runs already is used as it is.
 
@@ -125,7 +125,7 @@ class _ServerThread(threading.Thread):
 
     def stop(self) -> None:
         """Close the port and end the thread."""
-        with contextlib.suppress(RuntimeError):  # the loop of a server that never started is closed already
+        if self._error is None:  # otherwise it is on its way out by itself, and must not be interrupted
             self._loop.call_soon_threadsafe(self._loop.stop)
         self.join(_START_TIMEOUT_S)
 
