@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +76,7 @@ def materialize(folder: DemoFolder, *, force: bool, done: Callable[[int, int], N
         ))  # fmt: skip
         done(len(reports), MONTHS)
 
-    with dg.DagsterInstance.from_config(str(folder.dagster_home)) as instance:
+    with _terminable(), dg.DagsterInstance.from_config(str(folder.dagster_home)) as instance:
         materialize_collection(spec, instance, force=force, on_partition=report)
     return reports
 
@@ -84,3 +87,20 @@ def failures(folder: DemoFolder) -> list[Failure]:
     names = ["id", "band", "error_class", "error"]
     failed: pa.Table = ledger.to_table(names, filter=pc.field("status") != STATUS_OK)
     return [Failure(**row) for row in failed.to_pylist()]
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Give SIGTERM back the handler it had.
+
+    A run in this process leaves it with that of SIGINT, which a shell's background jobs ignore: such a demo that serves
+    could not be ended.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Dagster leaves signals alone there as well
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
