@@ -1,4 +1,4 @@
-"""Cloud-optimized GeoTIFFs of one band: tiled, with overviews, and the header of the full resolution first in the file."""
+"""Cloud-optimized GeoTIFFs of one band: tiled, with overviews, the header of the full resolution first in the file."""
 
 from __future__ import annotations
 

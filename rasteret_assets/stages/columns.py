@@ -38,7 +38,9 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         )
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
-    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+    if kind == pa.string_view():
+        return pa.string()
+    return pa.binary() if kind == pa.binary_view() else kind
 
 
 def plain(column: pa.Array) -> pa.Array:

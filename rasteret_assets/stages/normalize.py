@@ -180,7 +180,7 @@ def _replace(batch: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa.Table
         if field.name in (YEAR, MONTH):
             continue
         names.append(field.name)
-        arrays.append(columns[field.name] if field.name in columns else _carried(column))
+        arrays.append(columns[field.name] if field.name in columns else plain(column))
     for name, column in columns.items():
         if name not in names:
             names.append(name)
@@ -188,13 +188,6 @@ def _replace(batch: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa.Table
     return pa.Table.from_arrays(
         arrays, schema=pa.schema([pa.field(n, a.type) for n, a in zip(names, arrays, strict=True)])
     )
-
-
-def _carried(column: pa.Array) -> pa.Array:
-    """A user column as it goes on: geometries of other columns lose their extension, which some readers cannot open."""
-    if isinstance(column.type, pa.ExtensionType) and column.type.extension_name.startswith("geoarrow."):
-        column = column.storage
-    return column if isinstance(column.type, pa.ExtensionType) else plain(column)
 
 
 def _rejected(raw: pa.Table, reasons: npt.NDArray[np.object_]) -> pa.Table:

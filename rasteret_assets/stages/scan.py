@@ -66,8 +66,7 @@ class Source:
         try:
             scanner = self.dataset.scanner(columns=columns, filter=self.filter, batch_size=BATCH_ROWS)
             for batch in scanner.to_batches():
-                # Views are how some writers keep text in memory, not what the file says; few kernels take them.
-                yield batch if batch.schema.types == self.schema.types else batch.cast(self.schema)
+                yield _as_scanned(batch, self.schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise self._explained(error) from error
 
@@ -103,8 +102,7 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None) -> Sour
     source = _open_path(str(data), filesystem) if isinstance(data, str | Path) else _open_arrow(data)
     columns = _projection(source, spec)
     names = source.schema.names if columns is None else columns
-    fields = [source.schema.field(name) for name in names]
-    schema = pa.schema([field.with_type(_without_views(field.type)) for field in fields], source.schema.metadata)
+    schema = pa.schema([_scanned_field(source.schema.field(name)) for name in names], source.schema.metadata)
     opened = Source(
         dataset=source.dataset, schema=schema, fingerprint=source.fingerprint, label=source.label, columns=columns,
         filter=spec.filter, files=source.files,
@@ -163,8 +161,7 @@ def _unite(label: str, infos: list[pafs.FileInfo], schemas: list[pa.Schema]) -> 
     _check_geo(label, infos, schemas)
     first = schemas[0].metadata
     bare = [schema.remove_metadata() for schema in schemas]
-    distinct = list(dict.fromkeys(bare))
-    return pa.unify_schemas(distinct, promote_options="permissive").with_metadata(first)
+    return pa.unify_schemas(bare, promote_options="permissive").with_metadata(first)
 
 
 def _check_geo(label: str, infos: list[pafs.FileInfo], schemas: list[pa.Schema]) -> None:
@@ -237,8 +234,29 @@ def _check_contract(source: Source, spec: CollectionSpec) -> None:
         raise SourceError(f"{source.label}: has several columns named {double}; rename all but one")
 
 
-def _without_views(kind: pa.DataType) -> pa.DataType:
-    return plain_type(kind) if "_view" in str(kind) else kind
+def _scanned_field(field: pa.Field) -> pa.Field:
+    """A source field as it is scanned, whatever the process it is scanned in has imported.
+
+    Views are how some writers keep text in memory, not what the file says, and few kernels take them. Geometry is an
+    extension type only where somebody has registered GeoArrow's types; its name and CRS then go into the metadata,
+    where they are found otherwise.
+    """
+    if isinstance(field.type, pa.ExtensionType) and field.type.extension_name.startswith("geoarrow."):
+        described = {
+            b"ARROW:extension:name": field.type.extension_name.encode(),
+            b"ARROW:extension:metadata": field.type.__arrow_ext_serialize__(),
+        }
+        return pa.field(field.name, field.type.storage_type, field.nullable, {**(field.metadata or {}), **described})
+    return field.with_type(plain_type(field.type)) if "_view" in str(field.type) else field
+
+
+def _as_scanned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    columns = []
+    for column, kind in zip(batch.columns, schema.types, strict=True):
+        extended = isinstance(column.type, pa.ExtensionType) and not isinstance(kind, pa.ExtensionType)
+        stored = column.storage if extended else column
+        columns.append(stored if stored.type == kind else stored.cast(kind))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _check_primary(source: Source, spec: CollectionSpec, names: list[str]) -> None:

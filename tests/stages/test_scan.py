@@ -166,3 +166,29 @@ def test_a_footer_that_names_another_primary_geometry_is_not_overruled() -> None
         open_source(table, spec())
     chosen = ["id", "datetime", "footprint", "assets"]
     assert open_source(table, spec(columns=chosen, column_map={"footprint": "geometry"})).table().num_rows == 3
+
+
+def test_registered_geoarrow_types_change_nothing(tmp_path: Path) -> None:
+    class Wkb(pa.ExtensionType):
+        def __init__(self) -> None:
+            super().__init__(pa.binary(), "geoarrow.wkb")
+
+        def __arrow_ext_serialize__(self) -> bytes:
+            return b'{"crs": "EPSG:3857"}'
+
+        @classmethod
+        def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> pa.ExtensionType:
+            return cls()
+
+    metadata = {b"ARROW:extension:name": b"geoarrow.wkb", b"ARROW:extension:metadata": b'{"crs": "EPSG:3857"}'}
+    described = TABLE.set_column(2, pa.field("geometry", pa.binary(), metadata=metadata), TABLE["geometry"])
+    plain = open_source(described, spec()).table()
+    extended = TABLE.set_column(
+        2, "geometry", pa.ExtensionArray.from_storage(Wkb(), TABLE["geometry"].combine_chunks())
+    )
+    pa.register_extension_type(Wkb())
+    try:
+        registered = open_source(extended, spec()).table()
+    finally:
+        pa.unregister_extension_type("geoarrow.wkb")
+    assert registered.equals(plain, check_metadata=True)
