@@ -168,7 +168,7 @@ def test_a_footer_that_names_another_primary_geometry_is_not_overruled() -> None
     assert open_source(table, spec(columns=chosen, column_map={"footprint": "geometry"})).table().num_rows == 3
 
 
-def test_registered_geoarrow_types_change_nothing(tmp_path: Path) -> None:
+def test_geometry_as_an_extension_type_is_scanned_like_any_other() -> None:
     class Wkb(pa.ExtensionType):
         def __init__(self) -> None:
             super().__init__(pa.binary(), "geoarrow.wkb")
@@ -186,9 +186,4 @@ def test_registered_geoarrow_types_change_nothing(tmp_path: Path) -> None:
     extended = TABLE.set_column(
         2, "geometry", pa.ExtensionArray.from_storage(Wkb(), TABLE["geometry"].combine_chunks())
     )
-    pa.register_extension_type(Wkb())
-    try:
-        registered = open_source(extended, spec()).table()
-    finally:
-        pa.unregister_extension_type("geoarrow.wkb")
-    assert registered.equals(plain, check_metadata=True)
+    assert open_source(extended, spec()).table().equals(plain, check_metadata=True)
