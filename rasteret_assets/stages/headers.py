@@ -21,7 +21,7 @@ from rasteret_assets.errors import (
     StoreUnavailableError,
     TruncatedReadError,
 )
-from rasteret_assets.storage.backend import RangeRead, StorageBackend, read_range
+from rasteret_assets.storage.backend import RangeRead, StorageBackend, as_reader
 from rasteret_assets.storage.create import close_backend
 from rasteret_assets.storage.urls import redact
 from rasteret_assets.tiff import NeedBytes, TiffHeader, parse_header
@@ -127,7 +127,7 @@ class _Fetch:
     """The state all workers of one fetch share."""
 
     def __init__(self, backend: StorageBackend, totals: HeaderProgress, progress: ProgressCallback | None) -> None:
-        self.backend = backend
+        self.reader = as_reader(backend)
         self.totals = totals
         self.progress = progress
         self.prefetch: dict[str, int] = {}
@@ -191,7 +191,7 @@ class _Fetch:
     async def _read(self, href: str, start: int, length: int) -> RangeRead:
         self.totals.requests += 1
         try:
-            read = await read_range(self.backend, href, start, length)
+            read = await self.reader.read(href, start, length)
         except RasteretAssetsError:
             raise
         except Exception as error:  # a user's backend may raise anything, and none of it may stop a build

@@ -57,8 +57,22 @@ class RangeReader(StorageBackend, Protocol):
         ...
 
 
+class _Adapted:
+    """A plain backend as a reader that cannot tell sizes and validators."""
+
+    def __init__(self, backend: StorageBackend) -> None:
+        self.get_range = backend.get_range
+        self.get_ranges = backend.get_ranges
+
+    async def read(self, url: str, start: int, length: int) -> RangeRead:
+        return RangeRead(data=await self.get_range(url, start, length))
+
+
+def as_reader(backend: StorageBackend) -> RangeReader:
+    """A backend as a reader; size and validators stay None where it cannot tell them."""
+    return backend if isinstance(backend, RangeReader) else _Adapted(backend)
+
+
 async def read_range(backend: StorageBackend, url: str, start: int, length: int) -> RangeRead:
-    """One range through whatever ``backend`` offers; size and validators stay None where it cannot tell them."""
-    if isinstance(backend, RangeReader):
-        return await backend.read(url, start, length)
-    return RangeRead(data=await backend.get_range(url, start, length))
+    """One range through whatever ``backend`` offers."""
+    return await as_reader(backend).read(url, start, length)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+import urllib.request
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -44,6 +45,7 @@ class HttpBackend:
     def __init__(self, headers: Mapping[str, str] | None = None, *, limit: int = 1024) -> None:
         self._headers = dict(headers or {})
         self._limit = limit
+        self._proxies = urllib.request.getproxies()
         # A session belongs to the event loop it was made in; a build and a notebook read run in different ones.
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
@@ -64,8 +66,9 @@ class HttpBackend:
         Raises:
             RangeReadError: in the subclass that fits the status or the failure of the connection.
         """
+        address = _address(url)
         request = self._session().get(
-            _address(url), headers={"Range": f"bytes={start}-{start + length - 1}"}, allow_redirects=True
+            address, headers={"Range": f"bytes={start}-{start + length - 1}"}, proxy=self._proxy(address)
         )
         try:
             async with request as response:
@@ -88,6 +91,15 @@ class HttpBackend:
         if session is not None:
             await session.close()
 
+    def _proxy(self, address: URL) -> str | None:
+        """The proxy that the environment names for an address.
+
+        aiohttp's ``trust_env`` would look at the environment and at ~/.netrc, in a thread, for every single request.
+        """
+        if not self._proxies or address.host is None or urllib.request.proxy_bypass(address.host):
+            return None
+        return self._proxies.get(address.scheme) or self._proxies.get("all")
+
     def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
@@ -97,7 +109,7 @@ class HttpBackend:
             # aiohttp's own context is made once, at import; this one honours SSL_CERT_FILE as it is now.
             connector = aiohttp.TCPConnector(limit=self._limit, ttl_dns_cache=300, ssl=ssl.create_default_context())
             session = aiohttp.ClientSession(
-                connector=connector, headers=self._headers, timeout=_TIMEOUT, auto_decompress=False, trust_env=True
+                connector=connector, headers=self._headers, timeout=_TIMEOUT, auto_decompress=False
             )
             self._sessions[loop] = session
         return session
