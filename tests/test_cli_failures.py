@@ -1,0 +1,131 @@
+"""``rasteret-assets failures``: what it prints where, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from rasteret_assets import build_from_table
+from rasteret_assets.cli import main
+from tests.support.rasters import record_table, tiff_bytes
+from tests.support.server import RangeServer
+
+IDS = ["good", "gone", "gone2", "private"]
+
+
+def failures(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["failures", *map(str, arguments)])
+
+
+@pytest.fixture
+def records(server: RangeServer) -> pa.Table:
+    server.objects |= {"/good.tif": tiff_bytes(), "/private.tif": tiff_bytes()}
+    server.fault = lambda path, before: "403" if path.startswith("/private") else None
+    return record_table(IDS, {"B02": [f"{server.url}/{name}.tif?sig=verysecret" for name in IDS]})
+
+
+@pytest.fixture
+def published(records: pa.Table, tmp_path: Path) -> Path:
+    build_from_table(records, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    return tmp_path / "s2_records"
+
+
+def test_the_report_counts_explains_and_lists(published: Path, server: RangeServer) -> None:
+    result = failures(published)
+    web = server.url.removeprefix("http://")
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert lines[0] == "3 of 4 headers could not be read."
+    assert f"not_found {web} 2 50.00% keeps" in lines
+    assert f"forbidden {web} 1 25.00% tries again" in lines
+    assert any(line.startswith("not_found: the file is gone") for line in lines)
+    assert any(line.startswith("forbidden: give the backend credentials") for line in lines)
+    assert lines[-3:] == [
+        f"2024-04 private B02 forbidden: {server.url}/private.tif: HTTP 403 Forbidden",
+        f"2024-05 gone B02 not_found: {server.url}/gone.tif: HTTP 404 Not Found",
+        f"2024-06 gone2 B02 not_found: {server.url}/gone2.tif: HTTP 404 Not Found",
+    ]
+    assert "verysecret" not in result.output
+
+
+def test_class_host_and_limit_narrow_the_report(published: Path, server: RangeServer) -> None:
+    web = server.url.removeprefix("http://")
+    narrowed = failures(published, "--class", "not_found", "--host", web, "--limit", "1").stdout
+    assert narrowed.startswith("2 of 4 headers")
+    assert "private" not in narrowed
+    assert narrowed.endswith("... and 1 more: --limit shows more of them, --json all\n")
+    other = failures(published, "--host", "elsewhere", "--strict")
+    assert (other.exit_code, other.stdout) == (0, "No failures of this kind among 4 headers.\n")
+
+
+def test_json_is_one_document_with_everything(published: Path, server: RangeServer) -> None:
+    document = json.loads(failures(published, "--json").stdout)
+    assert set(document) == {"summary", "failures"}
+    assert [(row["error_class"], row["count"], row["share"], row["retried"]) for row in document["summary"]] == [
+        ("not_found", 2, 0.5, False),
+        ("forbidden", 1, 0.25, True),
+    ]
+    assert [row["id"] for row in document["failures"]] == ["private", "gone", "gone2"]
+    assert document["failures"][1]["href"] == f"{server.url}/gone.tif"
+    limited = json.loads(failures(published, "--json", "--limit", "1", "--class", "not_found").stdout)
+    assert [row["id"] for row in limited["failures"]] == ["gone"]
+    assert limited["summary"][0]["count"] == 2
+
+
+def test_failures_are_an_error_only_when_strict(published: Path) -> None:
+    assert failures(published, "--strict").exit_code == 1
+    assert failures(published, "--strict", "--json").exit_code == 1
+    assert failures(published, "--limit", "-1").exit_code == 2
+
+
+def test_no_failures_is_said(records: pa.Table, tmp_path: Path) -> None:
+    build_from_table(records.slice(0, 1), name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    result = failures(tmp_path / "s2_records", "--strict")
+    assert (result.exit_code, result.stdout) == (0, "No failures among 1 headers.\n")
+    assert json.loads(failures(tmp_path / "s2_records", "--json").stdout) == {"summary": [], "failures": []}
+
+
+def test_a_path_without_ledgers_is_one_line_on_stderr(tmp_path: Path) -> None:
+    result = failures(tmp_path / "nothing_records")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: no ledgers of headers in ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_declaration_leads_to_its_collection(records: pa.Table, tmp_path: Path) -> None:
+    pq.write_table(records, tmp_path / "scenes.parquet")
+    build_from_table(tmp_path / "scenes.parquet", name="s2", workspace_dir=tmp_path / "index", enrich_cog=True)
+    declaration = tmp_path / "s2.yaml"
+    declaration.write_text("path: scenes.parquet\nworkspace_dir: index\nenrich_cog: true\n")
+    assert failures(declaration).stdout.startswith("3 of 4 headers")
+    missing = failures(tmp_path / "missing.yaml")
+    assert missing.exit_code == 1
+    assert missing.stderr.startswith(f"Error: {tmp_path / 'missing.yaml'}: cannot be read")
+
+
+def test_what_strangers_wrote_cannot_steer_the_terminal(records: pa.Table, tmp_path: Path) -> None:
+    ids = ["good", "\x1b[2Jgone", "[red]gone2[/red]", "pri\nvate"]
+    build_from_table(records.set_column(0, "id", pa.array(ids)), name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    shown = failures(tmp_path / "s2_records").stdout
+    assert "\x1b" not in shown
+    assert {"?[2Jgone", "[red]gone2[/red]", "pri?vate"} <= set(shown.split())
+
+
+def test_a_published_path_takes_no_dagster(published: Path) -> None:
+    code = (
+        "import sys; from rasteret_assets.cli import main; main(sys.argv[1:], standalone_mode=False); "
+        "sys.exit('dagster' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "failures", str(published)], capture_output=True, text=True, check=False,
+        env={"NO_COLOR": "1", "PATH": ""},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("3 of 4 headers")
