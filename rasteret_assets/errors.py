@@ -120,6 +120,12 @@ class ThrottledError(StoreUnavailableError):
     error_class = "throttled"
 
 
+class HostUnreachableError(StoreUnavailableError):
+    """No connection to the host: its name is not known, it refuses, or it was found dead earlier in the same fetch."""
+
+    error_class = "unreachable"
+
+
 class ReadTimeoutError(StoreUnavailableError):
     """No answer came within the time allowed."""
 

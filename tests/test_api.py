@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -135,6 +136,36 @@ def test_broken_rows_stop_a_build_before_anything_is_published(table: pa.Table, 
     assert not (tmp_path / "s2_records").exists()
     rejected = pq.read_table(tmp_path / "s2_stages" / "rejected_records" / "2024-05.parquet")
     assert rejected["reject_class"].to_pylist() == ["missing_id"]
+
+
+def test_a_killed_build_goes_on_where_it_was(server: RangeServer, tmp_path: Path) -> None:
+    names = [f"{number:02}" for number in range(20)]
+    server.objects |= {f"/{name}.tif": tiff_bytes(seed=int(name)) for name in names}
+    month = [datetime(2024, 5, 1, tzinfo=UTC)] * 20
+    source = tmp_path / "t.parquet"
+    hrefs = [f"{server.url}/{name}.tif" for name in names]
+    pq.write_table(record_table(names, {"B02": hrefs}, datetimes=month), source)
+    server.fault = lambda path, before: time.sleep(30) if path == "/15.tif" else None
+    code = (
+        "import sys; from rasteret_assets.stages import headers; headers.BATCH_HEADERS = 5; "
+        "from rasteret_assets import build_from_table; "
+        "build_from_table(sys.argv[1], name='s2', workspace_dir=sys.argv[2], enrich_cog=True, max_concurrent=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(source), str(tmp_path / "killed")])
+    while "/15.tif" not in server.paths:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    server.fault = lambda path, before: None
+    server.reset()
+    for folder in ("killed", "whole"):
+        build_from_table(source, name="s2", workspace_dir=tmp_path / folder, enrich_cog=True)
+        assert len(server.requests) == {"killed": 5, "whole": 20}[folder]
+        server.reset()
+    published = "s2_records/year=2024/month=5/part-0.parquet"
+    assert (tmp_path / "killed" / published).read_bytes() == (tmp_path / "whole" / published).read_bytes()
+    assert not list((tmp_path / "killed" / "s2_stages" / "band_metadata.partial").rglob("*.parquet"))
 
 
 def test_a_killed_build_leaves_a_collection_that_opens(table: pa.Table, server: RangeServer, tmp_path: Path) -> None:

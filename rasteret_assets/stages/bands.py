@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from rasteret_assets.errors import (
     AccessDeniedError,
     EnrichmentError,
+    HostUnreachableError,
     RangeReadError,
     RasteretAssetsError,
     ReadTimeoutError,
@@ -37,6 +39,7 @@ from rasteret_assets.schema import (
     STATUS_FAILED,
     STATUS_OK,
     STATUS_UNSUPPORTED,
+    TIMESTAMP,
 )
 from rasteret_assets.stages.assets import asset_field, raster_rows
 from rasteret_assets.stages.columns import plain
@@ -50,11 +53,15 @@ from rasteret_assets.tiff import TiffHeader
 RETRIED_CLASSES: Final = tuple(
     kind.error_class
     for kind in (
-        RangeReadError, AccessDeniedError, TruncatedReadError, StoreUnavailableError, ThrottledError, ReadTimeoutError
+        RangeReadError, AccessDeniedError, TruncatedReadError, StoreUnavailableError, ThrottledError,
+        HostUnreachableError, ReadTimeoutError,
     )
 )  # fmt: skip
 
-_CACHED_COLUMNS = ("status", "error_class", "error", "attempts", "etag", "last_modified", "content_length", "header")
+#: Columns of the ledger that a header fetch decides; the others are what was asked for.
+_CACHED_COLUMNS = (
+    "status", "error_class", "error", "attempts", "attempted_at", "etag", "last_modified", "content_length", "header"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,18 @@ class BandMetadata:
     failures: dict[str, int] = field(default_factory=dict)
 
 
+class Checkpoint(Protocol):
+    """Keeps finished ledger rows of a stage that is still running."""
+
+    def load(self) -> pa.Table | None:
+        """Rows that an interrupted run left behind, if any."""
+        ...
+
+    def save(self, rows: pa.Table) -> None:
+        """Keep rows of :data:`~rasteret_assets.schema.BAND_METADATA_SCHEMA` until the stage is done."""
+        ...
+
+
 def read_band_metadata(
     records: pa.Table,
     bands: Sequence[str],
@@ -89,6 +108,7 @@ def read_band_metadata(
     max_concurrent: int,
     previous: pa.Table | None = None,
     force: bool = False,
+    checkpoint: Checkpoint | None = None,
     progress: ProgressCallback | None = None,
 ) -> BandMetadata:
     """The band metadata of normalized records.
@@ -101,22 +121,22 @@ def read_band_metadata(
         max_concurrent: files in work at once.
         previous: the partition's last ledger, to reuse what still holds.
         force: fetch every header again.
+        checkpoint: keeps finished rows while the stage runs, and gives back those of an interrupted run.
         progress: called while headers come in.
     """
     targets = _targets(records, bands, explicit=explicit)
-    cached = _cached_rows(targets, None if force else previous)
+    known = _known_rows(None if force else previous, checkpoint.load() if checkpoint and not force else None)
+    cached = _cached_rows(targets, known)
     wanted = pc.and_(pc.is_null(cached), pc.is_null(targets["error_class"]))
     files, file_of_row = _distinct_files(targets, wanted)
-    outcomes, account = (
-        run_sync(fetch_headers(files, backend, max_concurrent=max_concurrent, progress=progress))
-        if files
-        else ([], HeaderProgress(total=0))
-    )
-    table = _assemble(targets, cached, previous, outcomes, file_of_row)
-    reused = len(cached) - cached.null_count
+    fresh = _FreshRows(targets, file_of_row, checkpoint)
+    account = HeaderProgress(total=0)
+    if files:
+        account = run_sync(fetch_headers(files, backend, fresh.take, max_concurrent=max_concurrent, progress=progress))
+    table = _assemble(targets, cached, known, fresh)
     return BandMetadata(
-        table=table, fetched=len(files), reused=reused, requests=account.requests, bytes=account.bytes,
-        seconds=account.seconds if files else 0.0, failures=count_failures(table),
+        table=table, fetched=len(files), reused=len(cached) - cached.null_count, requests=account.requests,
+        bytes=account.bytes, seconds=account.seconds if files else 0.0, failures=count_failures(table),
     )  # fmt: skip
 
 
@@ -200,16 +220,20 @@ def _band_indices(asset: pa.Array) -> tuple[pa.Array, pa.Array]:
     return number, pc.and_(pc.is_valid(text), pc.invert(good))
 
 
-def _cached_rows(targets: pa.Table, previous: pa.Table | None) -> pa.Array:
-    """Row of the previous ledger that still holds for each target; null where the header must be fetched."""
-    if previous is None or previous.num_rows == 0:
-        return pa.nulls(targets.num_rows, pa.int64())
-    stale = pc.is_in(previous["error_class"], pa.array(RETRIED_CLASSES))
-    usable = pc.and_(pc.equal(previous["parser_version"], PARSER_VERSION), pc.invert(stale))
-    rows = np.flatnonzero(np.asarray(pc.fill_null(usable, fill_value=False)))
-    keys = _keys(previous.take(pa.array(rows)))
-    found = pc.index_in(_keys(targets), value_set=keys)
-    return pa.array(rows, pa.int64()).take(found)
+def _known_rows(*ledgers: pa.Table | None) -> pa.Table:
+    """Rows of earlier ledgers that still hold; those of another layout are left aside."""
+    usable = [ledger for ledger in ledgers if ledger is not None and ledger.schema.names == BAND_METADATA_SCHEMA.names]
+    table = pa.concat_tables(
+        [BAND_METADATA_SCHEMA.empty_table(), *(ledger.cast(BAND_METADATA_SCHEMA) for ledger in usable)]
+    )
+    stale = pc.is_in(table["error_class"], pa.array(RETRIED_CLASSES))
+    holds = pc.and_(pc.equal(table["parser_version"], PARSER_VERSION), pc.invert(stale))
+    return table if pc.all(holds).as_py() else table.filter(holds)
+
+
+def _cached_rows(targets: pa.Table, known: pa.Table) -> pa.Array:
+    """Row of ``known`` for each target; null where the header must be fetched."""
+    return pc.index_in(_keys(targets), value_set=_keys(known)).cast(pa.int64())
 
 
 def _keys(table: pa.Table) -> pa.Array:
@@ -233,30 +257,56 @@ def _distinct_files(targets: pa.Table, wanted: pa.Array) -> tuple[list[HeaderTar
     return [HeaderTarget(href=h, family=f) for h, f in zip(signed, families, strict=True)], file_of_row
 
 
-def _assemble(
-    targets: pa.Table,
-    cached: pa.Array,
-    previous: pa.Table | None,
-    outcomes: Sequence[HeaderOutcome],
-    file_of_row: npt.NDArray[np.int64],
-) -> pa.Table:
-    """The ledger: fetched outcomes, cached rows and rows that were wrong from the start, in target order."""
-    fetched_rows = np.flatnonzero(file_of_row >= 0)
-    indices = targets[BAND_INDEX].combine_chunks().to_numpy(zero_copy_only=False)
-    fresh = _fresh_rows([outcomes[i] for i in file_of_row[fetched_rows]], indices[fetched_rows].tolist())
-    known = previous.select(list(_CACHED_COLUMNS)) if previous is not None else fresh.slice(0, 0)
+class _FreshRows:
+    """Collects finished headers as ledger rows, group by group, so that parsed headers are not kept as objects.
+
+    Args:
+        targets: what is to be in the ledger.
+        file_of_row: for every target the position of its file, -1 where none is fetched.
+        checkpoint: keeps each group as it comes.
+    """
+
+    def __init__(self, targets: pa.Table, file_of_row: npt.NDArray[np.int64], checkpoint: Checkpoint | None) -> None:
+        self.targets = targets
+        self.checkpoint = checkpoint
+        fetched = np.flatnonzero(file_of_row >= 0)
+        self._by_file = fetched[np.argsort(file_of_row[fetched], kind="stable")]
+        self._starts = np.searchsorted(file_of_row[self._by_file], np.arange(file_of_row.max(initial=-1) + 2))
+        self._indices = targets[BAND_INDEX].combine_chunks().to_numpy(zero_copy_only=False)
+        self.rows: list[npt.NDArray[np.int64]] = []
+        self.tables: list[pa.Table] = []
+
+    def take(self, files: Sequence[int], outcomes: Sequence[HeaderOutcome]) -> None:
+        """A group of finished files: each becomes one row per target that it serves."""
+        spans = [self._by_file[self._starts[file] : self._starts[file + 1]] for file in files]
+        rows = np.concatenate(spans)
+        served = [outcome for outcome, span in zip(outcomes, spans, strict=True) for _ in range(len(span))]
+        table = _fresh_rows(served, self._indices[rows].tolist())
+        self.rows.append(rows)
+        self.tables.append(table)
+        if self.checkpoint is not None:
+            self.checkpoint.save(_ledger(self.targets.take(pa.array(rows)), table))
+
+
+def _assemble(targets: pa.Table, cached: pa.Array, known: pa.Table, fresh: _FreshRows) -> pa.Table:
+    """The ledger: fetched rows, known rows, and rows that were wrong from the start, in target order."""
     wrong = _wrong_rows(targets)
-    pool = pa.concat_tables([fresh, known.cast(fresh.schema), wrong])
-    place = np.full(targets.num_rows, fresh.num_rows + known.num_rows, np.int64) + np.arange(targets.num_rows)
-    place[fetched_rows] = np.arange(len(fetched_rows))
+    pool = pa.concat_tables([*fresh.tables, known.select(list(_CACHED_COLUMNS)), wrong])
+    fetched = np.concatenate([np.zeros(0, np.int64), *fresh.rows])
+    fresh.tables.clear()
+    place = np.arange(targets.num_rows, dtype=np.int64) + len(fetched) + known.num_rows
+    place[fetched] = np.arange(len(fetched))
     reused = np.asarray(pc.is_valid(cached))
-    place[reused] = fresh.num_rows + np.asarray(cached.drop_null())
-    values = pool.take(pa.array(place))
+    place[reused] = len(fetched) + np.asarray(cached.drop_null())
+    return _ledger(targets, pool.take(pa.array(place)))
+
+
+def _ledger(targets: pa.Table, values: pa.Table) -> pa.Table:
+    """Ledger rows from targets and what is known of each."""
     columns: dict[str, Any] = {name: targets[name] for name in (ID, "band", HREF, BAND_INDEX)}
     columns |= {name: values[name] for name in _CACHED_COLUMNS}
-    columns["warning"] = pa.nulls(targets.num_rows, pa.string())
     columns["parser_version"] = pa.array(np.full(targets.num_rows, PARSER_VERSION, np.int32))
-    return pa.table({name: columns[name] for name in BAND_METADATA_SCHEMA.names}, BAND_METADATA_SCHEMA).combine_chunks()
+    return pa.table({name: columns[name] for name in BAND_METADATA_SCHEMA.names}, BAND_METADATA_SCHEMA)
 
 
 def _wrong_rows(targets: pa.Table) -> pa.Table:
@@ -288,6 +338,7 @@ def _fresh_rows(outcomes: Sequence[HeaderOutcome], band_indices: Sequence[int]) 
             "error_class": pa.array([e and e.error_class for e in errors], pa.string()),
             "error": pa.array([e and str(e) for e in errors], pa.string()),
             "attempts": pa.array([o.attempts for o in outcomes], pa.int32()),
+            "attempted_at": pa.array([datetime.now(UTC)] * len(outcomes), TIMESTAMP),
             "etag": pa.array([o.etag for o in outcomes], pa.string()),
             "last_modified": pa.array([o.last_modified for o in outcomes], pa.string()),
             "content_length": pa.array([o.size for o in outcomes], pa.int64()),

@@ -8,6 +8,7 @@ of all missing ranges together.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -16,14 +17,17 @@ from typing import Final
 
 from rasteret_assets.errors import (
     CorruptTiffError,
+    HostUnreachableError,
     RangeReadError,
     RasteretAssetsError,
+    ReadTimeoutError,
     StoreUnavailableError,
     TruncatedReadError,
 )
+from rasteret_assets.stages.hosts import HostQueue, HostState
 from rasteret_assets.storage.backend import RangeRead, StorageBackend, as_reader
 from rasteret_assets.storage.create import close_backend
-from rasteret_assets.storage.urls import redact
+from rasteret_assets.storage.urls import host, redact
 from rasteret_assets.tiff import NeedBytes, TiffHeader, parse_header
 
 #: First read of a family nothing is known about: covers the header of a COG with a few hundred tiles.
@@ -39,6 +43,10 @@ _FIRST_BACKOFF_S: Final = 0.2
 _LONGEST_BACKOFF_S: Final = 30.0
 _DEADLINE_S: Final = 180.0
 _PROGRESS_INTERVAL_S: Final = 0.1
+
+#: Finished headers are handed on, and forgotten, in groups of this many, or of what a slow host gave in this time.
+BATCH_HEADERS = 4096
+BATCH_SECONDS = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +87,7 @@ class HeaderProgress:
     failed: int = 0
     requests: int = 0
     bytes: int = 0
+    concurrency: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -89,88 +98,203 @@ class HeaderProgress:
 
 ProgressCallback = Callable[[HeaderProgress], None]
 
+#: Takes finished headers: their positions among the targets, and what became of each.
+HeaderSink = Callable[[Sequence[int], Sequence[HeaderOutcome]], None]
+
 
 async def fetch_headers(
     targets: Sequence[HeaderTarget],
     backend: StorageBackend,
+    sink: HeaderSink,
     *,
     max_concurrent: int,
     progress: ProgressCallback | None = None,
-) -> tuple[list[HeaderOutcome], HeaderProgress]:
-    """Headers of all targets, in their order; a failure is an outcome and stops nothing.
+) -> HeaderProgress:
+    """Fetch the headers of all targets; a failure is an outcome and stops nothing.
 
     Args:
         targets: distinct files.
         backend: where their bytes come from. Exceptions of a user's backend become outcomes too.
-        max_concurrent: files in work at once.
+        sink: called with finished headers in groups, in the order they finish; every target comes exactly once.
+        max_concurrent: ceiling of files in work at once, over all hosts.
         progress: called now and then with the running totals, and once at the end.
+
+    Returns:
+        The totals.
     """
-    fetch = _Fetch(backend, HeaderProgress(total=len(targets)), progress)
-    outcomes = [HeaderOutcome() for _ in targets]
-    pending = iter(range(len(targets)))
-
-    async def work() -> None:
-        for index in pending:  # one iterator for all workers: each takes the next file
-            await fetch.one(targets[index], outcomes[index])
-
+    fetch = _Fetch(targets, backend, sink, max_concurrent, progress)
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(max_concurrent, len(targets))):
-                group.create_task(work())
+        await fetch.run()
     finally:
         await close_backend(backend)
-    fetch.report(final=True)
-    return outcomes, fetch.totals
+    return fetch.totals
 
 
 class _Fetch:
-    """The state all workers of one fetch share."""
+    """One fetch: the queues of its hosts, the workers that empty them, and what has been learned on the way."""
 
-    def __init__(self, backend: StorageBackend, totals: HeaderProgress, progress: ProgressCallback | None) -> None:
+    def __init__(
+        self,
+        targets: Sequence[HeaderTarget],
+        backend: StorageBackend,
+        sink: HeaderSink,
+        max_concurrent: int,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self.targets = targets
         self.reader = as_reader(backend)
-        self.totals = totals
+        self.sink = sink
+        self.max_concurrent = max_concurrent
         self.progress = progress
+        self.totals = HeaderProgress(total=len(targets))
         self.prefetch: dict[str, int] = {}
+        self.queues: dict[str, HostQueue] = {}
+        self.timers: dict[int, asyncio.TimerHandle] = {}
+        self.begun: dict[int, HeaderOutcome] = {}
+        self.deadlines: dict[int, float] = {}
+        self.finished: list[tuple[int, HeaderOutcome]] = []
         self.reported = 0.0
+        self.flushed = time.monotonic()
+        self.complete = asyncio.Event()
 
-    async def one(self, target: HeaderTarget, outcome: HeaderOutcome) -> None:
-        """Fetch and parse one header into ``outcome``, trying transient failures again."""
-        deadline = time.monotonic() + _DEADLINE_S
-        while True:
-            outcome.attempts += 1
-            try:
-                await self._attempt(target, outcome)
-            except RasteretAssetsError as error:
-                outcome.error = error
-                if not isinstance(error, RangeReadError) or not error.retryable or outcome.attempts >= _ATTEMPTS:
-                    break
-                delay = _backoff(outcome.attempts, error.retry_after)
-                if time.monotonic() + delay > deadline:
-                    break
-                await asyncio.sleep(delay)
+    async def run(self) -> None:
+        """Work until every target is finished."""
+        for index, target in enumerate(self.targets):
+            name = host(target.href)
+            queue = self.queues.get(name)
+            if queue is None:
+                queue = self.queues[name] = HostQueue(self.max_concurrent)
+            queue.fresh.append(index)
+        if not self.targets:
+            self.complete.set()
+        async with asyncio.TaskGroup() as self.group:
+            for queue in self.queues.values():
+                self._pump(queue)
+            await self.complete.wait()
+        self._flush()
+        self._report(final=True)
+
+    def _pump(self, queue: HostQueue) -> None:
+        """Start as many workers as the host has room and files for."""
+        if queue.state.dead:
+            self._give_up(queue)
+        while queue.state.has_room and self.totals.concurrency < self.max_concurrent:
+            index = queue.take()
+            if index is None:
+                if not queue.state.active:
+                    self._pump_later(queue)
+                return
+            queue.state.active += 1
+            self.totals.concurrency += 1
+            self.group.create_task(self._work(queue, index))
+
+    def _pump_later(self, queue: HostQueue) -> None:
+        """Come back to a host when its pause is over or its next retry is due."""
+        seconds = queue.wait()
+        if seconds is not None:
+            if timer := self.timers.get(id(queue)):
+                timer.cancel()
+            self.timers[id(queue)] = asyncio.get_running_loop().call_later(seconds + 0.001, self._pump, queue)
+
+    async def _work(self, queue: HostQueue, index: int | None) -> None:
+        """Take one file after the other while the host has room for this worker."""
+        state = queue.state
+        while index is not None:
+            await self._try(queue, index)
+            index = None
+            if state.dead:
+                self._give_up(queue)
+            elif state.active <= max(1, int(state.limit)):
+                index = queue.take()
+                if state.has_room and queue.fresh:
+                    self._pump(queue)
+        state.active -= 1
+        self.totals.concurrency -= 1
+        self._pump(queue)
+        if self.totals.concurrency + 1 == self.max_concurrent:
+            # The ceiling was reached: another host may have waited for this place.
+            for other in self.queues.values():
+                self._pump(other)
+
+    async def _try(self, queue: HostQueue, index: int) -> None:
+        """Ask for one header, and either finish it or put it back until its next try."""
+        outcome = self.begun.pop(index, None) or HeaderOutcome()
+        outcome.attempts += 1
+        started = time.monotonic()
+        try:
+            await self._attempt(self.targets[index], outcome)
+        except RasteretAssetsError as error:
+            outcome.error = error
+            if isinstance(error, RangeReadError) and error.retryable:
+                self._note_failure(queue.state, error, started)
+                if self._again(queue, index, outcome, error):
+                    return
             else:
-                outcome.error = None
-                break
+                queue.state.answered()
+        else:
+            outcome.error = None
+            queue.state.answered()
+        self._finish(index, outcome)
+
+    def _note_failure(self, state: HostState, error: RangeReadError, started: float) -> None:
+        if isinstance(error, TruncatedReadError):
+            state.answered()
+            return
+        if isinstance(error, HostUnreachableError | ReadTimeoutError):
+            state.failed()
+        state.refused(started, error.retry_after)
+
+    def _again(self, queue: HostQueue, index: int, outcome: HeaderOutcome, error: RangeReadError) -> bool:
+        """Put a file back for another try; False where it has had all its tries, or its time."""
+        now = time.monotonic()
+        deadline = self.deadlines.setdefault(index, now + _DEADLINE_S)
+        due = now + _backoff(outcome.attempts, error.retry_after)
+        if outcome.attempts >= _ATTEMPTS or due > deadline or queue.state.dead:
+            return False
+        self.begun[index] = outcome
+        heapq.heappush(queue.retries, (due, index))
+        return True
+
+    def _give_up(self, queue: HostQueue) -> None:
+        """Fail what waits for a dead host, so that it does not hold up the others."""
+        for index in queue.drain():
+            where = redact(self.targets[index].href)
+            outcome = self.begun.pop(index, None) or HeaderOutcome()
+            name = host(self.targets[index].href) or "this machine"
+            outcome.error = HostUnreachableError(
+                f"{where}: not asked for, because {name} answered none of the last {queue.state.failures} requests",
+                href=where,
+            )
+            self._finish(index, outcome)
+
+    def _finish(self, index: int, outcome: HeaderOutcome) -> None:
+        self.deadlines.pop(index, None)
         self.totals.done += 1
         self.totals.failed += outcome.error is not None
-        self.report()
+        self.finished.append((index, outcome))
+        if len(self.finished) >= BATCH_HEADERS or time.monotonic() - self.flushed > BATCH_SECONDS:
+            self._flush()
+        self._report()
+        if self.totals.done == self.totals.total:
+            self.complete.set()
+
+    def _flush(self) -> None:
+        if self.finished:
+            indices, outcomes = zip(*self.finished, strict=True)
+            self.finished = []
+            self.flushed = time.monotonic()
+            self.sink(indices, outcomes)
 
     async def _attempt(self, target: HeaderTarget, outcome: HeaderOutcome) -> None:
         missing = [(0, self.prefetch.get(target.family, FIRST_PREFETCH))]
         pieces: list[tuple[int, bytes]] = []
         for _ in range(_ROUNDS):
-            reads = await asyncio.gather(*(self._read(target.href, start, length) for start, length in missing))
+            if len(missing) == 1:
+                reads = [await self._read(target.href, *missing[0])]
+            else:
+                reads = await asyncio.gather(*(self._read(target.href, start, length) for start, length in missing))
             for (start, length), read in zip(missing, reads, strict=True):
-                data = bytes(read.data)[:length]
-                if outcome.etag and read.etag and read.etag != outcome.etag and pieces:
-                    raise TruncatedReadError(
-                        f"{redact(target.href)}: changed while it was read", href=redact(target.href)
-                    )
-                outcome.etag, outcome.last_modified = read.etag, read.last_modified
-                outcome.size = read.size if read.size is not None else outcome.size
-                if outcome.size is None and len(data) < length:
-                    outcome.size = start + len(data)
-                pieces.append((start, data))
+                self._take_piece(target, outcome, pieces, start, length, read)
             try:
                 outcome.header = parse_header(pieces, size=outcome.size)
             except NeedBytes as need:
@@ -181,6 +305,26 @@ class _Fetch:
             else:
                 return
         raise CorruptTiffError(f"the header still lacks bytes after {_ROUNDS} reads")
+
+    def _take_piece(
+        self,
+        target: HeaderTarget,
+        outcome: HeaderOutcome,
+        pieces: list[tuple[int, bytes]],
+        start: int,
+        length: int,
+        read: RangeRead,
+    ) -> None:
+        data = read.data if isinstance(read.data, bytes) else bytes(read.data)
+        data = data[:length]  # a user's backend may hand out more than it was asked for
+        if pieces and outcome.etag and read.etag and read.etag != outcome.etag:
+            where = redact(target.href)
+            raise TruncatedReadError(f"{where}: changed while it was read", href=where)
+        outcome.etag, outcome.last_modified = read.etag, read.last_modified
+        outcome.size = read.size if read.size is not None else outcome.size
+        if outcome.size is None and len(data) < length:
+            outcome.size = start + len(data)
+        pieces.append((start, data))
 
     def _learn(self, family: str, missing: Sequence[tuple[int, int]]) -> None:
         """Ask the family's next file for as much as this one turned out to need, in whole 4 KiB."""
@@ -203,7 +347,7 @@ class _Fetch:
         self.totals.bytes += memoryview(read.data).nbytes
         return read
 
-    def report(self, *, final: bool = False) -> None:
+    def _report(self, *, final: bool = False) -> None:
         """Hand the totals to whoever watches, at most ten times a second."""
         now = time.monotonic()
         if self.progress is not None and (final or now - self.reported >= _PROGRESS_INTERVAL_S):

@@ -24,6 +24,7 @@ from rasteret_assets.stages.profile import SourceProfile, partition_tables, prof
 from rasteret_assets.stages.publish import PARQUET_OPTIONS, join_band_metadata, published_table
 from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.workspace import Workspace
 
 RAW, NORMALIZED, REJECTED, BANDS, COLLECTION = (
@@ -140,11 +141,16 @@ def run_band_metadata(
         workspace.remove(path)
         return StageResult(key=key, rows=0, version="removed")
     profile, _ = _recipe(workspace, key)
+    checkpoint = _WorkspaceCheckpoint(workspace, key)
+    if force:
+        checkpoint.clear()
     result = read_band_metadata(
         records, profile.bands, backend, explicit=spec.band_codes is not None or bool(spec.href_column),
-        max_concurrent=spec.max_concurrent, previous=workspace.read_table(path), force=force, progress=progress,
+        max_concurrent=spec.max_concurrent, previous=workspace.read_table(path), force=force, checkpoint=checkpoint,
+        progress=progress,
     )  # fmt: skip
     workspace.write_table(path, result.table, **_STAGE_OPTIONS)
+    checkpoint.clear()
     counts: dict[str, int | float | str] = {
         "headers_fetched": result.fetched,
         "headers_reused": result.reused,
@@ -229,6 +235,29 @@ def build_partitions(
     for key in keys:
         results[COLLECTION][key] = run_collection(workspace, spec, key)
     return results
+
+
+class _WorkspaceCheckpoint:
+    """Finished ledger rows of a partition, kept as files until its ledger is written."""
+
+    def __init__(self, workspace: Workspace, key: str) -> None:
+        self._workspace = workspace
+        self._folder = f"{workspace.stages}/{BANDS}.partial/{key}"
+        self._files = [info.path for info in list_files(workspace.fs, self._folder, (".parquet",))]
+
+    def load(self) -> pa.Table | None:
+        tables = [table for path in self._files if (table := self._workspace.read_table(path)) is not None]
+        return pa.concat_tables(tables) if tables else None
+
+    def save(self, rows: pa.Table) -> None:
+        path = f"{self._folder}/{len(self._files):06d}.parquet"
+        self._workspace.write_table(path, rows, **_STAGE_OPTIONS)
+        self._files.append(path)
+
+    def clear(self) -> None:
+        for path in self._files:
+            self._workspace.remove(path)
+        self._files = []
 
 
 def _recipe_file(workspace: Workspace, key: str) -> str:

@@ -51,7 +51,7 @@ def list_files(fs: pafs.FileSystem, folder: str, suffixes: tuple[str, ...]) -> l
     """
     root = folder.rstrip("/") + "/"
     found = []
-    for info in fs.get_file_info(pafs.FileSelector(folder, recursive=True)):
+    for info in fs.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
         inside = info.path.removeprefix(root).split("/")
         hidden = any(part.startswith((".", "_")) and "=" not in part for part in inside)
         if info.type == pafs.FileType.File and not hidden and info.path.lower().endswith(suffixes):

@@ -19,6 +19,7 @@ from yarl import URL
 
 from rasteret_assets.errors import (
     AccessDeniedError,
+    HostUnreachableError,
     ObjectNotFoundError,
     RangeReadError,
     ReadTimeoutError,
@@ -82,8 +83,8 @@ class HttpBackend:
             raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from error
         except (aiohttp.ClientError, OSError) as error:
             # The text of some aiohttp errors repeats the URL with its query, so only the host and the cause are told.
-            reason = _connection_reason(error)
-            raise StoreUnavailableError(f"{redact(url)}: {reason}", href=redact(url)) from None
+            kind = HostUnreachableError if isinstance(error, aiohttp.ClientConnectorError) else StoreUnavailableError
+            raise kind(f"{redact(url)}: {_connection_reason(error)}", href=redact(url)) from None
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""

@@ -2,6 +2,7 @@
 
     <root>/<name>_records/year=2024/month=1/part-0.parquet     published, nothing else
     <root>/<name>_stages/<stage>/<partition>.parquet           raw, normalized, rejected, band metadata
+    <root>/<name>_stages/band_metadata.partial/                headers of a stage that is running, or was interrupted
     <root>/<name>_stages/collection/<partition>.json           state of a published partition, written last
     <root>/<name>_stages/source.json                           what the last look at the source found
 

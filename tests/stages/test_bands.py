@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from rasteret_assets import create_backend
 from rasteret_assets.errors import EnrichmentError
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, PARSER_VERSION
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages import headers
 from rasteret_assets.stages.bands import BandMetadata, check_enrichment, count_failures, read_band_metadata
 from rasteret_assets.stages.headers import HeaderProgress, HeaderTarget, fetch_headers
 from rasteret_assets.stages.normalize import normalize_records
@@ -85,8 +87,11 @@ def test_a_header_that_does_not_fit_teaches_the_next_file(server: RangeServer) -
     names = [f"/{number}.tif" for number in range(5)]
     server.objects |= dict.fromkeys(names, LARGE)
     targets = [HeaderTarget(href=server.url + name, family="B02") for name in names]
-    outcomes, totals = asyncio.run(fetch_headers(targets, create_backend(), max_concurrent=1))
-    assert all(outcome.header is not None for outcome in outcomes)
+    finished: list[int] = []
+    totals = asyncio.run(
+        fetch_headers(targets, create_backend(), lambda indices, _: finished.extend(indices), max_concurrent=1)
+    )
+    assert (sorted(finished), totals.failed) == ([0, 1, 2, 3, 4], 0)
     assert totals.requests == len(server.requests) == 6
 
 
@@ -207,7 +212,7 @@ def test_a_build_without_a_single_header_is_refused_with_the_causes() -> None:
     table = record_table(["a", "b"], {"B02": ["http://127.0.0.1:9/a.tif?sig=secret", "x.tif"]})
     result = ledger(records_of(table))
     with pytest.raises(
-        EnrichmentError, match=r"not one of 2 headers .*1 unavailable.* from 127\.0\.0\.1:9.*cannot connect"
+        EnrichmentError, match=r"not one of 2 headers .*1 unreachable.* from 127\.0\.0\.1:9.*cannot connect"
     ) as caught:
         check_enrichment([result.table])
     assert "secret" not in str(caught.value)
@@ -218,3 +223,90 @@ def test_headers_work_inside_a_running_event_loop(three: pa.Table) -> None:
         return ledger(three).fetched
 
     assert asyncio.run(notebook()) == 3
+
+
+class Kept:
+    """A checkpoint in memory."""
+
+    def __init__(self) -> None:
+        self.tables: list[pa.Table] = []
+
+    def load(self) -> pa.Table | None:
+        return pa.concat_tables(self.tables) if self.tables else None
+
+    def save(self, rows: pa.Table) -> None:
+        self.tables.append(rows)
+
+
+def without_times(table: pa.Table) -> pa.Table:
+    return table.drop_columns(["attempted_at"])
+
+
+def test_an_interrupted_fetch_goes_on_where_it_was_kept(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headers, "BATCH_HEADERS", 4)
+    names = [f"{number:02}" for number in range(30)]
+    server.objects |= {f"/{name}.tif": tiff_bytes(seed=int(name)) for name in names}
+    records = records_of(record_table(names, {"B02": [f"{server.url}/{name}.tif" for name in names]}))
+    whole = ledger(records)
+    server.reset()
+
+    class Interrupted(BaseException):
+        pass
+
+    class Stopping:
+        def __init__(self) -> None:
+            self.inner, self.left = create_backend(), 18
+
+        async def get_range(self, url: str, start: int, length: int) -> bytes:
+            self.left -= 1
+            if self.left < 0:
+                raise Interrupted
+            return await self.inner.get_range(url, start, length)
+
+        async def get_ranges(self, url: str, ranges: list) -> list[bytes]:
+            return [await self.get_range(url, *one) for one in ranges]
+
+        async def aclose(self) -> None:
+            await self.inner.aclose()
+
+    kept = Kept()
+    with pytest.raises(BaseExceptionGroup):
+        read_band_metadata(records, ["B02"], Stopping(), explicit=True, max_concurrent=1, checkpoint=kept)
+    saved = sum(table.num_rows for table in kept.tables)
+    assert saved == 16
+    server.reset()
+    resumed = ledger(records, checkpoint=kept)
+    assert len(server.requests) == 30 - saved
+    columns = ["id", "band", "href", "status", "header"]
+    assert resumed.table.select(columns) == whole.table.select(columns)
+
+
+def test_a_dead_host_fails_its_own_files_and_no_others(server: RangeServer, three: pa.Table) -> None:
+    names = [f"dead{number}" for number in range(200)]
+    dead = records_of(record_table(names, {"B02": [f"http://127.0.0.1:9/{name}.tif" for name in names]}))
+    result = ledger(pa.concat_tables([dead, three]))
+    rows = result.table.to_pylist()
+    assert [row["status"] for row in rows[-3:]] == ["ok"] * 3
+    assert {row["error_class"] for row in rows[:-3]} == {"unreachable"}
+    assert result.requests < 100
+    assert "not asked for, because 127.0.0.1:9 answered none of the last" in rows[-4]["error"]
+
+
+def test_a_throttling_host_is_asked_less_until_all_is_read(server: RangeServer) -> None:
+    names = [f"{number:03}" for number in range(150)]
+    server.objects |= {f"/{name}.tif": SMALL for name in names}
+    clock = {"second": 0, "served": 0}
+
+    def throttle(path: str, before: int) -> str | None:
+        second = int(time.monotonic())
+        if second != clock["second"]:
+            clock.update(second=second, served=0)
+        clock["served"] += 1
+        return "429" if clock["served"] > 50 else None
+
+    server.fault = throttle
+    server.retry_after = "1"
+    records = records_of(record_table(names, {"B02": [f"{server.url}/{name}.tif" for name in names]}))
+    result = ledger(records)
+    assert result.failures == {}
+    assert len(server.requests) <= 1.5 * len(names)

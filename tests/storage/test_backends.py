@@ -234,4 +234,6 @@ def test_every_read_error_tells_whether_to_try_again() -> None:
             yield from all_of(child)
 
     retryable = {kind.__name__ for kind in all_of(RangeReadError) if kind.retryable}
-    assert retryable == {"TruncatedReadError", "StoreUnavailableError", "ThrottledError", "ReadTimeoutError"}
+    assert retryable == {
+        "TruncatedReadError", "StoreUnavailableError", "ThrottledError", "HostUnreachableError", "ReadTimeoutError"
+    }  # fmt: skip

@@ -31,6 +31,7 @@ class RangeServer:
         self.requests: list[tuple[str, str | None]] = []
         self.headers: list[dict[str, str]] = []
         self.seen: Counter[str] = Counter()
+        self.retry_after = "0"
         self._lock = threading.Lock()
         self._httpd = _Server(("127.0.0.1", 0), _handler(self))
         self.scheme = "http"
@@ -107,7 +108,7 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.connection.close()
             elif fault in {"503", "429", "403", "404"}:
-                self._answer(int(fault), b"no\n", {"Retry-After": "0"} if fault == "429" else {})
+                self._answer(int(fault), b"no\n", {"Retry-After": server.retry_after} if fault == "429" else {})
             elif fault == "html":
                 self._answer(200, b"<!DOCTYPE html><p>sign in", {"Content-Type": "text/html"})
             elif body is None:

@@ -1,0 +1,134 @@
+"""How many requests a host is given at once: more while it answers, fewer when it says no, none when it is dead.
+
+Additive increase, multiplicative decrease (Chiu and Jain, 1989), per host, after a slow start that doubles: a host that
+never answers holds only the few requests it was given at first, and the others go on at their full rate.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+#: Requests a host is given before it has answered any.
+FIRST_LIMIT: Final = 16
+#: Failures without a single answer that make a host dead for the rest of the fetch.
+DEAD_AFTER: Final = 16
+#: Seconds without an answer, while only failures come, that make a host dead which had answered before.
+DEAD_AFTER_S: Final = 60.0
+
+# A share of refusals that a host shows at random (faulty replicas) is no call for fewer requests; a host that refuses
+# more than this is overloaded.
+_OVERLOADED_SHARE: Final = 0.3
+_SHARE_MEMORY: Final = 1 / 32
+_DECREASE: Final = 0.5
+
+
+@dataclass(kw_only=True)
+class HostState:
+    """What one fetch has learned about one host.
+
+    Args:
+        ceiling: most requests it may be given at once.
+        limit: requests it is given at once now.
+        active: requests (workers) it has now.
+        answers: responses that were no refusals.
+        failures: failures since the last answer.
+    """
+
+    ceiling: int
+    limit: float = 0.0
+    active: int = 0
+    answers: int = 0
+    failures: int = 0
+    paused_until: float = 0.0
+    lowest: float = 0.0
+    _slow_start: bool = True
+    _refused_share: float = 0.0
+    _decreased_at: float = 0.0
+    _last_answer: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.limit = float(min(FIRST_LIMIT, self.ceiling))
+        self.lowest = self.limit
+
+    @property
+    def dead(self) -> bool:
+        """Whether there is no point in asking this host again."""
+        if not self.answers:
+            return self.failures >= DEAD_AFTER
+        return self.failures >= DEAD_AFTER and time.monotonic() - self._last_answer > DEAD_AFTER_S
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another request may be started."""
+        return self.active < int(self.limit)
+
+    def answered(self) -> None:
+        """A response came: one more request per round trip, or twice as many while starting."""
+        self.answers += 1
+        self.failures = 0
+        self._last_answer = time.monotonic()
+        self._refused_share -= self._refused_share * _SHARE_MEMORY
+        if self.limit < self.ceiling:
+            self.limit = min(self.ceiling, self.limit + (1.0 if self._slow_start else 1.0 / self.limit))
+
+    def refused(self, started: float, retry_after: float | None) -> None:
+        """The host asked for fewer requests, or did not answer in time.
+
+        Args:
+            started: when the refused request was sent; one that was sent before the last decrease says nothing new.
+            retry_after: seconds the host asked to be left alone.
+        """
+        self._slow_start = False
+        self._refused_share += (1 - self._refused_share) * _SHARE_MEMORY
+        now = time.monotonic()
+        if retry_after:
+            self.paused_until = max(self.paused_until, now + retry_after)
+        overloaded = retry_after is not None or self._refused_share > _OVERLOADED_SHARE
+        if overloaded and started >= self._decreased_at:
+            self.limit = max(1.0, self.limit * _DECREASE)
+            self.lowest = min(self.lowest, self.limit)
+            self._decreased_at = now
+
+    def failed(self) -> None:
+        """No response came at all."""
+        self.failures += 1
+
+
+class HostQueue:
+    """The files of one host that wait: fresh ones in order, failed ones until their next try is due.
+
+    Args:
+        ceiling: most requests the host may be given at once.
+    """
+
+    def __init__(self, ceiling: int) -> None:
+        self.state = HostState(ceiling=ceiling)
+        self.fresh: deque[int] = deque()
+        self.retries: list[tuple[float, int]] = []
+
+    def take(self) -> int | None:
+        """The next file that may be asked for now."""
+        now = time.monotonic()
+        if self.state.paused_until > now:
+            return None
+        if self.retries and self.retries[0][0] <= now:
+            return heapq.heappop(self.retries)[1]
+        return self.fresh.popleft() if self.fresh else None
+
+    def wait(self) -> float | None:
+        """Seconds until there may be something to take; None where nothing waits."""
+        if not self.fresh and not self.retries:
+            return None
+        due = 0.0 if self.fresh else self.retries[0][0]
+        return max(0.0, max(due, self.state.paused_until) - time.monotonic())
+
+    def drain(self) -> list[int]:
+        """All files that wait, which are then forgotten."""
+        waiting = [*self.fresh, *(index for _, index in self.retries)]
+        self.fresh.clear()
+        self.retries.clear()
+        return waiting
