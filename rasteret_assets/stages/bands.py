@@ -64,6 +64,10 @@ _CACHED_COLUMNS = (
 )  # fmt: skip
 
 
+#: Rows of the ledger are put in order in slices of about this size.
+_TAKE_BYTES: Final = 32 * 1024 * 1024
+
+
 @dataclass(frozen=True, kw_only=True)
 class BandMetadata:
     """The ledger of a partition and what it took to write it.
@@ -291,14 +295,39 @@ class _FreshRows:
 def _assemble(targets: pa.Table, cached: pa.Array, known: pa.Table, fresh: _FreshRows) -> pa.Table:
     """The ledger: fetched rows, known rows, and rows that were wrong from the start, in target order."""
     wrong = _wrong_rows(targets)
-    pool = pa.concat_tables([*fresh.tables, known.select(list(_CACHED_COLUMNS)), wrong])
+    pool = [*fresh.tables, known.select(list(_CACHED_COLUMNS)), wrong]
     fetched = np.concatenate([np.zeros(0, np.int64), *fresh.rows])
-    fresh.tables.clear()
     place = np.arange(targets.num_rows, dtype=np.int64) + len(fetched) + known.num_rows
     place[fetched] = np.arange(len(fetched))
     reused = np.asarray(pc.is_valid(cached))
     place[reused] = len(fetched) + np.asarray(cached.drop_null())
-    return _ledger(targets, pool.take(pa.array(place)))
+    in_order = len(place) == sum(table.num_rows for table in pool[:-2]) and bool(
+        (np.diff(place, prepend=-1) == 1).all()
+    )
+    return _ledger(targets, pa.concat_tables(pool[:-2]) if in_order and len(place) else _take(pool, place))
+
+
+def _take(tables: Sequence[pa.Table], rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Rows of several tables laid end to end, in the order asked for.
+
+    Arrow's own take would first copy all tables into one, which for tile tables is the most memory a build ever holds.
+    """
+    starts = np.cumsum([0, *(table.num_rows for table in tables)])
+    bytes_per_row = sum(table.nbytes for table in tables) // max(1, int(starts[-1])) + 1
+    step = max(1, _TAKE_BYTES // bytes_per_row)
+    slices = []
+    for begin in range(0, max(len(rows), 1), step):
+        wanted = rows[begin : begin + step]
+        source = np.searchsorted(starts, wanted, side="right") - 1
+        parts = [tables[0].slice(0, 0)]
+        order = [np.zeros(0, np.int64)]
+        for number in np.unique(source):
+            mine = np.flatnonzero(source == number)
+            parts.append(tables[number].take(pa.array(wanted[mine] - starts[number])))
+            order.append(mine)
+        joined = pa.concat_tables(parts).combine_chunks()
+        slices.append(joined.take(pa.array(np.argsort(np.concatenate(order), kind="stable"))))
+    return pa.concat_tables(slices)
 
 
 def _ledger(targets: pa.Table, values: pa.Table) -> pa.Table:

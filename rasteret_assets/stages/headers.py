@@ -8,6 +8,7 @@ of all missing ranges together.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import heapq
 import random
 import time
@@ -47,6 +48,7 @@ _PROGRESS_INTERVAL_S: Final = 0.1
 #: Finished headers are handed on, and forgotten, in groups of this many, or of what a slow host gave in this time.
 BATCH_HEADERS = 4096
 BATCH_SECONDS = 15.0
+_BATCH_BYTES: Final = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +155,9 @@ class _Fetch:
         self.begun: dict[int, HeaderOutcome] = {}
         self.deadlines: dict[int, float] = {}
         self.finished: list[tuple[int, HeaderOutcome]] = []
+        self.held = 0
+        self.is_done = bytearray(len(targets))
+        self.first_open = 0
         self.reported = 0.0
         self.flushed = time.monotonic()
         self.complete = asyncio.Event()
@@ -272,16 +277,29 @@ class _Fetch:
         self.totals.done += 1
         self.totals.failed += outcome.error is not None
         self.finished.append((index, outcome))
-        if len(self.finished) >= BATCH_HEADERS or time.monotonic() - self.flushed > BATCH_SECONDS:
+        self.held += outcome.header.tile_offsets.nbytes if outcome.header is not None else 0
+        self.is_done[index] = True
+        full = len(self.finished) >= BATCH_HEADERS or self.held > _BATCH_BYTES
+        if full and self.totals.done % max(1, BATCH_HEADERS // 16) == 0:
+            # In target order, as far as nothing is missing: a ledger that comes in order need not be sorted.
+            self.first_open = self.is_done.find(0, self.first_open)
+            self._flush(before=self.first_open)
+        if time.monotonic() - self.flushed > BATCH_SECONDS:
             self._flush()
         self._report()
         if self.totals.done == self.totals.total:
             self.complete.set()
 
-    def _flush(self) -> None:
-        if self.finished:
-            indices, outcomes = zip(*self.finished, strict=True)
-            self.finished = []
+    def _flush(self, before: int | None = None) -> None:
+        """Hand on what is finished, in target order; only targets ``before`` one, unless too much has gathered."""
+        self.finished.sort(key=lambda finished: finished[0])
+        count = len(self.finished)
+        if before is not None and before >= 0 and count < 2 * BATCH_HEADERS and self.held < 2 * _BATCH_BYTES:
+            count = bisect.bisect_left(self.finished, before, key=lambda finished: finished[0])
+        if count:
+            indices, outcomes = zip(*self.finished[:count], strict=True)
+            del self.finished[:count]
+            self.held = sum(o.header.tile_offsets.nbytes for _, o in self.finished if o.header is not None)
             self.flushed = time.monotonic()
             self.sink(indices, outcomes)
 

@@ -1,0 +1,110 @@
+"""What an HTTP answer to a range request means, whichever client brought it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+from rasteret_assets.errors import (
+    AccessDeniedError,
+    ObjectNotFoundError,
+    RangeReadError,
+    ReadTimeoutError,
+    StoreUnavailableError,
+    ThrottledError,
+    TruncatedReadError,
+)
+from rasteret_assets.storage.backend import RangeRead
+from rasteret_assets.storage.urls import redact
+
+_CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)", re.IGNORECASE)
+
+_ERRORS: dict[int, type[RangeReadError]] = {
+    401: AccessDeniedError, 403: AccessDeniedError, 404: ObjectNotFoundError, 410: ObjectNotFoundError,
+    408: ReadTimeoutError, 429: ThrottledError, 503: ThrottledError,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """An answer as it came.
+
+    Args:
+        status: HTTP status code.
+        headers: by lower-case name.
+        body: of a 206, the whole body; of a 200, as much of the object as was read.
+        size: of a 200, the announced length of the whole object, if any.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    size: int | None = None
+
+
+def interpret(answer: HttpAnswer, url: str, start: int, length: int) -> RangeRead:
+    """The range an answer brings.
+
+    Raises:
+        TruncatedReadError: if it is shorter than announced, or another range than was asked for.
+        RangeReadError: in the subclass that fits the status.
+    """
+    headers = answer.headers
+    etag, modified = headers.get("etag"), headers.get("last-modified")
+    if answer.status == 206:
+        size = _check_content_range(headers.get("content-range"), url, start, length, len(answer.body))
+        return RangeRead(answer.body, size, etag, modified)
+    if answer.status == 200:
+        have, size = len(answer.body), answer.size
+        if size is None and have < start + length:
+            size = have
+        if size is not None and have < min(size, start + length):
+            raise TruncatedReadError(f"{redact(url)}: {have} bytes of {size} arrived", href=redact(url))
+        return RangeRead(answer.body[start : start + length], size, etag, modified)
+    if answer.status == 416:
+        match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+        size = int(match.group(3)) if match and match.group(3) != "*" else None
+        return RangeRead(b"", size if size is not None else start, etag, modified)
+    raise _status_error(answer, url)
+
+
+def _check_content_range(header: str | None, url: str, start: int, length: int, have: int) -> int | None:
+    """Size of the whole object, after checking that the answer is the range asked for (RFC 9110, 14.4)."""
+    match = _CONTENT_RANGE.fullmatch(header.strip()) if header else None
+    if match is None or match.group(1) is None:
+        return None
+    first, last = int(match.group(1)), int(match.group(2))
+    size = None if match.group(3) == "*" else int(match.group(3))
+    expected = last - first + 1
+    if first != start:
+        raise TruncatedReadError(f"{redact(url)}: asked for byte {start}, got byte {first}", href=redact(url))
+    if have != expected or (size is not None and have < min(length, size - start)):
+        raise TruncatedReadError(f"{redact(url)}: {have} of {expected} bytes arrived", href=redact(url))
+    return size
+
+
+def _status_error(answer: HttpAnswer, url: str) -> RangeReadError:
+    status, where = answer.status, redact(url)
+    try:
+        reason = HTTPStatus(status).phrase
+    except ValueError:
+        reason = ""
+    kind = _ERRORS.get(status, StoreUnavailableError if status >= 500 else RangeReadError)
+    retry_after = _retry_after(answer.headers.get("retry-after"))
+    return kind(f"{where}: HTTP {status} {reason}".rstrip(), href=where, status=status, retry_after=retry_after)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds to wait, from either form of ``Retry-After`` (RFC 9110, 10.2.3)."""
+    if not value:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None

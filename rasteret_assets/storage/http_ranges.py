@@ -1,0 +1,209 @@
+"""The plain case of a range request, without the cost of a general HTTP client: one GET, one answer of known length.
+
+A header is a few kilobytes, so the client is what it costs: aiohttp takes three times the processor time of everything
+else in a header fetch together. This one keeps connections alive and reads answers that announce their length. Whatever
+is not that plain - a redirect, a chunked body, a whole object instead of the range - raises :class:`NotPlainError`, and
+the general client takes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from yarl import URL
+
+from rasteret_assets.storage.http_answer import HttpAnswer
+
+CONNECT_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 30.0
+
+#: Longer heads than this are somebody's mistake.
+_LONGEST_HEAD = 64 * 1024
+_PLAIN = frozenset({206, 403, 404, 410, 416, 429, 500, 502, 503, 504})
+
+
+class NotPlainError(Exception):
+    """An answer that the general client must read."""
+
+
+class RangeConnections:
+    """Keep-alive connections of one event loop, by origin.
+
+    Args:
+        context: for ``https``.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._idle: dict[tuple[str, str | None, int | None], list[_Connection]] = {}
+
+    async def get(self, url: URL, head: bytes, start: int, length: int) -> HttpAnswer:
+        """Ask for ``length`` bytes from ``start``.
+
+        Args:
+            url: of the object, already escaped.
+            head: further header lines of the request, each with its line end.
+            start: first byte.
+            length: bytes wanted.
+
+        Raises:
+            NotPlainError: if the answer is not of the plain kind.
+            OSError: if the connection fails (also ``asyncio.IncompleteReadError`` where a body ended early).
+            TimeoutError: if connecting or answering takes too long.
+        """
+        origin = (url.scheme, url.host, url.port)
+        idle = self._idle.setdefault(origin, [])
+        request = b"GET %s HTTP/1.1\r\nHost: %s\r\nRange: bytes=%d-%d\r\n%s\r\n" % (
+            url.raw_path_qs.encode(), _authority(url), start, start + length - 1, head
+        )  # fmt: skip
+        while idle:
+            connection = idle.pop()
+            if connection.usable:
+                try:
+                    return await self._exchange(connection, idle, request, length)
+                except _StaleConnectionError:
+                    continue  # closed by the server while it was idle: nothing was answered, so ask on another one
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                _Connection, url.host or "", url.port or 0, ssl=self._context if url.scheme == "https" else None
+            )
+        try:
+            return await self._exchange(connection, idle, request, length)
+        except _StaleConnectionError as error:
+            raise ConnectionResetError("the connection was closed without an answer") from error
+
+    async def _exchange(
+        self, connection: _Connection, idle: list[_Connection], request: bytes, length: int
+    ) -> HttpAnswer:
+        try:
+            answer = await connection.ask(request, length)
+        except BaseException:
+            connection.close()
+            raise
+        if connection.usable:
+            idle.append(connection)
+        return answer
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()
+
+
+class _StaleConnectionError(OSError):
+    """A connection that ended before the first byte of an answer."""
+
+
+class _Connection(asyncio.Protocol):
+    """One connection with at most one request on it."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[HttpAnswer] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._head = b""
+        self._parts: list[bytes] = []
+        self._missing = 0
+        self._status = 0
+        self._headers: dict[str, str] = {}
+        self._longest = 0
+        self._keep = True
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request can be sent."""
+        return self._keep and self._transport is not None and not self._transport.is_closing()
+
+    def ask(self, request: bytes, longest: int) -> asyncio.Future[HttpAnswer]:
+        """Send a request; the future gets the answer, whose body may be ``longest`` bytes and a little."""
+        loop = asyncio.get_running_loop()
+        self._answer = loop.create_future()
+        self._head, self._parts, self._missing, self._longest = b"", [], 0, longest
+        self._timer = loop.call_later(ANSWER_TIMEOUT_S, self._fail, TimeoutError("no answer in time"))
+        assert self._transport is not None  # noqa: S101  (create_connection returns after connection_made)
+        self._transport.write(request)
+        return self._answer
+
+    def close(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        self._transport = transport  # type: ignore[assignment]  # a stream transport, as the connection is one
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop."""
+        self._keep = False
+        if self._parts or self._head or self._missing:
+            self._fail(asyncio.IncompleteReadError(b"", None))
+        else:
+            self._fail(exc if exc is not None and not isinstance(exc, OSError) else _StaleConnectionError(str(exc)))
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        if self._answer is None or self._answer.done():
+            self._keep = False
+            return
+        if not self._missing:
+            data = self._read_head(data)
+            if not self._missing:
+                return
+        self._parts.append(data)
+        self._missing -= len(data)
+        if self._missing == 0:
+            self._succeed(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+        elif self._missing < 0:
+            self._fail(NotPlainError("more bytes than announced"))
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Take in the head; what follows of the body is returned once it is complete."""
+        self._head += data
+        head, mark, body = self._head.partition(b"\r\n\r\n")
+        if not mark:
+            if len(self._head) > _LONGEST_HEAD:
+                self._fail(NotPlainError("a head without an end"))
+            return b""
+        lines = head.decode("latin-1").split("\r\n")
+        self._headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        self._status = int(lines[0][9:12]) if lines[0][9:12].isdigit() else 0
+        length = self._headers.get("content-length", "")
+        if self._status not in _PLAIN or not length.isdigit() or "transfer-encoding" in self._headers:
+            self._fail(NotPlainError(lines[0]))
+            return b""
+        self._keep = lines[0].startswith("HTTP/1.1") and self._headers.get("connection", "").lower() != "close"
+        self._missing = int(length)
+        if self._status == 206 and self._missing > self._longest:
+            self._fail(NotPlainError("a longer range than was asked for"))
+            return b""
+        if self._missing == 0:
+            self._succeed(b"")
+        return body
+
+    def _succeed(self, body: bytes) -> None:
+        self._settle()
+        self._missing, self._head, self._parts = 0, b"", []
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(HttpAnswer(self._status, self._headers, body))
+
+    def _fail(self, error: Exception) -> None:
+        self._settle()
+        self._keep = False
+        self._missing = 0
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+
+    def _settle(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _authority(url: URL) -> bytes:
+    host = url.raw_host or ""
+    name = f"[{host}]" if ":" in host else host
+    return (name if url.is_default_port() else f"{name}:{url.port}").encode()

@@ -1,0 +1,74 @@
+"""The general HTTP client, through aiohttp: redirects, proxies, chunked bodies, servers that ignore ``Range``."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+
+import aiohttp
+from yarl import URL
+
+from rasteret_assets.storage.http_answer import HttpAnswer
+from rasteret_assets.storage.http_ranges import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
+
+_TIMEOUT = aiohttp.ClientTimeout(total=2 * ANSWER_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S, sock_read=ANSWER_TIMEOUT_S)
+
+
+class HttpSession:
+    """An aiohttp session of one event loop.
+
+    Args:
+        headers: sent with every request; aiohttp drops an ``Authorization`` when a redirect leaves its host.
+        context: for ``https``.
+        limit: connections in the pool; requests beyond it wait.
+    """
+
+    def __init__(self, headers: Mapping[str, str], context: ssl.SSLContext, limit: int) -> None:
+        connector = aiohttp.TCPConnector(limit=limit, ttl_dns_cache=300, ssl=context)
+        self._session = aiohttp.ClientSession(
+            connector=connector, headers=headers, timeout=_TIMEOUT, auto_decompress=False
+        )
+
+    async def get(self, url: URL, start: int, length: int, proxy: str | None) -> HttpAnswer:
+        """Ask for ``length`` bytes from ``start``; a whole object is read up to their end and cut off there.
+
+        Raises:
+            OSError: if the connection fails.
+            EOFError: if a body ends before its announced length.
+            TimeoutError: if connecting or answering takes too long.
+            ValueError: if the URL, or one it redirects to, is not valid.
+        """
+        headers = {"Range": f"bytes={start}-{start + length - 1}"}
+        try:
+            async with self._session.get(url, headers=headers, proxy=proxy) as response:
+                names = {name.lower(): value for name, value in response.headers.items()}
+                if response.status != 200:
+                    return HttpAnswer(response.status, names, await response.read())
+                body = await _read_up_to(response, start + length)
+                response.close()
+                return HttpAnswer(200, names, body, response.content_length)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise error.certificate_error from None
+        except aiohttp.ClientConnectorError as error:
+            raise error.os_error from None
+        except aiohttp.ClientPayloadError as error:
+            raise EOFError("the body ended before its announced length") from error
+        except aiohttp.InvalidURL as error:
+            raise ValueError("not a valid URL") from error
+        except aiohttp.ClientError as error:
+            # The text of some of these repeats the URL with its query, so only the kind is told.
+            raise ConnectionError(type(error).__name__) from None
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._session.close()
+
+
+async def _read_up_to(response: aiohttp.ClientResponse, end: int) -> bytes:
+    pieces, have = [], 0
+    async for piece in response.content.iter_any():
+        pieces.append(piece)
+        have += len(piece)
+        if have >= end:
+            break
+    return b"".join(pieces)
