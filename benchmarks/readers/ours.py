@@ -1,0 +1,59 @@
+"""This project, end to end: normalized records in, the band metadata ledger as an Arrow table out."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+from harness import Job, measure
+
+from rasteret_assets import create_backend
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.bands import BandMetadata, count_failures, read_band_metadata
+from rasteret_assets.stages.normalize import normalize_records
+from rasteret_assets.stages.profile import profile_source
+from rasteret_assets.stages.scan import open_source
+
+
+def read(job: Job) -> BandMetadata:
+    return read_band_metadata(records(job), ["B02"], create_backend(), explicit=True, max_concurrent=job.max_concurrent)
+
+
+def records(job: Job) -> pa.Table:
+    """A normalized record per file."""
+    rows = len(job.urls)
+    asset = pa.StructArray.from_arrays([pa.array(job.urls)], names=["href"])
+    table = pa.table({
+        "id": pa.array([f"scene-{row}" for row in range(rows)]),
+        "datetime": pa.array([datetime(2024, 5, 1, tzinfo=UTC)] * rows, pa.timestamp("us", tz="UTC")),
+        "geometry": pa.array([shapely.to_wkb(shapely.box(9, 48, 10, 49))] * rows, pa.binary()),
+        "assets": pa.StructArray.from_arrays([asset], names=["B02"]),
+    })  # fmt: skip
+    spec = CollectionSpec.of(path="benchmark")
+    source = open_source(table, spec)
+    return normalize_records(source.table(), spec, profile_source(source, spec)).records
+
+
+def judge(job: Job, result: BandMetadata) -> dict[str, Any]:
+    """Good is a row of a living host whose tile table is the oracle's."""
+    table = result.table.filter(pc.starts_with(result.table["href"], job.url))
+    oracle = json.loads(Path(job.oracle).read_text())
+    header = table.filter(pc.equal(table["status"], "ok"))["header"].combine_chunks()
+    right = np.ones(len(header), bool)
+    for name, truth in (("tile_offsets", oracle["offsets"]), ("tile_byte_counts", oracle["byte_counts"])):
+        column = header.field(name)
+        fits = np.asarray(pc.equal(pc.list_value_length(column), len(truth)))
+        tables = np.asarray(column.filter(pa.array(fits)).flatten()).reshape(-1, len(truth))
+        right[~fits] = False
+        right[fits] &= (tables == truth).all(axis=1)
+    return {"good": int(right.sum()), "wrong": int((~right).sum()), "failures": count_failures(result.table)}
+
+
+if __name__ == "__main__":
+    measure(read, judge)

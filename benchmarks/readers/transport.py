@@ -1,0 +1,30 @@
+"""The transport alone: one range per file through the project's own backend, not parsed."""
+
+from __future__ import annotations
+
+from harness import Job, in_flight, measure
+
+from rasteret_assets import create_backend
+from rasteret_assets.storage.aio import run_sync
+from rasteret_assets.storage.backend import read_range
+from rasteret_assets.storage.create import close_backend
+
+
+def read(job: Job) -> list[int]:
+    return run_sync(_read(job))
+
+
+async def _read(job: Job) -> list[int]:
+    backend = create_backend()
+
+    async def fetch(url: str) -> int:
+        return len(memoryview((await read_range(backend, url, 0, job.length)).data))
+
+    try:
+        return await in_flight(job.urls, fetch, job.max_concurrent)
+    finally:
+        await close_backend(backend)
+
+
+if __name__ == "__main__":
+    measure(read, lambda job, lengths: {"good": lengths.count(job.length)})

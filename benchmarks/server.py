@@ -1,0 +1,260 @@
+"""A range server that is not the bottleneck: one uvloop protocol, answers made once and kept, latency by timer.
+
+``/<kind>/<anything>`` is the file of that kind, so any number of distinct URLs is served from three files. Control,
+which is neither delayed nor counted:
+
+- ``/-/reset`` zeroes the counters,
+- ``/-/stats`` returns them as JSON,
+- ``/-/faults?unavailable=0.1&reset=0.05&short=0.05&throttle=200`` sets what goes wrong from then on (absent: nothing).
+
+The first line of standard output names the server's URL and those of two dead hosts beside it: ``silent`` accepts
+connections and never answers, ``refusing`` is a port nobody listens on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import mmap
+import random
+import re
+import resource
+import socket
+import struct
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import uvloop
+
+_REQUEST = re.compile(rb"(GET|HEAD) /([^/ ]*)/([^ ]*) HTTP/1\.1\r\n")
+_RANGE = re.compile(rb"\r\nrange: *bytes=(\d*)-(\d*)", re.IGNORECASE)
+_END = b"\r\n\r\n"
+_SAMPLE_S = 0.25
+_UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+_THROTTLED = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+_NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """Shares of requests that fail, and requests per second beyond which 429 is answered (0: no limit)."""
+
+    unavailable: float = 0.0
+    reset: float = 0.0
+    short: float = 0.0
+    throttle: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Counters:
+    """What was asked since the last reset; ``concurrency`` holds the most requests in flight per quarter second."""
+
+    requests: int = 0
+    bytes: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    ranges: Counter[str] = field(default_factory=Counter)
+    concurrency: list[int] = field(default_factory=list)
+    first: float = 0.0
+    last: float = 0.0
+    cpu_started: float = field(default_factory=_cpu_seconds)
+
+    def report(self) -> dict[str, object]:
+        """As JSON tells it: ``seconds`` is from the first request to the last answer."""
+        return {
+            "requests": self.requests, "bytes": self.bytes,
+            "statuses": dict(self.statuses), "ranges": self.ranges.most_common(3), "concurrency": self.concurrency,
+            "seconds": self.last - self.first, "cpu_seconds": _cpu_seconds() - self.cpu_started,
+        }  # fmt: skip
+
+
+class ServedKind:
+    """One mmapped file and the answers to the ranges that were asked of it."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self.content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.size = len(self.content)
+        modified = formatdate(path.stat().st_mtime, usegmt=True)
+        etag = f'"{path.stat().st_mtime_ns:x}-{self.size:x}"'
+        self.tags = f"ETag: {etag}\r\nLast-Modified: {modified}\r\nAccept-Ranges: bytes\r\nContent-Type: image/tiff\r\n"
+        self.answers: dict[tuple[bytes, bytes, bytes], tuple[bytes, bytes]] = {}
+
+    def answer(self, method: bytes, first: bytes, last: bytes) -> tuple[bytes, bytes]:
+        """Head and body; an absent range is two empty texts."""
+        key = method, first, last
+        if key not in self.answers:
+            if len(self.answers) > 256:
+                self.answers.clear()
+            self.answers[key] = self._make(method, first, last)
+        return self.answers[key]
+
+    def _make(self, method: bytes, first: bytes, last: bytes) -> tuple[bytes, bytes]:
+        start, end, status = 0, self.size, "200 OK"
+        ranged = ""
+        if first or last:
+            start = int(first) if first else max(0, self.size - int(last))
+            end = min(int(last) + 1, self.size) if first and last else self.size
+            status, ranged = "206 Partial Content", f"Content-Range: bytes {start}-{end - 1}/{self.size}\r\n"
+        if start >= self.size:
+            status, ranged, end = "416 Range Not Satisfiable", f"Content-Range: bytes */{self.size}\r\n", start
+        head = f"HTTP/1.1 {status}\r\n{self.tags}{ranged}Content-Length: {end - start}\r\n\r\n"
+        return head.encode(), b"" if method == b"HEAD" else self.content[start:end]
+
+
+class Server:
+    """What all connections share."""
+
+    def __init__(self, files: dict[bytes, ServedKind], latency_s: float) -> None:
+        self.files = files
+        self.latency_s = latency_s
+        self.faults = Faults()
+        self.counters = Counters()
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.second = 0
+        self.in_second = 0
+        self.random = random.Random(0)
+
+    def control(self, command: bytes) -> bytes:
+        """Answer to a control request, as a whole response."""
+        name, _, query = command.decode().partition("?")
+        if name == "reset":
+            self.counters = Counters()
+            self.in_flight = self.most_in_flight = 0
+        elif name == "faults":
+            self.faults = Faults(**{key: float(value) for key, value in parse_qsl(query)})
+            self.random = random.Random(0)
+        body = json.dumps(self.counters.report()).encode()
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+    def fault(self) -> str:
+        """What goes wrong with the request that just came; mostly nothing."""
+        if self.faults.throttle:
+            second = int(time.monotonic())
+            self.in_second = self.in_second + 1 if second == self.second else 1
+            self.second = second
+            if self.in_second > self.faults.throttle:
+                return "429"
+        draw = self.random.random()
+        for name, share in (
+            ("503", self.faults.unavailable), ("reset", self.faults.reset), ("short", self.faults.short)
+        ):  # fmt: skip
+            if draw < share:
+                return name
+            draw -= share
+        return ""
+
+    def sample(self) -> None:
+        """Note the most requests in flight since the last sample, from the first request on."""
+        if self.counters.first:
+            self.counters.concurrency.append(self.most_in_flight)
+        self.most_in_flight = self.in_flight
+        asyncio.get_running_loop().call_later(_SAMPLE_S, self.sample)
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.loop = asyncio.get_running_loop()
+        self.received = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        while _END in self.received:
+            request, _, self.received = self.received.partition(_END)
+            self.asked(request + b"\r\n")
+
+    def asked(self, request: bytes) -> None:
+        """Count a request and have it answered when the latency is over."""
+        server = self.server
+        match = _REQUEST.match(request)
+        if match is None:
+            self.transport.close()
+            return
+        method, name, rest = match.groups()
+        if name == b"-":
+            self.transport.write(server.control(rest))
+            return
+        counters = server.counters
+        counters.requests += 1
+        counters.first = counters.first or time.monotonic()
+        server.in_flight += 1
+        server.most_in_flight = max(server.most_in_flight, server.in_flight)
+        file = server.files.get(name)
+        ranged = _RANGE.search(request)
+        first, last = ranged.groups() if ranged else (b"", b"")
+        head, body = file.answer(method, first, last) if file else (_NOT_FOUND, b"")
+        counters.ranges[f"{method.decode()} {first.decode()}-{last.decode()}"] += 1
+        self.loop.call_later(server.latency_s, self.reply, head, body, server.fault())
+
+    def reply(self, head: bytes, body: bytes, fault: str) -> None:
+        """Send an answer, or what is left of it."""
+        counters = self.server.counters
+        self.server.in_flight -= 1
+        counters.last = time.monotonic()
+        counters.statuses[fault or head[9:12].decode()] += 1
+        if not fault:
+            counters.bytes += len(body)
+            self.transport.writelines((head, body))
+        elif fault in {"503", "429"}:
+            self.transport.write(_UNAVAILABLE if fault == "503" else _THROTTLED)
+        else:
+            self.spoil(head, body, fault)
+
+    def spoil(self, head: bytes, body: bytes, fault: str) -> None:
+        """Half of the resets cut the body, half come before it; half of the short bodies admit their length."""
+        part = body[: int(len(body) * self.server.random.random())]
+        lucky = self.server.random.random() < 0.5
+        if fault == "short" and lucky:
+            length = b"Content-Length: %d\r\n" % len(part)
+            self.transport.write(head.replace(b"Content-Length: %d\r\n" % len(body), length) + part)
+            return
+        if fault == "short" or lucky:
+            self.transport.write(head + part)
+        if fault == "short":
+            self.transport.close()
+            return
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+
+async def serve(server: Server) -> None:
+    """Serve until killed."""
+    loop = asyncio.get_running_loop()
+    living = await loop.create_server(lambda: Connection(server), "127.0.0.1", 0, backlog=4096)
+    silent = await loop.create_server(asyncio.Protocol, "127.0.0.2", 0, backlog=4096)
+    refusing = socket.socket()
+    refusing.bind(("127.0.0.3", 0))
+    ports = {"url": living.sockets[0], "silent": silent.sockets[0], "refusing": refusing}
+    print(json.dumps({name: "http://{}:{}".format(*sock.getsockname()) for name, sock in ports.items()}), flush=True)
+    server.sample()
+    await living.serve_forever()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--latency-ms", type=float, default=20)
+    parser.add_argument("files", nargs="+", type=Path, help="served under their names without suffix")
+    options = parser.parse_args()
+    files = {path.stem.encode(): ServedKind(path) for path in options.files}
+    uvloop.run(serve(Server(files, options.latency_ms / 1000)))
+
+
+if __name__ == "__main__":
+    main()
