@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rasteret_assets.collection import Collection, as_collection, load
+from rasteret_assets.progress import terminal_progress
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
 from rasteret_assets.stages.bands import check_enrichment, read_band_metadata
 from rasteret_assets.stages.normalize import normalize_records
@@ -93,7 +94,8 @@ def build_from_table(
     source = open_source(path, spec, filesystem)
     profile = load_profile(workspace, source, spec)
     keys = sorted({*profile.partitions, *workspace.states()})
-    build_partitions(workspace, source, spec, keys, backend, force=force)
+    with terminal_progress("headers") as progress:
+        build_partitions(workspace, source, spec, keys, backend, force=force, progress=progress)
     return load(target, name=name)
 
 
@@ -104,10 +106,11 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
     result.check(spec.max_rejected)
     ledger = None
     if profile.bands:
-        metadata = read_band_metadata(
-            result.records, profile.bands, backend, explicit=spec.band_codes is not None or bool(spec.href_column),
-            max_concurrent=spec.max_concurrent,
-        )  # fmt: skip
+        with terminal_progress("headers") as progress:
+            metadata = read_band_metadata(
+                result.records, profile.bands, backend, explicit=spec.band_codes is not None or bool(spec.href_column),
+                max_concurrent=spec.max_concurrent, progress=progress(""),
+            )  # fmt: skip
         check_enrichment([metadata.table])
         ledger = metadata.table
     table, _ = join_band_metadata(result.records, ledger, profile.bands)

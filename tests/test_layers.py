@@ -19,7 +19,7 @@ LAYERS = [
     {"tiff", "geometry"},
     {"storage"},
     {"stages"},
-    {"collection"},
+    {"collection", "progress"},
     {"api"},
     {"orchestration"},
     {"demo"},

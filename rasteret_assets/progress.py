@@ -1,0 +1,193 @@
+"""What is seen of a long header fetch: one bar in a terminal, a log line now and then everywhere else.
+
+Both stay silent where a fetch is over before anybody would wonder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from rasteret_assets.stages.headers import HeaderProgress, ProgressCallback
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+#: Given a partition key, what to call while the partition's headers come in.
+ProgressFactory = Callable[[str], ProgressCallback]
+
+#: Set to 0, it keeps the bar out of a terminal.
+PROGRESS_VARIABLE: Final = "RASTERET_ASSETS_PROGRESS"
+#: Builds whose fetches take less time altogether show no bar.
+QUIET_SECONDS: Final = 0.5
+#: Time between log lines.
+LOG_SECONDS: Final = 5.0
+
+_logger = logging.getLogger("rasteret_assets")
+
+
+@contextmanager
+def terminal_progress(description: str) -> Iterator[ProgressFactory]:
+    """Show the progress of header fetches while the block runs.
+
+    It is a context because whatever ends a build must also give the terminal its cursor back.
+
+    Args:
+        description: what comes in, such as ``"headers"``; stands before the partition key.
+
+    Yields:
+        What :func:`~rasteret_assets.stages.run.build_partitions` takes as ``progress``.
+    """
+    watch = _Watch(description, _Bar(description) if _bar_is_wanted() else _Log(description))
+    try:
+        yield watch.partition
+    finally:
+        watch.close()
+
+
+def _bar_is_wanted() -> bool:
+    """Whether somebody would see a bar on stderr, and nobody asked for none."""
+    if os.environ.get(PROGRESS_VARIABLE) == "0" or os.environ.get("TERM") == "dumb":
+        return False
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Totals:
+    """What the partitions of a build came to so far."""
+
+    done: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+
+    def plus(self, progress: HeaderProgress) -> _Totals:
+        """These totals and what a further partition has come to."""
+        return _Totals(
+            done=self.done + progress.done, failed=self.failed + progress.failed,
+            seconds=self.seconds + progress.seconds,
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"{self.done} in {self.seconds:.1f} s, {_rate(self.done, self.seconds)}, {self.failed} failed"
+
+
+class _View(Protocol):
+    """Where progress is shown."""
+
+    def show(self, label: str, progress: HeaderProgress, totals: _Totals) -> None:
+        """The partition ``label`` has come this far, and the build with it."""
+
+    def close(self, totals: _Totals) -> None:
+        """Nothing more comes."""
+
+
+class _Watch:
+    """Hands what the fetches of one build report to a view.
+
+    Reports come from the thread of the I/O loop, ``close`` from the caller's: an interrupted build closes while the
+    loop still ends its last files.
+    """
+
+    def __init__(self, description: str, view: _View) -> None:
+        self.description = description
+        self.view = view
+        self.totals = _Totals()
+        self.closed = False
+        self.lock = threading.Lock()
+
+    def partition(self, key: str) -> ProgressCallback:
+        """What to call while the headers of partition ``key`` come in; partitions follow one another."""
+        label = f"{self.description} {key}".strip()
+        before = self.totals
+
+        def report(progress: HeaderProgress) -> None:
+            # The terminal may be gone, as after a logout; what is built is worth more than its bar.
+            with self.lock, suppress(OSError):
+                if not self.closed:
+                    self.totals = before.plus(progress)
+                    self.view.show(label, progress, self.totals)
+
+        return report
+
+    def close(self) -> None:
+        with self.lock, suppress(OSError):
+            self.closed = True
+            self.view.close(self.totals)
+
+
+class _Log:
+    """Lines for a log file, with the numbers the bar shows."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.logged = 0.0
+
+    def show(self, label: str, progress: HeaderProgress, totals: _Totals) -> None:
+        if totals.seconds - self.logged >= LOG_SECONDS:
+            self.logged = totals.seconds
+            _logger.info("%s: %d of %d, %s", label, progress.done, progress.total, ", ".join(_figures(progress)))
+
+    def close(self, totals: _Totals) -> None:
+        if self.logged:
+            _logger.info("%s: %s", self.description, totals)
+
+
+class _Bar:
+    """One bar on stderr, begun anew for every partition; in the end a line with the totals takes its place."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.label = ""
+        self.progress: Progress | None = None
+
+    def show(self, label: str, progress: HeaderProgress, totals: _Totals) -> None:
+        if totals.seconds < QUIET_SECONDS:
+            return
+        if self.progress is None:
+            self.progress = _new_bar()
+            self.progress.add_task(label, total=None, figures="")
+            self.progress.start()
+        task = self.progress.task_ids[0]
+        if label != self.label:
+            self.label = label
+            self.progress.reset(task, description=label, total=progress.total)
+        self.progress.update(task, completed=progress.done, figures="  ".join(_figures(progress)))
+
+    def close(self, totals: _Totals) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress.console.print(f"{self.description}: {totals}")
+
+
+def _new_bar() -> Progress:
+    # Imported here because it takes some 60 ms, and few of those who import the package ever see a bar.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[figures]}", markup=False),
+    )
+    # rich would send what others print to stdout through this console, which is on stderr.
+    console = Console(stderr=True, highlight=False)
+    return Progress(*columns, console=console, transient=True, expand=True, redirect_stdout=False)
+
+
+def _figures(progress: HeaderProgress) -> list[str]:
+    figures = [_rate(progress.done, progress.seconds), f"{progress.failed} failed"]
+    concurrency = getattr(progress, "concurrency", 0)
+    return [*figures, f"{concurrency} at once"] if concurrency else figures
+
+
+def _rate(done: int, seconds: float) -> str:
+    return f"{done / max(seconds, 1e-3):.0f}/s"
