@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
@@ -127,7 +128,7 @@ def failures(
     if as_json:
         rows = found.table if limit is None else found.table.slice(0, limit)
         document = {"summary": found.summary().to_pylist(), "failures": rows.to_pylist()}
-        click.echo(json.dumps(document, indent=1))
+        click.echo(json.dumps(document, indent=1, default=datetime.isoformat))
     else:
         narrowed = error_class is not None or host is not None
         _print_failures(found, _SHOWN_FAILURES if limit is None else limit, narrowed=narrowed)

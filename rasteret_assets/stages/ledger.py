@@ -15,7 +15,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from rasteret_assets.errors import CollectionError
-from rasteret_assets.schema import BAND_METADATA_SCHEMA, HREF, ID, STATUS_OK, partition_values
+from rasteret_assets.schema import HREF, ID, STATUS_OK, TIMESTAMP, partition_values
 from rasteret_assets.stages.bands import RETRIED_CLASSES
 from rasteret_assets.stages.run import BANDS
 from rasteret_assets.storage.urls import host, redact
@@ -35,6 +35,7 @@ FAILURES_SCHEMA: Final = pa.schema(
         ("error_class", pa.string()),
         ("error", pa.string()),
         ("attempts", pa.int32()),
+        ("attempted_at", TIMESTAMP),
         ("partition", pa.string()),
     ]
 )
@@ -59,7 +60,8 @@ REMEDIES: Final[dict[str, str]] = {
     "forbidden": "give the backend credentials or fresh signed URLs, or declare requester_pays in cloud_config",
     "throttled": "the host wants fewer requests: lower max_concurrent and build again",
     "timeout": "the host is slow: build again, with a lower max_concurrent where it stays so",
-    "unavailable": "the host failed or was not reached: see that it is up, then build again",
+    "unavailable": "the host failed: see that it is up, then build again",
+    "unreachable": "no connection to the host: check its name, the network and the proxy, then build again",
     "truncated": "the connection broke or the file changed meanwhile: build again; check the file's upload if it stays",
     "read_failed": "the bytes could not be read: the error says why; build again once that is mended",
     "not_tiff": "something else answers at this address, such as a login page: check the href, or leave out the asset",
@@ -74,7 +76,7 @@ _OTHER_REMEDY: Final = "the error says what is wrong; build again once it is men
 
 #: Arrow's own name for the file a row of a dataset is from.
 _FILE: Final = "__filename"
-_STORED: Final = (ID, "band", HREF, "status", "error_class", "error", "attempts")
+_STORED: Final = (ID, "band", HREF, "status", "error_class", "error", "attempts", "attempted_at")
 
 # Addresses inside an error's text: user information before the host, and the query up to the next blank or quote. A
 # closing colon or bracket belongs to the sentence.
@@ -143,7 +145,8 @@ def read_failures(workspace: Workspace) -> Failures:
     Raises:
         CollectionError: if there are no ledgers, or one is damaged.
     """
-    stored = pa.schema([BAND_METADATA_SCHEMA.field(name) for name in _STORED])
+    # Columns that a ledger of an earlier version lacks read as null.
+    stored = pa.schema([FAILURES_SCHEMA.field(name) for name in _STORED])
     folder = f"{workspace.stages}/{BANDS}"
     try:
         files = _ledger_files(workspace.fs, folder)

@@ -166,5 +166,5 @@ def test_every_class_the_ledger_may_hold_has_a_remedy() -> None:
             yield from classes(child)
 
     known = {*classes(RangeReadError), *classes(TiffError), "no_href", "invalid_band_index"}
-    assert known == set(REMEDIES)
+    assert known <= set(REMEDIES)
     assert "the error says" in remedy("anything a later version files")
