@@ -169,10 +169,11 @@ def _new_bar() -> Progress:
     # Imported here because it takes some 60 ms, and few of those who import the package ever see a bar.
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.table import Column  # noqa: PLC0415
 
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),  # what the figures leave
         MofNCompleteColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(compact=True),
@@ -185,8 +186,7 @@ def _new_bar() -> Progress:
 
 def _figures(progress: HeaderProgress) -> list[str]:
     figures = [_rate(progress.done, progress.seconds), f"{progress.failed} failed"]
-    concurrency = getattr(progress, "concurrency", 0)
-    return [*figures, f"{concurrency} at once"] if concurrency else figures
+    return [*figures, f"{progress.concurrency} at once"] if progress.concurrency else figures
 
 
 def _rate(done: int, seconds: float) -> str:

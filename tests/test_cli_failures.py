@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -74,6 +75,7 @@ def test_json_is_one_document_with_everything(published: Path, server: RangeServ
     ]
     assert [row["id"] for row in document["failures"]] == ["private", "gone", "gone2"]
     assert document["failures"][1]["href"] == f"{server.url}/gone.tif"
+    assert datetime.fromisoformat(document["failures"][1]["attempted_at"]).tzinfo is not None
     limited = json.loads(failures(published, "--json", "--limit", "1", "--class", "not_found").stdout)
     assert [row["id"] for row in limited["failures"]] == ["gone"]
     assert limited["summary"][0]["count"] == 2

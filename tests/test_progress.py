@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -89,8 +90,9 @@ def build(server: RangeServer, tmp_path: Path) -> Build:
     names = [f"s{number:02}" for number in range(FILES)]
     server.objects |= {f"/{name}.tif": tiff_bytes() for name in names[1:]}
     server.fault = lambda path, before: time.sleep(0.09)
-    times = [None] * (FILES // 2) + list(record_table(names, {"B02": names})["datetime"].to_pylist()[:1]) * (FILES // 2)
-    table = record_table(names, {"B02": [f"{server.url}/{name}.tif" for name in names]}, datetimes=times)
+    hrefs: list[str | None] = [f"{server.url}/{name}.tif" for name in names]
+    times = [datetime(2024, 4, 1, tzinfo=UTC) if number % 2 else None for number in range(FILES)]
+    table = record_table(names, {"B02": hrefs}, datetimes=times)
     pq.write_table(table, tmp_path / "scenes.parquet")
     return Build(tmp_path / "scenes.parquet", tmp_path)
 
