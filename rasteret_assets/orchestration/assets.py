@@ -193,7 +193,15 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
             workspace, force = filesystem.open_workspace(spec), options.force or spec.force
             reader = backend.backend(spec)
             results = [
-                run_band_metadata(workspace, spec, key, reader, force=force, progress=_logged_progress(context, key))
+                run_band_metadata(
+                    workspace,
+                    spec,
+                    key,
+                    reader,
+                    force=force,
+                    revalidate=options.revalidate,
+                    progress=_logged_progress(context, key),
+                )
                 for key in _partition_keys(context)
             ]
             _refuse_outage(workspace, results)

@@ -149,6 +149,10 @@ class BuildOptions(dg.ConfigurableResource[Any]):
     force: bool = Field(
         default=False, description="Fetch every header again, also those whose last outcome still holds."
     )
+    revalidate: bool = Field(
+        default=False,
+        description="Ask for every header that is reused whether its file has changed, and read it again if it has.",
+    )
 
 
 def default_resources() -> dict[str, Any]:

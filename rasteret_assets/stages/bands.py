@@ -45,7 +45,7 @@ from rasteret_assets.stages.assets import asset_field, raster_rows
 from rasteret_assets.stages.columns import plain
 from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, HeaderTarget, ProgressCallback, fetch_headers
 from rasteret_assets.storage.aio import run_sync
-from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.backend import StorageBackend, Validators
 from rasteret_assets.storage.urls import host, unsigned_hrefs
 from rasteret_assets.tiff import TiffHeader
 
@@ -76,6 +76,7 @@ class BandMetadata:
         table: rows of :data:`~rasteret_assets.schema.BAND_METADATA_SCHEMA`, record by record in band order.
         fetched: files whose header was fetched.
         reused: ledger rows taken from the previous ledger.
+        drifted: ledger rows whose file had changed, though the record had not.
         requests: range requests made.
         bytes: bytes those brought.
         seconds: time the fetch took.
@@ -85,6 +86,7 @@ class BandMetadata:
     table: pa.Table
     fetched: int = 0
     reused: int = 0
+    drifted: int = 0
     requests: int = 0
     bytes: int = 0
     seconds: float = 0.0
@@ -112,6 +114,7 @@ def read_band_metadata(
     max_concurrent: int,
     previous: pa.Table | None = None,
     force: bool = False,
+    revalidate: bool = False,
     checkpoint: Checkpoint | None = None,
     progress: ProgressCallback | None = None,
 ) -> BandMetadata:
@@ -125,6 +128,7 @@ def read_band_metadata(
         max_concurrent: files in work at once.
         previous: the partition's last ledger, to reuse what still holds.
         force: fetch every header again.
+        revalidate: ask for every header that is reused whether its file has changed, and read it again if so.
         checkpoint: keeps finished rows while the stage runs, and gives back those of an interrupted run.
         progress: called while headers come in.
     """
@@ -132,15 +136,19 @@ def read_band_metadata(
     known = _known_rows(None if force else previous, checkpoint.load() if checkpoint and not force else None)
     cached = _cached_rows(targets, known)
     wanted = pc.and_(pc.is_null(cached), pc.is_null(targets["error_class"]))
-    files, file_of_row = _distinct_files(targets, wanted)
-    fresh = _FreshRows(targets, file_of_row, checkpoint)
+    validators = known.select(["etag", "last_modified", "status"]).take(cached) if revalidate else None
+    files, file_of_row = _distinct_files(targets, wanted, validators)
+    fresh = _FreshRows(targets, files, file_of_row, checkpoint)
     account = HeaderProgress(total=0)
     if files:
         account = run_sync(fetch_headers(files, backend, fresh.take, max_concurrent=max_concurrent, progress=progress))
     table = _assemble(targets, cached, known, fresh)
+    was_known = np.asarray(pc.is_valid(cached))
+    drifted = int(was_known[fresh.positions].sum())
     return BandMetadata(
-        table=table, fetched=len(files), reused=len(cached) - cached.null_count, requests=account.requests,
-        bytes=account.bytes, seconds=account.seconds if files else 0.0, failures=count_failures(table),
+        table=table, fetched=len(files) - fresh.unchanged, reused=int(was_known.sum()) - drifted, drifted=drifted,
+        requests=account.requests, bytes=account.bytes, seconds=account.seconds if files else 0.0,
+        failures=count_failures(table),
     )  # fmt: skip
 
 
@@ -246,19 +254,41 @@ def _keys(table: pa.Table) -> pa.Array:
     return pc.binary_join_element_wise(index, table[HREF], " ").combine_chunks()
 
 
-def _distinct_files(targets: pa.Table, wanted: pa.Array) -> tuple[list[HeaderTarget], npt.NDArray[np.int64]]:
-    """Files to fetch, each once, and for every target the position of its file (-1 where none is fetched)."""
+def _distinct_files(
+    targets: pa.Table, wanted: pa.Array, validators: pa.Table | None
+) -> tuple[list[HeaderTarget], npt.NDArray[np.int64]]:
+    """Files to ask for, each once, and for every target the position of its file (-1 where none is asked for).
+
+    Args:
+        targets: what is to be in the ledger.
+        wanted: which targets need their header.
+        validators: what the known rows were read under, by target; None where nothing is to be revalidated.
+    """
     file_of_row = np.full(targets.num_rows, -1, np.int64)
-    rows = np.flatnonzero(np.asarray(wanted))
+    asked = np.asarray(wanted)
+    needed = asked
+    if validators is not None:
+        tagged = pc.or_(pc.is_valid(validators["etag"]), pc.is_valid(validators["last_modified"]))
+        known_ok = pc.and_(pc.equal(validators["status"], STATUS_OK), tagged)
+        asked = needed | np.asarray(pc.fill_null(known_ok, fill_value=False))
+    rows = np.flatnonzero(asked)
     if not len(rows):
         return [], file_of_row
     encoded = targets[HREF].combine_chunks().take(pa.array(rows)).dictionary_encode()
     codes = np.asarray(encoded.indices)
     file_of_row[rows] = codes
     _, first = np.unique(codes, return_index=True)
+    # A file that some target needs is read without conditions, whatever is known of it for another target.
+    conditional = np.ones(len(first), bool)
+    conditional[codes[needed[rows]]] = False
     chosen = targets.take(pa.array(rows[first]))
-    signed, families = chosen["signed"].to_pylist(), chosen["band"].to_pylist()
-    return [HeaderTarget(href=h, family=f) for h, f in zip(signed, families, strict=True)], file_of_row
+    known: list[Validators | None] = [None] * len(first)
+    if validators is not None:
+        tags = validators.take(pa.array(rows[first]))
+        pairs = zip(tags["etag"].to_pylist(), tags["last_modified"].to_pylist(), conditional, strict=True)
+        known = [Validators(etag, modified) if condition else None for etag, modified, condition in pairs]
+    addresses = zip(chosen["signed"].to_pylist(), chosen["band"].to_pylist(), known, strict=True)
+    return [HeaderTarget(href=href, family=band, known=tags) for href, band, tags in addresses], file_of_row
 
 
 class _FreshRows:
@@ -266,45 +296,65 @@ class _FreshRows:
 
     Args:
         targets: what is to be in the ledger.
-        file_of_row: for every target the position of its file, -1 where none is fetched.
+        files: the files that are asked for.
+        file_of_row: for every target the position of its file, -1 where none is asked for.
         checkpoint: keeps each group as it comes.
     """
 
-    def __init__(self, targets: pa.Table, file_of_row: npt.NDArray[np.int64], checkpoint: Checkpoint | None) -> None:
+    def __init__(
+        self,
+        targets: pa.Table,
+        files: Sequence[HeaderTarget],
+        file_of_row: npt.NDArray[np.int64],
+        checkpoint: Checkpoint | None,
+    ) -> None:
         self.targets = targets
+        self.files = files
         self.checkpoint = checkpoint
         fetched = np.flatnonzero(file_of_row >= 0)
         self._by_file = fetched[np.argsort(file_of_row[fetched], kind="stable")]
-        self._starts = np.searchsorted(file_of_row[self._by_file], np.arange(file_of_row.max(initial=-1) + 2))
+        self._starts = np.searchsorted(file_of_row[self._by_file], np.arange(len(files) + 1))
         self._indices = targets[BAND_INDEX].combine_chunks().to_numpy(zero_copy_only=False)
-        self.rows: list[npt.NDArray[np.int64]] = []
+        self._rows: list[npt.NDArray[np.int64]] = []
         self.tables: list[pa.Table] = []
+        self.unchanged = 0
+
+    @property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """Target of every row in ``tables``, laid end to end."""
+        return np.concatenate([np.zeros(0, np.int64), *self._rows])
 
     def take(self, files: Sequence[int], outcomes: Sequence[HeaderOutcome]) -> None:
         """A group of finished files: each becomes one row per target that it serves."""
-        spans = [self._by_file[self._starts[file] : self._starts[file + 1]] for file in files]
+        changed = [(f, o) for f, o in zip(files, outcomes, strict=True) if not self._stands(self.files[f], o)]
+        self.unchanged += len(files) - len(changed)
+        if not changed:
+            return
+        spans = [self._by_file[self._starts[file] : self._starts[file + 1]] for file, _ in changed]
         rows = np.concatenate(spans)
-        served = [outcome for outcome, span in zip(outcomes, spans, strict=True) for _ in range(len(span))]
+        served = [outcome for (_, outcome), span in zip(changed, spans, strict=True) for _ in range(len(span))]
         table = _fresh_rows(served, self._indices[rows].tolist())
-        self.rows.append(rows)
+        self._rows.append(rows)
         self.tables.append(table)
         if self.checkpoint is not None:
             self.checkpoint.save(_ledger(self.targets.take(pa.array(rows)), table))
 
+    def _stands(self, target: HeaderTarget, outcome: HeaderOutcome) -> bool:
+        """Whether the header that is known stays: its file has not changed, or could not be asked just now."""
+        transient = outcome.error is not None and outcome.error.error_class in RETRIED_CLASSES
+        return outcome.unchanged or (target.known is not None and transient)
+
 
 def _assemble(targets: pa.Table, cached: pa.Array, known: pa.Table, fresh: _FreshRows) -> pa.Table:
     """The ledger: fetched rows, known rows, and rows that were wrong from the start, in target order."""
-    wrong = _wrong_rows(targets)
-    pool = [*fresh.tables, known.select(list(_CACHED_COLUMNS)), wrong]
-    fetched = np.concatenate([np.zeros(0, np.int64), *fresh.rows])
+    fetched = fresh.positions
     place = np.arange(targets.num_rows, dtype=np.int64) + len(fetched) + known.num_rows
-    place[fetched] = np.arange(len(fetched))
     reused = np.asarray(pc.is_valid(cached))
     place[reused] = len(fetched) + np.asarray(cached.drop_null())
-    in_order = len(place) == sum(table.num_rows for table in pool[:-2]) and bool(
-        (np.diff(place, prepend=-1) == 1).all()
-    )
-    return _ledger(targets, pa.concat_tables(pool[:-2]) if in_order and len(place) else _take(pool, place))
+    place[fetched] = np.arange(len(fetched))
+    if len(place) and np.array_equal(fetched, np.arange(len(place))):
+        return _ledger(targets, pa.concat_tables(fresh.tables))
+    return _ledger(targets, _take([*fresh.tables, known.select(list(_CACHED_COLUMNS)), _wrong_rows(targets)], place))
 
 
 def _take(tables: Sequence[pa.Table], rows: npt.NDArray[np.int64]) -> pa.Table:

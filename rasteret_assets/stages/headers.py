@@ -26,7 +26,7 @@ from rasteret_assets.errors import (
     TruncatedReadError,
 )
 from rasteret_assets.stages.hosts import HostQueue, HostState
-from rasteret_assets.storage.backend import RangeRead, StorageBackend, as_reader
+from rasteret_assets.storage.backend import RangeRead, Revalidator, StorageBackend, Validators, as_reader
 from rasteret_assets.storage.create import close_backend
 from rasteret_assets.storage.urls import host, redact
 from rasteret_assets.tiff import NeedBytes, TiffHeader, parse_header
@@ -53,10 +53,17 @@ _BATCH_BYTES: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class HeaderTarget:
-    """A file whose header is wanted: its address as it is fetched, and the family that shares its prefetch size."""
+    """A file whose header is wanted.
+
+    Args:
+        href: its address as it is fetched.
+        family: files that share a prefetch size.
+        known: validators of the header we have; the file is read only if it has others now.
+    """
 
     href: str
     family: str = ""
+    known: Validators | None = None
 
 
 @dataclass(kw_only=True)
@@ -66,6 +73,7 @@ class HeaderOutcome:
     Args:
         header: the header, or None where it could not be had.
         error: why, where there is none.
+        unchanged: whether the file still has the validators it was known by, and was not read.
         attempts: how often the file was tried.
         size: of the object in bytes, where the store told it.
         etag: as the store told it.
@@ -74,6 +82,7 @@ class HeaderOutcome:
 
     header: TiffHeader | None = None
     error: RasteretAssetsError | None = None
+    unchanged: bool = False
     attempts: int = 0
     size: int | None = None
     etag: str | None = None
@@ -305,12 +314,18 @@ class _Fetch:
 
     async def _attempt(self, target: HeaderTarget, outcome: HeaderOutcome) -> None:
         missing = [(0, self.prefetch.get(target.family, FIRST_PREFETCH))]
+        known = target.known
         pieces: list[tuple[int, bytes]] = []
         for _ in range(_ROUNDS):
             if len(missing) == 1:
-                reads = [await self._read(target.href, *missing[0])]
+                read = await self._read(target.href, *missing[0], known=known)
+                if read is None:
+                    outcome.unchanged = True
+                    return
+                known, reads = None, [read]
             else:
-                reads = await asyncio.gather(*(self._read(target.href, start, length) for start, length in missing))
+                wanted = (self._read(target.href, start, length) for start, length in missing)
+                reads = [read for read in await asyncio.gather(*wanted) if read is not None]
             for (start, length), read in zip(missing, reads, strict=True):
                 self._take_piece(target, outcome, pieces, start, length, read)
             try:
@@ -350,10 +365,14 @@ class _Fetch:
         if needed <= LARGEST_PREFETCH:
             self.prefetch[family] = max(needed, self.prefetch.get(family, FIRST_PREFETCH))
 
-    async def _read(self, href: str, start: int, length: int) -> RangeRead:
+    async def _read(self, href: str, start: int, length: int, known: Validators | None = None) -> RangeRead | None:
+        """One range; None where the file still is what it is known as."""
         self.totals.requests += 1
         try:
-            read = await self.reader.read(href, start, length)
+            if known and isinstance(self.reader, Revalidator):
+                read = await self.reader.read_if_changed(href, start, length, known)
+            else:
+                read = await self.reader.read(href, start, length)
         except RasteretAssetsError:
             raise
         except Exception as error:  # a user's backend may raise anything, and none of it may stop a build
@@ -362,7 +381,8 @@ class _Fetch:
             raise StoreUnavailableError(
                 f"{where}: the backend failed: {type(error).__name__}: {reason}", href=where
             ) from error
-        self.totals.bytes += memoryview(read.data).nbytes
+        if read is not None:
+            self.totals.bytes += memoryview(read.data).nbytes
         return read
 
     def _report(self, *, final: bool = False) -> None:

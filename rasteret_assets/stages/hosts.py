@@ -15,7 +15,7 @@ from typing import Final
 #: Requests a host is given before it has answered any.
 FIRST_LIMIT: Final = 16
 #: Failures without a single answer that make a host dead for the rest of the fetch.
-DEAD_AFTER: Final = 16
+DEAD_AFTER: Final = 8
 #: Seconds without an answer, while only failures come, that make a host dead which had answered before.
 DEAD_AFTER_S: Final = 60.0
 
@@ -24,6 +24,9 @@ DEAD_AFTER_S: Final = 60.0
 _OVERLOADED_SHARE: Final = 0.3
 _SHARE_MEMORY: Final = 1 / 32
 _DECREASE: Final = 0.5
+_DECREASE_WHEN_THROTTLED: Final = 0.25
+# A host that states a time to wait counts requests: every one too many is refused, so its limit is neared slowly.
+_GROWTH_WHEN_THROTTLED: Final = 1 / 8
 
 
 @dataclass(kw_only=True)
@@ -36,6 +39,7 @@ class HostState:
         active: requests (workers) it has now.
         answers: responses that were no refusals.
         failures: failures since the last answer.
+        paused_until: monotonic time before which nothing may be sent, as the host asked.
     """
 
     ceiling: int
@@ -44,15 +48,14 @@ class HostState:
     answers: int = 0
     failures: int = 0
     paused_until: float = 0.0
-    lowest: float = 0.0
     _slow_start: bool = True
+    _growth: float = 1.0
     _refused_share: float = 0.0
     _decreased_at: float = 0.0
     _last_answer: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.limit = float(min(FIRST_LIMIT, self.ceiling))
-        self.lowest = self.limit
 
     @property
     def dead(self) -> bool:
@@ -67,13 +70,13 @@ class HostState:
         return self.active < int(self.limit)
 
     def answered(self) -> None:
-        """A response came: one more request per round trip, or twice as many while starting."""
+        """A response came: one more request per round trip, fewer for a host that throttles, twice as many at first."""
         self.answers += 1
         self.failures = 0
         self._last_answer = time.monotonic()
         self._refused_share -= self._refused_share * _SHARE_MEMORY
         if self.limit < self.ceiling:
-            self.limit = min(self.ceiling, self.limit + (1.0 if self._slow_start else 1.0 / self.limit))
+            self.limit = min(self.ceiling, self.limit + (1.0 if self._slow_start else self._growth / self.limit))
 
     def refused(self, started: float, retry_after: float | None) -> None:
         """The host asked for fewer requests, or did not answer in time.
@@ -87,15 +90,17 @@ class HostState:
         now = time.monotonic()
         if retry_after:
             self.paused_until = max(self.paused_until, now + retry_after)
+            self._growth = _GROWTH_WHEN_THROTTLED
         overloaded = retry_after is not None or self._refused_share > _OVERLOADED_SHARE
         if overloaded and started >= self._decreased_at:
-            self.limit = max(1.0, self.limit * _DECREASE)
-            self.lowest = min(self.lowest, self.limit)
+            self.limit = max(1.0, self.limit * (_DECREASE if retry_after is None else _DECREASE_WHEN_THROTTLED))
             self._decreased_at = now
 
     def failed(self) -> None:
-        """No response came at all."""
+        """No response came at all; a host that never answered is not given another request in its place."""
         self.failures += 1
+        if not self.answers:
+            self.limit = max(1.0, self.limit - 1)
 
 
 class HostQueue:

@@ -132,9 +132,13 @@ def run_band_metadata(
     backend: StorageBackend,
     *,
     force: bool = False,
+    revalidate: bool = False,
     progress: ProgressCallback | None = None,
 ) -> StageResult:
-    """Read the headers a partition lacks (all of them with ``force``) and write its ledger."""
+    """Read the headers a partition lacks (all of them with ``force``) and write its ledger.
+
+    With ``revalidate`` the headers it has are asked about too, and read again where their file has changed.
+    """
     path = workspace.stage_file(BANDS, key)
     records = workspace.read_table(workspace.stage_file(NORMALIZED, key))
     if records is None:
@@ -146,14 +150,15 @@ def run_band_metadata(
         checkpoint.clear()
     result = read_band_metadata(
         records, profile.bands, backend, explicit=spec.band_codes is not None or bool(spec.href_column),
-        max_concurrent=spec.max_concurrent, previous=workspace.read_table(path), force=force, checkpoint=checkpoint,
-        progress=progress,
+        max_concurrent=spec.max_concurrent, previous=workspace.read_table(path), force=force,
+        revalidate=revalidate, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     workspace.write_table(path, result.table, **_STAGE_OPTIONS)
     checkpoint.clear()
     counts: dict[str, int | float | str] = {
         "headers_fetched": result.fetched,
         "headers_reused": result.reused,
+        "headers_drifted": result.drifted,
         "headers_failed": sum(result.failures.values()),
         "requests": result.requests,
         "request_bytes": result.bytes,

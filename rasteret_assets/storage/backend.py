@@ -57,6 +57,31 @@ class RangeReader(StorageBackend, Protocol):
         ...
 
 
+@runtime_checkable
+class Revalidator(Protocol):
+    """A reader that can ask whether an object is still what it was."""
+
+    async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
+        """One range, or None where the object still has these validators."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What an object's store said of it when it was last read (RFC 9110, 8.8).
+
+    Args:
+        etag: entity tag.
+        last_modified: modification time as the store wrote it.
+    """
+
+    etag: str | None = None
+    last_modified: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.etag or self.last_modified)
+
+
 class _Adapted:
     """A plain backend as a reader that cannot tell sizes and validators."""
 

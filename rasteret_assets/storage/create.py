@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rasteret_assets.errors import RangeReadError
 from rasteret_assets.spec import CloudConfig
-from rasteret_assets.storage.backend import RangeRead, RangeReader
+from rasteret_assets.storage.backend import RangeRead, Validators
 from rasteret_assets.storage.local import LocalBackend
 from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend
 from rasteret_assets.storage.urls import redact, scheme
+
+if TYPE_CHECKING:
+    from rasteret_assets.storage.http import HttpBackend
 
 _AZURE_SUFFIX = ".blob.core.windows.net"
 
@@ -31,7 +34,7 @@ class AutoBackend:
         self._local = LocalBackend()
         self._headers = dict(headers or {})
         self._signs_azure = signs_azure
-        self._http: RangeReader | None = None
+        self._http: HttpBackend | None = None
 
     async def get_range(self, url: str, start: int, length: int) -> bytes:
         """``length`` bytes from ``start``; fewer only where the object ends."""
@@ -45,18 +48,22 @@ class AutoBackend:
         """One range with the object's size and validators."""
         return await self._route(url).read(url, start, length)
 
+    async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
+        """One range, or None where the object still has these validators."""
+        return await self._route(url).read_if_changed(url, start, length, validators)
+
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
         if self._http is not None:
             await close_backend(self._http)
 
-    def _route(self, url: str) -> RangeReader:
+    def _route(self, url: str) -> HttpBackend | LocalBackend | ObjectStoreBackend:
         kind = scheme(url)
         if kind in {"http", "https"}:
             if self._signs_azure and _AZURE_SUFFIX in url.split("/", 3)[2]:
                 return self._objects
             if self._http is None:
-                # aiohttp is half of this package's import time, and only HTTP hrefs need it.
+                # An HTTP client takes time to import, and only HTTP hrefs need one.
                 from rasteret_assets.storage.http import HttpBackend  # noqa: PLC0415
 
                 self._http = HttpBackend(self._headers)

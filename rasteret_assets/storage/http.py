@@ -8,6 +8,7 @@ plain connections of our own, and over aiohttp wherever an answer is not plain.
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import socket
 import ssl
@@ -24,14 +25,15 @@ from rasteret_assets.errors import (
     StoreUnavailableError,
     TruncatedReadError,
 )
-from rasteret_assets.storage.backend import RangeRead
+from rasteret_assets.storage.backend import RangeRead, Validators
 from rasteret_assets.storage.http_answer import HttpAnswer, interpret
-from rasteret_assets.storage.http_ranges import NotPlainError, RangeConnections
+from rasteret_assets.storage.http_ranges import NotPlainError, Origin, RangeConnections
 from rasteret_assets.storage.urls import redact
 
 if TYPE_CHECKING:
     from rasteret_assets.storage.http_session import HttpSession
 
+_URL = re.compile(r"(https?://[^/?#]+)([^#]*)", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^\x21-\x7e]")
 _SESSION_LIMIT = 1024
 
@@ -71,11 +73,11 @@ class HttpBackend:
 
     def __init__(self, headers: Mapping[str, str] | None = None) -> None:
         self._headers = {"User-Agent": "rasteret-assets", "Accept": "*/*", **(headers or {})}
-        self._head = "".join(f"{name}: {value}\r\n" for name, value in self._headers.items()).encode()
+        self._head = _header_lines(self._headers)
         self._proxies = urllib.request.getproxies()
         self._clients: dict[asyncio.AbstractEventLoop, _Clients] = {}
         #: Hosts that have given an answer only the general client can read.
-        self._general: set[str | None] = set()
+        self._general: set[Origin] = set()
 
     async def get_range(self, url: str, start: int, length: int) -> bytes:
         """``length`` bytes from ``start``; fewer only where the object ends."""
@@ -91,19 +93,28 @@ class HttpBackend:
         Raises:
             RangeReadError: in the subclass that fits the status or the failure of the connection.
         """
+        return interpret(await self._answer(url, start, length, {}), url, start, length)
+
+    async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
+        """One range, or None where the server says that the object still has these validators."""
+        conditions = {"If-None-Match": validators.etag, "If-Modified-Since": validators.last_modified}
+        given = {name: value for name, value in conditions.items() if value}
+        answer = await self._answer(url, start, length, given)
+        return None if answer.status == 304 else interpret(answer, url, start, length)
+
+    async def _answer(self, url: str, start: int, length: int, headers: Mapping[str, str]) -> HttpAnswer:
         try:
-            address = _address(url)
-            answer = await self._ask(address, start, length)
+            origin, path = _split(url)
+            return await self._ask(origin, path, start, length, headers)
         except TimeoutError as error:
             raise ReadTimeoutError(f"{redact(url)}: no answer in time", href=redact(url)) from error
         except EOFError as error:
             message = f"{redact(url)}: the body ended before its announced length"
             raise TruncatedReadError(message, href=redact(url)) from error
         except OSError as error:
-            raise _connection_error(error, address, redact(url)) from None
+            raise _connection_error(error, origin, redact(url)) from None
         except ValueError as error:
             raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from error
-        return interpret(answer, url, start, length)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
@@ -111,42 +122,70 @@ class HttpBackend:
         if clients is not None:
             await clients.close()
 
-    async def _ask(self, address: URL, start: int, length: int) -> HttpAnswer:
+    async def _ask(self, origin: Origin, path: str, start: int, length: int, headers: Mapping[str, str]) -> HttpAnswer:
         loop = asyncio.get_running_loop()
         clients = self._clients.get(loop)
         if clients is None:
             for closed in [other for other in self._clients if other.is_closed()]:
                 del self._clients[closed]
             clients = self._clients[loop] = _Clients(self._headers)
-        proxy = self._proxy(address) if self._proxies else None
-        if proxy is None and address.raw_authority not in self._general:
+        proxy = self._proxy(origin) if self._proxies else None
+        if proxy is None and origin not in self._general:
             try:
-                return await clients.ranges.get(address, self._head, start, length)
+                head = self._head + _header_lines(headers) if headers else self._head
+                return await clients.ranges.get(origin, path, head, start, length)
             except NotPlainError:
-                self._general.add(address.raw_authority)
-        return await clients.session.get(address, start, length, proxy)
+                self._general.add(origin)
+        scheme = "https" if origin.secure else "http"
+        address = URL(f"{scheme}://{origin.authority.decode()}{path}", encoded=True)
+        return await clients.session.get(address, start, length, proxy, headers)
 
-    def _proxy(self, address: URL) -> str | None:
-        """The proxy that the environment names for an address."""
-        if address.host is None or urllib.request.proxy_bypass(address.host):
+    def _proxy(self, origin: Origin) -> str | None:
+        """The proxy that the environment names for a host."""
+        if urllib.request.proxy_bypass(origin.host):
             return None
-        return self._proxies.get(address.scheme) or self._proxies.get("all")
+        return self._proxies.get("https" if origin.secure else "http") or self._proxies.get("all")
 
 
-def _address(url: str) -> URL:
-    """The URL as its author wrote it: escapes are kept, characters no request line may hold are escaped."""
-    base = url.partition("#")[0]
-    escaped = _UNSAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match.group().encode()), base)
-    return URL(escaped, encoded=True)
+def _header_lines(headers: Mapping[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
 
 
-def _connection_error(error: OSError, address: URL, where: str) -> RangeReadError:
+def _split(url: str) -> tuple[Origin, str]:
+    """Server and path of a URL as its author wrote it: escapes are kept, what no request line may hold is escaped.
+
+    Raises:
+        ValueError: if there is no host in it, or no valid port.
+    """
+    match = _URL.match(url)
+    if match is None:
+        raise ValueError("not an HTTP URL")
+    path = match.group(2) or "/"
+    if not path.startswith("/"):
+        path = "/" + path
+    if _UNSAFE.search(path):
+        path = _UNSAFE.sub(lambda part: "".join(f"%{byte:02X}" for byte in part.group().encode()), path)
+    return _origin(match.group(1)), path
+
+
+@functools.lru_cache(maxsize=4096)
+def _origin(base: str) -> Origin:
+    address = URL(base)
+    if not address.host or address.port is None:
+        raise ValueError("no host")
+    host = address.raw_host or ""
+    name = f"[{host}]" if ":" in host else host
+    authority = name if address.is_default_port() else f"{name}:{address.port}"
+    return Origin(address.scheme == "https", address.host, address.port, authority.encode())
+
+
+def _connection_error(error: OSError, origin: Origin, where: str) -> RangeReadError:
     """What went wrong on the way to a host, without the URL's query in it."""
-    at = f"{address.host}:{address.port}"
+    at = f"{origin.host}:{origin.port}"
     if isinstance(error, socket.gaierror):
-        return HostUnreachableError(f"{where}: host {address.host!r} is not known", href=where)
+        return HostUnreachableError(f"{where}: host {origin.host!r} is not known", href=where)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return HostUnreachableError(f"{where}: certificate of {address.host!r} is not trusted", href=where)
+        return HostUnreachableError(f"{where}: certificate of {origin.host!r} is not trusted", href=where)
     if isinstance(error, ConnectionRefusedError):
         return HostUnreachableError(f"{where}: cannot connect to {at} (connection refused)", href=where)
     if isinstance(error, ConnectionError | ssl.SSLError):

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-
-from yarl import URL
+from dataclasses import dataclass
 
 from rasteret_assets.storage.http_answer import HttpAnswer
 
@@ -20,7 +19,24 @@ ANSWER_TIMEOUT_S = 30.0
 
 #: Longer heads than this are somebody's mistake.
 _LONGEST_HEAD = 64 * 1024
-_PLAIN = frozenset({206, 403, 404, 410, 416, 429, 500, 502, 503, 504})
+_PLAIN = frozenset({206, 304, 403, 404, 410, 416, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A server: scheme, host and port of a URL.
+
+    Args:
+        secure: whether it speaks TLS.
+        host: name or address.
+        port: TCP port.
+        authority: host and port as the ``Host`` header writes them.
+    """
+
+    secure: bool
+    host: str
+    port: int
+    authority: bytes
 
 
 class NotPlainError(Exception):
@@ -36,13 +52,14 @@ class RangeConnections:
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        self._idle: dict[tuple[str, str | None, int | None], list[_Connection]] = {}
+        self._idle: dict[Origin, list[_Connection]] = {}
 
-    async def get(self, url: URL, head: bytes, start: int, length: int) -> HttpAnswer:
+    async def get(self, origin: Origin, path: str, head: bytes, start: int, length: int) -> HttpAnswer:
         """Ask for ``length`` bytes from ``start``.
 
         Args:
-            url: of the object, already escaped.
+            origin: server of the object.
+            path: path and query of the object, escaped.
             head: further header lines of the request, each with its line end.
             start: first byte.
             length: bytes wanted.
@@ -52,10 +69,9 @@ class RangeConnections:
             OSError: if the connection fails (also ``asyncio.IncompleteReadError`` where a body ended early).
             TimeoutError: if connecting or answering takes too long.
         """
-        origin = (url.scheme, url.host, url.port)
         idle = self._idle.setdefault(origin, [])
         request = b"GET %s HTTP/1.1\r\nHost: %s\r\nRange: bytes=%d-%d\r\n%s\r\n" % (
-            url.raw_path_qs.encode(), _authority(url), start, start + length - 1, head
+            path.encode(), origin.authority, start, start + length - 1, head
         )  # fmt: skip
         while idle:
             connection = idle.pop()
@@ -66,7 +82,7 @@ class RangeConnections:
                     continue  # closed by the server while it was idle: nothing was answered, so ask on another one
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             _, connection = await asyncio.get_running_loop().create_connection(
-                _Connection, url.host or "", url.port or 0, ssl=self._context if url.scheme == "https" else None
+                _Connection, origin.host, origin.port, ssl=self._context if origin.secure else None
             )
         try:
             return await self._exchange(connection, idle, request, length)
@@ -171,7 +187,8 @@ class _Connection(asyncio.Protocol):
         lines = head.decode("latin-1").split("\r\n")
         self._headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         self._status = int(lines[0][9:12]) if lines[0][9:12].isdigit() else 0
-        length = self._headers.get("content-length", "")
+        # A 304 may announce the length of what it does not send (RFC 9110, 15.4.5).
+        length = "0" if self._status == 304 else self._headers.get("content-length", "")
         if self._status not in _PLAIN or not length.isdigit() or "transfer-encoding" in self._headers:
             self._fail(NotPlainError(lines[0]))
             return b""
@@ -201,9 +218,3 @@ class _Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _authority(url: URL) -> bytes:
-    host = url.raw_host or ""
-    name = f"[{host}]" if ":" in host else host
-    return (name if url.is_default_port() else f"{name}:{url.port}").encode()

@@ -29,7 +29,7 @@ class HttpSession:
             connector=connector, headers=headers, timeout=_TIMEOUT, auto_decompress=False
         )
 
-    async def get(self, url: URL, start: int, length: int, proxy: str | None) -> HttpAnswer:
+    async def get(self, url: URL, start: int, length: int, proxy: str | None, extra: Mapping[str, str]) -> HttpAnswer:
         """Ask for ``length`` bytes from ``start``; a whole object is read up to their end and cut off there.
 
         Raises:
@@ -38,7 +38,7 @@ class HttpSession:
             TimeoutError: if connecting or answering takes too long.
             ValueError: if the URL, or one it redirects to, is not valid.
         """
-        headers = {"Range": f"bytes={start}-{start + length - 1}"}
+        headers = {"Range": f"bytes={start}-{start + length - 1}", **extra}
         try:
             async with self._session.get(url, headers=headers, proxy=proxy) as response:
                 names = {name.lower(): value for name, value in response.headers.items()}

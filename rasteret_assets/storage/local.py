@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError
-from rasteret_assets.storage.backend import RangeRead
+from rasteret_assets.storage.backend import RangeRead, Validators
 from rasteret_assets.storage.urls import scheme
 
 
@@ -33,6 +33,11 @@ class LocalBackend:
             AccessDeniedError: if it may not be read.
         """
         return (await asyncio.to_thread(_read, url, [(start, length)]))[0]
+
+    async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
+        """One range, or None where the file still has these validators."""
+        read = await self.read(url, start, length)
+        return None if validators.etag is not None and read.etag == validators.etag else read
 
 
 def local_path(url: str) -> Path:

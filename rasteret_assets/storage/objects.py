@@ -8,20 +8,25 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, NotFoundError, NotModifiedError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError, StoreUnavailableError
-from rasteret_assets.storage.backend import RangeRead
+from rasteret_assets.storage.backend import RangeRead, Validators
 from rasteret_assets.storage.urls import redact, scheme
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
     from obstore.store import ClientConfig  # exists for type checkers only
 
 OBJECT_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss"})
 _BUCKET_URL = re.compile(r"[A-Za-z0-9+.-]+://([^/]+)/+(.*)", re.DOTALL)
 _AZURE_HOST = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/?#]+)/([^?#]*)")
 _STATUS = re.compile(r"\b(4\d\d|5\d\d)\b")
+
+
+class _NotModified(Exception):  # noqa: N818  (no error: the answer to a condition)
+    """The object still has the validators it was asked for."""
 
 
 class ObjectStoreBackend:
@@ -61,11 +66,26 @@ class ObjectStoreBackend:
         Raises:
             RangeReadError: in the subclass that fits.
         """
+        return await self._get(url, {"range": (start, start + length)})
+
+    async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
+        """One range, or None where the object still has this entity tag."""
+        options: GetOptions = {"range": (start, start + length)}
+        if validators.etag:
+            options["if_none_match"] = validators.etag
+        try:
+            return await self._get(url, options)
+        except _NotModified:
+            return None
+
+    async def _get(self, url: str, options: GetOptions) -> RangeRead:
         try:
             store, path = self._locate(url)
-            result = await obstore.get_async(store, path, options={"range": (start, start + length)})
+            result = await obstore.get_async(store, path, options=options)
             meta = result.meta
             data = await result.bytes_async()
+        except NotModifiedError as error:
+            raise _NotModified from error
         except BaseError as error:
             raise _translated(error, url) from error
         except (OSError, ValueError) as error:

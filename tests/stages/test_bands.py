@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -310,3 +312,38 @@ def test_a_throttling_host_is_asked_less_until_all_is_read(server: RangeServer) 
     result = ledger(records)
     assert result.failures == {}
     assert len(server.requests) <= 1.5 * len(names)
+
+
+def test_revalidation_costs_unchanged_files_no_body_and_reports_drift(server: RangeServer, three: pa.Table) -> None:
+    first = ledger(three)
+    server.reset()
+    unchanged = ledger(three, previous=first.table, revalidate=True)
+    assert (unchanged.fetched, unchanged.reused, unchanged.drifted, unchanged.bytes) == (0, 3, 0, 0)
+    assert len(server.requests) == 3
+    assert unchanged.table == first.table
+    server.objects["/b.tif"] = tiff_bytes(width=300)
+    drifted = ledger(three, previous=first.table, revalidate=True)
+    assert (drifted.fetched, drifted.reused, drifted.drifted) == (1, 2, 1)
+    widths = [row["header"]["image_width"] for row in drifted.table.to_pylist()]
+    assert widths == [100, 300, 100]
+
+
+def test_revalidation_keeps_what_it_cannot_ask_about_and_drops_what_is_gone(
+    server: RangeServer, three: pa.Table
+) -> None:
+    first = ledger(three)
+    server.fault = lambda path, before: {"/a.tif": "403", "/b.tif": "404"}.get(path)
+    second = ledger(three, previous=first.table, revalidate=True)
+    assert second.table["status"].to_pylist() == ["ok", "failed", "ok"]
+    assert second.failures == {"not_found": 1}
+
+
+def test_local_files_are_revalidated_by_their_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(SMALL)
+    records = records_of(record_table(["a"], {"B02": [str(path)]}))
+    first = ledger(records)
+    assert ledger(records, previous=first.table, revalidate=True).drifted == 0
+    path.write_bytes(tiff_bytes(width=300))
+    os.utime(path, ns=(1, 1))
+    assert ledger(records, previous=first.table, revalidate=True).drifted == 1

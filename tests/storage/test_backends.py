@@ -22,7 +22,8 @@ from rasteret_assets.errors import (
     ThrottledError,
     TruncatedReadError,
 )
-from rasteret_assets.storage import RangeRead, close_backend, read_range
+from rasteret_assets.storage import AutoBackend, RangeRead, close_backend, read_range
+from rasteret_assets.storage.backend import Validators
 from tests.support.server import RangeServer
 
 DATA = bytes(range(256)) * 40
@@ -171,7 +172,7 @@ def s3() -> Iterator[str]:
     server.stop()
 
 
-def s3_backend(endpoint: str, **extra: object) -> StorageBackend:
+def s3_backend(endpoint: str, **extra: object) -> AutoBackend:
     return create_backend(
         region="us-east-1",
         default_s3_config={"endpoint": endpoint, "access_key_id": "k", "secret_access_key": "s", **extra},
@@ -185,6 +186,28 @@ def test_s3_ranges_with_size_and_validators(s3: str) -> None:
     assert got.etag
     assert bytes(read("s3://images/a b/x.tif", 0, 10**6, s3_backend(s3)).data) == DATA
     assert ranges("s3://images/a b/x.tif", [(0, 3), (300, 4)], s3_backend(s3)) == [DATA[:3], DATA[300:304]]
+
+
+def test_unchanged_objects_are_told_without_their_bytes(s3: str, served: RangeServer, tmp_path: Path) -> None:
+    (tmp_path / "x.tif").write_bytes(DATA)
+    places = {
+        "s3://images/a b/x.tif": s3_backend(s3), served.url + "/a%20b/x.tif": create_backend(),
+        str(tmp_path / "x.tif"): create_backend(),
+    }  # fmt: skip
+
+    async def again(url: str, backend: AutoBackend, validators: Validators) -> RangeRead | None:
+        try:
+            return await backend.read_if_changed(url, 0, 4, validators)
+        finally:
+            await close_backend(backend)
+
+    for url, backend in places.items():
+        first = read(url, 0, 4, backend)
+        same = Validators(first.etag, first.last_modified)
+        assert asyncio.run(again(url, backend, same)) is None, url
+        other = asyncio.run(again(url, backend, Validators('"other"', None)))
+        assert other is not None
+        assert bytes(other.data) == DATA[:4]
 
 
 def test_s3_requester_pays_and_buckets_of_their_own(s3: str) -> None:

@@ -119,6 +119,9 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
         def _serve(self, body: bytes, ranged: str | None, *, short: bool) -> None:
             tags = {"ETag": f'"{hash(body) & 0xFFFFFFFF:x}"', "Last-Modified": "Mon, 01 Apr 2024 00:00:00 GMT"}
             match = _RANGE.fullmatch(ranged or "")
+            if self.headers.get("If-None-Match") == tags["ETag"]:
+                self._answer(304, b"", tags)
+                return
             if match is None:
                 self._answer(200, body, tags)
                 return
