@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,53 +28,73 @@ from tests.support.server import RangeServer
 
 IDS = ["good", "gone", "gone2", "private", "page", "strips", "blank", "local"]
 SAS = "sv=2023&sig=verysecret"
+LOCAL = "/no/such/what?is#this@.tif"
 
 
-@pytest.fixture
-def workspace(server: RangeServer, tmp_path: Path) -> Workspace:
+@dataclass(frozen=True)
+class Built:
+    """A collection, and the server its files are on."""
+
+    root: Path
+    url: str
+
+    @property
+    def host(self) -> str:
+        return self.url.removeprefix("http://")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A build over three months in which seven of eight headers are missing, for six reasons."""
+    root = tmp_path_factory.mktemp("built")
+    server = RangeServer()
     server.objects |= {f"/{name}.tif": tiff_bytes() for name in ("good", "private", "page")}
     server.objects["/strips.tif"] = tiff_bytes(tiled=False, blockxsize=100, blockysize=1)
     faults = {"/private.tif": "403", "/page.tif": "html"}
     server.fault = lambda path, before: faults.get(path.partition("?")[0])
     hrefs: list[str | None] = [f"{server.url}/{name}.tif?{SAS}&scene=1" for name in IDS]
     hrefs[IDS.index("blank")] = None
-    hrefs[IDS.index("local")] = str(tmp_path / "what?is#this@.tif")
-    table = record_table(IDS, {"B02": hrefs})
-    build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True, band_codes=["B02"])
-    return Workspace.at(str(tmp_path / "s2_records"))
+    hrefs[IDS.index("local")] = LOCAL
+    with server.running():
+        table = record_table(IDS, {"B02": hrefs})
+        build_from_table(table, name="s2", workspace_dir=root, enrich_cog=True, band_codes=["B02"])
+    return Built(root, server.url)
 
 
-def test_every_missing_header_is_a_row_with_its_reason_and_partition(
-    workspace: Workspace, server: RangeServer, tmp_path: Path
-) -> None:
+@pytest.fixture
+def workspace(built: Built, tmp_path: Path) -> Workspace:
+    """Its workspace; each test may spoil its own."""
+    shutil.copytree(built.root, tmp_path / "copy")
+    return Workspace.at(str(tmp_path / "copy" / "s2_records"))
+
+
+def test_every_missing_header_is_a_row_with_its_reason_and_partition(workspace: Workspace, built: Built) -> None:
     found = read_failures(workspace)
     assert found.headers == 8
     assert found.table.schema == FAILURES_SCHEMA
     rows = {row["id"]: row for row in found.table.to_pylist()}
-    web = server.url.removeprefix("http://")
     assert {name: (row["partition"], row["error_class"], row["host"]) for name, row in rows.items()} == {
-        "gone": ("2024-05", "not_found", web),
-        "gone2": ("2024-06", "not_found", web),
-        "private": ("2024-04", "forbidden", web),
-        "page": ("2024-05", "not_tiff", web),
-        "strips": ("2024-06", "not_tiled", web),
+        "gone": ("2024-05", "not_found", built.host),
+        "gone2": ("2024-06", "not_found", built.host),
+        "private": ("2024-04", "forbidden", built.host),
+        "page": ("2024-05", "not_tiff", built.host),
+        "strips": ("2024-06", "not_tiled", built.host),
         "blank": ("2024-04", "no_href", None),
         "local": ("2024-05", "not_found", LOCAL_FILES),
     }
-    assert rows["gone"]["href"] == f"{server.url}/gone.tif"
-    assert rows["local"]["href"] == str(tmp_path / "what?is#this@.tif")
+    assert rows["gone"]["href"] == f"{built.url}/gone.tif"
+    assert rows["local"]["href"] == LOCAL
     assert (rows["strips"]["status"], rows["strips"]["attempts"]) == ("unsupported", 1)
     assert [row["partition"] for row in found.table.to_pylist()] == sorted(row["partition"] for row in rows.values())
 
 
-def test_the_summary_counts_by_class_and_host(workspace: Workspace, server: RangeServer) -> None:
+def test_the_summary_counts_by_class_and_host(workspace: Workspace, built: Built) -> None:
     summary = read_failures(workspace).summary()
     assert summary.schema == SUMMARY_SCHEMA
     assert summary["count"].to_pylist() == [2, 1, 1, 1, 1, 1]
     first, *others = summary.to_pylist()
     assert (first["error_class"], first["share"], first["retried"]) == ("not_found", 0.25, False)
-    assert first["example_href"] == f"{server.url}/gone.tif"
+    assert first["example_href"] == f"{built.url}/gone.tif"
     assert "HTTP 404" in first["example_error"]
     assert {row["error_class"]: row["retried"] for row in others} == {
         "forbidden": True, "no_href": False, "not_found": False, "not_tiff": False, "not_tiled": False,
@@ -80,15 +102,14 @@ def test_the_summary_counts_by_class_and_host(workspace: Workspace, server: Rang
     assert all(row["remedy"] == REMEDIES[row["error_class"]] for row in others)
 
 
-def test_class_and_host_select(workspace: Workspace, server: RangeServer) -> None:
+def test_class_and_host_select(workspace: Workspace, built: Built) -> None:
     found = read_failures(workspace)
-    web = server.url.removeprefix("http://")
 
     def ids(failures: Failures) -> list[str]:
         return sorted(failures.table["id"].to_pylist())
 
     assert ids(found.select(error_class="not_found")) == ["gone", "gone2", "local"]
-    assert ids(found.select(error_class="not_found", host=web.upper())) == ["gone", "gone2"]
+    assert ids(found.select(error_class="not_found", host=built.host.upper())) == ["gone", "gone2"]
     assert ids(found.select(host=LOCAL_FILES)) == ["local"]
     assert ids(found.select(error_class="throttled")) == []
     assert found.select(host=LOCAL_FILES).summary()["share"].to_pylist() == [1 / 8]
