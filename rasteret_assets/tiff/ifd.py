@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -36,6 +37,9 @@ MAX_VALUE_BYTES: Final = 1024 * 1024
 #: Bytes of a tile table: 8 million tiles of a BigTIFF, 2 terapixels in tiles of 512. A count above it is damage or an
 #: attack, and as long as the file's size is unknown nothing else would keep us from asking for it.
 MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
+
+#: Directories that are remembered; the largest has 80 kB, and a hostile file must not fill the memory.
+MAX_REMEMBERED: Final = 128
 
 TABLE_TAGS: Final = frozenset({Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS, Tag.STRIP_OFFSETS, Tag.STRIP_BYTE_COUNTS})
 
@@ -191,11 +195,13 @@ def read_first_ifd(buffer: SparseBuffer) -> Ifd:
         raise CorruptTiffError(f"the first directory, at byte {offset}, claims {count} tags; 1 to {MAX_ENTRIES} may be")
     start = offset + layout.count.size
     block = read_ahead(buffer, start, count * layout.entry.size, "the first directory")
-    entries = _index_entries(layout, block, start)
+    entries = index_entries(layout, block, start)
     return Ifd(buffer=buffer, layout=layout, block=block, start=start, entries=entries)
 
 
-def _index_entries(layout: Layout, block: bytes, start: int) -> dict[int, Entry]:
+# The files of a collection repeat a few directories thousands of times.
+@lru_cache(maxsize=MAX_REMEMBERED)
+def index_entries(layout: Layout, block: bytes, start: int) -> dict[int, Entry]:
     """Where the values of each wanted tag lie. Of a repeated tag the first entry counts, as in libtiff."""
     entries: dict[int, Entry] = {}
     inline = layout.inline

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 READ_AHEAD: Final = 16 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layout:
     """What differs between classic TIFF and BigTIFF, decided once per file."""
 

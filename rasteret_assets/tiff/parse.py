@@ -6,14 +6,16 @@ What the entries alone reveal (strips, a grid without tables, no position) is re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from rasteret_assets.errors import CorruptTiffError, NotGeoreferencedError, NotTiledError, UnsupportedTiffError
 from rasteret_assets.tiff.buffer import SparseBuffer
 from rasteret_assets.tiff.constants import PlanarConfiguration, Tag
-from rasteret_assets.tiff.geokeys import read_geokeys
+from rasteret_assets.tiff.geokeys import GeoReference, read_geokeys
 from rasteret_assets.tiff.header import TiffHeader
-from rasteret_assets.tiff.ifd import Ifd, read_first_ifd
+from rasteret_assets.tiff.ifd import MAX_REMEMBERED, Entry, Ifd, index_entries, read_first_ifd
+from rasteret_assets.tiff.layout import Layout
 from rasteret_assets.tiff.nodata import parse_nodata
 from rasteret_assets.tiff.samples import read_compression, read_dtype, read_predictor
 from rasteret_assets.tiff.transform import read_transform
@@ -42,6 +44,12 @@ _VALUE_TAGS: Final = (
 )
 
 
+#: Those that files of one family share. Which file it is shows in its tie point, its tile tables and its JPEG tables.
+_SHARED_TAGS: Final = tuple(
+    tag for tag in _VALUE_TAGS if tag not in (Tag.MODEL_TIEPOINT, Tag.MODEL_TRANSFORMATION, Tag.JPEG_TABLES)
+)
+
+
 def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None) -> TiffHeader:
     """The header of the first image of a tiled GeoTIFF.
 
@@ -59,50 +67,119 @@ def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None
         UnsupportedTiffError: if the image is sound but beyond a tile index.
     """
     ifd = read_first_ifd(SparseBuffer(pieces, size))
-    grid = _read_grid(ifd)
-    _check_positioned(ifd)
-    ifd.require((*_VALUE_TAGS, grid.offsets_tag, grid.counts_tag))
-
-    geo = read_geokeys(
-        ifd.integers(Tag.GEO_KEY_DIRECTORY),
-        ifd.reals(Tag.GEO_DOUBLE_PARAMS),
-        ifd.raw(Tag.GEO_ASCII_PARAMS),
-    )
-    pixel_scale = ifd.reals(Tag.MODEL_PIXEL_SCALE)
+    directory = _read_directory(ifd.layout, ifd.block, ifd.start)
+    if ifd.buffer.locate(0, directory.end) is None:
+        ifd.require(directory.required)
+    shared = _read_shared(directory, b"".join([ifd.raw(tag) for tag in directory.shared]))
+    grid = directory.grid
     tiepoint = ifd.reals(Tag.MODEL_TIEPOINT)
-    transform = read_transform(
-        pixel_scale=pixel_scale,
-        tiepoint=tiepoint,
-        matrix=ifd.reals(Tag.MODEL_TRANSFORMATION),
-        pixel_is_point=geo.pixel_is_point,
-        shape=(grid.width, grid.height),
-    )
-    dtype = read_dtype(ifd)
-    compression = read_compression(ifd)
-    _check_tile_size(grid, dtype)
-    nodata_text = ifd.text(Tag.GDAL_NODATA)
     return TiffHeader(
         width=grid.width,
         height=grid.height,
         tile_width=grid.tile_width,
         tile_height=grid.tile_height,
-        dtype=dtype,
+        dtype=shared.dtype,
         samples_per_pixel=grid.samples_per_pixel,
         planar_configuration=grid.planar_configuration,
+        compression=shared.compression,
+        predictor=shared.predictor,
+        photometric=shared.photometric,
+        extra_samples=shared.extra_samples,
+        tile_offsets=ifd.table(grid.offsets_tag),
+        tile_byte_counts=ifd.table(grid.counts_tag),
+        transform=read_transform(
+            pixel_scale=shared.pixel_scale,
+            tiepoint=tiepoint,
+            matrix=ifd.reals(Tag.MODEL_TRANSFORMATION),
+            pixel_is_point=shared.geo.pixel_is_point,
+            shape=(grid.width, grid.height),
+        ),
+        pixel_scale=shared.pixel_scale,
+        tiepoint=tiepoint,
+        nodata=shared.nodata,
+        nodata_text=shared.nodata_text,
+        epsg=shared.geo.epsg,
+        crs=shared.geo.crs,
+        jpeg_tables=ifd.raw(Tag.JPEG_TABLES) or None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Directory:
+    """What the entries of a directory alone tell. Files of one family have the same, byte for byte."""
+
+    layout: Layout
+    block: bytes
+    start: int
+    entries: dict[int, Entry]
+    grid: _Grid
+    required: tuple[Tag, ...]
+    """Tags whose values the header is made of."""
+    shared: tuple[Tag, ...]
+    """Those of them that lie outside the entries and are the same in files of one family, as a rule."""
+    end: int
+    """Position after the last byte of all required values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What a directory and the values of its shared tags tell."""
+
+    dtype: np.dtype
+    compression: int
+    predictor: int
+    photometric: int
+    extra_samples: tuple[int, ...]
+    pixel_scale: tuple[float, ...]
+    geo: GeoReference
+    nodata: float | None
+    nodata_text: str | None
+
+
+# The files of a collection repeat a few directories thousands of times, and most of a header follows from them.
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _read_directory(layout: Layout, block: bytes, start: int) -> _Directory:
+    entries = index_entries(layout, block, start)
+    ifd = Ifd(buffer=SparseBuffer((), None), layout=layout, block=block, start=start, entries=entries)
+    grid = _read_grid(ifd)
+    _check_positioned(ifd)
+    required = tuple(tag for tag in (*_VALUE_TAGS, grid.offsets_tag, grid.counts_tag) if tag in entries)
+    outside = [tag for tag in _SHARED_TAGS if tag in entries and entries[tag][3] > layout.inline]
+    end = max(start + len(block), *(entries[tag][2] + entries[tag][3] for tag in required))
+    return _Directory(
+        layout=layout, block=block, start=start, entries=entries, grid=grid, required=required, shared=tuple(outside),
+        end=end,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _read_shared(directory: _Directory, values: bytes) -> _Shared:
+    """Interpret the shared values, which are given end to end in the order of ``directory.shared``."""
+    pieces, at = [(directory.start, directory.block)], 0
+    for tag in directory.shared:
+        _, _, start, size = directory.entries[tag]
+        pieces.append((start, values[at : at + size]))
+        at += size
+    ifd = Ifd(
+        buffer=SparseBuffer(pieces, None), layout=directory.layout, block=directory.block, start=directory.start,
+        entries=directory.entries,
+    )  # fmt: skip
+    dtype = read_dtype(ifd)
+    compression = read_compression(ifd)
+    _check_tile_size(directory.grid, dtype)
+    nodata_text = ifd.text(Tag.GDAL_NODATA)
+    return _Shared(
+        dtype=dtype,
         compression=compression,
         predictor=read_predictor(ifd, compression, dtype),
         photometric=ifd.integer(Tag.PHOTOMETRIC, 1),
         extra_samples=ifd.integers(Tag.EXTRA_SAMPLES),
-        tile_offsets=ifd.table(grid.offsets_tag),
-        tile_byte_counts=ifd.table(grid.counts_tag),
-        transform=transform,
-        pixel_scale=pixel_scale,
-        tiepoint=tiepoint,
+        pixel_scale=ifd.reals(Tag.MODEL_PIXEL_SCALE),
+        geo=read_geokeys(
+            ifd.integers(Tag.GEO_KEY_DIRECTORY), ifd.reals(Tag.GEO_DOUBLE_PARAMS), ifd.raw(Tag.GEO_ASCII_PARAMS)
+        ),
         nodata=parse_nodata(nodata_text, dtype),
         nodata_text=nodata_text,
-        epsg=geo.epsg,
-        crs=geo.crs,
-        jpeg_tables=ifd.raw(Tag.JPEG_TABLES) or None,
     )
 
 
