@@ -326,7 +326,14 @@ def _logged_progress(context: dg.AssetExecutionContext, key: str) -> Callable[[H
             last = now
             rate = progress.done / max(progress.seconds, 1e-3)
             context.log.info(
-                "%s: %d of %d headers, %.0f/s, %d failed", key, progress.done, progress.total, rate, progress.failed
+                "%s: %d of %d headers, %.0f/s, %d failed, %d in flight, about %.0f s left",
+                key,
+                progress.done,
+                progress.total,
+                rate,
+                progress.failed,
+                progress.concurrency,
+                (progress.total - progress.done) / max(rate, 1e-3),
             )
 
     return report

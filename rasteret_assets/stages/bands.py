@@ -452,10 +452,11 @@ def header_structs(headers: Sequence[TiffHeader | None], band_indices: Sequence[
     )
 
 
-def _lists(arrays: Sequence[npt.NDArray[np.int64] | None]) -> pa.ListArray:
+def _lists(arrays: Sequence[npt.NDArray[np.integer] | None]) -> pa.ListArray:
     lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     present = [array for array in arrays if array is not None]
-    values = np.concatenate(present) if present else np.zeros(0, np.int64)
+    # The one copy of the tables: widened to 64 bits on their way into the Arrow buffer.
+    values = np.concatenate([np.zeros(0, np.int64), *present], dtype=np.int64, casting="unsafe")
     mask = pa.array([array is None for array in arrays], pa.bool_())
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int64()), mask=mask)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import contextlib
 import heapq
 import random
 import time
@@ -44,6 +45,7 @@ _FIRST_BACKOFF_S: Final = 0.2
 _LONGEST_BACKOFF_S: Final = 30.0
 _DEADLINE_S: Final = 180.0
 _PROGRESS_INTERVAL_S: Final = 0.1
+_STALL_INTERVAL_S: Final = 1.0
 
 #: Finished headers are handed on, and forgotten, in groups of this many, or of what a slow host gave in this time.
 BATCH_HEADERS = 4096
@@ -184,7 +186,11 @@ class _Fetch:
         async with asyncio.TaskGroup() as self.group:
             for queue in self.queues.values():
                 self._pump(queue)
-            await self.complete.wait()
+            # Reported even while nothing finishes: a stalled host is what a watcher most wants to see.
+            while not self.complete.is_set():
+                self._report()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.complete.wait(), _STALL_INTERVAL_S)
         self._flush()
         self._report(final=True)
 

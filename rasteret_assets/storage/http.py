@@ -43,9 +43,10 @@ class _Clients:
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self.headers = headers
-        # Made here rather than once at import, so that SSL_CERT_FILE counts as it is now.
-        self.context = ssl.create_default_context()
-        self.ranges = RangeConnections(self.context)
+        # Made per loop rather than once at import, so that SSL_CERT_FILE counts as it is then; reading the system's
+        # certificates takes longer than a hundred headers, so plain HTTP does without.
+        self._context = functools.cache(ssl.create_default_context)
+        self.ranges = RangeConnections(self._context)
         self._session: HttpSession | None = None
 
     @property
@@ -55,7 +56,7 @@ class _Clients:
             # aiohttp takes as long to import as all the rest, and most builds never need it.
             from rasteret_assets.storage.http_session import HttpSession  # noqa: PLC0415
 
-            self._session = HttpSession(self.headers, self.context, _SESSION_LIMIT)
+            self._session = HttpSession(self.headers, self._context(), _SESSION_LIMIT)
         return self._session
 
     async def close(self) -> None:

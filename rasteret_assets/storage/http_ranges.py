@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rasteret_assets.storage.http_answer import HttpAnswer
@@ -47,10 +48,10 @@ class RangeConnections:
     """Keep-alive connections of one event loop, by origin.
 
     Args:
-        context: for ``https``.
+        context: makes the context for ``https``, once one is needed.
     """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: Callable[[], ssl.SSLContext]) -> None:
         self._context = context
         self._idle: dict[Origin, list[_Connection]] = {}
 
@@ -82,7 +83,7 @@ class RangeConnections:
                     continue  # closed by the server while it was idle: nothing was answered, so ask on another one
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             _, connection = await asyncio.get_running_loop().create_connection(
-                _Connection, origin.host, origin.port, ssl=self._context if origin.secure else None
+                _Connection, origin.host, origin.port, ssl=self._context() if origin.secure else None
             )
         try:
             return await self._exchange(connection, idle, request, length)

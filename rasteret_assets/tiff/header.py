@@ -42,9 +42,10 @@ class TiffHeader:
     """PhotometricInterpretation as stored: 0 min-is-white, 1 min-is-black, 2 RGB, 3 palette, 5 CMYK, 6 YCbCr."""
     extra_samples: tuple[int, ...]
     """Meaning of each band beyond the photometric ones: 0 unspecified, 1 premultiplied alpha, 2 alpha."""
-    tile_offsets: NDArray[np.int64]
-    """Position of each tile in the file, in bytes; row by row, for planar 2 band after band. 0 for a tile left out."""
-    tile_byte_counts: NDArray[np.int64]
+    tile_offsets: NDArray[np.integer]
+    """Position of each tile in the file, in bytes, as integers of the stored type; row by row, for planar 2 band after
+    band. 0 for a tile left out."""
+    tile_byte_counts: NDArray[np.integer]
     """Stored bytes of each tile, in the order of ``tile_offsets``. 0 for a tile left out, which reads as nodata."""
     transform: Transform
     """``(scale_x, translate_x, scale_y, translate_y)`` in CRS units for pixel corners; scale_y < 0 if north is up."""
@@ -78,7 +79,7 @@ class TiffHeader:
         """The dtype as the published index writes it: ``uint16``, but ``>u2`` for multi-byte big-endian samples."""
         return _name_dtype(self.dtype)
 
-    def band_tiles(self, band_index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def band_tiles(self, band_index: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Offsets and byte counts of the tiles that hold a band, row by row.
 
         Args:

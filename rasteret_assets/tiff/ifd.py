@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from rasteret_assets.errors import CorruptTiffError
-from rasteret_assets.tiff.buffer import NeedBytes, SparseBuffer, merge_ranges
+from rasteret_assets.tiff.buffer import MAX_OFFSET, NeedBytes, SparseBuffer, merge_ranges
 from rasteret_assets.tiff.constants import BYTE_TYPES, INTEGER_TYPES, REAL_TYPES, TYPE_SIZES, WANTED_TAGS, Tag
 from rasteret_assets.tiff.layout import Layout, read_ahead, read_file_header
 
@@ -145,8 +145,8 @@ class Ifd:
             return None
         return self.raw(tag).split(b"\0", 1)[0].decode("ascii", "replace")
 
-    def table(self, tag: Tag) -> NDArray[np.int64]:
-        """All values of an integer tag as one read-only array: never one object per tile.
+    def table(self, tag: Tag) -> NDArray[np.integer]:
+        """All values of an integer tag as one read-only array of their stored type: never one object per tile.
 
         Raises:
             CorruptTiffError: if the values are no integers, or one is negative or beyond 63 bits.
@@ -156,9 +156,9 @@ class Ifd:
         if dtype is None:
             raise CorruptTiffError(f"{tag.label} is of field type {kind}; integers were expected")
         data, at = self._locate(tag, start, size)
-        values = np.frombuffer(data, dtype, count, at).astype(np.int64)
-        # A value of 64 unsigned bits beyond 2**63 has become negative by now; smaller unsigned types cannot.
-        if kind > 4 and values.min() < 0:
+        values: NDArray[np.integer] = np.frombuffer(data, dtype, count, at)
+        # Only signed values can be negative, and only 64 unsigned bits can pass 2**63: neither is a place in a file.
+        if kind > 4 and (values.min() < 0 or values.max() > MAX_OFFSET):
             raise CorruptTiffError(f"{tag.label} holds a value that is negative or beyond 63 bits")
         values.flags.writeable = False
         return values
