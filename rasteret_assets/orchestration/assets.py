@@ -325,15 +325,10 @@ def _logged_progress(context: dg.AssetExecutionContext, key: str) -> Callable[[H
         if now - last >= _PROGRESS_INTERVAL_S:
             last = now
             rate = progress.done / max(progress.seconds, 1e-3)
+            left = f", about {(progress.total - progress.done) / rate:.0f} s left" if rate else ""
             context.log.info(
-                "%s: %d of %d headers, %.0f/s, %d failed, %d in flight, about %.0f s left",
-                key,
-                progress.done,
-                progress.total,
-                rate,
-                progress.failed,
-                progress.concurrency,
-                (progress.total - progress.done) / max(rate, 1e-3),
+                f"{key}: {progress.done} of {progress.total} headers, {rate:.0f}/s, {progress.failed} failed, "
+                f"{progress.concurrency} in flight{left}"
             )
 
     return report

@@ -158,7 +158,8 @@ def test_progress_is_written_to_the_log(scenes: Scenes, instance: dg.DagsterInst
     result = scenes.run(instance, partition_key="2024-01")
     lines = [entry.user_message for entry in instance.all_logs(result.run_id) if "headers" in entry.user_message]
     assert lines[-1].startswith("2024-01: 2 of 2 headers, ")
-    assert lines[-1].endswith("/s, 0 failed")
+    assert lines[-1].endswith("/s, 0 failed, 0 in flight, about 0 s left")
+    assert all("left" not in line for line in lines if ": 0 of 2 headers" in line)
 
 
 def test_an_unknown_partition_is_named(scenes: Scenes, instance: dg.DagsterInstance) -> None:
