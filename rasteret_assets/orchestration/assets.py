@@ -326,9 +326,10 @@ def _logged_progress(context: dg.AssetExecutionContext, key: str) -> Callable[[H
             last = now
             rate = progress.done / max(progress.seconds, 1e-3)
             left = f", about {(progress.total - progress.done) / rate:.0f} s left" if rate else ""
-            context.log.info(
+            line = (
                 f"{key}: {progress.done} of {progress.total} headers, {rate:.0f}/s, {progress.failed} failed, "
                 f"{progress.concurrency} in flight{left}"
             )
+            context.log.info(line)
 
     return report
