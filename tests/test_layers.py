@@ -28,10 +28,10 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
-def imports(path: Path) -> set[str]:
+def imports(tree: ast.Module, path: Path) -> set[str]:
     """Absolute names of everything a module imports, at any depth of its code."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -42,13 +42,18 @@ def imports(path: Path) -> set[str]:
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
+# Parsed while the suite is collected: Python 3.11's parser fails ("recursion depth mismatch", gh-106905) where garbage
+# that other tests left is collected in the middle of it.
+TREES = {path: ast.parse(path.read_text()) for path in MODULES}
+IMPORTS = {path: imports(tree, path) for path, tree in TREES.items()}
+
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_module_imports_a_later_layer(path: Path) -> None:
     layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if layer == "__init__":
         return
-    for name in imports(path):
+    for name in IMPORTS[path]:
         parts = name.split(".")
         if parts[0] != "rasteret_assets" or len(parts) == 1:
             continue
@@ -69,16 +74,15 @@ def test_foreign_packages_stay_in_their_place(foreign: str, allowed: set[str]) -
     users = {
         path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         for path in MODULES
-        if any(name.split(".")[0] == foreign for name in imports(path))
+        if any(name.split(".")[0] == foreign for name in IMPORTS[path])
     }
     assert users <= allowed
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "tiff").glob("*.py")), ids=lambda path: path.name)
 def test_the_parser_neither_awaits_nor_reads(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Await | ast.AsyncFunctionDef)]
-    assert not {name.split(".")[0] for name in imports(path)} & {"pyarrow", "asyncio", "io", "os", "socket"}
+    assert not [node for node in ast.walk(TREES[path]) if isinstance(node, ast.Await | ast.AsyncFunctionDef)]
+    assert not {name.split(".")[0] for name in IMPORTS[path]} & {"pyarrow", "asyncio", "io", "os", "socket"}
 
 
 def test_importing_the_package_leaves_dagster_alone() -> None:
