@@ -1,0 +1,347 @@
+"""Fetch and parse the headers of many files at once: one request for a typical COG, every failure an outcome.
+
+The first read of a file is a prefetch. Its size is learned per family of files (the files of one band), so that the
+next file of a band is asked for exactly what the last ones needed. What a header still lacks is read in one more round
+of all missing ranges together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import heapq
+import random
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from rasteret_assets.errors import (
+    CorruptTiffError,
+    HostUnreachableError,
+    RangeReadError,
+    RasteretAssetsError,
+    ReadTimeoutError,
+    StoreUnavailableError,
+    TruncatedReadError,
+)
+from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
+from rasteret_assets.stages.hosts import HostQueue, HostState
+from rasteret_assets.storage.backend import RangeRead, Revalidator, StorageBackend, Validators, as_reader
+from rasteret_assets.storage.create import close_backend
+from rasteret_assets.storage.urls import host, redact
+from rasteret_assets.tiff import NeedBytes, parse_header
+
+#: First read of a family nothing is known about: covers the header of a COG with a few hundred tiles.
+FIRST_PREFETCH: Final = 16 * 1024
+#: The largest learned prefetch: beyond it a second request costs less than the bytes.
+LARGEST_PREFETCH: Final = 1024 * 1024
+#: Tables of the largest files known (10^7 tiles) fit; a header that claims more is not believed.
+LARGEST_HEADER: Final = 256 * 1024 * 1024
+
+_ROUNDS: Final = 12
+_ATTEMPTS: Final = 5
+_FIRST_BACKOFF_S: Final = 0.2
+_LONGEST_BACKOFF_S: Final = 30.0
+_DEADLINE_S: Final = 180.0
+_PROGRESS_INTERVAL_S: Final = 0.1
+_STALL_INTERVAL_S: Final = 1.0
+
+#: Finished headers are handed on, and forgotten, in groups of this many, or of what a slow host gave in this time.
+BATCH_HEADERS = 4096
+BATCH_SECONDS = 15.0
+_BATCH_BYTES: Final = 64 * 1024 * 1024
+
+
+async def fetch_headers(
+    targets: Sequence[HeaderTarget],
+    backend: StorageBackend,
+    sink: HeaderSink,
+    *,
+    max_concurrent: int,
+    progress: ProgressCallback | None = None,
+) -> HeaderProgress:
+    """Fetch the headers of all targets; a failure is an outcome and stops nothing.
+
+    Args:
+        targets: distinct files.
+        backend: where their bytes come from. Exceptions of a user's backend become outcomes too.
+        sink: called with finished headers in groups, in the order they finish; every target comes exactly once.
+        max_concurrent: ceiling of files in work at once, over all hosts.
+        progress: called now and then with the running totals, and once at the end.
+
+    Returns:
+        The totals.
+    """
+    fetch = _Fetch(targets, backend, sink, max_concurrent, progress)
+    try:
+        await fetch.run()
+    finally:
+        await close_backend(backend)
+    return fetch.totals
+
+
+class _Fetch:
+    """One fetch: the queues of its hosts, the workers that empty them, and what has been learned on the way."""
+
+    def __init__(
+        self,
+        targets: Sequence[HeaderTarget],
+        backend: StorageBackend,
+        sink: HeaderSink,
+        max_concurrent: int,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self.targets = targets
+        self.reader = as_reader(backend)
+        self.sink = sink
+        self.max_concurrent = max_concurrent
+        self.progress = progress
+        self.totals = HeaderProgress(total=len(targets))
+        self.prefetch: dict[str, int] = {}
+        self.queues: dict[str, HostQueue] = {}
+        self.timers: dict[int, asyncio.TimerHandle] = {}
+        self.begun: dict[int, HeaderOutcome] = {}
+        self.deadlines: dict[int, float] = {}
+        self.finished: list[tuple[int, HeaderOutcome]] = []
+        self.held = 0
+        self.is_done = bytearray(len(targets))
+        self.first_open = 0
+        self.reported = 0.0
+        self.flushed = time.monotonic()
+        self.complete = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work until every target is finished."""
+        for index, target in enumerate(self.targets):
+            name = host(target.href)
+            queue = self.queues.get(name)
+            if queue is None:
+                queue = self.queues[name] = HostQueue(self.max_concurrent)
+            queue.fresh.append(index)
+        if not self.targets:
+            self.complete.set()
+        async with asyncio.TaskGroup() as self.group:
+            for queue in self.queues.values():
+                self._pump(queue)
+            # Reported even while nothing finishes: a stalled host is what a watcher most wants to see.
+            while not self.complete.is_set():
+                self._report()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.complete.wait(), _STALL_INTERVAL_S)
+        self._flush()
+        self._report(final=True)
+
+    def _pump(self, queue: HostQueue) -> None:
+        """Start as many workers as the host has room and files for."""
+        if queue.state.dead:
+            self._give_up(queue)
+        while queue.state.has_room and self.totals.concurrency < self.max_concurrent:
+            index = queue.take()
+            if index is None:
+                if not queue.state.active:
+                    self._pump_later(queue)
+                return
+            queue.state.active += 1
+            self.totals.concurrency += 1
+            self.group.create_task(self._work(queue, index))
+
+    def _pump_later(self, queue: HostQueue) -> None:
+        """Come back to a host when its pause is over or its next retry is due."""
+        seconds = queue.wait()
+        if seconds is not None:
+            if timer := self.timers.get(id(queue)):
+                timer.cancel()
+            self.timers[id(queue)] = asyncio.get_running_loop().call_later(seconds + 0.001, self._pump, queue)
+
+    async def _work(self, queue: HostQueue, index: int | None) -> None:
+        """Take one file after the other while the host has room for this worker."""
+        state = queue.state
+        while index is not None:
+            await self._try(queue, index)
+            index = None
+            if state.dead:
+                self._give_up(queue)
+            elif state.active <= max(1, int(state.limit)):
+                index = queue.take()
+                if state.has_room and queue.fresh:
+                    self._pump(queue)
+        state.active -= 1
+        self.totals.concurrency -= 1
+        self._pump(queue)
+        if self.totals.concurrency + 1 == self.max_concurrent:
+            # The ceiling was reached: another host may have waited for this place.
+            for other in self.queues.values():
+                self._pump(other)
+
+    async def _try(self, queue: HostQueue, index: int) -> None:
+        """Ask for one header, and either finish it or put it back until its next try."""
+        outcome = self.begun.pop(index, None) or HeaderOutcome()
+        outcome.attempts += 1
+        started = time.monotonic()
+        try:
+            await self._attempt(self.targets[index], outcome)
+        except RasteretAssetsError as error:
+            outcome.error = error
+            if isinstance(error, RangeReadError) and error.retryable:
+                self._note_failure(queue.state, error, started)
+                if self._again(queue, index, outcome, error):
+                    return
+            else:
+                queue.state.answered()
+        else:
+            outcome.error = None
+            queue.state.answered()
+        self._finish(index, outcome)
+
+    def _note_failure(self, state: HostState, error: RangeReadError, started: float) -> None:
+        if isinstance(error, TruncatedReadError):
+            state.answered()
+            return
+        if isinstance(error, HostUnreachableError | ReadTimeoutError):
+            state.failed()
+        state.refused(started, error.retry_after)
+
+    def _again(self, queue: HostQueue, index: int, outcome: HeaderOutcome, error: RangeReadError) -> bool:
+        """Put a file back for another try; False where it has had all its tries, or its time."""
+        now = time.monotonic()
+        deadline = self.deadlines.setdefault(index, now + _DEADLINE_S)
+        due = now + _backoff(outcome.attempts, error.retry_after)
+        if outcome.attempts >= _ATTEMPTS or due > deadline or queue.state.dead:
+            return False
+        self.begun[index] = outcome
+        heapq.heappush(queue.retries, (due, index))
+        return True
+
+    def _give_up(self, queue: HostQueue) -> None:
+        """Fail what waits for a dead host, so that it does not hold up the others."""
+        for index in queue.drain():
+            where = redact(self.targets[index].href)
+            outcome = self.begun.pop(index, None) or HeaderOutcome()
+            name = host(self.targets[index].href) or "this machine"
+            outcome.error = HostUnreachableError(
+                f"{where}: not asked for, because {name} answered none of the last {queue.state.failures} requests",
+                href=where,
+            )
+            self._finish(index, outcome)
+
+    def _finish(self, index: int, outcome: HeaderOutcome) -> None:
+        self.deadlines.pop(index, None)
+        self.totals.done += 1
+        self.totals.failed += outcome.error is not None
+        self.finished.append((index, outcome))
+        self.held += outcome.header.tile_offsets.nbytes if outcome.header is not None else 0
+        self.is_done[index] = True
+        full = len(self.finished) >= BATCH_HEADERS or self.held > _BATCH_BYTES
+        if full and self.totals.done % max(1, BATCH_HEADERS // 16) == 0:
+            # In target order, as far as nothing is missing: a ledger that comes in order need not be sorted.
+            self.first_open = self.is_done.find(0, self.first_open)
+            self._flush(before=self.first_open)
+        if time.monotonic() - self.flushed > BATCH_SECONDS:
+            self._flush()
+        self._report()
+        if self.totals.done == self.totals.total:
+            self.complete.set()
+
+    def _flush(self, before: int | None = None) -> None:
+        """Hand on what is finished, in target order; only targets ``before`` one, unless too much has gathered."""
+        self.finished.sort(key=lambda finished: finished[0])
+        count = len(self.finished)
+        if before is not None and before >= 0 and count < 2 * BATCH_HEADERS and self.held < 2 * _BATCH_BYTES:
+            count = bisect.bisect_left(self.finished, before, key=lambda finished: finished[0])
+        if count:
+            indices, outcomes = zip(*self.finished[:count], strict=True)
+            del self.finished[:count]
+            self.held = sum(o.header.tile_offsets.nbytes for _, o in self.finished if o.header is not None)
+            self.flushed = time.monotonic()
+            self.sink(indices, outcomes)
+
+    async def _attempt(self, target: HeaderTarget, outcome: HeaderOutcome) -> None:
+        missing = [(0, self.prefetch.get(target.family, FIRST_PREFETCH))]
+        known = target.known
+        pieces: list[tuple[int, bytes]] = []
+        for _ in range(_ROUNDS):
+            if len(missing) == 1:
+                read = await self._read(target.href, *missing[0], known=known)
+                if read is None:
+                    outcome.unchanged = True
+                    return
+                known, reads = None, [read]
+            else:
+                wanted = (self._read(target.href, start, length) for start, length in missing)
+                reads = [read for read in await asyncio.gather(*wanted) if read is not None]
+            for (start, length), read in zip(missing, reads, strict=True):
+                self._take_piece(target, outcome, pieces, start, length, read)
+            try:
+                outcome.header = parse_header(pieces, size=outcome.size)
+            except NeedBytes as need:
+                missing = list(need.ranges)
+                if sum(length for _, length in missing) > LARGEST_HEADER:
+                    raise CorruptTiffError("the header claims more bytes than any file's header has") from None
+                self._learn(target.family, missing)
+            else:
+                return
+        raise CorruptTiffError(f"the header still lacks bytes after {_ROUNDS} reads")
+
+    def _take_piece(
+        self,
+        target: HeaderTarget,
+        outcome: HeaderOutcome,
+        pieces: list[tuple[int, bytes]],
+        start: int,
+        length: int,
+        read: RangeRead,
+    ) -> None:
+        data = read.data if isinstance(read.data, bytes) else bytes(read.data)
+        data = data[:length]  # a user's backend may hand out more than it was asked for
+        if pieces and outcome.etag and read.etag and read.etag != outcome.etag:
+            where = redact(target.href)
+            raise TruncatedReadError(f"{where}: changed while it was read", href=where)
+        outcome.etag, outcome.last_modified = read.etag, read.last_modified
+        outcome.size = read.size if read.size is not None else outcome.size
+        if outcome.size is None and len(data) < length:
+            outcome.size = start + len(data)
+        pieces.append((start, data))
+
+    def _learn(self, family: str, missing: Sequence[tuple[int, int]]) -> None:
+        """Ask the family's next file for as much as this one turned out to need, in whole 4 KiB."""
+        needed = -(-max(start + length for start, length in missing) // 4096) * 4096
+        if needed <= LARGEST_PREFETCH:
+            self.prefetch[family] = max(needed, self.prefetch.get(family, FIRST_PREFETCH))
+
+    async def _read(self, href: str, start: int, length: int, known: Validators | None = None) -> RangeRead | None:
+        """One range; None where the file still is what it is known as."""
+        self.totals.requests += 1
+        try:
+            if known and isinstance(self.reader, Revalidator):
+                read = await self.reader.read_if_changed(href, start, length, known)
+            else:
+                read = await self.reader.read(href, start, length)
+        except RasteretAssetsError:
+            raise
+        except Exception as error:  # a user's backend may raise anything, and none of it may stop a build
+            where = redact(href)
+            reason = str(error).replace(href, where)
+            raise StoreUnavailableError(
+                f"{where}: the backend failed: {type(error).__name__}: {reason}", href=where
+            ) from error
+        if read is not None:
+            self.totals.bytes += memoryview(read.data).nbytes
+        return read
+
+    def _report(self, *, final: bool = False) -> None:
+        """Hand the totals to whoever watches, at most ten times a second."""
+        now = time.monotonic()
+        if self.progress is not None and (final or now - self.reported >= _PROGRESS_INTERVAL_S):
+            self.reported = now
+            self.progress(self.totals)
+
+
+def _backoff(attempts: int, retry_after: float | None) -> float:
+    """Seconds before the next try: what the server asked for, else full jitter over a doubling span.
+
+    Full jitter is the variant that spread retries best in Brooker, "Exponential Backoff And Jitter" (AWS, 2015).
+    """
+    if retry_after is not None:
+        return min(retry_after, _LONGEST_BACKOFF_S) + random.uniform(0, 0.25)  # noqa: S311
+    return random.uniform(0, min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempts))  # noqa: S311
