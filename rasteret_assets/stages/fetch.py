@@ -109,6 +109,8 @@ class _Fetch:
         self.first_open = 0
         self.reported = 0.0
         self.flushed = time.monotonic()
+        #: Hosts that could be asked, but have no worker because the others hold all of them.
+        self.starved: set[HostQueue] = set()
         self.complete = asyncio.Event()
 
     async def run(self) -> None:
@@ -121,14 +123,18 @@ class _Fetch:
             queue.fresh.append(index)
         if not self.targets:
             self.complete.set()
-        async with asyncio.TaskGroup() as self.group:
-            for queue in self.queues.values():
-                self._pump(queue)
-            # Reported even while nothing finishes: a stalled host is what a watcher most wants to see.
-            while not self.complete.is_set():
-                self._report()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.complete.wait(), _STALL_INTERVAL_S)
+        try:
+            async with asyncio.TaskGroup() as self.group:
+                for queue in self.queues.values():
+                    self._pump(queue)
+                # Reported even while nothing finishes: a stalled host is what a watcher most wants to see.
+                while not self.complete.is_set():
+                    self._report()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self.complete.wait(), _STALL_INTERVAL_S)
+        finally:
+            for timer in self.timers.values():
+                timer.cancel()
         self._flush()
         self._report(final=True)
 
@@ -145,6 +151,8 @@ class _Fetch:
             queue.state.active += 1
             self.totals.concurrency += 1
             self.group.create_task(self._work(queue, index))
+        if not queue.state.active and queue.wait() is not None:
+            self.starved.add(queue)
 
     def _pump_later(self, queue: HostQueue) -> None:
         """Come back to a host when its pause is over or its next retry is due."""
@@ -162,17 +170,15 @@ class _Fetch:
             index = None
             if state.dead:
                 self._give_up(queue)
-            elif state.active <= max(1, int(state.limit)):
+            elif state.active <= max(1, int(state.limit)) and not self.starved:
                 index = queue.take()
                 if state.has_room and queue.fresh:
                     self._pump(queue)
         state.active -= 1
         self.totals.concurrency -= 1
-        self._pump(queue)
-        if self.totals.concurrency + 1 == self.max_concurrent:
-            # The ceiling was reached: another host may have waited for this place.
-            for other in self.queues.values():
-                self._pump(other)
+        starved, self.starved = self.starved, set()
+        for waiting in (*starved, queue):
+            self._pump(waiting)
 
     async def _try(self, queue: HostQueue, index: int) -> None:
         """Ask for one header, and either finish it or put it back until its next try."""
@@ -220,7 +226,7 @@ class _Fetch:
             outcome = self.begun.pop(index, None) or HeaderOutcome()
             name = host(self.targets[index].href) or "this machine"
             outcome.error = HostUnreachableError(
-                f"{where}: not asked for, because {name} answered none of the last {queue.state.failures} requests",
+                f"{where}: not asked for, because {name} gave no answer to the last {queue.state.refusals} requests",
                 href=where,
             )
             self._finish(index, outcome)

@@ -16,8 +16,9 @@ from typing import Final
 FIRST_LIMIT: Final = 16
 #: Failures without a single answer that make a host dead for the rest of the fetch.
 DEAD_AFTER: Final = 8
-#: Seconds without an answer, while only failures come, that make a host dead which had answered before.
-DEAD_AFTER_S: Final = 60.0
+#: Seconds without an answer, while at least this many failures and refusals come, that make any host dead.
+DEAD_AFTER_S = 60.0
+_DEAD_AFTER_REFUSALS: Final = 64
 
 # A share of refusals that a host shows at random (faulty replicas) is no call for fewer requests; a host that refuses
 # more than this is overloaded.
@@ -38,7 +39,8 @@ class HostState:
         limit: requests it is given at once now.
         active: requests (workers) it has now.
         answers: responses that were no refusals.
-        failures: failures since the last answer.
+        failures: requests without any response since the last answer.
+        refusals: failures and refusals since the last answer.
         paused_until: monotonic time before which nothing may be sent, as the host asked.
     """
 
@@ -47,6 +49,7 @@ class HostState:
     active: int = 0
     answers: int = 0
     failures: int = 0
+    refusals: int = 0
     paused_until: float = 0.0
     _slow_start: bool = True
     _growth: float = 1.0
@@ -60,9 +63,9 @@ class HostState:
     @property
     def dead(self) -> bool:
         """Whether there is no point in asking this host again."""
-        if not self.answers:
-            return self.failures >= DEAD_AFTER
-        return self.failures >= DEAD_AFTER and time.monotonic() - self._last_answer > DEAD_AFTER_S
+        if not self.answers and self.failures >= DEAD_AFTER:
+            return True
+        return self.refusals >= _DEAD_AFTER_REFUSALS and time.monotonic() - self._last_answer > DEAD_AFTER_S
 
     @property
     def has_room(self) -> bool:
@@ -72,7 +75,7 @@ class HostState:
     def answered(self) -> None:
         """A response came: one more request per round trip, fewer for a host that throttles, twice as many at first."""
         self.answers += 1
-        self.failures = 0
+        self.failures = self.refusals = 0
         self._last_answer = time.monotonic()
         self._refused_share -= self._refused_share * _SHARE_MEMORY
         if self.limit < self.ceiling:
@@ -86,6 +89,7 @@ class HostState:
             retry_after: seconds the host asked to be left alone.
         """
         self._slow_start = False
+        self.refusals += 1
         self._refused_share += (1 - self._refused_share) * _SHARE_MEMORY
         now = time.monotonic()
         if retry_after:

@@ -16,7 +16,7 @@ from rasteret_assets import create_backend
 from rasteret_assets.errors import EnrichmentError
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, PARSER_VERSION
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages import fetch
+from rasteret_assets.stages import fetch, hosts
 from rasteret_assets.stages.bands import BandMetadata, check_enrichment, count_failures, read_band_metadata
 from rasteret_assets.stages.fetch import fetch_headers
 from rasteret_assets.stages.headers import HeaderProgress, HeaderTarget
@@ -292,7 +292,7 @@ def test_a_dead_host_fails_its_own_files_and_no_others(server: RangeServer, thre
     assert [row["status"] for row in rows[-3:]] == ["ok"] * 3
     assert {row["error_class"] for row in rows[:-3]} == {"unreachable"}
     assert result.requests < 100
-    assert "not asked for, because 127.0.0.1:9 answered none of the last" in rows[-4]["error"]
+    assert "not asked for, because 127.0.0.1:9 gave no answer to the last" in rows[-4]["error"]
 
 
 def test_a_throttling_host_is_asked_less_until_all_is_read(server: RangeServer) -> None:
@@ -348,3 +348,30 @@ def test_local_files_are_revalidated_by_their_time(tmp_path: Path) -> None:
     path.write_bytes(tiff_bytes(width=300))
     os.utime(path, ns=(1, 1))
     assert ledger(records, previous=first.table, revalidate=True).drifted == 1
+
+
+def test_a_host_that_only_refuses_is_given_up(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "DEAD_AFTER_S", 0.5)
+    server.fault = lambda path, before: "503"
+    names = [f"{number:04}" for number in range(2000)]
+    records = records_of(record_table(names, {"B02": [f"{server.url}/{name}.tif" for name in names]}))
+    result = ledger(records)
+    assert set(result.failures) <= {"throttled", "unreachable"}
+    assert sum(result.failures.values()) == 2000
+    # Five tries of each file would be 10 000 requests.
+    assert result.failures["unreachable"] > 1000
+    assert len(server.requests) < 4000
+
+
+def test_a_host_that_waits_gets_its_turn_beside_a_busy_one(tmp_path: Path) -> None:
+    with RangeServer(tmp_path).running() as busy, RangeServer(tmp_path).running() as hesitant:
+        for one in (busy, hesitant):
+            one.objects |= {f"/{number}.tif": SMALL for number in range(300)}
+        hesitant.fault = lambda path, before: "503" if before == 0 else None
+        hrefs = [f"{busy.url}/{number}.tif" for number in range(300)] + [
+            f"{hesitant.url}/{number}.tif" for number in range(5)
+        ]
+        records = records_of(record_table([str(number) for number in range(305)], {"B02": hrefs}))
+        result = read_band_metadata(records, ["B02"], create_backend(), explicit=True, max_concurrent=2)
+    assert result.failures == {}
+    assert len(hesitant.requests) == 10
