@@ -10,19 +10,22 @@
     │   ├── ObjectNotFoundError   the object is not there (404, no such file)
     │   ├── AccessDeniedError     the object is there, but not for us (401, 403)
     │   ├── TruncatedReadError    fewer bytes came than the server promised
-    │   └── StoreUnavailableError throttling, timeouts, connection failures: worth another try
+    │   └── StoreUnavailableError a failure of the moment, worth another try; also as:
+    │       ├── ThrottledError, ReadTimeoutError, HostUnreachableError
+    │       └── BackendError      a backend of the user's raised something else
     ├── TiffError                 bytes that are no header we index
     │   ├── NotATiffError         the bytes are no TIFF at all
     │   ├── CorruptTiffError      a TIFF whose header contradicts itself or its file
-    │   └── UnsupportedTiffError  a sound TIFF that a tile index cannot describe
+    │   └── UnsupportedTiffError  a sound TIFF that a tile index cannot describe; also as:
+    │       └── NotTiledError, NotGeoreferencedError
     ├── EnrichmentError           no header of a build could be read
     ├── BandNotFoundError         a band the collection does not have
     ├── WindowError               a window or area that does not touch the raster
     ├── TileError                 a tile that could not be decoded
     └── CollectionError           a published collection that is missing, damaged or of a foreign layout
 
-Every class carries ``error_class``, the short name under which the failure ledger files it, and the record, band and
-href it concerns as attributes where they are known, so that a ledger row is made from attributes, never from text.
+Every class carries ``error_class``, the short name under which the failure ledger files it; a RangeReadError also the
+address it concerns and what the server said, so that a ledger row is made from attributes, never from text.
 """
 
 from __future__ import annotations
@@ -124,6 +127,12 @@ class HostUnreachableError(StoreUnavailableError):
     """No connection to the host: its name is not known, it refuses, or it was found dead earlier in the same fetch."""
 
     error_class = "unreachable"
+
+
+class BackendError(StoreUnavailableError):
+    """A backend of the user's raised an exception of its own."""
+
+    error_class = "backend_failed"
 
 
 class ReadTimeoutError(StoreUnavailableError):

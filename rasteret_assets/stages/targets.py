@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from rasteret_assets.errors import (
     AccessDeniedError,
+    BackendError,
     HostUnreachableError,
     RangeReadError,
     ReadTimeoutError,
@@ -31,7 +32,7 @@ RETRIED_CLASSES: Final = tuple(
     kind.error_class
     for kind in (
         RangeReadError, AccessDeniedError, TruncatedReadError, StoreUnavailableError, ThrottledError,
-        HostUnreachableError, ReadTimeoutError,
+        HostUnreachableError, BackendError, ReadTimeoutError,
     )
 )  # fmt: skip
 

@@ -197,7 +197,7 @@ def test_a_users_backend_may_fail_in_any_way(three: pa.Table) -> None:
 
     result = read_band_metadata(three, ["B02"], Odd(), explicit=True, max_concurrent=5)
     statuses = {row["id"]: (row["status"], row["error_class"]) for row in result.table.to_pylist()}
-    assert statuses == {"a": ("failed", "unavailable"), "b": ("ok", None), "c": ("ok", None)}
+    assert statuses == {"a": ("failed", "backend_failed"), "b": ("ok", None), "c": ("ok", None)}
     assert "the backend failed: KeyError" in result.table["error"][0].as_py()
 
 
@@ -358,7 +358,7 @@ def test_a_host_that_only_refuses_is_given_up(server: RangeServer, monkeypatch: 
     result = ledger(records)
     assert set(result.failures) <= {"throttled", "unreachable"}
     assert sum(result.failures.values()) == 2000
-    # Five tries of each file would be 10 000 requests.
+    # Eight tries of each file would be 16 000 requests.
     assert result.failures["unreachable"] > 1000
     assert len(server.requests) < 4000
 

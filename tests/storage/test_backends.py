@@ -258,5 +258,6 @@ def test_every_read_error_tells_whether_to_try_again() -> None:
 
     retryable = {kind.__name__ for kind in all_of(RangeReadError) if kind.retryable}
     assert retryable == {
-        "TruncatedReadError", "StoreUnavailableError", "ThrottledError", "HostUnreachableError", "ReadTimeoutError"
+        "TruncatedReadError", "StoreUnavailableError", "ThrottledError", "HostUnreachableError", "ReadTimeoutError",
+        "BackendError",
     }  # fmt: skip
