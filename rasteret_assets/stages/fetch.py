@@ -11,7 +11,6 @@ import asyncio
 import bisect
 import contextlib
 import heapq
-import random
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -26,7 +25,7 @@ from rasteret_assets.errors import (
     TruncatedReadError,
 )
 from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
-from rasteret_assets.stages.hosts import HostQueue, HostState
+from rasteret_assets.stages.hosts import HostQueue, HostState, backoff
 from rasteret_assets.storage.backend import RangeRead, Revalidator, StorageBackend, Validators, as_reader
 from rasteret_assets.storage.create import close_backend
 from rasteret_assets.storage.urls import host, redact
@@ -44,8 +43,6 @@ _ROUNDS: Final = 12
 _ATTEMPTS: Final = 8
 # A name that is not known, a port that refuses, an exception nobody foresaw: seldom a matter of seconds.
 _FEW_ATTEMPTS: Final = 3
-_FIRST_BACKOFF_S: Final = 0.2
-_LONGEST_BACKOFF_S: Final = 30.0
 _DEADLINE_S: Final = 180.0
 _PROGRESS_INTERVAL_S: Final = 0.1
 _STALL_INTERVAL_S: Final = 1.0
@@ -215,7 +212,7 @@ class _Fetch:
         """Put a file back for another try; False where it has had all its tries, or its time."""
         now = time.monotonic()
         deadline = self.deadlines.setdefault(index, now + _DEADLINE_S)
-        due = now + _backoff(outcome.attempts, error.retry_after)
+        due = now + backoff(outcome.attempts, error.retry_after)
         most = _FEW_ATTEMPTS if isinstance(error, HostUnreachableError | BackendError) else _ATTEMPTS
         if outcome.attempts >= most or due > deadline or queue.state.dead:
             return False
@@ -343,13 +340,3 @@ class _Fetch:
         if self.progress is not None and (final or now - self.reported >= _PROGRESS_INTERVAL_S):
             self.reported = now
             self.progress(self.totals)
-
-
-def _backoff(attempts: int, retry_after: float | None) -> float:
-    """Seconds before the next try: what the server asked for, else full jitter over a doubling span.
-
-    Full jitter is the variant that spread retries best in Brooker, "Exponential Backoff And Jitter" (AWS, 2015).
-    """
-    if retry_after is not None:
-        return min(retry_after, _LONGEST_BACKOFF_S) + random.uniform(0, 0.25)  # noqa: S311
-    return random.uniform(0, min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempts))  # noqa: S311

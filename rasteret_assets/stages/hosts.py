@@ -7,6 +7,7 @@ never answers holds only the few requests it was given at first, and the others 
 from __future__ import annotations
 
 import heapq
+import random
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ _DECREASE: Final = 0.5
 _DECREASE_WHEN_THROTTLED: Final = 0.25
 # A host that states a time to wait counts requests: every one too many is refused, so its limit is neared slowly.
 _GROWTH_WHEN_THROTTLED: Final = 1 / 8
+
+_FIRST_BACKOFF_S: Final = 0.2
+_LONGEST_BACKOFF_S: Final = 30.0
 
 
 @dataclass(kw_only=True)
@@ -141,3 +145,13 @@ class HostQueue:
         self.fresh.clear()
         self.retries.clear()
         return waiting
+
+
+def backoff(attempts: int, retry_after: float | None) -> float:
+    """Seconds before the next try: what the server asked for, else full jitter over a doubling span.
+
+    Full jitter is the variant that spread retries best in Brooker, "Exponential Backoff And Jitter" (AWS, 2015).
+    """
+    if retry_after is not None:
+        return min(retry_after, _LONGEST_BACKOFF_S) + random.uniform(0, 0.25)  # noqa: S311
+    return random.uniform(0, min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempts))  # noqa: S311
