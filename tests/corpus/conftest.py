@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.server import RangeServer
 
 CORPUS = Path(__file__).parents[2] / ".." / "shared" / "corpus"
 
@@ -31,3 +35,24 @@ def corpus() -> Path:
     if not CORPUS.exists():
         pytest.skip("the shared corpus is not here")
     return CORPUS
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Where the corpus' files are served, under the many names its map gives them."""
+    server = RangeServer(CORPUS)
+    rules = [(re.compile(rule), target) for rule, target in json.loads((CORPUS / "map.json").read_text()).items()]
+    by_name = {path.name: path for path in (CORPUS / "cogs").iterdir()}
+    plain = server.body
+
+    def body(path: str) -> bytes | None:
+        found = plain(path)
+        address = path.partition("?")[0]
+        if found is None and (file := by_name.get(address.rpartition("/")[2])):
+            return file.read_bytes()
+        targets = (target for rule, target in rules if rule.search(address))
+        return found if found is not None or (target := next(targets, None)) is None else plain("/" + target)
+
+    server.body = body  # type: ignore[method-assign]
+    with server.running():
+        yield server.url + "/"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ import pytest
 from rasteret_assets import build_from_table, load
 from rasteret_assets.errors import RasteretAssetsError
 from tests.corpus.conftest import CORPUS, load_oracle
-from tests.support.server import RangeServer
 
 ADDRESS = "http://127.0.0.1:8791/"
 
@@ -32,27 +29,6 @@ if CORPUS.exists():
 
 #: Exact repetitions of a record are collapsed, which the corpus' notes allow and its table of values does not show.
 COLLAPSED = {"id_duplicates_exact.parquet": 6}
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Where the corpus' files are served, under the many names its map gives them."""
-    server = RangeServer(CORPUS)
-    rules = [(re.compile(rule), target) for rule, target in json.loads((CORPUS / "map.json").read_text()).items()]
-    by_name = {path.name: path for path in (CORPUS / "cogs").iterdir()}
-    plain = server.body
-
-    def body(path: str) -> bytes | None:
-        found = plain(path)
-        address = path.partition("?")[0]
-        if found is None and (file := by_name.get(address.rpartition("/")[2])):
-            return file.read_bytes()
-        targets = (target for rule, target in rules if rule.search(address))
-        return found if found is not None or (target := next(targets, None)) is None else plain("/" + target)
-
-    server.body = body  # type: ignore[method-assign]
-    with server.running():
-        yield server.url + "/"
 
 
 def arguments(name: str, address: str) -> dict[str, Any]:
