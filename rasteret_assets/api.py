@@ -108,7 +108,7 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
     if profile.bands:
         with terminal_progress("headers") as progress:
             metadata = read_band_metadata(
-                result.records, profile.bands, backend, explicit=spec.band_codes is not None or bool(spec.href_column),
+                result.records, profile.bands, backend, explicit=spec.names_bands,
                 max_concurrent=spec.max_concurrent, progress=progress(""),
             )  # fmt: skip
         check_enrichment([metadata.table])

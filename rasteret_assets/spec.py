@@ -180,6 +180,11 @@ class CollectionSpec(_Model):
         return self.cloud_config or CloudConfig.get_config(self.data_source)
 
     @property
+    def names_bands(self) -> bool:
+        """Whether the bands are chosen by name, rather than found by looking at each asset."""
+        return self.band_codes is not None or bool(self.href_column)
+
+    @property
     def rewrites(self) -> dict[str, str]:
         """Every href rewrite, ``url_rewrite_patterns`` over those of the cloud configuration."""
         return {**(self.cloud.url_patterns if self.cloud else {}), **self.url_rewrite_patterns}

@@ -26,7 +26,6 @@ from rasteret_assets.orchestration.resources import BuildOptions, FilesystemReso
 from rasteret_assets.orchestration.sensor import refresh_sensor
 from rasteret_assets.schema import PARSER_VERSION
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.bands import check_enrichment
 from rasteret_assets.stages.headers import HeaderProgress
 from rasteret_assets.stages.run import (
     BANDS,
@@ -36,13 +35,13 @@ from rasteret_assets.stages.run import (
     STAGES,
     StageResult,
     load_profile,
+    refuse_without_headers,
     run_band_metadata,
     run_collection,
     run_normalized_records,
     run_raw_records,
 )
 from rasteret_assets.storage.urls import redact
-from rasteret_assets.storage.workspace import Workspace
 
 SOURCE = "source"
 
@@ -204,7 +203,8 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
                 )
                 for key in _partition_keys(context)
             ]
-            _refuse_outage(workspace, results)
+            # For reasons that pass only: a month whose one file is gone must not fail for ever.
+            refuse_without_headers(workspace, results, transient_only=True)
         return _reported(context, spec, results, forced=force)
 
     return band_metadata
@@ -300,19 +300,6 @@ def _reported(
     # One data version would go to every partition of a range (dagster #34013), so there Dagster makes its own.
     version = None if context.has_partition_key_range else dg.DataVersion(results[0].version)
     return dg.MaterializeResult(data_version=version)
-
-
-def _refuse_outage(workspace: Workspace, results: Sequence[StageResult]) -> None:
-    """Stop a run of which not one header came, for reasons that pass: what was published before stays.
-
-    Raises:
-        EnrichmentError: which a retry may mend.
-    """
-    built = [result for result in results if result.rows]
-    if any(result.counts["headers_failed"] != result.rows for result in built):
-        return
-    ledgers = [workspace.read_table(result.path) for result in built]
-    check_enrichment([ledger for ledger in ledgers if ledger is not None], transient_only=True)
 
 
 def _logged_progress(context: dg.AssetExecutionContext, key: str) -> Callable[[HeaderProgress], None]:

@@ -94,6 +94,8 @@ class _Fetch:
     ) -> None:
         self.targets = targets
         self.reader = as_reader(backend)
+        # Looked up once: asking an object for a protocol's methods costs as much as parsing a header.
+        self.revalidator = self.reader if isinstance(self.reader, Revalidator) else None
         self.sink = sink
         self.max_concurrent = max_concurrent
         self.progress = progress
@@ -320,8 +322,8 @@ class _Fetch:
         """One range; None where the file still is what it is known as."""
         self.totals.requests += 1
         try:
-            if known and isinstance(self.reader, Revalidator):
-                read = await self.reader.read_if_changed(href, start, length, known)
+            if known and self.revalidator is not None:
+                read = await self.revalidator.read_if_changed(href, start, length, known)
             else:
                 read = await self.reader.read(href, start, length)
         except RasteretAssetsError:

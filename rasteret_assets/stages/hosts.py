@@ -124,7 +124,7 @@ class HostQueue:
         self.retries: list[tuple[float, int]] = []
 
     def take(self) -> int | None:
-        """The next file that may be asked for now."""
+        """The next file whose turn it is; None where none may be asked for yet."""
         now = time.monotonic()
         if self.state.paused_until > now:
             return None

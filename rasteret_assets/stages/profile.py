@@ -87,7 +87,8 @@ def profile_source(source: Source, spec: CollectionSpec) -> SourceProfile:
     """
     digests: dict[str, Any] = {}
     rows: Counter[str] = Counter()
-    names: dict[str, None] = dict.fromkeys(_schema_names(source, spec))
+    stated = _schema_names(source, spec)
+    names: dict[str, None] = dict.fromkeys(stated)
     rasters: set[str] = set()
     id_chunks: list[pa.Array] = []
     for batch in source.batches():
@@ -101,7 +102,7 @@ def profile_source(source: Source, spec: CollectionSpec) -> SourceProfile:
             names.update(dict.fromkeys(in_batch))
             if spec.enrich_cog and spec.band_codes is None:
                 rasters |= _raster_names(aliased.column(ASSETS), [name for name in in_batch if name not in rasters])
-    ordered = _schema_names(source, spec) or sorted(names)
+    ordered = stated or sorted(names)
     found = {key: PartitionProfile(rows=rows[key], version=digests[key].hexdigest()) for key in sorted(rows)}
     return SourceProfile(
         fingerprint=profile_fingerprint(source, spec),

@@ -7,7 +7,6 @@ built.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,12 +81,13 @@ def run_raw_records(
             continue
         table = tables[key]
         version = profile.version(key, spec)
-        size = workspace.write_table(path, table, **_STAGE_OPTIONS)
+        written = workspace.write_table(path, table, **_STAGE_OPTIONS)
         # What later stages go by travels with the rows, so that a new look at the source cannot come between them.
         recipe = {**profile.to_json(), "partitions": {}, "version": version}
         workspace.write_json(_recipe_file(workspace, key), recipe)
         results.append(StageResult(
-            key=key, rows=table.num_rows, version=version, counts={"bytes": size}, path=path, schema=table.schema
+            key=key, rows=table.num_rows, version=version, counts={"bytes": written.size}, path=path,
+            schema=table.schema,
         ))  # fmt: skip
     return results
 
@@ -112,7 +112,7 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
         workspace.remove(rejected_path)
     result.check(spec.max_rejected)
     table = result.records
-    workspace.write_table(path, table, **_STAGE_OPTIONS)
+    written = workspace.write_table(path, table, **_STAGE_OPTIONS)
     counts = {
         "rejected_records": result.rejected.num_rows,
         "duplicate_records": result.duplicates,
@@ -120,7 +120,7 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
         "crs_conflicts": result.crs_conflicts,
     }
     return StageResult(
-        key=key, rows=table.num_rows, version=_file_version(workspace, path), counts=counts, path=path,
+        key=key, rows=table.num_rows, version=written.digest, counts=counts, path=path,
         schema=table.schema,
     )  # fmt: skip
 
@@ -149,11 +149,11 @@ def run_band_metadata(
     if force:
         checkpoint.clear()
     result = read_band_metadata(
-        records, profile.bands, backend, explicit=spec.band_codes is not None or bool(spec.href_column),
+        records, profile.bands, backend, explicit=spec.names_bands,
         max_concurrent=spec.max_concurrent, previous=workspace.read_table(path), force=force,
         revalidate=revalidate, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
-    workspace.write_table(path, result.table, **_STAGE_OPTIONS)
+    written = workspace.write_table(path, result.table, **_STAGE_OPTIONS)
     checkpoint.clear()
     counts: dict[str, int | float | str] = {
         "headers_fetched": result.fetched,
@@ -166,7 +166,7 @@ def run_band_metadata(
         **{f"failed: {name}": count for name, count in result.failures.items()},
     }
     return StageResult(
-        key=key, rows=result.table.num_rows, version=_file_version(workspace, path), counts=counts, path=path,
+        key=key, rows=result.table.num_rows, version=written.digest, counts=counts, path=path,
         schema=result.table.schema,
     )  # fmt: skip
 
@@ -183,20 +183,24 @@ def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> Stag
     ledger = workspace.read_table(workspace.stage_file(BANDS, key))
     table, findings = join_band_metadata(records, ledger, profile.bands)
     published = published_table(table, spec)
-    size = workspace.write_table(path, published, **PARQUET_OPTIONS)
-    version = _file_version(workspace, path)
+    written = workspace.write_table(path, published, **PARQUET_OPTIONS)
     state = {
-        "rows": published.num_rows, "bytes": size, "content_hash": version, "source_version": source_version,
-        "spec_hash": spec.content_hash, "parser_version": PARSER_VERSION, "bands": list(profile.bands),
-    }  # fmt: skip
+        "rows": published.num_rows,
+        "bytes": written.size,
+        "content_hash": written.digest,
+        "source_version": source_version,
+        "spec_hash": spec.content_hash,
+        "parser_version": PARSER_VERSION,
+        "bands": list(profile.bands),
+    }
     workspace.write_json(state_path, state)
     counts: dict[str, int | float | str] = {
-        "bytes": size,
+        "bytes": written.size,
         "crs_corrected_by_header": findings.corrected,
         "crs_conflicting_bands": findings.conflicting,
     }
     return StageResult(
-        key=key, rows=published.num_rows, version=version, counts=counts, path=path, schema=published.schema
+        key=key, rows=published.num_rows, version=written.digest, counts=counts, path=path, schema=published.schema
     )
 
 
@@ -235,11 +239,29 @@ def build_partitions(
     for key in keys:
         watch = progress(key) if progress is not None else None
         results[BANDS][key] = run_band_metadata(workspace, spec, key, backend, force=force, progress=watch)
-    ledgers = [workspace.read_table(results[BANDS][key].path) for key in keys if results[BANDS][key].rows]
-    check_enrichment([ledger for ledger in ledgers if ledger is not None])
+    refuse_without_headers(workspace, list(results[BANDS].values()))
     for key in keys:
         results[COLLECTION][key] = run_collection(workspace, spec, key)
     return results
+
+
+def refuse_without_headers(
+    workspace: Workspace, results: Sequence[StageResult], *, transient_only: bool = False
+) -> None:
+    """Stop a build of which not one header came: what was published before stays.
+
+    Args:
+        workspace: where the ledgers lie; they are read only if every row of every one failed.
+        results: of the band metadata stage, for all partitions of the build.
+        transient_only: stop only for failures that another try may mend.
+
+    Raises:
+        EnrichmentError: with the commonest failures and the likely causes.
+    """
+    built = [result for result in results if result.rows]
+    if all(result.counts["headers_failed"] == result.rows for result in built):
+        ledgers = [workspace.read_table(result.path) for result in built]
+        check_enrichment([ledger for ledger in ledgers if ledger is not None], transient_only=transient_only)
 
 
 class _WorkspaceCheckpoint:
@@ -276,8 +298,3 @@ def _recipe(workspace: Workspace, key: str) -> tuple[SourceProfile, str]:
     if document is None:
         raise CollectionError(f"{path} is missing: build {RAW} of {key} first")
     return SourceProfile.from_json(document), str(document["version"])
-
-
-def _file_version(workspace: Workspace, path: str) -> str:
-    with workspace.fs.open_input_stream(path) as source:
-        return hashlib.blake2b(source.read(), digest_size=16).hexdigest()

@@ -7,6 +7,8 @@ also tells the object's size and validators, which the failure ledger and revali
 
 from __future__ import annotations
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -55,6 +57,22 @@ class RangeReader(StorageBackend, Protocol):
             RangeReadError: in the subclass that says why.
         """
         ...
+
+
+class ReadingBackend(ABC):
+    """A backend whose ranges all come from its :meth:`read`."""
+
+    @abstractmethod
+    async def read(self, url: str, start: int, length: int) -> RangeRead:
+        """One range with the object's size and validators."""
+
+    async def get_range(self, url: str, start: int, length: int) -> bytes:
+        """``length`` bytes from ``start``; fewer only where the object ends."""
+        return bytes((await self.read(url, start, length)).data)
+
+    async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """One buffer per ``(start, length)``, read concurrently."""
+        return list(await asyncio.gather(*(self.get_range(url, start, length) for start, length in ranges)))
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rasteret_assets.errors import RangeReadError
 from rasteret_assets.spec import CloudConfig
-from rasteret_assets.storage.backend import RangeRead, Validators
+from rasteret_assets.storage.backend import RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.local import LocalBackend
 from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend
 from rasteret_assets.storage.urls import redact, scheme
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _AZURE_SUFFIX = ".blob.core.windows.net"
 
 
-class AutoBackend:
+class AutoBackend(ReadingBackend):
     """Routes every href to the backend of its scheme.
 
     Args:
@@ -36,11 +36,7 @@ class AutoBackend:
         self._signs_azure = signs_azure
         self._http: HttpBackend | None = None
 
-    async def get_range(self, url: str, start: int, length: int) -> bytes:
-        """``length`` bytes from ``start``; fewer only where the object ends."""
-        return bytes((await self.read(url, start, length)).data)
-
-    async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+    async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """One buffer per ``(start, length)``."""
         return [bytes(data) for data in await self._route(url).get_ranges(url, ranges)]
 

@@ -13,7 +13,7 @@ import re
 import socket
 import ssl
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from yarl import URL
@@ -25,7 +25,7 @@ from rasteret_assets.errors import (
     StoreUnavailableError,
     TruncatedReadError,
 )
-from rasteret_assets.storage.backend import RangeRead, Validators
+from rasteret_assets.storage.backend import RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.http_answer import HttpAnswer, interpret
 from rasteret_assets.storage.http_ranges import NotPlainError, Origin, RangeConnections
 from rasteret_assets.storage.urls import redact
@@ -65,7 +65,7 @@ class _Clients:
             await self._session.close()
 
 
-class HttpBackend:
+class HttpBackend(ReadingBackend):
     """Byte ranges over HTTP.
 
     Args:
@@ -79,14 +79,6 @@ class HttpBackend:
         self._clients: dict[asyncio.AbstractEventLoop, _Clients] = {}
         #: Hosts that have given an answer only the general client can read.
         self._general: set[Origin] = set()
-
-    async def get_range(self, url: str, start: int, length: int) -> bytes:
-        """``length`` bytes from ``start``; fewer only where the object ends."""
-        return bytes((await self.read(url, start, length)).data)
-
-    async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """One buffer per ``(start, length)``, read concurrently."""
-        return list(await asyncio.gather(*(self.get_range(url, start, length) for start, length in ranges)))
 
     async def read(self, url: str, start: int, length: int) -> RangeRead:
         """One range with the object's size and validators.

@@ -10,16 +10,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError
-from rasteret_assets.storage.backend import RangeRead, Validators
+from rasteret_assets.storage.backend import RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.urls import scheme
 
 
-class LocalBackend:
+class LocalBackend(ReadingBackend):
     """Byte ranges of files on this machine."""
-
-    async def get_range(self, url: str, start: int, length: int) -> bytes:
-        """``length`` bytes from ``start``; fewer only where the file ends."""
-        return bytes((await self.read(url, start, length)).data)
 
     async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """One buffer per ``(start, length)``; the file is opened once."""

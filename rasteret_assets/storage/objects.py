@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import obstore
@@ -12,7 +11,7 @@ from obstore.exceptions import BaseError, NotFoundError, NotModifiedError, Permi
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError, StoreUnavailableError
-from rasteret_assets.storage.backend import RangeRead, Validators
+from rasteret_assets.storage.backend import RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.urls import redact, scheme
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class _NotModified(Exception):  # noqa: N818  (no error: the answer to a conditi
     """The object still has the validators it was asked for."""
 
 
-class ObjectStoreBackend:
+class ObjectStoreBackend(ReadingBackend):
     """Byte ranges of objects in S3, Google Cloud Storage and Azure Blob Storage.
 
     One store per bucket is kept; its connections are shared by all requests.
@@ -51,14 +50,6 @@ class ObjectStoreBackend:
         self._s3_config = dict(s3_config or {})
         self._bucket_config = {bucket: dict(config) for bucket, config in (bucket_config or {}).items()}
         self._stores: dict[tuple[str, str], ObjectStore] = {}
-
-    async def get_range(self, url: str, start: int, length: int) -> bytes:
-        """``length`` bytes from ``start``; fewer only where the object ends."""
-        return bytes((await self.read(url, start, length)).data)
-
-    async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """One buffer per ``(start, length)``, read concurrently."""
-        return list(await asyncio.gather(*(self.get_range(url, start, length) for start, length in ranges)))
 
     async def read(self, url: str, start: int, length: int) -> RangeRead:
         """One range with the object's size and validators.

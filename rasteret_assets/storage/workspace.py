@@ -12,11 +12,12 @@ object, because an output stream that fails there would publish what was written
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -29,6 +30,13 @@ from rasteret_assets.storage.filesystems import resolve_filesystem
 
 PART_NAME = "part-0.parquet"
 STATE_STAGE = "collection"
+
+
+class Written(NamedTuple):
+    """A file that was written: its size in bytes, and a digest that changes with any of them."""
+
+    size: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,8 @@ class Workspace:
         except (pa.ArrowInvalid, OSError) as error:
             raise CollectionError(f"{path}: damaged ({error}); delete it and build again") from error
 
-    def write_table(self, path: str, table: pa.Table, **options: Any) -> int:
-        """Write a table as one Parquet file, replacing what was there in one step; returns its size in bytes."""
+    def write_table(self, path: str, table: pa.Table, **options: Any) -> Written:
+        """Write a table as one Parquet file, replacing what was there in one step."""
         return self._replace(path, lambda sink: pq.write_table(table, sink, **options))
 
     def read_json(self, path: str) -> Any | None:
@@ -129,24 +137,30 @@ class Workspace:
     def _is_file(self, path: str) -> bool:
         return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
 
-    def _replace(self, path: str, write: Callable[[Any], object]) -> int:
+    def _replace(self, path: str, write: Callable[[Any], object]) -> Written:
         if self.fs.type_name != "local":
             buffer = pa.BufferOutputStream()
             write(buffer)
             content = buffer.getvalue()
             with self.fs.open_output_stream(path) as sink:
                 sink.write(content)
-            return int(content.size)
+            return Written(int(content.size), _digest(content))
         beside = f"{self.stages}/.writing/{uuid.uuid4().hex}"
         for folder in (beside.rpartition("/")[0], path.rpartition("/")[0]):
             self.fs.create_dir(folder, recursive=True)
         try:
             with self.fs.open_output_stream(beside) as sink:
                 write(sink)
-            size = self.fs.get_file_info(beside).size
+            with self.fs.open_input_stream(beside) as source:
+                content = source.read_buffer()
+            written = Written(int(content.size), _digest(content))
             self.fs.move(beside, path)
         except BaseException:
             if self._is_file(beside):
                 self.fs.delete_file(beside)
             raise
-        return int(size)
+        return written
+
+
+def _digest(content: pa.Buffer) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -55,8 +55,8 @@ def test_layout(tmp_path: Path) -> None:
 def test_tables_and_documents_come_back(workspace: Workspace) -> None:
     path = workspace.stage_file("raw_records", "2024-01")
     assert workspace.read_table(path) is None
-    size = workspace.write_table(path, TABLE)
-    assert workspace.fs.get_file_info(path).size == size
+    written = workspace.write_table(path, TABLE)
+    assert workspace.fs.get_file_info(path).size == written.size
     assert workspace.read_table(path) == TABLE
     workspace.write_table(path, TABLE.slice(1))
     assert workspace.read_table(path) == TABLE.slice(1)
