@@ -15,7 +15,6 @@ from rasteret_assets.errors import RasteretAssetsError, UnsupportedTiffError
 from rasteret_assets.schema import (
     BAND_INDEX,
     BAND_METADATA_SCHEMA,
-    BAND_STRUCT,
     HREF,
     ID,
     PARSER_VERSION,
@@ -25,6 +24,7 @@ from rasteret_assets.schema import (
     TIMESTAMP,
 )
 from rasteret_assets.stages.headers import HeaderOutcome, HeaderTarget
+from rasteret_assets.stages.structs import header_structs
 from rasteret_assets.stages.targets import RETRIED_CLASSES
 from rasteret_assets.tiff import TiffHeader
 
@@ -183,39 +183,3 @@ def _fresh_rows(outcomes: Sequence[HeaderOutcome], band_indices: Sequence[int]) 
             "header": header_structs(headers, band_indices),
         }
     )
-
-
-def header_structs(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -> pa.StructArray:
-    """Headers as structs of :data:`~rasteret_assets.schema.BAND_STRUCT`; tile tables stay numpy buffers."""
-    tiles = [None if h is None else h.band_tiles(i) for h, i in zip(headers, band_indices, strict=True)]
-    scalars = {
-        "image_width": "width", "image_height": "height", "tile_width": "tile_width", "tile_height": "tile_height",
-        "dtype": "dtype_name", "predictor": "predictor", "compression": "compression", "nodata": "nodata",
-        "samples_per_pixel": "samples_per_pixel", "planar_configuration": "planar_configuration",
-        "photometric": "photometric", "epsg": "epsg", "crs": "crs", "nodata_text": "nodata_text",
-        "jpeg_tables": "jpeg_tables", "transform": "transform", "pixel_scale": "pixel_scale", "tiepoint": "tiepoint",
-        "extra_samples": "extra_samples",
-    }  # fmt: skip
-    columns = {
-        name: pa.array([None if h is None else getattr(h, attribute) for h in headers], BAND_STRUCT.field(name).type)
-        for name, attribute in scalars.items()
-    }
-    columns["tile_offsets"] = _lists([None if t is None else t[0] for t in tiles])
-    columns["tile_byte_counts"] = _lists([None if t is None else t[1] for t in tiles])
-    columns[BAND_INDEX] = pa.array(
-        [None if h is None else i for h, i in zip(headers, band_indices, strict=True)], pa.int32()
-    )
-    missing = pa.array([h is None for h in headers], pa.bool_())
-    return pa.StructArray.from_arrays(
-        [columns[child.name] for child in BAND_STRUCT], fields=list(BAND_STRUCT), mask=missing
-    )
-
-
-def _lists(arrays: Sequence[npt.NDArray[np.integer] | None]) -> pa.ListArray:
-    lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    present = [array for array in arrays if array is not None]
-    # The one copy of the tables: widened to 64 bits on their way into the Arrow buffer.
-    values = np.concatenate([np.zeros(0, np.int64), *present], dtype=np.int64, casting="unsafe")
-    mask = pa.array([array is None for array in arrays], pa.bool_())
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int64()), mask=mask)
