@@ -5,19 +5,24 @@
     <root>/<name>_stages/band_metadata.partial/                headers of a stage that is running, or was interrupted
     <root>/<name>_stages/collection/<partition>.json           state of a published partition, written last
     <root>/<name>_stages/source.json                           what the last look at the source found
+    <root>/<name>_stages/.writing/                             files that are being written
 
-A local file is written beside and renamed over the old one; on an object store it is serialized first and put as one
-object, because an output stream that fails there would publish what was written so far.
+A file is written on a local disk first and then put in place in one step: renamed over the old one, or uploaded as one
+object. (An object store's own output stream would publish what was written so far when it fails.)
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -31,12 +36,52 @@ from rasteret_assets.storage.filesystems import resolve_filesystem
 PART_NAME = "part-0.parquet"
 STATE_STAGE = "collection"
 
+#: Rows of a batch of a stage: what streams through a partition that is larger than memory.
+BATCH_ROWS: Final = 32_768
+
+_WRITING: Final = ".writing"
+# What a killed process left behind is taken away once nobody can be writing it any more.
+_ABANDONED_AFTER_S: Final = 24 * 3600
+
 
 class Written(NamedTuple):
     """A file that was written: its size in bytes, and a digest that changes with any of them."""
 
     size: int
     digest: str
+
+
+class TableWriter:
+    """Writes one Parquet file batch by batch; what came of it is known once it is in place.
+
+    Args:
+        writer: of a file beside the one that is replaced.
+        row_group_size: most rows of a row group; as many as are written at once when omitted.
+    """
+
+    def __init__(self, writer: pq.ParquetWriter, row_group_size: int | None) -> None:
+        self._writer = writer
+        self._row_group_size = row_group_size
+        self._written: Written | None = None
+        self.rows = 0
+
+    @property
+    def written(self) -> Written:
+        """The file, after the ``with`` block that wrote it."""
+        if self._written is None:
+            raise RuntimeError("the file is not in place before its writer is closed")
+        return self._written
+
+    def write(self, rows: pa.Table | pa.RecordBatch) -> None:
+        """Append rows as at least one row group of their own."""
+        table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+        if table.num_rows:
+            self._writer.write_table(table, self._row_group_size)
+            self.rows += table.num_rows
+
+    def add_metadata(self, metadata: Mapping[bytes, bytes]) -> None:
+        """Add footer keys that are known only after the rows."""
+        self._writer.add_key_value_metadata({key.decode(): value.decode() for key, value in metadata.items()})
 
 
 @dataclass(frozen=True)
@@ -88,11 +133,62 @@ class Workspace:
             with self.fs.open_input_file(path) as source:
                 return pq.ParquetFile(source).read()
         except (pa.ArrowInvalid, OSError) as error:
-            raise CollectionError(f"{path}: damaged ({error}); delete it and build again") from error
+            raise _damaged(path, error) from error
+
+    def read_batches(self, path: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows of a Parquet file in bounded batches, in file order; nothing where there is no file.
+
+        Raises:
+            CollectionError: if the file is damaged.
+        """
+        if not self._is_file(path):
+            return
+        try:
+            with self.fs.open_input_file(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+                yield from file.iter_batches(BATCH_ROWS, columns=None if columns is None else list(columns))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from error
+
+    def read_schema(self, path: str) -> pa.Schema | None:
+        """Columns and footer metadata of a Parquet file, or None where there is none.
+
+        Raises:
+            CollectionError: if the file is damaged.
+        """
+        if not self._is_file(path):
+            return None
+        try:
+            with self.fs.open_input_file(path) as source:
+                return pq.read_schema(source)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from error
 
     def write_table(self, path: str, table: pa.Table, **options: Any) -> Written:
         """Write a table as one Parquet file, replacing what was there in one step."""
-        return self._replace(path, lambda sink: pq.write_table(table, sink, **options))
+        with self.writer(path, table.schema, **options) as writer:
+            writer.write(table)
+        return writer.written
+
+    @contextmanager
+    def writer(
+        self, path: str, schema: pa.Schema, *, row_group_size: int | None = None, **options: Any
+    ) -> Iterator[TableWriter]:
+        """Write a Parquet file batch by batch; it replaces what was there when the block ends without an error.
+
+        Args:
+            path: of the file.
+            schema: of its rows, with the footer metadata that is known beforehand.
+            row_group_size: most rows of a row group; as many as are written at once when omitted.
+            options: of ``pyarrow.parquet.ParquetWriter``.
+        """
+        with self._beside(path) as beside:
+            with pq.ParquetWriter(beside, schema, **options) as parquet:
+                writer = TableWriter(parquet, row_group_size)
+                yield writer
+            # One look at the finished file, which lies in the page cache still.
+            content = pa.memory_map(beside).read_buffer()
+            writer._written = Written(int(content.size), hashlib.blake2b(content, digest_size=16).hexdigest())  # noqa: SLF001
+            self._put(beside, content, path)
 
     def read_json(self, path: str) -> Any | None:
         """A JSON document, or None where there is none."""
@@ -104,7 +200,12 @@ class Workspace:
     def write_json(self, path: str, document: Any) -> None:
         """Write a JSON document (sorted keys), replacing what was there in one step."""
         text = json.dumps(document, sort_keys=True, indent=1).encode()
-        self._replace(path, lambda sink: sink.write(text))
+        if self._is_local:
+            with self._beside(path) as beside:
+                Path(beside).write_bytes(text)
+                self._put(beside, pa.py_buffer(b""), path)
+        else:
+            self._put("", pa.py_buffer(text), path)
 
     def remove(self, path: str) -> bool:
         """Delete a file and the folders it leaves empty; False where there was none."""
@@ -137,30 +238,44 @@ class Workspace:
     def _is_file(self, path: str) -> bool:
         return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
 
-    def _replace(self, path: str, write: Callable[[Any], object]) -> Written:
-        if self.fs.type_name != "local":
-            buffer = pa.BufferOutputStream()
-            write(buffer)
-            content = buffer.getvalue()
-            with self.fs.open_output_stream(path) as sink:
-                sink.write(content)
-            return Written(int(content.size), _digest(content))
-        beside = f"{self.stages}/.writing/{uuid.uuid4().hex}"
-        for folder in (beside.rpartition("/")[0], path.rpartition("/")[0]):
-            self.fs.create_dir(folder, recursive=True)
+    @property
+    def _is_local(self) -> bool:
+        return bool(self.fs.type_name == "local")
+
+    @contextmanager
+    def _beside(self, path: str) -> Iterator[str]:
+        """A local file to write what is to become ``path``; it is gone afterwards, whatever happens."""
+        if self._is_local:
+            folder = Path(self.stages) / _WRITING
+            folder.mkdir(parents=True, exist_ok=True)
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        else:
+            folder = Path(tempfile.gettempdir())
+        beside = folder / uuid.uuid4().hex
         try:
-            with self.fs.open_output_stream(beside) as sink:
-                write(sink)
-            with self.fs.open_input_stream(beside) as source:
-                content = source.read_buffer()
-            written = Written(int(content.size), _digest(content))
-            self.fs.move(beside, path)
-        except BaseException:
-            if self._is_file(beside):
-                self.fs.delete_file(beside)
-            raise
-        return written
+            yield str(beside)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _put(self, beside: str, content: pa.Buffer, path: str) -> None:
+        """Put a finished file in its place in one step."""
+        if self._is_local:
+            Path(beside).replace(path)
+            return
+        with self.fs.open_output_stream(path) as sink:
+            # In one call: an interrupt between two would close the stream, and so publish half of the object.
+            sink.write(content)
+
+    def sweep(self) -> None:
+        """Take away what processes that were killed left half written a day ago or earlier."""
+        folder = Path(self.stages) / _WRITING
+        if not self._is_local or not folder.is_dir():
+            return
+        for file in folder.iterdir():
+            with suppress(FileNotFoundError):  # another process may be sweeping too
+                if time.time() - file.stat().st_mtime > _ABANDONED_AFTER_S:
+                    file.unlink()
 
 
-def _digest(content: pa.Buffer) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+def _damaged(path: str, error: Exception) -> CollectionError:
+    return CollectionError(f"{path}: damaged ({error}); delete it and build again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,3 +119,40 @@ def test_filesystems_are_resolved_or_refused(tmp_path: Path) -> None:
         resolve_filesystem("ftp://host/a?secret=1")
     with pytest.raises(SpecError, match="filesystem=int is neither"):
         resolve_filesystem("/a", 3)
+
+
+def test_a_file_written_in_batches_appears_whole(workspace: Workspace) -> None:
+    path = workspace.stage_file("raw_records", "2024-01")
+    with workspace.writer(path, TABLE.schema) as writer:
+        writer.write(TABLE)
+        assert workspace.read_table(path) is None
+        writer.write(TABLE.to_batches()[0])
+        writer.add_metadata({b"made_of": b"two"})
+    assert workspace.read_table(path) == pa.concat_tables([TABLE, TABLE])
+    found = workspace.read_schema(path)
+    assert found is not None
+    assert found.metadata == {b"made_of": b"two"}
+    assert sum(batch.num_rows for batch in workspace.read_batches(path, ["x"])) == writer.rows == 6
+    assert workspace.fs.get_file_info(path).size == writer.written.size
+
+
+def test_a_writer_that_fails_leaves_the_old_file(workspace: Workspace) -> None:
+    path = workspace.stage_file("raw_records", "2024-01")
+    workspace.write_table(path, TABLE)
+    with pytest.raises(RuntimeError, match="half way"), workspace.writer(path, TABLE.schema) as writer:
+        writer.write(TABLE)
+        raise RuntimeError("half way")
+    assert workspace.read_table(path) == TABLE
+    if workspace.fs.type_name == "local":
+        assert not list((Path(workspace.stages) / ".writing").iterdir())
+
+
+def test_what_a_killed_writer_left_is_swept_after_a_day(tmp_path: Path) -> None:
+    workspace = Workspace.at(str(tmp_path / "s2_records"))
+    workspace.write_json(workspace.state_file("undated"), {})
+    old, new = (tmp_path / "s2_stages" / ".writing" / name for name in ("old", "new"))
+    for file in (old, new):
+        file.touch()
+    os.utime(old, (0, 0))
+    workspace.sweep()
+    assert [file.exists() for file in (old, new)] == [False, True]
