@@ -18,7 +18,7 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +78,6 @@ class TableWriter:
         if table.num_rows:
             self._writer.write_table(table, self._row_group_size)
             self.rows += table.num_rows
-
-    def add_metadata(self, metadata: Mapping[bytes, bytes]) -> None:
-        """Add footer keys that are known only after the rows."""
-        self._writer.add_key_value_metadata({key.decode(): value.decode() for key, value in metadata.items()})
 
 
 @dataclass(frozen=True)
@@ -177,7 +173,8 @@ class Workspace:
 
         Args:
             path: of the file.
-            schema: of its rows, with the footer metadata that is known beforehand.
+            schema: of its rows, with the footer metadata (readers go by what stands in the schema, so keys cannot be
+                added after the rows).
             row_group_size: most rows of a row group; as many as are written at once when omitted.
             options: of ``pyarrow.parquet.ParquetWriter``.
         """

@@ -122,12 +122,11 @@ def test_filesystems_are_resolved_or_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_written_in_batches_appears_whole(workspace: Workspace) -> None:
-    path = workspace.stage_file("raw_records", "2024-01")
-    with workspace.writer(path, TABLE.schema) as writer:
+    path = workspace.stage_file("raw_records", "2024-02")
+    with workspace.writer(path, TABLE.schema.with_metadata({b"made_of": b"two"})) as writer:
         writer.write(TABLE)
         assert workspace.read_table(path) is None
         writer.write(TABLE.to_batches()[0])
-        writer.add_metadata({b"made_of": b"two"})
     assert workspace.read_table(path) == pa.concat_tables([TABLE, TABLE])
     found = workspace.read_schema(path)
     assert found is not None
@@ -137,11 +136,16 @@ def test_a_file_written_in_batches_appears_whole(workspace: Workspace) -> None:
 
 
 def test_a_writer_that_fails_leaves_the_old_file(workspace: Workspace) -> None:
-    path = workspace.stage_file("raw_records", "2024-01")
+    path = workspace.stage_file("raw_records", "2024-03")
     workspace.write_table(path, TABLE)
-    with pytest.raises(RuntimeError, match="half way"), workspace.writer(path, TABLE.schema) as writer:
-        writer.write(TABLE)
-        raise RuntimeError("half way")
+
+    def fail() -> None:
+        with workspace.writer(path, TABLE.schema) as writer:
+            writer.write(TABLE)
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
     assert workspace.read_table(path) == TABLE
     if workspace.fs.type_name == "local":
         assert not list((Path(workspace.stages) / ".writing").iterdir())
