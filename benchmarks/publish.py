@@ -1,0 +1,205 @@
+"""Measure how a record table becomes a published collection, side by side with rasteret: time, memory, bytes, queries.
+
+``python benchmarks/publish.py`` writes a STAC table (``records.py``: a million records over five years, one file per
+month), publishes it with each publisher in a fresh process (``publishers/``), one after the other, and asks both
+results for the records of a box of two degrees. Then it changes the newest hundredth of the records and publishes
+again, and then again with nothing changed. Without headers: what headers cost is measured by ``headers.py``.
+
+- *seconds* are wall-clock from the call to its return, imports not counted; the median over ``--repeat``;
+- *peak MB* is the process' high-water mark (``VmHWM``), libraries and all;
+- *MB* are the bytes below the published folder;
+- *query* opens the collection and reads the rows of the box: the first call of a fresh process, and the median of the
+  following ones. Files are in the page cache for both.
+
+``--large 10000000`` builds one more table with our publisher alone and holds its memory to a bar. ``--shuffled`` has
+one source file in no order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from records import RecordTable
+from report import Bar, describe_machine
+
+HERE: Final = Path(__file__).parent
+PUBLISHERS: Final = {"ours": "ours.py", "rasteret": "with_rasteret.py"}
+BBOX: Final = (9.0, 47.0, 11.0, 49.0)
+QUERIES: Final = 20
+
+
+def main() -> None:
+    """Run what the command line asks for, print it, and write it as JSON where asked to."""
+    options = _options()
+    print(describe_machine(), flush=True)
+    publishers = ["ours", *(["rasteret"] if "RASTERET_PYTHON" in os.environ else [])]
+    if "rasteret" not in publishers:
+        print("without rasteret: RASTERET_PYTHON names no Python that has it")
+    work = Path(tempfile.mkdtemp(prefix="publish-", dir=options.cache))
+    try:
+        builds = compare_builds(
+            RecordTable(records=options.records, shuffled=options.shuffled), publishers, options, work
+        )
+        bars = build_bars(builds)
+        rebuilds = rebuild(options, work)
+        bars += rebuild_bars(builds["ours"], rebuilds)
+        if options.large:
+            bars.append(build_large(options, work))
+    finally:
+        shutil.rmtree(work)
+    print("", *bars, sep="\n")
+    if options.json:
+        document = {"machine": describe_machine(), "builds": builds, "rebuilds": rebuilds, "bars": [
+            {**asdict(bar), "met": bar.met} for bar in bars
+        ]}  # fmt: skip
+        options.json.write_text(json.dumps(document, indent=2))
+
+
+def compare_builds(
+    table: RecordTable, publishers: list[str], options: argparse.Namespace, work: Path
+) -> dict[str, dict[str, Any]]:
+    """Every publisher's build of one table, and queries of what it published; repetitions go round the publishers."""
+    source = linked(table.write(options.cache), work / f"source-{table.records}")
+    print(f"\n{table.records} records, {_megabytes(source):.0f} MB in {len(list(source.iterdir()))} files", flush=True)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in publishers}
+    for _ in range(options.repeat):
+        for name, reports in runs.items():
+            shutil.rmtree(work / name, ignore_errors=True)
+            reports.append(run_publisher(name, source=source, workspace=work / name))
+            print(f"  {name}: {reports[-1]['times'][0]:.1f} s, {reports[-1]['peak_rss'] / 1e6:.0f} MB", flush=True)
+    found = {}
+    for name, reports in runs.items():
+        asked = [
+            run_publisher(name, published=work / name / "bench_records", bbox=list(BBOX), repeat=QUERIES)
+            for _ in range(options.repeat)
+        ]
+        found[name] = {
+            "rows": reports[0]["rows"],
+            "seconds": statistics.median(report["times"][0] for report in reports),
+            "peak_mb": max(report["peak_rss"] for report in reports) / 1e6,
+            "mb": _megabytes(work / name / "bench_records"),
+            "query_rows": asked[0]["rows"],
+            "first_query_s": statistics.median(report["times"][0] for report in asked),
+            "query_s": statistics.median(seconds for report in asked for seconds in report["times"][1:]),
+        }
+        print(f"  {name}: {_line(found[name])}", flush=True)
+    if len({(report["rows"], report["query_rows"]) for report in found.values()}) > 1:
+        raise RuntimeError(f"the publishers disagree about the rows: {found}")
+    return found
+
+
+def rebuild(options: argparse.Namespace, work: Path) -> dict[str, float]:
+    """Seconds of our rebuilds of the collection that stands in ``work``: of a hundredth, and of nothing."""
+    table = RecordTable(records=options.records, shuffled=options.shuffled, changed=0.01)
+    source = work / f"source-{table.records}"
+    table.change(source)
+    found = {}
+    for name in ("1 % changed", "nothing changed"):
+        report = run_publisher("ours", source=source, workspace=work / "ours")
+        found[name] = report["times"][0]
+        print(f"  ours, {name}: {report['times'][0]:.2f} s, {report['rows']} rows built", flush=True)
+    return found
+
+
+def build_large(options: argparse.Namespace, work: Path) -> Bar:
+    """One large table by our publisher alone."""
+    table = RecordTable(records=options.large, shuffled=options.shuffled)
+    source = table.write(options.cache)
+    report = run_publisher("ours", source=source, workspace=work / "large")
+    shutil.rmtree(work / "large")
+    note = f" ({report['times'][0]:.0f} s)"
+    return Bar(name=f"{options.large} records: peak", value=report["peak_rss"] / 1e6, bar=1500, at_least=False,
+               unit=" MB", note=note)  # fmt: skip
+
+
+def build_bars(builds: dict[str, dict[str, Any]]) -> list[Bar]:
+    """Our build against rasteret's."""
+    ours, theirs = builds["ours"], builds.get("rasteret")
+    if theirs is None:
+        return []
+    return [
+        Bar(name="time: rasteret / ours", value=theirs["seconds"] / ours["seconds"], bar=8),
+        Bar(name="peak memory: ours / rasteret", value=ours["peak_mb"] / theirs["peak_mb"], bar=1 / 3, at_least=False),
+        Bar(name="bytes: ours / rasteret", value=ours["mb"] / theirs["mb"], bar=0.6, at_least=False,
+            note=" (the bar is for collections with headers)"),
+        Bar(name="2 degree query: ours / rasteret", value=ours["query_s"] / theirs["query_s"], bar=0.1, at_least=False),
+        Bar(name="the first one: ours / rasteret", value=ours["first_query_s"] / theirs["first_query_s"], bar=0.1,
+            at_least=False),
+    ]  # fmt: skip
+
+
+def rebuild_bars(full: dict[str, Any], rebuilds: dict[str, float]) -> list[Bar]:
+    """Rebuilds against the full build."""
+    limits = {"1 % changed": 0.05, "nothing changed": 0.02}
+    return [
+        Bar(name=f"{name}: of a full build", value=seconds / full["seconds"], bar=limits[name], at_least=False)
+        for name, seconds in rebuilds.items()
+    ]
+
+
+def run_publisher(name: str, **job: Any) -> dict[str, Any]:
+    """The report of a publisher in a fresh process.
+
+    Raises:
+        RuntimeError: if it failed.
+    """
+    python = os.environ["RASTERET_PYTHON"] if name == "rasteret" else sys.executable
+    options = [f"--{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in job.items()]
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        [python, str(HERE / "publishers" / PUBLISHERS[name]), *options],
+        env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"publisher {name} failed with exit code {done.returncode}; its error is above")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def linked(source: Path, folder: Path) -> Path:
+    """A folder with links to all files of another, which may be rewritten without touching those."""
+    folder.mkdir()
+    for path in source.iterdir():
+        os.link(path, folder / path.name)
+    return folder
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def _line(build: dict[str, Any]) -> str:
+    return (
+        f"{build['rows']} rows in {build['seconds']:.1f} s, peak {build['peak_mb']:.0f} MB, {build['mb']:.0f} MB "
+        f"published; {build['query_rows']} rows of the box in {1000 * build['first_query_s']:.0f} ms, again in "
+        f"{1000 * build['query_s']:.0f} ms"
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--shuffled", action="store_true", help="one source file, in no order")
+    parser.add_argument("--large", type=int, default=0, metavar="N", help="publish N records with our publisher alone")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(tempfile.gettempdir()) / "rasteret-assets-benchmarks",
+        help="folder that keeps the record tables between runs",
+    )  # fmt: skip
+    options = parser.parse_args()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What both publishers share: the job on the command line, the clock around it, one JSON line with what it took.
+
+Standard library only, because rasteret runs in a Python of its own. The clock starts once everything is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def measure(build: Callable[[str, Path, bool], int], query: Callable[[str, tuple[float, ...]], int]) -> None:
+    """Build or query as the command line says, and print what it took.
+
+    Args:
+        build: makes the collection of a record table below a workspace, with headers or without; returns its rows.
+        query: opens a published collection and reads the rows whose box meets another; returns how many.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--source")
+    parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--headers", action="store_true")
+    parser.add_argument("--published")
+    parser.add_argument("--bbox", type=json.loads)
+    parser.add_argument("--repeat", type=int, default=1)
+    job = parser.parse_args()
+    times = []
+    for _ in range(job.repeat):
+        start = time.perf_counter()
+        rows = (
+            query(job.published, tuple(job.bbox)) if job.bbox else build(job.source, job.workspace, job.headers)
+        )  # fmt: skip
+        times.append(time.perf_counter() - start)
+    report: dict[str, Any] = {"rows": rows, "times": times, "peak_rss": _peak_rss()}
+    print(json.dumps(report), flush=True)
+
+
+def _peak_rss() -> int:
+    """Bytes. Not ``ru_maxrss``, which a child inherits from its parent."""
+    status = Path(f"/proc/{os.getpid()}/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
