@@ -21,13 +21,12 @@ from rasteret_assets.errors import (
     HostUnreachableError,
     RangeReadError,
     RasteretAssetsError,
-    ReadTimeoutError,
     TruncatedReadError,
 )
 from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
-from rasteret_assets.stages.hosts import HostQueue, HostState, backoff
 from rasteret_assets.storage.backend import RangeRead, Revalidator, StorageBackend, Validators, as_reader
 from rasteret_assets.storage.create import close_backend
+from rasteret_assets.storage.hosts import DEADLINE_S, HostQueue, attempts_allowed, backoff
 from rasteret_assets.storage.urls import host, redact
 from rasteret_assets.tiff import NeedBytes, parse_header
 
@@ -39,11 +38,6 @@ LARGEST_PREFETCH: Final = 1024 * 1024
 LARGEST_HEADER: Final = 256 * 1024 * 1024
 
 _ROUNDS: Final = 12
-# Where a fifth of all requests fails at random, eight tries lose one header in 400 000.
-_ATTEMPTS: Final = 8
-# A name that is not known, a port that refuses, an exception nobody foresaw: seldom a matter of seconds.
-_FEW_ATTEMPTS: Final = 3
-_DEADLINE_S: Final = 180.0
 _PROGRESS_INTERVAL_S: Final = 0.1
 _STALL_INTERVAL_S: Final = 1.0
 
@@ -191,32 +185,23 @@ class _Fetch:
             await self._attempt(self.targets[index], outcome)
         except RasteretAssetsError as error:
             outcome.error = error
-            if isinstance(error, RangeReadError) and error.retryable:
-                self._note_failure(queue.state, error, started)
-                if self._again(queue, index, outcome, error):
-                    return
-            else:
+            if not isinstance(error, RangeReadError):
                 queue.state.answered()
+            else:
+                queue.state.note(error, started)
+                if error.retryable and self._again(queue, index, outcome, error):
+                    return
         else:
             outcome.error = None
             queue.state.answered()
         self._finish(index, outcome)
 
-    def _note_failure(self, state: HostState, error: RangeReadError, started: float) -> None:
-        if isinstance(error, TruncatedReadError):
-            state.answered()
-            return
-        if isinstance(error, HostUnreachableError | ReadTimeoutError):
-            state.failed()
-        state.refused(started, error.retry_after)
-
     def _again(self, queue: HostQueue, index: int, outcome: HeaderOutcome, error: RangeReadError) -> bool:
         """Put a file back for another try; False where it has had all its tries, or its time."""
         now = time.monotonic()
-        deadline = self.deadlines.setdefault(index, now + _DEADLINE_S)
+        deadline = self.deadlines.setdefault(index, now + DEADLINE_S)
         due = now + backoff(outcome.attempts, error.retry_after)
-        most = _FEW_ATTEMPTS if isinstance(error, HostUnreachableError | BackendError) else _ATTEMPTS
-        if outcome.attempts >= most or due > deadline or queue.state.dead:
+        if outcome.attempts >= attempts_allowed(error) or due > deadline or queue.state.dead:
             return False
         self.begun[index] = outcome
         heapq.heappush(queue.retries, (due, index))

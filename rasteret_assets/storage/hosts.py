@@ -1,7 +1,8 @@
-"""How many requests a host is given at once: more while it answers, fewer when it says no, none when it is dead.
+"""How a host is treated, by header fetches and pixel reads alike: how many requests at once, retries, when it is dead.
 
-Additive increase, multiplicative decrease (Chiu and Jain, 1989), per host, after a slow start that doubles: a host that
-never answers holds only the few requests it was given at first, and the others go on at their full rate.
+More requests while it answers, fewer when it says no, none when it is dead: additive increase, multiplicative decrease
+(Chiu and Jain, 1989), per host, after a slow start that doubles. A host that never answers holds only the few requests
+it was given at first, and the others go on at their full rate.
 """
 
 from __future__ import annotations
@@ -12,6 +13,14 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
+
+from rasteret_assets.errors import (
+    BackendError,
+    HostUnreachableError,
+    RangeReadError,
+    ReadTimeoutError,
+    TruncatedReadError,
+)
 
 #: Requests a host is given before it has answered any.
 FIRST_LIMIT: Final = 16
@@ -30,6 +39,12 @@ _DECREASE_WHEN_THROTTLED: Final = 0.25
 # A host that states a time to wait counts requests: every one too many is refused, so its limit is neared slowly.
 _GROWTH_WHEN_THROTTLED: Final = 1 / 8
 
+# Where a fifth of all requests fails at random, eight tries lose one header in 400 000.
+_ATTEMPTS: Final = 8
+# A name that is not known, a port that refuses, an exception nobody foresaw: seldom a matter of seconds.
+_FEW_ATTEMPTS: Final = 3
+#: Seconds after its first failure within which a request is tried again.
+DEADLINE_S: Final = 180.0
 _FIRST_BACKOFF_S: Final = 0.2
 _LONGEST_BACKOFF_S: Final = 30.0
 
@@ -40,6 +55,7 @@ class HostState:
 
     Args:
         ceiling: most requests it may be given at once.
+        first: requests it is given before it has answered any.
         limit: requests it is given at once now.
         active: requests (workers) it has now.
         answers: responses that were no refusals.
@@ -49,6 +65,7 @@ class HostState:
     """
 
     ceiling: int
+    first: int = FIRST_LIMIT
     limit: float = 0.0
     active: int = 0
     answers: int = 0
@@ -62,7 +79,7 @@ class HostState:
     _last_answer: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.limit = float(min(FIRST_LIMIT, self.ceiling))
+        self.limit = float(min(self.first, self.ceiling))
 
     @property
     def dead(self) -> bool:
@@ -110,6 +127,15 @@ class HostState:
         if not self.answers:
             self.limit = max(1.0, self.limit - 1)
 
+    def note(self, error: RangeReadError, started: float) -> None:
+        """Learn from a failed request that was sent at ``started`` (monotonic seconds)."""
+        if not error.retryable or isinstance(error, TruncatedReadError):
+            self.answered()
+            return
+        if isinstance(error, HostUnreachableError | ReadTimeoutError):
+            self.failed()
+        self.refused(started, error.retry_after)
+
 
 class HostQueue:
     """The files of one host that wait: fresh ones in order, failed ones until their next try is due.
@@ -145,6 +171,13 @@ class HostQueue:
         self.fresh.clear()
         self.retries.clear()
         return waiting
+
+
+def attempts_allowed(error: RangeReadError) -> int:
+    """How often a request may be sent in all, after it failed like this."""
+    if not error.retryable:
+        return 1
+    return _FEW_ATTEMPTS if isinstance(error, HostUnreachableError | BackendError) else _ATTEMPTS
 
 
 def backoff(attempts: int, retry_after: float | None) -> float:
