@@ -30,6 +30,9 @@ _KINDS: Final = {
     SampleFormat.FLOAT: ("f", (16, 32, 64)),
     SampleFormat.VOID: ("u", (8, 16, 32, 64)),
 }
+#: Values of a tag that a message repeats.
+_MOST_LISTED: Final = 8
+
 _DTYPES: Final = {
     (order, int(sample_format), bits): np.dtype(f"{order}{kind}{bits // 8}")
     for order in "<>"
@@ -44,7 +47,7 @@ def read_dtype(ifd: Ifd) -> np.dtype:
     formats = set(ifd.integers(Tag.SAMPLE_FORMAT)) or {SampleFormat.UINT}
     if len(bits) > 1 or len(formats) > 1:
         raise UnsupportedTiffError(
-            f"bands of different types (BitsPerSample {sorted(bits)}, SampleFormat {sorted(formats)}); one was expected"
+            f"bands of different types (BitsPerSample {_few(bits)}, SampleFormat {_few(formats)}); one was expected"
         )
     (width,), (sample_format,) = bits, formats
     dtype = _DTYPES.get((ifd.layout.order, sample_format, width))
@@ -61,12 +64,18 @@ def read_dtype(ifd: Ifd) -> np.dtype:
     return dtype
 
 
+def _few(values: set[int]) -> str:
+    """Some of the values for a message: a damaged tag may hold thousands."""
+    listed = ", ".join(map(str, sorted(values)[:_MOST_LISTED]))
+    return f"[{listed}, ... {len(values)} values]" if len(values) > _MOST_LISTED else f"[{listed}]"
+
+
 def read_compression(ifd: Ifd) -> int:
     """The codec, which must be one whose tiles can be decoded by themselves."""
     # Before TIFF 6.0 the tag had one value per sample.
     codecs = set(ifd.integers(Tag.COMPRESSION)) or {1}
     if len(codecs) > 1:
-        raise CorruptTiffError(f"Compression holds {sorted(codecs)}; one codec was expected")
+        raise CorruptTiffError(f"Compression holds {_few(codecs)}; one codec was expected")
     (compression,) = codecs
     if compression not in COMPRESSIONS:
         name = REFUSED_COMPRESSIONS.get(compression, "unknown")
