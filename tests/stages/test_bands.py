@@ -16,7 +16,7 @@ from rasteret_assets import create_backend
 from rasteret_assets.errors import EnrichmentError
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, PARSER_VERSION
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages import fetch, hosts
+from rasteret_assets.stages import fetch
 from rasteret_assets.stages.bands import BandMetadata, check_enrichment, count_failures, read_band_metadata
 from rasteret_assets.stages.fetch import fetch_headers
 from rasteret_assets.stages.headers import HeaderProgress, HeaderTarget
