@@ -23,6 +23,7 @@ from rasteret_assets.stages.headers import HeaderProgress, HeaderTarget
 from rasteret_assets.stages.normalize import normalize_records
 from rasteret_assets.stages.profile import profile_source
 from rasteret_assets.stages.scan import open_source
+from rasteret_assets.storage import hosts
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 
