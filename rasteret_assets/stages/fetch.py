@@ -1,8 +1,7 @@
-"""Fetch and parse the headers of many files at once: one request for a typical COG, every failure an outcome.
+"""Fetch the headers of many files at once: as many in flight as their hosts like, every failure an outcome.
 
-The first read of a file is a prefetch. Its size is learned per family of files (the files of one band), so that the
-next file of a band is asked for exactly what the last ones needed. What a header still lacks is read in one more round
-of all missing ranges together.
+What is asked of one file is told in :mod:`~rasteret_assets.stages.reader`; here is who is asked when, what is tried
+again, and when finished headers are handed on.
 """
 
 from __future__ import annotations
@@ -16,28 +15,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from rasteret_assets.errors import (
-    BackendError,
-    CorruptTiffError,
     HostUnreachableError,
     RangeReadError,
     RasteretAssetsError,
-    TruncatedReadError,
 )
 from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
-from rasteret_assets.storage.backend import RangeRead, Revalidator, StorageBackend, Validators, as_reader
+from rasteret_assets.stages.reader import HeaderReader
+from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import close_backend
 from rasteret_assets.storage.hosts import DEADLINE_S, HostQueue, attempts_allowed, backoff
 from rasteret_assets.storage.urls import host, redact
-from rasteret_assets.tiff import NeedBytes, parse_header
 
-#: First read of a family nothing is known about: covers the header of a COG with a few hundred tiles.
-FIRST_PREFETCH: Final = 16 * 1024
-#: The largest learned prefetch: beyond it a second request costs less than the bytes.
-LARGEST_PREFETCH: Final = 1024 * 1024
-#: Tables of the largest files known (10^7 tiles) fit; a header that claims more is not believed.
-LARGEST_HEADER: Final = 256 * 1024 * 1024
-
-_ROUNDS: Final = 12
 _PROGRESS_INTERVAL_S: Final = 0.1
 _STALL_INTERVAL_S: Final = 1.0
 
@@ -87,14 +75,11 @@ class _Fetch:
         progress: ProgressCallback | None,
     ) -> None:
         self.targets = targets
-        self.reader = as_reader(backend)
-        # Looked up once: asking an object for a protocol's methods costs as much as parsing a header.
-        self.revalidator = self.reader if isinstance(self.reader, Revalidator) else None
         self.sink = sink
         self.max_concurrent = max_concurrent
         self.progress = progress
         self.totals = HeaderProgress(total=len(targets))
-        self.prefetch: dict[str, int] = {}
+        self.reader = HeaderReader(backend, self.totals)
         self.queues: dict[str, HostQueue] = {}
         self.timers: dict[int, asyncio.TimerHandle] = {}
         self.begun: dict[int, HeaderOutcome] = {}
@@ -182,7 +167,7 @@ class _Fetch:
         outcome.attempts += 1
         started = time.monotonic()
         try:
-            await self._attempt(self.targets[index], outcome)
+            await self.reader.read(self.targets[index], outcome)
         except RasteretAssetsError as error:
             outcome.error = error
             if not isinstance(error, RangeReadError):
@@ -249,77 +234,6 @@ class _Fetch:
             self.held = sum(o.header.tile_offsets.nbytes for _, o in self.finished if o.header is not None)
             self.flushed = time.monotonic()
             self.sink(indices, outcomes)
-
-    async def _attempt(self, target: HeaderTarget, outcome: HeaderOutcome) -> None:
-        missing = [(0, self.prefetch.get(target.family, FIRST_PREFETCH))]
-        known = target.known
-        pieces: list[tuple[int, bytes]] = []
-        for _ in range(_ROUNDS):
-            if len(missing) == 1:
-                read = await self._read(target.href, *missing[0], known=known)
-                if read is None:
-                    outcome.unchanged = True
-                    return
-                known, reads = None, [read]
-            else:
-                wanted = (self._read(target.href, start, length) for start, length in missing)
-                reads = [read for read in await asyncio.gather(*wanted) if read is not None]
-            for (start, length), read in zip(missing, reads, strict=True):
-                self._take_piece(target, outcome, pieces, start, length, read)
-            try:
-                outcome.header = parse_header(pieces, size=outcome.size)
-            except NeedBytes as need:
-                missing = list(need.ranges)
-                if sum(length for _, length in missing) > LARGEST_HEADER:
-                    raise CorruptTiffError("the header claims more bytes than any file's header has") from None
-                self._learn(target.family, missing)
-            else:
-                return
-        raise CorruptTiffError(f"the header still lacks bytes after {_ROUNDS} reads")
-
-    def _take_piece(
-        self,
-        target: HeaderTarget,
-        outcome: HeaderOutcome,
-        pieces: list[tuple[int, bytes]],
-        start: int,
-        length: int,
-        read: RangeRead,
-    ) -> None:
-        data = read.data if isinstance(read.data, bytes) else bytes(read.data)
-        data = data[:length]  # a user's backend may hand out more than it was asked for
-        if pieces and outcome.etag and read.etag and read.etag != outcome.etag:
-            where = redact(target.href)
-            raise TruncatedReadError(f"{where}: changed while it was read", href=where)
-        outcome.etag, outcome.last_modified = read.etag, read.last_modified
-        outcome.size = read.size if read.size is not None else outcome.size
-        if outcome.size is None and len(data) < length:
-            outcome.size = start + len(data)
-        pieces.append((start, data))
-
-    def _learn(self, family: str, missing: Sequence[tuple[int, int]]) -> None:
-        """Ask the family's next file for as much as this one turned out to need, in whole 4 KiB."""
-        needed = -(-max(start + length for start, length in missing) // 4096) * 4096
-        if needed <= LARGEST_PREFETCH:
-            self.prefetch[family] = max(needed, self.prefetch.get(family, FIRST_PREFETCH))
-
-    async def _read(self, href: str, start: int, length: int, known: Validators | None = None) -> RangeRead | None:
-        """One range; None where the file still is what it is known as."""
-        self.totals.requests += 1
-        try:
-            if known and self.revalidator is not None:
-                read = await self.revalidator.read_if_changed(href, start, length, known)
-            else:
-                read = await self.reader.read(href, start, length)
-        except RasteretAssetsError:
-            raise
-        except Exception as error:  # a user's backend may raise anything, and none of it may stop a build
-            where = redact(href)
-            reason = str(error).replace(href, where)
-            raise BackendError(f"{where}: the backend failed: {type(error).__name__}: {reason}", href=where) from error
-        if read is not None:
-            self.totals.bytes += memoryview(read.data).nbytes
-        return read
 
     def _report(self, *, final: bool = False) -> None:
         """Hand the totals to whoever watches, at most ten times a second."""

@@ -59,6 +59,32 @@ class RangeReader(StorageBackend, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class EndsRead:
+    """The start and the end of one object.
+
+    Args:
+        pieces: ``(start, what was read there)``; the end is left out where the store could not be asked for it.
+        requests: requests it took.
+    """
+
+    pieces: Sequence[tuple[int, RangeRead]]
+    requests: int
+
+
+@runtime_checkable
+class EndsReader(Protocol):
+    """A reader that can ask for the end of an object without knowing its size, together with its start."""
+
+    async def read_ends(self, url: str, head: int, tail: int) -> EndsRead:
+        """The first ``head`` and the last ``tail`` bytes in one round trip, and in one request where possible.
+
+        Raises:
+            RangeReadError: in the subclass that says why.
+        """
+        ...
+
+
 class ReadingBackend(ABC):
     """A backend whose ranges all come from its :meth:`read`."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rasteret_assets.errors import RangeReadError
 from rasteret_assets.spec import CloudConfig
-from rasteret_assets.storage.backend import RangeRead, ReadingBackend, Validators
+from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.local import LocalBackend
 from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend
 from rasteret_assets.storage.urls import redact, scheme
@@ -43,6 +43,10 @@ class AutoBackend(ReadingBackend):
     async def read(self, url: str, start: int, length: int) -> RangeRead:
         """One range with the object's size and validators."""
         return await self._route(url).read(url, start, length)
+
+    async def read_ends(self, url: str, head: int, tail: int) -> EndsRead:
+        """The first ``head`` and the last ``tail`` bytes, in one request where the store allows it."""
+        return await self._route(url).read_ends(url, head, tail)
 
     async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
         """One range, or None where the object still has these validators."""

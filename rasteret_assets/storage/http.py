@@ -25,10 +25,11 @@ from rasteret_assets.errors import (
     StoreUnavailableError,
     TruncatedReadError,
 )
-from rasteret_assets.storage.backend import RangeRead, ReadingBackend, Validators
-from rasteret_assets.storage.http_answer import HttpAnswer, interpret
+from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
+from rasteret_assets.storage.http_answer import HttpAnswer, interpret, status_error, total_size
+from rasteret_assets.storage.http_parts import PARTS_ROOM, is_multipart, read_ends_of
 from rasteret_assets.storage.http_ranges import NotPlainError, Origin, RangeConnections
-from rasteret_assets.storage.urls import redact
+from rasteret_assets.storage.urls import host, redact
 
 if TYPE_CHECKING:
     from rasteret_assets.storage.http_session import HttpSession
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _URL = re.compile(r"(https?://[^/?#]+)([^#]*)", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^\x21-\x7e]")
 _SESSION_LIMIT = 1024
+#: Answers that say of a request for several ranges that it should be made for one.
+_RANGES_IGNORED = frozenset({200, 206, 400, 416})
 
 
 class _Clients:
@@ -77,6 +80,8 @@ class HttpBackend(ReadingBackend):
         self._head = _header_lines(self._headers)
         self._proxies = urllib.request.getproxies()
         self._clients: dict[asyncio.AbstractEventLoop, _Clients] = {}
+        #: Hosts that do not answer several ranges at once.
+        self._single_ranges: set[str] = set()
         #: Hosts that have given an answer only the general client can read.
         self._general: set[Origin] = set()
 
@@ -86,19 +91,63 @@ class HttpBackend(ReadingBackend):
         Raises:
             RangeReadError: in the subclass that fits the status or the failure of the connection.
         """
-        return interpret(await self._answer(url, start, length, {}), url, start, length)
+        answer = await self._answer(url, f"bytes={start}-{start + length - 1}", start + length, length, {})
+        return interpret(answer, url, start, length)
+
+    async def read_ends(self, url: str, head: int, tail: int) -> EndsRead:
+        """The first ``head`` and the last ``tail`` bytes: one request, or two where the host takes a range at a time.
+
+        Web servers answer several ranges at once, the HTTP front ends of object stores do not.
+
+        Raises:
+            RangeReadError: in the subclass that fits the status or the failure of the connection.
+        """
+        name = host(url)
+        requests = 2
+        if name not in self._single_ranges:
+            room = head + tail + PARTS_ROOM
+            answer = await self._answer(url, f"bytes=0-{head - 1},-{tail}", room, room, {})
+            if answer.status not in _RANGES_IGNORED:
+                raise status_error(answer, url)
+            pieces = read_ends_of(answer, head, tail)
+            if pieces is not None:
+                return EndsRead(pieces, 1)
+            if not is_multipart(answer):  # one that is, but lacks bytes, was cut short on its way
+                self._single_ranges.add(name)
+            requests = 3
+        start, end = await asyncio.gather(self.read(url, 0, head), self._read_end(url, tail))
+        return EndsRead([(0, start), *end], requests)
+
+    async def _read_end(self, url: str, length: int) -> list[tuple[int, RangeRead]]:
+        """The end of an object; nothing where the server does not say where it begins."""
+        answer = await self._answer(url, f"bytes=-{length}", length, length, {})
+        size = total_size(answer)
+        if answer.status != 206 or size is None:
+            return []
+        start = max(0, size - length)
+        return [(start, interpret(answer, url, start, length))]
 
     async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
         """One range, or None where the server says that the object still has these validators."""
         conditions = {"If-None-Match": validators.etag, "If-Modified-Since": validators.last_modified}
         given = {name: value for name, value in conditions.items() if value}
-        answer = await self._answer(url, start, length, given)
+        wanted = f"bytes={start}-{start + length - 1}"
+        answer = await self._answer(url, wanted, start + length, length, given)
         return None if answer.status == 304 else interpret(answer, url, start, length)
 
-    async def _answer(self, url: str, start: int, length: int, headers: Mapping[str, str]) -> HttpAnswer:
+    async def _answer(self, url: str, ranges: str, end: int, longest: int, headers: Mapping[str, str]) -> HttpAnswer:
+        """The answer to a range request.
+
+        Args:
+            url: of the object.
+            ranges: the ``Range`` header.
+            end: a whole object in the place of the ranges is read up to here.
+            longest: bytes that the ranges may have.
+            headers: further ones.
+        """
         try:
             origin, path = _split(url)
-            return await self._ask(origin, path, start, length, headers)
+            return await self._ask(origin, path, ranges, end, longest, headers)
         except TimeoutError as error:
             raise ReadTimeoutError(f"{redact(url)}: no answer in time", href=redact(url)) from error
         except EOFError as error:
@@ -115,7 +164,9 @@ class HttpBackend(ReadingBackend):
         if clients is not None:
             await clients.close()
 
-    async def _ask(self, origin: Origin, path: str, start: int, length: int, headers: Mapping[str, str]) -> HttpAnswer:
+    async def _ask(
+        self, origin: Origin, path: str, ranges: str, end: int, longest: int, headers: Mapping[str, str]
+    ) -> HttpAnswer:
         loop = asyncio.get_running_loop()
         clients = self._clients.get(loop)
         if clients is None:
@@ -126,12 +177,14 @@ class HttpBackend(ReadingBackend):
         if proxy is None and origin not in self._general:
             try:
                 head = self._head + _header_lines(headers) if headers else self._head
-                return await clients.ranges.get(origin, path, head, start, length)
+                return await clients.ranges.get(origin, path, head, ranges, longest)
             except NotPlainError:
+                if "," in ranges:  # several ranges may be what the answer is not plain for
+                    return HttpAnswer(200, {}, b"")
                 self._general.add(origin)
         scheme = "https" if origin.secure else "http"
         address = URL(f"{scheme}://{origin.authority.decode()}{path}", encoded=True)
-        return await clients.session.get(address, start, length, proxy, headers)
+        return await clients.session.get(address, ranges, end, proxy, headers)
 
     def _proxy(self, origin: Origin) -> str | None:
         """The proxy that the environment names for a host."""

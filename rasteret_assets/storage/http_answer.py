@@ -66,10 +66,15 @@ def interpret(answer: HttpAnswer, url: str, start: int, length: int) -> RangeRea
             raise TruncatedReadError(f"{redact(url)}: {have} bytes of {size} arrived", href=redact(url))
         return RangeRead(answer.body[start : start + length], size, etag, modified)
     if answer.status == 416:
-        match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
-        size = int(match.group(3)) if match and match.group(3) != "*" else None
+        size = total_size(answer)
         return RangeRead(b"", size if size is not None else start, etag, modified)
-    raise _status_error(answer, url)
+    raise status_error(answer, url)
+
+
+def total_size(answer: HttpAnswer) -> int | None:
+    """Size of the whole object by the answer's ``Content-Range``; None where it does not tell."""
+    match = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", "").strip())
+    return int(match.group(3)) if match and match.group(3) != "*" else None
 
 
 def _check_content_range(header: str | None, url: str, start: int, length: int, have: int) -> int | None:
@@ -87,7 +92,8 @@ def _check_content_range(header: str | None, url: str, start: int, length: int, 
     return size
 
 
-def _status_error(answer: HttpAnswer, url: str) -> RangeReadError:
+def status_error(answer: HttpAnswer, url: str) -> RangeReadError:
+    """What an answer without bytes means, in the class that fits its status."""
     status, where = answer.status, redact(url)
     try:
         reason = HTTPStatus(status).phrase

@@ -55,15 +55,15 @@ class RangeConnections:
         self._context = context
         self._idle: dict[Origin, list[_Connection]] = {}
 
-    async def get(self, origin: Origin, path: str, head: bytes, start: int, length: int) -> HttpAnswer:
-        """Ask for ``length`` bytes from ``start``.
+    async def get(self, origin: Origin, path: str, head: bytes, ranges: str, longest: int) -> HttpAnswer:
+        """Ask for ranges of an object.
 
         Args:
             origin: server of the object.
             path: path and query of the object, escaped.
             head: further header lines of the request, each with its line end.
-            start: first byte.
-            length: bytes wanted.
+            ranges: what the ``Range`` header is to say: ``bytes=0-99``.
+            longest: bytes the answer's body may have.
 
         Raises:
             NotPlainError: if the answer is not of the plain kind.
@@ -71,14 +71,14 @@ class RangeConnections:
             TimeoutError: if connecting or answering takes too long.
         """
         idle = self._idle.setdefault(origin, [])
-        request = b"GET %s HTTP/1.1\r\nHost: %s\r\nRange: bytes=%d-%d\r\n%s\r\n" % (
-            path.encode(), origin.authority, start, start + length - 1, head
+        request = b"GET %s HTTP/1.1\r\nHost: %s\r\nRange: %s\r\n%s\r\n" % (
+            path.encode(), origin.authority, ranges.encode(), head
         )  # fmt: skip
         while idle:
             connection = idle.pop()
             if connection.usable:
                 try:
-                    return await self._exchange(connection, idle, request, length)
+                    return await self._exchange(connection, idle, request, longest)
                 except _StaleConnectionError:
                     continue  # closed by the server while it was idle: nothing was answered, so ask on another one
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -86,15 +86,15 @@ class RangeConnections:
                 _Connection, origin.host, origin.port, ssl=self._context() if origin.secure else None
             )
         try:
-            return await self._exchange(connection, idle, request, length)
+            return await self._exchange(connection, idle, request, longest)
         except _StaleConnectionError as error:
             raise ConnectionResetError("the connection was closed without an answer") from error
 
     async def _exchange(
-        self, connection: _Connection, idle: list[_Connection], request: bytes, length: int
+        self, connection: _Connection, idle: list[_Connection], request: bytes, longest: int
     ) -> HttpAnswer:
         try:
-            answer = await connection.ask(request, length)
+            answer = await connection.ask(request, longest)
         except BaseException:
             connection.close()
             raise
@@ -135,7 +135,7 @@ class _Connection(asyncio.Protocol):
         return self._keep and self._transport is not None and not self._transport.is_closing()
 
     def ask(self, request: bytes, longest: int) -> asyncio.Future[HttpAnswer]:
-        """Send a request; the future gets the answer, whose body may be ``longest`` bytes and a little."""
+        """Send a request; the future gets the answer, whose body may be ``longest`` bytes."""
         loop = asyncio.get_running_loop()
         self._answer = loop.create_future()
         self._head, self._parts, self._missing, self._longest = b"", [], 0, longest

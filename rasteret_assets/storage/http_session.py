@@ -29,8 +29,8 @@ class HttpSession:
             connector=connector, headers=headers, timeout=_TIMEOUT, auto_decompress=False
         )
 
-    async def get(self, url: URL, start: int, length: int, proxy: str | None, extra: Mapping[str, str]) -> HttpAnswer:
-        """Ask for ``length`` bytes from ``start``; a whole object is read up to their end and cut off there.
+    async def get(self, url: URL, ranges: str, end: int, proxy: str | None, extra: Mapping[str, str]) -> HttpAnswer:
+        """Ask for ranges (``bytes=0-99``); a whole object in their place is read up to ``end`` and cut off there.
 
         Raises:
             OSError: if the connection fails.
@@ -38,13 +38,13 @@ class HttpSession:
             TimeoutError: if connecting or answering takes too long.
             ValueError: if the URL, or one it redirects to, is not valid.
         """
-        headers = {"Range": f"bytes={start}-{start + length - 1}", **extra}
+        headers = {"Range": ranges, **extra}
         try:
             async with self._session.get(url, headers=headers, proxy=proxy) as response:
                 names = {name.lower(): value for name, value in response.headers.items()}
                 if response.status != 200:
                     return HttpAnswer(response.status, names, await response.read())
-                body = await _read_up_to(response, start + length)
+                body = await _read_up_to(response, end)
                 response.close()
                 return HttpAnswer(200, names, body, response.content_length)
         except aiohttp.ClientConnectorCertificateError as error:

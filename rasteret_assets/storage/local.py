@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError
-from rasteret_assets.storage.backend import RangeRead, ReadingBackend, Validators
+from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.urls import scheme
 
 
@@ -30,6 +30,11 @@ class LocalBackend(ReadingBackend):
         """
         return (await asyncio.to_thread(_read, url, [(start, length)]))[0]
 
+    async def read_ends(self, url: str, head: int, tail: int) -> EndsRead:
+        """The first ``head`` and the last ``tail`` bytes; the file is opened once."""
+        first, last = await asyncio.to_thread(_read, url, [(0, head), (-tail, tail)])
+        return EndsRead([(0, first), ((last.size or 0) - len(memoryview(last.data)), last)], 1)
+
     async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
         """One range, or None where the file still has these validators."""
         read = await self.read(url, start, length)
@@ -42,15 +47,17 @@ def local_path(url: str) -> Path:
 
 
 def _read(url: str, ranges: Sequence[tuple[int, int]]) -> list[RangeRead]:
+    """The ranges of a file; a negative start counts from its end."""
     path = local_path(url)
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             stat = os.fstat(descriptor)
             modified = formatdate(stat.st_mtime, usegmt=True)
+            places = [(max(0, stat.st_size + start) if start < 0 else start, length) for start, length in ranges]
             return [
                 RangeRead(os.pread(descriptor, length, start), stat.st_size, f"{stat.st_mtime_ns:x}", modified)
-                for start, length in ranges
+                for start, length in places
             ]
         finally:
             os.close(descriptor)

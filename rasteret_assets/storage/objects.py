@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from obstore.exceptions import BaseError, NotFoundError, NotModifiedError, Permi
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError, StoreUnavailableError
-from rasteret_assets.storage.backend import RangeRead, ReadingBackend, Validators
+from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.urls import redact, scheme
 
 if TYPE_CHECKING:
@@ -58,6 +59,17 @@ class ObjectStoreBackend(ReadingBackend):
             RangeReadError: in the subclass that fits.
         """
         return await self._get(url, {"range": (start, start + length)})
+
+    async def read_ends(self, url: str, head: int, tail: int) -> EndsRead:
+        """The first ``head`` and the last ``tail`` bytes in two requests at once: no object store takes two ranges.
+
+        Azure does not know ranges that count from the end, so of an object there only the start is read.
+        """
+        first = self._get(url, {"range": (0, head)})
+        if isinstance(self._locate(url)[0], AzureStore):
+            return EndsRead([(0, await first)], 1)
+        start, end = await asyncio.gather(first, self._get(url, {"range": {"suffix": tail}}))
+        return EndsRead([(0, start), ((end.size or 0) - len(memoryview(end.data)), end)], 2)
 
     async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
         """One range, or None where the object still has this entity tag."""

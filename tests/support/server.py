@@ -14,7 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_RANGES = re.compile(r"bytes=((?:\d+-\d*|-\d+)(?:,(?:\d+-\d*|-\d+))*)")
+_BOUNDARY = "a boundary; of parts"
 
 
 class RangeServer:
@@ -32,6 +33,8 @@ class RangeServer:
         self.headers: list[dict[str, str]] = []
         self.seen: Counter[str] = Counter()
         self.retry_after = "0"
+        #: Whether a request for several ranges gets them; otherwise it gets the whole object, as from object stores.
+        self.several_ranges = True
         self._lock = threading.Lock()
         self._httpd = _Server(("127.0.0.1", 0), _handler(self))
         self.scheme = "http"
@@ -88,6 +91,14 @@ class _Server(ThreadingHTTPServer):
         """Clients that hang up are part of these tests."""
 
 
+def _span(part: str, size: int) -> tuple[int, int]:
+    """Start and end of one part of a ``Range`` header, within the object."""
+    first, _, last = part.partition("-")
+    if not first:
+        return max(0, size - int(last)), size
+    return int(first), min(int(last or size) + 1, size)
+
+
 def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -118,23 +129,31 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
 
         def _serve(self, body: bytes, ranged: str | None, *, short: bool) -> None:
             tags = {"ETag": f'"{hash(body) & 0xFFFFFFFF:x}"', "Last-Modified": "Mon, 01 Apr 2024 00:00:00 GMT"}
-            match = _RANGE.fullmatch(ranged or "")
+            match = _RANGES.fullmatch(ranged or "")
             if self.headers.get("If-None-Match") == tags["ETag"]:
                 self._answer(304, b"", tags)
                 return
-            if match is None:
+            spans = [_span(part, len(body)) for part in match.group(1).split(",")] if match else []
+            if not spans or (len(spans) > 1 and not server.several_ranges):
                 self._answer(200, body, tags)
                 return
-            start = int(match.group(1))
-            end = min(int(match.group(2) or len(body)) + 1, len(body))
-            if start >= len(body):
+            spans = [(start, end) for start, end in spans if start < end]
+            if not spans:
                 self._answer(416, b"", {"Content-Range": f"bytes */{len(body)}"})
                 return
-            part = body[start:end]
-            tags["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
-            if short:
-                part = part[: len(part) // 2]
-            self._answer(206, part, tags)
+            places = [f"bytes {start}-{end - 1}/{len(body)}" for start, end in spans]
+            part = body[slice(*spans[0])]
+            if len(spans) == 1:
+                tags["Content-Range"] = places[0]
+            else:
+                tags["Content-Type"] = f'multipart/byteranges; boundary="{_BOUNDARY}"'
+                parts = [
+                    f"--{_BOUNDARY}\r\nContent-Type: image/tiff\r\nContent-Range: {place}\r\n\r\n".encode()
+                    + body[slice(*span)] + b"\r\n"
+                    for place, span in zip(places, spans, strict=True)
+                ]  # fmt: skip
+                part = b"".join(parts) + f"--{_BOUNDARY}--\r\n".encode()
+            self._answer(206, part[: len(part) // 2] if short else part, tags)
 
         def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)
