@@ -22,6 +22,8 @@
     ├── BandNotFoundError         a band the collection does not have
     ├── WindowError               a window or area that does not touch the raster
     ├── TileError                 a tile that could not be decoded
+    ├── PixelReadError            several tiles or files of one read that could not be read
+    ├── MissingExtraError         an optional package that is not installed
     └── CollectionError           a published collection that is missing, damaged or of a foreign layout
 
 Every class carries ``error_class``, the short name under which the failure ledger files it; a RangeReadError also the
@@ -30,7 +32,11 @@ address it concerns and what the server said, so that a ledger row is made from 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+#: Failures that one message lists.
+_LISTED: Final = 20
 
 
 class RasteretAssetsError(Exception):
@@ -204,7 +210,34 @@ class TileError(RasteretAssetsError):
     error_class = "tile"
 
 
+class PixelReadError(RasteretAssetsError):
+    """Several tiles or files of one read that could not be read.
+
+    Args:
+        failures: one error for each, a TileError or a RangeReadError.
+    """
+
+    error_class = "pixels"
+
+    def __init__(self, failures: Sequence[RasteretAssetsError]) -> None:
+        self.failures = tuple(failures)
+        listed = "".join(f"\n  {describe(failure)}" for failure in failures[:_LISTED])
+        more = f"\n  and {len(failures) - _LISTED} more, in .failures" if len(failures) > _LISTED else ""
+        super().__init__(f"{len(failures)} parts of this read failed; on_error='mask' leaves them out:{listed}{more}")
+
+
+class MissingExtraError(RasteretAssetsError, ImportError):
+    """An optional package that is not installed."""
+
+    error_class = "missing_extra"
+
+
 class CollectionError(RasteretAssetsError):
     """A published collection that is missing, damaged, or not laid out as one."""
 
     error_class = "collection"
+
+
+def describe(error: RasteretAssetsError) -> str:
+    """An error in one line, with the notes that say what it concerns."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])

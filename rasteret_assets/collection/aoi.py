@@ -15,6 +15,7 @@ from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets.collection.reproject import LONLAT, crs_name, reproject
+from rasteret_assets.collection.tables import as_arrow_table, geometry_name, read_geometries
 from rasteret_assets.errors import SpecError, WindowError
 
 AUTO = "auto"
@@ -24,7 +25,7 @@ _Shape = tuple[BaseGeometry | None, str | None]
 
 _FORMS = (
     "a bbox (xmin, ymin, xmax, ymax), a shapely geometry, WKB, WKT, GeoJSON, a pyarrow array of WKB, "
-    "a GeoDataFrame or GeoSeries, or a list of these"
+    "a GeoDataFrame or GeoSeries, a table with a geometry column, or a list of these"
 )
 
 
@@ -61,13 +62,15 @@ class Area:
         return geometry
 
 
-def coerce_areas(geometries: Any, geometry_crs: Any = AUTO) -> list[Area]:
+def coerce_areas(geometries: Any, geometry_crs: Any = AUTO, geometry_column: str | None = None) -> list[Area]:
     """Every geometry in ``geometries``, in order.
 
     Args:
         geometries: a bbox ``(xmin, ymin, xmax, ymax)``, a shapely geometry, WKB or EWKB bytes, WKT or GeoJSON text, a
             GeoJSON mapping (Geometry, Feature, FeatureCollection), a pyarrow array of WKB or WKT, a GeoDataFrame or
-            GeoSeries, or an iterable of any of these. A bbox with xmin > xmax crosses the antimeridian.
+            GeoSeries, a table with a geometry column (pyarrow, polars, DuckDB, any Arrow stream), or an iterable of
+            any of these. A bbox with xmin > xmax crosses the antimeridian.
+        geometry_column: the column of a table; by default the one that says it holds geometries, or is called so.
         geometry_crs: CRS of the coordinates; ``"auto"`` takes the one that the object states, else lon/lat.
 
     Raises:
@@ -75,7 +78,10 @@ def coerce_areas(geometries: Any, geometry_crs: Any = AUTO) -> list[Area]:
         WindowError: if a geometry is missing, empty or invalid, or there is none.
     """
     given = None if isinstance(geometry_crs, str) and geometry_crs == AUTO else crs_name(geometry_crs)
-    shapes = list(_shapes(geometries))
+    table = as_arrow_table(geometries)
+    if table is None and geometry_column is not None:
+        raise SpecError(f"geometry_column={geometry_column!r} needs a table, not {type(geometries).__name__}")
+    shapes = list(_shapes(geometries) if table is None else _table(table, geometry_column))
     if not shapes:
         raise WindowError("there is no area of interest: geometries is empty")
     return [
@@ -144,6 +150,14 @@ def _foreign(value: Any) -> Iterable[_Shape]:
     if len(items) == 4 and all(isinstance(item, int | float | np.number) for item in items):
         return [(bbox_geometry(items), None)]
     return [shape for item in items for shape in _shapes(item)]
+
+
+def _table(table: pa.Table, column: str | None) -> list[_Shape]:
+    name = geometry_name(table, column)
+    if name is None:
+        raise SpecError(f"which of the columns {table.column_names} holds the geometries? Say geometry_column=...")
+    geometries, crs = read_geometries(table, name)
+    return [(shape, crs or _srid(shape)) for shape in geometries]
 
 
 def _geojson(value: Any) -> Iterable[_Shape]:

@@ -11,9 +11,9 @@ from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import close_backend, create_backend
 
 
-def shared_backend(data_source: str) -> StorageBackend:
-    """The backend for records of a data source, with the cloud configuration registered for it, if any."""
-    config = CloudConfig.get_config(data_source)
+def shared_backend(data_source: str, config: CloudConfig | None = None) -> StorageBackend:
+    """The backend for a cloud configuration: the one given, else the one registered for a data source, if any."""
+    config = config or CloudConfig.get_config(data_source)
     return _backend(None if config is None else config.model_dump_json())
 
 

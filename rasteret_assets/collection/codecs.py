@@ -1,4 +1,8 @@
-"""Tile bytes to samples: decompression, byte order, predictor."""
+"""Tile bytes to samples: decompression, byte order, predictor, and the colours of JPEG.
+
+Sources: TIFF 6.0 sections 9, 13, 14 and 22, TIFF Technical Notes 2 (JPEG) and 3 (predictor 3), and GDAL's GTiff driver
+page for LERC, LZMA, WebP and zstd.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +33,14 @@ _NAMES = {
     50002: "JPEG XL",
     52546: "JPEG XL",
 }
+_YCBCR = 6
 
-_Decoder = Callable[[bytes, int], bytes]
+_Samples = npt.NDArray[Any]
+_Bytes = Any  # whatever offers the buffer protocol; the annotations of imagecodecs leave memoryview out
+#: Bytes and the expected size to that many bytes, or fewer.
+_Decompressor = Callable[[_Bytes, int], _Bytes]
+#: Bytes of an image format to samples of shape (rows, columns, samples).
+_ImageDecoder = Callable[[_Bytes, BandHeader], _Samples]
 
 
 def check_supported(header: BandHeader, where: str) -> None:
@@ -39,16 +49,16 @@ def check_supported(header: BandHeader, where: str) -> None:
     Raises:
         TileError: naming the compression or predictor of ``where``.
     """
-    if header.compression not in _decoders():
+    if header.compression not in _decompressors() and header.compression not in _image_decoders():
         name = _NAMES.get(header.compression, "unknown")
-        readable = sorted({_NAMES[number] for number in _decoders()})
+        readable = sorted({_NAMES[number] for number in (*_decompressors(), *_image_decoders())})
         raise TileError(f"{where} is compressed by {name} ({header.compression}), which is not read; {readable} are")
     kinds = {1: "iuf", 2: "iuf", 3: "f"}
     if header.dtype.kind not in kinds.get(header.predictor, ""):
         raise TileError(f"{where} has predictor {header.predictor} for {header.dtype}, which is not read")
 
 
-def decode_tile(data: bytes, header: BandHeader) -> npt.NDArray[Any]:
+def decode_tile(data: _Bytes, header: BandHeader) -> _Samples:
     """The band's samples of one tile.
 
     Args:
@@ -61,38 +71,45 @@ def decode_tile(data: bytes, header: BandHeader) -> npt.NDArray[Any]:
     Raises:
         TileError: if the bytes are damaged, or too few.
     """
+    decoder = _image_decoders().get(header.compression)
     try:
-        raw = _decoders()[header.compression](data, header.tile_bytes)
+        samples = _inflate(data, header) if decoder is None else decoder(data, header)
     except RuntimeError as error:  # the base of every imagecodecs error
         raise TileError(f"its {len(data)} bytes are no {_NAMES[header.compression]} stream ({error})") from error
+    shape = (header.tile_height, header.tile_width, header.samples)
+    if samples.shape != shape or samples.dtype != header.sample_type:
+        raise TileError(f"it holds {samples.dtype} of shape {samples.shape}, not {header.sample_type} of {shape}")
+    return samples[:, :, header.band_index]
+
+
+def _inflate(data: _Bytes, header: BandHeader) -> _Samples:
+    """Samples of shape (rows, columns, samples) of a tile whose bytes are samples once decompressed."""
+    raw = _decompressors()[header.compression](data, header.tile_bytes)
     if len(raw) < header.tile_bytes:
         raise TileError(f"it holds {len(raw)} bytes of {header.tile_bytes}")
     shape = (header.tile_height, header.tile_width, header.samples)
     # Differences of predictor 2 are of numbers, so the byte order comes first; predictor 3 has an order of its own.
     if header.predictor == 3:
-        samples = undo_float_predictor(np.frombuffer(raw, np.uint8, header.tile_bytes), shape, header.dtype.itemsize)
-    else:
-        stored = np.frombuffer(raw, header.dtype, header.tile_bytes // header.dtype.itemsize).reshape(shape)
-        samples = stored.astype(header.dtype.newbyteorder("="), copy=False)
-    if header.predictor == 2:
-        samples = undo_differences(samples)
-    return samples[:, :, header.band_index]
+        return undo_float_predictor(np.frombuffer(raw, np.uint8, header.tile_bytes), shape, header.dtype.itemsize)
+    stored = np.frombuffer(raw, header.dtype, header.tile_bytes // header.dtype.itemsize).reshape(shape)
+    samples = stored.astype(header.sample_type, copy=False)
+    return undo_differences(samples) if header.predictor == 2 else samples
 
 
-def undo_differences(samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def undo_differences(samples: _Samples) -> _Samples:
     """Undo predictor 2: each sample is stored as its difference from the pixel to its left.
 
     Args:
         samples: native array of shape (rows, columns, samples); floats are differenced as integers of their size.
     """
-    import imagecodecs  # noqa: PLC0415  (see _decoders)
+    import imagecodecs  # noqa: PLC0415  (see _decompressors)
 
     whole = samples.view(f"u{samples.dtype.itemsize}")
     # Several times faster than numpy's cumulative sum along an axis.
     return np.asarray(imagecodecs.delta_decode(whole, axis=1)).view(samples.dtype)
 
 
-def undo_float_predictor(raw: npt.NDArray[np.uint8], shape: tuple[int, int, int], itemsize: int) -> npt.NDArray[Any]:
+def undo_float_predictor(raw: npt.NDArray[np.uint8], shape: tuple[int, int, int], itemsize: int) -> _Samples:
     """Undo predictor 3: the bytes of a row are stored significance by significance, then differenced as bytes.
 
     Args:
@@ -112,19 +129,68 @@ def undo_float_predictor(raw: npt.NDArray[np.uint8], shape: tuple[int, int, int]
 
 
 @functools.cache
-def _decoders() -> dict[int, _Decoder]:
-    """Decoders by compression number: bytes and the expected size to that many bytes, or fewer."""
+def _decompressors() -> dict[int, _Decompressor]:
+    """Codecs of bytes, by compression number."""
     # Imported here because it takes a quarter of a second, which queries need not wait for.
     import imagecodecs  # noqa: PLC0415
 
-    def deflate(data: bytes, size: int) -> bytes:
-        # libdeflate: faster than zlib, and its streams are the same.
-        return bytes(imagecodecs.deflate_decode(data, out=size))
+    def sized(decode: Callable[..., _Bytes]) -> _Decompressor:
+        return lambda data, size: decode(data, out=size)
 
-    def lzw(data: bytes, size: int) -> bytes:
-        return bytes(imagecodecs.lzw_decode(data, out=size))
+    # libdeflate: faster than zlib, and its streams are the same.
+    deflate = sized(imagecodecs.deflate_decode)
+    return {
+        1: lambda data, _: data,
+        5: sized(imagecodecs.lzw_decode),
+        8: deflate,
+        32946: deflate,
+        32773: sized(imagecodecs.packbits_decode),
+        34925: sized(imagecodecs.lzma_decode),
+        50000: sized(imagecodecs.zstd_decode),
+    }
 
-    def zstd(data: bytes, size: int) -> bytes:
-        return bytes(imagecodecs.zstd_decode(data, out=size))
 
-    return {1: lambda data, _: data, 5: lzw, 8: deflate, 32946: deflate, 50000: zstd}
+@functools.cache
+def _image_decoders() -> dict[int, _ImageDecoder]:
+    """Codecs of images, by compression number; they know rows, columns and byte order themselves."""
+    return {7: _decode_jpeg, 34887: _decode_lerc, 50001: _decode_webp}
+
+
+def _decode_jpeg(data: _Bytes, header: BandHeader) -> _Samples:
+    import imagecodecs  # noqa: PLC0415
+
+    spaces = imagecodecs.JPEG8.CS
+    # As GDAL does: only YCbCr becomes RGB, everything else is what is stored.
+    stored = shown = {1: spaces.GRAYSCALE, 3: spaces.RGB, 4: spaces.CMYK}.get(header.samples, spaces.UNKNOWN)
+    if header.photometric == _YCBCR and header.samples == 3:
+        stored = spaces.YCbCr
+    image = imagecodecs.jpeg8_decode(data, tables=header.jpeg_tables, colorspace=stored, outcolorspace=shown)
+    return np.asarray(image).reshape(*image.shape[:2], -1)
+
+
+def _decode_webp(data: _Bytes, header: BandHeader) -> _Samples:
+    import imagecodecs  # noqa: PLC0415
+
+    # A tile without a transparent pixel is stored without alpha, whatever the image has.
+    return np.asarray(imagecodecs.webp_decode(data, hasalpha=header.samples == 4))
+
+
+def _decode_lerc(data: _Bytes, header: BandHeader) -> _Samples:
+    """LERC, which may be compressed once more: by deflate or zstd, as the first bytes tell."""
+    import imagecodecs  # noqa: PLC0415
+
+    if data[:4] == b"\x28\xb5\x2f\xfd":
+        data = imagecodecs.zstd_decode(data)
+    elif data[:1] == b"\x78":
+        data = imagecodecs.zlib_decode(data)
+    image, masks = imagecodecs.lerc_decode(data, masks=True)
+    image = np.array(image).reshape(*image.shape[:2], -1)
+    hidden = None if masks is None else ~np.asarray(masks, dtype=bool).reshape(*image.shape[:2], -1)[:, :, :1]
+    if image.shape[2] == header.samples - 1:  # alpha is stored as LERC's own mask
+        alpha = np.full((*image.shape[:2], 1), 255, image.dtype)
+        if hidden is not None:
+            alpha[hidden] = 0
+        return np.concatenate([image, alpha], axis=2)
+    if hidden is not None and image.dtype.kind == "f":
+        image[np.broadcast_to(hidden, image.shape)] = np.nan
+    return image

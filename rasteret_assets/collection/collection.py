@@ -9,18 +9,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets import schema
-from rasteret_assets.collection import card, pixels, query, scan, summary
+from rasteret_assets.collection import card, outputs, query, scan, summary
 from rasteret_assets.collection.aoi import AUTO, Area, bbox_geometry, coerce_areas
-from rasteret_assets.collection.backends import shared_backend
 from rasteret_assets.collection.dates import parse_date_range
-from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError
+from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.storage.aio import off_loop
 from rasteret_assets.storage.backend import StorageBackend
 
 
@@ -60,6 +59,8 @@ class Collection:
         cloud_cover_lt: float | None = None,
         geometries: Any = None,
         geometry_crs: Any = AUTO,
+        geometry_column: str | None = None,
+        split: str | Sequence[str] | None = None,
     ) -> Self:
         """The records that satisfy every criterion given, beside those asked before.
 
@@ -70,6 +71,8 @@ class Collection:
             cloud_cover_lt: upper limit, excluded, of ``eo:cloud_cover`` in percent; records without a value never do.
             geometries: areas of which the footprint meets at least one; see :func:`aoi.coerce_areas` for their forms.
             geometry_crs: CRS of ``geometries``; ``"auto"`` takes what they state, else lon/lat.
+            geometry_column: column of ``geometries`` where they are a table.
+            split: value, or values, of the column ``split``, such as ``"train"``.
 
         Raises:
             SpecError: if a criterion is not understood.
@@ -82,11 +85,13 @@ class Collection:
             wanted.append(query.acquired_within(self.schema, parse_date_range(date_range), partition_keys=keys))
         if cloud_cover_lt is not None:
             wanted.append(query.cloud_cover_below(self.schema, cloud_cover_lt))
+        if split is not None:
+            wanted.append(query.in_split(self.schema, [split] if isinstance(split, str) else split))
         found = self._narrowed(query.all_of(wanted))
         if bbox is not None:
             found = found.meeting([Area(geometry=bbox_geometry(bbox))])
         if geometries is not None:
-            found = found.meeting(coerce_areas(geometries, geometry_crs))
+            found = found.meeting(coerce_areas(geometries, geometry_crs, geometry_column))
         return found
 
     def where(self, expression: pc.Expression) -> Self:
@@ -193,75 +198,8 @@ class Collection:
 
     # --- pixels ------------------------------------------------------------------------------------------------------
 
-    def get_numpy(
-        self,
-        geometries: Any,
-        bands: str | Sequence[str],
-        *,
-        max_concurrent: int = 50,
-        backend: StorageBackend | None = None,
-        geometry_crs: Any = AUTO,
-        all_touched: bool = False,
-        **filters: Any,
-    ) -> npt.NDArray[Any]:
-        """Pixels under areas of interest, on the rasters' own grids: nothing is resampled.
-
-        One window is read for every record whose footprint meets an area, and every such area: record by record, by
-        datetime and then id (undated records last), areas in the order given. It is the smallest window of whole
-        pixels that holds the area. Pixels outside a polygon are set to the band's nodata, or 0 without one; a box is
-        read whole. Windows differ in shape; smaller ones are filled up with nodata at the bottom and to the right.
-
-        Args:
-            geometries: polygons or boxes; see :func:`aoi.coerce_areas` for their forms.
-            bands: a band or several, of one resolution.
-            max_concurrent: requests in flight at most.
-            backend: reads the bytes; by default the collection's own, else one that all reads share.
-            geometry_crs: CRS of ``geometries``; ``"auto"`` takes what they state, else lon/lat.
-            all_touched: whether a polygon covers all pixels it touches; else those whose centre it holds.
-            **filters: as for :meth:`subset`.
-
-        Returns:
-            Array of shape (N, rows, columns) for one band, (N, bands, rows, columns) for several, in the bands' own
-            type where it is one, else in numpy's common type.
-
-        Raises:
-            BandNotFoundError: if the collection lacks a band.
-            WindowError: if no record meets an area, no record that does has its headers, or bands lie on different
-                grids.
-            TileError: if a tile is damaged, or compressed in a way that is not read.
-            RangeReadError: if bytes cannot be read.
-        """
-        names = self._known_bands([bands] if isinstance(bands, str) else bands)
-        if max_concurrent < 1:
-            raise SpecError(f"max_concurrent={max_concurrent} lets no request through: give 1 or more")
-        areas = coerce_areas(geometries, geometry_crs)
-        for area in areas:
-            if area.geometry.geom_type not in {"Polygon", "MultiPolygon"}:
-                raise WindowError(
-                    f"a {area.geometry.geom_type} has no area to read: buffer it, or give a polygon or box"
-                )
-        # By bbox only: which area meets which footprint exactly is found out once, where records are selected.
-        near = self.subset(**filters).where(query.bbox_meets([area.lonlat() for area in areas]))
-        records = pixels.select_records(near.batches(pixels.projection(self.schema, names)), names, areas)
-        stack = pixels.read_stack(
-            pixels.choose_windows(records, areas),
-            names,
-            backend or self.backend or shared_backend(self.data_source),
-            max_concurrent=max_concurrent,
-            all_touched=all_touched,
-        )
-        return stack[:, 0] if len(names) == 1 else stack
-
-    def _known_bands(self, bands: Sequence[str]) -> list[str]:
-        known = self.bands
-        if not bands:
-            raise SpecError(f"bands is empty: this collection has {known}")
-        for band in bands:
-            if band not in known:
-                raise BandNotFoundError(f"band {band!r} is not in this collection, which has {known or 'none indexed'}")
-            if not _has_href(self.schema, band):
-                raise CollectionError(f"band {band!r} has headers but no address: column assets lacks {band}.href")
-        return list(bands)
+    get_numpy = outputs.get_numpy
+    get_numpy_async = off_loop(outputs.get_numpy)
 
     # --- what it holds -----------------------------------------------------------------------------------------------
 
@@ -309,13 +247,3 @@ class Collection:
         counts = None if self.is_filtered else summary.header_counts(self.dataset, self.bands)
         shares = {band: None if counts is None else counts[band] for band in self.bands}
         return card.html(self.name, self.description or self.data_source, shares, self.crs, self.summary)
-
-
-def _has_href(table: pa.Schema, band: str) -> bool:
-    """Whether ``assets.<band>.href`` is there to be read."""
-    kind = table.field(schema.ASSETS).type
-    for name in (band, schema.HREF):
-        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
-            return False
-        kind = kind.field(name).type
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ import pyarrow as pa
 from rasteret_assets.collection.summary import crs_code
 from rasteret_assets.collection.window import Grid, Window
 from rasteret_assets.errors import CollectionError, WindowError
+
+_TABLES = ("tile_offsets", "tile_byte_counts")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,8 +32,11 @@ class BandHeader:
         band_index: which of these samples is the band, from 0.
         tile_offsets: int64 of shape (tiles down, tiles across): first byte of each tile, 0 for tiles not stored.
         tile_byte_counts: likewise, stored bytes.
-        fill: value of pixels that are not stored or masked: nodata, 0 without one.
+        nodata: value of pixels without data, in the native type; None where there is none that the type can hold.
+        photometric: TIFF photometric interpretation; JPEG needs it.
+        jpeg_tables: tables that JPEG tiles share; None without.
         crs: of the raster as the file states it; None where the record must say.
+        overviews: headers of the smaller copies of the image, from the finest to the coarsest.
     """
 
     grid: Grid
@@ -43,8 +49,21 @@ class BandHeader:
     band_index: int
     tile_offsets: npt.NDArray[np.int64]
     tile_byte_counts: npt.NDArray[np.int64]
-    fill: Any
+    nodata: Any
+    photometric: int
+    jpeg_tables: bytes | None
     crs: str | None
+    overviews: Sequence[BandHeader] = ()
+
+    @property
+    def fill(self) -> Any:
+        """Value of pixels that are not stored, or masked: nodata, 0 without one."""
+        return self.sample_type.type(0) if self.nodata is None else self.nodata
+
+    @property
+    def sample_type(self) -> np.dtype[Any]:
+        """Type of a sample in memory: ``dtype`` in native byte order."""
+        return self.dtype.newbyteorder("=")
 
     @property
     def tile_bytes(self) -> int:
@@ -87,7 +106,8 @@ def parse_header(header: pa.StructScalar, *, band_index: int, where: str) -> Ban
         samples = 1 if planar else value("samples_per_pixel", 1)
         index = 0 if planar else value("band_index", band_index)
         down, across = -(-grid.height // tile_height), -(-grid.width // tile_width)
-        tables = [header[name].values.to_numpy().reshape(down, across) for name in ("tile_offsets", "tile_byte_counts")]
+        # Copied: a view would keep the tables of a whole batch of records in memory for the sake of one.
+        tables = [header[name].values.to_numpy().copy().reshape(down, across) for name in _TABLES]
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, WindowError) as error:
         raise CollectionError(f"the header of {where} contradicts itself ({error}): index it again") from error
     if min(tile_width, tile_height) < 1 or not 0 <= index < samples or dtype.kind not in "iuf":
@@ -106,7 +126,9 @@ def parse_header(header: pa.StructScalar, *, band_index: int, where: str) -> Ban
         band_index=index,
         tile_offsets=tables[0],
         tile_byte_counts=tables[1],
-        fill=_fill(dtype, value("nodata"), value("nodata_text")),
+        nodata=_nodata(dtype, value("nodata"), value("nodata_text")),
+        photometric=value("photometric", 1),
+        jpeg_tables=value("jpeg_tables"),
         crs=crs_code(value("epsg"), value("crs")),
     )
 
@@ -116,17 +138,21 @@ def _grid(width: int, height: int, transform: list[float]) -> Grid:
     return Grid(width=width, height=height, scale_x=scale_x, scale_y=scale_y, origin_x=origin_x, origin_y=origin_y)
 
 
-def _fill(dtype: np.dtype[Any], nodata: float | None, text: str | None) -> Any:
-    """Nodata in the band's own type; 0 where there is none, or none that the type can hold."""
+def _nodata(dtype: np.dtype[Any], nodata: float | None, text: str | None) -> Any:
+    """Nodata in the band's own type; None where there is none, or none that the type can hold."""
     kind = dtype.newbyteorder("=").type
+    if nodata is None:
+        return None
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
-            return kind(0 if nodata is None else nodata)
+            return kind(nodata)
+    exact: int | None
     try:
         # 64-bit integers beyond 2**53 survive only as text.
-        exact = int(text) if text is not None else int(nodata or 0)
+        exact = int(text) if text is not None else int(nodata)
     except (ValueError, OverflowError):
-        exact = int(nodata) if nodata is not None and np.isfinite(nodata) else 0
+        exact = int(nodata) if np.isfinite(nodata) else None
     limits = np.iinfo(kind)
-    fits = limits.min <= exact <= limits.max and (text is not None or nodata is None or exact == nodata)
-    return kind(exact if fits else 0)
+    if exact is None or not limits.min <= exact <= limits.max or (text is None and exact != nodata):
+        return None
+    return kind(exact)

@@ -1,11 +1,12 @@
-"""Which bytes to ask for: the tiles that windows touch, joined to runs. Pure; nothing is read here."""
+"""Which bytes to ask for: the tiles that windows and points touch, joined to runs. Pure; nothing is read here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from rasteret_assets.collection.header import BandHeader
@@ -20,12 +21,53 @@ MAX_GAP = 64 * 1024
 MAX_RUN = 4 * 1024 * 1024
 
 
+class Part(Protocol):
+    """What a target wants of one tile."""
+
+    def place(self, samples: npt.NDArray[Any], extent: Window) -> None:
+        """Take what is wanted from the samples of a tile, which lies at ``extent``."""
+        ...
+
+    def give_up(self, extent: Window) -> None:
+        """Learn that the tile at ``extent`` could not be read."""
+        ...
+
+
+class Target(Protocol):
+    """A place for pixels that are read."""
+
+    def parts(self, tile_width: int, tile_height: int) -> Iterator[tuple[tuple[int, int], Part]]:
+        """(row, column) of every tile that is needed, and what of it."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Target:
-    """A window and the array it is read into, of the window's shape."""
+class WindowTarget:
+    """A window, read into an array.
+
+    Args:
+        window: on the band's grid.
+        pixels: array of the window's shape; what is not stored is left as it is.
+        valid: booleans of the same shape, made False where a tile cannot be read; None where nobody asks.
+    """
 
     window: Window
     pixels: npt.NDArray[Any]
+    valid: npt.NDArray[np.bool_] | None = None
+
+    def parts(self, tile_width: int, tile_height: int) -> Iterator[tuple[tuple[int, int], Part]]:
+        """Every tile it touches."""
+        return ((tile, self) for tile in self.window.tiles(tile_width, tile_height))
+
+    def place(self, samples: npt.NDArray[Any], extent: Window) -> None:
+        """Copy the pixels of a tile that lie in the window."""
+        if (shared := extent.overlap(self.window)) is not None:
+            self.pixels[shared.within(self.window).slices] = samples[shared.within(extent).slices]
+
+    def give_up(self, extent: Window) -> None:
+        """Mark the pixels of a tile as not valid."""
+        if self.valid is not None and (shared := extent.overlap(self.window)) is not None:
+            self.valid[shared.within(self.window).slices] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -36,8 +78,8 @@ class BandRead:
         record: id of the record, for messages.
         band: name of the band.
         href: address of the file.
-        header: of the band.
-        targets: windows to read.
+        header: of the band, or of one of its overviews.
+        targets: what to fill.
     """
 
     record: str
@@ -50,19 +92,19 @@ class BandRead:
         """The error for one of its tiles."""
         return TileError(
             f"record {self.record!r}, band {self.band!r}: tile (row {row}, column {column}) of {redact(self.href)} "
-            f"cannot be decoded: {reason}; the file may have changed since it was indexed"
+            f"cannot be decoded: {reason}; the file may have changed since it was indexed: build again with force=True"
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Tile:
-    """A stored tile and the windows that need it."""
+    """A stored tile and those that need it."""
 
     row: int
     column: int
     start: int
     length: int
-    targets: Sequence[Target]
+    parts: Sequence[Part]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -75,37 +117,51 @@ class Run:
     tiles: Sequence[Tile]
 
 
-def plan_runs(read: BandRead) -> Iterator[Run]:
-    """The requests that bring the tiles of a read, in the order of the file. Tiles that are not stored need none.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How a read is done.
 
-    Raises:
-        TileError: if the index places a tile where none can be.
+    Args:
+        runs: requests that bring the tiles, in the order of the file. Tiles that are not stored need none.
+        broken: tiles that the index places where none can be.
     """
+
+    runs: Sequence[Run]
+    broken: Sequence[tuple[Tile, TileError]]
+
+
+def plan_read(read: BandRead) -> Plan:
+    """The requests of a read."""
+    tiles, broken = _tiles(read)
+    runs: list[Run] = []
     run: list[Tile] = []
     end = 0
-    for tile in sorted(_tiles(read), key=lambda tile: tile.start):
+    for tile in sorted(tiles, key=lambda tile: tile.start):
         stop = max(end, tile.start + tile.length)
         if run and (tile.start - end > MAX_GAP or stop - run[0].start > MAX_RUN):
-            yield Run(read=read, start=run[0].start, length=end - run[0].start, tiles=run)
+            runs.append(Run(read=read, start=run[0].start, length=end - run[0].start, tiles=run))
             run, stop = [], tile.start + tile.length
         run.append(tile)
         end = stop
     if run:
-        yield Run(read=read, start=run[0].start, length=end - run[0].start, tiles=run)
+        runs.append(Run(read=read, start=run[0].start, length=end - run[0].start, tiles=run))
+    return Plan(runs=runs, broken=broken)
 
 
-def _tiles(read: BandRead) -> Iterator[Tile]:
+def _tiles(read: BandRead) -> tuple[list[Tile], list[tuple[Tile, TileError]]]:
     header = read.header
-    needed: dict[tuple[int, int], list[Target]] = {}
+    needed: dict[tuple[int, int], list[Part]] = {}
     for target in read.targets:
-        for tile in target.window.tiles(header.tile_width, header.tile_height):
-            needed.setdefault(tile, []).append(target)
+        for place, part in target.parts(header.tile_width, header.tile_height):
+            needed.setdefault(place, []).append(part)
     # No codec makes a tile much larger than it was: a count beyond that is damage, and memory must not be taken for it.
     most = 2 * header.tile_bytes + MAX_GAP
-    for (row, column), targets in needed.items():
+    tiles, broken = [], []
+    for (row, column), parts in needed.items():
         start, length = int(header.tile_offsets[row, column]), int(header.tile_byte_counts[row, column])
-        if length == 0:
-            continue
-        if start <= 0 or not 0 < length <= most:
-            raise read.tile_error(row, column, f"the index says {length} bytes at {start}")
-        yield Tile(row=row, column=column, start=start, length=length, targets=targets)
+        tile = Tile(row=row, column=column, start=start, length=length, parts=parts)
+        if length and (start <= 0 or not 0 < length <= most):
+            broken.append((tile, read.tile_error(row, column, f"the index says {length} bytes at {start}")))
+        elif length:
+            tiles.append(tile)
+    return tiles, broken

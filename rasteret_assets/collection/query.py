@@ -24,6 +24,7 @@ from rasteret_assets.errors import CollectionError, SpecError
 Bounds = tuple[float, float, float, float]
 
 END_DATETIME = "end_datetime"
+_SPLIT = "split"
 
 #: Beyond so many boxes one expression costs more than it prunes; their common bounds serve instead.
 _MAX_BOXES = 64
@@ -50,6 +51,20 @@ def cloud_cover_below(table: pa.Schema, limit: float) -> pc.Expression:
     if isinstance(limit, bool) or not isinstance(limit, (int, float)):
         raise SpecError(f"cloud_cover_lt={limit!r} is no number of percent")
     return pc.field(schema.CLOUD_COVER) < limit
+
+
+def in_split(table: pa.Schema, splits: Sequence[str]) -> pc.Expression:
+    """Records of certain splits, as tables for machine learning name them.
+
+    Raises:
+        CollectionError: if the collection has no column ``split``.
+    """
+    if _SPLIT not in table.names:
+        raise CollectionError(
+            f"split needs the column {_SPLIT!r}, which this collection does not have; add one with column_map when "
+            "building, or filter with where()"
+        )
+    return pc.field(_SPLIT).isin(list(splits))
 
 
 def acquired_within(

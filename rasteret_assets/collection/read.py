@@ -1,76 +1,265 @@
-"""The read engine: planned runs are fetched side by side, decoded in threads and copied into place.
+"""The read engine: planned runs are fetched side by side, decoded in threads and put in place.
 
-Memory in flight is bounded by the number of requests times the size of a run, beside the arrays that are filled.
+What is in flight is bounded in bytes, whatever the size of the read: fetched runs, tiles being decoded, and arrays that
+jobs need for themselves. Hosts are treated as in header ingest. A failure stops nothing but what depends on it: all of
+them are told together at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
+from rasteret_assets.collection.budget import Budget
 from rasteret_assets.collection.codecs import decode_tile
-from rasteret_assets.collection.plan import BandRead, Run, plan_runs
-from rasteret_assets.errors import RangeReadError, TileError
+from rasteret_assets.collection.plan import BandRead, Run, Tile, plan_read
+from rasteret_assets.errors import BackendError, HostUnreachableError, RangeReadError, RasteretAssetsError, TileError
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.hosts import DEADLINE_S, HostState, attempts_allowed, backoff
+from rasteret_assets.storage.urls import host, redact
 
 _DECODE_THREADS = min(16, os.cpu_count() or 1)
 
+#: Bytes of fetched runs that wait for their decoding, of tiles that are decoded, and of arrays of jobs.
+_FETCHED_BYTES = 96 * 1024 * 1024
+_DECODED_BYTES = 48 * 1024 * 1024
+_JOB_BYTES = 64 * 1024 * 1024
+#: A tile exists as bytes, as samples and as samples without predictor while it is decoded.
+_DECODED_COPIES = 3
 
-async def read_bands(reads: Iterable[BandRead], backend: StorageBackend, *, max_concurrent: int) -> None:
-    """Fill the targets of ``reads``. Pixels that are not stored are left as they are.
+#: Beyond so many failures a read has failed, and to list more of them helps nobody.
+_MOST_FAILURES = 100
+
+
+def _nothing() -> None:
+    """What most jobs do when their pixels are there."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """Reads that belong together, and what is done with their pixels.
 
     Args:
-        reads: what to read; consumed as it goes.
+        start: makes the reads; arrays they need are made here.
+        finish: called in a thread once all of them are done.
+        cost: bytes of arrays that live from ``start`` to ``finish``.
+    """
+
+    start: Callable[[], Sequence[BandRead]]
+    finish: Callable[[], None] = _nothing
+    cost: int = 0
+
+
+@dataclass(kw_only=True, eq=False)
+class _Running:
+    """A job that was started, and the number of its runs that are not done."""
+
+    job: Job
+    runs: int
+
+
+async def read_jobs(jobs: Iterable[Job], backend: StorageBackend, *, max_concurrent: int) -> list[RasteretAssetsError]:
+    """Do the reads of ``jobs``; pixels that are not stored or cannot be read are left as they are.
+
+    Args:
+        jobs: what to read; consumed as it goes.
         backend: brings the bytes; asked for one range per run.
         max_concurrent: requests in flight at most.
 
-    Raises:
-        TileError: if a tile is damaged, naming record, band, tile and file.
-        RangeReadError: if bytes cannot be read, with a note naming record and band.
+    Returns:
+        What could not be read: a TileError for a damaged tile, naming record, band, tile and file; a RangeReadError
+        for bytes that did not come, with a note naming record and band.
     """
-    # Shared by the workers: each takes the next run as soon as it is done with one.
-    runs = (run for read in reads for run in plan_runs(read))
-    loop = asyncio.get_running_loop()
-
-    async def work(pool: ThreadPoolExecutor) -> None:
-        for run in runs:
-            data = await _fetch(run, backend)
-            await loop.run_in_executor(pool, _place, run, data)
-
     with ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="decode") as pool:
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(max_concurrent):
-                    group.create_task(work(pool))
-        except ExceptionGroup as failures:
-            # The first failure stopped the others, so it alone says what happened.
-            raise failures.exceptions[0] from failures.exceptions[0].__cause__
+            return await _Reading(iter(jobs), backend, max_concurrent, pool).run()
+        except ExceptionGroup as unforeseen:
+            raise unforeseen.exceptions[0] from unforeseen.exceptions[0].__cause__
 
 
-async def _fetch(run: Run, backend: StorageBackend) -> memoryview:
-    try:
-        (data,) = await backend.get_ranges(run.read.href, [(run.start, run.length)])
-    except RangeReadError as error:
-        error.add_note(f"while reading band {run.read.band!r} of record {run.read.record!r}")
-        raise
-    return memoryview(data)
+@dataclass(eq=False)
+class _Reading:
+    """One call: the jobs that are left, the hosts they lead to, what has failed."""
+
+    jobs: Iterator[Job]
+    backend: StorageBackend
+    max_concurrent: int
+    pool: ThreadPoolExecutor
+    waiting: deque[tuple[_Running, Run]] = field(default_factory=deque)
+    hosts: dict[str, HostState] = field(default_factory=dict)
+    failures: list[RasteretAssetsError] = field(default_factory=list)
+    lost: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.fetched = Budget(_FETCHED_BYTES)
+        self.decoded = Budget(_DECODED_BYTES)
+        self.held = Budget(_JOB_BYTES)
+        self.turn = asyncio.Lock()
+        self.room = asyncio.Condition()
+
+    async def run(self) -> list[RasteretAssetsError]:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.max_concurrent):
+                group.create_task(self.work())
+        return self.failures
+
+    async def work(self) -> None:
+        """Take one run after the other until there is none."""
+        while (taken := await self.take()) is not None:
+            running, run = taken
+            try:
+                await self.fetch_and_place(run)
+            finally:
+                self.fetched.give_back(run.length)
+            running.runs -= 1
+            if not running.runs:
+                await self.finish(running)
+
+    async def take(self) -> tuple[_Running, Run] | None:
+        """The next run, when there is room for its bytes; None when all is done."""
+        async with self.turn:
+            while not self.waiting:
+                job = next(self.jobs, None)
+                if job is None or len(self.failures) >= _MOST_FAILURES:
+                    return None
+                await self.held.take(job.cost)
+                running = _Running(job=job, runs=0)
+                for read in job.start():
+                    plan = plan_read(read)
+                    for tile, error in plan.broken:
+                        self.give_up(read, [tile], error)
+                    self.waiting.extend((running, run) for run in plan.runs)
+                running.runs = len(self.waiting)
+                if not running.runs:
+                    await self.finish(running)
+            await self.fetched.take(self.waiting[0][1].length)
+            return self.waiting.popleft()
+
+    async def finish(self, running: _Running) -> None:
+        """Let a job use its pixels."""
+        if running.job.finish is not _nothing:
+            await asyncio.get_running_loop().run_in_executor(self.pool, running.job.finish)
+        self.held.give_back(running.job.cost)
+
+    async def fetch_and_place(self, run: Run) -> None:
+        """Bring a run and put its tiles in place; what fails is noted."""
+        read = run.read
+        if read.href in self.lost:
+            self.give_up(read, run.tiles, None)
+            return
+        try:
+            data = await self.fetch(run)
+        except RangeReadError as error:
+            error.add_note(f"while reading band {read.band!r} of record {read.record!r}")
+            known = read.href in self.lost
+            self.lost.add(read.href)
+            self.give_up(read, run.tiles, None if known else error)
+            return
+        size = _DECODED_COPIES * read.header.tile_bytes
+        await self.decoded.take(size)
+        try:
+            failed = await asyncio.get_running_loop().run_in_executor(self.pool, _place, run, data)
+        finally:
+            self.decoded.give_back(size)
+        for tile, damage in failed:
+            self.give_up(read, [tile], damage)
+
+    async def fetch(self, run: Run) -> memoryview:
+        """The bytes of a run, asked for again while that promises something.
+
+        Raises:
+            RangeReadError: if they do not come.
+        """
+        href = run.read.href
+        state = self.hosts.setdefault(host(href), HostState(ceiling=self.max_concurrent, first=self.max_concurrent))
+        attempts, deadline = 0, 0.0
+        while True:
+            await self.wait_for_room(state, href)
+            attempts += 1
+            started = time.monotonic()
+            state.active += 1
+            try:
+                data = await self.ask(href, run)
+            except RangeReadError as error:
+                state.note(error, started)
+                wait = backoff(attempts, error.retry_after)
+                deadline = deadline or started + DEADLINE_S
+                if attempts >= attempts_allowed(error) or started + wait > deadline:
+                    raise
+            else:
+                state.answered()
+                return data
+            finally:
+                state.active -= 1
+                await self.tell_of_room()
+            await asyncio.sleep(wait)
+
+    async def ask(self, href: str, run: Run) -> memoryview:
+        try:
+            (data,) = await self.backend.get_ranges(href, [(run.start, run.length)])
+            return memoryview(data)
+        except RasteretAssetsError:
+            raise
+        except Exception as error:  # a user's backend may raise anything
+            where = redact(href)
+            reason = str(error).replace(href, where)
+            raise BackendError(f"{where}: the backend failed: {type(error).__name__}: {reason}", href=where) from error
+
+    async def wait_for_room(self, state: HostState, href: str) -> None:
+        """Wait until the host may be asked."""
+        while True:
+            if state.dead:
+                where, name = redact(href), host(href) or "this machine"
+                raise HostUnreachableError(
+                    f"{where}: given up, because {name} gave no answer to the last {state.refusals} requests",
+                    href=where,
+                )
+            pause = state.paused_until - time.monotonic()
+            if pause > 0:
+                await asyncio.sleep(pause)
+            elif state.has_room:
+                return
+            else:
+                async with self.room:
+                    await self.room.wait_for(lambda: state.has_room or state.dead)
+
+    async def tell_of_room(self) -> None:
+        async with self.room:
+            self.room.notify_all()
+
+    def give_up(self, read: BandRead, tiles: Sequence[Tile], error: RasteretAssetsError | None) -> None:
+        """Tell those who need ``tiles`` that they will not come; an ``error`` that says nothing new is None."""
+        if error is not None:
+            self.failures.append(error)
+        for tile in tiles:
+            for part in tile.parts:
+                part.give_up(read.header.tile_window(tile.row, tile.column))
 
 
-def _place(run: Run, data: memoryview) -> None:
-    """Decode the tiles of a run and copy each into the windows that need it."""
-    header = run.read.header
+def _place(run: Run, data: memoryview) -> list[tuple[Tile, TileError]]:
+    """Decode the tiles of a run and hand each to those who need it; the tiles that are damaged."""
+    read = run.read
+    damaged = []
     for tile in run.tiles:
         begin = tile.start - run.start
-        stored = bytes(data[begin : begin + tile.length])
+        stored = data[begin : begin + tile.length]
+        if len(stored) < tile.length:
+            reason = f"the file ends within it ({len(stored)} of {tile.length} bytes)"
+            damaged.append((tile, read.tile_error(tile.row, tile.column, reason)))
+            continue
         try:
-            if len(stored) < tile.length:
-                raise TileError(f"the file ends within it ({len(stored)} of {tile.length} bytes)")  # noqa: TRY301
-            samples = decode_tile(stored, header)
+            samples = decode_tile(stored, read.header)
         except TileError as error:
-            raise run.read.tile_error(tile.row, tile.column, error) from error
-        extent = header.tile_window(tile.row, tile.column)
-        for target in tile.targets:
-            if (shared := extent.overlap(target.window)) is not None:
-                target.pixels[shared.within(target.window).slices] = samples[shared.within(extent).slices]
+            damage = read.tile_error(tile.row, tile.column, error)
+            damage.__cause__ = error
+            damaged.append((tile, damage))
+            continue
+        extent = read.header.tile_window(tile.row, tile.column)
+        for part in tile.parts:
+            part.place(samples, extent)
+    return damaged

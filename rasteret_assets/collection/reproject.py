@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyproj
 import shapely
 from shapely.geometry.base import BaseGeometry
@@ -81,6 +82,33 @@ def reproject_bounds(geometry: BaseGeometry, source: str, target: str) -> tuple[
             raise WindowError(f"area with bounds {geometry.bounds} in {source[:40]} does not lie within {target[:40]}")
     (west, south), (east, north) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     return float(west), float(south), float(east), float(north)
+
+
+def transform_bounds(
+    bounds: tuple[float, float, float, float], source: str, target: str
+) -> tuple[float, float, float, float] | None:
+    """Bounds in ``target`` of a box in ``source``; None where part of its outline has no place there.
+
+    A box over the antimeridian, which in lon/lat comes out with its west beyond its east, reaches around the globe.
+    """
+    if source == target:
+        return bounds
+    west, south, east, north = _transformer(source, target).transform_bounds(*bounds, densify_pts=21)
+    if not np.isfinite([west, south, east, north]).all():
+        return None
+    if west > east:
+        west, east = -180.0, 180.0
+    return float(west), float(south), float(east), float(north)
+
+
+def transform_points(
+    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], source: str, target: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Coordinates in ``target`` of points in ``source``; infinite where they have no place there."""
+    if source == target:
+        return x, y
+    moved = _transformer(source, target).transform(x, y)
+    return np.asarray(moved[0], dtype=np.float64), np.asarray(moved[1], dtype=np.float64)
 
 
 @functools.lru_cache(maxsize=256)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rasteret_assets.errors import WindowError
 
 #: Edges this close to a pixel's border (in pixels) lie on it: reprojection is not exact to the last digit.
 _SNAP = 1e-6
+
+#: Pixels (in pixels) that lie this close to those of another grid are the same: origins are written with few digits.
+_COINCIDE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,11 +107,61 @@ class Grid:
             return None
         return Window(col_off=columns[0], row_off=rows[0], width=columns[1], height=rows[1])
 
-    def bounds(self, window: Window) -> tuple[float, float, float, float]:
-        """(xmin, ymin, xmax, ymax) of the outer corners of a window."""
-        x = [self.origin_x + column * self.scale_x for column in (window.col_off, window.col_off + window.width)]
-        y = [self.origin_y + row * self.scale_y for row in (window.row_off, window.row_off + window.height)]
+    @property
+    def whole(self) -> Window:
+        """All of its pixels."""
+        return Window(col_off=0, row_off=0, width=self.width, height=self.height)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(xmin, ymin, xmax, ymax) of its outer corners."""
+        x = [self.origin_x, self.origin_x + self.width * self.scale_x]
+        y = [self.origin_y, self.origin_y + self.height * self.scale_y]
         return min(x), min(y), max(x), max(y)
+
+    @property
+    def affine(self) -> tuple[float, float, float, float, float, float]:
+        """Coefficients (a, b, c, d, e, f) of x = a column + b row + c, y = d column + e row + f, as ``Affine`` has."""
+        return self.scale_x, 0.0, self.origin_x, 0.0, self.scale_y, self.origin_y
+
+    def part(self, window: Window) -> Grid:
+        """The grid of a window's pixels alone."""
+        return replace(
+            self,
+            width=window.width,
+            height=window.height,
+            origin_x=self.origin_x + window.col_off * self.scale_x,
+            origin_y=self.origin_y + window.row_off * self.scale_y,
+        )
+
+    def offset(self, other: Grid) -> tuple[int, int] | None:
+        """Columns and rows from its first pixel to that of ``other``; None where pixels do not coincide."""
+        # Scales must agree so well that the far corner of the larger grid is off by less than the tolerance.
+        span = max(self.width, self.height, other.width, other.height)
+        for own, foreign in ((self.scale_x, other.scale_x), (self.scale_y, other.scale_y)):
+            if abs(foreign / own - 1) * span > _COINCIDE:
+                return None
+        column = (other.origin_x - self.origin_x) / self.scale_x
+        row = (other.origin_y - self.origin_y) / self.scale_y
+        if abs(column - round(column)) > _COINCIDE or abs(row - round(row)) > _COINCIDE:
+            return None
+        return round(column), round(row)
+
+    def shared(self, other: Grid) -> tuple[Window, Window] | None:
+        """The pixels it has in common with a grid it coincides with, counted in itself and in ``other``.
+
+        None where the grids share no pixel, or do not coincide.
+        """
+        offset = self.offset(other)
+        if offset is None:
+            return None
+        left, top = max(offset[0], 0), max(offset[1], 0)
+        right = min(offset[0] + other.width, self.width)
+        bottom = min(offset[1] + other.height, self.height)
+        if left >= right or top >= bottom:
+            return None
+        own = Window(col_off=left, row_off=top, width=right - left, height=bottom - top)
+        return own, replace(own, col_off=left - offset[0], row_off=top - offset[1])
 
 
 def _span(one: float, other: float, size: int) -> tuple[int, int] | None:

@@ -11,21 +11,54 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+#: Coroutines that run for an asynchronous call, to be cancelled with it.
+_started: ContextVar[list[Future[Any]] | None] = ContextVar("_started", default=None)
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine. Interrupting the wait cancels it."""
     # A forked process inherits the loop but not its thread; by process id it gets one of its own.
     future = asyncio.run_coroutine_threadsafe(coroutine, _loop(os.getpid()))
+    if (started := _started.get()) is not None:
+        started.append(future)
     try:
         return future.result()
     except BaseException:
         future.cancel()
         raise
+
+
+def off_loop(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The asynchronous form of a synchronous function: it runs in a thread, and what it waits for is cancelled with it.
+
+    Args:
+        function: awaits by :func:`run_sync`.
+    """
+
+    @functools.wraps(function)
+    async def awaitable(*args: P.args, **kwargs: P.kwargs) -> T:
+        started: list[Future[Any]] = []
+        token = _started.set(started)
+        try:
+            # The thread sees a copy of this context, and so the same list.
+            return await asyncio.to_thread(function, *args, **kwargs)
+        except asyncio.CancelledError:
+            for future in started:
+                future.cancel()
+            raise
+        finally:
+            _started.reset(token)
+
+    awaitable.__name__ = awaitable.__qualname__ = f"{function.__name__}_async"
+    return awaitable
 
 
 @functools.cache

@@ -117,6 +117,7 @@ def header_of(path: Path, band_index: int = 0) -> dict[str, Any]:
             "samples_per_pixel": page.samplesperpixel,
             "planar_configuration": planar,
             "photometric": int(page.photometric),
+            "jpeg_tables": page.jpegtables,
             "band_index": band_index,
         }
     with rasterio.open(path) as source:

@@ -345,9 +345,12 @@ def test_impossible_byte_count_is_refused_before_reading(tmp_path):
 
 
 def test_unreadable_compression_is_named_before_reading(tmp_path):
-    path = write_raster(tmp_path / "a.tif", noise("uint8"), compress="packbits")
-    with pytest.raises(TileError, match=r"PackBits \(32773\).*deflate"):
-        collection_of(path).get_numpy(box(0, 0, 9, 9), "B", geometry_crs=UTM32, backend=CountingBackend())
+    row = record("r", {"B": (write_raster(tmp_path / "a.tif", noise("uint8")), 0)})
+    row["B_metadata"]["compression"] = 34712
+    backend = CountingBackend()
+    with pytest.raises(TileError, match=r"JPEG 2000 \(34712\).*deflate"):
+        as_collection(records_table([row])).get_numpy(box(0, 0, 9, 9), "B", geometry_crs=UTM32, backend=backend)
+    assert backend.ranges == []
 
 
 def test_default_backend_reads_local_files_and_says_whose_file_is_gone(tmp_path):

@@ -58,7 +58,7 @@ def test_bounds_of_a_window_give_it_back(data):
     column, row = data.draw(st.integers(0, 99)), data.draw(st.integers(0, 79))
     width, height = data.draw(st.integers(1, 100 - column)), data.draw(st.integers(1, 80 - row))
     window = Window(col_off=column, row_off=row, width=width, height=height)
-    assert grid.window(grid.bounds(window)) == window
+    assert grid.window(grid.part(window).bounds) == window
 
 
 @given(st.integers(0, 500), st.integers(0, 500), sizes, sizes, st.integers(1, 64), st.integers(1, 64))

@@ -1,0 +1,163 @@
+"""Which records are read: those whose footprint meets an area, with the headers of the bands asked for."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from shapely.geometry.base import BaseGeometry
+
+from rasteret_assets import schema
+from rasteret_assets.collection.codecs import check_supported
+from rasteret_assets.collection.footprints import intersecting_pairs
+from rasteret_assets.collection.header import BandHeader, parse_header
+from rasteret_assets.collection.reproject import crs_name
+from rasteret_assets.collection.summary import crs_code
+from rasteret_assets.errors import SpecError, WindowError
+
+_log = logging.getLogger(__name__)
+
+_HREF = "href:"
+_INDEX = "index:"
+_COLLECTION = "collection"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Record:
+    """A record to read from.
+
+    Args:
+        id: of the record.
+        order: sorts records by datetime, then id; undated ones last.
+        moment: its datetime in UTC; None for undated records.
+        cloud_cover: in percent; None where the table does not say.
+        collection: the STAC collection that the row names, if any.
+        crs: of its rasters, as ``reproject.crs_name`` writes it.
+        headers: one per band asked for, in that order.
+        hrefs: likewise.
+        areas: positions of the areas that meet its footprint, ascending.
+    """
+
+    id: str
+    order: tuple[bool, int, str]
+    moment: datetime | None
+    cloud_cover: float | None
+    collection: str | None
+    crs: str
+    headers: Sequence[BandHeader]
+    hrefs: Sequence[str]
+    areas: Sequence[int]
+
+    @property
+    def finest(self) -> BandHeader:
+        """The header of the band with the smallest pixels; the first of them."""
+        return min(self.headers, key=lambda header: abs(header.grid.scale_x * header.grid.scale_y))
+
+
+def projection(table: pa.Schema, bands: Sequence[str]) -> dict[str, pc.Expression]:
+    """The columns that :func:`select_records` needs."""
+    plain = (
+        schema.ID, schema.DATETIME, schema.GEOMETRY, schema.BBOX, schema.PROJ_EPSG, schema.CRS, schema.CLOUD_COVER,
+        _COLLECTION,
+    )  # fmt: skip
+    columns = {name: pc.field(name) for name in plain if name in table.names}
+    for band in bands:
+        columns[schema.band_column(band)] = pc.field(schema.band_column(band))
+        columns[_HREF + band] = pc.field(schema.ASSETS, band, schema.HREF)
+        if any(field.name == schema.BAND_INDEX for field in table.field(schema.ASSETS).type.field(band).type):
+            columns[_INDEX + band] = pc.field(schema.ASSETS, band, schema.BAND_INDEX)
+    return columns
+
+
+def select_records(
+    batches: Iterator[pa.RecordBatch], bands: Sequence[str], shapes: Sequence[BaseGeometry], *, what: str = "area"
+) -> list[Record]:
+    """Records whose footprint meets an area, by datetime and id.
+
+    Args:
+        batches: rows with the columns of :func:`projection`.
+        bands: names of the bands.
+        shapes: areas (or points) of interest in lon/lat.
+        what: what they are called in messages.
+
+    Raises:
+        WindowError: if no footprint meets an area, or if no record that does has its headers.
+    """
+    found: list[Record] = []
+    without: list[str] = []
+    for batch in batches:
+        area, row = intersecting_pairs(batch.column(schema.GEOMETRY), batch.column(schema.BBOX), shapes)
+        order = np.lexsort((area, row))
+        rows, starts = np.unique(row[order], return_index=True)
+        for number, areas in zip(rows, np.split(area[order], starts[1:]), strict=True):
+            missing = [band for band in bands if not batch.column(schema.band_column(band))[number].is_valid]
+            if missing:
+                without.append(f"{batch.column(schema.ID)[number].as_py()} ({', '.join(missing)})")
+            else:
+                found.append(_record(batch, number, bands, areas.tolist()))
+    shown = ", ".join(without[:10]) + (f" and {len(without) - 10} more" if len(without) > 10 else "")
+    if without:
+        _log.warning("%d records are left out, whose headers are not in the index: %s", len(without), shown)
+    if not found and without:
+        raise WindowError(
+            f"{len(without)} records meet the {what}, but their headers of {list(bands)} are not in the index "
+            f"({shown}): look for the reason with rasteret-assets failures, and build again to retry them"
+        )
+    if not found:
+        raise WindowError(f"no record meets the {what}: compare it, and the filters, with the collection's bounds")
+    return sorted(found, key=lambda record: record.order)
+
+
+def _record(batch: pa.RecordBatch, row: int, bands: Sequence[str], areas: Sequence[int]) -> Record:
+    def value(name: str) -> Any:
+        return batch.column(name)[row].as_py() if name in batch.schema.names else None
+
+    name = value(schema.ID)
+    headers = [
+        parse_header(
+            batch.column(schema.band_column(band))[row],
+            band_index=value(_INDEX + band) or 0,
+            where=f"record {name!r}, band {band!r}",
+        )
+        for band in bands
+    ]
+    for band, header in zip(bands, headers, strict=True):
+        check_supported(header, f"record {name!r}, band {band!r}")
+        if header.crs != headers[0].crs:
+            raise WindowError(
+                f"record {name!r}: band {band!r} is in {header.crs}, but band {bands[0]!r} in {headers[0].crs}: "
+                "read them in separate calls"
+            )
+    moment = batch.column(schema.DATETIME)[row]
+    return Record(
+        id=name,
+        order=(not moment.is_valid, moment.value or 0, str(name)),
+        moment=moment.cast(schema.TIMESTAMP, safe=False).as_py() if moment.is_valid else None,
+        cloud_cover=value(schema.CLOUD_COVER),
+        collection=value(_COLLECTION),
+        crs=_record_crs(name, headers[0].crs or crs_code(value(schema.PROJ_EPSG), value(schema.CRS))),
+        headers=headers,
+        hrefs=[value(_HREF + band) for band in bands],
+        areas=areas,
+    )
+
+
+def _record_crs(name: str, crs: str | None) -> str:
+    if crs is None:
+        raise WindowError(f"record {name!r} has no CRS, neither in its headers nor in its columns proj:epsg and crs")
+    try:
+        return _crs_name(crs)
+    except SpecError as error:
+        raise WindowError(f"record {name!r}: its CRS {error}") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _crs_name(crs: str) -> str:
+    return crs_name(crs)

@@ -1,0 +1,56 @@
+"""Views as one NumPy array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rasteret_assets.collection.fill import Plane, fill
+from rasteret_assets.collection.options import ReadOptions
+from rasteret_assets.collection.views import View
+from rasteret_assets.storage.backend import StorageBackend
+
+
+def read_stack(
+    views: Sequence[View], bands: Sequence[str], backend: StorageBackend, options: ReadOptions
+) -> npt.NDArray[Any]:
+    """The pixels of ``views`` in one array of shape (views, bands, rows, columns).
+
+    Views smaller than the largest fill up with their nodata at the bottom and to the right.
+
+    Returns:
+        An array in the bands' common type, or a masked one where ``options.masked``.
+    """
+    height = max(view.grid.height for view in views)
+    width = max(view.grid.width for view in views)
+    kinds = {header.sample_type for view in views for header in view.record.headers}
+    stack = np.empty((len(views), len(bands), height, width), dtype=np.result_type(*kinds))
+    valid = np.zeros(stack.shape, dtype=bool) if options.masked else None
+    planes = []
+    for number, view in enumerate(views):
+        for band, header in enumerate(view.record.headers):
+            rows, columns = slice(view.grid.height), slice(view.grid.width)
+            stack[number, band, view.grid.height :] = header.fill
+            stack[number, band, :, view.grid.width :] = header.fill
+            planes.append(
+                Plane(
+                    view=view,
+                    band=band,
+                    pixels=stack[number, band, rows, columns],
+                    valid=None if valid is None else valid[number, band, rows, columns],
+                )
+            )
+    fill(planes, bands, backend, options)
+    return stack if valid is None else masked_array(stack, valid, views)
+
+
+def masked_array(
+    stack: npt.NDArray[Any], valid: npt.NDArray[np.bool_], views: Sequence[View]
+) -> np.ma.MaskedArray[Any, Any]:
+    """A masked array whose fill value is the nodata of the first band."""
+    np.logical_not(valid, out=valid)
+    fill_value = views[0].record.headers[0].fill
+    return np.ma.MaskedArray(stack, mask=valid, fill_value=fill_value)

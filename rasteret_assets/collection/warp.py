@@ -1,0 +1,149 @@
+"""Rasters on other grids, by GDAL's warp: which source pixels that takes, and the warp itself.
+
+What comes out is what ``rasterio.vrt.WarpedVRT`` gives for the same grid. Only this module talks to rasterio, which is
+an optional package.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rasteret_assets.collection.extras import optional
+from rasteret_assets.collection.header import BandHeader
+from rasteret_assets.collection.options import KERNELS
+from rasteret_assets.collection.reproject import transform_bounds
+from rasteret_assets.collection.window import Grid, Window
+
+#: Source pixels beside a window that are read too: GDAL approximates the transform to an eighth of a pixel.
+_MARGIN = 3
+
+#: Bytes of source pixels that one warp may take; larger grids are warped in parts.
+_MOST_BYTES = 16 * 1024 * 1024
+_SMALLEST_PART = 256
+
+_PURPOSE = "reading on another grid (target_crs, resolution, allow_resample)"
+
+
+def suggest_resolution(grid: Grid, source: str, target: str) -> float:
+    """Size of a square pixel in ``target`` that keeps the detail of a grid, as GDAL suggests it."""
+    warp = optional("rasterio.warp", purpose=_PURPOSE)
+    transform, _, _ = warp.calculate_default_transform(
+        _crs(source), _crs(target), grid.width, grid.height, *grid.bounds
+    )
+    return float(abs(transform.a))
+
+
+def choose_level(header: BandHeader, source: str, grid: Grid, target: str) -> BandHeader:
+    """The band itself, or its coarsest overview that is no coarser than ``grid``."""
+    if not header.overviews:
+        return header
+    ratio = _pixel_ratio(header, source, grid, target)
+    best = header
+    for level in header.overviews:
+        factor = abs(level.grid.scale_x / header.grid.scale_x)
+        # As in GDAL, an overview that is a hair too coarse still serves.
+        if factor <= ratio * 1.01:
+            best = level
+    return best
+
+
+def _pixel_ratio(header: BandHeader, source: str, grid: Grid, target: str) -> float:
+    """Pixels of the band along one pixel of ``grid``."""
+    bounds = transform_bounds(grid.bounds, target, source)
+    if bounds is None:
+        return 1.0
+    return min(
+        (bounds[2] - bounds[0]) / grid.width / abs(header.grid.scale_x),
+        (bounds[3] - bounds[1]) / grid.height / abs(header.grid.scale_y),
+    )
+
+
+def source_window(header: BandHeader, source: str, grid: Grid, target: str, resampling: str) -> Window | None:
+    """The pixels of a band that those of ``grid`` are made of; None where it does not reach the grid."""
+    bounds = transform_bounds(grid.bounds, target, source)
+    if bounds is None:
+        return header.grid.whole  # part of the grid has no place in the source's CRS: GDAL sorts it out
+    scale_x, scale_y = abs(header.grid.scale_x), abs(header.grid.scale_y)
+    across = (bounds[2] - bounds[0]) / grid.width / scale_x
+    down = (bounds[3] - bounds[1]) / grid.height / scale_y
+    reach = KERNELS[resampling]
+    x = scale_x * (math.ceil(reach * max(across, 1)) + _MARGIN)
+    y = scale_y * (math.ceil(reach * max(down, 1)) + _MARGIN)
+    return header.grid.window((bounds[0] - x, bounds[1] - y, bounds[2] + x, bounds[3] + y))
+
+
+def parts(header: BandHeader, source: str, grid: Grid, target: str, resampling: str) -> Iterator[tuple[Window, Window]]:
+    """The grid in parts that take little memory each: a window of it, and the window of the band that it takes."""
+    todo = [grid.whole]
+    while todo:
+        part = todo.pop()
+        window = source_window(header, source, grid.part(part), target, resampling)
+        if window is None:
+            continue
+        size = window.width * window.height * header.dtype.itemsize
+        if size <= _MOST_BYTES or max(part.width, part.height) <= _SMALLEST_PART:
+            yield part, window
+        else:
+            todo.extend(_halves(part))
+
+
+def _halves(window: Window) -> list[Window]:
+    if window.width > window.height:
+        half = window.width // 2
+        return [
+            Window(col_off=window.col_off, row_off=window.row_off, width=half, height=window.height),
+            Window(
+                col_off=window.col_off + half, row_off=window.row_off, width=window.width - half, height=window.height
+            ),
+        ]
+    half = window.height // 2
+    return [
+        Window(col_off=window.col_off, row_off=window.row_off, width=window.width, height=half),
+        Window(col_off=window.col_off, row_off=window.row_off + half, width=window.width, height=window.height - half),
+    ]
+
+
+def warp(
+    pixels: npt.NDArray[Any], grid: Grid, crs: str, target_grid: Grid, target: str, *, nodata: Any, resampling: str
+) -> npt.NDArray[Any]:
+    """Pixels on another grid.
+
+    Args:
+        pixels: array of the shape of ``grid``.
+        grid: where they lie.
+        crs: CRS of ``grid``.
+        target_grid: where they are wanted.
+        target: CRS of ``target_grid``.
+        nodata: value of pixels without data, before and after; None where all pixels have data.
+        resampling: GDAL's name of the method.
+
+    Returns:
+        Array of the shape of ``target_grid`` and the type of ``pixels``; nodata, or 0 without one, beyond ``grid``.
+    """
+    rasterio_warp = optional("rasterio.warp", purpose=_PURPOSE)
+    transform = optional("rasterio", purpose=_PURPOSE).Affine
+    # GDAL has no half floats.
+    work = pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
+    out = np.full((target_grid.height, target_grid.width), 0 if nodata is None else nodata, dtype=work.dtype)
+    plain = None if nodata is None else nodata.item()
+    rasterio_warp.reproject(
+        work,
+        out,
+        src_transform=transform(*grid.affine),
+        src_crs=_crs(crs),
+        src_nodata=plain,
+        dst_transform=transform(*target_grid.affine),
+        dst_crs=_crs(target),
+        dst_nodata=plain,
+        resampling=rasterio_warp.Resampling[resampling],
+    )
+    return out.astype(pixels.dtype, copy=False)
+
+
+def _crs(name: str) -> Any:
+    return optional("rasterio", purpose=_PURPOSE).crs.CRS.from_user_input(name)
