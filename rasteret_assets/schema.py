@@ -95,6 +95,9 @@ STATUS_OK: Final = "ok"
 STATUS_FAILED: Final = "failed"
 STATUS_UNSUPPORTED: Final = "unsupported"
 
+#: Error class of a header that is good, but in another CRS than its record says: the header's is published.
+CRS_CONFLICT: Final = "crs_conflict"
+
 BAND_METADATA_SCHEMA: Final = pa.schema(
     [
         (ID, pa.string()),
@@ -157,6 +160,19 @@ def partition_values(key: str) -> tuple[int | None, int | None]:
         raise ValueError(f"{key!r} is no partition key: write YYYY-MM, or {UNDATED!r} for records without a datetime")
     return int(year), int(month)
 
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+RAW: Final = "raw_records"
+NORMALIZED: Final = "normalized_records"
+REJECTED: Final = "rejected_records"
+BANDS: Final = "band_metadata"
+COLLECTION: Final = "collection"
+#: In the order of the graph.
+STAGES: Final = (RAW, NORMALIZED, BANDS, COLLECTION)
+
+#: Footer key of a stage file: what its rows were scanned under.
+RECIPE_KEY: Final = b"rasteret_assets:recipe"
 
 # --- footer keys -----------------------------------------------------------------------------------------------------
 

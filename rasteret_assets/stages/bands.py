@@ -6,47 +6,172 @@ holds: same file and sample, same parser, and an outcome that another try would 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.errors import EnrichmentError
-from rasteret_assets.schema import HREF, STATUS_OK
+from rasteret_assets.schema import BAND_METADATA_SCHEMA, CRS_CONFLICT, HREF, STATUS_OK
 from rasteret_assets.stages.fetch import fetch_headers
 from rasteret_assets.stages.headers import HeaderProgress, ProgressCallback
+from rasteret_assets.stages.index import HeaderIndex, KnownRows, KnownTable
 from rasteret_assets.stages.rows import Checkpoint, FreshRows, assemble_ledger
-from rasteret_assets.stages.targets import RETRIED_CLASSES, cached_rows, distinct_files, known_rows, ledger_targets
+from rasteret_assets.stages.targets import RETRIED_CLASSES, distinct_files, ledger_targets
 from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.urls import host
 
 
-@dataclass(frozen=True, kw_only=True)
-class BandMetadata:
-    """The ledger of a partition and what it took to write it.
+@dataclass(kw_only=True)
+class BandAccount:
+    """What it took to write a ledger.
 
     Args:
-        table: rows of :data:`~rasteret_assets.schema.BAND_METADATA_SCHEMA`, record by record in band order.
+        rows: rows of the ledger.
         fetched: files whose header was fetched.
-        reused: ledger rows taken from the previous ledger.
+        reused: ledger rows taken from an earlier ledger.
         drifted: ledger rows whose file had changed, though the record had not.
         requests: range requests made.
         bytes: bytes those brought.
         seconds: time the fetch took.
         failures: rows without a header by error class.
+        conflicts: rows whose header is in another CRS than the record says.
     """
 
-    table: pa.Table
+    rows: int = 0
     fetched: int = 0
     reused: int = 0
     drifted: int = 0
     requests: int = 0
     bytes: int = 0
     seconds: float = 0.0
-    failures: dict[str, int] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
+    conflicts: int = 0
+
+    def count(self, rows: pa.Table) -> None:
+        """Add rows of the ledger."""
+        self.rows += rows.num_rows
+        self.failures.update(count_failures(rows))
+        self.conflicts += pc.sum(pc.equal(rows["error_class"], CRS_CONFLICT)).as_py() or 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandMetadata:
+    """The ledger of a partition, and what it took.
+
+    Args:
+        table: rows of :data:`~rasteret_assets.schema.BAND_METADATA_SCHEMA`, record by record in band order.
+        account: what it took.
+    """
+
+    table: pa.Table
+    account: BandAccount
+
+
+class BandMetadataReader:
+    """Reads the band metadata of a partition, slice by slice of its records.
+
+    Args:
+        bands: assets to read, in column order.
+        backend: where headers come from.
+        explicit: whether the bands were chosen by name; otherwise rows whose asset is no raster are left out.
+        max_concurrent: files in work at once.
+        known: headers of earlier ledgers, to reuse what still holds.
+        revalidate: ask for every header that is reused whether its file has changed, and read it again if so.
+        checkpoint: keeps finished rows while the stage runs.
+        progress: called while headers come in.
+    """
+
+    def __init__(
+        self,
+        bands: Sequence[str],
+        backend: StorageBackend,
+        *,
+        explicit: bool,
+        max_concurrent: int,
+        known: HeaderIndex,
+        revalidate: bool = False,
+        checkpoint: Checkpoint | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self.bands = bands
+        self.backend = backend
+        self.explicit = explicit
+        self.max_concurrent = max_concurrent
+        self.known = known
+        self.revalidate = revalidate
+        self.checkpoint = checkpoint
+        self.progress = progress
+        self.account = BandAccount()
+        self._before = HeaderProgress(total=0)
+        self._records = 0
+
+    def read(self, records: pa.Table, more: int = 0) -> Iterator[pa.Table]:
+        """The ledger of one slice of normalized records, in bounded steps.
+
+        Args:
+            records: with the columns of :data:`~rasteret_assets.stages.targets.TARGET_COLUMNS`.
+            more: records of the partition after these, for the progress.
+        """
+        targets = ledger_targets(records, self.bands, explicit=self.explicit)
+        found = self.known.find(targets)
+        wanted = (found < 0) & np.asarray(pc.is_null(targets["error_class"]), bool)
+        validators = self._validators(found) if self.revalidate else None
+        files, file_of_row = distinct_files(targets, wanted, validators)
+        fresh = FreshRows(targets, files, file_of_row, self.checkpoint)
+        self._records += records.num_rows
+        if files:
+            self._fetch(fresh, more)
+        was_known = found >= 0
+        drifted = int((was_known & (fresh.groups >= 0)).sum())
+        self.account.fetched += len(files) - fresh.unchanged
+        self.account.reused += int(was_known.sum()) - drifted
+        self.account.drifted += drifted
+        for rows in assemble_ledger(targets, self.known, found, fresh):
+            self.account.count(rows)
+            yield rows
+        if more and fresh.saved:
+            # A file that a later slice refers to as well is not asked for again.
+            self.known.add(fresh.saved)
+
+    def _validators(self, found: np.ndarray) -> pa.Table:
+        """What the known header of every target was read under; nulls where none is known."""
+        columns = ["etag", "last_modified", "status"]
+        rows = np.flatnonzero(found >= 0)
+        places = np.full(len(found), -1, np.int64)
+        places[rows] = np.arange(len(rows))
+        return self.known.take(found[rows], columns).take(pa.array(places, mask=places < 0))
+
+    def _fetch(self, fresh: FreshRows, more: int) -> None:
+        before, watch = self._before, self.progress
+        share = more / max(1, self._records)
+
+        def report(now: HeaderProgress) -> None:
+            if watch is not None:
+                done = before.total + now.total
+                watch(_sum(before, now, total=done + round(done * share)))
+
+        fetching = fetch_headers(
+            fresh.files, self.backend, fresh.take, max_concurrent=self.max_concurrent, progress=report
+        )
+        account = run_sync(fetching)
+        self._before = _sum(before, account, total=before.total + account.total)
+        self.account.requests += account.requests
+        self.account.bytes += account.bytes
+        self.account.seconds += account.seconds
+
+
+def _sum(before: HeaderProgress, now: HeaderProgress, *, total: int) -> HeaderProgress:
+    """Progress over all slices so far."""
+    started = before.started if before.total else now.started
+    return replace(
+        now, total=total, done=before.done + now.done, failed=before.failed + now.failed,
+        requests=before.requests + now.requests, bytes=before.bytes + now.bytes, started=started,
+    )  # fmt: skip
 
 
 def read_band_metadata(
@@ -57,43 +182,31 @@ def read_band_metadata(
     explicit: bool,
     max_concurrent: int,
     previous: pa.Table | None = None,
-    force: bool = False,
     revalidate: bool = False,
     checkpoint: Checkpoint | None = None,
     progress: ProgressCallback | None = None,
 ) -> BandMetadata:
-    """The band metadata of normalized records.
+    """The band metadata of normalized records, in memory.
 
     Args:
-        records: normalized records of one partition.
+        records: normalized records.
         bands: assets to read, in column order.
         backend: where headers come from.
         explicit: whether the bands were chosen by name; otherwise rows whose asset is no raster are left out.
         max_concurrent: files in work at once.
-        previous: the partition's last ledger, to reuse what still holds.
-        force: fetch every header again.
+        previous: the last ledger, to reuse what still holds.
         revalidate: ask for every header that is reused whether its file has changed, and read it again if so.
         checkpoint: keeps finished rows while the stage runs, and gives back those of an interrupted run.
         progress: called while headers come in.
     """
-    targets = ledger_targets(records, bands, explicit=explicit)
-    known = known_rows(None if force else previous, checkpoint.load() if checkpoint and not force else None)
-    cached = cached_rows(targets, known)
-    wanted = pc.and_(pc.is_null(cached), pc.is_null(targets["error_class"]))
-    validators = known.select(["etag", "last_modified", "status"]).take(cached) if revalidate else None
-    files, file_of_row = distinct_files(targets, wanted, validators)
-    fresh = FreshRows(targets, files, file_of_row, checkpoint)
-    account = HeaderProgress(total=0)
-    if files:
-        account = run_sync(fetch_headers(files, backend, fresh.take, max_concurrent=max_concurrent, progress=progress))
-    table = assemble_ledger(targets, cached, known, fresh)
-    was_known = np.asarray(pc.is_valid(cached))
-    drifted = int(was_known[fresh.positions].sum())
-    return BandMetadata(
-        table=table, fetched=len(files) - fresh.unchanged, reused=int(was_known.sum()) - drifted, drifted=drifted,
-        requests=account.requests, bytes=account.bytes, seconds=account.seconds if files else 0.0,
-        failures=count_failures(table),
+    left: list[KnownRows] = list(checkpoint.load()) if checkpoint is not None else []
+    last: list[KnownRows] = [KnownTable(table=previous)] if previous is not None else []
+    reader = BandMetadataReader(
+        bands, backend, explicit=explicit, max_concurrent=max_concurrent, known=HeaderIndex([*left, *last]),
+        revalidate=revalidate, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
+    steps = list(reader.read(records))
+    return BandMetadata(table=pa.concat_tables([BAND_METADATA_SCHEMA.empty_table(), *steps]), account=reader.account)
 
 
 def count_failures(table: pa.Table) -> dict[str, int]:

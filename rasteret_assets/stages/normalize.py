@@ -5,7 +5,7 @@ Every user column survives. Contract columns are replaced where they stand; thos
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,8 @@ from rasteret_assets.schema import (
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.assets import assets_from_href, normalize_assets
 from rasteret_assets.stages.columns import normalize_crs, normalize_ids, plain
-from rasteret_assets.stages.profile import SourceProfile, record_times, with_aliases
+from rasteret_assets.stages.digest import hash_texts
+from rasteret_assets.stages.profile import SourceProfile, record_times, repeated, with_aliases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +67,42 @@ class NormalizedRecords:
             InvalidRecordError: naming the first ids, their reasons and the remedy.
         """
         total = self.records.num_rows + self.rejected.num_rows + self.duplicates
-        if self.rejected.num_rows > max_rejected * total:
-            raise InvalidRecordError(_rejection(self.rejected, total))
+        check_rejected(self.rejected, self.rejected.num_rows, total, max_rejected)
 
 
-def normalize_records(raw: pa.Table, spec: CollectionSpec, profile: SourceProfile) -> NormalizedRecords:
-    """Raw rows of one partition (or of a whole in-memory table) as the record contract wants them.
+class RepeatedIds:
+    """Finds the rows of a partition that repeat an earlier one, over all of its batches.
+
+    Args:
+        ids: the ids of all rows, in any number of arrays.
+    """
+
+    def __init__(self, ids: Iterable[pa.Array]) -> None:
+        self._suspects = repeated([hash_texts(array) for array in ids])
+        self._seen: set[str] = set()
+
+    def again(self, ids: pa.Array, standing: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Which rows carry an id that a standing row before them carried: they are equal in content."""
+        again = np.zeros(len(ids), bool)
+        if len(self._suspects):
+            suspects = np.flatnonzero(np.isin(hash_texts(ids), self._suspects) & standing)
+            # A row is judged by those before it, so only the few whose id repeats are walked.
+            for row, record_id in zip(suspects, ids.take(pa.array(suspects)).to_pylist(), strict=True):
+                again[row] = record_id in self._seen
+                self._seen.add(record_id)
+        return again
+
+
+def normalize_records(
+    raw: pa.Table, spec: CollectionSpec, profile: SourceProfile, repeats: RepeatedIds | None = None
+) -> NormalizedRecords:
+    """Raw rows of one partition, or a batch of them, or a whole in-memory table, as the record contract wants them.
 
     Args:
         raw: rows as scanned, with the source's footer metadata in the schema.
         spec: aliases, hrefs, rewrites.
         profile: of the source; decides the asset names and which ids are in conflict.
+        repeats: of the whole partition where ``raw`` is one batch of it.
 
     Raises:
         RecordError: if a whole column cannot be normalized: its type or its CRS is wrong.
@@ -91,8 +117,9 @@ def normalize_records(raw: pa.Table, spec: CollectionSpec, profile: SourceProfil
     codes, crs_texts, conflicts = normalize_crs(aliased)
 
     reasons = _rejections(ids, bad_times, unreadable, footprints, profile)
-    duplicate = _repetitions(ids, reasons)
-    keep = pa.array((reasons[:, 0] == None) & ~duplicate)  # noqa: E711  (element-wise)
+    standing = np.asarray(reasons[:, 0] == None, bool)  # noqa: E711  (element-wise)
+    duplicate = (repeats or RepeatedIds([ids])).again(ids, standing)
+    keep = pa.array(standing & ~duplicate)
     replaced: dict[str, pa.Array] = {
         ID: ids,
         DATETIME: times,
@@ -162,17 +189,6 @@ def _rejections(
     return reasons
 
 
-def _repetitions(ids: pa.Array, reasons: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
-    """Rows whose id stood in an earlier row: what is left of repeated ids is equal in content."""
-    encoded = pc.dictionary_encode(ids)
-    codes = np.asarray(pc.fill_null(encoded.indices, -1))
-    _, first = np.unique(codes, return_index=True)
-    repeated = np.ones(len(ids), bool)
-    repeated[first] = False
-    free = reasons[:, 0] == None  # noqa: E711  (element-wise)
-    return np.asarray(repeated & (codes >= 0) & free, bool)
-
-
 def _replace(batch: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa.Table:
     """The batch with contract columns in place and every other column as plain storage, without field metadata."""
     names, arrays = [], []
@@ -199,13 +215,26 @@ def _rejected(raw: pa.Table, reasons: npt.NDArray[np.object_]) -> pa.Table:
     return rows.replace_schema_metadata(None)
 
 
-def _rejection(rejected: pa.Table, total: int) -> str:
+def check_rejected(rejected: pa.Table, count: int, total: int, most: float) -> None:
+    """Refuse where more than the tolerated share of a partition's records was rejected.
+
+    Args:
+        rejected: the first of them.
+        count: all of them.
+        total: records of the partition.
+        most: tolerated share.
+
+    Raises:
+        InvalidRecordError: naming the first ids, their reasons and the remedy.
+    """
+    if count <= most * total:
+        return
     ids = rejected.column(ID if ID in rejected.schema.names else 0).to_pylist()
     reasons = rejected.column(REJECT_REASON).to_pylist()
     first = ", ".join(f"{name!r} ({why})" for name, why in zip(ids[:3], reasons[:3], strict=True))
-    more = f" and {len(rejected) - 3} more" if len(rejected) > 3 else ""
-    share = len(rejected) / total
-    return (
-        f"{len(rejected)} of {total} records break the record contract: {first}{more}. Mend them in the source, or "
-        f"tolerate them with max_rejected={share:.2g} in the collection's spec: they then go to rejected_records"
+    more = f" and {count - 3} more" if count > 3 else ""
+    raise InvalidRecordError(
+        f"{count} of {total} records break the record contract: {first}{more}. Mend them in the source, or "
+        f"tolerate them with max_rejected={count / total:.2g} in the collection's spec: they then go to "
+        "rejected_records"
     )

@@ -1,19 +1,19 @@
 """What a source holds, found in one streaming look: its partitions and their versions, its assets, bands and doubles.
 
 Every stage of every partition goes by the same profile, so that all partitions share one schema and a record is judged
-the same whichever partition is built first.
+the same whichever partition is built first. What was found in a file is remembered: the next look reads only the files
+that are new or rewritten.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,7 +22,11 @@ from rasteret_assets.schema import ASSETS, DATETIME, ID, PARSER_VERSION, START_D
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.assets import asset_names, normalize_assets, raster_rows
 from rasteret_assets.stages.columns import normalize_ids, normalize_times
-from rasteret_assets.stages.scan import Source
+from rasteret_assets.stages.digest import ContentDigest, hash_texts, row_hashes
+from rasteret_assets.stages.scan import Source, SourcePart
+
+#: Raised whenever a profile of the same rows would come out differently: stored ones are then made anew.
+PROFILE_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,21 @@ class PartitionProfile:
 
     rows: int
     version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartProfile:
+    """What one file of a source holds.
+
+    Args:
+        partitions: its rows by partition key.
+        asset_names: assets that its rows have.
+        rasters: those of them that hold rasters.
+    """
+
+    partitions: dict[str, PartitionProfile] = field(default_factory=dict)
+    asset_names: tuple[str, ...] = ()
+    rasters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +62,7 @@ class SourceProfile:
         asset_names: fields of the normalized ``assets`` struct.
         bands: bands to enrich, in order; empty where nothing is to be enriched.
         conflicting_ids: ids that several rows with different content carry; none of these rows is published.
+        parts: by version of the source's file.
     """
 
     fingerprint: str
@@ -50,17 +70,27 @@ class SourceProfile:
     asset_names: tuple[str, ...] = ()
     bands: tuple[str, ...] = ()
     conflicting_ids: tuple[str, ...] = ()
+    parts: dict[str, PartProfile] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A document for :meth:`from_json`."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> SourceProfile:
+    def from_json(cls, document: Mapping[str, Any]) -> SourceProfile:
         """The profile a document of :meth:`to_json` describes."""
-        partitions = {key: PartitionProfile(**value) for key, value in document["partitions"].items()}
         lists = {name: tuple(document[name]) for name in ("asset_names", "bands", "conflicting_ids")}
-        return cls(fingerprint=document["fingerprint"], partitions=partitions, **lists)
+        parts = {
+            version: PartProfile(
+                partitions=_partitions(part["partitions"]),
+                asset_names=tuple(part["asset_names"]),
+                rasters=tuple(part["rasters"]),
+            )
+            for version, part in document.get("parts", {}).items()
+        }
+        return cls(
+            fingerprint=document["fingerprint"], partitions=_partitions(document["partitions"]), parts=parts, **lists
+        )
 
     @property
     def layout(self) -> str:
@@ -73,9 +103,20 @@ class SourceProfile:
         return f"{self.partitions[key].version}-{spec.content_hash}-{self.layout}"
 
 
+def _partitions(document: Mapping[str, Any]) -> dict[str, PartitionProfile]:
+    return {key: PartitionProfile(**value) for key, value in document.items()}
+
+
+class Look(NamedTuple):
+    """A look at a source: what it found, and a 64-bit hash of the id of every row, by version of the file."""
+
+    profile: SourceProfile
+    ids: dict[str, npt.NDArray[np.uint64]]
+
+
 def profile_fingerprint(source: Source, spec: CollectionSpec) -> str:
     """What the profile of a source under a spec depends on, without reading a row."""
-    return f"{source.fingerprint}-{spec.content_hash}"
+    return f"{PROFILE_VERSION}-{source.fingerprint}-{spec.content_hash}"
 
 
 def profile_source(source: Source, spec: CollectionSpec) -> SourceProfile:
@@ -85,46 +126,92 @@ def profile_source(source: Source, spec: CollectionSpec) -> SourceProfile:
         BandNotFoundError: if ``band_codes`` names an asset no record has.
         RecordError: if a contract column has a type that cannot be normalized.
     """
-    digests: dict[str, Any] = {}
-    rows: Counter[str] = Counter()
+    return look_at(source, spec).profile
+
+
+def look_at(source: Source, spec: CollectionSpec, last: Look | None = None) -> Look:
+    """Look at the files of a source that the last look, under the same spec, did not see as they are now.
+
+    Raises:
+        BandNotFoundError: if ``band_codes`` names an asset no record has.
+        RecordError: if a contract column has a type that cannot be normalized.
+    """
+    parts: dict[str, PartProfile] = {}
+    ids: dict[str, npt.NDArray[np.uint64]] = {}
+    for part in source.parts:
+        if last is not None and part.version in last.profile.parts and part.version in last.ids:
+            parts[part.version], ids[part.version] = last.profile.parts[part.version], last.ids[part.version]
+        else:
+            parts[part.version], ids[part.version] = _profile_part(source, part, spec)
     stated = _schema_names(source, spec)
-    names: dict[str, None] = dict.fromkeys(stated)
-    rasters: set[str] = set()
-    id_chunks: list[pa.Array] = []
-    for batch in source.batches():
-        aliased = with_aliases(batch, spec)
-        for key, part in _split(batch, aliased, spec):
-            digests.setdefault(key, hashlib.blake2b(digest_size=16)).update(_serialized(part))
-            rows[key] += part.num_rows
-        id_chunks.append(normalize_ids(aliased.column(ID)))
-        if not _from_href(source, spec):
-            in_batch = asset_names(aliased.column(ASSETS))
-            names.update(dict.fromkeys(in_batch))
-            if spec.enrich_cog and spec.band_codes is None:
-                rasters |= _raster_names(aliased.column(ASSETS), [name for name in in_batch if name not in rasters])
-    ordered = stated or sorted(names)
-    found = {key: PartitionProfile(rows=rows[key], version=digests[key].hexdigest()) for key in sorted(rows)}
-    return SourceProfile(
+    ordered = stated or sorted({name for part in parts.values() for name in part.asset_names})
+    rasters = {name for part in parts.values() for name in part.rasters}
+    found = _combined(parts.values())
+    conflicts = _conflicting(source, spec, ids)
+    for key, shared in conflicts.items():
+        # A record is rejected for what another partition holds: that partition's change is a change of this one.
+        found[key] = replace(found[key], version=_digest([found[key].version, *shared]))
+    profile = SourceProfile(
         fingerprint=profile_fingerprint(source, spec),
         partitions=found or {UNDATED: PartitionProfile(rows=0, version="empty")},
         asset_names=tuple(ordered),
-        bands=_bands(source, spec, ordered, rasters, any_rows=bool(rows)),
-        conflicting_ids=_conflicting(source, spec, id_chunks),
+        bands=_bands(source, spec, ordered, rasters, any_rows=bool(found)),
+        conflicting_ids=tuple(sorted({name for shared in conflicts.values() for name in shared})),
+        parts=parts,
     )
+    return Look(profile, ids)
 
 
-def partition_tables(source: Source, spec: CollectionSpec, keys: set[str]) -> dict[str, pa.Table]:
-    """Raw rows of the partitions in ``keys`` that have any, from one scan of the source."""
-    parts: dict[str, list[pa.RecordBatch]] = {}
-    empty = True
-    for batch in source.batches():
-        empty = empty and batch.num_rows == 0
-        for key, part in _split(batch, with_aliases(batch, spec), spec):
-            if key in keys:
-                parts.setdefault(key, []).append(part)
-    if empty and UNDATED in keys:
-        parts[UNDATED] = []
-    return {key: pa.Table.from_batches(batches, source.schema) for key, batches in sorted(parts.items())}
+def _combined(parts: Collection[PartProfile]) -> dict[str, PartitionProfile]:
+    """Partitions over all files; which file a row is in does not count, only what all files hold."""
+    versions: dict[str, list[str]] = {}
+    rows: dict[str, int] = {}
+    for part in parts:
+        for key, found in part.partitions.items():
+            versions.setdefault(key, []).append(found.version)
+            rows[key] = rows.get(key, 0) + found.rows
+    return {key: PartitionProfile(rows=rows[key], version=_digest(sorted(versions[key]))) for key in sorted(rows)}
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
+
+
+def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec) -> tuple[PartProfile, npt.NDArray[np.uint64]]:
+    digests: dict[str, ContentDigest] = {}
+    names: set[str] = set()
+    rasters: set[str] = set()
+    hashes = [np.zeros(0, np.uint64)]
+    stated = _schema_names(source, spec)
+    for batch in source.batches(part):
+        aliased = with_aliases(batch, spec)
+        for key, rows in _split(batch, aliased, spec):
+            digests.setdefault(key, ContentDigest()).update(rows)
+        hashes.append(hash_texts(normalize_ids(aliased.column(ID))))
+        if not _from_href(source, spec):
+            in_batch = stated or asset_names(aliased.column(ASSETS))
+            names.update(in_batch)
+            if spec.enrich_cog and spec.band_codes is None:
+                rasters |= _raster_names(aliased.column(ASSETS), [name for name in in_batch if name not in rasters])
+    partitions = {
+        key: PartitionProfile(rows=digest.rows, version=digest.hexdigest()) for key, digest in sorted(digests.items())
+    }
+    found = PartProfile(partitions=partitions, asset_names=tuple(sorted(names)), rasters=tuple(sorted(rasters)))
+    return found, np.concatenate(hashes)
+
+
+def partition_batches(
+    source: Source, spec: CollectionSpec, profile: SourceProfile, keys: set[str]
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Raw rows of the partitions in ``keys``, from one scan of the files that the profile found some in."""
+    for part in source.parts:
+        known = profile.parts.get(part.version)
+        if known is not None and keys.isdisjoint(known.partitions):
+            continue
+        for batch in source.batches(part):
+            for key, rows in _split(batch, with_aliases(batch, spec), spec):
+                if key in keys:
+                    yield key, rows
 
 
 def with_aliases(batch: pa.RecordBatch, spec: CollectionSpec) -> pa.RecordBatch:
@@ -161,16 +248,6 @@ def _split(
         yield key, batch if len(index) == batch.num_rows else batch.take(pa.array(index))
 
 
-def _serialized(batch: pa.RecordBatch) -> bytes:
-    """A batch as Arrow IPC: equal rows give equal bytes."""
-    sink = io.BytesIO()
-    # take() rather than the batch itself: a slice of a larger batch would serialize with other offsets.
-    rows = batch.take(pa.array(np.arange(batch.num_rows)))
-    with pa.ipc.new_stream(sink, rows.schema.remove_metadata()) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(rows.columns, schema=rows.schema.remove_metadata()))
-    return sink.getvalue()
-
-
 def _from_href(source: Source, spec: CollectionSpec) -> bool:
     return bool(spec.href_column) and ASSETS not in {*source.schema.names, *spec.column_map.values()}
 
@@ -202,19 +279,39 @@ def _bands(
     return tuple(names) if _from_href(source, spec) else tuple(name for name in names if name in rasters)
 
 
-def _conflicting(source: Source, spec: CollectionSpec, id_chunks: list[pa.Array]) -> tuple[str, ...]:
-    """Ids that rows of different content share; the rows are compared only where ids repeat at all."""
-    if not id_chunks:
-        return ()
-    counted = pa.chunked_array(id_chunks).drop_null().value_counts()
-    repeated = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
-    if not len(repeated):
-        return ()
-    contents: dict[str, set[bytes]] = {}
-    for batch in source.batches():
-        ids = normalize_ids(with_aliases(batch, spec).column(ID))
-        # Only rows whose id repeats are walked.
-        for row in np.flatnonzero(np.asarray(pc.fill_null(pc.is_in(ids, repeated), fill_value=False))):
-            digest = hashlib.blake2b(_serialized(batch.slice(int(row), 1)), digest_size=16).digest()
-            contents.setdefault(ids[int(row)].as_py(), set()).add(digest)
-    return tuple(sorted(record_id for record_id, digests in contents.items() if len(digests) > 1))
+def _conflicting(
+    source: Source, spec: CollectionSpec, hashes: Mapping[str, npt.NDArray[np.uint64]]
+) -> dict[str, list[str]]:
+    """Ids that rows of different content share, by partition; rows are compared only where ids repeat at all."""
+    suspects = repeated(hashes.values())
+    if not len(suspects):
+        return {}
+    ids, contents, keys = [pa.array([], pa.string())], [np.zeros(0, np.uint64)], []
+    for part in source.parts:
+        if not np.isin(hashes[part.version], suspects).any():
+            continue
+        for batch in source.batches(part):
+            for key, rows in _split(batch, with_aliases(batch, spec), spec):
+                texts = normalize_ids(with_aliases(rows, spec).column(ID))
+                chosen = np.flatnonzero(np.isin(hash_texts(texts), suspects) & np.asarray(texts.is_valid()))
+                if len(chosen):
+                    ids.append(texts.take(pa.array(chosen)))
+                    contents.append(row_hashes(rows.take(pa.array(chosen)).columns))
+                    keys.append(np.full(len(chosen), key))
+    encoded = pa.chunked_array(ids).combine_chunks().dictionary_encode()
+    codes = np.asarray(encoded.indices)
+    distinct = np.unique(np.stack([codes.astype(np.uint64), np.concatenate(contents)]), axis=1)[0]
+    shared = np.bincount(distinct.astype(np.int64), minlength=len(encoded.dictionary)) > 1
+    places = np.concatenate(keys) if keys else np.zeros(0, "U1")
+    return {
+        str(key): sorted(
+            encoded.dictionary.take(pa.array(np.unique(codes[shared[codes] & (places == key)]))).to_pylist()
+        )
+        for key in np.unique(places[shared[codes]])
+    }
+
+
+def repeated(hashes: Iterable[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
+    """Hashes that occur more than once, ``uint64[K]`` in order."""
+    ordered = np.sort(np.concatenate([np.zeros(0, np.uint64), *hashes]))
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasteret_assets.errors import RasteretAssetsError, UnsupportedTiffError
+from rasteret_assets.errors import CollectionError, RasteretAssetsError, UnsupportedTiffError
 from rasteret_assets.schema import (
     BAND_INDEX,
     BAND_METADATA_SCHEMA,
+    CRS_CONFLICT,
     HREF,
     ID,
     PARSER_VERSION,
@@ -24,8 +25,9 @@ from rasteret_assets.schema import (
     TIMESTAMP,
 )
 from rasteret_assets.stages.headers import HeaderOutcome, HeaderTarget
+from rasteret_assets.stages.index import HeaderIndex, KnownRows, KnownTable, take_rows
 from rasteret_assets.stages.structs import header_structs
-from rasteret_assets.stages.targets import RETRIED_CLASSES
+from rasteret_assets.stages.targets import RETRIED_CLASSES, STATED_EPSG
 from rasteret_assets.tiff import TiffHeader
 
 #: Columns of the ledger that a header fetch decides; the others are what was asked for.
@@ -33,19 +35,23 @@ FETCHED_COLUMNS = (
     "status", "error_class", "error", "attempts", "attempted_at", "etag", "last_modified", "content_length", "header"
 )  # fmt: skip
 
+#: Finished rows of this size stay in memory; more are read back from where they are kept meanwhile.
+KEPT_BYTES = 96 * 1024 * 1024
 
-#: Rows of the ledger are put in order in slices of about this size.
-_TAKE_BYTES: Final = 32 * 1024 * 1024
+#: The ledger is put together in steps of about this size.
+_STEP_BYTES: Final = 32 * 1024 * 1024
+_FIRST_STEP_ROWS: Final = 2048
+_MOST_STEP_ROWS: Final = 65_536
 
 
 class Checkpoint(Protocol):
     """Keeps finished ledger rows of a stage that is still running."""
 
-    def load(self) -> pa.Table | None:
+    def load(self) -> Sequence[KnownRows]:
         """Rows that an interrupted run left behind, if any."""
         ...
 
-    def save(self, rows: pa.Table) -> None:
+    def save(self, rows: pa.Table) -> KnownRows:
         """Keep rows of :data:`~rasteret_assets.schema.BAND_METADATA_SCHEMA` until the stage is done."""
         ...
 
@@ -74,14 +80,14 @@ class FreshRows:
         self._by_file = fetched[np.argsort(file_of_row[fetched], kind="stable")]
         self._starts = np.searchsorted(file_of_row[self._by_file], np.arange(len(files) + 1))
         self._indices = targets[BAND_INDEX].combine_chunks().to_numpy(zero_copy_only=False)
-        self._rows: list[npt.NDArray[np.int64]] = []
-        self.tables: list[pa.Table] = []
+        self._kept = 0
+        #: Where each target's fetched row stands: group, -1 where there is none, and row of the group.
+        self.groups = np.full(targets.num_rows, -1, np.int64)
+        self.rows = np.zeros(targets.num_rows, np.int64)
+        self.sources: list[KnownRows] = []
+        #: The same rows where the checkpoint keeps them.
+        self.saved: list[KnownRows] = []
         self.unchanged = 0
-
-    @property
-    def positions(self) -> npt.NDArray[np.int64]:
-        """Target of every row in ``tables``, laid end to end."""
-        return np.concatenate([np.zeros(0, np.int64), *self._rows])
 
     def take(self, files: Sequence[int], outcomes: Sequence[HeaderOutcome]) -> None:
         """A group of finished files: each becomes one row per target that it serves."""
@@ -92,11 +98,15 @@ class FreshRows:
         spans = [self._by_file[self._starts[file] : self._starts[file + 1]] for file, _ in changed]
         rows = np.concatenate(spans)
         served = [outcome for (_, outcome), span in zip(changed, spans, strict=True) for _ in range(len(span))]
-        table = _fresh_rows(served, self._indices[rows].tolist())
-        self._rows.append(rows)
-        self.tables.append(table)
+        table = _ledger(self.targets.take(pa.array(rows)), _fresh_rows(served, self._indices[rows].tolist()))
+        self.groups[rows] = len(self.sources)
+        self.rows[rows] = np.arange(len(rows))
+        self.sources.append(KnownTable(table=table))
+        self._kept += table.nbytes
         if self.checkpoint is not None:
-            self.checkpoint.save(_ledger(self.targets.take(pa.array(rows)), table))
+            self.saved.append(self.checkpoint.save(table))
+            if self._kept > KEPT_BYTES:
+                self.sources[-1] = self.saved[-1]
 
     def _stands(self, target: HeaderTarget, outcome: HeaderOutcome) -> bool:
         """Whether the header that is known stays: its file has not changed, or could not be asked just now."""
@@ -104,39 +114,43 @@ class FreshRows:
         return outcome.unchanged or (target.known is not None and transient)
 
 
-def assemble_ledger(targets: pa.Table, cached: pa.Array, known: pa.Table, fresh: FreshRows) -> pa.Table:
-    """The ledger: fetched rows, known rows, and rows that were wrong from the start, in target order."""
-    fetched = fresh.positions
-    place = np.arange(targets.num_rows, dtype=np.int64) + len(fetched) + known.num_rows
-    reused = np.asarray(pc.is_valid(cached))
-    place[reused] = len(fetched) + np.asarray(cached.drop_null())
-    place[fetched] = np.arange(len(fetched))
-    if len(place) and np.array_equal(fetched, np.arange(len(place))):
-        return _ledger(targets, pa.concat_tables(fresh.tables))
-    return _ledger(targets, _take([*fresh.tables, known.select(list(FETCHED_COLUMNS)), _wrong_rows(targets)], place))
+def assemble_ledger(
+    targets: pa.Table, known: HeaderIndex, positions: npt.NDArray[np.int64], fresh: FreshRows
+) -> Iterator[pa.Table]:
+    """The ledger, step by step: fetched rows, known rows, and rows that were wrong from the start, in target order.
 
-
-def _take(tables: Sequence[pa.Table], rows: npt.NDArray[np.int64]) -> pa.Table:
-    """Rows of several tables laid end to end, in the order asked for.
-
-    Arrow's own take would first copy all tables into one, which for tile tables is the most memory a build ever holds.
+    Raises:
+        CollectionError: if a known row is not what it was found as, because another run wrote its ledger meanwhile.
     """
-    starts = np.cumsum([0, *(table.num_rows for table in tables)])
-    bytes_per_row = sum(table.nbytes for table in tables) // max(1, int(starts[-1])) + 1
-    step = max(1, _TAKE_BYTES // bytes_per_row)
-    slices = []
-    for begin in range(0, max(len(rows), 1), step):
-        wanted = rows[begin : begin + step]
-        source = np.searchsorted(starts, wanted, side="right") - 1
-        parts = [tables[0].slice(0, 0)]
-        order = [np.zeros(0, np.int64)]
-        for number in np.unique(source):
-            mine = np.flatnonzero(source == number)
-            parts.append(tables[number].take(pa.array(wanted[mine] - starts[number])))
-            order.append(mine)
-        joined = pa.concat_tables(parts).combine_chunks()
-        slices.append(joined.take(pa.array(np.argsort(np.concatenate(order), kind="stable"))))
-    return pa.concat_tables(slices)
+    begin, step = 0, _FIRST_STEP_ROWS
+    while begin < targets.num_rows:
+        span = slice(begin, begin + step)
+        rows = _step(targets.slice(begin, step), known, positions[span], fresh, span)
+        yield rows
+        begin += rows.num_rows
+        per_row = rows.nbytes // rows.num_rows + 1
+        step = min(_MOST_STEP_ROWS, max(1, _STEP_BYTES // per_row))
+
+
+def _step(
+    targets: pa.Table, known: HeaderIndex, positions: npt.NDArray[np.int64], fresh: FreshRows, span: slice
+) -> pa.Table:
+    groups = fresh.groups[span]
+    is_fresh, is_known = groups >= 0, (groups < 0) & (positions >= 0)
+    if is_fresh.all():
+        return _ledger(targets, take_rows(fresh.sources, groups, fresh.rows[span]))
+    reused = known.take(positions[is_known])
+    asked = targets.filter(pa.array(is_known))
+    if not all(reused[name].equals(asked[name]) for name in (HREF, BAND_INDEX)):
+        raise CollectionError("a ledger changed while headers were taken from it; build the partition again")
+    fetched = take_rows(fresh.sources, groups[is_fresh], fresh.rows[span][is_fresh])
+    wrong = _wrong_rows(targets.filter(pa.array(~is_fresh & ~is_known)))
+    columns = list(FETCHED_COLUMNS)
+    values = pa.concat_tables([fetched.select(columns), reused.select(columns), wrong.select(columns)])
+    places = np.concatenate([np.flatnonzero(mask) for mask in (is_fresh, is_known, ~is_fresh & ~is_known)])
+    if not np.array_equal(places, np.arange(len(places))):
+        values = values.combine_chunks().take(pa.array(np.argsort(places, kind="stable")))
+    return _ledger(targets, values)
 
 
 def _ledger(targets: pa.Table, values: pa.Table) -> pa.Table:
@@ -144,7 +158,24 @@ def _ledger(targets: pa.Table, values: pa.Table) -> pa.Table:
     columns: dict[str, Any] = {name: targets[name] for name in (ID, "band", HREF, BAND_INDEX)}
     columns |= {name: values[name] for name in FETCHED_COLUMNS}
     columns["parser_version"] = pa.array(np.full(targets.num_rows, PARSER_VERSION, np.int32))
+    columns |= _with_conflicts(targets, values)
     return pa.table({name: columns[name] for name in BAND_METADATA_SCHEMA.names}, BAND_METADATA_SCHEMA)
+
+
+def _with_conflicts(targets: pa.Table, values: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Error columns, in which a header stands out whose CRS is not what the record says; it is good all the same."""
+    header = values["header"]
+    epsg = pc.struct_field(header, [header.type.get_field_index("epsg")])
+    is_ok = pc.equal(values["status"], STATUS_OK)
+    kind = pc.if_else(is_ok, pa.scalar(None, pa.string()), values["error_class"])
+    said = pc.if_else(is_ok, pa.scalar(None, pa.string()), values["error"])
+    # By code only: one CRS has many spellings as text.
+    conflict = pc.and_(is_ok, pc.fill_null(pc.not_equal(targets[STATED_EPSG], epsg), fill_value=False))
+    if pc.any(conflict).as_py():
+        stated, found = targets[STATED_EPSG].cast(pa.string()), epsg.cast(pa.string())
+        text = pc.binary_join_element_wise("the record says EPSG:", stated, ", its file is in EPSG:", found, "")
+        kind, said = pc.if_else(conflict, CRS_CONFLICT, kind), pc.if_else(conflict, text, said)
+    return {"error_class": kind, "error": said}
 
 
 def _wrong_rows(targets: pa.Table) -> pa.Table:

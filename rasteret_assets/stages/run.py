@@ -7,30 +7,51 @@ built.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
 from rasteret_assets.errors import CollectionError
-from rasteret_assets.schema import PARSER_VERSION
+from rasteret_assets.schema import (
+    BAND_METADATA_SCHEMA,
+    BANDS,
+    COLLECTION,
+    ID,
+    NORMALIZED,
+    PARSER_VERSION,
+    RAW,
+    REJECTED,
+    STAGES,
+)
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.bands import check_enrichment, read_band_metadata
+from rasteret_assets.stages.bands import BandMetadataReader, check_enrichment
+from rasteret_assets.stages.columns import normalize_ids
 from rasteret_assets.stages.headers import ProgressCallback
-from rasteret_assets.stages.normalize import normalize_records
-from rasteret_assets.stages.profile import SourceProfile, partition_tables, profile_fingerprint, profile_source
+from rasteret_assets.stages.index import HeaderIndex
+from rasteret_assets.stages.known import WorkspaceCheckpoint, known_headers, set_aside_headers, target_slices
+from rasteret_assets.stages.look import load_profile
+from rasteret_assets.stages.normalize import RepeatedIds, check_rejected, normalize_records
+from rasteret_assets.stages.profile import SourceProfile, partition_batches
 from rasteret_assets.stages.publish import PARQUET_OPTIONS, join_band_metadata, published_table
+from rasteret_assets.stages.recipe import recipe_of, with_recipe
 from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.filesystems import list_files
-from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace import BATCH_ROWS, Workspace
 
-RAW, NORMALIZED, REJECTED, BANDS, COLLECTION = (
-    "raw_records", "normalized_records", "rejected_records", "band_metadata", "collection"
-)  # fmt: skip
-STAGES = (RAW, NORMALIZED, BANDS, COLLECTION)
-_STAGE_OPTIONS: dict[str, Any] = {"compression": "zstd"}
+__all__ = [
+    "BANDS", "COLLECTION", "NORMALIZED", "RAW", "REJECTED", "STAGES", "StageResult", "build_partitions", "load_profile",
+    "refuse_without_headers", "run_band_metadata", "run_collection", "run_normalized_records", "run_raw_records",
+]  # fmt: skip
+
+_STAGE_OPTIONS: dict[str, Any] = {"compression": "lz4"}
+_RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
+# Files that are written at once in one scan of the source, and rows that wait for theirs to be worth a row group.
+_OPEN_FILES: Final = 256
+_HELD_ROWS: Final = 8 * BATCH_ROWS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,42 +75,58 @@ class StageResult:
     schema: pa.Schema | None = None
 
 
-def load_profile(workspace: Workspace, source: Source, spec: CollectionSpec) -> SourceProfile:
-    """The source's profile: the stored one where source and spec are unchanged, else a new look, which is stored."""
-    path = f"{workspace.stages}/source.json"
-    stored = workspace.read_json(path)
-    if stored is not None and stored.get("fingerprint") == profile_fingerprint(source, spec):
-        return SourceProfile.from_json(stored)
-    profile = profile_source(source, spec)
-    workspace.write_json(path, profile.to_json())
-    return profile
-
-
 def run_raw_records(
     workspace: Workspace, source: Source, spec: CollectionSpec, keys: Sequence[str]
 ) -> list[StageResult]:
     """Scan the source once and write the rows of every partition in ``keys``; a partition without rows is emptied."""
     profile = load_profile(workspace, source, spec)
-    tables = partition_tables(source, spec, set(keys))
-    results = []
-    for key in keys:
-        path = workspace.stage_file(RAW, key)
-        if key not in tables:
-            workspace.remove(path)
-            workspace.remove(_recipe_file(workspace, key))
-            results.append(StageResult(key=key, rows=0, version="removed"))
-            continue
-        table = tables[key]
-        version = profile.version(key, spec)
-        written = workspace.write_table(path, table, **_STAGE_OPTIONS)
-        # What later stages go by travels with the rows, so that a new look at the source cannot come between them.
-        recipe = {**profile.to_json(), "partitions": {}, "version": version}
-        workspace.write_json(_recipe_file(workspace, key), recipe)
-        results.append(StageResult(
-            key=key, rows=table.num_rows, version=version, counts={"bytes": written.size}, path=path,
-            schema=table.schema,
-        ))  # fmt: skip
-    return results
+    workspace.sweep()
+    present = [key for key in keys if key in profile.partitions]
+    results: dict[str, StageResult] = {}
+    for start in range(0, len(present), _OPEN_FILES):
+        results |= _write_raw(workspace, source, spec, profile, present[start : start + _OPEN_FILES])
+    for key in set(keys).difference(present):
+        workspace.remove(workspace.stage_file(RAW, key))
+        results[key] = StageResult(key=key, rows=0, version="removed")
+    return [results[key] for key in keys]
+
+
+def _write_raw(
+    workspace: Workspace, source: Source, spec: CollectionSpec, profile: SourceProfile, keys: Sequence[str]
+) -> dict[str, StageResult]:
+    """One scan of the source into one file per partition, all of which are put in place at the end."""
+    held: dict[str, list[pa.RecordBatch]] = {key: [] for key in keys}
+    versions = {key: profile.version(key, spec) for key in keys}
+    paths = {key: workspace.stage_file(RAW, key) for key in keys}
+    with ExitStack() as stack:
+        writers = {
+            key: stack.enter_context(
+                workspace.writer(paths[key], with_recipe(source.schema, profile, versions[key]), **_STAGE_OPTIONS)
+            )
+            for key in keys
+        }
+
+        def flush(key: str) -> None:
+            writers[key].write(pa.Table.from_batches(held[key], source.schema))
+            held[key].clear()
+
+        waiting = 0
+        for key, rows in partition_batches(source, spec, profile, set(keys)):
+            held[key].append(rows)
+            waiting += rows.num_rows
+            if sum(batch.num_rows for batch in held[key]) >= BATCH_ROWS or waiting >= _HELD_ROWS:
+                fullest = max(keys, key=lambda name: sum(batch.num_rows for batch in held[name]))
+                waiting -= sum(batch.num_rows for batch in held[fullest])
+                flush(fullest)
+        for key in keys:
+            flush(key)
+    return {
+        key: StageResult(
+            key=key, rows=writer.rows, version=versions[key], counts={"bytes": writer.written.size}, path=paths[key],
+            schema=source.schema,
+        )
+        for key, writer in writers.items()
+    }  # fmt: skip
 
 
 def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str) -> StageResult:
@@ -98,30 +135,39 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
     Raises:
         InvalidRecordError: if more records than ``max_rejected`` tolerates break the contract.
     """
-    path, rejected_path = workspace.stage_file(NORMALIZED, key), workspace.stage_file(REJECTED, key)
-    raw = workspace.read_table(workspace.stage_file(RAW, key))
-    if raw is None:
+    raw_path, path = workspace.stage_file(RAW, key), workspace.stage_file(NORMALIZED, key)
+    rejected_path = workspace.stage_file(REJECTED, key)
+    schema = workspace.read_schema(raw_path)
+    if schema is None:
         workspace.remove(path)
         workspace.remove(rejected_path)
         return StageResult(key=key, rows=0, version="removed")
-    profile, _ = _recipe(workspace, key)
-    result = normalize_records(raw, spec, profile)
-    if result.rejected.num_rows:
-        workspace.write_table(rejected_path, result.rejected, **_STAGE_OPTIONS)
-    else:
-        workspace.remove(rejected_path)
-    result.check(spec.max_rejected)
-    table = result.records
-    written = workspace.write_table(path, table, **_STAGE_OPTIONS)
-    counts = {
-        "rejected_records": result.rejected.num_rows,
-        "duplicate_records": result.duplicates,
-        "unreadable_assets": result.unreadable_assets,
-        "crs_conflicts": result.crs_conflicts,
-    }
+    profile, version = recipe_of(schema, raw_path)
+    id_column = next((name for name, contract in spec.column_map.items() if contract == ID), ID)
+    repeats = RepeatedIds(normalize_ids(batch.column(0)) for batch in workspace.read_batches(raw_path, [id_column]))
+    empty = normalize_records(schema.empty_table(), spec, profile)
+    counts: Counter[str] = Counter()
+    first_rejected = empty.rejected
+    record_schema = with_recipe(empty.records.schema, profile, version)
+    with workspace.writer(path, record_schema, **_STAGE_OPTIONS) as records:
+        with workspace.writer(rejected_path, empty.rejected.schema, **_STAGE_OPTIONS) as rejected:
+            for batch in workspace.read_batches(raw_path):
+                rows = pa.Table.from_batches([batch]).replace_schema_metadata(schema.metadata)
+                result = normalize_records(rows, spec, profile, repeats)
+                records.write(result.records)
+                rejected.write(result.rejected)
+                first_rejected = first_rejected if first_rejected.num_rows else result.rejected
+                counts["rejected_records"] += result.rejected.num_rows
+                counts["duplicate_records"] += result.duplicates
+                counts["unreadable_assets"] += result.unreadable_assets
+                counts["crs_conflicts"] += result.crs_conflicts
+        if not rejected.rows:
+            workspace.remove(rejected_path)
+        total = records.rows + rejected.rows + counts["duplicate_records"]
+        check_rejected(first_rejected, rejected.rows, total, spec.max_rejected)
     return StageResult(
-        key=key, rows=table.num_rows, version=written.digest, counts=counts, path=path,
-        schema=table.schema,
+        key=key, rows=records.rows, version=records.written.digest,
+        counts={name: counts[name] for name in _RECORD_COUNTS}, path=path, schema=empty.records.schema,
     )  # fmt: skip
 
 
@@ -139,36 +185,41 @@ def run_band_metadata(
 
     With ``revalidate`` the headers it has are asked about too, and read again where their file has changed.
     """
-    path = workspace.stage_file(BANDS, key)
-    records = workspace.read_table(workspace.stage_file(NORMALIZED, key))
-    if records is None:
+    path, records_path = workspace.stage_file(BANDS, key), workspace.stage_file(NORMALIZED, key)
+    schema = workspace.read_schema(records_path)
+    if schema is None:
         workspace.remove(path)
         return StageResult(key=key, rows=0, version="removed")
-    profile, _ = _recipe(workspace, key)
-    checkpoint = _WorkspaceCheckpoint(workspace, key)
+    profile, version = recipe_of(schema, records_path)
+    checkpoint = WorkspaceCheckpoint(workspace, key)
     if force:
         checkpoint.clear()
-    result = read_band_metadata(
-        records, profile.bands, backend, explicit=spec.names_bands,
-        max_concurrent=spec.max_concurrent, previous=workspace.read_table(path), force=force,
-        revalidate=revalidate, checkpoint=checkpoint, progress=progress,
+    reader = BandMetadataReader(
+        profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent,
+        known=HeaderIndex([] if force else known_headers(workspace, key, checkpoint)), revalidate=revalidate,
+        checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
-    written = workspace.write_table(path, result.table, **_STAGE_OPTIONS)
+    ledger_schema = with_recipe(BAND_METADATA_SCHEMA, profile, version)
+    with workspace.writer(path, ledger_schema, **_STAGE_OPTIONS) as ledger:
+        for records, more in target_slices(workspace, key):
+            for rows in reader.read(records, more):
+                ledger.write(rows)
     checkpoint.clear()
+    account = reader.account
     counts: dict[str, int | float | str] = {
-        "headers_fetched": result.fetched,
-        "headers_reused": result.reused,
-        "headers_drifted": result.drifted,
-        "headers_failed": sum(result.failures.values()),
-        "requests": result.requests,
-        "request_bytes": result.bytes,
-        "seconds": round(result.seconds, 3),
-        **{f"failed: {name}": count for name, count in result.failures.items()},
+        "headers_fetched": account.fetched,
+        "headers_reused": account.reused,
+        "headers_drifted": account.drifted,
+        "headers_failed": account.failures.total(),
+        "crs_conflicts": account.conflicts,
+        "requests": account.requests,
+        "request_bytes": account.bytes,
+        "seconds": round(account.seconds, 3),
+        **{f"failed: {name}": count for name, count in sorted(account.failures.items())},
     }
     return StageResult(
-        key=key, rows=result.table.num_rows, version=written.digest, counts=counts, path=path,
-        schema=result.table.schema,
-    )  # fmt: skip
+        key=key, rows=ledger.rows, version=ledger.written.digest, counts=counts, path=path, schema=BAND_METADATA_SCHEMA
+    )
 
 
 def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> StageResult:
@@ -179,7 +230,7 @@ def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> Stag
         workspace.remove(state_path)
         workspace.remove(path)
         return StageResult(key=key, rows=0, version="removed")
-    profile, source_version = _recipe(workspace, key)
+    profile, source_version = _joined_recipe(workspace, key)
     ledger = workspace.read_table(workspace.stage_file(BANDS, key))
     table, findings = join_band_metadata(records, ledger, profile.bands)
     published = published_table(table, spec)
@@ -236,6 +287,8 @@ def build_partitions(
     results[RAW] = {result.key: result for result in run_raw_records(workspace, source, spec, keys)}
     for key in keys:
         results[NORMALIZED][key] = run_normalized_records(workspace, spec, key)
+    if not force:
+        set_aside_headers(workspace, spec, keys)
     for key in keys:
         watch = progress(key) if progress is not None else None
         results[BANDS][key] = run_band_metadata(workspace, spec, key, backend, force=force, progress=watch)
@@ -264,37 +317,16 @@ def refuse_without_headers(
         check_enrichment([ledger for ledger in ledgers if ledger is not None], transient_only=transient_only)
 
 
-class _WorkspaceCheckpoint:
-    """Finished ledger rows of a partition, kept as files until its ledger is written."""
-
-    def __init__(self, workspace: Workspace, key: str) -> None:
-        self._workspace = workspace
-        self._folder = f"{workspace.stages}/{BANDS}.partial/{key}"
-        self._files = [info.path for info in list_files(workspace.fs, self._folder, (".parquet",))]
-
-    def load(self) -> pa.Table | None:
-        tables = [table for path in self._files if (table := self._workspace.read_table(path)) is not None]
-        return pa.concat_tables(tables) if tables else None
-
-    def save(self, rows: pa.Table) -> None:
-        path = f"{self._folder}/{len(self._files):06d}.parquet"
-        self._workspace.write_table(path, rows, **_STAGE_OPTIONS)
-        self._files.append(path)
-
-    def clear(self) -> None:
-        for path in self._files:
-            self._workspace.remove(path)
-        self._files = []
-
-
-def _recipe_file(workspace: Workspace, key: str) -> str:
-    return f"{workspace.stages}/{RAW}/{key}.json"
-
-
-def _recipe(workspace: Workspace, key: str) -> tuple[SourceProfile, str]:
-    """The profile a partition's raw rows were scanned under, and their version."""
-    path = _recipe_file(workspace, key)
-    document = workspace.read_json(path)
-    if document is None:
-        raise CollectionError(f"{path} is missing: build {RAW} of {key} first")
-    return SourceProfile.from_json(document), str(document["version"])
+def _joined_recipe(workspace: Workspace, key: str) -> tuple[SourceProfile, str]:
+    """The profile and version of a partition's records, which must be those its ledger was made for."""
+    records, ledger = workspace.stage_file(NORMALIZED, key), workspace.stage_file(BANDS, key)
+    schema, ledger_schema = workspace.read_schema(records), workspace.read_schema(ledger)
+    if schema is None or ledger_schema is None:
+        raise CollectionError(f"{ledger if schema else records} is missing: build {NORMALIZED} and {BANDS} of {key}")
+    profile, version = recipe_of(schema, records)
+    if recipe_of(ledger_schema, ledger)[1] != version:
+        raise CollectionError(
+            f"{BANDS} of {key} was made for other records than {NORMALIZED} holds now (another run may be building "
+            f"the partition): build {BANDS} again, then {COLLECTION}"
+        )
+    return profile, version

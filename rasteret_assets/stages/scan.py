@@ -10,12 +10,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -27,9 +27,25 @@ from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.columns import plain_type
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
 from rasteret_assets.storage.urls import redact
+from rasteret_assets.storage.workspace import BATCH_ROWS
 
 PARQUET_SUFFIXES = (".parquet", ".geoparquet", ".parq", ".pq")
-BATCH_ROWS = 65_536
+# Arrow would read far ahead of a slow consumer: gigabytes, where row groups are large.
+_READAHEAD: Final[dict[str, int]] = {"batch_readahead": 2, "fragment_readahead": 1}
+_FOOTER_THREADS: Final = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcePart:
+    """One file of a source, or the whole of an in-memory one.
+
+    Args:
+        version: changes whenever the file is rewritten or renamed.
+        dataset: its rows.
+    """
+
+    version: str
+    dataset: ds.Dataset | ds.Fragment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,33 +58,35 @@ class Source:
         fingerprint: changes whenever a file of the source is added, removed or rewritten; unique per object for
             in-memory sources.
         label: what to call it in messages.
-        columns: projected source columns, or None for all.
         filter: row filter, or None.
-        files: files it was opened from; empty for in-memory sources.
+        parts: its files, in path order.
     """
 
     dataset: ds.Dataset
     schema: pa.Schema
     fingerprint: str
     label: str
-    columns: tuple[str, ...] | None = None
     filter: ds.Expression | None = None
-    files: tuple[str, ...] = field(default=())
+    parts: tuple[SourcePart, ...] = field(default=())
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The selected rows in file order, in bounded batches.
+    def batches(self, part: SourcePart | None = None) -> Iterator[pa.RecordBatch]:
+        """The selected rows in file order, in bounded batches: of one part, or of all.
 
         Raises:
             SourceError: if a file turns out unreadable on the way.
             MissingColumnError: if the filter names a column that is not there.
         """
-        columns = list(self.columns) if self.columns is not None else None
-        try:
-            scanner = self.dataset.scanner(columns=columns, filter=self.filter, batch_size=BATCH_ROWS)
-            for batch in scanner.to_batches():
-                yield _as_scanned(batch, self.schema)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise self._explained(error) from error
+        for chosen in self.parts if part is None else (part,):
+            # A fragment by itself does not know the columns that only other files have.
+            united = {"schema": self.dataset.schema} if isinstance(chosen.dataset, ds.Fragment) else {}
+            try:
+                scanner = chosen.dataset.scanner(
+                    columns=self.schema.names, filter=self.filter, batch_size=BATCH_ROWS, **_READAHEAD, **united
+                )
+                for batch in scanner.to_batches():
+                    yield _as_scanned(batch, self.schema)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+                raise self._explained(error) from error
 
     def table(self) -> pa.Table:
         """All selected rows."""
@@ -104,8 +122,8 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None) -> Sour
     names = source.schema.names if columns is None else columns
     schema = pa.schema([_scanned_field(source.schema.field(name)) for name in names], source.schema.metadata)
     opened = Source(
-        dataset=source.dataset, schema=schema, fingerprint=source.fingerprint, label=source.label, columns=columns,
-        filter=spec.filter, files=source.files,
+        dataset=source.dataset, schema=schema, fingerprint=source.fingerprint, label=source.label,
+        filter=spec.filter, parts=source.parts,
     )  # fmt: skip
     _check_contract(opened, spec)
     return opened
@@ -125,7 +143,8 @@ def _open_path(path: str, filesystem: Any) -> Source:
     if not infos:
         raise SourceError(f"{label}: holds no Parquet file (looked for names ending in {', '.join(PARQUET_SUFFIXES)})")
     hive = ds.HivePartitioning.discover(schema=None) if folder else None
-    schemas = [_file_schema(fs, entry.path) for entry in infos]
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        schemas = list(pool.map(lambda entry: _file_schema(fs, entry.path), infos))
     try:
         dataset = ds.FileSystemDatasetFactory(
             fs,
@@ -139,13 +158,19 @@ def _open_path(path: str, filesystem: Any) -> Source:
         finished = dataset.finish(pa.schema([*united, *extra], united.metadata))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise SourceError(f"{label}: its files do not fit together: {error}") from error
-    digest = hashlib.blake2b(digest_size=16)
-    for entry in infos:
-        digest.update(f"{entry.path}\0{entry.size}\0{entry.mtime_ns}\n".encode())
+    versions = {
+        entry.path: _digest(f"{entry.path.removeprefix(inside)}\0{entry.size}\0{entry.mtime_ns}") for entry in infos
+    }
+    # One fragment a file, in path order: what is found in a file is remembered as long as the file is not rewritten.
+    fragments = sorted(finished.get_fragments(), key=lambda fragment: fragment.path)
     return Source(
-        dataset=finished, schema=finished.schema, fingerprint=digest.hexdigest(), label=label,
-        files=tuple(entry.path for entry in infos),
+        dataset=finished, schema=finished.schema, fingerprint=_digest("\n".join(versions.values())), label=label,
+        parts=tuple(SourcePart(version=versions[fragment.path], dataset=fragment) for fragment in fragments),
     )  # fmt: skip
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _file_schema(fs: pafs.FileSystem, path: str) -> pa.Schema:
@@ -192,7 +217,9 @@ def _open_arrow(data: Any) -> Source:
             "or any object with __arrow_c_stream__"
         )
     label = f"the {type(data).__name__}"
-    return Source(dataset=dataset, schema=dataset.schema, fingerprint=f"memory-{id(data):x}", label=label)
+    fingerprint = f"memory-{id(data):x}"
+    part = SourcePart(version=fingerprint, dataset=dataset)
+    return Source(dataset=dataset, schema=dataset.schema, fingerprint=fingerprint, label=label, parts=(part,))
 
 
 def _projection(source: Source, spec: CollectionSpec) -> tuple[str, ...] | None:
@@ -277,8 +304,3 @@ def _nearest(missing: list[str], names: list[str]) -> str:
 
 def _listed(names: list[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def keep_rows(batch: pa.RecordBatch, mask: pa.Array) -> pa.RecordBatch:
-    """The rows of a batch where ``mask`` is true."""
-    return batch if pc.all(mask).as_py() else batch.filter(mask)

@@ -20,7 +20,7 @@ from rasteret_assets.errors import (
     ThrottledError,
     TruncatedReadError,
 )
-from rasteret_assets.schema import ASSETS, BAND_INDEX, BAND_METADATA_SCHEMA, HREF, ID, PARSER_VERSION, STATUS_OK
+from rasteret_assets.schema import ASSETS, BAND_INDEX, HREF, ID, PROJ_EPSG, STATUS_OK
 from rasteret_assets.stages.assets import asset_field, raster_rows
 from rasteret_assets.stages.columns import plain
 from rasteret_assets.stages.headers import HeaderTarget
@@ -37,10 +37,18 @@ RETRIED_CLASSES: Final = tuple(
 )  # fmt: skip
 
 
+#: Column of targets: the CRS that the record states, against which the header's is held.
+STATED_EPSG: Final = "stated_epsg"
+_CARRIED: Final = {ID: ID, STATED_EPSG: PROJ_EPSG}
+
+#: Columns of normalized records that targets are made from.
+TARGET_COLUMNS: Final = (*_CARRIED.values(), ASSETS)
+
+
 def ledger_targets(records: pa.Table, bands: Sequence[str], *, explicit: bool) -> pa.Table:
     """One row per record and band: what to fetch (``signed``), what to store (``href``), and what is wrong already."""
     assets = records[ASSETS].combine_chunks()
-    ids = records[ID].combine_chunks()
+    carried = {name: records[column].combine_chunks() for name, column in _CARRIED.items()}
     parts, order = [], []
     kinds = list(assets.type) if pa.types.is_struct(assets.type) else []
     present = {child.name: position for position, child in enumerate(kinds)}
@@ -60,14 +68,16 @@ def ledger_targets(records: pa.Table, bands: Sequence[str], *, explicit: bool) -
             f"band_index of asset {band!r} is no whole number from 0",
         )
         parts.append(pa.table({
-            ID: ids.take(pa.array(rows)), "band": pa.array([band] * len(rows), pa.string()), "signed": href,
+            **{name: column.take(pa.array(rows)) for name, column in carried.items()},
+            "band": pa.array([band] * len(rows), pa.string()), "signed": href,
             HREF: unsigned_hrefs(href), BAND_INDEX: index,
             "error_class": error_class.cast(pa.string()), "error": error.cast(pa.string()),
         }))  # fmt: skip
         order.append(rows * len(bands) + rank)
     if not parts:
-        names = {**{name: pa.string() for name in (ID, "band", "signed", HREF)}, BAND_INDEX: pa.int32()}
-        return pa.schema([*names.items(), ("error_class", pa.string()), ("error", pa.string())]).empty_table()
+        texts = (ID, "band", "signed", HREF, "error_class", "error")
+        names = {**dict.fromkeys(texts, pa.string()), BAND_INDEX: pa.int32(), STATED_EPSG: pa.int32()}
+        return pa.schema(list(names.items())).empty_table()
     return pa.concat_tables(parts).combine_chunks().take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
 
 
@@ -83,30 +93,8 @@ def _band_indices(asset: pa.Array) -> tuple[pa.Array, pa.Array]:
     return number, pc.and_(pc.is_valid(text), pc.invert(good))
 
 
-def known_rows(*ledgers: pa.Table | None) -> pa.Table:
-    """Rows of earlier ledgers that still hold; those of another layout are left aside."""
-    usable = [ledger for ledger in ledgers if ledger is not None and ledger.schema.names == BAND_METADATA_SCHEMA.names]
-    table = pa.concat_tables(
-        [BAND_METADATA_SCHEMA.empty_table(), *(ledger.cast(BAND_METADATA_SCHEMA) for ledger in usable)]
-    )
-    stale = pc.is_in(table["error_class"], pa.array(RETRIED_CLASSES))
-    holds = pc.and_(pc.equal(table["parser_version"], PARSER_VERSION), pc.invert(stale))
-    return table if pc.all(holds).as_py() else table.filter(holds)
-
-
-def cached_rows(targets: pa.Table, known: pa.Table) -> pa.Array:
-    """Row of ``known`` for each target; null where the header must be fetched."""
-    return pc.index_in(_keys(targets), value_set=_keys(known)).cast(pa.int64())
-
-
-def _keys(table: pa.Table) -> pa.Array:
-    """Text that is equal for equal (href, band_index); null where there is no href."""
-    index = table[BAND_INDEX].cast(pa.string())
-    return pc.binary_join_element_wise(index, table[HREF], " ").combine_chunks()
-
-
 def distinct_files(
-    targets: pa.Table, wanted: pa.Array, validators: pa.Table | None
+    targets: pa.Table, wanted: npt.NDArray[np.bool_], validators: pa.Table | None
 ) -> tuple[list[HeaderTarget], npt.NDArray[np.int64]]:
     """Files to ask for, each once, and for every target the position of its file (-1 where none is asked for).
 
@@ -116,8 +104,7 @@ def distinct_files(
         validators: what the known rows were read under, by target; None where nothing is to be revalidated.
     """
     file_of_row = np.full(targets.num_rows, -1, np.int64)
-    asked = np.asarray(wanted)
-    needed = asked
+    asked = needed = wanted
     if validators is not None:
         tagged = pc.or_(pc.is_valid(validators["etag"]), pc.is_valid(validators["last_modified"]))
         known_ok = pc.and_(pc.equal(validators["status"], STATUS_OK), tagged)

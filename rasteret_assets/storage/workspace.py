@@ -159,6 +159,20 @@ class Workspace:
         except (pa.ArrowInvalid, OSError) as error:
             raise _damaged(path, error) from error
 
+    def count_rows(self, path: str) -> int:
+        """Rows of a Parquet file, 0 where there is none.
+
+        Raises:
+            CollectionError: if the file is damaged.
+        """
+        if not self._is_file(path):
+            return 0
+        try:
+            with self.fs.open_input_file(path) as source:
+                return int(pq.read_metadata(source).num_rows)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from error
+
     def write_table(self, path: str, table: pa.Table, **options: Any) -> Written:
         """Write a table as one Parquet file, replacing what was there in one step."""
         with self.writer(path, table.schema, **options) as writer:
@@ -263,15 +277,16 @@ class Workspace:
             # In one call: an interrupt between two would close the stream, and so publish half of the object.
             sink.write(content)
 
-    def sweep(self) -> None:
-        """Take away what processes that were killed left half written a day ago or earlier."""
-        folder = Path(self.stages) / _WRITING
-        if not self._is_local or not folder.is_dir():
-            return
-        for file in folder.iterdir():
-            with suppress(FileNotFoundError):  # another process may be sweeping too
-                if time.time() - file.stat().st_mtime > _ABANDONED_AFTER_S:
-                    file.unlink()
+    def sweep(self, folder: str = _WRITING) -> None:
+        """Take away the files of a folder of the stages that were written a day ago or earlier.
+
+        By default those that processes left half written when they were killed.
+        """
+        oldest = time.time() - _ABANDONED_AFTER_S
+        for info in self.fs.get_file_info(pafs.FileSelector(f"{self.stages}/{folder}", allow_not_found=True)):
+            if info.type == pafs.FileType.File and info.mtime is not None and info.mtime.timestamp() < oldest:
+                with suppress(FileNotFoundError):  # another process may be sweeping too
+                    self.fs.delete_file(info.path)
 
 
 def _damaged(path: str, error: Exception) -> CollectionError:

@@ -20,6 +20,7 @@ from rasteret_assets.stages import fetch
 from rasteret_assets.stages.bands import BandMetadata, check_enrichment, count_failures, read_band_metadata
 from rasteret_assets.stages.fetch import fetch_headers
 from rasteret_assets.stages.headers import HeaderProgress, HeaderTarget
+from rasteret_assets.stages.index import KnownTable
 from rasteret_assets.stages.normalize import normalize_records
 from rasteret_assets.stages.profile import profile_source
 from rasteret_assets.stages.scan import open_source
@@ -58,7 +59,12 @@ def three(server: RangeServer) -> pa.Table:
 
 def test_one_request_per_header_and_rasterios_values(server: RangeServer, three: pa.Table) -> None:
     result = ledger(three)
-    assert (result.fetched, result.reused, result.requests, len(server.requests)) == (3, 0, 3, 3)
+    assert (result.account.fetched, result.account.reused, result.account.requests, len(server.requests)) == (
+        3,
+        0,
+        3,
+        3,
+    )
     assert result.table.schema == BAND_METADATA_SCHEMA
     row = result.table.to_pylist()[0]
     assert (row["id"], row["band"], row["status"], row["attempts"]) == ("a", "B02", "ok", 1)
@@ -116,8 +122,8 @@ def test_every_failure_is_a_row_with_its_class(server: RangeServer) -> None:
         "forbidden": ("failed", "forbidden"), "null": ("failed", "no_href"), "relative": ("failed", "read_failed"),
     }  # fmt: skip
     assert "secret" not in str(result.table.to_pylist())
-    assert result.failures == count_failures(result.table)
-    assert sum(result.failures.values()) == 8
+    assert result.account.failures == count_failures(result.table)
+    assert sum(result.account.failures.values()) == 8
     check_enrichment([result.table])
 
 
@@ -144,20 +150,20 @@ def test_nothing_is_fetched_twice_unless_forced(server: RangeServer, three: pa.T
     first = ledger(three)
     server.reset()
     second = ledger(three, previous=first.table)
-    assert (second.fetched, second.reused, len(server.requests)) == (0, 3, 0)
+    assert (second.account.fetched, second.account.reused, len(server.requests)) == (0, 3, 0)
     assert second.table == first.table
-    assert ledger(three, previous=first.table, force=True).fetched == len(server.requests) == 3
+    assert ledger(three).account.fetched == len(server.requests) == 3
 
 
 def test_what_another_try_may_mend_is_tried_again(server: RangeServer, three: pa.Table) -> None:
     server.fault = lambda path, before: {"/b.tif": "403", "/c.tif": "html"}.get(path)
     first = ledger(three)
-    assert first.failures == {"forbidden": 1, "not_tiff": 1}
+    assert first.account.failures == {"forbidden": 1, "not_tiff": 1}
     server.fault = lambda path, before: None
     server.reset()
     second = ledger(three, previous=first.table)
     assert server.paths == ["/b.tif"]
-    assert second.failures == {"not_tiff": 1}
+    assert second.account.failures == {"not_tiff": 1}
 
 
 def test_new_signatures_of_a_known_file_fetch_nothing(server: RangeServer) -> None:
@@ -166,21 +172,21 @@ def test_new_signatures_of_a_known_file_fetch_nothing(server: RangeServer) -> No
     assert first.table["href"].to_pylist() == [f"{server.url}/a.tif"]
     assert server.paths == ["/a.tif?sig=1"]
     second = ledger(records_of(record_table(["a"], {"B02": [f"{server.url}/a.tif?sig=2"]})), previous=first.table)
-    assert second.fetched == 0
+    assert second.account.fetched == 0
 
 
 def test_headers_of_an_older_parser_are_read_again(three: pa.Table) -> None:
     first = ledger(three).table
     position = first.schema.get_field_index("parser_version")
     old = first.set_column(position, first.schema.field(position), pa.array([PARSER_VERSION - 1] * 3, pa.int32()))
-    assert ledger(three, previous=old).fetched == 3
+    assert ledger(three, previous=old).account.fetched == 3
 
 
 @pytest.mark.parametrize("fault", ["503", "429", "reset", "short"])
 def test_failures_of_the_moment_are_tried_again_at_once(server: RangeServer, three: pa.Table, fault: str) -> None:
     server.fault = lambda path, before: fault if before == 0 else None
     result = ledger(three)
-    assert result.failures == {}
+    assert result.account.failures == {}
     assert len(server.requests) == 6
     if fault != "reset":  # aiohttp itself repeats a GET whose connection was reset before any answer
         assert result.table["attempts"].to_pylist() == [2, 2, 2]
@@ -224,7 +230,7 @@ def test_a_build_without_a_single_header_is_refused_with_the_causes() -> None:
 
 def test_headers_work_inside_a_running_event_loop(three: pa.Table) -> None:
     async def notebook() -> int:
-        return ledger(three).fetched
+        return ledger(three).account.fetched
 
     assert asyncio.run(notebook()) == 3
 
@@ -233,13 +239,14 @@ class Kept:
     """A checkpoint in memory."""
 
     def __init__(self) -> None:
-        self.tables: list[pa.Table] = []
+        self.tables: list[KnownTable] = []
 
-    def load(self) -> pa.Table | None:
-        return pa.concat_tables(self.tables) if self.tables else None
+    def load(self) -> list[KnownTable]:
+        return self.tables
 
-    def save(self, rows: pa.Table) -> None:
-        self.tables.append(rows)
+    def save(self, rows: pa.Table) -> KnownTable:
+        self.tables.append(KnownTable(table=rows))
+        return self.tables[-1]
 
 
 def without_times(table: pa.Table) -> pa.Table:
@@ -276,7 +283,7 @@ def test_an_interrupted_fetch_goes_on_where_it_was_kept(server: RangeServer, mon
     kept = Kept()
     with pytest.raises(BaseExceptionGroup):
         read_band_metadata(records, ["B02"], Stopping(), explicit=True, max_concurrent=1, checkpoint=kept)
-    saved = sum(table.num_rows for table in kept.tables)
+    saved = sum(source.table.num_rows for source in kept.tables)
     assert saved == 16
     server.reset()
     resumed = ledger(records, checkpoint=kept)
@@ -292,7 +299,7 @@ def test_a_dead_host_fails_its_own_files_and_no_others(server: RangeServer, thre
     rows = result.table.to_pylist()
     assert [row["status"] for row in rows[-3:]] == ["ok"] * 3
     assert {row["error_class"] for row in rows[:-3]} == {"unreachable"}
-    assert result.requests < 100
+    assert result.account.requests < 100
     assert "not asked for, because 127.0.0.1:9 gave no answer to the last" in rows[-4]["error"]
 
 
@@ -312,7 +319,7 @@ def test_a_throttling_host_is_asked_less_until_all_is_read(server: RangeServer) 
     server.retry_after = "1"
     records = records_of(record_table(names, {"B02": [f"{server.url}/{name}.tif" for name in names]}))
     result = ledger(records)
-    assert result.failures == {}
+    assert result.account.failures == {}
     assert len(server.requests) <= 1.5 * len(names)
 
 
@@ -320,12 +327,17 @@ def test_revalidation_costs_unchanged_files_no_body_and_reports_drift(server: Ra
     first = ledger(three)
     server.reset()
     unchanged = ledger(three, previous=first.table, revalidate=True)
-    assert (unchanged.fetched, unchanged.reused, unchanged.drifted, unchanged.bytes) == (0, 3, 0, 0)
+    assert (
+        unchanged.account.fetched,
+        unchanged.account.reused,
+        unchanged.account.drifted,
+        unchanged.account.bytes,
+    ) == (0, 3, 0, 0)
     assert len(server.requests) == 3
     assert unchanged.table == first.table
     server.objects["/b.tif"] = tiff_bytes(width=300)
     drifted = ledger(three, previous=first.table, revalidate=True)
-    assert (drifted.fetched, drifted.reused, drifted.drifted) == (1, 2, 1)
+    assert (drifted.account.fetched, drifted.account.reused, drifted.account.drifted) == (1, 2, 1)
     widths = [row["header"]["image_width"] for row in drifted.table.to_pylist()]
     assert widths == [100, 300, 100]
 
@@ -337,7 +349,7 @@ def test_revalidation_keeps_what_it_cannot_ask_about_and_drops_what_is_gone(
     server.fault = lambda path, before: {"/a.tif": "403", "/b.tif": "404"}.get(path)
     second = ledger(three, previous=first.table, revalidate=True)
     assert second.table["status"].to_pylist() == ["ok", "failed", "ok"]
-    assert second.failures == {"not_found": 1}
+    assert second.account.failures == {"not_found": 1}
 
 
 def test_local_files_are_revalidated_by_their_time(tmp_path: Path) -> None:
@@ -345,10 +357,10 @@ def test_local_files_are_revalidated_by_their_time(tmp_path: Path) -> None:
     path.write_bytes(SMALL)
     records = records_of(record_table(["a"], {"B02": [str(path)]}))
     first = ledger(records)
-    assert ledger(records, previous=first.table, revalidate=True).drifted == 0
+    assert ledger(records, previous=first.table, revalidate=True).account.drifted == 0
     path.write_bytes(tiff_bytes(width=300))
     os.utime(path, ns=(1, 1))
-    assert ledger(records, previous=first.table, revalidate=True).drifted == 1
+    assert ledger(records, previous=first.table, revalidate=True).account.drifted == 1
 
 
 def test_a_host_that_only_refuses_is_given_up(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,10 +369,10 @@ def test_a_host_that_only_refuses_is_given_up(server: RangeServer, monkeypatch: 
     names = [f"{number:04}" for number in range(2000)]
     records = records_of(record_table(names, {"B02": [f"{server.url}/{name}.tif" for name in names]}))
     result = ledger(records)
-    assert set(result.failures) <= {"throttled", "unreachable"}
-    assert sum(result.failures.values()) == 2000
+    assert set(result.account.failures) <= {"throttled", "unreachable"}
+    assert sum(result.account.failures.values()) == 2000
     # Eight tries of each file would be 16 000 requests.
-    assert result.failures["unreachable"] > 1000
+    assert result.account.failures["unreachable"] > 1000
     assert len(server.requests) < 4000
 
 
@@ -374,5 +386,5 @@ def test_a_host_that_waits_gets_its_turn_beside_a_busy_one(tmp_path: Path) -> No
         ]
         records = records_of(record_table([str(number) for number in range(305)], {"B02": hrefs}))
         result = read_band_metadata(records, ["B02"], create_backend(), explicit=True, max_concurrent=2)
-    assert result.failures == {}
+    assert result.account.failures == {}
     assert len(hesitant.requests) == 10

@@ -12,7 +12,7 @@ from rasteret_assets.errors import BandNotFoundError, InvalidRecordError
 from rasteret_assets.schema import RECORD_FIELDS
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.normalize import NormalizedRecords, normalize_records
-from rasteret_assets.stages.profile import partition_tables, profile_source
+from rasteret_assets.stages.profile import partition_batches, profile_source
 from rasteret_assets.stages.scan import open_source
 from tests.support.rasters import record_table
 
@@ -98,8 +98,8 @@ def test_a_conflict_across_months_is_judged_the_same_in_each() -> None:
     source = open_source(pa.concat_tables([TABLE, other]), spec)
     profile = profile_source(source, spec)
     assert profile.conflicting_ids == ("a",)
-    for key, raw in partition_tables(source, spec, set(profile.partitions)).items():
-        result = normalize_records(raw, spec, profile)
+    for key, rows in partition_batches(source, spec, profile, set(profile.partitions)):
+        result = normalize_records(pa.Table.from_batches([rows]), spec, profile)
         assert "a" not in result.records["id"].to_pylist(), key
 
 
@@ -116,12 +116,13 @@ def test_versions_change_with_their_own_partition_only() -> None:
 def test_partitions_hold_every_row_once() -> None:
     spec = CollectionSpec.of(path="t")
     source = open_source(TABLE.set_column(1, "datetime", pa.array(["2024-01-05", None, "1850-12-31"])), spec)
-    parts = partition_tables(source, spec, {"2024-01", "undated", "1850-12"})
-    assert {key: part["id"].to_pylist() for key, part in parts.items()} == {
-        "1850-12": ["c"], "2024-01": ["a"], "undated": ["b"]
-    }  # fmt: skip
-    assert list(partition_tables(source, spec, {"2024-01"})) == ["2024-01"]
-    assert partition_tables(source, spec, {"2023-01"}) == {}
+    profile = profile_source(source, spec)
+    parts = {
+        key: rows["id"].to_pylist() for key, rows in partition_batches(source, spec, profile, {*profile.partitions})
+    }
+    assert parts == {"1850-12": ["c"], "2024-01": ["a"], "undated": ["b"]}
+    assert [key for key, _ in partition_batches(source, spec, profile, {"2024-01"})] == ["2024-01"]
+    assert not list(partition_batches(source, spec, profile, {"2023-01"}))
 
 
 def test_bands_are_the_rasters_unless_chosen() -> None:
