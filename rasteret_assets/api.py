@@ -10,9 +10,9 @@ from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.progress import terminal_progress
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
 from rasteret_assets.stages.bands import check_enrichment, read_band_metadata
+from rasteret_assets.stages.join import join_band_metadata
 from rasteret_assets.stages.normalize import normalize_records
 from rasteret_assets.stages.profile import profile_source
-from rasteret_assets.stages.publish import join_band_metadata
 from rasteret_assets.stages.run import build_partitions, load_profile
 from rasteret_assets.stages.scan import Source, open_source
 from rasteret_assets.storage.backend import StorageBackend

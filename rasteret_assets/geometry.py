@@ -33,6 +33,12 @@ _NATIVE: Final = {
     "multipolygon": (shapely.GeometryType.MULTIPOLYGON, 3),
 }
 
+#: Geometry types by their code in WKB, as GeoParquet names them.
+_WKB_NAMES: Final = {
+    1: "Point", 2: "LineString", 3: "Polygon", 4: "MultiPoint", 5: "MultiLineString", 6: "MultiPolygon",
+    7: "GeometryCollection",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeometryColumn:
@@ -174,19 +180,27 @@ def bbox_structs(geometries: Geometries) -> pa.StructArray:
 
 
 def encode_wkb(geometries: Geometries) -> pa.Array:
-    """ISO WKB, little-endian, without SRIDs; null where there is no geometry."""
-    return pa.array(shapely.to_wkb(geometries, byte_order=1, flavor="iso", include_srid=False), pa.binary())
+    """ISO WKB, little-endian, without SRIDs and measures; null where there is no geometry."""
+    if shapely.has_m(geometries).any():
+        # GeoParquet 1.1 knows no measures.
+        geometries = np.where(shapely.has_z(geometries), geometries, shapely.force_2d(geometries))
+    wkb = shapely.to_wkb(geometries, byte_order=1, flavor="iso", include_srid=False, output_dimension=3)
+    return pa.array(wkb, pa.binary())
 
 
-def geometry_types(geometries: Geometries) -> list[str]:
-    """Sorted GeoParquet names of the geometry types present (``Polygon``, ``MultiPolygon Z`` ...)."""
-    present = geometries[~shapely.is_missing(geometries)]
-    kinds = np.unique(np.stack([shapely.get_type_id(present), shapely.has_z(present)]), axis=1).T
-    names = {
-        0: "Point", 1: "LineString", 2: "LineString", 3: "Polygon",
-        4: "MultiPoint", 5: "MultiLineString", 6: "MultiPolygon", 7: "GeometryCollection",
-    }  # fmt: skip
-    return sorted({names[int(kind)] + (" Z" if z else "") for kind, z in kinds})
+def wkb_types(column: pa.Array) -> set[str]:
+    """GeoParquet names of the geometry types in a column of :func:`encode_wkb` (``Polygon``, ``MultiPolygon Z`` ...).
+
+    They stand in the second to fifth byte of every geometry (OGC 06-103r4, 8.2); nothing is parsed.
+    """
+    present = pc.drop_null(column)
+    if not len(present):
+        return set()
+    _, offsets, data = present.buffers()
+    starts = np.frombuffer(offsets, np.int32)[present.offset : present.offset + len(present)]
+    content = np.frombuffer(data, np.uint8)
+    codes = np.unique(content[starts + 1].astype(np.int64) + 256 * content[starts + 2].astype(np.int64))
+    return {_WKB_NAMES[int(code) % 1000] + (" Z" if code > 1000 else "") for code in codes}
 
 
 def hilbert_distance(bbox: pa.StructArray, order: int = 16) -> npt.NDArray[np.uint64]:

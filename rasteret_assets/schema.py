@@ -28,6 +28,14 @@ YEAR: Final = "year"
 MONTH: Final = "month"
 CLOUD_COVER: Final = "eo:cloud_cover"
 
+#: STAC item fields beside the contract's; a record table with :data:`STAC_VERSION` is published as STAC-GeoParquet.
+STAC_TYPE: Final = "type"
+STAC_VERSION: Final = "stac_version"
+STAC_EXTENSIONS: Final = "stac_extensions"
+LINKS: Final = "links"
+ITEM_COLLECTION: Final = "collection"
+END_DATETIME: Final = "end_datetime"
+
 HREF: Final = "href"
 BAND_INDEX: Final = "band_index"
 
@@ -183,4 +191,9 @@ DESCRIPTION_KEY: Final = b"description"
 DATE_RANGE_KEY: Final = b"date_range"
 COLLECTION_VERSION_KEY: Final = b"rasteret_collection_version"
 COLLECTION_VERSION: Final = b"1"
+STAC_GEOPARQUET_KEY: Final = b"stac-geoparquet"
 GEOPARQUET_VERSION: Final = "1.1.0"
+#: The version that knows Parquet's own geometry type.
+NATIVE_GEOPARQUET_VERSION: Final = "2.0.0"
+#: The only version that the specification's JSON schema admits.
+STAC_GEOPARQUET_VERSION: Final = "1.0.0"

@@ -102,6 +102,9 @@ class CollectionSpec(_Model):
         max_rejected: share (0 to 1) of a partition's records that may break the contract before the build refuses.
         interval_partition: where records without ``datetime`` but with ``start_datetime`` go (STAC interval items):
             ``undated``, or ``start_datetime`` to partition them by it.
+        geometry_encoding: ``wkb`` publishes GeoParquet 1.1, which every reader opens; ``native`` GeoParquet 2.0 with
+            Parquet's own geometry type, which keeps statistics of geometries (polars 2.1 does not open it).
+        license: of the data, as STAC's ``collection.json`` wants it: an SPDX identifier, or ``other``.
     """
 
     path: str
@@ -122,6 +125,8 @@ class CollectionSpec(_Model):
     description: str = ""
     max_rejected: float = Field(default=0.0, ge=0.0, le=1.0)
     interval_partition: Literal["undated", "start_datetime"] = "undated"
+    geometry_encoding: Literal["wkb", "native"] = "wkb"
+    license: str = "other"
 
     #: Fields that change how a build runs but not what it publishes.
     _RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset({"path", "workspace_dir", "max_concurrent", "force"})

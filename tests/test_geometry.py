@@ -19,10 +19,10 @@ from rasteret_assets.geometry import (
     decode_geometries,
     describe_geometry,
     encode_wkb,
-    geometry_types,
     hilbert_distance,
     invalid_footprints,
     to_lonlat,
+    wkb_types,
 )
 
 SQUARE = shapely.box(10, 45, 11, 46)
@@ -151,10 +151,13 @@ def test_footprints_that_cannot_be_on_earth_are_named() -> None:
 
 
 def test_geometry_types_are_geoparquets() -> None:
-    with_z = shapely.from_wkt("POINT Z (1 2 3)")
-    assert geometry_types(np.array([SQUARE, None, with_z, shapely.MultiPolygon([SQUARE])], object)) == [
-        "MultiPolygon", "Point Z", "Polygon"
-    ]  # fmt: skip
+    with_z, with_m, with_zm = (shapely.from_wkt(f"POINT {axes}") for axes in ("Z (1 2 3)", "M (4 5 6)", "ZM (7 8 9 0)"))
+    geometries = np.array([SQUARE, None, with_z, with_zm, shapely.MultiPolygon([SQUARE])], object)
+    encoded = encode_wkb(geometries)
+    assert wkb_types(encoded) == {"MultiPolygon", "Point Z", "Polygon"}
+    assert wkb_types(encoded.slice(1, 2)) == {"Point Z"}
+    assert wkb_types(encoded.slice(1, 1)) == set()
+    assert wkb_types(encode_wkb(np.array([with_m]))) == {"Point"}
 
 
 def test_the_curve_visits_every_cell_and_steps_to_a_neighbour() -> None:

@@ -27,6 +27,7 @@ from rasteret_assets.orchestration.sensor import refresh_sensor
 from rasteret_assets.schema import PARSER_VERSION
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.headers import HeaderProgress
+from rasteret_assets.stages.publish import publish_collection_document
 from rasteret_assets.stages.run import (
     BANDS,
     COLLECTION,
@@ -230,6 +231,7 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
         with explained():
             workspace = filesystem.open_workspace(spec)
             results = [run_collection(workspace, spec, key) for key in _partition_keys(context)]
+            publish_collection_document(workspace, spec)
         return _reported(context, spec, results, forced=options.force)
 
     return collection

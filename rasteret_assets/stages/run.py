@@ -36,7 +36,7 @@ from rasteret_assets.stages.known import WorkspaceCheckpoint, known_headers, set
 from rasteret_assets.stages.look import load_profile
 from rasteret_assets.stages.normalize import RepeatedIds, check_rejected, normalize_records
 from rasteret_assets.stages.profile import SourceProfile, partition_batches
-from rasteret_assets.stages.publish import PARQUET_OPTIONS, join_band_metadata, published_table
+from rasteret_assets.stages.publish import publish_collection_document, publish_partition
 from rasteret_assets.stages.recipe import recipe_of, with_recipe
 from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.backend import StorageBackend
@@ -225,33 +225,36 @@ def run_band_metadata(
 def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> StageResult:
     """Publish a partition by replacing its file, or remove it where its records are gone; the state is written last."""
     path, state_path = workspace.published_file(key), workspace.state_file(key)
-    records = workspace.read_table(workspace.stage_file(NORMALIZED, key))
-    if records is None:
+    records = workspace.stage_file(NORMALIZED, key)
+    if workspace.read_schema(records) is None:
         workspace.remove(state_path)
         workspace.remove(path)
         return StageResult(key=key, rows=0, version="removed")
     profile, source_version = _joined_recipe(workspace, key)
-    ledger = workspace.read_table(workspace.stage_file(BANDS, key))
-    table, findings = join_band_metadata(records, ledger, profile.bands)
-    published = published_table(table, spec)
-    written = workspace.write_table(path, published, **PARQUET_OPTIONS)
+    published = publish_partition(
+        workspace, spec, key, profile.bands, records=records, ledger=workspace.stage_file(BANDS, key)
+    )
+    facts, written = published.facts, published.written
     state = {
-        "rows": published.num_rows,
+        "rows": facts.rows,
         "bytes": written.size,
         "content_hash": written.digest,
         "source_version": source_version,
         "spec_hash": spec.content_hash,
         "parser_version": PARSER_VERSION,
         "bands": list(profile.bands),
+        "bbox": facts.bbox,
+        "interval": facts.interval,
+        "collections": sorted(facts.collections),
     }
     workspace.write_json(state_path, state)
     counts: dict[str, int | float | str] = {
         "bytes": written.size,
-        "crs_corrected_by_header": findings.corrected,
-        "crs_conflicting_bands": findings.conflicting,
+        "crs_corrected_by_header": published.findings.corrected,
+        "crs_conflicting_bands": published.findings.conflicting,
     }
     return StageResult(
-        key=key, rows=published.num_rows, version=written.digest, counts=counts, path=path, schema=published.schema
+        key=key, rows=facts.rows, version=written.digest, counts=counts, path=path, schema=published.schema
     )
 
 
@@ -295,6 +298,7 @@ def build_partitions(
     refuse_without_headers(workspace, list(results[BANDS].values()))
     for key in keys:
         results[COLLECTION][key] = run_collection(workspace, spec, key)
+    publish_collection_document(workspace, spec)
     return results
 
 

@@ -14,8 +14,13 @@ import pytest
 import shapely
 
 from rasteret_assets import build_from_table, load
+from rasteret_assets.errors import CollectionError
 from rasteret_assets.geometry import hilbert_distance
 from rasteret_assets.schema import BAND_STRUCT, CONTRACT_BAND_FIELDS
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.publish import publish_partition
+from rasteret_assets.stages.run import run_collection
+from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import footprint, record_table, tiff_bytes
 from tests.support.server import RangeServer
 
@@ -44,9 +49,9 @@ def test_a_published_file_is_geoparquet_of_its_own_rows(table: pa.Table, tmp_pat
     }
     for part in parts:
         schema = pq.read_schema(part)
-        assert set(schema.metadata) == {
-            b"geo", b"name", b"data_source", b"description", b"rasteret_collection_version"
-        }  # fmt: skip
+        footer = {b"geo", b"name", b"data_source", b"description", b"rasteret_collection_version"}
+        assert set(schema.metadata) == footer
+        assert set(pq.read_metadata(part).metadata) == footer | {b"ARROW:schema"}
         assert schema.metadata[b"name"] == b"s2"
         assert not {"year", "month"} & set(schema.names)
         assert schema.field("B02_metadata").type.equals(BAND_STRUCT)
@@ -66,6 +71,34 @@ def test_equal_input_gives_equal_bytes_whatever_its_order(table: pa.Table, tmp_p
     for name, rows in {"one": table, "two": shuffled}.items():
         build_from_table(rows, name="s2", workspace_dir=tmp_path / name, enrich_cog=True)
     assert files(tmp_path / "one" / "s2_records") == files(tmp_path / "two" / "s2_records")
+
+
+def test_a_partition_larger_than_memory_gives_the_same_bytes(table: pa.Table, tmp_path: Path) -> None:
+    build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    workspace, spec = Workspace.at(str(tmp_path / "s2_records")), CollectionSpec.of(path="", name="s2", enrich_cog=True)
+    parts = files(tmp_path / "s2_records")
+    (tmp_path / "s2_records").rename(tmp_path / "first")
+    for key in workspace.states():
+        stages = {stage: workspace.stage_file(stage, key) for stage in ("normalized_records", "band_metadata")}
+        published = publish_partition(
+            workspace, spec, key, ["B02"], records=stages["normalized_records"], ledger=stages["band_metadata"],
+            sort_bytes=1,
+        )  # fmt: skip
+        assert published.facts.rows == (2 if key == "2024-04" else 1)
+    assert files(tmp_path / "s2_records") == parts
+
+
+def test_a_ledger_of_other_records_is_refused(table: pa.Table, tmp_path: Path) -> None:
+    build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    workspace, spec = Workspace.at(str(tmp_path / "s2_records")), CollectionSpec.of(path="", name="s2", enrich_cog=True)
+    path = workspace.stage_file("normalized_records", "2024-04")
+    records = workspace.read_table(path)
+    assert records is not None
+    workspace.write_table(path, records.slice(1))
+    before = files(tmp_path / "s2_records")
+    with pytest.raises(CollectionError, match=r"not made from these records: 'c'.*build band_metadata again"):
+        run_collection(workspace, spec, "2024-04")
+    assert files(tmp_path / "s2_records") == before
 
 
 def test_records_lie_along_the_curve(tmp_path: Path) -> None:

@@ -1,0 +1,176 @@
+"""Records along a Hilbert curve over the Earth, however many there are: neighbours share row groups.
+
+Up to :data:`SORT_BYTES` are sorted in memory. Beyond that, sorted runs go to the local disk and are merged from there,
+at most :data:`MERGED_RUNS` at once, so that memory stays within a small multiple of :data:`SORT_BYTES` for any number
+of records (the merge phase of an external merge sort: Knuth, The Art of Computer Programming, volume 3, 5.4). The order
+is total, by position on the curve and then by id, so the result depends on neither the way nor the order of arrival.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasteret_assets.geometry import hilbert_distance
+from rasteret_assets.schema import BBOX, ID
+
+#: Arrow bytes that are sorted in memory at once.
+SORT_BYTES: Final = 192 * 2**20
+#: Runs that are merged at once; each has a piece of ``SORT_BYTES / MERGED_RUNS`` bytes in memory.
+MERGED_RUNS: Final = 48
+
+_IPC: Final = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+class RecordSorter:
+    """Takes records in any order and gives them back along the curve; temporary files live as long as its context.
+
+    Args:
+        sort_bytes: how much is sorted in memory at once.
+        merged_runs: how many runs are merged at once.
+    """
+
+    def __init__(self, sort_bytes: int = SORT_BYTES, merged_runs: int = MERGED_RUNS) -> None:
+        self._sort_bytes = sort_bytes
+        self._merged_runs = merged_runs
+        self._held: list[pa.Table] = []
+        self._held_bytes = 0
+        self._runs: list[Path] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._made = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def add(self, records: pa.Table) -> None:
+        """Take records with ``id`` and ``bbox``; all of one schema."""
+        self._held.append(records)
+        self._held_bytes += records.nbytes
+        if self._held_bytes >= self._sort_bytes:
+            self._runs.append(self._write_run(self._drain(rows_at_once=self._piece_rows())))
+
+    def drain(self, rows_at_once: int) -> Iterator[pa.Table]:
+        """All records in order, in pieces of up to about ``rows_at_once``; the sorter is empty afterwards."""
+        if not self._runs:
+            yield from self._drain(rows_at_once)
+            return
+        if self._held:
+            self._runs.append(self._write_run(self._drain(self._piece_rows())))
+        while len(self._runs) > self._merged_runs:
+            first, self._runs = self._runs[: self._merged_runs], self._runs[self._merged_runs :]
+            self._runs.append(self._write_run(_merged([_Run(path) for path in first])))
+            for path in first:
+                path.unlink()
+        yield from _merged([_Run(path) for path in self._runs])
+
+    def _drain(self, rows_at_once: int) -> Iterator[pa.Table]:
+        """What is held in memory, in order; it is not held any more."""
+        if not self._held:
+            return
+        table = pa.concat_tables(self._held)
+        self._held, self._held_bytes = [], 0
+        # One chunk: taking rows from many makes a pass over all of them for every nested column.
+        table = table.combine_chunks()
+        order = _order(table)
+        # Piece by piece, so that a second copy of everything is never in memory.
+        for first in range(0, len(order), rows_at_once):
+            yield table.take(order.slice(first, rows_at_once))
+
+    def _piece_rows(self) -> int:
+        rows = sum(table.num_rows for table in self._held)
+        return max(1, int(rows * self._sort_bytes / self._merged_runs / max(self._held_bytes, 1)))
+
+    def _write_run(self, pieces: Iterator[pa.Table]) -> Path:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="rasteret-assets-sort-")
+        path = Path(self._folder.name) / f"{self._made}.arrows"
+        self._made += 1
+        writer: pa.ipc.RecordBatchStreamWriter | None = None
+        with pa.OSFile(str(path), "wb") as sink:
+            for piece in pieces:
+                writer = writer or pa.ipc.new_stream(sink, piece.schema, options=_IPC)
+                for batch in piece.combine_chunks().to_batches():
+                    writer.write_batch(batch)
+            if writer is not None:
+                writer.close()
+        return path
+
+
+def order_records(table: pa.Table) -> pa.Table:
+    """Records along the curve, ties broken by id."""
+    return table.take(_order(table))
+
+
+def _order(table: pa.Table) -> pa.Array:
+    keys = pa.table({"distance": _distance(table), ID: table[ID]})
+    return pc.sort_indices(keys, sort_keys=[("distance", "ascending"), (ID, "ascending")])
+
+
+def _distance(table: pa.Table) -> npt.NDArray[np.uint64]:
+    return hilbert_distance(table[BBOX].combine_chunks())
+
+
+class _Run:
+    """A sorted run on disk, a piece of it in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._source = pa.OSFile(str(path), "rb")
+        stream = pa.ipc.open_stream(self._source)
+        self._batches = iter(stream)
+        self._no_rows = stream.schema.empty_table()
+        self.advance()
+
+    def advance(self) -> None:
+        """Read the next piece; afterwards there is none where the run is at its end."""
+        batch = next(self._batches, None)
+        if batch is None:
+            self._source.close()
+        self.exhausted = batch is None
+        self.rows = self._no_rows if batch is None else pa.Table.from_batches([batch])
+        self.distance = _distance(self.rows)
+
+    @property
+    def last(self) -> tuple[int, str]:
+        """Key of the last row in memory."""
+        return int(self.distance[-1]), self.rows[ID][-1].as_py()
+
+    def take(self, bound: tuple[int, str]) -> pa.Table:
+        """The rows in memory up to a key, which they leave."""
+        distance, record_id = bound
+        first, end = (int(np.searchsorted(self.distance, np.uint64(distance), side)) for side in ("left", "right"))
+        tied = self.rows[ID].slice(first, end - first)
+        count = first + int(pc.sum(pc.less_equal(tied, record_id), min_count=0).as_py())
+        taken = self.rows.slice(0, count)
+        self.rows, self.distance = self.rows.slice(count), self.distance[count:]
+        return taken
+
+
+def _merged(runs: Sequence[_Run]) -> Iterator[pa.Table]:
+    """The rows of sorted runs in one order.
+
+    Up to the smallest of the runs' last keys in memory nothing can come from disk any more: these rows are sorted and
+    given out. At least one run's piece is used up each time.
+    """
+    alive = [run for run in runs if not run.exhausted]
+    while alive:
+        bound = min(run.last for run in alive)
+        ready = pa.concat_tables([run.take(bound) for run in alive]).combine_chunks()
+        yield order_records(ready)
+        for run in alive:
+            if not run.rows.num_rows:
+                run.advance()
+        alive = [run for run in alive if not run.exhausted]
