@@ -38,6 +38,9 @@ STATE_STAGE = "collection"
 
 #: Rows of a batch of a stage: what streams through a partition that is larger than memory.
 BATCH_ROWS: Final = 32_768
+#: Arrow bytes of a batch that is read back, where its rows are large.
+BATCH_BYTES: Final = 48 * 2**20
+_PROBED_ROWS: Final = 64
 
 _WRITING: Final = ".writing"
 # What a killed process left behind is taken away once nobody can be writing it any more.
@@ -141,7 +144,8 @@ class Workspace:
             return
         try:
             with self.fs.open_input_file(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
-                yield from file.iter_batches(BATCH_ROWS, columns=None if columns is None else list(columns))
+                wanted = None if columns is None else list(columns)
+                yield from file.iter_batches(_batch_rows(file, wanted), columns=wanted)
         except (pa.ArrowInvalid, OSError) as error:
             raise _damaged(path, error) from error
 
@@ -287,6 +291,21 @@ class Workspace:
             if info.type == pafs.FileType.File and info.mtime is not None and info.mtime.timestamp() < oldest:
                 with suppress(FileNotFoundError):  # another process may be sweeping too
                     self.fs.delete_file(info.path)
+
+
+def _batch_rows(file: pq.ParquetFile, columns: list[str] | None) -> int:
+    """Rows of this file that make a batch of at most about :data:`BATCH_BYTES`; headers may be a megabyte each.
+
+    What a row takes in memory is judged by the first ones, and by what Parquet says of all columns: its encodings hide
+    repetition, the first rows may be poor.
+    """
+    metadata = file.metadata
+    if columns is None and metadata.num_rows > _PROBED_ROWS:
+        stored = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+        probe = next(file.iter_batches(_PROBED_ROWS))
+        row_bytes = max(stored / metadata.num_rows, probe.nbytes / probe.num_rows, 1)
+        return max(1, min(BATCH_ROWS, int(BATCH_BYTES / row_bytes)))
+    return BATCH_ROWS
 
 
 def _damaged(path: str, error: Exception) -> CollectionError:
