@@ -11,6 +11,7 @@ from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets import schema
 from rasteret_assets.collection.footprints import intersecting_rows
+from rasteret_assets.collection.pinned import pinned
 from rasteret_assets.errors import CollectionError
 
 #: A row may carry tile tables of megabytes: small batches keep what is in flight small.
@@ -41,15 +42,16 @@ def scan(
     wanted = dict(columns)
     if areas:
         wanted |= {_GEOMETRY: pc.field(schema.GEOMETRY), _BBOX: pc.field(schema.BBOX)}
-    source = dataset.scanner(columns=wanted, filter=expression, batch_size=_BATCH_ROWS).to_batches()
-    while True:
-        try:
-            batch = next(source, None)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(dataset, wanted, expression, error) from error
-        if batch is None:
-            return
-        yield from _refined(batch, list(columns), areas)
+    for part in pinned(dataset, expression):
+        source = part.scanner(columns=wanted, filter=expression, batch_size=_BATCH_ROWS).to_batches()
+        while True:
+            try:
+                batch = next(source, None)
+            except (OSError, pa.ArrowException) as error:
+                raise _damaged(dataset, wanted, expression, error) from error
+            if batch is None:
+                break
+            yield from _refined(batch, list(columns), areas)
 
 
 def count(dataset: ds.Dataset, expression: pc.Expression | None) -> int:
@@ -59,7 +61,7 @@ def count(dataset: ds.Dataset, expression: pc.Expression | None) -> int:
         CollectionError: if a file is damaged, naming it.
     """
     try:
-        return int(dataset.count_rows(filter=expression))
+        return sum(int(part.count_rows(filter=expression)) for part in pinned(dataset, expression))
     except (OSError, pa.ArrowException) as error:
         raise _damaged(dataset, {}, expression, error) from error
 

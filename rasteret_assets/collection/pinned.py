@@ -1,0 +1,65 @@
+"""Files of a dataset as one scan sees them, although a build may replace them at any moment.
+
+A dataset remembers footers, and opens files by name when it reads rows: after a file was replaced, its old footer would
+be held against new bytes. On a local disk an open file stays what it was, so files are opened first and their footers
+read from what was opened. An object store has no such thing; there the objects are compared before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+
+from rasteret_assets.errors import CollectionError
+
+#: Files that are open at once, and scanned side by side.
+OPEN_FILES = 64
+
+
+def pinned(dataset: ds.Dataset, expression: pc.Expression | None) -> Iterator[ds.Dataset]:
+    """The dataset in parts that can be scanned safely; files without a row for ``expression`` are left out.
+
+    Raises:
+        CollectionError: if a file is gone or was replaced while it was read.
+    """
+    if not isinstance(dataset, ds.FileSystemDataset) or not isinstance(dataset.format, ds.ParquetFileFormat):
+        yield dataset
+        return
+    chosen = [
+        fragment for fragment in dataset.get_fragments(filter=expression) if _may_hold(dataset, fragment, expression)
+    ]
+    for start in range(0, len(chosen), OPEN_FILES):
+        group = chosen[start : start + OPEN_FILES]
+        if dataset.filesystem.type_name == "local":
+            yield _opened(dataset, group)
+        else:
+            before = _identities(dataset, group)
+            yield ds.FileSystemDataset(group, dataset.schema, dataset.format, dataset.filesystem)
+            if changed := [path for path, was in _identities(dataset, group).items() if before[path] != was]:
+                raise CollectionError(f"{changed[0]} was published anew while it was read: load the collection again")
+
+
+def _may_hold(dataset: ds.Dataset, fragment: ds.ParquetFileFragment, expression: pc.Expression | None) -> bool:
+    """Whether a row group of the file may hold such a row, by its statistics."""
+    return expression is None or bool(fragment.subset(expression, schema=dataset.schema).row_groups)
+
+
+def _opened(dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment]) -> ds.FileSystemDataset:
+    opened = []
+    for fragment in group:
+        try:
+            file = dataset.filesystem.open_input_file(fragment.path)
+        except FileNotFoundError as error:
+            raise CollectionError(
+                f"{fragment.path} is gone since the collection was opened: load the collection again"
+            ) from error
+        opened.append(dataset.format.make_fragment(file, partition_expression=fragment.partition_expression))
+    return ds.FileSystemDataset(opened, dataset.schema, dataset.format)
+
+
+def _identities(dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment]) -> dict[str, tuple[int, object]]:
+    infos: list[pafs.FileInfo] = dataset.filesystem.get_file_info([fragment.path for fragment in group])
+    return {info.path: (info.size, info.mtime) for info in infos}
