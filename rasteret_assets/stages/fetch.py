@@ -19,6 +19,7 @@ from rasteret_assets.errors import (
     RangeReadError,
     RasteretAssetsError,
 )
+from rasteret_assets.stages.garbage import fewer_collections
 from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
 from rasteret_assets.stages.reader import HeaderReader
 from rasteret_assets.storage.backend import StorageBackend
@@ -32,7 +33,7 @@ _STALL_INTERVAL_S: Final = 1.0
 #: Finished headers are handed on, and forgotten, in groups of this many, or of what a slow host gave in this time.
 BATCH_HEADERS = 4096
 BATCH_SECONDS = 15.0
-_BATCH_BYTES: Final = 64 * 1024 * 1024
+_BATCH_BYTES: Final = 16 * 1024 * 1024
 
 
 async def fetch_headers(
@@ -57,7 +58,8 @@ async def fetch_headers(
     """
     fetch = _Fetch(targets, backend, sink, max_concurrent, progress)
     try:
-        await fetch.run()
+        with fewer_collections():
+            await fetch.run()
     finally:
         await close_backend(backend)
     return fetch.totals

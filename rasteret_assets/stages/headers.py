@@ -11,7 +11,7 @@ from rasteret_assets.storage.backend import Validators
 from rasteret_assets.tiff import TiffHeader
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderTarget:
     """A file whose header is wanted.
 
@@ -26,7 +26,7 @@ class HeaderTarget:
     known: Validators | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class HeaderOutcome:
     """What became of one file.
 

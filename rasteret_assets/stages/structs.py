@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +24,12 @@ def header_structs(headers: Sequence[TiffHeader | None], band_indices: Sequence[
         "jpeg_tables": "jpeg_tables", "transform": "transform", "pixel_scale": "pixel_scale", "tiepoint": "tiepoint",
         "extra_samples": "extra_samples",
     }  # fmt: skip
-    columns = {
-        name: pa.array([None if h is None else getattr(h, attribute) for h in headers], BAND_STRUCT.field(name).type)
-        for name, attribute in scalars.items()
-    }
+    present = [h for h in headers if h is not None]
+    place = None if len(present) == len(headers) else _places(headers)
+    columns = {}
+    for name, attribute in scalars.items():
+        column = pa.array(list(map(attrgetter(attribute), present)), BAND_STRUCT.field(name).type)
+        columns[name] = column if place is None else column.take(place)
     columns["tile_offsets"] = _lists([None if t is None else t[0] for t in tiles])
     columns["tile_byte_counts"] = _lists([None if t is None else t[1] for t in tiles])
     columns[BAND_INDEX] = pa.array(
@@ -36,6 +39,12 @@ def header_structs(headers: Sequence[TiffHeader | None], band_indices: Sequence[
     return pa.StructArray.from_arrays(
         [columns[child.name] for child in BAND_STRUCT], fields=list(BAND_STRUCT), mask=missing
     )
+
+
+def _places(headers: Sequence[TiffHeader | None]) -> pa.Array:
+    """Of each header its position among those that are present; null where it is missing."""
+    missing = np.array([h is None for h in headers])
+    return pa.array(np.cumsum(~missing) - 1, mask=missing)
 
 
 def _lists(arrays: Sequence[npt.NDArray[np.integer] | None]) -> pa.ListArray:

@@ -23,9 +23,9 @@ _LONGEST_HEAD = 64 * 1024
 _PLAIN = frozenset({206, 304, 403, 404, 410, 416, 429, 500, 502, 503, 504})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Origin:
-    """A server: scheme, host and port of a URL.
+    """A server: scheme, host and port of a URL. Looked up by identity, for every request: whoever makes one keeps it.
 
     Args:
         secure: whether it speaks TLS.
@@ -121,6 +121,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[HttpAnswer] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
         self._head = b""
         self._parts: list[bytes] = []
         self._missing = 0
@@ -139,7 +140,10 @@ class _Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._answer = loop.create_future()
         self._head, self._parts, self._missing, self._longest = b"", [], 0, longest
-        self._timer = loop.call_later(ANSWER_TIMEOUT_S, self._fail, TimeoutError("no answer in time"))
+        self._deadline = loop.time() + ANSWER_TIMEOUT_S
+        # One timer serves many requests: it looks at the deadline of the one that is under way when it goes off.
+        if self._timer is None:
+            self._timer = loop.call_later(ANSWER_TIMEOUT_S, self._check_deadline)
         assert self._transport is not None  # noqa: S101  (create_connection returns after connection_made)
         self._transport.write(request)
         return self._answer
@@ -156,6 +160,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         self._keep = False
+        if self._timer is not None:
+            self._timer.cancel()
         if self._parts or self._head or self._missing:
             self._fail(asyncio.IncompleteReadError(b"", None))
         else:
@@ -180,42 +186,50 @@ class _Connection(asyncio.Protocol):
     def _read_head(self, data: bytes) -> bytes:
         """Take in the head; what follows of the body is returned once it is complete."""
         self._head += data
-        head, mark, body = self._head.partition(b"\r\n\r\n")
-        if not mark:
+        end = self._head.find(b"\r\n\r\n")
+        if end < 0:
             if len(self._head) > _LONGEST_HEAD:
                 self._fail(NotPlainError("a head without an end"))
             return b""
-        lines = head.decode("latin-1").split("\r\n")
-        self._headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-        self._status = int(lines[0][9:12]) if lines[0][9:12].isdigit() else 0
+        first, *lines = self._head[:end].decode("latin-1").split("\r\n")
+        headers = {}
+        for line in lines:
+            name, _, value = line.partition(":")
+            headers[name.lower()] = value.strip()
+        self._headers = headers
+        self._status = int(first[9:12]) if first[9:12].isdigit() else 0
         # A 304 may announce the length of what it does not send (RFC 9110, 15.4.5).
-        length = "0" if self._status == 304 else self._headers.get("content-length", "")
-        if self._status not in _PLAIN or not length.isdigit() or "transfer-encoding" in self._headers:
-            self._fail(NotPlainError(lines[0]))
+        length = "0" if self._status == 304 else headers.get("content-length", "")
+        if self._status not in _PLAIN or not length.isdigit() or "transfer-encoding" in headers:
+            self._fail(NotPlainError(first))
             return b""
-        self._keep = lines[0].startswith("HTTP/1.1") and self._headers.get("connection", "").lower() != "close"
+        self._keep = first.startswith("HTTP/1.1") and headers.get("connection", "").lower() != "close"
         self._missing = int(length)
         if self._status == 206 and self._missing > self._longest:
             self._fail(NotPlainError("a longer range than was asked for"))
             return b""
         if self._missing == 0:
             self._succeed(b"")
-        return body
+        return self._head[end + 4 :]
 
     def _succeed(self, body: bytes) -> None:
-        self._settle()
         self._missing, self._head, self._parts = 0, b"", []
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(HttpAnswer(self._status, self._headers, body))
 
     def _fail(self, error: Exception) -> None:
-        self._settle()
         self._keep = False
         self._missing = 0
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
 
-    def _settle(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _check_deadline(self) -> None:
+        self._timer = None
+        if self._answer is None or self._answer.done():
+            return
+        loop = asyncio.get_running_loop()
+        left = self._deadline - loop.time()
+        if left > 0:
+            self._timer = loop.call_later(left, self._check_deadline)
+        else:
+            self._fail(TimeoutError("no answer in time"))

@@ -24,6 +24,7 @@ _SIGNING_NAMES = frozenset({
 })  # fmt: skip
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_AUTHORITY = re.compile(_SCHEME.pattern + r"([^/?#]*)")
 
 
 def scheme(href: str) -> str:
@@ -37,7 +38,8 @@ def scheme(href: str) -> str:
 
 def host(href: str) -> str:
     """Host (and port) an href leads to; ``""`` for local files."""
-    return urlsplit(href).netloc.rpartition("@")[2].lower() if scheme(href) not in {"", "file"} else ""
+    match = _AUTHORITY.match(href)
+    return match.group(2).rpartition("@")[2].lower() if match and match.group(1).lower() != "file" else ""
 
 
 def redact(href: str) -> str:

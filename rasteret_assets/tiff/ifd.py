@@ -41,6 +41,9 @@ MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
 #: Directories that are remembered; the largest has 80 kB, and a hostile file must not fill the memory.
 MAX_REMEMBERED: Final = 128
 
+#: A table that is a smaller part than this of the bytes it was read with is copied, so that those can be let go.
+_KEPT_SHARE: Final = 4
+
 TABLE_TAGS: Final = frozenset({Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS, Tag.STRIP_OFFSETS, Tag.STRIP_BYTE_COUNTS})
 
 
@@ -160,6 +163,8 @@ class Ifd:
         # Only signed values can be negative, and only 64 unsigned bits can pass 2**63: neither is a place in a file.
         if kind > 4 and (values.min() < 0 or values.max() > MAX_OFFSET):
             raise CorruptTiffError(f"{tag.label} holds a value that is negative or beyond 63 bits")
+        if size * _KEPT_SHARE < len(data):
+            values = values.copy()
         values.flags.writeable = False
         return values
 

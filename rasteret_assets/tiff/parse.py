@@ -68,9 +68,13 @@ def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None
     """
     ifd = read_first_ifd(SparseBuffer(pieces, size))
     directory = _read_directory(ifd.layout, ifd.block, ifd.start)
-    if ifd.buffer.locate(0, directory.end) is None:
+    found = ifd.buffer.locate(0, directory.end)
+    if found is None:
         ifd.require(directory.required)
-    shared = _read_shared(directory, b"".join([ifd.raw(tag) for tag in directory.shared]))
+        shared_values = [ifd.raw(tag) for tag in directory.shared]
+    else:
+        shared_values = [found[0][start:end] for start, end in directory.shared_spans]
+    shared = _read_shared(directory, b"".join(shared_values))
     grid = directory.grid
     tiepoint = ifd.reals(Tag.MODEL_TIEPOINT)
     return TiffHeader(
@@ -117,6 +121,8 @@ class _Directory:
     """Tags whose values the header is made of."""
     shared: tuple[Tag, ...]
     """Those of them that lie outside the entries and are the same in files of one family, as a rule."""
+    shared_spans: tuple[tuple[int, int], ...]
+    """Where the values of each begin and end in the file."""
     end: int
     """Position after the last byte of all required values."""
 
@@ -145,10 +151,11 @@ def _read_directory(layout: Layout, block: bytes, start: int) -> _Directory:
     _check_positioned(ifd)
     required = tuple(tag for tag in (*_VALUE_TAGS, grid.offsets_tag, grid.counts_tag) if tag in entries)
     outside = [tag for tag in _SHARED_TAGS if tag in entries and entries[tag][3] > layout.inline]
+    spans = tuple((entries[tag][2], entries[tag][2] + entries[tag][3]) for tag in outside)
     end = max(start + len(block), *(entries[tag][2] + entries[tag][3] for tag in required))
     return _Directory(
         layout=layout, block=block, start=start, entries=entries, grid=grid, required=required, shared=tuple(outside),
-        end=end,
+        shared_spans=spans, end=end,
     )  # fmt: skip
 
 
