@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -14,33 +15,40 @@ import pyarrow.fs as pafs
 
 from rasteret_assets import schema
 from rasteret_assets.collection.collection import Collection
+from rasteret_assets.collection.verify import Verify, problem_with
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.spec import PUBLISHED_SUFFIXES
-from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
+from rasteret_assets.storage.filesystems import list_files
+from rasteret_assets.storage.workspace import Workspace
 
 _READ_COLUMNS = (*schema.REQUIRED_COLUMNS, schema.BBOX)
 _FOOTER_THREADS = 16
+_LOOKS = 5
+_LOOK_AGAIN_S = 0.05
 
 
-def load(path: str | Path, name: str = "", *, filesystem: Any = None) -> Collection:
+def load(path: str | Path, name: str = "", *, filesystem: Any = None, verify: Verify = "rows") -> Collection:
     """Open a published collection.
 
-    Every footer is read here, so that a damaged or foreign file is refused now and by name, instead of its records
-    missing later. Rows are read when asked for.
+    Every footer is read here and held against what was published, so that a damaged, missing or foreign file is refused
+    now and by name, instead of its records missing later. Rows are read when asked for.
 
     Args:
         path: a Parquet file, or a directory of them (hive ``year=/month=`` or flat), as a local path or URI. Only
             ``*.parquet`` files count.
         name: name of the collection; by default the one it was published under.
         filesystem: pyarrow or fsspec filesystem that takes precedence over the URI's own.
+        verify: what is held against the states beside the data (``<name>_stages/collection``), where there are any:
+            ``"rows"`` the number of records and the size of every file, ``"full"`` every byte, ``False`` nothing.
 
     Raises:
-        CollectionError: if there is no such path, a file in it is damaged, or its columns are no collection's.
+        CollectionError: if there is no such path, a file in it is missing or damaged, or its columns are no
+            collection's.
     """
-    fs, root = resolve_filesystem(str(path), filesystem)
-    files = _parquet_files(fs, root, str(path))
-    fragments = _fragments(fs, root, files)
-    dataset = ds.FileSystemDataset(fragments, _common_schema(fragments), ds.ParquetFileFormat(), fs)
+    workspace = Workspace.at(str(path), filesystem)
+    root = workspace.published
+    fragments = _verified(workspace, str(path), verify)
+    dataset = ds.FileSystemDataset(fragments, _common_schema(fragments), ds.ParquetFileFormat(), workspace.fs)
     check_contract(dataset.schema, where=str(path))
     footer = dataset.schema.metadata or {}
     return Collection(
@@ -50,6 +58,28 @@ def load(path: str | Path, name: str = "", *, filesystem: Any = None) -> Collect
         description=_text(footer, schema.DESCRIPTION_KEY),
         path=str(path),
     )
+
+
+def _verified(workspace: Workspace, path: str, verify: Verify) -> list[ds.ParquetFileFragment]:
+    """The files of a collection, their footers read; looked at again while a build may be changing them."""
+    if verify not in ("rows", "full", False):
+        raise SpecError(f"verify={verify!r} is not understood: write 'rows', 'full' or False")
+    for attempt in range(_LOOKS):
+        problem: str | Exception | None
+        states = workspace.states() if verify else {}
+        try:
+            fragments = _fragments(
+                workspace.fs, workspace.published, _parquet_files(workspace.fs, workspace.published, path)
+            )
+            problem = problem_with(workspace, states, fragments, verify)
+        except (CollectionError, FileNotFoundError) as error:
+            problem = error
+        if problem is None:
+            return fragments
+        # States are read before files, so a partition that is being published or removed may look wrong for a moment.
+        if states and attempt + 1 < _LOOKS:
+            time.sleep(_LOOK_AGAIN_S * 2**attempt)
+    raise problem if isinstance(problem, CollectionError) else CollectionError(f"{path}: {problem}")
 
 
 def as_collection(

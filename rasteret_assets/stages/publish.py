@@ -20,6 +20,7 @@ from rasteret_assets.stages.join import CrsFindings, join_band_metadata, join_ba
 from rasteret_assets.stages.order import SORT_BYTES, RecordSorter
 from rasteret_assets.stages.row_groups import ROW_GROUP_ROWS, row_groups
 from rasteret_assets.stages.stac import COLLECTION_DOCUMENT, collection_document, complete_items, is_stac, stac_footer
+from rasteret_assets.storage.states import FileFacts, announce
 from rasteret_assets.storage.workspace import Workspace, Written
 
 PARQUET_OPTIONS: Final[dict[str, Any]] = {
@@ -88,7 +89,12 @@ def publish_partition(
             sorter.add(completed)
         published = _published_schema(schema, facts, spec)
         path = workspace.published_file(key)
-        with workspace.writer(path, published, row_group_size=ROW_GROUP_ROWS, **PARQUET_OPTIONS) as writer:
+
+        def coming(written: Written) -> None:
+            announce(workspace, key, FileFacts.of(facts.rows, written))
+
+        options = {"row_group_size": ROW_GROUP_ROWS, "before": coming, **PARQUET_OPTIONS}
+        with workspace.writer(path, published, **options) as writer:
             for group in row_groups(sorter.drain(ROW_GROUP_ROWS)):
                 writer.write(_as_published(group, published))
     return PublishedPartition(facts=facts, findings=findings, written=writer.written, schema=published)
@@ -97,12 +103,13 @@ def publish_partition(
 def publish_collection_document(workspace: Workspace, spec: CollectionSpec) -> None:
     """Write ``collection.json`` from the states of all published partitions, or remove it where there are none."""
     path = f"{workspace.stages}/{COLLECTION_DOCUMENT}"
-    states = workspace.states()
+    # A partition that is being published for the first time has no facts yet.
+    states = [state for state in workspace.states().values() if "rows" in state]
     if not states:
         workspace.remove(path)
         return
     folder = workspace.published.rpartition("/")[2]
-    document = collection_document(states.values(), spec, f"../{folder}/")
+    document = collection_document(states, spec, f"../{folder}/")
     if workspace.read_json(path) != document:
         workspace.write_json(path, document)
 

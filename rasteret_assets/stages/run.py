@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec
 
 import pyarrow as pa
 
@@ -40,6 +41,7 @@ from rasteret_assets.stages.publish import publish_collection_document, publish_
 from rasteret_assets.stages.recipe import recipe_of, with_recipe
 from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.states import FileFacts, commit, unpublish
 from rasteret_assets.storage.workspace import BATCH_ROWS, Workspace
 
 __all__ = [
@@ -49,6 +51,8 @@ __all__ = [
 
 _STAGE_OPTIONS: dict[str, Any] = {"compression": "lz4"}
 _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
+P = ParamSpec("P")
+
 # Files that are written at once in one scan of the source, and rows that wait for theirs to be worth a row group.
 _OPEN_FILES: Final = 256
 _HELD_ROWS: Final = 8 * BATCH_ROWS
@@ -129,6 +133,20 @@ def _write_raw(
     }  # fmt: skip
 
 
+def _one_at_a_time(
+    stage: Callable[Concatenate[Workspace, CollectionSpec, str, P], StageResult],
+) -> Callable[Concatenate[Workspace, CollectionSpec, str, P], StageResult]:
+    """A stage of which two runs over the same partition wait for each other."""
+
+    @wraps(stage)
+    def run(workspace: Workspace, spec: CollectionSpec, key: str, /, *args: P.args, **kwargs: P.kwargs) -> StageResult:
+        with workspace.lock(key):
+            return stage(workspace, spec, key, *args, **kwargs)
+
+    return run
+
+
+@_one_at_a_time
 def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str) -> StageResult:
     """Normalize a partition's raw rows, and write those that cannot be beside them.
 
@@ -171,6 +189,7 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
     )  # fmt: skip
 
 
+@_one_at_a_time
 def run_band_metadata(
     workspace: Workspace,
     spec: CollectionSpec,
@@ -222,23 +241,19 @@ def run_band_metadata(
     )
 
 
+@_one_at_a_time
 def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> StageResult:
     """Publish a partition by replacing its file, or remove it where its records are gone; the state is written last."""
-    path, state_path = workspace.published_file(key), workspace.state_file(key)
-    records = workspace.stage_file(NORMALIZED, key)
+    path, records = workspace.published_file(key), workspace.stage_file(NORMALIZED, key)
     if workspace.read_schema(records) is None:
-        workspace.remove(state_path)
-        workspace.remove(path)
+        unpublish(workspace, key)
         return StageResult(key=key, rows=0, version="removed")
     profile, source_version = _joined_recipe(workspace, key)
     published = publish_partition(
         workspace, spec, key, profile.bands, records=records, ledger=workspace.stage_file(BANDS, key)
     )
     facts, written = published.facts, published.written
-    state = {
-        "rows": facts.rows,
-        "bytes": written.size,
-        "content_hash": written.digest,
+    built_from = {
         "source_version": source_version,
         "spec_hash": spec.content_hash,
         "parser_version": PARSER_VERSION,
@@ -247,7 +262,7 @@ def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> Stag
         "interval": facts.interval,
         "collections": sorted(facts.collections),
     }
-    workspace.write_json(state_path, state)
+    commit(workspace, key, FileFacts.of(facts.rows, written), built_from)
     counts: dict[str, int | float | str] = {
         "bytes": written.size,
         "crs_corrected_by_header": published.findings.corrected,

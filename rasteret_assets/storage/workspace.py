@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,9 @@ from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import HIVE_NULL, MONTH, YEAR, partition_values
 from rasteret_assets.spec import PUBLISHED_SUFFIXES
 from rasteret_assets.storage.filesystems import resolve_filesystem
+from rasteret_assets.storage.locks import held
+
+_log = logging.getLogger(__name__)
 
 PART_NAME = "part-0.parquet"
 STATE_STAGE = "collection"
@@ -43,6 +48,8 @@ BATCH_BYTES: Final = 48 * 2**20
 _PROBED_ROWS: Final = 64
 
 _WRITING: Final = ".writing"
+_STATE_THREADS: Final = 16
+_PIECE_BYTES: Final = 8 * 1024 * 1024
 # What a killed process left behind is taken away once nobody can be writing it any more.
 _ABANDONED_AFTER_S: Final = 24 * 3600
 
@@ -185,7 +192,13 @@ class Workspace:
 
     @contextmanager
     def writer(
-        self, path: str, schema: pa.Schema, *, row_group_size: int | None = None, **options: Any
+        self,
+        path: str,
+        schema: pa.Schema,
+        *,
+        row_group_size: int | None = None,
+        before: Callable[[Written], None] | None = None,
+        **options: Any,
     ) -> Iterator[TableWriter]:
         """Write a Parquet file batch by batch; it replaces what was there when the block ends without an error.
 
@@ -194,6 +207,7 @@ class Workspace:
             schema: of its rows, with the footer metadata (readers go by what stands in the schema, so keys cannot be
                 added after the rows).
             row_group_size: most rows of a row group; as many as are written at once when omitted.
+            before: called with the finished file before it is put in its place.
             options: of ``pyarrow.parquet.ParquetWriter``.
         """
         with self._beside(path) as beside:
@@ -203,6 +217,8 @@ class Workspace:
             # One look at the finished file, which lies in the page cache still.
             content = pa.memory_map(beside).read_buffer()
             writer._written = Written(int(content.size), hashlib.blake2b(content, digest_size=16).hexdigest())  # noqa: SLF001
+            if before is not None:
+                before(writer.written)
             self._put(beside, content, path)
 
     def read_json(self, path: str) -> Any | None:
@@ -242,8 +258,19 @@ class Workspace:
         """State of every published partition by key, in key order."""
         folder = pafs.FileSelector(f"{self.stages}/{STATE_STAGE}", allow_not_found=True)
         names = sorted(info.base_name for info in self.fs.get_file_info(folder) if info.base_name.endswith(".json"))
-        found = {name.removesuffix(".json"): self.read_json(f"{folder.base_dir}/{name}") for name in names}
+        paths = [f"{folder.base_dir}/{name}" for name in names]
+        with ThreadPoolExecutor(_STATE_THREADS) as pool:
+            found = dict(
+                zip((name.removesuffix(".json") for name in names), pool.map(self.read_json, paths), strict=True)
+            )
         return {key: state for key, state in found.items() if state is not None}
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Be the only one that builds a partition; waits for whoever does so now."""
+        told = f"waiting for another run that builds {key} of {self.published}"
+        with held(self.fs, f"{self.stages}/locks/{key}", lambda: _log.info(told)):
+            yield
 
     def exists(self) -> bool:
         """Whether anything was published here."""
@@ -306,6 +333,15 @@ def _batch_rows(file: pq.ParquetFile, columns: list[str] | None) -> int:
         row_bytes = max(stored / metadata.num_rows, probe.nbytes / probe.num_rows, 1)
         return max(1, min(BATCH_ROWS, int(BATCH_BYTES / row_bytes)))
     return BATCH_ROWS
+
+
+def digest_of(fs: pafs.FileSystem, path: str) -> str:
+    """The digest of a file as :class:`Written` has it, read in pieces."""
+    digest = hashlib.blake2b(digest_size=16)
+    with fs.open_input_stream(path) as stream:
+        while piece := stream.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _damaged(path: str, error: Exception) -> CollectionError:

@@ -1,0 +1,71 @@
+"""Holding what is published against its manifest: a file that is missing or damaged is named, not skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+
+from rasteret_assets.errors import CollectionError
+from rasteret_assets.storage.states import FileFacts, may_be
+from rasteret_assets.storage.workspace import Workspace, digest_of
+
+Verify = Literal["rows", "full", False]
+
+_THREADS = 16
+
+
+def problem_with(
+    workspace: Workspace,
+    states: Mapping[str, Mapping[str, object]],
+    fragments: list[ds.ParquetFileFragment],
+    verify: Verify,
+) -> str | None:
+    """What is wrong with the files of a collection, in one sentence; None where nothing is.
+
+    Args:
+        workspace: of the collection.
+        states: of its partitions, by key; without any there is nothing to hold the files against.
+        fragments: the files, with their footers.
+        verify: ``"rows"`` compares rows and sizes, ``"full"`` reads every byte.
+    """
+    if not states or not verify:
+        return None
+    found = {fragment.path: fragment for fragment in fragments}
+    expected = {workspace.published_file(key): key for key in states}
+    for path, key in expected.items():
+        if path not in found and None not in may_be(states[key]):
+            return f"partition {key} is missing ({path}): build it again"
+    if strangers := sorted(found.keys() - expected.keys()):
+        return f"{strangers[0]} belongs to no partition that was published here: remove it, or build it again"
+    sizes = {info.path: info.size for info in workspace.fs.get_file_info(list(found))}
+    for path, fragment in found.items():
+        rows, key = fragment.metadata.num_rows, expected[path]
+        fitting = [facts for facts in may_be(states[key]) if facts and (facts.rows, facts.bytes) == (rows, sizes[path])]
+        if not fitting:
+            said = " or ".join(f"{facts.rows} records" for facts in may_be(states[key]) if facts) or "nothing"
+            return f"partition {key} is damaged ({path} holds {rows} records, {said} were published): build it again"
+    return _contents(workspace, states, expected, list(found)) if verify == "full" else None
+
+
+def _contents(
+    workspace: Workspace, states: Mapping[str, Mapping[str, object]], keys: Mapping[str, str], paths: list[str]
+) -> str | None:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        digests = list(pool.map(lambda path: _digest(workspace.fs, path), paths))
+    for path, digest in zip(paths, digests, strict=True):
+        known: list[FileFacts | None] = may_be(states[keys[path]])
+        if digest not in [facts.content_hash for facts in known if facts]:
+            return f"partition {keys[path]} is damaged (the bytes of {path} are not those published): build it again"
+    return None
+
+
+def _digest(fs: pafs.FileSystem, path: str) -> str:
+    try:
+        return digest_of(fs, path)
+    except (OSError, pa.ArrowException) as error:
+        raise CollectionError(f"{path} cannot be read ({error}): publish its partition again") from error
