@@ -24,15 +24,22 @@ class AutoBackend(ReadingBackend):
     Args:
         objects: reads ``s3://``, ``gs://`` and ``az://`` hrefs.
         headers: sent with every HTTP request.
+        proxy: address of the HTTP proxy to go through; None for what the environment names.
         signs_azure: whether ``https`` hrefs of Azure Blob Storage go to ``objects``, which holds their credentials.
     """
 
     def __init__(
-        self, objects: ObjectStoreBackend, headers: Mapping[str, str] | None = None, *, signs_azure: bool = False
+        self,
+        objects: ObjectStoreBackend,
+        headers: Mapping[str, str] | None = None,
+        *,
+        proxy: str | None = None,
+        signs_azure: bool = False,
     ) -> None:
         self._objects = objects
         self._local = LocalBackend()
         self._headers = dict(headers or {})
+        self._proxy = proxy
         self._signs_azure = signs_azure
         self._http: HttpBackend | None = None
 
@@ -66,7 +73,7 @@ class AutoBackend(ReadingBackend):
                 # An HTTP client takes time to import, and only HTTP hrefs need one.
                 from rasteret_assets.storage.http import HttpBackend  # noqa: PLC0415
 
-                self._http = HttpBackend(self._headers)
+                self._http = HttpBackend(self._headers, self._proxy)
             return self._http
         if kind in OBJECT_SCHEMES:
             return self._objects
@@ -85,6 +92,7 @@ def create_backend(
     default_s3_config: Mapping[str, Any] | None = None,
     *,
     headers: Mapping[str, str] | None = None,
+    proxy: str | None = None,
 ) -> AutoBackend:
     """A backend that reads every kind of href.
 
@@ -94,7 +102,10 @@ def create_backend(
         cloud_config: adds requester pays and the region to the S3 buckets that its ``url_patterns`` lead to.
         region: region of S3 buckets; the same as ``default_s3_config={"region": ...}``.
         default_s3_config: obstore S3 configuration for every bucket, such as ``{"endpoint": "http://..."}``.
-        headers: sent with every HTTP request, such as ``{"Authorization": "Bearer ..."}``.
+        headers: sent with every HTTP request, such as ``{"Authorization": "Bearer ..."}``. A redirect to another host
+            does not carry ``Authorization`` and ``Cookie``.
+        proxy: address of the proxy for HTTP(S), such as ``http://user:password@host:3128``; without one the
+            environment's (``http_proxy``, ``https_proxy``, ``no_proxy``).
 
     Returns:
         A backend with ``get_range``, ``get_ranges`` and ``read``; safe to share between builds and reads.
@@ -111,7 +122,7 @@ def create_backend(
         if cloud_config.requester_pays:
             s3_config = {"region": cloud_config.region, **payer, **s3_config}
     objects = ObjectStoreBackend(credential_provider, s3_config, buckets)
-    return AutoBackend(objects, headers, signs_azure=credential_provider is not None)
+    return AutoBackend(objects, headers, proxy=proxy, signs_azure=credential_provider is not None)
 
 
 async def close_backend(backend: object) -> None:

@@ -73,11 +73,13 @@ class HttpBackend(ReadingBackend):
 
     Args:
         headers: sent with every request (an ``Authorization``, an API key).
+        proxy: to go through for every host; None for what the environment names.
     """
 
-    def __init__(self, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, headers: Mapping[str, str] | None = None, proxy: str | None = None) -> None:
         self._headers = {"User-Agent": "rasteret-assets", "Accept": "*/*", **(headers or {})}
         self._head = _header_lines(self._headers)
+        self._given_proxy = proxy
         self._proxies = urllib.request.getproxies()
         self._clients: dict[asyncio.AbstractEventLoop, _Clients] = {}
         #: Hosts that do not answer several ranges at once.
@@ -173,7 +175,7 @@ class HttpBackend(ReadingBackend):
             for closed in [other for other in self._clients if other.is_closed()]:
                 del self._clients[closed]
             clients = self._clients[loop] = _Clients(self._headers)
-        proxy = self._proxy(origin) if self._proxies else None
+        proxy = self._proxy(origin) if self._given_proxy or self._proxies else None
         if proxy is None and origin not in self._general:
             try:
                 head = self._head + _header_lines(headers) if headers else self._head
@@ -187,7 +189,9 @@ class HttpBackend(ReadingBackend):
         return await clients.session.get(address, ranges, end, proxy, headers)
 
     def _proxy(self, origin: Origin) -> str | None:
-        """The proxy that the environment names for a host."""
+        """The proxy that was given, or that the environment names for a host."""
+        if self._given_proxy:
+            return self._given_proxy
         if urllib.request.proxy_bypass(origin.host):
             return None
         return self._proxies.get("https" if origin.secure else "http") or self._proxies.get("all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 from collections.abc import Mapping
 
@@ -47,16 +48,21 @@ class HttpSession:
                 body = await _read_up_to(response, end)
                 response.close()
                 return HttpAnswer(200, names, body, response.content_length)
+        except TimeoutError:  # before the errors of aiohttp, to which its timeouts belong as well
+            raise TimeoutError("no answer in time") from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise error.certificate_error from None
+        except aiohttp.ClientProxyConnectionError as error:
+            reason = error.os_error.strerror or type(error.os_error).__name__
+            raise OSError(errno.EHOSTUNREACH, f"proxy {error.host}:{error.port}: {reason}") from None
         except aiohttp.ClientConnectorError as error:
             raise error.os_error from None
         except aiohttp.ClientPayloadError as error:
             raise EOFError("the body ended before its announced length") from error
-        except aiohttp.InvalidURL as error:
-            raise ValueError("not a valid URL") from error
+        except aiohttp.InvalidURL:
+            raise ValueError("not a valid URL") from None
         except aiohttp.ClientError as error:
-            # The text of some of these repeats the URL with its query, so only the kind is told.
+            # The text of some of these repeats a URL with its query, so only the kind is told.
             raise ConnectionError(type(error).__name__) from None
 
     async def close(self) -> None:

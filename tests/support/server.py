@@ -22,7 +22,8 @@ class RangeServer:
     """Objects by path: from a folder, and from ``objects`` over it.
 
     ``fault`` is called with (path, how often this path was asked for before) and returns None or one of
-    ``"503"``, ``"429"``, ``"404"``, ``"403"``, ``"reset"``, ``"short"``, ``"no-range"``, ``"html"``.
+    ``"503"``, ``"429"``, ``"404"``, ``"403"``, ``"reset"``, ``"short"``, ``"no-range"``, ``"html"``, ``"slow"`` (no
+    answer for 5 s).
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -33,6 +34,10 @@ class RangeServer:
         self.headers: list[dict[str, str]] = []
         self.seen: Counter[str] = Counter()
         self.retry_after = "0"
+        #: Set when the server stops: ends the wait of answers that are ``"slow"``.
+        self.woken = threading.Event()
+        #: Fixed answers by path, before everything else: status, headers, body.
+        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         #: Whether a request for several ranges gets them; otherwise it gets the whole object, as from object stores.
         self.several_ranges = True
         self._lock = threading.Lock()
@@ -78,6 +83,7 @@ class RangeServer:
         try:
             yield self
         finally:
+            self.woken.set()
             self._httpd.shutdown()
             self._httpd.server_close()
             thread.join()
@@ -112,8 +118,13 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             ranged = self.headers.get("Range")
             before = server.note(self.path, ranged, dict(self.headers))
+            if fixed := server.answers.get(self.path):
+                self._answer(fixed[0], fixed[2], fixed[1])
+                return
             fault = server.fault(self.path, before)
             body = server.body(self.path)
+            if fault == "slow":
+                server.woken.wait(5)
             if fault == "reset":
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.close_connection = True

@@ -1,0 +1,161 @@
+"""Headers, redirects, cookies and proxies over real servers: what is sent where, and what no error tells."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rasteret_assets import StorageBackend, create_backend
+from rasteret_assets.errors import (
+    AccessDeniedError,
+    HostUnreachableError,
+    RangeReadError,
+    ReadTimeoutError,
+    StoreUnavailableError,
+    ThrottledError,
+    TruncatedReadError,
+)
+from rasteret_assets.storage import close_backend, http_session, read_range
+from tests.support.server import RangeServer
+
+DATA = bytes(range(256)) * 40
+SECRETS = {"Authorization": "Bearer token", "Cookie": "session=mine", "X-Study": "17"}
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[RangeServer]:
+    with RangeServer(tmp_path).running() as running:
+        running.objects["/x.tif"] = DATA
+        yield running
+
+
+def read_all(*urls: str, backend: StorageBackend | None = None) -> list[bytes]:
+    """The first 100 bytes of every URL, one after the other."""
+    used = backend or create_backend()
+
+    async def go() -> list[bytes]:
+        try:
+            return [bytes((await read_range(used, url, 0, 100)).data) for url in urls]
+        finally:
+            await close_backend(used)
+
+    return asyncio.run(go())
+
+
+def by_name(server: RangeServer) -> str:
+    """The server's address under the name of this machine: another host than the number, for a client."""
+    return server.url.replace("127.0.0.1", "localhost")
+
+
+def test_a_redirect_on_the_same_host_carries_what_signs_the_request(server: RangeServer) -> None:
+    server.objects["/x.tif"] = DATA
+    server.answers["/old.tif"] = (302, {"Location": "/x.tif"}, b"")
+    assert read_all(server.url + "/old.tif", backend=create_backend(headers=SECRETS)) == [DATA[:100]]
+    assert server.paths[-1] == "/x.tif"
+    for headers in server.headers:
+        assert SECRETS.items() <= headers.items()
+        assert headers["Range"] == "bytes=0-99"
+
+
+def test_a_redirect_to_another_host_carries_none_of_it(server: RangeServer, other: RangeServer) -> None:
+    server.answers["/old.tif"] = (307, {"Location": by_name(other) + "/x.tif"}, b"")
+    assert read_all(server.url + "/old.tif", backend=create_backend(headers=SECRETS)) == [DATA[:100]]
+    assert server.headers[0]["Authorization"] == "Bearer token"
+    (headers,) = other.headers
+    assert not {"Authorization", "Cookie"} & headers.keys()
+    assert headers["Range"] == "bytes=0-99"
+
+
+def test_a_redirect_to_another_port_is_one_to_another_host(server: RangeServer, other: RangeServer) -> None:
+    server.answers["/old.tif"] = (302, {"Location": other.url + "/x.tif"}, b"")
+    assert read_all(server.url + "/old.tif", backend=create_backend(headers=SECRETS)) == [DATA[:100]]
+    assert not {"Authorization", "Cookie"} & other.headers[0].keys()
+
+
+def test_cookies_of_a_login_are_kept_and_shown_to_their_host_only(server: RangeServer, other: RangeServer) -> None:
+    server.objects |= {"/x.tif": DATA, "/y.tif": DATA}
+    here = by_name(server)
+    server.answers["/login.tif"] = (302, {"Location": "/x.tif", "Set-Cookie": "visit=7; Path=/"}, b"")
+    server.answers["/away.tif"] = (302, {"Location": other.url + "/x.tif"}, b"")
+    assert read_all(f"{here}/login.tif", f"{here}/y.tif", f"{here}/away.tif") == [DATA[:100]] * 3
+    cookies = [headers.get("Cookie") for headers in server.headers]
+    assert cookies[-3:] == ["visit=7"] * 3
+    assert "Cookie" not in other.headers[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(403, AccessDeniedError), (503, ThrottledError), (429, ThrottledError), (500, StoreUnavailableError),
+     (418, RangeReadError)],
+)  # fmt: skip
+def test_errors_behind_a_redirect_to_a_signed_url_hide_its_query(
+    server: RangeServer, other: RangeServer, status: int, error: type[RangeReadError]
+) -> None:
+    server.answers["/old.tif"] = (302, {"Location": other.url + "/x.tif?X-Amz-Signature=s3cr3t"}, b"")
+    other.answers["/x.tif?X-Amz-Signature=s3cr3t"] = (status, {}, b"s3cr3t")
+    assert_hides_the_secret(server.url + "/old.tif", error)
+
+
+@pytest.mark.parametrize(
+    "location", ["http://127.0.0.1:9/x.tif?s=s3cr3t", "http://[broken?s=s3cr3t", "ftp://h/x.tif?s=s3cr3t", "?s=s3cr3t"]
+)
+def test_redirects_that_lead_nowhere_hide_their_query(server: RangeServer, location: str) -> None:
+    server.answers["/old.tif"] = server.answers["/old.tif?s=s3cr3t"] = (302, {"Location": location}, b"")
+    assert_hides_the_secret(server.url + "/old.tif", RangeReadError)
+
+
+@pytest.mark.parametrize(("fault", "error"), [("reset", StoreUnavailableError), ("short", TruncatedReadError)])
+def test_broken_connections_behind_a_redirect_hide_its_query(
+    server: RangeServer, other: RangeServer, fault: str, error: type[RangeReadError]
+) -> None:
+    server.answers["/old.tif"] = (302, {"Location": other.url + "/x.tif?s=s3cr3t"}, b"")
+    other.fault = lambda path, before: fault
+    assert_hides_the_secret(server.url + "/old.tif", error)
+
+
+def test_a_slow_answer_behind_a_redirect_is_a_timeout(
+    server: RangeServer, other: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_session, "_TIMEOUT", http_session.aiohttp.ClientTimeout(sock_read=0.05))
+    server.answers["/old.tif"] = (302, {"Location": other.url + "/x.tif?s=s3cr3t"}, b"")
+    other.fault = lambda path, before: "slow"
+    assert_hides_the_secret(server.url + "/old.tif", ReadTimeoutError)
+
+
+def assert_hides_the_secret(url: str, error: type[RangeReadError]) -> None:
+    with pytest.raises(error) as caught:
+        read_all(url)
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_proxy_that_is_given_is_asked_for_http(server: RangeServer) -> None:
+    server.objects["http://images.example/x.tif"] = DATA
+    backend = create_backend(headers={"X-Study": "17"}, proxy=server.url)
+    assert read_all("http://images.example/x.tif?a=1", backend=backend) == [DATA[:100]]
+    assert server.paths == ["http://images.example/x.tif?a=1"]
+    assert server.headers[0]["X-Study"] == "17"
+
+
+def test_a_proxy_of_the_environment_is_asked_but_for_what_it_excepts(
+    server: RangeServer, other: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.objects["http://images.example/x.tif"] = DATA
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert read_all("http://images.example/x.tif", other.url + "/x.tif") == [DATA[:100]] * 2
+    assert server.paths == ["http://images.example/x.tif"]
+    assert other.paths == ["/x.tif"]
+
+
+def test_a_proxy_with_a_password_gets_it_and_no_one_else_does(server: RangeServer) -> None:
+    server.objects["http://images.example/x.tif"] = DATA
+    proxy, dead = (url.replace("//", "//me:s3cr3t@") for url in (server.url, "http://127.0.0.1:9"))
+    assert read_all("http://images.example/x.tif", backend=create_backend(proxy=proxy)) == [DATA[:100]]
+    assert server.headers[0]["Proxy-Authorization"].startswith("Basic ")
+    with pytest.raises(HostUnreachableError, match=r"proxy 127\.0\.0\.1:9") as caught:
+        read_all("http://images.example/x.tif", backend=create_backend(proxy=dead))
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
