@@ -3,7 +3,7 @@
 The library is these names; the graph is in ``rasteret_assets.orchestration``, which alone imports dagster.
 """
 
-from rasteret_assets.api import build_from_table
+from rasteret_assets.api import build, build_from_table, plan
 from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.spec import CloudConfig, CollectionSpec
 from rasteret_assets.storage import StorageBackend, create_backend
@@ -16,7 +16,9 @@ __all__ = [
     "CollectionSpec",
     "StorageBackend",
     "as_collection",
+    "build",
     "build_from_table",
     "create_backend",
     "load",
+    "plan",
 ]

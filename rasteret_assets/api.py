@@ -1,4 +1,4 @@
-"""``build_from_table``: the stages as one library call."""
+"""The stages as library calls: ``build_from_table`` once, ``plan`` and ``build`` again and again."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from rasteret_assets.collection import Collection, as_collection, load
+from rasteret_assets.errors import SpecError
 from rasteret_assets.progress import terminal_progress
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
 from rasteret_assets.stages.bands import check_enrichment, read_band_metadata
+from rasteret_assets.stages.build import BuildReport, build_partitions
 from rasteret_assets.stages.join import join_band_metadata
+from rasteret_assets.stages.look import load_profile
 from rasteret_assets.stages.normalize import normalize_records
+from rasteret_assets.stages.plan import BuildPlan, plan_build, stale_partitions
 from rasteret_assets.stages.profile import profile_source
-from rasteret_assets.stages.run import build_partitions, load_profile
 from rasteret_assets.stages.scan import Source, open_source
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
@@ -91,12 +94,95 @@ def build_from_table(
     workspace = Workspace.at(target)
     if workspace.exists() and not force:
         return load(target, name=name)
-    source = open_source(path, spec, filesystem)
-    profile = load_profile(workspace, source, spec)
-    keys = sorted({*profile.partitions, *workspace.states()})
-    with terminal_progress("headers") as progress:
-        build_partitions(workspace, source, spec, keys, backend, force=force, progress=progress)
+    _build(workspace, open_source(path, spec, filesystem), spec, backend, force=force)
     return load(target, name=name)
+
+
+def plan(
+    spec: CollectionSpec,
+    *,
+    filesystem: Any = None,
+    force: bool = False,
+    revalidate: bool = False,
+    partitions: Sequence[str] | None = None,
+) -> BuildPlan:
+    """What :func:`build` would do now: which partitions and why, how many headers it would fetch. Asks no host.
+
+    Args:
+        spec: of the collection; it needs a name or a workspace.
+        filesystem: pyarrow or fsspec filesystem of the record table.
+        force: as for the build.
+        revalidate: as for the build.
+        partitions: keys (``YYYY-MM`` or ``undated``) to look at; all when omitted.
+
+    Raises:
+        SpecError: if the collection is not published anywhere.
+        SourceError: if the table cannot be opened or read.
+        RecordError: if a column is missing or cannot be normalized.
+    """
+    source = open_source(spec.path, spec, filesystem)
+    options = {"force": force or spec.force, "revalidate": revalidate}
+    return plan_build(_workspace(spec), source, spec, only=partitions, **options)
+
+
+def build(
+    spec: CollectionSpec,
+    *,
+    filesystem: Any = None,
+    backend: StorageBackend | None = None,
+    force: bool = False,
+    revalidate: bool = False,
+    partitions: Sequence[str] | None = None,
+) -> BuildReport:
+    """Bring a published collection up to date with its record table, touching only what has changed.
+
+    Partitions are built that are new, whose rows changed, whose headers failed for a reason that may have passed, or
+    that a killed build left behind; those gone from the table are unpublished. In them a header is fetched only where
+    it is not known.
+
+    Args:
+        spec: of the collection; it needs a name or a workspace.
+        filesystem: pyarrow or fsspec filesystem of the record table.
+        backend: where bytes come from; see :func:`~rasteret_assets.storage.create_backend`.
+        force: fetch every header again and rebuild every partition.
+        revalidate: ask whether the files of known headers have changed, and read those again that have.
+        partitions: keys (``YYYY-MM`` or ``undated``) to build at most; all when omitted.
+
+    Raises:
+        SpecError: if the collection is not published anywhere.
+        SourceError: if the table cannot be opened or read.
+        RecordError: if a column is missing or rows break the record contract.
+        EnrichmentError: if headers were asked for and not one could be read.
+    """
+    workspace = _workspace(spec)
+    source = open_source(spec.path, spec, filesystem)
+    backend = backend or create_backend(cloud_config=spec.cloud)
+    options = {"force": force or spec.force, "revalidate": revalidate}
+    return _build(workspace, source, spec, backend, partitions=partitions, **options)
+
+
+def _workspace(spec: CollectionSpec) -> Workspace:
+    if spec.published_path is None:
+        raise SpecError("the collection is not published anywhere: give its spec a name or a workspace_dir")
+    return Workspace.at(spec.published_path)
+
+
+def _build(
+    workspace: Workspace,
+    source: Source,
+    spec: CollectionSpec,
+    backend: StorageBackend,
+    *,
+    force: bool = False,
+    revalidate: bool = False,
+    partitions: Sequence[str] | None = None,
+) -> BuildReport:
+    profile = load_profile(workspace, source, spec)
+    reasons = stale_partitions(workspace, profile, spec, force=force, revalidate=revalidate, only=partitions)
+    options = {"force": force, "revalidate": revalidate}
+    with terminal_progress("headers") as progress:
+        results = build_partitions(workspace, source, spec, list(reasons), backend, progress=progress, **options)
+    return BuildReport(reasons=reasons, results=results)
 
 
 def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBackend) -> Collection:

@@ -88,7 +88,7 @@ def discover(folder: Path | None) -> None:
     from rasteret_assets.orchestration.build import COLLECTIONS_VARIABLE, read_specs
     from rasteret_assets.orchestration.partitions import discover_partitions
     from rasteret_assets.orchestration.resources import FilesystemResource
-    from rasteret_assets.stages.run import load_profile
+    from rasteret_assets.stages.look import load_profile
 
     if not os.environ.get("DAGSTER_HOME"):
         raise click.UsageError("DAGSTER_HOME is not set: it names the folder of the Dagster instance")

@@ -8,7 +8,8 @@ from harness import measure
 
 from rasteret_assets import build_from_table, load
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.run import build_partitions, load_profile
+from rasteret_assets.stages.build import build_partitions
+from rasteret_assets.stages.look import load_profile
 from rasteret_assets.stages.scan import open_source
 from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.workspace import Workspace

@@ -24,19 +24,15 @@ from rasteret_assets.orchestration.partitions import (
 )
 from rasteret_assets.orchestration.resources import BuildOptions, FilesystemResource, StorageBackendResource
 from rasteret_assets.orchestration.sensor import refresh_sensor
-from rasteret_assets.schema import PARSER_VERSION
+from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, PARSER_VERSION, RAW, STAGES
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.build import refuse_without_headers
 from rasteret_assets.stages.headers import HeaderProgress
+from rasteret_assets.stages.known import set_aside_headers
+from rasteret_assets.stages.look import load_profile
 from rasteret_assets.stages.publish import publish_collection_document
 from rasteret_assets.stages.run import (
-    BANDS,
-    COLLECTION,
-    NORMALIZED,
-    RAW,
-    STAGES,
     StageResult,
-    load_profile,
-    refuse_without_headers,
     run_band_metadata,
     run_collection,
     run_normalized_records,
@@ -191,7 +187,9 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         with explained():
             workspace, force = filesystem.open_workspace(spec), options.force or spec.force
-            reader = backend.backend(spec)
+            reader, keys = backend.backend(spec), _partition_keys(context)
+            if not force:
+                set_aside_headers(workspace, spec, keys)
             results = [
                 run_band_metadata(
                     workspace,
@@ -202,7 +200,7 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
                     revalidate=options.revalidate,
                     progress=_logged_progress(context, key),
                 )
-                for key in _partition_keys(context)
+                for key in keys
             ]
             # For reasons that pass only: a month whose one file is gone must not fail for ever.
             refuse_without_headers(workspace, results, transient_only=True)

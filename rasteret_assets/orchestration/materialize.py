@@ -20,8 +20,8 @@ from rasteret_assets.orchestration.partitions import (
 )
 from rasteret_assets.orchestration.resources import default_resources
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.look import load_profile
 from rasteret_assets.stages.profile import SourceProfile
-from rasteret_assets.stages.run import load_profile
 
 #: Counts by stage: ``{"raw_records": {"rows": ...}, "band_metadata": {"headers_fetched": ...}, ...}``.
 StageCounts = dict[str, dict[str, Any]]

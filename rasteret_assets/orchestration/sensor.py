@@ -28,7 +28,7 @@ from rasteret_assets.orchestration.partitions import (
 )
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.run import load_profile
+from rasteret_assets.stages.look import load_profile
 
 _INTERVAL_S: Final = 30
 #: A partition whose run failed is requested again after this time, or as soon as anything in the source changes.

@@ -15,8 +15,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from rasteret_assets.errors import CollectionError
-from rasteret_assets.schema import HREF, ID, STATUS_OK, TIMESTAMP, partition_values
-from rasteret_assets.stages.run import BANDS
+from rasteret_assets.schema import BANDS, HREF, ID, STATUS_OK, TIMESTAMP, partition_values
 from rasteret_assets.stages.targets import RETRIED_CLASSES
 from rasteret_assets.storage.urls import host, redact
 from rasteret_assets.storage.workspace import Workspace

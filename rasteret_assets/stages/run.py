@@ -26,28 +26,22 @@ from rasteret_assets.schema import (
     PARSER_VERSION,
     RAW,
     REJECTED,
-    STAGES,
 )
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.bands import BandMetadataReader, check_enrichment
+from rasteret_assets.stages.bands import BandMetadataReader, count_failures
 from rasteret_assets.stages.columns import normalize_ids
 from rasteret_assets.stages.headers import ProgressCallback
 from rasteret_assets.stages.index import HeaderIndex
-from rasteret_assets.stages.known import WorkspaceCheckpoint, known_headers, set_aside_headers, target_slices
+from rasteret_assets.stages.known import WorkspaceCheckpoint, known_headers, target_slices
 from rasteret_assets.stages.look import load_profile
 from rasteret_assets.stages.normalize import RepeatedIds, check_rejected, normalize_records
 from rasteret_assets.stages.profile import SourceProfile, partition_batches
-from rasteret_assets.stages.publish import publish_collection_document, publish_partition
+from rasteret_assets.stages.publish import publish_partition
 from rasteret_assets.stages.recipe import recipe_of, with_recipe
 from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.states import FileFacts, commit, unpublish
 from rasteret_assets.storage.workspace import BATCH_ROWS, Workspace
-
-__all__ = [
-    "BANDS", "COLLECTION", "NORMALIZED", "RAW", "REJECTED", "STAGES", "StageResult", "build_partitions", "load_profile",
-    "refuse_without_headers", "run_band_metadata", "run_collection", "run_normalized_records", "run_raw_records",
-]  # fmt: skip
 
 _STAGE_OPTIONS: dict[str, Any] = {"compression": "lz4"}
 _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
@@ -258,6 +252,7 @@ def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> Stag
         "spec_hash": spec.content_hash,
         "parser_version": PARSER_VERSION,
         "bands": list(profile.bands),
+        "failures": _failures(workspace, key),
         "bbox": facts.bbox,
         "interval": facts.interval,
         "collections": sorted(facts.collections),
@@ -273,67 +268,12 @@ def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> Stag
     )
 
 
-def build_partitions(
-    workspace: Workspace,
-    source: Source,
-    spec: CollectionSpec,
-    keys: Sequence[str],
-    backend: StorageBackend,
-    *,
-    force: bool = False,
-    progress: Callable[[str], ProgressCallback | None] | None = None,
-) -> dict[str, dict[str, StageResult]]:
-    """All four stages over ``keys``; nothing is published where not one header of the build could be read.
-
-    Args:
-        workspace: where the collection lies.
-        source: opened record table.
-        spec: of the collection.
-        keys: partitions to build; those the source no longer has are unpublished.
-        backend: where headers come from.
-        force: fetch every header again.
-        progress: called with each partition key, returns what to call while its headers come in.
-
-    Returns:
-        Results by stage, then by key.
-
-    Raises:
-        EnrichmentError: if every header of the build failed.
-        InvalidRecordError: if more records than tolerated break the contract.
-    """
-    results: dict[str, dict[str, StageResult]] = {stage: {} for stage in STAGES}
-    results[RAW] = {result.key: result for result in run_raw_records(workspace, source, spec, keys)}
-    for key in keys:
-        results[NORMALIZED][key] = run_normalized_records(workspace, spec, key)
-    if not force:
-        set_aside_headers(workspace, spec, keys)
-    for key in keys:
-        watch = progress(key) if progress is not None else None
-        results[BANDS][key] = run_band_metadata(workspace, spec, key, backend, force=force, progress=watch)
-    refuse_without_headers(workspace, list(results[BANDS].values()))
-    for key in keys:
-        results[COLLECTION][key] = run_collection(workspace, spec, key)
-    publish_collection_document(workspace, spec)
-    return results
-
-
-def refuse_without_headers(
-    workspace: Workspace, results: Sequence[StageResult], *, transient_only: bool = False
-) -> None:
-    """Stop a build of which not one header came: what was published before stays.
-
-    Args:
-        workspace: where the ledgers lie; they are read only if every row of every one failed.
-        results: of the band metadata stage, for all partitions of the build.
-        transient_only: stop only for failures that another try may mend.
-
-    Raises:
-        EnrichmentError: with the commonest failures and the likely causes.
-    """
-    built = [result for result in results if result.rows]
-    if all(result.counts["headers_failed"] == result.rows for result in built):
-        ledgers = [workspace.read_table(result.path) for result in built]
-        check_enrichment([ledger for ledger in ledgers if ledger is not None], transient_only=transient_only)
+def _failures(workspace: Workspace, key: str) -> dict[str, int]:
+    """Headers that a partition lacks, by error class."""
+    counts: Counter[str] = Counter()
+    for batch in workspace.read_batches(workspace.stage_file(BANDS, key), ["status", "error_class"]):
+        counts.update(count_failures(pa.Table.from_batches([batch])))
+    return dict(sorted(counts.items()))
 
 
 def _joined_recipe(workspace: Workspace, key: str) -> tuple[SourceProfile, str]:

@@ -29,7 +29,7 @@ from rasteret_assets.demo.area import AREA
 from rasteret_assets.demo.folder import serving_demo
 from rasteret_assets.demo.scenes import BROKEN
 from rasteret_assets.demo.seasons import BANDS
-from rasteret_assets.stages.run import STAGES
+from rasteret_assets.schema import STAGES
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from rasteret_assets import CollectionSpec
 from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.materialize import materialize_collection
 from rasteret_assets.orchestration.resources import FilesystemResource
-from rasteret_assets.stages.run import STAGES
+from rasteret_assets.schema import STAGES
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 

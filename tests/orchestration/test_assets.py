@@ -12,7 +12,7 @@ from rasteret_assets import build_from_table, load
 from rasteret_assets.errors import EnrichmentError, InvalidRecordError, MissingColumnError, SpecError
 from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START
 from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource
-from rasteret_assets.stages.run import STAGES
+from rasteret_assets.schema import STAGES
 from tests.orchestration.scenes import KEYS, Scenes, latest
 
 

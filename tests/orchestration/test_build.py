@@ -12,7 +12,7 @@ import pytest
 from rasteret_assets import CollectionSpec
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.build import build_definitions, read_spec, read_specs
-from rasteret_assets.stages.run import STAGES
+from rasteret_assets.schema import STAGES
 
 REPOSITORY = Path(__file__).parent.parent.parent
 

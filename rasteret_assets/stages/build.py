@@ -1,0 +1,115 @@
+"""The four stages in a row over some partitions: what the library and the command line call."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW, STAGES
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.bands import check_enrichment
+from rasteret_assets.stages.headers import ProgressCallback
+from rasteret_assets.stages.known import set_aside_headers
+from rasteret_assets.stages.publish import publish_collection_document
+from rasteret_assets.stages.run import (
+    StageResult,
+    run_band_metadata,
+    run_collection,
+    run_normalized_records,
+    run_raw_records,
+)
+from rasteret_assets.stages.scan import Source
+from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """What a build did.
+
+    Args:
+        reasons: why each partition was built, by key.
+        results: by stage, then by key.
+    """
+
+    reasons: dict[str, str]
+    results: dict[str, dict[str, StageResult]]
+
+    @property
+    def totals(self) -> dict[str, int | float]:
+        """Counts of all stages, summed over the partitions; ``records`` are those published."""
+        sums: Counter[str] = Counter()
+        for by_key in self.results.values():
+            for result in by_key.values():
+                sums.update({name: value for name, value in result.counts.items() if not isinstance(value, str)})
+        sums.pop("bytes", None)
+        records = sum(result.rows for result in self.results[COLLECTION].values())
+        return {"partitions": len(self.reasons), "records": records, **sums}
+
+
+def build_partitions(
+    workspace: Workspace,
+    source: Source,
+    spec: CollectionSpec,
+    keys: Sequence[str],
+    backend: StorageBackend,
+    *,
+    force: bool = False,
+    revalidate: bool = False,
+    progress: Callable[[str], ProgressCallback | None] | None = None,
+) -> dict[str, dict[str, StageResult]]:
+    """All four stages over ``keys``; nothing is published where not one header of the build could be read.
+
+    Args:
+        workspace: where the collection lies.
+        source: opened record table.
+        spec: of the collection.
+        keys: partitions to build; those the source no longer has are unpublished.
+        backend: where headers come from.
+        force: fetch every header again.
+        revalidate: ask whether the files of known headers have changed, and read those again that have.
+        progress: called with each partition key, returns what to call while its headers come in.
+
+    Returns:
+        Results by stage, then by key.
+
+    Raises:
+        EnrichmentError: if every header of the build failed.
+        InvalidRecordError: if more records than tolerated break the contract.
+    """
+    results: dict[str, dict[str, StageResult]] = {stage: {} for stage in STAGES}
+    results[RAW] = {result.key: result for result in run_raw_records(workspace, source, spec, keys)}
+    for key in keys:
+        results[NORMALIZED][key] = run_normalized_records(workspace, spec, key)
+    if not force:
+        set_aside_headers(workspace, spec, keys)
+    for key in keys:
+        watch = progress(key) if progress is not None else None
+        results[BANDS][key] = run_band_metadata(
+            workspace, spec, key, backend, force=force, revalidate=revalidate, progress=watch
+        )
+    refuse_without_headers(workspace, list(results[BANDS].values()))
+    for key in keys:
+        results[COLLECTION][key] = run_collection(workspace, spec, key)
+    publish_collection_document(workspace, spec)
+    return results
+
+
+def refuse_without_headers(
+    workspace: Workspace, results: Sequence[StageResult], *, transient_only: bool = False
+) -> None:
+    """Stop a build of which not one header came: what was published before stays.
+
+    Args:
+        workspace: where the ledgers lie; they are read only if every row of every one failed.
+        results: of the band metadata stage, for all partitions of the build.
+        transient_only: stop only for failures that another try may mend.
+
+    Raises:
+        EnrichmentError: with the commonest failures and the likely causes.
+    """
+    built = [result for result in results if result.rows]
+    if all(result.counts["headers_failed"] == result.rows for result in built):
+        ledgers = [workspace.read_table(result.path) for result in built]
+        check_enrichment([ledger for ledger in ledgers if ledger is not None], transient_only=transient_only)

@@ -1,0 +1,248 @@
+"""``plan`` and ``build``: exactly what changed is touched, and a plan says it before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rasteret_assets import CollectionSpec, build, load, plan
+from rasteret_assets.errors import CollectionError, InvalidRecordError, SpecError
+from rasteret_assets.storage.workspace import Workspace
+from tests.support.rasters import record_table, tiff_bytes
+from tests.support.server import RangeServer
+
+
+class Scenes:
+    """A record table of monthly files whose rasters a server holds."""
+
+    def __init__(self, folder: Path, server: RangeServer) -> None:
+        self.folder = folder / "source"
+        self.folder.mkdir()
+        self.server = server
+        self.rows: dict[str, dict[str, str]] = {}
+        self.spec = CollectionSpec.of(path=self.folder, name="s2", workspace_dir=folder / "w", enrich_cog=True)
+
+    def put(self, file: str, **days: str) -> None:
+        """Write one file of the table: a day per record, whose raster is named like it."""
+        self.rows[file] = days
+        for name in days:
+            self.server.objects.setdefault(f"/{name}.tif", tiff_bytes(seed=len(self.server.objects)))
+        table = record_table(
+            list(days),
+            {"B02": [f"{self.server.url}/{name}.tif" for name in days]},
+            datetimes=[datetime.fromisoformat(day).replace(tzinfo=UTC) for day in days.values()],
+        )
+        pq.write_table(table, self.folder / f"{file}.parquet")
+
+    def ids(self) -> list[str]:
+        return sorted(load(self.spec.published_path or "", verify="full").to_table(["id"])["id"].to_pylist())
+
+    def requests(self) -> list[str]:
+        seen = sorted(request[0] for request in self.server.requests)
+        self.server.reset()
+        return seen
+
+
+@pytest.fixture
+def scenes(tmp_path: Path, server: RangeServer) -> Scenes:
+    made = Scenes(tmp_path, server)
+    made.put("january", a="2024-01-05", b="2024-01-06")
+    made.put("february", c="2024-02-05", d="2024-02-06")
+    return made
+
+
+def test_a_build_touches_what_changed_and_no_more(scenes: Scenes) -> None:
+    first = build(scenes.spec)
+    assert first.reasons == {"2024-01": "new", "2024-02": "new"}
+    assert (first.totals["records"], first.totals["headers_fetched"]) == (4, 4)
+    scenes.requests()
+
+    assert build(scenes.spec).reasons == {}
+    scenes.put("february", c="2024-02-05", d="2024-02-06", e="2024-02-07")
+    forecast = plan(scenes.spec)
+    assert scenes.requests() == []
+    assert forecast.current == ("2024-01",)
+    assert vars(forecast.partitions["2024-02"]) == {
+        "reason": "source changed", "records": 3, "headers_to_fetch": 1, "headers_reused": 2, "records_rejected": 0,
+        "records_removed": 0,
+    }  # fmt: skip
+    second = build(scenes.spec)
+    assert second.reasons == {"2024-02": "source changed"}
+    assert scenes.requests() == ["/e.tif"]
+    assert (second.totals["headers_fetched"], second.totals["headers_reused"]) == (1, 2)
+    assert scenes.ids() == ["a", "b", "c", "d", "e"]
+
+
+def test_a_record_that_moves_takes_its_header_along(scenes: Scenes) -> None:
+    build(scenes.spec)
+    scenes.requests()
+    scenes.put("january", a="2024-01-05")
+    scenes.put("february", c="2024-02-05", d="2024-01-09", b="2024-02-20")
+    moved = build(scenes.spec)
+    assert sorted(moved.reasons) == ["2024-01", "2024-02"]
+    assert scenes.requests() == []
+    assert scenes.ids() == ["a", "b", "c", "d"]
+    rows = load(scenes.spec.published_path or "").to_table(["id", "B02_metadata", "month"]).to_pylist()
+    assert {row["id"]: row["month"] for row in rows} == {"a": 1, "d": 1, "b": 2, "c": 2}
+    assert all(row["B02_metadata"] for row in rows)
+
+
+def test_a_partition_that_lost_all_records_is_removed(scenes: Scenes) -> None:
+    build(scenes.spec)
+    (scenes.folder / "january.parquet").unlink()
+    forecast = plan(scenes.spec)
+    assert (forecast.partitions["2024-01"].reason, forecast.totals["records_removed"]) == ("gone from the source", 2)
+    assert "gone from the source, 2 records to unpublish" in str(forecast)
+    assert build(scenes.spec).reasons == {"2024-01": "gone from the source"}
+    assert scenes.ids() == ["c", "d"]
+    assert build(scenes.spec).reasons == {}
+
+
+def test_only_the_files_that_changed_are_read(scenes: Scenes) -> None:
+    build(scenes.spec)
+    content = (scenes.folder / "january.parquet").read_bytes()
+    stat = (scenes.folder / "january.parquet").stat()
+    # The rows of January become unreadable, with the footer and the file's time as they were.
+    damaged = b"PAR1" + b"\xff" * 40 + content[44:]
+    (scenes.folder / "january.parquet").write_bytes(damaged)
+    os.utime(scenes.folder / "january.parquet", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    scenes.put("february", c="2024-02-05")
+    assert build(scenes.spec).reasons == {"2024-02": "source changed"}
+    assert scenes.ids() == ["a", "b", "c"]
+
+
+def test_failures_that_may_pass_are_tried_again(scenes: Scenes) -> None:
+    scenes.server.fault = lambda path, before: "403" if path == "/a.tif" else None
+    build(scenes.spec)
+    scenes.server.fault = lambda path, before: None
+    scenes.requests()
+    assert plan(scenes.spec).partitions["2024-01"].headers_to_fetch == 1
+    assert build(scenes.spec).reasons == {"2024-01": "headers to try again"}
+    assert scenes.requests() == ["/a.tif"]
+    del scenes.server.objects["/b.tif"]
+    assert build(scenes.spec, force=True).totals["headers_failed"] == 1
+    assert build(scenes.spec).reasons == {}  # a file that is gone is not asked for again and again
+
+
+def test_force_and_revalidate_touch_every_partition(scenes: Scenes) -> None:
+    build(scenes.spec)
+    scenes.requests()
+    assert build(scenes.spec, force=True, partitions=["2024-02"]).reasons == {"2024-02": "forced"}
+    assert scenes.requests() == ["/c.tif", "/d.tif"]
+    scenes.server.objects["/a.tif"] = tiff_bytes(seed=99)
+    report = build(scenes.spec, revalidate=True)
+    assert report.reasons == {"2024-01": "revalidated", "2024-02": "revalidated"}
+    assert (report.totals["headers_drifted"], report.totals["headers_reused"]) == (1, 3)
+
+
+def test_a_new_spec_rebuilds_without_a_request(scenes: Scenes) -> None:
+    build(scenes.spec)
+    scenes.requests()
+    changed = CollectionSpec.of(**{**scenes.spec.model_dump(), "description": "another"})
+    assert set(build(changed).reasons.values()) == {"spec, bands or parser changed"}
+    assert scenes.requests() == []
+
+
+def test_a_conflict_that_comes_or_goes_rebuilds_the_other_month_too(scenes: Scenes) -> None:
+    tolerant = CollectionSpec.of(**{**scenes.spec.model_dump(), "max_rejected": 1.0})
+    build(tolerant)
+    scenes.put("february", c="2024-02-05", d="2024-02-06", a="2024-02-09")
+    report = build(tolerant)
+    assert sorted(report.reasons) == ["2024-01", "2024-02"]
+    assert report.totals["rejected_records"] == 2
+    assert scenes.ids() == ["b", "c", "d"]
+    scenes.put("february", c="2024-02-05", d="2024-02-06")
+    assert sorted(build(tolerant).reasons) == ["2024-01", "2024-02"]
+    assert scenes.ids() == ["a", "b", "c", "d"]
+
+
+def test_rejected_records_stop_a_build_before_anything_is_published(scenes: Scenes) -> None:
+    build(scenes.spec)
+    scenes.put("february", c="2024-02-05", d="2024-02-06", a="2024-02-09")
+    with pytest.raises(InvalidRecordError, match="several records with different content carry this id"):
+        build(scenes.spec)
+    assert scenes.ids() == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.unlink(), "partition 2024-02 is missing"),
+        (lambda file: pq.write_table(pq.read_table(file).slice(1), file), "partition 2024-02 is damaged .* 1 records"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-9]), "damaged or no Parquet file"),
+        (lambda file: pq.write_table(pq.read_table(file), file.with_name("part-1.parquet")), "belongs to no partition"),
+    ],
+    ids=["missing", "short", "truncated", "foreign"],
+)
+def test_damage_is_named_when_the_collection_is_opened(
+    scenes: Scenes, damage: Callable[[Path], object], message: str
+) -> None:
+    build(scenes.spec)
+    path = scenes.spec.published_path or ""
+    damage(Path(path) / "year=2024" / "month=2" / "part-0.parquet")
+    with pytest.raises(CollectionError, match=message):
+        load(path)
+    build(scenes.spec, force=True)
+    Path(path, "year=2024", "month=2", "part-1.parquet").unlink(missing_ok=True)
+    assert scenes.ids() == ["a", "b", "c", "d"]
+
+
+def test_a_changed_byte_shows_when_every_byte_is_read(scenes: Scenes) -> None:
+    build(scenes.spec)
+    path = scenes.spec.published_path or ""
+    file = Path(path) / "year=2024" / "month=2" / "part-0.parquet"
+    content = bytearray(file.read_bytes())
+    content[10] ^= 1
+    file.write_bytes(content)
+    assert load(path, verify=False).name == load(path).name == "s2"
+    with pytest.raises(CollectionError, match=r"partition 2024-02 is damaged \(the bytes"):
+        load(path, verify="full")
+    with pytest.raises(SpecError, match="verify='rose'"):
+        load(path, verify="rose")  # type: ignore[arg-type]
+
+
+class Killed(BaseException):
+    """Stands for the death of the process: nothing of ours catches it."""
+
+
+def die_before_the_file(patched: pytest.MonkeyPatch) -> None:
+    put = Workspace._put
+
+    def only_stages(self: Workspace, beside: str, content: pa.Buffer, path: str) -> None:
+        if path.startswith(self.published):
+            raise Killed
+        put(self, beside, content, path)
+
+    patched.setattr(Workspace, "_put", only_stages)
+
+
+def die_before_the_state(patched: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise Killed
+
+    patched.setattr("rasteret_assets.stages.run.commit", die)
+
+
+@pytest.mark.parametrize(
+    ("death", "published"), [(die_before_the_file, ["a", "b", "c", "d"]), (die_before_the_state, ["a", "b", "c"])]
+)
+def test_an_interrupted_publication_is_readable_and_taken_up_again(
+    scenes: Scenes, death: Callable[[pytest.MonkeyPatch], None], published: list[str]
+) -> None:
+    build(scenes.spec)
+    scenes.put("february", c="2024-02-05")
+    with pytest.MonkeyPatch.context() as patched:
+        death(patched)
+        with pytest.raises(Killed):
+            build(scenes.spec)
+    assert scenes.ids() == published
+    assert plan(scenes.spec).partitions["2024-02"].reason == "interrupted build"
+    build(scenes.spec)
+    assert scenes.ids() == ["a", "b", "c"]
+    assert not plan(scenes.spec).partitions
