@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
 
 import pyarrow as pa
 
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, GEOMETRY, MONTH, YEAR
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.encoding import parquet_options
 from rasteret_assets.stages.footer import PublishedFacts, footer
 from rasteret_assets.stages.join import CrsFindings, join_band_metadata, join_batches
 from rasteret_assets.stages.order import SORT_BYTES, RecordSorter
@@ -22,13 +22,6 @@ from rasteret_assets.stages.row_groups import ROW_GROUP_ROWS, row_groups
 from rasteret_assets.stages.stac import COLLECTION_DOCUMENT, collection_document, complete_items, is_stac, stac_footer
 from rasteret_assets.storage.states import FileFacts, announce
 from rasteret_assets.storage.workspace import Workspace, Written
-
-PARQUET_OPTIONS: Final[dict[str, Any]] = {
-    "compression": "zstd",
-    "write_page_index": True,
-    "version": "2.6",
-    "store_schema": True,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +86,7 @@ def publish_partition(
         def coming(written: Written) -> None:
             announce(workspace, key, FileFacts.of(facts.rows, written))
 
-        options = {"row_group_size": ROW_GROUP_ROWS, "before": coming, **PARQUET_OPTIONS}
+        options = {"row_group_size": ROW_GROUP_ROWS, "before": coming, **parquet_options(published)}
         with workspace.writer(path, published, **options) as writer:
             for group in row_groups(sorter.drain(ROW_GROUP_ROWS)):
                 writer.write(_as_published(group, published))
