@@ -66,7 +66,7 @@ REJECT_CLASS: Final = "reject_class"
 # --- band metadata ---------------------------------------------------------------------------------------------------
 
 #: Raised whenever the parser would describe a file differently than before: stored headers of an older one are re-read.
-PARSER_VERSION: Final = 1
+PARSER_VERSION: Final = 2
 
 BAND_STRUCT: Final = pa.struct(
     [
@@ -92,7 +92,7 @@ BAND_STRUCT: Final = pa.struct(
         ("epsg", pa.int32()),
         ("crs", pa.string()),
         ("nodata_text", pa.string()),
-        ("jpeg_tables", pa.binary()),
+        ("jpeg_tables", pa.string()),  # base64: readers that go through JSON know no bytes inside a struct
     ]
 )
 CONTRACT_BAND_FIELDS: Final = tuple(field.name for field in BAND_STRUCT)[:17]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +129,7 @@ def parse_header(header: pa.StructScalar, *, band_index: int, where: str) -> Ban
         tile_byte_counts=tables[1],
         nodata=_nodata(dtype, value("nodata"), value("nodata_text")),
         photometric=value("photometric", 1),
-        jpeg_tables=value("jpeg_tables"),
+        jpeg_tables=base64.b64decode(text) if (text := value("jpeg_tables")) else None,
         crs=crs_code(value("epsg"), value("crs")),
     )
 

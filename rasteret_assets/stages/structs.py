@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from operator import attrgetter
 
@@ -21,7 +22,7 @@ def header_structs(headers: Sequence[TiffHeader | None], band_indices: Sequence[
         "dtype": "dtype_name", "predictor": "predictor", "compression": "compression", "nodata": "nodata",
         "samples_per_pixel": "samples_per_pixel", "planar_configuration": "planar_configuration",
         "photometric": "photometric", "epsg": "epsg", "crs": "crs", "nodata_text": "nodata_text",
-        "jpeg_tables": "jpeg_tables", "transform": "transform", "pixel_scale": "pixel_scale", "tiepoint": "tiepoint",
+        "transform": "transform", "pixel_scale": "pixel_scale", "tiepoint": "tiepoint",
         "extra_samples": "extra_samples",
     }  # fmt: skip
     present = [h for h in headers if h is not None]
@@ -30,6 +31,7 @@ def header_structs(headers: Sequence[TiffHeader | None], band_indices: Sequence[
     for name, attribute in scalars.items():
         column = pa.array(list(map(attrgetter(attribute), present)), BAND_STRUCT.field(name).type)
         columns[name] = column if place is None else column.take(place)
+    columns["jpeg_tables"] = pa.array([None if h is None else _text(h.jpeg_tables) for h in headers], pa.string())
     columns["tile_offsets"] = _lists([None if t is None else t[0] for t in tiles])
     columns["tile_byte_counts"] = _lists([None if t is None else t[1] for t in tiles])
     columns[BAND_INDEX] = pa.array(
@@ -39,6 +41,10 @@ def header_structs(headers: Sequence[TiffHeader | None], band_indices: Sequence[
     return pa.StructArray.from_arrays(
         [columns[child.name] for child in BAND_STRUCT], fields=list(BAND_STRUCT), mask=missing
     )
+
+
+def _text(content: bytes | None) -> str | None:
+    return None if content is None else base64.b64encode(content).decode()
 
 
 def _places(headers: Sequence[TiffHeader | None]) -> pa.Array:

@@ -6,6 +6,7 @@ The oracle is rasterio, and headers come from tifffile: nothing here uses the pa
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ def header_of(path: Path, band_index: int = 0) -> dict[str, Any]:
             "samples_per_pixel": page.samplesperpixel,
             "planar_configuration": planar,
             "photometric": int(page.photometric),
-            "jpeg_tables": page.jpegtables,
+            "jpeg_tables": base64.b64encode(page.jpegtables).decode() if page.jpegtables else None,
             "band_index": band_index,
         }
     with rasterio.open(path) as source:
