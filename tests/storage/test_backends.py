@@ -218,14 +218,18 @@ def test_s3_requester_pays_and_buckets_of_their_own(s3: str) -> None:
     assert bytes(read("s3://images/a b/x.tif", 0, 4, backend).data) == DATA[:4]
 
 
-def test_s3_without_credentials_sends_unsigned_requests(
-    s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No AWS credentials anywhere in the environment."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.mark.usefixtures("no_credentials")
+def test_s3_without_credentials_sends_unsigned_requests(s3: str) -> None:
     backend = create_backend(region="us-east-1", default_s3_config={"endpoint": s3})
     assert bytes(read("s3://images/a b/x.tif", 0, 4, backend).data) == DATA[:4]
 
@@ -261,3 +265,24 @@ def test_every_read_error_tells_whether_to_try_again() -> None:
         "TruncatedReadError", "StoreUnavailableError", "ThrottledError", "HostUnreachableError", "ReadTimeoutError",
         "BackendError",
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_credentials")
+def test_what_s3_requests_say_of_who_asks_and_who_pays(served: RangeServer) -> None:
+    served.objects["/images/x.tif"] = DATA
+    keys = {"endpoint": served.url, "access_key_id": "k", "secret_access_key": "s"}
+    cloud = CloudConfig("aws", requester_pays=True, region="us-east-1", url_patterns={"https://x/": "s3://images/"})
+    backends = {
+        "unsigned": create_backend(region="us-east-1", default_s3_config={"endpoint": served.url}),
+        "signed": create_backend(region="us-east-1", default_s3_config=keys),
+        "paying": create_backend(cloud_config=cloud, default_s3_config=keys),
+    }
+    sent = {}
+    for name, backend in backends.items():
+        assert bytes(read("s3://images/x.tif", 0, 4, backend).data) == DATA[:4]
+        sent[name] = {key.lower(): value for key, value in served.headers[-1].items()}
+    assert "authorization" not in sent["unsigned"]
+    assert sent["signed"]["authorization"].startswith("AWS4-HMAC-SHA256 Credential=k/")
+    assert "x-amz-request-payer" not in sent["signed"]
+    assert sent["paying"]["x-amz-request-payer"] == "requester"
+    assert "x-amz-request-payer" in sent["paying"]["authorization"]
