@@ -8,7 +8,7 @@ is measured here uses it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -61,6 +61,21 @@ def make_file(kind: Kind, folder: Path) -> ServedFile:
     made = ServedFile(kind=kind, path=folder / f"{kind.name}.tif", oracle=folder / f"{kind.name}.json")
     if not made.oracle.exists():
         _write_cog(kind, made.path)
+        made.oracle.write_text(json.dumps(_read_oracle(kind, made.path)))
+    return made
+
+
+def make_changed_file(file: ServedFile, folder: Path) -> ServedFile:
+    """A tiled GeoTIFF of the same grid that was changed after it was written, so that its header is behind the pixels."""
+    kind = replace(file.kind, name=f"{file.kind.name}-changed")
+    made = ServedFile(kind=kind, path=folder / f"{kind.name}.tif", oracle=folder / f"{kind.name}.json")
+    if not made.oracle.exists():
+        rasterio.shutil.copy(
+            file.path, made.path, driver="GTiff", TILED="YES", BLOCKXSIZE=kind.tile, BLOCKYSIZE=kind.tile,
+            COMPRESS="DEFLATE",
+        )  # fmt: skip
+        with rasterio.open(made.path, "r+") as dataset:
+            dataset.update_tags(PROCESSED="again")
         made.oracle.write_text(json.dumps(_read_oracle(kind, made.path)))
     return made
 

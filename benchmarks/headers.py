@@ -15,7 +15,7 @@ holds itself to:
 ``ours`` is end to end (normalized records to the Arrow ledger); ``transport``, ``obstore``, ``aiohttp`` and ``bare``
 fetch the range that ``ours`` asks for and do not parse.
 
-The trials ``--memory --faults --throttle 200 --dead-host`` run instead of the table, on our reader alone.
+The trials ``--behind --memory --faults --throttle 200 --dead-host`` run instead of the table, on our reader alone.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from cogs import KINDS, ServedFile, make_file
+from cogs import KINDS, ServedFile, make_changed_file, make_file
 from processes import READERS, SLOW_READERS, RunningServer, missing_reader, run_reader, running_server
 from report import Measurement, as_json, compare, describe_machine, format_table
-from trials import Trial, try_dead_host, try_faults, try_memory, try_throttle
+from trials import Trial, try_changed_files, try_dead_host, try_faults, try_memory, try_throttle
 
 
 def main() -> None:
@@ -38,8 +38,9 @@ def main() -> None:
     print(describe_machine())
     print(f"latency {options.latency_ms:g} ms, {options.max_concurrent} in flight", flush=True)
     files = [make_file(KINDS[name], options.cache) for name in options.kinds]
-    with running_server(files, options.latency_ms) as server:
-        trials = run_trials(server, files, options)
+    changed = [make_changed_file(file, options.cache) for file in files] if options.behind else []
+    with running_server([*files, *changed], options.latency_ms) as server:
+        trials = run_trials(server, files, changed, options)
         measurements = [] if trials else measure_readers(server, files, options)
     bars = compare(measurements)
     if measurements:
@@ -93,9 +94,13 @@ def _length_ours_asks(server: RunningServer, file: ServedFile, concurrency: int)
     return int(last) - int(first or 0) + 1
 
 
-def run_trials(server: RunningServer, files: Sequence[ServedFile], options: argparse.Namespace) -> list[Trial]:
+def run_trials(
+    server: RunningServer, files: Sequence[ServedFile], changed: Sequence[ServedFile], options: argparse.Namespace
+) -> list[Trial]:
     """The trials the command line asks for; those of one kind of file use the first."""
     concurrency, trials = options.max_concurrent, []
+    if changed:
+        trials.append(try_changed_files(server, changed, options.headers, concurrency))
     if options.memory:
         trials.append(try_memory(server, files[0], concurrency))
     if options.faults:
@@ -115,6 +120,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kinds", type=_names_of(KINDS), default=list(KINDS), help=",".join(KINDS))
     parser.add_argument("--readers", type=_names_of(READERS), default=list(READERS), help=",".join(READERS))
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--behind", action="store_true", help="headers behind the pixels, as in files changed later")
     parser.add_argument("--memory", action="store_true", help="peak memory of 100 000 headers in one partition")
     parser.add_argument("--faults", action="store_true", help="10 %% 503s, 5 %% resets, 5 %% short bodies together")
     parser.add_argument("--throttle", type=int, default=0, metavar="N", help="429 beyond N requests a second")

@@ -32,7 +32,9 @@ from urllib.parse import parse_qsl
 import uvloop
 
 _REQUEST = re.compile(rb"(GET|HEAD) /([^/ ]*)/([^ ]*) HTTP/1\.1\r\n")
-_RANGE = re.compile(rb"\r\nrange: *bytes=(\d*)-(\d*)", re.IGNORECASE)
+#: One range, or one and the end of the object beside it.
+_RANGE = re.compile(rb"\r\nrange: *bytes=(\d*)-(\d*)(?:,-(\d+))?", re.IGNORECASE)
+_BOUNDARY = "boundary-of-parts"
 _END = b"\r\n\r\n"
 _SAMPLE_S = 0.25
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
@@ -87,15 +89,15 @@ class ServedKind:
         modified = formatdate(path.stat().st_mtime, usegmt=True)
         etag = f'"{path.stat().st_mtime_ns:x}-{self.size:x}"'
         self.tags = f"ETag: {etag}\r\nLast-Modified: {modified}\r\nAccept-Ranges: bytes\r\nContent-Type: image/tiff\r\n"
-        self.answers: dict[tuple[bytes, bytes, bytes], tuple[bytes, bytes]] = {}
+        self.answers: dict[tuple[bytes, bytes, bytes, bytes], tuple[bytes, bytes]] = {}
 
-    def answer(self, method: bytes, first: bytes, last: bytes) -> tuple[bytes, bytes]:
-        """Head and body; an absent range is two empty texts."""
-        key = method, first, last
+    def answer(self, method: bytes, first: bytes, last: bytes, tail: bytes) -> tuple[bytes, bytes]:
+        """Head and body; an absent range is two empty texts, and so is an absent end."""
+        key = method, first, last, tail
         if key not in self.answers:
             if len(self.answers) > 256:
                 self.answers.clear()
-            self.answers[key] = self._make(method, first, last)
+            self.answers[key] = self._make_parts(int(last), int(tail)) if tail else self._make(method, first, last)
         return self.answers[key]
 
     def _make(self, method: bytes, first: bytes, last: bytes) -> tuple[bytes, bytes]:
@@ -109,6 +111,15 @@ class ServedKind:
             status, ranged, end = "416 Range Not Satisfiable", f"Content-Range: bytes */{self.size}\r\n", start
         head = f"HTTP/1.1 {status}\r\n{self.tags}{ranged}Content-Length: {end - start}\r\n\r\n"
         return head.encode(), b"" if method == b"HEAD" else self.content[start:end]
+
+    def _make_parts(self, last: int, tail: int) -> tuple[bytes, bytes]:
+        body = b""
+        for start, end in ((0, last + 1), (max(0, self.size - tail), self.size)):
+            place = f"\r\n--{_BOUNDARY}\r\nContent-Range: bytes {start}-{end - 1}/{self.size}\r\n\r\n"
+            body += place.encode() + self.content[start:end]
+        body += f"\r\n--{_BOUNDARY}--\r\n".encode()
+        tags = self.tags.replace("image/tiff", f"multipart/byteranges; boundary={_BOUNDARY}")
+        return f"HTTP/1.1 206 Partial Content\r\n{tags}Content-Length: {len(body)}\r\n\r\n".encode(), body
 
 
 class Server:
@@ -197,8 +208,8 @@ class Connection(asyncio.Protocol):
         server.most_in_flight = max(server.most_in_flight, server.in_flight)
         file = server.files.get(name)
         ranged = _RANGE.search(request)
-        first, last = ranged.groups() if ranged else (b"", b"")
-        head, body = file.answer(method, first, last) if file else (_NOT_FOUND, b"")
+        first, last, tail = ranged.groups(b"") if ranged else (b"", b"", b"")
+        head, body = file.answer(method, first, last, tail) if file else (_NOT_FOUND, b"")
         counters.ranges[f"{method.decode()} {first.decode()}-{last.decode()}"] += 1
         self.loop.call_later(server.latency_s, self.reply, head, body, server.fault())
 

@@ -50,6 +50,18 @@ def try_faults(server: RunningServer, files: Sequence[ServedFile], headers: int,
     return trial
 
 
+def try_changed_files(server: RunningServer, files: Sequence[ServedFile], headers: int, concurrency: int) -> Trial:
+    """Files whose headers lie behind the pixels."""
+    trial = Trial(name="headers behind the pixels")
+    for file in files:
+        run = _finished(run_reader("ours", server, file, headers=headers, max_concurrent=concurrency))
+        trial.raw.append(run)
+        sent = run["server"]["bytes"] / headers / 1024
+        trial.notes.append(f"{file.kind.name}: {headers / run['seconds']:.0f} headers/s, {sent:.1f} KiB each")
+        trial.bars.extend([_all_right(file, headers, run), _requests(file, headers, run, 1.02)])
+    return trial
+
+
 def try_throttle(server: RunningServer, file: ServedFile, headers: int, concurrency: int, limit: int) -> Trial:
     """429 with Retry-After beyond ``limit`` requests per second."""
     server.ask(f"faults?throttle={limit}")

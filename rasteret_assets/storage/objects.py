@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from obstore import GetOptions
     from obstore.store import ClientConfig  # exists for type checkers only
 
-OBJECT_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss"})
+_AZURE_SCHEMES = frozenset({"az", "azure", "abfs", "abfss"})
+OBJECT_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs"}) | _AZURE_SCHEMES
 _BUCKET_URL = re.compile(r"[A-Za-z0-9+.-]+://([^/]+)/+(.*)", re.DOTALL)
 _AZURE_HOST = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/?#]+)/([^?#]*)")
 _STATUS = re.compile(r"\b(4\d\d|5\d\d)\b")
@@ -65,10 +66,11 @@ class ObjectStoreBackend(ReadingBackend):
 
         Azure does not know ranges that count from the end, so of an object there only the start is read.
         """
-        first = self._get(url, {"range": (0, head)})
-        if isinstance(self._locate(url)[0], AzureStore):
-            return EndsRead([(0, await first)], 1)
-        start, end = await asyncio.gather(first, self._get(url, {"range": {"suffix": tail}}))
+        if scheme(url) in _AZURE_SCHEMES or _AZURE_HOST.match(url):
+            return EndsRead([(0, await self._get(url, {"range": (0, head)}))], 1)
+        start, end = await asyncio.gather(
+            self._get(url, {"range": (0, head)}), self._get(url, {"range": {"suffix": tail}})
+        )
         return EndsRead([(0, start), ((end.size or 0) - len(memoryview(end.data)), end)], 2)
 
     async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
@@ -118,7 +120,7 @@ class ObjectStoreBackend(ReadingBackend):
             signed["credential_provider"] = self._credential_provider
         if kind in {"gs", "gcs"}:
             return GCSStore(bucket, **signed)
-        if kind in {"az", "azure", "abfs", "abfss"}:
+        if kind in _AZURE_SCHEMES:
             # abfss://container@account.dfs.core.windows.net/ names the account; az:// leaves it to the environment.
             container, _, account = bucket.partition("@")
             names = {"account_name": account.partition(".")[0]} if account else azure
