@@ -66,7 +66,7 @@ def make_file(kind: Kind, folder: Path) -> ServedFile:
 
 
 def make_changed_file(file: ServedFile, folder: Path) -> ServedFile:
-    """A tiled GeoTIFF of the same grid that was changed after it was written, so that its header is behind the pixels."""
+    """A tiled GeoTIFF of the same grid, changed after it was written, so that its header is behind the pixels."""
     kind = replace(file.kind, name=f"{file.kind.name}-changed")
     made = ServedFile(kind=kind, path=folder / f"{kind.name}.tif", oracle=folder / f"{kind.name}.json")
     if not made.oracle.exists():
