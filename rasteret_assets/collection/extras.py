@@ -10,6 +10,7 @@ from rasteret_assets.errors import MissingExtraError
 #: Extra of this package that installs each.
 _EXTRAS: Final = {
     "rasterio": "warp",
+    "rasterio.vrt": "warp",
     "rasterio.warp": "warp",
     "xarray": "xarray",
     "dask.array": "xarray",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,15 @@ from rasteret_assets.collection.options import KERNELS
 from rasteret_assets.collection.reproject import transform_bounds
 from rasteret_assets.collection.window import Grid, Window
 
-#: Source pixels beside a window that are read too: GDAL approximates the transform to an eighth of a pixel.
+#: Source pixels that are read beside a window. GDAL approximates the transform to an eighth of a pixel, and kernels
+#: take their width from the size of the window they are given: only where all it asks for is there, pixels come out as
+#: they do from the whole raster.
 _MARGIN = 3
+_KERNEL_MARGIN = 32
+_KERNELS = frozenset({"bilinear", "cubic", "cubic_spline", "lanczos", "sum"})
 
-#: Bytes of source pixels that one warp may take; larger grids are warped in parts.
+#: Bytes of source pixels that one warp may take; larger grids are warped in parts. As GDAL does for itself, with the same
+#: consequence: in each part the transform is approximated anew, to an eighth of a source pixel.
 _MOST_BYTES = 16 * 1024 * 1024
 _SMALLEST_PART = 256
 
@@ -71,9 +77,9 @@ def source_window(header: BandHeader, source: str, grid: Grid, target: str, resa
     scale_x, scale_y = abs(header.grid.scale_x), abs(header.grid.scale_y)
     across = (bounds[2] - bounds[0]) / grid.width / scale_x
     down = (bounds[3] - bounds[1]) / grid.height / scale_y
-    reach = KERNELS[resampling]
-    x = scale_x * (math.ceil(reach * max(across, 1)) + _MARGIN)
-    y = scale_y * (math.ceil(reach * max(down, 1)) + _MARGIN)
+    reach, margin = KERNELS[resampling], _KERNEL_MARGIN if resampling in _KERNELS else _MARGIN
+    x = scale_x * (math.ceil(reach * max(across, 1)) + margin)
+    y = scale_y * (math.ceil(reach * max(down, 1)) + margin)
     return header.grid.window((bounds[0] - x, bounds[1] - y, bounds[2] + x, bounds[3] + y))
 
 
@@ -94,18 +100,12 @@ def parts(header: BandHeader, source: str, grid: Grid, target: str, resampling: 
 
 def _halves(window: Window) -> list[Window]:
     if window.width > window.height:
-        half = window.width // 2
-        return [
-            Window(col_off=window.col_off, row_off=window.row_off, width=half, height=window.height),
-            Window(
-                col_off=window.col_off + half, row_off=window.row_off, width=window.width - half, height=window.height
-            ),
-        ]
-    half = window.height // 2
-    return [
-        Window(col_off=window.col_off, row_off=window.row_off, width=window.width, height=half),
-        Window(col_off=window.col_off, row_off=window.row_off + half, width=window.width, height=window.height - half),
-    ]
+        columns = window.width // 2
+        left = replace(window, width=columns)
+        return [left, replace(window, col_off=window.col_off + columns, width=window.width - columns)]
+    rows = window.height // 2
+    upper = replace(window, height=rows)
+    return [upper, replace(window, row_off=window.row_off + rows, height=window.height - rows)]
 
 
 def warp(
@@ -125,23 +125,31 @@ def warp(
     Returns:
         Array of the shape of ``target_grid`` and the type of ``pixels``; nodata, or 0 without one, beyond ``grid``.
     """
-    rasterio_warp = optional("rasterio.warp", purpose=_PURPOSE)
-    transform = optional("rasterio", purpose=_PURPOSE).Affine
+    rasterio = optional("rasterio", purpose=_PURPOSE)
+    vrt = optional("rasterio.vrt", purpose=_PURPOSE)
     # GDAL has no half floats.
     work = pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
-    out = np.full((target_grid.height, target_grid.width), 0 if nodata is None else nodata, dtype=work.dtype)
-    plain = None if nodata is None else nodata.item()
-    rasterio_warp.reproject(
-        work,
-        out,
-        src_transform=transform(*grid.affine),
-        src_crs=_crs(crs),
-        src_nodata=plain,
-        dst_transform=transform(*target_grid.affine),
-        dst_crs=_crs(target),
-        dst_nodata=plain,
-        resampling=rasterio_warp.Resampling[resampling],
-    )
+    profile = {
+        "driver": "GTiff", "width": grid.width, "height": grid.height, "count": 1, "dtype": work.dtype,
+        "crs": _crs(crs), "transform": rasterio.Affine(*grid.affine),
+        "nodata": None if nodata is None else nodata.item(),
+    }  # fmt: skip
+    # Not ``reproject``, which gives its kernels another width: pixels would come out different.
+    with rasterio.MemoryFile() as memory:
+        with memory.open(**profile) as dataset:
+            dataset.write(work, 1)
+        with (
+            memory.open() as dataset,
+            vrt.WarpedVRT(
+                dataset,
+                crs=_crs(target),
+                transform=rasterio.Affine(*target_grid.affine),
+                width=target_grid.width,
+                height=target_grid.height,
+                resampling=rasterio.enums.Resampling[resampling],
+            ) as warped,
+        ):
+            out: npt.NDArray[Any] = warped.read(1)
     return out.astype(pixels.dtype, copy=False)
 
 
