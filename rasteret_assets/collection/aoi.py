@@ -90,6 +90,11 @@ def coerce_areas(geometries: Any, geometry_crs: Any = AUTO, geometry_column: str
     ]
 
 
+def coerce_shapes(geometries: Any) -> list[_Shape]:
+    """Every geometry with the CRS it states, unchecked; forms as for :func:`coerce_areas`, but tables."""
+    return list(_shapes(geometries))
+
+
 def bbox_geometry(bbox: Sequence[float]) -> BaseGeometry:
     """The area of a lon/lat (or projected) bbox: a box, two where xmin > xmax, a line or point where it has no extent.
 

@@ -199,7 +199,14 @@ class Collection:
     # --- pixels ------------------------------------------------------------------------------------------------------
 
     get_numpy = outputs.get_numpy
+    get_xarray = outputs.get_xarray
+    get_gdf = outputs.get_gdf
+    sample_points = outputs.sample_points
+    to_torchgeo_dataset = outputs.to_torchgeo_dataset
     get_numpy_async = off_loop(outputs.get_numpy)
+    get_xarray_async = off_loop(outputs.get_xarray)
+    get_gdf_async = off_loop(outputs.get_gdf)
+    sample_points_async = off_loop(outputs.sample_points)
 
     # --- what it holds -----------------------------------------------------------------------------------------------
 

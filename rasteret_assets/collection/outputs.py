@@ -5,49 +5,43 @@ They are methods of :class:`~rasteret_assets.collection.collection.Collection`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import pyarrow as pa
 
-from rasteret_assets import schema
-from rasteret_assets.collection import query
-from rasteret_assets.collection.aoi import AUTO, Area, coerce_areas
-from rasteret_assets.collection.backends import shared_backend
-from rasteret_assets.collection.options import ReadOptions, read_options
-from rasteret_assets.collection.records import projection, select_records
+from rasteret_assets.collection.aoi import AUTO, coerce_areas
+from rasteret_assets.collection.cube import read_cube
+from rasteret_assets.collection.extras import optional
+from rasteret_assets.collection.frame import read_frame
+from rasteret_assets.collection.options import read_options
+from rasteret_assets.collection.point_input import coerce_points
+from rasteret_assets.collection.points import sample
+from rasteret_assets.collection.records import every_record, projection, select_records
+from rasteret_assets.collection.selection import (
+    choose_backend,
+    filtered,
+    known_bands,
+    near_batches,
+    select_views,
+)
 from rasteret_assets.collection.stack import read_stack
-from rasteret_assets.collection.views import View, choose_views
-from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError
+from rasteret_assets.collection.tables import as_arrow_table, geometry_name, other_columns
+from rasteret_assets.collection.views import check_one_grid
+from rasteret_assets.errors import SpecError
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 
 if TYPE_CHECKING:
+    import geopandas as gpd
+    import xarray as xr
+    from torchgeo.datasets import GeoDataset
+
     from rasteret_assets.collection.collection import Collection
 
 #: Requests in flight at most, unless a read says otherwise.
 MAX_CONCURRENT = 50
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Selection:
-    """What a read comes down to.
-
-    Args:
-        bands: names of the bands.
-        areas: areas of interest, in the order given.
-        views: what is read of which record.
-        backend: brings the bytes.
-        options: how it is read.
-    """
-
-    bands: Sequence[str]
-    areas: Sequence[Area]
-    views: Sequence[View]
-    backend: StorageBackend
-    options: ReadOptions
 
 
 def get_numpy(  # noqa: D417  (self is the collection)
@@ -116,82 +110,258 @@ def get_numpy(  # noqa: D417  (self is the collection)
     )  # fmt: skip
     areas = coerce_areas(geometries, geometry_crs, geometry_column)
     reader = choose_backend(self, backend, cloud_config, data_source)
-    chosen = select_views(self, areas, bands, options, reader, filters)
-    stack = read_stack(chosen.views, chosen.bands, reader, options)
-    return stack[:, 0] if len(chosen.bands) == 1 else stack
+    names = known_bands(self, bands)
+    stack = read_stack(select_views(self, areas, names, options, filters), names, reader, options)
+    return stack[:, 0] if len(names) == 1 else stack
 
 
-def choose_backend(
-    collection: Collection, backend: StorageBackend | None, config: CloudConfig | None, data_source: str | None
-) -> StorageBackend:
-    """The backend of a read: the one given, else the collection's own, else one that all reads share."""
-    if backend is not None:
-        return backend
-    if config is None and data_source is None and collection.backend is not None:
-        return collection.backend
-    return shared_backend(collection.data_source if data_source is None else data_source, config)
-
-
-def select_views(
-    collection: Collection,
-    areas: Sequence[Area],
+def get_xarray(  # noqa: D417  (self is the collection)
+    self: Collection,
+    geometries: Any,
     bands: str | Sequence[str],
-    options: ReadOptions,
-    backend: StorageBackend,
-    filters: Mapping[str, Any],
-) -> Selection:
-    """What is read of which record."""
-    names = known_bands(collection, bands)
-    for area in areas:
-        if area.geometry.geom_type not in {"Polygon", "MultiPolygon"}:
-            raise WindowError(
-                f"a {area.geometry.geom_type} has no area to read: buffer it, give a polygon or box, or sample_points"
-            )
-    shapes = [area.lonlat() for area in areas]
-    records = select_records(near_batches(collection, names, shapes, filters), names, shapes)
-    views = choose_views(records, areas, names, options)
-    return Selection(bands=names, areas=areas, views=views, backend=backend, options=options)
+    *,
+    max_concurrent: int = MAX_CONCURRENT,
+    backend: StorageBackend | None = None,
+    cloud_config: CloudConfig | None = None,
+    data_source: str | None = None,
+    target_crs: Any = None,
+    resolution: float | tuple[float, float] | None = None,
+    resampling: str = "nearest",
+    allow_resample: bool = False,
+    geometry_crs: Any = AUTO,
+    geometry_column: str | None = None,
+    all_touched: bool = False,
+    masked: bool = False,
+    on_error: str = "raise",
+    chunks: Any = None,
+    **filters: Any,
+) -> xr.Dataset:
+    """Pixels under areas of interest as an xarray Dataset.
 
+    One step of time for each record, by datetime and id, over the extent of all areas together. All records must share
+    a CRS and their pixels must coincide; where they do not, ``target_crs`` or ``resolution`` choose a grid for all.
 
-def near_batches(
-    collection: Collection, bands: Sequence[str], shapes: Sequence[Any], filters: Mapping[str, Any]
-) -> Iterator[pa.RecordBatch]:
-    """Rows whose bbox meets a shape, with the columns that reads need."""
-    try:
-        near = collection.subset(**filters)
-    except TypeError as error:
-        raise SpecError(f"{error}: reads take the filters of subset() beside their own arguments") from error
-    # By bbox only: which shape meets which footprint exactly is found out once, where records are selected.
-    return near.where(query.bbox_meets(shapes)).batches(projection(collection.schema, bands))
+    Args:
+        geometries: polygons or boxes; see :func:`aoi.coerce_areas` for their forms.
+        bands: a band or several.
+        max_concurrent: requests in flight at most.
+        backend: reads the bytes; by default the collection's own, else one that all reads share.
+        cloud_config: how the provider's objects are reached, where ``backend`` is not given.
+        data_source: takes the configuration registered under this name instead of the collection's own.
+        target_crs: CRS of the result; see :meth:`Collection.get_numpy`, also for the next three.
+        resolution: size of a pixel in units of that CRS.
+        resampling: GDAL's name of the method.
+        allow_resample: brings bands on different grids to the finest of them.
+        geometry_crs: CRS of ``geometries``; ``"auto"`` takes what they state, else lon/lat.
+        geometry_column: column of ``geometries`` where they are a table.
+        all_touched: whether a polygon covers all pixels it touches; else those whose centre it holds.
+        masked: makes variables floats with NaN where there is no data; else they keep their type, and nodata is in the
+            attribute ``_FillValue``.
+        on_error: ``"raise"``, or ``"mask"``: what cannot be read becomes nodata, and is logged.
+        chunks: reads lazily with dask: ``"auto"``, or sizes by dimension, such as ``{"time": 1, "y": 2048}``.
+        **filters: as for :meth:`Collection.subset`.
 
-
-def known_bands(collection: Collection, bands: str | Sequence[str]) -> list[str]:
-    """The bands asked for, which are all there.
+    Returns:
+        Dataset with dimensions (time, y, x), a variable for each band, coordinates of pixel centres, the records'
+        ``id`` along time, and the CRS in ``spatial_ref`` by CF's conventions and GDAL's (``GeoTransform``).
 
     Raises:
-        SpecError: if there is none, or one is asked for twice.
-        BandNotFoundError: if the collection lacks one.
-        CollectionError: if there is no column with the addresses of one.
+        WindowError: also if records lie in several CRSs, or their pixels do not coincide.
+        MissingExtraError: if xarray is not installed, or dask for ``chunks``.
+        RasteretAssetsError: as :meth:`Collection.get_numpy`.
     """
-    names = [bands] if isinstance(bands, str) else list(bands)
-    known = collection.bands
-    if not names:
-        raise SpecError(f"bands is empty: this collection has {known}")
-    if len(set(names)) < len(names):
-        raise SpecError(f"bands={names} names one twice")
-    for band in names:
-        if band not in known:
-            raise BandNotFoundError(f"band {band!r} is not in this collection, which has {known or 'none indexed'}")
-        if not _has_href(collection.schema, band):
-            raise CollectionError(f"band {band!r} has headers but no address: column assets lacks {band}.href")
-    return names
+    options = read_options(
+        max_concurrent=max_concurrent, target_crs=target_crs, resolution=resolution, resampling=resampling,
+        allow_resample=allow_resample, all_touched=all_touched, masked=masked, on_error=on_error,
+    )  # fmt: skip
+    areas = coerce_areas(geometries, geometry_crs, geometry_column)
+    reader = choose_backend(self, backend, cloud_config, data_source)
+    names = known_bands(self, bands)
+    views = select_views(self, areas, names, options, filters)
+    return read_cube(views, names, reader, options, chunks)
 
 
-def _has_href(table: pa.Schema, band: str) -> bool:
-    """Whether ``assets.<band>.href`` is there to be read."""
-    kind = table.field(schema.ASSETS).type
-    for name in (band, schema.HREF):
-        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
-            return False
-        kind = kind.field(name).type
-    return True
+def get_gdf(  # noqa: D417  (self is the collection)
+    self: Collection,
+    geometries: Any,
+    bands: str | Sequence[str],
+    *,
+    max_concurrent: int = MAX_CONCURRENT,
+    backend: StorageBackend | None = None,
+    cloud_config: CloudConfig | None = None,
+    data_source: str | None = None,
+    target_crs: Any = None,
+    resolution: float | tuple[float, float] | None = None,
+    resampling: str = "nearest",
+    allow_resample: bool = False,
+    geometry_crs: Any = AUTO,
+    geometry_column: str | None = None,
+    all_touched: bool = False,
+    masked: bool = False,
+    on_error: str = "raise",
+    **filters: Any,
+) -> gpd.GeoDataFrame:
+    """Pixels under areas of interest as a GeoDataFrame: a row for every record, area and band.
+
+    Args:
+        geometries: polygons or boxes; see :func:`aoi.coerce_areas` for their forms. A table's columns are kept.
+        bands: a band or several.
+        max_concurrent: requests in flight at most.
+        backend: reads the bytes; by default the collection's own, else one that all reads share.
+        cloud_config: how the provider's objects are reached, where ``backend`` is not given.
+        data_source: takes the configuration registered under this name instead of the collection's own.
+        target_crs: CRS of the pixels; see :meth:`Collection.get_numpy`, also for the next three.
+        resolution: size of a pixel in units of that CRS.
+        resampling: GDAL's name of the method.
+        allow_resample: brings bands on different grids to the finest of them.
+        geometry_crs: CRS of ``geometries``; ``"auto"`` takes what they state, else lon/lat.
+        geometry_column: column of ``geometries`` where they are a table.
+        all_touched: whether a polygon covers all pixels it touches; else those whose centre it holds.
+        masked: returns masked arrays.
+        on_error: ``"raise"``, or ``"mask"``: what cannot be read becomes nodata, and is logged.
+        **filters: as for :meth:`Collection.subset`.
+
+    Returns:
+        GeoDataFrame with ``record_id, datetime, cloud_cover, collection, geometry_id`` (position of the area, from 0),
+        ``geometry`` (the area), ``band, data`` (array of rows and columns in the band's own type), ``transform`` (six
+        numbers, as ``affine.Affine`` takes them), ``crs, nodata``, and the columns of the areas' table.
+
+    Raises:
+        MissingExtraError: if geopandas is not installed.
+        RasteretAssetsError: as :meth:`Collection.get_numpy`.
+    """
+    options = read_options(
+        max_concurrent=max_concurrent, target_crs=target_crs, resolution=resolution, resampling=resampling,
+        allow_resample=allow_resample, all_touched=all_touched, masked=masked, on_error=on_error,
+    )  # fmt: skip
+    table = as_arrow_table(geometries)
+    given = geometries if table is None else table
+    areas = coerce_areas(given, geometry_crs, geometry_column)
+    column = None if table is None else geometry_name(table, geometry_column)
+    extra = None if table is None or column is None else other_columns(table, [column])
+    reader = choose_backend(self, backend, cloud_config, data_source)
+    names = known_bands(self, bands)
+    views = select_views(self, areas, names, options, filters)
+    return read_frame(views, areas, names, reader, options, extra)
+
+
+def sample_points(  # noqa: D417  (self is the collection)
+    self: Collection,
+    points: Any,
+    bands: str | Sequence[str],
+    *,
+    geometry_column: str | None = None,
+    x_column: str | None = None,
+    y_column: str | None = None,
+    max_concurrent: int = MAX_CONCURRENT,
+    backend: StorageBackend | None = None,
+    cloud_config: CloudConfig | None = None,
+    data_source: str | None = None,
+    geometry_crs: Any = AUTO,
+    match: str = "all",
+    masked: bool = False,
+    on_error: str = "raise",
+    **filters: Any,
+) -> pa.Table:
+    """Values of the pixels that hold points, as an Arrow table.
+
+    Args:
+        points: a table of pyarrow, geopandas, pandas, polars or DuckDB (or any Arrow stream) with a column of point
+            geometries or two of coordinates; or points as shapely geometries, WKB, WKT, GeoJSON. Other columns of a
+            table are kept.
+        bands: a band or several; they may lie on different grids.
+        geometry_column: column of point geometries; by default the one that says so, or is called so.
+        x_column: column of x or longitude; by default ``x``, ``lon`` or ``longitude``.
+        y_column: column of y or latitude.
+        max_concurrent: requests in flight at most.
+        backend: reads the bytes; by default the collection's own, else one that all reads share.
+        cloud_config: how the provider's objects are reached, where ``backend`` is not given.
+        data_source: takes the configuration registered under this name instead of the collection's own.
+        geometry_crs: CRS of the coordinates; ``"auto"`` takes what they state, else lon/lat.
+        match: ``"all"`` records that hold a point, or only the ``"latest"`` with that band.
+        masked: makes ``value`` null where it is nodata.
+        on_error: ``"raise"``, or ``"mask"``: what cannot be read becomes nodata (null where ``masked``), and is logged.
+        **filters: as for :meth:`Collection.subset`.
+
+    Returns:
+        Table with ``point_index`` (position, from 0), ``point_x, point_y, point_crs`` (as given), ``record_id,
+        datetime, collection, band, value`` (in the bands' own type where it is one, else in numpy's common type) and
+        ``raster_crs``, then the points' own columns; by point, datetime, record and band.
+
+    Raises:
+        WindowError: if no record's footprint, or no raster, holds a point.
+        RasteretAssetsError: as :meth:`Collection.get_numpy`.
+    """
+    options = read_options(max_concurrent=max_concurrent, masked=masked, on_error=on_error)
+    if match not in {"all", "latest"}:
+        raise SpecError(f"match={match!r} is neither 'all' nor 'latest'")
+    given = coerce_points(
+        points, geometry_column=geometry_column, x_column=x_column, y_column=y_column, geometry_crs=geometry_crs
+    )
+    reader = choose_backend(self, backend, cloud_config, data_source)
+    names = known_bands(self, bands)
+    shapes = list(given.lonlat())
+    records = select_records(near_batches(self, names, shapes, filters), names, shapes, what="points")
+    return sample(records, given, names, reader, options, match)
+
+
+def to_torchgeo_dataset(  # noqa: D417  (self is the collection)
+    self: Collection,
+    bands: str | Sequence[str],
+    *,
+    max_concurrent: int = MAX_CONCURRENT,
+    backend: StorageBackend | None = None,
+    cloud_config: CloudConfig | None = None,
+    data_source: str | None = None,
+    target_crs: Any = None,
+    resolution: float | tuple[float, float] | None = None,
+    resampling: str = "nearest",
+    allow_resample: bool = False,
+    is_image: bool = True,
+    time_series: bool = False,
+    transforms: Any = None,
+    on_error: str = "raise",
+    **filters: Any,
+) -> GeoDataset:
+    """The records as a TorchGeo ``GeoDataset`` for its samplers, ``DataLoader`` workers included.
+
+    Args:
+        bands: a band or several, the channels of a sample.
+        max_concurrent: requests in flight at most, in each worker.
+        backend: reads the bytes; by default one that all reads of a process share.
+        cloud_config: how the provider's objects are reached, where ``backend`` is not given.
+        data_source: takes the configuration registered under this name instead of the collection's own.
+        target_crs: CRS of the dataset; needed where records lie in several.
+        resolution: size of a pixel in units of that CRS; the finest record's by default.
+        resampling: GDAL's name of the method.
+        allow_resample: brings bands on different grids to that of the dataset; ``resolution`` does too.
+        is_image: whether samples hold a float32 ``image``; else an int64 ``mask``.
+        time_series: whether records stay apart, as a first dimension of time; else the first with data wins.
+        transforms: called with each sample.
+        on_error: ``"raise"``, or ``"mask"``: what cannot be read counts as having no data, and is logged.
+        **filters: as for :meth:`Collection.subset`.
+
+    Raises:
+        WindowError: if no record has its headers, or records lie in several CRSs and none is chosen.
+        MissingExtraError: if TorchGeo is not installed.
+    """
+    options = read_options(
+        max_concurrent=max_concurrent, target_crs=target_crs, resolution=resolution, resampling=resampling,
+        allow_resample=allow_resample, on_error=on_error,
+    )  # fmt: skip
+    optional("torchgeo.datasets", purpose="to_torchgeo_dataset")
+    from rasteret_assets.collection.chips import CollectionDataset, Source  # noqa: PLC0415  (imports torch)
+
+    names = known_bands(self, bands)
+    records = every_record(filtered(self, filters).batches(projection(self.schema, names)), names)
+    if not options.regrids and not options.allow_resample:
+        for record in records:
+            check_one_grid(record, names)
+    source = Source(
+        backend=backend or (None if cloud_config or data_source else self.backend),
+        data_source=self.data_source if data_source is None else data_source,
+        config=cloud_config,
+    )
+    return CollectionDataset(
+        records, names, source, options, is_image=is_image, time_series=time_series, transforms=transforms
+    )

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -138,9 +139,9 @@ def _months_within(interval: Interval) -> pc.Expression | None:
 
 def bbox_meets(areas: Sequence[BaseGeometry]) -> pc.Expression:
     """Records whose stored bbox overlaps the bounds of any of ``areas`` (lon/lat, within +-180 degrees)."""
-    boxes = shapely.bounds(shapely.get_parts(list(areas)))
+    boxes = shapely.bounds(shapely.get_parts(np.asarray(areas, dtype=object)))
     if len(boxes) > _MAX_BOXES:
-        boxes = shapely.total_bounds(list(areas))[None]
+        boxes = shapely.total_bounds(np.asarray(areas, dtype=object))[None]
     return functools.reduce(operator.or_, [_overlaps((x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes.tolist()])
 
 

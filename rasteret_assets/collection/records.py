@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -90,18 +90,41 @@ def select_records(
     Raises:
         WindowError: if no footprint meets an area, or if no record that does has its headers.
     """
-    found: list[Record] = []
-    without: list[str] = []
-    for batch in batches:
+
+    def meeting(batch: pa.RecordBatch) -> Iterator[tuple[int, list[int]]]:
         area, row = intersecting_pairs(batch.column(schema.GEOMETRY), batch.column(schema.BBOX), shapes)
         order = np.lexsort((area, row))
         rows, starts = np.unique(row[order], return_index=True)
         for number, areas in zip(rows, np.split(area[order], starts[1:]), strict=True):
-            missing = [band for band in bands if not batch.column(schema.band_column(band))[number].is_valid]
+            yield int(number), areas.tolist()
+
+    return _select(batches, bands, meeting, what)
+
+
+def every_record(batches: Iterator[pa.RecordBatch], bands: Sequence[str]) -> list[Record]:
+    """All records that have the headers of ``bands``, by datetime and id.
+
+    Raises:
+        WindowError: if there is none.
+    """
+    return _select(batches, bands, lambda batch: ((row, []) for row in range(batch.num_rows)), "filters")
+
+
+def _select(
+    batches: Iterator[pa.RecordBatch],
+    bands: Sequence[str],
+    wanted: Callable[[pa.RecordBatch], Iterable[tuple[int, list[int]]]],
+    what: str,
+) -> list[Record]:
+    found: list[Record] = []
+    without: list[str] = []
+    for batch in batches:
+        for row, areas in wanted(batch):
+            missing = [band for band in bands if not batch.column(schema.band_column(band))[row].is_valid]
             if missing:
-                without.append(f"{batch.column(schema.ID)[number].as_py()} ({', '.join(missing)})")
+                without.append(f"{batch.column(schema.ID)[row].as_py()} ({', '.join(missing)})")
             else:
-                found.append(_record(batch, number, bands, areas.tolist()))
+                found.append(_record(batch, row, bands, areas))
     shown = ", ".join(without[:10]) + (f" and {len(without) - 10} more" if len(without) > 10 else "")
     if without:
         _log.warning("%d records are left out, whose headers are not in the index: %s", len(without), shown)

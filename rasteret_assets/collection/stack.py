@@ -44,13 +44,11 @@ def read_stack(
                 )
             )
     fill(planes, bands, backend, options)
-    return stack if valid is None else masked_array(stack, valid, views)
+    return stack if valid is None else masked_array(stack, valid, views[0].record.headers[0].fill)
 
 
-def masked_array(
-    stack: npt.NDArray[Any], valid: npt.NDArray[np.bool_], views: Sequence[View]
-) -> np.ma.MaskedArray[Any, Any]:
-    """A masked array whose fill value is the nodata of the first band."""
+def masked_array(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], fill_value: Any) -> npt.NDArray[Any]:
+    """A masked array of ``pixels``; ``valid`` is turned into its mask."""
     np.logical_not(valid, out=valid)
-    fill_value = views[0].record.headers[0].fill
-    return np.ma.MaskedArray(stack, mask=valid, fill_value=fill_value)
+    masked: npt.NDArray[Any] = np.ma.MaskedArray(pixels, mask=valid, fill_value=fill_value)
+    return masked

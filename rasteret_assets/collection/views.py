@@ -48,7 +48,7 @@ def choose_views(
     """
     if not options.regrids and not options.allow_resample:
         for record in records:
-            _check_one_grid(record, bands)
+            check_one_grid(record, bands)
     if options.target_crs is not None and options.resolution is None:
         options = replace(options, resolution=_common_resolution(records, areas, options.target_crs))
     anchors: dict[str, Grid] = {}
@@ -67,7 +67,12 @@ def choose_views(
     return views
 
 
-def _check_one_grid(record: Record, bands: Sequence[str]) -> None:
+def check_one_grid(record: Record, bands: Sequence[str]) -> None:
+    """Refuse a record whose bands lie on different grids.
+
+    Raises:
+        WindowError: naming them, and what to do.
+    """
     first = record.headers[0].grid
     for band, header in zip(bands, record.headers, strict=True):
         if header.grid.offset(first) != (0, 0) or header.grid.whole != first.whole:

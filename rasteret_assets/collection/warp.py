@@ -27,8 +27,8 @@ _MARGIN = 3
 _KERNEL_MARGIN = 32
 _KERNELS = frozenset({"bilinear", "cubic", "cubic_spline", "lanczos", "sum"})
 
-#: Bytes of source pixels that one warp may take; larger grids are warped in parts. As GDAL does for itself, with the same
-#: consequence: in each part the transform is approximated anew, to an eighth of a source pixel.
+#: Bytes of source pixels that one warp may take; larger grids are warped in parts, as GDAL does for itself, and with
+#: the same consequence: in each part the transform is approximated anew, to an eighth of a source pixel.
 _MOST_BYTES = 16 * 1024 * 1024
 _SMALLEST_PART = 256
 

@@ -1,0 +1,104 @@
+"""From the arguments of a read to what it reads: bands that are there, rows that may matter, views, a backend."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from rasteret_assets import schema
+from rasteret_assets.collection import query
+from rasteret_assets.collection.aoi import Area
+from rasteret_assets.collection.backends import shared_backend
+from rasteret_assets.collection.options import ReadOptions
+from rasteret_assets.collection.records import projection, select_records
+from rasteret_assets.collection.views import View, choose_views
+from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError
+from rasteret_assets.spec import CloudConfig
+from rasteret_assets.storage.backend import StorageBackend
+
+if TYPE_CHECKING:
+    from rasteret_assets.collection.collection import Collection
+
+
+def choose_backend(
+    collection: Collection, backend: StorageBackend | None, config: CloudConfig | None, data_source: str | None
+) -> StorageBackend:
+    """The backend of a read: the one given, else the collection's own, else one that all reads share."""
+    if backend is not None:
+        return backend
+    if config is None and data_source is None and collection.backend is not None:
+        return collection.backend
+    return shared_backend(collection.data_source if data_source is None else data_source, config)
+
+
+def select_views(
+    collection: Collection,
+    areas: Sequence[Area],
+    bands: Sequence[str],
+    options: ReadOptions,
+    filters: Mapping[str, Any],
+) -> list[View]:
+    """What is read of which record."""
+    for area in areas:
+        if area.geometry.geom_type not in {"Polygon", "MultiPolygon"}:
+            raise WindowError(
+                f"a {area.geometry.geom_type} has no area to read: buffer it, give a polygon or box, or sample_points"
+            )
+    shapes = [area.lonlat() for area in areas]
+    records = select_records(near_batches(collection, bands, shapes, filters), bands, shapes)
+    return choose_views(records, areas, bands, options)
+
+
+def near_batches(
+    collection: Collection, bands: Sequence[str], shapes: Sequence[Any], filters: Mapping[str, Any]
+) -> Iterator[pa.RecordBatch]:
+    """Rows whose bbox meets a shape, with the columns that reads need."""
+    # By bbox only: which shape meets which footprint exactly is found out once, where records are selected.
+    near = filtered(collection, filters).where(query.bbox_meets(shapes))
+    return near.batches(projection(collection.schema, bands))
+
+
+def filtered(collection: Collection, filters: Mapping[str, Any]) -> Collection:
+    """The collection narrowed by the filters of ``subset``.
+
+    Raises:
+        SpecError: if there is no such filter.
+    """
+    if unknown := filters.keys() - inspect.signature(collection.subset).parameters.keys():
+        raise SpecError(f"unknown arguments {sorted(unknown)}: reads take the filters of subset() beside their own")
+    return collection.subset(**filters)
+
+
+def known_bands(collection: Collection, bands: str | Sequence[str]) -> list[str]:
+    """The bands asked for, which are all there.
+
+    Raises:
+        SpecError: if there is none, or one is asked for twice.
+        BandNotFoundError: if the collection lacks one.
+        CollectionError: if there is no column with the addresses of one.
+    """
+    names = [bands] if isinstance(bands, str) else list(bands)
+    known = collection.bands
+    if not names:
+        raise SpecError(f"bands is empty: this collection has {known}")
+    if len(set(names)) < len(names):
+        raise SpecError(f"bands={names} names one twice")
+    for band in names:
+        if band not in known:
+            raise BandNotFoundError(f"band {band!r} is not in this collection, which has {known or 'none indexed'}")
+        if not _has_href(collection.schema, band):
+            raise CollectionError(f"band {band!r} has headers but no address: column assets lacks {band}.href")
+    return names
+
+
+def _has_href(table: pa.Schema, band: str) -> bool:
+    """Whether ``assets.<band>.href`` is there to be read."""
+    kind = table.field(schema.ASSETS).type
+    for name in (band, schema.HREF):
+        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+            return False
+        kind = kind.field(name).type
+    return True
