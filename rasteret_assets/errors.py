@@ -19,6 +19,7 @@
     │   └── UnsupportedTiffError  a sound TIFF that a tile index cannot describe; also as:
     │       └── NotTiledError, NotGeoreferencedError
     ├── EnrichmentError           no header of a build could be read
+    ├── CheckError                a check that keeps a partition from being published
     ├── BandNotFoundError         a band the collection does not have
     ├── WindowError               a window or area that does not touch the raster
     ├── TileError                 a tile that could not be decoded
@@ -187,6 +188,12 @@ class EnrichmentError(RasteretAssetsError):
     """Not one header of a build could be read."""
 
     error_class = "enrichment"
+
+
+class CheckError(RasteretAssetsError):
+    """A partition that failed a check and is therefore not published; what was published before stays."""
+
+    error_class = "check"
 
 
 class BandNotFoundError(RasteretAssetsError, KeyError):

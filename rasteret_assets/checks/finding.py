@@ -1,0 +1,41 @@
+"""The outcome of a check on one partition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a check found in one partition.
+
+    Args:
+        check: name of the check, one of :data:`~rasteret_assets.checks.catalog.CHECKS`.
+        passed: whether there is nothing to mend.
+        error: whether what was found makes the table wrong; otherwise it is only worth a look.
+        message: one sentence; where the check did not pass, what is wrong and what helps.
+        numbers: what was counted, by name.
+        rows: what was found by kind, as the rows of a table; empty where the message says it all.
+    """
+
+    check: str
+    passed: bool
+    error: bool = True
+    message: str
+    numbers: Mapping[str, int | float | str] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def verdict(self) -> str:
+        """``ok``, ``warning`` or ``error``."""
+        if self.passed:
+            return "ok"
+        return "error" if self.error else "warning"
+
+
+def some(names: Sequence[Any], most: int = 3) -> str:
+    """The first few of many names, and how many more there are."""
+    shown = ", ".join(str(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

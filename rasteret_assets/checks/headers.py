@@ -1,0 +1,164 @@
+"""Checks of band metadata: whether the headers are there, and whether they can be true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasteret_assets.checks.finding import Finding, some
+from rasteret_assets.schema import HREF, ID, STATUS_OK
+from rasteret_assets.stages.ledger import remedy
+from rasteret_assets.storage.urls import redact
+
+#: What :func:`tile_ranges` looks at.
+TILE_COLUMNS: Final = (
+    ID, "band", HREF, "status", "content_length",
+    *(f"header.{name}" for name in (
+        "image_width", "image_height", "tile_width", "tile_height", "tile_offsets", "tile_byte_counts"
+    )),
+)  # fmt: skip
+
+_OFF_GRID, _OUTSIDE = "tiles do not fill the grid", "tiles lie outside the file"
+
+
+def headers_complete(statuses: pa.Table, max_failed: float) -> Finding:
+    """Every band of every record has its header; more failures than ``max_failed`` (a share) are an error.
+
+    Args:
+        statuses: columns ``status`` and ``error_class`` of the ledger.
+        max_failed: share of headers, 0 to 1.
+    """
+    failed = statuses.filter(pc.not_equal(statuses["status"], STATUS_OK))
+    total, missing = statuses.num_rows, failed.num_rows
+    share = missing / max(total, 1)
+    counted = failed["error_class"].combine_chunks().value_counts()
+    by_class = sorted(
+        zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True),
+        key=lambda item: (-item[1], str(item[0])),
+    )
+    rows = [
+        {"class": str(name), "headers": count, "share": round(count / total, 4), "what helps": remedy(name)}
+        for name, count in by_class
+    ]
+    text = ", ".join(f"{count} {name}" for name, count in by_class)
+    limit = f", more than max_failed={max_failed:g} tolerates" if share > max_failed else ""
+    helps = "".join(f"; {row['class']}: {row['what helps']}" for row in rows[:1])
+    return Finding(
+        check="headers_complete",
+        passed=not missing,
+        error=share > max_failed,
+        message=f"{missing} of {total} headers could not be read ({text}){limit}{helps}"
+        if missing
+        else f"all {total} headers are there",
+        numbers={"headers": total, "failed": missing, "failed_share": round(share, 6)},
+        rows=rows,
+    )
+
+
+def tile_ranges(batches: Iterable[pa.RecordBatch]) -> Finding:
+    """Every header has as many tiles as its grid, and every tile lies inside its file.
+
+    The size of the file is what its store told when the header was read; where it told none, only the grid is checked.
+    A tile of no bytes is one that was left out (GDAL's sparse files) and lies nowhere.
+
+    Args:
+        batches: columns :data:`TILE_COLUMNS` of the ledger.
+    """
+    headers, tiles, counts = 0, 0, dict.fromkeys((_OFF_GRID, _OUTSIDE), 0)
+    first: dict[str, str] = {}
+    for batch in batches:
+        ok = batch.filter(pc.equal(batch.column("status"), STATUS_OK))
+        masks, stored = _tile_problems(ok)
+        headers, tiles = headers + ok.num_rows, tiles + stored
+        for problem, mask in masks.items():
+            if mask.any():
+                counts[problem] += int(mask.sum())
+                first.setdefault(problem, _named(ok, int(np.flatnonzero(mask)[0])))
+    rows = [{"problem": name, "headers": counts[name], "first": first[name]} for name in first]
+    text = "; ".join(f"{row['problem']} in {row['headers']} headers (first {row['first']})" for row in rows)
+    return Finding(
+        check="tile_ranges",
+        passed=not rows,
+        message=f"{text}: upload these files again, then build with force"
+        if rows
+        else f"{tiles} tiles of {headers} headers lie inside their files",
+        numbers={"headers": headers, "tiles": tiles, "wrong_headers": sum(counts.values())},
+        rows=rows,
+    )
+
+
+def one_row_per_band(ids: pa.ChunkedArray, ledger: pa.Table) -> Finding:
+    """The ledger is of these records: it knows no other id, and no record and band twice.
+
+    Args:
+        ids: of the normalized records.
+        ledger: its columns ``id`` and ``band``.
+    """
+    known = pc.is_in(ledger[ID], value_set=ids.combine_chunks())
+    stray = pc.unique(ledger[ID].filter(pc.invert(known))).to_pylist()
+    pairs = ledger.group_by([ID, "band"]).aggregate([([], "count_all")])
+    repeated = ledger.num_rows - pairs.num_rows
+    problems = [f"ids that no record has: {some(stray)}"] if stray else []
+    problems += [f"{repeated} rows repeat a record and band"] if repeated else []
+    return Finding(
+        check="one_row_per_band",
+        passed=not problems,
+        message=f"{'; '.join(problems)}: materialize band_metadata again"
+        if problems
+        else f"{ledger.num_rows} rows, one per record and band",
+        numbers={"rows": ledger.num_rows, "records": len(ids)},
+    )
+
+
+def _tile_problems(ok: pa.RecordBatch) -> tuple[dict[str, npt.NDArray[np.bool_]], int]:
+    """Rows by what is wrong with their tiles, and the number of all tiles."""
+    header = ok.column("header")
+    offsets, counts = (pc.struct_field(header, name) for name in ("tile_offsets", "tile_byte_counts"))
+    tiles, stored = _lengths(offsets), _lengths(counts)
+    off_grid = (tiles != stored) | (tiles != _expected_tiles(header))
+    if (tiles != stored).any():
+        return {_OFF_GRID: off_grid, _OUTSIDE: np.zeros(len(tiles), bool)}, int(tiles.sum())
+    ends, negative = _ends(offsets, counts, tiles)
+    size = np.asarray(pc.fill_null(ok.column("content_length").cast(pa.float64()), np.inf), float)
+    return {_OFF_GRID: off_grid, _OUTSIDE: (ends > size) | negative}, int(tiles.sum())
+
+
+def _lengths(lists: pa.Array) -> npt.NDArray[np.int64]:
+    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64)
+
+
+def _expected_tiles(header: pa.StructArray) -> npt.NDArray[np.int64]:
+    names = ("image_width", "image_height", "tile_width", "tile_height")
+    width, height, tile_width, tile_height = (
+        np.asarray(pc.fill_null(pc.struct_field(header, name), 1), np.int64) for name in names
+    )
+    return -(-width // np.maximum(tile_width, 1)) * -(-height // np.maximum(tile_height, 1))
+
+
+def _ends(
+    offsets: pa.Array, counts: pa.Array, tiles: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """End of the last tile of every header in bytes, and whether any of its tiles begins or counts below zero."""
+    starts, sizes = (
+        np.asarray(pc.list_flatten(lists).to_numpy(zero_copy_only=False), float) for lists in (offsets, counts)
+    )
+    ends = np.where(sizes > 0, starts + sizes, 0.0)
+    below = (starts < 0) | (sizes < 0)
+    last, negative = np.zeros(len(tiles)), np.zeros(len(tiles), bool)
+    filled = np.flatnonzero(tiles)
+    if len(filled):
+        # Empty lists have no place in the flat arrays, so that neighbours in `filled` are neighbours there.
+        begins = (np.cumsum(tiles) - tiles)[filled]
+        last[filled] = np.maximum.reduceat(ends, begins)
+        negative[filled] = np.logical_or.reduceat(below, begins)
+    return last, negative
+
+
+def _named(ledger: pa.RecordBatch, row: int) -> str:
+    record, band, href = (ledger.column(name)[row].as_py() for name in (ID, "band", HREF))
+    return f"{record}, {band}: {redact(href or '')}"

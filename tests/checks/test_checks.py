@@ -1,0 +1,245 @@
+"""What the checks find in tables that are spoilt on purpose, and that they find nothing in sound ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import shapely
+
+from rasteret_assets import CollectionSpec, create_backend
+from rasteret_assets.checks import CHECKS, Finding, check_partition, check_stage, require_publishable
+from rasteret_assets.errors import CheckError
+from rasteret_assets.schema import BANDS, BBOX_TYPE, COLLECTION, NORMALIZED, REJECTED
+from rasteret_assets.stages.build import build_partitions
+from rasteret_assets.stages.scan import open_source
+from rasteret_assets.storage.workspace import Workspace
+from tests.support.rasters import record_table, tiff_bytes
+
+KEY = "2024-04"
+
+
+class Built:
+    """A collection of one month with three records of two bands, built by the library."""
+
+    def __init__(self, root: Path, **options) -> None:
+        files = root / "files"
+        files.mkdir(parents=True)
+        names = ["a", "b", "c"]
+        for seed, name in enumerate(names):
+            for band in ("B02", "B03"):
+                (files / f"{name}_{band}.tif").write_bytes(tiff_bytes(seed=seed))
+        hrefs = {band: [str(files / f"{name}_{band}.tif") for name in names] for band in ("B02", "B03")}
+        table = record_table(names, hrefs, datetimes=[np.datetime64("2024-04-05", "us").item()] * 3)
+        pq.write_table(table, root / "records.parquet")
+        self.files = files
+        self.spec = CollectionSpec.of(
+            path=root / "records.parquet", name="c", workspace_dir=root / "out", enrich_cog=True, **options
+        )
+        self.workspace = Workspace.at(str(self.spec.published_path))
+        self.build()
+
+    def build(self) -> None:
+        source = open_source(self.spec.path, self.spec)
+        build_partitions(self.workspace, source, self.spec, [KEY], create_backend())
+
+    def table(self, stage: str) -> pa.Table:
+        table = self.workspace.read_table(self.workspace.stage_file(stage, KEY))
+        assert table is not None
+        return table
+
+    def spoil(self, stage: str, table: pa.Table) -> None:
+        self.workspace.write_table(self.workspace.stage_file(stage, KEY), table)
+
+    def found(self, stage: str) -> dict[str, Finding]:
+        return {finding.check: finding for finding in check_stage(self.workspace, self.spec, KEY, stage)}
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Built:
+    return Built(tmp_path)
+
+
+def set_column(table: pa.Table, name: str, values: pa.Array | list) -> pa.Table:
+    position = table.schema.get_field_index(name)
+    array = values if isinstance(values, pa.Array) else pa.array(values, table.schema.field(name).type)
+    return table.set_column(position, name, array)
+
+
+def test_a_sound_partition_passes_every_check(built: Built) -> None:
+    findings = check_partition(built.workspace, built.spec, KEY)
+    assert [finding.check for finding in findings] == [check.name for check in CHECKS]
+    assert [(finding.check, finding.message) for finding in findings if not finding.passed] == []
+    require_publishable(built.workspace, built.spec, [KEY])
+
+
+def test_a_partition_that_is_gone_has_nothing_to_check(built: Built) -> None:
+    assert check_partition(built.workspace, built.spec, "2031-01") == []
+    require_publishable(built.workspace, built.spec, ["2031-01"])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "check", "message"),
+    [
+        ("id", ["a", "a", "c"], "unique_ids", "a stand for several records"),
+        ("id", ["a", None, "c"], "unique_ids", "1 records have none"),
+        ("month", [4, 5, 4], "schema_contract", "month is not 4 in every record"),
+        ("month", [4, None, 4], "schema_contract", "month is not 4 in every record"),
+    ],
+)
+def test_broken_records_are_errors(built: Built, column: str, values: list, check: str, message: str) -> None:
+    built.spoil(NORMALIZED, set_column(built.table(NORMALIZED), column, values))
+    finding = built.found(NORMALIZED)[check]
+    assert (finding.verdict, message in finding.message) == ("error", True), finding.message
+    with pytest.raises(CheckError, match=f"nothing is published.*{KEY}"):
+        require_publishable(built.workspace, built.spec, [KEY])
+
+
+def test_a_column_of_the_wrong_type_stops_the_other_checks(built: Built) -> None:
+    table = built.table(NORMALIZED)
+    built.spoil(NORMALIZED, table.drop_columns(["crs"]).set_column(0, "id", pa.array([1, 2, 3])))
+    found = built.found(NORMALIZED)
+    assert list(found) == ["schema_contract"]
+    assert "id is int64, not string, there is no crs" in found["schema_contract"].message
+
+
+def boxes(*values: tuple[float, float, float, float]) -> pa.Array:
+    return pa.array([dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)) for box in values], BBOX_TYPE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "box", "verdict", "problem"),
+    [
+        (shapely.box(500_000, 5_400_000, 501_000, 5_401_000), (9, 48, 9.1, 48.1), "error", "off the Earth"),
+        (shapely.box(9, 48, 9.1, 48.1), (10, 48, 11, 49), "error", "outside their bbox"),
+        (shapely.Polygon([(9, 48), (9.1, 48.1), (9.1, 48), (9, 48.1)]), (9, 48, 9.1, 48.1), "warning", "invalid"),
+        (None, (9, 48, 9.1, 48.1), "warning", "missing"),
+        (shapely.box(179, 0, 181, 1), (179, 0, -179, 1), "ok", ""),
+        (
+            shapely.MultiPolygon([shapely.box(179, 0, 180, 1), shapely.box(-180, 0, -179, 1)]),
+            (179, 0, -179, 1),
+            "ok",
+            "",
+        ),
+    ],
+)
+def test_footprints(built: Built, shape, box, verdict: str, problem: str) -> None:
+    table = built.table(NORMALIZED)
+    geometries = [table["geometry"][0].as_py(), shapely.to_wkb(shape), table["geometry"][2].as_py()]
+    usual = tuple(table["bbox"][0].as_py().values())
+    table = set_column(set_column(table, "geometry", geometries), "bbox", boxes(usual, box, usual))
+    built.spoil(NORMALIZED, table)
+    finding = built.found(NORMALIZED)["footprints"]
+    assert finding.verdict == verdict, finding.message
+    assert [row["footprints"] for row in finding.rows] == [problem] * bool(problem)
+    assert all(row["first"] == "b" for row in finding.rows)
+
+
+def test_missing_headers_are_a_warning_up_to_the_threshold(tmp_path: Path) -> None:
+    for limit, verdict in ((1.0, "warning"), (0.2, "warning"), (0.1, "error")):
+        built = Built(tmp_path / str(limit), max_failed=limit)
+        (built.files / "b_B03.tif").unlink()
+        ledger = built.table(BANDS)
+        built.spoil(BANDS, ledger.slice(0, 0))  # so that all is fetched again
+        built.build()
+        finding = built.found(BANDS)["headers_complete"]
+        assert (finding.verdict, finding.numbers["failed"]) == (verdict, 1)
+        (row,) = finding.rows
+        assert (row["class"], row["headers"], row["share"]) == ("not_found", 1, round(1 / 6, 4))
+        assert finding.message.startswith("1 of 6 headers could not be read (1 not_found)")
+        assert ("tolerates" in finding.message) == (verdict == "error")
+
+
+def spoil_header(built: Built, name: str, value: list[int] | int) -> None:
+    """Give the second header of the ledger another value in one field."""
+    ledger = built.table(BANDS)
+    headers = ledger["header"].to_pylist()
+    headers[1] = {**headers[1], name: value}
+    built.spoil(BANDS, set_column(ledger, "header", headers))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("tile_offsets", [10**9] * 12, "tiles lie outside the file"),
+        ("tile_offsets", [-1] * 12, "tiles lie outside the file"),
+        ("tile_offsets", [100] * 11, "tiles do not fill the grid"),
+        ("image_width", 1000, "tiles do not fill the grid"),
+    ],
+)
+def test_tiles_that_cannot_be_are_errors(built: Built, name: str, value, problem: str) -> None:
+    spoil_header(built, name, value)
+    finding = built.found(BANDS)["tile_ranges"]
+    assert (finding.verdict, [row["problem"] for row in finding.rows]) == ("error", [problem])
+    assert finding.rows[0]["first"].startswith("a, B03: ")
+
+
+def test_tiles_that_were_left_out_lie_nowhere(built: Built) -> None:
+    spoil_header(built, "tile_byte_counts", [0] * 12)
+    spoil_header(built, "tile_offsets", [10**12] * 12)
+    assert built.found(BANDS)["tile_ranges"].passed
+
+
+def test_a_ledger_of_other_records_is_an_error(built: Built) -> None:
+    ledger = built.table(BANDS)
+    built.spoil(BANDS, pa.concat_tables([ledger, set_column(ledger, "id", ["x"] * ledger.num_rows).slice(0, 1)]))
+    assert "ids that no record has: x" in built.found(BANDS)["one_row_per_band"].message
+    built.spoil(BANDS, pa.concat_tables([ledger, ledger.slice(0, 1)]))
+    assert "1 rows repeat a record and band" in built.found(BANDS)["one_row_per_band"].message
+
+
+def test_rejected_records_are_a_warning(built: Built) -> None:
+    rejected = built.table(NORMALIZED).append_column("reject_class", pa.array(["missing_id", "duplicate_id", None]))
+    built.spoil(REJECTED, rejected.slice(0, 2))
+    (finding,) = built.found(REJECTED).values()
+    assert (finding.verdict, finding.numbers) == ("warning", {"rejected": 2})
+    assert "1 duplicate_id, 1 missing_id" in finding.message
+
+
+def test_a_published_file_that_was_tampered_with_is_an_error(built: Built) -> None:
+    file = Path(built.workspace.published_file(KEY))
+    content = file.read_bytes()
+    file.write_bytes(content[:-20] + b"x" + content[-19:])
+    assert "its content is not what was published" in built.found(COLLECTION)["published_file"].message
+    file.write_bytes(content[: len(content) // 2])
+    assert "it is damaged" in built.found(COLLECTION)["published_file"].message
+    file.unlink()
+    assert "there is no such file" in built.found(COLLECTION)["published_file"].message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop_columns(["bbox"]), "it lacks bbox"),
+        (lambda table: table.drop_columns(["B03_metadata"]), "it lacks B03_metadata"),
+        (lambda table: table.replace_schema_metadata({}), "its geo footer is missing"),
+        (lambda table: table.replace_schema_metadata(geo(table, version="1.0.0")), "of version 1.0.0"),
+        (lambda table: table.replace_schema_metadata(geo(table, primary_column="geo")), "missing or damaged"),
+    ],
+)
+def test_a_published_file_that_does_not_conform_is_an_error(built: Built, change, message: str) -> None:
+    path = built.workspace.published_file(KEY)
+    written = built.workspace.write_table(path, change(pq.read_table(path, partitioning=None)))
+    state = built.workspace.read_json(built.workspace.state_file(KEY))
+    built.workspace.write_json(built.workspace.state_file(KEY), {**state, "content_hash": written.digest})
+    assert message in built.found(COLLECTION)["published_file"].message
+
+
+def geo(table: pa.Table, **changes: str) -> dict[bytes, bytes]:
+    return {**table.schema.metadata, b"geo": json.dumps({**json.loads(table.schema.metadata[b"geo"]), **changes})}
+
+
+def test_lost_records_and_headers_are_errors(built: Built) -> None:
+    normalized, ledger = built.table(NORMALIZED), built.table(BANDS)
+    built.spoil(NORMALIZED, normalized.slice(0, 2))
+    assert "3 of 2 normalized records are published" in built.found(COLLECTION)["counts_agree"].message
+    built.spoil(NORMALIZED, pa.concat_tables([normalized, normalized]))
+    assert "6 records were normalized or rejected of 3 raw rows" in built.found(COLLECTION)["counts_agree"].message
+    built.spoil(NORMALIZED, normalized)
+    built.spoil(BANDS, ledger.filter(pc.invert(pc.and_(pc.equal(ledger["band"], "B02"), pc.equal(ledger["id"], "a")))))
+    assert "3 of 2 headers of B02 are published" in built.found(COLLECTION)["counts_agree"].message
