@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from rasteret_assets.errors import SpecError
+from rasteret_assets.options import GraphOptions
 
 DEFAULT_MAX_CONCURRENT = 300
 DEFAULT_WORKSPACE = "~/rasteret_workspace"
@@ -105,6 +106,9 @@ class CollectionSpec(_Model):
         geometry_encoding: ``wkb`` publishes GeoParquet 1.1, which every reader opens; ``native`` GeoParquet 2.0 with
             Parquet's own geometry type, which keeps statistics of geometries (polars 2.1 does not open it).
         license: of the data, as STAC's ``collection.json`` wants it: an SPDX identifier, or ``other``.
+        max_failed: share (0 to 1) of a partition's headers that may be missing before the graph refuses to publish it;
+            all of them by default, since a record without headers says so itself.
+        graph: owners, schedules and the like of the Dagster graph.
     """
 
     path: str
@@ -127,9 +131,13 @@ class CollectionSpec(_Model):
     interval_partition: Literal["undated", "start_datetime"] = "undated"
     geometry_encoding: Literal["wkb", "native"] = "wkb"
     license: str = "other"
+    max_failed: float = Field(default=1.0, ge=0.0, le=1.0)
+    graph: GraphOptions = Field(default_factory=GraphOptions)
 
     #: Fields that change how a build runs but not what it publishes.
-    _RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset({"path", "workspace_dir", "max_concurrent", "force"})
+    _RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset(
+        {"path", "workspace_dir", "max_concurrent", "force", "max_failed", "graph"}
+    )
 
     @field_validator("path", "workspace_dir", mode="before")
     @classmethod

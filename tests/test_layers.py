@@ -15,11 +15,11 @@ PACKAGE = Path(rasteret_assets.__file__).parent
 
 #: A layer may import itself and the layers before it; collection and stages stand side by side.
 LAYERS = [
-    {"errors", "schema", "spec"},
+    {"errors", "options", "schema", "spec"},
     {"tiff", "geometry"},
     {"storage"},
     {"stages"},
-    {"collection", "progress"},
+    {"checks", "collection", "progress"},
     {"api"},
     {"orchestration"},
     {"demo"},

@@ -20,7 +20,7 @@ import yaml
 
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.assets import collection_assets
-from rasteret_assets.orchestration.partitions import identifier
+from rasteret_assets.orchestration.names import identifier
 from rasteret_assets.orchestration.resources import default_resources
 from rasteret_assets.spec import CollectionSpec, spec_from_mapping
 

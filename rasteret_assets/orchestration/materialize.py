@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterAssetCheckFailedError
 
+from rasteret_assets.checks import require_publishable
 from rasteret_assets.errors import RasteretAssetsError, SpecError
-from rasteret_assets.orchestration.assets import build_job_name, source_key
 from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.metadata import counts_of
+from rasteret_assets.orchestration.names import build_job_name, source_key
 from rasteret_assets.orchestration.partitions import (
     PARTITIONS_PER_RUN,
     contiguous,
@@ -73,7 +75,11 @@ def materialize_collection(
     most = 1 if len(wanted) <= PARTITIONS_PER_RUN else PARTITIONS_PER_RUN
     counts: dict[str, StageCounts] = {}
     for group in contiguous(order, wanted, most):
-        done = _run(job, instance, group, config)
+        try:
+            done = _run(job, instance, group, config)
+        except DagsterAssetCheckFailedError:
+            require_publishable(workspace, spec, group)  # says in our words which check failed, and why
+            raise
         counts.update(done)
         if on_partition is not None:
             for key, stages in done.items():

@@ -1,39 +1,93 @@
-"""What a materialization tells the person who opens it: counts, rates, place and columns."""
+"""What a materialization tells the person who opens it: counts, rates, savings, place, columns and where they are from.
+
+Nothing of it is secret: paths and addresses come without user information and query strings.
+"""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import dagster as dg
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from rasteret_assets.orchestration.footprint_map import as_markdown, footprint_map
+from rasteret_assets.orchestration.lineage import column_lineage
+from rasteret_assets.orchestration.names import stage_key
+from rasteret_assets.orchestration.reporting import table_metadata
+from rasteret_assets.schema import BANDS, BBOX, COLLECTION, ID, REJECT_CLASS, REJECT_REASON, REJECTED, is_band_field
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.ledger import remedy
 from rasteret_assets.stages.run import StageResult
+from rasteret_assets.storage.urls import redact
+from rasteret_assets.storage.workspace import Workspace
 
-ROW_COUNT = "dagster/partition_row_count"
+ROW_COUNT: Final = "dagster/partition_row_count"
+_FAILED: Final = "failed: "
+_PER_HEADER: Final = ("requests_per_header", "bytes_per_header")
 
 #: Types written out in full; longer ones are named by their kind.
-_LONGEST_TYPE = 80
+_LONGEST_TYPE: Final = 80
+_SHOWN_REJECTED: Final = 20
 
 
-def stage_metadata(result: StageResult, spec: CollectionSpec, *, forced: bool) -> dict[str, Any]:
+def stage_metadata(
+    instance: dg.DagsterInstance,
+    workspace: Workspace,
+    spec: CollectionSpec,
+    stage: str,
+    result: StageResult,
+    *,
+    forced: bool,
+) -> dict[str, Any]:
     """Metadata of one partition of one stage."""
     metadata: dict[str, Any] = {ROW_COUNT: result.rows, **result.counts}
-    seconds, fetched = result.counts.get("seconds"), result.counts.get("headers_fetched")
-    if isinstance(seconds, float) and seconds > 0 and isinstance(fetched, int):
-        metadata["headers_per_second"] = round(fetched / seconds, 1)
     if forced:
         metadata["forced"] = True
     if not result.path:
         return {**metadata, "removed": True}
     metadata["path"] = dg.MetadataValue.path(_uri(spec, result.path))
+    metadata["dagster/uri"] = _uri(spec, result.path)
     if result.schema is not None:
         metadata["dagster/column_schema"] = column_schema(result.schema)
+        if (lineage := column_lineage(spec, stage, result.schema)) is not None:
+            metadata["dagster/column_lineage"] = lineage
+    if stage == BANDS:
+        metadata |= _fetch_metadata(instance, spec, result)
+    if stage == COLLECTION:
+        metadata |= _map_metadata(workspace, spec, result)
     return metadata
+
+
+def rejected_metadata(workspace: Workspace, spec: CollectionSpec, key: str) -> dict[str, Any]:
+    """Metadata of a partition's rejected records: how many, why, and the first of them."""
+    path = workspace.stage_file(REJECTED, key)
+    rejected = workspace.read_table(path)
+    if rejected is None:
+        return {ROW_COUNT: 0}
+    counted = rejected[REJECT_CLASS].combine_chunks().value_counts()
+    by_class = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+    first = rejected.slice(0, _SHOWN_REJECTED)
+    ids = first[ID if ID in rejected.schema.names else rejected.schema.names[0]].to_pylist()
+    return {
+        ROW_COUNT: rejected.num_rows,
+        "path": dg.MetadataValue.path(_uri(spec, path)),
+        "by_reason": table_metadata([{"reason": name, "records": count} for name, count in sorted(by_class)]),
+        "first_rejected": table_metadata([
+            {"record": str(name), "reason": why}
+            for name, why in zip(ids, first[REJECT_REASON].to_pylist(), strict=True)
+        ]),
+        "dagster/column_schema": column_schema(rejected.schema),
+    }  # fmt: skip
 
 
 def counts_of(metadata: Mapping[str, dg.MetadataValue]) -> dict[str, Any]:
     """The plain values of :func:`stage_metadata`: numbers, texts and flags, with the row count under ``rows``."""
-    plain = {name: item.value for name, item in metadata.items() if isinstance(item.value, int | float | str)}
+    plain = {
+        name: item.value
+        for name, item in metadata.items()
+        if isinstance(item.value, int | float | str) and name not in ("footprints", "dagster/uri", "preview")
+    }
     return {"rows": plain.pop(ROW_COUNT, 0), **plain}
 
 
@@ -51,6 +105,63 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
     )
 
 
+def _fetch_metadata(instance: dg.DagsterInstance, spec: CollectionSpec, result: StageResult) -> dict[str, Any]:
+    """Rates, failures by class, and what reuse saved."""
+    counts, metadata = result.counts, dict[str, Any]()
+    fetched, reused = int(counts.get("headers_fetched", 0)), int(counts.get("headers_reused", 0))
+    seconds = float(counts.get("seconds", 0.0))
+    if fetched and seconds > 0:
+        metadata["headers_per_second"] = round(fetched / seconds, 1)
+        metadata["bytes_per_second"] = round(float(counts.get("request_bytes", 0)) / seconds, 1)
+    cost = _cost(instance, spec, result)
+    if cost is not None:
+        metadata |= dict(zip(_PER_HEADER, (round(value, 2) for value in cost), strict=True))
+        metadata["requests_saved"] = round(reused * cost[0])
+        metadata["bytes_saved"] = round(reused * cost[1])
+    failures = {name.removeprefix(_FAILED): count for name, count in counts.items() if name.startswith(_FAILED)}
+    if failures:
+        metadata["failures"] = table_metadata([
+            {"class": name, "headers": count, "share": round(int(count) / result.rows, 4), "what helps": remedy(name)}
+            for name, count in failures.items()
+        ])  # fmt: skip
+        metadata["failed_share"] = round(sum(map(int, failures.values())) / result.rows, 6)
+    return metadata
+
+
+def _cost(instance: dg.DagsterInstance, spec: CollectionSpec, result: StageResult) -> tuple[float, float] | None:
+    """Requests and bytes that a header of this partition takes: as measured now, else when it was last fetched."""
+    fetched = int(result.counts.get("headers_fetched", 0))
+    if fetched:
+        return tuple(float(result.counts.get(name, 0)) / fetched for name in ("requests", "request_bytes"))  # type: ignore[return-value]
+    records = dg.AssetRecordsFilter(asset_key=stage_key(spec, BANDS), asset_partitions=[result.key])
+    for record in instance.fetch_materializations(records, limit=1).records:
+        made = record.asset_materialization
+        known = [made.metadata[name].value for name in _PER_HEADER if made is not None and name in made.metadata]
+        if len(known) == len(_PER_HEADER):
+            return float(known[0]), float(known[1])  # type: ignore[arg-type]
+    return None
+
+
+def _map_metadata(workspace: Workspace, spec: CollectionSpec, result: StageResult) -> dict[str, Any]:
+    """A map of the published footprints, and their extent."""
+    bands = [field.name for field in result.schema or () if is_band_field(field)]
+    boxes, lacking = [np.empty((0, 4))], [np.empty(0, bool)]
+    # One leaf of a band's struct tells where it is null; the tile tables need not be read.
+    for batch in workspace.read_batches(result.path, [BBOX, *(f"{band}.image_width" for band in bands)]):
+        axes = [pc.struct_field(batch.column(BBOX), [axis]) for axis in range(4)]
+        boxes.append(np.stack([np.asarray(pc.fill_null(axis, np.nan), float) for axis in axes], axis=1))
+        missing = np.zeros(batch.num_rows, bool)
+        for band in bands:
+            missing |= np.asarray(pc.is_null(batch.column(band)))
+        lacking.append(missing)
+    extent, marked = np.concatenate(boxes), np.concatenate(lacking)
+    title = f"{spec.name} {result.key}: {result.rows} records"
+    if marked.any():
+        title += f", {int(marked.sum())} lack a header"
+    picture = as_markdown(footprint_map(extent, marked, title), f"Footprints of {spec.name} {result.key}")
+    return {"footprints": dg.MetadataValue.md(picture), "records_lacking_headers": int(marked.sum())}
+
+
 def _short(kind: pa.DataType) -> str:
     text = str(kind)
     if len(text) <= _LONGEST_TYPE:
@@ -64,5 +175,5 @@ def _short(kind: pa.DataType) -> str:
 
 def _uri(spec: CollectionSpec, path: str) -> str:
     """A path on the workspace's filesystem as a person would write it."""
-    scheme, mark, _ = (spec.published_path or "").partition("://")
+    scheme, mark, _ = redact(spec.published_path or "").partition("://")
     return f"{scheme}://{path}" if mark else path

@@ -6,11 +6,12 @@ somewhere too. A key must be registered on the instance before anything can be l
 https://docs.dagster.io/guides/build/partitions-and-backfills/partitioning-assets#dynamic-partitions
 """
 
-import re
 from collections.abc import Collection, Iterable, Sequence
 
 import dagster as dg
 
+from rasteret_assets.errors import SpecError
+from rasteret_assets.orchestration.names import identifier
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.profile import SourceProfile
 
@@ -19,11 +20,6 @@ PARTITIONS_PER_RUN = 25
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
-
-
-def identifier(name: str) -> str:
-    """A collection's name as Dagster's names of jobs, sensors and groups allow it: letters, digits and underscores."""
-    return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def partitions_name(spec: CollectionSpec) -> str:
@@ -86,3 +82,21 @@ def selected_keys(run: dg.DagsterRun, order: Sequence[str]) -> list[str]:
     if ends[0] not in order or ends[1] not in order:
         return []
     return list(order[order.index(ends[0]) : order.index(ends[1]) + 1])
+
+
+def run_partitions(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Sequence[str]:
+    """The partitions a step is to build or check.
+
+    Dagster lets a range run succeed that holds no key at all, where its ends are in calendar order but were registered
+    the other way round; it would show as materialized what nobody built.
+
+    Raises:
+        SpecError: if the run has no partition.
+    """
+    keys: Sequence[str] = context.partition_keys
+    if not keys:
+        raise SpecError(
+            "the partition range of this run is empty: ranges follow the order in which partitions were registered, "
+            "which is not the calendar's; select the partitions one by one, or let the sensor do it"
+        )
+    return keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,12 @@ def launch(scenes: Scenes, instance: dg.DagsterInstance, result: dg.SensorResult
     ]
 
 
-def latest(instance: dg.DagsterInstance, key: str, name: str = "scenes") -> dict[str, dg.AssetMaterialization]:
+def latest(
+    instance: dg.DagsterInstance, key: str, name: str = "scenes", stages: Sequence[str] = STAGES
+) -> dict[str, dg.AssetMaterialization]:
     """The last materialization of a partition in every stage."""
     found = {}
-    for stage in STAGES:
+    for stage in stages:
         records = dg.AssetRecordsFilter(asset_key=dg.AssetKey([name, stage]), asset_partitions=[key])
         found[stage] = instance.fetch_materializations(records, limit=1).records[0].asset_materialization
     return found

@@ -1,0 +1,47 @@
+"""The jobs of a collection: build what changed, read everything again, ask whether known files have changed."""
+
+from typing import Any, Final
+
+import dagster as dg
+
+from rasteret_assets.orchestration.names import build_job_name, rebuild_job_name, revalidate_job_name, stage_key
+from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW, REJECTED
+from rasteret_assets.spec import CollectionSpec
+
+#: The assets of a collection that a job builds, in order.
+BUILT: Final = (RAW, NORMALIZED, REJECTED, BANDS, COLLECTION)
+
+#: Tags of every run: whose it is, and why it was launched.
+COLLECTION_TAG, REASON_TAG = "rasteret_assets/collection", "rasteret_assets/reason"
+
+
+def jobs_of(spec: CollectionSpec) -> list[Any]:
+    """The three jobs of a collection."""
+    return [
+        _job(spec, build_job_name(spec), f"All stages of {spec.name}, for one partition or a range of them."),
+        _job(
+            spec,
+            rebuild_job_name(spec),
+            f"All stages of {spec.name} by force: every header is fetched again, also those whose last outcome holds.",
+            force=True,
+        ),
+        _job(
+            spec,
+            revalidate_job_name(spec),
+            f"All stages of {spec.name}; every header that is known is asked about by a conditional request, and read "
+            "again where its file has changed.",
+            revalidate=True,
+        ),
+    ]
+
+
+def _job(spec: CollectionSpec, name: str, description: str, **options: bool) -> Any:
+    return dg.define_asset_job(
+        name,
+        selection=dg.AssetSelection.assets(*(stage_key(spec, stage) for stage in BUILT)),
+        description=description,
+        config={"resources": {"options": {"config": options}}} if options else None,
+        tags={COLLECTION_TAG: spec.name},
+        # Where the instance retries runs at all, once: what is wrong with a source or a spec does not mend itself.
+        run_tags={COLLECTION_TAG: spec.name, "dagster/max_retries": "1"},
+    )

@@ -1,0 +1,158 @@
+"""What differs between a source and what is published of it, and the runs that would mend it.
+
+The comparison is level-triggered: the source's version of each partition is held against the version in the
+collection's own state files. Nothing depends on having seen a change happen, so no change can be missed, and what was
+built by other means (the library, the UI) is not built again.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import dagster as dg
+
+from rasteret_assets.orchestration.jobs import BUILT, COLLECTION_TAG, REASON_TAG
+from rasteret_assets.orchestration.names import (
+    build_job_name,
+    rebuild_job_name,
+    revalidate_job_name,
+    source_key,
+    stage_key,
+)
+from rasteret_assets.orchestration.partitions import (
+    PARTITIONS_PER_RUN,
+    contiguous,
+    partitions_name,
+    selected_keys,
+    selection_tags,
+)
+from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.look import load_profile
+
+_UNFINISHED: Final = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+_FAILED_LATELY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A source beside what is published of it.
+
+    Args:
+        want: the source's version of every partition.
+        have: the version every published partition was built from.
+        busy: partitions that an unfinished run builds.
+        order: all partitions in the order in which Dagster has them, or will have.
+        new: those of ``order`` that are not registered yet.
+    """
+
+    want: Mapping[str, str]
+    have: Mapping[str, str]
+    busy: Collection[str]
+    order: Sequence[str]
+    new: Sequence[str]
+
+    @property
+    def stale(self) -> list[str]:
+        """Partitions that changed, are new or have vanished, and that no run builds yet."""
+        return [key for key in self.order if self.want.get(key) != self.have.get(key) and key not in self.busy]
+
+    def reason(self, keys: Sequence[str]) -> str:
+        """Why partitions are to be built: ``new``, ``changed``, ``vanished``, or several of these."""
+        kinds = {"vanished" if key not in self.want else "new" if key not in self.have else "changed" for key in keys}
+        return ", ".join(sorted(kinds))
+
+
+def compare(instance: dg.DagsterInstance, filesystem: FilesystemResource, spec: CollectionSpec) -> Difference:
+    """Look at the source, the instance and what is published.
+
+    Raises:
+        SourceError: if the source cannot be read.
+    """
+    workspace = filesystem.open_workspace(spec)
+    profile = load_profile(workspace, filesystem.open_source(spec), spec)
+    registered = list(instance.get_dynamic_partitions(partitions_name(spec)))
+    # Before the states: a run that ends in between is taken for busy once, not for one that left its work undone.
+    busy = busy_partitions(instance, spec)
+    want = {key: profile.version(key, spec) for key in profile.partitions}
+    have = {key: str(state["source_version"]) for key, state in workspace.states().items()}
+    new = sorted({*want, *have} - set(registered))
+    return Difference(want=want, have=have, busy=busy, order=[*registered, *new], new=new)
+
+
+def busy_partitions(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[str]:
+    """Partitions that an unfinished run builds."""
+    return _partitions_of_runs(instance, spec, dg.RunsFilter(statuses=_UNFINISHED))
+
+
+def build_requests(
+    instance: dg.DagsterInstance, spec: CollectionSpec, found: Difference, salt: str
+) -> list[dg.RunRequest]:
+    """Runs for what is stale: in ranges, but alone where a run failed lately, so that one bad month stops no other.
+
+    Args:
+        instance: which knows the runs that failed.
+        spec: of the collection.
+        found: what differs.
+        salt: part of every run key. Dagster launches a run key once, so it decides when the same work is tried again.
+    """
+    stale = found.stale
+    if not stale:
+        return []
+    since = datetime.now(UTC) - _FAILED_LATELY
+    failed = _partitions_of_runs(
+        instance, spec, dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
+    )
+    requests = []
+    for group in _groups(found.order, stale, failed):
+        versions = "|".join(f"{key}@{found.want.get(key)}" for key in group)
+        requests.append(run_request(spec, group, digest(f"{versions}#{salt}"), found.reason(group)))
+    return requests
+
+
+def run_request(spec: CollectionSpec, group: Sequence[str], run_key: str | None, reason: str) -> dg.RunRequest:
+    """A run for a contiguous group of partitions."""
+    tags = {COLLECTION_TAG: spec.name, REASON_TAG: reason}
+    if len(group) == 1:
+        return dg.RunRequest(run_key=run_key, partition_key=group[0], tags=tags)
+    return dg.RunRequest(run_key=run_key, tags={**tags, **selection_tags(group)})
+
+
+def observations(spec: CollectionSpec, found: Difference, keys: Sequence[str]) -> list[dg.AssetObservation]:
+    """Events that tell Dagster the source's version of partitions, as an observation run would."""
+    return [
+        dg.AssetObservation(source_key(spec), partition=key, tags={"dagster/data_version": found.want[key]})
+        for key in keys
+    ]
+
+
+def digest(text: str) -> str:
+    """A short name for a text of any length."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _partitions_of_runs(instance: dg.DagsterInstance, spec: CollectionSpec, runs: dg.RunsFilter) -> set[str]:
+    registered = list(instance.get_dynamic_partitions(partitions_name(spec)))
+    jobs = {build_job_name(spec), rebuild_job_name(spec), revalidate_job_name(spec)}
+    assets = {stage_key(spec, stage) for stage in BUILT}
+    return {
+        key
+        for run in instance.get_runs(runs)
+        if run.job_name in jobs or any(asset in assets for asset in run.asset_selection or ())
+        for key in selected_keys(run, registered)
+    }
+
+
+def _groups(order: Sequence[str], stale: Sequence[str], failed: Collection[str]) -> list[list[str]]:
+    """Stale partitions by run."""
+    together = contiguous(order, [key for key in stale if key not in failed], PARTITIONS_PER_RUN)
+    alone = [[key] for key in stale if key in failed]
+    return sorted([*together, *alone], key=lambda group: order.index(group[0]))

@@ -1,0 +1,50 @@
+"""What every asset and check does alike: errors as one sentence, tables as metadata, progress as log lines."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+
+from rasteret_assets.errors import EnrichmentError, RangeReadError, RasteretAssetsError, SourceError
+from rasteret_assets.stages.headers import HeaderProgress
+
+PROGRESS_INTERVAL_S = 5.0
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Errors of this package as Dagster failures: one sentence in the UI, retried only where that can help."""
+    try:
+        yield
+    except RasteretAssetsError as error:
+        passing = isinstance(error, EnrichmentError | RangeReadError | SourceError)
+        raise dg.Failure(description=str(error), allow_retries=passing) from error
+
+
+def table_metadata(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:
+    """Rows of numbers and texts as a table on the asset's page."""
+    types = {int: "int", float: "float", bool: "bool"}
+    columns = [dg.TableColumn(name, types.get(type(value), "string")) for name, value in rows[0].items()]
+    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema=dg.TableSchema(columns=columns))
+
+
+def logged_progress(context: dg.AssetExecutionContext, key: str) -> Callable[[HeaderProgress], None]:
+    """A progress callback that writes a line to the run's log every few seconds."""
+    last = time.monotonic()
+
+    def report(progress: HeaderProgress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_INTERVAL_S:
+            last = now
+            rate = progress.done / max(progress.seconds, 1e-3)
+            left = f", about {(progress.total - progress.done) / rate:.0f} s left" if rate else ""
+            line = (
+                f"{key}: {progress.done} of {progress.total} headers, {rate:.0f}/s, {progress.failed} failed, "
+                f"{progress.concurrency} in flight{left}"
+            )
+            context.log.info(line)
+
+    return report

@@ -1,0 +1,75 @@
+"""Schedules for those who prefer a clock: look for changes once a day, ask whether known files changed once a week.
+
+https://docs.dagster.io/guides/automate/schedules
+"""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from rasteret_assets.orchestration.names import build_job_name, identifier, revalidate_job_name
+from rasteret_assets.orchestration.partitions import PARTITIONS_PER_RUN, contiguous, partitions_name
+from rasteret_assets.orchestration.reconcile import (
+    build_requests,
+    busy_partitions,
+    compare,
+    observations,
+    run_request,
+)
+from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.spec import CollectionSpec
+
+
+def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
+    """A schedule that does at given times what the sensor does all the time."""
+
+    @dg.schedule(
+        name=f"{identifier(spec.name)}_refresh_schedule",
+        job_name=build_job_name(spec),
+        cron_schedule=spec.graph.refresh_cron,
+        execution_timezone=spec.graph.timezone,
+        description=(
+            f"Builds the partitions of {spec.name} whose source changed since the last time, and nothing else. An "
+            "alternative to the sensor: run one of the two."
+        ),
+    )
+    def refresh(
+        context: dg.ScheduleEvaluationContext, filesystem: FilesystemResource
+    ) -> Sequence[dg.RunRequest] | dg.SkipReason:
+        found = compare(context.instance, filesystem, spec)
+        if found.new:
+            context.instance.add_dynamic_partitions(partitions_name(spec), list(found.new))
+        for event in observations(spec, found, [key for key in found.stale if key in found.want]):
+            context.instance.report_runless_asset_event(event)
+        requests = build_requests(context.instance, spec, found, context.scheduled_execution_time.isoformat())
+        return requests or dg.SkipReason(f"all {len(found.want)} partitions of the source are published as they are")
+
+    return refresh
+
+
+def revalidate_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
+    """A schedule that asks whether known files have changed, of every published partition."""
+
+    @dg.schedule(
+        name=f"{identifier(spec.name)}_revalidate_schedule",
+        job_name=revalidate_job_name(spec),
+        cron_schedule=spec.graph.revalidate_cron,
+        execution_timezone=spec.graph.timezone,
+        description=(
+            f"Asks by conditional requests whether the files of {spec.name} are still those whose headers are known: a "
+            "file that is replaced at its address leaves no trace in the record table."
+        ),
+    )
+    def revalidate(
+        context: dg.ScheduleEvaluationContext, filesystem: FilesystemResource
+    ) -> Sequence[dg.RunRequest] | dg.SkipReason:
+        order = list(context.instance.get_dynamic_partitions(partitions_name(spec)))
+        published = filesystem.open_workspace(spec).states().keys() - busy_partitions(context.instance, spec)
+        at = context.scheduled_execution_time.isoformat()
+        requests = [
+            run_request(spec, group, f"{at}#{group[0]}", "revalidate")
+            for group in contiguous(order, published, PARTITIONS_PER_RUN)
+        ]
+        return requests or dg.SkipReason("nothing is published that could have changed")
+
+    return revalidate

@@ -1,0 +1,119 @@
+"""Asset checks in the graph: stored per partition, and blocking before anything is published."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+
+from rasteret_assets.errors import CheckError, RasteretAssetsError
+from rasteret_assets.orchestration.partitions import PARTITION, RANGE_END, RANGE_START
+from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, REJECTED
+from tests.orchestration.scenes import KEYS, Scenes, latest
+from tests.support.server import RangeServer
+
+
+def key(stage: str, name: str) -> dg.AssetCheckKey:
+    return dg.AssetCheckKey(dg.AssetKey(["scenes", stage]), name)
+
+
+def evaluations(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str | None], dg.AssetCheckEvaluation]:
+    return {(found.check_name, found.partition): found for found in result.get_asset_check_evaluations()}
+
+
+def test_every_partition_has_an_evaluation_of_every_check(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    instance.add_dynamic_partitions("scenes_months", KEYS)
+    one = evaluations(scenes.run(instance, partition_key="2024-01"))
+    assert {partition for _, partition in one} == {"2024-01"}
+    assert len(one) == 9
+    assert all(found.passed for found in one.values())
+    many = evaluations(scenes.run(instance, tags={RANGE_START: KEYS[0], RANGE_END: KEYS[-1]}))
+    assert {partition for _, partition in many} == {*KEYS, None}
+    assert len(many) == 9 * 4
+    assert many["headers_complete", None].description == "all 3 partitions of the run pass"
+    assert many["headers_complete", "2024-01"].metadata["headers"].value == 2
+
+
+def test_missing_headers_are_a_warning_that_says_what_helps(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.server.fault = lambda path, before: "404" if path == "/a.tif" else None
+    instance.add_dynamic_partitions("scenes_months", KEYS)
+    result = scenes.run(instance, partition_key="2024-01")
+    assert result.success
+    found = evaluations(result)["headers_complete", "2024-01"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    (row,) = found.metadata["findings"].records
+    assert (row.data["class"], row.data["headers"]) == ("not_found", 1)
+    assert "correct the href" in row.data["what helps"]
+
+
+def test_too_many_missing_headers_keep_the_old_partition(server: RangeServer, tmp_path, instance) -> None:
+    scenes = Scenes(server, tmp_path, max_failed=0.25).write()
+    scenes.materialize(instance)
+    before = scenes.published()
+    scenes.change(e=1)
+    server.fault = lambda path, before: "404" if path == "/e.tif" else None
+    result = scenes.run(instance, partition_key="2024-01")
+    assert not result.success
+    found = evaluations(result)["headers_complete", "2024-01"]
+    assert (found.passed, found.severity, found.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
+    assert "more than max_failed=0.25 tolerates" in found.description
+    assert "scenes__collection" not in {event.step_key for event in result.get_step_success_events()}
+    assert scenes.published() == before
+    with pytest.raises(RasteretAssetsError, match=r"2024-01: 1 of 3 headers could not be read"):
+        scenes.materialize(instance, keys=["2024-01"])
+
+
+def test_publishing_alone_checks_too(server: RangeServer, tmp_path, instance) -> None:
+    scenes = Scenes(server, tmp_path, max_failed=0.25).write()
+    server.fault = lambda path, before: "404" if path == "/a.tif" else None
+    instance.add_dynamic_partitions("scenes_months", KEYS)
+    scenes.run(instance, partition_key="2024-01")
+    alone = scenes.run(instance, partition_key="2024-01", asset_selection=[dg.AssetKey(["scenes", COLLECTION])])
+    (failed,) = alone.get_failed_step_keys()
+    assert failed == "scenes__collection"
+    assert scenes.published() == {}
+
+
+def test_what_is_published_can_be_checked_by_itself(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.materialize(instance)
+    everything = scenes.definitions().resolve_implicit_global_asset_job_def()
+    checks = {key(COLLECTION, "published_file"), key(COLLECTION, "counts_agree")}
+    job = everything.get_subset(asset_selection=set(), asset_check_selection=checks)
+    file = scenes.workspace / "scenes_records" / "year=2024" / "month=1" / "part-0.parquet"
+    file.write_bytes(file.read_bytes()[:-1])
+    made = latest(instance, "2024-01")
+    result = job.execute_in_process(instance=instance, tags={PARTITION: "2024-01"})
+    found = evaluations(result)["published_file", "2024-01"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "its content is not what was published" in found.description
+    assert latest(instance, "2024-01") == made
+
+
+def test_rejected_records_are_an_asset_of_their_own(server: RangeServer, tmp_path, instance) -> None:
+    scenes = Scenes(server, tmp_path, max_rejected=0.5)
+    table = scenes.table()
+    times = [datetime(2024, 1, 5, tzinfo=UTC)] * 4
+    pq.write_table(
+        table.set_column(0, "id", [[None, "b", "c", "d"]]).set_column(1, "datetime", [times]), scenes.file
+    )  # fmt: skip
+    counts = scenes.materialize(instance)["2024-01"]
+    assert (counts[REJECTED]["rows"], counts[NORMALIZED]["rows"]) == (1, 3)
+    made = latest(instance, "2024-01", stages=[REJECTED])[REJECTED]
+    assert [row.data for row in made.metadata["by_reason"].records] == [{"reason": "missing_id", "records": 1}]
+    assert pq.read_table(made.metadata["path"].value)["reject_class"].to_pylist() == ["missing_id"]
+
+
+def test_rejected_records_are_shown_when_they_stop_the_build(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    pq.write_table(scenes.table().set_column(0, "id", [[None, "b", "c", "d"]]), scenes.file)
+    instance.add_dynamic_partitions("scenes_months", KEYS)
+    assert not scenes.run(instance, partition_key="2024-01").success
+    made = latest(instance, "2024-01", stages=[REJECTED])[REJECTED]
+    assert made.metadata["dagster/partition_row_count"].value == 1
+    records = dg.AssetRecordsFilter(asset_key=dg.AssetKey(["scenes", BANDS]), asset_partitions=["2024-01"])
+    assert instance.fetch_materializations(records, limit=1).records == []
+
+
+def test_a_failed_check_is_an_error_of_the_package() -> None:
+    assert issubclass(CheckError, RasteretAssetsError)

@@ -1,0 +1,120 @@
+"""What a materialization shows: map, savings, failures, lineage, and no secret."""
+
+from __future__ import annotations
+
+import base64
+import xml.etree.ElementTree as ET
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dagster_shared.serdes import serialize_value
+
+from rasteret_assets.orchestration.footprint_map import DRAWN_SINGLY, footprint_map
+from tests.orchestration.scenes import Scenes, latest
+from tests.support.server import RangeServer
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def shapes(svg: str) -> list[ET.Element]:
+    """What is drawn between the graticule and the inset."""
+    return [
+        element
+        for element in ET.fromstring(svg).iter(f"{SVG}path")  # our own document
+        if element.get("fill") in {"#2563eb", "#ea580c"}
+    ]
+
+
+def test_the_map_is_an_inline_picture_of_the_footprints(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.server.fault = lambda path, before: "404" if path == "/a.tif" else None
+    scenes.materialize(instance)
+    text = latest(instance, "2024-01")["collection"].metadata["footprints"].value
+    prefix = "![Footprints of scenes 2024-01](data:image/svg+xml;base64,"
+    assert text.startswith(prefix)
+    svg = base64.b64decode(text.removeprefix(prefix).rstrip(")")).decode()
+    assert "scenes 2024-01: 2 records, 1 lack a header" in svg
+    whole, lacking = shapes(svg)
+    assert (whole.get("d").count("M"), lacking.get("d").count("M")) == (1, 1)
+
+
+def test_a_map_around_the_antimeridian_keeps_neighbours_together() -> None:
+    svg = footprint_map(np.array([[179.0, 0, -179.5, 1], [-179.4, 0, -178, 1]]), np.zeros(2, bool), "t")
+    (path,) = shapes(svg)
+    starts = [float(part.split()[0]) for part in path.get("d").split("M")[1:]]
+    assert all(0 < x < 460 for x in starts)
+    assert starts[1] - starts[0] > 50
+
+
+@pytest.mark.parametrize("count", [0, 1, DRAWN_SINGLY, DRAWN_SINGLY + 1, 20_000])
+def test_a_map_stays_small(count: int) -> None:
+    corners = np.random.default_rng(1).uniform((-170, -80), (170, 80), (count, 2))
+    svg = footprint_map(np.hstack([corners, corners + 1]), np.zeros(count, bool), "<a & b>")
+    ET.fromstring(svg)
+    assert len(svg) < 60_000
+    assert "&lt;a &amp; b&gt;" in svg
+
+
+def test_reuse_says_what_it_saved(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.materialize(instance)
+    first = latest(instance, "2024-01")["band_metadata"].metadata
+    assert (first["requests_per_header"].value, first["requests_saved"].value) == (1.0, 0)
+    scenes.materialize(instance)
+    again = latest(instance, "2024-01")["band_metadata"].metadata
+    assert again["requests_saved"].value == 2
+    assert again["bytes_saved"].value == 2 * again["bytes_per_header"].value > 0
+
+
+def test_failures_are_a_table(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.server.fault = lambda path, before: "404" if path == "/a.tif" else None
+    scenes.materialize(instance)
+    made = latest(instance, "2024-01")["band_metadata"].metadata
+    (row,) = made["failures"].records
+    assert (row.data["class"], row.data["headers"], row.data["share"]) == ("not_found", 1, 0.5)
+    assert made["failed_share"].value == 0.5
+
+
+def test_columns_know_where_they_are_from(server: RangeServer, tmp_path, instance) -> None:
+    scenes = Scenes(server, tmp_path, column_map={"id": "name"}).write()
+    scenes.materialize(instance)
+    made = latest(instance, "2024-01")
+
+    def origins(stage: str, column: str) -> list[tuple[str, str]]:
+        lineage = made[stage].metadata["dagster/column_lineage"].value
+        return sorted((dep.asset_key.path[-1], dep.column_name) for dep in lineage.deps_by_column[column])
+
+    assert origins("raw_records", "id") == [("source", "id")]
+    assert origins("normalized_records", "name") == [("raw_records", "id")]
+    assert origins("normalized_records", "bbox") == [("raw_records", "geometry")]
+    assert origins("collection", "B02_metadata") == [("band_metadata", "header")]
+    assert origins("collection", "crs") == [("band_metadata", "header"), ("normalized_records", "crs")]
+    assert "dagster/column_lineage" not in made["band_metadata"].metadata
+
+
+def test_no_secret_of_an_address_is_shown(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.months = {"a": 1}
+    table = scenes.table()
+    signed = [f"{scenes.server.url}/a.tif?sig=SECRET"]
+    href = pa.StructArray.from_arrays([pa.array(signed)], names=["href"])
+    assets = pa.StructArray.from_arrays([href], names=["B02"])
+    pq.write_table(table.set_column(table.schema.get_field_index("assets"), "assets", assets), scenes.file)
+    scenes.server.fault = lambda path, before: "404"
+    scenes.materialize(instance)
+    for record in instance.get_run_records():
+        events = [serialize_value(entry) for entry in instance.all_logs(record.dagster_run.run_id)]
+        assert not [event for event in events if "SECRET" in event]
+
+
+def test_every_asset_has_owners_kinds_group_and_description(server: RangeServer, tmp_path) -> None:
+    scenes = Scenes(server, tmp_path, graph={"owners": ["team:maps"], "tags": {"domain": "eo"}, "kinds": ["sentinel2"]})
+    for asset in scenes.definitions().resolve_all_asset_specs():
+        if asset.key.path[-1] == "source":
+            continue
+        assert (list(asset.owners), asset.group_name) == (["team:maps"], "scenes")
+        assert asset.tags["domain"] == "eo"
+        assert asset.kinds >= {"parquet"}
+        assert len(asset.description) > 40
+    kinds = {asset.key.path[-1]: asset.kinds for asset in scenes.definitions().resolve_all_asset_specs()}
+    assert kinds["collection"] == {"parquet", "geoparquet", "sentinel2"}

@@ -1,0 +1,183 @@
+"""Jobs, schedules and the retry sensor: what each launches, and that none launches anything without a reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+
+from rasteret_assets.orchestration import retry
+from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
+from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START
+from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.schema import BANDS, COLLECTION
+from tests.orchestration.scenes import KEYS, Scenes, launch, tick
+from tests.support.server import RangeServer
+
+
+def requested(requests: list[dg.RunRequest]) -> list[object]:
+    return [request.partition_key or (request.tags[RANGE_START], request.tags[RANGE_END]) for request in requests]
+
+
+def evaluate(scenes: Scenes, instance: dg.DagsterInstance, schedule: str, hour: int = 6) -> list[dg.RunRequest]:
+    definition = scenes.definitions().resolve_schedule_def(f"scenes_{schedule}_schedule")
+    # The context opens the instance anew; left open, it would stay Dagster's current one after the test.
+    with dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=datetime(2024, 9, 1, hour, tzinfo=UTC),
+        resources={"filesystem": FilesystemResource()},
+    ) as context:
+        made = definition(context)
+    return [] if isinstance(made, dg.SkipReason) else list(made)
+
+
+@pytest.fixture
+def kept(tmp_path) -> Iterator[dg.DagsterInstance]:
+    """An instance on disk: Dagster opens it anew to evaluate a schedule."""
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        yield instance
+
+
+def test_the_schedule_requests_what_the_sensor_would(scenes: Scenes, kept: dg.DagsterInstance) -> None:
+    instance = kept
+    first = evaluate(scenes, instance, "refresh")
+    assert requested(first) == [("2024-01", "undated")]
+    assert first[0].tags[REASON_TAG] == "new"
+    assert instance.get_dynamic_partitions("scenes_months") == KEYS
+    assert len(instance.fetch_observations(dg.AssetKey(["scenes", "source"]), limit=9).records) == 3
+    scenes.materialize(instance)
+    assert evaluate(scenes, instance, "refresh") == []
+    scenes.change(c=-1, e=7)
+    after = evaluate(scenes, instance, "refresh", hour=7)
+    assert [(request.partition_key, request.tags[REASON_TAG]) for request in after] == [
+        ("2024-02", "vanished"), ("2024-07", "new"),
+    ]  # fmt: skip
+    again = evaluate(scenes, instance, "refresh", hour=8)
+    assert requested(again) == requested(after)
+    assert {request.run_key for request in again}.isdisjoint({request.run_key for request in after})
+
+
+def test_revalidation_covers_what_is_published(scenes: Scenes, kept: dg.DagsterInstance) -> None:
+    instance = kept
+    assert evaluate(scenes, instance, "revalidate") == []
+    scenes.materialize(instance, keys=["2024-01", "undated"])
+    requests = evaluate(scenes, instance, "revalidate")
+    assert requested(requests) == ["2024-01", "undated"]
+    assert {request.tags[COLLECTION_TAG] for request in requests} == {"scenes"}
+
+
+@pytest.mark.parametrize(("job", "paths"), [("rebuild", ["/a.tif", "/b.tif"]), ("build", [])])
+def test_only_the_rebuild_job_fetches_known_headers(scenes, instance, job: str, paths: list[str]) -> None:
+    scenes.materialize(instance)
+    scenes.server.reset()
+    config = scenes.definitions().resolve_job_def(f"scenes_{job}")
+    result = config.execute_in_process(instance=instance, partition_key="2024-01")
+    assert result.success
+    assert sorted(scenes.server.paths) == paths
+    assert result.dagster_run.tags[COLLECTION_TAG] == "scenes"
+
+
+def test_the_revalidate_job_reads_files_that_were_replaced(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.materialize(instance)
+    scenes.server.reset()
+    job = scenes.definitions().resolve_job_def("scenes_revalidate")
+    result = job.execute_in_process(instance=instance, partition_key="2024-01")
+    made = {event.asset_key.path[-1]: event for event in result.get_asset_materialization_events()}
+    counts = made[BANDS].step_materialization_data.materialization.metadata
+    assert (counts["headers_reused"].value, counts["headers_fetched"].value) == (2, 0)
+    assert len(scenes.server.requests) == 2
+
+
+def retried(scenes: Scenes, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+    definitions, resources = scenes.definitions(), {"filesystem": FilesystemResource()}
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=definitions, resources=resources)
+    return definitions.resolve_sensor_def("scenes_retry")(context)
+
+
+def test_transient_failures_are_tried_again_ever_more_rarely(scenes, instance, monkeypatch) -> None:
+    clock = [1_700_000_000.0]
+    monkeypatch.setattr(retry.time, "time", lambda: clock[0])
+    assert "no header failed" in retried(scenes, instance).skip_reason.skip_message
+    scenes.server.fault = lambda path, before: {"/a.tif": "403", "/c.tif": "404"}.get(path)
+    scenes.materialize(instance)
+
+    first = retried(scenes, instance)
+    assert first.skip_reason.skip_message == "1 headers of 1 partitions wait for their next try"
+    waits, cursor = [], first.cursor
+    for _ in range(6):
+        due = json.loads(cursor)["2024-01"]["due"]
+        assert not retried(scenes, instance, cursor).run_requests
+        waits.append((due - clock[0]) / 3600)
+        clock[0] = due
+        result = retried(scenes, instance, cursor)
+        (request,) = result.run_requests
+        assert (request.partition_key, request.tags[REASON_TAG]) == ("2024-01", "retry")
+        assert [asset.path[-1] for asset in request.asset_selection] == [BANDS, COLLECTION]
+        cursor = result.cursor
+    assert waits == [1, 2, 4, 8, 16, 24]
+
+
+def test_a_retry_asks_for_the_failed_headers_only(scenes, instance, monkeypatch) -> None:
+    scenes.server.fault = lambda path, before: "403" if path == "/a.tif" else None
+    scenes.materialize(instance)
+    cursor = retried(scenes, instance).cursor
+    monkeypatch.setattr(retry.time, "time", lambda: json.loads(cursor)["2024-01"]["due"] + 1)
+    (request,) = retried(scenes, instance, cursor).run_requests
+    scenes.server.fault = lambda path, before: None
+    scenes.server.reset()
+    result = scenes.run(
+        instance, partition_key="2024-01", tags=request.tags, asset_selection=list(request.asset_selection)
+    )
+    assert result.success
+    assert scenes.server.paths == ["/a.tif"]
+    assert "no header failed" in retried(scenes, instance, cursor).skip_reason.skip_message
+
+
+def test_a_busy_partition_is_tried_when_its_run_is_done(scenes, instance, monkeypatch) -> None:
+    scenes.server.fault = lambda path, before: "403" if path == "/a.tif" else None
+    scenes.materialize(instance)
+    cursor = retried(scenes, instance).cursor
+    monkeypatch.setattr(retry.time, "time", lambda: json.loads(cursor)["2024-01"]["due"] + 1)
+    job = scenes.definitions().resolve_job_def("scenes_build")
+    run = instance.create_run_for_job(
+        job, tags={"dagster/partition": "2024-01"}, status=dg.DagsterRunStatus.STARTED
+    )  # fmt: skip
+    waiting = retried(scenes, instance, cursor)
+    assert not waiting.run_requests
+    instance.report_run_canceled(run)
+    assert len(retried(scenes, instance, waiting.cursor).run_requests) == 1
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_declarative_automation_builds_what_the_sensor_observed(server: RangeServer, tmp_path, instance) -> None:
+    scenes = Scenes(server, tmp_path, graph={"automation": True}).write()
+    scenes.materialize(instance)
+    definitions = scenes.definitions()
+
+    def automated(cursor: object) -> dg.EvaluateAutomationConditionsResult:
+        return dg.evaluate_automation_conditions(definitions, instance, cursor=cursor)
+
+    evaluated = automated(None)
+    before = tick(scenes, instance)
+    assert before.run_requests is None or before.run_requests == []
+    scenes.change(e=2)
+    after = tick(scenes, instance, before.cursor)
+    assert not after.run_requests
+    for event in after.asset_events:
+        instance.report_runless_asset_event(event)
+    evaluated = automated(evaluated.cursor)
+    stages = ("raw_records", "normalized_records", "band_metadata", "collection")
+    for stage in stages:
+        subset = evaluated.get_requested_partitions(dg.AssetKey(["scenes", stage]))
+        assert subset == {"2024-02"}
+    assert automated(evaluated.cursor).total_requested == 0
+
+
+def test_a_run_says_why_it_was_launched(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    result = tick(scenes, instance)
+    assert result.run_requests[0].tags[REASON_TAG] == "new"
+    (run,) = launch(scenes, instance, result)
+    assert run.dagster_run.tags[REASON_TAG] == "new"
