@@ -13,6 +13,7 @@ from rasteret_assets.stages.headers import ProgressCallback
 from rasteret_assets.stages.known import set_aside_headers
 from rasteret_assets.stages.publish import publish_collection_document
 from rasteret_assets.stages.run import (
+    REMOVED,
     StageResult,
     run_band_metadata,
     run_collection,
@@ -90,7 +91,8 @@ def build_partitions(
             workspace, spec, key, backend, force=force, revalidate=revalidate, progress=watch
         )
     refuse_without_headers(workspace, list(results[BANDS].values()))
-    for key in keys:
+    # What is gone goes last: a record that moved from a partition that is removed is never missing.
+    for key in sorted(keys, key=lambda key: results[NORMALIZED][key].version == REMOVED):
         results[COLLECTION][key] = run_collection(workspace, spec, key)
     publish_collection_document(workspace, spec)
     return results

@@ -6,6 +6,7 @@ for a day, where the partition that gets the record finds it.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -89,11 +90,10 @@ def set_aside_headers(workspace: Workspace, spec: CollectionSpec, keys: Sequence
         for records, _ in target_slices(workspace, key):
             found = last.find(ledger_targets(records, bands, explicit=spec.names_bands))
             unused[found[found >= 0]] = False
-        left = f"{workspace.stages}/{_LEFT}/{key}.parquet"
-        if not unused.any():
-            workspace.remove(left)
-            continue
         rows = np.flatnonzero(unused)
+        if not len(rows):
+            continue
+        left = f"{workspace.stages}/{_LEFT}/{key}-{uuid.uuid4().hex}.parquet"
         with workspace.writer(left, BAND_METADATA_SCHEMA, **_OPTIONS) as writer:
             for start in range(0, len(rows), _STEP_ROWS):
                 writer.write(last.take(rows[start : start + _STEP_ROWS]))

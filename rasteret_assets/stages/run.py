@@ -47,6 +47,9 @@ _STAGE_OPTIONS: dict[str, Any] = {"compression": "lz4"}
 _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
 P = ParamSpec("P")
 
+#: Version of a stage's table that is there no more, because the source lost the partition.
+REMOVED: Final = "removed"
+
 # Files that are written at once in one scan of the source, and rows that wait for theirs to be worth a row group.
 _OPEN_FILES: Final = 256
 _HELD_ROWS: Final = 8 * BATCH_ROWS
@@ -85,7 +88,7 @@ def run_raw_records(
         results |= _write_raw(workspace, source, spec, profile, present[start : start + _OPEN_FILES])
     for key in set(keys).difference(present):
         workspace.remove(workspace.stage_file(RAW, key))
-        results[key] = StageResult(key=key, rows=0, version="removed")
+        results[key] = StageResult(key=key, rows=0, version=REMOVED)
     return [results[key] for key in keys]
 
 
@@ -153,7 +156,7 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
     if schema is None:
         workspace.remove(path)
         workspace.remove(rejected_path)
-        return StageResult(key=key, rows=0, version="removed")
+        return StageResult(key=key, rows=0, version=REMOVED)
     profile, version = recipe_of(schema, raw_path)
     id_column = next((name for name, contract in spec.column_map.items() if contract == ID), ID)
     repeats = RepeatedIds(normalize_ids(batch.column(0)) for batch in workspace.read_batches(raw_path, [id_column]))
@@ -202,7 +205,7 @@ def run_band_metadata(
     schema = workspace.read_schema(records_path)
     if schema is None:
         workspace.remove(path)
-        return StageResult(key=key, rows=0, version="removed")
+        return StageResult(key=key, rows=0, version=REMOVED)
     profile, version = recipe_of(schema, records_path)
     checkpoint = WorkspaceCheckpoint(workspace, key)
     if force:
@@ -241,7 +244,7 @@ def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> Stag
     path, records = workspace.published_file(key), workspace.stage_file(NORMALIZED, key)
     if workspace.read_schema(records) is None:
         unpublish(workspace, key)
-        return StageResult(key=key, rows=0, version="removed")
+        return StageResult(key=key, rows=0, version=REMOVED)
     profile, source_version = _joined_recipe(workspace, key)
     published = publish_partition(
         workspace, spec, key, profile.bands, records=records, ledger=workspace.stage_file(BANDS, key)
