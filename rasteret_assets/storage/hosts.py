@@ -45,6 +45,8 @@ _ATTEMPTS: Final = 8
 _FEW_ATTEMPTS: Final = 3
 #: Seconds after its first failure within which a request is tried again.
 DEADLINE_S: Final = 180.0
+#: Seconds a host is left alone at its word; one that says "tomorrow" must not keep a build until then.
+LONGEST_PAUSE_S = 60.0
 _FIRST_BACKOFF_S: Final = 0.2
 _LONGEST_BACKOFF_S: Final = 30.0
 
@@ -61,7 +63,7 @@ class HostState:
         answers: responses that were no refusals.
         failures: requests without any response since the last answer.
         refusals: failures and refusals since the last answer.
-        paused_until: monotonic time before which nothing may be sent, as the host asked.
+        paused_until: monotonic time before which nothing may be sent, as the host asked, within reason.
     """
 
     ceiling: int
@@ -86,7 +88,10 @@ class HostState:
         """Whether there is no point in asking this host again."""
         if not self.answers and self.failures >= DEAD_AFTER:
             return True
-        return self.refusals >= _DEAD_AFTER_REFUSALS and time.monotonic() - self._last_answer > DEAD_AFTER_S
+        silence = time.monotonic() - self._last_answer
+        if self.refusals >= DEAD_AFTER and silence > DEADLINE_S:
+            return True
+        return self.refusals >= _DEAD_AFTER_REFUSALS and silence > DEAD_AFTER_S
 
     @property
     def has_room(self) -> bool:
@@ -114,7 +119,7 @@ class HostState:
         self._refused_share += (1 - self._refused_share) * _SHARE_MEMORY
         now = time.monotonic()
         if retry_after:
-            self.paused_until = max(self.paused_until, now + retry_after)
+            self.paused_until = max(self.paused_until, now + min(retry_after, LONGEST_PAUSE_S))
             self._growth = _GROWTH_WHEN_THROTTLED
         overloaded = retry_after is not None or self._refused_share > _OVERLOADED_SHARE
         if overloaded and started >= self._decreased_at:

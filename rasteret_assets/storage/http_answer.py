@@ -21,7 +21,9 @@ from rasteret_assets.errors import (
 from rasteret_assets.storage.backend import RangeRead
 from rasteret_assets.storage.urls import redact
 
-_CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)", re.IGNORECASE)
+# No object has more than 2**63 bytes, which take 19 digits.
+_CONTENT_RANGE = re.compile(r"bytes\s+(?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19}|\*)", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]{1,19}")
 
 _ERRORS: dict[int, type[RangeReadError]] = {
     401: AccessDeniedError, 403: AccessDeniedError, 404: ObjectNotFoundError, 410: ObjectNotFoundError,
@@ -108,9 +110,9 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds to wait, from either form of ``Retry-After`` (RFC 9110, 10.2.3)."""
     if not value:
         return None
-    if value.strip().isdigit():
+    if _NUMBER.fullmatch(value.strip()):
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -12,7 +12,9 @@ from rasteret_assets.storage.http_answer import HttpAnswer
 PARTS_ROOM: Final = 4096
 
 _BOUNDARY = re.compile(r"""multipart/byteranges\s*;.*?\bboundary=(?:"([^"]+)"|([^\s;"]+))""", re.IGNORECASE)
-_PART_RANGE = re.compile(rb"\r\ncontent-range:[ \t]*bytes[ \t]+(\d+)-(\d+)/(\d+)[ \t]*\r\n", re.IGNORECASE)
+_PART_RANGE = re.compile(
+    rb"\r\ncontent-range:[ \t]*bytes[ \t]+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})[ \t]*\r\n", re.IGNORECASE
+)
 
 
 def read_ends_of(answer: HttpAnswer, head: int, tail: int) -> list[tuple[int, RangeRead]] | None:

@@ -9,6 +9,7 @@ the general client takes over.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ ANSWER_TIMEOUT_S = 30.0
 
 #: Longer heads than this are somebody's mistake.
 _LONGEST_HEAD = 64 * 1024
+_NUMBER = re.compile(r"[0-9]{1,19}")
 _PLAIN = frozenset({206, 304, 403, 404, 410, 416, 429, 500, 502, 503, 504})
 
 
@@ -197,10 +199,11 @@ class _Connection(asyncio.Protocol):
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
         self._headers = headers
-        self._status = int(first[9:12]) if first[9:12].isdigit() else 0
+        # Bytes that latin-1 reads as digits (a superscript 2) are no numbers, and 19 digits count every byte there is.
+        self._status = int(first[9:12]) if _NUMBER.fullmatch(first[9:12]) else 0
         # A 304 may announce the length of what it does not send (RFC 9110, 15.4.5).
         length = "0" if self._status == 304 else headers.get("content-length", "")
-        if self._status not in _PLAIN or not length.isdigit() or "transfer-encoding" in headers:
+        if self._status not in _PLAIN or not _NUMBER.fullmatch(length) or "transfer-encoding" in headers:
             self._fail(NotPlainError(first))
             return b""
         self._keep = first.startswith("HTTP/1.1") and headers.get("connection", "").lower() != "close"

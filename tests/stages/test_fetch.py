@@ -16,6 +16,7 @@ from moto.server import ThreadedMotoServer
 from rasteret_assets import StorageBackend, create_backend
 from rasteret_assets.stages.fetch import fetch_headers
 from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, HeaderTarget
+from rasteret_assets.storage import hosts
 from rasteret_assets.tiff import TiffHeader
 from tests.support.rasters import tiff_bytes
 from tests.support.server import RangeServer
@@ -204,3 +205,15 @@ def test_a_users_backend_gets_the_requests_it_knows(behind: list[bytes]) -> None
     outcomes, totals = headers_of([str(number) for number in range(len(behind))], mine, at_once=1)
     assert all(outcome.header is not None for outcome in outcomes)
     assert totals.requests == mine.asked <= 3 * len(behind)
+
+
+def test_a_host_that_asks_to_be_left_alone_until_tomorrow_is_asked_again(
+    server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr(hosts, "_LONGEST_BACKOFF_S", 0.1)
+    server.retry_after = "86400"
+    server.fault = lambda path, before: "429" if path == "/0.tif" and before == 0 else None
+    files = [tiff_bytes(seed=number) for number in range(5)]
+    outcomes, _ = headers_of(place(server, files), at_once=1)
+    assert_headers(outcomes, files)
