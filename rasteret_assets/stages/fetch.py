@@ -34,6 +34,8 @@ _STALL_INTERVAL_S: Final = 1.0
 BATCH_HEADERS = 4096
 BATCH_SECONDS = 15.0
 _BATCH_BYTES: Final = 16 * 1024 * 1024
+# What may gather behind a header that takes its time: more is handed on out of order, and a ledger then sorted.
+_MOST_HELD_BYTES: Final = 128 * 1024 * 1024
 
 
 async def fetch_headers(
@@ -228,7 +230,7 @@ class _Fetch:
         """Hand on what is finished, in target order; only targets ``before`` one, unless too much has gathered."""
         self.finished.sort(key=lambda finished: finished[0])
         count = len(self.finished)
-        if before is not None and before >= 0 and count < 2 * BATCH_HEADERS and self.held < 2 * _BATCH_BYTES:
+        if before is not None and before >= 0 and count < 2 * BATCH_HEADERS and self.held < _MOST_HELD_BYTES:
             count = bisect.bisect_left(self.finished, before, key=lambda finished: finished[0])
         if count:
             indices, outcomes = zip(*self.finished[:count], strict=True)
