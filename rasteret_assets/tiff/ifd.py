@@ -24,7 +24,7 @@ from rasteret_assets.tiff.constants import BYTE_TYPES, INTEGER_TYPES, REAL_TYPES
 from rasteret_assets.tiff.layout import Layout, read_ahead, read_file_header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from numpy.typing import NDArray
 
@@ -54,6 +54,9 @@ believed or read. A plain tuple, because some twenty are made for every header.
 """
 
 
+_NO_ENTRY: Final[Entry] = (0, 0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ifd:
     """The entries of one directory and the bytes to read their values from."""
@@ -69,26 +72,36 @@ class Ifd:
     entries: dict[int, Entry]
     """Tag to place of its values, for the tags of :class:`~.constants.Tag` that are present and not empty."""
 
-    def require(self, tags: Iterable[int]) -> None:
+    def check_claims(self, tags: Iterable[int]) -> None:
+        """Refuse values that are larger than any honest ones, whether or not their bytes happen to be at hand.
+
+        Raises:
+            CorruptTiffError: naming the first such tag.
+        """
+        for tag in tags:
+            _, count, _, size = self.entries.get(tag, _NO_ENTRY)
+            if size > (MAX_TABLE_BYTES if tag in TABLE_TAGS else MAX_VALUE_BYTES):
+                raise CorruptTiffError(
+                    f"{Tag(tag).label} claims {count} values, {size} bytes: more than any header holds"
+                )
+
+    def require(self, tags: Collection[int]) -> None:
         """Make sure that the values of these tags are at hand.
 
         Raises:
             NeedBytes: with the ranges of all values that are not.
             CorruptTiffError: if one is larger than any honest one, or lies outside the file.
         """
+        self.check_claims(tags)
         missing = []
         locate = self.buffer.locate
         for tag in tags:
             entry = self.entries.get(tag)
             if entry is None:
                 continue
-            _, count, start, size = entry
+            _, _, start, size = entry
             if locate(start, size) is not None:
                 continue
-            if size > (MAX_TABLE_BYTES if tag in TABLE_TAGS else MAX_VALUE_BYTES):
-                raise CorruptTiffError(
-                    f"{Tag(tag).label} claims {count} values, {size} bytes: more than any header holds"
-                )
             self.buffer.check_inside(start, size, Tag(tag).label)
             missing.append(self.buffer.missing(start, size))
         if missing:

@@ -150,6 +150,7 @@ def _read_directory(layout: Layout, block: bytes, start: int) -> _Directory:
     grid = _read_grid(ifd)
     _check_positioned(ifd)
     required = tuple(tag for tag in (*_VALUE_TAGS, grid.offsets_tag, grid.counts_tag) if tag in entries)
+    ifd.check_claims(required)
     outside = [tag for tag in _SHARED_TAGS if tag in entries and entries[tag][3] > layout.inline]
     spans = tuple((entries[tag][2], entries[tag][2] + entries[tag][3]) for tag in outside)
     end = max(start + len(block), *(entries[tag][2] + entries[tag][3] for tag in required))

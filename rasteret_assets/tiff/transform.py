@@ -55,7 +55,7 @@ def read_transform(
         _refuse_shear(scale_x, matrix[1], matrix[4], scale_y, shape)
     elif pixel_scale:
         raise NotGeoreferencedError(
-            f"no usable georeferencing: the pixel scale is {list(pixel_scale)}, zero or incomplete"
+            f"no usable georeferencing: the pixel scale is {list(pixel_scale[:3])}, zero or incomplete"
         )
     else:
         raise NotGeoreferencedError(f"no georeferencing: ModelTransformation has {len(matrix)} values instead of 16")

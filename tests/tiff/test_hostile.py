@@ -128,3 +128,18 @@ def test_directory_chain_is_not_followed() -> None:
     tags = struct.unpack_from("<H", file, 8)[0]
     struct.pack_into("<I", file, 10 + 12 * tags, 8)  # the next directory is this one
     assert serve(bytes(file)).width == 32
+
+
+def test_messages_list_few_of_many_values() -> None:
+    for changes in ({33550: (12, [0.0] * 5000)}, {258: (3, list(range(5000)))}, {259: (3, list(range(5000)))}):
+        file = craft({**changes, 324: (4, [4096] * 4)})
+        outcome = try_parse(file, len(file))
+        assert isinstance(outcome, TiffError)
+        assert len(str(outcome)) < 500
+
+
+def test_values_beyond_any_header_are_refused_even_where_they_are_at_hand() -> None:
+    file = craft({33922: (12, [0.0] * 131_073)})
+    for first in (1024, len(file)):
+        with pytest.raises(CorruptTiffError, match="ModelTiepoint claims 131073 values"):
+            serve(file, first=first)
