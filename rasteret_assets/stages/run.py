@@ -8,7 +8,7 @@ built.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import wraps
@@ -41,7 +41,7 @@ from rasteret_assets.stages.recipe import recipe_of, with_recipe
 from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.states import FileFacts, commit, unpublish
-from rasteret_assets.storage.workspace import BATCH_ROWS, Workspace
+from rasteret_assets.storage.workspace import BATCH_ROWS, TableWriter, Workspace
 
 _STAGE_OPTIONS: dict[str, Any] = {"compression": "lz4"}
 _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
@@ -52,7 +52,7 @@ REMOVED: Final = "removed"
 
 # Files that are written at once in one scan of the source, and rows that wait for theirs to be worth a row group.
 _OPEN_FILES: Final = 256
-_HELD_ROWS: Final = 8 * BATCH_ROWS
+_HELD_BYTES: Final = 48 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,6 @@ def _write_raw(
     workspace: Workspace, source: Source, spec: CollectionSpec, profile: SourceProfile, keys: Sequence[str]
 ) -> dict[str, StageResult]:
     """One scan of the source into one file per partition, all of which are put in place at the end."""
-    held: dict[str, list[pa.RecordBatch]] = {key: [] for key in keys}
     versions = {key: profile.version(key, spec) for key in keys}
     paths = {key: workspace.stage_file(RAW, key) for key in keys}
     with ExitStack() as stack:
@@ -106,21 +105,10 @@ def _write_raw(
             )
             for key in keys
         }
-
-        def flush(key: str) -> None:
-            writers[key].write(pa.Table.from_batches(held[key], source.schema))
-            held[key].clear()
-
-        waiting = 0
+        spool = _Spool(writers)
         for key, rows in partition_batches(source, spec, profile, set(keys)):
-            held[key].append(rows)
-            waiting += rows.num_rows
-            if sum(batch.num_rows for batch in held[key]) >= BATCH_ROWS or waiting >= _HELD_ROWS:
-                fullest = max(keys, key=lambda name: sum(batch.num_rows for batch in held[name]))
-                waiting -= sum(batch.num_rows for batch in held[fullest])
-                flush(fullest)
-        for key in keys:
-            flush(key)
+            spool.add(key, rows)
+        spool.flush()
     return {
         key: StageResult(
             key=key, rows=writer.rows, version=versions[key], counts={"bytes": writer.written.size}, path=paths[key],
@@ -128,6 +116,33 @@ def _write_raw(
         )
         for key, writer in writers.items()
     }  # fmt: skip
+
+
+class _Spool:
+    """Holds rows back until there are enough of their partition for a row group, or too many of all."""
+
+    def __init__(self, writers: Mapping[str, TableWriter]) -> None:
+        self._writers = writers
+        self._held: dict[str, list[pa.RecordBatch]] = {}
+        self._rows: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    def add(self, key: str, rows: pa.RecordBatch) -> None:
+        self._held.setdefault(key, []).append(rows)
+        self._rows[key] += rows.num_rows
+        self._bytes[key] += rows.nbytes
+        if self._rows[key] >= BATCH_ROWS:
+            self._write(key)
+        elif self._bytes.total() > _HELD_BYTES:
+            self._write(self._bytes.most_common(1)[0][0])
+
+    def flush(self) -> None:
+        for key in list(self._held):
+            self._write(key)
+
+    def _write(self, key: str) -> None:
+        self._writers[key].write(pa.Table.from_batches(self._held.pop(key)))
+        del self._rows[key], self._bytes[key]
 
 
 def _one_at_a_time(

@@ -77,16 +77,24 @@ class Source:
             MissingColumnError: if the filter names a column that is not there.
         """
         for chosen in self.parts if part is None else (part,):
-            # A fragment by itself does not know the columns that only other files have.
-            united = {"schema": self.dataset.schema} if isinstance(chosen.dataset, ds.Fragment) else {}
             try:
-                scanner = chosen.dataset.scanner(
-                    columns=self.schema.names, filter=self.filter, batch_size=BATCH_ROWS, **_READAHEAD, **united
-                )
-                for batch in scanner.to_batches():
-                    yield _as_scanned(batch, self.schema)
+                for rows in self._pieces(chosen.dataset):
+                    # A fragment by itself does not know the columns that only other files have.
+                    united = {"schema": self.dataset.schema} if isinstance(rows, ds.Fragment) else {}
+                    scanner = rows.scanner(
+                        columns=self.schema.names, filter=self.filter, batch_size=BATCH_ROWS, **_READAHEAD, **united
+                    )
+                    for batch in scanner.to_batches():
+                        yield _as_scanned(batch, self.schema)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
                 raise self._explained(error) from error
+
+    def _pieces(self, rows: ds.Dataset | ds.Fragment) -> Iterator[ds.Dataset | ds.Fragment]:
+        """A file by row groups: Arrow buffers what it scans at once, which for a file is all of it."""
+        if isinstance(rows, ds.ParquetFileFragment):
+            yield from rows.split_by_row_group(self.filter, schema=self.dataset.schema)
+        else:
+            yield rows
 
     def table(self) -> pa.Table:
         """All selected rows."""
