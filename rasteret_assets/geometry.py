@@ -179,6 +179,29 @@ def bbox_structs(geometries: Geometries) -> pa.StructArray:
     return pa.StructArray.from_arrays(children, fields=list(BBOX_TYPE), mask=pa.array(missing))
 
 
+def portable_footprints(geometries: Geometries) -> Geometries:
+    """Footprints as every reader of GeoParquet takes them: in -180..180, and null where they are empty.
+
+    What reaches beyond +-180 is cut at the antimeridian and its far part moved to the other end of the map (RFC 7946,
+    3.1.9). Boxes are made before: from the cut footprint alone it does not always show that it was one.
+    """
+    bounds = shapely.bounds(geometries)
+    with np.errstate(invalid="ignore"):
+        beyond = (bounds[:, 0] < -180) | (bounds[:, 2] > 180)
+    empty = shapely.is_empty(geometries)
+    if not beyond.any() and not empty.any():
+        return geometries
+    portable = geometries.copy()
+    portable[empty] = None
+    whole = shapely.make_valid(geometries[beyond])
+    turns = []
+    for shift in (0.0, -360.0, 360.0):
+        own = shapely.intersection(whole, shapely.box(-180 - shift, -90, 180 - shift, 90))
+        turns.append(_moved_east(own, shift))
+    portable[beyond] = shapely.union_all(np.stack(turns), axis=0)
+    return portable
+
+
 def encode_wkb(geometries: Geometries) -> pa.Array:
     """ISO WKB, little-endian, without SRIDs and measures; null where there is no geometry."""
     if shapely.has_m(geometries).any():
@@ -331,6 +354,15 @@ def _reproject(geometries: Geometries, crs: str) -> Geometries:
         return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
 
     return np.asarray(shapely.transform(geometries, project), dtype=object)
+
+
+def _moved_east(geometries: Geometries, degrees: float) -> Geometries:
+    moved = geometries.copy()
+    for has_z in (False, True):
+        mask = shapely.has_z(geometries) == has_z
+        step = np.array([degrees, 0, 0][: 3 if has_z else 2])
+        moved[mask] = shapely.transform(geometries[mask], step.__add__, include_z=has_z)
+    return moved
 
 
 def _wrap_split(geometries: Geometries, bounds: npt.NDArray[np.float64]) -> None:

@@ -21,6 +21,7 @@ from rasteret_assets.geometry import (
     encode_wkb,
     hilbert_distance,
     invalid_footprints,
+    portable_footprints,
     to_lonlat,
     wkb_types,
 )
@@ -148,6 +149,22 @@ def test_footprints_that_cannot_be_on_earth_are_named() -> None:
     assert "not in degrees (it starts at x=199980, y=2690220)" in reasons[1]
     assert "not finite" in reasons[2]
     assert reasons[3] is None
+
+
+def test_footprints_are_published_within_the_map() -> None:
+    box, triangle = shapely.box(-190, 0, -170, 3), shapely.from_wkt("POLYGON Z ((179 0 5, 181 0 5, 181 1 5, 179 0 5))")
+    given = np.array([box, triangle, shapely.Point(190, 3), shapely.Polygon(), None, SQUARE], object)
+    portable = portable_footprints(given)
+    assert portable[0].equals(shapely.MultiPolygon([shapely.box(170, 0, 180, 3), shapely.box(-180, 0, -170, 3)]))
+    assert portable[1].has_z
+    assert np.allclose(portable[1].area, triangle.area)
+    assert set(shapely.get_coordinates(portable[1], include_z=True)[:, 2]) == {5}
+    assert shapely.bounds(portable[1]).tolist()[::2] == [-180, 180]
+    assert portable[2] == shapely.Point(-170, 3)
+    assert portable[3] is None
+    assert portable[4] is None
+    assert portable[5] is SQUARE
+    assert bbox_structs(portable).equals(bbox_structs(given))
 
 
 def test_geometry_types_are_geoparquets() -> None:

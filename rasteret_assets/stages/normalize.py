@@ -20,6 +20,7 @@ from rasteret_assets.geometry import (
     describe_geometry,
     encode_wkb,
     invalid_footprints,
+    portable_footprints,
     to_lonlat,
 )
 from rasteret_assets.schema import (
@@ -123,7 +124,7 @@ def normalize_records(
     replaced: dict[str, pa.Array] = {
         ID: ids,
         DATETIME: times,
-        GEOMETRY: encode_wkb(footprints),
+        GEOMETRY: encode_wkb(portable_footprints(footprints)),
         BBOX: bbox_structs(footprints),
         ASSETS: assets,
         PROJ_EPSG: codes,
