@@ -56,9 +56,9 @@ class Source:
 class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which has no TorchGeo
     """Records of a collection as TorchGeo's samplers and loaders use them.
 
-    A sample is a dict of ``crs``, ``bounds`` and ``image`` (float32, bands x rows x columns; with ``time_series`` time
-    before them), or ``mask`` (int64) where it is no image. Where records overlap, the first that has data wins, by
-    datetime and id. Pixels without data are the bands' nodata, or 0 without one.
+    A sample is a dict of its place, as TorchGeo's own datasets say it, and ``image`` (float32, bands x rows x columns;
+    with ``time_series`` time before them), or ``mask`` (int64) where it is no image. Where records overlap, the first
+    that has data wins, by datetime and id. Pixels without data are the bands' nodata, or 0 without one.
 
     Args:
         records: of the collection.
@@ -120,12 +120,19 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
         )
         pixels, valid = self._read([self.records[number] for number in rows["position"]], grid)
         data = torch.from_numpy(pixels if self.time_series else _first_valid(pixels, valid))
-        sample: dict[str, Any] = {"crs": self.crs, "bounds": query}
+        sample = self._place(query, grid)
         if self.is_image:
             sample["image"] = data.to(torch.float32)
         else:
             sample["mask"] = data.to(torch.int64).squeeze(-3)  # one band is no dimension
         return sample if self.transforms is None else self.transforms(sample)
+
+    def _place(self, query: Any, grid: Grid) -> dict[str, Any]:
+        """Where a sample lies, as this version of TorchGeo's own datasets say it."""
+        if hasattr(self, "_slice_to_tensor"):  # from 0.9 on samples hold nothing but tensors
+            transform = torch.tensor([*grid.affine, 0.0, 0.0, 1.0])
+            return {"bounds": self._slice_to_tensor(query), "transform": transform}
+        return {"crs": self.crs, "bounds": query}
 
     def _read(self, records: Sequence[Record], grid: Grid) -> tuple[Any, Any]:
         """Pixels and which of them hold data, both (records, bands, rows, columns)."""

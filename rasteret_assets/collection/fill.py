@@ -144,8 +144,8 @@ class _Warp:
         self.part = part
         self.window = window
         self.resampling = resampling
-        # Source, its copy inside GDAL, the result.
-        self.cost = level.dtype.itemsize * (2 * window.width * window.height + part.width * part.height)
+        # Source, its file in memory, GDAL's cache of that and GDAL's working copy; the result twice.
+        self.cost = level.dtype.itemsize * (4 * window.width * window.height + 2 * part.width * part.height)
         self.pixels: npt.NDArray[Any] | None = None
         self.valid: _Mask | None = None
 

@@ -29,7 +29,7 @@ _KERNELS = frozenset({"bilinear", "cubic", "cubic_spline", "lanczos", "sum"})
 
 #: Bytes of source pixels that one warp may take; larger grids are warped in parts, as GDAL does for itself, and with
 #: the same consequence: in each part the transform is approximated anew, to an eighth of a source pixel.
-_MOST_BYTES = 16 * 1024 * 1024
+_MOST_BYTES = 8 * 1024 * 1024
 _SMALLEST_PART = 256
 
 _PURPOSE = "reading on another grid (target_crs, resolution, allow_resample)"
