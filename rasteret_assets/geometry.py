@@ -18,7 +18,7 @@ import pyproj
 import shapely
 
 from rasteret_assets.errors import RecordError
-from rasteret_assets.schema import BBOX_TYPE, GEO_KEY
+from rasteret_assets.schema import GEO_KEY
 
 CRS84: Final = "OGC:CRS84"
 Geometries = npt.NDArray[np.object_]
@@ -140,75 +140,6 @@ def to_lonlat(geometries: Geometries, described: GeometryColumn) -> Geometries:
         result = result.copy() if result is geometries else result
         result[mask] = _reproject(geometries[mask], f"EPSG:{srid}")
     return result
-
-
-def invalid_footprints(geometries: Geometries) -> npt.NDArray[np.object_]:
-    """Why a lon/lat footprint cannot stand, per row; None where it can.
-
-    Longitudes up to +-360 pass: footprints across the antimeridian are often written beyond 180.
-    """
-    reasons = np.full(len(geometries), None, dtype=object)
-    bounds = shapely.bounds(geometries)
-    present = ~shapely.is_missing(geometries) & ~shapely.is_empty(geometries)
-    coordinates, index = shapely.get_coordinates(geometries, return_index=True)
-    broken = np.zeros(len(geometries), bool)
-    broken[index[~np.isfinite(coordinates).all(axis=1)]] = True
-    reasons[present & broken] = "the footprint has coordinates that are not finite"
-    with np.errstate(invalid="ignore"):
-        outside = (np.abs(bounds[:, [0, 2]]) > 360).any(axis=1) | (np.abs(bounds[:, [1, 3]]) > 90 + 1e-6).any(axis=1)
-    for row in np.flatnonzero(present & ~broken & outside):
-        x, y = bounds[row, :2]
-        reasons[row] = f"the footprint is not in degrees (it starts at x={x:.0f}, y={y:.0f}): state its CRS"
-    return reasons
-
-
-def bbox_structs(geometries: Geometries) -> pa.StructArray:
-    """Bounding boxes in lon/lat; null for null and empty footprints.
-
-    A footprint that crosses the antimeridian has ``xmin > xmax``, as GeoParquet 1.1 and RFC 7946 (5.2) write it. It is
-    recognised where the data says so: parts that meet at both +180 and -180, or longitudes beyond +-180.
-    """
-    bounds = shapely.bounds(geometries)
-    _wrap_split(geometries, bounds)
-    for column in (0, 2):
-        values = bounds[:, column]
-        values[values > 180] -= 360
-        values[values < -180] += 360
-    missing = np.isnan(bounds).any(axis=1)
-    children = [pa.array(bounds[:, i], pa.float64(), mask=missing) for i in range(4)]
-    return pa.StructArray.from_arrays(children, fields=list(BBOX_TYPE), mask=pa.array(missing))
-
-
-def portable_footprints(geometries: Geometries) -> Geometries:
-    """Footprints as every reader of GeoParquet takes them: in -180..180, and null where they are empty.
-
-    What reaches beyond +-180 is cut at the antimeridian and its far part moved to the other end of the map (RFC 7946,
-    3.1.9). Boxes are made before: from the cut footprint alone it does not always show that it was one.
-    """
-    bounds = shapely.bounds(geometries)
-    with np.errstate(invalid="ignore"):
-        beyond = (bounds[:, 0] < -180) | (bounds[:, 2] > 180)
-    empty = shapely.is_empty(geometries)
-    if not beyond.any() and not empty.any():
-        return geometries
-    portable = geometries.copy()
-    portable[empty] = None
-    whole = shapely.make_valid(geometries[beyond])
-    turns = []
-    for shift in (0.0, -360.0, 360.0):
-        own = shapely.intersection(whole, shapely.box(-180 - shift, -90, 180 - shift, 90))
-        turns.append(_moved_east(own, shift))
-    portable[beyond] = shapely.union_all(np.stack(turns), axis=0)
-    return portable
-
-
-def encode_wkb(geometries: Geometries) -> pa.Array:
-    """ISO WKB, little-endian, without SRIDs and measures; null where there is no geometry."""
-    if shapely.has_m(geometries).any():
-        # GeoParquet 1.1 knows no measures.
-        geometries = np.where(shapely.has_z(geometries), geometries, shapely.force_2d(geometries))
-    wkb = shapely.to_wkb(geometries, byte_order=1, flavor="iso", include_srid=False, output_dimension=3)
-    return pa.array(wkb, pa.binary())
 
 
 def wkb_types(column: pa.Array) -> set[str]:
@@ -354,29 +285,3 @@ def _reproject(geometries: Geometries, crs: str) -> Geometries:
         return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
 
     return np.asarray(shapely.transform(geometries, project), dtype=object)
-
-
-def _moved_east(geometries: Geometries, degrees: float) -> Geometries:
-    moved = geometries.copy()
-    for has_z in (False, True):
-        mask = shapely.has_z(geometries) == has_z
-        step = np.array([degrees, 0, 0][: 3 if has_z else 2])
-        moved[mask] = shapely.transform(geometries[mask], step.__add__, include_z=has_z)
-    return moved
-
-
-def _wrap_split(geometries: Geometries, bounds: npt.NDArray[np.float64]) -> None:
-    """Turn the box of a footprint split at the antimeridian into its ``xmin > xmax`` form, in place."""
-    with np.errstate(invalid="ignore"):
-        candidates = (bounds[:, 0] <= -180) & (bounds[:, 2] >= 180) & (shapely.get_num_geometries(geometries) > 1)
-    # Only footprints that touch both ends of the map are walked.
-    for row in np.flatnonzero(candidates):
-        parts = shapely.bounds(shapely.get_parts(geometries[row]))
-        east, west = parts[parts[:, 2] >= 180], parts[parts[:, 0] <= -180]
-        if (
-            len(east) + len(west) == len(parts)
-            and len(east)
-            and len(west)
-            and (np.ptp(parts[:, ::2], axis=1) < 180).all()
-        ):
-            bounds[row, 0], bounds[row, 2] = east[:, 0].min(), west[:, 2].max()

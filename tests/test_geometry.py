@@ -13,15 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rasteret_assets.errors import RecordError
-from rasteret_assets.geometry import (
-    GeometryColumn,
+from rasteret_assets.footprints import (
     bbox_structs,
-    decode_geometries,
-    describe_geometry,
     encode_wkb,
-    hilbert_distance,
     invalid_footprints,
     portable_footprints,
+    read_footprints,
+)
+from rasteret_assets.geometry import (
+    GeometryColumn,
+    decode_geometries,
+    describe_geometry,
+    hilbert_distance,
     to_lonlat,
     wkb_types,
 )
@@ -199,3 +202,26 @@ def test_the_order_of_a_record_does_not_depend_on_the_others(points: list[tuple[
 def test_records_without_a_box_come_last() -> None:
     distance = hilbert_distance(bbox_structs(np.array([None, SQUARE], object)))
     assert distance[0] > distance[1]
+
+
+RINGS = st.lists(st.tuples(st.floats(-400, 400), st.floats(-100, 100)), min_size=3, max_size=6).map(
+    lambda points: shapely.polygons([*points, points[0]])
+)
+ODD = st.sampled_from(
+    [
+        None, shapely.Point(1, 2), shapely.Point(1, float("nan")), shapely.Polygon(), shapely.box(170, 0, 190, 1),
+        shapely.box(0, 0, 9, 9).difference(shapely.box(1, 1, 2, 2)),
+        shapely.MultiPolygon([shapely.box(179, 0, 180, 1), shapely.box(-180, 0, -179, 1)]),
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(RINGS | ODD | st.just(SQUARE), max_size=8))
+def test_rings_are_read_from_their_bytes_as_geometry_objects_would_be(geometries):
+    column = pa.array([None if g is None else shapely.to_wkb(g, byte_order=1) for g in geometries], pa.binary())
+    padded = pa.concat_arrays([pa.array([b"x"], pa.binary()), column]).slice(1)
+    found, expected = read_footprints(padded, PLAIN), read_footprints(column.cast(pa.large_binary()), PLAIN)
+    assert found.wkb.equals(expected.wkb)
+    assert found.bbox.equals(expected.bbox)
+    assert found.misplaced.tolist() == expected.misplaced.tolist()
+    assert found.unreadable.tolist() == expected.unreadable.tolist()

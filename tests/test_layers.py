@@ -17,6 +17,7 @@ PACKAGE = Path(rasteret_assets.__file__).parent
 LAYERS = [
     {"errors", "options", "schema", "spec"},
     {"tiff", "geometry"},
+    {"footprints"},
     {"storage"},
     {"stages"},
     {"checks", "collection", "progress"},

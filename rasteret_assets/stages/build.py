@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final
 
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW, STAGES
 from rasteret_assets.spec import CollectionSpec
@@ -23,6 +26,9 @@ from rasteret_assets.stages.run import (
 from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.workspace import Workspace
+
+# Each streams through memory of its own.
+_PARTITIONS_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +87,7 @@ def build_partitions(
     """
     results: dict[str, dict[str, StageResult]] = {stage: {} for stage in STAGES}
     results[RAW] = {result.key: result for result in run_raw_records(workspace, source, spec, keys)}
-    for key in keys:
-        results[NORMALIZED][key] = run_normalized_records(workspace, spec, key)
+    results[NORMALIZED] = _side_by_side(keys, lambda key: run_normalized_records(workspace, spec, key))
     if not force:
         set_aside_headers(workspace, spec, keys)
     for key in keys:
@@ -92,10 +97,22 @@ def build_partitions(
         )
     refuse_without_headers(workspace, list(results[BANDS].values()))
     # What is gone goes last: a record that moved from a partition that is removed is never missing.
-    for key in sorted(keys, key=lambda key: results[NORMALIZED][key].version == REMOVED):
-        results[COLLECTION][key] = run_collection(workspace, spec, key)
+    gone = [key for key in keys if results[NORMALIZED][key].version == REMOVED]
+    for group in ([key for key in keys if key not in gone], gone):
+        results[COLLECTION] |= _side_by_side(group, lambda key: run_collection(workspace, spec, key))
     publish_collection_document(workspace, spec)
     return results
+
+
+def _side_by_side(keys: Sequence[str], stage: Callable[[str], StageResult]) -> dict[str, StageResult]:
+    """A stage over several partitions at once: its work is Arrow's and numpy's, which run beside each other."""
+    with ThreadPoolExecutor(min(_PARTITIONS_AT_ONCE, os.cpu_count() or 1)) as pool:
+        running = {key: pool.submit(stage, key) for key in keys}
+        try:
+            return {key: future.result() for key, future in running.items()}
+        finally:
+            for future in running.values():
+                future.cancel()
 
 
 def refuse_without_headers(

@@ -14,15 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.errors import InvalidRecordError
-from rasteret_assets.geometry import (
-    bbox_structs,
-    decode_geometries,
-    describe_geometry,
-    encode_wkb,
-    invalid_footprints,
-    portable_footprints,
-    to_lonlat,
-)
+from rasteret_assets.footprints import Footprints, read_footprints
+from rasteret_assets.geometry import describe_geometry
 from rasteret_assets.schema import (
     ASSETS,
     BBOX,
@@ -112,20 +105,19 @@ def normalize_records(
     ids = normalize_ids(aliased.column(ID))
     times, bad_times, placed = record_times(aliased, spec)
     described = describe_geometry(_geometry_field(raw.schema, aliased.schema), raw.schema.metadata)
-    footprints, unreadable = decode_geometries(aliased.column(GEOMETRY), described)
-    footprints = to_lonlat(footprints, described)
+    footprints = read_footprints(aliased.column(GEOMETRY), described)
     assets, bad_assets = _assets(aliased, spec, profile)
     codes, crs_texts, conflicts = normalize_crs(aliased)
 
-    reasons = _rejections(ids, bad_times, unreadable, footprints, profile)
+    reasons = _rejections(ids, bad_times, footprints, profile)
     standing = np.asarray(reasons[:, 0] == None, bool)  # noqa: E711  (element-wise)
     duplicate = (repeats or RepeatedIds([ids])).again(ids, standing)
     keep = pa.array(standing & ~duplicate)
     replaced: dict[str, pa.Array] = {
         ID: ids,
         DATETIME: times,
-        GEOMETRY: encode_wkb(portable_footprints(footprints)),
-        BBOX: bbox_structs(footprints),
+        GEOMETRY: footprints.wkb,
+        BBOX: footprints.bbox,
         ASSETS: assets,
         PROJ_EPSG: codes,
         CRS: crs_texts,
@@ -168,19 +160,18 @@ def _assets(batch: pa.RecordBatch, spec: CollectionSpec, profile: SourceProfile)
 def _rejections(
     ids: pa.Array,
     bad_times: pa.Array,
-    unreadable: npt.NDArray[np.bool_],
-    footprints: npt.NDArray[np.object_],
+    footprints: Footprints,
     profile: SourceProfile,
 ) -> npt.NDArray[np.object_]:
     """Class and reason per row, ``[N, 2]``; None where the row stands. The first reason found is kept."""
     reasons = np.full((len(ids), 2), None, dtype=object)
     conflicting = pc.fill_null(pc.is_in(ids, pa.array(profile.conflicting_ids, pa.string())), fill_value=False)
-    misplaced = invalid_footprints(footprints)
+    misplaced = footprints.misplaced
     found: list[tuple[str, npt.NDArray[np.bool_], str | None]] = [
         ("missing_id", np.asarray(pc.is_null(ids)), "the record has no id"),
         ("duplicate_id", np.asarray(conflicting), "several records with different content carry this id"),
         ("invalid_datetime", np.asarray(bad_times), "datetime does not parse as ISO 8601"),
-        ("invalid_geometry", np.asarray(unreadable), "geometry cannot be read"),
+        ("invalid_geometry", footprints.unreadable, "geometry cannot be read"),
         ("invalid_geometry", misplaced != None, None),  # noqa: E711  (element-wise)
     ]
     for name, mask, reason in found:

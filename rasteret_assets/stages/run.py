@@ -52,7 +52,7 @@ REMOVED: Final = "removed"
 
 # Files that are written at once in one scan of the source, and rows that wait for theirs to be worth a row group.
 _OPEN_FILES: Final = 256
-_HELD_BYTES: Final = 48 * 2**20
+_HELD_BYTES: Final = 16 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,21 +180,26 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
     first_rejected = empty.rejected
     record_schema = with_recipe(empty.records.schema, profile, version)
     with workspace.writer(path, record_schema, **_STAGE_OPTIONS) as records:
-        with workspace.writer(rejected_path, empty.rejected.schema, **_STAGE_OPTIONS) as rejected:
+        with ExitStack() as stack:
+            rejected: TableWriter | None = None
             for batch in workspace.read_batches(raw_path):
                 rows = pa.Table.from_batches([batch]).replace_schema_metadata(schema.metadata)
                 result = normalize_records(rows, spec, profile, repeats)
                 records.write(result.records)
-                rejected.write(result.rejected)
-                first_rejected = first_rejected if first_rejected.num_rows else result.rejected
+                if result.rejected.num_rows:
+                    if rejected is None:
+                        first_rejected = result.rejected
+                        writer = workspace.writer(rejected_path, first_rejected.schema, **_STAGE_OPTIONS)
+                        rejected = stack.enter_context(writer)
+                    rejected.write(result.rejected)
                 counts["rejected_records"] += result.rejected.num_rows
                 counts["duplicate_records"] += result.duplicates
                 counts["unreadable_assets"] += result.unreadable_assets
                 counts["crs_conflicts"] += result.crs_conflicts
-        if not rejected.rows:
+        if rejected is None:
             workspace.remove(rejected_path)
-        total = records.rows + rejected.rows + counts["duplicate_records"]
-        check_rejected(first_rejected, rejected.rows, total, spec.max_rejected)
+        total = records.rows + counts["rejected_records"] + counts["duplicate_records"]
+        check_rejected(first_rejected, counts["rejected_records"], total, spec.max_rejected)
     return StageResult(
         key=key, rows=records.rows, version=records.written.digest,
         counts={name: counts[name] for name in _RECORD_COUNTS}, path=path, schema=empty.records.schema,

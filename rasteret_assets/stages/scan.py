@@ -92,7 +92,10 @@ class Source:
     def _pieces(self, rows: ds.Dataset | ds.Fragment) -> Iterator[ds.Dataset | ds.Fragment]:
         """A file by row groups: Arrow buffers what it scans at once, which for a file is all of it."""
         if isinstance(rows, ds.ParquetFileFragment):
-            yield from rows.split_by_row_group(self.filter, schema=self.dataset.schema)
+            for group in rows.split_by_row_group(self.filter, schema=self.dataset.schema):
+                yield group
+                # The allocator would keep the pages of every row group for a while: memory of several, for nothing.
+                pa.default_memory_pool().release_unused()
         else:
             yield rows
 

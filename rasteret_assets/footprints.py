@@ -1,0 +1,192 @@
+"""Footprints: from a column of geometries in any form to lon/lat WKB with boxes, and which of them cannot stand.
+
+Most record tables write footprints as plain WKB rings. Those are judged and boxed from their bytes, by numpy; geometry
+objects are made of all others only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+
+from rasteret_assets.geometry import Geometries, GeometryColumn, decode_geometries, to_lonlat
+from rasteret_assets.schema import BBOX_TYPE
+
+# WKB (OGC 06-103r4, 8.2.8): byte order, type, number of rings, number of points, then x and y of each.
+_POLYGON: Final = np.frombuffer(b"\x01\x03\x00\x00\x00\x01\x00\x00\x00", np.uint8)
+_HEAD: Final = len(_POLYGON) + 4
+_POINT: Final = 16
+_FEWEST_POINTS: Final = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprints:
+    """The footprints of N records.
+
+    Args:
+        wkb: ISO WKB in lon/lat, little-endian; null where there is none.
+        bbox: structs of :data:`~rasteret_assets.schema.BBOX_TYPE`; null where there is none.
+        unreadable: mask ``[N]`` of the rows whose geometry could not be read.
+        misplaced: why a footprint cannot stand, ``object[N]``; None where it can.
+    """
+
+    wkb: pa.Array
+    bbox: pa.StructArray
+    unreadable: npt.NDArray[np.bool_]
+    misplaced: npt.NDArray[np.object_]
+
+
+def read_footprints(column: pa.Array, described: GeometryColumn) -> Footprints:
+    """Footprints of a column in any form that :func:`~rasteret_assets.geometry.decode_geometries` knows.
+
+    Raises:
+        RecordError: if the column holds no geometries, or its CRS is unknown.
+    """
+    bounds = _ring_bounds(column) if described == GeometryColumn() else None
+    if bounds is not None:
+        return Footprints(
+            wkb=column, bbox=_boxes(bounds), unreadable=np.zeros(len(column), bool),
+            misplaced=_outside(bounds, np.asarray(column.is_valid())),
+        )  # fmt: skip
+    geometries, unreadable = decode_geometries(column, described)
+    geometries = to_lonlat(geometries, described)
+    return Footprints(
+        wkb=encode_wkb(portable_footprints(geometries)), bbox=bbox_structs(geometries), unreadable=unreadable,
+        misplaced=invalid_footprints(geometries),
+    )  # fmt: skip
+
+
+def _ring_bounds(column: pa.Array) -> npt.NDArray[np.float64] | None:
+    """Bounds ``[N, 4]`` of polygons of one closed, finite ring in -180..180; None where a row is anything else."""
+    if not pa.types.is_binary(column.type) or not len(column):
+        return None
+    sizes = np.asarray(pc.fill_null(pc.binary_length(column), 0))
+    offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+    content = np.frombuffer(column.buffers()[2] or b"", np.uint8)
+    bounds = np.full((len(column), 4), np.nan)
+    valid = np.asarray(column.is_valid())
+    for size in np.unique(sizes[valid]):
+        points, rest = divmod(int(size) - _HEAD, _POINT)
+        if rest or points < _FEWEST_POINTS:
+            return None
+        rows = np.flatnonzero(valid & (sizes == size))
+        bytes_ = content[offsets[rows][:, None] + np.arange(size)]
+        head = np.concatenate([_POLYGON, np.frombuffer(np.uint32(points).tobytes(), np.uint8)])
+        ring = np.ascontiguousarray(bytes_[:, _HEAD:]).view("<f8").reshape(len(rows), points, 2)
+        if (bytes_[:, :_HEAD] != head).any() or not np.isfinite(ring).all() or (ring[:, 0] != ring[:, -1]).any():
+            return None
+        bounds[rows] = np.concatenate([ring.min(axis=1), ring.max(axis=1)], axis=1)
+    with np.errstate(invalid="ignore"):
+        # What reaches beyond the map is cut in two, which takes geometry.
+        return None if (np.abs(bounds[:, ::2]) > 180).any() else bounds
+
+
+def invalid_footprints(geometries: Geometries) -> npt.NDArray[np.object_]:
+    """Why a lon/lat footprint cannot stand, per row; None where it can.
+
+    Longitudes up to +-360 pass: footprints across the antimeridian are often written beyond 180.
+    """
+    bounds = shapely.bounds(geometries)
+    present = ~shapely.is_missing(geometries) & ~shapely.is_empty(geometries)
+    coordinates, index = shapely.get_coordinates(geometries, return_index=True)
+    broken = np.zeros(len(geometries), bool)
+    broken[index[~np.isfinite(coordinates).all(axis=1)]] = True
+    reasons = _outside(bounds, present & ~broken)
+    reasons[present & broken] = "the footprint has coordinates that are not finite"
+    return reasons
+
+
+def _outside(bounds: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]) -> npt.NDArray[np.object_]:
+    reasons = np.full(len(bounds), None, dtype=object)
+    with np.errstate(invalid="ignore"):
+        outside = (np.abs(bounds[:, [0, 2]]) > 360).any(axis=1) | (np.abs(bounds[:, [1, 3]]) > 90 + 1e-6).any(axis=1)
+    # Only rows that are wrong are walked.
+    for row in np.flatnonzero(present & outside):
+        x, y = bounds[row, :2]
+        reasons[row] = f"the footprint is not in degrees (it starts at x={x:.0f}, y={y:.0f}): state its CRS"
+    return reasons
+
+
+def bbox_structs(geometries: Geometries) -> pa.StructArray:
+    """Bounding boxes in lon/lat; null for null and empty footprints.
+
+    A footprint that crosses the antimeridian has ``xmin > xmax``, as GeoParquet 1.1 and RFC 7946 (5.2) write it. It is
+    recognised where the data says so: parts that meet at both +180 and -180, or longitudes beyond +-180.
+    """
+    bounds = shapely.bounds(geometries)
+    _wrap_split(geometries, bounds)
+    return _boxes(bounds)
+
+
+def _boxes(bounds: npt.NDArray[np.float64]) -> pa.StructArray:
+    for column in (0, 2):
+        values = bounds[:, column]
+        values[values > 180] -= 360
+        values[values < -180] += 360
+    missing = np.isnan(bounds).any(axis=1)
+    children = [pa.array(bounds[:, i], pa.float64(), mask=missing) for i in range(4)]
+    return pa.StructArray.from_arrays(children, fields=list(BBOX_TYPE), mask=pa.array(missing))
+
+
+def portable_footprints(geometries: Geometries) -> Geometries:
+    """Footprints as every reader of GeoParquet takes them: in -180..180, and null where they are empty.
+
+    What reaches beyond +-180 is cut at the antimeridian and its far part moved to the other end of the map (RFC 7946,
+    3.1.9). Boxes are made before: from the cut footprint alone it does not always show that it was one.
+    """
+    bounds = shapely.bounds(geometries)
+    with np.errstate(invalid="ignore"):
+        beyond = (bounds[:, 0] < -180) | (bounds[:, 2] > 180)
+    empty = shapely.is_empty(geometries)
+    if not beyond.any() and not empty.any():
+        return geometries
+    portable = geometries.copy()
+    portable[empty] = None
+    whole = shapely.make_valid(geometries[beyond])
+    turns = []
+    for shift in (0.0, -360.0, 360.0):
+        own = shapely.intersection(whole, shapely.box(-180 - shift, -90, 180 - shift, 90))
+        turns.append(_moved_east(own, shift))
+    portable[beyond] = shapely.union_all(np.stack(turns), axis=0)
+    return portable
+
+
+def encode_wkb(geometries: Geometries) -> pa.Array:
+    """ISO WKB, little-endian, without SRIDs and measures; null where there is no geometry."""
+    if shapely.has_m(geometries).any():
+        # GeoParquet 1.1 knows no measures.
+        geometries = np.where(shapely.has_z(geometries), geometries, shapely.force_2d(geometries))
+    wkb = shapely.to_wkb(geometries, byte_order=1, flavor="iso", include_srid=False, output_dimension=3)
+    return pa.array(wkb, pa.binary())
+
+
+def _moved_east(geometries: Geometries, degrees: float) -> Geometries:
+    moved = geometries.copy()
+    for has_z in (False, True):
+        mask = shapely.has_z(geometries) == has_z
+        step = np.array([degrees, 0, 0][: 3 if has_z else 2])
+        moved[mask] = shapely.transform(geometries[mask], step.__add__, include_z=has_z)
+    return moved
+
+
+def _wrap_split(geometries: Geometries, bounds: npt.NDArray[np.float64]) -> None:
+    """Turn the box of a footprint split at the antimeridian into its ``xmin > xmax`` form, in place."""
+    with np.errstate(invalid="ignore"):
+        candidates = (bounds[:, 0] <= -180) & (bounds[:, 2] >= 180) & (shapely.get_num_geometries(geometries) > 1)
+    # Only footprints that touch both ends of the map are walked.
+    for row in np.flatnonzero(candidates):
+        parts = shapely.bounds(shapely.get_parts(geometries[row]))
+        east, west = parts[parts[:, 2] >= 180], parts[parts[:, 0] <= -180]
+        if (
+            len(east) + len(west) == len(parts)
+            and len(east)
+            and len(west)
+            and (np.ptp(parts[:, ::2], axis=1) < 180).all()
+        ):
+            bounds[row, 0], bounds[row, 2] = east[:, 0].min(), west[:, 2].max()
