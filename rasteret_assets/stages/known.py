@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +19,13 @@ from rasteret_assets.stages.index import HeaderIndex, KnownFile, KnownRows
 from rasteret_assets.stages.recipe import recipe_of
 from rasteret_assets.stages.targets import TARGET_COLUMNS, ledger_targets
 from rasteret_assets.storage.filesystems import list_files
-from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace import STAGE_OPTIONS, Workspace
 
 #: Records whose targets are held at once.
 SLICE_ROWS = 131_072
 
 _LEFT: Final = f"{BANDS}.left"
 _STEP_ROWS: Final = 2048
-_OPTIONS: Final[dict[str, Any]] = {"compression": "lz4"}
 
 
 class WorkspaceCheckpoint:
@@ -44,7 +43,7 @@ class WorkspaceCheckpoint:
     def save(self, rows: pa.Table) -> KnownRows:
         """Keep rows, and say where."""
         path = f"{self._folder}/{len(self._files):06d}.parquet"
-        self._workspace.write_table(path, rows, **_OPTIONS)
+        self._workspace.write_table(path, rows, **STAGE_OPTIONS)
         self._files.append(path)
         return KnownFile(fs=self._workspace.fs, path=path)
 
@@ -94,7 +93,7 @@ def set_aside_headers(workspace: Workspace, spec: CollectionSpec, keys: Sequence
         if not len(rows):
             continue
         left = f"{workspace.stages}/{_LEFT}/{key}-{uuid.uuid4().hex}.parquet"
-        with workspace.writer(left, BAND_METADATA_SCHEMA, **_OPTIONS) as writer:
+        with workspace.writer(left, BAND_METADATA_SCHEMA, **STAGE_OPTIONS) as writer:
             for start in range(0, len(rows), _STEP_ROWS):
                 writer.write(last.take(rows[start : start + _STEP_ROWS]))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Concatenate, Final, ParamSpec
+from typing import Concatenate, Final, ParamSpec
 
 import pyarrow as pa
 
@@ -41,9 +41,8 @@ from rasteret_assets.stages.recipe import recipe_of, with_recipe
 from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.states import FileFacts, commit, unpublish
-from rasteret_assets.storage.workspace import BATCH_ROWS, TableWriter, Workspace
+from rasteret_assets.storage.workspace import BATCH_ROWS, STAGE_OPTIONS, TableWriter, Workspace
 
-_STAGE_OPTIONS: dict[str, Any] = {"compression": "lz4"}
 _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
 P = ParamSpec("P")
 
@@ -101,7 +100,7 @@ def _write_raw(
     with ExitStack() as stack:
         writers = {
             key: stack.enter_context(
-                workspace.writer(paths[key], with_recipe(source.schema, profile, versions[key]), **_STAGE_OPTIONS)
+                workspace.writer(paths[key], with_recipe(source.schema, profile, versions[key]), **STAGE_OPTIONS)
             )
             for key in keys
         }
@@ -179,7 +178,7 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
     counts: Counter[str] = Counter()
     first_rejected = empty.rejected
     record_schema = with_recipe(empty.records.schema, profile, version)
-    with workspace.writer(path, record_schema, **_STAGE_OPTIONS) as records:
+    with workspace.writer(path, record_schema, **STAGE_OPTIONS) as records:
         with ExitStack() as stack:
             rejected: TableWriter | None = None
             for batch in workspace.read_batches(raw_path):
@@ -189,7 +188,7 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
                 if result.rejected.num_rows:
                     if rejected is None:
                         first_rejected = result.rejected
-                        writer = workspace.writer(rejected_path, first_rejected.schema, **_STAGE_OPTIONS)
+                        writer = workspace.writer(rejected_path, first_rejected.schema, **STAGE_OPTIONS)
                         rejected = stack.enter_context(writer)
                     rejected.write(result.rejected)
                 counts["rejected_records"] += result.rejected.num_rows
@@ -236,7 +235,7 @@ def run_band_metadata(
         checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     ledger_schema = with_recipe(BAND_METADATA_SCHEMA, profile, version)
-    with workspace.writer(path, ledger_schema, **_STAGE_OPTIONS) as ledger:
+    with workspace.writer(path, ledger_schema, **STAGE_OPTIONS) as ledger:
         for records, more in target_slices(workspace, key):
             for rows in reader.read(records, more):
                 ledger.write(rows)

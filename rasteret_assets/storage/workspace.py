@@ -41,6 +41,9 @@ _log = logging.getLogger(__name__)
 PART_NAME = "part-0.parquet"
 STATE_STAGE = "collection"
 
+#: How tables of the stages are written: read once or twice and as a whole, they are cheap rather than small.
+STAGE_OPTIONS: Final[dict[str, Any]] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
+
 #: Rows of a batch of a stage: what streams through a partition that is larger than memory.
 BATCH_ROWS: Final = 32_768
 #: Arrow bytes of a batch that is read back, where its rows are large.
