@@ -20,6 +20,9 @@ class GraphOptions(BaseModel):
         owners: who is asked about the collection: ``team:<name>`` or an e-mail address.
         tags: of every asset, shown and searched in the catalog.
         kinds: shown beside ``parquet`` on the published collection, such as ``sentinel2``.
+        autostart: start the sensors ``<name>_refresh`` and ``<name>_retry`` with the code location; otherwise somebody
+            starts them in the UI.
+        refresh_seconds: how often the sensor looks at the source, at most.
         refresh_cron: when the schedule ``<name>_refresh_schedule`` looks for changes, for those who prefer a clock to
             the sensor.
         revalidate_cron: when ``<name>_revalidate_schedule`` asks whether known files have changed.
@@ -35,6 +38,8 @@ class GraphOptions(BaseModel):
     owners: tuple[str, ...] = ()
     tags: dict[str, str] = Field(default_factory=dict)
     kinds: tuple[str, ...] = ()
+    autostart: bool = False
+    refresh_seconds: int = Field(default=30, ge=1)
     refresh_cron: str = "0 6 * * *"
     revalidate_cron: str = "0 3 * * 0"
     timezone: str = "UTC"

@@ -17,7 +17,7 @@ DRAWN_SINGLY: Final = 400
 
 _WIDTH: Final = 460
 _HEIGHT: Final = 300
-_MARGIN: Final = 30
+_MARGIN: Final = 38
 _CELLS: Final = 40
 _WHOLE, _LACKING = "#2563eb", "#ea580c"
 _STEPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 45, 60)

@@ -16,6 +16,7 @@ from rasteret_assets.orchestration.names import build_job_name, identifier, stag
 from rasteret_assets.orchestration.partitions import partitions_name
 from rasteret_assets.orchestration.reconcile import busy_partitions
 from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.orchestration.sensor import sensor_status
 from rasteret_assets.schema import BANDS, COLLECTION
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.targets import RETRIED_CLASSES
@@ -48,6 +49,7 @@ def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
         name=f"{identifier(spec.name)}_retry",
         job_name=build_job_name(spec),
         minimum_interval_seconds=_INTERVAL_S,
+        default_status=sensor_status(spec),
         description=(
             f"Tries headers of {spec.name} again that failed for a reason that may pass (throttled, timed out, "
             "refused, unavailable): after an hour, then after two, four, at last once a day. Headers that are there, "

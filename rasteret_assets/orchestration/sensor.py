@@ -17,7 +17,6 @@ from rasteret_assets.orchestration.reconcile import Difference, build_requests, 
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.spec import CollectionSpec
 
-_INTERVAL_S: Final = 30
 #: A partition whose run failed is requested again after this time, or as soon as anything in the source changes.
 _RETRY_S: Final = 3600
 
@@ -55,7 +54,8 @@ def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{identifier(spec.name)}_refresh",
         job_name=build_job_name(spec),
-        minimum_interval_seconds=_INTERVAL_S,
+        minimum_interval_seconds=spec.graph.refresh_seconds,
+        default_status=sensor_status(spec),
         description=(
             f"Builds the partitions of {spec.name} whose source changed, and unpublishes those that are gone from it. "
             "Unchanged partitions are left alone."
@@ -77,6 +77,11 @@ def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
         )
 
     return refresh
+
+
+def sensor_status(spec: CollectionSpec) -> dg.DefaultSensorStatus:
+    """Whether the sensors of a collection run without somebody starting them."""
+    return dg.DefaultSensorStatus.RUNNING if spec.graph.autostart else dg.DefaultSensorStatus.STOPPED
 
 
 def _advance(cursor: Cursor, want: Mapping[str, str], have: Mapping[str, str]) -> tuple[Cursor, list[str]]:
