@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -41,7 +41,8 @@ class _Model(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise SpecError(_explain(error, list(cls.model_fields))) from None
+            sentences = [sentence for _, sentence in explain(error, list(cls.model_fields))]
+            raise SpecError("; ".join(sentences)) from None
 
 
 class CloudConfig(_Model):
@@ -298,29 +299,29 @@ def _filter_tuples(value: Any) -> list[list[tuple[str, str, Any]]]:
     return result
 
 
-def _explain(error: ValidationError, known: list[str]) -> str:
-    """One sentence per problem of a pydantic error, with the nearest known name for an unknown field."""
-    sentences = []
+def explain(error: ValidationError, known: list[str]) -> list[tuple[tuple[str | int, ...], str]]:
+    """The place and a sentence for every problem of a pydantic error, with the nearest known name for an unknown field.
+
+    Args:
+        error: of validating a model.
+        known: its fields.
+
+    Returns:
+        Place (keys and positions from the top; empty where several fields contradict) and sentence, in field order.
+    """
+    problems = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(where, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
-            sentences.append(f"unknown argument {where!r}: {hint}")
+            sentence = f"unknown argument {where!r}: {hint}"
         elif item["type"] == "value_error":
             text = str(item["ctx"]["error"])
-            sentences.append(f"{where}: {text}" if where else text)
+            sentence = f"{where}: {text}" if where else text
         elif item["type"] == "missing":
-            sentences.append(f"argument {where!r} is missing")
+            sentence = f"argument {where!r} is missing"
         else:
-            sentences.append(f"{where}={item['input']!r}: {item['msg'].lower()}")
-    return "; ".join(sentences)
-
-
-def spec_from_mapping(values: Mapping[str, Any]) -> CollectionSpec:
-    """A spec from a mapping such as a YAML document.
-
-    Raises:
-        SpecError: naming every field that does not fit.
-    """
-    return CollectionSpec.of(**{str(key): value for key, value in values.items()})
+            sentence = f"{where}={item['input']!r}: {item['msg'].lower()}"
+        problems.append((item["loc"], sentence))
+    return problems

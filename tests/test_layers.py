@@ -20,7 +20,7 @@ LAYERS = [
     {"footprints"},
     {"storage"},
     {"stages"},
-    {"checks", "collection", "progress"},
+    {"checks", "collection", "declare", "progress"},
     {"api"},
     {"orchestration"},
     {"demo"},

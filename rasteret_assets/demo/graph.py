@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from rasteret_assets.declare import read_spec
 from rasteret_assets.demo.folder import DemoFolder
 from rasteret_assets.demo.scenes import MONTHS
-from rasteret_assets.orchestration.build import read_spec
 from rasteret_assets.orchestration.materialize import materialize_collection
 from rasteret_assets.schema import STATUS_OK
 

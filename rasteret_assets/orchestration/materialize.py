@@ -36,6 +36,7 @@ def materialize_collection(
     resources: Mapping[str, Any] | None = None,
     keys: Sequence[str] | None = None,
     force: bool = False,
+    revalidate: bool = False,
     on_partition: Callable[[str, StageCounts], None] | None = None,
 ) -> dict[str, StageCounts]:
     """Materialize all four stages of a collection's partitions.
@@ -46,6 +47,7 @@ def materialize_collection(
         resources: over :func:`~rasteret_assets.orchestration.resources.default_resources`, by key.
         keys: partitions to build; all of the source, and those that are published but gone from it, when omitted.
         force: fetch every header again.
+        revalidate: ask whether the files of known headers have changed, and read those again that have.
         on_partition: called with a partition's key and counts when it is done.
 
     Returns:
@@ -67,7 +69,7 @@ def materialize_collection(
 
     job = build_definitions([spec], resources=provided).resolve_job_def(build_job_name(spec))
     config = {
-        "resources": {"options": {"config": {"force": force}}},
+        "resources": {"options": {"config": {"force": force, "revalidate": revalidate}}},
         # Everything is on the instance; the terminal belongs to the caller, who gets failures as exceptions.
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }

@@ -128,7 +128,7 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None) -> Sour
         SourceError: if there is nothing there, or what is there is no Parquet.
         MissingColumnError: if a column that the spec or the record contract names is not there.
     """
-    source = _open_path(str(data), filesystem) if isinstance(data, str | Path) else _open_arrow(data)
+    source = open_table(data, filesystem)
     columns = _projection(source, spec)
     names = source.schema.names if columns is None else columns
     schema = pa.schema([_scanned_field(source.schema.field(name)) for name in names], source.schema.metadata)
@@ -138,6 +138,15 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None) -> Sour
     )  # fmt: skip
     _check_contract(opened, spec)
     return opened
+
+
+def open_table(data: Any, filesystem: Any = None) -> Source:
+    """A table as it is, whatever its columns are called; :func:`open_source` also holds it against a spec.
+
+    Raises:
+        SourceError: if there is nothing there, or what is there is no Parquet.
+    """
+    return _open_path(str(data), filesystem) if isinstance(data, str | Path) else _open_arrow(data)
 
 
 def _open_path(path: str, filesystem: Any) -> Source:

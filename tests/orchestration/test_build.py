@@ -10,8 +10,9 @@ import dagster as dg
 import pytest
 
 from rasteret_assets import CollectionSpec
+from rasteret_assets.declare import read_spec, read_specs
 from rasteret_assets.errors import SpecError
-from rasteret_assets.orchestration.build import build_definitions, read_spec, read_specs
+from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.jobs import BUILT
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -36,12 +37,19 @@ def test_paths_start_at_the_file_and_the_name_is_its_own(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path: a.parquet\nenrich: true\n", "bad.yaml: unknown argument 'enrich': did you mean 'enrich_cog'"),
-        ("path: a.parquet\nmax_concurrent: none\n", "bad.yaml: max_concurrent='none': input should be a valid integer"),
-        ("name: x\n", "bad.yaml: argument 'path' is missing"),
-        ("path: [\n", "bad.yaml: not valid YAML: while parsing .* line 2"),
-        ("just words\n", "bad.yaml: declares no collection"),
-        ("", "bad.yaml: declares no collection"),
+        ("path: a.parquet\nenrich: true\n", "bad.yaml:2: unknown argument 'enrich': did you mean 'enrich_cog'"),
+        (
+            "path: a.parquet\nmax_concurrent: none\n",
+            "bad.yaml:2: max_concurrent='none': input should be a valid integer",
+        ),
+        ("name: x\n", "bad.yaml:1: argument 'path' is missing"),
+        ("path: [\n", "bad.yaml:2: not valid YAML: while parsing"),
+        ("just words\n", "bad.yaml:1: declares no collection"),
+        ("path: a\nname: x\npath: b\n", "bad.yaml:3: path is written twice"),
+        ("path: a\nhref_column: url\n", "bad.yaml:2: href_column='url' needs band_index_map"),
+        ("path: a\nband_codes:\n- B02\n- 3\n", r"bad.yaml:4: band_codes.1=3: input should be a valid string"),
+        ("path: a\ngraph:\n  owners: [me]\n", r"bad.yaml:3: graph.owners: \['me'\] are no owners"),
+        ("", "bad.yaml:1: declares no collection"),
     ],
 )
 def test_a_broken_declaration_names_file_field_and_remedy(tmp_path: Path, text: str, message: str) -> None:

@@ -1,0 +1,6 @@
+"""``python -m rasteret_assets.cli``."""
+
+from rasteret_assets.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""``rasteret-assets plan``, ``build``, ``status`` and ``discover``: a collection brought up to date, and how it stands.
+
+Where DAGSTER_HOME is set a build goes through the graph of that instance, in this process, so that the UI shows it;
+otherwise the library builds. Both touch the same partitions and publish the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rasteret_assets.cli.common import (
+    collections_option,
+    dagster_instance,
+    declared,
+    in_one_line,
+    json_option,
+    partition_option,
+    print_json,
+    print_table,
+    workspace_of,
+)
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from rasteret_assets.spec import CollectionSpec
+
+# ruff: noqa: PLC0415  (see common.py)
+
+_COUNTS = ("records", "headers_fetched", "headers_reused", "headers_failed", "requests", "request_bytes")
+
+force_option = click.option("--force", is_flag=True, help="Fetch every header again and rebuild every partition.")
+revalidate_option = click.option(
+    "--revalidate", is_flag=True, help="Ask whether the files of known headers have changed, and read those that have."
+)
+
+
+@click.command()
+@click.argument("collections", nargs=-1)
+@collections_option
+@partition_option
+@force_option
+@revalidate_option
+@json_option
+@in_one_line
+def plan(
+    collections: tuple[str, ...], *, folder: Path | None, partitions: tuple[str, ...], force: bool, revalidate: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Say what a build would do: partitions and why, headers to fetch. Asks no host and publishes nothing.
+
+    COLLECTIONS are YAML files or names of declared collections; all that are declared when omitted.
+    """
+    from rasteret_assets.api import plan as plan_build
+
+    documents = []
+    for spec in declared(collections, folder):
+        found = plan_build(spec, force=force, revalidate=revalidate, partitions=list(partitions) or None)
+        if as_json:
+            rows = found.to_table().to_pylist()
+            documents.append(
+                {"collection": spec.name, "partitions": rows, "current": list(found.current), "totals": found.totals}
+            )
+        else:
+            click.echo(f"{spec.name}: {found}" if not found.partitions else f"{spec.name}\n{found}")
+    if as_json:
+        print_json(documents)
+
+
+@click.command()
+@click.argument("collections", nargs=-1)
+@collections_option
+@partition_option
+@force_option
+@revalidate_option
+@click.option("--strict", is_flag=True, help="Exit with 1 where a header could not be read.")
+@json_option
+@in_one_line
+def build(
+    collections: tuple[str, ...], *, folder: Path | None, partitions: tuple[str, ...], force: bool, revalidate: bool,
+    strict: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Bring collections up to date, touching only what changed.
+
+    COLLECTIONS are YAML files or names of declared collections; all that are declared when omitted. Where DAGSTER_HOME
+    is set the build is recorded on that instance.
+    """
+    documents = []
+    with dagster_instance() as instance:
+        for spec in declared(collections, folder):
+            options: dict[str, Any] = {"force": force, "revalidate": revalidate, "partitions": list(partitions) or None}
+            done = _by_library(spec, **options) if instance is None else _by_graph(spec, instance, **options)
+            documents.append({"collection": spec.name, "path": spec.published_path, **done})
+            if not as_json:
+                _tell(documents[-1])
+    if as_json:
+        print_json(documents)
+    if strict and any(document["totals"]["headers_failed"] for document in documents):
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("collections", nargs=-1)
+@collections_option
+@json_option
+@in_one_line
+def status(collections: tuple[str, ...], *, folder: Path | None, as_json: bool) -> None:
+    """Say how collections stand: what is published, what differs from the source, what failed.
+
+    COLLECTIONS are YAML files or names of declared collections; all that are declared when omitted.
+    """
+    with dagster_instance() as instance:
+        documents = [_status(spec, instance) for spec in declared(collections, folder)]
+    if as_json:
+        print_json(documents)
+        return
+    columns = ("collection", "published", "records", "to build", "missing headers", "last run")
+    print_table(columns, [
+        (
+            document["collection"], document["partitions"], document["records"], len(document["stale"]),
+            sum(document["failures"].values()), document["last_run"] or "-",
+        )
+        for document in documents
+    ])  # fmt: skip
+    for document in documents:
+        reasons = Counter(document["stale"].values())
+        if reasons:
+            text = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+            click.echo(f"{document['collection']}: to build: {text}")
+
+
+@click.command()
+@collections_option
+@json_option
+@in_one_line
+def discover(*, folder: Path | None, as_json: bool) -> None:
+    """Register the partitions of all declared collections on the Dagster instance of DAGSTER_HOME."""
+    if not os.environ.get("DAGSTER_HOME"):
+        raise click.UsageError("DAGSTER_HOME is not set: it names the folder of the Dagster instance")
+    specs = declared((), folder)
+    from rasteret_assets.orchestration.partitions import discover_partitions
+    from rasteret_assets.orchestration.resources import FilesystemResource
+    from rasteret_assets.stages.look import load_profile
+
+    filesystem, found = FilesystemResource(), {}
+    with dagster_instance() as instance:
+        if instance is None:
+            return
+        for spec in specs:
+            workspace = filesystem.open_workspace(spec)
+            profile = load_profile(workspace, filesystem.open_source(spec), spec)
+            keys = discover_partitions(instance, spec, profile, workspace.states())
+            found[spec.name] = keys
+            if not as_json:
+                shown = [keys[0], "...", keys[-1]] if len(keys) > 3 else keys
+                click.echo(f"{spec.name}: {len(keys)} partitions ({', '.join(shown)})")
+    if as_json:
+        print_json(found)
+
+
+def _by_library(
+    spec: CollectionSpec, *, force: bool, revalidate: bool, partitions: Sequence[str] | None
+) -> dict[str, Any]:
+    from rasteret_assets.api import build as library_build
+
+    report = library_build(spec, force=force, revalidate=revalidate, partitions=partitions)
+    return {"partitions": report.reasons, "totals": {name: report.totals.get(name, 0) for name in _COUNTS}}
+
+
+def _by_graph(
+    spec: CollectionSpec,
+    instance: dg.DagsterInstance,
+    *,
+    force: bool,
+    revalidate: bool,
+    partitions: Sequence[str] | None,
+) -> dict[str, Any]:
+    from rasteret_assets.orchestration.materialize import materialize_collection
+    from rasteret_assets.stages.look import load_profile
+    from rasteret_assets.stages.plan import stale_partitions
+    from rasteret_assets.stages.scan import open_source
+
+    workspace = workspace_of(spec)
+    profile = load_profile(workspace, open_source(spec.path, spec), spec)
+    reasons = stale_partitions(workspace, profile, spec, force=force, revalidate=revalidate, only=partitions)
+    totals: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
+    if reasons:
+        counts = materialize_collection(spec, instance, keys=list(reasons), force=force, revalidate=revalidate)
+        for stages in counts.values():
+            totals["records"] += stages.get("collection", {}).get("rows", 0)
+            headers = stages.get("band_metadata", {})
+            totals.update({name: headers.get(name, 0) for name in _COUNTS[1:]})
+    return {"partitions": reasons, "totals": dict(totals)}
+
+
+def _tell(document: dict[str, Any]) -> None:
+    partitions, totals = document["partitions"], document["totals"]
+    if not partitions:
+        click.echo(f"{document['collection']}: nothing to do, all partitions are as the source has them")
+        return
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(partitions.values()).items()))
+    click.echo(
+        f"{document['collection']}: {len(partitions)} partitions ({reasons}), {totals['records']} records; "
+        f"{totals['headers_fetched']} headers fetched, {totals['headers_reused']} reused, "
+        f"{totals['headers_failed']} failed, {totals['requests']} requests"
+    )
+    click.echo(f"published in {document['path']}")
+
+
+def _status(spec: CollectionSpec, instance: dg.DagsterInstance | None) -> dict[str, Any]:
+    from rasteret_assets.stages.look import load_profile
+    from rasteret_assets.stages.plan import stale_partitions
+    from rasteret_assets.stages.scan import open_source
+
+    workspace = workspace_of(spec)
+    states = workspace.states()
+    profile = load_profile(workspace, open_source(spec.path, spec), spec)
+    failures: Counter[str] = Counter()
+    for state in states.values():
+        failures.update(state.get("failures", {}))
+    return {
+        "collection": spec.name,
+        "path": spec.published_path,
+        "partitions": len(states),
+        "records": sum(int(state.get("rows", 0)) for state in states.values()),
+        "stale": stale_partitions(workspace, profile, spec),
+        "failures": dict(sorted(failures.items())),
+        "last_run": None if instance is None else _last_run(spec, instance),
+    }
+
+
+def _last_run(spec: CollectionSpec, instance: dg.DagsterInstance) -> str | None:
+    """Status and end of the collection's last run on an instance."""
+    import dagster as dg
+
+    from rasteret_assets.orchestration.jobs import COLLECTION_TAG
+
+    records = instance.get_run_records(dg.RunsFilter(tags={COLLECTION_TAG: spec.name}), limit=1)
+    if not records:
+        return None
+    return f"{records[0].dagster_run.status.value.lower()} {records[0].update_timestamp:%Y-%m-%d %H:%M}"

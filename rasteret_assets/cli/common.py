@@ -1,0 +1,153 @@
+"""What the commands share: errors in one line, collections by name or file, output for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from datetime import date
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import dagster as dg
+    from rich.console import Console
+
+    from rasteret_assets.spec import CollectionSpec
+    from rasteret_assets.storage.workspace import Workspace
+
+# Dagster, matplotlib and the rest of the package take seconds to import: the commands import what they need
+# themselves, so that --help and --version answer at once.
+# ruff: noqa: PLC0415
+
+P = ParamSpec("P")
+
+#: Options that several commands have.
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+collections_option = click.option(
+    "--collections", "folder", type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of the YAML files with collections.  [default: $RASTERET_ASSETS_COLLECTIONS, else ./collections]",
+)  # fmt: skip
+partition_option = click.option(
+    "--partition", "-p", "partitions", multiple=True, metavar="KEY",
+    help="Only this partition, YYYY-MM or undated; may be given several times.",
+)  # fmt: skip
+
+
+def in_one_line(command: Callable[P, None]) -> Callable[P, None]:
+    """Errors that the package raises on purpose end a command with one line on stderr and exit code 1."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        from rasteret_assets.errors import RasteretAssetsError
+
+        try:
+            command(*args, **kwargs)
+        except RasteretAssetsError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+
+    return run
+
+
+def declared(names: Sequence[str], folder: Path | None) -> list[CollectionSpec]:
+    """Collections by YAML file or by name; all of the folder when none is named.
+
+    Raises:
+        UsageError: if there is no such file, name or folder.
+    """
+    from rasteret_assets.declare import COLLECTIONS_VARIABLE, read_spec, read_specs
+
+    files = [name for name in names if name.lower().endswith((".yaml", ".yml"))]
+    specs = [read_spec(_existing(name)) for name in files]
+    wanted = [name for name in names if name not in files]
+    if files and not wanted:
+        return specs
+    folder = folder or Path(os.environ.get(COLLECTIONS_VARIABLE) or "collections")
+    if not folder.is_dir():
+        raise click.UsageError(
+            f"{folder} is no folder: name a YAML file, or the folder that declares the collections with --collections"
+        )
+    known = {spec.name: spec for spec in read_specs(folder)}
+    if unknown := [name for name in wanted if name not in known]:
+        raise click.UsageError(f"{folder} declares no collection {', '.join(unknown)}; it has {', '.join(known)}")
+    return [*specs, *(known[name] for name in wanted)] if names else list(known.values())
+
+
+def workspace_at(path: str) -> Workspace:
+    """The workspace of a published collection or of a declaration."""
+    from rasteret_assets.storage.workspace import Workspace
+
+    if not path.lower().endswith((".yaml", ".yml")):
+        return Workspace.at(path)
+    from rasteret_assets.declare import read_spec
+
+    return workspace_of(read_spec(path))
+
+
+def workspace_of(spec: CollectionSpec) -> Workspace:
+    """Where a declared collection lies."""
+    from rasteret_assets.storage.workspace import Workspace
+
+    return Workspace.at(str(spec.published_path))
+
+
+@contextmanager
+def dagster_instance() -> Iterator[dg.DagsterInstance | None]:
+    """The Dagster instance of DAGSTER_HOME; None where that is not set."""
+    if not os.environ.get("DAGSTER_HOME"):
+        yield None
+        return
+    import dagster as dg
+
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def print_json(document: Any) -> None:
+    """A result as one JSON document on stdout."""
+    click.echo(json.dumps(document, indent=1, default=_plain))
+
+
+def console_of_stdout() -> Console:
+    """Where tables for people go. A terminal wraps; in a file or a pipe a row stays a line, for grep and cut."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Rows as a table; numbers to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for position, name in enumerate(columns):
+        numeric = all(isinstance(row[position], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
+    console_of_stdout().print(table)
+
+
+def printable(text: str) -> str:
+    """Text of strangers without what a terminal would obey: escape sequences, line ends."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _existing(name: str) -> Path:
+    if not Path(name).is_file():
+        raise click.UsageError(f"{name}: no such file")
+    return Path(name)
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date) else str(value)

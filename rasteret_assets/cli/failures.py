@@ -1,0 +1,94 @@
+"""``rasteret-assets failures``: which headers could not be read, why, and what to do."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from rasteret_assets.cli.common import console_of_stdout, in_one_line, print_json, printable, workspace_at
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rasteret_assets.stages.ledger import Failures
+
+# ruff: noqa: PLC0415  (see common.py)
+
+_SHOWN_FAILURES = 20
+
+
+@click.command()
+@click.argument("path")
+@click.option("--class", "error_class", metavar="CLASS", help="Only failures of this class, such as not_found.")
+@click.option("--host", metavar="HOST", help="Only files of this host, as the table names it.")
+@click.option(
+    "--limit", type=click.IntRange(0), help=f"Failures to list.  [default: {_SHOWN_FAILURES}; with --json all of them]"
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document: {summary: [...], failures: [...]}.")
+@click.option("--strict", is_flag=True, help="Exit with 1 where there are failures.")
+@in_one_line
+def failures(
+    path: str, *, error_class: str | None, host: str | None, limit: int | None, as_json: bool, strict: bool
+) -> None:
+    """Say which headers of a collection could not be read, why, and what to do.
+
+    PATH is the folder or URI a collection is published in (..._records), or the YAML file that declares it.
+    """
+    from rasteret_assets.stages.ledger import read_failures
+
+    found = read_failures(workspace_at(path)).select(error_class=error_class, host=host)
+    if as_json:
+        rows = found.table if limit is None else found.table.slice(0, limit)
+        print_json({"summary": found.summary().to_pylist(), "failures": rows.to_pylist()})
+    else:
+        narrowed = error_class is not None or host is not None
+        _print_failures(found, _SHOWN_FAILURES if limit is None else limit, narrowed=narrowed)
+    if strict and found.table.num_rows:
+        sys.exit(1)
+
+
+def _print_failures(found: Failures, limit: int, *, narrowed: bool) -> None:
+    """The report for people: counts by class and host, what helps, and the first failures by name."""
+    from rich.text import Text
+
+    console = console_of_stdout()
+    count = found.table.num_rows
+    if not count:
+        console.print(Text(f"No failures{' of this kind' if narrowed else ''} among {found.headers} headers."))
+        return
+    console.print(Text(f"{count} of {found.headers} headers could not be read."), style="bold")
+    _print_summary(console, found)
+    shown = found.table.slice(0, limit).to_pylist()
+    for row in shown:
+        place = f"{row['partition']}  {row['id']}  {row['band']}  {row['error_class']}: "
+        address = f"{row['href']}: " if row["href"] and row["href"] not in row["error"] else ""
+        console.print(Text(printable(place + address + row["error"])))
+    if len(shown) < count:
+        console.print(Text(f"... and {count - len(shown)} more: --limit shows more of them, --json all"), style="dim")
+
+
+def _print_summary(console: Console, found: Failures) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    summary = found.summary().to_pylist()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class", no_wrap=True)
+    table.add_column("host", overflow="fold")
+    for name in ("headers", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("next run", no_wrap=True)
+    for row in summary:
+        table.add_row(
+            row["error_class"], Text(printable(row["host"] or "-")), str(row["count"]), f"{row['share']:.2%}",
+            "tries again" if row["retried"] else "keeps",
+        )  # fmt: skip
+    console.print(table)
+    for error_class, remedy in {row["error_class"]: row["remedy"] for row in summary}.items():
+        console.print(Text.assemble((f"{error_class}: ", "bold"), remedy))
+    if not all(row["retried"] for row in summary):
+        console.print("What the next run keeps is read again once its href changes, or with force.", style="dim")
+    console.print()

@@ -1,0 +1,159 @@
+"""A collection as a YAML file whose fields are those of ``CollectionSpec``.
+
+    # collections/sentinel2.yaml
+    path: s3://bucket/items.parquet
+    enrich_cog: true
+
+Every mistake is told with file and line, the field and what to write instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rasteret_assets.errors import SpecError
+from rasteret_assets.spec import CollectionSpec, explain
+
+COLLECTIONS_VARIABLE = "RASTERET_ASSETS_COLLECTIONS"
+DEMO_COLLECTIONS = Path("rasteret_demo") / "collections"
+
+
+def read_specs(folder: str | Path) -> list[CollectionSpec]:
+    """The collections declared in the YAML files of a folder, by file name.
+
+    Raises:
+        SpecError: naming file, line and field of everything that does not fit, in all of the files.
+    """
+    files = sorted(path for path in Path(folder).iterdir() if path.suffix in {".yaml", ".yml"})
+    specs, problems = [], []
+    for file in files:
+        try:
+            specs.append(read_spec(file))
+        except SpecError as error:
+            problems.append(str(error))
+    if problems:
+        raise SpecError("\n".join(problems))
+    return specs
+
+
+def read_spec(file: str | Path) -> CollectionSpec:
+    """The collection a YAML file declares; relative paths start at the file's folder, the name defaults to the file's.
+
+    Raises:
+        SpecError: naming the file, and for every mistake the line, the field and the remedy.
+    """
+    file = Path(file)
+    document = _document(file)
+    values = _plain(document, file)
+    for field in ("path", "workspace_dir"):
+        if isinstance(values.get(field), str):
+            values[field] = from_folder(file.parent, values[field])
+    try:
+        return CollectionSpec(**{"name": file.stem, **values})
+    except ValidationError as error:
+        problems = explain(error, list(CollectionSpec.model_fields))
+    lines = [f"{file}:{_line(document, place, text)}: {text}" for place, text in problems]
+    raise SpecError("\n".join(lines))
+
+
+def from_folder(folder: Path, path: str) -> str:
+    """A path as somebody wrote it in a file of ``folder``: URIs as they are, the rest from there."""
+    if "://" in path:
+        return path
+    return str((folder / Path(path).expanduser()).resolve())
+
+
+def collections_folder(given: str | Path | None, project_dir: str | Path | None) -> Path | None:
+    """The folder of declarations; None where there is none to find.
+
+    Args:
+        given: by the caller; then, and where the environment variable ``RASTERET_ASSETS_COLLECTIONS`` names one, it
+            must exist.
+        project_dir: whose folder ``collections`` is taken otherwise, and at last that of the demo in the working
+            directory.
+
+    Raises:
+        SpecError: if a folder that somebody named is not there.
+    """
+    named = {"collections_dir": given, COLLECTIONS_VARIABLE: os.environ.get(COLLECTIONS_VARIABLE)}
+    for name, value in named.items():
+        if value:
+            folder = Path(value).expanduser()
+            if not folder.is_dir():
+                raise SpecError(f"{name}={str(value)!r}: no such folder; name the one that holds the YAML files")
+            return folder
+    beside = [Path(project_dir) / "collections"] if project_dir is not None else []
+    return next((folder for folder in [*beside, DEMO_COLLECTIONS.absolute()] if folder.is_dir()), None)
+
+
+def _document(file: Path) -> yaml.MappingNode:
+    """The file as a tree that knows its lines."""
+    try:
+        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        text = ", ".join(part for part in (error.context, error.problem) if part)
+        raise SpecError(f"{file}:{mark.line + 1 if mark else 1}: not valid YAML: {text}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{file}:1: not valid YAML: {' '.join(str(error).split())}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise SpecError(f"{file}:1: declares no collection: write fields such as path: and name:, one per line")
+    for name, line in _repeated(node):
+        raise SpecError(f"{file}:{line}: {name} is written twice; YAML would take the last: leave one out")
+    return node
+
+
+def _plain(node: yaml.MappingNode, file: Path) -> dict[str, Any]:
+    loader = yaml.SafeLoader("")
+    try:
+        return {str(key): value for key, value in loader.construct_mapping(node, deep=True).items()}
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SpecError(f"{file}:{line}: not valid YAML: {error.problem}") from None
+    finally:
+        loader.dispose()
+
+
+def _repeated(node: yaml.Node) -> Iterator[tuple[str, int]]:
+    """Keys that a mapping has twice, at any depth, with the line of the second."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    yield key.value, key.start_mark.line + 1
+                seen.add(key.value)
+            yield from _repeated(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated(item)
+
+
+def _line(node: yaml.Node, place: tuple[str | int, ...], text: str) -> int:
+    """The line of a field; for a mistake that several fields make together, of the first one its text names."""
+    for part in place or _named(node, text):
+        found = None
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            found = (node.value[part], node.value[part])
+        if found is None:
+            break
+        line, node = found[0].start_mark.line, found[1]
+    else:
+        return int(line) + 1
+    return int(node.start_mark.line) + 1
+
+
+def _named(node: yaml.Node, text: str) -> tuple[str, ...]:
+    keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    found = sorted((text.find(key), key) for key in keys if key in text)
+    return (found[0][1],) if found else ("",)

@@ -1,0 +1,202 @@
+"""What a declaration for a record table could look like: found by looking at its schema and first rows.
+
+Columns are recognised by the names that STAC and its relatives use, and by what is in them: a text column of addresses
+that end like GeoTIFFs, a binary column that parses as WKB. What was guessed is said, so that a person can correct it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import yaml
+
+from rasteret_assets.errors import RasteretAssetsError, SourceError
+from rasteret_assets.geometry import primary_geometry
+from rasteret_assets.schema import (
+    ASSETS,
+    CRS,
+    DATETIME,
+    GEOMETRY,
+    ID,
+    PROJ_EPSG,
+    REJECT_CLASS,
+    REQUIRED_COLUMNS,
+    START_DATETIME,
+)
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.normalize import normalize_records
+from rasteret_assets.stages.profile import profile_source
+from rasteret_assets.stages.scan import open_source, open_table
+from rasteret_assets.storage.urls import redact
+
+#: Rows that are looked at.
+SAMPLE_ROWS: Final = 1000
+
+_KNOWN_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    ID: ("id", "item_id", "scene_id", "product_id", "granule_id", "record_id", "tile_id", "identifier", "name"),
+    DATETIME: (
+        "datetime", "acquired", "acquisition_date", "acquired_at", "sensing_time", "timestamp", "time", "date",
+        START_DATETIME, "year",
+    ),
+    GEOMETRY: ("geometry", "geom", "wkb_geometry", "footprint", "wkt", "geometry_wkt", "shape"),
+    ASSETS: ("assets",),
+}  # fmt: skip
+_HREF_NAMES: Final = ("href", "url", "uri", "path", "location", "file", "filename", "cog", "cog_url", "image", "source")
+_RASTER: Final = re.compile(r"\.(tiff?|cog|gtiff)(\?.*)?$", re.IGNORECASE)
+_CRS_COLUMNS: Final = ("proj:code", PROJ_EPSG, CRS, "proj:wkt2", "proj:projjson")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A declaration, and what was seen that led to it.
+
+    Args:
+        values: fields of a ``CollectionSpec``, as they go into YAML.
+        notes: what was found and guessed, a sentence each.
+        warnings: what would be rejected or is missing, a sentence each.
+        columns: name and type of every column of the table.
+        partitions: rows per partition of the sample.
+    """
+
+    values: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
+    partitions: dict[str, int] = field(default_factory=dict)
+
+    def to_yaml(self) -> str:
+        """The declaration with what was found as comments above it."""
+        comments = [*self.notes, *(f"! {warning}" for warning in self.warnings)]
+        head = "".join(f"# {line}\n" for comment in comments for line in comment.splitlines())
+        return head + str(yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True, width=100))
+
+
+def propose(path: str | Path, *, name: str = "", workspace_dir: str | None = None, filesystem: Any = None) -> Proposal:
+    """Propose a declaration for the record table at ``path``.
+
+    Args:
+        path: path or URI of a Parquet or GeoParquet file or dataset directory.
+        name: of the collection; that of the file when omitted.
+        workspace_dir: where it is to be published.
+        filesystem: pyarrow or fsspec filesystem of ``path``.
+
+    Raises:
+        SourceError: if there is no table, or it cannot be read.
+    """
+    table = open_table(path, filesystem)
+    sample = _sample(table.dataset, redact(str(path)))
+    values: dict[str, Any] = {"name": name or _name_of(str(path)), "path": str(path)}
+    if workspace_dir is not None:
+        values["workspace_dir"] = workspace_dir
+    notes, warnings = [f"{redact(str(path))}: {sample.num_columns} columns"], list[str]()
+    _propose_columns(sample, table.schema, values, notes, warnings)
+    _propose_crs(sample, notes, warnings)
+    values["enrich_cog"] = True
+    partitions = _try(values, sample, notes, warnings) if not warnings else {}
+    columns = {column.name: str(column.type) for column in table.schema}
+    return Proposal(values=values, notes=notes, warnings=warnings, columns=columns, partitions=partitions)
+
+
+def _sample(dataset: ds.Dataset, label: str) -> pa.Table:
+    try:
+        return dataset.head(SAMPLE_ROWS)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise SourceError(f"{label}: cannot be read: {error}") from error
+
+
+def _propose_columns(
+    sample: pa.Table, schema: pa.Schema, values: dict[str, Any], notes: list[str], warnings: list[str]
+) -> None:
+    """Which columns stand for those of the record contract."""
+    names, column_map = sample.schema.names, dict[str, str]()
+    for contract in REQUIRED_COLUMNS:
+        if contract in names:
+            continue
+        if contract == ASSETS:
+            _propose_href(sample, values, notes, warnings)
+            continue
+        primary = primary_geometry(schema.metadata) if contract == GEOMETRY else None
+        lowered = {name.lower(): name for name in reversed(names)}
+        candidates = [primary] if primary in names else [lowered[n] for n in _KNOWN_NAMES[contract] if n in lowered]
+        if not candidates:
+            warnings.append(f"no column looks like {contract}: name it under column_map, as <its name>: {contract}")
+            continue
+        column_map[str(candidates[0])] = contract
+        notes.append(f"{candidates[0]} is taken for {contract}")
+    if column_map:
+        values["column_map"] = column_map
+
+
+def _propose_href(sample: pa.Table, values: dict[str, Any], notes: list[str], warnings: list[str]) -> None:
+    """The column of file addresses, where there are no assets."""
+    shares = {name: _raster_share(sample[name]) for name in sample.schema.names}
+    found = sorted(
+        (name for name, share in shares.items() if share > 0.5),
+        key=lambda name: (name.lower() not in _HREF_NAMES, -shares[name], name),
+    )
+    if not found:
+        warnings.append("no column holds assets or addresses of GeoTIFFs: name one with href_column and band_index_map")
+        return
+    values["href_column"], values["band_index_map"] = found[0], {"B1": 0}
+    notes.append(
+        f"{found[0]} holds addresses of GeoTIFFs; its first sample is called B1: name the samples of the files in "
+        "band_index_map, counting from 0"
+    )
+    if others := found[1:]:
+        notes.append(f"addresses are in {', '.join(others)} too, which are left as they are")
+
+
+def _raster_share(column: pa.ChunkedArray) -> float:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return 0.0
+    texts = column.drop_null().to_pylist()[:100]  # a look, not a scan
+    return sum(1 for text in texts if _RASTER.search(text)) / max(len(texts), 1)
+
+
+def _propose_crs(sample: pa.Table, notes: list[str], warnings: list[str]) -> None:
+    stated = [name for name in _CRS_COLUMNS if name in sample.schema.names]
+    del warnings  # a record without a CRS takes its header's
+    if stated:
+        notes.append(f"the CRS of the rasters is read from {', '.join(stated)}, and from the headers, which are right")
+    else:
+        notes.append("no column states the CRS of the rasters: it comes from the headers")
+
+
+def _try(values: dict[str, Any], sample: pa.Table, notes: list[str], warnings: list[str]) -> dict[str, int]:
+    """Normalize the sample as the build would, and tell what becomes of it."""
+    spec = CollectionSpec.of(**values)
+    try:
+        source = open_source(sample, spec)
+        profile = profile_source(source, spec)
+        result = normalize_records(source.table(), spec, profile)
+    except RasteretAssetsError as error:
+        warnings.append(str(error))
+        return {}
+    rows = {key: part.rows for key, part in profile.partitions.items()}
+    looked = f"the first {sample.num_rows} rows" if sample.num_rows == SAMPLE_ROWS else f"all {sample.num_rows} rows"
+    notes.append(f"partitions: {', '.join(list(rows)[:6])}{' ...' if len(rows) > 6 else ''} ({looked})")
+    if profile.bands:
+        notes.append(f"bands: {', '.join(profile.bands)}; choose some with band_codes")
+        if not values.get("href_column"):
+            values["band_codes"] = list(profile.bands)
+    else:
+        warnings.append("no asset looks like a GeoTIFF: name the bands with band_codes")
+    if result.rejected.num_rows:
+        classes = Counter(result.rejected[REJECT_CLASS].to_pylist())
+        text = ", ".join(f"{count} {name}" for name, count in sorted(classes.items()))
+        warnings.append(
+            f"{result.rejected.num_rows} of {looked} would be rejected ({text}): mend them in the source, or tolerate "
+            "a share of them with max_rejected"
+        )
+    return rows
+
+
+def _name_of(path: str) -> str:
+    stem = Path(path.partition("?")[0].rstrip("/")).name.split(".")[0]
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-") or "collection"

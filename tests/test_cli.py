@@ -1,0 +1,242 @@
+"""``rasteret-assets``: init, plan, build, status, check, info, discover - with and without Dagster."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from rasteret_assets import load
+from rasteret_assets.cli import main
+from rasteret_assets.declare import propose, read_spec
+from tests.support.rasters import record_table, tiff_bytes
+from tests.support.server import RangeServer
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def document(result: Result) -> object:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+class Project:
+    """A folder with a record table of two months and the declaration of its collection."""
+
+    def __init__(self, root: Path, server: RangeServer) -> None:
+        self.root = root
+        self.server = server
+        self.declaration = root / "collections" / "scenes.yaml"
+        self.write({"a": 1, "b": 1, "c": 2})
+        self.declaration.parent.mkdir()
+        self.declaration.write_text("path: ../records.parquet\nworkspace_dir: ../out\nenrich_cog: true\n")
+
+    def write(self, months: dict[str, int]) -> None:
+        for seed, name in enumerate(months):
+            self.server.objects.setdefault(f"/{name}.tif", tiff_bytes(seed=seed))
+        hrefs = [f"{self.server.url}/{name}.tif" for name in months]
+        times = [datetime(2024, month, 5, tzinfo=UTC) for month in months.values()]
+        pq.write_table(record_table(list(months), {"B02": hrefs}, datetimes=times), self.root / "records.parquet")
+
+
+@pytest.fixture
+def project(tmp_path: Path, server: RangeServer, monkeypatch) -> Project:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.delenv("RASTERET_ASSETS_COLLECTIONS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path, server)
+
+
+@pytest.fixture(params=["library", "dagster"])
+def builder(request, project: Project, monkeypatch) -> Project:
+    """The project, built by the library or by the graph of an instance."""
+    if request.param == "dagster":
+        home = project.root / "home"
+        home.mkdir()
+        monkeypatch.setenv("DAGSTER_HOME", str(home))
+    return project
+
+
+def test_a_build_touches_what_the_plan_says(builder: Project) -> None:
+    (planned,) = document(run("plan", "--json"))
+    assert [(row["partition"], row["reason"], row["headers_to_fetch"]) for row in planned["partitions"]] == [
+        ("2024-01", "new", 2), ("2024-02", "new", 1),
+    ]  # fmt: skip
+    assert builder.server.requests == []
+    (built,) = document(run("build", "--json"))
+    assert built["partitions"] == {"2024-01": "new", "2024-02": "new"}
+    assert (built["totals"]["records"], built["totals"]["headers_fetched"]) == (3, 3)
+    assert len(load(builder.root / "out" / "scenes_records")) == 3
+
+    builder.server.reset()
+    builder.write({"a": 1, "b": 1, "d": 3})
+    text = run("plan", "scenes").stdout
+    assert "2024-02: gone from the source" in text
+    assert "2024-03: new" in text
+    result = run("build", builder.declaration)
+    assert "scenes: 2 partitions (1 gone from the source, 1 new), 1 records; 1 headers fetched" in result.stdout
+    assert builder.server.paths == ["/d.tif"]
+    assert "nothing to do" in run("build").stdout
+
+
+def test_force_revalidate_and_partition(builder: Project) -> None:
+    run("build")
+    builder.server.reset()
+    (forced,) = document(run("build", "--force", "-p", "2024-01", "--json"))
+    assert (forced["partitions"], sorted(builder.server.paths)) == ({"2024-01": "forced"}, ["/a.tif", "/b.tif"])
+    builder.server.objects["/c.tif"] = tiff_bytes(seed=9)
+    (asked,) = document(run("build", "--revalidate", "-p", "2024-02", "--json"))
+    assert asked["totals"]["headers_reused"] == 0
+    assert builder.server.paths[2:] == ["/c.tif"]
+
+
+def test_missing_headers_count_for_strict_builds_only(builder: Project) -> None:
+    builder.server.fault = lambda path, before: "404" if path == "/a.tif" else None
+    assert run("build", "--strict").exit_code == 1
+    assert run("build", "--strict", "--force").exit_code == 1
+    assert run("build").exit_code == 0
+
+
+def test_a_dagster_build_is_on_its_instance(project: Project, monkeypatch) -> None:
+    home = project.root / "home"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    run("build")
+    (row,) = document(run("status", "--json"))
+    assert row["last_run"].startswith("success ")
+    with dg.DagsterInstance.get() as instance:
+        assert instance.get_dynamic_partitions("scenes_months") == ["2024-01", "2024-02"]
+        assert instance.get_materialized_partitions(dg.AssetKey(["scenes", "collection"])) == {"2024-01", "2024-02"}
+
+
+def test_status(project: Project) -> None:
+    (before,) = document(run("status", "--json"))
+    assert (before["partitions"], before["stale"]) == (0, {"2024-01": "new", "2024-02": "new"})
+    project.server.fault = lambda path, before: "404" if path == "/a.tif" else None
+    run("build")
+    project.write({"a": 1, "b": 1, "c": 2, "d": 2})
+    (after,) = document(run("status", "--json"))
+    assert (after["partitions"], after["records"], after["stale"]) == (2, 3, {"2024-02": "source changed"})
+    assert (after["failures"], after["last_run"]) == ({"not_found": 1}, None)
+    text = run("status").stdout
+    assert "scenes: to build: 1 source changed" in text
+
+
+def test_check_exits_with_one_for_errors(project: Project) -> None:
+    project.server.fault = lambda path, before: "404" if path == "/a.tif" else None
+    run("build")
+    result = run("check")
+    assert result.exit_code == 0
+    assert "warning: scenes 2024-01 headers_complete: 1 of 2 headers could not be read" in result.stdout
+    assert result.stdout.splitlines()[-1] == "18 checks of 2 partitions: 17 passed, 1 warnings, 0 errors"
+    assert run("check", "--strict").exit_code == 1
+    file = project.root / "out" / "scenes_records" / "year=2024" / "month=2" / "part-0.parquet"
+    file.write_bytes(file.read_bytes()[:-1])
+    broken = run("check", "--json")
+    assert broken.exit_code == 1
+    checks = {(row["partition"], row["check"]): row["verdict"] for row in json.loads(broken.stdout)["checks"]}
+    assert checks["2024-02", "published_file"] == "error"
+    assert run("check", "-p", "2031-01").exit_code == 2
+
+
+def test_info(project: Project) -> None:
+    run("build")
+    found = document(run("info", project.root / "out" / "scenes_records", "--json"))
+    assert (found["records"], found["bands"], found["columns"]["id"]) == (3, ["B02"], "string")
+    assert found["dates"][0].startswith("2024-01-05")
+    text = run("info", project.declaration).stdout
+    assert "bands:     B02" in text
+
+
+def test_wrong_usage_exits_with_two(project: Project) -> None:
+    for arguments, message in [
+        (("build", "nowhere.yaml"), "nowhere.yaml: no such file"),
+        (("build", "other"), "declares no collection other; it has scenes"),
+        (("discover",), "DAGSTER_HOME is not set"),
+        (("build", "--partitions", "x"), "No such option"),
+    ]:
+        result = run(*arguments)
+        assert (result.exit_code, message in result.stderr) == (2, True), result.output
+    project.declaration.unlink()
+    project.declaration.parent.rmdir()
+    assert "collections is no folder" in run("plan").stderr
+
+
+def test_errors_are_one_line_and_exit_with_one(project: Project) -> None:
+    project.declaration.write_text("path: ../records.parquet\nenrich: true\n")
+    result = run("build")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"Error: {Path('collections/scenes.yaml')}:2: unknown argument 'enrich': did you mean 'enrich_cog'?\n"
+    )
+    project.declaration.write_text("path: nowhere.parquet\n")
+    assert "no such file or folder" in run("plan").stderr
+
+
+def test_commands_answer_without_dagster() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from rasteret_assets.cli import main;"
+        "CliRunner().invoke(main, ['plan', '--help']); sys.exit('dagster' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_init_writes_a_declaration_that_builds(project: Project) -> None:
+    result = run("init", "records.parquet", "--workspace", project.root / "fresh")
+    assert result.exit_code == 0, result.output
+    file = Path("collections/records.yaml")
+    values = yaml.safe_load(file.read_text())
+    assert (values["name"], values["band_codes"], values["enrich_cog"]) == ("records", ["B02"], True)
+    assert "# partitions: 2024-01, 2024-02" in file.read_text()
+    assert run("init", "records.parquet").exit_code == 2
+    run("build", file)
+    assert len(load(read_spec(file).published_path)) == 3
+
+
+def test_init_recognises_foreign_columns(tmp_path: Path) -> None:
+    clean = record_table(["a", "b"], {"B02": ["x.tif", "y.tif"]})
+    table = pa.table({
+        "scene_id": clean["id"], "Acquired": clean["datetime"], "geom": clean["geometry"],
+        "url": ["https://h/x.tif?sig=1", "https://h/y.tiff"], "note": ["n", None],
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "My scenes.v2.parquet")
+    found = document(run("init", tmp_path / "My scenes.v2.parquet", "--dry-run", "--json"))
+    assert found["values"]["name"] == "My_scenes"
+    assert found["values"]["column_map"] == {"scene_id": "id", "Acquired": "datetime", "geom": "geometry"}
+    assert (found["values"]["href_column"], found["values"]["band_index_map"]) == ("url", {"B1": 0})
+    assert (found["warnings"], found["file"]) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        (lambda table: table.drop_columns(["id"]), "no column looks like id"),
+        (lambda table: table.drop_columns(["assets"]), "no column holds assets or addresses of GeoTIFFs"),
+        (lambda table: table.set_column(0, "id", pa.array(["a", None])), "all 2 rows would be rejected (1 missing_id)"),
+        (lambda table: table.set_column(1, "datetime", pa.array(["2024-01-05", "soon"])), "(1 invalid_datetime)"),
+    ],
+)  # fmt: skip
+def test_init_tells_what_would_be_rejected(tmp_path: Path, change, warning: str) -> None:
+    path = tmp_path / "t.parquet"
+    table = record_table(["a", "b"], {"B02": ["x.tif", "y.tif"]})
+    pq.write_table(change(table.select(["id", "datetime", "geometry", "assets"])), path)
+    proposal = propose(path)
+    assert any(warning in text for text in proposal.warnings), proposal.warnings
+    assert run("init", path, "--dry-run").exit_code == 1
+    assert f"# ! {proposal.warnings[0]}" in proposal.to_yaml()
+
+
+def test_init_of_nothing_says_so(tmp_path: Path) -> None:
+    result = run("init", tmp_path / "no.parquet")
+    assert (result.exit_code, "no such file or folder" in result.stderr) == (1, True)
