@@ -3,6 +3,9 @@
 The library is these names; the graph is in ``rasteret_assets.orchestration``, which alone imports dagster.
 """
 
+from importlib import import_module
+from typing import Any
+
 from rasteret_assets.api import build, build_from_table, plan
 from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.spec import CloudConfig, CollectionSpec
@@ -22,3 +25,14 @@ __all__ = [
     "load",
     "plan",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The Dagster component of this package, imported only where Dagster asks for it: the rest knows no Dagster."""
+    if name == "RasterCollection":
+        return import_module("rasteret_assets.orchestration.component").RasterCollection
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "RasterCollection"]

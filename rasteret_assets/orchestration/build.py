@@ -57,7 +57,6 @@ def build_definitions(
         *(collection_assets(spec) for spec in specs),
         dg.Definitions(
             resources={**default_resources(), **(resources or {})},
-            # The header stage is concurrent by itself: a process per step would cost seconds and bring nothing.
             executor=dg.in_process_executor,
         ),
     )

@@ -42,6 +42,8 @@ def _job(spec: CollectionSpec, name: str, description: str, **options: bool) -> 
         description=description,
         config={"resources": {"options": {"config": options}}} if options else None,
         tags={COLLECTION_TAG: spec.name},
+        # The header stage is concurrent by itself: a process per step would cost seconds and bring nothing.
+        executor_def=dg.in_process_executor,
         # Where the instance retries runs at all, once: what is wrong with a source or a spec does not mend itself.
         run_tags={COLLECTION_TAG: spec.name, "dagster/max_retries": "1"},
     )

@@ -92,18 +92,18 @@ def test_the_sensor_keeps_120_months_up_to_date(watched: Watched) -> None:
     assert watched.ids("2019-07") == ["2019-07-a", "2019-07-b"]
 
     # A month vanishes, another appears, and the run of a third fails: the daemon tries it again.
-    server.fault = lambda path, before: "403" if path == "/2024-12-b.tif" and before == 0 else None
+    server.fault = lambda path, before: "403" if path == "/2024-06-b.tif" and before == 0 else None
     del source.months["2015-01"]
-    source.months |= {"2025-01": ["2025-01-a"], "2024-12": ["2024-12-b"]}
+    source.months |= {"2025-01": ["2025-01-a"], "2024-06": ["2024-06-b"]}
     source.write()
     records = [record.dagster_run for record in watched.done(4)]
     assert [(run.tags["dagster/partition"], run.tags[REASON_TAG]) for run in records[:3]] == [
-        ("2015-01", "vanished"), ("2024-12", "changed"), ("2025-01", "new"),
+        ("2015-01", "vanished"), ("2024-06", "changed"), ("2025-01", "new"),
     ]  # fmt: skip
     assert [run.status for run in records] == [*[SUCCESS, dg.DagsterRunStatus.FAILURE, SUCCESS], SUCCESS]
     assert records[3].parent_run_id == records[1].run_id
-    assert [watched.ids(month) for month in ("2015-01", "2024-12", "2025-01")] == [[], ["2024-12-b"], ["2025-01-a"]]
-    assert set(server.paths) == {"/2019-07-b.tif", "/2025-01-a.tif", "/2024-12-b.tif"}
+    assert [watched.ids(month) for month in ("2015-01", "2024-06", "2025-01")] == [[], ["2024-06-b"], ["2025-01-a"]]
+    assert set(server.paths) == {"/2019-07-b.tif", "/2025-01-a.tif", "/2024-06-b.tif"}
 
     # A change that arrives while its month is built is not lost.
     server.fault = lambda path, before: "slow" if path == "/2020-02-b.tif" and before == 0 else None

@@ -1,0 +1,129 @@
+"""The Component: scaffolded, checked and listed by ``dg``, and the same collection as everywhere else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from dagster.components.testing import create_defs_folder_sandbox
+
+import rasteret_assets
+from rasteret_assets import CollectionSpec
+from rasteret_assets.orchestration.component import CollectionAttributes, RasterCollection
+from rasteret_assets.orchestration.jobs import BUILT
+from tests.support.rasters import record_table
+
+PROJECT = """\
+[project]
+name = "maps"
+version = "0.1.0"
+[tool.dg]
+directory_type = "project"
+[tool.dg.project]
+root_module = "maps"
+code_location_target_module = "maps.definitions"
+"""
+DEFINITIONS = """\
+from pathlib import Path
+import dagster as dg
+
+
+@dg.definitions
+def defs():
+    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+"""
+
+
+class Project:
+    """A ``dg`` project without any definition."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.defs = root / "maps" / "defs"
+        self.defs.mkdir(parents=True)
+        (root / "pyproject.toml").write_text(PROJECT)
+        (root / "maps" / "__init__.py").touch()
+        (root / "maps" / "definitions.py").write_text(DEFINITIONS)
+        pq.write_table(record_table(["a", "b"], {"B02": ["x.tif", "y.tif"]}), root / "items.parquet")
+
+    def dg(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ, "PYTHONPATH": str(self.root), "DAGSTER_HOME": str(self.root),
+            "TARGET": str(self.root / "out"), "COLUMNS": "200",
+        }  # fmt: skip
+        command = [str(Path(sys.executable).with_name("dg")), *arguments]
+        return subprocess.run(
+            command, cwd=self.root, env=environment, capture_output=True, text=True, check=False
+        )  # fmt: skip
+
+    def declare(self, name: str, **attributes: object) -> None:
+        (self.defs / name).mkdir(exist_ok=True)
+        document = {"type": "rasteret_assets.RasterCollection", "attributes": attributes}
+        (self.defs / name / "defs.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+def test_dg_scaffolds_checks_and_lists(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    scaffold = project.dg(
+        "scaffold", "defs", "rasteret_assets.RasterCollection", "naip",
+        "--table", "items.parquet", "--workspace-dir", "{{ env.TARGET }}",
+    )  # fmt: skip
+    assert scaffold.returncode == 0, scaffold.stderr
+    written = yaml.safe_load((project.defs / "naip" / "defs.yaml").read_text())
+    assert written["type"] == "rasteret_assets.RasterCollection"
+    assert written["attributes"]["band_codes"] == ["B02"]
+    project.declare("second", path="../../../items.parquet", workspace_dir="/data", enrich_cog=True)
+    checked = project.dg("check", "defs")
+    assert (checked.returncode, "All definitions loaded successfully" in checked.stdout) == (0, True), checked.stderr
+    listed = project.dg("list", "defs", "--json")
+    assert all(f"{name}/{stage}" in listed.stdout for name in ("naip", "second") for stage in BUILT)
+
+
+def test_dg_names_the_lines_of_mistakes(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.declare("naip", path="x.parquet", enrich=True, max_concurrent="lots")
+    found = project.dg("check", "yaml")
+    text = found.stdout + found.stderr
+    assert found.returncode == 1
+    assert "naip/defs.yaml:4 - rasteret_assets.RasterCollection attributes.enrich Additional properties" in text
+    assert "naip/defs.yaml:5 - rasteret_assets.RasterCollection attributes.max_concurrent 'lots' is not" in text
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::dagster.BetaWarning")
+def test_attributes_mean_what_they_mean_in_a_declaration(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TARGET", "s3://bucket/out")
+    attributes = {
+        "path": "items.parquet", "workspace_dir": "{{ env.TARGET }}", "enrich_cog": True, "max_failed": 0.1,
+        "cloud_config": {"provider": "aws", "requester_pays": True}, "graph": {"owners": ["team:maps"]},
+    }  # fmt: skip
+    with create_defs_folder_sandbox() as sandbox:
+        folder = sandbox.scaffold_component(
+            component_cls=RasterCollection, defs_path="naip",
+            defs_yaml_contents={"type": "rasteret_assets.RasterCollection", "attributes": attributes},
+        )  # fmt: skip
+        with sandbox.load_component_and_build_defs(defs_path=folder) as (component, definitions):
+            assert component.spec == CollectionSpec.of(**{
+                **attributes, "name": "naip", "path": str(folder / "items.parquet"), "workspace_dir": "s3://bucket/out",
+            })  # fmt: skip
+            dg.Definitions.validate_loadable(definitions)
+            assert {spec.key.path[-1] for spec in definitions.resolve_all_asset_specs()} >= set(BUILT)
+
+
+def test_every_attribute_is_described() -> None:
+    properties = CollectionAttributes.model_json_schema()["properties"]
+    assert set(CollectionSpec.model_fields) < set(properties)
+    assert [name for name, value in properties.items() if not value.get("description")] == []
+
+
+def test_the_component_is_found_under_the_name_of_the_package() -> None:
+    assert rasteret_assets.RasterCollection is RasterCollection
+    assert "RasterCollection" in dir(rasteret_assets)
+    with pytest.raises(AttributeError, match="no attribute 'Raster'"):
+        _ = rasteret_assets.Raster
