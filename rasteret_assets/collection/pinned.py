@@ -2,12 +2,14 @@
 
 A dataset remembers footers, and opens files by name when it reads rows: after a file was replaced, its old footer would
 be held against new bytes. On a local disk an open file stays what it was, so files are opened first and their footers
-read from what was opened. An object store has no such thing; there the objects are compared before and after.
+read from what was opened. An object store has no such thing; there the objects are compared before and after, and their
+footers read in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -19,14 +21,38 @@ from rasteret_assets.errors import CollectionError
 OPEN_FILES = 64
 
 
-def pinned(dataset: ds.Dataset, expression: pc.Expression | None) -> Iterator[ds.Dataset]:
+@dataclass(frozen=True)
+class Pinned:
+    """A part of a dataset that can be scanned safely.
+
+    Args:
+        dataset: the part.
+        before: size and time of every object, where objects cannot be held fast while they are read.
+    """
+
+    dataset: ds.Dataset
+    before: dict[str, tuple[int, object]] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """To be called after the scan, and where it fails: what was read counts only if nothing was replaced.
+
+        Raises:
+            CollectionError: if an object was replaced or removed since.
+        """
+        if self.before:
+            now = _identities(self.dataset, list(self.before))
+            if changed := [path for path, was in self.before.items() if now[path] != was]:
+                raise CollectionError(f"{changed[0]} was published anew while it was read: load the collection again")
+
+
+def pinned(dataset: ds.Dataset, expression: pc.Expression | None) -> Iterator[Pinned]:
     """The dataset in parts that can be scanned safely; files without a row for ``expression`` are left out.
 
     Raises:
-        CollectionError: if a file is gone or was replaced while it was read.
+        CollectionError: if a file is gone.
     """
     if not isinstance(dataset, ds.FileSystemDataset) or not isinstance(dataset.format, ds.ParquetFileFormat):
-        yield dataset
+        yield Pinned(dataset)
         return
     chosen = [
         fragment for fragment in dataset.get_fragments(filter=expression) if _may_hold(dataset, fragment, expression)
@@ -34,12 +60,10 @@ def pinned(dataset: ds.Dataset, expression: pc.Expression | None) -> Iterator[ds
     for start in range(0, len(chosen), OPEN_FILES):
         group = chosen[start : start + OPEN_FILES]
         if dataset.filesystem.type_name == "local":
-            yield _opened(dataset, group)
+            yield Pinned(_opened(dataset, group))
         else:
-            before = _identities(dataset, group)
-            yield ds.FileSystemDataset(group, dataset.schema, dataset.format, dataset.filesystem)
-            if changed := [path for path, was in _identities(dataset, group).items() if before[path] != was]:
-                raise CollectionError(f"{changed[0]} was published anew while it was read: load the collection again")
+            part = _anew(dataset, group)
+            yield Pinned(part, _identities(part, [fragment.path for fragment in group]))
 
 
 def _may_hold(dataset: ds.Dataset, fragment: ds.ParquetFileFragment, expression: pc.Expression | None) -> bool:
@@ -60,6 +84,17 @@ def _opened(dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment]) 
     return ds.FileSystemDataset(opened, dataset.schema, dataset.format)
 
 
-def _identities(dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment]) -> dict[str, tuple[int, object]]:
-    infos: list[pafs.FileInfo] = dataset.filesystem.get_file_info([fragment.path for fragment in group])
+def _anew(dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment]) -> ds.FileSystemDataset:
+    """The same files without their footers, which were read when the collection was opened and may be old."""
+    fragments = [
+        dataset.format.make_fragment(
+            fragment.path, dataset.filesystem, partition_expression=fragment.partition_expression
+        )
+        for fragment in group
+    ]
+    return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
+
+
+def _identities(dataset: ds.FileSystemDataset, paths: list[str]) -> dict[str, tuple[int, object]]:
+    infos: list[pafs.FileInfo] = dataset.filesystem.get_file_info(paths)
     return {info.path: (info.size, info.mtime) for info in infos}

@@ -43,13 +43,15 @@ def scan(
     if areas:
         wanted |= {_GEOMETRY: pc.field(schema.GEOMETRY), _BBOX: pc.field(schema.BBOX)}
     for part in pinned(dataset, expression):
-        source = part.scanner(columns=wanted, filter=expression, batch_size=_BATCH_ROWS).to_batches()
+        source = part.dataset.scanner(columns=wanted, filter=expression, batch_size=_BATCH_ROWS).to_batches()
         while True:
             try:
                 batch = next(source, None)
             except (OSError, pa.ArrowException) as error:
+                part.check()
                 raise _damaged(dataset, wanted, expression, error) from error
             if batch is None:
+                part.check()
                 break
             yield from _refined(batch, list(columns), areas)
 
@@ -60,10 +62,15 @@ def count(dataset: ds.Dataset, expression: pc.Expression | None) -> int:
     Raises:
         CollectionError: if a file is damaged, naming it.
     """
-    try:
-        return sum(int(part.count_rows(filter=expression)) for part in pinned(dataset, expression))
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(dataset, {}, expression, error) from error
+    total = 0
+    for part in pinned(dataset, expression):
+        try:
+            total += int(part.dataset.count_rows(filter=expression))
+        except (OSError, pa.ArrowException) as error:
+            part.check()
+            raise _damaged(dataset, {}, expression, error) from error
+        part.check()
+    return total
 
 
 def _refined(
