@@ -52,6 +52,7 @@ _PROBED_ROWS: Final = 64
 
 _WRITING: Final = ".writing"
 _STATE_THREADS: Final = 16
+_JSON_LOOKS: Final = 5
 _PIECE_BYTES: Final = 8 * 1024 * 1024
 # What a killed process left behind is taken away once nobody can be writing it any more.
 _ABANDONED_AFTER_S: Final = 24 * 3600
@@ -225,11 +226,24 @@ class Workspace:
             self._put(beside, content, path)
 
     def read_json(self, path: str) -> Any | None:
-        """A JSON document, or None where there is none."""
-        if not self._is_file(path):
-            return None
-        with self.fs.open_input_stream(path) as source:
-            return json.loads(source.read())
+        """A JSON document, or None where there is none.
+
+        Raises:
+            CollectionError: if it is damaged.
+        """
+        for attempt in range(_JSON_LOOKS):
+            if not self._is_file(path):
+                return None
+            try:
+                with self.fs.open_input_stream(path) as source:
+                    return json.loads(source.read())
+            except FileNotFoundError:
+                return None
+            except (ValueError, OSError) as error:
+                # pyarrow asks an object store for the size first: an object replaced meanwhile comes with a wrong end.
+                if attempt + 1 == _JSON_LOOKS:
+                    raise _damaged(path, error) from error
+        return None
 
     def write_json(self, path: str, document: Any) -> None:
         """Write a JSON document (sorted keys), replacing what was there in one step."""
