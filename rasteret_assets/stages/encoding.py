@@ -43,8 +43,9 @@ class _Leaf(NamedTuple):
 
     @property
     def is_filtered(self) -> bool:
-        """Whether rows are looked for by it: the record's own scalar properties, and the boxes."""
-        return self.field.name == BBOX or (not self.inside and self.field.name != GEOMETRY)
+        """Whether rows are looked for by it: the record's own scalar properties, the boxes, and native geometries."""
+        is_bytes = self.field.name == GEOMETRY and not isinstance(self.field.type, pa.ExtensionType)
+        return self.field.name == BBOX or (not self.inside and not is_bytes)
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:

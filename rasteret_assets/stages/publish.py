@@ -133,6 +133,9 @@ class _NativeGeometry(pa.ExtensionType):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(pa.binary(), "geoarrow.wkb")
 
+    def __hash__(self) -> int:
+        return hash(self.extension_name)
+
     def __arrow_ext_serialize__(self) -> bytes:
         return b"{}"
 

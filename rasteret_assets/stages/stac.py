@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.schema import (
+    ASSETS,
     HREF,
     ITEM_COLLECTION,
     LINKS,
@@ -57,7 +58,7 @@ def complete_items(records: pa.Table, spec: CollectionSpec, collection_href: str
     """STAC items with all columns that STAC-GeoParquet requires; other records as they are.
 
     Items without a ``collection`` are of this one, and whatever has a collection links to one (STAC demands the link):
-    to ``collection.json`` where the item brought no such link.
+    to ``collection.json`` where the item brought no such link. An asset without an address is none.
 
     Args:
         records: joined records.
@@ -72,6 +73,7 @@ def complete_items(records: pa.Table, spec: CollectionSpec, collection_href: str
         STAC_EXTENSIONS: _extensions(records),
         ITEM_COLLECTION: _filled(records, ITEM_COLLECTION, spec.name),
         LINKS: _linked(records, collection_href),
+        ASSETS: _addressed(records[ASSETS].combine_chunks()),
     }
     for name, column in columns.items():
         position = records.schema.get_field_index(name)
@@ -168,6 +170,21 @@ def _extensions(records: pa.Table) -> pa.Array:
     if not column.null_count:
         return column
     return pc.if_else(pc.is_null(column), _repeated(pa.array([[]], column.type), rows), column)
+
+
+def _addressed(assets: pa.Array) -> pa.Array:
+    """Assets of which those without ``href`` are null: STAC's schema knows none without."""
+    if not pa.types.is_struct(assets.type):
+        return assets
+    children = []
+    for position, child in enumerate(assets.type):
+        asset = pc.struct_field(assets, [position])
+        href = pc.struct_field(asset, [child.type.get_field_index(HREF)])
+        if href.null_count > asset.null_count:
+            fields = [pc.struct_field(asset, [index]) for index in range(child.type.num_fields)]
+            asset = pa.StructArray.from_arrays(fields, fields=list(child.type), mask=pc.is_null(href))
+        children.append(asset)
+    return pa.StructArray.from_arrays(children, fields=list(assets.type), mask=pc.is_null(assets))
 
 
 def _linked(records: pa.Table, collection_href: str) -> pa.Array:

@@ -113,9 +113,9 @@ class Workspace:
         """The workspace of a collection published at ``published_path`` (a path or URI)."""
         fs, published = resolve_filesystem(published_path, filesystem)
         published = published.rstrip("/")
-        stem = published
-        for suffix in PUBLISHED_SUFFIXES:
-            stem = stem.removesuffix(suffix)
+        # One suffix only: stac_records and records_stac are two names.
+        suffix = next((suffix for suffix in PUBLISHED_SUFFIXES if published.endswith(suffix)), "")
+        stem = published.removesuffix(suffix)
         return cls(fs=fs, published=published, stages=f"{stem}_stages")
 
     # --- paths -------------------------------------------------------------------------------------------------------
