@@ -14,6 +14,7 @@ import pytest
 import shapely
 
 from rasteret_assets import build_from_table, load
+from rasteret_assets.api import build
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.geometry import hilbert_distance
 from rasteret_assets.schema import BAND_STRUCT, CONTRACT_BAND_FIELDS
@@ -161,3 +162,20 @@ def test_a_reader_of_plain_parquet_sees_every_record(table: pa.Table, tmp_path: 
     assert sorted(rows["id"].to_pylist()) == sorted(IDS)
     assert set(rows["month"].to_pylist()) == {4, 5, 6}
     assert len(load(tmp_path / "s2_records")) == 4
+
+
+def test_a_band_that_appears_later_is_added_to_all_partitions(server: RangeServer, tmp_path: Path) -> None:
+    server.objects["/a.tif"] = tiff_bytes()
+    href, source = f"{server.url}/a.tif", tmp_path / "records.parquet"
+    spec = CollectionSpec.of(path=source, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    pq.write_table(record_table(["a", "b"], {"B02": [href, href]}), source)
+    build(spec)
+    first = files(tmp_path / "s2_records")
+    pq.write_table(record_table(["a", "b", "c"], {"B02": [href] * 3, "B8A": [None, None, href]}), source)
+    build(spec)
+    second = files(tmp_path / "s2_records")
+    assert all(second[name] != content for name, content in first.items())
+    schemas = [pq.read_schema(path).remove_metadata() for path in (tmp_path / "s2_records").rglob("*.parquet")]
+    assert len(schemas) == 3
+    assert all(schema.equals(schemas[0]) for schema in schemas)
+    assert "B8A_metadata" in schemas[0].names
