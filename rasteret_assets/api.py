@@ -195,7 +195,7 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
         with terminal_progress("headers") as progress:
             metadata = read_band_metadata(
                 result.records, profile.bands, backend, explicit=spec.names_bands,
-                max_concurrent=spec.max_concurrent, progress=progress(""),
+                max_concurrent=spec.max_concurrent, overviews=spec.overviews, progress=progress(""),
             )  # fmt: skip
         check_enrichment([metadata.table])
         ledger = metadata.table

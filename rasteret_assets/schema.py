@@ -66,7 +66,20 @@ REJECT_CLASS: Final = "reject_class"
 # --- band metadata ---------------------------------------------------------------------------------------------------
 
 #: Raised whenever the parser would describe a file differently than before: stored headers of an older one are re-read.
-PARSER_VERSION: Final = 2
+PARSER_VERSION: Final = 3
+
+#: One overview of a band: a smaller copy of its image, on the same outline, with tiles of its own.
+OVERVIEW_STRUCT: Final = pa.struct(
+    [
+        ("image_width", pa.int32()),
+        ("image_height", pa.int32()),
+        ("tile_width", pa.int32()),
+        ("tile_height", pa.int32()),
+        ("tile_offsets", pa.list_(pa.int64())),
+        ("tile_byte_counts", pa.list_(pa.int64())),
+        ("jpeg_tables", pa.string()),
+    ]
+)
 
 BAND_STRUCT: Final = pa.struct(
     [
@@ -93,6 +106,7 @@ BAND_STRUCT: Final = pa.struct(
         ("crs", pa.string()),
         ("nodata_text", pa.string()),
         ("jpeg_tables", pa.string()),  # base64: readers that go through JSON know no bytes inside a struct
+        ("overviews", pa.list_(OVERVIEW_STRUCT)),  # from the finest to the coarsest; null where there are none
     ]
 )
 CONTRACT_BAND_FIELDS: Final = tuple(field.name for field in BAND_STRUCT)[:17]

@@ -97,6 +97,8 @@ class CollectionSpec(_Model):
             lists is an OR of ANDs), or a pyarrow expression from Python.
         enrich_cog: whether to read file headers into ``{band}_metadata`` columns.
         band_codes: bands to enrich, exactly; every raster asset when omitted.
+        overviews: whether headers keep the tile tables of overviews that lie with them (as in every COG), so that
+            coarse reads and previews need few bytes. For headers that are read from then on.
         cloud_config: how the provider's objects are reached.
         max_concurrent: ceiling of header requests in flight.
         force: read every header again and rebuild.
@@ -124,6 +126,7 @@ class CollectionSpec(_Model):
     filter_expr: Any = None
     enrich_cog: bool = False
     band_codes: tuple[str, ...] | None = None
+    overviews: bool = True
     cloud_config: CloudConfig | None = None
     max_concurrent: int = Field(default=DEFAULT_MAX_CONCURRENT, ge=1)
     force: bool = False

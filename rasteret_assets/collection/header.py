@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,39 +99,66 @@ def parse_header(header: pa.StructScalar, *, band_index: int, where: str) -> Ban
         return default if found is None else found
 
     try:
-        tile_width, tile_height = int(value("tile_width")), int(value("tile_height"))
         grid = _grid(value("image_width"), value("image_height"), value("transform"))
         dtype = np.dtype(value("dtype"))
         # Separate planes: the table is this band's own slice, and a tile holds one sample.
         planar = value("planar_configuration", 1) == 2
         samples = 1 if planar else value("samples_per_pixel", 1)
         index = 0 if planar else value("band_index", band_index)
-        down, across = -(-grid.height // tile_height), -(-grid.width // tile_width)
-        # Copied: a view would keep the tables of a whole batch of records in memory for the sake of one.
-        tables = [header[name].values.to_numpy().copy().reshape(down, across) for name in _TABLES]
+        parsed = BandHeader(
+            grid=grid,
+            **_tiles(header, grid),
+            dtype=dtype,
+            compression=value("compression", 1),
+            predictor=value("predictor", 1),
+            samples=samples,
+            band_index=index,
+            nodata=_nodata(dtype, value("nodata"), value("nodata_text")),
+            photometric=value("photometric", 1),
+            jpeg_tables=_bytes(value("jpeg_tables")),
+            crs=crs_code(value("epsg"), value("crs")),
+        )
+        parsed = replace(parsed, overviews=_overviews(parsed, header["overviews"] if "overviews" in names else None))
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, WindowError) as error:
         raise CollectionError(f"the header of {where} contradicts itself ({error}): index it again") from error
-    if min(tile_width, tile_height) < 1 or not 0 <= index < samples or dtype.kind not in "iuf":
+    if min(parsed.tile_width, parsed.tile_height) < 1 or not 0 <= index < samples or dtype.kind not in "iuf":
         raise CollectionError(
-            f"the header of {where} is none to read with: tiles of {tile_width} x {tile_height}, "
+            f"the header of {where} is none to read with: tiles of {parsed.tile_width} x {parsed.tile_height}, "
             f"sample {index} of {samples}, {dtype}: index it again"
         )
-    return BandHeader(
-        grid=grid,
-        tile_width=tile_width,
-        tile_height=tile_height,
-        dtype=dtype,
-        compression=value("compression", 1),
-        predictor=value("predictor", 1),
-        samples=samples,
-        band_index=index,
-        tile_offsets=tables[0],
-        tile_byte_counts=tables[1],
-        nodata=_nodata(dtype, value("nodata"), value("nodata_text")),
-        photometric=value("photometric", 1),
-        jpeg_tables=base64.b64decode(text) if (text := value("jpeg_tables")) else None,
-        crs=crs_code(value("epsg"), value("crs")),
-    )
+    return parsed
+
+
+def _tiles(image: pa.StructScalar, grid: Grid) -> dict[str, Any]:
+    """Size of the tiles and their tables, of an image or an overview of it."""
+    width, height = int(image["tile_width"].as_py()), int(image["tile_height"].as_py())
+    down, across = -(-grid.height // height), -(-grid.width // width)
+    # Copied: a view would keep the tables of a whole batch of records in memory for the sake of one.
+    tables = {name: image[name].values.to_numpy().copy().reshape(down, across) for name in _TABLES}
+    return {"tile_width": width, "tile_height": height, **tables}
+
+
+def _overviews(whole: BandHeader, overviews: pa.ListScalar | None) -> tuple[BandHeader, ...]:
+    """The overviews as headers of their own, whose pixels cover the same outline."""
+    if overviews is None or not overviews.is_valid:
+        return ()
+    found = []
+    for overview in overviews.values:
+        width, height = overview["image_width"].as_py(), overview["image_height"].as_py()
+        grid = replace(
+            whole.grid,
+            width=width,
+            height=height,
+            scale_x=whole.grid.scale_x * whole.grid.width / width,
+            scale_y=whole.grid.scale_y * whole.grid.height / height,
+        )
+        tables = _bytes(overview["jpeg_tables"].as_py())
+        found.append(replace(whole, grid=grid, **_tiles(overview, grid), jpeg_tables=tables))
+    return tuple(found)
+
+
+def _bytes(text: str | bytes | None) -> bytes | None:
+    return base64.b64decode(text) if isinstance(text, str) else text
 
 
 def _grid(width: int, height: int, transform: list[float]) -> Grid:

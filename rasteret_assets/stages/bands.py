@@ -80,6 +80,7 @@ class BandMetadataReader:
         backend: where headers come from.
         explicit: whether the bands were chosen by name; otherwise rows whose asset is no raster are left out.
         max_concurrent: files in work at once.
+        overviews: whether to read the overviews that lie with the headers.
         known: headers of earlier ledgers, to reuse what still holds.
         revalidate: ask for every header that is reused whether its file has changed, and read it again if so.
         checkpoint: keeps finished rows while the stage runs.
@@ -94,6 +95,7 @@ class BandMetadataReader:
         explicit: bool,
         max_concurrent: int,
         known: HeaderIndex,
+        overviews: bool = True,
         revalidate: bool = False,
         checkpoint: Checkpoint | None = None,
         progress: ProgressCallback | None = None,
@@ -102,6 +104,7 @@ class BandMetadataReader:
         self.backend = backend
         self.explicit = explicit
         self.max_concurrent = max_concurrent
+        self.overviews = overviews
         self.known = known
         self.revalidate = revalidate
         self.checkpoint = checkpoint
@@ -156,8 +159,9 @@ class BandMetadataReader:
                 watch(_sum(before, now, total=done + round(done * share)))
 
         fetching = fetch_headers(
-            fresh.files, self.backend, fresh.take, max_concurrent=self.max_concurrent, progress=report
-        )
+            fresh.files, self.backend, fresh.take, max_concurrent=self.max_concurrent, overviews=self.overviews,
+            progress=report,
+        )  # fmt: skip
         account = run_sync(fetching)
         self._before = _sum(before, account, total=before.total + account.total)
         self.account.requests += account.requests
@@ -181,6 +185,7 @@ def read_band_metadata(
     *,
     explicit: bool,
     max_concurrent: int,
+    overviews: bool = True,
     previous: pa.Table | None = None,
     revalidate: bool = False,
     checkpoint: Checkpoint | None = None,
@@ -194,6 +199,7 @@ def read_band_metadata(
         backend: where headers come from.
         explicit: whether the bands were chosen by name; otherwise rows whose asset is no raster are left out.
         max_concurrent: files in work at once.
+        overviews: whether to read the overviews that lie with the headers.
         previous: the last ledger, to reuse what still holds.
         revalidate: ask for every header that is reused whether its file has changed, and read it again if so.
         checkpoint: keeps finished rows while the stage runs, and gives back those of an interrupted run.
@@ -203,7 +209,7 @@ def read_band_metadata(
     last: list[KnownRows] = [KnownTable(table=previous)] if previous is not None else []
     reader = BandMetadataReader(
         bands, backend, explicit=explicit, max_concurrent=max_concurrent, known=HeaderIndex([*left, *last]),
-        revalidate=revalidate, checkpoint=checkpoint, progress=progress,
+        overviews=overviews, revalidate=revalidate, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     steps = list(reader.read(records))
     return BandMetadata(table=pa.concat_tables([BAND_METADATA_SCHEMA.empty_table(), *steps]), account=reader.account)

@@ -44,6 +44,7 @@ async def fetch_headers(
     sink: HeaderSink,
     *,
     max_concurrent: int,
+    overviews: bool = True,
     progress: ProgressCallback | None = None,
 ) -> HeaderProgress:
     """Fetch the headers of all targets; a failure is an outcome and stops nothing.
@@ -53,12 +54,15 @@ async def fetch_headers(
         backend: where their bytes come from. Exceptions of a user's backend become outcomes too.
         sink: called with finished headers in groups, in the order they finish; every target comes exactly once.
         max_concurrent: ceiling of files in work at once, over all hosts.
+        overviews: whether to read the overviews that lie with the headers.
         progress: called now and then with the running totals, and once at the end.
 
     Returns:
         The totals.
     """
-    fetch = _Fetch(targets, backend, sink, max_concurrent, progress)
+    totals = HeaderProgress(total=len(targets))
+    reader = HeaderReader(backend, totals, overviews=overviews)
+    fetch = _Fetch(targets, reader, totals, sink, max_concurrent, progress)
     try:
         with fewer_collections():
             await fetch.run()
@@ -73,7 +77,8 @@ class _Fetch:
     def __init__(
         self,
         targets: Sequence[HeaderTarget],
-        backend: StorageBackend,
+        reader: HeaderReader,
+        totals: HeaderProgress,
         sink: HeaderSink,
         max_concurrent: int,
         progress: ProgressCallback | None,
@@ -82,8 +87,8 @@ class _Fetch:
         self.sink = sink
         self.max_concurrent = max_concurrent
         self.progress = progress
-        self.totals = HeaderProgress(total=len(targets))
-        self.reader = HeaderReader(backend, self.totals)
+        self.totals = totals
+        self.reader = reader
         self.queues: dict[str, HostQueue] = {}
         self.timers: dict[int, asyncio.TimerHandle] = {}
         self.begun: dict[int, HeaderOutcome] = {}

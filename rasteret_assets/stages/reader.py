@@ -33,14 +33,16 @@ class HeaderReader:
     Args:
         backend: where bytes come from. Its exceptions, of whatever kind, become a :class:`BackendError`.
         totals: counts requests and bytes.
+        overviews: whether to read the overviews that lie with the headers.
     """
 
-    def __init__(self, backend: StorageBackend, totals: HeaderProgress) -> None:
+    def __init__(self, backend: StorageBackend, totals: HeaderProgress, *, overviews: bool = True) -> None:
         self._reader = as_reader(backend)
         # Looked up once: asking an object for a protocol's methods costs as much as parsing a header.
         self._revalidator = self._reader if isinstance(self._reader, Revalidator) else None
         self._ends_reader = self._reader if isinstance(self._reader, EndsReader) else None
         self._totals = totals
+        self._overviews = overviews
         self._families: defaultdict[str, Prefetch] = defaultdict(Prefetch)
 
     async def read(self, target: HeaderTarget, outcome: HeaderOutcome) -> None:
@@ -59,7 +61,7 @@ class HeaderReader:
             if outcome.unchanged:
                 return
         try:
-            outcome.header = parse_header(pieces, size=outcome.size)
+            outcome.header = parse_header(pieces, size=outcome.size, overviews=self._overviews)
         except NeedBytes as need:
             missing = need.ranges
         else:
@@ -68,10 +70,10 @@ class HeaderReader:
         first = len(pieces)
         needed_tail = await self._read_rest(target, outcome, pieces, missing, prefetch)
         if with_tail:
-            needed_tail = not _parses([pieces[0], *pieces[first:]], outcome.size)
+            needed_tail = not self._parses([pieces[0], *pieces[first:]], outcome.size)
         if needed_tail:
             alone = [(0, pieces[0][1][:FILE_HEADER]), *pieces[1:]]
-            prefetch.tail_head = FILE_HEADER if _parses(alone, outcome.size) else prefetch.head
+            prefetch.tail_head = FILE_HEADER if self._parses(alone, outcome.size) else prefetch.head
         prefetch.vote(needed_tail=needed_tail)
 
     async def _read_rest(
@@ -88,7 +90,7 @@ class HeaderReader:
             else:
                 await asyncio.gather(*(self._read(target, outcome, pieces, *part) for part in missing))
             try:
-                outcome.header = parse_header(pieces, size=outcome.size)
+                outcome.header = parse_header(pieces, size=outcome.size, overviews=self._overviews)
             except NeedBytes as need:
                 missing = need.ranges
             else:
@@ -143,14 +145,13 @@ class HeaderReader:
         # A user's backend may hand out more than it was asked for.
         pieces.append((start, data if len(data) <= length else data[:length]))
 
-
-def _parses(pieces: Pieces, size: int | None) -> bool:
-    """Whether a file's header lies within these pieces."""
-    try:
-        parse_header(pieces, size=size)
-    except NeedBytes:
-        return False
-    return True
+    def _parses(self, pieces: Pieces, size: int | None) -> bool:
+        """Whether a file's header lies within these pieces."""
+        try:
+            parse_header(pieces, size=size, overviews=self._overviews)
+        except NeedBytes:
+            return False
+        return True
 
 
 def _failure(error: Exception, href: str) -> RasteretAssetsError:

@@ -232,7 +232,7 @@ def run_band_metadata(
     reader = BandMetadataReader(
         profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent,
         known=HeaderIndex([] if force else known_headers(workspace, key, checkpoint)), revalidate=revalidate,
-        checkpoint=checkpoint, progress=progress,
+        overviews=spec.overviews, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     ledger_schema = with_recipe(BAND_METADATA_SCHEMA, profile, version)
     with workspace.writer(path, ledger_schema, **STAGE_OPTIONS) as ledger:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rasteret_assets.schema import BAND_INDEX, BAND_STRUCT
+from rasteret_assets.schema import BAND_INDEX, BAND_STRUCT, OVERVIEW_STRUCT
 from rasteret_assets.tiff import TiffHeader
 
 
@@ -34,6 +34,7 @@ def header_structs(headers: Sequence[TiffHeader | None], band_indices: Sequence[
     columns["jpeg_tables"] = pa.array([None if h is None else _text(h.jpeg_tables) for h in headers], pa.string())
     columns["tile_offsets"] = _lists([None if t is None else t[0] for t in tiles])
     columns["tile_byte_counts"] = _lists([None if t is None else t[1] for t in tiles])
+    columns["overviews"] = _overviews(headers, band_indices)
     columns[BAND_INDEX] = pa.array(
         [None if h is None else i for h, i in zip(headers, band_indices, strict=True)], pa.int32()
     )
@@ -41,6 +42,27 @@ def header_structs(headers: Sequence[TiffHeader | None], band_indices: Sequence[
     return pa.StructArray.from_arrays(
         [columns[child.name] for child in BAND_STRUCT], fields=list(BAND_STRUCT), mask=missing
     )
+
+
+def _overviews(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -> pa.ListArray:
+    """The overviews of each header; null where it has none."""
+    counts = np.array([0 if h is None else len(h.overviews) for h in headers], np.int64)
+    pairs = [(o, h, i) for h, i in zip(headers, band_indices, strict=True) if h is not None for o in h.overviews]
+    tiles = [h.band_tiles(i, o) for o, h, i in pairs]
+    columns = {
+        "image_width": pa.array([o.width for o, _, _ in pairs], pa.int32()),
+        "image_height": pa.array([o.height for o, _, _ in pairs], pa.int32()),
+        "tile_width": pa.array([o.tile_width for o, _, _ in pairs], pa.int32()),
+        "tile_height": pa.array([o.tile_height for o, _, _ in pairs], pa.int32()),
+        "tile_offsets": _lists([offsets for offsets, _ in tiles]),
+        "tile_byte_counts": _lists([sizes for _, sizes in tiles]),
+        "jpeg_tables": pa.array([_text(o.jpeg_tables) for o, _, _ in pairs], pa.string()),
+    }
+    values = pa.StructArray.from_arrays(
+        [columns[child.name] for child in OVERVIEW_STRUCT], fields=list(OVERVIEW_STRUCT)
+    )
+    starts = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    return pa.ListArray.from_arrays(starts, values, mask=pa.array(counts == 0))
 
 
 def _text(content: bytes | None) -> str | None:

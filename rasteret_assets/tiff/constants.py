@@ -13,6 +13,7 @@ from typing import Final
 class Tag(IntEnum):
     """The tags of an image file directory that an index needs; every other tag is skipped unread."""
 
+    NEW_SUBFILE_TYPE = 254
     IMAGE_WIDTH = 256
     IMAGE_LENGTH = 257
     BITS_PER_SAMPLE = 258

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rasteret_assets.tiff.overviews import TiffOverview
     from rasteret_assets.tiff.transform import Transform
 
 
@@ -63,6 +64,8 @@ class TiffHeader:
     """``EPSG:n`` or the WKT2 of a user-defined CRS; ``None`` if absent or beyond what can be built faithfully."""
     jpeg_tables: bytes | None
     """Tables that JPEG tiles share, ``None`` without the tag."""
+    overviews: tuple[TiffOverview, ...] = ()
+    """Smaller copies of the image whose directories lie with its own, from the finest to the coarsest."""
 
     @property
     def tiles_across(self) -> int:
@@ -79,11 +82,14 @@ class TiffHeader:
         """The dtype as the published index writes it: ``uint16``, but ``>u2`` for multi-byte big-endian samples."""
         return _name_dtype(self.dtype)
 
-    def band_tiles(self, band_index: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    def band_tiles(
+        self, band_index: int, overview: TiffOverview | None = None
+    ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Offsets and byte counts of the tiles that hold a band, row by row.
 
         Args:
             band_index: position of the band in the file, counted from 0.
+            overview: one of the header's overviews; None for the image itself.
 
         Raises:
             UnsupportedTiffError: if the file has no such band.
@@ -92,11 +98,12 @@ class TiffHeader:
             raise UnsupportedTiffError(
                 f"band index {band_index} does not exist: the file has {self.samples_per_pixel} bands, counted from 0"
             )
+        image = self if overview is None else overview
         if self.planar_configuration != PlanarConfiguration.SEPARATE:
-            return self.tile_offsets, self.tile_byte_counts
-        tiles = self.tiles_across * self.tiles_down
+            return image.tile_offsets, image.tile_byte_counts
+        tiles = -(-image.width // image.tile_width) * -(-image.height // image.tile_height)
         part = slice(band_index * tiles, (band_index + 1) * tiles)
-        return self.tile_offsets[part], self.tile_byte_counts[part]
+        return image.tile_offsets[part], image.tile_byte_counts[part]
 
 
 @lru_cache(maxsize=64)

@@ -17,6 +17,7 @@ from rasteret_assets.tiff.header import TiffHeader
 from rasteret_assets.tiff.ifd import MAX_REMEMBERED, Entry, Ifd, index_entries, read_first_ifd
 from rasteret_assets.tiff.layout import Layout
 from rasteret_assets.tiff.nodata import parse_nodata
+from rasteret_assets.tiff.overviews import read_overviews
 from rasteret_assets.tiff.samples import read_compression, read_dtype, read_predictor
 from rasteret_assets.tiff.transform import read_transform
 
@@ -50,13 +51,14 @@ _SHARED_TAGS: Final = tuple(
 )
 
 
-def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None) -> TiffHeader:
+def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None, overviews: bool = True) -> TiffHeader:
     """The header of the first image of a tiled GeoTIFF.
 
     Args:
         pieces: the bytes read so far as ``(start, bytes)``, in any order.
         size: bytes of the whole file, if known. Pass it as soon as a short read has revealed it: without it a file that
             is cut short keeps asking for bytes it does not have.
+        overviews: whether to describe the overviews whose directories lie with the first one, too.
 
     Raises:
         NeedBytes: if bytes are missing; call again with these and the ones already given.
@@ -105,6 +107,7 @@ def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None
         epsg=shared.geo.epsg,
         crs=shared.geo.crs,
         jpeg_tables=ifd.raw(Tag.JPEG_TABLES) or None,
+        overviews=read_overviews(ifd, directory.end) if overviews else (),
     )
 
 

@@ -1,0 +1,227 @@
+"""The smaller copies of an image: the further directories of a COG, as far as they lie with the first one.
+
+GDAL's COG driver writes all directories in front of the pixels, each with its tables behind it, so that the bytes that
+hold the header hold them too, or nearly. Overviews that were appended later lie behind the pixels, where another
+request would have to be made for each: those are left out. So is whatever else follows in the chain (masks, thumbnails,
+other images, damage): a header is no worse for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from rasteret_assets.errors import CorruptTiffError, TiffError
+from rasteret_assets.tiff.buffer import MAX_OFFSET, NeedBytes, SparseBuffer
+from rasteret_assets.tiff.constants import Tag
+from rasteret_assets.tiff.ifd import MAX_ENTRIES, MAX_REMEMBERED, Entry, Ifd, index_entries
+from rasteret_assets.tiff.layout import READ_AHEAD, Layout
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: A directory (or table) this near behind the last one is asked for if it is not at hand.
+_NEAR: Final = 64 * 1024
+#: Bytes of one tile in both tables of a BigTIFF.
+_TABLE_BYTES: Final = 16
+#: Images halve from one overview to the next, so that a chain longer than this is none of GDAL's.
+_MOST_DIRECTORIES: Final = 32
+#: NewSubfileType (TIFF 6.0 p. 36): bit 0 says reduced resolution, bit 2 transparency mask.
+_REDUCED, _KIND_BITS = 1, 5
+
+#: Tags an overview must have in common with its image, so that its tiles are read in the same way.
+_COMMON_TAGS: Final = (
+    Tag.COMPRESSION,
+    Tag.PREDICTOR,
+    Tag.PHOTOMETRIC,
+    Tag.SAMPLES_PER_PIXEL,
+    Tag.PLANAR_CONFIGURATION,
+)
+#: For directories whose entries alone are read.
+_NOTHING: Final = SparseBuffer((), None)
+
+_DEFAULTS: Final = {Tag.COMPRESSION: 1, Tag.PREDICTOR: 1, Tag.SAMPLES_PER_PIXEL: 1, Tag.PLANAR_CONFIGURATION: 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TiffOverview:
+    """An image of the same place with fewer pixels."""
+
+    width: int
+    """Columns, in pixels."""
+    height: int
+    """Rows, in pixels."""
+    tile_width: int
+    """Columns of a tile."""
+    tile_height: int
+    """Rows of a tile."""
+    tile_offsets: NDArray[np.integer]
+    """As in :class:`~.header.TiffHeader`, likewise the next."""
+    tile_byte_counts: NDArray[np.integer]
+    jpeg_tables: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Directory:
+    """What the entries of a directory alone tell."""
+
+    is_reduced: bool
+    """Whether it calls itself an image of reduced resolution, and has tables of the right length."""
+    size: tuple[int, int]
+    tile: tuple[int, int]
+    common: tuple[int, ...]
+    """Values of the tags in ``_COMMON_TAGS``."""
+    tables: tuple[Entry, ...]
+    """Where offsets and byte counts lie."""
+    jpeg: tuple[int, int] | None
+    """Position and length of the JPEG tables."""
+    end: int
+    tiles: int
+
+    def is_overview_of(self, whole: _Directory, before: tuple[int, int]) -> bool:
+        """Whether it is a copy of the whole image, smaller than the one before."""
+        smaller = self.size[0] <= before[0] and self.size[1] <= before[1] and self.size != before
+        return self.is_reduced and smaller and self.common == whole.common
+
+
+def read_overviews(first: Ifd, end: int) -> tuple[TiffOverview, ...]:
+    """The overviews of a file, from the finest to the coarsest.
+
+    Args:
+        first: the directory of the image itself, which has been found sound.
+        end: position after the last byte of it and its tables.
+
+    Raises:
+        NeedBytes: if directories that lie with the first one are not all at hand.
+    """
+    layout, buffer = first.layout, first.buffer
+    found: list[TiffOverview] = []
+    try:
+        whole = _describe(layout, first.block, first.start)
+        # All overviews together have a third of the image's tiles, and a little more where sizes are odd.
+        near = _Nearby(buffer, READ_AHEAD // 2 + sum(size for _, _, _, size in whole.tables) * 3 // 8)
+        link = layout.integers[13 if layout.inline == 4 else 18]
+        size, pointer = whole.size, first.start + len(first.block)
+        for _ in range(_MOST_DIRECTORIES):
+            data, at = near.locate(pointer, link.size, end)
+            offset = link.unpack_from(data, at)[0]
+            if not offset:
+                break
+            data, at = near.locate(offset, layout.count.size, end)
+            length = layout.count.unpack_from(data, at)[0] * layout.entry.size
+            start = offset + layout.count.size
+            if not 0 < length <= MAX_ENTRIES * layout.entry.size:
+                break
+            data, at = near.locate(start, length, end)
+            described = _describe(layout, bytes(data[at : at + length]), start)
+            pointer, end = start + length, max(end, described.end)
+            if described.is_overview_of(whole, size):
+                found.append(_read(layout, described, near, pointer))
+                size = described.size
+    except (TiffError, _FarError):
+        pass
+    return tuple(found)
+
+
+class _FarError(Exception):
+    """Bytes lie too far from the ones before them to be asked for."""
+
+
+class _Nearby:
+    """The bytes of a file, of which only those near others are looked at, at hand or not: so the answer is always one.
+
+    Args:
+        buffer: the bytes read so far.
+        ahead: bytes to ask for where some are missing.
+    """
+
+    __slots__ = ("ahead", "buffer", "head")
+
+    def __init__(self, buffer: SparseBuffer, ahead: int) -> None:
+        self.buffer = buffer
+        self.ahead = ahead
+        # Nearly always all bytes are those of one first read, and nothing has to be searched.
+        first, data = buffer.pieces[0]
+        self.head = data if first == 0 else b""
+
+    def locate(self, start: int, length: int, end: int, reach: int = 0) -> tuple[bytes, int]:
+        """The piece that holds ``length`` bytes from ``start``, and where in it they begin.
+
+        Raises:
+            _FarError: where they lie further from ``end`` than is near, and ``reach``.
+            NeedBytes: where they are missing.
+            CorruptTiffError: where the file has no such bytes.
+        """
+        if not end - _NEAR <= start <= end + _NEAR + reach:
+            raise _FarError
+        if start + length <= len(self.head):
+            return self.head, start
+        found = self.buffer.locate(start, length)
+        if found is None:
+            self.buffer.check_inside(start, length, "an overview's directory")
+            raise NeedBytes([self.buffer.missing(start, max(length, self.ahead))])
+        return found
+
+
+def _read(layout: Layout, described: _Directory, near: _Nearby, end: int) -> TiffOverview:
+    """The overview of a directory that ends at ``end``."""
+    tables = []
+    for kind, count, start, size in described.tables:
+        data, at = near.locate(start, size, end, described.tiles * _TABLE_BYTES)
+        values = np.frombuffer(data, layout.tables[kind], count, at)
+        # As for the image's own tables: no place in a file is negative or beyond 63 bits.
+        if kind > 4 and (values.min() < 0 or values.max() > MAX_OFFSET):
+            raise CorruptTiffError("an overview's table holds a value that is negative or beyond 63 bits")
+        # A copy, so that the bytes it was read with can be let go.
+        tables.append(values.copy())
+    jpeg = None
+    if described.jpeg is not None:
+        data, at = near.locate(*described.jpeg, end, described.tiles * _TABLE_BYTES)
+        jpeg = bytes(data[at : at + described.jpeg[1]])
+    return TiffOverview(
+        width=described.size[0],
+        height=described.size[1],
+        tile_width=described.tile[0],
+        tile_height=described.tile[1],
+        tile_offsets=tables[0],
+        tile_byte_counts=tables[1],
+        jpeg_tables=jpeg,
+    )
+
+
+# The files of a collection repeat a few directories thousands of times.
+@lru_cache(maxsize=MAX_REMEMBERED)
+def _describe(layout: Layout, block: bytes, start: int) -> _Directory:
+    """What the entries of a directory tell.
+
+    Raises:
+        CorruptTiffError: if a size is missing.
+    """
+    entries = index_entries(layout, block, start)
+    ifd = Ifd(buffer=_NOTHING, layout=layout, block=block, start=start, entries=entries)
+    size = ifd.integer(Tag.IMAGE_WIDTH), ifd.integer(Tag.IMAGE_LENGTH)
+    kind = ifd.integer(Tag.NEW_SUBFILE_TYPE, 0)
+    is_tiled = Tag.TILE_OFFSETS in entries and Tag.TILE_BYTE_COUNTS in entries
+    tile = (ifd.integer(Tag.TILE_WIDTH), ifd.integer(Tag.TILE_LENGTH)) if is_tiled else (0, 0)
+    common = tuple(ifd.integer(tag, _DEFAULTS.get(tag, -1)) for tag in _COMMON_TAGS)
+    tiles = 0
+    if min(*size, *tile) > 0:
+        planes = common[3] if common[4] == 2 else 1
+        tiles = -(-size[0] // tile[0]) * -(-size[1] // tile[1]) * planes
+    tables = tuple(entries[tag] for tag in (Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS) if tag in entries)
+    sound = tiles > 0 and all(kind in layout.tables and count == tiles for kind, count, _, _ in tables)
+    jpeg = entries.get(Tag.JPEG_TABLES)
+    ifd.check_claims((Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS, Tag.JPEG_TABLES))
+    return _Directory(
+        is_reduced=kind & _KIND_BITS == _REDUCED and len(tables) == 2 and sound,
+        size=size,
+        tile=tile,
+        common=common,
+        tables=tables,
+        jpeg=None if jpeg is None else jpeg[2:],
+        end=max([start + len(block), *(table[2] + table[3] for table in tables)]),
+        tiles=tiles,
+    )
