@@ -45,7 +45,7 @@ def test_all_partitions_are_discovered_built_and_reported(scenes: Scenes, tmp_pa
     assert version == hashlib.blake2b(content, digest_size=16).hexdigest()
     columns = {column.name: column.type for column in published["dagster/column_schema"].value.columns}
     assert columns["id"] == "string"
-    assert columns["B02_metadata"] == "struct<22 fields>"
+    assert columns["B02_metadata"] == "struct<23 fields>"
     assert made["normalized_records"].metadata["rejected_records"].value == 0
     headers = made["band_metadata"].metadata
     assert [headers[name].value for name in ("headers_fetched", "headers_reused", "headers_failed")] == [1, 0, 0]
