@@ -27,12 +27,12 @@ _SHOWN_FAILURES = 20
     "--limit", type=click.IntRange(0), help=f"Failures to list.  [default: {_SHOWN_FAILURES}; with --json all of them]"
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document: {summary: [...], failures: [...]}.")
-@click.option("--strict", is_flag=True, help="Exit with 1 where there are failures.")
+@click.option("--strict", is_flag=True, help="Exit with 1 where headers are missing.")
 @in_one_line
 def failures(
     path: str, *, error_class: str | None, host: str | None, limit: int | None, as_json: bool, strict: bool
 ) -> None:
-    """Say which headers of a collection could not be read, why, and what to do.
+    """Say which headers of a collection could not be read or are in another CRS than their record says, and what to do.
 
     PATH is the folder or URI a collection is published in (..._records), or the YAML file that declares it.
     """
@@ -45,7 +45,7 @@ def failures(
     else:
         narrowed = error_class is not None or host is not None
         _print_failures(found, _SHOWN_FAILURES if limit is None else limit, narrowed=narrowed)
-    if strict and found.table.num_rows:
+    if strict and found.missing:
         sys.exit(1)
 
 
@@ -58,7 +58,9 @@ def _print_failures(found: Failures, limit: int, *, narrowed: bool) -> None:
     if not count:
         console.print(Text(f"No failures{' of this kind' if narrowed else ''} among {found.headers} headers."))
         return
-    console.print(Text(f"{count} of {found.headers} headers could not be read."), style="bold")
+    conflicts = count - found.missing
+    also = f" {conflicts} are in another CRS than their record says." if conflicts else ""
+    console.print(Text(f"{found.missing} of {found.headers} headers could not be read.{also}"), style="bold")
     _print_summary(console, found)
     shown = found.table.slice(0, limit).to_pylist()
     for row in shown:

@@ -15,7 +15,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from rasteret_assets.errors import CollectionError
-from rasteret_assets.schema import BANDS, HREF, ID, STATUS_OK, TIMESTAMP, partition_values
+from rasteret_assets.schema import BANDS, CRS_CONFLICT, HREF, ID, TIMESTAMP, partition_values
 from rasteret_assets.stages.targets import RETRIED_CLASSES
 from rasteret_assets.storage.urls import host, redact
 from rasteret_assets.storage.workspace import Workspace
@@ -23,7 +23,7 @@ from rasteret_assets.storage.workspace import Workspace
 #: The host of hrefs that lead to no server.
 LOCAL_FILES: Final = "local files"
 
-#: One row per header that is missing.
+#: One row per header that is missing or in conflict with its record.
 FAILURES_SCHEMA: Final = pa.schema(
     [
         (ID, pa.string()),
@@ -69,6 +69,7 @@ REMEDIES: Final[dict[str, str]] = {
     "not_georeferenced": "the file has no usable geotransform: georeference it (gdalwarp, or gdal_translate -a_ullr)",
     "unsupported": "a tile index cannot describe this file: rewrite it as a COG, or check the band index asked for",
     "corrupt": "the header contradicts the file: upload it again, or ask its provider",
+    CRS_CONFLICT: "the header is used, in the file's own CRS: correct proj:epsg or proj:code in the record table",
     "no_href": "the record names the asset but no address: fill in its href, or leave out the band with band_codes",
     "invalid_band_index": "write band_index as a whole number, 0 for the first band of the file",
 }
@@ -86,7 +87,7 @@ _QUERY: Final = r"""([A-Za-z][A-Za-z0-9+.-]*://[^\s?#"'<>]*)[?#][^\s"'<>]*?([:;,
 
 @dataclass(frozen=True, kw_only=True)
 class Failures:
-    """The headers a collection lacks.
+    """The headers a collection lacks, and those that are in another CRS than their record says.
 
     Args:
         table: rows of :data:`FAILURES_SCHEMA`, by partition and then in ledger order.
@@ -110,8 +111,13 @@ class Failures:
             table = table.filter(pc.field("host") == host.lower())
         return Failures(table=table, headers=self.headers)
 
+    @property
+    def missing(self) -> int:
+        """How many headers the collection lacks; the others are in conflict with their record only."""
+        return int(pc.sum(pc.not_equal(self.table["error_class"], CRS_CONFLICT)).as_py() or 0)
+
     def summary(self) -> pa.Table:
-        """How many headers are missing by error class and host: rows of :data:`SUMMARY_SCHEMA`."""
+        """How many headers are missing or in conflict by error class and host: rows of :data:`SUMMARY_SCHEMA`."""
         # Without threads groups keep the order of their rows, so that the examples are the first of each.
         grouped = self.table.group_by(["error_class", "host"], use_threads=False).aggregate(
             [(ID, "count", pc.CountOptions(mode="all")), (HREF, "first"), ("error", "first")]
@@ -140,7 +146,7 @@ def remedy(error_class: str | None) -> str:
 
 
 def read_failures(workspace: Workspace) -> Failures:
-    """What the ledgers of all partitions say about headers that could not be read; no secret of an address is in it.
+    """What the ledgers of all partitions say about headers that are missing or in conflict; no secret is in it.
 
     Raises:
         CollectionError: if there are no ledgers, or one is damaged.
@@ -152,7 +158,7 @@ def read_failures(workspace: Workspace) -> Failures:
         files = _ledger_files(workspace.fs, folder)
         ledgers = ds.dataset(files, schema=stored, format="parquet", filesystem=workspace.fs) if files else None
         headers = ledgers.count_rows() if ledgers else 0
-        failed = ledgers.to_table([*_STORED, _FILE], filter=pc.field("status") != STATUS_OK) if ledgers else None
+        failed = ledgers.to_table([*_STORED, _FILE], filter=pc.field("error_class").is_valid()) if ledgers else None
     except (pa.ArrowInvalid, OSError) as error:
         raise CollectionError(f"{folder}: a ledger cannot be read ({error}); delete it and build again") from error
     if failed is None:

@@ -189,3 +189,18 @@ def test_every_class_the_ledger_may_hold_has_a_remedy() -> None:
     known = {*classes(RangeReadError), *classes(TiffError), "no_href", "invalid_band_index"}
     assert known <= set(REMEDIES)
     assert "the error says" in remedy("anything a later version files")
+
+
+def test_a_header_in_another_crs_than_its_record_says_is_good_and_told(tmp_path: Path, server: RangeServer) -> None:
+    server.objects |= {"/right.tif": tiff_bytes(epsg=32632), "/wrong.tif": tiff_bytes(epsg=32633)}
+    hrefs = [f"{server.url}/right.tif", f"{server.url}/wrong.tif", f"{server.url}/lost.tif"]
+    table = record_table(["right", "wrong", "lost"], {"B02": hrefs}, **{"proj:epsg": pa.array([32632] * 3, pa.int32())})
+    built = build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    rows = {row["id"]: row for row in built.to_table(["id", "proj:epsg", "B02_metadata"]).to_pylist()}
+    assert (rows["wrong"]["proj:epsg"], rows["wrong"]["B02_metadata"]["epsg"]) == (32633, 32633)
+    found = read_failures(Workspace.at(str(tmp_path / "s2_records")))
+    assert dict(zip(found.table["id"].to_pylist(), found.table["error_class"].to_pylist(), strict=True)) == {
+        "wrong": "crs_conflict", "lost": "not_found"
+    }  # fmt: skip
+    assert "the record says EPSG:32632, its file is in EPSG:32633" in found.table["error"].to_pylist()
+    assert (found.missing, found.headers) == (1, 3)
