@@ -144,10 +144,12 @@ def _without_signatures(table: pa.Table) -> pa.Table:
     position = table.schema.get_field_index(ASSETS)
     assets = table[ASSETS].combine_chunks()
     if pa.types.is_struct(assets.type) and assets.type.num_fields:
-        children = [_unsigned(pc.struct_field(assets, [i])) for i in range(assets.type.num_fields)]
-        names = [child.name for child in assets.type]
-        made = pa.StructArray.from_arrays(children, names=names, mask=pc.is_null(assets))
-        table = table.set_column(position, ASSETS, made)
+        given = [pc.struct_field(assets, [i]) for i in range(assets.type.num_fields)]
+        children = [_unsigned(asset) for asset in given]
+        if any(child is not asset for child, asset in zip(children, given, strict=True)):
+            names = [child.name for child in assets.type]
+            made = pa.StructArray.from_arrays(children, names=names, mask=pc.is_null(assets))
+            table = table.set_column(position, ASSETS, made)
     position = table.schema.get_field_index(LINKS)
     if position >= 0 and has_link_hrefs(table.schema.field(position).type):
         table = table.set_column(position, LINKS, _unsigned_links(table[LINKS].combine_chunks()))
@@ -178,6 +180,10 @@ def _unsigned(linked: pa.Array) -> pa.Array:
     """Structs with an ``href``, that without its signature; the array itself where there is none."""
     position = linked.type.get_field_index(HREF)
     hrefs = pc.struct_field(linked, [position])
+    text = hrefs.buffers()[2]
+    # Nearly all addresses are without a query: one look at the bytes of the column is enough to know.
+    if text is None or not (np.frombuffer(text, np.uint8) == ord("?")).any():
+        return linked
     unsigned = unsigned_hrefs(hrefs)
     if unsigned is hrefs:
         return linked
