@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from cogs import KINDS, ServedFile, make_changed_file, make_file
-from processes import READERS, SLOW_READERS, RunningServer, missing_reader, run_reader, running_server
+from processes import COMPARED, READERS, SLOW_READERS, RunningServer, missing_reader, run_reader, running_server
 from report import Measurement, as_json, compare, describe_machine, format_table
 from trials import Trial, try_changed_files, try_dead_host, try_faults, try_memory, try_throttle
 
@@ -118,7 +118,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--latency-ms", type=float, default=20)
     parser.add_argument("--max-concurrent", type=int, default=300)
     parser.add_argument("--kinds", type=_names_of(KINDS), default=list(KINDS), help=",".join(KINDS))
-    parser.add_argument("--readers", type=_names_of(READERS), default=list(READERS), help=",".join(READERS))
+    parser.add_argument("--readers", type=_names_of(READERS), default=COMPARED, help=",".join(READERS))
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--behind", action="store_true", help="headers behind the pixels, as in files changed later")
     parser.add_argument("--memory", action="store_true", help="peak memory of 100 000 headers in one partition")

@@ -20,6 +20,7 @@ HERE: Final = Path(__file__).parent
 #: Reader by name on the command line; those after the first are compared with it.
 READERS: Final = {
     "ours": "ours.py",
+    "ours_stage": "ours_stage.py",
     "transport": "transport.py",
     "obstore": "with_obstore.py",
     "aiohttp": "with_aiohttp.py",
@@ -28,6 +29,8 @@ READERS: Final = {
     "rasteret": "with_rasteret.py",
     "bare": "bare.py",
 }
+#: Those that stand in the table, one line each.
+COMPARED: Final = [name for name in READERS if name != "ours_stage"]
 #: Readers that would take minutes over thousands of headers get this many.
 SLOW_READERS: Final = {"rasterio": 600, "rasteret": 600}
 

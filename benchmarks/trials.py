@@ -25,8 +25,8 @@ class Trial:
 
 
 def try_memory(server: RunningServer, file: ServedFile, concurrency: int, headers: int = 100_000) -> Trial:
-    """Peak memory of a partition of 100 000 headers."""
-    run = _finished(run_reader("ours", server, file, headers=headers, max_concurrent=concurrency))
+    """Peak memory of a partition of 100 000 headers, from the record table to the ledger in a workspace."""
+    run = _finished(run_reader("ours_stage", server, file, headers=headers, max_concurrent=concurrency))
     peak = run["peak_rss"] / 1e6
     note = f"{run['good']} of {headers} right, {headers / run['seconds']:.0f} headers/s"
     name = f"{file.kind.name}: peak memory of {headers} headers"

@@ -25,18 +25,22 @@ def read(job: Job) -> BandMetadata:
     return read_band_metadata(records(job), ["B02"], create_backend(), explicit=True, max_concurrent=job.max_concurrent)
 
 
-def records(job: Job) -> pa.Table:
-    """A normalized record per file."""
+def record_table(job: Job) -> pa.Table:
+    """A raw record per file, all of one month."""
     rows = len(job.urls)
     asset = pa.StructArray.from_arrays([pa.array(job.urls)], names=["href"])
-    table = pa.table({
+    return pa.table({
         "id": pa.array([f"scene-{row}" for row in range(rows)]),
         "datetime": pa.array([datetime(2024, 5, 1, tzinfo=UTC)] * rows, pa.timestamp("us", tz="UTC")),
         "geometry": pa.array([shapely.to_wkb(shapely.box(9, 48, 10, 49))] * rows, pa.binary()),
         "assets": pa.StructArray.from_arrays([asset], names=["B02"]),
     })  # fmt: skip
+
+
+def records(job: Job) -> pa.Table:
+    """A normalized record per file."""
     spec = CollectionSpec.of(path="benchmark")
-    source = open_source(table, spec)
+    source = open_source(record_table(job), spec)
     return normalize_records(source.table(), spec, profile_source(source, spec)).records
 
 

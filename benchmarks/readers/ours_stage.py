@@ -1,0 +1,58 @@
+"""This project as a workspace builds it: raw records in, the band metadata ledger as a Parquet file out, in slices."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from harness import Job, measure
+from ours import record_table
+
+from rasteret_assets import create_backend
+from rasteret_assets.schema import BANDS
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.run import run_band_metadata, run_normalized_records, run_raw_records
+from rasteret_assets.stages.scan import open_source
+from rasteret_assets.storage.workspace import Workspace
+
+
+def read(job: Job) -> str:
+    folder = Path(tempfile.mkdtemp())
+    pq.write_table(record_table(job), folder / "records.parquet")
+    spec = CollectionSpec.of(
+        path=folder / "records.parquet", name="b", workspace_dir=folder, enrich_cog=True, band_codes=["B02"],
+        max_concurrent=job.max_concurrent,
+    )  # fmt: skip
+    workspace = Workspace.at(spec.published_path or "")
+    run_raw_records(workspace, open_source(spec.path, spec), spec, ["2024-05"])
+    run_normalized_records(workspace, spec, "2024-05")
+    run_band_metadata(workspace, spec, "2024-05", create_backend())
+    return workspace.stage_file(BANDS, "2024-05")
+
+
+def judge(job: Job, ledger: str) -> dict[str, Any]:
+    """Good is a row whose tile table is the oracle's."""
+    oracle = json.loads(Path(job.oracle).read_text())
+    good, wrong, failures = 0, 0, Counter[str]()
+    for batch in pq.ParquetFile(ledger).iter_batches(4096, columns=["status", "error_class", "header"]):
+        rows = pa.Table.from_batches([batch])
+        failures.update(rows.filter(pc.not_equal(rows["status"], "ok"))["error_class"].to_pylist())
+        header = rows.filter(pc.equal(rows["status"], "ok"))["header"].combine_chunks()
+        tables = [
+            np.asarray(header.field(name).flatten()).reshape(-1, len(oracle[truth])) == np.array(oracle[truth])
+            for name, truth in (("tile_offsets", "offsets"), ("tile_byte_counts", "byte_counts"))
+        ]
+        right = int((tables[0].all(axis=1) & tables[1].all(axis=1)).sum())
+        good, wrong = good + right, wrong + len(header) - right
+    return {"good": good, "wrong": wrong, "failures": dict(failures)}
+
+
+if __name__ == "__main__":
+    measure(read, judge)
