@@ -117,7 +117,11 @@ def rasterio_mask(shape, grid: Grid, window: Window, *, all_touched: bool):
 @given(polygons(smooth))
 def test_centre_rule_is_rasterios(shape):
     grid, window = grid_of(40, 40, origin=(-3.0, 33.0)), Window(col_off=2, row_off=1, width=33, height=29)
-    np.testing.assert_array_equal(covered(shape, grid, window), rasterio_mask(shape, grid, window, all_touched=False))
+    differ = covered(shape, grid, window) != rasterio_mask(shape, grid, window, all_touched=False)
+    # Where rounding decides, a centre on the outline belongs to either side.
+    rows, columns = np.nonzero(differ)
+    xmin, _, _, ymax = grid.part(window).bounds
+    assert (shapely.distance(shape.boundary, shapely.points(xmin + columns + 0.5, ymax - rows - 0.5)) < 1e-9).all()
 
 
 @settings(max_examples=80, deadline=None)
