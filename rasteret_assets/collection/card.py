@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
@@ -17,7 +18,14 @@ def line(name: str, bands: Sequence[str], summary: Summary) -> str:
     return f"Collection({name!r}, {rows}, bands: {_listed(bands)}, {_dates(summary.dates)})"
 
 
-def html(name: str, subtitle: str, bands: Mapping[str, int | None], crs: Sequence[str], summary: Summary) -> str:
+def html(
+    name: str,
+    subtitle: str,
+    bands: Mapping[str, int | None],
+    crs: Sequence[str],
+    summary: Summary,
+    picture: bytes | None = None,
+) -> str:
     """A table of what a collection holds; every text in it is escaped.
 
     Args:
@@ -26,6 +34,7 @@ def html(name: str, subtitle: str, bands: Mapping[str, int | None], crs: Sequenc
         bands: the number of records whose header is present by band; None where it is not known.
         crs: of the rasters.
         summary: its counts and extents.
+        picture: PNG of its footprints, shown beside the table.
     """
     bounds = "none" if summary.bounds is None else ", ".join(f"{value:.4f}" for value in summary.bounds)
     facts = {
@@ -40,7 +49,11 @@ def html(name: str, subtitle: str, bands: Mapping[str, int | None], crs: Sequenc
         for label, value in facts.items()
     )
     note = f"<div>{escape(subtitle)}</div>" if subtitle else ""
-    return f"<div><strong>{escape(name or 'Collection')}</strong>{note}<table>{rows}</table></div>"
+    table = f"<div><strong>{escape(name or 'Collection')}</strong>{note}<table>{rows}</table></div>"
+    if picture is None:
+        return table
+    image = f"<img alt='footprints' src='data:image/png;base64,{base64.b64encode(picture).decode()}'>"
+    return f"<div style='display:flex;flex-wrap:wrap;gap:1em'>{table}{image}</div>"
 
 
 def _share(band: str, headers: int | None, rows: int) -> str:

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,12 +15,18 @@ import pyarrow.dataset as ds
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets import schema
-from rasteret_assets.collection import card, outputs, query, scan, summary
+from rasteret_assets.collection import card, outputs, plot, preview, query, scan, summary
 from rasteret_assets.collection.aoi import AUTO, Area, bbox_geometry, coerce_areas
 from rasteret_assets.collection.dates import parse_date_range
+from rasteret_assets.collection.options import read_options
+from rasteret_assets.collection.preview import Picture
+from rasteret_assets.collection.selection import choose_backend
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.storage.aio import off_loop
 from rasteret_assets.storage.backend import StorageBackend
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -208,6 +214,52 @@ class Collection:
     get_gdf_async = off_loop(outputs.get_gdf)
     sample_points_async = off_loop(outputs.sample_points)
 
+    # --- pictures ----------------------------------------------------------------------------------------------------
+
+    def plot(self, ax: Axes | None = None, *, limit: int = plot.MOST_DRAWN) -> Axes:
+        """Draw the footprints on a map of longitudes and latitudes, coloured by date.
+
+        Args:
+            ax: matplotlib axes to draw into; by default a figure of its own, ``.figure`` of what is returned.
+            limit: footprints to draw at most.
+
+        Raises:
+            WindowError: if there is no footprint.
+        """
+        return plot.draw_footprints(self, ax, limit)
+
+    def preview(
+        self,
+        what: Any,
+        bands: str | Sequence[str] | None = None,
+        *,
+        size: int = 512,
+        geometry_crs: Any = AUTO,
+        backend: StorageBackend | None = None,
+    ) -> Picture:
+        """A picture of a record, or of an area in the record with the fewest clouds, from overviews in the index.
+
+        Args:
+            what: id of a record, or an area as for :meth:`subset`.
+            bands: one band (grey) or three; by default red, green and blue where bands are called so, else the first.
+            size: pixels along the longer side at most.
+            geometry_crs: CRS of the area.
+            backend: reads the bytes; by default the collection's own, else one that all reads share.
+
+        Returns:
+            Something that notebooks show, with ``png``, ``save(path)`` and ``pixels``. Contrast is stretched from the
+            2nd to the 98th percentile of each band.
+
+        Raises:
+            CollectionError: if there is no such record.
+            WindowError: if no record meets the area, or without overviews too much would have to be read.
+        """
+        options = read_options(max_concurrent=outputs.MAX_CONCURRENT)
+        reader = choose_backend(self, backend, None, None)
+        return preview.draw_preview(
+            self, what, bands, size=size, geometry_crs=geometry_crs, backend=reader, options=options
+        )
+
     # --- what it holds -----------------------------------------------------------------------------------------------
 
     @property
@@ -253,4 +305,5 @@ class Collection:
         # Footers count headers of the whole; of a part, only reading all of its tile tables would tell.
         counts = None if self.is_filtered else summary.header_counts(self.dataset, self.bands)
         shares = {band: None if counts is None else counts[band] for band in self.bands}
-        return card.html(self.name, self.description or self.data_source, shares, self.crs, self.summary)
+        picture = plot.footprints_png(self) if self.summary.bounds is not None else None
+        return card.html(self.name, self.description or self.data_source, shares, self.crs, self.summary, picture)
