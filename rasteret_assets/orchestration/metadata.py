@@ -47,7 +47,6 @@ def stage_metadata(
     if not result.path:
         return {**metadata, "removed": True}
     metadata["path"] = dg.MetadataValue.path(_uri(spec, result.path))
-    metadata["dagster/uri"] = _uri(spec, result.path)
     if result.schema is not None:
         metadata["dagster/column_schema"] = column_schema(result.schema)
         if (lineage := column_lineage(spec, stage, result.schema)) is not None:
@@ -86,7 +85,7 @@ def counts_of(metadata: Mapping[str, dg.MetadataValue]) -> dict[str, Any]:
     plain = {
         name: item.value
         for name, item in metadata.items()
-        if isinstance(item.value, int | float | str) and name not in ("footprints", "dagster/uri", "preview")
+        if isinstance(item.value, int | float | str) and name not in ("footprints", "preview")
     }
     return {"rows": plain.pop(ROW_COUNT, 0), **plain}
 
@@ -155,11 +154,15 @@ def _map_metadata(workspace: Workspace, spec: CollectionSpec, result: StageResul
             missing |= np.asarray(pc.is_null(batch.column(band)))
         lacking.append(missing)
     extent, marked = np.concatenate(boxes), np.concatenate(lacking)
-    title = f"{spec.name} {result.key}: {result.rows} records"
+    title = f"{spec.name} {result.key}: {_counted(result.rows, 'record')}"
     if marked.any():
-        title += f", {int(marked.sum())} lack a header"
+        title += f", {int(marked.sum())} without a header"
     picture = as_markdown(footprint_map(extent, marked, title), f"Footprints of {spec.name} {result.key}")
     return {"footprints": dg.MetadataValue.md(picture), "records_lacking_headers": int(marked.sum())}
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 def _short(kind: pa.DataType) -> str:

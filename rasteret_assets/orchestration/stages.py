@@ -32,6 +32,7 @@ from rasteret_assets.stages.run import (
     run_normalized_records,
     run_raw_records,
 )
+from rasteret_assets.storage.urls import redact
 from rasteret_assets.storage.workspace import Workspace
 
 #: Pool of the header stage: ``dagster instance concurrency set cog_headers 1`` lets one run at a time ask for headers.
@@ -180,6 +181,7 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
                     "DuckDB, geopandas or rasteret."
                 ).strip(),
                 kinds={"parquet", "geoparquet", *spec.graph.kinds},
+                metadata={"dagster/uri": redact(str(spec.published_path))},
                 freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours)) if hours else None,
             )
         ],

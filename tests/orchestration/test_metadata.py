@@ -35,7 +35,7 @@ def test_the_map_is_an_inline_picture_of_the_footprints(scenes: Scenes, instance
     prefix = "![Footprints of scenes 2024-01](data:image/svg+xml;base64,"
     assert text.startswith(prefix)
     svg = base64.b64decode(text.removeprefix(prefix).rstrip(")")).decode()
-    assert "scenes 2024-01: 2 records, 1 lack a header" in svg
+    assert "scenes 2024-01: 2 records, 1 without a header" in svg
     whole, lacking = shapes(svg)
     assert (whole.get("d").count("M"), lacking.get("d").count("M")) == (1, 1)
 

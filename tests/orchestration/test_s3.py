@@ -12,6 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from rasteret_assets import CollectionSpec
+from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.materialize import materialize_collection
 from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource
 from tests.support.rasters import record_table, tiff_bytes
@@ -69,3 +70,49 @@ def test_a_collection_lives_on_s3(settings: dict[str, str], instance: dg.Dagster
     left = client.list_objects_v2(Bucket="scenes", Prefix="out/s2_records/")["Contents"]
     # pyarrow leaves empty "folder" objects where it deleted from.
     assert [item["Key"] for item in left if item["Size"]] == ["out/s2_records/year=2024/month=4/part-0.parquet"]
+
+
+def test_the_sensor_and_the_compute_logs_are_on_s3_too(settings: dict[str, str], tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", settings["aws_access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", settings["aws_secret_access_key"])
+    client = boto3.client("s3", **settings)
+    client.create_bucket(Bucket="scenes")
+
+    def write(ids: list[str]) -> None:
+        buffer = io.BytesIO()
+        pq.write_table(record_table(ids, {"B02": [f"s3://scenes/cogs/{name}.tif" for name in ids]}), buffer)
+        client.put_object(Bucket="scenes", Key="records/items.parquet", Body=buffer.getvalue())
+
+    for number, name in enumerate("abcd"):
+        client.put_object(Bucket="scenes", Key=f"cogs/{name}.tif", Body=tiff_bytes(seed=number))
+    write(["a", "b", "c"])
+    logs = {
+        "module": "dagster_aws.s3.compute_log_manager", "class": "S3ComputeLogManager",
+        "config": {
+            "bucket": "scenes", "prefix": "logs", "local_dir": str(tmp_path / "captured"),
+            "endpoint_url": settings["endpoint_url"], "region": settings["region_name"],
+        },
+    }  # fmt: skip
+    resources = {"filesystem": FilesystemResource(**settings), "backend": StorageBackendResource(**settings)}
+    spec = CollectionSpec.of(path="s3://scenes/records", name="s2", workspace_dir="s3://scenes/out", enrich_cog=True)
+    definitions = build_definitions([spec], resources=resources)
+
+    def tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
+        context = dg.build_sensor_context(
+            instance=instance, cursor=cursor, definitions=definitions, resources={"filesystem": resources["filesystem"]}
+        )  # fmt: skip
+        return definitions.resolve_sensor_def("s2_refresh")(context)
+
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides={"compute_logs": logs}) as instance:
+        first = tick(instance, None)
+        for request in first.dynamic_partitions_requests:
+            instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+        (request,) = first.run_requests
+        assert definitions.resolve_job_def("s2_build").execute_in_process(instance=instance, tags=request.tags).success
+        second = tick(instance, first.cursor)
+        assert not second.run_requests
+        write(["a", "b", "c", "d"])
+        (changed,) = tick(instance, second.cursor).run_requests
+        assert changed.partition_key == "2024-04"
+    written = [item["Key"] for item in client.list_objects_v2(Bucket="scenes", Prefix="logs/")["Contents"]]
+    assert any(key.endswith(".err") for key in written)
