@@ -18,6 +18,7 @@ from rasteret_assets.orchestration.checks import check_specs, stage_results
 from rasteret_assets.orchestration.metadata import rejected_metadata, stage_metadata
 from rasteret_assets.orchestration.names import identifier, source_key, stage_key
 from rasteret_assets.orchestration.partitions import PARTITIONS_PER_RUN, partitions_of, run_partitions
+from rasteret_assets.orchestration.preview import preview
 from rasteret_assets.orchestration.reporting import explained, logged_progress
 from rasteret_assets.orchestration.resources import BuildOptions, FilesystemResource, StorageBackendResource
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, PARSER_VERSION, RAW, REJECTED
@@ -32,6 +33,7 @@ from rasteret_assets.stages.run import (
     run_normalized_records,
     run_raw_records,
 )
+from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.urls import redact
 from rasteret_assets.storage.workspace import Workspace
 
@@ -188,7 +190,10 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
         backfill_policy=_in_ranges(),
     )
     def collection(
-        context: dg.AssetExecutionContext, filesystem: FilesystemResource, options: BuildOptions
+        context: dg.AssetExecutionContext,
+        filesystem: FilesystemResource,
+        backend: StorageBackendResource,
+        options: BuildOptions,
     ) -> dg.MaterializeResult[None]:
         with explained():
             workspace, keys = filesystem.open_workspace(spec), run_partitions(context)
@@ -196,6 +201,8 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
             require_publishable(workspace, spec, keys)
             results = [run_collection(workspace, spec, key) for key in keys]
             publish_collection_document(workspace, spec)
+        if spec.graph.preview:
+            _add_previews(context, workspace, spec, results, backend.backend(spec))
         return _reported(context, workspace, spec, COLLECTION, results, forced=options.force)
 
     return collection
@@ -233,6 +240,21 @@ def _normalize(context: dg.AssetExecutionContext, workspace: Workspace, spec: Co
         rejected = stage_key(spec, REJECTED)
         context.log_event(dg.AssetMaterialization(asset_key=rejected, partition=key, metadata=metadata))
         raise
+
+
+def _add_previews(
+    context: dg.AssetExecutionContext,
+    workspace: Workspace,
+    spec: CollectionSpec,
+    results: Sequence[StageResult],
+    backend: StorageBackend,
+) -> None:
+    for result in results:
+        if result.path:
+            picture = dg.MetadataValue.md(preview(workspace, result.path, backend))
+            context.add_asset_metadata(
+                {"preview": picture}, asset_key=stage_key(spec, COLLECTION), partition_key=result.key
+            )
 
 
 def _rejected(

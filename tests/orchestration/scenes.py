@@ -16,7 +16,7 @@ from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.materialize import materialize_collection
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.schema import STAGES
-from tests.support.rasters import record_table, tiff_bytes
+from tests.support.rasters import footprint, record_table, tiff_bytes
 from tests.support.server import RangeServer
 
 KEYS = ["2024-01", "2024-02", "undated"]
@@ -40,7 +40,7 @@ class Scenes:
             self.server.objects[f"/{name}.tif"] = tiff_bytes(seed=number)
         times = [month and datetime(2024, month, 5, tzinfo=UTC) for month in self.months.values()]
         hrefs = [f"{self.server.url}/{name}.tif" for name in self.months]
-        return record_table(list(self.months), {"B02": hrefs}, datetimes=times)
+        return record_table(list(self.months), {"B02": hrefs}, datetimes=times, outline=footprint(tiff_bytes()))
 
     def write(self) -> Scenes:
         pq.write_table(self.table(), self.file)

@@ -6,6 +6,7 @@ import base64
 import xml.etree.ElementTree as ET
 
 import dagster as dg
+import imagecodecs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -118,3 +119,18 @@ def test_every_asset_has_owners_kinds_group_and_description(server: RangeServer,
         assert len(asset.description) > 40
     kinds = {asset.key.path[-1]: asset.kinds for asset in scenes.definitions().resolve_all_asset_specs()}
     assert kinds["collection"] == {"parquet", "geoparquet", "sentinel2"}
+
+
+def test_a_preview_shows_pixels_of_the_partition(server: RangeServer, tmp_path, instance) -> None:
+    scenes = Scenes(server, tmp_path, graph={"preview": True}).write()
+    scenes.materialize(instance)
+    text = latest(instance, "2024-02")["collection"].metadata["preview"].value
+    prefix = "![c: B02](data:image/jpeg;base64,"
+    assert text.startswith(prefix)
+    picture = imagecodecs.jpeg8_decode(base64.b64decode(text.removeprefix(prefix).rstrip(")")))
+    assert picture.shape == (80, 100)  # the whole of so small a file
+    assert picture.std() > 20
+
+    scenes.server.fault = lambda path, before: "404"
+    scenes.materialize(instance, keys=["2024-02"])
+    assert latest(instance, "2024-02")["collection"].metadata["preview"].value.startswith("no picture of c: ")
