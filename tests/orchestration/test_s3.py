@@ -72,29 +72,30 @@ def test_a_collection_lives_on_s3(settings: dict[str, str], instance: dg.Dagster
     assert [item["Key"] for item in left if item["Size"]] == ["out/s2_records/year=2024/month=4/part-0.parquet"]
 
 
+# moto keeps the buckets of all its servers in one place: each test has one of its own.
 def test_the_sensor_and_the_compute_logs_are_on_s3_too(settings: dict[str, str], tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", settings["aws_access_key_id"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", settings["aws_secret_access_key"])
     client = boto3.client("s3", **settings)
-    client.create_bucket(Bucket="scenes")
+    client.create_bucket(Bucket="watched")
 
     def write(ids: list[str]) -> None:
         buffer = io.BytesIO()
-        pq.write_table(record_table(ids, {"B02": [f"s3://scenes/cogs/{name}.tif" for name in ids]}), buffer)
-        client.put_object(Bucket="scenes", Key="records/items.parquet", Body=buffer.getvalue())
+        pq.write_table(record_table(ids, {"B02": [f"s3://watched/cogs/{name}.tif" for name in ids]}), buffer)
+        client.put_object(Bucket="watched", Key="records/items.parquet", Body=buffer.getvalue())
 
     for number, name in enumerate("abcd"):
-        client.put_object(Bucket="scenes", Key=f"cogs/{name}.tif", Body=tiff_bytes(seed=number))
+        client.put_object(Bucket="watched", Key=f"cogs/{name}.tif", Body=tiff_bytes(seed=number))
     write(["a", "b", "c"])
     logs = {
         "module": "dagster_aws.s3.compute_log_manager", "class": "S3ComputeLogManager",
         "config": {
-            "bucket": "scenes", "prefix": "logs", "local_dir": str(tmp_path / "captured"),
+            "bucket": "watched", "prefix": "logs", "local_dir": str(tmp_path / "captured"),
             "endpoint_url": settings["endpoint_url"], "region": settings["region_name"],
         },
     }  # fmt: skip
     resources = {"filesystem": FilesystemResource(**settings), "backend": StorageBackendResource(**settings)}
-    spec = CollectionSpec.of(path="s3://scenes/records", name="s2", workspace_dir="s3://scenes/out", enrich_cog=True)
+    spec = CollectionSpec.of(path="s3://watched/records", name="s2", workspace_dir="s3://watched/out", enrich_cog=True)
     definitions = build_definitions([spec], resources=resources)
 
     def tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
@@ -114,5 +115,5 @@ def test_the_sensor_and_the_compute_logs_are_on_s3_too(settings: dict[str, str],
         write(["a", "b", "c", "d"])
         (changed,) = tick(instance, second.cursor).run_requests
         assert changed.partition_key == "2024-04"
-    written = [item["Key"] for item in client.list_objects_v2(Bucket="scenes", Prefix="logs/")["Contents"]]
+    written = [item["Key"] for item in client.list_objects_v2(Bucket="watched", Prefix="logs/")["Contents"]]
     assert any(key.endswith(".err") for key in written)
