@@ -1,0 +1,61 @@
+"""The examples of the documentation, run from top to bottom over a small published collection."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import rasterio
+import rasterio.shutil
+import shapely
+from affine import Affine
+from rasterio.warp import transform_bounds
+
+from rasteret_assets import build_from_table
+
+DOCS = Path(__file__).parent.parent / "docs"
+SIDE, LEFT, TOP = 900, 500_000.0, 5_400_000.0
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """A folder with ``scenes_records`` of two records and two bands, which are COGs with overviews."""
+    profile = {
+        "driver": "GTiff", "width": SIDE, "height": SIDE, "count": 1, "dtype": "uint16", "crs": "EPSG:32632",
+        "transform": Affine(10, 0, LEFT, 0, -10, TOP), "nodata": 0,
+    }  # fmt: skip
+    outline = shapely.box(*transform_bounds("EPSG:32632", 4326, LEFT, TOP - SIDE * 10, LEFT + SIDE * 10, TOP))
+    rows = []
+    for number in range(2):
+        assets = {}
+        for seed, band in enumerate(("B04", "B08")):
+            source, path = tmp_path / "source.tif", tmp_path / f"{number}_{band}.tif"
+            with rasterio.open(source, "w", **profile) as dataset:
+                dataset.write(np.random.default_rng(seed).integers(1, 4000, (1, SIDE, SIDE), dtype=np.uint16))
+            rasterio.shutil.copy(source, path, driver="COG", BLOCKSIZE=128, COMPRESS="DEFLATE")
+            assets[band] = {"href": str(path)}
+        rows.append({
+            "id": f"scene{number}", "datetime": dt.datetime(2024, 5, 3 + number, tzinfo=dt.UTC),
+            "geometry": outline.wkb, "assets": assets, "eo:cloud_cover": 3.0 + 9 * number,
+        })  # fmt: skip
+    build_from_table(pa.Table.from_pylist(rows), name="scenes", workspace_dir=tmp_path, enrich_cog=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", ["reading.md", "schema.md"])
+def test_examples_run(scenes: Path, page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(scenes)
+    text = (DOCS / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) > 2
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        line = text[: text.index(block)].count("\n")
+        exec(compile("\n" * line + block, str(DOCS / page), "exec"), namespace)
+    assert capsys.readouterr().out
