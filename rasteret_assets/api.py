@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rasteret_assets.checks import require_publishable
 from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.errors import SpecError
 from rasteret_assets.progress import terminal_progress
@@ -153,6 +154,8 @@ def build(
         SourceError: if the table cannot be opened or read.
         RecordError: if a column is missing or rows break the record contract.
         EnrichmentError: if headers were asked for and not one could be read.
+        CheckError: if more headers are missing than the spec's ``max_failed``, or another check keeps a partition from
+            being published; nothing of the build is.
     """
     workspace = _workspace(spec)
     source = open_source(spec.path, spec, filesystem)
@@ -181,7 +184,11 @@ def _build(
     reasons = stale_partitions(workspace, profile, spec, force=force, revalidate=revalidate, only=partitions)
     options = {"force": force, "revalidate": revalidate}
     with terminal_progress("headers") as progress:
-        results = build_partitions(workspace, source, spec, list(reasons), backend, progress=progress, **options)
+        results = build_partitions(
+            workspace, source, spec, list(reasons), backend, progress=progress,
+            # Checking takes a look at all headers, for those who say how many may be missing.
+            require=require_publishable if spec.max_failed < 1 else None, **options,
+        )  # fmt: skip
     return BuildReport(reasons=reasons, results=results)
 
 

@@ -109,7 +109,7 @@ class CollectionSpec(_Model):
         geometry_encoding: ``wkb`` publishes GeoParquet 1.1, which every reader opens; ``native`` GeoParquet 2.0 with
             Parquet's own geometry type, which keeps statistics of geometries (polars 2.1 does not open it).
         license: of the data, as STAC's ``collection.json`` wants it: an SPDX identifier, or ``other``.
-        max_failed: share (0 to 1) of a partition's headers that may be missing before the graph refuses to publish it;
+        max_failed: share (0 to 1) of a partition's headers that may be missing before it is refused to be published;
             all of them by default, since a record without headers says so itself.
         graph: owners, schedules and the like of the Dagster graph.
     """

@@ -108,6 +108,17 @@ def test_missing_headers_count_for_strict_builds_only(builder: Project) -> None:
     assert run("build").exit_code == 0
 
 
+def test_more_missing_headers_than_max_failed_keep_what_was_published(builder: Project) -> None:
+    builder.declaration.write_text(builder.declaration.read_text() + "max_failed: 0.25\n")
+    run("build")
+    builder.write({"a": 1, "b": 1, "e": 1, "c": 2})
+    builder.server.fault = lambda path, before: "404" if path == "/e.tif" else None
+    result = run("build")
+    assert result.exit_code == 1
+    assert "2024-01: 1 of 3 headers could not be read" in result.stderr
+    assert len(load(builder.root / "out" / "scenes_records")) == 3
+
+
 def test_a_dagster_build_is_on_its_instance(project: Project, monkeypatch) -> None:
     home = project.root / "home"
     home.mkdir()

@@ -65,6 +65,7 @@ def build_partitions(
     force: bool = False,
     revalidate: bool = False,
     progress: Callable[[str], ProgressCallback | None] | None = None,
+    require: Callable[[Workspace, CollectionSpec, Sequence[str]], None] | None = None,
 ) -> dict[str, dict[str, StageResult]]:
     """All four stages over ``keys``; nothing is published where not one header of the build could be read.
 
@@ -77,6 +78,7 @@ def build_partitions(
         force: fetch every header again.
         revalidate: ask whether the files of known headers have changed, and read those again that have.
         progress: called with each partition key, returns what to call while its headers come in.
+        require: called with the partitions before any of them is published; what it raises stops the build.
 
     Returns:
         Results by stage, then by key.
@@ -96,6 +98,8 @@ def build_partitions(
             workspace, spec, key, backend, force=force, revalidate=revalidate, progress=watch
         )
     refuse_without_headers(workspace, list(results[BANDS].values()))
+    if require is not None:
+        require(workspace, spec, keys)
     # What is gone goes last: a record that moved from a partition that is removed is never missing.
     gone = [key for key in keys if results[NORMALIZED][key].version == REMOVED]
     for group in ([key for key in keys if key not in gone], gone):
