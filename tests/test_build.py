@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -214,10 +213,10 @@ class Killed(BaseException):
 def die_before_the_file(patched: pytest.MonkeyPatch) -> None:
     put = Workspace._put
 
-    def only_stages(self: Workspace, beside: str, content: pa.Buffer, path: str) -> None:
+    def only_stages(self: Workspace, beside: str, path: str) -> None:
         if path.startswith(self.published):
             raise Killed
-        put(self, beside, content, path)
+        put(self, beside, path)
 
     patched.setattr(Workspace, "_put", only_stages)
 

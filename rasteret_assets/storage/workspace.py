@@ -218,12 +218,12 @@ class Workspace:
             with pq.ParquetWriter(beside, schema, **options) as parquet:
                 writer = TableWriter(parquet, row_group_size)
                 yield writer
-            # One look at the finished file, which lies in the page cache still.
-            content = pa.memory_map(beside).read_buffer()
-            writer._written = Written(int(content.size), hashlib.blake2b(content, digest_size=16).hexdigest())  # noqa: SLF001
+            with Path(beside).open("rb") as finished:
+                digest = hashlib.file_digest(finished, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            writer._written = Written(Path(beside).stat().st_size, digest)  # noqa: SLF001
             if before is not None:
                 before(writer.written)
-            self._put(beside, content, path)
+            self._put(beside, path)
 
     def read_json(self, path: str) -> Any | None:
         """A JSON document, or None where there is none.
@@ -248,12 +248,9 @@ class Workspace:
     def write_json(self, path: str, document: Any) -> None:
         """Write a JSON document (sorted keys), replacing what was there in one step."""
         text = json.dumps(document, sort_keys=True, indent=1).encode()
-        if self._is_local:
-            with self._beside(path) as beside:
-                Path(beside).write_bytes(text)
-                self._put(beside, pa.py_buffer(b""), path)
-        else:
-            self._put("", pa.py_buffer(text), path)
+        with self._beside(path) as beside:
+            Path(beside).write_bytes(text)
+            self._put(beside, path)
 
     def remove(self, path: str) -> bool:
         """Delete a file and the folders it leaves empty; False where there was none."""
@@ -316,11 +313,12 @@ class Workspace:
         finally:
             beside.unlink(missing_ok=True)
 
-    def _put(self, beside: str, content: pa.Buffer, path: str) -> None:
+    def _put(self, beside: str, path: str) -> None:
         """Put a finished file in its place in one step."""
         if self._is_local:
             Path(beside).replace(path)
             return
+        content = pa.memory_map(beside).read_buffer()
         with self.fs.open_output_stream(path) as sink:
             # In one call: an interrupt between two would close the stream, and so publish half of the object.
             sink.write(content)
