@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rasteret_assets.collection.collection import Collection
 
 #: Requests in flight at most, unless a read says otherwise.
-MAX_CONCURRENT = 50
+MAX_CONCURRENT = 128
 
 
 def get_numpy(  # noqa: D417  (self is the collection)

@@ -70,7 +70,7 @@ def test_a_read_takes_little_beside_its_result(tmp_path: Path, how: str) -> None
     script = tmp_path / "read.py"
     script.write_text(SCRIPT)
     # More than the bound: a second copy of the result, or all of its tiles in flight, would show.
-    side = int(os.environ.get("READ_MEMORY_SIDE", "14336"))
+    side = int(os.environ.get("READ_MEMORY_SIDE", "12288"))
     done = subprocess.run(
         [sys.executable, str(script), str(side), how], capture_output=True, text=True, check=False, timeout=580
     )
