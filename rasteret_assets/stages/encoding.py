@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from rasteret_assets.schema import BBOX, GEOMETRY, HREF, ID, is_band_field
 
-_TILE_TABLES: Final = ("tile_offsets", "tile_byte_counts")
+#: Of a band and of each of its overviews.
+_TILE_TABLES: Final = frozenset({"tile_offsets", "tile_byte_counts"})
 
 
 class _Leaf(NamedTuple):
@@ -32,7 +33,7 @@ class _Leaf(NamedTuple):
     @property
     def encoding(self) -> str | None:
         """The encoding that beats dictionary and plain pages, if one does."""
-        if is_band_field(self.field) and self.inside.partition(".")[0] in _TILE_TABLES:
+        if is_band_field(self.field) and not _TILE_TABLES.isdisjoint(self.inside.split(".")):
             return "DELTA_BINARY_PACKED"
         return "BYTE_STREAM_SPLIT" if self.field.name == BBOX else None
 

@@ -22,6 +22,7 @@ ROW_GROUP_ROWS: Final = 2_000
 ROW_GROUP_TILE_BYTES: Final = 32 * 2**20
 
 _TABLES: Final = ("tile_offsets", "tile_byte_counts")
+_OVERVIEWS: Final = "overviews"
 
 
 def row_groups(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -49,12 +50,27 @@ def row_groups(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _tile_bytes(table: pa.Table) -> npt.NDArray[np.int64]:
-    """Bytes ``[N]`` of each record's tile tables."""
+    """Bytes ``[N]`` of each record's tile tables, those of overviews included."""
     total = np.zeros(table.num_rows, np.int64)
     for position, field in enumerate(table.schema):
         if is_band_field(field):
-            column = table.column(position).combine_chunks()
-            for name in _TABLES:
-                lengths = pc.list_value_length(pc.struct_field(column, [field.type.get_field_index(name)]))
-                total += 8 * np.asarray(pc.fill_null(lengths, 0), np.int64)
+            total += _table_bytes(table.column(position).combine_chunks())
     return total
+
+
+def _table_bytes(headers: pa.StructArray) -> npt.NDArray[np.int64]:
+    """Bytes ``[N]`` of the tile tables of structs of one band, or of structs of overviews."""
+    total = np.zeros(len(headers), np.int64)
+    for name in _TABLES:
+        total += 8 * _lengths(pc.struct_field(headers, [headers.type.get_field_index(name)]))
+    if (position := headers.type.get_field_index(_OVERVIEWS)) >= 0:
+        overviews = pc.struct_field(headers, [position])
+        # A sum per record, however many overviews each has.
+        sums = np.concatenate([[0], np.cumsum(_table_bytes(overviews.flatten()))])
+        ends = np.cumsum(_lengths(overviews))
+        total += sums[ends] - sums[ends - _lengths(overviews)]
+    return total
+
+
+def _lengths(lists: pa.ListArray) -> npt.NDArray[np.int64]:
+    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64)

@@ -21,10 +21,21 @@ def generated_tables(server: RangeServer) -> dict[str, tuple[pa.Table, dict[str,
     hrefs = {"B02": [f"{server.url}/a.tif?sig=secret", f"{server.url}/a.tif", None, f"{server.url}/gone.tif"],
              "visual": [f"{server.url}/jpeg.tif"] * 4}  # fmt: skip
     plain = record_table(list("dacb"), hrefs, outline=footprint(image), nothing=pa.nulls(4))
+    # Of four records with one band: three, two and no overviews, and no file.
+    levels = {
+        "/three.tif": {"overview_count": 3},
+        "/two.tif": {"overview_count": 2},
+        "/none.tif": {"overviews": "NONE"},
+    }
+    for path, options in levels.items():
+        server.objects[path] = tiff_bytes(width=600, height=400, driver="COG", blocksize=64, **options)
+    addresses = [*(server.url + path for path in levels), None]
+    pyramids = record_table(list("efgh"), {"B02": addresses}, outline=footprint(server.objects["/three.tif"]))
     return {
         "plain": (plain, {}),
         "headers": (plain, {"enrich_cog": True}),
         "stac": (_items(plain), {"enrich_cog": True}),
+        "overviews": (_items(pyramids), {"enrich_cog": True}),
         "sparse_stac": (_items(plain).drop_columns(["links", "collection", "type"]), {}),
         "undated": (_with_times(plain, [None] * 4), {}),
         "half_undated": (_with_times(plain, [None, datetime(2024, 5, 1, tzinfo=UTC), None, None]), {}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 from rasteret_assets.geometry import hilbert_distance
@@ -13,6 +12,7 @@ from rasteret_assets.stages.order import RecordSorter
 from rasteret_assets.stages.row_groups import ROW_GROUP_ROWS, ROW_GROUP_TILE_BYTES, row_groups
 
 ROWS = 3000
+TILE_TABLES = ("tile_offsets", "tile_byte_counts")
 
 
 def records(rows: int = ROWS) -> pa.Table:
@@ -36,16 +36,21 @@ def drained(table: pa.Table, batch_rows: int, **limits: int) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    "limits",
-    [{}, {"sort_bytes": 20_000}, {"sort_bytes": 4_000, "merged_runs": 3}, {"sort_bytes": 1, "merged_runs": 2}],
+    ("rows", "limits"),
+    [
+        (ROWS, {}),
+        (ROWS, {"sort_bytes": 20_000}),
+        (ROWS, {"sort_bytes": 4_000, "merged_runs": 3}),
+        (150, {"sort_bytes": 1, "merged_runs": 2}),
+    ],
     ids=["in memory", "merged once", "merged in rounds", "a run per batch"],
 )
-def test_the_order_depends_on_neither_memory_nor_arrival(limits: dict[str, int]) -> None:
-    table = records()
+def test_the_order_depends_on_neither_memory_nor_arrival(rows: int, limits: dict[str, int]) -> None:
+    table = records(rows)
     distance = hilbert_distance(table["bbox"].combine_chunks())
-    keys = sorted(range(ROWS), key=lambda row: (distance[row], table["id"][row].as_py().encode()))
+    keys = sorted(range(rows), key=lambda row: (distance[row], table["id"][row].as_py().encode()))
     expected = table.take(keys)
-    shuffled = table.take(np.random.default_rng(4).permutation(ROWS))
+    shuffled = table.take(np.random.default_rng(4).permutation(rows))
     assert drained(table, 97, **limits).equals(expected)
     assert drained(shuffled, 251, **limits).equals(expected)
 
@@ -55,11 +60,17 @@ def test_nothing_is_ordered_to_nothing() -> None:
         assert list(sorter.drain(10)) == []
 
 
-def weighed(tiles: list[int | None]) -> pa.Table:
-    """Records with as many tiles as said, half of them in each of two bands; None has no header."""
-    column = pa.array(
-        [None if n is None else {"tile_offsets": [1] * n, "tile_byte_counts": [1] * n} for n in tiles], BAND_STRUCT
-    )
+def weighed(tiles: list[int | None], *, in_overviews: bool) -> pa.Table:
+    """Records with as many tiles as said, half of them in each of two bands; None has no header.
+
+    Args:
+        tiles: of each record's offsets, and of its byte counts.
+        in_overviews: whether the tables are those of the second of three overviews, instead of the band's own.
+    """
+    tables = [None if n is None else {name: np.ones(n, np.int64) for name in TILE_TABLES} for n in tiles]
+    if in_overviews:
+        tables = [table and {"overviews": [None, table, {}] if len(table["tile_offsets"]) else []} for table in tables]
+    column = pa.array(tables, BAND_STRUCT)
     return pa.table({"id": [str(n) for n in range(len(tiles))], "B02_metadata": column, "B03_metadata": column})
 
 
@@ -72,11 +83,12 @@ def test_row_groups_are_full_however_the_rows_come() -> None:
         assert pa.concat_tables(groups).equals(table)
 
 
-def test_row_groups_end_where_their_tile_tables_are_large() -> None:
+@pytest.mark.parametrize("in_overviews", [False, True], ids=["bands", "overviews"])
+def test_row_groups_end_where_their_tile_tables_are_large(in_overviews: bool) -> None:
     third = ROW_GROUP_TILE_BYTES // 32 // 3
-    table = weighed([third, third, third, 2, None, 4 * third, None, 0, 5 * third, third, third])
+    tiles = [third, third, third, 2, None, 4 * third, None, 0, 5 * third, third, third]
+    table = weighed(tiles, in_overviews=in_overviews)
     expected = [["0", "1", "2"], ["3", "4"], ["5"], ["6", "7"], ["8"], ["9", "10"]]
     for cut in (1, 2, 3, 5, 11):
         pieces = [table.slice(first, cut) for first in range(0, table.num_rows, cut)]
         assert [group["id"].to_pylist() for group in row_groups(pieces)] == expected
-    assert pc.sum(pc.list_value_length(pc.struct_field(table["B02_metadata"], "tile_offsets"))).as_py() > 10 * third

@@ -164,6 +164,22 @@ def test_a_reader_of_plain_parquet_sees_every_record(table: pa.Table, tmp_path: 
     assert len(load(tmp_path / "s2_records")) == 4
 
 
+def test_tile_tables_are_packed_differences_those_of_overviews_too(server: RangeServer, tmp_path: Path) -> None:
+    image = tiff_bytes(width=600, height=400, driver="COG", blocksize=128, overview_count=2)
+    server.objects["/a.tif"] = image
+    records = record_table(["a"], {"B02": [f"{server.url}/a.tif"]}, outline=footprint(image))
+    build_from_table(records, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    (path,) = (tmp_path / "s2_records").rglob("*.parquet")
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = [group.column(position) for position in range(group.num_columns)]
+    tables = [
+        column for column in columns if {"tile_offsets", "tile_byte_counts"} & {*column.path_in_schema.split(".")}
+    ]
+    assert len(tables) == 4
+    assert all("DELTA_BINARY_PACKED" in column.encodings for column in tables)
+    assert not any(column.is_stats_set for column in tables)
+
+
 def test_a_band_that_appears_later_is_added_to_all_partitions(server: RangeServer, tmp_path: Path) -> None:
     server.objects["/a.tif"] = tiff_bytes()
     href, source = f"{server.url}/a.tif", tmp_path / "records.parquet"
