@@ -1,7 +1,7 @@
 """rasteret 0.4.1 opens what is published here, and reads the pixels rasterio reads.
 
 It needs Python 3.12, so it runs in an environment of its own: ``RASTERET_PYTHON`` where that is set, else one made from
-the package index next to pytest's cache. Skipped where neither is to be had.
+the package index, once per machine. Skipped where neither is to be had.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import rasterio
 from rasterio.windows import from_bounds
 
 from rasteret_assets import build_from_table
+from tests.support.environments import environment
 from tests.support.rasters import footprint, record_table, tiff_bytes
 
 VERSION = "0.4.1"
@@ -36,24 +37,15 @@ def succeeds(*command: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def rasteret_python(pytestconfig: pytest.Config) -> str:
-    given = os.environ.get("RASTERET_PYTHON")
-    if given:
+def rasteret_python() -> str:
+    if given := os.environ.get("RASTERET_PYTHON"):
         assert succeeds(given, "-c", CHECK), f"RASTERET_PYTHON={given} has no rasteret {VERSION}"
         return given
-    home = Path(pytestconfig.cache.mkdir("rasteret")) if pytestconfig.cache else None
-    if home is None:
-        pytest.skip("no cache folder to make an environment in")
-    python = home / VERSION / "bin" / "python"
-    if succeeds(str(python), "-c", CHECK) if python.exists() else False:
-        return str(python)
     found = [*sorted((Path.home() / ".pyenv" / "versions").glob("3.12*/bin/python")), shutil.which("python3.12")]
     base = next((str(path) for path in found if path and succeeds(str(path), "-c", "import venv")), None)
-    if base is None or not succeeds(base, "-m", "venv", str(home / VERSION)):
+    if base is None:
         pytest.skip("no Python 3.12 here")
-    if not succeeds(str(python), "-m", "pip", "install", "-q", f"rasteret=={VERSION}"):
-        pytest.skip(f"rasteret {VERSION} cannot be installed here")
-    return str(python)
+    return environment(f"rasteret-{VERSION}", [f"rasteret=={VERSION}"], python=base)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from rasteret_assets import load
 from rasteret_assets.schema import HIVE_NULL
 from tests.conformance.conftest import Published, ids
-from tests.conformance.environments import environment
+from tests.support.environments import environment
 from tests.test_rasteret import rasteret_python
 
 __all__ = ["rasteret_python"]
@@ -87,8 +87,8 @@ def test_duckdb_spatial(published: Published, database: duckdb.DuckDBPyConnectio
         assert sorted(row[0] for row in rows) == ids(folder), folder
 
 
-def test_lonboard(published: Published, pytestconfig: pytest.Config) -> None:
-    python = environment(pytestconfig, *LONBOARD)
+def test_lonboard(published: Published) -> None:
+    python = environment(*LONBOARD)
     shown = {
         folder.name: [str(folder)] for folder in published.folders if not has_undated(folder) and has_shape(folder)
     }

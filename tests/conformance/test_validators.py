@@ -14,7 +14,7 @@ import pystac
 import pytest
 
 from tests.conformance.conftest import Published, footer
-from tests.conformance.environments import environment
+from tests.support.environments import environment
 
 SCRIPTS = Path(sys.executable).parent
 
@@ -60,8 +60,8 @@ def test_geoparquet_validator_on_native_geometry(native: Published) -> None:
     assert pq.ParquetFile(path).metadata.row_group(0).column(2).geo_statistics.xmin > -180
 
 
-def gpio_python(config: pytest.Config) -> str:
-    python = environment(config, *GPIO)
+def gpio_python() -> str:
+    python = environment(*GPIO)
     found = next(Path(python).parents[1].rglob("spatial.duckdb_extension"))
     home = Path(python).parents[1] / "home" / ".duckdb" / "extensions" / found.parent.name / "linux_amd64"
     home.mkdir(parents=True, exist_ok=True)
@@ -71,8 +71,8 @@ def gpio_python(config: pytest.Config) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the extension's folder is named after the platform")
-def test_gpio_check_spec(published: Published, native: Published, pytestconfig: pytest.Config) -> None:
-    python = gpio_python(pytestconfig)
+def test_gpio_check_spec(published: Published, native: Published) -> None:
+    python = gpio_python()
     # A second per file: of each collection the first and the last tell enough.
     ends = {end(folder.rglob("*.parquet")) for folder in published.folders for end in (min, max)} | set(native.files)
     done = subprocess.run(
@@ -133,6 +133,15 @@ def test_collection_documents(published: Published) -> None:
         asset = collection.assets["records"]
         assert (path.parent / asset.href).resolve().name == path.parent.name.removesuffix("_stages") + "_records"
         assert not list(path.parent.parent.glob("*_records/**/*.json"))
+
+
+def test_overviews_are_among_what_is_looked_at(generated: Published) -> None:
+    found = {
+        row["id"]: (row["B02_metadata"] or {}).get("overviews")
+        for path in (generated.workspace / "overviews_records").rglob("*.parquet")
+        for row in pq.ParquetFile(path).read(["id", "B02_metadata"]).to_pylist()
+    }
+    assert {name: levels and len(levels) for name, levels in found.items()} == {"e": 3, "f": 2, "g": None, "h": None}
 
 
 def test_what_an_item_lacked_is_filled_in(generated: Published) -> None:
