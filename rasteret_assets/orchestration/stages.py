@@ -199,7 +199,9 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
             workspace, keys = filesystem.open_workspace(spec), run_partitions(context)
             # The checks of the stages before block this step only in a run that has those stages too.
             require_publishable(workspace, spec, keys)
-            results = [run_collection(workspace, spec, key) for key in keys]
+            # What is gone goes last: a record that moved from a partition that is removed is never missing.
+            order = sorted(keys, key=lambda key: workspace.read_schema(workspace.stage_file(NORMALIZED, key)) is None)
+            results = [run_collection(workspace, spec, key) for key in order]
             publish_collection_document(workspace, spec)
         if spec.graph.preview:
             _add_previews(context, workspace, spec, results, backend.backend(spec))
