@@ -21,7 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from rasteret_assets import CollectionSpec, build, load, plan
 from rasteret_assets.stages import fetch
-from rasteret_assets.storage.workspace import TableWriter, Workspace
+from rasteret_assets.storage.files import TableWriter
+from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 

@@ -11,8 +11,9 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from rasteret_assets.errors import CollectionError
+from rasteret_assets.storage.files import digest_of
 from rasteret_assets.storage.states import FileFacts, may_be
-from rasteret_assets.storage.workspace import Workspace, digest_of
+from rasteret_assets.storage.workspace import Workspace
 
 Verify = Literal["rows", "full", False]
 

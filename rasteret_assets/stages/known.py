@@ -18,8 +18,9 @@ from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.index import HeaderIndex, KnownFile, KnownRows
 from rasteret_assets.stages.recipe import recipe_of
 from rasteret_assets.stages.targets import TARGET_COLUMNS, ledger_targets
+from rasteret_assets.storage.files import STAGE_OPTIONS
 from rasteret_assets.storage.filesystems import list_files
-from rasteret_assets.storage.workspace import STAGE_OPTIONS, Workspace
+from rasteret_assets.storage.workspace import Workspace
 
 #: Records whose targets are held at once.
 SLICE_ROWS = 131_072

@@ -20,8 +20,9 @@ from rasteret_assets.stages.join import CrsFindings, join_band_metadata, join_ba
 from rasteret_assets.stages.order import SORT_BYTES, RecordSorter
 from rasteret_assets.stages.row_groups import ROW_GROUP_ROWS, row_groups
 from rasteret_assets.stages.stac import COLLECTION_DOCUMENT, collection_document, complete_items, is_stac, stac_footer
+from rasteret_assets.storage.files import Written
 from rasteret_assets.storage.states import FileFacts, announce
-from rasteret_assets.storage.workspace import Workspace, Written
+from rasteret_assets.storage.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)

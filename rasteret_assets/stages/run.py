@@ -40,8 +40,9 @@ from rasteret_assets.stages.publish import publish_partition
 from rasteret_assets.stages.recipe import recipe_of, with_recipe
 from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.files import BATCH_ROWS, STAGE_OPTIONS, TableWriter
 from rasteret_assets.storage.states import FileFacts, commit, unpublish
-from rasteret_assets.storage.workspace import BATCH_ROWS, STAGE_OPTIONS, TableWriter, Workspace
+from rasteret_assets.storage.workspace import Workspace
 
 _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
 P = ParamSpec("P")

@@ -25,9 +25,9 @@ from rasteret_assets.geometry import describe_geometry, primary_geometry
 from rasteret_assets.schema import ASSETS, GEOMETRY, REQUIRED_COLUMNS
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.columns import plain_type
+from rasteret_assets.storage.files import BATCH_ROWS
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
 from rasteret_assets.storage.urls import redact
-from rasteret_assets.storage.workspace import BATCH_ROWS
 
 PARQUET_SUFFIXES = (".parquet", ".geoparquet", ".parq", ".pq")
 # Arrow would read far ahead of a slow consumer: gigabytes, where row groups are large.

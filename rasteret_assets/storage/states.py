@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rasteret_assets.storage.workspace import Workspace, Written
+from rasteret_assets.storage.files import Written
+from rasteret_assets.storage.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)

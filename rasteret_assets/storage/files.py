@@ -1,0 +1,276 @@
+"""Files of a workspace: read in batches, written beside and put in place in one step.
+
+A file is written on a local disk first and then put in place: renamed over the old one, or uploaded as one object. (An
+object store's own output stream would publish what was written so far when it fails.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from rasteret_assets.errors import CollectionError
+
+#: How tables of the stages are written: read once or twice and as a whole, they are cheap rather than small.
+STAGE_OPTIONS: Final[dict[str, Any]] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
+
+#: Rows of a batch of a stage: what streams through a partition that is larger than memory.
+BATCH_ROWS: Final = 32_768
+#: Arrow bytes of a batch that is read back, where its rows are large.
+BATCH_BYTES: Final = 48 * 2**20
+_PROBED_ROWS: Final = 64
+
+_WRITING: Final = ".writing"
+_JSON_LOOKS: Final = 5
+_PIECE_BYTES: Final = 8 * 1024 * 1024
+# What a killed process left behind is taken away once nobody can be writing it any more.
+_ABANDONED_AFTER_S: Final = 24 * 3600
+
+
+class Written(NamedTuple):
+    """A file that was written: its size in bytes, and a digest that changes with any of them."""
+
+    size: int
+    digest: str
+
+
+class TableWriter:
+    """Writes one Parquet file batch by batch; what came of it is known once it is in place.
+
+    Args:
+        writer: of a file beside the one that is replaced.
+        row_group_size: most rows of a row group; as many as are written at once when omitted.
+    """
+
+    def __init__(self, writer: pq.ParquetWriter, row_group_size: int | None) -> None:
+        self._writer = writer
+        self._row_group_size = row_group_size
+        self._written: Written | None = None
+        self.rows = 0
+
+    @property
+    def written(self) -> Written:
+        """The file, after the ``with`` block that wrote it."""
+        if self._written is None:
+            raise RuntimeError("the file is not in place before its writer is closed")
+        return self._written
+
+    def write(self, rows: pa.Table | pa.RecordBatch) -> None:
+        """Append rows as at least one row group of their own."""
+        table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+        if table.num_rows:
+            self._writer.write_table(table, self._row_group_size)
+            self.rows += table.num_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """The files of a workspace, by path.
+
+    Args:
+        fs: filesystem of all of them.
+        stages: folder that is nobody else's, where files are written before they are put in place.
+    """
+
+    fs: pafs.FileSystem
+    stages: str
+
+    def read_table(self, path: str) -> pa.Table | None:
+        """A Parquet file as a table, or None where there is none."""
+        if not self._is_file(path):
+            return None
+        try:
+            with self.fs.open_input_file(path) as source:
+                return pq.ParquetFile(source).read()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from error
+
+    def read_batches(self, path: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows of a Parquet file in bounded batches, in file order; nothing where there is no file.
+
+        Raises:
+            CollectionError: if the file is damaged.
+        """
+        if not self._is_file(path):
+            return
+        try:
+            with self.fs.open_input_file(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+                wanted = None if columns is None else list(columns)
+                yield from file.iter_batches(_batch_rows(file, wanted), columns=wanted)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from error
+
+    def read_schema(self, path: str) -> pa.Schema | None:
+        """Columns and footer metadata of a Parquet file, or None where there is none.
+
+        Raises:
+            CollectionError: if the file is damaged.
+        """
+        if not self._is_file(path):
+            return None
+        try:
+            with self.fs.open_input_file(path) as source:
+                return pq.read_schema(source)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from error
+
+    def count_rows(self, path: str) -> int:
+        """Rows of a Parquet file, 0 where there is none.
+
+        Raises:
+            CollectionError: if the file is damaged.
+        """
+        if not self._is_file(path):
+            return 0
+        try:
+            with self.fs.open_input_file(path) as source:
+                return int(pq.read_metadata(source).num_rows)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from error
+
+    def write_table(self, path: str, table: pa.Table, **options: Any) -> Written:
+        """Write a table as one Parquet file, replacing what was there in one step."""
+        with self.writer(path, table.schema, **options) as writer:
+            writer.write(table)
+        return writer.written
+
+    @contextmanager
+    def writer(
+        self,
+        path: str,
+        schema: pa.Schema,
+        *,
+        row_group_size: int | None = None,
+        before: Callable[[Written], None] | None = None,
+        **options: Any,
+    ) -> Iterator[TableWriter]:
+        """Write a Parquet file batch by batch; it replaces what was there when the block ends without an error.
+
+        Args:
+            path: of the file.
+            schema: of its rows, with the footer metadata (readers go by what stands in the schema, so keys cannot be
+                added after the rows).
+            row_group_size: most rows of a row group; as many as are written at once when omitted.
+            before: called with the finished file before it is put in its place.
+            options: of ``pyarrow.parquet.ParquetWriter``.
+        """
+        with self._beside(path) as beside:
+            with pq.ParquetWriter(beside, schema, **options) as parquet:
+                writer = TableWriter(parquet, row_group_size)
+                yield writer
+            with Path(beside).open("rb") as finished:
+                digest = hashlib.file_digest(finished, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            writer._written = Written(Path(beside).stat().st_size, digest)  # noqa: SLF001
+            if before is not None:
+                before(writer.written)
+            self._put(beside, path)
+
+    def read_json(self, path: str) -> Any | None:
+        """A JSON document, or None where there is none.
+
+        Raises:
+            CollectionError: if it is damaged.
+        """
+        for attempt in range(_JSON_LOOKS):
+            if not self._is_file(path):
+                return None
+            try:
+                with self.fs.open_input_stream(path) as source:
+                    return json.loads(source.read())
+            except FileNotFoundError:
+                return None
+            except (ValueError, OSError) as error:
+                # pyarrow asks an object store for the size first: an object replaced meanwhile comes with a wrong end.
+                if attempt + 1 == _JSON_LOOKS:
+                    raise _damaged(path, error) from error
+        return None
+
+    def write_json(self, path: str, document: Any) -> None:
+        """Write a JSON document (sorted keys), replacing what was there in one step."""
+        text = json.dumps(document, sort_keys=True, indent=1).encode()
+        with self._beside(path) as beside:
+            Path(beside).write_bytes(text)
+            self._put(beside, path)
+
+    def _is_file(self, path: str) -> bool:
+        return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
+
+    @property
+    def _is_local(self) -> bool:
+        return bool(self.fs.type_name == "local")
+
+    @contextmanager
+    def _beside(self, path: str) -> Iterator[str]:
+        """A local file to write what is to become ``path``; it is gone afterwards, whatever happens."""
+        if self._is_local:
+            folder = Path(self.stages) / _WRITING
+            folder.mkdir(parents=True, exist_ok=True)
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        else:
+            folder = Path(tempfile.gettempdir())
+        beside = folder / uuid.uuid4().hex
+        try:
+            yield str(beside)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _put(self, beside: str, path: str) -> None:
+        """Put a finished file in its place in one step."""
+        if self._is_local:
+            Path(beside).replace(path)
+            return
+        content = pa.memory_map(beside).read_buffer()
+        with self.fs.open_output_stream(path) as sink:
+            # In one call: an interrupt between two would close the stream, and so publish half of the object.
+            sink.write(content)
+
+    def sweep(self, folder: str = _WRITING) -> None:
+        """Take away the files of a folder of the stages that were written a day ago or earlier.
+
+        By default those that processes left half written when they were killed.
+        """
+        oldest = time.time() - _ABANDONED_AFTER_S
+        for info in self.fs.get_file_info(pafs.FileSelector(f"{self.stages}/{folder}", allow_not_found=True)):
+            if info.type == pafs.FileType.File and info.mtime is not None and info.mtime.timestamp() < oldest:
+                with suppress(FileNotFoundError):  # another process may be sweeping too
+                    self.fs.delete_file(info.path)
+
+
+def _batch_rows(file: pq.ParquetFile, columns: list[str] | None) -> int:
+    """Rows of this file that make a batch of at most about :data:`BATCH_BYTES`; headers may be a megabyte each.
+
+    What a row takes in memory is judged by the first ones, and by what Parquet says of all columns: its encodings hide
+    repetition, the first rows may be poor.
+    """
+    metadata = file.metadata
+    if columns is None and metadata.num_rows > _PROBED_ROWS:
+        stored = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+        probe = next(file.iter_batches(_PROBED_ROWS))
+        row_bytes = max(stored / metadata.num_rows, probe.nbytes / probe.num_rows, 1)
+        return max(1, min(BATCH_ROWS, int(BATCH_BYTES / row_bytes)))
+    return BATCH_ROWS
+
+
+def digest_of(fs: pafs.FileSystem, path: str) -> str:
+    """The digest of a file as :class:`Written` has it, read in pieces."""
+    digest = hashlib.blake2b(digest_size=16)
+    with fs.open_input_stream(path) as stream:
+        while piece := stream.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _damaged(path: str, error: Exception) -> CollectionError:
+    return CollectionError(f"{path}: damaged ({error}); delete it and build again")
