@@ -11,17 +11,16 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import boto3
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from rasteret_assets import Collection, CollectionSpec, build, load
 from rasteret_assets.errors import CollectionError
 from tests.support.rasters import record_table, tiff_bytes
+from tests.support.s3 import KEYS, bucket_server
 from tests.support.server import RangeServer
 
 ROWS = 60
@@ -38,20 +37,13 @@ def scenes(version: int, rows: int = ROWS) -> pa.Table:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket="records")
-    yield "s3://records"
-    client.close()
-    server.stop()
+    with bucket_server("records") as endpoint:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{endpoint}", "AWS_DEFAULT_REGION": "us-east-1",
+            **{name.upper(): value for name, value in KEYS.items()},
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        yield "s3://records"
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -7,31 +7,22 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
-from moto.server import ThreadedMotoServer
 
 from rasteret_assets.errors import CollectionError, SourceError, SpecError
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
 from rasteret_assets.storage.workspace import Workspace
+from tests.support.s3 import bucket_server, filesystem_of
 
 TABLE = pa.table({"x": [1, 2, 3]})
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[pafs.FileSystem]:
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", aws_access_key_id="k", aws_secret_access_key="s")
-    client.create_bucket(Bucket="workspace")
-    yield pafs.S3FileSystem(
-        access_key="k", secret_key="s", endpoint_override=f"{host}:{port}", scheme="http", region="us-east-1"
-    )
-    client.close()
-    server.stop()
+    with bucket_server("workspace") as endpoint:
+        yield filesystem_of(endpoint)
 
 
 @pytest.fixture(params=["local", "s3"])
