@@ -20,6 +20,9 @@ from rasteret_assets.errors import CollectionError
 #: Files that are open at once, and scanned side by side.
 OPEN_FILES = 64
 
+# What is on the disk need not be gathered into few large reads first, which takes longer than the reads.
+_LOCAL = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False))
+
 
 @dataclass(frozen=True)
 class Pinned:
@@ -80,8 +83,8 @@ def _opened(dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment]) 
             raise CollectionError(
                 f"{fragment.path} is gone since the collection was opened: load the collection again"
             ) from error
-        opened.append(dataset.format.make_fragment(file, partition_expression=fragment.partition_expression))
-    return ds.FileSystemDataset(opened, dataset.schema, dataset.format)
+        opened.append(_LOCAL.make_fragment(file, partition_expression=fragment.partition_expression))
+    return ds.FileSystemDataset(opened, dataset.schema, _LOCAL)
 
 
 def _anew(dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment]) -> ds.FileSystemDataset:

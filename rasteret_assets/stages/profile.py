@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ from rasteret_assets.stages.scan import Source, SourcePart
 
 #: Raised whenever a profile of the same rows would come out differently: stored ones are then made anew.
 PROFILE_VERSION = 2
+
+#: Files that are looked at side by side, with a batch of each in memory.
+_PARTS_AT_ONCE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +142,16 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None) -> L
     """
     parts: dict[str, PartProfile] = {}
     ids: dict[str, npt.NDArray[np.uint64]] = {}
-    for part in source.parts:
-        if last is not None and part.version in last.profile.parts and part.version in last.ids:
-            parts[part.version], ids[part.version] = last.profile.parts[part.version], last.ids[part.version]
-        else:
-            parts[part.version], ids[part.version] = _profile_part(source, part, spec)
+    seen = last.profile.parts.keys() & last.ids.keys() if last is not None else set()
+    fresh = [part for part in source.parts if part.version not in seen]
+    # Reading and hashing run outside of Python's lock, each on one core.
+    with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+        found_in = pool.map(lambda part: _profile_part(source, part, spec), fresh)
+        for part in source.parts:
+            if last is not None and part.version in seen:
+                parts[part.version], ids[part.version] = last.profile.parts[part.version], last.ids[part.version]
+            else:
+                parts[part.version], ids[part.version] = next(found_in)
     stated = _schema_names(source, spec)
     ordered = stated or sorted({name for part in parts.values() for name in part.asset_names})
     rasters = {name for part in parts.values() for name in part.rasters}
