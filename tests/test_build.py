@@ -61,8 +61,12 @@ def test_a_build_touches_what_changed_and_no_more(scenes: Scenes) -> None:
     assert first.reasons == {"2024-01": "new", "2024-02": "new"}
     assert (first.totals["records"], first.totals["headers_fetched"]) == (4, 4)
     scenes.requests()
+    counts = first.results["band_metadata"]["2024-01"].counts
+    assert 0 < float(counts["latency_p50_ms"]) <= float(counts["latency_p95_ms"]) <= float(counts["latency_p99_ms"])
+    assert not [name for name in first.totals if name.startswith("latency")]
 
-    assert build(scenes.spec).reasons == {}
+    nothing = build(scenes.spec)
+    assert (nothing.reasons, nothing.totals["headers_fetched"], nothing.totals["requests"]) == ({}, 0, 0)
     scenes.put("february", c="2024-02-05", d="2024-02-06", e="2024-02-07")
     forecast = plan(scenes.spec)
     assert scenes.requests() == []

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from rasteret_assets.errors import EnrichmentError
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, CRS_CONFLICT, HREF, STATUS_OK
 from rasteret_assets.stages.fetch import fetch_headers
-from rasteret_assets.stages.headers import HeaderProgress, ProgressCallback
+from rasteret_assets.stages.headers import HeaderProgress, Latencies, ProgressCallback
 from rasteret_assets.stages.index import HeaderIndex, KnownRows, KnownTable
 from rasteret_assets.stages.rows import Checkpoint, FreshRows, assemble_ledger
 from rasteret_assets.stages.targets import RETRIED_CLASSES, distinct_files, ledger_targets
@@ -38,6 +38,7 @@ class BandAccount:
         requests: range requests made.
         bytes: bytes those brought.
         seconds: time the fetch took.
+        latencies: how long each header took that was read, retries left out.
         failures: rows without a header by error class.
         conflicts: rows whose header is in another CRS than the record says.
     """
@@ -49,6 +50,7 @@ class BandAccount:
     requests: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    latencies: Latencies = field(default_factory=Latencies)
     failures: Counter[str] = field(default_factory=Counter)
     conflicts: int = 0
 
@@ -167,6 +169,7 @@ class BandMetadataReader:
         self.account.requests += account.requests
         self.account.bytes += account.bytes
         self.account.seconds += account.seconds
+        self.account.latencies.update(account.latencies)
 
 
 def _sum(before: HeaderProgress, now: HeaderProgress, *, total: int) -> HeaderProgress:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rasteret_assets.stages.headers import ProgressCallback
 from rasteret_assets.stages.known import set_aside_headers
 from rasteret_assets.stages.publish import publish_collection_document
 from rasteret_assets.stages.run import (
+    LATENCY_PREFIX,
     REMOVED,
     StageResult,
     run_band_metadata,
@@ -27,6 +27,8 @@ from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.workspace import Workspace
 
+# Also where nothing had to be built.
+_ALWAYS_COUNTED: Final = ("rejected_records", "headers_fetched", "headers_reused", "headers_failed", "requests")
 # Each streams through memory of its own.
 _PARTITIONS_AT_ONCE: Final = 4
 
@@ -46,10 +48,12 @@ class BuildReport:
     @property
     def totals(self) -> dict[str, int | float]:
         """Counts of all stages, summed over the partitions; ``records`` are those published."""
-        sums: Counter[str] = Counter()
+        sums: dict[str, int | float] = dict.fromkeys(_ALWAYS_COUNTED, 0)
         for by_key in self.results.values():
             for result in by_key.values():
-                sums.update({name: value for name, value in result.counts.items() if not isinstance(value, str)})
+                for name, value in result.counts.items():
+                    if not isinstance(value, str) and not name.startswith(LATENCY_PREFIX):
+                        sums[name] = sums.get(name, 0) + value
         sums.pop("bytes", None)
         records = sum(result.rows for result in self.results[COLLECTION].values())
         return {"partitions": len(self.reasons), "records": records, **sums}

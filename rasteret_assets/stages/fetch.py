@@ -188,6 +188,7 @@ class _Fetch:
         else:
             outcome.error = None
             queue.state.answered()
+            self.totals.latencies.add(time.monotonic() - started)
         self._finish(index, outcome)
 
     def _again(self, queue: HostQueue, index: int, outcome: HeaderOutcome, error: RangeReadError) -> bool:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from rasteret_assets.errors import RasteretAssetsError
 from rasteret_assets.storage.backend import Validators
 from rasteret_assets.tiff import TiffHeader
+
+_SHORTEST_S: Final = 1e-4
+_BIN: Final = math.log(1.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,30 @@ class HeaderOutcome:
     last_modified: str | None = None
 
 
+class Latencies:
+    """How long headers took, as a histogram whose bins grow by a tenth: percentiles in bounded memory."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def add(self, seconds: float) -> None:
+        """Count one header."""
+        self._counts[int(math.log(max(seconds, _SHORTEST_S) / _SHORTEST_S) / _BIN)] += 1
+
+    def update(self, others: Latencies) -> None:
+        """Count all that others counted."""
+        self._counts.update(others._counts)
+
+    def percentile(self, share: float) -> float | None:
+        """Seconds within which this share (0 to 1) of the headers came, to a tenth; None where there were none."""
+        wanted, seen = share * self._counts.total(), 0
+        for place in sorted(self._counts):
+            seen += self._counts[place]
+            if seen >= wanted:
+                return _SHORTEST_S * math.exp((place + 0.5) * _BIN)
+        return None
+
+
 @dataclass(kw_only=True)
 class HeaderProgress:
     """Running totals of a header fetch; the last one is its account."""
@@ -59,6 +89,7 @@ class HeaderProgress:
     requests: int = 0
     bytes: int = 0
     concurrency: int = 0
+    latencies: Latencies = field(default_factory=Latencies)
     started: float = field(default_factory=time.monotonic)
 
     @property

@@ -30,7 +30,7 @@ from rasteret_assets.schema import (
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.bands import BandMetadataReader, count_failures
 from rasteret_assets.stages.columns import normalize_ids
-from rasteret_assets.stages.headers import ProgressCallback
+from rasteret_assets.stages.headers import Latencies, ProgressCallback
 from rasteret_assets.stages.index import HeaderIndex
 from rasteret_assets.stages.known import WorkspaceCheckpoint, known_headers, target_slices
 from rasteret_assets.stages.look import load_profile
@@ -46,6 +46,9 @@ from rasteret_assets.storage.workspace import Workspace
 
 _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
 P = ParamSpec("P")
+
+#: Counts of the header stage that are percentiles, and so are not summed: ``latency_p50_ms`` and so on.
+LATENCY_PREFIX: Final = "latency_p"
 
 #: Version of a stage's table that is there no more, because the source lost the partition.
 REMOVED: Final = "removed"
@@ -251,6 +254,7 @@ def run_band_metadata(
         "requests": account.requests,
         "request_bytes": account.bytes,
         "seconds": round(account.seconds, 3),
+        **_percentiles(account.latencies),
         **{f"failed: {name}": count for name, count in sorted(account.failures.items())},
     }
     return StageResult(
@@ -289,6 +293,16 @@ def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> Stag
     return StageResult(
         key=key, rows=facts.rows, version=written.digest, counts=counts, path=path, schema=published.schema
     )
+
+
+def _percentiles(latencies: Latencies) -> dict[str, float]:
+    """Milliseconds within which half, most and nearly all of the headers came; nothing where none was asked for."""
+    found = {share: latencies.percentile(share / 100) for share in (50, 95, 99)}
+    return {
+        f"{LATENCY_PREFIX}{share}_ms": round(1000 * seconds, 1)
+        for share, seconds in found.items()
+        if seconds is not None
+    }
 
 
 def _failures(workspace: Workspace, key: str) -> dict[str, int]:

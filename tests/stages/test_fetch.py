@@ -11,11 +11,13 @@ import boto3
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from rasteret_assets import StorageBackend, create_backend
 from rasteret_assets.stages.fetch import fetch_headers
-from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, HeaderTarget
+from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, HeaderTarget, Latencies
 from rasteret_assets.storage import hosts
 from rasteret_assets.tiff import TiffHeader
 from tests.support.rasters import tiff_bytes
@@ -217,3 +219,15 @@ def test_a_host_that_asks_to_be_left_alone_until_tomorrow_is_asked_again(
     files = [tiff_bytes(seed=number) for number in range(5)]
     outcomes, _ = headers_of(place(server, files), at_once=1)
     assert_headers(outcomes, files)
+
+
+@given(st.lists(st.floats(2e-4, 100), min_size=1, max_size=200), st.sampled_from([0.5, 0.95, 0.99]))
+def test_percentiles_of_latencies_are_right_to_a_tenth(seconds: list[float], share: float) -> None:
+    latencies, others = Latencies(), Latencies()
+    for number, value in enumerate(seconds):
+        (latencies if number % 2 else others).add(value)
+    latencies.update(others)
+    found = latencies.percentile(share)
+    assert found is not None
+    assert found == pytest.approx(np.quantile(seconds, share, method="inverted_cdf"), rel=0.11)
+    assert Latencies().percentile(share) is None
