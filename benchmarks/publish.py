@@ -3,7 +3,9 @@
 ``python benchmarks/publish.py`` writes a STAC table (``records.py``: a million records over five years, one file per
 month), publishes it with each publisher in a fresh process (``publishers/``), one after the other, and asks both
 results for the records of a box of two degrees. Then it changes the newest hundredth of the records and publishes
-again, and then again with nothing changed. Without headers: what headers cost is measured by ``headers.py``.
+again, and then again with nothing changed. Without headers: what headers cost is measured by ``headers.py``. How many
+bytes they take is what ``--headers 100`` compares, and nothing else: both publish as many records with four headers
+each, from the server of ``headers.py``, no two of which have equal tile tables (``varied.py``).
 
 - *seconds* are wall-clock from the call to its return, imports not counted; the median over ``--repeat``;
 - *peak MB* is the process' high-water mark (``VmHWM``), libraries and all;
@@ -26,16 +28,25 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from records import RecordTable
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from cogs import KINDS, make_file
+from processes import running_server
+from records import BANDS, RecordTable
 from report import Bar, describe_machine
+from varied import vary
 
 HERE: Final = Path(__file__).parent
 PUBLISHERS: Final = {"ours": "ours.py", "rasteret": "with_rasteret.py"}
 BBOX: Final = (9.0, 47.0, 11.0, 49.0)
 QUERIES: Final = 20
+#: Files of 121 tiles and of 6241, overviews not counted.
+HEADER_KINDS: Final = ("s2", "large")
 
 
 def main() -> None:
@@ -46,6 +57,13 @@ def main() -> None:
     if "rasteret" not in publishers:
         print("without rasteret: RASTERET_PYTHON names no Python that has it")
     work = Path(tempfile.mkdtemp(prefix="publish-", dir=options.cache))
+    if options.headers:
+        try:
+            bars = [bar for kind in HEADER_KINDS for bar in compare_headers(kind, publishers, options, work)]
+        finally:
+            shutil.rmtree(work)
+        print("", *bars, sep="\n")
+        return
     try:
         builds = compare_builds(
             RecordTable(records=options.records, shuffled=options.shuffled), publishers, options, work
@@ -96,6 +114,50 @@ def compare_builds(
     if len({(report["rows"], report["query_rows"]) for report in found.values()}) > 1:
         raise RuntimeError(f"the publishers disagree about the rows: {found}")
     return found
+
+
+def compare_headers(kind: str, publishers: list[str], options: argparse.Namespace, work: Path) -> list[Bar]:
+    """Bytes of what each publisher makes of one table with the headers of one kind of file."""
+    folder = work / kind
+    folder.mkdir()
+    files = vary(make_file(KINDS[kind], options.cache), folder, options.headers * len(BANDS))
+    table = pq.read_table(RecordTable(records=options.headers).write(options.cache))
+    jobs = {"ours": {}, "ours, without overviews": {"overviews": False}, "rasteret": {}}
+    found = {}
+    with running_server(files, latency_ms=0) as server:
+        (folder / "source").mkdir()
+        hrefs = [f"{server.url}/{file.path.stem}/{number}.tif" for number, file in enumerate(files)]
+        pq.write_table(_with_hrefs(table, hrefs), folder / "source" / "records.parquet")
+        for name, job in jobs.items():
+            publisher = name.partition(",")[0]
+            if publisher in publishers:
+                place = folder / name.replace(", ", "-").replace(" ", "-")
+                report = run_publisher(publisher, source=folder / "source", workspace=place, headers=True, **job)
+                found[name] = _megabytes(place / "bench_records")
+                print(f"  {kind}, {name}: {report['rows']} records, {found[name]:.3f} MB", flush=True)
+    return [
+        Bar(name=f"{kind}: {name} / rasteret, bytes", value=size / found["rasteret"], bar=0.6, at_least=False)
+        for name, size in found.items()
+        if name != "rasteret" and "rasteret" in found
+    ]
+
+
+def _with_hrefs(table: pa.Table, hrefs: list[str]) -> pa.Table:
+    """The records with other files, four each, all of one CRS and of one month, so that one file is published."""
+    assets = table["assets"].combine_chunks()
+    of_band = [
+        pa.StructArray.from_arrays([pa.array(hrefs[position :: len(BANDS)])], names=["href"])
+        for position in range(assets.type.num_fields)
+    ]
+    times = pa.array([datetime(2024, 1, 15, tzinfo=UTC)] * len(table), table.schema.field("datetime").type)
+    changed = {
+        "assets": pa.StructArray.from_arrays(of_band, names=list(BANDS)),
+        "proj:epsg": pc.add(pc.multiply(table["proj:epsg"], 0), 32632).cast(pa.int32()),
+        "datetime": times,
+    }
+    for name, column in changed.items():
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    return table
 
 
 def rebuild(options: argparse.Namespace, work: Path) -> dict[str, float]:
@@ -154,7 +216,8 @@ def run_publisher(name: str, **job: Any) -> dict[str, Any]:
         RuntimeError: if it failed.
     """
     python = os.environ["RASTERET_PYTHON"] if name == "rasteret" else sys.executable
-    options = [f"--{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in job.items()]
+    options = [f"--{key}={json.dumps(value)}" if isinstance(value, list | bool) else f"--{key}={value}"
+               for key, value in job.items()]  # fmt: skip
     path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
         [python, str(HERE / "publishers" / PUBLISHERS[name]), *options],
@@ -191,6 +254,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--shuffled", action="store_true", help="one source file, in no order")
     parser.add_argument("--large", type=int, default=0, metavar="N", help="publish N records with our publisher alone")
+    parser.add_argument("--headers", type=int, default=0, metavar="N", help="bytes of N records with headers, only")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument(
         "--cache", type=Path, default=Path(tempfile.gettempdir()) / "rasteret-assets-benchmarks",

@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 
-def measure(build: Callable[[str, Path, bool], int], query: Callable[[str, tuple[float, ...]], int]) -> None:
+def measure(build: Callable[[str, Path, bool, bool], int], query: Callable[[str, tuple[float, ...]], int]) -> None:
     """Build or query as the command line says, and print what it took.
 
     Args:
-        build: makes the collection of a record table below a workspace, with headers or without; returns its rows.
+        build: makes the collection of a record table below a workspace, with headers or without, and
+            with their overviews or without, where the publisher keeps any; returns its rows.
         query: opens a published collection and reads the rows whose box meets another; returns how many.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--source")
     parser.add_argument("--workspace", type=Path)
-    parser.add_argument("--headers", action="store_true")
+    parser.add_argument("--headers", type=json.loads, default=False)
+    parser.add_argument("--overviews", type=json.loads, default=True)
     parser.add_argument("--published")
     parser.add_argument("--bbox", type=json.loads)
     parser.add_argument("--repeat", type=int, default=1)
@@ -32,9 +34,10 @@ def measure(build: Callable[[str, Path, bool], int], query: Callable[[str, tuple
     times = []
     for _ in range(job.repeat):
         start = time.perf_counter()
-        rows = (
-            query(job.published, tuple(job.bbox)) if job.bbox else build(job.source, job.workspace, job.headers)
-        )  # fmt: skip
+        if job.bbox:
+            rows = query(job.published, tuple(job.bbox))
+        else:
+            rows = build(job.source, job.workspace, job.headers, job.overviews)
         times.append(time.perf_counter() - start)
     report: dict[str, Any] = {"rows": rows, "times": times, "peak_rss": _peak_rss()}
     print(json.dumps(report), flush=True)

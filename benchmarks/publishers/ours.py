@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness import measure
 
+from rasteret_assets import build as build_from_nothing
 from rasteret_assets import build_from_table, load
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.build import build_partitions
@@ -15,12 +16,16 @@ from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.workspace import Workspace
 
 
-def build(source: str, workspace: Path, headers: bool) -> int:
+def build(source: str, workspace: Path, headers: bool, overviews: bool) -> int:
     """Publish the table, or what changed in it since the last call; returns the rows of what was built."""
     published = workspace / "bench_records"
+    spec = CollectionSpec.of(
+        path=source, name="bench", workspace_dir=workspace, enrich_cog=headers, overviews=overviews
+    )  # fmt: skip
+    if not published.exists() and not overviews:
+        return int(build_from_nothing(spec).totals["records"])
     if not published.exists():
         return len(build_from_table(source, name="bench", workspace_dir=workspace, enrich_cog=headers))
-    spec = CollectionSpec.of(path=source, name="bench", workspace_dir=workspace, enrich_cog=headers)
     where = Workspace.at(str(published))
     opened = open_source(source, spec)
     profile, states = load_profile(where, opened, spec), where.states()
