@@ -5,6 +5,7 @@ Every user column survives. Contract columns are replaced where they stand; thos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -225,8 +226,10 @@ def check_rejected(rejected: pa.Table, count: int, total: int, most: float) -> N
     reasons = rejected.column(REJECT_REASON).to_pylist()
     first = ", ".join(f"{name!r} ({why})" for name, why in zip(ids[:3], reasons[:3], strict=True))
     more = f" and {count - 3} more" if count > 3 else ""
+    # Rounded up, so that the share that is named is one that passes.
+    share = math.ceil(1000 * count / total) / 1000
     raise InvalidRecordError(
         f"{count} of {total} records break the record contract: {first}{more}. Mend them in the source, or "
-        f"tolerate them with max_rejected={count / total:.2g} in the collection's spec: they then go to "
+        f"tolerate them with max_rejected={share:g} in the collection's spec: they then go to "
         "rejected_records"
     )

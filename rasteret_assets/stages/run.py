@@ -226,11 +226,12 @@ def run_band_metadata(
     """
     path, records_path = workspace.stage_file(BANDS, key), workspace.stage_file(NORMALIZED, key)
     schema = workspace.read_schema(records_path)
+    checkpoint = WorkspaceCheckpoint(workspace, key)
     if schema is None:
         workspace.remove(path)
+        checkpoint.clear()
         return StageResult(key=key, rows=0, version=REMOVED)
     profile, version = recipe_of(schema, records_path)
-    checkpoint = WorkspaceCheckpoint(workspace, key)
     if force:
         checkpoint.clear()
     reader = BandMetadataReader(
