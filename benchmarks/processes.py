@@ -20,6 +20,7 @@ HERE: Final = Path(__file__).parent
 #: Reader by name on the command line; those after the first are compared with it.
 READERS: Final = {
     "ours": "ours.py",
+    "ours-plain": "ours_plain.py",
     "ours_stage": "ours_stage.py",
     "transport": "transport.py",
     "obstore": "with_obstore.py",
