@@ -181,7 +181,8 @@ def _build(
     partitions: Sequence[str] | None = None,
 ) -> BuildReport:
     profile = load_profile(workspace, source, spec)
-    reasons = stale_partitions(workspace, profile, spec, force=force, revalidate=revalidate, only=partitions)
+    states = workspace.states()
+    reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
     options = {"force": force, "revalidate": revalidate}
     with terminal_progress("headers") as progress:
         results = build_partitions(

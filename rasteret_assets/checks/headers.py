@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from rasteret_assets.checks.finding import Finding, some
 from rasteret_assets.schema import HREF, ID, STATUS_OK
-from rasteret_assets.stages.ledger import remedy
+from rasteret_assets.stages.bands import count_failures
+from rasteret_assets.stages.ledger import failure_rows
 from rasteret_assets.storage.urls import redact
 
 #: What :func:`tile_ranges` looks at.
@@ -33,19 +34,11 @@ def headers_complete(statuses: pa.Table, max_failed: float) -> Finding:
         statuses: columns ``status`` and ``error_class`` of the ledger.
         max_failed: share of headers, 0 to 1.
     """
-    failed = statuses.filter(pc.not_equal(statuses["status"], STATUS_OK))
-    total, missing = statuses.num_rows, failed.num_rows
+    by_class = dict(sorted(count_failures(statuses).items(), key=lambda item: (-item[1], item[0])))
+    total, missing = statuses.num_rows, sum(by_class.values())
     share = missing / max(total, 1)
-    counted = failed["error_class"].combine_chunks().value_counts()
-    by_class = sorted(
-        zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True),
-        key=lambda item: (-item[1], str(item[0])),
-    )
-    rows = [
-        {"class": str(name), "headers": count, "share": round(count / total, 4), "what helps": remedy(name)}
-        for name, count in by_class
-    ]
-    text = ", ".join(f"{count} {name}" for name, count in by_class)
+    rows = failure_rows(by_class, total)
+    text = ", ".join(f"{count} {name}" for name, count in by_class.items())
     limit = f", more than max_failed={max_failed:g} tolerates" if share > max_failed else ""
     helps = "".join(f"; {row['class']}: {row['what helps']}" for row in rows[:1])
     return Finding(

@@ -85,17 +85,17 @@ def _check_normalized(workspace: Workspace, spec: CollectionSpec, key: str) -> l
 
 def _check_rejected(workspace: Workspace, spec: CollectionSpec, key: str) -> list[Finding]:
     del spec  # max_rejected stops the stage itself
-    if workspace.read_schema(workspace.stage_file(NORMALIZED, key)) is None:
+    if not workspace.has(workspace.stage_file(NORMALIZED, key)):
         return []
     path = workspace.stage_file(REJECTED, key)
-    rejected = workspace.read_schema(path) is not None
-    classes = _columns(workspace, path, [REJECT_CLASS])[REJECT_CLASS] if rejected else pa.chunked_array([], pa.string())
+    nothing = pa.chunked_array([], pa.string())
+    classes = _columns(workspace, path, [REJECT_CLASS])[REJECT_CLASS] if workspace.has(path) else nothing
     return [nothing_rejected(classes)]
 
 
 def _check_bands(workspace: Workspace, spec: CollectionSpec, key: str) -> list[Finding]:
     path, records = workspace.stage_file(BANDS, key), workspace.stage_file(NORMALIZED, key)
-    if workspace.read_schema(path) is None or workspace.read_schema(records) is None:
+    if not workspace.has(path) or not workspace.has(records):
         return []
     rows = _columns(workspace, path, [ID, "band", "status", "error_class"])
     return [
@@ -115,15 +115,15 @@ def _check_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> l
         return [file]
     published = workspace.published_file(key)
     stages = (RAW, NORMALIZED, REJECTED)
-    rows = {stage: _count(workspace, workspace.stage_file(stage, key)) for stage in stages}
-    rows[COLLECTION] = _count(workspace, published)
+    rows = {stage: workspace.count_rows(workspace.stage_file(stage, key)) for stage in stages}
+    rows[COLLECTION] = workspace.count_rows(published)
     return [file, counts_agree(rows, _headers(workspace, key, state.get("bands", ())), state)]
 
 
 def _headers(workspace: Workspace, key: str, bands: Sequence[str]) -> dict[str, tuple[int, int]]:
     """For every band, how many headers the ledger has and how many are published."""
     ledger = workspace.stage_file(BANDS, key)
-    if not bands or workspace.read_schema(ledger) is None:
+    if not bands or not workspace.has(ledger):
         return {}
     rows = _columns(workspace, ledger, ["band", "status"])
     ok = rows.filter(pc.equal(rows["status"], STATUS_OK))["band"]
@@ -143,10 +143,6 @@ def _columns(workspace: Workspace, path: str, names: Sequence[str]) -> pa.Table:
         raise CollectionError(f"{path} is missing: build the partition first")
     chosen = pa.schema([schema.field(name) for name in names])
     return pa.Table.from_batches(workspace.read_batches(path, names), chosen)
-
-
-def _count(workspace: Workspace, path: str) -> int:
-    return workspace.count_rows(path)
 
 
 _CHECKED: Final[dict[str, Callable[[Workspace, CollectionSpec, str], list[Finding]]]] = {

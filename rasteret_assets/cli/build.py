@@ -189,7 +189,8 @@ def _by_graph(
 
     workspace = workspace_of(spec)
     profile = load_profile(workspace, open_source(spec.path, spec), spec)
-    reasons = stale_partitions(workspace, profile, spec, force=force, revalidate=revalidate, only=partitions)
+    states = workspace.states()
+    reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
     totals: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
     if reasons:
         counts = materialize_collection(spec, instance, keys=list(reasons), force=force, revalidate=revalidate)
@@ -230,7 +231,7 @@ def _status(spec: CollectionSpec, instance: dg.DagsterInstance | None) -> dict[s
         "path": spec.published_path,
         "partitions": len(states),
         "records": sum(int(state.get("rows", 0)) for state in states.values()),
-        "stale": stale_partitions(workspace, profile, spec),
+        "stale": stale_partitions(states, profile, spec),
         "failures": dict(sorted(failures.items())),
         "last_run": None if instance is None else _last_run(spec, instance),
     }

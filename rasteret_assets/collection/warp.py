@@ -85,9 +85,9 @@ def source_window(header: BandHeader, source: str, grid: Grid, target: str, resa
 
 def parts(header: BandHeader, source: str, grid: Grid, target: str, resampling: str) -> Iterator[tuple[Window, Window]]:
     """The grid in parts that take little memory each: a window of it, and the window of the band that it takes."""
-    todo = [grid.whole]
-    while todo:
-        part = todo.pop()
+    waiting = [grid.whole]
+    while waiting:
+        part = waiting.pop()
         window = source_window(header, source, grid.part(part), target, resampling)
         if window is None:
             continue
@@ -95,7 +95,7 @@ def parts(header: BandHeader, source: str, grid: Grid, target: str, resampling: 
         if size <= _MOST_BYTES or max(part.width, part.height) <= _SMALLEST_PART:
             yield part, window
         else:
-            todo.extend(_halves(part))
+            waiting.extend(_halves(part))
 
 
 def _halves(window: Window) -> list[Window]:

@@ -17,7 +17,7 @@ from rasteret_assets.orchestration.names import stage_key
 from rasteret_assets.orchestration.reporting import table_metadata
 from rasteret_assets.schema import BANDS, BBOX, COLLECTION, ID, REJECT_CLASS, REJECT_REASON, REJECTED, is_band_field
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.ledger import remedy
+from rasteret_assets.stages.ledger import failure_rows
 from rasteret_assets.stages.run import StageResult
 from rasteret_assets.storage.urls import redact
 from rasteret_assets.storage.workspace import Workspace
@@ -117,13 +117,10 @@ def _fetch_metadata(instance: dg.DagsterInstance, spec: CollectionSpec, result: 
         metadata |= dict(zip(_PER_HEADER, (round(value, 2) for value in cost), strict=True))
         metadata["requests_saved"] = round(reused * cost[0])
         metadata["bytes_saved"] = round(reused * cost[1])
-    failures = {name.removeprefix(_FAILED): count for name, count in counts.items() if name.startswith(_FAILED)}
+    failures = {name.removeprefix(_FAILED): int(count) for name, count in counts.items() if name.startswith(_FAILED)}
     if failures:
-        metadata["failures"] = table_metadata([
-            {"class": name, "headers": count, "share": round(int(count) / result.rows, 4), "what helps": remedy(name)}
-            for name, count in failures.items()
-        ])  # fmt: skip
-        metadata["failed_share"] = round(sum(map(int, failures.values())) / result.rows, 6)
+        metadata["failures"] = table_metadata(failure_rows(failures, result.rows))
+        metadata["failed_share"] = round(sum(failures.values()) / result.rows, 6)
     return metadata
 
 

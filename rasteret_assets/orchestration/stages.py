@@ -8,6 +8,7 @@ https://docs.dagster.io/guides/build/assets
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from itertools import chain
 from typing import Any
 
 import dagster as dg
@@ -23,7 +24,7 @@ from rasteret_assets.orchestration.reporting import explained, logged_progress
 from rasteret_assets.orchestration.resources import BuildOptions, FilesystemResource, StorageBackendResource
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, PARSER_VERSION, RAW, REJECTED
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.build import refuse_without_headers
+from rasteret_assets.stages.build import publishing_order, refuse_without_headers
 from rasteret_assets.stages.known import set_aside_headers
 from rasteret_assets.stages.publish import publish_collection_document
 from rasteret_assets.stages.run import (
@@ -199,9 +200,7 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
             workspace, keys = filesystem.open_workspace(spec), run_partitions(context)
             # The checks of the stages before block this step only in a run that has those stages too.
             require_publishable(workspace, spec, keys)
-            # What is gone goes last: a record that moved from a partition that is removed is never missing.
-            order = sorted(keys, key=lambda key: workspace.read_schema(workspace.stage_file(NORMALIZED, key)) is None)
-            results = [run_collection(workspace, spec, key) for key in order]
+            results = [run_collection(workspace, spec, key) for key in chain(*publishing_order(workspace, keys))]
             publish_collection_document(workspace, spec)
         if spec.graph.preview:
             _add_previews(context, workspace, spec, results, backend.backend(spec))

@@ -16,7 +16,6 @@ from rasteret_assets.stages.known import set_aside_headers
 from rasteret_assets.stages.publish import publish_collection_document
 from rasteret_assets.stages.run import (
     LATENCY_PREFIX,
-    REMOVED,
     StageResult,
     run_band_metadata,
     run_collection,
@@ -104,12 +103,16 @@ def build_partitions(
     refuse_without_headers(workspace, list(results[BANDS].values()))
     if require is not None:
         require(workspace, spec, keys)
-    # What is gone goes last: a record that moved from a partition that is removed is never missing.
-    gone = [key for key in keys if results[NORMALIZED][key].version == REMOVED]
-    for group in ([key for key in keys if key not in gone], gone):
+    for group in publishing_order(workspace, keys):
         results[COLLECTION] |= _side_by_side(group, lambda key: run_collection(workspace, spec, key))
     publish_collection_document(workspace, spec)
     return results
+
+
+def publishing_order(workspace: Workspace, keys: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Partitions to publish, and those to unpublish after them: a record that moved out of one is never missing."""
+    there = {key: workspace.has(workspace.stage_file(NORMALIZED, key)) for key in keys}
+    return [key for key in keys if there[key]], [key for key in keys if not there[key]]
 
 
 def _side_by_side(keys: Sequence[str], stage: Callable[[str], StageResult]) -> dict[str, StageResult]:

@@ -6,7 +6,7 @@ files, until they are asked for; each is then held against the address it was lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -87,15 +87,9 @@ class HeaderIndex:
 
     Args:
         sources: ledgers, those that count most first; ledgers of another layout are left aside.
-        wanted: which keys matter at all, given a column of keys; all when omitted.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[KnownRows],
-        wanted: Callable[[npt.NDArray[np.uint64]], npt.NDArray[np.bool_]] | None = None,
-    ) -> None:
-        self._wanted = wanted
+    def __init__(self, sources: Sequence[KnownRows]) -> None:
         self._sources: list[KnownRows] = []
         self._keys = np.zeros(0, np.uint64)
         self._numbers = self._rows = np.zeros(0, np.int64)
@@ -109,9 +103,8 @@ class HeaderIndex:
                 continue
             start = 0
             for batch in source.batches(_KEY_COLUMNS):
-                found = _keys(batch)
-                chosen = np.flatnonzero(_holds(batch) & (True if self._wanted is None else self._wanted(found)))
-                keys.append(found[chosen])
+                chosen = np.flatnonzero(_holds(batch))
+                keys.append(_keys(batch)[chosen])
                 rows.append(chosen + start)
                 numbers.append(np.full(len(chosen), len(self._sources), np.int64))
                 start += batch.num_rows
@@ -126,7 +119,9 @@ class HeaderIndex:
 
     def find(self, targets: pa.Table) -> npt.NDArray[np.int64]:
         """Position in the index for every target, ``int64[N]``; -1 where its header is not known."""
-        wanted = keys_of(targets)
+        wanted = np.concatenate(
+            [np.zeros(0, np.uint64), *(_keys(batch) for batch in targets.select([HREF, BAND_INDEX]).to_batches())]
+        )
         place = np.searchsorted(self._keys, wanted)
         inside = place < len(self._keys)
         found = np.full(len(wanted), -1, np.int64)
@@ -159,24 +154,20 @@ def take_rows(
     for number in np.unique(numbers):
         mine = np.flatnonzero(numbers == number)
         distinct, back = np.unique(rows[mine], return_inverse=True)
-        parts.append(_ordered(sources[number].take(distinct, names).cast(schema), back))
+        parts.append(in_order(sources[number].take(distinct, names).cast(schema), back))
         places.append(mine)
-    return _ordered(pa.concat_tables(parts), np.argsort(np.concatenate(places), kind="stable"))
+    return in_order(pa.concat_tables(parts), np.argsort(np.concatenate(places), kind="stable"))
 
 
-def keys_of(targets: pa.Table) -> npt.NDArray[np.uint64]:
-    """64-bit key of the (href, band index) of every row, ``uint64[N]``."""
-    keys = [_keys(batch) for batch in targets.select([HREF, BAND_INDEX]).to_batches()]
-    return np.concatenate([np.zeros(0, np.uint64), *keys])
-
-
-def _ordered(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
+def in_order(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
+    """Rows of a table in the order asked for; rows that stand in it already are not copied."""
     if np.array_equal(order, np.arange(table.num_rows)):
         return table
     return table.combine_chunks().take(pa.array(order))
 
 
 def _keys(batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
+    """64-bit key of the (href, band index) of every row."""
     return row_hashes([batch.column(HREF), batch.column(BAND_INDEX)])
 
 

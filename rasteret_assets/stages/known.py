@@ -101,4 +101,4 @@ def set_aside_headers(workspace: Workspace, spec: CollectionSpec, keys: Sequence
 
 def _ledger(workspace: Workspace, key: str) -> list[KnownRows]:
     path = workspace.stage_file(BANDS, key)
-    return [KnownFile(fs=workspace.fs, path=path)] if workspace.read_schema(path) is not None else []
+    return [KnownFile(fs=workspace.fs, path=path)] if workspace.has(path) else []

@@ -6,8 +6,9 @@ headers in them are nearly all of their size and are never read here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -143,6 +144,14 @@ class Failures:
 def remedy(error_class: str | None) -> str:
     """What a person can do about failures of a class."""
     return REMEDIES.get(error_class or "", _OTHER_REMEDY)
+
+
+def failure_rows(counts: Mapping[str, int], total: int) -> list[dict[str, Any]]:
+    """A row per error class for people: how many headers, which share of ``total``, and what helps."""
+    return [
+        {"class": name, "headers": count, "share": round(count / total, 4), "what helps": remedy(name)}
+        for name, count in counts.items()
+    ]
 
 
 def read_failures(workspace: Workspace) -> Failures:

@@ -114,7 +114,7 @@ def _sentence(plan: PartitionPlan) -> str:
 
 
 def stale_partitions(
-    workspace: Workspace,
+    states: Mapping[str, Mapping[str, Any]],
     profile: SourceProfile,
     spec: CollectionSpec,
     *,
@@ -125,14 +125,13 @@ def stale_partitions(
     """Partitions that a build has to touch, in order, and why.
 
     Args:
-        workspace: of the collection.
-        profile: of its source.
+        states: of the published partitions, by key.
+        profile: of the source.
         spec: of the collection.
         force: whether every partition is to be built.
         revalidate: whether every partition's headers are to be asked about.
         only: look at no others.
     """
-    states = workspace.states()
     reasons: dict[str, str] = {}
     for key in sorted({*profile.partitions, *states}):
         if only is not None and key not in only:
@@ -178,8 +177,8 @@ def plan_build(
         only: partitions to look at; all when omitted.
     """
     profile = load_profile(workspace, source, spec)
-    reasons = stale_partitions(workspace, profile, spec, force=force, revalidate=revalidate, only=only)
     states = workspace.states()
+    reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=only)
     plans = {key: PartitionPlan(reason=reason) for key, reason in reasons.items()}
     current = sorted({*profile.partitions}.difference(plans) if only is None else set(only).difference(plans))
     for key, plan in plans.items():

@@ -25,7 +25,7 @@ from rasteret_assets.schema import (
     TIMESTAMP,
 )
 from rasteret_assets.stages.headers import HeaderOutcome, HeaderTarget
-from rasteret_assets.stages.index import HeaderIndex, KnownRows, KnownTable, take_rows
+from rasteret_assets.stages.index import HeaderIndex, KnownRows, KnownTable, in_order, take_rows
 from rasteret_assets.stages.structs import header_structs
 from rasteret_assets.stages.targets import RETRIED_CLASSES, STATED_EPSG
 from rasteret_assets.tiff import TiffHeader
@@ -148,9 +148,7 @@ def _step(
     columns = list(FETCHED_COLUMNS)
     values = pa.concat_tables([fetched.select(columns), reused.select(columns), wrong.select(columns)])
     places = np.concatenate([np.flatnonzero(mask) for mask in (is_fresh, is_known, ~is_fresh & ~is_known)])
-    if not np.array_equal(places, np.arange(len(places))):
-        values = values.combine_chunks().take(pa.array(np.argsort(places, kind="stable")))
-    return _ledger(targets, values)
+    return _ledger(targets, in_order(values, np.argsort(places, kind="stable")))
 
 
 def _ledger(targets: pa.Table, values: pa.Table) -> pa.Table:

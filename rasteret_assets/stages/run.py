@@ -267,7 +267,7 @@ def run_band_metadata(
 def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> StageResult:
     """Publish a partition by replacing its file, or remove it where its records are gone; the state is written last."""
     path, records = workspace.published_file(key), workspace.stage_file(NORMALIZED, key)
-    if workspace.read_schema(records) is None:
+    if not workspace.has(records):
         unpublish(workspace, key)
         return StageResult(key=key, rows=0, version=REMOVED)
     profile, source_version = _joined_recipe(workspace, key)

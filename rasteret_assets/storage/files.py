@@ -87,9 +87,13 @@ class Files:
     fs: pafs.FileSystem
     stages: str
 
+    def has(self, path: str) -> bool:
+        """Whether there is a file at a path."""
+        return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
+
     def read_table(self, path: str) -> pa.Table | None:
         """A Parquet file as a table, or None where there is none."""
-        if not self._is_file(path):
+        if not self.has(path):
             return None
         try:
             with self.fs.open_input_file(path) as source:
@@ -103,7 +107,7 @@ class Files:
         Raises:
             CollectionError: if the file is damaged.
         """
-        if not self._is_file(path):
+        if not self.has(path):
             return
         try:
             with self.fs.open_input_file(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
@@ -118,7 +122,7 @@ class Files:
         Raises:
             CollectionError: if the file is damaged.
         """
-        if not self._is_file(path):
+        if not self.has(path):
             return None
         try:
             with self.fs.open_input_file(path) as source:
@@ -132,7 +136,7 @@ class Files:
         Raises:
             CollectionError: if the file is damaged.
         """
-        if not self._is_file(path):
+        if not self.has(path):
             return 0
         try:
             with self.fs.open_input_file(path) as source:
@@ -184,7 +188,7 @@ class Files:
             CollectionError: if it is damaged.
         """
         for attempt in range(_JSON_LOOKS):
-            if not self._is_file(path):
+            if not self.has(path):
                 return None
             try:
                 with self.fs.open_input_stream(path) as source:
@@ -203,9 +207,6 @@ class Files:
         with self._beside(path) as beside:
             Path(beside).write_bytes(text)
             self._put(beside, path)
-
-    def _is_file(self, path: str) -> bool:
-        return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
 
     @property
     def _is_local(self) -> bool:

@@ -72,7 +72,7 @@ class Workspace(Files):
 
     def remove(self, path: str) -> bool:
         """Delete a file and the folders it leaves empty; False where there was none."""
-        if not self._is_file(path):
+        if not self.has(path):
             return False
         self.fs.delete_file(path)
         folder = path.rpartition("/")[0]
