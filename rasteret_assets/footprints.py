@@ -6,6 +6,7 @@ objects are made of all others only.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,17 +72,27 @@ def _ring_bounds(column: pa.Array) -> npt.NDArray[np.float64] | None:
     content = np.frombuffer(column.buffers()[2] or b"", np.uint8)
     bounds = np.full((len(column), 4), np.nan)
     valid = np.asarray(column.is_valid())
-    for size in np.unique(sizes[valid]):
+    for size in np.flatnonzero(np.bincount(sizes[valid])):
         points, rest = divmod(int(size) - _HEAD, _POINT)
         if rest or points < _FEWEST_POINTS:
             return None
         rows = np.flatnonzero(valid & (sizes == size))
-        bytes_ = content[offsets[rows][:, None] + np.arange(size)]
+        if len(rows) == len(column):
+            # Nearly all tables: one size, so that the values already lie in a grid.
+            bytes_ = content[offsets[0] : offsets[-1]].reshape(len(rows), size)
+        else:
+            bytes_ = content[offsets[rows][:, None] + np.arange(size)]
         head = np.concatenate([_POLYGON, np.frombuffer(np.uint32(points).tobytes(), np.uint8)])
-        ring = np.ascontiguousarray(bytes_[:, _HEAD:]).view("<f8").reshape(len(rows), points, 2)
-        if (bytes_[:, :_HEAD] != head).any() or not np.isfinite(ring).all() or (ring[:, 0] != ring[:, -1]).any():
+        if (bytes_[:, :_HEAD] != head).any():
             return None
-        bounds[rows] = np.concatenate([ring.min(axis=1), ring.max(axis=1)], axis=1)
+        # Point by point: numpy is slow along an axis as short as a ring.
+        ring = np.ascontiguousarray(bytes_[:, _HEAD:]).view("<f8").reshape(len(rows), points, 2).transpose(1, 0, 2)
+        lowest = functools.reduce(np.minimum, ring)
+        highest = functools.reduce(np.maximum, ring)
+        # A minimum of anything with NaN is NaN.
+        if not (np.isfinite(lowest).all() and np.isfinite(highest).all()) or (ring[0] != ring[-1]).any():
+            return None
+        bounds[rows] = np.concatenate([lowest, highest], axis=1)
     with np.errstate(invalid="ignore"):
         # What reaches beyond the map is cut in two, which takes geometry.
         return None if (np.abs(bounds[:, ::2]) > 180).any() else bounds

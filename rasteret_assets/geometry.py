@@ -177,7 +177,7 @@ def hilbert_distance(bbox: pa.StructArray, order: int = 16) -> npt.NDArray[np.ui
     lat = ((ymin + ymax) / 2 + 90) / 180
     missing = np.asarray(pc.is_null(bbox)) | ~np.isfinite(lon) | ~np.isfinite(lat)
     side = 1 << order
-    x, y = (np.clip(np.where(missing, 0, value) * side, 0, side - 1).astype(np.int64) for value in (lon, lat))
+    x, y = (np.clip(np.where(missing, 0, value) * side, 0, side - 1).astype(np.int32) for value in (lon, lat))
     distance = np.zeros(len(x), np.uint64)
     for bit in range(order - 1, -1, -1):
         quadrant_x, quadrant_y = (x >> bit) & 1, (y >> bit) & 1

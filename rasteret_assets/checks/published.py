@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -27,11 +26,11 @@ from rasteret_assets.schema import (
     YEAR,
     band_column,
 )
+from rasteret_assets.storage.files import digest_of
 from rasteret_assets.storage.states import may_be
 from rasteret_assets.storage.workspace import Workspace
 
 _REBUILD: Final = "build the partition again"
-_CHUNK: Final = 8 * 1024 * 1024
 
 
 def published_file(workspace: Workspace, key: str, state: Mapping[str, Any]) -> Finding:
@@ -84,7 +83,7 @@ def counts_agree(rows: Mapping[str, int], headers: Mapping[str, tuple[int, int]]
 def _file_problems(workspace: Workspace, path: str, state: Mapping[str, Any]) -> Iterator[str]:
     try:
         # While it is being replaced it may be the old file or the new one.
-        if _digest(workspace, path) not in {facts.content_hash for facts in may_be(state) if facts is not None}:
+        if digest_of(workspace.fs, path) not in {facts.content_hash for facts in may_be(state) if facts is not None}:
             yield "its content is not what was published"
         schema = workspace.read_schema(path)
     except FileNotFoundError:
@@ -97,14 +96,6 @@ def _file_problems(workspace: Workspace, path: str, state: Mapping[str, Any]) ->
         return
     yield from _contract_problems(schema, state.get("bands", ()))
     yield from _geo_problems(schema)
-
-
-def _digest(workspace: Workspace, path: str) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with workspace.fs.open_input_stream(path) as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _contract_problems(schema: pa.Schema, bands: Any) -> Iterator[str]:

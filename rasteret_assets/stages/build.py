@@ -95,11 +95,15 @@ def build_partitions(
     results[NORMALIZED] = _side_by_side(keys, lambda key: run_normalized_records(workspace, spec, key))
     if not force:
         set_aside_headers(workspace, spec, keys)
-    for key in keys:
+
+    def read_bands(key: str) -> StageResult:
         watch = progress(key) if progress is not None else None
-        results[BANDS][key] = run_band_metadata(
+        return run_band_metadata(
             workspace, spec, key, backend, force=force, revalidate=revalidate, progress=watch
-        )
+        )  # fmt: skip
+
+    # One partition's headers keep as many requests in flight as there may be; in this thread an interrupt stops them.
+    results[BANDS] = {key: read_bands(key) for key in keys} if spec.enrich_cog else _side_by_side(keys, read_bands)
     refuse_without_headers(workspace, list(results[BANDS].values()))
     if require is not None:
         require(workspace, spec, keys)

@@ -26,6 +26,7 @@ from rasteret_assets.schema import BBOX, ID
 SORT_BYTES: Final = 192 * 2**20
 #: Runs that are merged at once; each has a piece of ``SORT_BYTES / MERGED_RUNS`` bytes in memory.
 MERGED_RUNS: Final = 48
+_TAKEN_BYTES: Final = 24 * 2**20
 
 _IPC: Final = pa.ipc.IpcWriteOptions(compression="lz4")
 
@@ -64,9 +65,10 @@ class RecordSorter:
             self._runs.append(self._write_run(self._drain(rows_at_once=self._piece_rows())))
 
     def drain(self, rows_at_once: int) -> Iterator[pa.Table]:
-        """All records in order, in pieces of up to about ``rows_at_once``; the sorter is empty afterwards."""
+        """All records in order, in pieces of ``rows_at_once`` or a few megabytes; the sorter is empty afterwards."""
         if not self._runs:
-            yield from self._drain(rows_at_once)
+            # In few pieces: taking the rows of a piece has a price of its own for every nested column.
+            yield from self._drain(max(rows_at_once, self._rows_of(_TAKEN_BYTES)))
             return
         if self._held:
             self._runs.append(self._write_run(self._drain(self._piece_rows())))
@@ -91,8 +93,12 @@ class RecordSorter:
             yield table.take(order.slice(first, rows_at_once))
 
     def _piece_rows(self) -> int:
-        rows = sum(table.num_rows for table in self._held)
-        return max(1, int(rows * self._sort_bytes / self._merged_runs / max(self._held_bytes, 1)))
+        return max(1, self._rows_of(self._sort_bytes // self._merged_runs))
+
+    def _rows_of(self, size: int) -> int:
+        """How many of the rows in memory take ``size`` bytes."""
+        rows: int = sum(table.num_rows for table in self._held)
+        return rows * size // max(self._held_bytes, 1)
 
     def _write_run(self, pieces: Iterator[pa.Table]) -> Path:
         if self._folder is None:

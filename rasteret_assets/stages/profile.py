@@ -21,13 +21,14 @@ import pyarrow.compute as pc
 from rasteret_assets.errors import BandNotFoundError
 from rasteret_assets.schema import ASSETS, DATETIME, ID, PARSER_VERSION, START_DATETIME, UNDATED, partition_key
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.ahead import ahead
 from rasteret_assets.stages.assets import asset_names, normalize_assets, raster_rows
 from rasteret_assets.stages.columns import normalize_ids, normalize_times
 from rasteret_assets.stages.digest import ContentDigest, hash_texts, row_hashes
 from rasteret_assets.stages.scan import Source, SourcePart
 
 #: Raised whenever a profile of the same rows would come out differently: stored ones are then made anew.
-PROFILE_VERSION = 2
+PROFILE_VERSION = 3
 
 #: Files that are looked at side by side, with a batch of each in memory.
 _PARTS_AT_ONCE = 2
@@ -66,6 +67,7 @@ class SourceProfile:
         asset_names: fields of the normalized ``assets`` struct.
         bands: bands to enrich, in order; empty where nothing is to be enriched.
         conflicting_ids: ids that several rows with different content carry; none of these rows is published.
+        repeats_ids: whether any id occurs more than once (or, by a clash of hashes, seems to).
         parts: by version of the source's file.
     """
 
@@ -74,6 +76,7 @@ class SourceProfile:
     asset_names: tuple[str, ...] = ()
     bands: tuple[str, ...] = ()
     conflicting_ids: tuple[str, ...] = ()
+    repeats_ids: bool = True
     parts: dict[str, PartProfile] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -93,8 +96,9 @@ class SourceProfile:
             for version, part in document.get("parts", {}).items()
         }
         return cls(
-            fingerprint=document["fingerprint"], partitions=_partitions(document["partitions"]), parts=parts, **lists
-        )
+            fingerprint=document["fingerprint"], partitions=_partitions(document["partitions"]), parts=parts,
+            repeats_ids=document["repeats_ids"], **lists,
+        )  # fmt: skip
 
     @property
     def layout(self) -> str:
@@ -156,7 +160,8 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None) -> L
     ordered = stated or sorted({name for part in parts.values() for name in part.asset_names})
     rasters = {name for part in parts.values() for name in part.rasters}
     found = _combined(parts.values())
-    conflicts = _conflicting(source, spec, ids)
+    suspects = repeated(ids.values())
+    conflicts = _conflicting(source, spec, ids, suspects)
     for key, shared in conflicts.items():
         # A record is rejected for what another partition holds: that partition's change is a change of this one.
         found[key] = replace(found[key], version=_digest([found[key].version, *shared]))
@@ -166,6 +171,7 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None) -> L
         asset_names=tuple(ordered),
         bands=_bands(source, spec, ordered, rasters, any_rows=bool(found)),
         conflicting_ids=tuple(sorted({name for shared in conflicts.values() for name in shared})),
+        repeats_ids=bool(len(suspects)),
         parts=parts,
     )
     return Look(profile, ids)
@@ -192,7 +198,7 @@ def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec) -> tup
     rasters: set[str] = set()
     hashes = [np.zeros(0, np.uint64)]
     stated = _schema_names(source, spec)
-    for batch in source.batches(part):
+    for batch in ahead(source.batches(part)):
         aliased = with_aliases(batch, spec)
         for key, rows in _split(batch, aliased, spec):
             digests.setdefault(key, ContentDigest()).update(rows)
@@ -289,10 +295,12 @@ def _bands(
 
 
 def _conflicting(
-    source: Source, spec: CollectionSpec, hashes: Mapping[str, npt.NDArray[np.uint64]]
+    source: Source,
+    spec: CollectionSpec,
+    hashes: Mapping[str, npt.NDArray[np.uint64]],
+    suspects: npt.NDArray[np.uint64],
 ) -> dict[str, list[str]]:
-    """Ids that rows of different content share, by partition; rows are compared only where ids repeat at all."""
-    suspects = repeated(hashes.values())
+    """Ids that rows of different content share, by partition; only rows are compared whose id's hash is suspect."""
     if not len(suspects):
         return {}
     ids, contents, keys = [pa.array([], pa.string())], [np.zeros(0, np.uint64)], []

@@ -42,11 +42,16 @@ def row_groups(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
                 waiting.append(piece.slice(first, end - first))
                 rows, size = rows + end - first, size + int(weights[end - 1]) - done
             if end < piece.num_rows or rows == ROW_GROUP_ROWS:
-                yield pa.concat_tables(waiting).combine_chunks()
+                yield _joined(waiting)
                 waiting, rows, size = [], 0, 0
             first = end
     if waiting:
-        yield pa.concat_tables(waiting).combine_chunks()
+        yield _joined(waiting)
+
+
+def _joined(pieces: list[pa.Table]) -> pa.Table:
+    """The rows of all pieces in one chunk; a single piece is not copied."""
+    return pieces[0] if len(pieces) == 1 else pa.concat_tables(pieces).combine_chunks()
 
 
 def _tile_bytes(table: pa.Table) -> npt.NDArray[np.int64]:

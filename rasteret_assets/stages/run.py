@@ -28,6 +28,7 @@ from rasteret_assets.schema import (
     REJECTED,
 )
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.stages.ahead import ahead
 from rasteret_assets.stages.bands import BandMetadataReader, count_failures
 from rasteret_assets.stages.columns import normalize_ids
 from rasteret_assets.stages.headers import Latencies, ProgressCallback
@@ -109,7 +110,7 @@ def _write_raw(
             for key in keys
         }
         spool = _Spool(writers)
-        for key, rows in partition_batches(source, spec, profile, set(keys)):
+        for key, rows in ahead(partition_batches(source, spec, profile, set(keys))):
             spool.add(key, rows)
         spool.flush()
     return {
@@ -177,7 +178,8 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
         return StageResult(key=key, rows=0, version=REMOVED)
     profile, version = recipe_of(schema, raw_path)
     id_column = next((name for name, contract in spec.column_map.items() if contract == ID), ID)
-    repeats = RepeatedIds(normalize_ids(batch.column(0)) for batch in workspace.read_batches(raw_path, [id_column]))
+    ids = workspace.read_batches(raw_path, [id_column]) if profile.repeats_ids else ()
+    repeats = RepeatedIds(normalize_ids(batch.column(0)) for batch in ids)
     empty = normalize_records(schema.empty_table(), spec, profile)
     counts: Counter[str] = Counter()
     first_rejected = empty.rejected

@@ -33,6 +33,8 @@ PARQUET_SUFFIXES = (".parquet", ".geoparquet", ".parq", ".pq")
 # Arrow would read far ahead of a slow consumer: gigabytes, where row groups are large.
 _READAHEAD: Final[dict[str, int]] = {"batch_readahead": 2, "fragment_readahead": 1}
 _FOOTER_THREADS: Final = 16
+#: Encoded bytes of a row group whose memory is given back at once.
+_LARGE_GROUP_BYTES: Final = 32 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +96,10 @@ class Source:
         if isinstance(rows, ds.ParquetFileFragment):
             for group in rows.split_by_row_group(self.filter, schema=self.dataset.schema):
                 yield group
-                # The allocator would keep the pages of every row group for a while: memory of several, for nothing.
-                pa.default_memory_pool().release_unused()
+                if sum(held.total_byte_size for held in group.row_groups) > _LARGE_GROUP_BYTES:
+                    # The allocator would keep the pages of several such row groups for a while. (Of small ones it
+                    # may: memory that is given back has to be faulted in again, which takes longer than decoding.)
+                    pa.default_memory_pool().release_unused()
         else:
             yield rows
 

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from xxhash import xxh3_128
 
 from rasteret_assets.errors import CollectionError
 
@@ -31,6 +32,8 @@ BATCH_ROWS: Final = 32_768
 #: Arrow bytes of a batch that is read back, where its rows are large.
 BATCH_BYTES: Final = 48 * 2**20
 _PROBED_ROWS: Final = 64
+#: Encodings that take about as much room as the values do in memory (RLE is that of nulls and list ends).
+_AS_IN_MEMORY: Final = frozenset({"PLAIN", "RLE"})
 
 _WRITING: Final = ".writing"
 _JSON_LOOKS: Final = 5
@@ -175,7 +178,7 @@ class Files:
                 writer = TableWriter(parquet, row_group_size)
                 yield writer
             with Path(beside).open("rb") as finished:
-                digest = hashlib.file_digest(finished, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+                digest = hashlib.file_digest(finished, xxh3_128).hexdigest()
             writer._written = Written(Path(beside).stat().st_size, digest)  # noqa: SLF001
             if before is not None:
                 before(writer.written)
@@ -252,21 +255,24 @@ class Files:
 def _batch_rows(file: pq.ParquetFile, columns: list[str] | None) -> int:
     """Rows of this file that make a batch of at most about :data:`BATCH_BYTES`; headers may be a megabyte each.
 
-    What a row takes in memory is judged by the first ones, and by what Parquet says of all columns: its encodings hide
-    repetition, the first rows may be poor.
+    What a row takes in memory is what Parquet says of all columns, unless their encodings hide repetition: then the
+    first rows are looked at too, which may be poor.
     """
     metadata = file.metadata
     if columns is None and metadata.num_rows > _PROBED_ROWS:
         stored = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-        probe = next(file.iter_batches(_PROBED_ROWS))
-        row_bytes = max(stored / metadata.num_rows, probe.nbytes / probe.num_rows, 1)
+        row_bytes = max(stored / metadata.num_rows, 1)
+        first = metadata.row_group(0)
+        if any(not _AS_IN_MEMORY.issuperset(first.column(leaf).encodings) for leaf in range(first.num_columns)):
+            probe = next(file.iter_batches(_PROBED_ROWS))
+            row_bytes = max(row_bytes, probe.nbytes / probe.num_rows)
         return max(1, min(BATCH_ROWS, int(BATCH_BYTES / row_bytes)))
     return BATCH_ROWS
 
 
 def digest_of(fs: pafs.FileSystem, path: str) -> str:
     """The digest of a file as :class:`Written` has it, read in pieces."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = xxh3_128()
     with fs.open_input_stream(path) as stream:
         while piece := stream.read(_PIECE_BYTES):
             digest.update(piece)

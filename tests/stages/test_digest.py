@@ -82,3 +82,19 @@ def test_texts_hash_alike_only_if_they_are_alike(texts: list[str | None]) -> Non
     padded = pa.array(["x", *texts], pa.string()).slice(1)
     assert hash_texts(padded).tolist() == hashes
     assert hash_texts(array.cast(pa.large_string())).tolist() == hashes
+
+
+@given(
+    st.lists(st.none() | st.binary(max_size=20) | st.integers(100, 140).map(lambda size: b"x" * size), max_size=40),
+    st.integers(0, 5),
+)
+def test_a_hash_depends_on_its_value_alone(values: list[bytes | None], skipped: int) -> None:
+    # Long and short values are hashed in two ways, in groups: neither shows.
+    together = hash_texts(pa.array(values, pa.binary()).slice(skipped))
+    alone = [hash_texts(pa.array([value], pa.binary()))[0] for value in values[skipped:]]
+    assert together.tolist() == alone
+
+
+def test_zeros_at_the_end_matter() -> None:
+    values = [b"\0" * size for size in range(200)]
+    assert len(set(hash_texts(pa.array(values)).tolist())) == len(values)
