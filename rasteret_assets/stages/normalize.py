@@ -113,7 +113,8 @@ def normalize_records(
     reasons = _rejections(ids, bad_times, footprints, profile)
     standing = np.asarray(reasons[:, 0] == None, bool)  # noqa: E711  (element-wise)
     duplicate = (repeats or RepeatedIds([ids])).again(ids, standing)
-    keep = pa.array(standing & ~duplicate)
+    kept = standing & ~duplicate
+    keep = pa.array(kept)
     replaced: dict[str, pa.Array] = {
         ID: ids,
         DATETIME: times,
@@ -125,8 +126,10 @@ def normalize_records(
         YEAR: pc.year(placed).cast(pa.int32()),
         MONTH: pc.month(placed).cast(pa.int32()),
     }
+    records = _replace(aliased, replaced)
     return NormalizedRecords(
-        records=_replace(aliased, replaced).filter(keep),
+        # A filter that leaves out nothing would copy everything.
+        records=records if kept.all() else records.filter(keep),
         rejected=_rejected(raw, reasons),
         duplicates=int(duplicate.sum()),
         unreadable_assets=int(pc.sum(bad_assets.filter(keep)).as_py() or 0),
