@@ -6,6 +6,7 @@ Longitude is x and latitude y everywhere (OGC:CRS84). Every function works on wh
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -34,6 +35,8 @@ _NATIVE: Final = {
 }
 
 #: Geometry types by their code in WKB, as GeoParquet names them.
+#: How PostGIS writes the CRS in front of WKT.
+_EWKT: Final = re.compile(r"\s*SRID=(\d+);", re.IGNORECASE)
 _WKB_NAMES: Final = {
     1: "Point", 2: "LineString", 3: "Polygon", 4: "MultiPoint", 5: "MultiLineString", 6: "MultiPolygon",
     7: "GeometryCollection",
@@ -84,8 +87,8 @@ def decode_geometries(column: pa.Array, described: GeometryColumn) -> tuple[Geom
     """Geometries of a column in its own CRS, and which rows could not be read.
 
     Args:
-        column: WKB or EWKB (binary, large or view), hexadecimal WKB, WKT or GeoJSON text, GeoJSON-shaped structs, or a
-            native GeoArrow layout, separated or interleaved.
+        column: WKB or EWKB (binary, large or view), hexadecimal WKB, WKT, EWKT or GeoJSON text, GeoJSON-shaped
+            structs, or a native GeoArrow layout, separated or interleaved.
         described: from :func:`describe_geometry`.
 
     Returns:
@@ -222,14 +225,17 @@ def _objects(array: pa.Array) -> Geometries:
 
 
 def _from_text(texts: Geometries) -> Geometries:
-    """Geometries from WKT, GeoJSON or hexadecimal WKB, told apart by their first character."""
+    """Geometries from WKT, EWKT (``SRID=4326;POINT...``), GeoJSON or hexadecimal WKB, told apart by how they begin."""
     result = np.full(len(texts), None, dtype=object)
     first = np.array([text.lstrip()[:1] if text else "" for text in texts], dtype=object)
     is_json, is_hex = first == "{", (first == "0")
     is_wkt = (first != "") & ~is_json & ~is_hex
     result[is_json] = shapely.from_geojson(texts[is_json], on_invalid="ignore")
     result[is_hex] = shapely.from_wkb(texts[is_hex], on_invalid="ignore")
-    result[is_wkt] = shapely.from_wkt(texts[is_wkt], on_invalid="ignore")
+    stated = [_EWKT.match(text) for text in texts[is_wkt]]
+    plain = [text if found is None else text[found.end() :] for text, found in zip(texts[is_wkt], stated, strict=True)]
+    geometries = shapely.from_wkt(np.array(plain, object), on_invalid="ignore")
+    result[is_wkt] = shapely.set_srid(geometries, [0 if found is None else int(found[1]) for found in stated])
     return result
 
 

@@ -49,6 +49,7 @@ def decoded(column: pa.Array, described: GeometryColumn = PLAIN) -> np.ndarray:
         pa.array([shapely.to_wkb(SQUARE), None], pa.binary()).dictionary_encode(),
         pa.array([shapely.to_wkb(SQUARE, hex=True), None]),
         pa.array([shapely.to_wkt(SQUARE), None]),
+        pa.array([f"SRID=4326;{shapely.to_wkt(SQUARE)}", None]),
         pa.array([shapely.to_geojson(SQUARE), None], pa.large_string()),
         pa.array([json.loads(shapely.to_geojson(SQUARE)), None]),
     ],
@@ -112,6 +113,13 @@ def test_ewkb_srids_place_each_row() -> None:
     result = to_lonlat(decoded(column), PLAIN)
     assert np.allclose(shapely.get_coordinates(result), [[10, 45], [10, 45]])
     assert shapely.get_srid(shapely.from_wkb(encode_wkb(result)[0].as_py())) == 0
+
+
+def test_ewkt_srids_place_each_row() -> None:
+    column = pa.array(
+        ["SRID=3857;POINT (1113194.9079327357 5621521.486192066)", " srid=4326;POINT (10 45)", "POINT (10 45)"]
+    )
+    assert np.allclose(shapely.get_coordinates(to_lonlat(decoded(column), PLAIN)), [[10, 45]] * 3)
 
 
 def test_an_unknown_crs_is_refused() -> None:

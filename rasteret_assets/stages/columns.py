@@ -17,6 +17,13 @@ from rasteret_assets.schema import CRS, PROJ_EPSG, TIMESTAMP
 
 # ISO 8601 as STAC writes it (RFC 3339) and its common relaxations: a space for the T, no seconds, a bare date, no zone.
 _ISO_TIME = r"^\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?)?\s*([Zz]|[+-]\d{2}(:?\d{2})?)?$"
+#: Further spellings of ISO 8601 (5.2, 5.3), as the one above: a year, a month, the basic format with or without a time.
+_FURTHER_TIMES = (
+    (r"^(\d{4})$", r"\1-01-01"),
+    (r"^(\d{4}-\d{2})$", r"\1-01"),
+    (r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3"),
+    (r"^(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})(\d{2}([.,]\d+)?)([Zz]|[+-]\d{2}(:?\d{2})?)?$", r"\1-\2-\3T\4:\5:\6\8"),
+)
 _ZONED = r"[:\d]\s*([Zz]|[+-]\d{2}(:?\d{2})?)$"
 _MICROSECONDS = r"([.,]\d{6})\d+"
 _EARLIEST_YEAR, _LATEST_YEAR = 1000, 9999
@@ -71,7 +78,7 @@ def normalize_times(column: pa.Array, name: str) -> tuple[pa.Array, pa.Array]:
     """Instants of a column as UTC microseconds, and a mask of the values that do not parse.
 
     Timestamps and dates of any unit and zone are converted (without a zone they are UTC, finer fractions are cut);
-    integers and whole floats are years; text is ISO 8601. Blank text is null.
+    integers and whole floats are years; text is ISO 8601 (a year or a month is its first instant). Blank text is null.
 
     Raises:
         RecordError: for numbers that are not years, or a type that holds no time.
@@ -115,6 +122,10 @@ def _from_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     text = pc.utf8_trim_whitespace(column)
     text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     is_iso = pc.fill_null(pc.match_substring_regex(text, _ISO_TIME), fill_value=False)
+    if not pc.all(pc.or_(is_iso, pc.is_null(text))).as_py():
+        for spelling, usual in _FURTHER_TIMES:
+            text = pc.replace_substring_regex(text, spelling, usual)
+        is_iso = pc.fill_null(pc.match_substring_regex(text, _ISO_TIME), fill_value=False)
     candidates = pc.if_else(is_iso, text, pa.scalar(None, pa.string()))
     candidates = pc.replace_substring_regex(candidates, _MICROSECONDS, r"\1")
     zoned = pc.fill_null(pc.match_substring_regex(candidates, _ZONED), fill_value=False)

@@ -123,8 +123,8 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None) -> Sour
     """Open ``data`` as a record table.
 
     Args:
-        data: path or URI of a Parquet file or directory, or an Arrow Table, Dataset, RecordBatch, RecordBatchReader or
-            any object with ``__arrow_c_stream__``.
+        data: path or URI of a Parquet file or directory, or an Arrow Table, Dataset, RecordBatch, RecordBatchReader,
+            any object with ``__arrow_c_stream__``, or a GeoDataFrame.
         spec: gives ``columns``, ``filter_expr``, ``column_map`` and ``href_column``.
         filesystem: pyarrow or fsspec filesystem of ``data`` where it is a path.
 
@@ -141,6 +141,8 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None) -> Sour
         filter=spec.filter, parts=source.parts,
     )  # fmt: skip
     _check_contract(opened, spec)
+    if not isinstance(data, str | Path):
+        _check_storable(opened)
     return opened
 
 
@@ -233,6 +235,9 @@ def _open_arrow(data: Any) -> Source:
         dataset = ds.dataset(data)
     elif isinstance(data, pa.RecordBatchReader):
         dataset = ds.dataset(data.read_all())
+    elif hasattr(data, "to_arrow") and hasattr(data, "set_geometry"):
+        # A GeoDataFrame: as a stream it would be a pandas table, which knows no geometries.
+        dataset = ds.dataset(pa.table(data.to_arrow(index=False)))
     elif hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
         dataset = ds.dataset(pa.table(data))
     else:
@@ -244,6 +249,18 @@ def _open_arrow(data: Any) -> Source:
     fingerprint = f"memory-{id(data):x}"
     part = SourcePart(version=fingerprint, dataset=dataset)
     return Source(dataset=dataset, schema=dataset.schema, fingerprint=fingerprint, label=label, parts=(part,))
+
+
+def _check_storable(source: Source) -> None:
+    """Refuse columns of an Arrow object that no Parquet file can hold: the stages are files."""
+    for field_ in source.schema:
+        try:
+            pq.write_table(pa.schema([field_]).empty_table(), pa.BufferOutputStream())
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+            raise SourceError(
+                f"{source.label}: column {field_.name!r} is {field_.type}, which Parquet cannot hold ({error}): leave "
+                "it out with columns=, or cast it"
+            ) from error
 
 
 def _projection(source: Source, spec: CollectionSpec) -> tuple[str, ...] | None:

@@ -36,6 +36,8 @@ def times(column: pa.Array) -> list[datetime | None]:
         pa.array(["2024-05-06 07:00:00.123456789-0500", " "], pa.large_string()),
         pa.array(["2024-05-06t12:00:00,123456z", None], pa.string_view()),
         pa.array(["2024-05-06T12:00:00.123456", None]).dictionary_encode(),
+        pa.array(["20240506T120000.123456Z", None]),
+        pa.array(["20240506T140000,123456+0200", None]),
     ],
     ids=lambda column: str(column.type),
 )
@@ -48,12 +50,21 @@ def test_instants_become_utc_microseconds(column: pa.Array) -> None:
     [
         pa.array([2024, None], pa.int16()), pa.array([2024.0, float("nan")]), pa.array([date(2024, 1, 1), None]),
         pa.array([date(2024, 1, 1), None], pa.date64()), pa.array(["2024-01-01", None]),
-        pa.array(["2024-01-01T00:00Z", None]),
+        pa.array(["2024-01-01T00:00Z", None]), pa.array(["2024", None]), pa.array(["2024-01", None]),
+        pa.array(["20240101", None]),
     ],
     ids=lambda column: str(column.type),
 )  # fmt: skip
 def test_years_and_dates_begin_at_midnight(column: pa.Array) -> None:
     assert times(column) == [datetime(2024, 1, 1, tzinfo=UTC), None]
+
+
+def test_one_column_may_mix_spellings() -> None:
+    column = pa.array(["2024", "2024-01-01T00:00:00Z", "20240101", None, "2024-01", "soon", "202401", "20240101T00"])
+    result, bad = normalize_times(column, "datetime")
+    first = datetime(2024, 1, 1, tzinfo=UTC)
+    assert result.to_pylist() == [first, first, first, None, first, None, None, None]
+    assert bad.to_pylist() == [False] * 5 + [True] * 3
 
 
 def test_what_does_not_parse_is_marked_and_the_rest_kept() -> None:

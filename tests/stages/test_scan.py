@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import geopandas
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import shapely
 
+from rasteret_assets import build_from_table
 from rasteret_assets.errors import MissingColumnError, SourceError, SpecError
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.scan import open_source
@@ -54,6 +57,26 @@ def test_a_stream_of_another_library_is_a_source() -> None:
             return TABLE.__arrow_c_stream__(requested_schema)
 
     assert open_source(Foreign(), spec()).table() == TABLE
+
+
+def test_a_geodataframe_is_a_source_in_its_own_crs() -> None:
+    place = shapely.Point(500_000, 5_300_000)
+    frame = geopandas.GeoDataFrame(
+        {"id": ["a"], "datetime": ["2024-01-01"], "assets": [{"B1": {"href": "a.tif"}}]}, geometry=[place], crs=32632
+    )
+    collection = build_from_table(frame)
+    (found,) = shapely.from_wkb(collection.to_table()["geometry"].to_pylist())
+    assert found.distance(geopandas.GeoSeries([place], crs=32632).to_crs(4326)[0]) < 1e-9
+
+
+@pytest.mark.parametrize("kind", [pa.struct([]), pa.list_(pa.struct([])), pa.month_day_nano_interval()])
+def test_a_column_that_parquet_cannot_hold_is_named(kind: pa.DataType) -> None:
+    table = TABLE.append_column("odd", pa.nulls(TABLE.num_rows, kind))
+    with pytest.raises(
+        SourceError, match=r"column 'odd' is .*, which Parquet cannot hold .*: leave it out with columns="
+    ):
+        open_source(table, spec())
+    assert open_source(table, spec(columns=TABLE.schema.names)).table() == TABLE
 
 
 def test_hive_keys_become_columns_and_junk_is_skipped(tmp_path: Path) -> None:
