@@ -14,7 +14,8 @@ each, from the server of ``headers.py``, no two of which have equal tile tables 
   following ones. Files are in the page cache for both.
 
 ``--large 10000000`` builds one more table with our publisher alone and holds its memory to a bar. ``--shuffled`` has
-one source file in no order.
+one source file in no order. ``--one-file`` has records with one file each (``href_column`` and ``band_index_map``)
+instead of STAC items.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -65,9 +66,7 @@ def main() -> None:
         print("", *bars, sep="\n")
         return
     try:
-        builds = compare_builds(
-            RecordTable(records=options.records, shuffled=options.shuffled), publishers, options, work
-        )
+        builds = compare_builds(_table(options), publishers, options, work)
         bars = build_bars(builds)
         rebuilds = rebuild(options, work)
         bars += rebuild_bars(builds["ours"], rebuilds)
@@ -88,12 +87,13 @@ def compare_builds(
 ) -> dict[str, dict[str, Any]]:
     """Every publisher's build of one table, and queries of what it published; repetitions go round the publishers."""
     source = linked(table.write(options.cache), work / f"source-{table.records}")
-    print(f"\n{table.records} records, {_megabytes(source):.0f} MB in {len(list(source.iterdir()))} files", flush=True)
+    kind = "records with one file each" if table.one_file else "STAC items"
+    print(f"\n{table.records} {kind}, {_megabytes(source):.0f} MB in {len(list(source.iterdir()))} files", flush=True)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in publishers}
     for _ in range(options.repeat):
         for name, reports in runs.items():
             shutil.rmtree(work / name, ignore_errors=True)
-            reports.append(run_publisher(name, source=source, workspace=work / name))
+            reports.append(run_publisher(name, source=source, workspace=work / name, one_file=table.one_file))
             print(f"  {name}: {reports[-1]['times'][0]:.1f} s, {reports[-1]['peak_rss'] / 1e6:.0f} MB", flush=True)
     found = {}
     for name, reports in runs.items():
@@ -162,12 +162,12 @@ def _with_hrefs(table: pa.Table, hrefs: list[str]) -> pa.Table:
 
 def rebuild(options: argparse.Namespace, work: Path) -> dict[str, float]:
     """Seconds of our rebuilds of the collection that stands in ``work``: of a hundredth, and of nothing."""
-    table = RecordTable(records=options.records, shuffled=options.shuffled, changed=0.01)
+    table = _table(options, changed=0.01)
     source = work / f"source-{table.records}"
     table.change(source)
     found = {}
     for name in ("1 % changed", "nothing changed"):
-        report = run_publisher("ours", source=source, workspace=work / "ours")
+        report = run_publisher("ours", source=source, workspace=work / "ours", one_file=table.one_file)
         found[name] = report["times"][0]
         print(f"  ours, {name}: {report['times'][0]:.2f} s, {report['rows']} rows built", flush=True)
     return found
@@ -175,9 +175,9 @@ def rebuild(options: argparse.Namespace, work: Path) -> dict[str, float]:
 
 def build_large(options: argparse.Namespace, work: Path) -> Bar:
     """One large table by our publisher alone."""
-    table = RecordTable(records=options.large, shuffled=options.shuffled)
+    table = replace(_table(options), records=options.large)
     source = table.write(options.cache)
-    report = run_publisher("ours", source=source, workspace=work / "large")
+    report = run_publisher("ours", source=source, workspace=work / "large", one_file=table.one_file)
     shutil.rmtree(work / "large")
     note = f" ({report['times'][0]:.0f} s)"
     return Bar(name=f"{options.large} records: peak", value=report["peak_rss"] / 1e6, bar=1500, at_least=False,
@@ -216,8 +216,10 @@ def run_publisher(name: str, **job: Any) -> dict[str, Any]:
         RuntimeError: if it failed.
     """
     python = os.environ["RASTERET_PYTHON"] if name == "rasteret" else sys.executable
-    options = [f"--{key}={json.dumps(value)}" if isinstance(value, list | bool) else f"--{key}={value}"
-               for key, value in job.items()]  # fmt: skip
+    options = [
+        f"--{key.replace('_', '-')}={json.dumps(value) if isinstance(value, list | bool) else value}"
+        for key, value in job.items()
+    ]
     path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
         [python, str(HERE / "publishers" / PUBLISHERS[name]), *options],
@@ -234,6 +236,12 @@ def linked(source: Path, folder: Path) -> Path:
     for path in source.iterdir():
         os.link(path, folder / path.name)
     return folder
+
+
+def _table(options: argparse.Namespace, changed: float = 0.0) -> RecordTable:
+    return RecordTable(
+        records=options.records, shuffled=options.shuffled, one_file=options.one_file, changed=changed
+    )  # fmt: skip
 
 
 def _megabytes(folder: Path) -> float:
@@ -253,6 +261,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--shuffled", action="store_true", help="one source file, in no order")
+    parser.add_argument("--one-file", action="store_true", help="records with one file each instead of STAC items")
     parser.add_argument("--large", type=int, default=0, metavar="N", help="publish N records with our publisher alone")
     parser.add_argument("--headers", type=int, default=0, metavar="N", help="bytes of N records with headers, only")
     parser.add_argument("--json", type=Path, help="write the results to this file")

@@ -2,7 +2,9 @@
 
 A record looks like an item of a Sentinel-2 archive: tiles of 110 km that are visited again and again, four COGs, the
 properties people filter by, links, extensions. The rows of one table are in the order of their datetimes, one file per
-month, as archives are handed out; ``shuffled`` puts them into one file in no order at all.
+month, as archives are handed out; ``shuffled`` puts them into one file in no order at all. With ``one_file`` a record
+is what a team with a table of its own keeps: id, datetime, footprint, CRS, cloud cover and the address of one file,
+whose samples are the bands.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ BANDS: Final = ("B02", "B03", "B04", "B08")
 #: Tiles lie on land-like latitudes; the benchmark's query asks for a place that all tables cover.
 TILES: Final = 12_000
 ROWS_AT_ONCE: Final = 50_000
+#: Columns of a table of records with one file each; ``url`` is the address of it.
+ONE_FILE: Final = ("id", "geometry", "datetime", "eo:cloud_cover", "proj:epsg")
+URL: Final = "url"
 HOST: Final = "https://example.com/sentinel-cogs/sentinel-s2-l2a-cogs"
 
 
@@ -35,16 +40,19 @@ class RecordTable:
     Args:
         records: how many, over :data:`MONTHS` months.
         shuffled: one file in random order instead of one per month.
+        one_file: records with one file of four samples instead of STAC items with four files.
         changed: share of records, the newest ones, whose cloud cover and ``updated`` differ from the first version.
     """
 
     records: int
     shuffled: bool = False
+    one_file: bool = False
     changed: float = 0.0
 
     def write(self, cache: Path) -> Path:
         """The table as a folder of Parquet files below ``cache``, made once."""
-        path = cache / f"records-{self.records}-{'shuffled' if self.shuffled else 'by-month'}"
+        kind = "-one-file" if self.one_file else ""
+        path = cache / f"records-{self.records}-{'shuffled' if self.shuffled else 'by-month'}{kind}"
         if not path.exists():
             making = path.with_suffix(".making")
             making.mkdir(parents=True, exist_ok=True)
@@ -60,6 +68,11 @@ class RecordTable:
             self._write_file(folder, number)
 
     @property
+    def schema(self) -> pa.Schema:
+        """Columns of the table."""
+        return pa.schema([*(SCHEMA.field(name) for name in ONE_FILE), (URL, pa.string())]) if self.one_file else SCHEMA
+
+    @property
     def files(self) -> int:
         """Files of the table."""
         return 1 if self.shuffled else MONTHS
@@ -68,7 +81,7 @@ class RecordTable:
         tiles = _tiles()
         # A file of its own that takes the name: what is rewritten may be a link to another folder's.
         path, beside = folder / f"part-{file:03}.parquet", folder / "beside"
-        with pq.ParquetWriter(beside, SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(beside, self.schema, compression="zstd") as writer:
             end = -(-(file + 1) * self.records // self.files)
             for first in range(-(-file * self.records // self.files), end, ROWS_AT_ONCE):
                 numbers = np.arange(first, min(first + ROWS_AT_ONCE, end))
@@ -111,7 +124,9 @@ class RecordTable:
             "s2:processing_baseline": _constant("05.09", numbers),
             "s2:nodata_pixel_percentage": pa.array(np.round(60 * _uniform(numbers, 5), 4)),
         }  # fmt: skip
-        return pa.table(columns, SCHEMA)
+        if self.one_file:
+            columns = {name: columns[name] for name in ONE_FILE} | {URL: _joined(folder, "all.tif", by="/")}
+        return pa.table(columns, self.schema)
 
 
 SCHEMA: Final = pa.schema(

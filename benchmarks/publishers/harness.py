@@ -11,15 +11,21 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+#: How a table of records with one file each is declared, by the arguments that both publishers have.
+ONE_FILE: Final = {"href_column": "url", "band_index_map": {"B02": 0, "B03": 1, "B04": 2, "B08": 3}}
 
 
-def measure(build: Callable[[str, Path, bool, bool], int], query: Callable[[str, tuple[float, ...]], int]) -> None:
+def measure(
+    build: Callable[[str, Path, bool, bool, dict[str, Any]], int], query: Callable[[str, tuple[float, ...]], int]
+) -> None:
     """Build or query as the command line says, and print what it took.
 
     Args:
-        build: makes the collection of a record table below a workspace, with headers or without, and
-            with their overviews or without, where the publisher keeps any; returns its rows.
+        build: makes the collection of a record table below a workspace, with headers or without, with their overviews
+            or without, where the publisher keeps any, and with further arguments that declare the table; returns its
+            rows.
         query: opens a published collection and reads the rows whose box meets another; returns how many.
     """
     parser = argparse.ArgumentParser()
@@ -27,6 +33,7 @@ def measure(build: Callable[[str, Path, bool, bool], int], query: Callable[[str,
     parser.add_argument("--workspace", type=Path)
     parser.add_argument("--headers", type=json.loads, default=False)
     parser.add_argument("--overviews", type=json.loads, default=True)
+    parser.add_argument("--one-file", type=json.loads, default=False)
     parser.add_argument("--published")
     parser.add_argument("--bbox", type=json.loads)
     parser.add_argument("--repeat", type=int, default=1)
@@ -37,7 +44,7 @@ def measure(build: Callable[[str, Path, bool, bool], int], query: Callable[[str,
         if job.bbox:
             rows = query(job.published, tuple(job.bbox))
         else:
-            rows = build(job.source, job.workspace, job.headers, job.overviews)
+            rows = build(job.source, job.workspace, job.headers, job.overviews, ONE_FILE if job.one_file else {})
         times.append(time.perf_counter() - start)
     report: dict[str, Any] = {"rows": rows, "times": times, "peak_rss": _peak_rss()}
     print(json.dumps(report), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from harness import measure
 
@@ -11,14 +12,14 @@ from rasteret_assets import build_from_table, load
 from rasteret_assets.spec import CollectionSpec
 
 
-def build(source: str, workspace: Path, headers: bool, overviews: bool) -> int:
+def build(source: str, workspace: Path, headers: bool, overviews: bool, table: dict[str, Any]) -> int:
     """Publish the table, or what changed in it since the last call; returns the rows of what was built."""
     published = workspace / "bench_records"
     spec = CollectionSpec.of(
-        path=source, name="bench", workspace_dir=workspace, enrich_cog=headers, overviews=overviews
+        path=source, name="bench", workspace_dir=workspace, enrich_cog=headers, overviews=overviews, **table
     )  # fmt: skip
     if not published.exists() and overviews:
-        return len(build_from_table(source, name="bench", workspace_dir=workspace, enrich_cog=headers))
+        return len(build_from_table(source, name="bench", workspace_dir=workspace, enrich_cog=headers, **table))
     return int(build_changed(spec).totals["records"])
 
 

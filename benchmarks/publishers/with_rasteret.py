@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import rasteret
 from harness import measure
@@ -12,9 +13,11 @@ from rasteret.fetch import cog
 cog._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"  # noqa: SLF001 - there is no public way
 
 
-def build(source: str, workspace: Path, headers: bool, overviews: bool) -> int:
+def build(source: str, workspace: Path, headers: bool, overviews: bool, table: dict[str, Any]) -> int:
     del overviews  # it keeps none
-    built = rasteret.build_from_table(source, name="bench", workspace_dir=workspace, enrich_cog=headers, force=True)
+    built = rasteret.build_from_table(
+        source, name="bench", workspace_dir=workspace, enrich_cog=headers, force=True, **table
+    )  # fmt: skip
     return len(built)
 
 
