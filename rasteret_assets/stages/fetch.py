@@ -33,7 +33,7 @@ _STALL_INTERVAL_S: Final = 1.0
 #: Finished headers are handed on, and forgotten, in groups of this many, or of what a slow host gave in this time.
 BATCH_HEADERS = 4096
 BATCH_SECONDS = 15.0
-_BATCH_BYTES: Final = 16 * 1024 * 1024
+_BATCH_BYTES: Final = 32 * 1024 * 1024
 # What may gather behind a header that takes its time: more is handed on out of order, and a ledger then sorted.
 _MOST_HELD_BYTES: Final = 128 * 1024 * 1024
 
@@ -219,7 +219,7 @@ class _Fetch:
         self.totals.done += 1
         self.totals.failed += outcome.error is not None
         self.finished.append((index, outcome))
-        self.held += outcome.header.tile_offsets.nbytes if outcome.header is not None else 0
+        self.held += outcome.header.nbytes if outcome.header is not None else 0
         self.is_done[index] = True
         full = len(self.finished) >= BATCH_HEADERS or self.held > _BATCH_BYTES
         if full and self.totals.done % max(1, BATCH_HEADERS // 16) == 0:
@@ -241,7 +241,7 @@ class _Fetch:
         if count:
             indices, outcomes = zip(*self.finished[:count], strict=True)
             del self.finished[:count]
-            self.held = sum(o.header.tile_offsets.nbytes for _, o in self.finished if o.header is not None)
+            self.held = sum(o.header.nbytes for _, o in self.finished if o.header is not None)
             self.flushed = time.monotonic()
             self.sink(indices, outcomes)
 

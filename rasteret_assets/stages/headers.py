@@ -11,7 +11,7 @@ from typing import Final
 
 from rasteret_assets.errors import RasteretAssetsError
 from rasteret_assets.storage.backend import Validators
-from rasteret_assets.tiff import TiffHeader
+from rasteret_assets.tiff import FamilyMember, TiffHeader
 
 _SHORTEST_S: Final = 1e-4
 _BIN: Final = math.log(1.1)
@@ -46,7 +46,7 @@ class HeaderOutcome:
         last_modified: as the store told it.
     """
 
-    header: TiffHeader | None = None
+    header: TiffHeader | FamilyMember | None = None
     error: RasteretAssetsError | None = None
     unchanged: bool = False
     attempts: int = 0

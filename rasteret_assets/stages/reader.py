@@ -16,12 +16,15 @@ from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, Header
 from rasteret_assets.stages.prefetch import FILE_HEADER, Prefetch
 from rasteret_assets.storage.backend import EndsReader, RangeRead, Revalidator, StorageBackend, Validators, as_reader
 from rasteret_assets.storage.urls import redact
-from rasteret_assets.tiff import NeedBytes, parse_header
+from rasteret_assets.tiff import FamilyMember, HeaderFamily, NeedBytes, parse_header
 
 #: Tables of the largest files known (10^7 tiles) fit; a header that claims more is not believed.
 LARGEST_HEADER: Final = 256 * 1024 * 1024
 
 _ROUNDS: Final = 11
+
+#: Shapes of headers that are remembered of one band. Its files have one, or a few that differ in the size of the edge.
+_MOST_SHAPES: Final = 8
 
 Pieces = list[tuple[int, bytes]]
 Ranges = Sequence[tuple[int, int]]
@@ -44,6 +47,7 @@ class HeaderReader:
         self._totals = totals
         self._overviews = overviews
         self._families: defaultdict[str, Prefetch] = defaultdict(Prefetch)
+        self._shapes: defaultdict[str, list[HeaderFamily]] = defaultdict(list)
 
     async def read(self, target: HeaderTarget, outcome: HeaderOutcome) -> None:
         """Read a file's header into ``outcome``, with what the store told of the file.
@@ -60,12 +64,18 @@ class HeaderReader:
             await self._read(target, outcome, pieces, 0, prefetch.head, target.known)
             if outcome.unchanged:
                 return
+            outcome.header = self._alike(target.family, pieces[0][1])
+            if outcome.header is not None:
+                prefetch.vote(needed_tail=False)
+                return
         try:
             outcome.header = parse_header(pieces, size=outcome.size, overviews=self._overviews)
         except NeedBytes as need:
             missing = need.ranges
         else:
             prefetch.vote(needed_tail=with_tail)
+            if not with_tail:
+                self._remember(target.family, pieces[0][1])
             return
         first = len(pieces)
         needed_tail = await self._read_rest(target, outcome, pieces, missing, prefetch)
@@ -75,6 +85,23 @@ class HeaderReader:
             alone = [(0, pieces[0][1][:FILE_HEADER]), *pieces[1:]]
             prefetch.tail_head = FILE_HEADER if self._parses(alone, outcome.size) else prefetch.head
         prefetch.vote(needed_tail=needed_tail)
+
+    def _alike(self, name: str, data: bytes) -> FamilyMember | None:
+        """The header in the first bytes of a file that is like others of its band; None where it is not."""
+        shapes = self._shapes[name]
+        for position, shape in enumerate(shapes):
+            member = shape.match(data)
+            if member is not None:
+                # Files of one shape come one after the other.
+                shapes[0], shapes[position] = shapes[position], shapes[0]
+                return member
+        return None
+
+    def _remember(self, name: str, data: bytes) -> None:
+        """Look for headers that are like this one, which lies in the first bytes of its file."""
+        shapes = self._shapes[name]
+        if len(shapes) < _MOST_SHAPES and (shape := HeaderFamily.of(data, overviews=self._overviews)) is not None:
+            shapes.append(shape)
 
     async def _read_rest(
         self, target: HeaderTarget, outcome: HeaderOutcome, pieces: Pieces, missing: Ranges, prefetch: Prefetch

@@ -26,9 +26,8 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.stages.headers import HeaderOutcome, HeaderTarget
 from rasteret_assets.stages.index import HeaderIndex, KnownRows, KnownTable, in_order, take_rows
-from rasteret_assets.stages.structs import header_structs
+from rasteret_assets.stages.structs import Header, header_structs
 from rasteret_assets.stages.targets import RETRIED_CLASSES, STATED_EPSG
-from rasteret_assets.tiff import TiffHeader
 
 #: Columns of the ledger that a header fetch decides; the others are what was asked for.
 FETCHED_COLUMNS = (
@@ -186,7 +185,7 @@ def _wrong_rows(targets: pa.Table) -> pa.Table:
 
 def _fresh_rows(outcomes: Sequence[HeaderOutcome], band_indices: Sequence[int]) -> pa.Table:
     """Ledger columns of fetched outcomes, one row per (file, band index)."""
-    headers: list[TiffHeader | None] = []
+    headers: list[Header] = []
     errors: list[RasteretAssetsError | None] = []
     for outcome, index in zip(outcomes, band_indices, strict=True):
         header, error = outcome.header, outcome.error

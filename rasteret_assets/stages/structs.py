@@ -1,4 +1,8 @@
-"""Parsed headers as Arrow structs: the tile tables stay numpy buffers, and no object is made per tile."""
+"""Parsed headers as Arrow structs: the tile tables stay numpy buffers, and no object is made per tile.
+
+Headers of one family are taken together: what they share is made once and repeated, their tables are cut out of their
+bytes by numpy, for all of them at once.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,86 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rasteret_assets.schema import BAND_INDEX, BAND_STRUCT, OVERVIEW_STRUCT
-from rasteret_assets.tiff import TiffHeader
+from rasteret_assets.tiff import FamilyMember, HeaderFamily, TiffHeader
+
+Header = TiffHeader | FamilyMember | None
+Tables = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
-def header_structs(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -> pa.StructArray:
-    """Headers as structs of :data:`~rasteret_assets.schema.BAND_STRUCT`; tile tables stay numpy buffers."""
+def header_structs(headers: Sequence[Header], band_indices: Sequence[int]) -> pa.StructArray:
+    """Headers as structs of :data:`~rasteret_assets.schema.BAND_STRUCT`; null where there is none."""
+    alone: list[TiffHeader | None] = []
+    rows: list[int] = []
+    together: dict[tuple[HeaderFamily, int], tuple[list[FamilyMember], list[int]]] = {}
+    for row, (header, index) in enumerate(zip(headers, band_indices, strict=True)):
+        if isinstance(header, FamilyMember):
+            members, places = together.setdefault((header.family, header.family.band_part(index)), ([], []))
+            members.append(header)
+            places.append(row)
+        else:
+            alone.append(header)
+            rows.append(row)
+    parts = [_single(alone, [band_indices[row] for row in rows])] if alone or not together else []
+    for (family, part), (members, places) in together.items():
+        parts.append(_together(family, part, members, [band_indices[row] for row in places]))
+        rows += places
+    if len(parts) == 1:
+        return parts[0]
+    return pa.concat_arrays(parts).take(pa.array(np.argsort(rows, kind="stable")))
+
+
+def _together(
+    family: HeaderFamily, part: int, members: Sequence[FamilyMember], band_indices: Sequence[int]
+) -> pa.StructArray:
+    """Structs of the members of one family, for bands that lie in one part of its tables."""
+    distinct: dict[tuple[int, int], int] = {}
+    firsts: list[int] = []
+    codes = []
+    for row, (member, index) in enumerate(zip(members, band_indices, strict=True)):
+        key = (id(member.shared), index)
+        if key not in distinct:
+            distinct[key] = len(firsts)
+            firsts.append(row)
+        codes.append(distinct[key])
+    models = _single([members[row].header() for row in firsts], [band_indices[row] for row in firsts])
+    repeated = models.take(pa.array(codes, pa.int64()))
+    columns = dict(zip([child.name for child in BAND_STRUCT], repeated.flatten(), strict=True))
+    image, *overviews = family.stack_tables(members, part)
+    columns["tile_offsets"], columns["tile_byte_counts"] = map(_equal_lists, image)
+    for name, values in (("transform", [m.transform for m in members]), ("tiepoint", [m.tiepoint for m in members])):
+        columns[name] = _equal_lists(np.array(values, np.float64)).cast(BAND_STRUCT.field(name).type)
+    if overviews:
+        columns["overviews"] = _overviews_together(models.field("overviews")[0].values, overviews)
+    return pa.StructArray.from_arrays([columns[child.name] for child in BAND_STRUCT], fields=list(BAND_STRUCT))
+
+
+def _overviews_together(model: pa.StructArray, tables: Sequence[Tables]) -> pa.ListArray:
+    """The overviews of N headers, given those of one of them and the tables of each, ``int64[N, tiles]``."""
+    count, rows = len(tables), len(tables[0][0])
+    repeated = model.take(pa.array(np.tile(np.arange(count), rows)))
+    columns = dict(zip([child.name for child in OVERVIEW_STRUCT], repeated.flatten(), strict=True))
+    for position, name in enumerate(("tile_offsets", "tile_byte_counts")):
+        parts = [pair[position] for pair in tables]
+        lengths = np.tile([part.shape[1] for part in parts], rows)
+        columns[name] = _list_array(lengths, np.concatenate(parts, axis=1).ravel())
+    values = pa.StructArray.from_arrays(
+        [columns[child.name] for child in OVERVIEW_STRUCT], fields=list(OVERVIEW_STRUCT)
+    )
+    return _list_array(np.full(rows, count), values)
+
+
+def _equal_lists(values: npt.NDArray[np.generic]) -> pa.ListArray:
+    """A list per row of a grid ``[N, length]``, whose values are not copied."""
+    return _list_array(np.full(len(values), values.shape[1]), values.ravel())
+
+
+def _list_array(lengths: npt.NDArray[np.int64], values: npt.NDArray[np.generic] | pa.Array) -> pa.ListArray:
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
+
+
+def _single(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -> pa.StructArray:
+    """Structs of headers that were parsed one by one."""
     tiles = [None if h is None else h.band_tiles(i) for h, i in zip(headers, band_indices, strict=True)]
     scalars = {
         "image_width": "width", "image_height": "height", "tile_width": "tile_width", "tile_height": "tile_height",

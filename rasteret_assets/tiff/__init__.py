@@ -3,13 +3,14 @@
 :func:`parse_header` is given what has been read of a file so far. It returns a :class:`TiffHeader`, or raises
 :class:`NeedBytes` with the ranges to read before it is called again, or a :class:`~rasteret_assets.errors.TiffError`
 that says why the file cannot be indexed. A typical COG needs one read of its first 16 KiB, a file whose directory lies
-at its end two or three.
+at its end two or three. :class:`HeaderFamily` takes the headers of files that are like one that was parsed.
 """
 
 from __future__ import annotations
 
 from rasteret_assets.tiff.buffer import NeedBytes
+from rasteret_assets.tiff.family import FamilyMember, HeaderFamily
 from rasteret_assets.tiff.header import TiffHeader
 from rasteret_assets.tiff.parse import parse_header
 
-__all__ = ["NeedBytes", "TiffHeader", "parse_header"]
+__all__ = ["FamilyMember", "HeaderFamily", "NeedBytes", "TiffHeader", "parse_header"]

@@ -78,6 +78,11 @@ class TiffHeader:
         return -(-self.height // self.tile_height)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of memory that its tile tables take."""
+        return self.tile_offsets.nbytes + self.tile_byte_counts.nbytes
+
+    @property
     def dtype_name(self) -> str:
         """The dtype as the published index writes it: ``uint16``, but ``>u2`` for multi-byte big-endian samples."""
         return _name_dtype(self.dtype)

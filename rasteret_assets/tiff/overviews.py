@@ -8,7 +8,7 @@ other images, damage): a header is no worse for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -87,17 +87,33 @@ class _Directory:
         return self.is_reduced and smaller and self.common == whole.common
 
 
-def read_overviews(first: Ifd, end: int) -> tuple[TiffOverview, ...]:
+@dataclass(slots=True, kw_only=True)
+class Trail:
+    """What was looked at on the way along the chain of directories."""
+
+    directories: list[tuple[int, int]] = field(default_factory=list)
+    """Where directories begin and end in the file."""
+    others: list[tuple[int, int]] = field(default_factory=list)
+    """Where the links between them, and JPEG tables, begin and end."""
+    tables: list[tuple[Entry, ...]] = field(default_factory=list)
+    """Offsets and byte counts of every overview, in their order."""
+    is_broken: bool = False
+    """Whether something on the way was not sound."""
+
+
+def read_overviews(first: Ifd, end: int, trail: Trail | None = None) -> tuple[TiffOverview, ...]:
     """The overviews of a file, from the finest to the coarsest.
 
     Args:
         first: the directory of the image itself, which has been found sound.
         end: position after the last byte of it and its tables.
+        trail: is told what was looked at.
 
     Raises:
         NeedBytes: if directories that lie with the first one are not all at hand.
     """
     layout, buffer = first.layout, first.buffer
+    trail = trail or Trail()
     found: list[TiffOverview] = []
     try:
         whole = _describe(layout, first.block, first.start)
@@ -107,6 +123,7 @@ def read_overviews(first: Ifd, end: int) -> tuple[TiffOverview, ...]:
         size, pointer = whole.size, first.start + len(first.block)
         for _ in range(_MOST_DIRECTORIES):
             data, at = near.locate(pointer, link.size, end)
+            trail.others.append((pointer, pointer + link.size))
             offset = link.unpack_from(data, at)[0]
             if not offset:
                 break
@@ -116,13 +133,19 @@ def read_overviews(first: Ifd, end: int) -> tuple[TiffOverview, ...]:
             if not 0 < length <= MAX_ENTRIES * layout.entry.size:
                 break
             data, at = near.locate(start, length, end)
+            trail.directories.append((offset, start + length))
             described = _describe(layout, bytes(data[at : at + length]), start)
             pointer, end = start + length, max(end, described.end)
             if described.is_overview_of(whole, size):
                 found.append(_read(layout, described, near, pointer))
+                trail.tables.append(described.tables)
+                if described.jpeg is not None:
+                    trail.others.append((described.jpeg[0], sum(described.jpeg)))
                 size = described.size
-    except (TiffError, _FarError):
+    except _FarError:
         pass
+    except TiffError:
+        trail.is_broken = True
     return tuple(found)
 
 

@@ -69,14 +69,14 @@ def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None
         UnsupportedTiffError: if the image is sound but beyond a tile index.
     """
     ifd = read_first_ifd(SparseBuffer(pieces, size))
-    directory = _read_directory(ifd.layout, ifd.block, ifd.start)
+    directory = read_directory(ifd.layout, ifd.block, ifd.start)
     found = ifd.buffer.locate(0, directory.end)
     if found is None:
         ifd.require(directory.required)
         shared_values = [ifd.raw(tag) for tag in directory.shared]
     else:
         shared_values = [found[0][start:end] for start, end in directory.shared_spans]
-    shared = _read_shared(directory, b"".join(shared_values))
+    shared = read_shared(directory, b"".join(shared_values))
     grid = directory.grid
     tiepoint = ifd.reals(Tag.MODEL_TIEPOINT)
     return TiffHeader(
@@ -112,14 +112,14 @@ def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Directory:
+class Directory:
     """What the entries of a directory alone tell. Files of one family have the same, byte for byte."""
 
     layout: Layout
     block: bytes
     start: int
     entries: dict[int, Entry]
-    grid: _Grid
+    grid: Grid
     required: tuple[Tag, ...]
     """Tags whose values the header is made of."""
     shared: tuple[Tag, ...]
@@ -131,7 +131,7 @@ class _Directory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Shared:
+class Shared:
     """What a directory and the values of its shared tags tell."""
 
     dtype: np.dtype
@@ -147,7 +147,12 @@ class _Shared:
 
 # The files of a collection repeat a few directories thousands of times, and most of a header follows from them.
 @lru_cache(maxsize=MAX_REMEMBERED)
-def _read_directory(layout: Layout, block: bytes, start: int) -> _Directory:
+def read_directory(layout: Layout, block: bytes, start: int) -> Directory:
+    """What the entries of a directory tell: ``block`` are its bytes, ``start`` their position in the file.
+
+    Raises:
+        TiffError: if they alone show that the image cannot be indexed.
+    """
     entries = index_entries(layout, block, start)
     ifd = Ifd(buffer=SparseBuffer((), None), layout=layout, block=block, start=start, entries=entries)
     grid = _read_grid(ifd)
@@ -157,15 +162,19 @@ def _read_directory(layout: Layout, block: bytes, start: int) -> _Directory:
     outside = [tag for tag in _SHARED_TAGS if tag in entries and entries[tag][3] > layout.inline]
     spans = tuple((entries[tag][2], entries[tag][2] + entries[tag][3]) for tag in outside)
     end = max(start + len(block), *(entries[tag][2] + entries[tag][3] for tag in required))
-    return _Directory(
+    return Directory(
         layout=layout, block=block, start=start, entries=entries, grid=grid, required=required, shared=tuple(outside),
         shared_spans=spans, end=end,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=MAX_REMEMBERED)
-def _read_shared(directory: _Directory, values: bytes) -> _Shared:
-    """Interpret the shared values, which are given end to end in the order of ``directory.shared``."""
+def read_shared(directory: Directory, values: bytes) -> Shared:
+    """Interpret the shared values, which are given end to end in the order of ``directory.shared``.
+
+    Raises:
+        TiffError: if they show that the image cannot be indexed.
+    """
     pieces, at = [(directory.start, directory.block)], 0
     for tag in directory.shared:
         _, _, start, size = directory.entries[tag]
@@ -179,7 +188,7 @@ def _read_shared(directory: _Directory, values: bytes) -> _Shared:
     compression = read_compression(ifd)
     _check_tile_size(directory.grid, dtype)
     nodata_text = ifd.text(Tag.GDAL_NODATA)
-    return _Shared(
+    return Shared(
         dtype=dtype,
         compression=compression,
         predictor=read_predictor(ifd, compression, dtype),
@@ -195,7 +204,7 @@ def _read_shared(directory: _Directory, values: bytes) -> _Shared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Grid:
+class Grid:
     """Image and tile sizes in pixels, and the tags of tables that have one entry for each tile."""
 
     width: int
@@ -208,7 +217,7 @@ class _Grid:
     counts_tag: Tag
 
 
-def _read_grid(ifd: Ifd) -> _Grid:
+def _read_grid(ifd: Ifd) -> Grid:
     """The tile grid, whose tables have the right length; nothing of their size has been read or allocated yet."""
     width, height = _read_extent(ifd, Tag.IMAGE_WIDTH), _read_extent(ifd, Tag.IMAGE_LENGTH)
     present = ifd.entries
@@ -233,7 +242,7 @@ def _read_grid(ifd: Ifd) -> _Grid:
                 f"table length mismatch: {name} has {found} entries, but {width} x {height} pixels in tiles of "
                 f"{tile_width} x {tile_height} and {planes} plane(s) make {across * down * planes} tiles"
             )
-    return _Grid(
+    return Grid(
         width=width,
         height=height,
         tile_width=tile_width,
@@ -266,7 +275,7 @@ def _check_positioned(ifd: Ifd) -> None:
     raise NotGeoreferencedError("no georeferencing: no ModelPixelScale, ModelTiepoint or ModelTransformation tag")
 
 
-def _check_tile_size(grid: _Grid, dtype: np.dtype) -> None:
+def _check_tile_size(grid: Grid, dtype: np.dtype) -> None:
     """Refuse tiles that no reader could hold in memory."""
     samples = grid.samples_per_pixel if grid.planar_configuration == PlanarConfiguration.CHUNKY else 1
     size = grid.tile_width * grid.tile_height * samples * dtype.itemsize

@@ -1,0 +1,232 @@
+"""Files whose directories are alike, byte for byte: of all but the first of them only what differs is read.
+
+The files of a collection are written by one program with one set of options, so their headers hold the same bytes but
+for the tile tables, the tie point, and the few values that say which CRS and nodata they have. Holding those bytes
+against the ones of a file that was parsed takes a fraction of parsing them, and tables of many files can then be taken
+out together. Whatever is not alike goes through :func:`~.parse.parse_header`, and so does whatever would not come out
+of it as a sound header.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from rasteret_assets.errors import TiffError
+from rasteret_assets.tiff.buffer import SparseBuffer
+from rasteret_assets.tiff.constants import REAL_TYPES, PlanarConfiguration, Tag
+from rasteret_assets.tiff.ifd import read_first_ifd
+from rasteret_assets.tiff.overviews import Trail, read_overviews
+from rasteret_assets.tiff.parse import Directory, Shared, parse_header, read_directory, read_shared
+from rasteret_assets.tiff.transform import Transform, read_transform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from rasteret_assets.tiff.header import TiffHeader
+    from rasteret_assets.tiff.ifd import Entry
+
+#: Field types of tables that are taken as they are: SHORT and LONG, of which every value is a place in a file or a
+#: size, and LONG8, of which those below 2**63 are (TIFF 6.0 p. 15, BigTIFF design).
+_SHORT, _LONG, _LONG8 = 3, 4, 16
+_FLOAT, _DOUBLE = 11, 12
+#: A file's first bytes are kept whole unless its header takes less than this part of them.
+_KEPT_SHARE: Final = 2
+
+
+class Table(NamedTuple):
+    """Where a tile table lies in every file of a family."""
+
+    dtype: np.dtype
+    """Of a value as it is stored."""
+    values: int
+    """How many there are, one per tile."""
+    start: int
+    """Position of the first in the file, in bytes."""
+
+
+class Image(NamedTuple):
+    """The tables of an image or of one of its overviews, all bands of it."""
+
+    offsets: Table
+    byte_counts: Table
+
+
+class FamilyMember(NamedTuple):
+    """The header of a file that is like the first of its family: what is its own, and where the rest stands."""
+
+    family: HeaderFamily
+    data: bytes
+    """The start of the file, up to the end of its header at least."""
+    shared: Shared
+    tiepoint: tuple[float, ...]
+    transform: Transform
+
+    @property
+    def samples_per_pixel(self) -> int:
+        """Number of bands."""
+        return self.family.directory.grid.samples_per_pixel
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that are kept for it."""
+        return len(self.data)
+
+    def header(self) -> TiffHeader:
+        """The same as a header of its own."""
+        return parse_header([(0, self.data)], overviews=self.family.with_overviews)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HeaderFamily:
+    """What the headers of a family have in common."""
+
+    directory: Directory
+    fixed: tuple[tuple[int, int, bytes], ...]
+    """Start, end and content of what no member has otherwise."""
+    images: tuple[Image, ...]
+    """The image, then its overviews, from the finest to the coarsest."""
+    long_tables: tuple[slice, ...]
+    """The highest byte of every 64-bit table value: below 128 in a sound header."""
+    tiepoint: tuple[struct.Struct, int]
+    """How the tie point is read, and where it begins."""
+    end: int
+    """Position after the last byte of a header."""
+    with_overviews: bool
+
+    @classmethod
+    def of(cls, data: bytes, *, overviews: bool) -> HeaderFamily | None:
+        """The family of a file whose header has been parsed from its first bytes; None where it cannot have one.
+
+        Args:
+            data: the start of the file.
+            overviews: whether headers describe their overviews.
+        """
+        ifd = read_first_ifd(SparseBuffer([(0, data)], None))
+        directory = read_directory(ifd.layout, ifd.block, ifd.start)
+        entries, layout, grid = directory.entries, directory.layout, directory.grid
+        kind, count, tiepoint_at, size = entries.get(Tag.MODEL_TIEPOINT, (0, 0, 0, 0))
+        trail = Trail()
+        if overviews:
+            read_overviews(ifd, directory.end, trail)
+        pairs = [(entries[grid.offsets_tag], entries[grid.counts_tag]), *trail.tables]
+        if kind not in (_FLOAT, _DOUBLE) or count < 6 or trail.is_broken or any(
+            table[0] not in (_SHORT, _LONG, _LONG8) for pair in pairs for table in pair
+        ):  # fmt: skip
+            return None
+        blocks = [(ifd.start - layout.count.size, ifd.start + len(ifd.block)), *trail.directories]
+        others = [(0, 8 if layout.inline == 4 else 16), *trail.others]
+        if (jpeg := entries.get(Tag.JPEG_TABLES)) is not None:
+            others.append((jpeg[2], jpeg[2] + jpeg[3]))
+        own = [(at, at + length) for pair in pairs for _, _, at, length in pair]
+        own.append((tiepoint_at, tiepoint_at + size))
+        end = max(directory.end, *(last for _, last in (*blocks, *others, *own)))
+        # Small tables lie in the directory itself. Where anything else overlaps, the file is not what it seems.
+        outside = [span for span in own if span[1] - span[0] > layout.inline]
+        if end > len(data) or _overlap(own, [*others, *directory.shared_spans]) or _overlap(outside, blocks):
+            return None
+        spans = [*blocks, *others]
+        return cls(
+            directory=directory,
+            fixed=tuple((start, last, data[start:last]) for start, last in _without(_merged(spans), own)),
+            images=tuple(Image(*(_table(directory, table) for table in pair)) for pair in pairs),
+            long_tables=tuple(
+                slice(at + (7 if layout.order == "<" else 0), at + size, 8)
+                for pair in pairs for kind, _, at, size in pair if kind == _LONG8
+            ),
+            tiepoint=(struct.Struct(f"{layout.order}{count}{REAL_TYPES[kind]}"), tiepoint_at),
+            end=end,
+            with_overviews=overviews,
+        )  # fmt: skip
+
+    def match(self, data: bytes) -> FamilyMember | None:
+        """The header of another file, given its first bytes; None where it is not, or not surely, one of the family."""
+        if len(data) < self.end:
+            return None
+        for start, end, content in self.fixed:
+            if data[start:end] != content:
+                return None
+        for highest in self.long_tables:
+            if not data[highest].isascii():
+                return None
+        directory = self.directory
+        layout, at = self.tiepoint
+        tiepoint = layout.unpack_from(data, at)
+        try:
+            shared = read_shared(directory, b"".join([data[start:end] for start, end in directory.shared_spans]))
+            if len(shared.pixel_scale) < 2 or 0 in shared.pixel_scale[:2]:
+                return None  # placed by a matrix, or not at all
+            transform = read_transform(
+                pixel_scale=shared.pixel_scale, tiepoint=tiepoint, matrix=(),
+                pixel_is_point=shared.geo.pixel_is_point, shape=(directory.grid.width, directory.grid.height),
+            )  # fmt: skip
+        except TiffError:
+            return None
+        kept = data if len(data) < _KEPT_SHARE * self.end else data[: self.end]
+        return FamilyMember(self, kept, shared, tiepoint, transform)
+
+    def band_part(self, band_index: int) -> int:
+        """Which part of every table holds a band: 0 where a tile holds all of them."""
+        separate = self.directory.grid.planar_configuration == PlanarConfiguration.SEPARATE
+        return band_index if separate else 0
+
+    def stack_tables(
+        self, members: Sequence[FamilyMember], part: int
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Tile tables of many members, ``int64[N, tiles]``: offsets and byte counts of the image and each overview.
+
+        Args:
+            members: N members of this family.
+            part: of every table, from :meth:`band_part`.
+        """
+        joined = b"".join([memoryview(member.data)[: self.end] for member in members])
+        return [
+            (self._stack(joined, len(members), image.offsets, part), self._stack(joined, len(members), image[1], part))
+            for image in self.images
+        ]
+
+    def _stack(self, joined: bytes, members: int, table: Table, part: int) -> NDArray[np.int64]:
+        grid = self.directory.grid
+        separate = grid.planar_configuration == PlanarConfiguration.SEPARATE
+        tiles = table.values // (grid.samples_per_pixel if separate else 1)
+        start = table.start + part * tiles * table.dtype.itemsize
+        stored: NDArray[np.integer] = np.ndarray(
+            (members, tiles), table.dtype, joined, start, (self.end, table.dtype.itemsize)
+        )
+        return stored.astype(np.int64)
+
+
+def _table(directory: Directory, entry: Entry) -> Table:
+    kind, count, start, _ = entry
+    return Table(directory.layout.tables[kind], count, start)
+
+
+def _overlap(ones: Iterable[tuple[int, int]], others: Sequence[tuple[int, int]]) -> bool:
+    return any(start < last and first < end for start, end in ones for first, last in others)
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans in order, those that touch or overlap joined."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _without(spans: Iterable[tuple[int, int]], own: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans, cut where they hold something of a file's own."""
+    left = list(spans)
+    for first, last in own:
+        left = [
+            part for start, end in left for part in ((start, min(end, first)), (max(start, last), end))
+            if part[0] < part[1]
+        ]  # fmt: skip
+    return left
