@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -57,18 +58,23 @@ class Job:
         return [f"{host}/{path}" for path in self.paths for host in hosts]
 
 
-def measure(read: Callable[[Job], T], judge: Callable[[Job, T], dict[str, Any]]) -> None:
+def measure(
+    read: Callable[[S], T], judge: Callable[[Job, T], dict[str, Any]], given: Callable[[Job], S] = lambda job: job
+) -> None:
     """Run the job of the command line and print what it took.
 
     Args:
-        read: does the job; timed.
+        read: does the job from what it is given; timed.
         judge: says of its result how many headers are ``good`` and whatever else is to be reported; not timed.
+        given: makes what the reader starts from, by default the job; not timed.
     """
     job = _job()
-    read(replace(job, headers=1, first=0, beside=""))
+    first = replace(job, headers=1, first=0, beside="")
+    read(given(first))
+    material = given(job)
     _ask(job, "reset")
     cpu, start = _cpu_seconds(), time.perf_counter()
-    result = read(job)
+    result = read(material)
     seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
     report = {"seconds": seconds, "cpu_seconds": cpu, "peak_rss": _peak_rss(), "server": _ask(job, "stats")}
     print(json.dumps({**report, **judge(job, result)}), flush=True)

@@ -21,8 +21,9 @@ from rasteret_assets.stages.profile import profile_source
 from rasteret_assets.stages.scan import open_source
 
 
-def read(job: Job) -> BandMetadata:
-    return read_band_metadata(records(job), ["B02"], create_backend(), explicit=True, max_concurrent=job.max_concurrent)
+def read(given: tuple[Job, pa.Table]) -> BandMetadata:
+    job, normalized = given
+    return read_band_metadata(normalized, ["B02"], create_backend(), explicit=True, max_concurrent=job.max_concurrent)
 
 
 def record_table(job: Job) -> pa.Table:
@@ -37,11 +38,11 @@ def record_table(job: Job) -> pa.Table:
     })  # fmt: skip
 
 
-def records(job: Job) -> pa.Table:
-    """A normalized record per file."""
+def records(job: Job) -> tuple[Job, pa.Table]:
+    """The job, and a normalized record per file."""
     spec = CollectionSpec.of(path="benchmark")
     source = open_source(record_table(job), spec)
-    return normalize_records(source.table(), spec, profile_source(source, spec)).records
+    return job, normalize_records(source.table(), spec, profile_source(source, spec)).records
 
 
 def judge(job: Job, result: BandMetadata) -> dict[str, Any]:
@@ -60,4 +61,4 @@ def judge(job: Job, result: BandMetadata) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    measure(read, judge)
+    measure(read, judge, records)

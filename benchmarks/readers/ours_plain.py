@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 from harness import Job, measure
 from ours import judge, records
 
@@ -9,11 +10,12 @@ from rasteret_assets import create_backend
 from rasteret_assets.stages.bands import BandMetadata, read_band_metadata
 
 
-def read(job: Job) -> BandMetadata:
+def read(given: tuple[Job, pa.Table]) -> BandMetadata:
+    job, normalized = given
     return read_band_metadata(
-        records(job), ["B02"], create_backend(), explicit=True, max_concurrent=job.max_concurrent, overviews=False
+        normalized, ["B02"], create_backend(), explicit=True, max_concurrent=job.max_concurrent, overviews=False
     )
 
 
 if __name__ == "__main__":
-    measure(read, judge)
+    measure(read, judge, records)

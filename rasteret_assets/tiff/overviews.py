@@ -128,6 +128,7 @@ def read_overviews(first: Ifd, end: int, trail: Trail | None = None) -> tuple[Ti
             if not offset:
                 break
             data, at = near.locate(offset, layout.count.size, end)
+            trail.directories.append((offset, offset + layout.count.size))
             length = layout.count.unpack_from(data, at)[0] * layout.entry.size
             start = offset + layout.count.size
             if not 0 < length <= MAX_ENTRIES * layout.entry.size:

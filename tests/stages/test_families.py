@@ -1,4 +1,4 @@
-"""Headers that are read as members of a family are those that a parse of their own gives, or are not taken for members."""
+"""A header that is read as a member of a family is the one that a parse of its own gives."""
 
 from __future__ import annotations
 
@@ -138,3 +138,23 @@ def test_rows_stay_in_their_order_whoever_parsed_them(rows: list[tuple[str | Non
     result.validate(full=True)
     assert result.equals(header_structs(alone, bands))
     assert pa.types.is_struct(result.type)
+
+
+def test_what_ends_the_chain_of_directories_counts_too() -> None:
+    # The first directory is followed by one of no entries, which is no overview; in another file one stands there.
+    file = FILES["cog"]
+    whole = family_of(file)
+    assert len(whole.images) > 1
+    second = second_directory(file)
+    ended = bytearray(file)
+    ended[second : second + 2] = b"\0\0"
+    family = family_of(bytes(ended))
+    assert len(family.images) == 1
+    assert family.match(file) is None
+
+
+def second_directory(file: bytes) -> int:
+    """Where the second directory of a little-endian TIFF lies."""
+    first = int.from_bytes(file[4:8], "little")
+    link = first + 2 + 12 * int.from_bytes(file[first : first + 2], "little")
+    return int.from_bytes(file[link : link + 4], "little")
