@@ -7,8 +7,9 @@ bytes by numpy, for all of them at once.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import attrgetter
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ import pyarrow as pa
 
 from rasteret_assets.schema import BAND_INDEX, BAND_STRUCT, OVERVIEW_STRUCT
 from rasteret_assets.tiff import FamilyMember, HeaderFamily, TiffHeader
+
+_TABLES: Final = ("tile_offsets", "tile_byte_counts")
+_OVERVIEWS: Final = ("overviews",)
 
 Header = TiffHeader | FamilyMember | None
 Tables = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
@@ -57,10 +61,10 @@ def _together(
             firsts.append(row)
         codes.append(distinct[key])
     models = _single([members[row].header() for row in firsts], [band_indices[row] for row in firsts])
-    repeated = models.take(pa.array(codes, pa.int64()))
-    columns = dict(zip([child.name for child in BAND_STRUCT], repeated.flatten(), strict=True))
     image, *overviews = family.stack_tables(members, part)
-    columns["tile_offsets"], columns["tile_byte_counts"] = map(_equal_lists, image)
+    # What is replaced below is not repeated: tables are nearly all of a header.
+    columns = _repeated(models, codes, {*_TABLES, *(_OVERVIEWS if overviews else ())})
+    columns |= dict(zip(_TABLES, map(_equal_lists, image), strict=True))
     for name, values in (("transform", [m.transform for m in members]), ("tiepoint", [m.tiepoint for m in members])):
         columns[name] = _equal_lists(np.array(values, np.float64)).cast(BAND_STRUCT.field(name).type)
     if overviews:
@@ -71,9 +75,8 @@ def _together(
 def _overviews_together(model: pa.StructArray, tables: Sequence[Tables]) -> pa.ListArray:
     """The overviews of N headers, given those of one of them and the tables of each, ``int64[N, tiles]``."""
     count, rows = len(tables), len(tables[0][0])
-    repeated = model.take(pa.array(np.tile(np.arange(count), rows)))
-    columns = dict(zip([child.name for child in OVERVIEW_STRUCT], repeated.flatten(), strict=True))
-    for position, name in enumerate(("tile_offsets", "tile_byte_counts")):
+    columns = _repeated(model, np.tile(np.arange(count), rows), _TABLES)
+    for position, name in enumerate(_TABLES):
         parts = [pair[position] for pair in tables]
         lengths = np.tile([part.shape[1] for part in parts], rows)
         columns[name] = _list_array(lengths, np.concatenate(parts, axis=1).ravel())
@@ -81,6 +84,14 @@ def _overviews_together(model: pa.StructArray, tables: Sequence[Tables]) -> pa.L
         [columns[child.name] for child in OVERVIEW_STRUCT], fields=list(OVERVIEW_STRUCT)
     )
     return _list_array(np.full(rows, count), values)
+
+
+def _repeated(
+    structs: pa.StructArray, rows: npt.ArrayLike, left_out: Collection[str]
+) -> dict[str, pa.Array]:  # fmt: skip
+    """Fields of some rows of structs, by name."""
+    chosen = pa.array(rows, pa.int64())
+    return {child.name: structs.field(child.name).take(chosen) for child in structs.type if child.name not in left_out}
 
 
 def _equal_lists(values: npt.NDArray[np.generic]) -> pa.ListArray:

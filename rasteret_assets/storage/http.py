@@ -12,9 +12,10 @@ import functools
 import re
 import socket
 import ssl
+import threading
 import urllib.request
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from yarl import URL
 
@@ -68,6 +69,14 @@ class _Clients:
             await self._session.close()
 
 
+class _Bound(NamedTuple):
+    """Which clients were used last, and where."""
+
+    thread: int
+    loop: asyncio.AbstractEventLoop
+    clients: _Clients
+
+
 class HttpBackend(ReadingBackend):
     """Byte ranges over HTTP.
 
@@ -82,6 +91,7 @@ class HttpBackend(ReadingBackend):
         self._given_proxy = proxy
         self._proxies = urllib.request.getproxies()
         self._clients: dict[asyncio.AbstractEventLoop, _Clients] = {}
+        self._last: _Bound | None = None
         #: Hosts that do not answer several ranges at once.
         self._single_ranges: set[str] = set()
         #: Hosts that have given an answer only the general client can read.
@@ -162,6 +172,7 @@ class HttpBackend(ReadingBackend):
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
+        self._last = None
         clients = self._clients.pop(asyncio.get_running_loop(), None)
         if clients is not None:
             await clients.close()
@@ -169,12 +180,7 @@ class HttpBackend(ReadingBackend):
     async def _ask(
         self, origin: Origin, path: str, ranges: str, end: int, longest: int, headers: Mapping[str, str]
     ) -> HttpAnswer:
-        loop = asyncio.get_running_loop()
-        clients = self._clients.get(loop)
-        if clients is None:
-            for closed in [other for other in self._clients if other.is_closed()]:
-                del self._clients[closed]
-            clients = self._clients[loop] = _Clients(self._headers)
+        clients = self._clients_here()
         proxy = self._proxy(origin) if self._given_proxy or self._proxies else None
         if proxy is None and origin not in self._general:
             try:
@@ -187,6 +193,21 @@ class HttpBackend(ReadingBackend):
         scheme = "https" if origin.secure else "http"
         address = URL(f"{scheme}://{origin.authority.decode()}{path}", encoded=True)
         return await clients.session.get(address, ranges, end, proxy, headers)
+
+    def _clients_here(self) -> _Clients:
+        """The clients of the event loop that is running in this thread."""
+        last = self._last
+        # Asking which loop is running costs a system call before Python 3.12; a thread runs no more than one.
+        if last is not None and last.thread == threading.get_ident() and last.loop.is_running():
+            return last.clients
+        loop = asyncio.get_running_loop()
+        clients = self._clients.get(loop)
+        if clients is None:
+            for closed in [other for other in self._clients if other.is_closed()]:
+                del self._clients[closed]
+            clients = self._clients[loop] = _Clients(self._headers)
+        self._last = _Bound(threading.get_ident(), loop, clients)
+        return clients
 
     def _proxy(self, origin: Origin) -> str | None:
         """The proxy that was given, or that the environment names for a host."""

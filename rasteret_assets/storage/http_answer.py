@@ -81,6 +81,9 @@ def total_size(answer: HttpAnswer) -> int | None:
 
 def _check_content_range(header: str | None, url: str, start: int, length: int, have: int) -> int | None:
     """Size of the whole object, after checking that the answer is the range asked for (RFC 9110, 14.4)."""
+    whole = f"bytes {start}-{start + length - 1}/"
+    if header and have == length and header.startswith(whole) and _NUMBER.fullmatch(header, len(whole)):
+        return int(header[len(whole) :])  # nearly always: just what was asked for
     match = _CONTENT_RANGE.fullmatch(header.strip()) if header else None
     if match is None or match.group(1) is None:
         return None

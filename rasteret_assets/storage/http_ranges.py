@@ -83,9 +83,10 @@ class RangeConnections:
                     return await self._exchange(connection, idle, request, longest)
                 except _StaleConnectionError:
                     continue  # closed by the server while it was idle: nothing was answered, so ask on another one
+        loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                _Connection, origin.host, origin.port, ssl=self._context() if origin.secure else None
+            _, connection = await loop.create_connection(
+                lambda: _Connection(loop), origin.host, origin.port, ssl=self._context() if origin.secure else None
             )
         try:
             return await self._exchange(connection, idle, request, longest)
@@ -117,9 +118,14 @@ class _StaleConnectionError(OSError):
 
 
 class _Connection(asyncio.Protocol):
-    """One connection with at most one request on it."""
+    """One connection with at most one request on it.
 
-    def __init__(self) -> None:
+    Args:
+        loop: that runs it. Asking which loop is running costs a system call before Python 3.12.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[HttpAnswer] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -139,13 +145,12 @@ class _Connection(asyncio.Protocol):
 
     def ask(self, request: bytes, longest: int) -> asyncio.Future[HttpAnswer]:
         """Send a request; the future gets the answer, whose body may be ``longest`` bytes."""
-        loop = asyncio.get_running_loop()
-        self._answer = loop.create_future()
+        self._answer = self._loop.create_future()
         self._head, self._parts, self._missing, self._longest = b"", [], 0, longest
-        self._deadline = loop.time() + ANSWER_TIMEOUT_S
+        self._deadline = self._loop.time() + ANSWER_TIMEOUT_S
         # One timer serves many requests: it looks at the deadline of the one that is under way when it goes off.
         if self._timer is None:
-            self._timer = loop.call_later(ANSWER_TIMEOUT_S, self._check_deadline)
+            self._timer = self._loop.call_later(ANSWER_TIMEOUT_S, self._check_deadline)
         assert self._transport is not None  # noqa: S101  (create_connection returns after connection_made)
         self._transport.write(request)
         return self._answer
@@ -230,9 +235,8 @@ class _Connection(asyncio.Protocol):
         self._timer = None
         if self._answer is None or self._answer.done():
             return
-        loop = asyncio.get_running_loop()
-        left = self._deadline - loop.time()
+        left = self._deadline - self._loop.time()
         if left > 0:
-            self._timer = loop.call_later(left, self._check_deadline)
+            self._timer = self._loop.call_later(left, self._check_deadline)
         else:
             self._fail(TimeoutError("no answer in time"))

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: Ranges this near to each other are asked for as one: a request costs a round trip, 16 KiB cost almost nothing.
 MERGE_GAP: Final = 16 * 1024
 
+#: Largest image, tile, decoded tile (in bytes) or code: what 32-bit signed columns and GDAL can hold.
+MAX_INT32: Final = 2**31 - 1
+
 #: Offsets of a BigTIFF have 64 bits, those of every file system and object store 63.
 MAX_OFFSET: Final = 2**63 - 1
 

@@ -37,6 +37,7 @@ _SHORT, _LONG, _LONG8 = 3, 4, 16
 _FLOAT, _DOUBLE = 11, 12
 #: A file's first bytes are kept whole unless its header takes less than this part of them.
 _KEPT_SHARE: Final = 2
+_STACKED_BYTES: Final = 2 * 2**20
 
 
 class Table(NamedTuple):
@@ -184,21 +185,23 @@ class HeaderFamily:
             members: N members of this family.
             part: of every table, from :meth:`band_part`.
         """
-        joined = b"".join([memoryview(member.data)[: self.end] for member in members])
-        return [
-            (self._stack(joined, len(members), image.offsets, part), self._stack(joined, len(members), image[1], part))
-            for image in self.images
-        ]
-
-    def _stack(self, joined: bytes, members: int, table: Table, part: int) -> NDArray[np.int64]:
         grid = self.directory.grid
-        separate = grid.planar_configuration == PlanarConfiguration.SEPARATE
-        tiles = table.values // (grid.samples_per_pixel if separate else 1)
-        start = table.start + part * tiles * table.dtype.itemsize
-        stored: NDArray[np.integer] = np.ndarray(
-            (members, tiles), table.dtype, joined, start, (self.end, table.dtype.itemsize)
-        )
-        return stored.astype(np.int64)
+        parts = grid.samples_per_pixel if grid.planar_configuration == PlanarConfiguration.SEPARATE else 1
+        tables = [table for image in self.images for table in image]
+        stacked = [np.empty((len(members), table.values // parts), np.int64) for table in tables]
+        # A few megabytes at a time, which the allocator hands out again and again: memory that is touched for the
+        # first time costs more than everything else here.
+        step = max(1, _STACKED_BYTES // self.end)
+        for first in range(0, len(members), step):
+            some = members[first : first + step]
+            joined = b"".join([memoryview(member.data)[: self.end] for member in some])
+            for table, values in zip(tables, stacked, strict=True):
+                size = table.dtype.itemsize
+                at = table.start + part * values.shape[1] * size
+                values[first : first + step] = np.ndarray(
+                    (len(some), values.shape[1]), table.dtype, joined, at, (self.end, size)
+                )
+        return list(zip(stacked[::2], stacked[1::2], strict=True))
 
 
 def _table(directory: Directory, entry: Entry) -> Table:

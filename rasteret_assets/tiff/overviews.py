@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from rasteret_assets.errors import CorruptTiffError, TiffError
-from rasteret_assets.tiff.buffer import MAX_OFFSET, NeedBytes, SparseBuffer
+from rasteret_assets.tiff.buffer import MAX_INT32, MAX_OFFSET, NeedBytes, SparseBuffer
 from rasteret_assets.tiff.constants import Tag
 from rasteret_assets.tiff.ifd import MAX_ENTRIES, MAX_REMEMBERED, Entry, Ifd, index_entries
 from rasteret_assets.tiff.layout import READ_AHEAD, Layout
@@ -232,7 +232,7 @@ def _describe(layout: Layout, block: bytes, start: int) -> _Directory:
     tile = (ifd.integer(Tag.TILE_WIDTH), ifd.integer(Tag.TILE_LENGTH)) if is_tiled else (0, 0)
     common = tuple(ifd.integer(tag, _DEFAULTS.get(tag, -1)) for tag in _COMMON_TAGS)
     tiles = 0
-    if min(*size, *tile) > 0:
+    if min(*size, *tile) > 0 and max(*size, *tile) <= MAX_INT32:
         planes = common[3] if common[4] == 2 else 1
         tiles = -(-size[0] // tile[0]) * -(-size[1] // tile[1]) * planes
     tables = tuple(entries[tag] for tag in (Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS) if tag in entries)

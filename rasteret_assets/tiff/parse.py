@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from rasteret_assets.errors import CorruptTiffError, NotGeoreferencedError, NotTiledError, UnsupportedTiffError
-from rasteret_assets.tiff.buffer import SparseBuffer
+from rasteret_assets.tiff.buffer import MAX_INT32, SparseBuffer
 from rasteret_assets.tiff.constants import PlanarConfiguration, Tag
 from rasteret_assets.tiff.geokeys import GeoReference, read_geokeys
 from rasteret_assets.tiff.header import TiffHeader
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
-
-#: Largest image, tile or decoded tile (in bytes): what 32-bit signed columns and GDAL can hold.
-MAX_INT32: Final = 2**31 - 1
 
 _VALUE_TAGS: Final = (
     Tag.COMPRESSION,
@@ -192,8 +189,8 @@ def read_shared(directory: Directory, values: bytes) -> Shared:
         dtype=dtype,
         compression=compression,
         predictor=read_predictor(ifd, compression, dtype),
-        photometric=ifd.integer(Tag.PHOTOMETRIC, 1),
-        extra_samples=ifd.integers(Tag.EXTRA_SAMPLES),
+        photometric=_checked_code(Tag.PHOTOMETRIC, ifd.integer(Tag.PHOTOMETRIC, 1)),
+        extra_samples=tuple(_checked_code(Tag.EXTRA_SAMPLES, code) for code in ifd.integers(Tag.EXTRA_SAMPLES)),
         pixel_scale=ifd.reals(Tag.MODEL_PIXEL_SCALE),
         geo=read_geokeys(
             ifd.integers(Tag.GEO_KEY_DIRECTORY), ifd.reals(Tag.GEO_DOUBLE_PARAMS), ifd.raw(Tag.GEO_ASCII_PARAMS)
@@ -261,6 +258,13 @@ def _read_extent(ifd: Ifd, tag: Tag) -> int:
         what = "zero or negative" if value <= 0 else "beyond 31 bits"
         raise CorruptTiffError(f"{tag.label} is {value}, {what}: no image has such a size")
     return value
+
+
+def _checked_code(tag: Tag, code: int) -> int:
+    """A code of a tag, which no standard or writer gives more than 31 bits."""
+    if abs(code) > MAX_INT32:
+        raise CorruptTiffError(f"{tag.label} is {code}, beyond 31 bits: no such code exists")
+    return code
 
 
 def _check_positioned(ifd: Ifd) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rasteret_assets.errors import TiffError
+from rasteret_assets.stages.structs import header_structs
 from rasteret_assets.tiff import NeedBytes, TiffHeader, parse_header
 from tests.support.rasters import tiff_bytes
 from tests.tiff.damage import damage
@@ -90,6 +91,7 @@ def check(file: bytes, rng: random.Random) -> str:
         assert repr(as_values(outcome)) == repr(as_values(whole)), (
             "another header in pieces than as a whole"
         )  # NaN is NaN
+        assert header_structs([outcome], [0]).null_count == 0  # what is a header can be stored
         planes = outcome.samples_per_pixel if outcome.planar_configuration == 2 else 1
         assert len(outcome.tile_offsets) == len(outcome.tile_byte_counts)
         assert len(outcome.tile_offsets) == outcome.tiles_across * outcome.tiles_down * planes

@@ -32,6 +32,12 @@ REFUSED: dict[str, tuple[dict[int, Any], type[TiffError], str]] = {
     "no tile length": ({323: None}, CorruptTiffError, "no TileLength tag"),
     "no width": ({256: None}, CorruptTiffError, "no ImageWidth tag"),
     "zero tile width": ({322: (3, [0])}, CorruptTiffError, "TileWidth is 0, zero or negative"),
+    "huge photometric": (
+        {262: (4, [2**31])},
+        CorruptTiffError,
+        "PhotometricInterpretation is 2147483648, beyond 31 bits",
+    ),
+    "huge extra sample": ({338: (4, [2**31])}, CorruptTiffError, "ExtraSamples is 2147483648, beyond 31 bits"),
     "huge width": ({256: (4, [2**31])}, CorruptTiffError, "ImageWidth is 2147483648, beyond 31 bits"),
     "width as real": ({256: (12, [32.0])}, CorruptTiffError, "one integer was expected"),
     "two widths": ({256: (3, [32, 32])}, CorruptTiffError, "ImageWidth holds 2 values"),
