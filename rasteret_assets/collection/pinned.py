@@ -8,13 +8,18 @@ footers read in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
+from rasteret_assets.collection.prune import Boxes, groups_near
 from rasteret_assets.errors import CollectionError
 
 #: Files that are open at once, and scanned side by side.
@@ -48,8 +53,16 @@ class Pinned:
                 raise CollectionError(f"{changed[0]} was published anew while it was read: load the collection again")
 
 
-def pinned(dataset: ds.Dataset, expression: pc.Expression | None) -> Iterator[Pinned]:
+def pinned(
+    dataset: ds.Dataset, expression: pc.Expression | None, areas: Sequence[Boxes] = ()
+) -> Iterator[Pinned]:  # fmt: skip
     """The dataset in parts that can be scanned safely; files without a row for ``expression`` are left out.
+
+    Args:
+        dataset: whatever it is.
+        expression: that rows must satisfy; None for all.
+        areas: groups of boxes, one of every group of which a row's box must overlap: says what ``expression`` says too,
+            and leaves out row groups of files on a disk.
 
     Raises:
         CollectionError: if a file is gone.
@@ -57,13 +70,16 @@ def pinned(dataset: ds.Dataset, expression: pc.Expression | None) -> Iterator[Pi
     if not isinstance(dataset, ds.FileSystemDataset) or not isinstance(dataset.format, ds.ParquetFileFormat):
         yield Pinned(dataset)
         return
+    local = dataset.filesystem.type_name == "local"
     chosen = [
-        fragment for fragment in dataset.get_fragments(filter=expression) if _may_hold(dataset, fragment, expression)
+        fragment
+        for fragment in dataset.get_fragments(filter=expression)
+        if (local and areas) or _may_hold(dataset, fragment, expression)
     ]
     for start in range(0, len(chosen), OPEN_FILES):
         group = chosen[start : start + OPEN_FILES]
-        if dataset.filesystem.type_name == "local":
-            yield Pinned(_opened(dataset, group))
+        if local:
+            yield Pinned(_opened(dataset, group, areas))
         else:
             part = _anew(dataset, group)
             yield Pinned(part, _identities(part, [fragment.path for fragment in group]))
@@ -74,17 +90,34 @@ def _may_hold(dataset: ds.Dataset, fragment: ds.ParquetFileFragment, expression:
     return expression is None or bool(fragment.subset(expression, schema=dataset.schema).row_groups)
 
 
-def _opened(dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment]) -> ds.FileSystemDataset:
-    opened = []
-    for fragment in group:
+def _opened(
+    dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment], areas: Sequence[Boxes]
+) -> ds.FileSystemDataset:
+    def opened(fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment | None:
         try:
             file = dataset.filesystem.open_input_file(fragment.path)
         except FileNotFoundError as error:
             raise CollectionError(
                 f"{fragment.path} is gone since the collection was opened: load the collection again"
             ) from error
-        opened.append(_LOCAL.make_fragment(file, partition_expression=fragment.partition_expression))
-    return ds.FileSystemDataset(opened, dataset.schema, _LOCAL)
+        held = _LOCAL.make_fragment(file, partition_expression=fragment.partition_expression)
+        if not areas:
+            return held
+        try:
+            held.ensure_complete_metadata()
+            near = groups_near(pq.ParquetFile(file, metadata=held.metadata, pre_buffer=False), areas)
+        except (OSError, pa.ArrowException) as error:
+            raise CollectionError(
+                f"{fragment.path} cannot be read ({error}): publish its partition again"
+            ) from error  # fmt: skip
+        return held.subset(row_group_ids=near) if near else None
+
+    if areas:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(opened, group))
+    else:
+        found = [opened(fragment) for fragment in group]
+    return ds.FileSystemDataset([held for held in found if held is not None], dataset.schema, _LOCAL)
 
 
 def _anew(dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment]) -> ds.FileSystemDataset:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -137,12 +138,15 @@ def _months_within(interval: Interval) -> pc.Expression | None:
     return all_of(parts)
 
 
+def boxes_of(areas: Sequence[BaseGeometry]) -> npt.NDArray[np.float64]:
+    """Boxes ``[K, 4]`` (xmin, ymin, xmax, ymax) that hold ``areas``: of each part, or of all where they are many."""
+    boxes: npt.NDArray[np.float64] = shapely.bounds(shapely.get_parts(np.asarray(areas, dtype=object)))
+    return shapely.total_bounds(np.asarray(areas, dtype=object))[None] if len(boxes) > _MAX_BOXES else boxes
+
+
 def bbox_meets(areas: Sequence[BaseGeometry]) -> pc.Expression:
     """Records whose stored bbox overlaps the bounds of any of ``areas`` (lon/lat, within +-180 degrees)."""
-    boxes = shapely.bounds(shapely.get_parts(np.asarray(areas, dtype=object)))
-    if len(boxes) > _MAX_BOXES:
-        boxes = shapely.total_bounds(np.asarray(areas, dtype=object))[None]
-    return functools.reduce(operator.or_, [_overlaps((x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes.tolist()])
+    return functools.reduce(operator.or_, [_overlaps((x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes_of(areas).tolist()])
 
 
 def _overlaps(box: Bounds) -> pc.Expression:

@@ -12,6 +12,7 @@ from shapely.geometry.base import BaseGeometry
 from rasteret_assets import schema
 from rasteret_assets.collection.footprints import intersecting_rows
 from rasteret_assets.collection.pinned import pinned
+from rasteret_assets.collection.query import boxes_of
 from rasteret_assets.errors import CollectionError
 
 #: A row may carry tile tables of megabytes: small batches keep what is in flight small.
@@ -42,7 +43,7 @@ def scan(
     wanted = dict(columns)
     if areas:
         wanted |= {_GEOMETRY: pc.field(schema.GEOMETRY), _BBOX: pc.field(schema.BBOX)}
-    for part in pinned(dataset, expression):
+    for part in pinned(dataset, expression, [boxes_of(group) for group in areas]):
         source = part.dataset.scanner(columns=wanted, filter=expression, batch_size=_BATCH_ROWS).to_batches()
         while True:
             try:

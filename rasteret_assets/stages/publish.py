@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import pyarrow as pa
 
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, GEOMETRY, MONTH, YEAR
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.encoding import parquet_options
+from rasteret_assets.stages.encoding import SAMPLE_ROWS, parquet_options
 from rasteret_assets.stages.footer import PublishedFacts, footer
 from rasteret_assets.stages.join import CrsFindings, join_band_metadata, join_batches
 from rasteret_assets.stages.order import SORT_BYTES, RecordSorter
-from rasteret_assets.stages.row_groups import ROW_GROUP_ROWS, row_groups
+from rasteret_assets.stages.row_groups import group_rows, row_groups
 from rasteret_assets.stages.stac import COLLECTION_DOCUMENT, collection_document, complete_items, is_stac, stac_footer
 from rasteret_assets.storage.files import Written
 from rasteret_assets.storage.states import FileFacts, announce
@@ -87,10 +88,13 @@ def publish_partition(
         def coming(written: Written) -> None:
             announce(workspace, key, FileFacts.of(facts.rows, written))
 
-        options = {"row_group_size": ROW_GROUP_ROWS, "before": coming, **parquet_options(published)}
-        with workspace.writer(path, published, **options) as writer:
-            for group in row_groups(sorter.drain(ROW_GROUP_ROWS)):
-                writer.write(_as_published(group, published))
+        most = group_rows(facts.rows)
+        groups = (_as_published(group, published) for group in row_groups(sorter.drain(most), most))
+        first = next(groups, published.empty_table())
+        options = parquet_options(published, first.slice(0, SAMPLE_ROWS))
+        with workspace.writer(path, published, row_group_size=most, before=coming, **options) as writer:
+            for group in chain([first], groups):
+                writer.write(group)
     return PublishedPartition(facts=facts, findings=findings, written=writer.written, schema=published)
 
 

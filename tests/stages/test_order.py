@@ -9,7 +9,7 @@ import pytest
 from rasteret_assets.geometry import hilbert_distance
 from rasteret_assets.schema import BAND_STRUCT, BBOX_TYPE
 from rasteret_assets.stages.order import RecordSorter
-from rasteret_assets.stages.row_groups import ROW_GROUP_ROWS, ROW_GROUP_TILE_BYTES, row_groups
+from rasteret_assets.stages.row_groups import ROW_GROUP_TILE_BYTES, group_rows, row_groups
 
 ROWS = 3000
 TILE_TABLES = ("tile_offsets", "tile_byte_counts")
@@ -75,12 +75,21 @@ def weighed(tiles: list[int | None], *, in_overviews: bool) -> pa.Table:
 
 
 def test_row_groups_are_full_however_the_rows_come() -> None:
-    table = pa.table({"id": pa.array(np.arange(2 * ROW_GROUP_ROWS + 5).astype(str))})
-    for cut in (7, ROW_GROUP_ROWS - 1, ROW_GROUP_ROWS, 10**9):
+    most = 500
+    table = pa.table({"id": pa.array(np.arange(2 * most + 5).astype(str))})
+    for cut in (7, most - 1, most, 10**9):
         pieces = [pa.Table.from_batches([batch]) for batch in table.combine_chunks().to_batches(cut)]
-        groups = list(row_groups(pieces))
-        assert [group.num_rows for group in groups] == [ROW_GROUP_ROWS, ROW_GROUP_ROWS, 5]
+        groups = list(row_groups(pieces, most))
+        assert [group.num_rows for group in groups] == [most, most, 5]
         assert pa.concat_tables(groups).equals(table)
+
+
+def test_row_groups_grow_with_the_file_within_bounds() -> None:
+    sizes = [group_rows(rows) for rows in (0, 1, 10_000, 100_000, 1_000_000, 100_000_000)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (1000, 10_000)
+    # Four times as many rows, twice as many in a group.
+    assert group_rows(800_000) == pytest.approx(2 * group_rows(200_000), rel=0.01)
 
 
 @pytest.mark.parametrize("in_overviews", [False, True], ids=["bands", "overviews"])
@@ -91,4 +100,4 @@ def test_row_groups_end_where_their_tile_tables_are_large(in_overviews: bool) ->
     expected = [["0", "1", "2"], ["3", "4"], ["5"], ["6", "7"], ["8"], ["9", "10"]]
     for cut in (1, 2, 3, 5, 11):
         pieces = [table.slice(first, cut) for first in range(0, table.num_rows, cut)]
-        assert [group["id"].to_pylist() for group in row_groups(pieces)] == expected
+        assert [group["id"].to_pylist() for group in row_groups(pieces, 10**6)] == expected
