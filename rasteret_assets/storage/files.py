@@ -37,6 +37,7 @@ _AS_IN_MEMORY: Final = frozenset({"PLAIN", "RLE"})
 
 _WRITING: Final = ".writing"
 _JSON_LOOKS: Final = 5
+_MOVES: Final = 20
 _PIECE_BYTES: Final = 8 * 1024 * 1024
 # What a killed process left behind is taken away once nobody can be writing it any more.
 _ABANDONED_AFTER_S: Final = 24 * 3600
@@ -221,7 +222,6 @@ class Files:
         if self._is_local:
             folder = Path(self.stages) / _WRITING
             folder.mkdir(parents=True, exist_ok=True)
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
         else:
             folder = Path(tempfile.gettempdir())
         beside = folder / uuid.uuid4().hex
@@ -233,7 +233,7 @@ class Files:
     def _put(self, beside: str, path: str) -> None:
         """Put a finished file in its place in one step."""
         if self._is_local:
-            Path(beside).replace(path)
+            _move(Path(beside), Path(path))
             return
         content = pa.memory_map(beside).read_buffer()
         with self.fs.open_output_stream(path) as sink:
@@ -277,6 +277,19 @@ def digest_of(fs: pafs.FileSystem, path: str) -> str:
         while piece := stream.read(_PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _move(source: Path, target: Path) -> None:
+    """Give a file the place of another in one step, although others take away folders that are empty at this moment."""
+    for attempt in range(_MOVES):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(target)
+        except FileNotFoundError:
+            if attempt + 1 == _MOVES or not source.exists():
+                raise
+        else:
+            return
 
 
 def _damaged(path: str, error: Exception) -> CollectionError:

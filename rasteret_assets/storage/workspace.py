@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.fs as pafs
@@ -76,12 +77,17 @@ class Workspace(Files):
             return False
         self.fs.delete_file(path)
         folder = path.rpartition("/")[0]
-        while folder not in (self.published, self.stages) and folder.startswith((self.published, self.stages)):
-            if self.fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True)):
-                break
-            if self.fs.get_file_info(folder).type == pafs.FileType.Directory:
-                self.fs.delete_dir(folder)
-            folder = folder.rpartition("/")[0]
+        if self._is_local:
+            while folder not in (self.published, self.stages) and folder.startswith((self.published, self.stages)):
+                try:
+                    # Never with what is in it: another partition may be putting its file there at this moment.
+                    Path(folder).rmdir()
+                except OSError:
+                    break
+                folder = folder.rpartition("/")[0]
+        elif folder.startswith(f"{self.published}/") and not self.fs.get_file_info(pafs.FileSelector(folder)):
+            # A marker that is left of the partition's own folder; those above it are others' too.
+            self.fs.delete_dir(folder)
         return True
 
     # --- partitions --------------------------------------------------------------------------------------------------
@@ -106,5 +112,5 @@ class Workspace(Files):
 
     def exists(self) -> bool:
         """Whether anything was published here."""
-        selector = pafs.FileSelector(self.published, allow_not_found=True)
-        return bool(self.fs.get_file_info(selector))
+        selector = pafs.FileSelector(self.published, allow_not_found=True, recursive=True)
+        return any(info.type == pafs.FileType.File for info in self.fs.get_file_info(selector))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,6 +68,22 @@ def test_removing_the_last_file_removes_its_folders(workspace: Workspace) -> Non
     assert workspace.read_table(second) is not None
     assert workspace.remove(second)
     assert not workspace.remove(second)
+    assert not workspace.exists()
+
+
+def test_removing_one_partition_never_takes_another_along(tmp_path: Path) -> None:
+    # Both lie in one folder, which is taken away whenever it is empty.
+    workspace = Workspace.at(str(tmp_path / "s2_records"))
+
+    def come_and_go(month: int) -> None:
+        path = workspace.published_file(f"2024-{month:02}")
+        for _ in range(150):
+            workspace.write_table(path, TABLE)
+            assert workspace.read_table(path) == TABLE
+            assert workspace.remove(path)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(come_and_go, range(1, 5)))
     assert not workspace.exists()
 
 
