@@ -174,7 +174,7 @@ class Files:
             before: called with the finished file before it is put in its place.
             options: of ``pyarrow.parquet.ParquetWriter``.
         """
-        with self._beside(path) as beside:
+        with self._beside() as beside:
             with pq.ParquetWriter(beside, schema, **options) as parquet:
                 writer = TableWriter(parquet, row_group_size)
                 yield writer
@@ -208,7 +208,7 @@ class Files:
     def write_json(self, path: str, document: Any) -> None:
         """Write a JSON document (sorted keys), replacing what was there in one step."""
         text = json.dumps(document, sort_keys=True, indent=1).encode()
-        with self._beside(path) as beside:
+        with self._beside() as beside:
             Path(beside).write_bytes(text)
             self._put(beside, path)
 
@@ -217,8 +217,8 @@ class Files:
         return bool(self.fs.type_name == "local")
 
     @contextmanager
-    def _beside(self, path: str) -> Iterator[str]:
-        """A local file to write what is to become ``path``; it is gone afterwards, whatever happens."""
+    def _beside(self) -> Iterator[str]:
+        """A local file to write what is to be put in place; it is gone afterwards, whatever happens."""
         if self._is_local:
             folder = Path(self.stages) / _WRITING
             folder.mkdir(parents=True, exist_ok=True)
