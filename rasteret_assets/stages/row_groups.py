@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from rasteret_assets.schema import is_band_field
 
 #: Rows of a row group at least and at most, where rows are small.
-FEWEST_ROWS: Final = 1000
+FEWEST_ROWS: Final = 2_000
 MOST_ROWS: Final = 10_000
 #: Bytes of tile tables in a row group, as they are in memory; a single record may exceed them.
 ROW_GROUP_TILE_BYTES: Final = 32 * 2**20

@@ -23,7 +23,7 @@ from rasteret_assets.errors import (
 )
 
 #: Requests a host is given before it has answered any.
-FIRST_LIMIT: Final = 64
+FIRST_LIMIT: Final = 32
 #: Failures without a single answer that make a host dead for the rest of the fetch.
 DEAD_AFTER: Final = 8
 #: Seconds without an answer, while at least this many failures and refusals come, that make any host dead.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from rasteret_assets.errors import TiffError
-from rasteret_assets.tiff.buffer import SparseBuffer
+from rasteret_assets.tiff.buffer import NeedBytes, SparseBuffer
 from rasteret_assets.tiff.constants import REAL_TYPES, PlanarConfiguration, Tag
 from rasteret_assets.tiff.ifd import read_first_ifd
 from rasteret_assets.tiff.overviews import Trail, read_overviews
@@ -113,8 +113,11 @@ class HeaderFamily:
         entries, layout, grid = directory.entries, directory.layout, directory.grid
         kind, count, tiepoint_at, size = entries.get(Tag.MODEL_TIEPOINT, (0, 0, 0, 0))
         trail = Trail()
-        if overviews:
-            read_overviews(ifd, directory.end, trail)
+        try:
+            if overviews:
+                read_overviews(ifd, directory.end, trail)
+        except NeedBytes:
+            return None  # the chain leads out of these bytes, and for this file out of the file
         pairs = [(entries[grid.offsets_tag], entries[grid.counts_tag]), *trail.tables]
         if kind not in (_FLOAT, _DOUBLE) or count < 6 or trail.is_broken or any(
             table[0] not in (_SHORT, _LONG, _LONG8) for pair in pairs for table in pair

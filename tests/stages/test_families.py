@@ -153,6 +153,16 @@ def test_what_ends_the_chain_of_directories_counts_too() -> None:
     assert family.match(file) is None
 
 
+def test_a_chain_that_leads_out_of_the_file_has_no_family() -> None:
+    file = FILES["cog"]
+    first = int.from_bytes(file[4:8], "little")
+    link = first + 2 + 12 * int.from_bytes(file[first : first + 2], "little")
+    cut = bytearray(file[: family_of(file, overviews=False).end + 8])
+    cut[link : link + 4] = (len(cut) + 4).to_bytes(4, "little")
+    assert parse_header([(0, bytes(cut))], size=len(cut)).overviews == ()
+    assert HeaderFamily.of(bytes(cut), overviews=True) is None
+
+
 def second_directory(file: bytes) -> int:
     """Where the second directory of a little-endian TIFF lies."""
     first = int.from_bytes(file[4:8], "little")
