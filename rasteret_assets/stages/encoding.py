@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from rasteret_assets.schema import BBOX, GEOMETRY, HREF, ID, is_band_field
 
 #: Rows that are enough to judge a column by.
-SAMPLE_ROWS: Final = 1000
+SAMPLE_ROWS: Final = 256
 _ZSTD_LEVEL: Final = 3
 #: What compression must save of a column: this share, and so many bytes a row.
 _LEAST_SHARE_SAVED: Final = 0.1
@@ -77,7 +77,8 @@ def parquet_options(schema: pa.Schema, sample: pa.Table) -> dict[str, Any]:
 def _worth_compressing(sample: pa.Table, options: Mapping[str, Any]) -> set[str]:
     """Paths of the columns that compression makes smaller by enough."""
     sink = io.BytesIO()
-    pq.write_table(sample, sink, compression="zstd", compression_level=_ZSTD_LEVEL, **options)
+    bare = {**options, "write_statistics": False, "write_page_index": False}
+    pq.write_table(sample, sink, compression="zstd", compression_level=_ZSTD_LEVEL, **bare)
     metadata = pq.ParquetFile(sink).metadata
     chunks = [
         metadata.row_group(group).column(leaf)

@@ -23,7 +23,7 @@ from rasteret_assets.geometry import hilbert_distance
 from rasteret_assets.schema import BBOX, ID
 
 #: Arrow bytes that are sorted in memory at once.
-SORT_BYTES: Final = 192 * 2**20
+SORT_BYTES: Final = 128 * 2**20
 #: Runs that are merged at once; each has a piece of ``SORT_BYTES / MERGED_RUNS`` bytes in memory.
 MERGED_RUNS: Final = 48
 _TAKEN_BYTES: Final = 24 * 2**20
