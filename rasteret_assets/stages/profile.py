@@ -97,7 +97,7 @@ class SourceProfile:
         }
         return cls(
             fingerprint=document["fingerprint"], partitions=_partitions(document["partitions"]), parts=parts,
-            repeats_ids=document["repeats_ids"], **lists,
+            repeats_ids=document.get("repeats_ids", True), **lists,
         )  # fmt: skip
 
     @property
