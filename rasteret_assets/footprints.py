@@ -72,7 +72,7 @@ def _ring_bounds(column: pa.Array) -> npt.NDArray[np.float64] | None:
     content = np.frombuffer(column.buffers()[2] or b"", np.uint8)
     bounds = np.full((len(column), 4), np.nan)
     valid = np.asarray(column.is_valid())
-    for size in np.flatnonzero(np.bincount(sizes[valid])):
+    for size in np.unique(sizes[valid]):
         points, rest = divmod(int(size) - _HEAD, _POINT)
         if rest or points < _FEWEST_POINTS:
             return None

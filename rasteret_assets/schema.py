@@ -68,6 +68,10 @@ REJECT_CLASS: Final = "reject_class"
 #: Raised whenever the parser would describe a file differently than before: stored headers of an older one are re-read.
 PARSER_VERSION: Final = 3
 
+#: The fields of a band, and of each of its overviews, that hold a value per tile.
+TILE_TABLES: Final = ("tile_offsets", "tile_byte_counts")
+OVERVIEWS: Final = "overviews"
+
 #: One overview of a band: a smaller copy of its image, on the same outline, with tiles of its own.
 OVERVIEW_STRUCT: Final = pa.struct(
     [
@@ -75,8 +79,7 @@ OVERVIEW_STRUCT: Final = pa.struct(
         ("image_height", pa.int32()),
         ("tile_width", pa.int32()),
         ("tile_height", pa.int32()),
-        ("tile_offsets", pa.list_(pa.int64())),
-        ("tile_byte_counts", pa.list_(pa.int64())),
+        *((name, pa.list_(pa.int64())) for name in TILE_TABLES),
         ("jpeg_tables", pa.string()),
     ]
 )
@@ -91,8 +94,7 @@ BAND_STRUCT: Final = pa.struct(
         ("transform", pa.list_(pa.float64())),
         ("predictor", pa.int32()),
         ("compression", pa.int32()),
-        ("tile_offsets", pa.list_(pa.int64())),
-        ("tile_byte_counts", pa.list_(pa.int64())),
+        *((name, pa.list_(pa.int64())) for name in TILE_TABLES),
         ("pixel_scale", pa.list_(pa.float64())),
         ("tiepoint", pa.list_(pa.float64())),
         ("nodata", pa.float64()),
@@ -106,7 +108,7 @@ BAND_STRUCT: Final = pa.struct(
         ("crs", pa.string()),
         ("nodata_text", pa.string()),
         ("jpeg_tables", pa.string()),  # base64: readers that go through JSON know no bytes inside a struct
-        ("overviews", pa.list_(OVERVIEW_STRUCT)),  # from the finest to the coarsest; null where there are none
+        (OVERVIEWS, pa.list_(OVERVIEW_STRUCT)),  # from the finest to the coarsest; null where there are none
     ]
 )
 CONTRACT_BAND_FIELDS: Final = tuple(field.name for field in BAND_STRUCT)[:17]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.checks.finding import Finding, some
-from rasteret_assets.schema import HREF, ID, STATUS_OK
+from rasteret_assets.schema import HREF, ID, STATUS_OK, TILE_TABLES
 from rasteret_assets.stages.bands import count_failures
 from rasteret_assets.stages.ledger import failure_rows
 from rasteret_assets.storage.urls import redact
@@ -20,7 +20,7 @@ from rasteret_assets.storage.urls import redact
 TILE_COLUMNS: Final = (
     ID, "band", HREF, "status", "content_length",
     *(f"header.{name}" for name in (
-        "image_width", "image_height", "tile_width", "tile_height", "tile_offsets", "tile_byte_counts"
+        "image_width", "image_height", "tile_width", "tile_height", *TILE_TABLES
     )),
 )  # fmt: skip
 
@@ -111,7 +111,7 @@ def one_row_per_band(ids: pa.ChunkedArray, ledger: pa.Table) -> Finding:
 def _tile_problems(ok: pa.RecordBatch) -> tuple[dict[str, npt.NDArray[np.bool_]], int]:
     """Rows by what is wrong with their tiles, and the number of all tiles."""
     header = ok.column("header")
-    offsets, counts = (pc.struct_field(header, name) for name in ("tile_offsets", "tile_byte_counts"))
+    offsets, counts = (pc.struct_field(header, name) for name in TILE_TABLES)
     tiles, stored = _lengths(offsets), _lengths(counts)
     off_grid = (tiles != stored) | (tiles != _expected_tiles(header))
     if (tiles != stored).any():

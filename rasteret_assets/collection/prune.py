@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rasteret_assets.schema import BBOX
+from rasteret_assets.schema import BBOX, BBOX_TYPE
 
 Boxes = npt.NDArray[np.float64]
 
-_AXES: Final = ("xmin", "ymin", "xmax", "ymax")
+_AXES: Final = tuple(axis.name for axis in BBOX_TYPE)
 
 
 def groups_near(file: pq.ParquetFile, areas: Sequence[Boxes]) -> list[int]:

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasteret_assets.schema import BBOX, GEOMETRY, HREF, ID, is_band_field
+from rasteret_assets.schema import BBOX, GEOMETRY, HREF, ID, TILE_TABLES, is_band_field
 
 #: Rows that are enough to judge a column by.
 SAMPLE_ROWS: Final = 256
@@ -27,9 +27,6 @@ _ZSTD_LEVEL: Final = 3
 #: What compression must save of a column: this share, and so many bytes a row.
 _LEAST_SHARE_SAVED: Final = 0.1
 _LEAST_BYTES_SAVED: Final = 1
-
-#: Of a band and of each of its overviews.
-_TILE_TABLES: Final = frozenset({"tile_offsets", "tile_byte_counts"})
 
 
 class _Leaf(NamedTuple):
@@ -42,7 +39,7 @@ class _Leaf(NamedTuple):
     @property
     def encoding(self) -> str | None:
         """The encoding that beats dictionary and plain pages, if one does."""
-        if is_band_field(self.field) and not _TILE_TABLES.isdisjoint(self.inside.split(".")):
+        if is_band_field(self.field) and not set(TILE_TABLES).isdisjoint(self.inside.split(".")):
             return "DELTA_BINARY_PACKED"
         return "BYTE_STREAM_SPLIT" if self.field.name == BBOX else None
 

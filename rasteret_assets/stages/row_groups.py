@@ -16,16 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasteret_assets.schema import is_band_field
+from rasteret_assets.schema import OVERVIEWS, TILE_TABLES, is_band_field
 
 #: Rows of a row group at least and at most, where rows are small.
 FEWEST_ROWS: Final = 2_000
 MOST_ROWS: Final = 10_000
 #: Bytes of tile tables in a row group, as they are in memory; a single record may exceed them.
 ROW_GROUP_TILE_BYTES: Final = 32 * 2**20
-
-_TABLES: Final = ("tile_offsets", "tile_byte_counts")
-_OVERVIEWS: Final = "overviews"
 
 
 def group_rows(rows: int) -> int:
@@ -79,9 +76,9 @@ def _tile_bytes(table: pa.Table) -> npt.NDArray[np.int64]:
 def _table_bytes(headers: pa.StructArray) -> npt.NDArray[np.int64]:
     """Bytes ``[N]`` of the tile tables of structs of one band, or of structs of overviews."""
     total = np.zeros(len(headers), np.int64)
-    for name in _TABLES:
+    for name in TILE_TABLES:
         total += 8 * _lengths(pc.struct_field(headers, [headers.type.get_field_index(name)]))
-    if (position := headers.type.get_field_index(_OVERVIEWS)) >= 0:
+    if (position := headers.type.get_field_index(OVERVIEWS)) >= 0:
         overviews = pc.struct_field(headers, [position])
         # A sum per record, however many overviews each has.
         sums = np.concatenate([[0], np.cumsum(_table_bytes(overviews.flatten()))])

@@ -9,17 +9,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Collection, Sequence
 from operator import attrgetter
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rasteret_assets.schema import BAND_INDEX, BAND_STRUCT, OVERVIEW_STRUCT
+from rasteret_assets.schema import BAND_INDEX, BAND_STRUCT, OVERVIEW_STRUCT, OVERVIEWS, TILE_TABLES
 from rasteret_assets.tiff import FamilyMember, HeaderFamily, TiffHeader
-
-_TABLES: Final = ("tile_offsets", "tile_byte_counts")
-_OVERVIEWS: Final = ("overviews",)
 
 Header = TiffHeader | FamilyMember | None
 Tables = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
@@ -63,20 +59,20 @@ def _together(
     models = _single([members[row].header() for row in firsts], [band_indices[row] for row in firsts])
     image, *overviews = family.stack_tables(members, part)
     # What is replaced below is not repeated: tables are nearly all of a header.
-    columns = _repeated(models, codes, {*_TABLES, *(_OVERVIEWS if overviews else ())})
-    columns |= dict(zip(_TABLES, map(_equal_lists, image), strict=True))
+    columns = _repeated(models, codes, {*TILE_TABLES, *((OVERVIEWS,) if overviews else ())})
+    columns |= dict(zip(TILE_TABLES, map(_equal_lists, image), strict=True))
     for name, values in (("transform", [m.transform for m in members]), ("tiepoint", [m.tiepoint for m in members])):
         columns[name] = _equal_lists(np.array(values, np.float64)).cast(BAND_STRUCT.field(name).type)
     if overviews:
-        columns["overviews"] = _overviews_together(models.field("overviews")[0].values, overviews)
+        columns[OVERVIEWS] = _overviews_together(models.field(OVERVIEWS)[0].values, overviews)
     return pa.StructArray.from_arrays([columns[child.name] for child in BAND_STRUCT], fields=list(BAND_STRUCT))
 
 
 def _overviews_together(model: pa.StructArray, tables: Sequence[Tables]) -> pa.ListArray:
     """The overviews of N headers, given those of one of them and the tables of each, ``int64[N, tiles]``."""
     count, rows = len(tables), len(tables[0][0])
-    columns = _repeated(model, np.tile(np.arange(count), rows), _TABLES)
-    for position, name in enumerate(_TABLES):
+    columns = _repeated(model, np.tile(np.arange(count), rows), TILE_TABLES)
+    for position, name in enumerate(TILE_TABLES):
         parts = [pair[position] for pair in tables]
         lengths = np.tile([part.shape[1] for part in parts], rows)
         columns[name] = _list_array(lengths, np.concatenate(parts, axis=1).ravel())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from rasteret_assets.errors import TiffError
-from rasteret_assets.tiff.buffer import NeedBytes, SparseBuffer
+from rasteret_assets.tiff.buffer import NeedBytes, SparseBuffer, merge_ranges
 from rasteret_assets.tiff.constants import REAL_TYPES, PlanarConfiguration, Tag
 from rasteret_assets.tiff.ifd import read_first_ifd
 from rasteret_assets.tiff.overviews import Trail, read_overviews
@@ -134,10 +134,9 @@ class HeaderFamily:
         outside = [span for span in own if span[1] - span[0] > layout.inline]
         if end > len(data) or _overlap(own, [*others, *directory.shared_spans]) or _overlap(outside, blocks):
             return None
-        spans = [*blocks, *others]
         return cls(
             directory=directory,
-            fixed=tuple((start, last, data[start:last]) for start, last in _without(_merged(spans), own)),
+            fixed=tuple((start, last, data[start:last]) for start, last in _without([*blocks, *others], own)),
             images=tuple(Image(*(_table(directory, table) for table in pair)) for pair in pairs),
             long_tables=tuple(
                 slice(at + (7 if layout.order == "<" else 0), at + size, 8)
@@ -176,8 +175,13 @@ class HeaderFamily:
 
     def band_part(self, band_index: int) -> int:
         """Which part of every table holds a band: 0 where a tile holds all of them."""
-        separate = self.directory.grid.planar_configuration == PlanarConfiguration.SEPARATE
-        return band_index if separate else 0
+        return band_index if self._parts > 1 else 0
+
+    @property
+    def _parts(self) -> int:
+        """Parts of every table: one, or one per band where a tile holds one band."""
+        grid = self.directory.grid
+        return grid.samples_per_pixel if grid.planar_configuration == PlanarConfiguration.SEPARATE else 1
 
     def stack_tables(
         self, members: Sequence[FamilyMember], part: int
@@ -188,10 +192,8 @@ class HeaderFamily:
             members: N members of this family.
             part: of every table, from :meth:`band_part`.
         """
-        grid = self.directory.grid
-        parts = grid.samples_per_pixel if grid.planar_configuration == PlanarConfiguration.SEPARATE else 1
         tables = [table for image in self.images for table in image]
-        stacked = [np.empty((len(members), table.values // parts), np.int64) for table in tables]
+        stacked = [np.empty((len(members), table.values // self._parts), np.int64) for table in tables]
         # A few megabytes at a time, which the allocator hands out again and again: memory that is touched for the
         # first time costs more than everything else here.
         step = max(1, _STACKED_BYTES // self.end)
@@ -216,20 +218,10 @@ def _overlap(ones: Iterable[tuple[int, int]], others: Sequence[tuple[int, int]])
     return any(start < last and first < end for start, end in ones for first, last in others)
 
 
-def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans in order, those that touch or overlap joined."""
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
-        else:
-            merged.append((start, end))
-    return merged
-
-
 def _without(spans: Iterable[tuple[int, int]], own: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans, cut where they hold something of a file's own."""
-    left = list(spans)
+    """Spans in order, joined where they touch and cut where they hold something of a file's own."""
+    joined = merge_ranges(((start, end - start) for start, end in spans), gap=0)
+    left = [(start, start + length) for start, length in joined]
     for first, last in own:
         left = [
             part for start, end in left for part in ((start, min(end, first)), (max(start, last), end))

@@ -145,7 +145,8 @@ def test_what_ends_the_chain_of_directories_counts_too() -> None:
     file = FILES["cog"]
     whole = family_of(file)
     assert len(whole.images) > 1
-    second = second_directory(file)
+    link = first_link(file)
+    second = int.from_bytes(file[link : link + 4], "little")
     ended = bytearray(file)
     ended[second : second + 2] = b"\0\0"
     family = family_of(bytes(ended))
@@ -155,16 +156,14 @@ def test_what_ends_the_chain_of_directories_counts_too() -> None:
 
 def test_a_chain_that_leads_out_of_the_file_has_no_family() -> None:
     file = FILES["cog"]
-    first = int.from_bytes(file[4:8], "little")
-    link = first + 2 + 12 * int.from_bytes(file[first : first + 2], "little")
+    link = first_link(file)
     cut = bytearray(file[: family_of(file, overviews=False).end + 8])
     cut[link : link + 4] = (len(cut) + 4).to_bytes(4, "little")
     assert parse_header([(0, bytes(cut))], size=len(cut)).overviews == ()
     assert HeaderFamily.of(bytes(cut), overviews=True) is None
 
 
-def second_directory(file: bytes) -> int:
-    """Where the second directory of a little-endian TIFF lies."""
+def first_link(file: bytes) -> int:
+    """Where the first directory of a little-endian TIFF says where the second one lies."""
     first = int.from_bytes(file[4:8], "little")
-    link = first + 2 + 12 * int.from_bytes(file[first : first + 2], "little")
-    return int.from_bytes(file[link : link + 4], "little")
+    return first + 2 + 12 * int.from_bytes(file[first : first + 2], "little")

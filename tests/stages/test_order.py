@@ -7,12 +7,11 @@ import pyarrow as pa
 import pytest
 
 from rasteret_assets.geometry import hilbert_distance
-from rasteret_assets.schema import BAND_STRUCT, BBOX_TYPE
+from rasteret_assets.schema import BAND_STRUCT, BBOX_TYPE, TILE_TABLES
 from rasteret_assets.stages.order import RecordSorter
 from rasteret_assets.stages.row_groups import ROW_GROUP_TILE_BYTES, group_rows, row_groups
 
 ROWS = 3000
-TILE_TABLES = ("tile_offsets", "tile_byte_counts")
 
 
 def records(rows: int = ROWS) -> pa.Table:
