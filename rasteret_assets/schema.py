@@ -42,7 +42,9 @@ BAND_INDEX: Final = "band_index"
 REQUIRED_COLUMNS: Final = (ID, DATETIME, GEOMETRY, ASSETS)
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
-BBOX_TYPE: Final = pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
+#: The fields of a bbox, in this order.
+BBOX_AXES: Final = ("xmin", "ymin", "xmax", "ymax")
+BBOX_TYPE: Final = pa.struct([(axis, pa.float64()) for axis in BBOX_AXES])
 
 #: The normalized columns whose type is fixed; ``assets`` is a struct whose fields the source decides.
 RECORD_FIELDS: Final[dict[str, pa.DataType]] = {

@@ -14,6 +14,7 @@ import shapely
 from harness import Job, measure
 
 from rasteret_assets import create_backend
+from rasteret_assets.schema import TILE_TABLES
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.bands import BandMetadata, count_failures, read_band_metadata
 from rasteret_assets.stages.normalize import normalize_records
@@ -51,7 +52,7 @@ def judge(job: Job, result: BandMetadata) -> dict[str, Any]:
     oracle = json.loads(Path(job.oracle).read_text())
     header = table.filter(pc.equal(table["status"], "ok"))["header"].combine_chunks()
     right = np.ones(len(header), bool)
-    for name, truth in (("tile_offsets", oracle["offsets"]), ("tile_byte_counts", oracle["byte_counts"])):
+    for name, truth in zip(TILE_TABLES, (oracle["offsets"], oracle["byte_counts"]), strict=True):
         column = header.field(name)
         fits = np.asarray(pc.equal(pc.list_value_length(column), len(truth)))
         tables = np.asarray(column.filter(pa.array(fits)).flatten()).reshape(-1, len(truth))

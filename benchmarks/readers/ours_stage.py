@@ -16,7 +16,7 @@ from harness import Job, measure
 from ours import record_table
 
 from rasteret_assets import create_backend
-from rasteret_assets.schema import BANDS
+from rasteret_assets.schema import BANDS, TILE_TABLES
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.run import run_band_metadata, run_normalized_records, run_raw_records
 from rasteret_assets.stages.scan import open_source
@@ -47,7 +47,7 @@ def judge(job: Job, ledger: str) -> dict[str, Any]:
         header = rows.filter(pc.equal(rows["status"], "ok"))["header"].combine_chunks()
         tables = [
             np.asarray(header.field(name).flatten()).reshape(-1, len(oracle[truth])) == np.array(oracle[truth])
-            for name, truth in (("tile_offsets", "offsets"), ("tile_byte_counts", "byte_counts"))
+            for name, truth in zip(TILE_TABLES, ("offsets", "byte_counts"), strict=True)
         ]
         right = int((tables[0].all(axis=1) & tables[1].all(axis=1)).sum())
         good, wrong = good + right, wrong + len(header) - right

@@ -12,6 +12,7 @@ from rasteret_assets.checks.finding import Finding, some
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import (
     BBOX,
+    BBOX_AXES,
     COLLECTION,
     CONTRACT_BAND_FIELDS,
     GEO_KEY,
@@ -127,7 +128,7 @@ def _geo_problems(schema: pa.Schema) -> Iterator[str]:
     if geo["primary_column"] != GEOMETRY or column.get("encoding") != "WKB" or "geometry_types" not in column:
         yield f"its geo footer does not describe {GEOMETRY} as WKB"
     covering = column.get("covering", {}).get("bbox", {})
-    if any(covering.get(axis) != [BBOX, axis] for axis in ("xmin", "ymin", "xmax", "ymax")):
+    if any(covering.get(axis) != [BBOX, axis] for axis in BBOX_AXES):
         yield f"its geo footer does not name {BBOX} as covering"
 
 

@@ -14,8 +14,7 @@ import pyarrow as pa
 from rasteret_assets.collection.summary import crs_code
 from rasteret_assets.collection.window import Grid, Window
 from rasteret_assets.errors import CollectionError, WindowError
-
-_TABLES = ("tile_offsets", "tile_byte_counts")
+from rasteret_assets.schema import OVERVIEWS, TILE_TABLES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -118,7 +117,7 @@ def parse_header(header: pa.StructScalar, *, band_index: int, where: str) -> Ban
             jpeg_tables=_bytes(value("jpeg_tables")),
             crs=crs_code(value("epsg"), value("crs")),
         )
-        parsed = replace(parsed, overviews=_overviews(parsed, header["overviews"] if "overviews" in names else None))
+        parsed = replace(parsed, overviews=_overviews(parsed, header[OVERVIEWS] if OVERVIEWS in names else None))
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, WindowError) as error:
         raise CollectionError(f"the header of {where} contradicts itself ({error}): index it again") from error
     if min(parsed.tile_width, parsed.tile_height) < 1 or not 0 <= index < samples or dtype.kind not in "iuf":
@@ -134,7 +133,7 @@ def _tiles(image: pa.StructScalar, grid: Grid) -> dict[str, Any]:
     width, height = int(image["tile_width"].as_py()), int(image["tile_height"].as_py())
     down, across = -(-grid.height // height), -(-grid.width // width)
     # Copied: a view would keep the tables of a whole batch of records in memory for the sake of one.
-    tables = {name: image[name].values.to_numpy().copy().reshape(down, across) for name in _TABLES}
+    tables = {name: image[name].values.to_numpy().copy().reshape(down, across) for name in TILE_TABLES}
     return {"tile_width": width, "tile_height": height, **tables}
 
 

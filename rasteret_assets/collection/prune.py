@@ -8,18 +8,15 @@ hundredth of a record, so they are read before the others are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rasteret_assets.schema import BBOX, BBOX_TYPE
+from rasteret_assets.schema import BBOX, BBOX_AXES
 
 Boxes = npt.NDArray[np.float64]
-
-_AXES: Final = tuple(axis.name for axis in BBOX_TYPE)
 
 
 def groups_near(file: pq.ParquetFile, areas: Sequence[Boxes]) -> list[int]:
@@ -35,7 +32,7 @@ def groups_near(file: pq.ParquetFile, areas: Sequence[Boxes]) -> list[int]:
     counts = [file.metadata.row_group(int(group)).num_rows for group in candidates]
     column = file.read_row_groups(candidates.tolist(), columns=[BBOX], use_threads=False)[BBOX].combine_chunks()
     # Rows without a box meet nothing, as NaN does.
-    xmin, ymin, xmax, ymax = (np.asarray(pc.fill_null(pc.struct_field(column, axis), np.nan)) for axis in _AXES)
+    xmin, ymin, xmax, ymax = (np.asarray(pc.fill_null(pc.struct_field(column, axis), np.nan)) for axis in BBOX_AXES)
     met = np.ones(len(column), bool)
     for boxes in areas:
         meets = np.zeros(len(column), bool)
@@ -72,10 +69,10 @@ def _groups_by_statistics(metadata: pq.FileMetaData, areas: Sequence[Boxes]) -> 
 def _ranges(metadata: pq.FileMetaData) -> npt.NDArray[np.float64] | None:
     """Smallest and largest value of every axis in every row group, ``[groups, 4, 2]``; None without such columns."""
     places = {metadata.schema.column(leaf).path: leaf for leaf in range(metadata.num_columns)}
-    leaves = [places.get(f"{BBOX}.{axis}") for axis in _AXES]
+    leaves = [places.get(f"{BBOX}.{axis}") for axis in BBOX_AXES]
     if None in leaves:
         return None
-    ranges = np.full((metadata.num_row_groups, len(_AXES), 2), np.nan)
+    ranges = np.full((metadata.num_row_groups, len(BBOX_AXES), 2), np.nan)
     for group in range(metadata.num_row_groups):
         chunks = metadata.row_group(group)
         for axis, leaf in enumerate(leaves):

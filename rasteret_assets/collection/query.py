@@ -156,7 +156,7 @@ def _overlaps(box: Bounds) -> pc.Expression:
     do not compare two columns. ``xmin > 0 > xmax`` says the same of every footprint narrower than half the globe, and
     prunes.
     """
-    xmin, ymin, xmax, ymax = (pc.field(schema.BBOX, name) for name in ("xmin", "ymin", "xmax", "ymax"))
+    xmin, ymin, xmax, ymax = (pc.field(schema.BBOX, name) for name in schema.BBOX_AXES)
     west, south, east, north = box
     plain = (xmin <= east) & (xmax >= west)
     crossing = (xmin > 0) & (xmax < 0) & ((xmin <= east) | (xmax >= west))

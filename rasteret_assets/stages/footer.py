@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from rasteret_assets.geometry import wkb_types
 from rasteret_assets.schema import (
     BBOX,
+    BBOX_AXES,
     COLLECTION_VERSION,
     COLLECTION_VERSION_KEY,
     DATA_SOURCE_KEY,
@@ -111,7 +112,7 @@ def _geo(facts: PublishedFacts, *, native: bool) -> dict[str, Any]:
     column: dict[str, Any] = {
         "encoding": "WKB",
         "geometry_types": sorted(facts.geometry_types),
-        "covering": {"bbox": {axis: [BBOX, axis] for axis in ("xmin", "ymin", "xmax", "ymax")}},
+        "covering": {"bbox": {axis: [BBOX, axis] for axis in BBOX_AXES}},
     }
     if facts.bbox is not None:
         column["bbox"] = facts.bbox

@@ -82,9 +82,7 @@ def _overviews_together(model: pa.StructArray, tables: Sequence[Tables]) -> pa.L
     return _list_array(np.full(rows, count), values)
 
 
-def _repeated(
-    structs: pa.StructArray, rows: npt.ArrayLike, left_out: Collection[str]
-) -> dict[str, pa.Array]:  # fmt: skip
+def _repeated(structs: pa.StructArray, rows: npt.ArrayLike, left_out: Collection[str]) -> dict[str, pa.Array]:
     """Fields of some rows of structs, by name."""
     chosen = pa.array(rows, pa.int64())
     return {child.name: structs.field(child.name).take(chosen) for child in structs.type if child.name not in left_out}
@@ -118,9 +116,9 @@ def _single(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -
         column = pa.array(list(map(attrgetter(attribute), present)), BAND_STRUCT.field(name).type)
         columns[name] = column if place is None else column.take(place)
     columns["jpeg_tables"] = pa.array([None if h is None else _text(h.jpeg_tables) for h in headers], pa.string())
-    columns["tile_offsets"] = _lists([None if t is None else t[0] for t in tiles])
-    columns["tile_byte_counts"] = _lists([None if t is None else t[1] for t in tiles])
-    columns["overviews"] = _overviews(headers, band_indices)
+    for position, name in enumerate(TILE_TABLES):
+        columns[name] = _lists([None if pair is None else pair[position] for pair in tiles])
+    columns[OVERVIEWS] = _overviews(headers, band_indices)
     columns[BAND_INDEX] = pa.array(
         [None if h is None else i for h, i in zip(headers, band_indices, strict=True)], pa.int32()
     )
@@ -140,8 +138,7 @@ def _overviews(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]
         "image_height": pa.array([o.height for o, _, _ in pairs], pa.int32()),
         "tile_width": pa.array([o.tile_width for o, _, _ in pairs], pa.int32()),
         "tile_height": pa.array([o.tile_height for o, _, _ in pairs], pa.int32()),
-        "tile_offsets": _lists([offsets for offsets, _ in tiles]),
-        "tile_byte_counts": _lists([sizes for _, sizes in tiles]),
+        **{name: _lists([pair[position] for pair in tiles]) for position, name in enumerate(TILE_TABLES)},
         "jpeg_tables": pa.array([_text(o.jpeg_tables) for o, _, _ in pairs], pa.string()),
     }
     values = pa.StructArray.from_arrays(
