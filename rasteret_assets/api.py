@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from rasteret_assets.stages.profile import profile_source
 from rasteret_assets.stages.scan import Source, open_source
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
+from rasteret_assets.storage.states import unfinished_partitions, verified_states
 from rasteret_assets.storage.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 
 def build_from_table(
@@ -47,7 +51,8 @@ def build_from_table(
     """Build a collection from a record table: one row per scene or file, with the addresses of its GeoTIFFs.
 
     With a ``name`` or a ``workspace_dir`` the collection is published as partitioned GeoParquet and opened from there;
-    where one is published already it is returned as it is, unless ``force``. Without either it stays in memory.
+    where one is published already it is returned as it is, unless ``force``; only partitions that a killed build left
+    out, or whose files are lost, are built. Without either it stays in memory.
 
     Args:
         path: path or URI of a Parquet or GeoParquet file or dataset directory, or an Arrow Table, Dataset,
@@ -93,9 +98,14 @@ def build_from_table(
     if target is None:
         return _build_in_memory(open_source(path, spec, filesystem), spec, backend)
     workspace = Workspace.at(target)
-    if workspace.exists() and not force:
-        return load(target, name=name)
-    _build(workspace, open_source(path, spec, filesystem), spec, backend, force=force)
+    unfinished = unfinished_partitions(workspace) if workspace.exists() and not force else None
+    if unfinished:
+        _log.warning(
+            "%s: %d partitions were left by a build that did not end, or their files are missing or damaged (%s); "
+            "building them", target, len(unfinished), ", ".join(unfinished[:10]),
+        )  # fmt: skip
+    if unfinished != []:
+        _build(workspace, open_source(path, spec, filesystem), spec, backend, force=force, partitions=unfinished)
     return load(target, name=name)
 
 
@@ -181,7 +191,7 @@ def _build(
     partitions: Sequence[str] | None = None,
 ) -> BuildReport:
     profile = load_profile(workspace, source, spec)
-    states = workspace.states()
+    states = verified_states(workspace)
     reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
     options = {"force": force, "revalidate": revalidate}
     with terminal_progress("headers") as progress:

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rasteret_assets import build_from_table, load
+from rasteret_assets import build_from_table, load, stages
 from rasteret_assets.errors import BandNotFoundError, EnrichmentError, InvalidRecordError, SpecError
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 
@@ -166,6 +168,27 @@ def test_a_killed_build_goes_on_where_it_was(server: RangeServer, tmp_path: Path
     published = "s2_records/year=2024/month=5/part-0.parquet"
     assert (tmp_path / "killed" / published).read_bytes() == (tmp_path / "whole" / published).read_bytes()
     assert not list((tmp_path / "killed" / "s2_stages" / "band_metadata.partial").rglob("*.parquet"))
+
+
+def test_a_collection_of_which_half_was_published_is_completed(table: pa.Table, tmp_path: Path, monkeypatch) -> None:
+    months = pa.array([datetime(2024, month, 1, tzinfo=UTC) for month in (1, 2, 3, 4)], pa.timestamp("us", tz="UTC"))
+    table = table.set_column(table.schema.get_field_index("datetime"), "datetime", months)
+
+    def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> object:
+        if key == "2024-03":
+            raise KeyboardInterrupt
+        return publish(workspace, spec, key)
+
+    publish = stages.build.run_collection
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(stages.build, "run_collection", run_collection)
+        interrupted.setattr(os, "cpu_count", lambda: 1)
+        with pytest.raises(KeyboardInterrupt):
+            build_from_table(table, name="s2", workspace_dir=tmp_path)
+    assert len(load(tmp_path / "s2_records")) < 4
+    assert len(build_from_table(table, name="s2", workspace_dir=tmp_path)) == 4
+    (tmp_path / "s2_records" / "year=2024" / "month=2" / "part-0.parquet").unlink()
+    assert len(build_from_table(table, name="s2", workspace_dir=tmp_path)) == 4
 
 
 def test_a_killed_build_leaves_a_collection_that_opens(table: pa.Table, server: RangeServer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,9 +192,25 @@ def test_damage_is_named_when_the_collection_is_opened(
     damage(Path(path) / "year=2024" / "month=2" / "part-0.parquet")
     with pytest.raises(CollectionError, match=message):
         load(path)
-    build(scenes.spec, force=True)
     Path(path, "year=2024", "month=2", "part-1.parquet").unlink(missing_ok=True)
+    scenes.requests()
+    build(scenes.spec)
     assert scenes.ids() == ["a", "b", "c", "d"]
+    assert scenes.requests() == []
+
+
+def test_lost_files_are_built_again_and_no_others(scenes: Scenes) -> None:
+    build(scenes.spec)
+    published = Path(scenes.spec.published_path or "")
+    before = {file: file.read_bytes() for file in published.rglob("*.parquet")}
+    (published / "year=2024" / "month=2" / "part-0.parquet").unlink()
+    assert {key: found.reason for key, found in plan(scenes.spec).partitions.items()} == {
+        "2024-02": "published file missing or damaged"
+    }
+    assert list(build(scenes.spec).reasons) == ["2024-02"]
+    shutil.rmtree(published)
+    assert list(build(scenes.spec).reasons) == ["2024-01", "2024-02"]
+    assert {file: file.read_bytes() for file in published.rglob("*.parquet")} == before
 
 
 def test_a_changed_byte_shows_when_every_byte_is_read(scenes: Scenes) -> None:

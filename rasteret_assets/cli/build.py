@@ -186,10 +186,11 @@ def _by_graph(
     from rasteret_assets.stages.look import load_profile
     from rasteret_assets.stages.plan import stale_partitions
     from rasteret_assets.stages.scan import open_source
+    from rasteret_assets.storage.states import verified_states
 
     workspace = workspace_of(spec)
     profile = load_profile(workspace, open_source(spec.path, spec), spec)
-    states = workspace.states()
+    states = verified_states(workspace)
     reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
     totals: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
     if reasons:
@@ -219,9 +220,10 @@ def _status(spec: CollectionSpec, instance: dg.DagsterInstance | None) -> dict[s
     from rasteret_assets.stages.look import load_profile
     from rasteret_assets.stages.plan import stale_partitions
     from rasteret_assets.stages.scan import open_source
+    from rasteret_assets.storage.states import verified_states
 
     workspace = workspace_of(spec)
-    states = workspace.states()
+    states = verified_states(workspace)
     profile = load_profile(workspace, open_source(spec.path, spec), spec)
     failures: Counter[str] = Counter()
     for state in states.values():

@@ -164,7 +164,7 @@ def _fragments(fs: pafs.FileSystem, root: str, files: list[str]) -> list[ds.Parq
             fragment.ensure_complete_metadata()
         except (OSError, pa.ArrowException) as error:
             raise CollectionError(
-                f"{file} is damaged or no Parquet file ({error}): publish its partition again, or remove it"
+                f"{file} is damaged or no Parquet file ({error}): delete it and build again"
             ) from error
         return fragment
 

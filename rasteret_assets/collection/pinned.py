@@ -108,7 +108,7 @@ def _opened(
             near = groups_near(pq.ParquetFile(file, metadata=held.metadata, pre_buffer=False), areas)
         except (OSError, pa.ArrowException) as error:
             raise CollectionError(
-                f"{fragment.path} cannot be read ({error}): publish its partition again"
+                f"{fragment.path} cannot be read ({error}): delete it and build again"
             ) from error  # fmt: skip
         return held.subset(row_group_ids=near) if near else None
 

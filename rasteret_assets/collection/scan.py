@@ -95,5 +95,5 @@ def _damaged(
                 pass
         except (OSError, pa.ArrowException) as found:
             if isinstance(fragment, ds.FileFragment):
-                return CollectionError(f"{fragment.path} cannot be read ({found}): publish its partition again")
+                return CollectionError(f"{fragment.path} cannot be read ({found}): delete it and build again")
     return CollectionError(f"the records cannot be read: {error}")

@@ -61,7 +61,8 @@ def _contents(
     for path, digest in zip(paths, digests, strict=True):
         known: list[FileFacts | None] = may_be(states[keys[path]])
         if digest not in [facts.content_hash for facts in known if facts]:
-            return f"partition {keys[path]} is damaged (the bytes of {path} are not those published): build it again"
+            damage = f"the bytes of {path} are not those published"
+            return f"partition {keys[path]} is damaged ({damage}): delete it and build again"
     return None
 
 
@@ -69,4 +70,4 @@ def _digest(fs: pafs.FileSystem, path: str) -> str:
     try:
         return digest_of(fs, path)
     except (OSError, pa.ArrowException) as error:
-        raise CollectionError(f"{path} cannot be read ({error}): publish its partition again") from error
+        raise CollectionError(f"{path} cannot be read ({error}): delete it and build again") from error

@@ -31,6 +31,7 @@ from rasteret_assets.orchestration.partitions import (
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.look import load_profile
+from rasteret_assets.storage.states import verified_states
 
 _UNFINISHED: Final = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -48,7 +49,8 @@ class Difference:
 
     Args:
         want: the source's version of every partition.
-        have: the version every published partition was built from.
+        have: the version every published partition was built from; empty where its build did not come to its end, or
+            its file is not what was published.
         busy: partitions that an unfinished run builds.
         order: all partitions in the order in which Dagster has them, or will have.
         new: those of ``order`` that are not registered yet.
@@ -66,9 +68,15 @@ class Difference:
         return [key for key in self.order if self.want.get(key) != self.have.get(key) and key not in self.busy]
 
     def reason(self, keys: Sequence[str]) -> str:
-        """Why partitions are to be built: ``new``, ``changed``, ``vanished``, or several of these."""
-        kinds = {"vanished" if key not in self.want else "new" if key not in self.have else "changed" for key in keys}
-        return ", ".join(sorted(kinds))
+        """Why partitions are to be built: ``new``, ``changed``, ``incomplete``, ``vanished``, or several of these."""
+        return ", ".join(sorted({self._reason(key) for key in keys}))
+
+    def _reason(self, key: str) -> str:
+        if key not in self.want:
+            return "vanished"
+        if key not in self.have:
+            return "new"
+        return "changed" if self.have[key] else "incomplete"
 
 
 def compare(instance: dg.DagsterInstance, filesystem: FilesystemResource, spec: CollectionSpec) -> Difference:
@@ -83,7 +91,7 @@ def compare(instance: dg.DagsterInstance, filesystem: FilesystemResource, spec: 
     # Before the states: a run that ends in between is taken for busy once, not for one that left its work undone.
     busy = busy_partitions(instance, spec)
     want = {key: profile.version(key, spec) for key in profile.partitions}
-    have = {key: str(state["source_version"]) for key, state in workspace.states().items()}
+    have = {key: str(state["source_version"]) for key, state in verified_states(workspace).items()}
     new = sorted({*want, *have} - set(registered))
     return Difference(want=want, have=have, busy=busy, order=[*registered, *new], new=new)
 
@@ -113,7 +121,8 @@ def build_requests(
     )
     requests = []
     for group in _groups(found.order, stale, failed):
-        versions = "|".join(f"{key}@{found.want.get(key)}" for key in group)
+        # What is there belongs to it: a file that is lost after its run is another reason for the same version.
+        versions = "|".join(f"{key}@{found.have.get(key)}>{found.want.get(key)}" for key in group)
         requests.append(run_request(spec, group, digest(f"{versions}#{salt}"), found.reason(group)))
     return requests
 

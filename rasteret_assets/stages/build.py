@@ -24,6 +24,7 @@ from rasteret_assets.stages.run import (
 )
 from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.states import announce_new
 from rasteret_assets.storage.workspace import Workspace
 
 # Also where nothing had to be built.
@@ -107,6 +108,8 @@ def build_partitions(
     refuse_without_headers(workspace, list(results[BANDS].values()))
     if require is not None:
         require(workspace, spec, keys)
+    # So that a build that dies among these leaves no collection that looks whole.
+    announce_new(workspace, keys)
     for group in publishing_order(workspace, keys):
         results[COLLECTION] |= _side_by_side(group, lambda key: run_collection(workspace, spec, key))
     publish_collection_document(workspace, spec)

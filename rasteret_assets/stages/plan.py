@@ -23,12 +23,14 @@ from rasteret_assets.stages.normalize import normalize_records
 from rasteret_assets.stages.profile import SourceProfile, partition_batches
 from rasteret_assets.stages.scan import Source
 from rasteret_assets.stages.targets import RETRIED_CLASSES, ledger_targets
+from rasteret_assets.storage.states import LOST, NEXT, verified_states
 from rasteret_assets.storage.workspace import Workspace
 
 NEW: Final = "new"
 CHANGED: Final = "source changed"
 RECIPE: Final = "spec, bands or parser changed"
 INTERRUPTED: Final = "interrupted build"
+LOST_FILE: Final = "published file missing or damaged"
 RETRY: Final = "headers to try again"
 FORCED: Final = "forced"
 REVALIDATED: Final = "revalidated"
@@ -125,7 +127,8 @@ def stale_partitions(
     """Partitions that a build has to touch, in order, and why.
 
     Args:
-        states: of the published partitions, by key.
+        states: of the published partitions, by key, as
+            :func:`~rasteret_assets.storage.states.verified_states` has them.
         profile: of the source.
         spec: of the collection.
         force: whether every partition is to be built.
@@ -149,7 +152,9 @@ def _reason(state: Mapping[str, Any] | None, key: str, profile: SourceProfile, s
         return GONE
     if state is None:
         return NEW
-    if "next" in state:
+    if LOST in state:
+        return LOST_FILE
+    if NEXT in state:
         return INTERRUPTED
     built, wanted = state["source_version"], profile.version(key, spec)
     if built != wanted:
@@ -177,7 +182,7 @@ def plan_build(
         only: partitions to look at; all when omitted.
     """
     profile = load_profile(workspace, source, spec)
-    states = workspace.states()
+    states = verified_states(workspace)
     reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=only)
     plans = {key: PartitionPlan(reason=reason) for key, reason in reasons.items()}
     current = sorted({*profile.partitions}.difference(plans) if only is None else set(only).difference(plans))

@@ -2,17 +2,25 @@
 
 It is the manifest a reader holds the files against, and what the next build compares the source with. A file and its
 state are two objects, so a change is announced first: while ``next`` is there, the file may be the old or the new one.
-Whatever moment a process dies at, state and file then agree one way or the other.
+Whatever moment a process dies at, state and file then agree one way or the other. Where they do not, somebody else had
+a hand in the files, and the partition is to be built again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from rasteret_assets.storage.files import Written
+from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.workspace import Workspace
+
+#: Key of a state whose file is gone, or was replaced by one that was not published.
+LOST: Final = "lost"
+
+#: Key of a state whose file is about to become what it says.
+NEXT: Final = "next"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +52,14 @@ def announce(workspace: Workspace, key: str, coming: FileFacts | None) -> None:
     The state names no source version from now on, so that a build that dies is taken up again.
     """
     state = workspace.read_json(workspace.state_file(key)) or {}
-    state |= {"source_version": "", "next": coming and coming.to_json()}
+    state |= {"source_version": "", NEXT: coming and coming.to_json()}
     workspace.write_json(workspace.state_file(key), state)
+
+
+def announce_new(workspace: Workspace, keys: Sequence[str]) -> None:
+    """Say of the partitions without a state that they are about to be published; there is no file of theirs yet."""
+    for key in sorted(set(keys).difference(workspace.states())):
+        announce(workspace, key, None)
 
 
 def commit(workspace: Workspace, key: str, facts: FileFacts, built_from: Mapping[str, Any]) -> None:
@@ -61,10 +75,35 @@ def unpublish(workspace: Workspace, key: str) -> None:
     workspace.remove(workspace.state_file(key))
 
 
+def verified_states(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """State of every published partition, held against the size of its file: by key, in key order.
+
+    One whose file is not there, or is of another size, is marked as :data:`LOST` and names no source version, so that
+    it is built again. The files' bytes are not looked at; ``load(verify="full")`` does that.
+    """
+    states = workspace.states()
+    sizes = {info.path: info.size for info in list_files(workspace.fs, workspace.published, (".parquet",))}
+    for key, state in states.items():
+        size = sizes.get(workspace.published_file(key))
+        # Read again: a build may have replaced the file, and said so, since.
+        if size not in _sizes(state) and workspace.read_json(workspace.state_file(key)) == state:
+            states[key] = {**state, "source_version": "", LOST: True}
+    return states
+
+
+def unfinished_partitions(workspace: Workspace) -> list[str]:
+    """Keys of the partitions whose file is lost, or was to be written by a build that did not come to its end."""
+    return [key for key, state in verified_states(workspace).items() if LOST in state or NEXT in state]
+
+
+def _sizes(state: Mapping[str, Any]) -> list[int | None]:
+    return [None if facts is None else facts.bytes for facts in may_be(state)]
+
+
 def may_be(state: Mapping[str, Any]) -> list[FileFacts | None]:
     """What a partition's file may be at this moment; None where there may be none."""
     possible: list[FileFacts | None] = [FileFacts.from_json(state) if "rows" in state else None]
-    if "next" in state:
-        coming = state["next"]
+    if NEXT in state:
+        coming = state[NEXT]
         possible.append(None if coming is None else FileFacts.from_json(coming))
     return possible

@@ -73,6 +73,18 @@ def test_busy_partitions_wait(built: Scenes, instance: dg.DagsterInstance) -> No
     assert waiting.skip_reason.skip_message == "2 partitions are being built; no other differs from the source"
 
 
+def test_a_published_file_that_is_lost_is_built_again(built: Scenes, instance: dg.DagsterInstance) -> None:
+    before = tick(built, instance)
+    lost = next(path for path in built.published() if "month=2/" in path)
+    (built.workspace / "scenes_records" / lost).unlink()
+    after = tick(built, instance, before.cursor)
+    assert requested(after) == ["2024-02"]
+    assert after.run_requests[0].tags["rasteret_assets/reason"] == "incomplete"
+    assert all(run.success for run in launch(built, instance, after))
+    assert lost in built.published()
+    assert built.server.paths == []
+
+
 def test_a_version_that_comes_back_gets_a_run_key_of_its_own(built: Scenes, instance: dg.DagsterInstance) -> None:
     cursor, run_keys = None, []
     for month in (3, 4, 3):
