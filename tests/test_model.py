@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from rasteret_assets import CollectionSpec, build, load, plan
 from rasteret_assets.stages import fetch
 from rasteret_assets.storage.files import TableWriter
-from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace import PART_NAME, Workspace
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 
@@ -55,6 +55,7 @@ class PublishedCollection(RuleBasedStateMachine):
         self.records: dict[str, tuple[str, int | None, int]] = {}
         self.versions = 0
         self.fetched: set[str] = set()
+        self.lost = False
         (self.folder / "source").mkdir()
         self.spec = CollectionSpec.of(
             path=self.folder / "source", name="m", workspace_dir=self.folder / "w", enrich_cog=True, band_codes=["B02"]
@@ -87,6 +88,22 @@ class PublishedCollection(RuleBasedStateMachine):
         if len(self.records) > 1:
             self.records.pop(record, None)
 
+    # --- accidents ---------------------------------------------------------------------------------------------------
+
+    @rule(which=st.integers(0, 999), cut=st.booleans())
+    def lose(self, which: int, cut: bool) -> None:
+        """Somebody deletes a file of the workspace that is no ledger of headers, or cuts a published one short."""
+        files = [path for path in sorted((self.folder / "w").rglob("*")) if path.is_file()]
+        files = [path for path in files if not path.parent.name.startswith("band_metadata")]
+        if not files:
+            return
+        file = files[which % len(files)]
+        if cut and file.name == PART_NAME:
+            file.write_bytes(file.read_bytes()[:-9])
+        else:
+            file.unlink()
+        self.lost, self.published = True, {}
+
     # --- builds ------------------------------------------------------------------------------------------------------
 
     @rule(steps=st.integers(0, 20), force=st.booleans())
@@ -111,9 +128,10 @@ class PublishedCollection(RuleBasedStateMachine):
                 if not _died(error):
                     raise
             else:
-                self.published = dict(self.records)
+                self.lost, self.published = False, dict(self.records)
         # Whatever was published is whole and of one moment per partition.
-        load(self.spec.published_path or "", verify="full").to_table()
+        if not self.lost:
+            load(self.spec.published_path or "", verify="full").to_table()
 
     @rule()
     def run(self) -> None:
@@ -126,7 +144,7 @@ class PublishedCollection(RuleBasedStateMachine):
         assert len(self.serving.paths) == len(asked)
         assert asked <= wanted - self.fetched, "a header was fetched that was known"
         self.fetched = wanted
-        self.published = dict(self.records)
+        self.lost, self.published = False, dict(self.records)
         assert not plan(self.spec).partitions
 
     @rule()
