@@ -243,7 +243,8 @@ def run_band_metadata(
     )  # fmt: skip
     ledger_schema = with_recipe(BAND_METADATA_SCHEMA, profile, version)
     with workspace.writer(path, ledger_schema, **STAGE_OPTIONS) as ledger:
-        for records, more in target_slices(workspace, key):
+        # Records without bands have no targets: they need not be read to be told so.
+        for records, more in target_slices(workspace, key) if profile.bands else ():
             for rows in reader.read(records, more):
                 ledger.write(rows)
     checkpoint.clear()
