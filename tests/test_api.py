@@ -149,7 +149,7 @@ def test_a_killed_build_goes_on_where_it_was(server: RangeServer, tmp_path: Path
     pq.write_table(record_table(names, {"B02": hrefs}, datetimes=month), source)
     server.fault = lambda path, before: time.sleep(30) if path == "/15.tif" else None
     code = (
-        "import sys; from rasteret_assets.stages import fetch; fetch.BATCH_HEADERS = 5; "
+        "import sys; from rasteret_assets.stages import fetch, rows; fetch.BATCH_HEADERS = rows.SAVED_ROWS = 5; "
         "from rasteret_assets import build_from_table; "
         "build_from_table(sys.argv[1], name='s2', workspace_dir=sys.argv[2], enrich_cog=True, max_concurrent=1)"
     )

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from rasteret_assets import CollectionSpec, build, load, plan
-from rasteret_assets.stages import fetch
+from rasteret_assets.stages import fetch, rows
 from rasteret_assets.storage.files import TableWriter
 from rasteret_assets.storage.workspace import PART_NAME, Workspace
 from tests.support.rasters import record_table, tiff_bytes
@@ -122,6 +122,7 @@ class PublishedCollection(RuleBasedStateMachine):
             for kind, name in ((Workspace, "_put"), (Workspace, "remove"), (TableWriter, "write")):
                 patched.setattr(kind, name, _counting(getattr(kind, name), count))
             patched.setattr(fetch, "BATCH_HEADERS", 2)
+            patched.setattr(rows, "SAVED_ROWS", 2)
             try:
                 build(self.spec, force=force)
             except BaseException as error:  # alone, or in the group of a task that fetched

@@ -164,7 +164,10 @@ class BandMetadataReader:
             fresh.files, self.backend, fresh.take, max_concurrent=self.max_concurrent, overviews=self.overviews,
             progress=report,
         )  # fmt: skip
-        account = run_sync(fetching)
+        try:
+            account = run_sync(fetching)
+        finally:
+            fresh.keep()
         self._before = _sum(before, account, total=before.total + account.total)
         self.account.requests += account.requests
         self.account.bytes += account.bytes

@@ -33,7 +33,8 @@ _STALL_INTERVAL_S: Final = 1.0
 #: Finished headers are handed on, and forgotten, in groups of this many, or of what a slow host gave in this time.
 BATCH_HEADERS = 4096
 BATCH_SECONDS = 15.0
-_BATCH_BYTES: Final = 16 * 1024 * 1024
+# Small groups: memory that is touched for the first time costs more than parsing.
+_BATCH_BYTES: Final = 3 * 1024 * 1024
 # What may gather behind a header that takes its time: more is handed on out of order, and a ledger then sorted.
 _MOST_HELD_BYTES: Final = 128 * 1024 * 1024
 

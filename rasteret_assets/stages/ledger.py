@@ -169,7 +169,9 @@ def read_failures(workspace: Workspace) -> Failures:
         headers = ledgers.count_rows() if ledgers else 0
         failed = ledgers.to_table([*_STORED, _FILE], filter=pc.field("error_class").is_valid()) if ledgers else None
     except (pa.ArrowInvalid, OSError) as error:
-        raise CollectionError(f"{folder}: a ledger cannot be read ({error}); delete it and build again") from error
+        raise CollectionError(
+            f"{folder}: a ledger cannot be read ({error}); delete it and build its partition with force"
+        ) from error
     if failed is None:
         raise CollectionError(
             f"no ledgers of headers in {folder}: name the folder a collection is published in (..._records), "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -37,6 +38,11 @@ FETCHED_COLUMNS = (
 #: Finished rows of this size stay in memory; more are read back from where they are kept meanwhile.
 KEPT_BYTES = 96 * 1024 * 1024
 
+#: Finished rows are given to the checkpoint when so many, so much or so old: each time it writes a file.
+SAVED_ROWS = 4096
+SAVED_BYTES = 32 * 1024 * 1024
+SAVED_SECONDS = 15.0
+
 #: The ledger is put together in steps of about this size.
 _STEP_BYTES: Final = 32 * 1024 * 1024
 _FIRST_STEP_ROWS: Final = 2048
@@ -62,7 +68,7 @@ class FreshRows:
         targets: what is to be in the ledger.
         files: the files that are asked for.
         file_of_row: for every target the position of its file, -1 where none is asked for.
-        checkpoint: keeps each group as it comes.
+        checkpoint: keeps them meanwhile.
     """
 
     def __init__(
@@ -80,6 +86,8 @@ class FreshRows:
         self._starts = np.searchsorted(file_of_row[self._by_file], np.arange(len(files) + 1))
         self._indices = targets[BAND_INDEX].combine_chunks().to_numpy(zero_copy_only=False)
         self._kept = 0
+        self._waiting: list[tuple[npt.NDArray[np.int64], pa.Table]] = []
+        self._saved_at = time.monotonic()
         #: Where each target's fetched row stands: group, -1 where there is none, and row of the group.
         self.groups = np.full(targets.num_rows, -1, np.int64)
         self.rows = np.zeros(targets.num_rows, np.int64)
@@ -98,6 +106,18 @@ class FreshRows:
         rows = np.concatenate(spans)
         served = [outcome for (_, outcome), span in zip(changed, spans, strict=True) for _ in range(len(span))]
         table = _ledger(self.targets.take(pa.array(rows)), _fresh_rows(served, self._indices[rows].tolist()))
+        self._waiting.append((rows, table))
+        if self.checkpoint is None or self._is_due:
+            self.keep()
+
+    def keep(self) -> None:
+        """Give the checkpoint what it does not have yet; to be called once more after the last group."""
+        if not self._waiting:
+            return
+        spans, tables = zip(*self._waiting, strict=True)
+        self._waiting, self._saved_at = [], time.monotonic()
+        rows = np.concatenate(spans)
+        table = tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
         self.groups[rows] = len(self.sources)
         self.rows[rows] = np.arange(len(rows))
         self.sources.append(KnownTable(table=table))
@@ -106,6 +126,15 @@ class FreshRows:
             self.saved.append(self.checkpoint.save(table))
             if self._kept > KEPT_BYTES:
                 self.sources[-1] = self.saved[-1]
+
+    @property
+    def _is_due(self) -> bool:
+        tables = [table for _, table in self._waiting]
+        return (
+            sum(table.num_rows for table in tables) >= SAVED_ROWS
+            or sum(table.nbytes for table in tables) >= SAVED_BYTES
+            or time.monotonic() - self._saved_at > SAVED_SECONDS
+        )
 
     def _stands(self, target: HeaderTarget, outcome: HeaderOutcome) -> bool:
         """Whether the header that is known stays: its file has not changed, or could not be asked just now."""

@@ -16,7 +16,7 @@ from rasteret_assets import create_backend
 from rasteret_assets.errors import EnrichmentError
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, PARSER_VERSION
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages import fetch
+from rasteret_assets.stages import fetch, rows
 from rasteret_assets.stages.bands import BandMetadata, check_enrichment, count_failures, read_band_metadata
 from rasteret_assets.stages.fetch import fetch_headers
 from rasteret_assets.stages.headers import HeaderProgress, HeaderTarget
@@ -255,6 +255,7 @@ def without_times(table: pa.Table) -> pa.Table:
 
 def test_an_interrupted_fetch_goes_on_where_it_was_kept(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "BATCH_HEADERS", 4)
+    monkeypatch.setattr(rows, "SAVED_ROWS", 4)
     names = [f"{number:02}" for number in range(30)]
     server.objects |= {f"/{name}.tif": tiff_bytes(seed=int(name)) for name in names}
     records = records_of(record_table(names, {"B02": [f"{server.url}/{name}.tif" for name in names]}))

@@ -176,7 +176,7 @@ def test_a_workspace_without_ledgers_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_ledger_is_named(workspace: Workspace) -> None:
     Path(workspace.stage_file("band_metadata", "2024-05")).write_bytes(b"PAR1")
-    with pytest.raises(CollectionError, match=r"2024-05\.parquet.*delete it and build again"):
+    with pytest.raises(CollectionError, match=r"2024-05\.parquet.*delete it and build its partition with force"):
         read_failures(workspace)
 
 
