@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from rasteret_assets.errors import RasteretAssetsError
 from rasteret_assets.storage.backend import Validators
@@ -17,8 +17,7 @@ _SHORTEST_S: Final = 1e-4
 _BIN: Final = math.log(1.1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeaderTarget:
+class HeaderTarget(NamedTuple):
     """A file whose header is wanted.
 
     Args:

@@ -119,6 +119,8 @@ class HeaderIndex:
 
     def find(self, targets: pa.Table) -> npt.NDArray[np.int64]:
         """Position in the index for every target, ``int64[N]``; -1 where its header is not known."""
+        if not len(self):
+            return np.full(targets.num_rows, -1, np.int64)
         wanted = np.concatenate(
             [np.zeros(0, np.uint64), *(_keys(batch) for batch in targets.select([HREF, BAND_INDEX]).to_batches())]
         )
@@ -160,9 +162,10 @@ def take_rows(
 
 
 def in_order(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
-    """Rows of a table in the order asked for; rows that stand in it already are not copied."""
-    if np.array_equal(order, np.arange(table.num_rows)):
-        return table
+    """Rows of a table in the order asked for; rows that stand together in that order already are not copied."""
+    first = int(order[0]) if len(order) else 0
+    if np.array_equal(order, np.arange(first, first + len(order))):
+        return table.slice(first, len(order))
     return table.combine_chunks().take(pa.array(order))
 
 

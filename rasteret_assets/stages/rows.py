@@ -105,7 +105,7 @@ class FreshRows:
         spans = [self._by_file[self._starts[file] : self._starts[file + 1]] for file, _ in changed]
         rows = np.concatenate(spans)
         served = [outcome for (_, outcome), span in zip(changed, spans, strict=True) for _ in range(len(span))]
-        table = _ledger(self.targets.take(pa.array(rows)), _fresh_rows(served, self._indices[rows].tolist()))
+        table = _ledger(in_order(self.targets, rows), _fresh_rows(served, self._indices[rows].tolist()))
         self._waiting.append((rows, table))
         if self.checkpoint is None or self._is_due:
             self.keep()

@@ -119,11 +119,11 @@ def distinct_files(
     # A file that some target needs is read without conditions, whatever is known of it for another target.
     conditional = np.ones(len(first), bool)
     conditional[codes[needed[rows]]] = False
-    chosen = targets.take(pa.array(rows[first]))
+    chosen = targets.select(["signed", "band"]).take(pa.array(rows[first]))
     known: list[Validators | None] = [None] * len(first)
     if validators is not None:
         tags = validators.take(pa.array(rows[first]))
         pairs = zip(tags["etag"].to_pylist(), tags["last_modified"].to_pylist(), conditional, strict=True)
         known = [Validators(etag, modified) if condition else None for etag, modified, condition in pairs]
     addresses = zip(chosen["signed"].to_pylist(), chosen["band"].to_pylist(), known, strict=True)
-    return [HeaderTarget(href=href, family=band, known=tags) for href, band, tags in addresses], file_of_row
+    return list(map(HeaderTarget._make, addresses)), file_of_row

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from typing import NamedTuple
 
 from rasteret_assets.errors import (
     AccessDeniedError,
@@ -31,8 +31,7 @@ _ERRORS: dict[int, type[RangeReadError]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class HttpAnswer:
+class HttpAnswer(NamedTuple):
     """An answer as it came.
 
     Args:
