@@ -36,7 +36,7 @@ FETCHED_COLUMNS = (
 )  # fmt: skip
 
 #: Finished rows of this size stay in memory; more are read back from where they are kept meanwhile.
-KEPT_BYTES = 96 * 1024 * 1024
+KEPT_BYTES = 64 * 1024 * 1024
 
 #: Finished rows are given to the checkpoint when so many, so much or so old: each time it writes a file.
 SAVED_ROWS = 4096
