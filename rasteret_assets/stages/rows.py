@@ -25,6 +25,7 @@ from rasteret_assets.schema import (
     STATUS_UNSUPPORTED,
     TIMESTAMP,
 )
+from rasteret_assets.stages.fetch import BATCH_SECONDS
 from rasteret_assets.stages.headers import HeaderOutcome, HeaderTarget
 from rasteret_assets.stages.index import HeaderIndex, KnownRows, KnownTable, in_order, take_rows
 from rasteret_assets.stages.structs import Header, header_structs
@@ -40,8 +41,9 @@ KEPT_BYTES = 64 * 1024 * 1024
 
 #: Finished rows are given to the checkpoint when so many, so much or so old: each time it writes a file.
 SAVED_ROWS = 4096
-SAVED_BYTES = 32 * 1024 * 1024
-SAVED_SECONDS = 15.0
+_SAVED_BYTES: Final = 32 * 1024 * 1024
+# What a slow host gave comes after BATCH_SECONDS, and is then written at once: as long again would be lost otherwise.
+_SAVED_SECONDS: Final = BATCH_SECONDS / 2
 
 #: The ledger is put together in steps of about this size.
 _STEP_BYTES: Final = 32 * 1024 * 1024
@@ -132,8 +134,8 @@ class FreshRows:
         tables = [table for _, table in self._waiting]
         return (
             sum(table.num_rows for table in tables) >= SAVED_ROWS
-            or sum(table.nbytes for table in tables) >= SAVED_BYTES
-            or time.monotonic() - self._saved_at > SAVED_SECONDS
+            or sum(table.nbytes for table in tables) >= _SAVED_BYTES
+            or time.monotonic() - self._saved_at > _SAVED_SECONDS
         )
 
     def _stands(self, target: HeaderTarget, outcome: HeaderOutcome) -> bool:
