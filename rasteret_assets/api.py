@@ -98,14 +98,16 @@ def build_from_table(
     if target is None:
         return _build_in_memory(open_source(path, spec, filesystem), spec, backend)
     workspace = Workspace.at(target)
-    unfinished = unfinished_partitions(workspace) if workspace.exists() and not force else None
-    if unfinished:
+    unfinished = None
+    if workspace.exists() and not force:
+        unfinished = unfinished_partitions(workspace)
+        if not unfinished:
+            return load(target, name=name)
         _log.warning(
             "%s: %d partitions were left by a build that did not end, or their files are missing or damaged (%s); "
             "building them", target, len(unfinished), ", ".join(unfinished[:10]),
         )  # fmt: skip
-    if unfinished != []:
-        _build(workspace, open_source(path, spec, filesystem), spec, backend, force=force, partitions=unfinished)
+    _build(workspace, open_source(path, spec, filesystem), spec, backend, force=force, partitions=unfinished)
     return load(target, name=name)
 
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from rasteret_assets.collection.prune import Boxes, groups_near
 from rasteret_assets.errors import CollectionError
+from rasteret_assets.storage.files import unreadable
 
 #: Files that are open at once, and scanned side by side.
 OPEN_FILES = 64
@@ -107,9 +108,7 @@ def _opened(
             held.ensure_complete_metadata()
             near = groups_near(pq.ParquetFile(file, metadata=held.metadata, pre_buffer=False), areas)
         except (OSError, pa.ArrowException) as error:
-            raise CollectionError(
-                f"{fragment.path} cannot be read ({error}): delete it and build again"
-            ) from error  # fmt: skip
+            raise unreadable(fragment.path, error) from error
         return held.subset(row_group_ids=near) if near else None
 
     if areas:

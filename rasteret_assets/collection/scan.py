@@ -14,6 +14,7 @@ from rasteret_assets.collection.footprints import intersecting_rows
 from rasteret_assets.collection.pinned import pinned
 from rasteret_assets.collection.query import boxes_of
 from rasteret_assets.errors import CollectionError
+from rasteret_assets.storage.files import unreadable
 
 #: A row may carry tile tables of megabytes: small batches keep what is in flight small.
 _BATCH_ROWS = 4096
@@ -95,5 +96,5 @@ def _damaged(
                 pass
         except (OSError, pa.ArrowException) as found:
             if isinstance(fragment, ds.FileFragment):
-                return CollectionError(f"{fragment.path} cannot be read ({found}): delete it and build again")
+                return unreadable(fragment.path, found)
     return CollectionError(f"the records cannot be read: {error}")

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
-from rasteret_assets.errors import CollectionError
-from rasteret_assets.storage.files import digest_of
+from rasteret_assets.storage.files import digest_of, unreadable
 from rasteret_assets.storage.states import FileFacts, may_be
 from rasteret_assets.storage.workspace import Workspace
 
@@ -70,4 +69,4 @@ def _digest(fs: pafs.FileSystem, path: str) -> str:
     try:
         return digest_of(fs, path)
     except (OSError, pa.ArrowException) as error:
-        raise CollectionError(f"{path} cannot be read ({error}): delete it and build again") from error
+        raise unreadable(path, error) from error

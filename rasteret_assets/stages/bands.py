@@ -167,6 +167,7 @@ class BandMetadataReader:
         try:
             account = run_sync(fetching)
         finally:
+            # Also where an interrupt ends it: what is finished need not be asked for again.
             fresh.keep()
         self._before = _sum(before, account, total=before.total + account.total)
         self.account.requests += account.requests

@@ -95,7 +95,7 @@ def _sizes(sample: pa.Table, options: Mapping[str, Any]) -> dict[str, _Size]:
     """What every column of the sample takes, by path."""
     sink = io.BytesIO()
     bare = {**options, "write_statistics": False, "write_page_index": False}
-    pq.write_table(sample, sink, compression="zstd", compression_level=_ZSTD_LEVEL, row_group_size=SAMPLE_ROWS, **bare)
+    pq.write_table(sample, sink, compression="zstd", compression_level=_ZSTD_LEVEL, **bare)
     group = pq.ParquetFile(sink).metadata.row_group(0)
     chunks = [group.column(leaf) for leaf in range(group.num_columns)]
     return {

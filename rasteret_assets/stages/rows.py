@@ -118,8 +118,7 @@ class FreshRows:
             return
         spans, tables = zip(*self._waiting, strict=True)
         self._waiting, self._saved_at = [], time.monotonic()
-        rows = np.concatenate(spans)
-        table = tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
+        rows, table = np.concatenate(spans), pa.concat_tables(tables).combine_chunks()
         self.groups[rows] = len(self.sources)
         self.rows[rows] = np.arange(len(rows))
         self.sources.append(KnownTable(table=table))

@@ -292,5 +292,10 @@ def _move(source: Path, target: Path) -> None:
             return
 
 
+def unreadable(path: str, error: Exception) -> CollectionError:
+    """The error to raise for a published file that cannot be read."""
+    return CollectionError(f"{path} cannot be read ({error}): delete it and build again")
+
+
 def _damaged(path: str, error: Exception) -> CollectionError:
     return CollectionError(f"{path}: damaged ({error}); delete it and build again")

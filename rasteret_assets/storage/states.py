@@ -58,8 +58,9 @@ def announce(workspace: Workspace, key: str, coming: FileFacts | None) -> None:
 
 def announce_new(workspace: Workspace, keys: Sequence[str]) -> None:
     """Say of the partitions without a state that they are about to be published; there is no file of theirs yet."""
-    for key in sorted(set(keys).difference(workspace.states())):
-        announce(workspace, key, None)
+    for key in keys:
+        if not workspace.has(workspace.state_file(key)):
+            announce(workspace, key, None)
 
 
 def commit(workspace: Workspace, key: str, facts: FileFacts, built_from: Mapping[str, Any]) -> None:
