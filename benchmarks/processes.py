@@ -32,7 +32,6 @@ READERS: Final = {
 }
 #: Those that stand in the table, one line each.
 COMPARED: Final = [name for name in READERS if name != "ours_stage"]
-_TOUCHED_BYTES: Final = 2 * 2**30
 
 #: Readers that would take minutes over thousands of headers get this many.
 SLOW_READERS: Final = {"rasterio": 600, "rasteret": 600}
@@ -87,7 +86,7 @@ def run_reader(
     options = [f"--{key.replace('_', '-')}={value}" for key, value in job.items()]
     command = [_python(name), str(HERE / "readers" / READERS[name]), *options]
     path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
-    _touch_memory()
+    settle()
     with _on_core(-1):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
     try:
@@ -102,13 +101,16 @@ def run_reader(
     return json.loads(output.splitlines()[-1])
 
 
-def _touch_memory() -> None:
-    """Use memory and give it back, so that the machine has it at hand for whoever is measured next.
+def settle(touched_bytes: int = 2 * 2**30) -> None:
+    """Leave the machine to whoever is measured next as it was left to everybody else.
 
-    The host of a virtual machine gives out memory when it is first used, and takes it back from one that rests: a page
-    then costs ten times as much, and whether a reader pays that would depend on who was measured before it.
+    What others wrote is on its way to the disk for half a minute, and whoever writes then waits for it. And the host of a
+    virtual machine gives out memory when it is first used and takes it back from one that rests: a page then costs ten
+    times as much, and whether a process pays that would depend on who was measured before it. So memory is used and
+    given back, as much as the next may need.
     """
-    code = f"memory = bytearray({_TOUCHED_BYTES}); memory[::4096] = bytes(len(memory[::4096]))"
+    os.sync()
+    code = f"memory = bytearray({touched_bytes}); memory[::4096] = bytes(len(memory[::4096]))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,11 +18,10 @@ from rasteret_assets.collection.collection import Collection
 from rasteret_assets.collection.verify import Verify, problem_with
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.spec import PUBLISHED_SUFFIXES
-from rasteret_assets.storage.filesystems import list_files
+from rasteret_assets.storage.filesystems import each_file, list_files
 from rasteret_assets.storage.workspace import Workspace
 
 _READ_COLUMNS = (*schema.REQUIRED_COLUMNS, schema.BBOX)
-_FOOTER_THREADS = 16
 _LOOKS = 5
 _LOOK_AGAIN_S = 0.05
 
@@ -168,8 +167,7 @@ def _fragments(fs: pafs.FileSystem, root: str, files: list[str]) -> list[ds.Parq
             ) from error
         return fragment
 
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        return list(pool.map(opened, files))
+    return each_file(fs, opened, files, local_threads=os.cpu_count() or 1)
 
 
 def _common_schema(fragments: list[ds.ParquetFileFragment]) -> pa.Schema:

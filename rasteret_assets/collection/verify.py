@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import pyarrow as pa
@@ -11,12 +11,11 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from rasteret_assets.storage.files import digest_of, unreadable
+from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.states import FileFacts, may_be
 from rasteret_assets.storage.workspace import Workspace
 
 Verify = Literal["rows", "full", False]
-
-_THREADS = 16
 
 
 def problem_with(
@@ -55,8 +54,8 @@ def problem_with(
 def _contents(
     workspace: Workspace, states: Mapping[str, Mapping[str, object]], keys: Mapping[str, str], paths: list[str]
 ) -> str | None:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        digests = list(pool.map(lambda path: _digest(workspace.fs, path), paths))
+    threads = os.cpu_count() or 1
+    digests = each_file(workspace.fs, lambda path: _digest(workspace.fs, path), paths, local_threads=threads)
     for path, digest in zip(paths, digests, strict=True):
         known: list[FileFacts | None] = may_be(states[keys[path]])
         if digest not in [facts.content_hash for facts in known if facts]:

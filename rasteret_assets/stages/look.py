@@ -13,6 +13,8 @@ from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.workspace import Workspace
 
 _LOOKED_UNDER: Final = "looked_under"
+#: A row for each file: its version, and the hashes of its ids, ``uint64``, as bytes.
+_IDS_SCHEMA: Final = pa.schema([("part", pa.string()), ("hashes", pa.large_binary())])
 
 
 def load_profile(workspace: Workspace, source: Source, spec: CollectionSpec) -> SourceProfile:
@@ -33,29 +35,23 @@ def _last_look(workspace: Workspace, stored: Any, spec: CollectionSpec) -> Look 
     if stored is None or stored.get(_LOOKED_UNDER) != _looked_under(spec):
         return None
     table = workspace.read_table(_ids_file(workspace))
-    if table is None or (table.schema.metadata or {}).get(_LOOKED_UNDER.encode()) != _looked_under(spec).encode():
+    if table is None or not table.schema.equals(_IDS_SCHEMA):
         return None
-    hashes = np.asarray(table["hash"])
-    codes = np.asarray(table["part"])
-    ends = np.searchsorted(codes, np.arange(len(stored["parts"])), side="right")
-    starts = np.concatenate([[0], ends[:-1]])
-    names = (table.schema.metadata or {})[b"parts"].decode().split()
-    ids = {name: hashes[start:end] for name, start, end in zip(names, starts, ends, strict=False)}
+    if (table.schema.metadata or {}).get(_LOOKED_UNDER.encode()) != _looked_under(spec).encode():
+        return None
+    ids = {
+        part: np.frombuffer(hashes.as_buffer() or b"", np.uint64)
+        for part, hashes in zip(table["part"].to_pylist(), table["hashes"], strict=True)
+    }
     return Look(SourceProfile.from_json(stored), ids)
 
 
 def _keep_ids(workspace: Workspace, look: Look, spec: CollectionSpec) -> None:
-    counts = [len(hashes) for hashes in look.ids.values()]
-    table = pa.table(
-        {
-            "part": np.repeat(np.arange(len(counts), dtype=np.int32), counts),
-            "hash": np.concatenate([np.zeros(0, np.uint64), *look.ids.values()]),
-        }
-    )
-    metadata = {_LOOKED_UNDER: _looked_under(spec), "parts": " ".join(look.ids)}
-    # Hashes are noise: a dictionary or compression would only cost time.
-    kept = table.replace_schema_metadata(metadata)
-    workspace.write_table(_ids_file(workspace), kept, compression="none", use_dictionary=["part"])
+    schema = _IDS_SCHEMA.with_metadata({_LOOKED_UNDER: _looked_under(spec)})
+    table = pa.table([list(look.ids), [hashes.tobytes() for hashes in look.ids.values()]], schema)
+    # Hashes are noise: a dictionary, compression or statistics would only cost time.
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    workspace.write_table(_ids_file(workspace), table, **plain)
 
 
 def _ids_file(workspace: Workspace) -> str:

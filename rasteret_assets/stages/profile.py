@@ -30,6 +30,9 @@ from rasteret_assets.stages.scan import Source, SourcePart
 #: Raised whenever a profile of the same rows would come out differently: stored ones are then made anew.
 PROFILE_VERSION = 3
 
+#: First bits of a hash by which those that may be repeated are told from the others.
+_MARKED_BITS = 20
+
 #: Files that are looked at side by side, with a batch of each in memory.
 _PARTS_AT_ONCE = 2
 
@@ -160,7 +163,11 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None) -> L
     ordered = stated or sorted({name for part in parts.values() for name in part.asset_names})
     rasters = {name for part in parts.values() for name in part.rasters}
     found = _combined(parts.values())
-    suspects = repeated(ids.values())
+    if last is not None and not last.profile.repeats_ids:
+        of_fresh = {part.version: ids[part.version] for part in fresh}
+        suspects = _repeated_by(of_fresh.values(), [ids[version] for version in ids.keys() - of_fresh.keys()])
+    else:
+        suspects = repeated(ids.values())
     conflicts = _conflicting(source, spec, ids, suspects)
     for key, shared in conflicts.items():
         # A record is rejected for what another partition holds: that partition's change is a change of this one.
@@ -332,3 +339,19 @@ def repeated(hashes: Iterable[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]
     """Hashes that occur more than once, ``uint64[K]`` in order."""
     ordered = np.sort(np.concatenate([np.zeros(0, np.uint64), *hashes]))
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def _repeated_by(
+    fresh: Iterable[npt.NDArray[np.uint64]], known: Iterable[npt.NDArray[np.uint64]]
+) -> npt.NDArray[np.uint64]:
+    """What :func:`repeated` finds in both, where no hash of ``known`` occurs twice in it: that is not sorted again."""
+    parts = list(fresh)
+    marked = np.zeros(1 << _MARKED_BITS, bool)
+    for hashes in parts:
+        marked[_marks(hashes)] = True
+    # Few others pass where there is little that is fresh, and all are compared in full.
+    return repeated([*parts, *(hashes[marked[_marks(hashes)]] for hashes in known)])
+
+
+def _marks(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+    return (hashes >> np.uint64(64 - _MARKED_BITS)).astype(np.intp)

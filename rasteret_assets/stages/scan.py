@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -26,13 +25,12 @@ from rasteret_assets.schema import ASSETS, GEOMETRY, REQUIRED_COLUMNS
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.columns import plain_type
 from rasteret_assets.storage.files import BATCH_ROWS
-from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
+from rasteret_assets.storage.filesystems import each_file, list_files, resolve_filesystem
 from rasteret_assets.storage.urls import redact
 
 PARQUET_SUFFIXES = (".parquet", ".geoparquet", ".parq", ".pq")
 # Arrow would read far ahead of a slow consumer: gigabytes, where row groups are large.
 _READAHEAD: Final[dict[str, int]] = {"batch_readahead": 2, "fragment_readahead": 1}
-_FOOTER_THREADS: Final = 16
 #: Encoded bytes of a row group whose memory is given back at once.
 _LARGE_GROUP_BYTES: Final = 32 * 2**20
 
@@ -169,8 +167,7 @@ def _open_path(path: str, filesystem: Any) -> Source:
     if not infos:
         raise SourceError(f"{label}: holds no Parquet file (looked for names ending in {', '.join(PARQUET_SUFFIXES)})")
     hive = ds.HivePartitioning.discover(schema=None) if folder else None
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        schemas = list(pool.map(lambda entry: _file_schema(fs, entry.path), infos))
+    schemas = each_file(fs, lambda path: _file_schema(fs, path), [entry.path for entry in infos])
     try:
         dataset = ds.FileSystemDatasetFactory(
             fs,

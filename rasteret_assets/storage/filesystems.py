@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from rasteret_assets.errors import SourceError, SpecError
+
+T = TypeVar("T")
+
+# Answers that are waited for at once; a store takes many, and each takes as long as the way there and back.
+_REQUESTS_AT_ONCE: Final = 16
 
 
 def resolve_filesystem(path: str, filesystem: Any = None) -> tuple[pafs.FileSystem, str]:
@@ -57,3 +64,22 @@ def list_files(fs: pafs.FileSystem, folder: str, suffixes: tuple[str, ...]) -> l
         if info.type == pafs.FileType.File and not hidden and info.path.lower().endswith(suffixes):
             found.append(info)
     return sorted(found, key=lambda info: info.path)
+
+
+def each_file(
+    fs: pafs.FileSystem, look: Callable[[str], T], paths: Sequence[str], *, local_threads: int = 0
+) -> list[T]:
+    """What ``look`` returns for each of the files, in their order.
+
+    Args:
+        fs: filesystem of the files; on one that is not a local disk many are looked at at once.
+        look: called with a path.
+        paths: of the files.
+        local_threads: how many look at files on a local disk. None where a look takes less time than Python's threads
+            need to take turns, which is true of small documents and footers.
+    """
+    threads = local_threads if fs.type_name == "local" else _REQUESTS_AT_ONCE
+    if not threads:
+        return [look(path) for path in paths]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(look, paths))

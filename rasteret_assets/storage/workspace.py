@@ -12,26 +12,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow.fs as pafs
 
 from rasteret_assets.schema import HIVE_NULL, MONTH, YEAR, partition_values
 from rasteret_assets.spec import PUBLISHED_SUFFIXES
 from rasteret_assets.storage.files import Files
-from rasteret_assets.storage.filesystems import resolve_filesystem
+from rasteret_assets.storage.filesystems import each_file, resolve_filesystem
 from rasteret_assets.storage.locks import held
 
 _log = logging.getLogger(__name__)
 
 PART_NAME = "part-0.parquet"
 STATE_STAGE = "collection"
-
-_STATE_THREADS: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +94,8 @@ class Workspace(Files):
         folder = pafs.FileSelector(f"{self.stages}/{STATE_STAGE}", allow_not_found=True)
         names = sorted(info.base_name for info in self.fs.get_file_info(folder) if info.base_name.endswith(".json"))
         paths = [f"{folder.base_dir}/{name}" for name in names]
-        with ThreadPoolExecutor(_STATE_THREADS) as pool:
-            found = dict(
-                zip((name.removesuffix(".json") for name in names), pool.map(self.read_json, paths), strict=True)
-            )
-        return {key: state for key, state in found.items() if state is not None}
+        found = zip(names, each_file(self.fs, self.read_json, paths), strict=True)
+        return {name.removesuffix(".json"): state for name, state in found if state is not None}
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
