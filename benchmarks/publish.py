@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from cogs import KINDS, make_file
-from processes import running_server, settle
+from processes import running_server
 from records import BANDS, RecordTable
 from report import Bar, describe_machine
 from varied import vary
@@ -46,8 +46,6 @@ HERE: Final = Path(__file__).parent
 PUBLISHERS: Final = {"ours": "ours.py", "rasteret": "with_rasteret.py"}
 BBOX: Final = (9.0, 47.0, 11.0, 49.0)
 QUERIES: Final = 20
-#: What rasteret takes for a million records.
-_TOUCHED_BYTES: Final = 4 * 2**30
 #: Files of 121 tiles and of 6241, overviews not counted.
 HEADER_KINDS: Final = ("s2", "large")
 
@@ -222,8 +220,7 @@ def run_publisher(name: str, **job: Any) -> dict[str, Any]:
         f"--{key.replace('_', '-')}={json.dumps(value) if isinstance(value, list | bool) else value}"
         for key, value in job.items()
     ]
-    settle(_TOUCHED_BYTES)
-    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
         [python, str(HERE / "publishers" / PUBLISHERS[name]), *options],
         env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=False,

@@ -15,10 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rasteret_assets.schema import BAND_INDEX, BAND_STRUCT, OVERVIEW_STRUCT, OVERVIEWS, TILE_TABLES
-from rasteret_assets.tiff import FamilyMember, HeaderFamily, TiffHeader
+from rasteret_assets.tiff import FamilyMember, HeaderFamily, StackedTables, TiffHeader
 
 Header = TiffHeader | FamilyMember | None
-Tables = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 def header_structs(headers: Sequence[Header], band_indices: Sequence[int]) -> pa.StructArray:
@@ -57,25 +56,25 @@ def _together(
             firsts.append(row)
         codes.append(distinct[key])
     models = _single([members[row].header() for row in firsts], [band_indices[row] for row in firsts])
-    image, *overviews = family.stack_tables(members, part)
+    tables = family.stack_tables(members, part)
     # What is replaced below is not repeated: tables are nearly all of a header.
-    columns = _repeated(models, codes, {*TILE_TABLES, *((OVERVIEWS,) if overviews else ())})
-    columns |= dict(zip(TILE_TABLES, map(_equal_lists, image), strict=True))
+    columns = _repeated(models, codes, {*TILE_TABLES, *((OVERVIEWS,) if tables.overview_tiles else ())})
+    columns |= dict(zip(TILE_TABLES, map(_equal_lists, tables.image), strict=True))
     for name, values in (("transform", [m.transform for m in members]), ("tiepoint", [m.tiepoint for m in members])):
         columns[name] = _equal_lists(np.array(values, np.float64)).cast(BAND_STRUCT.field(name).type)
-    if overviews:
-        columns[OVERVIEWS] = _overviews_together(models.field(OVERVIEWS)[0].values, overviews)
+    if tables.overview_tiles:
+        columns[OVERVIEWS] = _overviews_together(models.field(OVERVIEWS)[0].values, tables)
     return pa.StructArray.from_arrays([columns[child.name] for child in BAND_STRUCT], fields=list(BAND_STRUCT))
 
 
-def _overviews_together(model: pa.StructArray, tables: Sequence[Tables]) -> pa.ListArray:
-    """The overviews of N headers, given those of one of them and the tables of each, ``int64[N, tiles]``."""
-    count, rows = len(tables), len(tables[0][0])
+def _overviews_together(model: pa.StructArray, tables: StackedTables) -> pa.ListArray:
+    """The overviews of N headers, given those of one of them and the tables of each."""
+    count, rows = len(tables.overview_tiles), len(tables.overviews[0])
     columns = _repeated(model, np.tile(np.arange(count), rows), TILE_TABLES)
-    for position, name in enumerate(TILE_TABLES):
-        parts = [pair[position] for pair in tables]
-        lengths = np.tile([part.shape[1] for part in parts], rows)
-        columns[name] = _list_array(lengths, np.concatenate(parts, axis=1).ravel())
+    lengths = np.tile(tables.overview_tiles, rows)
+    columns |= {
+        name: _list_array(lengths, values.ravel()) for name, values in zip(TILE_TABLES, tables.overviews, strict=True)
+    }
     values = pa.StructArray.from_arrays(
         [columns[child.name] for child in OVERVIEW_STRUCT], fields=list(OVERVIEW_STRUCT)
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -56,6 +57,17 @@ class Image(NamedTuple):
 
     offsets: Table
     byte_counts: Table
+
+
+class StackedTables(NamedTuple):
+    """Tile tables of N files."""
+
+    image: tuple[NDArray[np.int64], NDArray[np.int64]]
+    """Offsets and byte counts, ``int64[N, tiles]`` each."""
+    overviews: tuple[NDArray[np.int64], NDArray[np.int64]]
+    """The same of all overviews, one after the other: ``int64[N, tiles of all overviews]``."""
+    overview_tiles: tuple[int, ...]
+    """Tiles of each overview."""
 
 
 class FamilyMember(NamedTuple):
@@ -183,30 +195,35 @@ class HeaderFamily:
         grid = self.directory.grid
         return grid.samples_per_pixel if grid.planar_configuration == PlanarConfiguration.SEPARATE else 1
 
-    def stack_tables(
-        self, members: Sequence[FamilyMember], part: int
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Tile tables of many members, ``int64[N, tiles]``: offsets and byte counts of the image and each overview.
+    def stack_tables(self, members: Sequence[FamilyMember], part: int) -> StackedTables:
+        """Tile tables of many members.
 
         Args:
             members: N members of this family.
             part: of every table, from :meth:`band_part`.
         """
-        tables = [table for image in self.images for table in image]
-        stacked = [np.empty((len(members), table.values // self._parts), np.int64) for table in tables]
-        # A few megabytes at a time, which the allocator hands out again and again: memory that is touched for the
-        # first time costs more than everything else here.
+        tiles = [image.offsets.values // self._parts for image in self.images]
+        image, overviews = (
+            (np.empty((len(members), width), np.int64), np.empty((len(members), width), np.int64))
+            for width in (tiles[0], sum(tiles[1:]))
+        )
+        # Each table has its place in one of these: memory that is touched for the first time costs more than all else.
+        ends = np.cumsum([0, *tiles[1:]])
+        places = [image, *((overviews[0][:, a:b], overviews[1][:, a:b]) for a, b in pairwise(ends))]
+        tables = [
+            (table.dtype, table.start + part * width * table.dtype.itemsize, values)
+            for stored, pair, width in zip(self.images, places, tiles, strict=True)
+            for table, values in zip(stored, pair, strict=True)
+        ]
+        # A few megabytes at a time, which the allocator hands out again and again.
         step = max(1, _STACKED_BYTES // self.end)
         for first in range(0, len(members), step):
             some = members[first : first + step]
             joined = b"".join([memoryview(member.data)[: self.end] for member in some])
-            for table, values in zip(tables, stacked, strict=True):
-                size = table.dtype.itemsize
-                at = table.start + part * values.shape[1] * size
-                values[first : first + step] = np.ndarray(
-                    (len(some), values.shape[1]), table.dtype, joined, at, (self.end, size)
-                )
-        return list(zip(stacked[::2], stacked[1::2], strict=True))
+            for dtype, start, values in tables:
+                shape = (len(some), values.shape[1])
+                values[first : first + step] = np.ndarray(shape, dtype, joined, start, (self.end, dtype.itemsize))
+        return StackedTables(image, overviews, tuple(tiles[1:]))
 
 
 def _table(directory: Directory, entry: Entry) -> Table:
