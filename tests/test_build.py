@@ -213,6 +213,25 @@ def test_lost_files_are_built_again_and_no_others(scenes: Scenes) -> None:
     assert {file: file.read_bytes() for file in published.rglob("*.parquet")} == before
 
 
+def test_a_file_whose_state_is_lost_goes_with_its_records_and_one_from_elsewhere_stays(scenes: Scenes) -> None:
+    build(scenes.spec)
+    path = scenes.spec.published_path or ""
+    Workspace.at(path).remove(Workspace.at(path).state_file("2024-02"))
+    foreign = Path(path) / "year=2023" / "month=7" / "part-0.parquet"
+    foreign.parent.mkdir(parents=True)
+    shutil.copy(Path(path) / "year=2024" / "month=2" / "part-0.parquet", foreign)
+    with pytest.raises(CollectionError, match=r"2023/month=7/part-0.parquet belongs to no partition"):
+        load(path)
+    (scenes.folder / "february.parquet").unlink()
+    assert {key: found.reason for key, found in plan(scenes.spec).partitions.items()} == {
+        "2024-02": "gone from the source"
+    }
+    build(scenes.spec)
+    assert not (Path(path) / "year=2024" / "month=2").exists()
+    foreign.unlink()
+    assert scenes.ids() == ["a", "b"]
+
+
 def test_a_changed_byte_shows_when_every_byte_is_read(scenes: Scenes) -> None:
     build(scenes.spec)
     path = scenes.spec.published_path or ""

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from rasteret_assets.schema import BANDS, NORMALIZED, RAW
 from rasteret_assets.storage.files import Written
 from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.workspace import Workspace
 
-#: Key of a state whose file is gone, or was replaced by one that was not published.
+#: Key of a state whose file is gone, or was replaced by one that was not published; or of none, whose file is there.
 LOST: Final = "lost"
 
 #: Key of a state whose file is about to become what it says.
@@ -80,7 +81,9 @@ def verified_states(workspace: Workspace) -> dict[str, dict[str, Any]]:
     """State of every published partition, held against the size of its file: by key, in key order.
 
     One whose file is not there, or is of another size, is marked as :data:`LOST` and names no source version, so that
-    it is built again. The files' bytes are not looked at; ``load(verify="full")`` does that.
+    it is built again, or taken away where the source has no more of it. So is one whose state is not there, if the
+    stages hold something of it: a file that was not built here is left alone. The files' bytes are not looked at;
+    ``load(verify="full")`` does that.
     """
     states = workspace.states()
     sizes = {info.path: info.size for info in list_files(workspace.fs, workspace.published, (".parquet",))}
@@ -89,7 +92,17 @@ def verified_states(workspace: Workspace) -> dict[str, dict[str, Any]]:
         # Read again: a build may have replaced the file, and said so, since.
         if size not in _sizes(state) and workspace.read_json(workspace.state_file(key)) == state:
             states[key] = {**state, "source_version": "", LOST: True}
-    return states
+    published = {workspace.partition_of(path) for path in sizes}
+    for unclaimed in published - states.keys():
+        if unclaimed is not None and _was_built_here(workspace, unclaimed):
+            states[unclaimed] = {"source_version": "", LOST: True}
+    return dict(sorted(states.items()))
+
+
+def _was_built_here(workspace: Workspace, key: str) -> bool:
+    """Whether a partition whose state was not found has lost it, and is not one that is being published just now."""
+    stages = (workspace.stage_file(stage, key) for stage in (RAW, NORMALIZED, BANDS))
+    return any(map(workspace.has, stages)) and not workspace.has(workspace.state_file(key))
 
 
 def unfinished_partitions(workspace: Workspace) -> list[str]:

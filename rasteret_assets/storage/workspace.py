@@ -11,15 +11,16 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow.fs as pafs
 
-from rasteret_assets.schema import HIVE_NULL, MONTH, YEAR, partition_values
+from rasteret_assets.schema import HIVE_NULL, MONTH, YEAR, partition_key, partition_values
 from rasteret_assets.spec import PUBLISHED_SUFFIXES
 from rasteret_assets.storage.files import Files
 from rasteret_assets.storage.filesystems import each_file, resolve_filesystem
@@ -29,6 +30,9 @@ _log = logging.getLogger(__name__)
 
 PART_NAME = "part-0.parquet"
 STATE_STAGE = "collection"
+
+_VALUE: Final = rf"(\d{{1,4}}|{HIVE_NULL})"
+_PUBLISHED_FILE: Final = re.compile(rf"{YEAR}={_VALUE}/{MONTH}={_VALUE}/{re.escape(PART_NAME)}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,15 @@ class Workspace(Files):
         """Path of a published partition's file."""
         year, month = (HIVE_NULL if value is None else value for value in partition_values(key))
         return f"{self.published}/{YEAR}={year}/{MONTH}={month}/{PART_NAME}"
+
+    def partition_of(self, path: str) -> str | None:
+        """The partition whose published file has this path; None where it is no such path."""
+        match = _PUBLISHED_FILE.fullmatch(path.removeprefix(f"{self.published}/"))
+        if match is None:
+            return None
+        year, month = (None if value == HIVE_NULL else int(value) for value in match.groups())
+        key = partition_key(year, month)
+        return key if self.published_file(key) == path else None
 
     def stage_file(self, stage: str, key: str) -> str:
         """Path of a stage's table for one partition."""
