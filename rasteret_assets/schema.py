@@ -68,7 +68,7 @@ REJECT_CLASS: Final = "reject_class"
 # --- band metadata ---------------------------------------------------------------------------------------------------
 
 #: Raised whenever the parser would describe a file differently than before: stored headers of an older one are re-read.
-PARSER_VERSION: Final = 3
+PARSER_VERSION: Final = 4
 
 #: The fields of a band, and of each of its overviews, that hold a value per tile.
 TILE_TABLES: Final = ("tile_offsets", "tile_byte_counts")

@@ -1,8 +1,9 @@
 """The CRS behind GeoKeys: EPSG codes checked, user-defined ones built with PROJ.
 
 GeoKeys may spell a CRS out: datum or ellipsoid, projection and units (OGC 19-008r4 section 7.4). It is put together as
-PROJJSON and handed to PROJ, which writes the WKT. Whatever a key leaves open leaves the CRS open: ``None`` is better
-than a guess.
+PROJJSON and handed to PROJ, which writes the WKT. For projections that have no code in GeoTIFF, and for all of those of
+ArcGIS, a citation holds the CRS as ESRI's WKT. Whatever is left open leaves the CRS open: ``None`` is better than a
+guess.
 """
 
 from __future__ import annotations
@@ -36,12 +37,19 @@ _GREENWICH: Final = 8901
 #: Relative difference that tells two units apart; the foot and the US survey foot differ by 2e-6.
 _UNIT_TOLERANCE: Final = 1e-7
 
+#: PROJ's confidence, of 100, where every parameter agrees and the names do not. Below it PROJ guesses, as it does from a
+#: datum without a name.
+_EQUIVALENT: Final = 70
+
+_CITATIONS: Final = (GeoKey.PROJECTED_CITATION, GeoKey.GEOG_CITATION, GeoKey.GT_CITATION)
+_ESRI_CITATION: Final = "ESRI PE String = "
+
 Resolved = tuple[int | None, str | None]
 """EPSG code, and ``EPSG:n`` or WKT2."""
 
 
 def resolve_crs(keys: Keys) -> Resolved:
-    """The horizontal CRS that the model type asks for. Vertical codes and citations say nothing about pixels.
+    """The horizontal CRS that the model type asks for. Vertical codes say nothing about pixels.
 
     Args:
         keys: the GeoKeys of the file.
@@ -61,16 +69,36 @@ def resolve_crs(keys: Keys) -> Resolved:
         code = geographic
         certain = code == 4326
     else:
-        return None, None
-    if code is None:
-        return (None, None) if model == MODEL_GEOCENTRIC else _build(keys, model)
-    return _name(code) if certain else _check_code(code, keys)
+        return _read_citation(keys)
+    if code is not None:
+        return _name(code) if certain else _check_code(code, keys)
+    built = (None, None) if model == MODEL_GEOCENTRIC else _build(keys, model)
+    return _read_citation(keys) if built == (None, None) else built
 
 
 def _code(keys: Keys, key: GeoKey) -> int | None:
     """The EPSG code a key holds. A measure or a text in the place of a code is none, whatever it says."""
     value = keys.get(key)
     return value if isinstance(value, int) and value in EPSG_CODES else None
+
+
+def _read_citation(keys: Keys) -> Resolved:
+    """A CRS that a citation spells out as ESRI's WKT; all others are texts for people, and no CRS."""
+    texts = (keys.get(key) for key in _CITATIONS)
+    found = next((text for text in texts if isinstance(text, str) and text.startswith(_ESRI_CITATION)), None)
+    # ESRI writes no extensions: in those of others a file could name what PROJ is to open.
+    if found is None or "EXTENSION" in found.upper():
+        return None, None
+    proj = _proj()
+    try:
+        crs: pyproj.CRS = proj.CRS.from_wkt(found.removeprefix(_ESRI_CITATION).strip())
+    except proj.exceptions.CRSError:
+        return None, None
+    if not (crs.is_projected or crs.is_geographic) or crs.is_compound:
+        return None, None
+    datum = crs.datum.name if crs.datum is not None else "unknown"
+    code = None if "unknown" in datum.lower() else crs.to_epsg(min_confidence=_EQUIVALENT)
+    return (None, crs.to_wkt()) if code is None else _name(code)
 
 
 def _name(code: int | None) -> Resolved:
@@ -159,8 +187,7 @@ def _write(definition: dict[str, Any], *, identify: bool) -> Resolved:
     proj = _proj()
     try:
         crs: pyproj.CRS = proj.CRS.from_json_dict(definition)
-        # 70 of 100 means: every parameter agrees, the names do not. Below that, or from a nameless datum, PROJ guesses.
-        code = crs.to_epsg(min_confidence=70) if identify else None
+        code = crs.to_epsg(min_confidence=_EQUIVALENT) if identify else None
         return (None, crs.to_wkt()) if code is None else _name(code)
     except proj.exceptions.CRSError:
         return None, None

@@ -71,6 +71,14 @@ _CONIC: Final = (
 _POLE_LATITUDE: Final = (GeoKey.PROJ_NAT_ORIGIN_LAT, GeoKey.PROJ_STD_PARALLEL_1)
 _POLE_LONGITUDE: Final = (GeoKey.PROJ_STRAIGHT_VERT_POLE_LONG, GeoKey.PROJ_NAT_ORIGIN_LONG)
 
+_SKEWED: Final = (
+    _angle("Latitude of projection centre", 8811, _LATITUDES),
+    _angle("Longitude of projection centre", 8812, _LONGITUDES),
+    _angle("Azimuth at projection centre", 8813, (GeoKey.PROJ_AZIMUTH_ANGLE,)),
+    _angle("Angle from Rectified to Skew Grid", 8814, (GeoKey.PROJ_RECTIFIED_GRID_ANGLE,)),
+    Parameter(name="Scale factor at projection centre", code=8815, unit="unity", keys=_SCALE.keys, default=1.0),
+)
+
 Method = tuple[str, int | None, tuple[Parameter, ...]]
 """EPSG's name and code of a projection method (no code: PROJ's own), and its parameters."""
 
@@ -98,20 +106,46 @@ _POLAR_B: Final[Method] = (
 _MERCATOR: Final = 7
 _POLAR_STEREOGRAPHIC: Final = 15
 _EQUIRECTANGULAR: Final = 17
+_MILLER: Final = 20
 
-#: By ProjCoordTransGeoKey. What is not here is not built.
+#: By ProjCoordTransGeoKey. What is not here is not built: 2 and 4 to 6 are no methods of PROJ's, and of 27, whose axes
+#: point south and west, writers mean different things.
 _METHODS: Final[Mapping[int, Method]] = {
     1: ("Transverse Mercator", 9807, (_LAT, _LON, _SCALE, *_SHIFT)),
+    3: ("Hotine Oblique Mercator (variant A)", 9812, (*_SKEWED, *_SHIFT)),
     8: ("Lambert Conic Conformal (2SP)", 9802, _CONIC),
     9: ("Lambert Conic Conformal (1SP)", 9801, (_LAT, _LON, _SCALE, *_SHIFT)),
     10: ("Lambert Azimuthal Equal Area", 9820, (_LAT, _LON, *_SHIFT)),
     11: ("Albers Equal Area", 9822, _CONIC),
+    12: ("Azimuthal Equidistant", 1125, (_LAT, _LON, *_SHIFT)),
+    13: ("Equidistant Conic", 1119, _CONIC),
+    14: ("Stereographic", None, (_LAT, _LON, _SCALE, *_SHIFT)),
+    16: ("Oblique Stereographic", 9809, (_LAT, _LON, _SCALE, *_SHIFT)),
     _EQUIRECTANGULAR: (
         "Equidistant Cylindrical",
         1028,
         (_angle(_PARALLEL_1.name, 8823, _PARALLEL_1.keys, 0.0), _LON, *_SHIFT),
     ),
+    18: ("Cassini-Soldner", 9806, (_LAT, _LON, *_SHIFT)),
+    19: ("Gnomonic", None, (_LAT, _LON, *_SHIFT)),
+    _MILLER: ("Miller Cylindrical", None, (_LON, *_SHIFT)),
+    21: ("Orthographic", 9840, (_LAT, _LON, *_SHIFT)),
+    22: ("American Polyconic", 9818, (_LAT, _LON, *_SHIFT)),
+    23: ("Robinson", None, (_LON, *_SHIFT)),
     24: ("Sinusoidal", None, (_LON, *_SHIFT)),
+    25: ("Van Der Grinten", None, (_LON, *_SHIFT)),
+    26: ("New Zealand Map Grid", 9811, (_LAT, _LON, *_SHIFT)),
+    28: ("Lambert Cylindrical Equal Area", 9835, (_PARALLEL_1, _LON, *_SHIFT)),
+    # libgeotiff's own: the shift is that of the projection centre.
+    9815: (
+        "Hotine Oblique Mercator (variant B)",
+        9815,
+        (
+            *_SKEWED,
+            Parameter(name="Easting at projection centre", code=8816, unit="metre", keys=_EASTINGS, default=0.0),
+            Parameter(name="Northing at projection centre", code=8817, unit="metre", keys=_NORTHINGS, default=0.0),
+        ),
+    ),
 }
 
 
@@ -159,7 +193,7 @@ def _choose_method(keys: Keys) -> Method | None:
         if abs(_first_number(keys, _POLE_LATITUDE) or 0) == 90:
             return _POLAR_A
         return _POLAR_B if unscaled else None
-    if code in (_MERCATOR, _EQUIRECTANGULAR) and _first_number(keys, _LATITUDES):
+    if code in (_MERCATOR, _EQUIRECTANGULAR, _MILLER) and _first_number(keys, _LATITUDES):
         return None  # an origin off the equator: writers mean different things by it
     if code == _MERCATOR:
         return _MERCATOR_B if GeoKey.PROJ_STD_PARALLEL_1 in keys and unscaled else _MERCATOR_A

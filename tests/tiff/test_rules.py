@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pyproj
 import pytest
 
 from rasteret_assets.errors import (
@@ -181,6 +182,45 @@ def test_epsg(directory: Any, expected: int | None) -> None:
     header = serve(craft({34735: directory, 34736: (12, [32633.0]), 34737: (2, b'32633|ID["EPSG",7030]|\0')}))
     assert header.epsg == expected
     assert header.crs == (f"EPSG:{expected}" if expected else None)
+
+
+def esri(crs: str, **changes: str) -> str:
+    """A citation as ArcGIS writes it."""
+    text = pyproj.CRS(crs).to_wkt("WKT1_ESRI")
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    return f"ESRI PE String = {text}"
+
+
+USER_DEFINED, PROJECTED, GEOGRAPHIC = (1024, 0, 1, 32767), (1024, 0, 1, 1), (1024, 0, 1, 2)
+CITED: dict[str, tuple[str, int, list[tuple[int, int, int, int]], int | None, bool]] = {
+    "of a projected CRS": (esri("EPSG:3035"), 3073, [USER_DEFINED], 3035, True),
+    "of a geographic CRS": (esri("EPSG:4258"), 2049, [GEOGRAPHIC, (2048, 0, 1, 32767)], 4258, True),
+    "of the whole": (esri("EPSG:3035"), 1026, [PROJECTED, (3072, 0, 1, 32767)], 3035, True),
+    "of a projection without a code": (esri("ESRI:54009"), 3073, [PROJECTED, (3072, 0, 1, 54009)], None, True),
+    "of a nameless datum": (esri("EPSG:3035", D_ETRS_1989="Unknown"), 3073, [USER_DEFINED], None, True),
+    "beside a code": (esri("EPSG:3035"), 3073, [USER_DEFINED, (3072, 0, 1, 32633)], 32633, True),
+    "of a compound CRS": (f"ESRI PE String = {pyproj.CRS('EPSG:9518').to_wkt('WKT1_GDAL')}", 1026, [USER_DEFINED], None,
+                          False),
+    "for people": (pyproj.CRS("EPSG:3035").to_wkt("WKT1_ESRI"), 3073, [USER_DEFINED], None, False),
+    "that is no WKT": ("ESRI PE String = +proj=utm +zone=33", 3073, [USER_DEFINED], None, False),
+    "that is cut": (esri("EPSG:3035")[:200], 3073, [USER_DEFINED], None, False),
+    "that names a file": (
+        f"{esri('EPSG:3035')[:-1]},EXTENSION[\"PROJ4\",\"+proj=longlat +nadgrids=/etc/passwd\"]]", 3073, [USER_DEFINED],
+        None, False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "key", "keys", "epsg", "is_known"), CITED.values(), ids=CITED)
+def test_citation_of_esri(
+    text: str, key: int, keys: list[tuple[int, int, int, int]], epsg: int | None, is_known: bool
+) -> None:
+    ascii_params = f"{text}|\0".encode()
+    directory = geo_keys(*keys, (key, 34737, len(ascii_params) - 1, 0))
+    header = serve(craft({34735: directory, 34737: (2, ascii_params)}))
+    assert header.epsg == epsg
+    assert (header.crs is not None) == is_known
 
 
 def test_linear_unit_beside_a_code_wins() -> None:
