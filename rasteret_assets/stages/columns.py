@@ -23,6 +23,8 @@ _FURTHER_TIMES = (
     (r"^(\d{4}-\d{2})$", r"\1-01"),
     (r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3"),
     (r"^(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})(\d{2}([.,]\d+)?)([Zz]|[+-]\d{2}(:?\d{2})?)?$", r"\1-\2-\3T\4:\5:\6\8"),
+    # No ISO, but how pandas, Arrow and databases write an instant in UTC.
+    (r"^(\d{4}-.*:.*\d)\s*UTC$", r"\1Z"),
 )
 _ZONED = r"[:\d]\s*([Zz]|[+-]\d{2}(:?\d{2})?)$"
 _MICROSECONDS = r"([.,]\d{6})\d+"
@@ -59,7 +61,7 @@ def plain(column: pa.Array) -> pa.Array:
 
 
 def normalize_ids(column: pa.Array) -> pa.Array:
-    """Record ids as text; blank ones become null.
+    """Record ids as text, UUIDs in their usual form (RFC 9562, 4); blank ones become null.
 
     Raises:
         RecordError: if the column's type cannot be an identifier (floats: 1.0 and 1 would not meet again).
@@ -68,10 +70,24 @@ def normalize_ids(column: pa.Array) -> pa.Array:
     kind = column.type
     if pa.types.is_null(kind):
         return pa.nulls(len(column), pa.string())
+    if kind == pa.uuid():
+        return _uuid_texts(column.storage)
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise RecordError(f"column 'id' is {kind}: identifiers are text or integers; cast it before the build")
     ids = column.cast(pa.string())
     return pc.if_else(pc.equal(ids, ""), pa.scalar(None, pa.string()), ids)
+
+
+def _uuid_texts(column: pa.FixedSizeBinaryArray) -> pa.Array:
+    """The text ``8-4-4-4-12`` of every 16 bytes."""
+    rows = len(column)
+    if not rows:
+        return pa.array([], pa.string())
+    content = np.frombuffer(column.buffers()[1], np.uint8)[16 * column.offset :][: 16 * rows]
+    digits = np.array([f"{byte:02x}" for byte in range(256)], "S2")[content].view("S1").reshape(rows, 32)
+    texts = np.full((rows, 36), b"-", "S1")
+    texts[:, np.delete(np.arange(36), [8, 13, 18, 23])] = digits
+    return pa.array(texts.view("S36").ravel(), pa.binary(), mask=np.asarray(column.is_null())).cast(pa.string())
 
 
 def normalize_times(column: pa.Array, name: str) -> tuple[pa.Array, pa.Array]:
@@ -106,7 +122,7 @@ def _from_years(column: pa.Array, name: str) -> pa.Array:
     years = pc.drop_null(column)
     if len(years):
         low, high = (value.as_py() for value in pc.min_max(years).values())
-        whole = pc.all(pc.equal(years, pc.floor(years.cast(pa.float64())))).as_py()
+        whole = pa.types.is_integer(years.type) or pc.all(pc.equal(years, pc.floor(years.cast(pa.float64())))).as_py()
         if not whole or low < _EARLIEST_YEAR or high > _LATEST_YEAR:
             odd = low if low < _EARLIEST_YEAR else high
             raise RecordError(
@@ -181,6 +197,9 @@ def normalize_crs(batch: pa.RecordBatch | pa.Table) -> tuple[pa.Array, pa.Array,
 
 def _parse_crs_column(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     column = plain(column)
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        # One code in a list is that code; of several none is the raster's.
+        column = pa.array([values[0] if values and len(values) == 1 else None for values in column.to_pylist()])
     if pa.types.is_nested(column.type):
         # PROJJSON as a struct: compared as text, and a table holds few distinct ones.
         column = pa.array(
@@ -195,18 +214,21 @@ def _parse_crs_column(column: pa.Array) -> tuple[pa.Array, pa.Array]:
 
 def parse_crs(value: Any) -> tuple[int | None, str | None]:
     """EPSG code and text of one CRS value: a number, ``EPSG:32632``, another authority's code, WKT or PROJJSON text."""
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() else None
     if value is None or isinstance(value, bool):
         return None, None
-    if isinstance(value, float):
-        return parse_crs(int(value)) if value.is_integer() else (None, None)
-    if isinstance(value, int):
-        return (value, f"EPSG:{value}") if _known_epsg(value) else (None, f"EPSG:{value}" if value > 0 else None)
     text = str(value).strip()
-    if match := re.fullmatch(r"(?:EPSG:+)?(\d{4,6})(?:\.0)?", text, re.IGNORECASE):
-        return parse_crs(int(match.group(1)))
-    if not text:
+    code = re.fullmatch(r"(?:EPSG:+)?(\d{4,6})(?:\.0)?", text, re.IGNORECASE)
+    if isinstance(value, int) or code:
+        return _of_number(int(code.group(1)) if code else int(value))
+    return _parse_crs_text(text) if text else (None, None)
+
+
+def _of_number(number: int) -> tuple[int | None, str | None]:
+    if number <= 0 or number == _USER_DEFINED:
         return None, None
-    return _parse_crs_text(text)
+    return number if _known_epsg(number) else None, f"EPSG:{number}"
 
 
 @lru_cache(maxsize=1024)
@@ -215,8 +237,6 @@ def _known_epsg(code: int) -> bool:
     from pyproj import CRS as ProjCRS  # noqa: N811, PLC0415
     from pyproj.exceptions import CRSError  # noqa: PLC0415
 
-    if code == _USER_DEFINED or code <= 0:
-        return False
     try:
         ProjCRS.from_epsg(code)
     except CRSError:

@@ -37,8 +37,8 @@ _GREENWICH: Final = 8901
 #: Relative difference that tells two units apart; the foot and the US survey foot differ by 2e-6.
 _UNIT_TOLERANCE: Final = 1e-7
 
-#: PROJ's confidence, of 100, where every parameter agrees and the names do not. Below it PROJ guesses, as it does from a
-#: datum without a name.
+#: PROJ's confidence, of 100, where every parameter agrees and the names do not. Below it PROJ guesses, as it does from
+#: a datum without a name.
 _EQUIVALENT: Final = 70
 
 _CITATIONS: Final = (GeoKey.PROJECTED_CITATION, GeoKey.GEOG_CITATION, GeoKey.GT_CITATION)

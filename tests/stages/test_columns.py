@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from datetime import UTC, date, datetime
 
 import pyarrow as pa
@@ -38,6 +39,7 @@ def times(column: pa.Array) -> list[datetime | None]:
         pa.array(["2024-05-06T12:00:00.123456", None]).dictionary_encode(),
         pa.array(["20240506T120000.123456Z", None]),
         pa.array(["20240506T140000,123456+0200", None]),
+        pa.array(["2024-05-06 12:00:00.123456 UTC", None]),
     ],
     ids=lambda column: str(column.type),
 )
@@ -74,7 +76,7 @@ def test_what_does_not_parse_is_marked_and_the_rest_kept() -> None:
     assert bad.to_pylist() == [False, True, True, False, False, True]
 
 
-@pytest.mark.parametrize("values", [[20190101], [1697997559024], [2024.5], [0], [-5]])
+@pytest.mark.parametrize("values", [[20190101], [1697997559024], [1697997559024000000], [2024.5], [0], [-5]])
 def test_numbers_that_are_no_years_are_refused(values: list[float]) -> None:
     with pytest.raises(RecordError, match=r"column 'datetime' holds numbers such as .*, which are no years"):
         normalize_times(pa.array(values), "datetime")
@@ -102,6 +104,11 @@ def test_ids_are_text() -> None:
     assert normalize_ids(pa.array([7, None])).to_pylist() == ["7", None]
     assert normalize_ids(pa.array(["a/b", "", None], pa.string_view())).to_pylist() == ["a/b", None, None]
     assert normalize_ids(pa.array(["x", "x"]).dictionary_encode()).type == pa.string()
+    numbers = [uuid.uuid4(), None, uuid.UUID(int=255)]
+    uuids = pa.array([number and number.bytes for number in numbers], pa.uuid())
+    assert normalize_ids(uuids).to_pylist() == [number and str(number) for number in numbers]
+    assert normalize_ids(uuids.slice(2)).to_pylist() == [str(numbers[2])]
+    assert normalize_ids(uuids.slice(3)).to_pylist() == []
     with pytest.raises(RecordError, match="column 'id' is double"):
         normalize_ids(pa.array([1.0]))
 
@@ -140,9 +147,15 @@ def test_the_first_source_with_a_code_wins_row_by_row() -> None:
 
 
 def test_codes_the_registry_does_not_know_stay_text() -> None:
-    got = crs(**{"proj:code": ["EPSG:999999", "IAU_2015:30100", "garbage", "ESRI:102008", "EPSG:32767"]})
-    assert got[0] == [None] * 5
-    assert got[1] == ["EPSG:999999", "IAU_2015:30100", "garbage", "ESRI:102008", "EPSG:32767"]
+    got = crs(**{"proj:code": ["EPSG:999999", "IAU_2015:30100", "garbage", "ESRI:102008"]})
+    assert got[0] == [None] * 4
+    assert got[1] == ["EPSG:999999", "IAU_2015:30100", "garbage", "ESRI:102008"]
+
+
+def test_what_names_no_crs_is_no_crs() -> None:
+    assert crs(**{"proj:code": ["EPSG:32767", "0", None]}) == ([None] * 3, [None, "0", None], 0)
+    assert crs(**{"proj:epsg": [32767, 0, -1]}) == ([None] * 3, [None] * 3, 0)
+    assert crs(**{"proj:epsg": [[32629], [32629, 32630], []]}) == ([32629, None, None], ["EPSG:32629", None, None], 0)
 
 
 def test_a_table_that_states_no_crs_has_null_columns() -> None:
