@@ -86,7 +86,7 @@ class Source:
                     )
                     for batch in scanner.to_batches():
                         yield _as_scanned(batch, self.schema)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            except (pa.ArrowException, OSError) as error:
                 raise self._explained(error) from error
 
     def _pieces(self, rows: ds.Dataset | ds.Fragment) -> Iterator[ds.Dataset | ds.Fragment]:
@@ -200,7 +200,7 @@ def _file_schema(fs: pafs.FileSystem, path: str) -> pa.Schema:
     try:
         with fs.open_input_file(path) as file:
             return pq.read_schema(file)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{redact(path)}: not a readable Parquet file: {error}") from error
 
 
