@@ -12,6 +12,7 @@ reader, before anything else.
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -36,10 +37,14 @@ class _Leaf(NamedTuple):
     field: pa.Field
     inside: str
     path: str
+    is_alone: bool = True
+    """Whether no other has this path: a column may be called ``bbox.xmin``, and options go by path."""
 
     @property
     def encoding(self) -> str | None:
         """The encoding that beats dictionary and plain pages, if one does."""
+        if not self.is_alone:
+            return None
         if is_band_field(self.field) and not set(TILE_TABLES).isdisjoint(self.inside.split(".")):
             return "DELTA_BINARY_PACKED"
         return "BYTE_STREAM_SPLIT" if self.field.name == BBOX else None
@@ -109,6 +114,8 @@ def _sizes(sample: pa.Table, options: Mapping[str, Any]) -> dict[str, _Size]:
 def _options(schema: pa.Schema) -> tuple[list[_Leaf], dict[str, Any]]:
     """All columns, and what is decided by the schema alone."""
     leaves = list(_leaves(schema))
+    times = Counter(leaf.path for leaf in leaves)
+    leaves = [leaf._replace(is_alone=times[leaf.path] == 1) for leaf in leaves]
     return leaves, {
         "version": "2.6",
         "store_schema": True,

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -179,7 +180,7 @@ def _open_path(path: str, filesystem: Any) -> Source:
         united = _unite(label, infos, schemas)
         extra = [key for key in keys if key.name not in united.names]
         finished = dataset.finish(pa.schema([*united, *extra], united.metadata))
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except pa.ArrowException as error:
         raise SourceError(f"{label}: its files do not fit together: {error}") from error
     versions = {
         entry.path: _digest(f"{entry.path.removeprefix(inside)}\0{entry.size}\0{entry.mtime_ns}") for entry in infos
@@ -205,11 +206,27 @@ def _file_schema(fs: pafs.FileSystem, path: str) -> pa.Schema:
 
 
 def _unite(label: str, infos: list[pafs.FileInfo], schemas: list[pa.Schema]) -> pa.Schema:
-    """One schema over all files: columns and struct fields by name, numbers widened, nulls taking the others' type."""
+    """One schema over all files: columns and struct fields by name, numbers widened, nulls taking the others' type.
+
+    A dictionary is how some files keep text in memory; where others do not, the column is text.
+    """
     _check_geo(label, infos, schemas)
     first = schemas[0].metadata
     bare = [schema.remove_metadata() for schema in schemas]
+    if any(schema != bare[0] for schema in bare):
+        bare = _without_mixed_dictionaries(bare)
     return pa.unify_schemas(bare, promote_options="permissive").with_metadata(first)
+
+
+def _without_mixed_dictionaries(schemas: list[pa.Schema]) -> list[pa.Schema]:
+    kinds: dict[str, set[pa.DataType]] = {}
+    for field_ in chain.from_iterable(schemas):
+        kinds.setdefault(field_.name, set()).add(field_.type)
+    mixed = {name for name, found in kinds.items() if len(found) > 1}
+    return [
+        pa.schema([field_.with_type(plain_type(field_.type)) if field_.name in mixed else field_ for field_ in schema])
+        for schema in schemas
+    ]
 
 
 def _check_geo(label: str, infos: list[pafs.FileInfo], schemas: list[pa.Schema]) -> None:

@@ -156,6 +156,13 @@ def test_a_metadata_column_of_the_source_is_replaced(table: pa.Table) -> None:
     assert got["other_metadata"].to_pylist() == [1] * 4
 
 
+def test_a_column_may_be_called_like_a_field(table: pa.Table, tmp_path: Path) -> None:
+    named = table.append_column("bbox.xmin", pa.array([1.0, 2.0, 3.0, 4.0]))
+    build_from_table(named, name="s2", workspace_dir=tmp_path / "w")
+    rows = load(tmp_path / "w" / "s2_records").to_table(["id", "bbox.xmin", "bbox"]).sort_by("id")
+    assert rows["bbox.xmin"].to_pylist() == [2.0, 4.0, 1.0, 3.0]
+
+
 def test_a_reader_of_plain_parquet_sees_every_record(table: pa.Table, tmp_path: Path) -> None:
     build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
     rows = ds.dataset(tmp_path / "s2_records", partitioning="hive").to_table()

@@ -105,6 +105,21 @@ def test_columns_of_later_files_are_not_lost(tmp_path: Path) -> None:
     assert rows[3]["cloud"] == 3.0
 
 
+def test_text_that_is_a_dictionary_in_some_files_only_is_text(tmp_path: Path) -> None:
+    for name, kind in {"a": pa.string(), "b": pa.dictionary(pa.int8(), pa.string())}.items():
+        pq.write_table(TABLE.append_column("tile", pa.array(["x", "y", None]).cast(kind)), tmp_path / f"{name}.parquet")
+    table = open_source(tmp_path, spec()).table()
+    assert table.schema.field("tile").type == pa.string()
+    assert table["tile"].to_pylist() == ["x", "y", None] * 2
+
+
+def test_a_hive_key_that_is_no_value_of_its_column_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "assets=1").mkdir()
+    pq.write_table(TABLE, tmp_path / "assets=1" / "a.parquet")
+    with pytest.raises(SourceError, match="do not fit together: parsing scalars of type struct"):
+        open_source(tmp_path, spec())
+
+
 def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
     pq.write_table(TABLE, tmp_path / "a.parquet")
     first = open_source(tmp_path, spec()).fingerprint

@@ -41,6 +41,8 @@ def seeds() -> list[bytes]:
     made = [craft(order=order, big=big, offset=at) for order in "<>" for big in (False, True) for at in (None, 2048)]
     custom = geo_keys((1024, 0, 1, 1), (3072, 0, 1, 32767), (3075, 0, 1, 1), (3080, 34736, 1, 0), (3088, 34736, 1, 1))
     made += [craft({34735: custom, 34736: (12, [9.0, 0.9996]), 34737: (2, b"name|\0")}, order=order) for order in "<>"]
+    # A projection that GeoTIFF spells out, and one that only a citation does.
+    made += [tiff_bytes(crs=crs) for crs in ("+proj=omerc +lat_0=4 +lonc=9 +alpha=53 +gamma=50", "+proj=moll")]
     made += [
         tiff_bytes(bands=3, interleave="band"), tiff_bytes(bands=4, dtype="uint8", bigtiff="yes"),
         tiff_bytes(dtype="float32", nodata=-9999.0, endianness="big"), tiff_bytes(width=1000, height=900, epsg=3035),
