@@ -73,15 +73,17 @@ def publish_partition(
     # From a published file to the document beside the data, two hive folders up.
     document = f"../../../{workspace.stages.rpartition('/')[2]}/{COLLECTION_DOCUMENT}"
     facts, findings = PublishedFacts(), CrsFindings()
-    # The schema is that of no rows, so that a partition without any has the same as the others.
-    nothing, _ = join_band_metadata(stored.empty_table(), BAND_METADATA_SCHEMA.empty_table(), bands)
-    schema = complete_items(_without_keys(nothing), spec, document).schema
+    schema: pa.Schema | None = None
     with RecordSorter(sort_bytes) as sorter:
         for table, found in join_batches(workspace.read_batches(records), workspace.read_batches(ledger), bands):
             completed = complete_items(_without_keys(table), spec, document)
             facts.add(completed)
             findings += found
             sorter.add(completed)
+            schema = completed.schema
+        if schema is None:  # a partition without rows has the same schema as the others
+            nothing, _ = join_band_metadata(stored.empty_table(), BAND_METADATA_SCHEMA.empty_table(), bands)
+            schema = complete_items(_without_keys(nothing), spec, document).schema
         published = _published_schema(schema, facts, spec)
         path = workspace.published_file(key)
 

@@ -8,10 +8,11 @@ built.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
+from itertools import chain
 from typing import Concatenate, Final, ParamSpec
 
 import pyarrow as pa
@@ -35,7 +36,7 @@ from rasteret_assets.stages.headers import Latencies, ProgressCallback
 from rasteret_assets.stages.index import HeaderIndex
 from rasteret_assets.stages.known import WorkspaceCheckpoint, known_headers, target_slices
 from rasteret_assets.stages.look import load_profile
-from rasteret_assets.stages.normalize import RepeatedIds, check_rejected, normalize_records
+from rasteret_assets.stages.normalize import NormalizedRecords, RepeatedIds, check_rejected, normalize_records
 from rasteret_assets.stages.profile import SourceProfile, partition_batches
 from rasteret_assets.stages.publish import publish_partition
 from rasteret_assets.stages.recipe import recipe_of, with_recipe
@@ -180,16 +181,17 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
     id_column = next((name for name, contract in spec.column_map.items() if contract == ID), ID)
     ids = workspace.read_batches(raw_path, [id_column]) if profile.repeats_ids else ()
     repeats = RepeatedIds(normalize_ids(batch.column(0)) for batch in ids)
-    empty = normalize_records(schema.empty_table(), spec, profile)
     counts: Counter[str] = Counter()
-    first_rejected = empty.rejected
-    record_schema = with_recipe(empty.records.schema, profile, version)
-    with workspace.writer(path, record_schema, **STAGE_OPTIONS) as records:
+    normalize = partial(normalize_records, spec=spec, profile=profile, repeats=repeats)
+    results = _normalized(workspace, raw_path, schema, normalize)
+    first = next(results)
+    normalized, first_rejected = first.records.schema, first.rejected
+    results = chain([first], results)
+    del first  # or its rows would stay in memory to the end
+    with workspace.writer(path, with_recipe(normalized, profile, version), **STAGE_OPTIONS) as records:
         with ExitStack() as stack:
             rejected: TableWriter | None = None
-            for batch in workspace.read_batches(raw_path):
-                rows = pa.Table.from_batches([batch]).replace_schema_metadata(schema.metadata)
-                result = normalize_records(rows, spec, profile, repeats)
+            for result in results:
                 records.write(result.records)
                 if result.rejected.num_rows:
                     if rejected is None:
@@ -207,8 +209,20 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
         check_rejected(first_rejected, counts["rejected_records"], total, spec.max_rejected)
     return StageResult(
         key=key, rows=records.rows, version=records.written.digest,
-        counts={name: counts[name] for name in _RECORD_COUNTS}, path=path, schema=empty.records.schema,
+        counts={name: counts[name] for name in _RECORD_COUNTS}, path=path, schema=normalized,
     )  # fmt: skip
+
+
+def _normalized(
+    workspace: Workspace, raw_path: str, schema: pa.Schema, normalize: Callable[[pa.Table], NormalizedRecords]
+) -> Iterator[NormalizedRecords]:
+    """What becomes of the raw rows, batch by batch; of no rows where there are none, as that too has a schema."""
+    is_empty = True
+    for batch in workspace.read_batches(raw_path):
+        is_empty = False
+        yield normalize(pa.Table.from_batches([batch]).replace_schema_metadata(schema.metadata))
+    if is_empty:
+        yield normalize(schema.empty_table())
 
 
 @_one_at_a_time
