@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from settling import settle
-
 #: How a table of records with one file each is declared, by the arguments that both publishers have.
 ONE_FILE: Final = {"href_column": "url", "band_index_map": {"B02": 0, "B03": 1, "B04": 2, "B08": 3}}
 
@@ -40,8 +38,6 @@ def measure(
     parser.add_argument("--bbox", type=json.loads)
     parser.add_argument("--repeat", type=int, default=1)
     job = parser.parse_args()
-    # As much as rasteret takes for a million records.
-    settle(4 * 2**30)
     times = []
     for _ in range(job.repeat):
         start = time.perf_counter()

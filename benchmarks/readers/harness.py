@@ -18,8 +18,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from settling import settle
-
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -74,7 +72,6 @@ def measure(
     first = replace(job, headers=1, first=0, beside="")
     read(given(first))
     material = given(job)
-    settle()
     _ask(job, "reset")
     cpu, start = _cpu_seconds(), time.perf_counter()
     result = read(material)
