@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -167,7 +166,7 @@ def _fragments(fs: pafs.FileSystem, root: str, files: list[str]) -> list[ds.Parq
             ) from error
         return fragment
 
-    return each_file(fs, opened, files, local_threads=os.cpu_count() or 1)
+    return each_file(fs, opened, files, takes_long=True)
 
 
 def _common_schema(fragments: list[ds.ParquetFileFragment]) -> pa.Schema:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Literal
 
@@ -54,8 +53,7 @@ def problem_with(
 def _contents(
     workspace: Workspace, states: Mapping[str, Mapping[str, object]], keys: Mapping[str, str], paths: list[str]
 ) -> str | None:
-    threads = os.cpu_count() or 1
-    digests = each_file(workspace.fs, lambda path: _digest(workspace.fs, path), paths, local_threads=threads)
+    digests = each_file(workspace.fs, lambda path: _digest(workspace.fs, path), paths, takes_long=True)
     for path, digest in zip(paths, digests, strict=True):
         known: list[FileFacts | None] = may_be(states[keys[path]])
         if digest not in [facts.content_hash for facts in known if facts]:

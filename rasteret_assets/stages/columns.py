@@ -218,10 +218,11 @@ def parse_crs(value: Any) -> tuple[int | None, str | None]:
         value = int(value) if value.is_integer() else None
     if value is None or isinstance(value, bool):
         return None, None
+    if isinstance(value, int):
+        return _of_number(value)
     text = str(value).strip()
-    code = re.fullmatch(r"(?:EPSG:+)?(\d{4,6})(?:\.0)?", text, re.IGNORECASE)
-    if isinstance(value, int) or code:
-        return _of_number(int(code.group(1)) if code else int(value))
+    if code := re.fullmatch(r"(?:EPSG:+)?(\d{4,6})(?:\.0)?", text, re.IGNORECASE):
+        return _of_number(int(code.group(1)))
     return _parse_crs_text(text) if text else (None, None)
 
 

@@ -7,7 +7,7 @@ a cryptographic hash.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -19,6 +19,8 @@ from xxhash import xxh3_128
 from rasteret_assets.stages.columns import plain
 
 _NULL: Final = np.uint64(0x9E3779B97F4A7C15)
+#: First bits of a hash by which those that may be repeated are told from the others.
+_MARKED_BITS = 20
 #: Bytes of a text up to which it is hashed word by word; longer ones byte by byte, whatever lengths they have.
 _MOST_WORD_BYTES: Final = 128
 
@@ -221,3 +223,30 @@ def _listed(column: pa.Array) -> tuple[npt.NDArray[np.int64], dict[str, pa.Array
         return np.diff(offsets).astype(np.int64), items
     lengths = np.asarray(pc.list_value_length(column)).astype(np.int64)
     return lengths, {"items": column.flatten()}
+
+
+def repeated(hashes: Iterable[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
+    """Hashes that occur more than once, ``uint64[K]`` in order."""
+    ordered = np.sort(np.concatenate([np.zeros(0, np.uint64), *hashes]))
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def repeated_by(
+    fresh: Iterable[npt.NDArray[np.uint64]], known: Iterable[npt.NDArray[np.uint64]]
+) -> npt.NDArray[np.uint64]:
+    """What :func:`repeated` finds in both, where no hash of ``known`` occurs twice in it: that is not sorted again.
+
+    Args:
+        fresh: hashes ``uint64[N]``, in parts.
+        known: the same.
+    """
+    parts = list(fresh)
+    marked = np.zeros(1 << _MARKED_BITS, bool)
+    for hashes in parts:
+        marked[_marks(hashes)] = True
+    # Few others pass where there is little that is fresh, and all are compared in full.
+    return repeated([*parts, *(hashes[marked[_marks(hashes)]] for hashes in known)])
+
+
+def _marks(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+    return (hashes >> np.uint64(64 - _MARKED_BITS)).astype(np.intp)

@@ -13,8 +13,6 @@ from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.workspace import Workspace
 
 _LOOKED_UNDER: Final = "looked_under"
-#: A row for each file: its version, and the hashes of its ids, ``uint64``, as bytes.
-_IDS_SCHEMA: Final = pa.schema([("part", pa.string()), ("hashes", pa.large_binary())])
 
 
 def load_profile(workspace: Workspace, source: Source, spec: CollectionSpec) -> SourceProfile:
@@ -35,9 +33,7 @@ def _last_look(workspace: Workspace, stored: Any, spec: CollectionSpec) -> Look 
     if stored is None or stored.get(_LOOKED_UNDER) != _looked_under(spec):
         return None
     table = workspace.read_table(_ids_file(workspace))
-    if table is None or not table.schema.equals(_IDS_SCHEMA):
-        return None
-    if (table.schema.metadata or {}).get(_LOOKED_UNDER.encode()) != _looked_under(spec).encode():
+    if table is None or not table.schema.equals(_ids_schema(spec), check_metadata=True):
         return None
     ids = {
         part: np.frombuffer(hashes.as_buffer() or b"", np.uint64)
@@ -47,11 +43,15 @@ def _last_look(workspace: Workspace, stored: Any, spec: CollectionSpec) -> Look 
 
 
 def _keep_ids(workspace: Workspace, look: Look, spec: CollectionSpec) -> None:
-    schema = _IDS_SCHEMA.with_metadata({_LOOKED_UNDER: _looked_under(spec)})
-    table = pa.table([list(look.ids), [hashes.tobytes() for hashes in look.ids.values()]], schema)
+    table = pa.table([list(look.ids), [hashes.tobytes() for hashes in look.ids.values()]], _ids_schema(spec))
     # Hashes are noise: a dictionary, compression or statistics would only cost time.
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
     workspace.write_table(_ids_file(workspace), table, **plain)
+
+
+def _ids_schema(spec: CollectionSpec) -> pa.Schema:
+    """A row for each file: its version, and the hashes of its ids, ``uint64``, as bytes."""
+    return pa.schema([("part", pa.string()), ("hashes", pa.large_binary())], {_LOOKED_UNDER: _looked_under(spec)})
 
 
 def _ids_file(workspace: Workspace) -> str:

@@ -33,8 +33,8 @@ from rasteret_assets.schema import (
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.assets import assets_from_href, normalize_assets
 from rasteret_assets.stages.columns import normalize_crs, normalize_ids, plain
-from rasteret_assets.stages.digest import hash_texts
-from rasteret_assets.stages.profile import SourceProfile, record_times, repeated, with_aliases
+from rasteret_assets.stages.digest import hash_texts, repeated
+from rasteret_assets.stages.profile import SourceProfile, record_times, with_aliases
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,14 +24,11 @@ from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.ahead import ahead
 from rasteret_assets.stages.assets import asset_names, normalize_assets, raster_rows
 from rasteret_assets.stages.columns import normalize_ids, normalize_times
-from rasteret_assets.stages.digest import ContentDigest, hash_texts, row_hashes
+from rasteret_assets.stages.digest import ContentDigest, hash_texts, repeated, repeated_by, row_hashes
 from rasteret_assets.stages.scan import Source, SourcePart
 
 #: Raised whenever a profile of the same rows would come out differently: stored ones are then made anew.
 PROFILE_VERSION = 3
-
-#: First bits of a hash by which those that may be repeated are told from the others.
-_MARKED_BITS = 20
 
 #: Files that are looked at side by side, with a batch of each in memory.
 _PARTS_AT_ONCE = 2
@@ -165,7 +162,7 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None) -> L
     found = _combined(parts.values())
     if last is not None and not last.profile.repeats_ids:
         of_fresh = {part.version: ids[part.version] for part in fresh}
-        suspects = _repeated_by(of_fresh.values(), [ids[version] for version in ids.keys() - of_fresh.keys()])
+        suspects = repeated_by(of_fresh.values(), [ids[version] for version in ids.keys() - of_fresh.keys()])
     else:
         suspects = repeated(ids.values())
     conflicts = _conflicting(source, spec, ids, suspects)
@@ -333,25 +330,3 @@ def _conflicting(
         )
         for key in np.unique(places[shared[codes]])
     }
-
-
-def repeated(hashes: Iterable[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
-    """Hashes that occur more than once, ``uint64[K]`` in order."""
-    ordered = np.sort(np.concatenate([np.zeros(0, np.uint64), *hashes]))
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-
-
-def _repeated_by(
-    fresh: Iterable[npt.NDArray[np.uint64]], known: Iterable[npt.NDArray[np.uint64]]
-) -> npt.NDArray[np.uint64]:
-    """What :func:`repeated` finds in both, where no hash of ``known`` occurs twice in it: that is not sorted again."""
-    parts = list(fresh)
-    marked = np.zeros(1 << _MARKED_BITS, bool)
-    for hashes in parts:
-        marked[_marks(hashes)] = True
-    # Few others pass where there is little that is fresh, and all are compared in full.
-    return repeated([*parts, *(hashes[marked[_marks(hashes)]] for hashes in known)])
-
-
-def _marks(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
-    return (hashes >> np.uint64(64 - _MARKED_BITS)).astype(np.intp)

@@ -11,7 +11,6 @@ import difflib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +20,11 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from rasteret_assets.errors import MissingColumnError, RasteretAssetsError, SourceError
-from rasteret_assets.geometry import describe_geometry, primary_geometry
+from rasteret_assets.geometry import primary_geometry
 from rasteret_assets.schema import ASSETS, GEOMETRY, REQUIRED_COLUMNS
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.columns import plain_type
+from rasteret_assets.stages.unite import unite_schemas
 from rasteret_assets.storage.files import BATCH_ROWS
 from rasteret_assets.storage.filesystems import each_file, list_files, resolve_filesystem
 from rasteret_assets.storage.urls import redact
@@ -177,7 +177,7 @@ def _open_path(path: str, filesystem: Any) -> Source:
             ds.FileSystemFactoryOptions(partition_base_dir=inside, partitioning=hive),
         )
         keys = dataset.inspect(promote_options="permissive", fragments=0) if folder else pa.schema([])
-        united = _unite(label, infos, schemas)
+        united = unite_schemas(label, [entry.path for entry in infos], schemas)
         extra = [key for key in keys if key.name not in united.names]
         finished = dataset.finish(pa.schema([*united, *extra], united.metadata))
     except pa.ArrowException as error:
@@ -203,43 +203,6 @@ def _file_schema(fs: pafs.FileSystem, path: str) -> pa.Schema:
             return pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{redact(path)}: not a readable Parquet file: {error}") from error
-
-
-def _unite(label: str, infos: list[pafs.FileInfo], schemas: list[pa.Schema]) -> pa.Schema:
-    """One schema over all files: columns and struct fields by name, numbers widened, nulls taking the others' type.
-
-    A dictionary is how some files keep text in memory; where others do not, the column is text.
-    """
-    _check_geo(label, infos, schemas)
-    first = schemas[0].metadata
-    bare = [schema.remove_metadata() for schema in schemas]
-    if any(schema != bare[0] for schema in bare):
-        bare = _without_mixed_dictionaries(bare)
-    return pa.unify_schemas(bare, promote_options="permissive").with_metadata(first)
-
-
-def _without_mixed_dictionaries(schemas: list[pa.Schema]) -> list[pa.Schema]:
-    kinds: dict[str, set[pa.DataType]] = {}
-    for field_ in chain.from_iterable(schemas):
-        kinds.setdefault(field_.name, set()).add(field_.type)
-    mixed = {name for name, found in kinds.items() if len(found) > 1}
-    return [
-        pa.schema([field_.with_type(plain_type(field_.type)) if field_.name in mixed else field_ for field_ in schema])
-        for schema in schemas
-    ]
-
-
-def _check_geo(label: str, infos: list[pafs.FileInfo], schemas: list[pa.Schema]) -> None:
-    """Refuse files whose GeoParquet footers disagree about the CRS: one table has one."""
-    seen: dict[str, str] = {}
-    for info, schema in zip(infos, schemas, strict=True):
-        if "geometry" in schema.names:
-            described = describe_geometry(schema.field("geometry"), schema.metadata)
-            seen.setdefault(f"{described.crs}{described.unknown_crs}", info.path)
-    if len(seen) > 1:
-        raise SourceError(
-            f"{label}: its files state different CRSs for geometry: {' and '.join(list(seen.values())[:2])}"
-        )
 
 
 def _open_arrow(data: Any) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,7 +68,7 @@ def list_files(fs: pafs.FileSystem, folder: str, suffixes: tuple[str, ...]) -> l
 
 
 def each_file(
-    fs: pafs.FileSystem, look: Callable[[str], T], paths: Sequence[str], *, local_threads: int = 0
+    fs: pafs.FileSystem, look: Callable[[str], T], paths: Sequence[str], *, takes_long: bool = False
 ) -> list[T]:
     """What ``look`` returns for each of the files, in their order.
 
@@ -75,11 +76,11 @@ def each_file(
         fs: filesystem of the files; on one that is not a local disk many are looked at at once.
         look: called with a path.
         paths: of the files.
-        local_threads: how many look at files on a local disk. None where a look takes less time than Python's threads
-            need to take turns, which is true of small documents and footers.
+        takes_long: whether a look at a file on a local disk takes longer than Python's threads need to take turns,
+            which is not true of small documents and schemas.
     """
-    threads = local_threads if fs.type_name == "local" else _REQUESTS_AT_ONCE
-    if not threads:
+    is_local = fs.type_name == "local"
+    if is_local and not takes_long:
         return [look(path) for path in paths]
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(os.cpu_count() if is_local else _REQUESTS_AT_ONCE) as pool:
         return list(pool.map(look, paths))

@@ -97,8 +97,7 @@ def _read_citation(keys: Keys) -> Resolved:
     if not (crs.is_projected or crs.is_geographic) or crs.is_compound:
         return None, None
     datum = crs.datum.name if crs.datum is not None else "unknown"
-    code = None if "unknown" in datum.lower() else crs.to_epsg(min_confidence=_EQUIVALENT)
-    return (None, crs.to_wkt()) if code is None else _name(code)
+    return _describe(crs, identify="unknown" not in datum.lower())
 
 
 def _name(code: int | None) -> Resolved:
@@ -186,11 +185,14 @@ def _write(definition: dict[str, Any], *, identify: bool) -> Resolved:
     """WKT2 of a PROJJSON definition, or the code of the EPSG CRS that PROJ finds equivalent to it."""
     proj = _proj()
     try:
-        crs: pyproj.CRS = proj.CRS.from_json_dict(definition)
-        code = crs.to_epsg(min_confidence=_EQUIVALENT) if identify else None
-        return (None, crs.to_wkt()) if code is None else _name(code)
+        return _describe(proj.CRS.from_json_dict(definition), identify=identify)
     except proj.exceptions.CRSError:
         return None, None
+
+
+def _describe(crs: pyproj.CRS, *, identify: bool) -> Resolved:
+    code = crs.to_epsg(min_confidence=_EQUIVALENT) if identify else None
+    return (None, crs.to_wkt()) if code is None else _name(code)
 
 
 def _build_base(keys: Keys, proj: Any) -> dict[str, Any] | None:

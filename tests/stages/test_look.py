@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages import profile as profiles
+from rasteret_assets.stages import digest
 from rasteret_assets.stages.look import load_profile
 from rasteret_assets.stages.profile import profile_source
 from rasteret_assets.stages.scan import open_source
@@ -37,7 +37,7 @@ def test_a_look_that_reads_only_changed_files_finds_what_a_new_one_finds(
     changes: list[tuple[str, list[tuple[int, int]]]],
 ) -> None:
     # One bit of a hash, so that ids that differ are mistaken for each other at first.
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(profiles, "_MARKED_BITS", 1):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(digest, "_MARKED_BITS", 1):
         source = Path(folder) / "source"
         source.mkdir()
         workspace = Workspace.at(str(Path(folder) / "w" / "s2_records"))
