@@ -160,10 +160,11 @@ def _is_loaded(stack: Stack) -> bool:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End ``dagster dev`` and what it started, which is a process group of its own."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+    # Asked politely the group takes longer than a test: its members wait for each other.
+    for number, patience in ((signal.SIGTERM, 3), (signal.SIGKILL, 15)):
         try:
             os.killpg(process.pid, number)
-            process.wait(15)
+            process.wait(patience)
         except ProcessLookupError:
             return
         except subprocess.TimeoutExpired:
