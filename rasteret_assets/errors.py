@@ -239,6 +239,12 @@ class MissingExtraError(RasteretAssetsError, ImportError):
     error_class = "missing_extra"
 
 
+class WorkspaceError(RasteretAssetsError, OSError):
+    """A workspace that cannot be written: no folder, no permission, no room."""
+
+    error_class = "workspace"
+
+
 class CollectionError(RasteretAssetsError):
     """A published collection that is missing, damaged, or not laid out as one."""
 

@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from xxhash import xxh3_128
 
-from rasteret_assets.errors import CollectionError
+from rasteret_assets.errors import CollectionError, WorkspaceError
 
 #: How tables of the stages are written: read once or twice and as a whole, they are cheap rather than small.
 STAGE_OPTIONS: Final[dict[str, Any]] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
@@ -55,11 +55,13 @@ class TableWriter:
 
     Args:
         writer: of a file beside the one that is replaced.
+        path: of the one that is replaced.
         row_group_size: most rows of a row group; as many as are written at once when omitted.
     """
 
-    def __init__(self, writer: pq.ParquetWriter, row_group_size: int | None) -> None:
+    def __init__(self, writer: pq.ParquetWriter, path: str, row_group_size: int | None) -> None:
         self._writer = writer
+        self._path = path
         self._row_group_size = row_group_size
         self._written: Written | None = None
         self.rows = 0
@@ -72,10 +74,15 @@ class TableWriter:
         return self._written
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
-        """Append rows as at least one row group of their own."""
+        """Append rows as at least one row group of their own.
+
+        Raises:
+            WorkspaceError: if there is no room for them.
+        """
         table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
         if table.num_rows:
-            self._writer.write_table(table, self._row_group_size)
+            with _writing(self._path):
+                self._writer.write_table(table, self._row_group_size)
             self.rows += table.num_rows
 
 
@@ -173,11 +180,22 @@ class Files:
             row_group_size: most rows of a row group; as many as are written at once when omitted.
             before: called with the finished file before it is put in its place.
             options: of ``pyarrow.parquet.ParquetWriter``.
+
+        Raises:
+            WorkspaceError: if the file cannot be written.
         """
-        with self._beside() as beside:
-            with pq.ParquetWriter(beside, schema, **options) as parquet:
-                writer = TableWriter(parquet, row_group_size)
+        with self._beside(path) as beside:
+            with _writing(path):
+                parquet = pq.ParquetWriter(beside, schema, **options)
+            writer = TableWriter(parquet, path, row_group_size)
+            try:
                 yield writer
+            except BaseException:
+                with suppress(Exception):  # what it is closed for is what counts
+                    parquet.close()
+                raise
+            with _writing(path):
+                parquet.close()
             with Path(beside).open("rb") as finished:
                 digest = hashlib.file_digest(finished, xxh3_128).hexdigest()
             writer._written = Written(Path(beside).stat().st_size, digest)  # noqa: SLF001
@@ -206,10 +224,15 @@ class Files:
         return None
 
     def write_json(self, path: str, document: Any) -> None:
-        """Write a JSON document (sorted keys), replacing what was there in one step."""
+        """Write a JSON document (sorted keys), replacing what was there in one step.
+
+        Raises:
+            WorkspaceError: if the file cannot be written.
+        """
         text = json.dumps(document, sort_keys=True, indent=1).encode()
-        with self._beside() as beside:
-            Path(beside).write_bytes(text)
+        with self._beside(path) as beside:
+            with _writing(path):
+                Path(beside).write_bytes(text)
             self._put(beside, path)
 
     @property
@@ -217,11 +240,12 @@ class Files:
         return bool(self.fs.type_name == "local")
 
     @contextmanager
-    def _beside(self) -> Iterator[str]:
-        """A local file to write what is to be put in place; it is gone afterwards, whatever happens."""
+    def _beside(self, path: str) -> Iterator[str]:
+        """A local file to write what is to be put in place of ``path``; it is gone afterwards, whatever happens."""
         if self._is_local:
             folder = Path(self.stages) / _WRITING
-            folder.mkdir(parents=True, exist_ok=True)
+            with _writing(path):
+                folder.mkdir(parents=True, exist_ok=True)
         else:
             folder = Path(tempfile.gettempdir())
         beside = folder / uuid.uuid4().hex
@@ -232,13 +256,14 @@ class Files:
 
     def _put(self, beside: str, path: str) -> None:
         """Put a finished file in its place in one step."""
-        if self._is_local:
-            _move(Path(beside), Path(path))
-            return
-        content = pa.memory_map(beside).read_buffer()
-        with self.fs.open_output_stream(path) as sink:
-            # In one call: an interrupt between two would close the stream, and so publish half of the object.
-            sink.write(content)
+        with _writing(path):
+            if self._is_local:
+                _move(Path(beside), Path(path))
+                return
+            content = pa.memory_map(beside).read_buffer()
+            with self.fs.open_output_stream(path) as sink:
+                # In one call: an interrupt between two would close the stream, and so publish half of the object.
+                sink.write(content)
 
     def sweep(self, folder: str = _WRITING) -> None:
         """Take away the files of a folder of the stages that were written a day ago or earlier.
@@ -277,6 +302,17 @@ def digest_of(fs: pafs.FileSystem, path: str) -> str:
         while piece := stream.read(_PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Name the file that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceError(
+            f"{path} cannot be written ({error}): the workspace has to be a folder, with room, that may be written to"
+        ) from error
 
 
 def _move(source: Path, target: Path) -> None:

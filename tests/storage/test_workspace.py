@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from rasteret_assets.errors import CollectionError, SourceError, SpecError
+from rasteret_assets.errors import CollectionError, SourceError, SpecError, WorkspaceError
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.s3 import bucket_server, filesystem_of
@@ -168,3 +170,41 @@ def test_what_a_killed_writer_left_is_swept_after_a_day(tmp_path: Path) -> None:
     os.utime(old, (0, 0))
     workspace.sweep()
     assert [file.exists() for file in (old, new)] == [False, True]
+
+
+def test_a_workspace_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    workspace = Workspace.at(str(tmp_path / "taken" / "s2_records"))
+    path = workspace.state_file("2024-01")
+    with pytest.raises(WorkspaceError, match=rf"^{path} cannot be written \(.*Not a directory"):
+        workspace.write_json(path, {})
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket: pafs.FileSystem) -> None:
+    workspace = Workspace.at("s3://elsewhere/s2_records", bucket)
+    path = workspace.stage_file("raw_records", "2024-01")
+    with pytest.raises(WorkspaceError, match=f"^{path} cannot be written"):
+        workspace.write_table(path, TABLE)
+
+
+def test_a_full_disk_leaves_what_was_there_and_nothing_beside(tmp_path: Path) -> None:
+    workspace = Workspace.at(str(tmp_path / "s2_records"))
+    path = workspace.stage_file("raw_records", "2024-01")
+    workspace.write_table(path, TABLE)
+    # No file of the process below may grow beyond 64 KiB: as on a full disk, some write of many fails.
+    program = f"""if True:
+        import resource, pyarrow as pa
+        from rasteret_assets.errors import WorkspaceError
+        from rasteret_assets.storage.workspace import Workspace
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+        try:
+            Workspace.at({str(tmp_path / "s2_records")!r}).write_table(
+                {path!r}, pa.table({{"x": range(50_000)}}), use_dictionary=False, compression="none"
+            )
+        except WorkspaceError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(f"{path} cannot be written ("), done.stderr
+    assert workspace.read_table(path) == TABLE
+    assert list((tmp_path / "s2_stages" / ".writing").iterdir()) == []
