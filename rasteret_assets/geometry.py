@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -34,9 +36,9 @@ _NATIVE: Final = {
     "multipolygon": (shapely.GeometryType.MULTIPOLYGON, 3),
 }
 
-#: Geometry types by their code in WKB, as GeoParquet names them.
 #: How PostGIS writes the CRS in front of WKT.
-_EWKT: Final = re.compile(r"\s*SRID=(\d+);", re.IGNORECASE)
+_EWKT: Final = re.compile(r"\s*SRID=([0-9]{1,9});", re.IGNORECASE)
+#: Geometry types by their code in WKB, as GeoParquet names them.
 _WKB_NAMES: Final = {
     1: "Point", 2: "LineString", 3: "Polygon", 4: "MultiPoint", 5: "MultiLineString", 6: "MultiPolygon",
     7: "GeometryCollection",
@@ -87,8 +89,8 @@ def decode_geometries(column: pa.Array, described: GeometryColumn) -> tuple[Geom
     """Geometries of a column in its own CRS, and which rows could not be read.
 
     Args:
-        column: WKB or EWKB (binary, large or view), hexadecimal WKB, WKT, EWKT or GeoJSON text, GeoJSON-shaped
-            structs, or a native GeoArrow layout, separated or interleaved.
+        column: WKB or EWKB (binary, large or view), hexadecimal WKB, WKT, EWKT or GeoJSON text (also as bytes),
+            GeoJSON-shaped structs, or a native GeoArrow layout, separated or interleaved.
         described: from :func:`describe_geometry`.
 
     Returns:
@@ -108,7 +110,9 @@ def decode_geometries(column: pa.Array, described: GeometryColumn) -> tuple[Geom
         decoded = _from_native(storage, described.native)
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or kind == pa.binary_view():
         with np.errstate(invalid="ignore"):  # NaN coordinates are found and named later
-            decoded = shapely.from_wkb(_objects(storage), on_invalid="ignore")
+            decoded = _each_readable(shapely.from_wkb, _objects(storage))
+        if (unread := np.asarray(shapely.is_missing(decoded)) & ~null).any():
+            decoded[unread] = _from_text(_as_texts(_objects(storage)[unread]))
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
         decoded = _from_text(_objects(storage))
     elif pa.types.is_struct(kind) and {"type", "coordinates"} <= {child.name for child in kind}:
@@ -224,17 +228,39 @@ def _objects(array: pa.Array) -> Geometries:
     return np.asarray(array.to_numpy(zero_copy_only=False), dtype=object)
 
 
+def _each_readable(read: Callable[..., Any], values: Geometries) -> Geometries:
+    """Geometries by one of shapely's readers; None for what it cannot read."""
+    try:
+        return np.asarray(read(values, on_invalid="ignore"), dtype=object)
+    except NotImplementedError:
+        # Curves, as PostGIS and QGIS write them: a single one fails the whole column, so the others go one by one.
+        result = np.full(len(values), None, dtype=object)
+        for row, value in enumerate(values):
+            with suppress(NotImplementedError):
+                result[row] = read(value, on_invalid="ignore")
+        return result
+
+
+def _as_texts(values: Geometries) -> Geometries:
+    """Bytes that no WKB reader took as the text they are where their writer did not say so; None for others."""
+    texts = np.full(len(values), None, dtype=object)
+    for row, value in enumerate(values):  # only of rows that are no WKB
+        with suppress(UnicodeDecodeError):
+            texts[row] = value.decode()
+    return texts
+
+
 def _from_text(texts: Geometries) -> Geometries:
     """Geometries from WKT, EWKT (``SRID=4326;POINT...``), GeoJSON or hexadecimal WKB, told apart by how they begin."""
     result = np.full(len(texts), None, dtype=object)
     first = np.array([text.lstrip()[:1] if text else "" for text in texts], dtype=object)
     is_json, is_hex = first == "{", (first == "0")
     is_wkt = (first != "") & ~is_json & ~is_hex
-    result[is_json] = shapely.from_geojson(texts[is_json], on_invalid="ignore")
-    result[is_hex] = shapely.from_wkb(texts[is_hex], on_invalid="ignore")
+    result[is_json] = _each_readable(shapely.from_geojson, texts[is_json])
+    result[is_hex] = _each_readable(shapely.from_wkb, texts[is_hex])
     stated = [_EWKT.match(text) for text in texts[is_wkt]]
     plain = [text if found is None else text[found.end() :] for text, found in zip(texts[is_wkt], stated, strict=True)]
-    geometries = shapely.from_wkt(np.array(plain, object), on_invalid="ignore")
+    geometries = _each_readable(shapely.from_wkt, np.array(plain, object))
     result[is_wkt] = shapely.set_srid(geometries, [0 if found is None else int(found[1]) for found in stated])
     return result
 

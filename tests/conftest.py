@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,17 @@ CORPUS = Path(__file__).parent.parent.parent / "shared" / "corpus"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever the order, the tests that take longest begin first: the last of two workers has little left to wait."""
     items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
+@pytest.fixture(autouse=True)
+def _no_state_of_a_past_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster asks the instance opened last for state when it resolves definitions; ours keep none.
+
+    Which one that is depends on the garbage collector: what Dagster opens for itself is closed when it is collected,
+    and names the one before as the last, which may be gone by then.
+    """
+    if states := sys.modules.get("dagster._core.storage.defs_state.base"):
+        monkeypatch.setattr(states.DefsStateStorage, "get", classmethod(lambda _: None))
 
 
 @pytest.fixture

@@ -122,6 +122,37 @@ def test_ewkt_srids_place_each_row() -> None:
     assert np.allclose(shapely.get_coordinates(to_lonlat(decoded(column), PLAIN)), [[10, 45]] * 3)
 
 
+@pytest.mark.parametrize(
+    "curve", ["CIRCULARSTRING (0 0, 1 1, 2 0)", "SRID=99999999999999999999;POINT (0 0)", "POINT (1"]
+)
+def test_one_unreadable_footprint_leaves_the_others(curve: str) -> None:
+    geometries, unreadable = decode_geometries(pa.array(["POINT (10 45)", curve, None]), PLAIN)
+    assert geometries.tolist() == [shapely.Point(10, 45), None, None]
+    assert unreadable.tolist() == [False, True, False]
+
+
+def test_a_curve_in_wkb_leaves_the_others() -> None:
+    point = shapely.to_wkb(shapely.Point(10, 45))
+    curve = bytes.fromhex("01 08000000 01000000") + point[5:]
+    geometries, unreadable = decode_geometries(pa.array([point, curve], pa.binary()), PLAIN)
+    assert geometries.tolist() == [shapely.Point(10, 45), None]
+    assert unreadable.tolist() == [False, True]
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_a_geometry_or_unreadable(value: bytes) -> None:
+    geometries, unreadable = decode_geometries(pa.array([value], pa.binary()), PLAIN)
+    assert (geometries[0] is None) == unreadable[0]
+
+
+def test_text_that_is_not_marked_as_text_is_read() -> None:
+    texts = ["POINT (10 45)", '{"type": "Point", "coordinates": [10, 45]}', "SRID=4326;POINT (10 45)"]
+    column = pa.array([shapely.to_wkb(shapely.Point(10, 45)), *(text.encode() for text in texts), b"\xff"], pa.binary())
+    geometries, unreadable = decode_geometries(column, PLAIN)
+    assert all(shapely.equals(geometries[:4], shapely.Point(10, 45)))
+    assert unreadable.tolist() == [False] * 4 + [True]
+
+
 def test_an_unknown_crs_is_refused() -> None:
     footer = {b"geo": b'{"columns": {"geometry": {"crs": null}}}'}
     with pytest.raises(RecordError, match="crs: null"):

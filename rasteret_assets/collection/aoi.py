@@ -209,7 +209,7 @@ def _srid(shape: BaseGeometry | None) -> str | None:
 def _read(parse: Any, value: Any) -> Any:
     try:
         return parse(value)
-    except (ShapelyError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ShapelyError, NotImplementedError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SpecError(f"{str(value)[:60]!r} is no area of interest ({error}): give {_FORMS}") from error
 
 

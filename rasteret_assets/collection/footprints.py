@@ -63,7 +63,7 @@ def decode_wkb(geometry: pa.Array) -> Footprints:
         geometry = geometry.storage
     try:
         return np.asarray(shapely.from_wkb(geometry.to_numpy(zero_copy_only=False)), dtype=object)
-    except (shapely.errors.GEOSException, TypeError, pa.ArrowInvalid) as error:
+    except (shapely.errors.GEOSException, NotImplementedError, TypeError, pa.ArrowInvalid) as error:
         raise CollectionError(f"column 'geometry' ({geometry.type}) holds what is no WKB: {error}") from error
 
 

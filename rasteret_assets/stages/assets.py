@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from rasteret_assets.errors import RecordError
 from rasteret_assets.schema import BAND_INDEX, HREF
-from rasteret_assets.stages.columns import plain
+from rasteret_assets.stages.columns import plain, plain_text
 from rasteret_assets.storage.urls import rewrite_hrefs
 
 #: What one asset of a JSON document becomes; everything else it says is kept as JSON text in ``properties``.
@@ -38,7 +38,7 @@ _OTHER_ROLES = frozenset({"thumbnail", "metadata", "tiles", "tilejson", "iso-191
 
 def asset_names(column: pa.Array) -> list[str]:
     """Names of the assets a column holds, in the order of a struct's fields or sorted where rows decide."""
-    column = plain(column)
+    column = plain_text(column)
     kind = column.type
     if pa.types.is_struct(kind):
         return [child.name for child in kind]
@@ -62,7 +62,7 @@ def normalize_assets(column: pa.Array, names: Sequence[str], rewrites: Mapping[s
         names: the fields of the result, so that every partition has the same.
         rewrites: ``{prefix: replacement}`` of hrefs.
     """
-    column = plain(column)
+    column = plain_text(column)
     kind = column.type
     unreadable = pa.array(np.zeros(len(column), bool))
     if _is_text(kind):
@@ -87,7 +87,7 @@ def normalize_assets(column: pa.Array, names: Sequence[str], rewrites: Mapping[s
 
 def assets_from_href(hrefs: pa.Array, band_index_map: Mapping[str, int], rewrites: Mapping[str, str]) -> pa.Array:
     """Assets of records with one file each, whose samples ``band_index_map`` names; null where the href is null."""
-    hrefs = plain(hrefs)
+    hrefs = plain_text(hrefs)
     if not (_is_text(hrefs.type) or pa.types.is_null(hrefs.type)):
         raise RecordError(f"href_column is {hrefs.type}: addresses are text")
     rewritten = rewrite_hrefs(_trimmed(hrefs.cast(pa.string())), rewrites)

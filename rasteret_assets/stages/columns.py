@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -60,13 +61,22 @@ def plain(column: pa.Array) -> pa.Array:
     return column if target == column.type else column.cast(target)
 
 
+def plain_text(column: pa.Array) -> pa.Array:
+    """As :func:`plain`, and bytes that are UTF-8 are text: Hive, Impala and older Spark do not mark it in Parquet."""
+    column = plain(column)
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        with suppress(pa.ArrowInvalid):
+            return column.cast(pa.string())
+    return column
+
+
 def normalize_ids(column: pa.Array) -> pa.Array:
     """Record ids as text, UUIDs in their usual form (RFC 9562, 4); blank ones become null.
 
     Raises:
         RecordError: if the column's type cannot be an identifier (floats: 1.0 and 1 would not meet again).
     """
-    column = plain(column)
+    column = plain_text(column)
     kind = column.type
     if pa.types.is_null(kind):
         return pa.nulls(len(column), pa.string())
@@ -99,7 +109,7 @@ def normalize_times(column: pa.Array, name: str) -> tuple[pa.Array, pa.Array]:
     Raises:
         RecordError: for numbers that are not years, or a type that holds no time.
     """
-    column = plain(column)
+    column = plain_text(column)
     kind = column.type
     good = pa.array(np.zeros(len(column), bool))
     if pa.types.is_null(kind):
@@ -196,7 +206,7 @@ def normalize_crs(batch: pa.RecordBatch | pa.Table) -> tuple[pa.Array, pa.Array,
 
 
 def _parse_crs_column(column: pa.Array) -> tuple[pa.Array, pa.Array]:
-    column = plain(column)
+    column = plain_text(column)
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         # One code in a list is that code; of several none is the raster's.
         column = pa.array([values[0] if values and len(values) == 1 else None for values in column.to_pylist()])

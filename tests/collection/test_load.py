@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -272,4 +273,6 @@ print(rc.load({str(published)!r}).get_numpy((9, 45.1499, 9.001, 45.1501), "B").s
     command = [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n") == ["[]", "5", ""]
-    assert [line for line in done.stderr.splitlines() if "left out" not in line] == []
+    # asyncio tells of steps of a tenth of a second, which a machine under load takes.
+    told = [line for line in done.stderr.splitlines() if not re.search(r"left out|^Executing .* took", line)]
+    assert told == []

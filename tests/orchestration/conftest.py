@@ -12,13 +12,6 @@ from tests.orchestration.scenes import Scenes
 from tests.support.server import RangeServer
 
 
-@pytest.fixture(autouse=True)
-def _living_instance() -> Iterator[None]:
-    """Dagster asks the instance that was opened last for state when it resolves definitions, even one that is gone."""
-    with dg.DagsterInstance.ephemeral():
-        yield
-
-
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as ephemeral:

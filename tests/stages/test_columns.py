@@ -113,6 +113,14 @@ def test_ids_are_text() -> None:
         normalize_ids(pa.array([1.0]))
 
 
+def test_text_that_is_not_marked_as_text_is_read() -> None:
+    assert normalize_ids(pa.array([b"a", b"", None])).to_pylist() == ["a", None, None]
+    assert times(pa.array([b"2024-01-02"])) == [datetime(2024, 1, 2, tzinfo=UTC)]
+    assert crs(**{"proj:code": [b"EPSG:32629", b""]})[0] == [32629, None]
+    with pytest.raises(RecordError, match="column 'id' is binary"):
+        normalize_ids(pa.array([b"\xff"]))
+
+
 def crs(**columns: list) -> tuple[list, list, int]:
     codes, texts, conflicts = normalize_crs(pa.table(columns).to_batches()[0])
     assert (codes.type, texts.type) == (pa.int32(), pa.string())
