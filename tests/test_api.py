@@ -58,6 +58,16 @@ def test_what_is_published_is_returned_until_forced(table: pa.Table, server: Ran
     assert len(server.requests) == 7
 
 
+def test_open_ends_beyond_the_calendar_publish(table: pa.Table, tmp_path: Path) -> None:
+    nobody_knows = pa.array([0, 2**62, None, -(2**62)], pa.timestamp("us"))
+    open_ended = table.append_column("start_datetime", nobody_knows).append_column("end_datetime", nobody_knows)
+    open_ended = open_ended.set_column(1, "datetime", pa.nulls(4, pa.timestamp("us", "UTC")))
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    for where in ({}, {"name": "s2", "workspace_dir": tmp_path}):
+        collection = build_from_table(open_ended, **where)
+        assert (len(collection), collection.date_range) == (4, (epoch, epoch))
+
+
 def test_a_month_that_vanished_is_unpublished(table: pa.Table, tmp_path: Path) -> None:
     build_from_table(table, name="s2", workspace_dir=tmp_path)
     left = build_from_table(table.slice(0, 1), name="s2", workspace_dir=tmp_path, force=True)

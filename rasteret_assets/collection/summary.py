@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from rasteret_assets import schema
 from rasteret_assets.collection.query import END_DATETIME, Bounds
+from rasteret_assets.instants import utc_instants
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +146,6 @@ def _extremes(batch: pa.RecordBatch) -> list[datetime]:
         column = batch.column(name)
         if name != schema.DATETIME:
             column = column.filter(pc.is_null(batch.column(schema.DATETIME)))
-        # A published timestamp is in microseconds; nanoseconds of a foreign one would not fit a Python datetime.
-        ends = pc.min_max(pc.cast(column, schema.TIMESTAMP, safe=False))
-        moments += [end.as_py() for end in ends.values() if end.is_valid]
+        instants, _ = utc_instants(column)
+        moments += [end for end in pc.min_max(instants).as_py().values() if end is not None]
     return moments

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.errors import RecordError
+from rasteret_assets.instants import utc_instants
 from rasteret_assets.schema import CRS, PROJ_EPSG, TIMESTAMP
 
 # ISO 8601 as STAC writes it (RFC 3339) and its common relaxations: a space for the T, no seconds, a bare date, no zone.
@@ -104,7 +105,8 @@ def normalize_times(column: pa.Array, name: str) -> tuple[pa.Array, pa.Array]:
     """Instants of a column as UTC microseconds, and a mask of the values that do not parse.
 
     Timestamps and dates of any unit and zone are converted (without a zone they are UTC, finer fractions are cut);
-    integers and whole floats are years; text is ISO 8601 (a year or a month is its first instant). Blank text is null.
+    integers and whole floats are years; text is ISO 8601 (a year or a month is its first instant). Blank text is null;
+    instants outside of the years 1 to 9999 do not parse.
 
     Raises:
         RecordError: for numbers that are not years, or a type that holds no time.
@@ -117,8 +119,7 @@ def normalize_times(column: pa.Array, name: str) -> tuple[pa.Array, pa.Array]:
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         if pa.types.is_date(kind):
             column = column.cast(pa.timestamp("ms" if pa.types.is_date64(kind) else "s"))
-        utc = column if column.type.tz else pc.assume_timezone(column, "UTC")
-        return utc.cast(TIMESTAMP, safe=False), good
+        return utc_instants(column)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _from_years(column, name), good
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -166,6 +167,7 @@ def _from_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
         # One impossible date (a 13th month) or a spelling Arrow does not take fails the cast of the whole column; only
         # then are the values parsed one by one.
         times = pa.array([_parse_time(value) for value in candidates.to_pylist()], TIMESTAMP)
+    times, _ = utc_instants(times)
     bad = pc.and_(pc.is_valid(text), pc.is_null(times))
     return times, bad
 
@@ -175,9 +177,9 @@ def _parse_time(text: str | None) -> datetime | None:
         return None
     try:
         parsed = datetime.fromisoformat(text.replace(",", ".").upper())
-    except ValueError:
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):  # no such day, or beyond the last one in UTC
         return None
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def normalize_crs(batch: pa.RecordBatch | pa.Table) -> tuple[pa.Array, pa.Array, int]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.geometry import wkb_types
+from rasteret_assets.instants import utc_instants
 from rasteret_assets.schema import (
     BBOX,
     BBOX_AXES,
@@ -132,8 +133,6 @@ def _extent(bbox: pa.StructArray) -> list[float] | None:
 def _times(records: pa.Table) -> Iterator[tuple[datetime | None, datetime | None]]:
     """Earliest and latest instant of each column that says when a record was taken."""
     for name in (DATETIME, START_DATETIME, END_DATETIME):
-        if name in records.schema.names and pa.types.is_timestamp(kind := records.schema.field(name).type):
-            column = records[name] if kind.tz else records[name].cast(pa.timestamp(kind.unit, "UTC"))
-            # Python's datetimes have no more than microseconds.
-            column = column.cast(pa.timestamp("us", "UTC"), safe=False)
-            yield tuple(pc.min_max(column).as_py().values())
+        if name in records.schema.names and pa.types.is_timestamp(records.schema.field(name).type):
+            instants, _ = utc_instants(records[name])
+            yield tuple(pc.min_max(instants).as_py().values())

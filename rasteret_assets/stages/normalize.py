@@ -174,7 +174,7 @@ def _rejections(
     found: list[tuple[str, npt.NDArray[np.bool_], str | None]] = [
         ("missing_id", np.asarray(pc.is_null(ids)), "the record has no id"),
         ("duplicate_id", np.asarray(conflicting), "several records with different content carry this id"),
-        ("invalid_datetime", np.asarray(bad_times), "datetime does not parse as ISO 8601"),
+        ("invalid_datetime", np.asarray(bad_times), "datetime is no ISO 8601, or not in the years 1 to 9999"),
         ("invalid_geometry", footprints.unreadable, "geometry cannot be read"),
         ("invalid_geometry", misplaced != None, None),  # noqa: E711  (element-wise)
     ]

@@ -82,6 +82,33 @@ def test_numbers_that_are_no_years_are_refused(values: list[float]) -> None:
         normalize_times(pa.array(values), "datetime")
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["1970-01-01", "9999-12-31T23:59:59-14:00"]),
+        pa.array(["1970-01-01", "0001-01-01T00:00:00+02:00", "2024-02-30"]),
+        pa.array(["1970-01-01", "0000-01-01T00:00:00Z"]),
+        pa.array([0, 2**62], pa.timestamp("us")),
+        pa.array([0, -(2**62)], pa.timestamp("ms", "Europe/Berlin")),
+        pa.array([0, 253_402_300_800], pa.timestamp("s")),
+        pa.array([0, 2**31 - 1], pa.date32()),
+        pa.array([0, 86_400_000 * 10**10], pa.date64()),
+    ],
+    ids=str,
+)
+def test_instants_beyond_the_calendar_do_not_parse(column: pa.Array) -> None:
+    result, bad = normalize_times(column, "datetime")
+    assert result.to_pylist() == [datetime(1970, 1, 1, tzinfo=UTC)] + [None] * (len(column) - 1)
+    assert bad.to_pylist() == [False] + [True] * (len(column) - 1)
+
+
+def test_the_ends_of_the_calendar_parse() -> None:
+    column = pa.array([-62_135_596_800, 253_402_300_799], pa.timestamp("s"))
+    ends = [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)]
+    assert times(column) == ends
+    assert times(pa.array(["0001-01-01", "9999-12-31T23:59:59Z"])) == ends
+
+
 def test_a_type_that_holds_no_time_is_refused() -> None:
     with pytest.raises(RecordError, match="column 'datetime' is bool"):
         normalize_times(pa.array([True]), "datetime")
