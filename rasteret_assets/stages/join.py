@@ -15,20 +15,17 @@ import pyarrow.compute as pc
 
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import (
-    ASSETS,
     BAND_METADATA_SCHEMA,
     BAND_STRUCT,
     CRS,
-    HREF,
     ID,
-    LINKS,
     MONTH,
     PROJ_EPSG,
     STATUS_OK,
     YEAR,
     band_column,
 )
-from rasteret_assets.storage.urls import unsigned_hrefs
+from rasteret_assets.stages.signatures import without_signatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +119,7 @@ def join_band_metadata(
     """
     replaced = {band_column(band) for band in bands}
     kept = [name for name in records.schema.names if name not in replaced]
-    table = _without_signatures(records.select(kept))
+    table = without_signatures(records.select(kept))
     if ledger is None or not bands:
         return _partition_last(table), CrsFindings()
     ok = ledger.filter(pc.equal(ledger["status"], STATUS_OK)).combine_chunks()
@@ -137,59 +134,6 @@ def join_band_metadata(
     for band, column in structs.items():
         table = table.append_column(band_column(band), column)
     return _partition_last(table), findings
-
-
-def _without_signatures(table: pa.Table) -> pa.Table:
-    """Every href of assets and links without its signature: what is published must not grant access."""
-    position = table.schema.get_field_index(ASSETS)
-    assets = table[ASSETS].combine_chunks()
-    if pa.types.is_struct(assets.type) and assets.type.num_fields:
-        given = [pc.struct_field(assets, [i]) for i in range(assets.type.num_fields)]
-        children = [_unsigned(asset) for asset in given]
-        if any(child is not asset for child, asset in zip(children, given, strict=True)):
-            names = [child.name for child in assets.type]
-            made = pa.StructArray.from_arrays(children, names=names, mask=pc.is_null(assets))
-            table = table.set_column(position, ASSETS, made)
-    position = table.schema.get_field_index(LINKS)
-    if position >= 0 and has_link_hrefs(table.schema.field(position).type):
-        table = table.set_column(position, LINKS, _unsigned_links(table[LINKS].combine_chunks()))
-    return table
-
-
-def has_link_hrefs(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds STAC links: lists of structs with an ``href``."""
-    return bool(
-        pa.types.is_list(kind)
-        and pa.types.is_struct(kind.value_type)
-        and (position := kind.value_type.get_field_index(HREF)) >= 0
-        and pa.types.is_string(kind.value_type.field(position).type)
-    )
-
-
-def _unsigned_links(links: pa.Array) -> pa.Array:
-    flat = links.flatten()
-    unsigned = _unsigned(flat)
-    if unsigned is flat:
-        return links
-    lengths = pc.fill_null(pc.list_value_length(links), 0)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(np.asarray(lengths))]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, unsigned, type=links.type, mask=pc.is_null(links))
-
-
-def _unsigned(linked: pa.Array) -> pa.Array:
-    """Structs with an ``href``, that without its signature; the array itself where there is none."""
-    position = linked.type.get_field_index(HREF)
-    hrefs = pc.struct_field(linked, [position])
-    text = hrefs.buffers()[2]
-    # Nearly all addresses are without a query: one look at the bytes of the column is enough to know.
-    if text is None or not (np.frombuffer(text, np.uint8) == ord("?")).any():
-        return linked
-    unsigned = unsigned_hrefs(hrefs)
-    if unsigned is hrefs:
-        return linked
-    children = [pc.struct_field(linked, [i]) for i in range(linked.type.num_fields)]
-    children[position] = unsigned
-    return pa.StructArray.from_arrays(children, fields=list(linked.type), mask=pc.is_null(linked))
 
 
 def _with_header_crs(table: pa.Table, structs: dict[str, pa.Array]) -> tuple[pa.Table, CrsFindings]:

@@ -29,7 +29,6 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.footer import MOST_COLLECTIONS, PublishedFacts, united
-from rasteret_assets.stages.join import has_link_hrefs
 
 COLLECTION_DOCUMENT: Final = "collection.json"
 #: Of the documents made here; items keep theirs.
@@ -50,7 +49,7 @@ def is_stac(records: pa.Schema) -> bool:
         STAC_VERSION in records.names
         and all(has(name, pa.types.is_string) for name in (STAC_TYPE, STAC_VERSION, ITEM_COLLECTION))
         and has(STAC_EXTENSIONS, lambda kind: kind == pa.list_(pa.string()) or _is_text_list(kind))
-        and has(LINKS, lambda kind: has_link_hrefs(kind) and kind.value_type.get_field_index("rel") >= 0)
+        and has(LINKS, lambda kind: _has_link_hrefs(kind) and kind.value_type.get_field_index("rel") >= 0)
     )
 
 
@@ -216,3 +215,13 @@ def _linked(records: pa.Table, collection_href: str) -> pa.Array:
 
 def _repeated(value: pa.Array, rows: int) -> pa.Array:
     return value.take(pa.array(np.zeros(rows, np.int64)))
+
+
+def _has_link_hrefs(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds STAC links: lists of structs with an ``href``."""
+    return bool(
+        pa.types.is_list(kind)
+        and pa.types.is_struct(kind.value_type)
+        and (position := kind.value_type.get_field_index(HREF)) >= 0
+        and pa.types.is_string(kind.value_type.field(position).type)
+    )
