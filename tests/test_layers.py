@@ -16,7 +16,7 @@ PACKAGE = Path(rasteret_assets.__file__).parent
 #: A layer may import itself and the layers before it; collection and stages stand side by side.
 LAYERS = [
     {"errors", "options", "schema", "spec"},
-    {"tiff", "geometry"},
+    {"tiff", "geometry", "instants"},
     {"footprints"},
     {"storage"},
     {"stages"},
