@@ -146,6 +146,5 @@ def _extremes(batch: pa.RecordBatch) -> list[datetime]:
         column = batch.column(name)
         if name != schema.DATETIME:
             column = column.filter(pc.is_null(batch.column(schema.DATETIME)))
-        instants, _ = utc_instants(column)
-        moments += [end for end in pc.min_max(instants).as_py().values() if end is not None]
+        moments += [end for end in pc.min_max(utc_instants(column)).as_py().values() if end is not None]
     return moments

@@ -119,7 +119,8 @@ def normalize_times(column: pa.Array, name: str) -> tuple[pa.Array, pa.Array]:
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         if pa.types.is_date(kind):
             column = column.cast(pa.timestamp("ms" if pa.types.is_date64(kind) else "s"))
-        return utc_instants(column)
+        instants = utc_instants(column)
+        return instants, pc.and_(pc.is_valid(column), pc.is_null(instants))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _from_years(column, name), good
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -167,7 +168,7 @@ def _from_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
         # One impossible date (a 13th month) or a spelling Arrow does not take fails the cast of the whole column; only
         # then are the values parsed one by one.
         times = pa.array([_parse_time(value) for value in candidates.to_pylist()], TIMESTAMP)
-    times, _ = utc_instants(times)
+    times = utc_instants(times)
     bad = pc.and_(pc.is_valid(text), pc.is_null(times))
     return times, bad
 

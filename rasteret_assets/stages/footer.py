@@ -134,5 +134,4 @@ def _times(records: pa.Table) -> Iterator[tuple[datetime | None, datetime | None
     """Earliest and latest instant of each column that says when a record was taken."""
     for name in (DATETIME, START_DATETIME, END_DATETIME):
         if name in records.schema.names and pa.types.is_timestamp(records.schema.field(name).type):
-            instants, _ = utc_instants(records[name])
-            yield tuple(pc.min_max(instants).as_py().values())
+            yield tuple(pc.min_max(utc_instants(records[name])).as_py().values())
