@@ -162,6 +162,13 @@ def _attributes(steps: Sequence[View], band: int, options: ReadOptions) -> dict[
     return attributes
 
 
+def _times(moments: Sequence[np.datetime64]) -> npt.NDArray[np.datetime64]:
+    """Nanoseconds, as everybody's cubes have them, unless one lies beyond the years they reach (1678 to 2261)."""
+    times = np.array(moments, dtype="datetime64[us]")
+    fine = times.astype("datetime64[ns]")
+    return fine if np.array_equal(fine.astype(times.dtype), times, equal_nan=True) else times
+
+
 def _coordinates(steps: Sequence[View], crs: str, grid: Grid) -> dict[str, Any]:
     known = pyproj.CRS.from_user_input(crs)
     x = grid.origin_x + (np.arange(grid.width) + 0.5) * grid.scale_x
@@ -178,7 +185,7 @@ def _coordinates(steps: Sequence[View], crs: str, grid: Grid) -> dict[str, Any]:
     }
     axes = {"X": {}, "Y": {}} | {axis["axis"]: axis for axis in known.cs_to_cf() if axis.get("axis") in {"X", "Y"}}
     return {
-        "time": ("time", np.array(moments, dtype="datetime64[ns]")),
+        "time": ("time", _times(moments)),
         "y": ("y", y, axes["Y"]),
         "x": ("x", x, axes["X"]),
         "id": ("time", np.array([step.record.id for step in steps], dtype=object)),

@@ -14,6 +14,7 @@ import shapely
 from rasteret_assets import schema
 from rasteret_assets.collection.footprints import decode_wkb
 from rasteret_assets.errors import WindowError
+from rasteret_assets.instants import utc_instants
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +120,7 @@ def _outlines(collection: Collection, limit: int) -> tuple[list[Any], list[Any],
 
 
 def _shapes(batch: pa.RecordBatch) -> Iterator[tuple[Any, Any]]:
-    moments = batch.column(schema.DATETIME).cast(pa.timestamp("us"), safe=False).to_pylist()
+    moments = utc_instants(batch.column(schema.DATETIME)).cast(pa.timestamp("us")).to_pylist()
     for shape, moment in zip(decode_wkb(batch.column(schema.GEOMETRY)), moments, strict=True):
         if shape is not None and not shape.is_empty:
             yield shape, moment

@@ -21,6 +21,7 @@ from rasteret_assets.collection.header import BandHeader, parse_header
 from rasteret_assets.collection.reproject import crs_name
 from rasteret_assets.collection.summary import crs_code
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.instants import utc_instants
 
 _log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def _record(batch: pa.RecordBatch, row: int, bands: Sequence[str], areas: Sequen
     return Record(
         id=name,
         order=(not moment.is_valid, moment.value or 0, str(name)),
-        moment=moment.cast(schema.TIMESTAMP, safe=False).as_py() if moment.is_valid else None,
+        moment=utc_instants(batch.column(schema.DATETIME).slice(row, 1))[0].as_py(),
         cloud_cover=value(schema.CLOUD_COVER),
         collection=value(_COLLECTION),
         crs=_record_crs(name, headers[0].crs or crs_code(value(schema.PROJ_EPSG), value(schema.CRS))),

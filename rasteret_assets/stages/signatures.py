@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.schema import GEOMETRY
 from rasteret_assets.stages.columns import plain_text
-from rasteret_assets.storage.urls import unsigned_hrefs
+from rasteret_assets.storage.urls import unsigned, unsigned_hrefs
+
+_DOCUMENT = r"^\s*[{\[]"
 
 
 def without_signatures(table: pa.Table) -> pa.Table:
     """Records with every address in them unsigned, in whatever column, at any depth.
 
     Not only hrefs of assets and links: the column that a table names its files in is published too, and so are those
-    that ``column_map`` gives other names. Addresses inside of JSON text are not looked for.
+    that ``column_map`` gives other names, and JSON texts (what an asset has beside its href may be kept as one). A JSON
+    text is written anew only where it holds such an address.
     """
     for position, name in enumerate(table.schema.names):
         # Footprints are no text, and among their bytes every other one looks like a query.
@@ -29,22 +35,54 @@ def without_signatures(table: pa.Table) -> pa.Table:
 def _unsigned(column: pa.Array) -> pa.Array:
     """A column of any type with the addresses in it unsigned; the array itself where none has a query."""
     kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _of_text(column)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_dictionary(kind):
-        return _of_other_text(column)
-    if pa.types.is_struct(kind):
-        return _of_struct(column)
-    if pa.types.is_map(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return _of_lists(column)
-    return column
+    made = column
+    if isinstance(kind, pa.BaseExtensionType):
+        storage = _unsigned(column.storage)
+        made = column if storage is column.storage else pa.ExtensionArray.from_storage(kind, storage)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        made = _of_text(column)
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_dictionary(kind):
+        made = _of_other_text(column)
+    elif pa.types.is_struct(kind):
+        made = _of_struct(column)
+    elif pa.types.is_map(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        made = _of_lists(column)
+    elif pa.types.is_fixed_size_list(kind):
+        rows = column.cast(pa.list_(kind.value_field))
+        made = column if (unsigned := _of_lists(rows)) is rows else unsigned.cast(kind)
+    return made
 
 
 def _of_text(column: pa.Array) -> pa.Array:
     text = column.buffers()[2]
     # Nearly all addresses are without a query: one look at the bytes of the column is enough to know.
-    has_query = text is not None and (np.frombuffer(text, np.uint8) == ord("?")).any()
-    return unsigned_hrefs(column) if has_query else column
+    letters = np.frombuffer(text if text is not None else b"", np.uint8)
+    if not ((letters == ord("?")) | (letters == ord("@"))).any():
+        return column
+    suspect = pc.and_(pc.match_substring_regex(column, _DOCUMENT), pc.match_substring_regex(column, "[?@]"))
+    documents = suspect.fill_null(fill_value=False)
+    # Only JSON that may hold such an address is walked: Arrow has no kernel that parses it.
+    rewritten = [_document(text) for text in column.filter(documents).to_pylist()]
+    return unsigned_hrefs(pc.replace_with_mask(column, documents, pa.array(rewritten, column.type)))
+
+
+def _document(text: str) -> str:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    made = _unsigned_json(document)
+    return text if made == document else json.dumps(made)
+
+
+def _unsigned_json(value: Any) -> Any:
+    if isinstance(value, str):
+        return unsigned(value)
+    if isinstance(value, list):
+        return [_unsigned_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _unsigned_json(item) for key, item in value.items()}
+    return value
 
 
 def _of_other_text(column: pa.Array) -> pa.Array:

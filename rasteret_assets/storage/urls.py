@@ -1,7 +1,8 @@
 """What an href is: its scheme, its secrets, its rewrites.
 
-Signed URLs carry credentials in their query string. :func:`redact` is for messages and logs, :func:`unsigned` for what
-is published: it drops only the parameters that sign, because a query may also be part of a file's address.
+Signed URLs carry credentials in their query string, others a user and a password before the host. :func:`redact` is for
+messages and logs, :func:`unsigned` for what is published: of a query it drops only the parameters that sign, because
+the others may be part of a file's address.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _SIGNING_NAMES = frozenset({
     "token", "access_token", "api_key", "apikey", "subscription-key",
 })  # fmt: skip
 
+# Before the host stands who asks, except in Azure's own schemes (abfss://container@account...): there it is the place.
+_USER = re.compile(r"(?i)(https?://)[^/?#]*@")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _AUTHORITY = re.compile(_SCHEME.pattern + r"([^/?#]*)")
 
@@ -46,15 +49,17 @@ def redact(href: str) -> str:
     """``href`` without query string, fragment and user information: fit for an error, a log line or a page."""
     if scheme(href) in {"", "file"}:
         return href
-    parts = urlsplit(href)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    parts = urlsplit(_USER.sub(r"\1", href, count=1))
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
 
 
 def unsigned(href: str) -> str:
-    """``href`` without the query parameters that sign it; everything else stays as written."""
-    base, mark, query = href.partition("?")
-    if not mark or scheme(href) in {"", "file"}:
+    """``href`` without user information and the query parameters that sign it; everything else stays as written."""
+    if scheme(href) in {"", "file"}:
         return href
+    base, mark, query = (_USER.sub(r"\1", href, count=1) if _USER.match(href) else href).partition("?")
+    if not mark:
+        return base
     query, hash_mark, fragment = query.partition("#")
     kept = [item for item in query.split("&") if not _signs(item.partition("=")[0])]
     return base + ("?" + "&".join(kept) if any(kept) else "") + hash_mark + fragment
@@ -66,13 +71,13 @@ def _signs(parameter: str) -> bool:
 
 
 def unsigned_hrefs(hrefs: pa.Array) -> pa.Array:
-    """:func:`unsigned` over a string array; rows without a query are not touched."""
-    queried = pc.fill_null(pc.match_substring(hrefs, "?"), fill_value=False)
-    if not pc.any(queried).as_py():
+    """:func:`unsigned` over a string array; rows with neither a query nor user information are not touched."""
+    suspect = pc.or_(pc.match_substring(hrefs, "?"), pc.match_substring(hrefs, "@")).fill_null(fill_value=False)
+    if not pc.any(suspect).as_py():
         return hrefs
-    # Only rows with a query string are walked: parsing a query has no Arrow kernel.
-    replaced = pa.array([unsigned(href) for href in hrefs.filter(queried).to_pylist()], hrefs.type)
-    return pc.replace_with_mask(hrefs, queried, replaced)
+    # Only these rows are walked: parsing a query has no Arrow kernel.
+    replaced = pa.array([unsigned(href) for href in hrefs.filter(suspect).to_pylist()], hrefs.type)
+    return pc.replace_with_mask(hrefs, suspect, replaced)
 
 
 def rewrite_hrefs(hrefs: pa.Array, patterns: Mapping[str, str]) -> pa.Array:

@@ -77,6 +77,18 @@ def test_dataset_is_understood_by_cf_readers(scenes, tmp_path):
     assert cube["x"].attrs["standard_name"] == "projection_x_coordinate"
 
 
+def test_datetimes_beyond_nanoseconds_and_calendars(scenes):
+    """Foreign tables may hold them: the end of 2499 is beyond datetime64[ns], 20000 beyond Python's datetimes."""
+    table = scenes.to_table()
+    seconds = [(year - 1970) * 31_556_952 for year in (2500, 20_000)]
+    column = pa.array(seconds, pa.timestamp("s")).cast(pa.timestamp("ms"))
+    far = as_collection(table.set_column(table.schema.get_field_index("datetime"), "datetime", column))
+    cube = far.get_xarray(box(80, 10, 150, 50), "fine", **HERE)
+    assert list(cube["id"].to_numpy()) == ["s0", "s1"]
+    assert [str(moment)[:4] for moment in cube["time"].to_numpy()] == ["2499", "NaT"]
+    assert far.plot().get_title(loc="left").endswith("2 footprints")
+
+
 def test_masked_dataset_is_nan_where_nothing_is(scenes, tmp_path):
     area = shapely.Point(LEFT + 1500, TOP - 500).buffer(300)
     cube = scenes.get_xarray(area, "fine", masked=True, **HERE)

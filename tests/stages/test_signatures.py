@@ -23,12 +23,33 @@ def _columns(href: str) -> list[pa.Array]:
         pa.array([PLAIN, href, None]).dictionary_encode(),
         pa.array([[PLAIN], None, [], [href, None]]),
         pa.array([[href], None], pa.large_list(pa.string())),
+        pa.array([[href, None], None, [PLAIN, ""]], pa.list_(pa.string(), 2)),
+        pa.ExtensionArray.from_storage(pa.json_(), pa.array([href, None, PLAIN])),
         pa.array([{"B": linked}, None, {"B": None}]),
         pa.array([{"alternate": {"s3": linked}}]),
         pa.array([[linked], None, [], [linked, None]]),
         pa.array([[("a", href)], None, [], [("b", None), ("c", PLAIN)]], pa.map_(pa.string(), pa.string())),
         pa.array([[("a", linked)], None], pa.map_(pa.string(), pa.struct([("href", pa.string()), ("n", pa.int8())]))),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f'{{"alternate": {{"s3": ["{SIGNED}"]}}, "n": 1.50}}', f'{{"alternate": {{"s3": ["{UNSIGNED}"]}}, "n": 1.5}}'),
+        (' ["https:\\/\\/h/a?x=1\\u0026sig=SECRET", "\\ud800", null]', '["https://h/a?x=1", "\\ud800", null]'),
+        ('{"b":  "https://me:SECRET@h/a"}', '{"b": "https://h/a"}'),
+        ('{"b":  "https://h/a?x=1"}', '{"b":  "https://h/a?x=1"}'),
+        ('{"b": "https://h/a?sig=1"', '{"b": "https://h/a?sig=1"'),
+        ("{" * 100_000 + "?", "{" * 100_000 + "?"),
+        ("https://me:SECRET@h/a?sig=1#@", "https://h/a#@"),
+        ("abfss://container@account/a.tif?sig=1", "abfss://container@account/a.tif"),
+        ("me@h?", "me@h?"),
+    ],
+)  # fmt: skip
+def test_addresses_in_json_and_users_before_hosts(text: str, expected: str) -> None:
+    result = without_signatures(pa.table({"x": [text, None, PLAIN]}))
+    assert result["x"].to_pylist() == [expected, None, PLAIN]
 
 
 @pytest.mark.parametrize(("signed", "expected"), [*zip(_columns(SIGNED), _columns(UNSIGNED), strict=True)], ids=str)

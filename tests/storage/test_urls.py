@@ -31,6 +31,7 @@ def test_what_signs_nothing_stays_as_written(href: str) -> None:
 
 def test_messages_show_neither_query_nor_password() -> None:
     assert redact(f"https://user:secret@host:8080/a%20b.tif?{SAS}#x") == "https://host:8080/a%20b.tif"
+    assert redact(f"abfss://container@account/a.tif?{SAS}") == "abfss://container@account/a.tif"
     assert host("https://user:secret@Host:8080/a.tif") == "host:8080"
     assert host("/a/b.tif") == ""
 
