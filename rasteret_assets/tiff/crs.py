@@ -9,6 +9,7 @@ guess.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -153,7 +154,7 @@ def _build(keys: Keys, model: object) -> Resolved:
             return None, None
         if model == MODEL_GEOGRAPHIC:
             return _write(base, identify=_has_code(base))
-        factor, degrees = _linear_factor(keys), _angular_factor(keys)
+        factor, degrees = _linear_factor(keys), _angular_factor(keys, base)
         if factor is None or degrees is None:
             return None, None
         projection = _code(keys, GeoKey.PROJECTION)
@@ -294,10 +295,13 @@ def _epsg_lengths() -> dict[str, float]:
     return {unit.code: unit.conv_factor for unit in units.values() if unit.conv_factor > 0}
 
 
-def _angular_factor(keys: Keys) -> float | None:
-    """Degrees in the file's angular unit; degrees are meant where no unit is named."""
-    code = keys.get(GeoKey.GEOG_ANGULAR_UNITS, 9102)
-    return _ANGULAR_UNITS.get(code) if isinstance(code, int) else None
+def _angular_factor(keys: Keys, base: Mapping[str, Any] | None = None) -> float | None:
+    """Degrees in the file's angular unit. Where no unit is named, that of its geographic CRS is meant, else degrees."""
+    code = keys.get(GeoKey.GEOG_ANGULAR_UNITS)
+    if code is not None:
+        return _ANGULAR_UNITS.get(code) if isinstance(code, int) else None
+    unit = "degree" if base is None else base["coordinate_system"]["axis"][0]["unit"]
+    return 1.0 if isinstance(unit, str) else math.degrees(unit["conversion_factor"])
 
 
 def _unit_json(factor: float) -> str | dict[str, Any]:

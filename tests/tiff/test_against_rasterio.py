@@ -128,6 +128,7 @@ def test_header_is_the_same_however_the_file_is_cut(profile: dict[str, Any], dat
     assert as_values(serve(file, first=first, tell_size=True)) == whole
 
 
+FRENCH_ZONE = pyproj.CRS(5708).to_wkt().replace("46.85", "46.9")
 USER_DEFINED = {
     "albers": "+proj=aea +lat_0=23 +lon_0=-96 +lat_1=29.5 +lat_2=45.5 +x_0=10 +y_0=20 +ellps=clrk66 +units=m",
     "albers in feet": "+proj=aea +lat_0=23 +lon_0=-96 +lat_1=29.5 +lat_2=45.5 +x_0=304.8 +y_0=0 +ellps=GRS80 +units=ft",
@@ -160,6 +161,7 @@ USER_DEFINED = {
     "new zealand": "+proj=nzmg +lat_0=-41 +lon_0=173 +x_0=2510000 +y_0=6023150 +ellps=GRS80 +units=m",
     "mollweide, for which there are no keys": "+proj=moll +lon_0=10 +x_0=3 +y_0=4 +R=6371000 +units=m",
     "geographic": "+proj=longlat +a=3396190 +b=3376200 +no_defs",
+    "angles in the grads of NTF (Paris), which no key names": FRENCH_ZONE,
 }
 
 
