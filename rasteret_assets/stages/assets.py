@@ -43,10 +43,10 @@ def asset_names(column: pa.Array) -> list[str]:
     if pa.types.is_struct(kind):
         return [child.name for child in kind]
     if pa.types.is_map(kind):
-        return sorted(set(pc.unique(plain(column.keys)).to_pylist()))
+        return sorted(set(pc.unique(_names(column.keys)).to_pylist()))
     if _is_named_list(kind):
         items = column.flatten()
-        return sorted({name for name in pc.unique(items.field(_key_field(kind))).to_pylist() if name})
+        return sorted({name for name in pc.unique(_names(items.field(_key_field(kind)))).to_pylist() if name})
     if _is_text(kind):
         return sorted({name for document in _documents(column) if document for name in document})
     if pa.types.is_null(kind):
@@ -70,10 +70,10 @@ def normalize_assets(column: pa.Array, names: Sequence[str], rewrites: Mapping[s
         unreadable = pa.array([d is None and v is not None for d, v in zip(documents, column.to_pylist(), strict=True)])
         fields = {name: _json_field(documents, name) for name in names}
     elif pa.types.is_map(kind):
-        fields = _pick(column, plain(column.keys), plain(column.items), names)
+        fields = _pick(column, _names(column.keys), plain(column.items), names)
     elif _is_named_list(kind):
         items = plain(column.flatten())
-        fields = _pick(column, items.field(_key_field(kind)), items, names)
+        fields = _pick(column, _names(items.field(_key_field(kind))), items, names)
     elif pa.types.is_struct(kind):
         children = {child.name: pc.struct_field(column, [position]) for position, child in enumerate(kind)}
         fields = {name: children[name] for name in names if name in children}
@@ -170,15 +170,26 @@ def _struct(fields: Mapping[str, pa.Array], missing: pa.Array, rows: int) -> pa.
     return pa.StructArray.from_arrays(list(fields.values()), names=list(fields), mask=missing)
 
 
+def _names(keys: pa.Array) -> pa.Array:
+    texts = plain_text(keys)
+    if not (_is_text(texts.type) or pa.types.is_null(texts.type)):
+        raise RecordError(f"column 'assets' names its assets by {texts.type}: their names are text")
+    return texts
+
+
 def _pick(column: pa.Array, keys: pa.Array, items: pa.Array, names: Sequence[str]) -> dict[str, pa.Array]:
     """The item under each name, per row, of a map or a list of named structs; the last of several wins."""
     offsets = np.asarray(column.offsets)
+    lengths = np.diff(offsets)
     if pa.types.is_map(column.type):
         keys, items = (
             keys.slice(offsets[0], offsets[-1] - offsets[0]),
             items.slice(offsets[0], offsets[-1] - offsets[0]),
         )
-    parents = np.repeat(np.arange(len(column)), np.where(np.asarray(pc.is_valid(column)), np.diff(offsets), 0))
+    else:
+        # What lies below a missing list is left out of a flattened one, but not of a map's keys and items.
+        lengths = np.where(np.asarray(pc.is_valid(column)), lengths, 0)
+    parents = np.repeat(np.arange(len(column)), lengths)
     picked = {}
     for name in names:
         hits = np.flatnonzero(np.asarray(pc.fill_null(pc.equal(keys, name), fill_value=False)))
@@ -197,9 +208,13 @@ def _documents(column: pa.Array) -> list[dict[str, Any] | None]:
 def _document(text: str | None) -> dict[str, Any] | None:
     try:
         value = json.loads(text) if text else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    # JSON may spell halves of characters (RFC 8259, 8.2), which no other text can hold.
+    halves = "\\ud" in str(text).lower()
+    return dict(json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))) if halves else value
 
 
 def _json_field(documents: Iterable[dict[str, Any] | None], name: str) -> pa.Array:

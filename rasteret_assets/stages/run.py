@@ -17,7 +17,7 @@ from typing import Concatenate, Final, ParamSpec
 
 import pyarrow as pa
 
-from rasteret_assets.errors import CollectionError
+from rasteret_assets.errors import CollectionError, SourceError
 from rasteret_assets.schema import (
     BAND_METADATA_SCHEMA,
     BANDS,
@@ -111,9 +111,13 @@ def _write_raw(
             for key in keys
         }
         spool = _Spool(writers)
-        for key, rows in ahead(partition_batches(source, spec, profile, set(keys))):
-            spool.add(key, rows)
-        spool.flush()
+        try:
+            for key, rows in ahead(partition_batches(source, spec, profile, set(keys))):
+                spool.add(key, rows)
+            spool.flush()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            # Types are checked before; values of an Arrow object may still be such that Parquet cannot hold them.
+            raise SourceError(f"{source.label}: cannot be kept as Parquet: {error}") from error
     return {
         key: StageResult(
             key=key, rows=writer.rows, version=versions[key], counts={"bytes": writer.written.size}, path=paths[key],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +135,12 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None) -> Sour
     source = open_table(data, filesystem)
     columns = _projection(source, spec)
     names = source.schema.names if columns is None else columns
-    schema = pa.schema([_scanned_field(source.schema.field(name)) for name in names], source.schema.metadata)
+    times = Counter(source.schema.names)
+    if double := sorted({name for name in names if times[name] > 1}):
+        raise SourceError(f"{source.label}: has several columns named {double}; rename all but one")
+    # Some readers hand on the schema that Arrow writers keep in a footer; it would be taken for that of our files.
+    described = {key: text for key, text in (source.schema.metadata or {}).items() if key != b"ARROW:schema"}
+    schema = pa.schema([_scanned_field(source.schema.field(name)) for name in names], described)
     opened = Source(
         dataset=source.dataset, schema=schema, fingerprint=source.fingerprint, label=source.label,
         filter=spec.filter, parts=source.parts,
@@ -275,8 +281,6 @@ def _check_contract(source: Source, spec: CollectionSpec) -> None:
             f"{source.label}: no record table, it lacks {', '.join(missing)}.{projected} Name the columns that hold "
             f"them with column_map={{{theirs or 'their name'!r}: {missing[0]!r}}}{href}. It has {_listed(names)}"
         )
-    if double := sorted({name for name in names if names.count(name) > 1}):
-        raise SourceError(f"{source.label}: has several columns named {double}; rename all but one")
 
 
 def _scanned_field(field: pa.Field) -> pa.Field:
@@ -300,6 +304,8 @@ def _as_scanned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     for column, kind in zip(batch.columns, schema.types, strict=True):
         extended = isinstance(column.type, pa.ExtensionType) and not isinstance(kind, pa.ExtensionType)
         stored = column.storage if extended else column
+        if pa.types.is_dictionary(stored.type) and stored.dictionary.null_count:
+            stored = stored.dictionary_decode().dictionary_encode()  # no Parquet file holds a dictionary with a null
         columns.append(stored if stored.type == kind else stored.cast(kind))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _AZURE_SCHEMES = frozenset({"az", "azure", "abfs", "abfss"})
 OBJECT_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs"}) | _AZURE_SCHEMES
-_BUCKET_URL = re.compile(r"[A-Za-z0-9+.-]+://([^/]+)/+(.*)", re.DOTALL)
+# No store has a bucket of other letters (a tenant before a colon is Ceph's); a client asked for one panics or retries.
+_BUCKET_URL = re.compile(r"[A-Za-z0-9+.-]+://([A-Za-z0-9_.:$@-]+)/+(.+)", re.DOTALL)
 _AZURE_HOST = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/?#]+)/([^?#]*)")
 _STATUS = re.compile(r"\b(4\d\d|5\d\d)\b")
 
@@ -104,7 +105,7 @@ class ObjectStoreBackend(ReadingBackend):
             return self._store("azure", container, account_name=account), path
         match = _BUCKET_URL.fullmatch(url)
         if match is None:
-            raise RangeReadError(f"{redact(url)}: write scheme://bucket/key", href=redact(url))
+            raise RangeReadError(f"{redact(url)}: no address of an object, write scheme://bucket/key", href=redact(url))
         bucket, path = match.groups()
         return self._store(scheme(url), bucket), path
 

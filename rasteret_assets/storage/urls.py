@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +24,7 @@ _SIGNING_NAMES = frozenset({
 })  # fmt: skip
 
 # Before the host stands who asks, except in Azure's own schemes (abfss://container@account...): there it is the place.
-_USER = re.compile(r"(?i)(https?://)[^/?#]*@")
+_USER = re.compile(r"(?i)((?!abfss?:|wasbs?:)[a-z][a-z0-9+.-]*://)[^/?#]*@")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _AUTHORITY = re.compile(_SCHEME.pattern + r"([^/?#]*)")
 
@@ -49,20 +48,25 @@ def redact(href: str) -> str:
     """``href`` without query string, fragment and user information: fit for an error, a log line or a page."""
     if scheme(href) in {"", "file"}:
         return href
-    parts = urlsplit(_USER.sub(r"\1", href, count=1))
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+    # No parser of URLs: what is told of may not be one.
+    return re.split("[?#]", _without_user(href), maxsplit=1)[0]
 
 
 def unsigned(href: str) -> str:
     """``href`` without user information and the query parameters that sign it; everything else stays as written."""
     if scheme(href) in {"", "file"}:
         return href
-    base, mark, query = (_USER.sub(r"\1", href, count=1) if _USER.match(href) else href).partition("?")
+    base, mark, query = _without_user(href).partition("?")
     if not mark:
         return base
     query, hash_mark, fragment = query.partition("#")
     kept = [item for item in query.split("&") if not _signs(item.partition("=")[0])]
     return base + ("?" + "&".join(kept) if any(kept) else "") + hash_mark + fragment
+
+
+def _without_user(href: str) -> str:
+    match = _USER.match(href)
+    return match.group(1) + href[match.end() :] if match else href
 
 
 def _signs(parameter: str) -> bool:

@@ -103,3 +103,40 @@ def test_one_href_serves_several_bands() -> None:
 def test_which_assets_are_bands(asset: dict, is_band: bool) -> None:
     kind = pa.struct([("href", pa.string()), ("type", pa.string()), ("roles", pa.list_(pa.string()))])
     assert raster_rows(pa.array([asset, None], kind)).to_pylist() == [is_band, False]
+
+
+def test_missing_rows_may_have_content_below_them() -> None:
+    """Masks do not move offsets, so the items of a masked row are still there."""
+    items = pa.array([{"href": "a"}, {"href": "b"}, {"href": "c"}], STRUCT)
+    masked = pa.MapArray.from_arrays([0, 1, 2, 3], ["B", "B", "B"], items, mask=pa.array([False, True, False]))
+    assets, _ = normalize_assets(masked, ["B"], {})
+    assert assets.to_pylist() == [{"B": {"href": "a"}}, None, {"B": {"href": "c"}}]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[(1, {"href": "a"})]], pa.map_(pa.int32(), STRUCT)),
+        pa.array([[{"name": 1.5, "href": "a"}]]),
+    ],
+    ids=["map", "list"],
+)
+def test_names_that_are_no_text(column: pa.Array) -> None:
+    for read in (asset_names, lambda column: normalize_assets(column, ["1"], {})):
+        with pytest.raises(RecordError, match=r"names its assets by (int32|double): their names are text"):
+            read(column)
+
+
+def test_names_as_bytes() -> None:
+    column = pa.array([[(b"B", {"href": "a"})]], pa.map_(pa.binary(), STRUCT))
+    assert asset_names(column) == ["B"]
+    assert normalize_assets(column, ["B"], {})[0].to_pylist() == [{"B": {"href": "a"}}]
+
+
+def test_json_with_halves_of_characters_and_without_end() -> None:
+    column = pa.array([r'{"B\ud800": {"href": "a\uDBFF", "title": "\ud83d\ude00", "x": "\ud800"}}', "{" * 100_000])
+    assert asset_names(column) == ["B?"]
+    assets, unreadable = normalize_assets(column, ["B?"], {})
+    assert unreadable.to_pylist() == [False, True]
+    assert assets[0].as_py()["B?"]["href"] == "a?"
+    assert assets[0].as_py()["B?"]["title"] == "\U0001f600"

@@ -75,6 +75,19 @@ def place(server: RangeServer, files: Sequence[bytes]) -> list[str]:
     return [f"{server.url}/{number}.tif" for number in range(len(files))]
 
 
+def test_hrefs_that_are_no_addresses_are_failures_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff_bytes())
+    odd = [
+        "http://[::1/a.tif", "https://[bucket]/a.tif", "http://h:x/a.tif", "http://127.0.0.1:99999/a.tif", "http://",
+        "http:///a.tif", "s3://a bucket/a.tif", "s3://[bucket]/a.tif", "s3://é/a.tif", "gs://{bucket}/a.tif", "s3://b/",
+        "az://a b/c", "ftp://h/a.tif", "file:///a\0b", "/a\0b", "", "?", "//", "C:\\a.tif",
+    ]  # fmt: skip
+    outcomes, totals = headers_of([*odd, str(tmp_path / "a.tif")])
+    assert [outcome.header is None for outcome in outcomes] == [True] * len(odd) + [False]
+    assert totals.requests <= 5 * len(odd)
+    assert all(outcome.error for outcome in outcomes[:-1])
+
+
 @pytest.fixture(scope="module")
 def behind(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("behind")

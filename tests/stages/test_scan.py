@@ -69,6 +69,25 @@ def test_a_geodataframe_is_a_source_in_its_own_crs() -> None:
     assert found.distance(geopandas.GeoSeries([place], crs=32632).to_crs(4326)[0]) < 1e-9
 
 
+def test_a_column_of_which_there_are_two_is_named() -> None:
+    doubled = pa.Table.from_arrays([*TABLE.columns, TABLE["id"]], names=[*TABLE.schema.names, "id"])
+    with pytest.raises(SourceError, match=r"several columns named \['id'\]; rename all but one"):
+        open_source(doubled, spec())
+
+
+def test_what_a_file_cannot_hold_as_it_is_given_is_kept_all_the_same(tmp_path: Path) -> None:
+    kinds = pa.DictionaryArray.from_arrays(pa.array([0, 1, None], pa.int8()), pa.array(["dawn", None]))
+    table = TABLE.append_column("kind", kinds).replace_schema_metadata({"ARROW:schema": "of another table"})
+    collection = build_from_table(table, name="odd", workspace_dir=tmp_path)
+    assert collection.to_table().sort_by("id")["kind"].to_pylist() == ["dawn", None, None]
+
+
+def test_values_that_no_file_can_hold_are_said_to_be_of_the_source(tmp_path: Path) -> None:
+    table = TABLE.append_column("far", pa.array([2**62, 0, None], pa.timestamp("s")))
+    with pytest.raises(SourceError, match=r"the Table: cannot be kept as Parquet: .* timestamp"):
+        build_from_table(table, name="far", workspace_dir=tmp_path)
+
+
 @pytest.mark.parametrize("kind", [pa.struct([]), pa.list_(pa.struct([])), pa.month_day_nano_interval()])
 def test_a_column_that_parquet_cannot_hold_is_named(kind: pa.DataType) -> None:
     table = TABLE.append_column("odd", pa.nulls(TABLE.num_rows, kind))

@@ -36,6 +36,14 @@ def test_messages_show_neither_query_nor_password() -> None:
     assert host("/a/b.tif") == ""
 
 
+@given(st.text("ahtp:/[]@?#%&=.\\\x00é ", max_size=12).map("https://{}".format))
+def test_what_is_no_url_can_be_told_of_too(href: str) -> None:
+    shown = redact(href)
+    assert not {"?", "#", "@"} & set(shown.removeprefix("https://").partition("/")[0])
+    assert unsigned(unsigned(href)) == unsigned(href)
+    assert host(href) == host(shown)
+
+
 @pytest.mark.parametrize(("href", "expected"), [("HTTP://x/y", "http"), ("s3://b/k", "s3"), ("/a", ""), ("C:\\a", "")])
 def test_schemes(href: str, expected: str) -> None:
     assert scheme(href) == expected
