@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyproj import CRS
 
 from rasteret_assets import CollectionSpec, build, load, plan
 from rasteret_assets.errors import CollectionError, InvalidRecordError, SpecError
@@ -39,6 +42,16 @@ class Scenes:
             datetimes=[datetime.fromisoformat(day).replace(tzinfo=UTC) for day in days.values()],
         )
         pq.write_table(table, self.folder / f"{file}.parquet")
+
+    def add_column(self, file: str, values: pa.Array) -> None:
+        """Give one file of the table a further column, called ``more``."""
+        path = self.folder / f"{file}.parquet"
+        pq.write_table(pq.read_table(path).append_column("more", values), path)
+
+    def published_types(self) -> list[list[tuple[str, pa.DataType]]]:
+        """The columns of every published file."""
+        files = sorted(Path(self.spec.published_path or "").rglob("*.parquet"))
+        return [[(field.name, field.type) for field in pq.read_schema(file)] for file in files]
 
     def ids(self) -> list[str]:
         return sorted(load(self.spec.published_path or "", verify="full").to_table(["id"])["id"].to_pylist())
@@ -149,8 +162,57 @@ def test_a_new_spec_rebuilds_without_a_request(scenes: Scenes) -> None:
     build(scenes.spec)
     scenes.requests()
     changed = CollectionSpec.of(**{**scenes.spec.model_dump(), "description": "another"})
-    assert set(build(changed).reasons.values()) == {"spec, bands or parser changed"}
+    assert set(build(changed).reasons.values()) == {"columns, spec, bands or parser changed"}
     assert scenes.requests() == []
+
+
+STRUCT = pa.struct([("x", pa.int64())])
+WIDER = {
+    "a new column": (None, pa.array([1.5])),
+    "integers": (pa.array([1, 2], pa.int32()), pa.array([2**40])),
+    "floats for integers": (pa.array([1, None]), pa.array([1.5])),
+    "large text": (pa.array(["x", "y"]), pa.array(["z"], pa.large_string())),
+    "text where nothing was": (pa.nulls(2), pa.array(["z"])),
+    "times": (pa.array([1, 2], pa.timestamp("ms")), pa.array([1], pa.timestamp("us"))),
+    "fields": (pa.array([{"x": 1}, None], STRUCT), pa.array([{"x": 1.5, "y": "z"}])),
+    "lists": (pa.array([[1], []]), pa.array([[1.5]])),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), WIDER.values(), ids=WIDER)
+def test_a_file_that_widens_a_column_widens_it_in_every_partition(
+    scenes: Scenes, before: pa.Array | None, after: pa.Array
+) -> None:
+    for month in ("january", "february"):
+        if before is not None:
+            scenes.add_column(month, before)
+    build(scenes.spec)
+    scenes.requests()
+    scenes.put("march", e="2024-03-05")
+    scenes.add_column("march", after)
+    assert set(plan(scenes.spec).partitions) == {"2024-01", "2024-02", "2024-03"}
+    columns = [before if before is not None else pa.nulls(2)] * 2 + [after]
+    whole = pa.concat_tables([pa.table({"more": column}) for column in columns], promote_options="permissive")
+    # One after the other is built, and all can be read all the time.
+    for month in ("2024-03", "2024-01", "2024-02"):
+        build(scenes.spec, partitions=[month])
+        found = load(scenes.spec.published_path or "").to_table(["id", "more"]).sort_by("id")["more"]
+        assert found.to_pylist() == whole["more"].to_pylist()
+    assert scenes.requests() == ["/e.tif"]
+    first, *others = scenes.published_types()
+    assert others == [first, first]
+    assert build(scenes.spec).reasons == {}
+
+
+def test_footprints_in_another_crs_are_another_source(scenes: Scenes) -> None:
+    """The bytes of the rows are the same: only the footer says otherwise."""
+    build(scenes.spec)
+    for file in scenes.folder.iterdir():
+        column = {"encoding": "WKB", "geometry_types": [], "crs": CRS(3857).to_json_dict()}
+        geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+        pq.write_table(pq.read_table(file).replace_schema_metadata({"geo": json.dumps(geo)}), file)
+    assert sorted(build(scenes.spec).reasons) == ["2024-01", "2024-02"]
+    assert load(scenes.spec.published_path or "").bounds[0] < 0.001
 
 
 def test_a_conflict_that_comes_or_goes_rebuilds_the_other_month_too(scenes: Scenes) -> None:

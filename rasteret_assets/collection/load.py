@@ -170,7 +170,10 @@ def _fragments(fs: pafs.FileSystem, root: str, files: list[str]) -> list[ds.Parq
 
 
 def _common_schema(fragments: list[ds.ParquetFileFragment]) -> pa.Schema:
-    """One schema for all files: columns that some lack are null there, columns that differ in type are an error."""
+    """One schema for all files: columns that some lack are null there, types are widened where one holds the other.
+
+    All files of a collection have the same, except while a build replaces them one by one.
+    """
     first = common = fragments[0].physical_schema
     named: set[str] = set()
     for fragment in fragments:
@@ -178,7 +181,7 @@ def _common_schema(fragments: list[ds.ParquetFileFragment]) -> pa.Schema:
         if fragment.physical_schema.equals(first):
             continue
         try:
-            common = pa.unify_schemas([common, fragment.physical_schema])
+            common = pa.unify_schemas([common, fragment.physical_schema], promote_options="permissive")
         except pa.ArrowException as error:
             raise CollectionError(
                 f"{fragment.path}: its columns differ from those of {fragments[0].path}: {error}"

@@ -28,7 +28,7 @@ from rasteret_assets.storage.workspace import Workspace
 
 NEW: Final = "new"
 CHANGED: Final = "source changed"
-RECIPE: Final = "spec, bands or parser changed"
+RECIPE: Final = "columns, spec, bands or parser changed"
 INTERRUPTED: Final = "interrupted build"
 LOST_FILE: Final = "published file missing or damaged"
 RETRY: Final = "headers to try again"

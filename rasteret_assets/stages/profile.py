@@ -19,7 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.errors import BandNotFoundError
-from rasteret_assets.schema import ASSETS, DATETIME, ID, PARSER_VERSION, START_DATETIME, UNDATED, partition_key
+from rasteret_assets.geometry import describe_geometry
+from rasteret_assets.schema import (
+    ASSETS,
+    DATETIME,
+    GEOMETRY,
+    ID,
+    PARSER_VERSION,
+    START_DATETIME,
+    UNDATED,
+    partition_key,
+)
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.ahead import ahead
 from rasteret_assets.stages.assets import asset_names, normalize_assets, raster_rows
@@ -28,7 +38,7 @@ from rasteret_assets.stages.digest import ContentDigest, hash_texts, repeated, r
 from rasteret_assets.stages.scan import Source, SourcePart
 
 #: Raised whenever a profile of the same rows would come out differently: stored ones are then made anew.
-PROFILE_VERSION = 3
+PROFILE_VERSION = 4
 
 #: Files that are looked at side by side, with a batch of each in memory.
 _PARTS_AT_ONCE = 2
@@ -63,6 +73,7 @@ class SourceProfile:
 
     Args:
         fingerprint: of the source's files and the spec that looked at them.
+        columns: hash of the names and types of its columns, over all files, and of the CRS of its footprints.
         partitions: by partition key; a source without rows has one empty partition, so that it can be published.
         asset_names: fields of the normalized ``assets`` struct.
         bands: bands to enrich, in order; empty where nothing is to be enriched.
@@ -72,6 +83,7 @@ class SourceProfile:
     """
 
     fingerprint: str
+    columns: str = ""
     partitions: dict[str, PartitionProfile] = field(default_factory=dict)
     asset_names: tuple[str, ...] = ()
     bands: tuple[str, ...] = ()
@@ -96,14 +108,19 @@ class SourceProfile:
             for version, part in document.get("parts", {}).items()
         }
         return cls(
-            fingerprint=document["fingerprint"], partitions=_partitions(document["partitions"]), parts=parts,
+            fingerprint=document["fingerprint"], columns=document.get("columns", ""),
+            partitions=_partitions(document["partitions"]), parts=parts,
             repeats_ids=document.get("repeats_ids", True), **lists,
         )  # fmt: skip
 
     @property
     def layout(self) -> str:
-        """Hash of what all partitions share; a change means that every one is published anew."""
-        shared = repr((self.asset_names, self.bands, PARSER_VERSION))
+        """Hash of what all partitions share; a change means that every one is published anew.
+
+        So does a column that a new file of the source brings, or of which it widens the type: readers that take a
+        folder for one table want one schema in all of its files.
+        """
+        shared = repr((self.columns, self.asset_names, self.bands, PARSER_VERSION))
         return hashlib.blake2b(shared.encode(), digest_size=8).hexdigest()
 
     def version(self, key: str, spec: CollectionSpec) -> str:
@@ -171,6 +188,7 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None) -> L
         found[key] = replace(found[key], version=_digest([found[key].version, *shared]))
     profile = SourceProfile(
         fingerprint=profile_fingerprint(source, spec),
+        columns=_columns(source, spec),
         partitions=found or {UNDATED: PartitionProfile(rows=0, version="empty")},
         asset_names=tuple(ordered),
         bands=_bands(source, spec, ordered, rasters, any_rows=bool(found)),
@@ -269,6 +287,14 @@ def _split(
 
 def _from_href(source: Source, spec: CollectionSpec) -> bool:
     return bool(spec.href_column) and ASSETS not in {*source.schema.names, *spec.column_map.values()}
+
+
+def _columns(source: Source, spec: CollectionSpec) -> str:
+    """Hash of what the source's footers say of its columns."""
+    footprints = next((name for name, alias in spec.column_map.items() if alias == GEOMETRY), GEOMETRY)
+    described = describe_geometry(source.schema.field(footprints), source.schema.metadata)
+    types = source.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
+    return _digest([types, repr(described)])
 
 
 def _schema_names(source: Source, spec: CollectionSpec) -> list[str]:
