@@ -193,6 +193,7 @@ def test_errors_are_one_line_and_exit_with_one(project: Project) -> None:
     )
     project.declaration.write_text("path: nowhere.parquet\n")
     assert "no such file or folder" in run("plan").stderr
+    assert run("demo", project.declaration / "inside").stderr.endswith(": Not a directory\n")
 
 
 def test_commands_answer_without_dagster() -> None:

@@ -42,7 +42,7 @@ partition_option = click.option(
 
 
 def in_one_line(command: Callable[P, None]) -> Callable[P, None]:
-    """Errors that the package raises on purpose end a command with one line on stderr and exit code 1."""
+    """What the package raises on purpose, and errors of files, end a command with one line on stderr and code 1."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -52,6 +52,12 @@ def in_one_line(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except RasteretAssetsError as error:
             click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+        except OSError as error:
+            # No room, no permission, no such folder: of all others the place in the code is what helps.
+            if error.filename is None:
+                raise
+            click.echo(f"Error: {os.fsdecode(error.filename)}: {error.strerror}", err=True)
             sys.exit(1)
 
     return run
@@ -77,7 +83,9 @@ def declared(names: Sequence[str], folder: Path | None) -> list[CollectionSpec]:
         )
     known = {spec.name: spec for spec in read_specs(folder)}
     if unknown := [name for name in wanted if name not in known]:
-        raise click.UsageError(f"{folder} declares no collection {', '.join(unknown)}; it has {', '.join(known)}")
+        raise click.UsageError(
+            f"{folder} declares no collection {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        )
     return [*specs, *(known[name] for name in wanted)] if names else list(known.values())
 
 
