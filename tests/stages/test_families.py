@@ -47,7 +47,8 @@ def family_of(file: bytes, *, overviews: bool = True) -> HeaderFamily:
 
 def assert_same(member: FamilyMember, header: TiffHeader | None) -> None:
     assert header is not None
-    for band in range(header.samples_per_pixel):
+    # Damage may make 65 535 bands of one.
+    for band in {*range(min(8, header.samples_per_pixel)), header.samples_per_pixel - 1}:
         of_member, alone = header_structs([member], [band]), header_structs([header], [band])
         assert of_member.type == alone.type
         # As text: a damaged pixel scale may be NaN, which equals nothing.
