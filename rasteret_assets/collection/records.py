@@ -94,6 +94,8 @@ def select_records(
 
     def meeting(batch: pa.RecordBatch) -> Iterator[tuple[int, list[int]]]:
         area, row = intersecting_pairs(batch.column(schema.GEOMETRY), batch.column(schema.BBOX), shapes)
+        if not len(row):
+            return  # boxes that meet an area, of footprints that do not
         order = np.lexsort((area, row))
         rows, starts = np.unique(row[order], return_index=True)
         for number, areas in zip(rows, np.split(area[order], starts[1:]), strict=True):

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pyarrow.dataset as ds
 import pytest
 import rasterio
 import rasterio.mask
@@ -290,6 +291,24 @@ def test_records_without_header_are_left_out_and_named(tmp_path, caplog):
         as_collection(records_table(rows[1:])).get_numpy(
             box(0, 0, 5, 5), "B", geometry_crs=UTM32, backend=CountingBackend()
         )
+
+
+def test_a_footprint_is_more_than_its_box(tmp_path):
+    """An area may lie in the box of a slanted footprint and outside of the footprint."""
+    path = write_raster(tmp_path / "a.tif", noise())
+    left, bottom, right, top = record("", {"B": (path, 0)})["bbox"].values()
+    triangle = shapely.Polygon([(left, bottom), (left, top), (right, top)])
+    corner = (right - (right - left) / 8, bottom, right, bottom + (top - bottom) / 8)
+    opened = as_collection(records_table([record("half", {"B": (path, 0)}, footprint=triangle)]))
+    assert opened.subset(bbox=corner).to_table().num_rows <= 1
+    for read in (opened.get_numpy, opened.get_xarray, opened.get_gdf):
+        with pytest.raises(WindowError, match="no record meets the area"):
+            read(corner, "B", backend=CountingBackend())
+    with pytest.raises(WindowError, match="no record meets the points"):
+        opened.sample_points(shapely.Point(corner[0], corner[1]), "B", backend=CountingBackend())
+    whole = as_collection(records_table([record("whole", {"B": (path, 0)})]))
+    both = as_collection(ds.dataset([opened.dataset, whole.dataset]))
+    assert len(both.get_numpy(corner, "B", backend=CountingBackend())) == 1
 
 
 def test_nothing_there(tmp_path):
