@@ -69,10 +69,10 @@ def _of_text(column: pa.Array) -> pa.Array:
 def _document(text: str) -> str:
     try:
         document = json.loads(text)
+        made = _unsigned_json(document)
+        return text if made == document else json.dumps(made)
     except (ValueError, RecursionError):
-        return text
-    made = _unsigned_json(document)
-    return text if made == document else json.dumps(made)
+        return text  # no JSON, or nested beyond what anybody reads
 
 
 def _unsigned_json(value: Any) -> Any:

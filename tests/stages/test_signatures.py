@@ -42,6 +42,7 @@ def _columns(href: str) -> list[pa.Array]:
         ('{"b":  "https://h/a?x=1"}', '{"b":  "https://h/a?x=1"}'),
         ('{"b": "https://h/a?sig=1"', '{"b": "https://h/a?sig=1"'),
         ("{" * 100_000 + "?", "{" * 100_000 + "?"),
+        ("[" * 800 + '"?"' + "]" * 800, "[" * 800 + '"?"' + "]" * 800),
         ("https://me:SECRET@h/a?sig=1#@", "https://h/a#@"),
         ("abfss://container@account/a.tif?sig=1", "abfss://container@account/a.tif"),
         ("me@h?", "me@h?"),
