@@ -14,6 +14,8 @@ from rasteret_assets.stages.columns import plain_text
 from rasteret_assets.storage.urls import unsigned, unsigned_hrefs
 
 _DOCUMENT = r"^\s*[{\[]"
+#: An address with a query or a user in it, as JSON may write it (RFC 8259, 7: slashes escaped or not).
+_MAY_SIGN = r":(\\?/){2}[^\s\"]*[?@]"
 
 
 def without_signatures(table: pa.Table) -> pa.Table:
@@ -59,7 +61,7 @@ def _of_text(column: pa.Array) -> pa.Array:
     letters = np.frombuffer(text if text is not None else b"", np.uint8)
     if not ((letters == ord("?")) | (letters == ord("@"))).any():
         return column
-    suspect = pc.and_(pc.match_substring_regex(column, _DOCUMENT), pc.match_substring_regex(column, "[?@]"))
+    suspect = pc.and_(pc.match_substring_regex(column, _DOCUMENT), pc.match_substring_regex(column, _MAY_SIGN))
     documents = suspect.fill_null(fill_value=False)
     # Only JSON that may hold such an address is walked: Arrow has no kernel that parses it.
     rewritten = [_document(text) for text in column.filter(documents).to_pylist()]
