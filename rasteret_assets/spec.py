@@ -206,6 +206,10 @@ class CollectionSpec(_Model):
         """Every href rewrite, ``url_rewrite_patterns`` over those of the cloud configuration."""
         return {**(self.cloud.url_patterns if self.cloud else {}), **self.url_rewrite_patterns}
 
+    def source_column(self, contract: str) -> str:
+        """The record table's own name of a column of the record contract."""
+        return next((name for name, alias in self.column_map.items() if alias == contract), contract)
+
     @property
     def published_path(self) -> str | None:
         """Folder or URI of the published dataset, or None for a collection that stays in memory."""

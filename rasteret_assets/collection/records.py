@@ -122,12 +122,13 @@ def _select(
     found: list[Record] = []
     without: list[str] = []
     for batch in batches:
+        moments = utc_instants(batch.column(schema.DATETIME))
         for row, areas in wanted(batch):
             missing = [band for band in bands if not batch.column(schema.band_column(band))[row].is_valid]
             if missing:
                 without.append(f"{batch.column(schema.ID)[row].as_py()} ({', '.join(missing)})")
             else:
-                found.append(_record(batch, row, bands, areas))
+                found.append(_record(batch, row, moments[row].as_py(), bands, areas))
     shown = ", ".join(without[:10]) + (f" and {len(without) - 10} more" if len(without) > 10 else "")
     if without:
         _log.warning("%d records are left out, whose headers are not in the index: %s", len(without), shown)
@@ -141,7 +142,9 @@ def _select(
     return sorted(found, key=lambda record: record.order)
 
 
-def _record(batch: pa.RecordBatch, row: int, bands: Sequence[str], areas: Sequence[int]) -> Record:
+def _record(
+    batch: pa.RecordBatch, row: int, moment: datetime | None, bands: Sequence[str], areas: Sequence[int]
+) -> Record:
     def value(name: str) -> Any:
         return batch.column(name)[row].as_py() if name in batch.schema.names else None
 
@@ -161,11 +164,11 @@ def _record(batch: pa.RecordBatch, row: int, bands: Sequence[str], areas: Sequen
                 f"record {name!r}: band {band!r} is in {header.crs}, but band {bands[0]!r} in {headers[0].crs}: "
                 "read them in separate calls"
             )
-    moment = batch.column(schema.DATETIME)[row]
+    stated = batch.column(schema.DATETIME)[row]
     return Record(
         id=name,
-        order=(not moment.is_valid, moment.value or 0, str(name)),
-        moment=utc_instants(batch.column(schema.DATETIME).slice(row, 1))[0].as_py(),
+        order=(not stated.is_valid, stated.value or 0, str(name)),
+        moment=moment,
         cloud_cover=value(schema.CLOUD_COVER),
         collection=value(_COLLECTION),
         crs=_record_crs(name, headers[0].crs or crs_code(value(schema.PROJ_EPSG), value(schema.CRS))),

@@ -105,7 +105,7 @@ def normalize_records(
     aliased = with_aliases(_one_batch(raw), spec)
     ids = normalize_ids(aliased.column(ID))
     times, bad_times, placed = record_times(aliased, spec)
-    described = describe_geometry(_geometry_field(raw.schema, aliased.schema), raw.schema.metadata)
+    described = describe_geometry(raw.schema.field(spec.source_column(GEOMETRY)), raw.schema.metadata)
     footprints = read_footprints(aliased.column(GEOMETRY), described)
     assets, bad_assets = _assets(aliased, spec, profile)
     codes, crs_texts, conflicts = normalize_crs(aliased)
@@ -144,14 +144,6 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
         return batches[0]
     columns = [pa.array([], field.type) for field in table.schema]
     return pa.RecordBatch.from_arrays(columns, schema=table.schema)
-
-
-def _geometry_field(raw: pa.Schema, aliased: pa.Schema) -> pa.Field:
-    """The geometry field under the name its footer entry has: an alias is described by the column it stands for."""
-    field = aliased.field(GEOMETRY)
-    if GEOMETRY in raw.names:
-        return field
-    return next((source for source in raw if source.type == field.type and source.metadata == field.metadata), field)
 
 
 def _assets(batch: pa.RecordBatch, spec: CollectionSpec, profile: SourceProfile) -> tuple[pa.Array, pa.Array]:

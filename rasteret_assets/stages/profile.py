@@ -291,8 +291,7 @@ def _from_href(source: Source, spec: CollectionSpec) -> bool:
 
 def _columns(source: Source, spec: CollectionSpec) -> str:
     """Hash of what the source's footers say of its columns."""
-    footprints = next((name for name, alias in spec.column_map.items() if alias == GEOMETRY), GEOMETRY)
-    described = describe_geometry(source.schema.field(footprints), source.schema.metadata)
+    described = describe_geometry(source.schema.field(spec.source_column(GEOMETRY)), source.schema.metadata)
     types = source.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
     return _digest([types, repr(described)])
 
@@ -301,8 +300,7 @@ def _schema_names(source: Source, spec: CollectionSpec) -> list[str]:
     """Asset names that the schema or the spec states, in their order; none where only the rows tell."""
     if _from_href(source, spec):
         return list(spec.band_index_map)
-    aliases = {contract: name for name, contract in spec.column_map.items()}
-    kind = source.schema.field(aliases.get(ASSETS, ASSETS)).type
+    kind = source.schema.field(spec.source_column(ASSETS)).type
     return [child.name for child in kind] if pa.types.is_struct(kind) else []
 
 

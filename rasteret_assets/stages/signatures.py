@@ -29,8 +29,8 @@ def without_signatures(table: pa.Table) -> pa.Table:
         # Footprints are no text, and among their bytes every other one looks like a query.
         if name != GEOMETRY:
             column = table.column(position).combine_chunks()
-            if (unsigned := _unsigned(column)) is not column:
-                table = table.set_column(position, table.schema.field(position), unsigned)
+            if (made := _unsigned(column)) is not column:
+                table = table.set_column(position, table.schema.field(position), made)
     return table
 
 
@@ -51,7 +51,8 @@ def _unsigned(column: pa.Array) -> pa.Array:
         made = _of_lists(column)
     elif pa.types.is_fixed_size_list(kind):
         rows = column.cast(pa.list_(kind.value_field))
-        made = column if (unsigned := _of_lists(rows)) is rows else unsigned.cast(kind)
+        lists = _of_lists(rows)
+        made = column if lists is rows else lists.cast(kind)
     return made
 
 
@@ -90,10 +91,10 @@ def _unsigned_json(value: Any) -> Any:
 def _of_other_text(column: pa.Array) -> pa.Array:
     """Of text that is not marked as text, and of dictionaries."""
     texts = plain_text(column)
-    unsigned = texts if texts.type == column.type else _unsigned(texts)
-    if unsigned is texts:
+    made = texts if texts.type == column.type else _unsigned(texts)
+    if made is texts:
         return column
-    return (unsigned.dictionary_encode() if pa.types.is_dictionary(column.type) else unsigned).cast(column.type)
+    return (made.dictionary_encode() if pa.types.is_dictionary(column.type) else made).cast(column.type)
 
 
 def _of_struct(column: pa.Array) -> pa.Array:
@@ -108,12 +109,12 @@ def _of_lists(column: pa.Array) -> pa.Array:
     kind = column.type
     rows = column.cast(pa.list_(pa.struct([kind.key_field, kind.item_field]))) if pa.types.is_map(kind) else column
     flat = rows.flatten()
-    if (unsigned := _unsigned(flat)) is flat:
+    if (made := _unsigned(flat)) is flat:
         return column
     lengths = pc.fill_null(pc.list_value_length(rows), 0)
     ends = np.concatenate([[0], np.cumsum(np.asarray(lengths))])
     missing = pc.is_null(column)
     if pa.types.is_map(kind):
-        return pa.MapArray.from_arrays(ends.astype(np.int32), *unsigned.flatten(), type=kind, mask=missing)
+        return pa.MapArray.from_arrays(ends.astype(np.int32), *made.flatten(), type=kind, mask=missing)
     lists, width = (pa.ListArray, pa.int32()) if pa.types.is_list(kind) else (pa.LargeListArray, pa.int64())
-    return lists.from_arrays(pa.array(ends, width), unsigned, type=kind, mask=missing)
+    return lists.from_arrays(pa.array(ends, width), made, type=kind, mask=missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -35,6 +36,16 @@ def test_contract_columns_have_their_types_and_user_columns_survive() -> None:
     assert result.records["a.b"].to_pylist() == extra.to_pylist()
     assert {"", "Id"} <= set(schema.names)
     assert schema.metadata is None
+
+
+def test_a_mapped_footprint_has_the_crs_of_its_own_column() -> None:
+    """Another binary column before it is no reason to read it as that one."""
+    web = pa.array([shapely.box(111319, 0, 222639, 111325).wkb] * 3)
+    table = pa.table({"thumbnail": pa.array([b"x"] * 3), **dict(zip(TABLE.schema.names, TABLE.columns, strict=True))})
+    table = table.drop_columns("geometry").append_column("geom", web)
+    geo = {"version": "1.1.0", "primary_column": "geom", "columns": {"geom": {"encoding": "WKB", "crs": "EPSG:3857"}}}
+    result = normalized(table.replace_schema_metadata({"geo": json.dumps(geo)}), column_map={"geom": "geometry"})
+    assert result.records["bbox"][0].as_py()["xmax"] == pytest.approx(2, abs=1e-3)
 
 
 def test_aliases_keep_the_source_column() -> None:
