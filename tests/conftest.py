@@ -13,10 +13,20 @@ from tests.support.server import RangeServer
 CORPUS = Path(__file__).parent.parent.parent / "shared" / "corpus"
 
 
+#: What takes longest, in the order to begin it: the last worker has little left to wait. The demo between the two that
+#: mostly wait for a daemon, as files are handed to the workers in turn.
+LONGEST = ("e2e/test_refresh.py", "demo/test_demo.py", "e2e/test_browser.py", "orchestration/", "tests/test_cli.py")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever the order, the tests that take longest begin first: the last of two workers has little left to wait."""
-    items.sort(key=lambda item: "e2e" not in item.path.parts)
+    """Whatever the order of the others, the longest begin first."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((number for number, part in enumerate(LONGEST) if part in path), len(LONGEST))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)

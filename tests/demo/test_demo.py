@@ -31,9 +31,6 @@ from rasteret_assets.demo.scenes import BROKEN
 from rasteret_assets.demo.seasons import BANDS
 from rasteret_assets.schema import STAGES
 
-#: One worker makes one demo for all of these.
-pytestmark = pytest.mark.xdist_group("demo")
-
 ROOT = Path(__file__).parents[2]
 
 

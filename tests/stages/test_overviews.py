@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,10 @@ def hrefs(server: RangeServer, tmp_path: Path) -> list[str]:
     source = tmp_path / "source.tif"
     with rasterio.open(source, "w", **profile) as dataset:
         dataset.write((np.add.outer(np.arange(SIDE), np.arange(SIDE)) % 251).astype(np.uint8)[None])
-    for number in range(6):
-        rasterio.shutil.copy(
-            source, server.root / f"{number}.tif", driver="COG", BLOCKSIZE=128, OVERVIEW_COUNT=4, COMPRESS="ZSTD"
-        )
+    first, *others = (server.root / f"{number}.tif" for number in range(6))
+    rasterio.shutil.copy(source, first, driver="COG", BLOCKSIZE=128, OVERVIEW_COUNT=4, COMPRESS="ZSTD")
+    for other in others:
+        shutil.copy(first, other)
     return [f"{server.url}/{number}.tif" for number in range(6)]
 
 
