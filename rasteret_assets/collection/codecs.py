@@ -184,13 +184,21 @@ def _decode_lerc(data: _Bytes, header: BandHeader) -> _Samples:
     elif data[:1] == b"\x78":
         data = imagecodecs.zlib_decode(data)
     image, masks = imagecodecs.lerc_decode(data, masks=True)
-    image = np.array(image).reshape(*image.shape[:2], -1)
-    hidden = None if masks is None else ~np.asarray(masks, dtype=bool).reshape(*image.shape[:2], -1)[:, :, :1]
+    hidden = None if masks is None else _bands_last(~np.asarray(masks, dtype=bool))
+    # The samples of a pixel lie together where they share a mask, else one band after the other; a tile may be a cube.
+    together = image.shape[:2] == (header.tile_height, header.tile_width) and (hidden is None or hidden.shape[2] == 1)
+    image = np.array(image) if together and image.ndim == 3 else np.array(_bands_last(image))
     if image.shape[2] == header.samples - 1:  # alpha is stored as LERC's own mask
         alpha = np.full((*image.shape[:2], 1), 255, image.dtype)
         if hidden is not None:
             alpha[hidden] = 0
-        return np.concatenate([image, alpha], axis=2)
-    if hidden is not None and image.dtype.kind == "f":
+        image = np.concatenate([image, alpha], axis=2)
+    elif hidden is not None and image.dtype.kind == "f":
         image[np.broadcast_to(hidden, image.shape)] = np.nan
-    return image
+    # LERC knows no byte order: libtiff encodes what it has swapped for a file of the other order, and swaps it back.
+    return image if header.dtype.isnative else image.byteswap()
+
+
+def _bands_last(values: _Samples) -> _Samples:
+    """LERC's bands of shape (bands, rows, columns), or the only one, as (rows, columns, bands)."""
+    return np.moveaxis(values, 0, 2) if values.ndim == 3 else values[:, :, None]
