@@ -51,7 +51,11 @@ def choose_level(header: BandHeader, source: str, grid: Grid, target: str) -> Ba
     ratio = _pixel_ratio(header, source, grid, target)
     best = header
     for level in header.overviews:
-        factor = abs(level.grid.scale_x / header.grid.scale_x)
+        # The coarser of both axes: a strip of one pixel stays as wide in every overview.
+        factor = max(
+            abs(level.grid.scale_x / header.grid.scale_x),
+            abs(level.grid.scale_y / header.grid.scale_y),
+        )
         # As in GDAL, an overview that is a hair too coarse still serves.
         if factor <= ratio * 1.01:
             best = level

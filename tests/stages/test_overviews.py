@@ -64,6 +64,22 @@ def test_reads_take_the_overview_that_is_fine_enough(server: RangeServer, hrefs:
     assert read < (server.root / "0.tif").stat().st_size / 8
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 164), (164, 1)])
+def test_a_strip_is_not_read_from_overviews_of_the_same_width(server: RangeServer, width: int, height: int) -> None:
+    profile = {
+        "driver": "GTiff", "width": width, "height": height, "count": 1, "dtype": "uint8", "crs": "EPSG:32632",
+        "transform": Affine(10, 0, 5e5, 0, -10, 5.4e6), "tiled": True, "blockxsize": 16, "blockysize": 16,
+    }  # fmt: skip
+    pixels = np.arange(width * height, dtype=np.uint8).reshape(height, width)
+    with rasterio.open(server.root / "strip.tif", "w", **profile) as dataset:
+        dataset.write(pixels[None])
+        dataset.build_overviews([2, 4])
+    table = record_table(["r"], {"B": [f"{server.url}/strip.tif"]}, outline=outline())
+    area = shapely.box(5e5, 5.4e6 - height * 10, 5e5 + width * 10, 5.4e6)
+    got = build_from_table(table, enrich_cog=True).get_numpy(area, "B", geometry_crs=32632)
+    np.testing.assert_array_equal(got[0], pixels)
+
+
 def test_overviews_can_be_left_out(hrefs: list[str], tmp_path: Path) -> None:
     pq.write_table(record_table(["r"], {"B": hrefs[:1]}, outline=outline()), tmp_path / "records.parquet")
     spec = CollectionSpec.of(
