@@ -15,15 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.errors import EnrichmentError
-from rasteret_assets.schema import BAND_METADATA_SCHEMA, CRS_CONFLICT, HREF, STATUS_OK
+from rasteret_assets.schema import BAND_METADATA_SCHEMA, CRS_CONFLICT, HREF, ID, STATUS_OK
 from rasteret_assets.stages.fetch import fetch_headers
 from rasteret_assets.stages.headers import HeaderProgress, Latencies, ProgressCallback
 from rasteret_assets.stages.index import HeaderIndex, KnownRows, KnownTable
+from rasteret_assets.stages.ledger import LOCAL_FILES, remedy
 from rasteret_assets.stages.rows import Checkpoint, FreshRows, assemble_ledger
 from rasteret_assets.stages.targets import RETRIED_CLASSES, distinct_files, ledger_targets
 from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.urls import host
+from rasteret_assets.storage.urls import host, redact
 
 
 @dataclass(kw_only=True)
@@ -237,7 +238,7 @@ def check_enrichment(ledgers: Sequence[pa.Table], *, transient_only: bool = Fals
         transient_only: refuse only where every failure is one that another try may mend.
 
     Raises:
-        EnrichmentError: with the commonest failures and the likely causes.
+        EnrichmentError: with the commonest failures, the first of them, and what helps.
     """
     total = sum(ledger.num_rows for ledger in ledgers)
     failed = [ledger.filter(pc.not_equal(ledger["status"], STATUS_OK)) for ledger in ledgers]
@@ -246,11 +247,15 @@ def check_enrichment(ledgers: Sequence[pa.Table], *, transient_only: bool = Fals
     rows = pa.concat_tables(failed)
     if transient_only and not pc.all(pc.is_in(rows["error_class"], pa.array(RETRIED_CLASSES))).as_py():
         return
-    classes = ", ".join(f"{count} {name}" for name, count in count_failures(rows).items())
-    hosts = sorted({host(href) or "local files" for href in rows[HREF].drop_null().to_pylist()})
+    counts = count_failures(rows)
+    classes = ", ".join(f"{count} {name}" for name, count in counts.items())
+    commonest = sorted(counts, key=counts.__getitem__, reverse=True)[:3]
+    helps = "; ".join(f"{name}: {remedy(name)}" for name in commonest)
+    hosts = sorted({host(href) or LOCAL_FILES for href in rows[HREF].drop_null().to_pylist()})
+    first = rows.slice(0, 1).to_pylist()[0]
+    place, href = f"record {first[ID]!r}, band {first['band']!r}", redact(first[HREF] or "")
+    place += "" if href in first["error"] else f", {href}"
     raise EnrichmentError(
         f"not one of {total} headers could be read ({classes}) from {', '.join(hosts[:5])}. "
-        f"The first: {rows['error'][0]}. "
-        "Likely causes: the host is down or throttles, hrefs need url_rewrite_patterns or a backend with credentials, "
-        "requester pays is not declared, or the bands are no tiled GeoTIFFs"
+        f"The first ({place}): {first['error']}. What helps: {helps}"
     )

@@ -144,7 +144,7 @@ def refuse_without_headers(
         transient_only: stop only for failures that another try may mend.
 
     Raises:
-        EnrichmentError: with the commonest failures and the likely causes.
+        EnrichmentError: with the commonest failures, the first of them, and what helps.
     """
     built = [result for result in results if result.rows]
     if all(result.counts["headers_failed"] == result.rows for result in built):

@@ -21,6 +21,7 @@ from rasteret_assets.stages.bands import BandMetadata, check_enrichment, count_f
 from rasteret_assets.stages.fetch import fetch_headers
 from rasteret_assets.stages.headers import HeaderProgress, HeaderTarget
 from rasteret_assets.stages.index import KnownTable
+from rasteret_assets.stages.ledger import remedy
 from rasteret_assets.stages.normalize import normalize_records
 from rasteret_assets.stages.profile import profile_source
 from rasteret_assets.stages.scan import open_source
@@ -225,7 +226,11 @@ def test_a_build_without_a_single_header_is_refused_with_the_causes() -> None:
         EnrichmentError, match=r"not one of 2 headers .*1 unreachable.* from 127\.0\.0\.1:9.*cannot connect"
     ) as caught:
         check_enrichment([result.table])
-    assert "secret" not in str(caught.value)
+    message = str(caught.value)
+    assert "(record 'a', band 'B02'): http://127.0.0.1:9/a.tif: cannot" in message
+    assert "What helps: " in message
+    assert f"unreachable: {remedy('unreachable')}" in message
+    assert "secret" not in message
 
 
 def test_headers_work_inside_a_running_event_loop(three: pa.Table) -> None:
