@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -54,6 +54,16 @@ class Collection:
     backend: StorageBackend | None = None
     expression: pc.Expression | None = None
     areas: tuple[tuple[BaseGeometry, ...], ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes need, such as workers that read; a dataset in memory goes as its table."""
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        return state | ({"dataset": self.dataset.to_table()} if isinstance(self.dataset, ds.InMemoryDataset) else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        table = state["dataset"]
+        for name, value in (state | ({"dataset": ds.dataset(table)} if isinstance(table, pa.Table) else {})).items():
+            object.__setattr__(self, name, value)
 
     # --- questions ---------------------------------------------------------------------------------------------------
 

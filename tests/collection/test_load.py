@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import multiprocessing
+import pickle
 import re
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -186,6 +190,17 @@ def test_geo_metadata_is_of_the_whole(rows, tmp_path):
     assert json.loads(metadata[b"geo"])["columns"] == {"geometry": {"encoding": "WKB"}}
     assert b"pandas" not in metadata
     assert b"geo" not in load(tmp_path / "c").to_table(["id"]).schema.metadata
+
+
+@pytest.mark.parametrize("opened", ["memory", "directory"])
+def test_other_processes_are_sent_the_question(rows, published, opened):
+    collection = as_collection(records_table(rows), name="s2") if opened == "memory" else load(published)
+    for asked in (collection, collection.where(pc.field("id") == "r2"), collection.subset(bbox=(-180, -90, 180, 90))):
+        sent = pickle.loads(pickle.dumps(asked))
+        assert sent.to_table().equals(asked.to_table())
+        assert (sent.name, sent.path, sent.is_filtered) == (asked.name, asked.path, asked.is_filtered)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as workers:
+        assert workers.submit(len, collection).result() == 6
 
 
 def test_repr_and_card(rows):
