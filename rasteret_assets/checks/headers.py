@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -34,7 +35,7 @@ def headers_complete(statuses: pa.Table, max_failed: float) -> Finding:
         statuses: columns ``status`` and ``error_class`` of the ledger.
         max_failed: share of headers, 0 to 1.
     """
-    by_class = dict(sorted(count_failures(statuses).items(), key=lambda item: (-item[1], item[0])))
+    by_class = dict(Counter(count_failures(statuses)).most_common())
     total, missing = statuses.num_rows, sum(by_class.values())
     share = missing / max(total, 1)
     rows = failure_rows(by_class, total)

@@ -186,8 +186,8 @@ def _decode_lerc(data: _Bytes, header: BandHeader) -> _Samples:
     image, masks = imagecodecs.lerc_decode(data, masks=True)
     hidden = None if masks is None else _bands_last(~np.asarray(masks, dtype=bool))
     # The samples of a pixel lie together where they share a mask, else one band after the other; a tile may be a cube.
-    together = image.shape[:2] == (header.tile_height, header.tile_width) and (hidden is None or hidden.shape[2] == 1)
-    image = np.array(image) if together and image.ndim == 3 else np.array(_bands_last(image))
+    apart = image.shape[:2] != (header.tile_height, header.tile_width) or (hidden is not None and hidden.shape[2] > 1)
+    image = np.array(_bands_last(image) if apart or image.ndim == 2 else image)
     if image.shape[2] == header.samples - 1:  # alpha is stored as LERC's own mask
         alpha = np.full((*image.shape[:2], 1), 255, image.dtype)
         if hidden is not None:

@@ -58,12 +58,14 @@ class Collection:
     def __getstate__(self) -> dict[str, Any]:
         """What other processes need, such as workers that read; a dataset in memory goes as its table."""
         state = {field.name: getattr(self, field.name) for field in fields(self)}
-        return state | ({"dataset": self.dataset.to_table()} if isinstance(self.dataset, ds.InMemoryDataset) else {})
+        if isinstance(self.dataset, ds.InMemoryDataset):
+            state["dataset"] = self.dataset.to_table()
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        table = state["dataset"]
-        for name, value in (state | ({"dataset": ds.dataset(table)} if isinstance(table, pa.Table) else {})).items():
-            object.__setattr__(self, name, value)
+        if isinstance(table := state["dataset"], pa.Table):
+            state = state | {"dataset": ds.dataset(table)}
+        vars(self).update(state)
 
     # --- questions ---------------------------------------------------------------------------------------------------
 

@@ -249,8 +249,7 @@ def check_enrichment(ledgers: Sequence[pa.Table], *, transient_only: bool = Fals
         return
     counts = count_failures(rows)
     classes = ", ".join(f"{count} {name}" for name, count in counts.items())
-    commonest = sorted(counts, key=counts.__getitem__, reverse=True)[:3]
-    helps = "; ".join(f"{name}: {remedy(name)}" for name in commonest)
+    helps = "; ".join(f"{name}: {remedy(name)}" for name, _ in Counter(counts).most_common(3))
     hosts = sorted({host(href) or LOCAL_FILES for href in rows[HREF].drop_null().to_pylist()})
     first = rows.slice(0, 1).to_pylist()[0]
     place, href = f"record {first[ID]!r}, band {first['band']!r}", redact(first[HREF] or "")

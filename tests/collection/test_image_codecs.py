@@ -86,13 +86,14 @@ def test_webp_with_alpha_in_some_tiles(tmp_path, opaque):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
 @pytest.mark.parametrize("holes", [{0: 30}, {0: 30, 1: 30, 2: 30}, {0: 20, 2: 40}], ids=["one", "shared", "two"])
-def test_lerc_keeps_what_is_not_a_number(tmp_path, dtype, holes):
+def test_lerc_keeps_what_is_not_a_number(tmp_path, dtype, interleave, holes):
     """Bands have a mask of their own where what is not a number differs between them."""
     data = noise(dtype, bands=3, rows=100, columns=90)
     for band, first in holes.items():
         data[band, first : first + 30, 30:60] = np.nan
-    options = {"compress": "lerc", "interleave": "pixel", "nodata": float("nan")}
+    options = {"compress": "lerc", "interleave": interleave, "nodata": float("nan")}
     path = write_raster(tmp_path / "a.tif", data, tile=32, **options)
     for band in range(3):
         np.testing.assert_array_equal(read(path, band), data[band, 10:85, 20:70])
