@@ -20,7 +20,7 @@ import pytest
 from rasteret_assets import Collection, CollectionSpec, build, load
 from rasteret_assets.errors import CollectionError
 from tests.support.rasters import record_table, tiff_bytes
-from tests.support.s3 import KEYS, bucket_server
+from tests.support.s3 import KEYS, bucket_server, requests_seen
 from tests.support.server import RangeServer
 
 ROWS = 60
@@ -136,11 +136,16 @@ def test_a_collection_lives_on_s3_altogether(bucket: str, server: RangeServer) -
     fs.create_dir("records/source")
     write(table.slice(0, 2), f"{bucket}/source/one.parquet")
     spec = CollectionSpec.of(path=f"{bucket}/source", name="s3", workspace_dir=f"{bucket}/w", enrich_cog=True)
-    assert build(spec).totals["headers_fetched"] == 2
+    with requests_seen() as asked:
+        assert build(spec).totals["headers_fetched"] == 2
+    assert not [request for request in asked if request.startswith("POST")]  # small objects in one request each
     write(table.slice(2), f"{bucket}/source/two.parquet")
     report = build(spec)
     assert (report.totals["headers_fetched"], len(report.reasons), len(server.requests)) == (1, 1, 3)
     assert build(spec).reasons == {}
+    with requests_seen() as asked:
+        load(f"{bucket}/w/s3_records")
+    assert [request[:4] for request in asked if "part-0" in request] == 3 * ["GET "]  # their sizes were listed
     collection = load(f"{bucket}/w/s3_records", verify="full")
     assert sorted(collection.to_table(["id"])["id"].to_pylist()) == ["a", "b", "c"]
     assert collection.bands == ["B02"]

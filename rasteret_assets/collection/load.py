@@ -66,10 +66,11 @@ def _verified(workspace: Workspace, path: str, verify: Verify) -> list[ds.Parque
         problem: str | Exception | None
         states = workspace.states() if verify else {}
         try:
-            fragments = _fragments(
-                workspace.fs, workspace.published, _parquet_files(workspace.fs, workspace.published, path)
-            )
-            problem = problem_with(workspace, states, fragments, verify)
+            files = _parquet_files(workspace.fs, workspace.published, path)
+            # A size that is known saves a request. One that is wrong by now is noticed by what the states say.
+            sizes = files if states and workspace.fs.type_name != "local" else {}
+            fragments = _fragments(workspace.fs, workspace.published, list(files), sizes)
+            problem = problem_with(workspace, states, fragments, files, verify)
         except (CollectionError, FileNotFoundError) as error:
             problem = error
         if problem is None:
@@ -138,26 +139,29 @@ def check_contract(table: pa.Schema, *, where: str) -> None:
         raise CollectionError(f"{where} is no collection: column 'bbox' is {bbox}, no {schema.BBOX_TYPE}; {remedy}")
 
 
-def _parquet_files(fs: pafs.FileSystem, root: str, path: str) -> list[str]:
+def _parquet_files(fs: pafs.FileSystem, root: str, path: str) -> dict[str, int]:
+    """Path and size of every file."""
     info = fs.get_file_info(root)
     if info.type == pafs.FileType.NotFound:
         raise CollectionError(f"{path}: no such collection; check the path, or publish it with build_from_table")
     if info.type == pafs.FileType.File:
-        return [info.path]
-    files = [found.path for found in list_files(fs, root, (".parquet",))]
+        return {info.path: info.size}
+    files = {found.path: found.size for found in list_files(fs, root, (".parquet",))}
     if not files:
         raise CollectionError(f"{path} holds no *.parquet file: it is no published collection")
     return files
 
 
-def _fragments(fs: pafs.FileSystem, root: str, files: list[str]) -> list[ds.ParquetFileFragment]:
+def _fragments(
+    fs: pafs.FileSystem, root: str, files: list[str], sizes: Mapping[str, int]
+) -> list[ds.ParquetFileFragment]:
     """One fragment per file, its footer read and kept, so that no scan reads it again."""
     hive = ds.partitioning(schema.PARTITION_SCHEMA, flavor="hive")
     parquet = ds.ParquetFileFormat()
 
     def opened(file: str) -> ds.ParquetFileFragment:
         keys = hive.parse(file.removeprefix(root))
-        fragment = parquet.make_fragment(file, fs, partition_expression=keys)
+        fragment = parquet.make_fragment(file, fs, partition_expression=keys, file_size=sizes.get(file))
         try:
             fragment.ensure_complete_metadata()
         except (OSError, pa.ArrowException) as error:

@@ -9,7 +9,7 @@ footers read in between.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -82,8 +82,8 @@ def pinned(
         if local:
             yield Pinned(_opened(dataset, group, areas))
         else:
-            part = _anew(dataset, group)
-            yield Pinned(part, _identities(part, [fragment.path for fragment in group]))
+            before = _identities(dataset, [fragment.path for fragment in group])
+            yield Pinned(_anew(dataset, group, before), before)
 
 
 def _may_hold(dataset: ds.Dataset, fragment: ds.ParquetFileFragment, expression: pc.Expression | None) -> bool:
@@ -119,14 +119,20 @@ def _opened(
     return ds.FileSystemDataset([held for held in found if held is not None], dataset.schema, _LOCAL)
 
 
-def _anew(dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment]) -> ds.FileSystemDataset:
-    """The same files without their footers, which were read when the collection was opened and may be old."""
+def _anew(
+    dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment], now: Mapping[str, tuple[int, object]]
+) -> ds.FileSystemDataset:
+    """The same files without their footers, which were read when the collection was opened and may be old.
+
+    Their sizes are those of ``now``, so that Arrow need not ask for them once more.
+    """
     fragments = [
         dataset.format.make_fragment(
-            fragment.path, dataset.filesystem, partition_expression=fragment.partition_expression
+            fragment.path, dataset.filesystem, partition_expression=fragment.partition_expression,
+            file_size=now[fragment.path][0],
         )
         for fragment in group
-    ]
+    ]  # fmt: skip
     return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
 
 

@@ -21,6 +21,7 @@ def problem_with(
     workspace: Workspace,
     states: Mapping[str, Mapping[str, object]],
     fragments: list[ds.ParquetFileFragment],
+    sizes: Mapping[str, int],
     verify: Verify,
 ) -> str | None:
     """What is wrong with the files of a collection, in one sentence; None where nothing is.
@@ -29,6 +30,7 @@ def problem_with(
         workspace: of the collection.
         states: of its partitions, by key; without any there is nothing to hold the files against.
         fragments: the files, with their footers.
+        sizes: of the files in bytes, by path.
         verify: ``"rows"`` compares rows and sizes, ``"full"`` reads every byte.
     """
     if not states or not verify:
@@ -40,7 +42,6 @@ def problem_with(
             return f"partition {key} is missing ({path}): build it again"
     if strangers := sorted(found.keys() - expected.keys()):
         return f"{strangers[0]} belongs to no partition that was published here: remove it, or build it again"
-    sizes = {info.path: info.size for info in workspace.fs.get_file_info(list(found))}
     for path, fragment in found.items():
         rows, key = fragment.metadata.num_rows, expected[path]
         fitting = [facts for facts in may_be(states[key]) if facts and (facts.rows, facts.bytes) == (rows, sizes[path])]

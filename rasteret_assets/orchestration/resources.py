@@ -52,7 +52,10 @@ class S3Settings(S3Resource):
 
     def arrow_filesystem(self, bucket: str) -> pafs.S3FileSystem:
         """A pyarrow filesystem with these settings; the region of ``bucket`` is looked up where none is set."""
-        options: dict[str, Any] = {"retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=self.max_attempts)}
+        options: dict[str, Any] = {
+            "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=self.max_attempts),
+            "allow_delayed_open": True,  # small files take one request, not three
+        }
         if self.endpoint_url:
             parts = urlsplit(self.endpoint_url)
             options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}

@@ -7,6 +7,7 @@ files, until they are asked for; each is then held against the address it was lo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import BAND_INDEX, BAND_METADATA_SCHEMA, HREF, PARSER_VERSION
 from rasteret_assets.stages.digest import row_hashes
 from rasteret_assets.stages.targets import RETRIED_CLASSES
+from rasteret_assets.storage.files import Files
 
 _KEY_COLUMNS: Final = (HREF, BAND_INDEX, "error_class", "parser_version")
 
@@ -50,25 +52,24 @@ class KnownTable:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownFile:
-    """Ledger rows in a Parquet file."""
+    """Ledger rows in a Parquet file of a workspace, which stays there as long as it is asked."""
 
-    fs: pafs.FileSystem
+    files: Files
     path: str
 
     @property
     def schema(self) -> pa.Schema:
         """Columns of the rows."""
-        with self.fs.open_input_file(self.path) as source:
-            return pq.read_schema(source)
+        with self._opened() as file:
+            return file.schema_arrow
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """All rows, in order."""
-        with self.fs.open_input_file(self.path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
-            yield from file.iter_batches(columns=list(columns))
+        return self.files.read_batches(self.path, columns)
 
     def take(self, rows: npt.NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """Rows by their number, which rises; only the row groups they stand in are read, one after the other."""
-        with self.fs.open_input_file(self.path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+        with self._opened() as file:
             counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             ends = np.cumsum(counts)
             group_of_row = np.searchsorted(ends, rows, side="right")
@@ -77,6 +78,13 @@ class KnownFile:
                 inside = rows[group_of_row == group] - (ends[group] - counts[group])
                 parts.append(file.read_row_group(int(group), list(columns)).take(pa.array(inside)))
         return pa.concat_tables(parts)
+
+    @contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        with self.files.open_table(self.path) as file:
+            if file is None:
+                raise CollectionError(f"{self.path} is gone: another run took it away; build again")
+            yield file
 
 
 KnownRows = KnownTable | KnownFile

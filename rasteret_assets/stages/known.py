@@ -39,14 +39,14 @@ class WorkspaceCheckpoint:
 
     def load(self) -> list[KnownRows]:
         """The rows that an interrupted run left."""
-        return [KnownFile(fs=self._workspace.fs, path=path) for path in self._files]
+        return [KnownFile(files=self._workspace, path=path) for path in self._files]
 
     def save(self, rows: pa.Table) -> KnownRows:
         """Keep rows, and say where."""
         path = f"{self._folder}/{len(self._files):06d}.parquet"
         self._workspace.write_table(path, rows, **STAGE_OPTIONS)
         self._files.append(path)
-        return KnownFile(fs=self._workspace.fs, path=path)
+        return KnownFile(files=self._workspace, path=path)
 
     def clear(self) -> None:
         """Forget all rows."""
@@ -58,7 +58,7 @@ class WorkspaceCheckpoint:
 def known_headers(workspace: Workspace, key: str, checkpoint: WorkspaceCheckpoint) -> list[KnownRows]:
     """Ledgers in which a partition may find headers, those that count most first."""
     others = [info.path for info in list_files(workspace.fs, f"{workspace.stages}/{_LEFT}", (".parquet",))]
-    return [*checkpoint.load(), *_ledger(workspace, key), *(KnownFile(fs=workspace.fs, path=path) for path in others)]
+    return [*checkpoint.load(), *_ledger(workspace, key), *(KnownFile(files=workspace, path=path) for path in others)]
 
 
 def target_slices(workspace: Workspace, key: str) -> Iterator[tuple[pa.Table, int]]:
@@ -101,4 +101,4 @@ def set_aside_headers(workspace: Workspace, spec: CollectionSpec, keys: Sequence
 
 def _ledger(workspace: Workspace, key: str) -> list[KnownRows]:
     path = workspace.stage_file(BANDS, key)
-    return [KnownFile(fs=workspace.fs, path=path)] if workspace.has(path) else []
+    return [KnownFile(files=workspace, path=path)] if workspace.has(path) else []

@@ -102,15 +102,31 @@ class Files:
         """Whether there is a file at a path."""
         return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
 
-    def read_table(self, path: str) -> pa.Table | None:
-        """A Parquet file as a table, or None where there is none."""
-        if not self.has(path):
-            return None
+    @contextmanager
+    def open_table(self, path: str) -> Iterator[pq.ParquetFile | None]:
+        """A Parquet file to read parts of, or None where there is none; what cannot be read of it is damage.
+
+        The columns of a row group come from an object store with one request. That holds for all row groups that are
+        asked for at once, so for those of a large file ask one by one.
+
+        Raises:
+            CollectionError: if the file is damaged.
+        """
         try:
-            with self.fs.open_input_file(path) as source:
-                return pq.ParquetFile(source).read()
+            try:
+                source = self.fs.open_input_file(path)
+            except FileNotFoundError:
+                yield None
+                return
+            with source, pq.ParquetFile(source, pre_buffer=not self._is_local) as file:
+                yield file
         except (pa.ArrowInvalid, OSError) as error:
             raise _damaged(path, error) from error
+
+    def read_table(self, path: str) -> pa.Table | None:
+        """A Parquet file as a table, or None where there is none; errors as for :meth:`open_table`."""
+        with self.open_table(path) as file:
+            return None if file is None else file.read()
 
     def read_batches(self, path: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of a Parquet file in bounded batches, in file order; nothing where there is no file.
@@ -118,42 +134,23 @@ class Files:
         Raises:
             CollectionError: if the file is damaged.
         """
-        if not self.has(path):
-            return
-        try:
-            with self.fs.open_input_file(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
-                wanted = None if columns is None else list(columns)
-                yield from file.iter_batches(_batch_rows(file, wanted), columns=wanted)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _damaged(path, error) from error
+        with self.open_table(path) as file:
+            if file is None:
+                return
+            wanted = None if columns is None else list(columns)
+            rows = _batch_rows(file, wanted)
+            for group in range(file.num_row_groups):
+                yield from file.iter_batches(rows, row_groups=[group], columns=wanted)
 
     def read_schema(self, path: str) -> pa.Schema | None:
-        """Columns and footer metadata of a Parquet file, or None where there is none.
-
-        Raises:
-            CollectionError: if the file is damaged.
-        """
-        if not self.has(path):
-            return None
-        try:
-            with self.fs.open_input_file(path) as source:
-                return pq.read_schema(source)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _damaged(path, error) from error
+        """Columns and footer metadata of a Parquet file, or None where there is none; errors as for the others."""
+        with self.open_table(path) as file:
+            return None if file is None else file.schema_arrow
 
     def count_rows(self, path: str) -> int:
-        """Rows of a Parquet file, 0 where there is none.
-
-        Raises:
-            CollectionError: if the file is damaged.
-        """
-        if not self.has(path):
-            return 0
-        try:
-            with self.fs.open_input_file(path) as source:
-                return int(pq.read_metadata(source).num_rows)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _damaged(path, error) from error
+        """Rows of a Parquet file, 0 where there is none; errors as for the others."""
+        with self.open_table(path) as file:
+            return 0 if file is None else int(file.metadata.num_rows)
 
     def write_table(self, path: str, table: pa.Table, **options: Any) -> Written:
         """Write a table as one Parquet file, replacing what was there in one step."""
@@ -210,8 +207,6 @@ class Files:
             CollectionError: if it is damaged.
         """
         for attempt in range(_JSON_LOOKS):
-            if not self.has(path):
-                return None
             try:
                 with self.fs.open_input_stream(path) as source:
                     return json.loads(source.read())
@@ -289,7 +284,7 @@ def _batch_rows(file: pq.ParquetFile, columns: list[str] | None) -> int:
         row_bytes = max(stored / metadata.num_rows, 1)
         first = metadata.row_group(0)
         if any(not _AS_IN_MEMORY.issuperset(first.column(leaf).encodings) for leaf in range(first.num_columns)):
-            probe = next(file.iter_batches(_PROBED_ROWS))
+            probe = next(file.iter_batches(_PROBED_ROWS, row_groups=[0]))
             row_bytes = max(row_bytes, probe.nbytes / probe.num_rows)
         return max(1, min(BATCH_ROWS, int(BATCH_BYTES / row_bytes)))
     return BATCH_ROWS

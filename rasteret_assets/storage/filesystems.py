@@ -15,6 +15,8 @@ from rasteret_assets.errors import SourceError, SpecError
 
 T = TypeVar("T")
 
+_DELAYED_OPEN: Final = "allow_delayed_open"
+
 # Answers that are waited for at once; a store takes many, and each takes as long as the way there and back.
 _REQUESTS_AT_ONCE: Final = 16
 
@@ -35,11 +37,18 @@ def resolve_filesystem(path: str, filesystem: Any = None) -> tuple[pafs.FileSyst
     if "://" not in path:
         return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
     try:
-        fs, inside = pafs.FileSystem.from_uri(path)
+        fs, inside = pafs.FileSystem.from_uri(_with_delayed_open(path))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         remedy = "pass filesystem= with a pyarrow or fsspec filesystem that knows it"
         raise SourceError(f"{path.partition('?')[0]}: pyarrow cannot open this URI ({error}); {remedy}") from error
     return fs, inside
+
+
+def _with_delayed_open(uri: str) -> str:
+    """A URI of S3 that says to write small files with one request, not three."""
+    if not uri.startswith("s3://") or _DELAYED_OPEN in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}{_DELAYED_OPEN}=true"
 
 
 def _as_arrow(filesystem: Any) -> pafs.FileSystem:

@@ -15,9 +15,10 @@ import pyarrow.fs as pafs
 import pytest
 
 from rasteret_assets.errors import CollectionError, SourceError, SpecError, WorkspaceError
+from rasteret_assets.storage.files import STAGE_OPTIONS
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
 from rasteret_assets.storage.workspace import Workspace
-from tests.support.s3 import bucket_server, filesystem_of
+from tests.support.s3 import bucket_server, filesystem_of, requests_seen
 
 TABLE = pa.table({"x": [1, 2, 3]})
 
@@ -59,6 +60,23 @@ def test_tables_and_documents_come_back(workspace: Workspace) -> None:
     workspace.write_json(workspace.state_file("2024-01"), {"b": 1, "a": None})
     workspace.write_json(workspace.state_file("undated"), {})
     assert workspace.states() == {"2024-01": {"a": None, "b": 1}, "undated": {}}
+
+
+def test_an_object_takes_a_request_to_write_and_one_for_each_part_to_read(bucket: pafs.FileSystem) -> None:
+    workspace = Workspace.at("s3://workspace/many/s2_records", bucket)
+    path = workspace.stage_file("raw_records", "2024-01")
+    table = pa.table({f"column{number}": range(2000) for number in range(50)})
+    with requests_seen() as asked:
+        workspace.write_table(path, table, row_group_size=1000, **STAGE_OPTIONS)
+        assert asked == [f"PUT /{path}"]
+        asked.clear()
+        assert pa.Table.from_batches(workspace.read_batches(path)) == table
+        # Its size, its footer, two row groups.
+        assert asked == [f"HEAD /{path}", *3 * [f"GET /{path}"]]
+        asked.clear()
+        assert list(workspace.read_batches(f"{path}.none")) == []
+        assert workspace.read_json(f"{path}.none") is None
+        assert asked == 2 * [f"HEAD /{path}.none"]
 
 
 def test_removing_the_last_file_removes_its_folders(workspace: Workspace) -> None:

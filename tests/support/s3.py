@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,5 +33,26 @@ def filesystem_of(endpoint: str) -> pafs.S3FileSystem:
     """A filesystem on the server."""
     return pafs.S3FileSystem(
         access_key=KEYS["aws_access_key_id"], secret_key=KEYS["aws_secret_access_key"], endpoint_override=endpoint,
-        scheme="http", region="us-east-1",
+        scheme="http", region="us-east-1", allow_delayed_open=True,
     )  # fmt: skip
+
+
+@contextmanager
+def requests_seen() -> Iterator[list[str]]:
+    """What is asked of the server meanwhile, as ``GET /bucket/key``, without queries."""
+    seen: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if found := re.search(r"([A-Z]+) (/[^ ?]+)", record.getMessage()):
+                seen.append(" ".join(found.groups()))
+
+    log, listener = logging.getLogger("werkzeug"), Listener()
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(listener)
+    try:
+        yield seen
+    finally:
+        log.removeHandler(listener)
+        log.setLevel(level)
