@@ -167,9 +167,11 @@ class BandMetadataReader:
         )  # fmt: skip
         try:
             account = run_sync(fetching)
-        finally:
+        except BaseException:
             # Also where an interrupt ends it: what is finished need not be asked for again.
             fresh.keep()
+            raise
+        fresh.keep(last=not more)
         self._before = _sum(before, account, total=before.total + account.total)
         self.account.requests += account.requests
         self.account.bytes += account.bytes

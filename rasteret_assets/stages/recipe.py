@@ -7,6 +7,7 @@ no other run can come between two stages unnoticed.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -17,7 +18,8 @@ from rasteret_assets.stages.profile import SourceProfile
 
 def with_recipe(schema: pa.Schema, profile: SourceProfile, version: str) -> pa.Schema:
     """A schema whose footer metadata hold the recipe beside what was there."""
-    recipe = {**profile.to_json(), "partitions": {}, "parts": {}, "version": version}
+    # Without what it says of each partition and part, which all the other partitions' files would repeat.
+    recipe = {**replace(profile, partitions={}, parts={}).to_json(), "version": version}
     return schema.with_metadata({**(schema.metadata or {}), RECIPE_KEY: json.dumps(recipe, sort_keys=True).encode()})
 
 

@@ -112,8 +112,12 @@ class FreshRows:
         if self.checkpoint is None or self._is_due:
             self.keep()
 
-    def keep(self) -> None:
-        """Give the checkpoint what it does not have yet; to be called once more after the last group."""
+    def keep(self, *, last: bool = False) -> None:
+        """Give the checkpoint what it does not have yet; to be called once more after the last group.
+
+        Args:
+            last: whether the ledger is written from these rows at once, so that a checkpoint would save nothing.
+        """
         if not self._waiting:
             return
         spans, tables = zip(*self._waiting, strict=True)
@@ -123,7 +127,7 @@ class FreshRows:
         self.rows[rows] = np.arange(len(rows))
         self.sources.append(KnownTable(table=table))
         self._kept += table.nbytes
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and not last:
             self.saved.append(self.checkpoint.save(table))
             if self._kept > KEPT_BYTES:
                 self.sources[-1] = self.saved[-1]

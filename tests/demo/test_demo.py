@@ -51,10 +51,6 @@ def _run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-def _demo(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return _run(cwd, "-m", "rasteret_assets.cli", "demo", *arguments)
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -64,7 +60,7 @@ def _free_port() -> int:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     cwd = tmp_path_factory.mktemp("demo")
-    done = _demo(cwd, "my demo", "--port", str(_free_port()))
+    done = _run(cwd, "-m", "rasteret_assets.cli", "demo", "my demo", "--port", str(_free_port()))
     assert done.returncode == 0, done.stderr
     return Demo(cwd=cwd, root=cwd / "my demo", out=done.stdout, err=done.stderr)
 
@@ -207,25 +203,31 @@ def test_discover_registers_the_partitions(demo: Demo, tmp_path: Path, monkeypat
 # --- again -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_run_fetches_nothing_and_changes_nothing(demo: Demo) -> None:
+def _demo_again(demo: Demo, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """What the same demo says when it is run once more, in this process."""
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(demo.cwd)
+    done = CliRunner().invoke(main, ["demo", "my demo", *arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_a_second_run_fetches_nothing_and_changes_nothing(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
     def contents() -> dict[Path, bytes]:
         kept = [*demo.root.glob("workspace/demo_records/**/*.parquet"), *demo.root.glob("files/*/red.tif")]
         return {path: path.read_bytes() for path in [*kept, demo.root / "demo.png", demo.root / "records.parquet"]}
 
     before = contents()
-    done = _demo(demo.cwd, "my demo")
-    assert done.returncode == 0, done.stderr
-    assert "Nothing had to be fetched" in done.stdout
-    assert "the server saw 0 requests" in done.stdout
-    assert "48 files" in done.stdout
+    said = _demo_again(demo, monkeypatch)
+    assert "Nothing had to be fetched" in said
+    assert "the server saw 0 requests" in said
+    assert "48 files" in said
     assert before == contents()
 
 
-def test_another_port_moves_the_addresses(demo: Demo) -> None:
+def test_another_port_moves_the_addresses(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
     port = _free_port()
-    done = _demo(demo.cwd, "my demo", "--port", str(port))
-    assert done.returncode == 0, done.stderr
-    assert "the server saw 48 requests" in done.stdout
+    assert "the server saw 48 requests" in _demo_again(demo, monkeypatch, "--port", str(port))
     records = pq.read_table(demo.root / "records.parquet")
     hrefs = {row["assets"]["red"]["href"].partition("/frisland")[0] for row in records.to_pylist()}
     assert hrefs == {f"http://127.0.0.1:{port}"}
