@@ -18,7 +18,7 @@ import pyarrow.fs as pafs
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import BANDS, CRS_CONFLICT, HREF, ID, TIMESTAMP, partition_values
 from rasteret_assets.stages.targets import RETRIED_CLASSES
-from rasteret_assets.storage.urls import host, redact
+from rasteret_assets.storage.urls import host, redacted_hrefs, redacted_texts
 from rasteret_assets.storage.workspace import Workspace
 
 #: The host of hrefs that lead to no server.
@@ -79,11 +79,6 @@ _OTHER_REMEDY: Final = "the error says what is wrong; build again once it is men
 #: Arrow's own name for the file a row of a dataset is from.
 _FILE: Final = "__filename"
 _STORED: Final = (ID, "band", HREF, "status", "error_class", "error", "attempts", "attempted_at")
-
-# Addresses inside an error's text: user information before the host, and the query up to the next blank or quote. A
-# closing colon or bracket belongs to the sentence.
-_USER_INFORMATION: Final = r"(://)[^\s/@?#]*@"
-_QUERY: Final = r"""([A-Za-z][A-Za-z0-9+.-]*://[^\s?#"'<>]*)[?#][^\s"'<>]*?([:;,.)\]]*(?:\s|["'<>]|$))"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +175,8 @@ def read_failures(workspace: Workspace) -> Failures:
     # One null or string chunk per file would follow through all kernels: arrays are simpler.
     rows = {name: failed[name].combine_chunks() for name in failed.column_names}
     rows["host"] = _hosts(rows[HREF])
-    rows[HREF] = _redacted(rows[HREF])
-    rows["error"] = _without_secrets(rows["error"])
+    rows[HREF] = redacted_hrefs(rows[HREF])
+    rows["error"] = redacted_texts(rows["error"])
     rows["partition"] = pc.replace_substring_regex(rows[_FILE], r"^.*/|\.parquet$", "")
     table = pa.table({name: rows[name] for name in FAILURES_SCHEMA.names}, FAILURES_SCHEMA)
     return Failures(table=table, headers=headers)
@@ -209,14 +204,3 @@ def _hosts(hrefs: pa.Array) -> pa.Array:
     names = pa.array([host(origin) or LOCAL_FILES for origin in encoded.dictionary.to_pylist()], pa.string())
     named = names.take(encoded.indices)
     return pc.if_else(pc.is_null(hrefs), pa.scalar(None, pa.string()), pc.fill_null(named, LOCAL_FILES))
-
-
-def _redacted(hrefs: pa.Array) -> pa.Array:
-    """:func:`~rasteret_assets.storage.urls.redact` over a column; only rows that may need it are walked."""
-    suspect = pc.fill_null(pc.match_substring_regex(hrefs, "[?#@]"), fill_value=False)
-    replaced = pa.array([redact(href) for href in hrefs.filter(suspect).to_pylist()], hrefs.type)
-    return pc.replace_with_mask(hrefs, suspect, replaced)
-
-
-def _without_secrets(texts: pa.Array) -> pa.Array:
-    return pc.replace_substring_regex(pc.replace_substring_regex(texts, _USER_INFORMATION, r"\1"), _QUERY, r"\1\2")

@@ -106,8 +106,8 @@ class Files:
     def open_table(self, path: str) -> Iterator[pq.ParquetFile | None]:
         """A Parquet file to read parts of, or None where there is none; what cannot be read of it is damage.
 
-        The columns of a row group come from an object store with one request. That holds for all row groups that are
-        asked for at once, so for those of a large file ask one by one.
+        What is asked for at once, all columns of some row groups, comes from an object store with few requests, and is
+        then in memory: of a large file ask for a part after the other.
 
         Raises:
             CollectionError: if the file is damaged.
@@ -139,8 +139,8 @@ class Files:
                 return
             wanted = None if columns is None else list(columns)
             rows = _batch_rows(file, wanted)
-            for group in range(file.num_row_groups):
-                yield from file.iter_batches(rows, row_groups=[group], columns=wanted)
+            for groups in _runs(file.metadata):
+                yield from file.iter_batches(rows, row_groups=groups, columns=wanted)
 
     def read_schema(self, path: str) -> pa.Schema | None:
         """Columns and footer metadata of a Parquet file, or None where there is none; errors as for the others."""
@@ -270,6 +270,21 @@ class Files:
             if info.type == pafs.FileType.File and info.mtime is not None and info.mtime.timestamp() < oldest:
                 with suppress(FileNotFoundError):  # another process may be sweeping too
                     self.fs.delete_file(info.path)
+
+
+def _runs(metadata: pq.FileMetaData) -> Iterator[list[int]]:
+    """The row groups of a file in runs of at most :data:`BATCH_BYTES`, or of a single larger group."""
+    run: list[int] = []
+    size = 0
+    for group in range(metadata.num_row_groups):
+        more = metadata.row_group(group).total_byte_size
+        if run and size + more > BATCH_BYTES:
+            yield run
+            run, size = [], 0
+        run.append(group)
+        size += more
+    if run:
+        yield run
 
 
 def _batch_rows(file: pq.ParquetFile, columns: list[str] | None) -> int:

@@ -1,8 +1,8 @@
 """What an href is: its scheme, its secrets, its rewrites.
 
 Signed URLs carry credentials in their query string, others a user and a password before the host. :func:`redact` is for
-messages and logs, :func:`unsigned` for what is published: of a query it drops only the parameters that sign, because
-the others may be part of a file's address.
+messages and logs, and :func:`redacted_texts` for those of others; :func:`unsigned` is for what is published: of a query
+it drops only the parameters that sign, because the others may be part of a file's address.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ _USER = re.compile(r"(?i)((?!abfss?:|wasbs?:)[a-z][a-z0-9+.-]*://)[^/?#]*@")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _AUTHORITY = re.compile(_SCHEME.pattern + r"([^/?#]*)")
 
+# The same within a text, in Arrow's dialect, which looks neither ahead nor back: user information before the host, and
+# the query up to the next blank or quote. A closing colon or bracket belongs to the sentence.
+_USER_IN_TEXT = r"(://)[^\s/@?#]*@"
+_QUERY_IN_TEXT = r"""([A-Za-z][A-Za-z0-9+.-]*://[^\s?#"'<>]*)[?#][^\s"'<>]*?([:;,.)\]]*(?:\s|["'<>]|$))"""
+
 
 def scheme(href: str) -> str:
     """Lower-case scheme of an href; ``""`` for a bare path.
@@ -50,6 +55,18 @@ def redact(href: str) -> str:
         return href
     # No parser of URLs: what is told of may not be one.
     return re.split("[?#]", _without_user(href), maxsplit=1)[0]
+
+
+def redacted_hrefs(hrefs: pa.Array) -> pa.Array:
+    """:func:`redact` over a string array; only rows that may need it are walked."""
+    suspect = pc.fill_null(pc.match_substring_regex(hrefs, "[?#@]"), fill_value=False)
+    replaced = pa.array([redact(href) for href in hrefs.filter(suspect).to_pylist()], hrefs.type)
+    return pc.replace_with_mask(hrefs, suspect, replaced)
+
+
+def redacted_texts(texts: pa.Array) -> pa.Array:
+    """Texts that may tell of URLs, such as errors, without what would grant access."""
+    return pc.replace_substring_regex(pc.replace_substring_regex(texts, _USER_IN_TEXT, r"\1"), _QUERY_IN_TEXT, r"\1\2")
 
 
 def unsigned(href: str) -> str:

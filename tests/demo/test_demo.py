@@ -60,7 +60,9 @@ def _free_port() -> int:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     cwd = tmp_path_factory.mktemp("demo")
-    done = _run(cwd, "-m", "rasteret_assets.cli", "demo", "my demo", "--port", str(_free_port()))
+    # The command that users have, beside the Python they installed it for.
+    command = str(Path(sys.executable).with_name("rasteret-assets"))
+    done = _run(cwd, command, "demo", "my demo", "--port", str(_free_port()))
     assert done.returncode == 0, done.stderr
     return Demo(cwd=cwd, root=cwd / "my demo", out=done.stdout, err=done.stderr)
 

@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from rasteret_assets.errors import CollectionError, SourceError, SpecError, WorkspaceError
+from rasteret_assets.storage import files
 from rasteret_assets.storage.files import STAGE_OPTIONS
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
 from rasteret_assets.storage.workspace import Workspace
@@ -62,7 +63,9 @@ def test_tables_and_documents_come_back(workspace: Workspace) -> None:
     assert workspace.states() == {"2024-01": {"a": None, "b": 1}, "undated": {}}
 
 
-def test_an_object_takes_a_request_to_write_and_one_for_each_part_to_read(bucket: pafs.FileSystem) -> None:
+def test_an_object_takes_a_request_to_write_and_one_for_each_part_to_read(
+    bucket: pafs.FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace = Workspace.at("s3://workspace/many/s2_records", bucket)
     path = workspace.stage_file("raw_records", "2024-01")
     table = pa.table({f"column{number}": range(2000) for number in range(50)})
@@ -71,7 +74,11 @@ def test_an_object_takes_a_request_to_write_and_one_for_each_part_to_read(bucket
         assert asked == [f"PUT /{path}"]
         asked.clear()
         assert pa.Table.from_batches(workspace.read_batches(path)) == table
-        # Its size, its footer, two row groups.
+        # Its size, its footer, both row groups.
+        assert asked == [f"HEAD /{path}", *2 * [f"GET /{path}"]]
+        asked.clear()
+        monkeypatch.setattr(files, "BATCH_BYTES", 50 * 1000 * 8)
+        assert pa.Table.from_batches(workspace.read_batches(path, table.column_names)) == table
         assert asked == [f"HEAD /{path}", *3 * [f"GET /{path}"]]
         asked.clear()
         assert list(workspace.read_batches(f"{path}.none")) == []
