@@ -31,6 +31,8 @@ ROUNDS = int(os.environ.get("RASTERET_ASSETS_ROUNDS", "200"))
 NAMES = st.sampled_from([f"r{number:02}" for number in range(16)])
 MONTHS = st.sampled_from([*range(1, 7), None])
 FILES = st.sampled_from(["one", "two", "three"])
+#: Types of a column that some files have, each of which holds the ones before.
+KINDS = (None, pa.int32(), pa.int64(), pa.float64())
 
 
 class Died(BaseException):
@@ -44,7 +46,10 @@ def raster(version: int) -> bytes:
 
 
 class PublishedCollection(RuleBasedStateMachine):
-    """The model: for every record its file of the table, its month (None is undated) and the version of its raster."""
+    """The model: for every record its file of the table, its month (None is undated) and the version of its raster.
+
+    For every file, which of :data:`KINDS` its column ``extra`` has.
+    """
 
     @initialize()
     def start(self) -> None:
@@ -53,6 +58,7 @@ class PublishedCollection(RuleBasedStateMachine):
         self.running = self.serving.running()
         self.running.__enter__()
         self.records: dict[str, tuple[str, int | None, int]] = {}
+        self.kinds: dict[str, int] = {}
         self.versions = 0
         self.fetched: set[str] = set()
         self.lost = False
@@ -87,6 +93,11 @@ class PublishedCollection(RuleBasedStateMachine):
     def remove(self, record: str) -> None:
         if len(self.records) > 1:
             self.records.pop(record, None)
+
+    @rule(file=FILES, kind=st.integers(0, len(KINDS) - 1))
+    def store(self, file: str, kind: int) -> None:
+        """A file of the table brings a column, loses it, or has it in another type."""
+        self.kinds[file] = kind
 
     # --- accidents ---------------------------------------------------------------------------------------------------
 
@@ -129,7 +140,7 @@ class PublishedCollection(RuleBasedStateMachine):
                 if not _died(error):
                     raise
             else:
-                self.lost, self.published = False, dict(self.records)
+                self.lost, self.published = False, self.state()
         # Whatever was published is whole and of one moment per partition.
         if not self.lost:
             load(self.spec.published_path or "", verify="full").to_table()
@@ -145,7 +156,7 @@ class PublishedCollection(RuleBasedStateMachine):
         assert len(self.serving.paths) == len(asked)
         assert asked <= wanted - self.fetched, "a header was fetched that was known"
         self.fetched = wanted
-        self.lost, self.published = False, dict(self.records)
+        self.lost, self.published = False, self.state()
         assert not plan(self.spec).partitions
 
     @rule()
@@ -158,9 +169,15 @@ class PublishedCollection(RuleBasedStateMachine):
 
     @invariant()
     def equals(self) -> None:
-        if getattr(self, "published", None) != self.records:
+        if getattr(self, "published", None) != self.state():
             return
-        rows = load(self.spec.published_path or "", verify="full").to_table(["id", "month", "B02_metadata"])
+        table = load(self.spec.published_path or "", verify="full").to_table()
+        widest = KINDS[max(kind for *_, kind in self.published.values())]
+        assert (table.schema.field("extra").type if "extra" in table.schema.names else None) == widest
+        if widest is not None:
+            extra = dict(zip(table["id"].to_pylist(), table["extra"].to_pylist(), strict=True))
+            assert extra == {name: version if kind else None for name, (*_, version, kind) in self.published.items()}
+        rows = table.select(["id", "month", "B02_metadata"])
         found = {row["id"]: (row["month"], row["B02_metadata"]) for row in rows.to_pylist()}
         assert rows.num_rows == len(found)
         assert found.keys() == self.records.keys()
@@ -174,23 +191,29 @@ class PublishedCollection(RuleBasedStateMachine):
     def asked(self) -> set[str]:
         return set(self.serving.paths)
 
+    def state(self) -> dict[str, tuple[str, int | None, int, int]]:
+        return {record: (*where, self.kinds.get(where[0], 0)) for record, where in self.records.items()}
+
     def write(self) -> None:
         for file in ("one", "two", "three"):
             path = self.folder / "source" / f"{file}.parquet"
             rows = [(name, month, version) for name, (at, month, version) in sorted(self.records.items()) if at == file]
-            table = _table(rows, self.serving.url)
+            table = _table(rows, self.serving.url, KINDS[self.kinds.get(file, 0)])
             if table is None:
                 path.unlink(missing_ok=True)
             elif not path.exists() or pq.read_table(path) != table:
                 pq.write_table(table, path)
 
 
-def _table(rows: list[tuple[str, int | None, int]], url: str) -> pa.Table | None:
+def _table(rows: list[tuple[str, int | None, int]], url: str, kind: pa.DataType | None) -> pa.Table | None:
     if not rows:
         return None
     times = [None if month is None else datetime(2024, month, 5, tzinfo=UTC) for _, month, _ in rows]
     hrefs = [f"{url}/{version}.tif" for _, _, version in rows]
-    return record_table([name for name, _, _ in rows], {"B02": hrefs}, datetimes=times)
+    table = record_table([name for name, _, _ in rows], {"B02": hrefs}, datetimes=times)
+    if kind is None:
+        return table
+    return table.append_column("extra", pa.array([version for _, _, version in rows]).cast(kind))
 
 
 def _died(error: BaseException) -> bool:
