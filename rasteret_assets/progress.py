@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -60,18 +61,11 @@ def _bar_is_wanted() -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Totals:
-    """What the partitions of a build came to so far."""
+    """What the partitions of a build came to so far; the seconds are those in which any of them was fetched."""
 
     done: int = 0
     failed: int = 0
     seconds: float = 0.0
-
-    def plus(self, progress: HeaderProgress) -> _Totals:
-        """These totals and what a further partition has come to."""
-        return _Totals(
-            done=self.done + progress.done, failed=self.failed + progress.failed,
-            seconds=self.seconds + progress.seconds,
-        )  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.done} in {self.seconds:.1f} s, {_rate(self.done, self.seconds)}, {self.failed} failed"
@@ -88,7 +82,7 @@ class _View(Protocol):
 
 
 class _Watch:
-    """Hands what the fetches of one build report to a view.
+    """Hands what the fetches of one build report to a view: of those side by side, the one that began first.
 
     Reports come from the thread of the I/O loop, ``close`` from the caller's: an interrupted build closes while the
     loop still ends its last files.
@@ -98,22 +92,50 @@ class _Watch:
         self.description = description
         self.view = view
         self.totals = _Totals()
+        #: Done and failed of every partition, and how many seconds those took that came to an end.
+        self.counts: dict[str, tuple[int, int]] = {}
+        self.took: dict[str, float] = {}
+        #: Partitions that are fetched now, the first to begin first; since when any is; seconds before that.
+        self.running: dict[str, None] = {}
+        self.since = 0.0
+        self.seconds = 0.0
         self.closed = False
         self.lock = threading.Lock()
 
     def partition(self, key: str) -> ProgressCallback:
-        """What to call while the headers of partition ``key`` come in; partitions follow one another."""
+        """What to call while the headers of partition ``key`` come in."""
         label = f"{self.description} {key}".strip()
-        before = self.totals
 
         def report(progress: HeaderProgress) -> None:
             # The terminal may be gone, as after a logout; what is built is worth more than its bar.
             with self.lock, suppress(OSError):
                 if not self.closed:
-                    self.totals = before.plus(progress)
-                    self.view.show(label, progress, self.totals)
+                    self._count(key, progress)
+                    if next(iter(self.running)) == key:
+                        self.view.show(label, progress, self.totals)
+                    if progress.done >= progress.total:
+                        self._end(key, progress)
 
         return report
+
+    def _count(self, key: str, progress: HeaderProgress) -> None:
+        # One that goes on after its end, with records that come later, counts from there.
+        began = progress.started + self.took.get(key, 0.0)
+        self.since = min(self.since, began) if self.running else began
+        self.running.setdefault(key)
+        done, failed = self.counts.get(key, (0, 0))
+        self.counts[key] = (progress.done, progress.failed)
+        self.totals = _Totals(
+            done=self.totals.done + progress.done - done,
+            failed=self.totals.failed + progress.failed - failed,
+            seconds=self.seconds + time.monotonic() - self.since,
+        )
+
+    def _end(self, key: str, progress: HeaderProgress) -> None:
+        self.took[key] = progress.seconds
+        del self.running[key]
+        if not self.running:
+            self.seconds = self.totals.seconds
 
     def close(self) -> None:
         with self.lock, suppress(OSError):

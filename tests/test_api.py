@@ -180,6 +180,60 @@ def test_a_killed_build_goes_on_where_it_was(server: RangeServer, tmp_path: Path
     assert not list((tmp_path / "killed" / "s2_stages" / "band_metadata.partial").rglob("*.parquet"))
 
 
+@pytest.fixture
+def months(server: RangeServer, tmp_path: Path) -> Path:
+    """A table of six months with a file each."""
+    names = [f"{month}" for month in range(1, 7)]
+    server.objects |= {f"/{name}.tif": tiff_bytes(seed=int(name)) for name in names}
+    times = [datetime(2024, int(name), 1, tzinfo=UTC) for name in names]
+    hrefs: list[str | None] = [f"{server.url}/{name}.tif" for name in names]
+    pq.write_table(record_table(names, {"B02": hrefs}, datetimes=times), tmp_path / "months.parquet")
+    return tmp_path / "months.parquet"
+
+
+@pytest.mark.parametrize("most", [1, 3, 300])
+def test_small_partitions_are_fetched_side_by_side(
+    server: RangeServer, months: Path, tmp_path: Path, most: int
+) -> None:
+    in_flight: list[str] = []
+    peak = 0
+
+    def wait(path: str, before: int) -> None:
+        nonlocal peak
+        in_flight.append(path)
+        peak = max(peak, len(in_flight))
+        time.sleep(0.2)
+        in_flight.remove(path)
+
+    server.fault = wait
+    build_from_table(months, name="s2", workspace_dir=tmp_path, enrich_cog=True, max_concurrent=most)
+    assert len(server.requests) == 6
+    assert peak == min(most, 6)
+    # Connections serve one partition after the other.
+    assert len(server.clients) <= peak
+
+
+def test_an_interrupt_ends_all_that_is_fetched_side_by_side(server: RangeServer, months: Path, tmp_path: Path) -> None:
+    slow = {"/2.tif", "/3.tif", "/5.tif"}
+    server.fault = lambda path, before: time.sleep(30) if path in slow else None
+    code = (
+        "import sys; from rasteret_assets import build_from_table; "
+        "build_from_table(sys.argv[1], name='s2', workspace_dir=sys.argv[2], enrich_cog=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(months), str(tmp_path)], stderr=subprocess.PIPE)
+    ledgers = tmp_path / "s2_stages" / "band_metadata"
+    while not (slow <= set(server.paths) and len(list(ledgers.glob("*.parquet"))) == 3):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=15)
+    assert b"KeyboardInterrupt" in said
+    server.fault = lambda path, before: None
+    server.reset()
+    assert len(build_from_table(months, name="s2", workspace_dir=tmp_path, enrich_cog=True)) == 6
+    assert set(server.paths) == slow
+
+
 def test_a_collection_of_which_half_was_published_is_completed(table: pa.Table, tmp_path: Path, monkeypatch) -> None:
     months = pa.array([datetime(2024, month, 1, tzinfo=UTC) for month in (1, 2, 3, 4)], pa.timestamp("us", tz="UTC"))
     table = table.set_column(table.schema.get_field_index("datetime"), "datetime", months)

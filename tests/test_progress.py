@@ -202,6 +202,21 @@ def test_elsewhere_a_line_is_logged_every_five_seconds(caplog: pytest.LogCapture
     ]
 
 
+def test_partitions_side_by_side_are_told_one_by_one_and_counted_together(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="rasteret_assets"), terminal_progress("headers") as progress:
+        first, second = progress("2024-04"), progress("2024-05")
+        first(after(6, total=20, done=10))
+        second(after(5, total=30, done=20, failed=1))
+        first(after(12, total=20, done=20))
+        second(after(11, total=30, done=30, failed=1))
+        second(after(11, total=30, done=30, failed=1))  # told twice that it has ended
+    assert [re.sub(r", \d+ at once", "", record.getMessage()) for record in caplog.records] == [
+        "headers 2024-04: 10 of 20, 2/s, 0 failed",
+        "headers 2024-04: 20 of 20, 2/s, 0 failed",
+        "headers: 50 in 12.0 s, 4/s, 1 failed",
+    ]
+
+
 def test_a_short_build_logs_nothing(server: RangeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     server.objects["/a.tif"] = tiff_bytes()
     with caplog.at_level(logging.INFO, logger="rasteret_assets"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Final
 
 import pyarrow as pa
@@ -30,6 +31,7 @@ from rasteret_assets.schema import (
     band_column,
 )
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.workspace import Workspace
 
 _BLOCKING: Final = frozenset(check.name for check in CHECKS if check.blocking)
@@ -58,14 +60,16 @@ def require_publishable(workspace: Workspace, spec: CollectionSpec, keys: Sequen
     Raises:
         CheckError: with what every failed check says.
     """
-    found = [
-        f"{key}: {finding.message}"
-        for key in keys
-        for stage in (NORMALIZED, BANDS)
-        for finding in check_stage(workspace, spec, key, stage)
-        if finding.check in _BLOCKING and finding.verdict == "error"
-    ]
-    if found:
+
+    def errors(key: str) -> list[str]:
+        return [
+            f"{key}: {finding.message}"
+            for stage in (NORMALIZED, BANDS)
+            for finding in check_stage(workspace, spec, key, stage)
+            if finding.check in _BLOCKING and finding.verdict == "error"
+        ]
+
+    if found := list(chain.from_iterable(each_file(workspace.fs, errors, keys))):
         raise CheckError("nothing is published, because a check failed: " + "; ".join(found))
 
 

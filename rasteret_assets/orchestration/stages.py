@@ -35,6 +35,7 @@ from rasteret_assets.stages.run import (
     run_raw_records,
 )
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.urls import redact
 from rasteret_assets.storage.workspace import Workspace
 
@@ -148,18 +149,19 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
             reader, keys = backend.backend(spec), run_partitions(context)
             if not force:
                 set_aside_headers(workspace, spec, keys)
-            results = [
-                run_band_metadata(
-                    workspace,
-                    spec,
-                    key,
-                    reader,
-                    force=force,
-                    revalidate=options.revalidate,
-                    progress=logged_progress(context, key),
-                )
-                for key in keys
-            ]
+            with kept_connected(reader):
+                results = [
+                    run_band_metadata(
+                        workspace,
+                        spec,
+                        key,
+                        reader,
+                        force=force,
+                        revalidate=options.revalidate,
+                        progress=logged_progress(context, key),
+                    )
+                    for key in keys
+                ]
             # For reasons that pass only: a month whose one file is gone must not fail for ever.
             refuse_without_headers(workspace, results, transient_only=True)
         yield _reported(context, workspace, spec, BANDS, results, forced=force)

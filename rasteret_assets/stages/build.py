@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Final
+from itertools import compress
+from typing import Final, TypeVar
 
-from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW, STAGES
+import pyarrow as pa
+
+from rasteret_assets.schema import ASSETS, BANDS, COLLECTION, NORMALIZED, RAW, STAGES
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.bands import check_enrichment
 from rasteret_assets.stages.headers import ProgressCallback
@@ -23,14 +27,22 @@ from rasteret_assets.stages.run import (
     run_raw_records,
 )
 from rasteret_assets.stages.scan import Source
+from rasteret_assets.storage.aio import cancelled_together
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.connections import kept_connected
+from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.states import announce_new
 from rasteret_assets.storage.workspace import Workspace
 
+T = TypeVar("T")
+
 # Also where nothing had to be built.
 _ALWAYS_COUNTED: Final = ("rejected_records", "headers_fetched", "headers_reused", "headers_failed", "requests")
-# Each streams through memory of its own.
-_PARTITIONS_AT_ONCE: Final = 4
+# Each streams through memory of its own, so of large ones no more are in work than there are cores for. Small ones on
+# an object store mostly wait for its answers.
+_LARGE_AT_ONCE: Final = 4
+_SMALL_AT_ONCE: Final = 12
+_SMALL_ROWS: Final = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +105,10 @@ def build_partitions(
     """
     results: dict[str, dict[str, StageResult]] = {stage: {} for stage in STAGES}
     results[RAW] = {result.key: result for result in run_raw_records(workspace, source, spec, keys)}
-    results[NORMALIZED] = _side_by_side(keys, lambda key: run_normalized_records(workspace, spec, key))
+    at_once = _partitions_at_once(workspace, max((result.rows for result in results[RAW].values()), default=0))
+    results[NORMALIZED] = _side_by_side(keys, lambda key: run_normalized_records(workspace, spec, key), at_once)
     if not force:
-        set_aside_headers(workspace, spec, keys)
+        _side_by_side(keys, lambda key: set_aside_headers(workspace, spec, [key]), at_once)
 
     def read_bands(key: str) -> StageResult:
         watch = progress(key) if progress is not None else None
@@ -103,29 +116,54 @@ def build_partitions(
             workspace, spec, key, backend, force=force, revalidate=revalidate, progress=watch
         )  # fmt: skip
 
-    # One partition's headers keep as many requests in flight as there may be; in this thread an interrupt stops them.
-    results[BANDS] = {key: read_bands(key) for key in keys} if spec.enrich_cog else _side_by_side(keys, read_bands)
+    with kept_connected(backend):
+        results[BANDS] = _side_by_side(keys, read_bands, _fetched_at_once(spec, results[NORMALIZED]))
     refuse_without_headers(workspace, list(results[BANDS].values()))
     if require is not None:
         require(workspace, spec, keys)
     # So that a build that dies among these leaves no collection that looks whole.
     announce_new(workspace, keys)
     for group in publishing_order(workspace, keys):
-        results[COLLECTION] |= _side_by_side(group, lambda key: run_collection(workspace, spec, key))
+        results[COLLECTION] |= _side_by_side(group, lambda key: run_collection(workspace, spec, key), at_once)
     publish_collection_document(workspace, spec)
     return results
 
 
 def publishing_order(workspace: Workspace, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     """Partitions to publish, and those to unpublish after them: a record that moved out of one is never missing."""
-    there = {key: workspace.has(workspace.stage_file(NORMALIZED, key)) for key in keys}
-    return [key for key in keys if there[key]], [key for key in keys if not there[key]]
+    there = each_file(workspace.fs, workspace.has, [workspace.stage_file(NORMALIZED, key) for key in keys])
+    return list(compress(keys, there)), [key for key, is_there in zip(keys, there, strict=True) if not is_there]
 
 
-def _side_by_side(keys: Sequence[str], stage: Callable[[str], StageResult]) -> dict[str, StageResult]:
-    """A stage over several partitions at once: its work is Arrow's and numpy's, which run beside each other."""
-    with ThreadPoolExecutor(min(_PARTITIONS_AT_ONCE, os.cpu_count() or 1)) as pool:
-        running = {key: pool.submit(stage, key) for key in keys}
+def _partitions_at_once(workspace: Workspace, most_rows: int) -> int:
+    cores = min(_LARGE_AT_ONCE, os.cpu_count() or 1)
+    return max(cores, _SMALL_AT_ONCE) if not workspace.is_local and most_rows <= _SMALL_ROWS else cores
+
+
+def _fetched_at_once(spec: CollectionSpec, normalized: Mapping[str, StageResult]) -> int:
+    """How many partitions together have no more headers than may be asked for at once.
+
+    One large partition keeps as many requests in flight by itself; of small ones each would only wait for its own.
+    """
+    headers = [result.rows * max(1, _assets(result)) for result in normalized.values()]
+    return max(1, min(_SMALL_AT_ONCE, spec.max_concurrent // max([1, *headers])))
+
+
+def _assets(result: StageResult) -> int:
+    """How many assets a record has at most."""
+    kind = result.schema.field(ASSETS).type if result.schema is not None else pa.struct([])
+    return kind.num_fields if pa.types.is_struct(kind) else 1
+
+
+def _side_by_side(keys: Sequence[str], stage: Callable[[str], T], at_once: int) -> dict[str, T]:
+    """A stage over several partitions at once: its work is Arrow's and numpy's, which run beside each other.
+
+    What ends one of them, and an interrupt, stops the others' requests.
+    """
+    if at_once == 1:
+        return {key: stage(key) for key in keys}
+    with ThreadPoolExecutor(at_once) as pool, cancelled_together():
+        running = {key: pool.submit(copy_context().run, stage, key) for key in keys}
         try:
             return {key: future.result() for key, future in running.items()}
         finally:

@@ -23,7 +23,7 @@ from rasteret_assets.stages.garbage import fewer_collections
 from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
 from rasteret_assets.stages.reader import HeaderReader
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.create import close_backend
+from rasteret_assets.storage.connections import connected
 from rasteret_assets.storage.hosts import DEADLINE_S, HostQueue, attempts_allowed, backoff
 from rasteret_assets.storage.urls import host, redact
 
@@ -64,11 +64,9 @@ async def fetch_headers(
     totals = HeaderProgress(total=len(targets))
     reader = HeaderReader(backend, totals, overviews=overviews)
     fetch = _Fetch(targets, reader, totals, sink, max_concurrent, progress)
-    try:
+    async with connected(backend):
         with fewer_collections():
             await fetch.run()
-    finally:
-        await close_backend(backend)
     return fetch.totals
 
 

@@ -11,15 +11,16 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: Coroutines that run for an asynchronous call, to be cancelled with it.
+#: Coroutines that run for a call from elsewhere, to be cancelled with it.
 _started: ContextVar[list[Future[Any]] | None] = ContextVar("_started", default=None)
 
 
@@ -36,6 +37,21 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+@contextmanager
+def cancelled_together() -> Iterator[None]:
+    """Whatever ends the block, cancel what is still awaited by :func:`run_sync` in its context or in copies of it."""
+    started: list[Future[Any]] = []
+    token = _started.set(started)
+    try:
+        yield
+    except BaseException:
+        for future in started:
+            future.cancel()
+        raise
+    finally:
+        _started.reset(token)
+
+
 def off_loop(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     """The asynchronous form of a synchronous function: it runs in a thread, and what it waits for is cancelled with it.
 
@@ -45,17 +61,9 @@ def off_loop(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
 
     @functools.wraps(function)
     async def awaitable(*args: P.args, **kwargs: P.kwargs) -> T:
-        started: list[Future[Any]] = []
-        token = _started.set(started)
-        try:
-            # The thread sees a copy of this context, and so the same list.
+        with cancelled_together():
+            # The thread sees a copy of this context.
             return await asyncio.to_thread(function, *args, **kwargs)
-        except asyncio.CancelledError:
-            for future in started:
-                future.cancel()
-            raise
-        finally:
-            _started.reset(token)
 
     awaitable.__name__ = awaitable.__qualname__ = f"{function.__name__}_async"
     return awaitable

@@ -118,7 +118,7 @@ class Files:
             except FileNotFoundError:
                 yield None
                 return
-            with source, pq.ParquetFile(source, pre_buffer=not self._is_local) as file:
+            with source, pq.ParquetFile(source, pre_buffer=not self.is_local) as file:
                 yield file
         except (pa.ArrowInvalid, OSError) as error:
             raise _damaged(path, error) from error
@@ -231,13 +231,14 @@ class Files:
             self._put(beside, path)
 
     @property
-    def _is_local(self) -> bool:
+    def is_local(self) -> bool:
+        """Whether the files lie on a disk of this machine, or on one that looks like it."""
         return bool(self.fs.type_name == "local")
 
     @contextmanager
     def _beside(self, path: str) -> Iterator[str]:
         """A local file to write what is to be put in place of ``path``; it is gone afterwards, whatever happens."""
-        if self._is_local:
+        if self.is_local:
             folder = Path(self.stages) / _WRITING
             with _writing(path):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -252,7 +253,7 @@ class Files:
     def _put(self, beside: str, path: str) -> None:
         """Put a finished file in its place in one step."""
         with _writing(path):
-            if self._is_local:
+            if self.is_local:
                 _move(Path(beside), Path(path))
                 return
             content = pa.memory_map(beside).read_buffer()

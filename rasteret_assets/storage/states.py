@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from rasteret_assets.schema import BANDS, NORMALIZED, RAW
 from rasteret_assets.storage.files import Written
-from rasteret_assets.storage.filesystems import list_files
+from rasteret_assets.storage.filesystems import each_file, list_files
 from rasteret_assets.storage.workspace import Workspace
 
 #: Key of a state whose file is gone, or was replaced by one that was not published; or of none, whose file is there.
@@ -59,9 +59,12 @@ def announce(workspace: Workspace, key: str, coming: FileFacts | None) -> None:
 
 def announce_new(workspace: Workspace, keys: Sequence[str]) -> None:
     """Say of the partitions without a state that they are about to be published; there is no file of theirs yet."""
-    for key in keys:
+
+    def announced(key: str) -> None:
         if not workspace.has(workspace.state_file(key)):
             announce(workspace, key, None)
+
+    each_file(workspace.fs, announced, keys)
 
 
 def commit(workspace: Workspace, key: str, facts: FileFacts, built_from: Mapping[str, Any]) -> None:

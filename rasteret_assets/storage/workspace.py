@@ -87,7 +87,7 @@ class Workspace(Files):
             return False
         self.fs.delete_file(path)
         folder = path.rpartition("/")[0]
-        if self._is_local:
+        if self.is_local:
             while folder not in (self.published, self.stages) and folder.startswith((self.published, self.stages)):
                 try:
                     # Never with what is in it: another partition may be putting its file there at this moment.

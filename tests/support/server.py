@@ -33,6 +33,8 @@ class RangeServer:
         self.requests: list[tuple[str, str | None]] = []
         self.headers: list[dict[str, str]] = []
         self.seen: Counter[str] = Counter()
+        #: Ports that requests came from: one for each connection.
+        self.clients: set[int] = set()
         self.retry_after = "0"
         #: Set when the server stops: ends the wait of answers that are ``"slow"``.
         self.woken = threading.Event()
@@ -58,6 +60,7 @@ class RangeServer:
             self.requests.clear()
             self.headers.clear()
             self.seen.clear()
+            self.clients.clear()
 
     def note(self, path: str, ranged: str | None, headers: dict[str, str]) -> int:
         with self._lock:
@@ -117,6 +120,7 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             ranged = self.headers.get("Range")
+            server.clients.add(self.client_address[1])
             before = server.note(self.path, ranged, dict(self.headers))
             if fixed := server.answers.get(self.path):
                 self._answer(fixed[0], fixed[2], fixed[1])
