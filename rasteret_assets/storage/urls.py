@@ -73,12 +73,14 @@ def unsigned(href: str) -> str:
     """``href`` without user information and the query parameters that sign it; everything else stays as written."""
     if scheme(href) in {"", "file"}:
         return href
-    base, mark, query = _without_user(href).partition("?")
-    if not mark:
-        return base
-    query, hash_mark, fragment = query.partition("#")
+    # What looks like a query in a fragment may be the end of a path with a sign of number in it.
+    return "#".join(map(_without_signature, _without_user(href).split("#")))
+
+
+def _without_signature(address: str) -> str:
+    base, _, query = address.partition("?")
     kept = [item for item in query.split("&") if not _signs(item.partition("=")[0])]
-    return base + ("?" + "&".join(kept) if any(kept) else "") + hash_mark + fragment
+    return base + ("?" + "&".join(kept) if any(kept) else "")
 
 
 def _without_user(href: str) -> str:
