@@ -110,14 +110,13 @@ class Files:
         then in memory: of a large file ask for a part after the other.
 
         Raises:
-            CollectionError: if the file is damaged.
+            CollectionError: if the file is damaged, or cannot be opened.
         """
+        source = _opened(self.fs.open_input_file, path)
+        if source is None:
+            yield None
+            return
         try:
-            try:
-                source = self.fs.open_input_file(path)
-            except FileNotFoundError:
-                yield None
-                return
             with source, pq.ParquetFile(source, pre_buffer=not self.is_local) as file:
                 yield file
         except (pa.ArrowInvalid, OSError) as error:
@@ -204,11 +203,14 @@ class Files:
         """A JSON document, or None where there is none.
 
         Raises:
-            CollectionError: if it is damaged.
+            CollectionError: if it is damaged, or cannot be opened.
         """
         for attempt in range(_JSON_LOOKS):
+            source = _opened(self.fs.open_input_stream, path)
+            if source is None:
+                return None
             try:
-                with self.fs.open_input_stream(path) as source:
+                with source:
                     return json.loads(source.read())
             except FileNotFoundError:
                 return None
@@ -342,6 +344,17 @@ def _move(source: Path, target: Path) -> None:
 def unreadable(path: str, error: Exception) -> CollectionError:
     """The error to raise for a published file that cannot be read."""
     return CollectionError(f"{path} cannot be read ({error}): delete it and build again")
+
+
+def _opened(open_file: Callable[[str], pa.NativeFile], path: str) -> pa.NativeFile | None:
+    """A file to read, or None where there is none; one that may not be read is not damaged."""
+    try:
+        return open_file(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        helps = "see that its storage can be reached, and that you may read there"
+        raise CollectionError(f"{path} cannot be opened ({error}): {helps}") from error
 
 
 def _damaged(path: str, error: Exception) -> CollectionError:

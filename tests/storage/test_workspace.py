@@ -133,6 +133,21 @@ def test_a_damaged_stage_file_is_named(tmp_path: Path) -> None:
         workspace.read_table(str(path))
 
 
+def test_a_store_that_cannot_be_reached_is_no_damage() -> None:
+    fs = pafs.S3FileSystem(
+        access_key="k", secret_key="s", endpoint_override="127.0.0.1:9", scheme="http", region="us-east-1",
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
+    )  # fmt: skip
+    workspace = Workspace.at("s3://bucket/s2_records", fs)
+    for read, path in (
+        (workspace.read_table, workspace.stage_file("raw_records", "2024-01")),
+        (workspace.read_json, workspace.state_file("2024-01")),
+    ):
+        with pytest.raises(CollectionError, match=r"cannot be opened \(.*may read there") as caught:
+            read(path)
+        assert "damaged" not in str(caught.value)
+
+
 def test_documents_are_written_the_same_each_time(tmp_path: Path) -> None:
     workspace = Workspace.at(str(tmp_path / "s2_records"))
     workspace.write_json(str(tmp_path / "a.json"), {"b": 1, "a": 2})
