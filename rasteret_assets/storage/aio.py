@@ -24,10 +24,17 @@ P = ParamSpec("P")
 _started: ContextVar[list[Future[Any]] | None] = ContextVar("_started", default=None)
 
 
+_locks: dict[int, threading.Lock] = {}
+
+
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine. Interrupting the wait cancels it."""
-    # A forked process inherits the loop but not its thread; by process id it gets one of its own.
-    future = asyncio.run_coroutine_threadsafe(coroutine, _loop(os.getpid()))
+    # A forked process inherits the loop but not its thread, and perhaps a lock that nobody will open: by process id it
+    # gets its own. Without a lock, threads that need the first loop at the same time would make one each.
+    process = os.getpid()
+    with _locks.setdefault(process, threading.Lock()):
+        loop = _loop(process)
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     if (started := _started.get()) is not None:
         started.append(future)
     try:
