@@ -208,7 +208,7 @@ def test_small_partitions_are_fetched_side_by_side(
     server.fault = wait
     build_from_table(months, name="s2", workspace_dir=tmp_path, enrich_cog=True, max_concurrent=most)
     assert len(server.requests) == 6
-    assert peak == min(most, 6)
+    assert peak == min(most, 4)  # partitions at once, where there may be as many requests
     # Connections serve one partition after the other.
     assert len(server.clients) <= peak
 

@@ -43,6 +43,8 @@ _ALWAYS_COUNTED: Final = ("rejected_records", "headers_fetched", "headers_reused
 _LARGE_AT_ONCE: Final = 4
 _SMALL_AT_ONCE: Final = 12
 _SMALL_ROWS: Final = 8192
+# Few, because each learns for itself how much its hosts can take.
+_FETCHED_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +143,12 @@ def _partitions_at_once(workspace: Workspace, most_rows: int) -> int:
 
 
 def _fetched_at_once(spec: CollectionSpec, normalized: Mapping[str, StageResult]) -> int:
-    """How many partitions together have no more headers than may be asked for at once.
+    """How many partitions, of a few, together have no more headers than may be asked for at once.
 
     One large partition keeps as many requests in flight by itself; of small ones each would only wait for its own.
     """
     headers = [result.rows * max(1, _assets(result)) for result in normalized.values()]
-    return max(1, min(_SMALL_AT_ONCE, spec.max_concurrent // max([1, *headers])))
+    return max(1, min(_FETCHED_AT_ONCE, spec.max_concurrent // max([1, *headers])))
 
 
 def _assets(result: StageResult) -> int:
