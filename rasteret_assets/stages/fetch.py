@@ -24,7 +24,7 @@ from rasteret_assets.stages.headers import HeaderOutcome, HeaderProgress, Header
 from rasteret_assets.stages.reader import HeaderReader
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.connections import connected
-from rasteret_assets.storage.hosts import DEADLINE_S, HostQueue, attempts_allowed, backoff
+from rasteret_assets.storage.hosts import DEADLINE_S, HostQueue, HostState, attempts_allowed, backoff
 from rasteret_assets.storage.urls import host, redact
 
 _PROGRESS_INTERVAL_S: Final = 0.1
@@ -64,9 +64,9 @@ async def fetch_headers(
     totals = HeaderProgress(total=len(targets))
     reader = HeaderReader(backend, totals, overviews=overviews)
     fetch = _Fetch(targets, reader, totals, sink, max_concurrent, progress)
-    async with connected(backend):
+    async with connected(backend) as hosts:
         with fewer_collections():
-            await fetch.run()
+            await fetch.run(hosts)
     return fetch.totals
 
 
@@ -102,13 +102,18 @@ class _Fetch:
         self.starved: set[HostQueue] = set()
         self.complete = asyncio.Event()
 
-    async def run(self) -> None:
-        """Work until every target is finished."""
+    async def run(self, hosts: dict[str, HostState]) -> None:
+        """Work until every target is finished.
+
+        Args:
+            hosts: what was last learned of hosts, by name; this fetch's states take their places.
+        """
         for index, target in enumerate(self.targets):
             name = host(target.href)
             queue = self.queues.get(name)
             if queue is None:
-                queue = self.queues[name] = HostQueue(self.max_concurrent)
+                queue = self.queues[name] = HostQueue(self.max_concurrent, hosts.get(name))
+                hosts[name] = queue.state
             queue.fresh.append(index)
         if not self.targets:
             self.complete.set()

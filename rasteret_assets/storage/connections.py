@@ -1,26 +1,38 @@
-"""How long the connections of a backend stay open: as long as anybody uses them, or is about to."""
+"""How long a backend's connections stay open, and what was learned of its hosts is known: while anybody uses it."""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 
 from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.create import close_backend
+from rasteret_assets.storage.hosts import HostState
+
+
+@dataclass
+class _Use:
+    users: int = 0
+    hosts: dict[str, HostState] = field(default_factory=dict)
+
 
 _lock = threading.Lock()
-#: How many use a backend now, by its identity: what users bring need not be hashable.
-_users: Counter[int] = Counter()
+#: By the identity of the backend: what users bring need not be hashable.
+_uses: dict[int, _Use] = {}
 
 
 @asynccontextmanager
-async def connected(backend: object) -> AsyncIterator[None]:
-    """Use a backend in the running event loop; the last one who does so closes its connections."""
-    _join(backend)
+async def connected(backend: object) -> AsyncIterator[dict[str, HostState]]:
+    """Use a backend in the running event loop; the last one who does so closes its connections.
+
+    Yields:
+        What those who use it, or did so since the first of them, have last learned of every host.
+    """
+    hosts = _join(backend)
     try:
-        yield
+        yield hosts
     finally:
         if _leave(backend):
             await close_backend(backend)
@@ -37,16 +49,18 @@ def kept_connected(backend: object) -> Iterator[None]:
             run_sync(close_backend(backend))
 
 
-def _join(backend: object) -> None:
+def _join(backend: object) -> dict[str, HostState]:
     with _lock:
-        _users[id(backend)] += 1
+        use = _uses.setdefault(id(backend), _Use())
+        use.users += 1
+        return use.hosts
 
 
 def _leave(backend: object) -> bool:
     """Whether nobody uses the backend any more."""
     with _lock:
-        _users[id(backend)] -= 1
-        if _users[id(backend)]:
-            return False
-        del _users[id(backend)]
-        return True
+        use = _uses[id(backend)]
+        use.users -= 1
+        if not use.users:
+            del _uses[id(backend)]
+        return not use.users

@@ -98,6 +98,14 @@ class HostState:
         """Whether another request may be started."""
         return self.active < int(self.limit)
 
+    def for_another_fetch(self, ceiling: int) -> HostState:
+        """What another fetch begins with: nothing known, but for a host that counts requests the limit it has shown."""
+        if self._growth == 1.0:
+            return HostState(ceiling=ceiling)
+        state = HostState(ceiling=ceiling, first=max(1, int(self.limit)), paused_until=self.paused_until)
+        state._slow_start, state._growth = False, self._growth
+        return state
+
     def answered(self) -> None:
         """A response came: one more request per round trip, fewer for a host that throttles, twice as many at first."""
         self.answers += 1
@@ -147,10 +155,11 @@ class HostQueue:
 
     Args:
         ceiling: most requests the host may be given at once.
+        known: what another fetch has learned of the host.
     """
 
-    def __init__(self, ceiling: int) -> None:
-        self.state = HostState(ceiling=ceiling)
+    def __init__(self, ceiling: int, known: HostState | None = None) -> None:
+        self.state = HostState(ceiling=ceiling) if known is None else known.for_another_fetch(ceiling)
         self.fresh: deque[int] = deque()
         self.retries: list[tuple[float, int]] = []
 
