@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,13 @@ class Visitor:
         self.open("/locations/rasteret_assets/asset-groups/scenes/lineage")
         self.click(re.compile("Materialize all"))
         dialog = self.page.get_by_role("dialog").or_(self.page.locator("[role=dialog]")).first
-        dialog.get_by_text("Select a partition or create one").click()
-        self.page.get_by_placeholder("Filter partitions").fill(month)
+        choice = self.page.get_by_placeholder("Filter partitions")
+        for _ in range(10):
+            dialog.get_by_text("Select a partition or create one").click()
+            with suppress(playwright.TimeoutError):  # what opens is closed again when the partitions come in late
+                choice.wait_for(timeout=PATIENCE_MS / 10)
+                break
+        choice.fill(month)
         self.page.get_by_text("Select all (1)").click()
         self.page.keyboard.press("Escape")
         before = len(self.stack.runs())
