@@ -68,7 +68,7 @@ def _verified(workspace: Workspace, path: str, verify: Verify) -> list[ds.Parque
         try:
             files = _parquet_files(workspace.fs, workspace.published, path)
             # A size that is known saves a request. One that is wrong by now is noticed by what the states say.
-            sizes = files if states and workspace.fs.type_name != "local" else {}
+            sizes = files if states and not workspace.is_local else {}
             fragments = _fragments(workspace.fs, workspace.published, list(files), sizes)
             problem = problem_with(workspace, states, fragments, files, verify)
         except (CollectionError, FileNotFoundError) as error:
