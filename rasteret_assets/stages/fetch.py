@@ -34,7 +34,7 @@ _STALL_INTERVAL_S: Final = 1.0
 BATCH_HEADERS = 4096
 BATCH_SECONDS = 15.0
 # Small groups: memory that is touched for the first time costs more than parsing.
-_BATCH_BYTES: Final = 3 * 1024 * 1024
+_BATCH_BYTES: Final = 6 * 1024 * 1024
 # What may gather behind a header that takes its time: more is handed on out of order, and a ledger then sorted.
 _MOST_HELD_BYTES: Final = 128 * 1024 * 1024
 
@@ -230,9 +230,11 @@ class _Fetch:
             # In target order, as far as nothing is missing: a ledger that comes in order need not be sorted.
             self.first_open = self.is_done.find(0, self.first_open)
             self._flush(before=self.first_open)
-        if time.monotonic() - self.flushed > BATCH_SECONDS:
+        now = time.monotonic()
+        if now - self.flushed > BATCH_SECONDS:
             self._flush()
-        self._report()
+        if now - self.reported >= _PROGRESS_INTERVAL_S:
+            self._report()
         if self.totals.done == self.totals.total:
             self.complete.set()
 

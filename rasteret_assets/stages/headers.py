@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+import numpy as np
 
 from rasteret_assets.errors import RasteretAssetsError
 from rasteret_assets.storage.backend import Validators
@@ -15,6 +18,7 @@ from rasteret_assets.tiff import FamilyMember, TiffHeader
 
 _SHORTEST_S: Final = 1e-4
 _BIN: Final = math.log(1.1)
+_BINNED: Final = 4096
 
 
 class HeaderTarget(NamedTuple):
@@ -59,23 +63,35 @@ class Latencies:
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
+        self._waiting = array("d")
 
     def add(self, seconds: float) -> None:
         """Count one header."""
-        self._counts[int(math.log(max(seconds, _SHORTEST_S) / _SHORTEST_S) / _BIN)] += 1
+        self._waiting.append(seconds)
+        if len(self._waiting) == _BINNED:
+            self._bin()
 
     def update(self, others: Latencies) -> None:
         """Count all that others counted."""
+        others._bin()
         self._counts.update(others._counts)
 
     def percentile(self, share: float) -> float | None:
         """Seconds within which this share (0 to 1) of the headers came, to a tenth; None where there were none."""
+        self._bin()
         wanted, seen = share * self._counts.total(), 0
         for place in sorted(self._counts):
             seen += self._counts[place]
             if seen >= wanted:
                 return _SHORTEST_S * math.exp((place + 0.5) * _BIN)
         return None
+
+    def _bin(self) -> None:
+        """Many at once: a logarithm each would be a twentieth of what a header costs."""
+        seconds = np.maximum(np.frombuffer(self._waiting), _SHORTEST_S)
+        self._waiting = array("d")
+        places, counts = np.unique((np.log(seconds / _SHORTEST_S) / _BIN).astype(np.int64), return_counts=True)
+        self._counts.update(dict(zip(places.tolist(), counts.tolist(), strict=True)))
 
 
 @dataclass(kw_only=True)

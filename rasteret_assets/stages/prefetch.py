@@ -48,7 +48,10 @@ class Prefetch:
 
     def vote(self, *, needed_tail: bool) -> None:
         """A file's header was read, which lay behind the pixels or did not."""
-        self.votes = max(-_MOST_VOTES, min(_MOST_VOTES, self.votes + (1 if needed_tail else -1)))
+        if needed_tail:
+            self.votes = min(_MOST_VOTES, self.votes + 1)
+        elif self.votes > -_MOST_VOTES:
+            self.votes -= 1
 
     def lacked(self, missing: Sequence[tuple[int, int]], size: int | None) -> bool:
         """A file's first read did not hold its header: let that of the next one.

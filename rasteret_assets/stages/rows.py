@@ -100,17 +100,28 @@ class FreshRows:
 
     def take(self, files: Sequence[int], outcomes: Sequence[HeaderOutcome]) -> None:
         """A group of finished files: each becomes one row per target that it serves."""
-        changed = [(f, o) for f, o in zip(files, outcomes, strict=True) if not self._stands(self.files[f], o)]
+        changed = [
+            (file, outcome)
+            for file, outcome in zip(files, outcomes, strict=True)
+            if outcome.header is not None or not self._stands(self.files[file], outcome)
+        ]
         self.unchanged += len(files) - len(changed)
         if not changed:
             return
-        spans = [self._by_file[self._starts[file] : self._starts[file + 1]] for file, _ in changed]
-        rows = np.concatenate(spans)
-        served = [outcome for (_, outcome), span in zip(changed, spans, strict=True) for _ in range(len(span))]
+        numbers, answers = zip(*changed, strict=True)
+        rows, counts = self._rows_of(np.array(numbers))
+        served = [outcome for outcome, count in zip(answers, counts.tolist(), strict=True) for _ in range(count)]
         table = _ledger(in_order(self.targets, rows), _fresh_rows(served, self._indices[rows].tolist()))
         self._waiting.append((rows, table))
         if self.checkpoint is None or self._is_due:
             self.keep()
+
+    def _rows_of(self, files: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Targets that each of these files serves, file by file, and how many they are."""
+        starts = self._starts[files]
+        counts = self._starts[files + 1] - starts
+        before = np.cumsum(counts) - counts
+        return self._by_file[np.repeat(starts - before, counts) + np.arange(counts.sum())], counts
 
     def keep(self, *, last: bool = False) -> None:
         """Give the checkpoint what it does not have yet; to be called once more after the last group.

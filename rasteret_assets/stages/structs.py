@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from rasteret_assets.schema import BAND_INDEX, BAND_STRUCT, OVERVIEW_STRUCT, OVERVIEWS, TILE_TABLES
 from rasteret_assets.tiff import FamilyMember, HeaderFamily, StackedTables, TiffHeader
+from rasteret_assets.tiff.transform import tied_transforms
 
 Header = TiffHeader | FamilyMember | None
 
@@ -25,9 +26,12 @@ def header_structs(headers: Sequence[Header], band_indices: Sequence[int]) -> pa
     alone: list[TiffHeader | None] = []
     rows: list[int] = []
     together: dict[tuple[HeaderFamily, int], tuple[list[FamilyMember], list[int]]] = {}
+    family, last = None, -1
     for row, (header, index) in enumerate(zip(headers, band_indices, strict=True)):
         if isinstance(header, FamilyMember):
-            members, places = together.setdefault((header.family, header.family.band_part(index)), ([], []))
+            if header.family is not family or index != last:
+                family, last = header.family, index
+                members, places = together.setdefault((family, family.band_part(index)), ([], []))
             members.append(header)
             places.append(row)
         else:
@@ -46,22 +50,21 @@ def _together(
     family: HeaderFamily, part: int, members: Sequence[FamilyMember], band_indices: Sequence[int]
 ) -> pa.StructArray:
     """Structs of the members of one family, for bands that lie in one part of its tables."""
-    distinct: dict[tuple[int, int], int] = {}
-    firsts: list[int] = []
-    codes = []
-    for row, (member, index) in enumerate(zip(members, band_indices, strict=True)):
-        key = (id(member.shared), index)
-        if key not in distinct:
-            distinct[key] = len(firsts)
-            firsts.append(row)
-        codes.append(distinct[key])
+    kinds = list(zip([id(member.shared) for member in members], band_indices, strict=True))
+    first_of = {kind: len(kinds) - 1 - row for row, kind in enumerate(reversed(kinds))}
+    firsts = list(first_of.values())
+    number_of = {kind: number for number, kind in enumerate(first_of)}
+    codes = [number_of[kind] for kind in kinds]
     models = _single([members[row].header() for row in firsts], [band_indices[row] for row in firsts])
     tables = family.stack_tables(members, part)
     # What is replaced below is not repeated: tables are nearly all of a header.
     columns = _repeated(models, codes, {*TILE_TABLES, *((OVERVIEWS,) if tables.overview_tiles else ())})
     columns |= dict(zip(TILE_TABLES, map(_equal_lists, tables.image), strict=True))
-    for name, values in (("transform", [m.transform for m in members]), ("tiepoint", [m.tiepoint for m in members])):
-        columns[name] = _equal_lists(np.array(values, np.float64)).cast(BAND_STRUCT.field(name).type)
+    shared = [members[row].shared for row in firsts]
+    steps, is_point = np.array([s.steps for s in shared]), np.array([s.geo.pixel_is_point for s in shared])
+    transforms = tied_transforms(steps[codes], tables.tiepoints, is_point[codes])
+    for name, values in (("transform", transforms), ("tiepoint", tables.tiepoints)):
+        columns[name] = _equal_lists(values).cast(BAND_STRUCT.field(name).type)
     if tables.overview_tiles:
         columns[OVERVIEWS] = _overviews_together(models.field(OVERVIEWS)[0].values, tables)
     return pa.StructArray.from_arrays([columns[child.name] for child in BAND_STRUCT], fields=list(BAND_STRUCT))

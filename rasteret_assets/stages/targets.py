@@ -23,6 +23,7 @@ from rasteret_assets.errors import (
 from rasteret_assets.schema import ASSETS, BAND_INDEX, HREF, ID, PROJ_EPSG, STATUS_OK
 from rasteret_assets.stages.assets import asset_field, raster_rows
 from rasteret_assets.stages.columns import plain
+from rasteret_assets.stages.garbage import fewer_collections
 from rasteret_assets.stages.headers import HeaderTarget
 from rasteret_assets.storage.backend import Validators
 from rasteret_assets.storage.urls import unsigned_hrefs
@@ -126,4 +127,5 @@ def distinct_files(
         pairs = zip(tags["etag"].to_pylist(), tags["last_modified"].to_pylist(), conditional, strict=True)
         known = [Validators(etag, modified) if condition else None for etag, modified, condition in pairs]
     addresses = zip(chosen["signed"].to_pylist(), chosen["band"].to_pylist(), known, strict=True)
-    return list(map(HeaderTarget._make, addresses)), file_of_row
+    with fewer_collections():
+        return list(map(HeaderTarget._make, addresses)), file_of_row

@@ -86,12 +86,12 @@ class HostState:
     @property
     def dead(self) -> bool:
         """Whether there is no point in asking this host again."""
+        if self.refusals < DEAD_AFTER:
+            return False
         if not self.answers and self.failures >= DEAD_AFTER:
             return True
         silence = time.monotonic() - self._last_answer
-        if self.refusals >= DEAD_AFTER and silence > DEADLINE_S:
-            return True
-        return self.refusals >= _DEAD_AFTER_REFUSALS and silence > DEAD_AFTER_S
+        return silence > (DEAD_AFTER_S if self.refusals >= _DEAD_AFTER_REFUSALS else DEADLINE_S)
 
     @property
     def has_room(self) -> bool:

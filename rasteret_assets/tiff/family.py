@@ -10,9 +10,11 @@ of it as a sound header.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, NamedTuple
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from rasteret_assets.tiff.constants import REAL_TYPES, PlanarConfiguration, Tag
 from rasteret_assets.tiff.ifd import read_first_ifd
 from rasteret_assets.tiff.overviews import Trail, read_overviews
 from rasteret_assets.tiff.parse import Directory, Shared, parse_header, read_directory, read_shared
-from rasteret_assets.tiff.transform import Transform, read_transform
+from rasteret_assets.tiff.transform import is_surely_placed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,13 +43,17 @@ _KEPT_SHARE: Final = 2
 _STACKED_BYTES: Final = 2 * 2**20
 
 
+Cut = Callable[[bytes], tuple[bytes, ...]]
+"""Takes parts out of the first bytes of a file."""
+
+
 class Table(NamedTuple):
-    """Where a tile table lies in every file of a family."""
+    """Where a table of numbers lies in every file of a family."""
 
     dtype: np.dtype
     """Of a value as it is stored."""
     values: int
-    """How many there are, one per tile."""
+    """How many there are; of a tile table, one per tile."""
     start: int
     """Position of the first in the file, in bytes."""
 
@@ -60,7 +66,7 @@ class Image(NamedTuple):
 
 
 class StackedTables(NamedTuple):
-    """Tile tables of N files."""
+    """Tile tables and tie points of N files."""
 
     image: tuple[NDArray[np.int64], NDArray[np.int64]]
     """Offsets and byte counts, ``int64[N, tiles]`` each."""
@@ -68,6 +74,8 @@ class StackedTables(NamedTuple):
     """The same of all overviews, one after the other: ``int64[N, tiles of all overviews]``."""
     overview_tiles: tuple[int, ...]
     """Tiles of each overview."""
+    tiepoints: NDArray[np.float64]
+    """Values of ModelTiepoint, ``float64[N, 6 or more]``."""
 
 
 class FamilyMember(NamedTuple):
@@ -77,8 +85,6 @@ class FamilyMember(NamedTuple):
     data: bytes
     """The start of the file, up to the end of its header at least."""
     shared: Shared
-    tiepoint: tuple[float, ...]
-    transform: Transform
 
     @property
     def samples_per_pixel(self) -> int:
@@ -100,14 +106,20 @@ class HeaderFamily:
     """What the headers of a family have in common."""
 
     directory: Directory
-    fixed: tuple[tuple[int, int, bytes], ...]
-    """Start, end and content of what no member has otherwise."""
+    fixed: Cut
+    """Cuts out what no member has otherwise."""
+    content: tuple[bytes, ...]
+    """What that is."""
+    shared: Cut
+    """Cuts out the values of shared tags."""
     images: tuple[Image, ...]
     """The image, then its overviews, from the finest to the coarsest."""
     long_tables: tuple[slice, ...]
     """The highest byte of every 64-bit table value: below 128 in a sound header."""
-    tiepoint: tuple[struct.Struct, int]
-    """How the tie point is read, and where it begins."""
+    tiepoint: Table
+    """Where the values of the tie point lie."""
+    reals: struct.Struct
+    """How they are read."""
     end: int
     """Position after the last byte of a header."""
     with_overviews: bool
@@ -146,15 +158,19 @@ class HeaderFamily:
         outside = [span for span in own if span[1] - span[0] > layout.inline]
         if end > len(data) or _overlap(own, [*others, *directory.shared_spans]) or _overlap(outside, blocks):
             return None
+        fixed = _cut(_without([*blocks, *others], own))
         return cls(
             directory=directory,
-            fixed=tuple((start, last, data[start:last]) for start, last in _without([*blocks, *others], own)),
+            fixed=fixed,
+            content=fixed(data),
+            shared=_cut(directory.shared_spans),
             images=tuple(Image(*(_table(directory, table) for table in pair)) for pair in pairs),
             long_tables=tuple(
                 slice(at + (7 if layout.order == "<" else 0), at + size, 8)
                 for pair in pairs for kind, _, at, size in pair if kind == _LONG8
             ),
-            tiepoint=(struct.Struct(f"{layout.order}{count}{REAL_TYPES[kind]}"), tiepoint_at),
+            tiepoint=Table(np.dtype(layout.order + REAL_TYPES[kind]), count, tiepoint_at),
+            reals=struct.Struct(f"{layout.order}{count}{REAL_TYPES[kind]}"),
             end=end,
             with_overviews=overviews,
         )  # fmt: skip
@@ -163,27 +179,20 @@ class HeaderFamily:
         """The header of another file, given its first bytes; None where it is not, or not surely, one of the family."""
         if len(data) < self.end:
             return None
-        for start, end, content in self.fixed:
-            if data[start:end] != content:
-                return None
+        if self.fixed(data) != self.content:
+            return None
         for highest in self.long_tables:
             if not data[highest].isascii():
                 return None
-        directory = self.directory
-        layout, at = self.tiepoint
-        tiepoint = layout.unpack_from(data, at)
         try:
-            shared = read_shared(directory, b"".join([data[start:end] for start, end in directory.shared_spans]))
-            if len(shared.pixel_scale) < 2 or 0 in shared.pixel_scale[:2]:
-                return None  # placed by a matrix, or not at all
-            transform = read_transform(
-                pixel_scale=shared.pixel_scale, tiepoint=tiepoint, matrix=(),
-                pixel_is_point=shared.geo.pixel_is_point, shape=(directory.grid.width, directory.grid.height),
-            )  # fmt: skip
+            shared = read_shared(self.directory, self.shared(data))
         except TiffError:
             return None
+        tiepoint = self.reals.unpack_from(data, self.tiepoint.start)
+        if shared.steps is None or not is_surely_placed(shared.steps, tiepoint):
+            return None  # by a matrix, or not at all
         kept = data if len(data) < _KEPT_SHARE * self.end else data[: self.end]
-        return FamilyMember(self, kept, shared, tiepoint, transform)
+        return FamilyMember(self, kept, shared)
 
     def band_part(self, band_index: int) -> int:
         """Which part of every table holds a band: 0 where a tile holds all of them."""
@@ -196,7 +205,7 @@ class HeaderFamily:
         return grid.samples_per_pixel if grid.planar_configuration == PlanarConfiguration.SEPARATE else 1
 
     def stack_tables(self, members: Sequence[FamilyMember], part: int) -> StackedTables:
-        """Tile tables of many members.
+        """Tile tables and tie points of many members.
 
         Args:
             members: N members of this family.
@@ -209,12 +218,14 @@ class HeaderFamily:
         )
         # Each table has its place in one of these: memory that is touched for the first time costs more than all else.
         ends = np.cumsum([0, *tiles[1:]])
+        tiepoints = np.empty((len(members), self.tiepoint.values), np.float64)
         places = [image, *((overviews[0][:, a:b], overviews[1][:, a:b]) for a, b in pairwise(ends))]
-        tables = [
+        tables: list[tuple[np.dtype, int, NDArray[Any]]] = [
             (table.dtype, table.start + part * width * table.dtype.itemsize, values)
             for stored, pair, width in zip(self.images, places, tiles, strict=True)
             for table, values in zip(stored, pair, strict=True)
         ]
+        tables.append((self.tiepoint.dtype, self.tiepoint.start, tiepoints))
         # A few megabytes at a time, which the allocator hands out again and again.
         step = max(1, _STACKED_BYTES // self.end)
         for first in range(0, len(members), step):
@@ -223,12 +234,19 @@ class HeaderFamily:
             for dtype, start, values in tables:
                 shape = (len(some), values.shape[1])
                 values[first : first + step] = np.ndarray(shape, dtype, joined, start, (self.end, dtype.itemsize))
-        return StackedTables(image, overviews, tuple(tiles[1:]))
+        return StackedTables(image, overviews, tuple(tiles[1:]), tiepoints)
 
 
 def _table(directory: Directory, entry: Entry) -> Table:
     kind, count, start, _ = entry
     return Table(directory.layout.tables[kind], count, start)
+
+
+def _cut(spans: Sequence[tuple[int, int]]) -> Cut:
+    """What takes these spans out of a file's bytes."""
+    slices = [slice(start, end) for start, end in spans]
+    # The same without a step of the interpreter for each of them, which all headers of a band go through.
+    return itemgetter(*slices) if len(slices) > 1 else lambda data: tuple(data[part] for part in slices)
 
 
 def _overlap(ones: Iterable[tuple[int, int]], others: Sequence[tuple[int, int]]) -> bool:

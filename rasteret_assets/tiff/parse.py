@@ -19,7 +19,7 @@ from rasteret_assets.tiff.layout import Layout
 from rasteret_assets.tiff.nodata import parse_nodata
 from rasteret_assets.tiff.overviews import read_overviews
 from rasteret_assets.tiff.samples import read_compression, read_dtype, read_predictor
-from rasteret_assets.tiff.transform import read_transform
+from rasteret_assets.tiff.transform import read_transform, tied_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,10 +70,10 @@ def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None
     found = ifd.buffer.locate(0, directory.end)
     if found is None:
         ifd.require(directory.required)
-        shared_values = [ifd.raw(tag) for tag in directory.shared]
+        shared_values = tuple(ifd.raw(tag) for tag in directory.shared)
     else:
-        shared_values = [found[0][start:end] for start, end in directory.shared_spans]
-    shared = read_shared(directory, b"".join(shared_values))
+        shared_values = tuple(bytes(found[0][start:end]) for start, end in directory.shared_spans)
+    shared = read_shared(directory, shared_values)
     grid = directory.grid
     tiepoint = ifd.reals(Tag.MODEL_TIEPOINT)
     return TiffHeader(
@@ -137,6 +137,8 @@ class Shared:
     photometric: int
     extra_samples: tuple[int, ...]
     pixel_scale: tuple[float, ...]
+    steps: tuple[float, float] | None
+    """The scale as a transform has it, where it is surely good."""
     geo: GeoReference
     nodata: float | None
     nodata_text: str | None
@@ -166,17 +168,14 @@ def read_directory(layout: Layout, block: bytes, start: int) -> Directory:
 
 
 @lru_cache(maxsize=MAX_REMEMBERED)
-def read_shared(directory: Directory, values: bytes) -> Shared:
-    """Interpret the shared values, which are given end to end in the order of ``directory.shared``.
+def read_shared(directory: Directory, values: tuple[bytes, ...]) -> Shared:
+    """Interpret the shared values, which are given in the order of ``directory.shared``.
 
     Raises:
         TiffError: if they show that the image cannot be indexed.
     """
-    pieces, at = [(directory.start, directory.block)], 0
-    for tag in directory.shared:
-        _, _, start, size = directory.entries[tag]
-        pieces.append((start, values[at : at + size]))
-        at += size
+    pieces = [(directory.start, directory.block)]
+    pieces += zip((start for start, _ in directory.shared_spans), values, strict=True)
     ifd = Ifd(
         buffer=SparseBuffer(pieces, None), layout=directory.layout, block=directory.block, start=directory.start,
         entries=directory.entries,
@@ -185,13 +184,15 @@ def read_shared(directory: Directory, values: bytes) -> Shared:
     compression = read_compression(ifd)
     _check_tile_size(directory.grid, dtype)
     nodata_text = ifd.text(Tag.GDAL_NODATA)
+    pixel_scale = ifd.reals(Tag.MODEL_PIXEL_SCALE)
     return Shared(
         dtype=dtype,
         compression=compression,
         predictor=read_predictor(ifd, compression, dtype),
         photometric=_checked_code(Tag.PHOTOMETRIC, ifd.integer(Tag.PHOTOMETRIC, 1)),
         extra_samples=tuple(_checked_code(Tag.EXTRA_SAMPLES, code) for code in ifd.integers(Tag.EXTRA_SAMPLES)),
-        pixel_scale=ifd.reals(Tag.MODEL_PIXEL_SCALE),
+        pixel_scale=pixel_scale,
+        steps=tied_steps(pixel_scale),
         geo=read_geokeys(
             ifd.integers(Tag.GEO_KEY_DIRECTORY), ifd.reals(Tag.GEO_DOUBLE_PARAMS), ifd.raw(Tag.GEO_ASCII_PARAMS)
         ),

@@ -9,12 +9,18 @@ those of the pixel's centre, half a pixel inside the corner that PixelIsArea mea
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rasteret_assets.errors import NotGeoreferencedError, UnsupportedTiffError
 
 Transform = tuple[float, float, float, float]
 """``(scale_x, translate_x, scale_y, translate_y)``: x = translate_x + column * scale_x, y likewise by row."""
+
+#: Coordinates and scales below it are added and halved without a thought of overflow.
+_FAR: Final = 1e300
 
 #: Pixels by which off-diagonal terms may move the far corner of the image and still count as rounding noise.
 SHEAR_TOLERANCE: Final = 1e-3
@@ -47,9 +53,8 @@ def read_transform(
             raise NotGeoreferencedError(
                 f"no georeferencing: ModelPixelScale is there, but ModelTiepoint has {len(tiepoint)} of 6 values"
             )
-        scale_x, scale_y = pixel_scale[0], -abs(pixel_scale[1])
-        x = tiepoint[3] - tiepoint[0] * scale_x
-        y = tiepoint[4] - tiepoint[1] * scale_y
+        scale_x, scale_y = _steps(pixel_scale)
+        x, y = tied_corner((scale_x, scale_y), tiepoint)
     elif len(matrix) == 16:
         scale_x, scale_y, x, y = matrix[0], matrix[5], matrix[3], matrix[7]
         _refuse_shear(scale_x, matrix[1], matrix[4], scale_y, shape)
@@ -68,6 +73,51 @@ def read_transform(
     if scale_x == 0 or scale_y == 0:
         raise NotGeoreferencedError(f"no usable georeferencing: the transform {list(transform)} has a zero scale")
     return transform
+
+
+def tied_steps(pixel_scale: tuple[float, ...]) -> tuple[float, float] | None:
+    """``(scale_x, scale_y)`` of images that are placed by a pixel scale; None where it is not surely a good one."""
+    if len(pixel_scale) < 2 or not all(0 < abs(step) < _FAR for step in pixel_scale[:2]):
+        return None
+    return _steps(pixel_scale)
+
+
+def _steps(pixel_scale: tuple[float, ...]) -> tuple[float, float]:
+    return pixel_scale[0], -abs(pixel_scale[1])
+
+
+def tied_corner(steps: Any, tiepoint: Any) -> tuple[Any, Any]:
+    """Where the origin of an image lies that one tie point places, x and y, before its raster type counts.
+
+    Args:
+        steps: scale in x and in y: two numbers, or two columns.
+        tiepoint: values of ModelTiepoint, likewise.
+    """
+    return tiepoint[3] - tiepoint[0] * steps[0], tiepoint[4] - tiepoint[1] * steps[1]
+
+
+def is_surely_placed(steps: tuple[float, float], tiepoint: tuple[float, ...]) -> bool:
+    """Whether :func:`read_transform` has no objection; False where that takes a closer look."""
+    x, y = tied_corner(steps, tiepoint)
+    return bool(abs(x) + abs(y) < _FAR)
+
+
+def tied_transforms(
+    steps: NDArray[np.float64], tiepoints: NDArray[np.float64], pixel_is_point: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """What :func:`read_transform` gives for many images that a pixel scale and a tie point surely place.
+
+    Args:
+        steps: of :func:`tied_steps`, ``[N, 2]``.
+        tiepoints: values of ModelTiepoint, ``[N, 6 or more]``.
+        pixel_is_point: whether coordinates are those of pixel centres, ``[N]``.
+
+    Returns:
+        ``[N, 4]``, in the order of :data:`Transform`.
+    """
+    x, y = tied_corner(steps.T, tiepoints.T)
+    half_x, half_y = np.where(pixel_is_point, steps.T / 2, 0)
+    return np.column_stack([steps[:, 0], x - half_x, steps[:, 1], y - half_y])
 
 
 def _refuse_shear(a: float, b: float, d: float, e: float, shape: tuple[int, int]) -> None:

@@ -62,8 +62,8 @@ def with_own_values(file: bytes, family: HeaderFamily, seed: int) -> bytes:
     for table in (table for image in family.images for table in image):
         values = rng.integers(0, np.iinfo(table.dtype).max // 4, table.values).astype(table.dtype)
         changed[table.start : table.start + values.nbytes] = values.tobytes()
-    layout, at = family.tiepoint
-    layout.pack_into(changed, at, *rng.normal(size=len(layout.unpack_from(changed, at))))
+    place = family.tiepoint
+    family.reals.pack_into(changed, place.start, *rng.normal(size=place.values))
     return bytes(changed)
 
 
