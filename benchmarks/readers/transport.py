@@ -6,7 +6,7 @@ from harness import Job, in_flight, measure
 
 from rasteret_assets import create_backend
 from rasteret_assets.storage.aio import run_sync
-from rasteret_assets.storage.backend import read_range
+from rasteret_assets.storage.backend import as_reader
 from rasteret_assets.storage.create import close_backend
 
 
@@ -16,9 +16,10 @@ def read(job: Job) -> list[int]:
 
 async def _read(job: Job) -> list[int]:
     backend = create_backend()
+    reader = as_reader(backend)  # looked up once, as a header fetch does
 
     async def fetch(url: str) -> int:
-        return len(memoryview((await read_range(backend, url, 0, job.length)).data))
+        return len(memoryview((await reader.read(url, 0, job.length)).data))
 
     try:
         return await in_flight(job.urls, fetch, job.max_concurrent)
