@@ -25,7 +25,7 @@ from rasteret_assets.orchestration.resources import BuildOptions, FilesystemReso
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, PARSER_VERSION, RAW, REJECTED
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.build import publishing_order, refuse_without_headers
-from rasteret_assets.stages.known import set_aside_headers
+from rasteret_assets.stages.known import set_aside_headers, sweep_headers
 from rasteret_assets.stages.publish import publish_collection_document
 from rasteret_assets.stages.run import (
     StageResult,
@@ -148,7 +148,9 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
             workspace, force = filesystem.open_workspace(spec), options.force or spec.force
             reader, keys = backend.backend(spec), run_partitions(context)
             if not force:
-                set_aside_headers(workspace, spec, keys)
+                sweep_headers(workspace)
+                for key in keys:
+                    set_aside_headers(workspace, spec, key)
             with kept_connected(reader):
                 results = [
                     run_band_metadata(

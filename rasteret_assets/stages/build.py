@@ -16,7 +16,7 @@ from rasteret_assets.schema import ASSETS, BANDS, COLLECTION, NORMALIZED, RAW, S
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.bands import check_enrichment
 from rasteret_assets.stages.headers import ProgressCallback
-from rasteret_assets.stages.known import set_aside_headers
+from rasteret_assets.stages.known import set_aside_headers, sweep_headers
 from rasteret_assets.stages.publish import publish_collection_document
 from rasteret_assets.stages.run import (
     LATENCY_PREFIX,
@@ -110,7 +110,8 @@ def build_partitions(
     at_once = _partitions_at_once(workspace, max((result.rows for result in results[RAW].values()), default=0))
     results[NORMALIZED] = _side_by_side(keys, lambda key: run_normalized_records(workspace, spec, key), at_once)
     if not force:
-        _side_by_side(keys, lambda key: set_aside_headers(workspace, spec, [key]), at_once)
+        sweep_headers(workspace)
+        _side_by_side(keys, lambda key: set_aside_headers(workspace, spec, key), at_once)
 
     def read_bands(key: str) -> StageResult:
         watch = progress(key) if progress is not None else None

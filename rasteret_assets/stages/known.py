@@ -7,7 +7,7 @@ for a day, where the partition that gets the record finds it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -77,26 +77,29 @@ def target_slices(workspace: Workspace, key: str) -> Iterator[tuple[pa.Table, in
         yield pa.Table.from_batches(held), 0
 
 
-def set_aside_headers(workspace: Workspace, spec: CollectionSpec, keys: Sequence[str]) -> None:
-    """Keep the headers that the partitions in ``keys`` are about to lose, for other partitions to find."""
+def set_aside_headers(workspace: Workspace, spec: CollectionSpec, key: str) -> None:
+    """Keep the headers that a partition is about to lose, for other partitions to find."""
+    last = HeaderIndex(_ledger(workspace, key))
+    if not len(last):
+        return
+    unused = np.ones(len(last), bool)
+    schema = workspace.read_schema(path := workspace.stage_file(NORMALIZED, key))
+    bands = recipe_of(schema, path)[0].bands if schema is not None else ()
+    for records, _ in target_slices(workspace, key):
+        found = last.find(ledger_targets(records, bands, explicit=spec.names_bands))
+        unused[found[found >= 0]] = False
+    rows = np.flatnonzero(unused)
+    if not len(rows):
+        return
+    left = f"{workspace.stages}/{_LEFT}/{key}-{uuid.uuid4().hex}.parquet"
+    with workspace.writer(left, BAND_METADATA_SCHEMA, **STAGE_OPTIONS) as writer:
+        for start in range(0, len(rows), _STEP_ROWS):
+            writer.write(last.take(rows[start : start + _STEP_ROWS]))
+
+
+def sweep_headers(workspace: Workspace) -> None:
+    """Take away what was set aside a day ago or earlier."""
     workspace.sweep(_LEFT)
-    for key in keys:
-        last = HeaderIndex(_ledger(workspace, key))
-        if not len(last):
-            continue
-        unused = np.ones(len(last), bool)
-        schema = workspace.read_schema(path := workspace.stage_file(NORMALIZED, key))
-        bands = recipe_of(schema, path)[0].bands if schema is not None else ()
-        for records, _ in target_slices(workspace, key):
-            found = last.find(ledger_targets(records, bands, explicit=spec.names_bands))
-            unused[found[found >= 0]] = False
-        rows = np.flatnonzero(unused)
-        if not len(rows):
-            continue
-        left = f"{workspace.stages}/{_LEFT}/{key}-{uuid.uuid4().hex}.parquet"
-        with workspace.writer(left, BAND_METADATA_SCHEMA, **STAGE_OPTIONS) as writer:
-            for start in range(0, len(rows), _STEP_ROWS):
-                writer.write(last.take(rows[start : start + _STEP_ROWS]))
 
 
 def _ledger(workspace: Workspace, key: str) -> list[KnownRows]:

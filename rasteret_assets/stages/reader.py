@@ -76,6 +76,8 @@ class HeaderReader:
             prefetch.vote(needed_tail=with_tail)
             if not with_tail:
                 self._remember(target.family, pieces[0][1])
+                # As a member of the family that it founds: headers of one kind become rows without being put in order.
+                outcome.header = self._alike(target.family, pieces[0][1]) or outcome.header
             return
         first = len(pieces)
         needed_tail = await self._read_rest(target, outcome, pieces, missing, prefetch)

@@ -42,7 +42,8 @@ from rasteret_assets.stages.publish import publish_partition
 from rasteret_assets.stages.recipe import recipe_of, with_recipe
 from rasteret_assets.stages.scan import Source
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.files import BATCH_ROWS, STAGE_OPTIONS, TableWriter
+from rasteret_assets.storage.batches import BATCH_ROWS
+from rasteret_assets.storage.files import STAGE_OPTIONS, TableWriter
 from rasteret_assets.storage.states import FileFacts, commit, unpublish
 from rasteret_assets.storage.workspace import Workspace
 

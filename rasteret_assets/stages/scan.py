@@ -26,7 +26,7 @@ from rasteret_assets.schema import ASSETS, GEOMETRY, REQUIRED_COLUMNS
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.columns import plain_type
 from rasteret_assets.stages.unite import unite_schemas
-from rasteret_assets.storage.files import BATCH_ROWS
+from rasteret_assets.storage.batches import BATCH_ROWS
 from rasteret_assets.storage.filesystems import each_file, list_files, resolve_filesystem
 from rasteret_assets.storage.urls import redact
 

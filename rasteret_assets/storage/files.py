@@ -23,17 +23,10 @@ import pyarrow.parquet as pq
 from xxhash import xxh3_128
 
 from rasteret_assets.errors import CollectionError, WorkspaceError
+from rasteret_assets.storage.batches import batch_rows, row_group_runs
 
 #: How tables of the stages are written: read once or twice and as a whole, they are cheap rather than small.
 STAGE_OPTIONS: Final[dict[str, Any]] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
-
-#: Rows of a batch of a stage: what streams through a partition that is larger than memory.
-BATCH_ROWS: Final = 32_768
-#: Arrow bytes of a batch that is read back, where its rows are large.
-BATCH_BYTES: Final = 48 * 2**20
-_PROBED_ROWS: Final = 64
-#: Encodings that take about as much room as the values do in memory (RLE is that of nulls and list ends).
-_AS_IN_MEMORY: Final = frozenset({"PLAIN", "RLE"})
 
 _WRITING: Final = ".writing"
 _JSON_LOOKS: Final = 5
@@ -137,8 +130,8 @@ class Files:
             if file is None:
                 return
             wanted = None if columns is None else list(columns)
-            rows = _batch_rows(file, wanted)
-            for groups in _runs(file.metadata):
+            rows = batch_rows(file, wanted)
+            for groups in row_group_runs(file.metadata):
                 yield from file.iter_batches(rows, row_groups=groups, columns=wanted)
 
     def read_schema(self, path: str) -> pa.Schema | None:
@@ -273,39 +266,6 @@ class Files:
             if info.type == pafs.FileType.File and info.mtime is not None and info.mtime.timestamp() < oldest:
                 with suppress(FileNotFoundError):  # another process may be sweeping too
                     self.fs.delete_file(info.path)
-
-
-def _runs(metadata: pq.FileMetaData) -> Iterator[list[int]]:
-    """The row groups of a file in runs of at most :data:`BATCH_BYTES`, or of a single larger group."""
-    run: list[int] = []
-    size = 0
-    for group in range(metadata.num_row_groups):
-        more = metadata.row_group(group).total_byte_size
-        if run and size + more > BATCH_BYTES:
-            yield run
-            run, size = [], 0
-        run.append(group)
-        size += more
-    if run:
-        yield run
-
-
-def _batch_rows(file: pq.ParquetFile, columns: list[str] | None) -> int:
-    """Rows of this file that make a batch of at most about :data:`BATCH_BYTES`; headers may be a megabyte each.
-
-    What a row takes in memory is what Parquet says of all columns, unless their encodings hide repetition: then the
-    first rows are looked at too, which may be poor.
-    """
-    metadata = file.metadata
-    if columns is None and metadata.num_rows > _PROBED_ROWS:
-        stored = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-        row_bytes = max(stored / metadata.num_rows, 1)
-        first = metadata.row_group(0)
-        if any(not _AS_IN_MEMORY.issuperset(first.column(leaf).encodings) for leaf in range(first.num_columns)):
-            probe = next(file.iter_batches(_PROBED_ROWS, row_groups=[0]))
-            row_bytes = max(row_bytes, probe.nbytes / probe.num_rows)
-        return max(1, min(BATCH_ROWS, int(BATCH_BYTES / row_bytes)))
-    return BATCH_ROWS
 
 
 def digest_of(fs: pafs.FileSystem, path: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +27,7 @@ _SIGNING_NAMES = frozenset({
 # Before the host stands who asks, except in Azure's own schemes (abfss://container@account...): there it is the place.
 _USER = re.compile(r"(?i)((?!abfss?:|wasbs?:)[a-z][a-z0-9+.-]*://)[^/?#]*@")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_AUTHORITY = re.compile(_SCHEME.pattern + r"([^/?#]*)")
+_AUTHORITY = re.compile(_SCHEME.pattern + r"[^/?#]*")
 
 # The same within a text, in Arrow's dialect, which looks neither ahead nor back: user information before the host, and
 # the query up to the next blank or quote. A closing colon or bracket belongs to the sentence.
@@ -46,7 +47,14 @@ def scheme(href: str) -> str:
 def host(href: str) -> str:
     """Host (and port) an href leads to; ``""`` for local files."""
     match = _AUTHORITY.match(href)
-    return match.group(2).rpartition("@")[2].lower() if match and match.group(1).lower() != "file" else ""
+    return _host(match.group()) if match else ""
+
+
+# A fetch asks this of every file, and files lie on few hosts.
+@lru_cache(maxsize=1024)
+def _host(base: str) -> str:
+    kind, _, authority = base.partition("://")
+    return "" if kind.lower() == "file" else authority.rpartition("@")[2].lower()
 
 
 def redact(href: str) -> str:

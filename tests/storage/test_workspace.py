@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from rasteret_assets.errors import CollectionError, SourceError, SpecError, WorkspaceError
-from rasteret_assets.storage import files
+from rasteret_assets.storage import batches
 from rasteret_assets.storage.files import STAGE_OPTIONS
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
 from rasteret_assets.storage.workspace import Workspace
@@ -77,7 +77,7 @@ def test_an_object_takes_a_request_to_write_and_one_for_each_part_to_read(
         # Its size, its footer, both row groups.
         assert asked == [f"HEAD /{path}", *2 * [f"GET /{path}"]]
         asked.clear()
-        monkeypatch.setattr(files, "BATCH_BYTES", 50 * 1000 * 8)
+        monkeypatch.setattr(batches, "BATCH_BYTES", 50 * 1000 * 8)
         assert pa.Table.from_batches(workspace.read_batches(path, table.column_names)) == table
         assert asked == [f"HEAD /{path}", *3 * [f"GET /{path}"]]
         asked.clear()
