@@ -11,7 +11,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasteret_assets import CollectionSpec
+from rasteret_assets import CollectionSpec, build
 from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.materialize import materialize_collection
 from rasteret_assets.orchestration.resources import FilesystemResource
@@ -53,6 +53,10 @@ class Scenes:
 
     def materialize(self, instance: dg.DagsterInstance, **options: Any) -> dict[str, dict[str, dict[str, Any]]]:
         return materialize_collection(self.spec, instance, **options)
+
+    def build(self) -> None:
+        """What materializing leaves in the workspace, in a tenth of the time: nothing of it is on an instance."""
+        build(self.spec)
 
     def definitions(self) -> dg.Definitions:
         return build_definitions([self.spec])

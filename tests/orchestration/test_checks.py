@@ -50,8 +50,9 @@ def test_missing_headers_are_a_warning_that_says_what_helps(scenes: Scenes, inst
 
 def test_too_many_missing_headers_keep_the_old_partition(server: RangeServer, tmp_path, instance) -> None:
     scenes = Scenes(server, tmp_path, max_failed=0.25).write()
-    scenes.materialize(instance)
+    scenes.build()
     before = scenes.published()
+    instance.add_dynamic_partitions("scenes_months", KEYS)
     scenes.change(e=1)
     server.fault = lambda path, before: "404" if path == "/e.tif" else None
     result = scenes.run(instance, partition_key="2024-01")
@@ -77,7 +78,7 @@ def test_publishing_alone_checks_too(server: RangeServer, tmp_path, instance) ->
 
 
 def test_what_is_published_can_be_checked_by_itself(scenes: Scenes, instance: dg.DagsterInstance) -> None:
-    scenes.materialize(instance)
+    scenes.materialize(instance, keys=["2024-01"])
     everything = scenes.definitions().resolve_implicit_global_asset_job_def()
     checks = {key(COLLECTION, "published_file"), key(COLLECTION, "counts_agree")}
     job = everything.get_subset(asset_selection=set(), asset_check_selection=checks)

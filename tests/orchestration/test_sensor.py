@@ -22,8 +22,8 @@ def observed(result: dg.SensorResult) -> list[str]:
 
 
 @pytest.fixture
-def built(scenes: Scenes, instance: dg.DagsterInstance) -> Scenes:
-    scenes.materialize(instance)
+def built(scenes: Scenes) -> Scenes:
+    scenes.build()
     scenes.server.reset()
     return scenes
 

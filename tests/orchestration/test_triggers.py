@@ -48,7 +48,7 @@ def test_the_schedule_requests_what_the_sensor_would(scenes: Scenes, kept: dg.Da
     assert first[0].tags[REASON_TAG] == "new"
     assert instance.get_dynamic_partitions("scenes_months") == KEYS
     assert len(instance.fetch_observations(dg.AssetKey(["scenes", "source"]), limit=9).records) == 3
-    scenes.materialize(instance)
+    scenes.build()
     assert evaluate(scenes, instance, "refresh") == []
     scenes.change(c=-1, e=7)
     after = evaluate(scenes, instance, "refresh", hour=7)
@@ -71,7 +71,7 @@ def test_revalidation_covers_what_is_published(scenes: Scenes, kept: dg.DagsterI
 
 @pytest.mark.parametrize(("job", "paths"), [("rebuild", ["/a.tif", "/b.tif"]), ("build", [])])
 def test_only_the_rebuild_job_fetches_known_headers(scenes, instance, job: str, paths: list[str]) -> None:
-    scenes.materialize(instance)
+    scenes.materialize(instance, keys=["2024-01"])
     scenes.server.reset()
     config = scenes.definitions().resolve_job_def(f"scenes_{job}")
     result = config.execute_in_process(instance=instance, partition_key="2024-01")
@@ -81,7 +81,7 @@ def test_only_the_rebuild_job_fetches_known_headers(scenes, instance, job: str, 
 
 
 def test_the_revalidate_job_reads_files_that_were_replaced(scenes: Scenes, instance: dg.DagsterInstance) -> None:
-    scenes.materialize(instance)
+    scenes.materialize(instance, keys=["2024-01"])
     scenes.server.reset()
     job = scenes.definitions().resolve_job_def("scenes_revalidate")
     result = job.execute_in_process(instance=instance, partition_key="2024-01")
@@ -102,7 +102,7 @@ def test_transient_failures_are_tried_again_ever_more_rarely(scenes, instance, m
     monkeypatch.setattr(retry.time, "time", lambda: clock[0])
     assert "no header failed" in retried(scenes, instance).skip_reason.skip_message
     scenes.server.fault = lambda path, before: {"/a.tif": "403", "/c.tif": "404"}.get(path)
-    scenes.materialize(instance)
+    scenes.materialize(instance, keys=["2024-01", "2024-02"])
 
     first = retried(scenes, instance)
     assert first.skip_reason.skip_message == "1 headers of 1 partitions wait for their next try"
@@ -122,7 +122,7 @@ def test_transient_failures_are_tried_again_ever_more_rarely(scenes, instance, m
 
 def test_a_retry_asks_for_the_failed_headers_only(scenes, instance, monkeypatch) -> None:
     scenes.server.fault = lambda path, before: "403" if path == "/a.tif" else None
-    scenes.materialize(instance)
+    scenes.materialize(instance, keys=["2024-01"])
     cursor = retried(scenes, instance).cursor
     monkeypatch.setattr(retry.time, "time", lambda: json.loads(cursor)["2024-01"]["due"] + 1)
     (request,) = retried(scenes, instance, cursor).run_requests
@@ -138,7 +138,7 @@ def test_a_retry_asks_for_the_failed_headers_only(scenes, instance, monkeypatch)
 
 def test_a_busy_partition_is_tried_when_its_run_is_done(scenes, instance, monkeypatch) -> None:
     scenes.server.fault = lambda path, before: "403" if path == "/a.tif" else None
-    scenes.materialize(instance)
+    scenes.materialize(instance, keys=["2024-01"])
     cursor = retried(scenes, instance).cursor
     monkeypatch.setattr(retry.time, "time", lambda: json.loads(cursor)["2024-01"]["due"] + 1)
     job = scenes.definitions().resolve_job_def("scenes_build")
