@@ -57,30 +57,28 @@ class Source:
 
 
 class Stack:
-    """A running ``dagster dev``."""
+    """A running ``dagster dev``.
 
-    def __init__(self, home: Path, port: int) -> None:
-        self.home = home
+    Args:
+        instance: that it runs on, opened once: every look at it would open its files otherwise.
+        port: of its webserver.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, port: int) -> None:
+        self.instance = instance
         self.url = f"http://127.0.0.1:{port}"
-
-    @contextmanager
-    def instance(self) -> Iterator[dg.DagsterInstance]:
-        with dg.DagsterInstance.from_config(str(self.home)) as instance:
-            yield instance
 
     def runs(self) -> list[dg.RunRecord]:
         """All runs so far, the newest first."""
-        with self.instance() as instance:
-            return list(instance.get_run_records())
+        return list(self.instance.get_run_records())
 
     def ticks(self, name: str) -> list[Any]:
         """Ticks of a sensor that are done, the newest first."""
-        with self.instance() as instance:
-            (state,) = [state for state in instance.all_instigator_state() if state.name == name] or [None]
-            if state is None:
-                return []
-            ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=50)
-            return [tick for tick in ticks if tick.is_completed]
+        (state,) = [state for state in self.instance.all_instigator_state() if state.name == name] or [None]
+        if state is None:
+            return []
+        ticks = self.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=50)
+        return [tick for tick in ticks if tick.is_completed]
 
     def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
         """The data of a query to the webserver."""
@@ -131,14 +129,13 @@ def dagster_dev(root: Path, declarations: dict[str, dict[str, Any]]) -> Iterator
     environment = {
         **os.environ, "DAGSTER_HOME": str(home), "RASTERET_ASSETS_COLLECTIONS": str(collections), "NO_COLOR": "1",
     }  # fmt: skip
-    with dg.DagsterInstance.from_config(str(home)):
-        pass  # several processes that create the same SQLite files at once get into each other's way
     command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
-    with (root / "dagster-dev.log").open("w") as log:
+    # Opened first: several processes that create the same SQLite files at once get into each other's way.
+    with dg.DagsterInstance.from_config(str(home)) as instance, (root / "dagster-dev.log").open("w") as log:
         process = subprocess.Popen(
             command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, start_new_session=True
         )
-        stack = Stack(home, port)
+        stack = Stack(instance, port)
         try:
             wait_for("the code location", lambda: process.poll() is not None or _is_loaded(stack))
             assert process.poll() is None, (root / "dagster-dev.log").read_text()

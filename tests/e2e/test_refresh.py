@@ -39,8 +39,7 @@ class Watched:
 
     def materialized(self, run: dg.DagsterRun) -> list[tuple[str, str]]:
         """Stage and partition of everything a run materialized."""
-        with self.stack.instance() as instance:
-            events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        events = self.stack.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
         return [
             (event.asset_materialization.asset_key.path[-1], event.asset_materialization.partition) for event in events
         ]
