@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from rasteret_assets.checks import require_publishable
 from rasteret_assets.collection import Collection, as_collection, load
-from rasteret_assets.errors import SpecError
+from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.progress import terminal_progress
+from rasteret_assets.schema import BANDS, ID, STATUS_OK
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
-from rasteret_assets.stages.bands import check_enrichment, read_band_metadata
+from rasteret_assets.stages.bands import check_enrichment, count_failures, read_band_metadata
 from rasteret_assets.stages.build import BuildReport, build_partitions
 from rasteret_assets.stages.join import join_band_metadata
 from rasteret_assets.stages.look import load_profile
@@ -20,6 +24,7 @@ from rasteret_assets.stages.normalize import normalize_records
 from rasteret_assets.stages.plan import BuildPlan, plan_build, stale_partitions
 from rasteret_assets.stages.profile import profile_source
 from rasteret_assets.stages.scan import Source, open_source
+from rasteret_assets.stages.stac import COLLECTION_DOCUMENT
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.states import unfinished_partitions, verified_states
@@ -93,11 +98,12 @@ def build_from_table(
         url_rewrite_patterns=url_rewrite_patterns, columns=columns, filter_expr=filter_expr, enrich_cog=enrich_cog,
         band_codes=band_codes, cloud_config=cloud_config, max_concurrent=max_concurrent, force=force,
     )  # fmt: skip
-    backend = backend or create_backend(cloud_config=spec.cloud)
+    backend = _backend(backend, spec)
     target = spec.published_path
     if target is None:
         return _build_in_memory(open_source(path, spec, filesystem), spec, backend)
     workspace = Workspace.at(target)
+    _refuse_another(workspace, spec)
     unfinished = None
     if workspace.exists() and not force:
         unfinished = unfinished_partitions(workspace)
@@ -133,9 +139,10 @@ def plan(
         SourceError: if the table cannot be opened or read.
         RecordError: if a column is missing or cannot be normalized.
     """
+    workspace = _workspace(spec)
     source = open_source(spec.path, spec, filesystem)
     options = {"force": force or spec.force, "revalidate": revalidate}
-    return plan_build(_workspace(spec), source, spec, only=partitions, **options)
+    return plan_build(workspace, source, spec, only=partitions, **options)
 
 
 def build(
@@ -171,12 +178,34 @@ def build(
     """
     workspace = _workspace(spec)
     source = open_source(spec.path, spec, filesystem)
-    backend = backend or create_backend(cloud_config=spec.cloud)
+    backend = _backend(backend, spec)
     options = {"force": force or spec.force, "revalidate": revalidate}
     return _build(workspace, source, spec, backend, partitions=partitions, **options)
 
 
+def _backend(given: StorageBackend | None, spec: CollectionSpec) -> StorageBackend:
+    if given is None:
+        return create_backend(cloud_config=spec.cloud)
+    if not isinstance(given, StorageBackend):
+        raise SpecError(f"backend={given!r} has no get_range and get_ranges: make one with create_backend()")
+    return given
+
+
+def _refuse_another(workspace: Workspace, spec: CollectionSpec) -> None:
+    """Refuse to take one collection for another: a folder that ends in ``_records`` or ``_stac`` holds only one."""
+    if not spec.name or workspace.published.endswith(f"/{spec.name}_records"):
+        return
+    document = workspace.read_json(f"{workspace.stages}/{COLLECTION_DOCUMENT}")
+    if document is not None and document["title"] != spec.name:
+        raise CollectionError(
+            f"{workspace.published} holds the collection {document['title']!r}, not {spec.name!r}: give another "
+            "workspace_dir, or remove what is there"
+        )
+
+
 def _workspace(spec: CollectionSpec) -> Workspace:
+    if not isinstance(spec, CollectionSpec):
+        raise SpecError(f"{spec!r} is no CollectionSpec: make one with CollectionSpec.of(path=..., name=...)")
     if spec.published_path is None:
         raise SpecError("the collection is not published anywhere: give its spec a name or a workspace_dir")
     return Workspace.at(spec.published_path)
@@ -192,6 +221,7 @@ def _build(
     revalidate: bool = False,
     partitions: Sequence[str] | None = None,
 ) -> BuildReport:
+    _refuse_another(workspace, spec)
     profile = load_profile(workspace, source, spec)
     states = verified_states(workspace)
     reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
@@ -202,7 +232,10 @@ def _build(
             # Checking takes a look at all headers, for those who say how many may be missing.
             require=require_publishable if spec.max_failed < 1 else None, **options,
         )  # fmt: skip
-    return BuildReport(reasons=reasons, results=results)
+    report = BuildReport(reasons=reasons, results=results)
+    if spec.enrich_cog:
+        _warn_of_no_address(report.totals["records"], sum(band.rows for band in results[BANDS].values()))
+    return report
 
 
 def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBackend) -> Collection:
@@ -219,5 +252,29 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
             )  # fmt: skip
         check_enrichment([metadata.table])
         ledger = metadata.table
+        _warn_of_failures(ledger)
+    if spec.enrich_cog:
+        _warn_of_no_address(result.records.num_rows, 0 if ledger is None else ledger.num_rows)
     table, _ = join_band_metadata(result.records, ledger, profile.bands)
     return as_collection(table, name=spec.name, data_source=spec.data_source, require_band_metadata=False)
+
+
+def _warn_of_no_address(records: float, headers: int) -> None:
+    """Headers were asked for, and there was not one to ask for."""
+    if records and not headers:
+        _log.warning(
+            "no header was read: none of %d records has the address of a raster file, as a struct of assets with an "
+            "href or in the column that href_column names", records,
+        )  # fmt: skip
+
+
+def _warn_of_failures(ledger: pa.Table) -> None:
+    """What a ledger that is kept nowhere would say."""
+    failed = ledger.filter(pc.not_equal(ledger["status"], STATUS_OK))
+    if failed.num_rows:
+        first = failed.slice(0, 1).to_pylist()[0]
+        _log.warning(
+            "%d of %d headers could not be read (%s); the first (record %r, band %r): %s", failed.num_rows,
+            ledger.num_rows, ", ".join(f"{count} {name}" for name, count in count_failures(ledger).items()),
+            first[ID], first["band"], first["error"],
+        )  # fmt: skip

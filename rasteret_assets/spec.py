@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -41,7 +41,7 @@ class _Model(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            sentences = [sentence for _, sentence in explain(error, list(cls.model_fields))]
+            sentences = [sentence for _, sentence in explain(error, cls)]
             raise SpecError("; ".join(sentences)) from None
 
 
@@ -63,9 +63,9 @@ class CloudConfig(_Model):
     # Class-level on purpose: rasteret's CloudConfig registers by data source, and callers bring that code along.
     _registry: ClassVar[dict[str, CloudConfig]] = {}
 
-    def __init__(self, provider: str, **values: Any) -> None:
+    def __init__(self, provider: str | None = None, **values: Any) -> None:
         # rasteret's CloudConfig takes the provider as a positional argument, which pydantic alone does not.
-        super().__init__(provider=provider, **values)  # type: ignore[call-arg]
+        super().__init__(**({} if provider is None else {"provider": provider}), **values)
 
     @classmethod
     def register(cls, data_source: str, config: CloudConfig) -> None:
@@ -306,12 +306,12 @@ def _filter_tuples(value: Any) -> list[list[tuple[str, str, Any]]]:
     return result
 
 
-def explain(error: ValidationError, known: list[str]) -> list[tuple[tuple[str | int, ...], str]]:
+def explain(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[str | int, ...], str]]:
     """The place and a sentence for every problem of a pydantic error, with the nearest known name for an unknown field.
 
     Args:
         error: of validating a model.
-        known: its fields.
+        model: that model.
 
     Returns:
         Place (keys and positions from the top; empty where several fields contradict) and sentence, in field order.
@@ -320,7 +320,8 @@ def explain(error: ValidationError, known: list[str]) -> list[tuple[tuple[str | 
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(where, known, n=1)
+            known = _fields_beside(model, item["loc"])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
             sentence = f"unknown argument {where!r}: {hint}"
         elif item["type"] == "value_error":
@@ -332,3 +333,12 @@ def explain(error: ValidationError, known: list[str]) -> list[tuple[tuple[str | 
             sentence = f"{where}={item['input']!r}: {item['msg'].lower()}"
         problems.append((item["loc"], sentence))
     return problems
+
+
+def _fields_beside(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
+    """Fields of the model that a place of another one lies in."""
+    for part in place[:-1]:
+        kind = model.model_fields[str(part)].annotation
+        kinds = [found for found in (kind, *get_args(kind)) if isinstance(found, type)]
+        model = next(found for found in kinds if issubclass(found, BaseModel))
+    return list(model.model_fields)

@@ -14,8 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rasteret_assets import build_from_table, load, stages
-from rasteret_assets.errors import BandNotFoundError, EnrichmentError, InvalidRecordError, SpecError
+from rasteret_assets import build, build_from_table, load, plan, stages
+from rasteret_assets.errors import (
+    BandNotFoundError,
+    CollectionError,
+    EnrichmentError,
+    InvalidRecordError,
+    RasteretAssetsError,
+    RecordError,
+    SourceError,
+    SpecError,
+)
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
@@ -274,3 +283,69 @@ def test_a_killed_build_leaves_a_collection_that_opens(table: pa.Table, server: 
     collection = load(tmp_path / "s2_records")
     assert sorted(collection.to_table()["id"].to_pylist()) == IDS
     assert collection.to_table()["B02_metadata"].null_count == 0
+
+
+@pytest.mark.parametrize("folder", ["x_stac", "x_records"])
+def test_a_folder_of_one_collection_is_not_given_to_another(table: pa.Table, tmp_path: Path, folder: str) -> None:
+    arguments = {"workspace_dir": tmp_path / folder, "enrich_cog": True}
+    build_from_table(table, name="first", **arguments)
+    for force in (False, True):
+        with pytest.raises(CollectionError, match=r"holds the collection 'first', not 'second'"):
+            build_from_table(table.slice(0, 1), name="second", **arguments, force=force)
+    assert len(build_from_table(table, name="first", **arguments)) == 4
+
+
+def test_what_cannot_be_read_in_memory_is_told(table: pa.Table, server: RangeServer, caplog) -> None:
+    server.fault = lambda path, before: "404" if path == "/b.tif" else None
+    build_from_table(table, enrich_cog=True)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "1 of 4 headers could not be read (1 not_found); the first (record 'b', band 'B02'): "
+    )
+
+
+@pytest.mark.parametrize("where", [{}, {"name": "s2"}])
+def test_headers_of_no_file_are_told_of(table: pa.Table, tmp_path: Path, caplog, where: dict[str, str]) -> None:
+    nothing = table.set_column(table.schema.get_field_index("assets"), "url", pa.nulls(4, pa.string()))
+    if where:
+        where |= {"workspace_dir": str(tmp_path)}
+    built = build_from_table(nothing, href_column="url", band_index_map={"B02": 0}, enrich_cog=True, **where)
+    assert len(built) == 4
+    assert "none of 4 records has the address of a raster file" in caplog.text
+
+
+def test_numbers_of_rows_that_pandas_adds_are_no_column(table: pa.Table, tmp_path: Path) -> None:
+    twice = pa.concat_tables([table, table.slice(3)]).append_column("__index_level_0__", pa.array(range(5)))
+    pq.write_table(twice, tmp_path / "t.parquet")
+    for source in (twice, tmp_path / "t.parquet"):
+        built = build_from_table(source)
+        assert built.to_table()["id"].to_pylist() == IDS  # the fifth row repeats the fourth
+        assert "__index_level_0__" not in built.schema.names
+    kept = build_from_table(table.append_column("__index_level_0__", pa.array(range(4))),
+                            columns=[*table.schema.names, "__index_level_0__"])  # fmt: skip
+    assert "__index_level_0__" in kept.schema.names
+
+
+def test_what_is_no_table_backend_or_spec_is_said(table: pa.Table, tmp_path: Path) -> None:
+    geopandas = pytest.importorskip("geopandas")
+    pandas = pytest.importorskip("pandas")
+    shapes = pandas.DataFrame({"id": ["a"], "geometry": geopandas.points_from_xy([1], [2])})
+    with pytest.raises(SourceError, match=r"the DataFrame is no Arrow table .* make footprints a GeoDataFrame's"):
+        build_from_table(shapes)
+    (tmp_path / "t.csv").write_text("id\na\n")
+    with pytest.raises(SourceError, match="read it with pandas, and give the table"):
+        build_from_table(tmp_path / "t.csv")
+    with pytest.raises(SpecError, match=r"backend='s3' has no get_range"):
+        build_from_table(table, backend="s3")
+    for call in (build, plan):
+        with pytest.raises(SpecError, match=r"'t.parquet' is no CollectionSpec"):
+            call("t.parquet")
+    items = pa.table({"id": ["a"], "properties": [{"datetime": "2024-01-01"}]})
+    with pytest.raises(RecordError, match="look like STAC items with their properties in a struct"):
+        build_from_table(items)
+
+
+def test_a_workspace_in_the_place_of_a_file_is_said(table: pa.Table, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RasteretAssetsError, match="a folder on its way is a file"):
+        build_from_table(table, name="s2", workspace_dir=tmp_path / "file")

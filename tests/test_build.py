@@ -347,3 +347,18 @@ def test_an_interrupted_publication_is_readable_and_taken_up_again(
     build(scenes.spec)
     assert scenes.ids() == ["a", "b", "c"]
     assert not plan(scenes.spec).partitions
+
+
+def test_a_partition_that_is_not_there_is_refused(scenes: Scenes) -> None:
+    for call in (plan, build):
+        with pytest.raises(SpecError, match=r"no partition 2024-13, march; the source has 2024-01, 2024-02"):
+            call(scenes.spec, partitions=["march", "2024-13", "2024-01"])
+
+
+def test_a_workspace_is_no_collection(scenes: Scenes) -> None:
+    build(scenes.spec)
+    published = Path(scenes.spec.published_path or "")
+    with pytest.raises(CollectionError, match=r"it is no collection: load one that was published, such as s2_records$"):
+        load(published.parent)
+    with pytest.raises(CollectionError, match="holds stages"):
+        load(published.with_name("s2_stages"))

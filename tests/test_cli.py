@@ -104,7 +104,7 @@ def test_force_revalidate_and_partition(builder: Project) -> None:
 def test_missing_headers_count_for_strict_builds_only(builder: Project) -> None:
     builder.server.fault = lambda path, before: "404" if path == "/a.tif" else None
     assert run("build", "--strict").exit_code == 1
-    assert run("build", "--strict", "--force").exit_code == 1
+    assert run("build", "--strict").exit_code == 1  # nothing to do, and the header is missing still
     assert run("build").exit_code == 0
 
 
@@ -164,6 +164,9 @@ def test_check_exits_with_one_for_errors(project: Project) -> None:
 def test_info(project: Project) -> None:
     run("build")
     found = document(run("info", project.root / "out" / "scenes_records", "--json"))
+    assert document(run("info", "scenes", "--json")) == {**found, "path": str(project.root / "out" / "scenes_records")}
+    assert run("failures", "scenes").stdout == "No failures among 3 headers.\n"
+    assert run("failures", "scenes", "--class", "nought").exit_code == 2
     assert (found["records"], found["bands"], found["columns"]["id"]) == (3, ["B02"], "string")
     assert found["dates"][0].startswith("2024-01-05")
     text = run("info", project.declaration).stdout
@@ -252,3 +255,18 @@ def test_init_tells_what_would_be_rejected(tmp_path: Path, change, warning: str)
 def test_init_of_nothing_says_so(tmp_path: Path) -> None:
     result = run("init", tmp_path / "no.parquet")
     assert (result.exit_code, "no such file or folder" in result.stderr) == (1, True)
+
+
+def test_what_is_typed_for_a_new_declaration_starts_here(project: Project) -> None:
+    assert run("init", "records.parquet", "--workspace", "here").exit_code == 0
+    assert read_spec(project.root / "collections" / "records.yaml").workspace_dir == str(project.root / "here")
+
+
+def test_two_declarations_of_one_name_are_refused(project: Project) -> None:
+    (project.root / "collections" / "other.yaml").write_text("name: scenes\npath: x.parquet\n")
+    found = run("plan")
+    assert found.exit_code == 1
+    assert "scenes.yaml: declares 'scenes', and so does" in found.stderr
+    for file in (project.root / "collections").iterdir():
+        file.unlink()
+    assert "holds no YAML file" in run("plan").stderr

@@ -105,3 +105,13 @@ def test_where_a_collection_is_published(workspace: str | None, name: str, expec
 def test_the_default_workspace_is_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert published_path(None, "s2") == str(tmp_path / "rasteret_workspace" / "s2_records")
+
+
+def test_a_mistake_inside_of_a_field_is_told_by_its_own_fields() -> None:
+    with pytest.raises(SpecError, match=r"unknown argument 'cloud_config.provder': did you mean 'provider'"):
+        CollectionSpec.of(path="x", cloud_config={"provder": "aws"})
+    with pytest.raises(SpecError, match=r"unknown argument 'graph.autostrat': did you mean 'autostart'"):
+        CollectionSpec.of(path="x", graph={"autostrat": True})
+    with pytest.raises(SpecError, match=r"'cloud_config.provider' is missing"):
+        CollectionSpec.of(path="x", cloud_config={"region": "eu-central-1"})
+    assert CloudConfig("aws").provider == "aws"

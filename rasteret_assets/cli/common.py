@@ -69,19 +69,23 @@ def declared(names: Sequence[str], folder: Path | None) -> list[CollectionSpec]:
     Raises:
         UsageError: if there is no such file, name or folder.
     """
-    from rasteret_assets.declare import COLLECTIONS_VARIABLE, read_spec, read_specs
+    from rasteret_assets.declare import read_spec, read_specs
 
     files = [name for name in names if name.lower().endswith((".yaml", ".yml"))]
     specs = [read_spec(_existing(name)) for name in files]
     wanted = [name for name in names if name not in files]
     if files and not wanted:
         return specs
-    folder = folder or Path(os.environ.get(COLLECTIONS_VARIABLE) or "collections")
+    folder = folder or declarations()
     if not folder.is_dir():
         raise click.UsageError(
             f"{folder} is no folder: name a YAML file, or the folder that declares the collections with --collections"
         )
     known = {spec.name: spec for spec in read_specs(folder)}
+    if not known:
+        raise click.UsageError(
+            f"{folder} holds no YAML file: rasteret-assets init writes one that declares a collection"
+        )
     if unknown := [name for name in wanted if name not in known]:
         raise click.UsageError(
             f"{folder} declares no collection {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
@@ -89,15 +93,23 @@ def declared(names: Sequence[str], folder: Path | None) -> list[CollectionSpec]:
     return [*specs, *(known[name] for name in wanted)] if names else list(known.values())
 
 
-def workspace_at(path: str) -> Workspace:
-    """The workspace of a published collection or of a declaration."""
-    from rasteret_assets.storage.workspace import Workspace
+def declarations() -> Path:
+    """The folder of declarations where none is given."""
+    from rasteret_assets.declare import COLLECTIONS_VARIABLE
 
-    if not path.lower().endswith((".yaml", ".yml")):
-        return Workspace.at(path)
-    from rasteret_assets.declare import read_spec
+    return Path(os.environ.get(COLLECTIONS_VARIABLE) or "collections")
 
-    return workspace_of(read_spec(path))
+
+def published_place(given: str) -> str:
+    """Where a collection is published: as it was given, or as its declaration says, by file or by name."""
+    from rasteret_assets.declare import read_spec, read_specs
+
+    if given.lower().endswith((".yaml", ".yml")):
+        return str(read_spec(given).published_path)
+    folder = declarations()
+    if "/" not in given and not Path(given).exists() and folder.is_dir():
+        return next((str(spec.published_path) for spec in read_specs(folder) if spec.name == given), given)
+    return given
 
 
 def workspace_of(spec: CollectionSpec) -> Workspace:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rasteret_assets.cli.common import console_of_stdout, in_one_line, print_json, printable, workspace_at
+from rasteret_assets.cli.common import console_of_stdout, in_one_line, print_json, printable, published_place
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,11 +34,14 @@ def failures(
 ) -> None:
     """Say which headers of a collection could not be read or are in another CRS than their record says, and what to do.
 
-    PATH is the folder or URI a collection is published in (..._records), or the YAML file that declares it.
+    PATH is the folder or URI a collection is published in (..._records), or the YAML file or name of a declared one.
     """
-    from rasteret_assets.stages.ledger import read_failures
+    from rasteret_assets.stages.ledger import REMEDIES, read_failures
+    from rasteret_assets.storage.workspace import Workspace
 
-    found = read_failures(workspace_at(path)).select(error_class=error_class, host=host)
+    if error_class is not None and error_class not in REMEDIES:
+        raise click.UsageError(f"no class is called {error_class}; there are {', '.join(REMEDIES)}")
+    found = read_failures(Workspace.at(published_place(path))).select(error_class=error_class, host=host)
     if as_json:
         rows = found.table if limit is None else found.table.slice(0, limit)
         print_json({"summary": found.summary().to_pylist(), "failures": rows.to_pylist()})

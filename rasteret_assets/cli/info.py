@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from rasteret_assets.cli.common import in_one_line, json_option, print_json
+from rasteret_assets.cli.common import in_one_line, json_option, print_json, published_place
 
 # ruff: noqa: PLC0415  (see common.py)
 
@@ -16,13 +16,11 @@ from rasteret_assets.cli.common import in_one_line, json_option, print_json
 def info(path: str, *, as_json: bool) -> None:
     """Say what a published collection holds.
 
-    PATH is the folder or URI a collection is published in (..._records), or the YAML file that declares it.
+    PATH is the folder or URI a collection is published in (..._records), or the YAML file or name of a declared one.
     """
     from rasteret_assets.collection import load
-    from rasteret_assets.declare import read_spec
 
-    declared = path.lower().endswith((".yaml", ".yml"))
-    place = str(read_spec(path).published_path) if declared else path
+    place = published_place(path)
     collection = load(place)
     summary = collection.summary
     document = {

@@ -37,6 +37,9 @@ def init(
     from rasteret_assets.declare import propose
 
     path = table if "://" in table else str(Path(table).expanduser().absolute())
+    # The file lies elsewhere: what is relative in it starts there, and what was typed here.
+    if workspace_dir is not None and "://" not in workspace_dir:
+        workspace_dir = str(Path(workspace_dir).expanduser().absolute())
     proposal = propose(path, name=name, workspace_dir=workspace_dir)
     file = out or Path("collections") / f"{proposal.values['name']}.yaml"
     if not dry_run:

@@ -18,7 +18,7 @@ from rasteret_assets.collection.verify import Verify, problem_with
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.spec import PUBLISHED_SUFFIXES
 from rasteret_assets.storage.filesystems import each_file, list_files
-from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace import STAGES_SUFFIX, Workspace
 
 _READ_COLUMNS = (*schema.REQUIRED_COLUMNS, schema.BBOX)
 _LOOKS = 5
@@ -149,6 +149,12 @@ def _parquet_files(fs: pafs.FileSystem, root: str, path: str) -> dict[str, int]:
     files = {found.path: found.size for found in list_files(fs, root, (".parquet",))}
     if not files:
         raise CollectionError(f"{path} holds no *.parquet file: it is no published collection")
+    folders = {tuple(file.removeprefix(root).strip("/").split("/")[:-1]) for file in files}
+    if root.endswith(STAGES_SUFFIX) or any(part.endswith(STAGES_SUFFIX) for parts in folders for part in parts):
+        # Stages have the columns of a collection too, some of them: records would be there twice.
+        found = sorted({parts[0] for parts in folders if parts and parts[0].endswith(PUBLISHED_SUFFIXES)})
+        inside = f", such as {', '.join(found)}" if found else ""
+        raise CollectionError(f"{path} holds stages, it is no collection: load one that was published{inside}")
     return files
 
 

@@ -52,6 +52,13 @@ def cloud_cover_below(table: pa.Schema, limit: float) -> pc.Expression:
         )
     if isinstance(limit, bool) or not isinstance(limit, (int, float)):
         raise SpecError(f"cloud_cover_lt={limit!r} is no number of percent")
+    kind = table.field(schema.CLOUD_COVER).type
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
+    if not any(is_kind(kind) for is_kind in numbers):
+        raise CollectionError(
+            f"cloud_cover_lt needs numbers in {schema.CLOUD_COVER!r}, which holds {kind}: make them numbers in the "
+            "record table"
+        )
     return pc.field(schema.CLOUD_COVER) < limit
 
 

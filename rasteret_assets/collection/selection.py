@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -80,7 +80,9 @@ def known_bands(collection: Collection, bands: str | Sequence[str]) -> list[str]
         BandNotFoundError: if the collection lacks one.
         CollectionError: if there is no column with the addresses of one.
     """
-    names = [bands] if isinstance(bands, str) else list(bands)
+    names = [bands] if isinstance(bands, str) else list(bands) if isinstance(bands, Iterable) else [bands]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise SpecError(f"bands={bands!r} names no band by {wrong[0]!r}: this collection has {collection.bands}")
     known = collection.bands
     if not names:
         raise SpecError(f"bands is empty: this collection has {known}")

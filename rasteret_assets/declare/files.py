@@ -37,6 +37,11 @@ def read_specs(folder: str | Path) -> list[CollectionSpec]:
             specs.append(read_spec(file))
         except SpecError as error:
             problems.append(str(error))
+    file_of: dict[str, Path] = {}
+    for file, spec in zip(files, specs, strict=False) if not problems else ():
+        if first := file_of.get(spec.name):
+            problems.append(f"{file}: declares {spec.name!r}, and so does {first}: give one of them another name")
+        file_of.setdefault(spec.name, file)
     if problems:
         raise SpecError("\n".join(problems))
     return specs
@@ -57,7 +62,7 @@ def read_spec(file: str | Path) -> CollectionSpec:
     try:
         return CollectionSpec(**{"name": file.stem, **values})
     except ValidationError as error:
-        problems = explain(error, list(CollectionSpec.model_fields))
+        problems = explain(error, CollectionSpec)
     lines = [f"{file}:{_line(document, place, text)}: {text}" for place, text in problems]
     raise SpecError("\n".join(lines))
 

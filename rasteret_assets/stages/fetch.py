@@ -129,7 +129,8 @@ class _Fetch:
         finally:
             for timer in self.timers.values():
                 timer.cancel()
-        self._flush()
+            # Also where an interrupt ends it: what is finished need not be asked for again.
+            self._flush()
         self._report(final=True)
 
     def _pump(self, queue: HostQueue) -> None:

@@ -6,13 +6,14 @@ source, and asks no host.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
+from rasteret_assets.errors import SpecError
 from rasteret_assets.schema import HREF, ID
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.digest import hash_texts
@@ -35,6 +36,8 @@ RETRY: Final = "headers to try again"
 FORCED: Final = "forced"
 REVALIDATED: Final = "revalidated"
 GONE: Final = "gone from the source"
+
+_MOST_NAMED: Final = 24
 
 #: Rows of :meth:`BuildPlan.to_table`.
 PLAN_SCHEMA: Final = pa.schema(
@@ -134,9 +137,15 @@ def stale_partitions(
         force: whether every partition is to be built.
         revalidate: whether every partition's headers are to be asked about.
         only: look at no others.
+
+    Raises:
+        SpecError: if neither the source nor the collection has a partition of ``only``.
     """
     reasons: dict[str, str] = {}
-    for key in sorted({*profile.partitions, *states}):
+    there = sorted({*profile.partitions, *states})
+    if unknown := sorted({*(only or ())}.difference(there)):
+        raise SpecError(f"there is no partition {', '.join(unknown)}; the source has {_some(there) or 'none'}")
+    for key in there:
         if only is not None and key not in only:
             continue
         reason = _reason(states.get(key), key, profile, spec)
@@ -145,6 +154,11 @@ def stale_partitions(
         if reason is not None:
             reasons[key] = reason
     return reasons
+
+
+def _some(keys: Sequence[str]) -> str:
+    """Keys as a sentence takes them: all of a few, the ends of many."""
+    return ", ".join(keys) if len(keys) <= _MOST_NAMED else f"{len(keys)}, from {keys[0]} to {keys[-1]}"
 
 
 def _reason(state: Mapping[str, Any] | None, key: str, profile: SourceProfile, spec: CollectionSpec) -> str | None:
@@ -180,6 +194,9 @@ def plan_build(
         force: as for the build.
         revalidate: as for the build; headers that would only be asked about count as reused.
         only: partitions to look at; all when omitted.
+
+    Raises:
+        SpecError: if neither the source nor the collection has one of them.
     """
     profile = load_profile(workspace, source, spec)
     states = verified_states(workspace)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -119,6 +120,10 @@ class Source:
         return SourceError(f"{self.label}: cannot be read: {text}")
 
 
+_VECTOR_FORMATS: Final = ("geojson", "gpkg", "shp", "fgb", "gdb")
+_PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
+
+
 def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None) -> Source:
     """Open ``data`` as a record table.
 
@@ -134,7 +139,8 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None) -> Sour
     """
     source = open_table(data, filesystem)
     columns = _projection(source, spec)
-    names = source.schema.names if columns is None else columns
+    # A row number that pandas writes beside the columns of a filtered DataFrame says nothing of a record.
+    names = [name for name in source.schema.names if not _PANDAS_INDEX.fullmatch(name)] if columns is None else columns
     times = Counter(source.schema.names)
     if double := sorted({name for name in names if times[name] > 1}):
         raise SourceError(f"{source.label}: has several columns named {double}; rename all but one")
@@ -208,7 +214,14 @@ def _file_schema(fs: pafs.FileSystem, path: str) -> pa.Schema:
         with fs.open_input_file(path) as file:
             return pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{redact(path)}: not a readable Parquet file: {error}") from error
+        raise SourceError(f"{redact(path)}: not a readable Parquet file: {error}{_other_format(path)}") from error
+
+
+def _other_format(path: str) -> str:
+    """What helps with a file that is no Parquet by its name."""
+    suffix = path.rpartition("/")[2].lower().rpartition(".")[2]
+    reader = {"csv": "pandas", "json": "pandas", "xlsx": "pandas"} | dict.fromkeys(_VECTOR_FORMATS, "geopandas")
+    return f"; read it with {reader[suffix]}, and give the table" if suffix in reader else ""
 
 
 def _open_arrow(data: Any) -> Source:
@@ -222,16 +235,29 @@ def _open_arrow(data: Any) -> Source:
         # A GeoDataFrame: as a stream it would be a pandas table, which knows no geometries.
         dataset = ds.dataset(pa.table(data.to_arrow(index=False)))
     elif hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
-        dataset = ds.dataset(pa.table(data))
+        dataset = ds.dataset(_exported(data))
     else:
+        lazy = "; collect() it first" if hasattr(data, "collect") else ""
         raise SourceError(
-            f"{type(data).__name__} is no record table: give a path, a pyarrow Table, Dataset or RecordBatchReader, "
-            "or any object with __arrow_c_stream__"
+            f"{type(data).__name__} is no record table{lazy}: give a path, a pyarrow Table, Dataset or "
+            "RecordBatchReader, or any object with __arrow_c_stream__"
         )
     label = f"the {type(data).__name__}"
     fingerprint = f"memory-{id(data):x}"
     part = SourcePart(version=fingerprint, dataset=dataset)
     return Source(dataset=dataset, schema=dataset.schema, fingerprint=fingerprint, label=label, parts=(part,))
+
+
+def _exported(data: Any) -> pa.Table:
+    """What an object hands over as an Arrow stream or array."""
+    try:
+        return pa.table(data)
+    except (pa.ArrowException, TypeError) as error:
+        reason = " ".join(str(part) for part in error.args)
+        raise SourceError(
+            f"the {type(data).__name__} is no Arrow table ({reason}): make footprints a GeoDataFrame's, or WKB or WKT, "
+            "and columns of other objects numbers or text"
+        ) from error
 
 
 def _check_storable(source: Source) -> None:
@@ -280,7 +306,17 @@ def _check_contract(source: Source, spec: CollectionSpec) -> None:
         raise MissingColumnError(
             f"{source.label}: no record table, it lacks {', '.join(missing)}.{projected} Name the columns that hold "
             f"them with column_map={{{theirs or 'their name'!r}: {missing[0]!r}}}{href}. It has {_listed(names)}"
+            f"{_nested(source.schema)}"
         )
+
+
+def _nested(table: pa.Schema) -> str:
+    """What helps where STAC items are rows as they are in JSON."""
+    if "properties" not in table.names or not pa.types.is_struct(table.field("properties").type):
+        return ""
+    return (
+        ". These look like STAC items with their properties in a struct: make each a column (as stac-geoparquet does)"
+    )
 
 
 def _scanned_field(field: pa.Field) -> pa.Field:

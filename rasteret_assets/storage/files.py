@@ -6,6 +6,7 @@ object store's own output stream would publish what was written so far when it f
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import tempfile
@@ -92,8 +93,13 @@ class Files:
     stages: str
 
     def has(self, path: str) -> bool:
-        """Whether there is a file at a path."""
-        return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
+        """Whether there is a file at a path.
+
+        Raises:
+            WorkspaceError: if that cannot be told.
+        """
+        with looking(path):
+            return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
 
     @contextmanager
     def open_table(self, path: str) -> Iterator[pq.ParquetFile | None]:
@@ -313,8 +319,23 @@ def _opened(open_file: Callable[[str], pa.NativeFile], path: str) -> pa.NativeFi
     except FileNotFoundError:
         return None
     except OSError as error:
-        helps = "see that its storage can be reached, and that you may read there"
-        raise CollectionError(f"{path} cannot be opened ({error}): {helps}") from error
+        raise CollectionError(f"{path} cannot be opened ({error}): {_reach(error)}") from error
+
+
+@contextmanager
+def looking(path: str) -> Iterator[None]:
+    """Name what could not be looked for."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceError(f"{path} cannot be looked for ({error}): {_reach(error)}") from error
+
+
+def _reach(error: OSError) -> str:
+    """What helps where the way to a file is barred."""
+    if error.errno == errno.ENOTDIR:
+        return "a folder on its way is a file: choose another workspace_dir"
+    return "see that its storage can be reached, and that you may read there"
 
 
 def _damaged(path: str, error: Exception) -> CollectionError:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ import pyarrow.fs as pafs
 
 from rasteret_assets.schema import HIVE_NULL, MONTH, YEAR, partition_key, partition_values
 from rasteret_assets.spec import PUBLISHED_SUFFIXES
-from rasteret_assets.storage.files import Files
+from rasteret_assets.storage.files import Files, looking
 from rasteret_assets.storage.filesystems import each_file, resolve_filesystem
 from rasteret_assets.storage.locks import held
 
@@ -30,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 PART_NAME = "part-0.parquet"
 STATE_STAGE = "collection"
+#: Ends the name of the folder beside a published one, in which all else of its collection lies.
+STAGES_SUFFIX: Final = "_stages"
 
 _VALUE: Final = rf"(\d{{1,4}}|{HIVE_NULL})"
 _PUBLISHED_FILE: Final = re.compile(rf"{YEAR}={_VALUE}/{MONTH}={_VALUE}/{re.escape(PART_NAME)}", re.ASCII)
@@ -55,7 +58,7 @@ class Workspace(Files):
         # One suffix only: stac_records and records_stac are two names.
         suffix = next((suffix for suffix in PUBLISHED_SUFFIXES if published.endswith(suffix)), "")
         stem = published.removesuffix(suffix)
-        return cls(fs=fs, published=published, stages=f"{stem}_stages")
+        return cls(fs=fs, published=published, stages=f"{stem}{STAGES_SUFFIX}")
 
     # --- paths -------------------------------------------------------------------------------------------------------
 
@@ -105,10 +108,23 @@ class Workspace(Files):
     def states(self) -> dict[str, dict[str, Any]]:
         """State of every published partition by key, in key order."""
         folder = pafs.FileSelector(f"{self.stages}/{STATE_STAGE}", allow_not_found=True)
-        names = sorted(info.base_name for info in self.fs.get_file_info(folder) if info.base_name.endswith(".json"))
+        with looking(folder.base_dir):
+            infos = self.fs.get_file_info(folder)
+        names = sorted(info.base_name for info in infos if info.base_name.endswith(".json"))
         paths = [f"{folder.base_dir}/{name}" for name in names]
         found = zip(names, each_file(self.fs, self.read_json, paths), strict=True)
         return {name.removesuffix(".json"): state for name, state in found if state is not None}
+
+    def failures(self, states: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, int]:
+        """Headers that the published partitions lack, by error class.
+
+        Args:
+            states: of the partitions, where they are known already.
+        """
+        counts: Counter[str] = Counter()
+        for state in (self.states() if states is None else states).values():
+            counts.update(state.get("failures", {}))
+        return dict(sorted(counts.items()))
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -120,4 +136,5 @@ class Workspace(Files):
     def exists(self) -> bool:
         """Whether anything was published here."""
         selector = pafs.FileSelector(self.published, allow_not_found=True, recursive=True)
-        return any(info.type == pafs.FileType.File for info in self.fs.get_file_info(selector))
+        with looking(self.published):
+            return any(info.type == pafs.FileType.File for info in self.fs.get_file_info(selector))

@@ -227,6 +227,9 @@ def test_unknown_cloud_cover_is_not_clear():
         opened([]).subset(cloud_cover_lt=20)
     with pytest.raises(SpecError, match="no number"):
         found.subset(cloud_cover_lt="20")
+    texts = opened([record("a", **{"eo:cloud_cover": "9"})], **{"eo:cloud_cover": pa.string()})
+    with pytest.raises(CollectionError, match="needs numbers in 'eo:cloud_cover', which holds string"):
+        texts.subset(cloud_cover_lt=20)
 
 
 def test_where_takes_expressions_and_only_these():

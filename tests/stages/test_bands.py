@@ -290,7 +290,7 @@ def test_an_interrupted_fetch_goes_on_where_it_was_kept(server: RangeServer, mon
     with pytest.raises(BaseExceptionGroup):
         read_band_metadata(records, ["B02"], Stopping(), explicit=True, max_concurrent=1, checkpoint=kept)
     saved = sum(source.table.num_rows for source in kept.tables)
-    assert saved == 16
+    assert saved == 18  # all that were finished, not just full groups of four
     server.reset()
     resumed = ledger(records, checkpoint=kept)
     assert len(server.requests) == 30 - saved
