@@ -262,6 +262,23 @@ def test_what_is_typed_for_a_new_declaration_starts_here(project: Project) -> No
     assert read_spec(project.root / "collections" / "records.yaml").workspace_dir == str(project.root / "here")
 
 
+def test_partitions_of_several_collections_are_those_that_each_has(project: Project) -> None:
+    pq.write_table(pq.read_table(project.root / "records.parquet").slice(0, 2), project.root / "few.parquet")
+    text = project.declaration.read_text().replace("records.parquet", "few.parquet")
+    (project.declaration.parent / "few.yaml").write_text(text)
+    few, scenes = document(run("plan", "-p", "2024-02", "--json"))
+    assert [row["partition"] for row in scenes["partitions"]] == ["2024-02"]
+    assert few["partitions"] == []
+    assert run("build", "-p", "2024-02").exit_code == 0
+    assert len(load(project.root / "out" / "scenes_records")) == 1
+    assert run("build", "-p", "2024-13").exit_code == 2
+    alone = run("build", "scenes", "-p", "2024-13")
+    assert (alone.exit_code, "there is no partition 2024-13; the source has 2024-01, 2024-02" in alone.stderr) == (
+        1,
+        True,
+    )
+
+
 def test_two_declarations_of_one_name_are_refused(project: Project) -> None:
     (project.root / "collections" / "other.yaml").write_text("name: scenes\npath: x.parquet\n")
     found = run("plan")

@@ -60,9 +60,10 @@ def plan(
     """
     from rasteret_assets.api import plan as plan_build
 
-    documents = []
-    for spec in declared(collections, folder):
-        found = plan_build(spec, force=force, revalidate=revalidate, partitions=list(partitions) or None)
+    documents, specs = [], declared(collections, folder)
+    asked = _asked(specs, partitions)
+    for spec in specs:
+        found = plan_build(spec, force=force, revalidate=revalidate, partitions=asked.get(spec.name))
         if as_json:
             rows = found.to_table().to_pylist()
             documents.append(
@@ -93,9 +94,10 @@ def build(
     is set the build is recorded on that instance.
     """
     documents, specs = [], declared(collections, folder)
+    asked = _asked(specs, partitions)
     with dagster_instance() as instance:
         for spec in specs:
-            options: dict[str, Any] = {"force": force, "revalidate": revalidate, "partitions": list(partitions) or None}
+            options: dict[str, Any] = {"force": force, "revalidate": revalidate, "partitions": asked.get(spec.name)}
             done = _by_library(spec, **options) if instance is None else _by_graph(spec, instance, **options)
             documents.append({"collection": spec.name, "path": spec.published_path, **done})
             if not as_json:
@@ -164,6 +166,31 @@ def discover(*, folder: Path | None, as_json: bool) -> None:
                 click.echo(f"{spec.name}: {len(keys)} partitions ({', '.join(shown)})")
     if as_json:
         print_json(found)
+
+
+def _asked(specs: Sequence[CollectionSpec], partitions: Sequence[str]) -> dict[str, list[str]]:
+    """The partitions to look at, by collection; of several collections each gets those that it has.
+
+    Raises:
+        UsageError: if none of several has one of them; a single one refuses by itself what it has not.
+    """
+    if not partitions:
+        return {}
+    if len(specs) == 1:
+        return {specs[0].name: list(partitions)}
+    from rasteret_assets.stages.look import load_profile
+    from rasteret_assets.stages.scan import open_source
+
+    there = {}
+    for spec in specs:
+        workspace = workspace_of(spec)
+        there[spec.name] = {
+            *load_profile(workspace, open_source(spec.path, spec), spec).partitions,
+            *workspace.states(),
+        }
+    if unknown := [key for key in partitions if not any(key in keys for keys in there.values())]:
+        raise click.UsageError(f"no collection has a partition {', '.join(unknown)}")
+    return {name: [key for key in partitions if key in keys] for name, keys in there.items()}
 
 
 def _by_library(
