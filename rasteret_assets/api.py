@@ -21,7 +21,7 @@ from rasteret_assets.stages.build import BuildReport, build_partitions
 from rasteret_assets.stages.join import join_band_metadata
 from rasteret_assets.stages.look import load_profile
 from rasteret_assets.stages.normalize import normalize_records
-from rasteret_assets.stages.plan import BuildPlan, plan_build, stale_partitions
+from rasteret_assets.stages.plan import GONE, BuildPlan, plan_build, stale_partitions
 from rasteret_assets.stages.profile import profile_source
 from rasteret_assets.stages.scan import Source, open_source
 from rasteret_assets.stages.stac import COLLECTION_DOCUMENT
@@ -225,6 +225,9 @@ def _build(
     profile = load_profile(workspace, source, spec)
     states = verified_states(workspace)
     reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
+    gone = [key for key, reason in reasons.items() if reason == GONE]
+    if gone and len(gone) == len(states):
+        _log.warning("%s: its table has no record of what is published: unpublishing all of it", workspace.published)
     options = {"force": force, "revalidate": revalidate}
     with terminal_progress("headers") as progress:
         results = build_partitions(

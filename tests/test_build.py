@@ -121,6 +121,17 @@ def test_a_partition_that_lost_all_records_is_removed(scenes: Scenes) -> None:
     assert build(scenes.spec).reasons == {}
 
 
+def test_a_table_without_a_record_of_what_is_published_is_told_of(scenes: Scenes, caplog) -> None:
+    build(scenes.spec)
+    assert caplog.text == ""
+    for file in ("january", "february"):
+        path = scenes.folder / f"{file}.parquet"
+        pq.write_table(pq.read_table(path).slice(0, 0), path)
+    build(scenes.spec)
+    assert "no record of what is published: unpublishing all of it" in caplog.text
+    assert scenes.ids() == []
+
+
 def test_only_the_files_that_changed_are_read(scenes: Scenes) -> None:
     build(scenes.spec)
     content = (scenes.folder / "january.parquet").read_bytes()

@@ -225,6 +225,6 @@ def check_rejected(rejected: pa.Table, count: int, total: int, most: float) -> N
     share = math.ceil(1000 * count / total) / 1000
     raise InvalidRecordError(
         f"{count} of {total} records break the record contract: {first}{more}. Mend them in the source, or "
-        f"tolerate them with max_rejected={share:g} in the collection's spec: they then go to "
+        f"tolerate them with max_rejected={share:g} in a CollectionSpec or its YAML file: they then go to "
         "rejected_records"
     )
