@@ -21,7 +21,7 @@ from rasteret_assets.stages.build import BuildReport, build_partitions
 from rasteret_assets.stages.join import join_band_metadata
 from rasteret_assets.stages.look import load_profile
 from rasteret_assets.stages.normalize import normalize_records
-from rasteret_assets.stages.plan import GONE, BuildPlan, plan_build, stale_partitions
+from rasteret_assets.stages.plan import GONE, BuildPlan, plan_build, refuse_unknown, stale_partitions
 from rasteret_assets.stages.profile import profile_source
 from rasteret_assets.stages.scan import Source, open_source
 from rasteret_assets.stages.stac import COLLECTION_DOCUMENT
@@ -113,7 +113,9 @@ def build_from_table(
             "%s: %d partitions were left by a build that did not end, or their files are missing or damaged (%s); "
             "building them", target, len(unfinished), ", ".join(unfinished[:10]),
         )  # fmt: skip
-    _build(workspace, open_source(path, spec, filesystem), spec, backend, force=force, partitions=unfinished)
+    # Another process may have ended what was unfinished a moment ago.
+    options: dict[str, Any] = {"force": force, "partitions": unfinished, "must_exist": False}
+    _build(workspace, open_source(path, spec, filesystem), spec, backend, **options)
     return load(target, name=name)
 
 
@@ -187,7 +189,9 @@ def _backend(given: StorageBackend | None, spec: CollectionSpec) -> StorageBacke
     if given is None:
         return create_backend(cloud_config=spec.cloud)
     if not isinstance(given, StorageBackend):
-        raise SpecError(f"backend={given!r} has no get_range and get_ranges: make one with create_backend()")
+        raise SpecError(
+            f"backend= is a {type(given).__name__} without get_range and get_ranges: create_backend() makes one"
+        )
     return given
 
 
@@ -220,10 +224,13 @@ def _build(
     force: bool = False,
     revalidate: bool = False,
     partitions: Sequence[str] | None = None,
+    must_exist: bool = True,
 ) -> BuildReport:
     _refuse_another(workspace, spec)
     profile = load_profile(workspace, source, spec)
     states = verified_states(workspace)
+    if must_exist:
+        refuse_unknown(partitions, profile, states)
     reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
     gone = [key for key, reason in reasons.items() if reason == GONE]
     if gone and len(gone) == len(states):

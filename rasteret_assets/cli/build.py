@@ -212,13 +212,14 @@ def _by_graph(
 ) -> dict[str, Any]:
     from rasteret_assets.orchestration.materialize import materialize_collection
     from rasteret_assets.stages.look import load_profile
-    from rasteret_assets.stages.plan import stale_partitions
+    from rasteret_assets.stages.plan import refuse_unknown, stale_partitions
     from rasteret_assets.stages.scan import open_source
     from rasteret_assets.storage.states import verified_states
 
     workspace = workspace_of(spec)
     profile = load_profile(workspace, open_source(spec.path, spec), spec)
     states = verified_states(workspace)
+    refuse_unknown(partitions, profile, states)
     reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
     totals: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
     if reasons:

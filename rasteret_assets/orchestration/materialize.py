@@ -10,7 +10,7 @@ import dagster as dg
 from dagster._core.errors import DagsterAssetCheckFailedError
 
 from rasteret_assets.checks import require_publishable
-from rasteret_assets.errors import RasteretAssetsError, SpecError
+from rasteret_assets.errors import RasteretAssetsError
 from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.metadata import counts_of
 from rasteret_assets.orchestration.names import build_job_name, source_key
@@ -23,6 +23,7 @@ from rasteret_assets.orchestration.partitions import (
 from rasteret_assets.orchestration.resources import default_resources
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.stages.look import load_profile
+from rasteret_assets.stages.plan import refuse_unknown
 from rasteret_assets.stages.profile import SourceProfile
 
 #: Counts by stage: ``{"raw_records": {"rows": ...}, "band_metadata": {"headers_fetched": ...}, ...}``.
@@ -63,7 +64,8 @@ def materialize_collection(
     profile = load_profile(workspace, filesystem.open_source(spec), spec)
     states = workspace.states()
     order = discover_partitions(instance, spec, profile, states)
-    wanted = _wanted(keys, sorted({*profile.partitions, *states}))
+    refuse_unknown(keys, profile, states)
+    wanted = sorted({*profile.partitions, *states}) if keys is None else keys
     published = {key: str(state["source_version"]) for key, state in states.items()}
     _observe(instance, spec, profile, published)
 
@@ -87,14 +89,6 @@ def materialize_collection(
             for key, stages in done.items():
                 on_partition(key, stages)
     return counts
-
-
-def _wanted(keys: Sequence[str] | None, existing: Sequence[str]) -> Sequence[str]:
-    if keys is None:
-        return existing
-    if unknown := [key for key in keys if key not in existing]:
-        raise SpecError(f"there is no partition {', '.join(unknown)}; the source has {', '.join(existing) or 'none'}")
-    return keys
 
 
 def _observe(

@@ -6,7 +6,7 @@ source, and asks no host.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -137,15 +137,9 @@ def stale_partitions(
         force: whether every partition is to be built.
         revalidate: whether every partition's headers are to be asked about.
         only: look at no others.
-
-    Raises:
-        SpecError: if neither the source nor the collection has a partition of ``only``.
     """
     reasons: dict[str, str] = {}
-    there = sorted({*profile.partitions, *states})
-    if unknown := sorted({*(only or ())}.difference(there)):
-        raise SpecError(f"there is no partition {', '.join(unknown)}; the source has {_some(there) or 'none'}")
-    for key in there:
+    for key in sorted({*profile.partitions, *states}):
         if only is not None and key not in only:
             continue
         reason = _reason(states.get(key), key, profile, spec)
@@ -156,9 +150,16 @@ def stale_partitions(
     return reasons
 
 
-def _some(keys: Sequence[str]) -> str:
-    """Keys as a sentence takes them: all of a few, the ends of many."""
-    return ", ".join(keys) if len(keys) <= _MOST_NAMED else f"{len(keys)}, from {keys[0]} to {keys[-1]}"
+def refuse_unknown(asked: Collection[str] | None, profile: SourceProfile, states: Collection[str]) -> None:
+    """Refuse partitions that somebody asks for and that neither the source nor the collection has.
+
+    Raises:
+        SpecError: naming them, and those that there are.
+    """
+    there = sorted({*profile.partitions, *states})
+    if unknown := sorted({*(asked or ())}.difference(there)):
+        few = ", ".join(there) if len(there) <= _MOST_NAMED else f"{len(there)}, from {there[0]} to {there[-1]}"
+        raise SpecError(f"there is no partition {', '.join(unknown)}; the source has {few or 'none'}")
 
 
 def _reason(state: Mapping[str, Any] | None, key: str, profile: SourceProfile, spec: CollectionSpec) -> str | None:
@@ -200,6 +201,7 @@ def plan_build(
     """
     profile = load_profile(workspace, source, spec)
     states = verified_states(workspace)
+    refuse_unknown(only, profile, states)
     reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=only)
     plans = {key: PartitionPlan(reason=reason) for key, reason in reasons.items()}
     current = sorted({*profile.partitions}.difference(plans) if only is None else set(only).difference(plans))
