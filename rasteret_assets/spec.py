@@ -155,6 +155,13 @@ class CollectionSpec(_Model):
             raise ValueError(f"{value!r} is no name for a collection: use letters, digits, '_', '-' and '.'")
         return value
 
+    @field_validator("columns", "band_codes", mode="before")
+    @classmethod
+    def _no_lone_name(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"{value!r} is one name: write a list, [{value}]")  # noqa: TRY004  (pydantic's own)
+        return value
+
     @field_validator("column_map", "band_index_map", "url_rewrite_patterns", mode="before")
     @classmethod
     def _none_is_empty(cls, value: Any) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -260,6 +262,23 @@ def test_init_of_nothing_says_so(tmp_path: Path) -> None:
 def test_what_is_typed_for_a_new_declaration_starts_here(project: Project) -> None:
     assert run("init", "records.parquet", "--workspace", "here").exit_code == 0
     assert read_spec(project.root / "collections" / "records.yaml").workspace_dir == str(project.root / "here")
+
+
+def test_an_interrupted_build_keeps_what_has_come_and_says_so(project: Project) -> None:
+    project.server.fault = lambda path, before: "slow" if path == "/b.tif" else None
+    command = [str(Path(sys.executable).with_name("rasteret-assets")), "build"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while sorted(project.server.paths) != ["/a.tif", "/b.tif", "/c.tif"]:
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=15)
+    assert (process.returncode, said.splitlines()[-1].partition(".")[0]) == (130, "Interrupted")
+    project.server.fault = lambda path, before: None
+    project.server.reset()
+    assert run("build").exit_code == 0
+    assert project.server.paths == ["/b.tif"]
 
 
 def test_partitions_of_several_collections_are_those_that_each_has(project: Project) -> None:

@@ -44,6 +44,7 @@ def test_signature_of_build_from_table_is_rasterets() -> None:
             r"asks for \['B03'\].*only \['B02'\]",
         ),
         ({"band_codes": []}, "band_codes is empty"),
+        ({"band_codes": "red"}, r"band_codes: 'red' is one name: write a list, \[red\]"),
         ({"band_codes": ["a", "a"]}, r"\['a'\] more than once"),
         ({"column_map": {"a": "id", "b": "id"}}, r"several columns to \['id'\]"),
         ({"columns": ["id"], "column_map": {"fid": "id"}}, r"\['fid'\], which columns"),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ def build(
     """
     documents, specs = [], declared(collections, folder)
     asked = _asked(specs, partitions)
-    with dagster_instance() as instance:
+    with _told_of_interrupts(), dagster_instance() as instance:
         for spec in specs:
             options: dict[str, Any] = {"force": force, "revalidate": revalidate, "partitions": asked.get(spec.name)}
             done = _by_library(spec, **options) if instance is None else _by_graph(spec, instance, **options)
@@ -166,6 +167,16 @@ def discover(*, folder: Path | None, as_json: bool) -> None:
                 click.echo(f"{spec.name}: {len(keys)} partitions ({', '.join(shown)})")
     if as_json:
         print_json(found)
+
+
+@contextmanager
+def _told_of_interrupts() -> Iterator[None]:
+    """End with what an interrupted build leaves, and with the exit code that shells give to one."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("Interrupted. Headers that have come are kept: the same command goes on from there.", err=True)
+        sys.exit(130)
 
 
 def _asked(specs: Sequence[CollectionSpec], partitions: Sequence[str]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import inspect
 import os
 import sys
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -26,22 +27,36 @@ _started: ContextVar[list[Future[Any]] | None] = ContextVar("_started", default=
 
 _locks: dict[int, threading.Lock] = {}
 
+#: What a cancelled coroutine may take to hand on what it has.
+_PUTTING_AWAY_S: Final = 3.0
+
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine. Interrupting the wait cancels it."""
+    """The result of a coroutine. Interrupting the wait cancels it, and gives it a moment to put away what it has."""
     # A forked process inherits the loop but not its thread, and perhaps a lock that nobody will open: by process id it
     # gets its own. Without a lock, threads that need the first loop at the same time would make one each.
     process = os.getpid()
     with _locks.setdefault(process, threading.Lock()):
         loop = _loop(process)
-    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    ended = threading.Event()
+    future = asyncio.run_coroutine_threadsafe(_telling(coroutine, ended), loop)
     if (started := _started.get()) is not None:
         started.append(future)
     try:
         return future.result()
     except BaseException:
         future.cancel()
+        if not ended.wait(_PUTTING_AWAY_S) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            coroutine.close()  # cancelled before its first step, of which nobody told
         raise
+
+
+async def _telling(coroutine: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+    """The same coroutine, which says when it has come to its end, whatever that is."""
+    try:
+        return await coroutine
+    finally:
+        ended.set()
 
 
 @contextmanager
