@@ -179,6 +179,7 @@ def build(
             being published; nothing of the build is.
     """
     workspace = _workspace(spec)
+    _refuse_another(workspace, spec)
     source = open_source(spec.path, spec, filesystem)
     backend = _backend(backend, spec)
     options = {"force": force or spec.force, "revalidate": revalidate}
@@ -226,7 +227,6 @@ def _build(
     partitions: Sequence[str] | None = None,
     must_exist: bool = True,
 ) -> BuildReport:
-    _refuse_another(workspace, spec)
     profile = load_profile(workspace, source, spec)
     states = verified_states(workspace)
     if must_exist:

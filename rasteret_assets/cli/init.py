@@ -36,11 +36,9 @@ def init(
     """
     from rasteret_assets.declare import propose
 
-    path = table if "://" in table else str(Path(table).expanduser().absolute())
     # The file lies elsewhere: what is relative in it starts there, and what was typed here.
-    if workspace_dir is not None and "://" not in workspace_dir:
-        workspace_dir = str(Path(workspace_dir).expanduser().absolute())
-    proposal = propose(path, name=name, workspace_dir=workspace_dir)
+    workspace = None if workspace_dir is None else _from_here(workspace_dir)
+    proposal = propose(_from_here(table), name=name, workspace_dir=workspace)
     file = out or Path("collections") / f"{proposal.values['name']}.yaml"
     if not dry_run:
         if file.exists() and not overwrite:
@@ -59,3 +57,8 @@ def init(
         click.echo(f"wrote {file}; see what a build would do with: rasteret-assets plan {file}")
     if proposal.warnings:
         sys.exit(1)
+
+
+def _from_here(path: str) -> str:
+    """A path as it was typed, for use elsewhere; URIs as they are."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())

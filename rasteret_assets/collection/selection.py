@@ -80,7 +80,7 @@ def known_bands(collection: Collection, bands: str | Sequence[str]) -> list[str]
         BandNotFoundError: if the collection lacks one.
         CollectionError: if there is no column with the addresses of one.
     """
-    names = [bands] if isinstance(bands, str) else list(bands) if isinstance(bands, Iterable) else [bands]
+    names = list(bands) if isinstance(bands, Iterable) and not isinstance(bands, str) else [bands]
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise SpecError(f"bands={bands!r} names no band by {wrong[0]!r}: this collection has {collection.bands}")
     known = collection.bands

@@ -32,16 +32,16 @@ def read_specs(folder: str | Path) -> list[CollectionSpec]:
     """
     files = sorted(path for path in Path(folder).iterdir() if path.suffix in {".yaml", ".yml"})
     specs, problems = [], []
+    file_of: dict[str, Path] = {}
     for file in files:
         try:
-            specs.append(read_spec(file))
+            spec = read_spec(file)
         except SpecError as error:
             problems.append(str(error))
-    file_of: dict[str, Path] = {}
-    for file, spec in zip(files, specs, strict=False) if not problems else ():
-        if first := file_of.get(spec.name):
+            continue
+        specs.append(spec)
+        if (first := file_of.setdefault(spec.name, file)) != file:
             problems.append(f"{file}: declares {spec.name!r}, and so does {first}: give one of them another name")
-        file_of.setdefault(spec.name, file)
     if problems:
         raise SpecError("\n".join(problems))
     return specs

@@ -51,10 +51,9 @@ def _together(
 ) -> pa.StructArray:
     """Structs of the members of one family, for bands that lie in one part of its tables."""
     kinds = list(zip([id(member.shared) for member in members], band_indices, strict=True))
-    first_of = {kind: len(kinds) - 1 - row for row, kind in enumerate(reversed(kinds))}
-    firsts = list(first_of.values())
-    number_of = {kind: number for number, kind in enumerate(first_of)}
-    codes = [number_of[kind] for kind in kinds]
+    number_of = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+    codes = np.array([number_of[kind] for kind in kinds])
+    firsts = np.unique(codes, return_index=True)[1]
     models = _single([members[row].header() for row in firsts], [band_indices[row] for row in firsts])
     tables = family.stack_tables(members, part)
     # What is replaced below is not repeated: tables are nearly all of a header.
