@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.server import RangeServer
+
+# A deadline fails tests by time alone where the machine is busy.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 CORPUS = Path(__file__).parent.parent.parent / "shared" / "corpus"
 

@@ -232,7 +232,6 @@ TestPublishedCollection = PublishedCollection.TestCase
 TestPublishedCollection.settings = settings(
     max_examples=max(1, ROUNDS // STEPS),
     stateful_step_count=STEPS,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     # A failing run of builds is slow to make smaller, and short enough to read.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],

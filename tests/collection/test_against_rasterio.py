@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecatio
 
 EXAMPLES = int(os.environ.get("READ_EXAMPLES", "25"))
 drawn = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 100, database=None,
+    max_examples=EXAMPLES, derandomize=EXAMPLES < 100, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 

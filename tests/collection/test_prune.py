@@ -41,7 +41,7 @@ def overlap(box: tuple[float, ...] | None, area: tuple[float, ...]) -> bool:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.none() | BOXES, min_size=1, max_size=20), st.lists(st.lists(AREAS, min_size=1, max_size=3), max_size=2),
     st.integers(1, 5), st.booleans(),

@@ -74,7 +74,7 @@ def test_query_over_the_antimeridian_finds_both_sides():
     assert ids(opened(rows).subset(bbox=(175.5, -1, -178, 2))) == ["east"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_bbox_finds_what_shapely_finds(data):
     lon, lat = st.floats(-180, 180), st.floats(-90, 90)

@@ -113,7 +113,7 @@ def rasterio_mask(shape, grid: Grid, window: Window, *, all_touched: bool):
     return rasterio.features.geometry_mask([shape], window.shape, transform, all_touched=all_touched, invert=True)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(polygons(smooth))
 def test_centre_rule_is_rasterios(shape):
     grid, window = grid_of(40, 40, origin=(-3.0, 33.0)), Window(col_off=2, row_off=1, width=33, height=29)
@@ -124,7 +124,7 @@ def test_centre_rule_is_rasterios(shape):
     assert (shapely.distance(shape.boundary, shapely.points(xmin + columns + 0.5, ymax - rows - 0.5)) < 1e-9).all()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(polygons(quarter))
 def test_centre_rule_on_centres_and_borders(shape):
     grid, window = grid_of(40, 40, origin=(0.0, 30.0)), Window(col_off=0, row_off=0, width=30, height=30)
@@ -136,7 +136,7 @@ def test_centre_rule_on_centres_and_borders(shape):
     np.testing.assert_array_equal(ours[~on_outline], theirs[~on_outline])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(polygons(smooth))
 def test_all_touched_is_rasterios(shape):
     grid, window = grid_of(40, 40, origin=(-3.0, 33.0)), Window(col_off=2, row_off=1, width=33, height=29)
@@ -153,7 +153,7 @@ def test_all_touched_is_rasterios(shape):
         assert not shape.intersects(shrunk)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(polygons(quarter))
 def test_all_touched_is_every_pixel_whose_inside_is_shared(shape):
     grid, window = grid_of(40, 40, origin=(0.0, 30.0)), Window(col_off=0, row_off=0, width=30, height=30)

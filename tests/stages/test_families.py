@@ -80,7 +80,7 @@ def test_files_with_other_tables_and_places_are_members(file: bytes, overviews: 
         assert family.match(other[: family.end - 1]) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(FILES)), st.integers(0, 2**32), st.booleans(), st.integers(64, 8192))
 def test_a_damaged_file_is_no_member_or_a_sound_header(name: str, seed: int, overviews: bool, kept: int) -> None:
     file = FILES[name]
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_no_member_or_a_sound_header(name: str, seed: int, ove
         assert_same(member, parsed(damaged, overviews=overviews))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(FILES)), st.integers(0, 2**32), st.booleans())
 def test_the_family_of_a_damaged_file_takes_no_header_that_is_not_sound(name: str, seed: int, overviews: bool) -> None:
     damaged = damage(FILES[name], random.Random(seed))
@@ -125,7 +125,7 @@ def test_a_matrix_places_no_family() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([None, *FILES]), st.booleans(), st.integers(0, 2)), max_size=30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_stay_in_their_order_whoever_parsed_them(rows: list[tuple[str | None, bool, int]]) -> None:
     families = {name: family_of(file) for name, file in FILES.items()}
     mixed, alone, bands = [], [], []

@@ -32,7 +32,7 @@ def write(path: Path, records: Sequence[tuple[int, int]], version: int) -> None:
 
 
 @given(changes=CHANGES)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_look_that_reads_only_changed_files_finds_what_a_new_one_finds(
     changes: list[tuple[str, list[tuple[int, int]]]],
 ) -> None:

@@ -115,7 +115,7 @@ def test_parts_are_as_long_as_their_ranges_whatever_is_in_them() -> None:
     assert read_ends_of(answer, 10, 11) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     changes=st.lists(st.tuples(st.integers(0, len(PARTS) - 1), st.binary(max_size=30)), max_size=4),
     kind=st.sampled_from(["multipart/byteranges; boundary=b", 'multipart/byteranges;boundary="b"', "image/tiff", ""]),

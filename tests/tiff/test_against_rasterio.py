@@ -23,7 +23,7 @@ from tests.tiff.support import as_values, serve
 
 DTYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"]
 PREDICTOR_CODECS = {"deflate", "lzw", "zstd"}
-SLOW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 @st.composite

@@ -14,7 +14,7 @@ from rasteret_assets.stages.structs import header_structs
 from rasteret_assets.tiff import NeedBytes, TiffHeader, parse_header
 from tests.tiff.support import craft, geo_keys, serve
 
-FAST = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+FAST = settings(max_examples=300, suppress_health_check=list(HealthCheck))
 SOUND = [craft(order=order, big=big) for order in "<>" for big in (False, True)]
 PEAK = 4 * 1024 * 1024
 
