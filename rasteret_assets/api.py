@@ -13,18 +13,18 @@ import pyarrow.compute as pc
 from rasteret_assets.checks import require_publishable
 from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.headers.stage import check_enrichment, count_failures, read_band_metadata
+from rasteret_assets.pipeline.build import BuildReport, build_partitions
+from rasteret_assets.pipeline.plan import GONE, BuildPlan, plan_build, refuse_unknown, stale_partitions
 from rasteret_assets.progress import terminal_progress
+from rasteret_assets.publish.join import join_band_metadata
+from rasteret_assets.publish.stac import COLLECTION_DOCUMENT
+from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import BANDS, ID, STATUS_OK
+from rasteret_assets.source.open import Source, open_source
+from rasteret_assets.source.profile import profile_source
+from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
-from rasteret_assets.stages.bands import check_enrichment, count_failures, read_band_metadata
-from rasteret_assets.stages.build import BuildReport, build_partitions
-from rasteret_assets.stages.join import join_band_metadata
-from rasteret_assets.stages.look import load_profile
-from rasteret_assets.stages.normalize import normalize_records
-from rasteret_assets.stages.plan import GONE, BuildPlan, plan_build, refuse_unknown, stale_partitions
-from rasteret_assets.stages.profile import profile_source
-from rasteret_assets.stages.scan import Source, open_source
-from rasteret_assets.stages.stac import COLLECTION_DOCUMENT
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.states import unfinished_partitions, verified_states

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from rasteret_assets.stages.headers import HeaderProgress, ProgressCallback
+from rasteret_assets.headers.outcomes import HeaderProgress, ProgressCallback
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -43,7 +43,7 @@ def terminal_progress(description: str) -> Iterator[ProgressFactory]:
         description: what comes in, such as ``"headers"``; stands before the partition key.
 
     Yields:
-        What :func:`~rasteret_assets.stages.run.build_partitions` takes as ``progress``.
+        What :func:`~rasteret_assets.pipeline.stages.build_partitions` takes as ``progress``.
     """
     watch = _Watch(description, _Bar(description) if _bar_is_wanted() else _Log(description))
     try:

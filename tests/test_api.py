@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rasteret_assets import build, build_from_table, load, plan, stages
+from rasteret_assets import build, build_from_table, load, pipeline, plan
 from rasteret_assets.errors import (
     BandNotFoundError,
     CollectionError,
@@ -168,7 +168,7 @@ def test_a_killed_build_goes_on_where_it_was(server: RangeServer, tmp_path: Path
     pq.write_table(record_table(names, {"B02": hrefs}, datetimes=month), source)
     server.fault = lambda path, before: time.sleep(30) if path == "/15.tif" else None
     code = (
-        "import sys; from rasteret_assets.stages import fetch, rows; fetch.BATCH_HEADERS = rows.SAVED_ROWS = 5; "
+        "import sys; from rasteret_assets.headers import fetch, rows; fetch.BATCH_HEADERS = rows.SAVED_ROWS = 5; "
         "from rasteret_assets import build_from_table; "
         "build_from_table(sys.argv[1], name='s2', workspace_dir=sys.argv[2], enrich_cog=True, max_concurrent=1)"
     )
@@ -252,9 +252,9 @@ def test_a_collection_of_which_half_was_published_is_completed(table: pa.Table, 
             raise KeyboardInterrupt
         return publish(workspace, spec, key)
 
-    publish = stages.build.run_collection
+    publish = pipeline.build.run_collection
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(stages.build, "run_collection", run_collection)
+        interrupted.setattr(pipeline.build, "run_collection", run_collection)
         interrupted.setattr(os, "cpu_count", lambda: 1)
         with pytest.raises(KeyboardInterrupt):
             build_from_table(table, name="s2", workspace_dir=tmp_path)

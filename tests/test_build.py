@@ -338,7 +338,7 @@ def die_before_the_state(patched: pytest.MonkeyPatch) -> None:
     def die(*_: object) -> None:
         raise Killed
 
-    patched.setattr("rasteret_assets.stages.run.commit", die)
+    patched.setattr("rasteret_assets.pipeline.stages.commit", die)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rasteret_assets.errors import RecordError
-from rasteret_assets.footprints import (
-    bbox_structs,
-    encode_wkb,
-    invalid_footprints,
-    portable_footprints,
-    read_footprints,
-)
 from rasteret_assets.geometry import (
     GeometryColumn,
     decode_geometries,
@@ -27,6 +20,13 @@ from rasteret_assets.geometry import (
     hilbert_distance,
     to_lonlat,
     wkb_types,
+)
+from rasteret_assets.records.footprints import (
+    bbox_structs,
+    encode_wkb,
+    invalid_footprints,
+    portable_footprints,
+    read_footprints,
 )
 
 SQUARE = shapely.box(10, 45, 11, 46)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from rasteret_assets import CollectionSpec, build, load, plan
-from rasteret_assets.stages import fetch, rows
+from rasteret_assets.headers import fetch, rows
 from rasteret_assets.storage.files import TableWriter
 from rasteret_assets.storage.workspace import PART_NAME, Workspace
 from tests.support.rasters import record_table, tiff_bytes

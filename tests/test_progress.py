@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasteret_assets import build_from_table
+from rasteret_assets.headers.outcomes import HeaderProgress, ProgressCallback
 from rasteret_assets.progress import terminal_progress
-from rasteret_assets.stages.headers import HeaderProgress, ProgressCallback
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 

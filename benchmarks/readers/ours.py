@@ -14,12 +14,12 @@ import shapely
 from harness import Job, measure
 
 from rasteret_assets import create_backend
+from rasteret_assets.headers.stage import BandMetadata, count_failures, read_band_metadata
+from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import TILE_TABLES
+from rasteret_assets.source.open import open_source
+from rasteret_assets.source.profile import profile_source
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.bands import BandMetadata, count_failures, read_band_metadata
-from rasteret_assets.stages.normalize import normalize_records
-from rasteret_assets.stages.profile import profile_source
-from rasteret_assets.stages.scan import open_source
 
 
 def read(given: tuple[Job, pa.Table]) -> BandMetadata:

@@ -7,7 +7,7 @@ from harness import Job, measure
 from ours import judge, records
 
 from rasteret_assets import create_backend
-from rasteret_assets.stages.bands import BandMetadata, read_band_metadata
+from rasteret_assets.headers.stage import BandMetadata, read_band_metadata
 
 
 def read(given: tuple[Job, pa.Table]) -> BandMetadata:

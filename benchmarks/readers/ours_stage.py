@@ -16,10 +16,10 @@ from harness import Job, measure
 from ours import record_table
 
 from rasteret_assets import create_backend
+from rasteret_assets.pipeline.stages import run_band_metadata, run_normalized_records, run_raw_records
 from rasteret_assets.schema import BANDS, TILE_TABLES
+from rasteret_assets.source.open import open_source
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.run import run_band_metadata, run_normalized_records, run_raw_records
-from rasteret_assets.stages.scan import open_source
 from rasteret_assets.storage.workspace import Workspace
 
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.checks.finding import Finding, some
+from rasteret_assets.headers.failures import failure_rows
+from rasteret_assets.headers.stage import count_failures
 from rasteret_assets.schema import HREF, ID, STATUS_OK, TILE_TABLES
-from rasteret_assets.stages.bands import count_failures
-from rasteret_assets.stages.ledger import failure_rows
 from rasteret_assets.storage.urls import redact
 
 #: What :func:`tile_ranges` looks at.

@@ -151,7 +151,7 @@ def discover(*, folder: Path | None, as_json: bool) -> None:
     specs = declared((), folder)
     from rasteret_assets.orchestration.partitions import discover_partitions
     from rasteret_assets.orchestration.resources import FilesystemResource
-    from rasteret_assets.stages.look import load_profile
+    from rasteret_assets.source.stored import load_profile
 
     filesystem, found = FilesystemResource(), {}
     with dagster_instance() as instance:
@@ -189,8 +189,8 @@ def _asked(specs: Sequence[CollectionSpec], partitions: Sequence[str]) -> dict[s
         return {}
     if len(specs) == 1:
         return {specs[0].name: list(partitions)}
-    from rasteret_assets.stages.look import load_profile
-    from rasteret_assets.stages.scan import open_source
+    from rasteret_assets.source.open import open_source
+    from rasteret_assets.source.stored import load_profile
 
     there = {}
     for spec in specs:
@@ -222,9 +222,9 @@ def _by_graph(
     partitions: Sequence[str] | None,
 ) -> dict[str, Any]:
     from rasteret_assets.orchestration.materialize import materialize_collection
-    from rasteret_assets.stages.look import load_profile
-    from rasteret_assets.stages.plan import refuse_unknown, stale_partitions
-    from rasteret_assets.stages.scan import open_source
+    from rasteret_assets.pipeline.plan import refuse_unknown, stale_partitions
+    from rasteret_assets.source.open import open_source
+    from rasteret_assets.source.stored import load_profile
     from rasteret_assets.storage.states import verified_states
 
     workspace = workspace_of(spec)
@@ -257,9 +257,9 @@ def _tell(document: dict[str, Any]) -> None:
 
 
 def _status(spec: CollectionSpec, instance: dg.DagsterInstance | None) -> dict[str, Any]:
-    from rasteret_assets.stages.look import load_profile
-    from rasteret_assets.stages.plan import stale_partitions
-    from rasteret_assets.stages.scan import open_source
+    from rasteret_assets.pipeline.plan import stale_partitions
+    from rasteret_assets.source.open import open_source
+    from rasteret_assets.source.stored import load_profile
     from rasteret_assets.storage.states import verified_states
 
     workspace = workspace_of(spec)

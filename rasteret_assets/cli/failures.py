@@ -12,7 +12,7 @@ from rasteret_assets.cli.common import console_of_stdout, in_one_line, print_jso
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rasteret_assets.stages.ledger import Failures
+    from rasteret_assets.headers.failures import Failures
 
 # ruff: noqa: PLC0415  (see common.py)
 
@@ -36,7 +36,7 @@ def failures(
 
     PATH is the folder or URI a collection is published in (..._records), or the YAML file or name of a declared one.
     """
-    from rasteret_assets.stages.ledger import REMEDIES, read_failures
+    from rasteret_assets.headers.failures import REMEDIES, read_failures
     from rasteret_assets.storage.workspace import Workspace
 
     if error_class is not None and error_class not in REMEDIES:

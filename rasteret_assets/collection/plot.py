@@ -13,8 +13,8 @@ import shapely
 
 from rasteret_assets import schema
 from rasteret_assets.collection.footprints import decode_wkb
+from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import WindowError
-from rasteret_assets.instants import utc_instants
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

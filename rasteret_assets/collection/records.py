@@ -20,8 +20,8 @@ from rasteret_assets.collection.footprints import intersecting_pairs
 from rasteret_assets.collection.header import BandHeader, parse_header
 from rasteret_assets.collection.reproject import crs_name
 from rasteret_assets.collection.summary import crs_code
+from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import SpecError, WindowError
-from rasteret_assets.instants import utc_instants
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from rasteret_assets import schema
 from rasteret_assets.collection.query import END_DATETIME, Bounds
-from rasteret_assets.instants import utc_instants
+from rasteret_assets.columns.instants import utc_instants
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,7 @@ import yaml
 
 from rasteret_assets.errors import RasteretAssetsError, SourceError
 from rasteret_assets.geometry import primary_geometry
+from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import (
     ASSETS,
     CRS,
@@ -29,10 +30,9 @@ from rasteret_assets.schema import (
     REQUIRED_COLUMNS,
     START_DATETIME,
 )
+from rasteret_assets.source.open import open_source, open_table
+from rasteret_assets.source.profile import profile_source
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.normalize import normalize_records
-from rasteret_assets.stages.profile import profile_source
-from rasteret_assets.stages.scan import open_source, open_table
 from rasteret_assets.storage.urls import redact
 
 #: Rows that are looked at.

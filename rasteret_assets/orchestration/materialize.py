@@ -21,10 +21,10 @@ from rasteret_assets.orchestration.partitions import (
     selection_tags,
 )
 from rasteret_assets.orchestration.resources import default_resources
+from rasteret_assets.pipeline.plan import refuse_unknown
+from rasteret_assets.source.profile import SourceProfile
+from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.look import load_profile
-from rasteret_assets.stages.plan import refuse_unknown
-from rasteret_assets.stages.profile import SourceProfile
 
 #: Counts by stage: ``{"raw_records": {"rows": ...}, "band_metadata": {"headers_fetched": ...}, ...}``.
 StageCounts = dict[str, dict[str, Any]]

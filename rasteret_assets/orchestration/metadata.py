@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasteret_assets.headers.failures import failure_rows
 from rasteret_assets.orchestration.footprint_map import as_markdown, footprint_map
 from rasteret_assets.orchestration.lineage import column_lineage
 from rasteret_assets.orchestration.names import stage_key
 from rasteret_assets.orchestration.reporting import table_metadata
+from rasteret_assets.pipeline.stages import StageResult
 from rasteret_assets.schema import BANDS, BBOX, COLLECTION, ID, REJECT_CLASS, REJECT_REASON, REJECTED, is_band_field
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.ledger import failure_rows
-from rasteret_assets.stages.run import StageResult
 from rasteret_assets.storage.urls import redact
 from rasteret_assets.storage.workspace import Workspace
 

@@ -12,8 +12,8 @@ import dagster as dg
 
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.names import identifier
+from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.profile import SourceProfile
 
 #: The most partitions one run builds: what a failure may cost, and how coarse the UI's progress is.
 PARTITIONS_PER_RUN = 25

@@ -29,8 +29,8 @@ from rasteret_assets.orchestration.partitions import (
     selection_tags,
 )
 from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.look import load_profile
 from rasteret_assets.storage.states import verified_states
 
 _UNFINISHED: Final = [

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from rasteret_assets.errors import EnrichmentError, RangeReadError, RasteretAssetsError, SourceError
-from rasteret_assets.stages.headers import HeaderProgress
+from rasteret_assets.headers.outcomes import HeaderProgress
 
 PROGRESS_INTERVAL_S = 5.0
 

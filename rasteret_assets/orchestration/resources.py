@@ -16,8 +16,8 @@ from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from rasteret_assets.errors import SpecError
+from rasteret_assets.source.open import Source, open_source
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.scan import Source, open_source
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.urls import scheme

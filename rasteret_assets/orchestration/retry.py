@@ -11,6 +11,7 @@ from typing import Final
 
 import dagster as dg
 
+from rasteret_assets.headers.targets import RETRIED_CLASSES
 from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
 from rasteret_assets.orchestration.names import build_job_name, identifier, stage_key
 from rasteret_assets.orchestration.partitions import partitions_name
@@ -19,7 +20,6 @@ from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.orchestration.sensor import sensor_status
 from rasteret_assets.schema import BANDS, COLLECTION
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.targets import RETRIED_CLASSES
 from rasteret_assets.storage.workspace import Workspace
 
 _INTERVAL_S: Final = 600

@@ -8,8 +8,8 @@ from rasteret_assets.orchestration.names import identifier, source_key
 from rasteret_assets.orchestration.partitions import discover_partitions, partitions_of
 from rasteret_assets.orchestration.reporting import explained
 from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.look import load_profile
 from rasteret_assets.storage.urls import redact
 
 

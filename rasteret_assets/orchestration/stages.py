@@ -15,6 +15,7 @@ import dagster as dg
 
 from rasteret_assets.checks import require_publishable
 from rasteret_assets.errors import InvalidRecordError
+from rasteret_assets.headers.known import set_aside_headers, sweep_headers
 from rasteret_assets.orchestration.checks import check_specs, stage_results
 from rasteret_assets.orchestration.metadata import rejected_metadata, stage_metadata
 from rasteret_assets.orchestration.names import identifier, source_key, stage_key
@@ -22,18 +23,17 @@ from rasteret_assets.orchestration.partitions import PARTITIONS_PER_RUN, partiti
 from rasteret_assets.orchestration.preview import preview
 from rasteret_assets.orchestration.reporting import explained, logged_progress
 from rasteret_assets.orchestration.resources import BuildOptions, FilesystemResource, StorageBackendResource
-from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, PARSER_VERSION, RAW, REJECTED
-from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.stages.build import publishing_order, refuse_without_headers
-from rasteret_assets.stages.known import set_aside_headers, sweep_headers
-from rasteret_assets.stages.publish import publish_collection_document
-from rasteret_assets.stages.run import (
+from rasteret_assets.pipeline.build import publishing_order, refuse_without_headers
+from rasteret_assets.pipeline.stages import (
     StageResult,
     run_band_metadata,
     run_collection,
     run_normalized_records,
     run_raw_records,
 )
+from rasteret_assets.publish.partition import publish_collection_document
+from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, PARSER_VERSION, RAW, REJECTED
+from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.urls import redact

@@ -15,9 +15,9 @@ import shapely
 from rasteret_assets import CollectionSpec, create_backend
 from rasteret_assets.checks import CHECKS, Finding, check_partition, check_stage, require_publishable
 from rasteret_assets.errors import CheckError
+from rasteret_assets.pipeline.build import build_partitions
 from rasteret_assets.schema import BANDS, BBOX_TYPE, COLLECTION, NORMALIZED, REJECTED
-from rasteret_assets.stages.build import build_partitions
-from rasteret_assets.stages.scan import open_source
+from rasteret_assets.source.open import open_source
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
 

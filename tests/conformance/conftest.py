@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasteret_assets import CollectionSpec, build_from_table
-from rasteret_assets.stages.build import build_partitions
-from rasteret_assets.stages.look import load_profile
-from rasteret_assets.stages.scan import open_source
+from rasteret_assets.pipeline.build import build_partitions
+from rasteret_assets.source.open import open_source
+from rasteret_assets.source.stored import load_profile
 from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.workspace import Workspace
 from tests.conformance.tables import generated_tables, many_boxes

@@ -1,0 +1,206 @@
+"""The failure ledgers of a workspace, read as one table: which headers are missing, where, why, and what helps.
+
+The ledgers are the ``band_metadata`` tables that :mod:`~rasteret_assets.headers.stage` writes, one per partition. The
+headers in them are nearly all of their size and are never read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+
+from rasteret_assets.errors import CollectionError
+from rasteret_assets.headers.targets import RETRIED_CLASSES
+from rasteret_assets.schema import BANDS, CRS_CONFLICT, HREF, ID, TIMESTAMP, partition_values
+from rasteret_assets.storage.urls import host, redacted_hrefs, redacted_texts
+from rasteret_assets.storage.workspace import Workspace
+
+#: The host of hrefs that lead to no server.
+LOCAL_FILES: Final = "local files"
+
+#: One row per header that is missing or in conflict with its record.
+FAILURES_SCHEMA: Final = pa.schema(
+    [
+        (ID, pa.string()),
+        ("band", pa.string()),
+        (HREF, pa.string()),
+        ("host", pa.string()),
+        ("status", pa.string()),
+        ("error_class", pa.string()),
+        ("error", pa.string()),
+        ("attempts", pa.int32()),
+        ("attempted_at", TIMESTAMP),
+        ("partition", pa.string()),
+    ]
+)
+
+#: One row per error class and host, the commonest first.
+SUMMARY_SCHEMA: Final = pa.schema(
+    [
+        ("error_class", pa.string()),
+        ("host", pa.string()),
+        ("count", pa.int64()),
+        ("share", pa.float64()),
+        ("retried", pa.bool_()),
+        ("remedy", pa.string()),
+        ("example_href", pa.string()),
+        ("example_error", pa.string()),
+    ]
+)
+
+#: What a person can do about a failure, by error class.
+REMEDIES: Final[dict[str, str]] = {
+    "not_found": "the file is gone or its address is wrong: correct the href, or rewrite it with url_rewrite_patterns",
+    "forbidden": "give the backend credentials or fresh signed URLs, or declare requester_pays in cloud_config",
+    "throttled": "the host wants fewer requests: lower max_concurrent and build again",
+    "timeout": "the host is slow: build again, with a lower max_concurrent where it stays so",
+    "unavailable": "the host failed: see that it is up, then build again",
+    "unreachable": "no connection to the host: check its name, the network and the proxy, then build again",
+    "backend_failed": "the backend you gave raised an exception: the error names it; mend the backend and build again",
+    "truncated": "the connection broke or the file changed meanwhile: build again; check the file's upload if it stays",
+    "read_failed": "the bytes could not be read: the error says why; build again once that is mended",
+    "not_tiff": "something else answers at this address, such as a login page: check the href, or leave out the asset",
+    "not_tiled": "the file is stored in strips: rewrite it as a COG (gdal_translate -of COG)",
+    "not_georeferenced": "the file has no usable geotransform: georeference it (gdalwarp, or gdal_translate -a_ullr)",
+    "unsupported": "a tile index cannot describe this file: rewrite it as a COG, or check the band index asked for",
+    "corrupt": "the header contradicts the file: upload it again, or ask its provider",
+    CRS_CONFLICT: "the header is used, in the file's own CRS: correct proj:epsg or proj:code in the record table",
+    "no_href": "the record names the asset but no address: fill in its href, or leave out the band with band_codes",
+    "invalid_band_index": "write band_index as a whole number, 0 for the first band of the file",
+}
+_OTHER_REMEDY: Final = "the error says what is wrong; build again once it is mended"
+
+#: Arrow's own name for the file a row of a dataset is from.
+_FILE: Final = "__filename"
+_STORED: Final = (ID, "band", HREF, "status", "error_class", "error", "attempts", "attempted_at")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failures:
+    """The headers a collection lacks, and those that are in another CRS than their record says.
+
+    Args:
+        table: rows of :data:`FAILURES_SCHEMA`, by partition and then in ledger order.
+        headers: rows of all ledgers, readable or not: what the failures are a share of.
+    """
+
+    table: pa.Table
+    headers: int
+
+    def select(self, *, error_class: str | None = None, host: str | None = None) -> Failures:
+        """The failures of one class, of one host, or of both.
+
+        Args:
+            error_class: as in the ledger.
+            host: with its port, in any case of letters; :data:`LOCAL_FILES` for hrefs without one.
+        """
+        table = self.table
+        if error_class is not None:
+            table = table.filter(pc.field("error_class") == error_class)
+        if host is not None:
+            table = table.filter(pc.field("host") == host.lower())
+        return Failures(table=table, headers=self.headers)
+
+    @property
+    def missing(self) -> int:
+        """How many headers the collection lacks; the others are in conflict with their record only."""
+        return int(pc.sum(pc.not_equal(self.table["error_class"], CRS_CONFLICT)).as_py() or 0)
+
+    def summary(self) -> pa.Table:
+        """How many headers are missing or in conflict by error class and host: rows of :data:`SUMMARY_SCHEMA`."""
+        # Without threads groups keep the order of their rows, so that the examples are the first of each.
+        grouped = self.table.group_by(["error_class", "host"], use_threads=False).aggregate(
+            [(ID, "count", pc.CountOptions(mode="all")), (HREF, "first"), ("error", "first")]
+        )
+        classes, counts = grouped["error_class"], grouped[f"{ID}_count"]
+        remedies = [remedy(name) for name in classes.to_pylist()]  # as many as there are groups: a few
+        summary = pa.table(
+            {
+                "error_class": classes,
+                "host": grouped["host"],
+                "count": counts,
+                "share": pc.divide(counts.cast(pa.float64()), pa.scalar(float(max(self.headers, 1)))),
+                "retried": pc.is_in(classes, pa.array(RETRIED_CLASSES, pa.string())),
+                "remedy": pa.array(remedies, pa.string()),
+                "example_href": grouped[f"{HREF}_first"],
+                "example_error": grouped["error_first"],
+            },
+            SUMMARY_SCHEMA,
+        )
+        return summary.sort_by([("count", "descending"), ("error_class", "ascending"), ("host", "ascending")])
+
+
+def remedy(error_class: str | None) -> str:
+    """What a person can do about failures of a class."""
+    return REMEDIES.get(error_class or "", _OTHER_REMEDY)
+
+
+def failure_rows(counts: Mapping[str, int], total: int) -> list[dict[str, Any]]:
+    """A row per error class for people: how many headers, which share of ``total``, and what helps."""
+    return [
+        {"class": name, "headers": count, "share": round(count / total, 4), "what helps": remedy(name)}
+        for name, count in counts.items()
+    ]
+
+
+def read_failures(workspace: Workspace) -> Failures:
+    """What the ledgers of all partitions say about headers that are missing or in conflict; no secret is in it.
+
+    Raises:
+        CollectionError: if there are no ledgers, or one is damaged.
+    """
+    # Columns that a ledger of an earlier version lacks read as null.
+    stored = pa.schema([FAILURES_SCHEMA.field(name) for name in _STORED])
+    folder = f"{workspace.stages}/{BANDS}"
+    try:
+        files = _ledger_files(workspace.fs, folder)
+        ledgers = ds.dataset(files, schema=stored, format="parquet", filesystem=workspace.fs) if files else None
+        headers = ledgers.count_rows() if ledgers else 0
+        failed = ledgers.to_table([*_STORED, _FILE], filter=pc.field("error_class").is_valid()) if ledgers else None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CollectionError(
+            f"{folder}: a ledger cannot be read ({error}); delete it and build its partition with force"
+        ) from error
+    if failed is None:
+        raise CollectionError(
+            f"no ledgers of headers in {folder}: name the folder a collection is published in (..._records), "
+            "or its YAML file, and build it first"
+        )
+    # One null or string chunk per file would follow through all kernels: arrays are simpler.
+    rows = {name: failed[name].combine_chunks() for name in failed.column_names}
+    rows["host"] = _hosts(rows[HREF])
+    rows[HREF] = redacted_hrefs(rows[HREF])
+    rows["error"] = redacted_texts(rows["error"])
+    rows["partition"] = pc.replace_substring_regex(rows[_FILE], r"^.*/|\.parquet$", "")
+    table = pa.table({name: rows[name] for name in FAILURES_SCHEMA.names}, FAILURES_SCHEMA)
+    return Failures(table=table, headers=headers)
+
+
+def _ledger_files(fs: pafs.FileSystem, folder: str) -> list[str]:
+    """Ledgers by partition; other files of the folder are checkpoints, markers and the like."""
+    infos = fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    return sorted(info.path for info in infos if info.type == pafs.FileType.File and _is_ledger(info.base_name))
+
+
+def _is_ledger(name: str) -> bool:
+    try:
+        partition_values(name.removesuffix(".parquet"))
+    except ValueError:
+        return False
+    return name.endswith(".parquet")
+
+
+def _hosts(hrefs: pa.Array) -> pa.Array:
+    """Host of every href; null where there is no href."""
+    # Parsing an authority has no Arrow kernel, but a column has few distinct ones.
+    origins = pc.struct_field(pc.extract_regex(hrefs, r"^(?P<origin>[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)"), "origin")
+    encoded = origins.dictionary_encode()
+    names = pa.array([host(origin) or LOCAL_FILES for origin in encoded.dictionary.to_pylist()], pa.string())
+    named = names.take(encoded.indices)
+    return pc.if_else(pc.is_null(hrefs), pa.scalar(None, pa.string()), pc.fill_null(named, LOCAL_FILES))

@@ -1,0 +1,260 @@
+"""Fetch the headers of many files at once: as many in flight as their hosts like, every failure an outcome.
+
+What is asked of one file is told in :mod:`~rasteret_assets.headers.read`; here is who is asked when, what is tried
+again, and when finished headers are handed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import heapq
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from rasteret_assets.errors import (
+    HostUnreachableError,
+    RangeReadError,
+    RasteretAssetsError,
+)
+from rasteret_assets.headers.garbage import fewer_collections
+from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
+from rasteret_assets.headers.read import HeaderReader
+from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.connections import connected
+from rasteret_assets.storage.hosts import DEADLINE_S, HostQueue, HostState, attempts_allowed, backoff
+from rasteret_assets.storage.urls import host, redact
+
+_PROGRESS_INTERVAL_S: Final = 0.1
+_STALL_INTERVAL_S: Final = 1.0
+
+#: Finished headers are handed on, and forgotten, in groups of this many, or of what a slow host gave in this time.
+BATCH_HEADERS = 4096
+BATCH_SECONDS = 15.0
+# Small groups: memory that is touched for the first time costs more than parsing.
+_BATCH_BYTES: Final = 6 * 1024 * 1024
+# What may gather behind a header that takes its time: more is handed on out of order, and a ledger then sorted.
+_MOST_HELD_BYTES: Final = 128 * 1024 * 1024
+
+
+async def fetch_headers(
+    targets: Sequence[HeaderTarget],
+    backend: StorageBackend,
+    sink: HeaderSink,
+    *,
+    max_concurrent: int,
+    overviews: bool = True,
+    progress: ProgressCallback | None = None,
+) -> HeaderProgress:
+    """Fetch the headers of all targets; a failure is an outcome and stops nothing.
+
+    Args:
+        targets: distinct files.
+        backend: where their bytes come from. Exceptions of a user's backend become outcomes too.
+        sink: called with finished headers in groups, in the order they finish; every target comes exactly once.
+        max_concurrent: ceiling of files in work at once, over all hosts.
+        overviews: whether to read the overviews that lie with the headers.
+        progress: called now and then with the running totals, and once at the end.
+
+    Returns:
+        The totals.
+    """
+    totals = HeaderProgress(total=len(targets))
+    reader = HeaderReader(backend, totals, overviews=overviews)
+    fetch = _Fetch(targets, reader, totals, sink, max_concurrent, progress)
+    async with connected(backend) as hosts:
+        with fewer_collections():
+            await fetch.run(hosts)
+    return fetch.totals
+
+
+class _Fetch:
+    """One fetch: the queues of its hosts, the workers that empty them, and what has been learned on the way."""
+
+    def __init__(
+        self,
+        targets: Sequence[HeaderTarget],
+        reader: HeaderReader,
+        totals: HeaderProgress,
+        sink: HeaderSink,
+        max_concurrent: int,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self.targets = targets
+        self.sink = sink
+        self.max_concurrent = max_concurrent
+        self.progress = progress
+        self.totals = totals
+        self.reader = reader
+        self.queues: dict[str, HostQueue] = {}
+        self.timers: dict[int, asyncio.TimerHandle] = {}
+        self.begun: dict[int, HeaderOutcome] = {}
+        self.deadlines: dict[int, float] = {}
+        self.finished: list[tuple[int, HeaderOutcome]] = []
+        self.held = 0
+        self.is_done = bytearray(len(targets))
+        self.first_open = 0
+        self.reported = 0.0
+        self.flushed = time.monotonic()
+        #: Hosts that could be asked, but have no worker because the others hold all of them.
+        self.starved: set[HostQueue] = set()
+        self.complete = asyncio.Event()
+
+    async def run(self, hosts: dict[str, HostState]) -> None:
+        """Work until every target is finished.
+
+        Args:
+            hosts: what was last learned of hosts, by name; this fetch's states take their places.
+        """
+        for index, target in enumerate(self.targets):
+            name = host(target.href)
+            queue = self.queues.get(name)
+            if queue is None:
+                queue = self.queues[name] = HostQueue(self.max_concurrent, hosts.get(name))
+                hosts[name] = queue.state
+            queue.fresh.append(index)
+        if not self.targets:
+            self.complete.set()
+        try:
+            async with asyncio.TaskGroup() as self.group:
+                for queue in self.queues.values():
+                    self._pump(queue)
+                # Reported even while nothing finishes: a stalled host is what a watcher most wants to see.
+                while not self.complete.is_set():
+                    self._report()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self.complete.wait(), _STALL_INTERVAL_S)
+        finally:
+            for timer in self.timers.values():
+                timer.cancel()
+            # Also where an interrupt ends it: what is finished need not be asked for again.
+            self._flush()
+        self._report(final=True)
+
+    def _pump(self, queue: HostQueue) -> None:
+        """Start as many workers as the host has room and files for."""
+        if queue.state.dead:
+            self._give_up(queue)
+        while queue.state.has_room and self.totals.concurrency < self.max_concurrent:
+            index = queue.take()
+            if index is None:
+                if not queue.state.active:
+                    self._pump_later(queue)
+                return
+            queue.state.active += 1
+            self.totals.concurrency += 1
+            self.group.create_task(self._work(queue, index))
+        if not queue.state.active and queue.wait() is not None:
+            self.starved.add(queue)
+
+    def _pump_later(self, queue: HostQueue) -> None:
+        """Come back to a host when its pause is over or its next retry is due."""
+        seconds = queue.wait()
+        if seconds is not None:
+            if timer := self.timers.get(id(queue)):
+                timer.cancel()
+            self.timers[id(queue)] = asyncio.get_running_loop().call_later(seconds + 0.001, self._pump, queue)
+
+    async def _work(self, queue: HostQueue, index: int | None) -> None:
+        """Take one file after the other while the host has room for this worker."""
+        state = queue.state
+        while index is not None:
+            await self._try(queue, index)
+            index = None
+            if state.dead:
+                self._give_up(queue)
+            elif state.active <= max(1, int(state.limit)) and not self.starved:
+                index = queue.take()
+                if state.has_room and queue.fresh:
+                    self._pump(queue)
+        state.active -= 1
+        self.totals.concurrency -= 1
+        starved, self.starved = self.starved, set()
+        for waiting in (*starved, queue):
+            self._pump(waiting)
+
+    async def _try(self, queue: HostQueue, index: int) -> None:
+        """Ask for one header, and either finish it or put it back until its next try."""
+        outcome = self.begun.pop(index, None) or HeaderOutcome()
+        outcome.attempts += 1
+        started = time.monotonic()
+        try:
+            await self.reader.read(self.targets[index], outcome)
+        except RasteretAssetsError as error:
+            outcome.error = error
+            if not isinstance(error, RangeReadError):
+                queue.state.answered()
+            else:
+                queue.state.note(error, started)
+                if error.retryable and self._again(queue, index, outcome, error):
+                    return
+        else:
+            outcome.error = None
+            queue.state.answered()
+            self.totals.latencies.add(time.monotonic() - started)
+        self._finish(index, outcome)
+
+    def _again(self, queue: HostQueue, index: int, outcome: HeaderOutcome, error: RangeReadError) -> bool:
+        """Put a file back for another try; False where it has had all its tries, or its time."""
+        now = time.monotonic()
+        deadline = self.deadlines.setdefault(index, now + DEADLINE_S)
+        due = now + backoff(outcome.attempts, error.retry_after)
+        if outcome.attempts >= attempts_allowed(error) or due > deadline or queue.state.dead:
+            return False
+        self.begun[index] = outcome
+        heapq.heappush(queue.retries, (due, index))
+        return True
+
+    def _give_up(self, queue: HostQueue) -> None:
+        """Fail what waits for a dead host, so that it does not hold up the others."""
+        for index in queue.drain():
+            where = redact(self.targets[index].href)
+            outcome = self.begun.pop(index, None) or HeaderOutcome()
+            name = host(self.targets[index].href) or "this machine"
+            outcome.error = HostUnreachableError(
+                f"{where}: not asked for, because {name} gave no answer to the last {queue.state.refusals} requests",
+                href=where,
+            )
+            self._finish(index, outcome)
+
+    def _finish(self, index: int, outcome: HeaderOutcome) -> None:
+        self.deadlines.pop(index, None)
+        self.totals.done += 1
+        self.totals.failed += outcome.error is not None
+        self.finished.append((index, outcome))
+        self.held += outcome.header.nbytes if outcome.header is not None else 0
+        self.is_done[index] = True
+        full = len(self.finished) >= BATCH_HEADERS or self.held > _BATCH_BYTES
+        if full and self.totals.done % max(1, BATCH_HEADERS // 16) == 0:
+            # In target order, as far as nothing is missing: a ledger that comes in order need not be sorted.
+            self.first_open = self.is_done.find(0, self.first_open)
+            self._flush(before=self.first_open)
+        now = time.monotonic()
+        if now - self.flushed > BATCH_SECONDS:
+            self._flush()
+        if now - self.reported >= _PROGRESS_INTERVAL_S:
+            self._report()
+        if self.totals.done == self.totals.total:
+            self.complete.set()
+
+    def _flush(self, before: int | None = None) -> None:
+        """Hand on what is finished, in target order; only targets ``before`` one, unless too much has gathered."""
+        self.finished.sort(key=lambda finished: finished[0])
+        count = len(self.finished)
+        if before is not None and before >= 0 and count < 2 * BATCH_HEADERS and self.held < _MOST_HELD_BYTES:
+            count = bisect.bisect_left(self.finished, before, key=lambda finished: finished[0])
+        if count:
+            indices, outcomes = zip(*self.finished[:count], strict=True)
+            del self.finished[:count]
+            self.held = sum(o.header.nbytes for _, o in self.finished if o.header is not None)
+            self.flushed = time.monotonic()
+            self.sink(indices, outcomes)
+
+    def _report(self, *, final: bool = False) -> None:
+        """Hand the totals to whoever watches, at most ten times a second."""
+        now = time.monotonic()
+        if self.progress is not None and (final or now - self.reported >= _PROGRESS_INTERVAL_S):
+            self.reported = now
+            self.progress(self.totals)

@@ -1,0 +1,131 @@
+"""What the ledger of a partition is to hold, what of it is known, and which files must be asked for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasteret_assets.columns.assets import asset_field, raster_rows
+from rasteret_assets.columns.types import plain
+from rasteret_assets.errors import (
+    AccessDeniedError,
+    BackendError,
+    HostUnreachableError,
+    RangeReadError,
+    ReadTimeoutError,
+    StoreUnavailableError,
+    ThrottledError,
+    TruncatedReadError,
+)
+from rasteret_assets.headers.garbage import fewer_collections
+from rasteret_assets.headers.outcomes import HeaderTarget
+from rasteret_assets.schema import ASSETS, BAND_INDEX, HREF, ID, PROJ_EPSG, STATUS_OK
+from rasteret_assets.storage.backend import Validators
+from rasteret_assets.storage.urls import unsigned_hrefs
+
+#: Failures that a later run tries again by itself: those of the moment, of the network, or of credentials.
+RETRIED_CLASSES: Final = tuple(
+    kind.error_class
+    for kind in (
+        RangeReadError, AccessDeniedError, TruncatedReadError, StoreUnavailableError, ThrottledError,
+        HostUnreachableError, BackendError, ReadTimeoutError,
+    )
+)  # fmt: skip
+
+
+#: Column of targets: the CRS that the record states, against which the header's is held.
+STATED_EPSG: Final = "stated_epsg"
+_CARRIED: Final = {ID: ID, STATED_EPSG: PROJ_EPSG}
+
+#: Columns of normalized records that targets are made from.
+TARGET_COLUMNS: Final = (*_CARRIED.values(), ASSETS)
+
+
+def ledger_targets(records: pa.Table, bands: Sequence[str], *, explicit: bool) -> pa.Table:
+    """One row per record and band: what to fetch (``signed``), what to store (``href``), and what is wrong already."""
+    assets = records[ASSETS].combine_chunks()
+    carried = {name: records[column].combine_chunks() for name, column in _CARRIED.items()}
+    parts, order = [], []
+    kinds = list(assets.type) if pa.types.is_struct(assets.type) else []
+    present = {child.name: position for position, child in enumerate(kinds)}
+    for rank, band in enumerate(bands):
+        if band not in present:
+            continue
+        asset = pc.struct_field(assets, [present[band]])
+        chosen = pc.is_valid(asset) if explicit else raster_rows(asset)
+        rows = np.flatnonzero(np.asarray(chosen))
+        asset = asset.take(pa.array(rows))
+        href = asset_field(asset, HREF)
+        index, bad_index = _band_indices(asset)
+        error_class = pc.if_else(pc.is_null(href), "no_href", pc.if_else(bad_index, "invalid_band_index", None))
+        error = pc.case_when(
+            pc.make_struct(pc.is_null(href), bad_index),
+            f"the record's asset {band!r} has no href",
+            f"band_index of asset {band!r} is no whole number from 0",
+        )
+        parts.append(pa.table({
+            **{name: column.take(pa.array(rows)) for name, column in carried.items()},
+            "band": pa.array([band] * len(rows), pa.string()), "signed": href,
+            HREF: unsigned_hrefs(href), BAND_INDEX: index,
+            "error_class": error_class.cast(pa.string()), "error": error.cast(pa.string()),
+        }))  # fmt: skip
+        order.append(rows * len(bands) + rank)
+    if not parts:
+        texts = (ID, "band", "signed", HREF, "error_class", "error")
+        names = {**dict.fromkeys(texts, pa.string()), BAND_INDEX: pa.int32(), STATED_EPSG: pa.int32()}
+        return pa.schema(list(names.items())).empty_table()
+    return pa.concat_tables(parts).combine_chunks().take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
+
+
+def _band_indices(asset: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """0-based sample of every row, and a mask of what is no index; 0 where the asset names none."""
+    rows = len(asset)
+    if BAND_INDEX not in {child.name for child in asset.type}:
+        return pa.array(np.zeros(rows, np.int32)), pa.array(np.zeros(rows, bool))
+    text = pc.utf8_trim_whitespace(plain(asset_field(asset, BAND_INDEX)).cast(pa.string()))
+    text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    good = pc.fill_null(pc.match_substring_regex(text, r"^\+?\d{1,9}(\.0+)?$"), fill_value=False)
+    number = pc.replace_substring_regex(pc.if_else(good, text, "0"), r"^\+|\.0+$", "").cast(pa.int32())
+    return number, pc.and_(pc.is_valid(text), pc.invert(good))
+
+
+def distinct_files(
+    targets: pa.Table, wanted: npt.NDArray[np.bool_], validators: pa.Table | None
+) -> tuple[list[HeaderTarget], npt.NDArray[np.int64]]:
+    """Files to ask for, each once, and for every target the position of its file (-1 where none is asked for).
+
+    Args:
+        targets: what is to be in the ledger.
+        wanted: which targets need their header.
+        validators: what the known rows were read under, by target; None where nothing is to be revalidated.
+    """
+    file_of_row = np.full(targets.num_rows, -1, np.int64)
+    asked = needed = wanted
+    if validators is not None:
+        tagged = pc.or_(pc.is_valid(validators["etag"]), pc.is_valid(validators["last_modified"]))
+        known_ok = pc.and_(pc.equal(validators["status"], STATUS_OK), tagged)
+        asked = needed | np.asarray(pc.fill_null(known_ok, fill_value=False))
+    rows = np.flatnonzero(asked)
+    if not len(rows):
+        return [], file_of_row
+    encoded = targets[HREF].combine_chunks().take(pa.array(rows)).dictionary_encode()
+    codes = np.asarray(encoded.indices)
+    file_of_row[rows] = codes
+    _, first = np.unique(codes, return_index=True)
+    # A file that some target needs is read without conditions, whatever is known of it for another target.
+    conditional = np.ones(len(first), bool)
+    conditional[codes[needed[rows]]] = False
+    chosen = targets.select(["signed", "band"]).take(pa.array(rows[first]))
+    known: list[Validators | None] = [None] * len(first)
+    if validators is not None:
+        tags = validators.take(pa.array(rows[first]))
+        pairs = zip(tags["etag"].to_pylist(), tags["last_modified"].to_pylist(), conditional, strict=True)
+        known = [Validators(etag, modified) if condition else None for etag, modified, condition in pairs]
+    addresses = zip(chosen["signed"].to_pylist(), chosen["band"].to_pylist(), known, strict=True)
+    with fewer_collections():
+        return list(map(HeaderTarget._make, addresses)), file_of_row

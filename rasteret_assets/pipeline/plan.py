@@ -1,0 +1,256 @@
+"""What a build would do, before it does it: which partitions and why, and how many headers it would fetch.
+
+A plan reads the source and the ledgers, as the build itself would, but writes nothing except the remembered look at the
+source, and asks no host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from rasteret_assets.columns.hashing import hash_texts
+from rasteret_assets.errors import SpecError
+from rasteret_assets.headers.index import HeaderIndex
+from rasteret_assets.headers.known import WorkspaceCheckpoint, known_headers
+from rasteret_assets.headers.targets import RETRIED_CLASSES, ledger_targets
+from rasteret_assets.records.normalize import normalize_records
+from rasteret_assets.schema import HREF, ID
+from rasteret_assets.source.open import Source
+from rasteret_assets.source.profile import SourceProfile, partition_batches
+from rasteret_assets.source.stored import load_profile
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.states import LOST, NEXT, verified_states
+from rasteret_assets.storage.workspace import Workspace
+
+NEW: Final = "new"
+CHANGED: Final = "source changed"
+RECIPE: Final = "columns, spec, bands or parser changed"
+INTERRUPTED: Final = "interrupted build"
+LOST_FILE: Final = "published file missing or damaged"
+RETRY: Final = "headers to try again"
+FORCED: Final = "forced"
+REVALIDATED: Final = "revalidated"
+GONE: Final = "gone from the source"
+
+_MOST_NAMED: Final = 24
+
+#: Rows of :meth:`BuildPlan.to_table`.
+PLAN_SCHEMA: Final = pa.schema(
+    [
+        ("partition", pa.string()),
+        ("reason", pa.string()),
+        ("records", pa.int64()),
+        ("headers_to_fetch", pa.int64()),
+        ("headers_reused", pa.int64()),
+        ("records_rejected", pa.int64()),
+        ("records_removed", pa.int64()),
+    ]
+)
+
+
+@dataclass(kw_only=True)
+class PartitionPlan:
+    """What a build would do to one partition.
+
+    Args:
+        reason: why it would be built.
+        records: rows of the source.
+        headers_to_fetch: files whose header would be asked for.
+        headers_reused: headers that would be taken from earlier ledgers.
+        records_rejected: rows that break the record contract.
+        records_removed: published records of a partition that would be unpublished.
+    """
+
+    reason: str
+    records: int = 0
+    headers_to_fetch: int = 0
+    headers_reused: int = 0
+    records_rejected: int = 0
+    records_removed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlan:
+    """What a build would do.
+
+    Args:
+        partitions: those it would touch, by key.
+        current: keys of those it would leave alone.
+    """
+
+    partitions: dict[str, PartitionPlan] = field(default_factory=dict)
+    current: tuple[str, ...] = ()
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Sums over all partitions."""
+        names = [name for name in PLAN_SCHEMA.names if name not in ("partition", "reason")]
+        return {name: sum(getattr(plan, name) for plan in self.partitions.values()) for name in names}
+
+    def to_table(self) -> pa.Table:
+        """One row per partition, as :data:`PLAN_SCHEMA`."""
+        rows = [{"partition": key, **vars(plan)} for key, plan in self.partitions.items()]
+        return pa.Table.from_pylist(rows, PLAN_SCHEMA)
+
+    def __str__(self) -> str:
+        """A line per partition, and one for all."""
+        lines = [f"{key}: {_sentence(plan)}" for key, plan in self.partitions.items()]
+        totals = self.totals
+        whole = (
+            f"{len(lines)} partitions to build, {len(self.current)} current; {totals['headers_to_fetch']} headers to "
+            f"fetch, {totals['headers_reused']} reused, {totals['records_rejected']} records rejected"
+        )
+        return "\n".join([*lines, whole])
+
+
+def _sentence(plan: PartitionPlan) -> str:
+    if plan.reason == GONE:
+        return f"{plan.reason}, {plan.records_removed} records to unpublish"
+    rejected = f", {plan.records_rejected} rejected" if plan.records_rejected else ""
+    return (
+        f"{plan.reason}, {plan.records} records{rejected}, {plan.headers_to_fetch} headers to fetch, "
+        f"{plan.headers_reused} reused"
+    )
+
+
+def stale_partitions(
+    states: Mapping[str, Mapping[str, Any]],
+    profile: SourceProfile,
+    spec: CollectionSpec,
+    *,
+    force: bool = False,
+    revalidate: bool = False,
+    only: Collection[str] | None = None,
+) -> dict[str, str]:
+    """Partitions that a build has to touch, in order, and why.
+
+    Args:
+        states: of the published partitions, by key, as
+            :func:`~rasteret_assets.storage.states.verified_states` has them.
+        profile: of the source.
+        spec: of the collection.
+        force: whether every partition is to be built.
+        revalidate: whether every partition's headers are to be asked about.
+        only: look at no others.
+    """
+    reasons: dict[str, str] = {}
+    for key in sorted({*profile.partitions, *states}):
+        if only is not None and key not in only:
+            continue
+        reason = _reason(states.get(key), key, profile, spec)
+        if reason is None or reason == RETRY:
+            reason = FORCED if force else REVALIDATED if revalidate else reason
+        if reason is not None:
+            reasons[key] = reason
+    return reasons
+
+
+def refuse_unknown(asked: Collection[str] | None, profile: SourceProfile, states: Collection[str]) -> None:
+    """Refuse partitions that somebody asks for and that neither the source nor the collection has.
+
+    Raises:
+        SpecError: naming them, and those that there are.
+    """
+    there = sorted({*profile.partitions, *states})
+    if unknown := sorted({*(asked or ())}.difference(there)):
+        few = ", ".join(there) if len(there) <= _MOST_NAMED else f"{len(there)}, from {there[0]} to {there[-1]}"
+        raise SpecError(f"there is no partition {', '.join(unknown)}; the source has {few or 'none'}")
+
+
+def _reason(state: Mapping[str, Any] | None, key: str, profile: SourceProfile, spec: CollectionSpec) -> str | None:
+    if key not in profile.partitions:
+        return GONE
+    if state is None:
+        return NEW
+    if LOST in state:
+        return LOST_FILE
+    if NEXT in state:
+        return INTERRUPTED
+    built, wanted = state["source_version"], profile.version(key, spec)
+    if built != wanted:
+        return CHANGED if built.partition("-")[0] != wanted.partition("-")[0] else RECIPE
+    return RETRY if any(state.get("failures", {}).get(name) for name in RETRIED_CLASSES) else None
+
+
+def plan_build(
+    workspace: Workspace,
+    source: Source,
+    spec: CollectionSpec,
+    *,
+    force: bool = False,
+    revalidate: bool = False,
+    only: Collection[str] | None = None,
+) -> BuildPlan:
+    """What a build of the collection would do now.
+
+    Args:
+        workspace: of the collection.
+        source: opened record table.
+        spec: of the collection.
+        force: as for the build.
+        revalidate: as for the build; headers that would only be asked about count as reused.
+        only: partitions to look at; all when omitted.
+
+    Raises:
+        SpecError: if neither the source nor the collection has one of them.
+    """
+    profile = load_profile(workspace, source, spec)
+    states = verified_states(workspace)
+    refuse_unknown(only, profile, states)
+    reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=only)
+    plans = {key: PartitionPlan(reason=reason) for key, reason in reasons.items()}
+    current = sorted({*profile.partitions}.difference(plans) if only is None else set(only).difference(plans))
+    for key, plan in plans.items():
+        if plan.reason == GONE:
+            plan.records_removed = int(states[key].get("rows", 0))
+    build = {key for key, plan in plans.items() if plan.reason != GONE}
+    forecasts = {key: _Forecast(workspace, spec, profile, key, force=force) for key in build}
+    for key, rows in partition_batches(source, spec, profile, build):
+        forecasts[key].add(rows, source.schema.metadata)
+    for key, forecast in forecasts.items():
+        forecast.report(plans[key])
+    return BuildPlan(partitions=plans, current=tuple(current))
+
+
+class _Forecast:
+    """What the stages would make of one partition's rows, batch by batch."""
+
+    def __init__(
+        self, workspace: Workspace, spec: CollectionSpec, profile: SourceProfile, key: str, *, force: bool
+    ) -> None:
+        self.spec = spec
+        self.profile = profile
+        known = [] if force else known_headers(workspace, key, WorkspaceCheckpoint(workspace, key))
+        self.known = HeaderIndex(known)
+        self.records = self.rejected = self.reused = 0
+        self.files = [np.zeros(0, np.uint64)]
+        self.ids = [np.zeros(0, np.uint64)]
+
+    def add(self, rows: pa.RecordBatch, metadata: Mapping[bytes, bytes] | None) -> None:
+        table = pa.Table.from_batches([rows]).replace_schema_metadata(metadata)
+        result = normalize_records(table, self.spec, self.profile)
+        self.records += rows.num_rows
+        self.rejected += result.rejected.num_rows
+        fresh = self._unseen(result.records)
+        targets = ledger_targets(fresh, self.profile.bands, explicit=self.spec.names_bands)
+        sound = targets.filter(pa.array(np.asarray(targets["error_class"].is_null(), bool)))
+        found = self.known.find(sound) >= 0
+        self.reused += int(found.sum())
+        hrefs = sound.filter(pa.array(~found))[HREF].combine_chunks()
+        self.files.append(np.unique(hash_texts(hrefs)))
+
+    def report(self, plan: PartitionPlan) -> None:
+        plan.records, plan.records_rejected, plan.headers_reused = self.records, self.rejected, self.reused
+        plan.headers_to_fetch = len(np.unique(np.concatenate(self.files)))
+
+    def _unseen(self, records: pa.Table) -> pa.Table:
+        """Records whose id no earlier batch had: repetitions are equal, and published once."""
+        hashes = hash_texts(records[ID].combine_chunks())
+        unseen = ~np.isin(hashes, np.concatenate(self.ids))
+        self.ids.append(hashes)
+        return records if unseen.all() else records.filter(pa.array(unseen))

@@ -1,0 +1,1 @@
+"""Records joined with their headers, written as GeoParquet."""

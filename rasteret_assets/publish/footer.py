@@ -1,0 +1,137 @@
+"""What the footer of a published file says, gathered while its rows pass by.
+
+Nothing of the source's footer is inherited: ``geo`` is made from the rows that are written, so it cannot lie. There
+are no timestamps in it: equal rows give equal bytes. Readers that go through Arrow see only what stood in the schema
+before the first row was written, so everything is gathered before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasteret_assets.columns.instants import utc_instants
+from rasteret_assets.geometry import wkb_types
+from rasteret_assets.schema import (
+    BBOX,
+    BBOX_AXES,
+    COLLECTION_VERSION,
+    COLLECTION_VERSION_KEY,
+    DATA_SOURCE_KEY,
+    DATETIME,
+    DESCRIPTION_KEY,
+    END_DATETIME,
+    GEO_KEY,
+    GEOMETRY,
+    GEOPARQUET_VERSION,
+    ITEM_COLLECTION,
+    NAME_KEY,
+    NATIVE_GEOPARQUET_VERSION,
+    START_DATETIME,
+)
+from rasteret_assets.spec import CollectionSpec
+
+#: A file of more collections than these is no mirror of any; the footer then names none.
+MOST_COLLECTIONS: Final = 100
+#: Boxes that cross the antimeridian cannot be united without losing what they mean.
+_WHOLE_TURN: Final = (-180.0, 180.0)
+
+
+@dataclass(kw_only=True)
+class PublishedFacts:
+    """What is true of all rows of a published file.
+
+    Args:
+        rows: how many.
+        geometry_types: GeoParquet names of the types that occur.
+        bbox: ``[xmin, ymin, xmax, ymax]`` of all footprints, over all longitudes where one crosses the antimeridian;
+            None where there is no footprint.
+        start: earliest instant of any record (``datetime``, else ``start_datetime``); None where no record has one.
+        end: latest instant (``datetime``, else ``end_datetime``).
+        collections: ids of the STAC collections the records say they belong to.
+    """
+
+    rows: int = 0
+    geometry_types: set[str] = field(default_factory=set)
+    bbox: list[float] | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+    collections: set[str] = field(default_factory=set)
+
+    def add(self, records: pa.Table) -> None:
+        """Take note of more rows."""
+        self.rows += records.num_rows
+        self.geometry_types |= wkb_types(records[GEOMETRY].combine_chunks())
+        self.bbox = united(self.bbox, _extent(records[BBOX].combine_chunks()))
+        times = list(_times(records))
+        starts = [found for found, _ in times if found is not None]
+        ends = [found for _, found in times if found is not None]
+        self.start = min([*starts, *([self.start] if self.start else [])], default=None)
+        self.end = max([*ends, *([self.end] if self.end else [])], default=None)
+        if ITEM_COLLECTION in records.schema.names and pa.types.is_string(records.schema.field(ITEM_COLLECTION).type):
+            self.collections |= set(pc.unique(records[ITEM_COLLECTION]).drop_null().to_pylist())
+
+    @property
+    def interval(self) -> list[str | None]:
+        """``[start, end]`` as STAC writes them (RFC 3339, UTC)."""
+        return [None if time is None else stac_time(time) for time in (self.start, self.end)]
+
+
+def stac_time(time: datetime) -> str:
+    """An instant in UTC as STAC writes it; fractions of a second where there are any."""
+    return time.isoformat(timespec="microseconds" if time.microsecond else "seconds").replace("+00:00", "Z")
+
+
+def united(one: list[float] | None, other: list[float] | None) -> list[float] | None:
+    """The box around two boxes, either of which may be missing."""
+    if one is None or other is None:
+        return other if one is None else one
+    return [*(min(a, b) for a, b in zip(one[:2], other[:2], strict=True)),
+            *(max(a, b) for a, b in zip(one[2:], other[2:], strict=True))]  # fmt: skip
+
+
+def footer(facts: PublishedFacts, spec: CollectionSpec) -> dict[bytes, bytes]:
+    """Footer metadata of a published file: the ``geo`` document and the collection's own keys."""
+    return {
+        GEO_KEY: json.dumps(_geo(facts, native=spec.geometry_encoding == "native"), sort_keys=True).encode(),
+        NAME_KEY: spec.name.encode(),
+        DATA_SOURCE_KEY: spec.data_source.encode(),
+        DESCRIPTION_KEY: spec.description.encode(),
+        COLLECTION_VERSION_KEY: COLLECTION_VERSION,
+    }
+
+
+def _geo(facts: PublishedFacts, *, native: bool) -> dict[str, Any]:
+    """The ``geo`` document. Without a ``crs`` key the coordinates are OGC:CRS84, which is what they are."""
+    column: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": sorted(facts.geometry_types),
+        "covering": {"bbox": {axis: [BBOX, axis] for axis in BBOX_AXES}},
+    }
+    if facts.bbox is not None:
+        column["bbox"] = facts.bbox
+    version = NATIVE_GEOPARQUET_VERSION if native else GEOPARQUET_VERSION
+    return {"version": version, "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
+
+
+def _extent(bbox: pa.StructArray) -> list[float] | None:
+    valid = pc.drop_null(bbox)
+    if not len(valid):
+        return None
+    xmin, ymin, xmax, ymax = (np.asarray(valid.field(position)) for position in range(4))
+    west, east = _WHOLE_TURN if (xmin > xmax).any() else (float(xmin.min()), float(xmax.max()))
+    return [west, float(ymin.min()), east, float(ymax.max())]
+
+
+def _times(records: pa.Table) -> Iterator[tuple[datetime | None, datetime | None]]:
+    """Earliest and latest instant of each column that says when a record was taken."""
+    for name in (DATETIME, START_DATETIME, END_DATETIME):
+        if name in records.schema.names and pa.types.is_timestamp(records.schema.field(name).type):
+            yield tuple(pc.min_max(utc_instants(records[name])).as_py().values())

@@ -1,0 +1,1 @@
+"""Raw rows under the record contract, in published order."""

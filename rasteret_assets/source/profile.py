@@ -1,0 +1,356 @@
+"""What a source holds, found in one streaming look: its partitions and their versions, its assets, bands and doubles.
+
+Every stage of every partition goes by the same profile, so that all partitions share one schema and a record is judged
+the same whichever partition is built first. What was found in a file is remembered: the next look reads only the files
+that are new or rewritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasteret_assets.columns.assets import asset_names, normalize_assets, raster_rows
+from rasteret_assets.columns.hashing import ContentDigest, hash_texts, repeated, repeated_by, row_hashes
+from rasteret_assets.columns.scalars import normalize_ids, normalize_times
+from rasteret_assets.errors import BandNotFoundError
+from rasteret_assets.geometry import describe_geometry
+from rasteret_assets.schema import (
+    ASSETS,
+    DATETIME,
+    GEOMETRY,
+    ID,
+    PARSER_VERSION,
+    START_DATETIME,
+    UNDATED,
+    partition_key,
+)
+from rasteret_assets.source.open import Source, SourcePart
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.ahead import ahead
+
+#: Raised whenever a profile of the same rows would come out differently: stored ones are then made anew.
+PROFILE_VERSION = 4
+
+#: Files that are looked at side by side, with a batch of each in memory.
+_PARTS_AT_ONCE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionProfile:
+    """One partition of a source: how many rows, and a version that changes with any of them."""
+
+    rows: int
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartProfile:
+    """What one file of a source holds.
+
+    Args:
+        partitions: its rows by partition key.
+        asset_names: assets that its rows have.
+        rasters: those of them that hold rasters.
+    """
+
+    partitions: dict[str, PartitionProfile] = field(default_factory=dict)
+    asset_names: tuple[str, ...] = ()
+    rasters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceProfile:
+    """What one look at a source found.
+
+    Args:
+        fingerprint: of the source's files and the spec that looked at them.
+        columns: hash of the names and types of its columns, over all files, and of the CRS of its footprints.
+        partitions: by partition key; a source without rows has one empty partition, so that it can be published.
+        asset_names: fields of the normalized ``assets`` struct.
+        bands: bands to enrich, in order; empty where nothing is to be enriched.
+        conflicting_ids: ids that several rows with different content carry; none of these rows is published.
+        repeats_ids: whether any id occurs more than once (or, by a clash of hashes, seems to).
+        parts: by version of the source's file.
+    """
+
+    fingerprint: str
+    columns: str = ""
+    partitions: dict[str, PartitionProfile] = field(default_factory=dict)
+    asset_names: tuple[str, ...] = ()
+    bands: tuple[str, ...] = ()
+    conflicting_ids: tuple[str, ...] = ()
+    repeats_ids: bool = True
+    parts: dict[str, PartProfile] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A document for :meth:`from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> SourceProfile:
+        """The profile a document of :meth:`to_json` describes."""
+        lists = {name: tuple(document[name]) for name in ("asset_names", "bands", "conflicting_ids")}
+        parts = {
+            version: PartProfile(
+                partitions=_partitions(part["partitions"]),
+                asset_names=tuple(part["asset_names"]),
+                rasters=tuple(part["rasters"]),
+            )
+            for version, part in document.get("parts", {}).items()
+        }
+        return cls(
+            fingerprint=document["fingerprint"], columns=document.get("columns", ""),
+            partitions=_partitions(document["partitions"]), parts=parts,
+            repeats_ids=document.get("repeats_ids", True), **lists,
+        )  # fmt: skip
+
+    @property
+    def layout(self) -> str:
+        """Hash of what all partitions share; a change means that every one is published anew.
+
+        So does a column that a new file of the source brings, or of which it widens the type: readers that take a
+        folder for one table want one schema in all of its files.
+        """
+        shared = repr((self.columns, self.asset_names, self.bands, PARSER_VERSION))
+        return hashlib.blake2b(shared.encode(), digest_size=8).hexdigest()
+
+    def version(self, key: str, spec: CollectionSpec) -> str:
+        """What a published partition must have been built from to be current."""
+        return f"{self.partitions[key].version}-{spec.content_hash}-{self.layout}"
+
+
+def _partitions(document: Mapping[str, Any]) -> dict[str, PartitionProfile]:
+    return {key: PartitionProfile(**value) for key, value in document.items()}
+
+
+class Look(NamedTuple):
+    """A look at a source: what it found, and a 64-bit hash of the id of every row, by version of the file."""
+
+    profile: SourceProfile
+    ids: dict[str, npt.NDArray[np.uint64]]
+
+
+def profile_fingerprint(source: Source, spec: CollectionSpec) -> str:
+    """What the profile of a source under a spec depends on, without reading a row."""
+    return f"{PROFILE_VERSION}-{source.fingerprint}-{spec.content_hash}"
+
+
+def profile_source(source: Source, spec: CollectionSpec) -> SourceProfile:
+    """Look at every row of a source once (twice where ids repeat) in bounded memory.
+
+    Raises:
+        BandNotFoundError: if ``band_codes`` names an asset no record has.
+        RecordError: if a contract column has a type that cannot be normalized.
+    """
+    return look_at(source, spec).profile
+
+
+def look_at(source: Source, spec: CollectionSpec, last: Look | None = None) -> Look:
+    """Look at the files of a source that the last look, under the same spec, did not see as they are now.
+
+    Raises:
+        BandNotFoundError: if ``band_codes`` names an asset no record has.
+        RecordError: if a contract column has a type that cannot be normalized.
+    """
+    parts: dict[str, PartProfile] = {}
+    ids: dict[str, npt.NDArray[np.uint64]] = {}
+    seen = last.profile.parts.keys() & last.ids.keys() if last is not None else set()
+    fresh = [part for part in source.parts if part.version not in seen]
+    # Reading and hashing run outside of Python's lock, each on one core.
+    with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+        found_in = pool.map(lambda part: _profile_part(source, part, spec), fresh)
+        for part in source.parts:
+            if last is not None and part.version in seen:
+                parts[part.version], ids[part.version] = last.profile.parts[part.version], last.ids[part.version]
+            else:
+                parts[part.version], ids[part.version] = next(found_in)
+    stated = _schema_names(source, spec)
+    ordered = stated or sorted({name for part in parts.values() for name in part.asset_names})
+    rasters = {name for part in parts.values() for name in part.rasters}
+    found = _combined(parts.values())
+    if last is not None and not last.profile.repeats_ids:
+        of_fresh = {part.version: ids[part.version] for part in fresh}
+        suspects = repeated_by(of_fresh.values(), [ids[version] for version in ids.keys() - of_fresh.keys()])
+    else:
+        suspects = repeated(ids.values())
+    conflicts = _conflicting(source, spec, ids, suspects)
+    for key, shared in conflicts.items():
+        # A record is rejected for what another partition holds: that partition's change is a change of this one.
+        found[key] = replace(found[key], version=_digest([found[key].version, *shared]))
+    profile = SourceProfile(
+        fingerprint=profile_fingerprint(source, spec),
+        columns=_columns(source, spec),
+        partitions=found or {UNDATED: PartitionProfile(rows=0, version="empty")},
+        asset_names=tuple(ordered),
+        bands=_bands(source, spec, ordered, rasters, any_rows=bool(found)),
+        conflicting_ids=tuple(sorted({name for shared in conflicts.values() for name in shared})),
+        repeats_ids=bool(len(suspects)),
+        parts=parts,
+    )
+    return Look(profile, ids)
+
+
+def _combined(parts: Collection[PartProfile]) -> dict[str, PartitionProfile]:
+    """Partitions over all files; which file a row is in does not count, only what all files hold."""
+    versions: dict[str, list[str]] = {}
+    rows: dict[str, int] = {}
+    for part in parts:
+        for key, found in part.partitions.items():
+            versions.setdefault(key, []).append(found.version)
+            rows[key] = rows.get(key, 0) + found.rows
+    return {key: PartitionProfile(rows=rows[key], version=_digest(sorted(versions[key]))) for key in sorted(rows)}
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
+
+
+def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec) -> tuple[PartProfile, npt.NDArray[np.uint64]]:
+    digests: dict[str, ContentDigest] = {}
+    names: set[str] = set()
+    rasters: set[str] = set()
+    hashes = [np.zeros(0, np.uint64)]
+    stated = _schema_names(source, spec)
+    for batch in ahead(source.batches(part)):
+        aliased = with_aliases(batch, spec)
+        for key, rows in _split(batch, aliased, spec):
+            digests.setdefault(key, ContentDigest()).update(rows)
+        hashes.append(hash_texts(normalize_ids(aliased.column(ID))))
+        if not _from_href(source, spec):
+            in_batch = stated or asset_names(aliased.column(ASSETS))
+            names.update(in_batch)
+            if spec.enrich_cog and spec.band_codes is None:
+                rasters |= _raster_names(aliased.column(ASSETS), [name for name in in_batch if name not in rasters])
+    partitions = {
+        key: PartitionProfile(rows=digest.rows, version=digest.hexdigest()) for key, digest in sorted(digests.items())
+    }
+    found = PartProfile(partitions=partitions, asset_names=tuple(sorted(names)), rasters=tuple(sorted(rasters)))
+    return found, np.concatenate(hashes)
+
+
+def partition_batches(
+    source: Source, spec: CollectionSpec, profile: SourceProfile, keys: set[str]
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Raw rows of the partitions in ``keys``, from one scan of the files that the profile found some in."""
+    for part in source.parts:
+        known = profile.parts.get(part.version)
+        if known is not None and keys.isdisjoint(known.partitions):
+            continue
+        for batch in source.batches(part):
+            for key, rows in _split(batch, with_aliases(batch, spec), spec):
+                if key in keys:
+                    yield key, rows
+
+
+def with_aliases(batch: pa.RecordBatch, spec: CollectionSpec) -> pa.RecordBatch:
+    """A batch with the contract names of ``column_map`` beside the source columns; no data is copied."""
+    for source_name, contract_name in spec.column_map.items():
+        if source_name != contract_name:
+            position = batch.schema.get_field_index(source_name)
+            alias = batch.schema.field(position).with_name(contract_name)
+            batch = batch.append_column(alias, batch.column(position))
+    return batch
+
+
+def record_times(batch: pa.RecordBatch, spec: CollectionSpec) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """``datetime`` of every record, a mask of those that do not parse, and the instant that places the record."""
+    times, bad = normalize_times(batch.column(DATETIME), DATETIME)
+    placed = times
+    if spec.interval_partition == "start_datetime" and START_DATETIME in batch.schema.names:
+        starts, _ = normalize_times(batch.column(START_DATETIME), START_DATETIME)
+        placed = pc.coalesce(times, starts)
+    return times, bad, placed
+
+
+def _split(
+    batch: pa.RecordBatch, aliased: pa.RecordBatch, spec: CollectionSpec
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The rows of a batch by partition key, each part in source order."""
+    if batch.num_rows == 0:
+        return
+    _, _, placed = record_times(aliased, spec)
+    months = np.asarray(pc.fill_null(pc.add(pc.multiply(pc.year(placed), 12), pc.subtract(pc.month(placed), 1)), -1))
+    for month in np.unique(months):
+        key = partition_key(None, None) if month < 0 else partition_key(int(month) // 12, int(month) % 12 + 1)
+        index = np.flatnonzero(months == month)
+        yield key, batch if len(index) == batch.num_rows else batch.take(pa.array(index))
+
+
+def _from_href(source: Source, spec: CollectionSpec) -> bool:
+    return bool(spec.href_column) and ASSETS not in {*source.schema.names, *spec.column_map.values()}
+
+
+def _columns(source: Source, spec: CollectionSpec) -> str:
+    """Hash of what the source's footers say of its columns."""
+    described = describe_geometry(source.schema.field(spec.source_column(GEOMETRY)), source.schema.metadata)
+    types = source.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
+    return _digest([types, repr(described)])
+
+
+def _schema_names(source: Source, spec: CollectionSpec) -> list[str]:
+    """Asset names that the schema or the spec states, in their order; none where only the rows tell."""
+    if _from_href(source, spec):
+        return list(spec.band_index_map)
+    kind = source.schema.field(spec.source_column(ASSETS)).type
+    return [child.name for child in kind] if pa.types.is_struct(kind) else []
+
+
+def _raster_names(column: pa.Array, names: list[str]) -> set[str]:
+    assets, _ = normalize_assets(column, names, {})
+    fields = {name: pc.struct_field(assets, [position]) for position, name in enumerate(names)}
+    return {name for name, field_ in fields.items() if pc.any(raster_rows(field_)).as_py()}
+
+
+def _bands(
+    source: Source, spec: CollectionSpec, names: list[str], rasters: set[str], *, any_rows: bool
+) -> tuple[str, ...]:
+    if not spec.enrich_cog:
+        return ()
+    if spec.band_codes is not None:
+        if (unknown := [band for band in spec.band_codes if band not in names]) and (any_rows or names):
+            raise BandNotFoundError(f"{source.label}: band_codes asks for {unknown}; its assets are {names}")
+        return spec.band_codes
+    return tuple(names) if _from_href(source, spec) else tuple(name for name in names if name in rasters)
+
+
+def _conflicting(
+    source: Source,
+    spec: CollectionSpec,
+    hashes: Mapping[str, npt.NDArray[np.uint64]],
+    suspects: npt.NDArray[np.uint64],
+) -> dict[str, list[str]]:
+    """Ids that rows of different content share, by partition; only rows are compared whose id's hash is suspect."""
+    if not len(suspects):
+        return {}
+    ids, contents, keys = [pa.array([], pa.string())], [np.zeros(0, np.uint64)], []
+    for part in source.parts:
+        if not np.isin(hashes[part.version], suspects).any():
+            continue
+        for batch in source.batches(part):
+            for key, rows in _split(batch, with_aliases(batch, spec), spec):
+                texts = normalize_ids(with_aliases(rows, spec).column(ID))
+                chosen = np.flatnonzero(np.isin(hash_texts(texts), suspects) & np.asarray(texts.is_valid()))
+                if len(chosen):
+                    ids.append(texts.take(pa.array(chosen)))
+                    contents.append(row_hashes(rows.take(pa.array(chosen)).columns))
+                    keys.append(np.full(len(chosen), key))
+    encoded = pa.chunked_array(ids).combine_chunks().dictionary_encode()
+    codes = np.asarray(encoded.indices)
+    distinct = np.unique(np.stack([codes.astype(np.uint64), np.concatenate(contents)]), axis=1)[0]
+    shared = np.bincount(distinct.astype(np.int64), minlength=len(encoded.dictionary)) > 1
+    places = np.concatenate(keys) if keys else np.zeros(0, "U1")
+    return {
+        str(key): sorted(
+            encoded.dictionary.take(pa.array(np.unique(codes[shared[codes] & (places == key)]))).to_pylist()
+        )
+        for key in np.unique(places[shared[codes]])
+    }

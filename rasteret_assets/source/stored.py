@@ -1,0 +1,68 @@
+"""The last look at a source, kept in the workspace: who asks again pays only for the files that have changed since."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from rasteret_assets.source.open import Source
+from rasteret_assets.source.profile import PROFILE_VERSION, Look, SourceProfile, look_at, profile_fingerprint
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.workspace import Workspace
+
+_LOOKED_UNDER: Final = "looked_under"
+
+
+def load_profile(workspace: Workspace, source: Source, spec: CollectionSpec) -> SourceProfile:
+    """The source's profile: the stored one where source and spec are unchanged, else a new look, which is stored."""
+    path = f"{workspace.stages}/source.json"
+    stored = workspace.read_json(path)
+    if stored is not None and stored.get("fingerprint") == profile_fingerprint(source, spec):
+        return SourceProfile.from_json(stored)
+    look = look_at(source, spec, _last_look(workspace, stored, spec))
+    # The ids first: the document is what makes them count.
+    _keep_ids(workspace, look, spec)
+    workspace.write_json(path, {**look.profile.to_json(), _LOOKED_UNDER: _looked_under(spec)})
+    return look.profile
+
+
+def _last_look(workspace: Workspace, stored: Any, spec: CollectionSpec) -> Look | None:
+    """What an earlier look under the same spec found."""
+    if stored is None or stored.get(_LOOKED_UNDER) != _looked_under(spec):
+        return None
+    table = workspace.read_table(_ids_file(workspace))
+    if table is None or not table.schema.equals(_ids_schema(spec), check_metadata=True):
+        return None
+    ids = {
+        part: np.frombuffer(hashes.as_buffer() or b"", np.uint64)
+        for part, hashes in zip(table["part"].to_pylist(), table["hashes"], strict=True)
+    }
+    return Look(SourceProfile.from_json(stored), ids)
+
+
+def _keep_ids(workspace: Workspace, look: Look, spec: CollectionSpec) -> None:
+    # All hashes as one buffer: millions of them take longer to copy than to write.
+    ends = np.cumsum([0, *(hashes.nbytes for hashes in look.ids.values())])
+    values = np.concatenate([np.zeros(0, np.uint64), *look.ids.values()])
+    hashes = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(look.ids), [None, pa.py_buffer(ends), pa.py_buffer(values)]
+    )
+    table = pa.table([pa.array(list(look.ids), pa.string()), hashes], _ids_schema(spec))
+    # Hashes are noise: a dictionary, compression or statistics would only cost time.
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    workspace.write_table(_ids_file(workspace), table, **plain)
+
+
+def _ids_schema(spec: CollectionSpec) -> pa.Schema:
+    """A row for each file: its version, and the hashes of its ids, ``uint64``, as bytes."""
+    return pa.schema([("part", pa.string()), ("hashes", pa.large_binary())], {_LOOKED_UNDER: _looked_under(spec)})
+
+
+def _ids_file(workspace: Workspace) -> str:
+    return f"{workspace.stages}/source_ids.parquet"
+
+
+def _looked_under(spec: CollectionSpec) -> str:
+    return f"{PROFILE_VERSION}-{spec.content_hash}"

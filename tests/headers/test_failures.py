@@ -1,0 +1,206 @@
+"""The failure ledgers of real builds, read as one table."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rasteret_assets import build_from_table
+from rasteret_assets.errors import CollectionError, RangeReadError, RasteretAssetsError, TiffError
+from rasteret_assets.headers.failures import (
+    FAILURES_SCHEMA,
+    LOCAL_FILES,
+    REMEDIES,
+    SUMMARY_SCHEMA,
+    Failures,
+    read_failures,
+    remedy,
+)
+from rasteret_assets.storage.workspace import Workspace
+from tests.support.rasters import record_table, tiff_bytes
+from tests.support.server import RangeServer
+
+IDS = ["good", "gone", "gone2", "private", "page", "strips", "blank", "local"]
+SAS = "sv=2023&sig=verysecret"
+LOCAL = "/no/such/what?is#this@.tif"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A collection, and the server its files are on."""
+
+    root: Path
+    url: str
+
+    @property
+    def host(self) -> str:
+        return self.url.removeprefix("http://")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A build over three months in which seven of eight headers are missing, for six reasons."""
+    root = tmp_path_factory.mktemp("built")
+    server = RangeServer()
+    server.objects |= {f"/{name}.tif": tiff_bytes() for name in ("good", "private", "page")}
+    server.objects["/strips.tif"] = tiff_bytes(tiled=False, blockxsize=100, blockysize=1)
+    faults = {"/private.tif": "403", "/page.tif": "html"}
+    server.fault = lambda path, before: faults.get(path.partition("?")[0])
+    hrefs: list[str | None] = [f"{server.url}/{name}.tif?{SAS}&scene=1" for name in IDS]
+    hrefs[IDS.index("blank")] = None
+    hrefs[IDS.index("local")] = LOCAL
+    with server.running():
+        table = record_table(IDS, {"B02": hrefs})
+        build_from_table(table, name="s2", workspace_dir=root, enrich_cog=True, band_codes=["B02"])
+    return Built(root, server.url)
+
+
+@pytest.fixture
+def workspace(built: Built, tmp_path: Path) -> Workspace:
+    """Its workspace; each test may spoil its own."""
+    shutil.copytree(built.root, tmp_path / "copy")
+    return Workspace.at(str(tmp_path / "copy" / "s2_records"))
+
+
+def test_every_missing_header_is_a_row_with_its_reason_and_partition(workspace: Workspace, built: Built) -> None:
+    found = read_failures(workspace)
+    assert found.headers == 8
+    assert found.table.schema == FAILURES_SCHEMA
+    rows = {row["id"]: row for row in found.table.to_pylist()}
+    assert {name: (row["partition"], row["error_class"], row["host"]) for name, row in rows.items()} == {
+        "gone": ("2024-05", "not_found", built.host),
+        "gone2": ("2024-06", "not_found", built.host),
+        "private": ("2024-04", "forbidden", built.host),
+        "page": ("2024-05", "not_tiff", built.host),
+        "strips": ("2024-06", "not_tiled", built.host),
+        "blank": ("2024-04", "no_href", None),
+        "local": ("2024-05", "not_found", LOCAL_FILES),
+    }
+    assert rows["gone"]["href"] == f"{built.url}/gone.tif"
+    assert rows["local"]["href"] == LOCAL
+    assert (rows["strips"]["status"], rows["strips"]["attempts"]) == ("unsupported", 1)
+    assert [row["partition"] for row in found.table.to_pylist()] == sorted(row["partition"] for row in rows.values())
+
+
+def test_the_summary_counts_by_class_and_host(workspace: Workspace, built: Built) -> None:
+    summary = read_failures(workspace).summary()
+    assert summary.schema == SUMMARY_SCHEMA
+    assert summary["count"].to_pylist() == [2, 1, 1, 1, 1, 1]
+    first, *others = summary.to_pylist()
+    assert (first["error_class"], first["share"], first["retried"]) == ("not_found", 0.25, False)
+    assert first["example_href"] == f"{built.url}/gone.tif"
+    assert "HTTP 404" in first["example_error"]
+    assert {row["error_class"]: row["retried"] for row in others} == {
+        "forbidden": True, "no_href": False, "not_found": False, "not_tiff": False, "not_tiled": False,
+    }  # fmt: skip
+    assert all(row["remedy"] == REMEDIES[row["error_class"]] for row in others)
+
+
+def test_class_and_host_select(workspace: Workspace, built: Built) -> None:
+    found = read_failures(workspace)
+
+    def ids(failures: Failures) -> list[str]:
+        return sorted(failures.table["id"].to_pylist())
+
+    assert ids(found.select(error_class="not_found")) == ["gone", "gone2", "local"]
+    assert ids(found.select(error_class="not_found", host=built.host.upper())) == ["gone", "gone2"]
+    assert ids(found.select(host=LOCAL_FILES)) == ["local"]
+    assert ids(found.select(error_class="throttled")) == []
+    assert found.select(host=LOCAL_FILES).summary()["share"].to_pylist() == [1 / 8]
+    assert found.select(host="elsewhere").summary().num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        ("https://h/a.tif?sig=secret: HTTP 404", "https://h/a.tif: HTTP 404"),
+        ("moved to 'https://h/a.tif#secret' (https://h/b?x=secret)", "moved to 'https://h/a.tif' (https://h/b)"),
+        ("https://me:secret@h:8/a.tif and s3://b/k?versionId=secret", "https://h:8/a.tif and s3://b/k"),
+        ("why? no address here", "why? no address here"),
+    ],
+)
+def test_no_secret_of_an_address_comes_out(workspace: Workspace, error: str, shown: str) -> None:
+    """Neither is stored by this package; a ledger may have been written by another version of it."""
+    path = workspace.stage_file("band_metadata", "2024-05")
+    ledger = pq.read_table(path)
+    columns = {"error": [error] * ledger.num_rows, "href": ["https://me:secret@h:8/a.tif?secret"] * ledger.num_rows}
+    for name, values in columns.items():
+        ledger = ledger.set_column(ledger.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    pq.write_table(ledger, path)
+    rows = [row for row in read_failures(workspace).table.to_pylist() if row["partition"] == "2024-05"]
+    assert {(row["error"], row["href"], row["host"]) for row in rows} == {(shown, "https://h:8/a.tif", "h:8")}
+
+
+def test_headers_are_not_read(workspace: Workspace) -> None:
+    """A ledger whose ``header`` column is damaged on disk is none the worse for this."""
+    path = Path(workspace.stage_file("band_metadata", "2024-04"))
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    content = bytearray(path.read_bytes())
+    for column in columns:
+        if column.path_in_schema.startswith("header."):
+            start = column.dictionary_page_offset or column.data_page_offset
+            content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(content)
+    with pytest.raises((pa.ArrowException, OSError)):
+        pq.read_table(path)
+    assert read_failures(workspace).table.num_rows == 7
+
+
+def test_what_else_lies_beside_the_ledgers_is_left_alone(workspace: Workspace) -> None:
+    folder = Path(workspace.stages) / "band_metadata"
+    (folder / "2024-04.json").write_text("{}")
+    (folder / "2024-04.checkpoint-1.parquet").write_bytes(b"half")
+    assert read_failures(workspace).headers == 8
+
+
+def test_a_build_without_failures_has_an_empty_table(server: RangeServer, tmp_path: Path) -> None:
+    server.objects["/a.tif"] = tiff_bytes()
+    table = record_table(["a"], {"B02": [f"{server.url}/a.tif"]})
+    build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    found = read_failures(Workspace.at(str(tmp_path / "s2_records")))
+    assert (found.headers, found.table.num_rows, found.summary().num_rows) == (1, 0, 0)
+    assert found.summary().schema == SUMMARY_SCHEMA
+
+
+def test_a_workspace_without_ledgers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CollectionError, match=r"no ledgers of headers in .*s2_stages/band_metadata: name the folder"):
+        read_failures(Workspace.at(str(tmp_path / "s2_records")))
+
+
+def test_a_damaged_ledger_is_named(workspace: Workspace) -> None:
+    Path(workspace.stage_file("band_metadata", "2024-05")).write_bytes(b"PAR1")
+    with pytest.raises(CollectionError, match=r"2024-05\.parquet.*delete it and build its partition with force"):
+        read_failures(workspace)
+
+
+def test_every_class_the_ledger_may_hold_has_a_remedy() -> None:
+    def classes(kind: type[RasteretAssetsError]) -> Iterator[str]:
+        yield kind.error_class
+        for child in kind.__subclasses__():
+            yield from classes(child)
+
+    known = {*classes(RangeReadError), *classes(TiffError), "no_href", "invalid_band_index"}
+    assert known <= set(REMEDIES)
+    assert "the error says" in remedy("anything a later version files")
+
+
+def test_a_header_in_another_crs_than_its_record_says_is_good_and_told(tmp_path: Path, server: RangeServer) -> None:
+    server.objects |= {"/right.tif": tiff_bytes(epsg=32632), "/wrong.tif": tiff_bytes(epsg=32633)}
+    hrefs = [f"{server.url}/right.tif", f"{server.url}/wrong.tif", f"{server.url}/lost.tif"]
+    table = record_table(["right", "wrong", "lost"], {"B02": hrefs}, **{"proj:epsg": pa.array([32632] * 3, pa.int32())})
+    built = build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    rows = {row["id"]: row for row in built.to_table(["id", "proj:epsg", "B02_metadata"]).to_pylist()}
+    assert (rows["wrong"]["proj:epsg"], rows["wrong"]["B02_metadata"]["epsg"]) == (32633, 32633)
+    found = read_failures(Workspace.at(str(tmp_path / "s2_records")))
+    assert dict(zip(found.table["id"].to_pylist(), found.table["error_class"].to_pylist(), strict=True)) == {
+        "wrong": "crs_conflict", "lost": "not_found"
+    }  # fmt: skip
+    assert "the record says EPSG:32632, its file is in EPSG:32633" in found.table["error"].to_pylist()
+    assert (found.missing, found.headers) == (1, 3)
