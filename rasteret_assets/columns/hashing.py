@@ -1,8 +1,8 @@
-"""Digests of rows: of a whole partition as it streams by, and of single rows where ids repeat.
+"""Digests of rows: of a whole table as it streams by, with or without the order of its rows, and of single rows.
 
-Both see values only: how a table is cut into batches, files or row groups, what lies under a null and whether text is
-dictionary-encoded changes neither. They tell changes apart, and keep nothing secret: xxHash reads ten times as fast as
-a cryptographic hash.
+All see values only: how a table is cut into batches, files or row groups, what lies under a null and whether text is
+dictionary-encoded changes none of them. They tell changes apart, and keep nothing secret: xxHash reads ten times as
+fast as a cryptographic hash.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from xxhash import xxh3_128
+from xxhash import xxh3_64_intdigest, xxh3_128
 
 from rasteret_assets.columns.types import plain
 
 _NULL: Final = np.uint64(0x9E3779B97F4A7C15)
 #: First bits of a hash by which those that may be repeated are told from the others.
 _MARKED_BITS = 20
-#: Bytes of a text up to which it is hashed word by word; longer ones byte by byte, whatever lengths they have.
-_MOST_WORD_BYTES: Final = 128
+#: Words of eight bytes up to which a text is hashed together with others of as many words.
+_MOST_WORDS: Final = 32
+_MOST_WORD: Final = 2**64 - 1
+_UNSIGNED: Final = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 class ContentDigest:
@@ -77,84 +79,165 @@ class ContentDigest:
         return leaf
 
 
+class RowsDigest:
+    """A 128-bit digest of rows that come in batches; neither their order nor the batches count.
+
+    Every row is hashed to two 64-bit numbers, and both are summed over the rows (Clarke et al., "Incremental multiset
+    hash functions", ASIACRYPT 2003). Values count by the name of their column or field, a repeated row as often as it
+    is there. Types do not count, and neither do columns' places.
+
+    Args:
+        hexdigest: of rows that were counted before.
+        rows: how many these were.
+    """
+
+    def __init__(self, hexdigest: str = "0" * 32, rows: int = 0) -> None:
+        self._sums = (int(hexdigest[:16], 16), int(hexdigest[16:], 16))
+        self.rows = rows
+
+    def update(self, batch: pa.RecordBatch) -> None:
+        """Add rows."""
+        hashes = _combined(batch.schema.names, batch.columns, batch.num_rows)
+        self._add(batch.num_rows, (hashes.sum(dtype=np.uint64), _mixed(hashes).sum(dtype=np.uint64)))
+
+    def merge(self, other: RowsDigest) -> None:
+        """Add the rows of another digest."""
+        self._add(other.rows, other._sums)
+
+    def hexdigest(self) -> str:
+        """The digest, as 32 hex digits."""
+        return "".join(f"{total:016x}" for total in self._sums)
+
+    def _add(self, rows: int, sums: Sequence[int | np.uint64]) -> None:
+        first, second = ((total + int(more)) & _MOST_WORD for total, more in zip(self._sums, sums, strict=True))
+        self._sums = (first, second)
+        self.rows += rows
+
+
 def hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
     """A 64-bit hash of every text or binary value, ``uint64[N]``; equal values have equal hashes, in any process.
 
-    Every word of eight bytes goes through the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast splittable
-    pseudorandom number generators", OOPSLA 2014), all values of as many words at once.
+    The eight-byte words of a value are folded, weighted by their place and summed, all values of as many words at once;
+    the sum goes through the finalizer of SplitMix64. Long values are hashed one by one by xxHash.
     """
     lengths, content = _binary(texts)
     starts = np.cumsum(lengths) - lengths
-    words = -(-lengths // 8)
-    hashes = _mixed(lengths.astype(np.uint64))
-    for count in np.flatnonzero(np.bincount(np.minimum(words, _MOST_WORD_BYTES // 8 + 1))):
-        rows = np.flatnonzero(words == count)
-        if not 0 < count <= _MOST_WORD_BYTES // 8:
+    counts = -(-lengths // 8)
+    # Every eight bytes of the content as a number, wherever they begin; the last ones reach into what is appended.
+    padded = np.concatenate([content, np.zeros(8, np.uint8)])
+    words = np.ndarray(len(content) + 1, "<u8", padded, strides=(1,))
+    hashes = np.zeros(len(lengths), np.uint64)
+    for count in np.flatnonzero(np.bincount(np.minimum(counts, _MOST_WORDS + 1))):
+        if not 0 < count <= _MOST_WORDS:
             continue
-        place = starts[rows, None] + np.arange(8 * count)
-        padded = content.take(place, mode="clip")
-        padded[np.arange(8 * count) >= lengths[rows, None]] = 0
-        mixed = hashes[rows]
-        for word in padded.view(np.uint64).T:
-            mixed = _mixed(mixed ^ word)
-        hashes[rows] = mixed
-    if len(long := np.flatnonzero(lengths > _MOST_WORD_BYTES)):
-        hashes[long] = _hash_long(lengths[long], content[np.repeat(lengths > _MOST_WORD_BYTES, lengths)])
-    hashes[np.asarray(texts.is_null())] = _NULL
+        rows = np.flatnonzero(counts == count)
+        grid = words[starts[rows, None] + 8 * np.arange(count)]
+        beyond = (8 * count - lengths[rows]).astype(np.uint64) * np.uint64(8)
+        grid[:, -1] &= np.uint64(_MOST_WORD) >> beyond
+        grid ^= grid >> np.uint64(32)
+        hashes[rows] = grid @ _WEIGHTS[:count]
+    hashes = _mixed(hashes ^ _mixed(lengths.astype(np.uint64)))
+    # One by one: per byte of a long value xxHash takes a twentieth of what numpy does.
+    long, view = np.flatnonzero(counts > _MOST_WORDS), content.data
+    ends = (starts[long] + lengths[long]).tolist()
+    hashes[long] = [xxh3_64_intdigest(view[a:b]) for a, b in zip(starts[long].tolist(), ends, strict=True)]
+    if texts.null_count:
+        hashes[np.asarray(texts.is_null())] = _NULL
     return hashes
-
-
-def _hash_long(lengths: npt.NDArray[np.int64], content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """Hashes of values that lie end to end: multiply-add over bytes weighted by place."""
-    ends = np.cumsum(lengths)
-    place = np.arange(len(content), dtype=np.int64) - np.repeat(ends - lengths, lengths)
-    weights = _mixed(np.arange(1, int(lengths.max()) + 1, dtype=np.uint64))
-    summed = np.concatenate([np.zeros(1, np.uint64), np.cumsum((content.astype(np.uint64) + 1) * weights[place])])
-    return _mixed(summed[ends] - summed[ends - lengths] + lengths.astype(np.uint64))
 
 
 def row_hashes(columns: Sequence[pa.Array]) -> npt.NDArray[np.uint64]:
     """A 64-bit hash of every row of several columns, ``uint64[N]``."""
-    total = np.zeros(len(columns[0]) if columns else 0, np.uint64)
-    for column in columns:
-        total = _mixed(total + _column_hashes(column))
-    return total
+    return _combined([str(place) for place in range(len(columns))], columns, len(columns[0]) if columns else 0)
+
+
+def _combined(names: Sequence[str], columns: Sequence[pa.Array], rows: int) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash of every row of columns that count by their names, ``uint64[N]``."""
+    total = np.zeros(rows, np.uint64)
+    for name, column in zip(names, columns, strict=True):
+        hashes = _column_hashes(column)
+        hashes *= np.uint64(xxh3_64_intdigest(name.encode()) | 1)
+        total += hashes
+    return _mixed(total)
 
 
 def _column_hashes(column: pa.Array) -> npt.NDArray[np.uint64]:
-    column = _storage(column)
+    while isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if pa.types.is_dictionary(column.type):
+        return _by_index(column)
+    column = _storage(column) if not pa.types.is_struct(column.type) else column
     kind = column.type
     if pa.types.is_null(kind):
         return np.full(len(column), _NULL)
     if pa.types.is_struct(kind):
-        hashes = row_hashes(column.flatten()) if kind.num_fields else np.zeros(len(column), np.uint64)
+        hashes = _combined([child.name for child in kind], column.flatten(), len(column))
     elif _is_listed(kind):
-        hashes = np.zeros(len(column), np.uint64)
-        valid = np.asarray(column.is_valid())
-        lengths, children = _listed(column.drop_null())
-        ends = np.cumsum(lengths)
-        place = np.arange(int(lengths.sum()), dtype=np.int64) - np.repeat(ends - lengths, lengths)
-        weighted = row_hashes(list(children.values())) * (_mixed(place.astype(np.uint64)) | np.uint64(1))
-        summed = np.concatenate([np.zeros(1, np.uint64), np.cumsum(weighted)])
-        hashes[valid] = summed[ends] - summed[ends - lengths] + lengths.astype(np.uint64)
+        hashes = _list_hashes(column)
     elif _is_binary(kind):
         return hash_texts(column)
     else:
-        hashes = np.zeros(len(column), np.uint64)
-        values = _fixed(column.drop_null()).reshape(-1)
-        words = np.zeros((len(column) - column.null_count, -(-_width(kind) // 8) * 8), np.uint8)
-        words[:, : _width(kind)] = values.reshape(len(words), _width(kind))
-        for word in words.view(np.uint64).T:
-            hashes[np.asarray(column.is_valid())] = _mixed(hashes[np.asarray(column.is_valid())] + word)
-    hashes[np.asarray(column.is_null())] = _NULL
+        hashes = _fixed_hashes(column)
+    if column.null_count:
+        hashes[np.asarray(column.is_null())] = _NULL
+    return hashes
+
+
+def _by_index(column: pa.DictionaryArray) -> npt.NDArray[np.uint64]:
+    """Hashes of a dictionary-encoded column: of each value of the dictionary once."""
+    if not len(column.dictionary):
+        return np.full(len(column), _NULL)
+    of_values = _column_hashes(column.dictionary)
+    hashes = np.asarray(of_values[np.asarray(pc.fill_null(column.indices, 0))], np.uint64)
+    if column.indices.null_count:
+        hashes[np.asarray(column.indices.is_null())] = _NULL
+    return hashes
+
+
+def _list_hashes(column: pa.Array) -> npt.NDArray[np.uint64]:
+    """Hashes of lists and maps: of their items, weighted by their place in the list; null lists are as empty ones."""
+    hashes = np.zeros(len(column), np.uint64)
+    valid = np.asarray(column.is_valid()) if column.null_count else slice(None)
+    lengths, children = _listed(column.drop_null() if column.null_count else column)
+    ends = np.cumsum(lengths)
+    place = np.arange(int(lengths.sum()), dtype=np.uint64) - np.repeat(ends - lengths, lengths).astype(np.uint64)
+    items = _combined(list(children), list(children.values()), len(place)) * (_mixed(place) | np.uint64(1))
+    summed = np.concatenate([np.zeros(1, np.uint64), np.cumsum(items)])
+    hashes[valid] = summed[ends] - summed[ends - lengths] + lengths.astype(np.uint64)
     return _mixed(hashes)
 
 
+def _fixed_hashes(column: pa.Array) -> npt.NDArray[np.uint64]:
+    """Hashes of values of a fixed width; anything where they are null."""
+    width = _width(column.type)
+    values = _fixed(column)
+    if width in _UNSIGNED:
+        return _mixed(values.view(_UNSIGNED[width]).astype(np.uint64))
+    words = np.zeros((len(column), -(-width // 8) * 8), np.uint8)
+    words[:, :width] = values.reshape(len(column), width)
+    hashes = np.zeros(len(column), np.uint64)
+    for word in words.view(np.uint64).T:
+        hashes = _mixed(hashes + word)
+    return hashes
+
+
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Hashes of numbers, by the finalizer of SplitMix64.
+
+    Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    """
     mixed = values + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)), np.uint64)
+    shifted = mixed >> np.uint64(30)
+    mixed ^= shifted
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= np.right_shift(mixed, np.uint64(27), out=shifted)
+    mixed *= np.uint64(0x94D049BB133111EB)
+    mixed ^= np.right_shift(mixed, np.uint64(31), out=shifted)
+    return mixed
+
+
+#: Odd factors of the words of a text, by place.
+_WEIGHTS: Final = _mixed(np.arange(1, _MOST_WORDS + 1, dtype=np.uint64)) | np.uint64(1)
 
 
 def _storage(column: pa.Array) -> pa.Array:
@@ -192,12 +275,12 @@ def _width(kind: pa.DataType) -> int:
 
 
 def _fixed(column: pa.Array) -> npt.NDArray[np.uint8]:
-    """Bytes of a fixed-width column without nulls."""
+    """Bytes of a fixed-width column; anything where it is null."""
     width = _width(column.type)
     if not len(column):
         return np.zeros(0, np.uint8)
     if pa.types.is_boolean(column.type):
-        return np.asarray(column).view(np.uint8)
+        return np.asarray(column.fill_null(False)).view(np.uint8)  # noqa: FBT003  (the value)
     return np.frombuffer(column.buffers()[1], np.uint8)[column.offset * width : (column.offset + len(column)) * width]
 
 

@@ -1,39 +1,105 @@
-"""Plain Arrow types: without views and dictionaries, as every kernel and every reader takes them."""
+"""Plain Arrow types: without views, dictionaries and runs, as every kernel and every reader takes them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """A type without views and dictionaries, at any depth: what every kernel and every reader takes."""
-    if pa.types.is_dictionary(kind):
+    """Return a type without views, dictionaries and run-end encoding at any depth; large types stay large."""
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return plain_type(kind.value_type)
-    if pa.types.is_struct(kind):
-        return pa.struct([child.with_type(plain_type(child.type)) for child in kind])
-    if pa.types.is_map(kind):
-        return pa.map_(
-            kind.key_field.with_type(plain_type(kind.key_type)), kind.item_field.with_type(plain_type(kind.item_type))
-        )
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
-    if kind == pa.string_view():
+    if pa.types.is_string_view(kind):
         return pa.string()
-    return pa.binary() if kind == pa.binary_view() else kind
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    large = pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind)
+    return _with_children(kind, lambda child: child.with_type(plain_type(child.type)), large=large)
+
+
+def small_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type that others of the same values are united under: plain, with 32-bit offsets, of nullable fields.
+
+    Text is ``string``, bytes are ``binary`` and every list is ``list``, whoever wrote them: pandas and polars write the
+    large types for what pyarrow writes as the small ones. Lists of a fixed size keep it.
+    """
+    kind = plain_type(kind)
+    if pa.types.is_large_string(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind):
+        return pa.binary()
+    return _with_children(kind, lambda child: pa.field(child.name, small_type(child.type)), large=False)
+
+
+def _with_children(kind: pa.DataType, changed: Callable[[pa.Field], pa.Field], *, large: bool) -> pa.DataType:
+    """A nested type with changed fields, its list no view; other types as they are."""
+    if pa.types.is_struct(kind):
+        return pa.struct([changed(child) for child in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(changed(kind.key_field).type, changed(kind.item_field), keys_sorted=kind.keys_sorted)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(changed(kind.value_field), kind.list_size)
+    if is_list(kind):
+        return pa.large_list(changed(kind.value_field)) if large else pa.list_(changed(kind.value_field))
+    return kind
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Tell whether a type is a list of any kind: plain, large, of a fixed size or a view."""
+    test = pa.types
+    return bool(
+        test.is_list(kind) or test.is_large_list(kind) or test.is_fixed_size_list(kind)
+        or test.is_list_view(kind) or test.is_large_list_view(kind)
+    )  # fmt: skip
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Tell whether a type is text: plain, large or a view."""
+    test = pa.types
+    return bool(test.is_string(kind) or test.is_large_string(kind) or test.is_string_view(kind))
 
 
 def plain(column: pa.Array) -> pa.Array:
-    """A column without views and dictionaries."""
-    if pa.types.is_dictionary(column.type):
+    """Return a column without views, dictionaries and run-end encoding."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
         return plain(column.dictionary_decode())
-    target = plain_type(column.type)
-    return column if target == column.type else column.cast(target)
+    if pa.types.is_run_end_encoded(kind):
+        return plain(pc.run_end_decode(column))
+    target = plain_type(kind)
+    if target == kind:
+        return column
+    # Arrow 26 casts neither runs nor, without losing items, views of lists.
+    return _rebuilt(column) if any(word in str(kind) for word in ("list_view", "run_end")) else column.cast(target)
+
+
+def _rebuilt(column: pa.Array) -> pa.Array:
+    """A nested column, put together again from children that are plain."""
+    kind = column.type
+    target = plain_type(kind)
+    missing = column.is_null() if column.null_count else None
+    if pa.types.is_struct(kind):
+        children = [plain(child) for child in column.flatten()]
+        return pa.StructArray.from_arrays(children, fields=list(target), mask=missing)
+    if not is_list(kind) or pa.types.is_fixed_size_list(kind):
+        # Maps and lists of a fixed size of such lists have no short way; nobody writes them.
+        return pa.array(column.to_pylist(), target)
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    large = pa.types.is_large_list(target)
+    made = pa.LargeListArray if large else pa.ListArray
+    return made.from_arrays(
+        pa.array(offsets, pa.int64() if large else pa.int32()), plain(column.flatten()), type=target, mask=missing
+    )
 
 
 def plain_text(column: pa.Array) -> pa.Array:
-    """As :func:`plain`, and bytes that are UTF-8 are text: Hive, Impala and older Spark do not mark it in Parquet."""
+    """Return a plain column, bytes that are UTF-8 as text: Hive, Impala and older Spark do not mark text in Parquet."""
     column = plain(column)
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         with suppress(pa.ArrowInvalid):

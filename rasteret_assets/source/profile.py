@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.columns.assets import asset_names, normalize_assets, raster_rows
-from rasteret_assets.columns.hashing import ContentDigest, hash_texts, repeated, repeated_by, row_hashes
+from rasteret_assets.columns.hashing import RowsDigest, hash_texts, repeated, repeated_by, row_hashes
 from rasteret_assets.columns.scalars import normalize_ids, normalize_times
 from rasteret_assets.errors import BandNotFoundError
 from rasteret_assets.geometry import describe_geometry
@@ -38,7 +38,7 @@ from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
 
 #: Raised whenever a profile of the same rows would come out differently: stored ones are then made anew.
-PROFILE_VERSION = 4
+PROFILE_VERSION = 5
 
 #: Files that are looked at side by side, with a batch of each in memory.
 _PARTS_AT_ONCE = 2
@@ -46,7 +46,13 @@ _PARTS_AT_ONCE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionProfile:
-    """One partition of a source: how many rows, and a version that changes with any of them."""
+    """One partition of a source: how many rows, and a version that changes with any of them, but not with their order.
+
+    Args:
+        rows: how many.
+        version: hexadecimal :class:`~rasteret_assets.columns.hashing.RowsDigest` of the rows in one file, or in all
+            (where it also covers the ids that other partitions share).
+    """
 
     rows: int
     version: str
@@ -200,14 +206,16 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None) -> L
 
 
 def _combined(parts: Collection[PartProfile]) -> dict[str, PartitionProfile]:
-    """Partitions over all files; which file a row is in does not count, only what all files hold."""
-    versions: dict[str, list[str]] = {}
-    rows: dict[str, int] = {}
+    """Partitions over all files; which file a row is in does not count, only which rows all files hold."""
+    digests: dict[str, RowsDigest] = {}
     for part in parts:
         for key, found in part.partitions.items():
-            versions.setdefault(key, []).append(found.version)
-            rows[key] = rows.get(key, 0) + found.rows
-    return {key: PartitionProfile(rows=rows[key], version=_digest(sorted(versions[key]))) for key in sorted(rows)}
+            digests.setdefault(key, RowsDigest()).merge(RowsDigest(found.version, found.rows))
+    return _profiled(digests)
+
+
+def _profiled(digests: Mapping[str, RowsDigest]) -> dict[str, PartitionProfile]:
+    return {key: PartitionProfile(rows=found.rows, version=found.hexdigest()) for key, found in sorted(digests.items())}
 
 
 def _digest(texts: Iterable[str]) -> str:
@@ -215,7 +223,7 @@ def _digest(texts: Iterable[str]) -> str:
 
 
 def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec) -> tuple[PartProfile, npt.NDArray[np.uint64]]:
-    digests: dict[str, ContentDigest] = {}
+    digests: dict[str, RowsDigest] = {}
     names: set[str] = set()
     rasters: set[str] = set()
     hashes = [np.zeros(0, np.uint64)]
@@ -223,17 +231,14 @@ def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec) -> tup
     for batch in ahead(source.batches(part)):
         aliased = with_aliases(batch, spec)
         for key, rows in _split(batch, aliased, spec):
-            digests.setdefault(key, ContentDigest()).update(rows)
+            digests.setdefault(key, RowsDigest()).update(rows)
         hashes.append(hash_texts(normalize_ids(aliased.column(ID))))
         if not _from_href(source, spec):
             in_batch = stated or asset_names(aliased.column(ASSETS))
             names.update(in_batch)
             if spec.enrich_cog and spec.band_codes is None:
                 rasters |= _raster_names(aliased.column(ASSETS), [name for name in in_batch if name not in rasters])
-    partitions = {
-        key: PartitionProfile(rows=digest.rows, version=digest.hexdigest()) for key, digest in sorted(digests.items())
-    }
-    found = PartProfile(partitions=partitions, asset_names=tuple(sorted(names)), rasters=tuple(sorted(rasters)))
+    found = PartProfile(partitions=_profiled(digests), asset_names=tuple(sorted(names)), rasters=tuple(sorted(rasters)))
     return found, np.concatenate(hashes)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasteret_assets.columns.hashing import ContentDigest, hash_texts, row_hashes
+from rasteret_assets.columns.hashing import ContentDigest, RowsDigest, hash_texts, row_hashes
 
 TEXTS = ["", "a", None, "aa", "ab", "ba", "é", "a" * 300]
 ROWS = pa.table(
@@ -98,3 +98,63 @@ def test_a_hash_depends_on_its_value_alone(values: list[bytes | None], skipped: 
 def test_zeros_at_the_end_matter() -> None:
     values = [b"\0" * size for size in range(200)]
     assert len(set(hash_texts(pa.array(values)).tolist())) == len(values)
+
+
+def sum_of(*tables: pa.Table, rows: int = 100) -> str:
+    found = RowsDigest()
+    for table in tables:
+        for batch in table.to_batches(max_chunksize=rows):
+            found.update(batch)
+    return found.hexdigest()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8])
+def test_a_sum_of_rows_sees_neither_order_nor_batches(rows: int) -> None:
+    shuffled = ROWS.take(np.random.default_rng(rows).permutation(8))
+    assert sum_of(shuffled, rows=rows) == sum_of(ROWS)
+    assert sum_of(ROWS.slice(5), ROWS.slice(0, 5)) == sum_of(ROWS)
+    assert sum_of(ROWS.select(ROWS.column_names[::-1])) == sum_of(ROWS)
+
+
+def test_sums_of_rows_add_up() -> None:
+    one, other = RowsDigest(), RowsDigest()
+    one.update(ROWS.slice(0, 3).to_batches()[0])
+    other.update(ROWS.slice(3).to_batches()[0])
+    stored = RowsDigest(one.hexdigest(), one.rows)
+    stored.merge(other)
+    assert (stored.hexdigest(), stored.rows) == (sum_of(ROWS), 8)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS.column_names if name != "null"])
+def test_a_sum_of_rows_sees_every_value(name: str) -> None:
+    column = ROWS[name].combine_chunks()
+    other = next(i for i in range(8) if column[i] != column[0])
+    changed = ROWS.set_column(ROWS.column_names.index(name), name, column.take(pa.array([other, *range(1, 8)])))
+    assert sum_of(changed) != sum_of(ROWS)
+
+
+def test_a_sum_of_rows_sees_repetitions_and_which_values_stand_together() -> None:
+    once = pa.table({"a": [1, 2], "b": [1, 2]})
+    assert sum_of(once, once) != sum_of(once)
+    assert sum_of(pa.concat_tables([once] * 3)) not in {sum_of(once), sum_of(once, once)}
+    assert sum_of(pa.table({"a": [1, 2], "b": [2, 1]})) != sum_of(once)
+    assert sum_of(pa.table({"b": [1], "a": [2]})) != sum_of(pa.table({"a": [1], "b": [2]}))
+
+
+def test_an_encoding_in_memory_does_not_show_in_hashes() -> None:
+    plain = pa.array(["a", None, "b", "a"])
+    same = [
+        plain.cast(pa.string_view()),
+        plain.cast(pa.large_string()),
+        plain.dictionary_encode(),
+        pa.DictionaryArray.from_arrays(pa.array([1, 2, 0, 1]), pa.array(["b", "a", None])),
+    ]
+    for column in same:
+        assert (row_hashes([column]) == row_hashes([plain])).all()
+        nested = [pa.StructArray.from_arrays([values], ["x"]) for values in (column, plain)]
+        assert (row_hashes([nested[0]]) == row_hashes([nested[1]])).all()
+    values = [[1, 2], None, [], [3]]
+    for kind in (pa.large_list(pa.int64()), pa.list_view(pa.int64()), pa.large_list_view(pa.int64())):
+        assert (row_hashes([pa.array(values, kind)]) == row_hashes([pa.array(values)])).all()
+    fixed = pa.array([[1, 2], [3, 4]])
+    assert (row_hashes([fixed.cast(pa.list_(pa.int64(), 2))]) == row_hashes([fixed])).all()
