@@ -37,6 +37,8 @@ ITEM_COLLECTION: Final = "collection"
 END_DATETIME: Final = "end_datetime"
 
 HREF: Final = "href"
+IDENTITY: Final = "identity"
+IDENTITY_TYPE: Final = pa.binary(16)
 BAND_INDEX: Final = "band_index"
 
 REQUIRED_COLUMNS: Final = (ID, DATETIME, GEOMETRY, ASSETS)
@@ -129,6 +131,8 @@ BAND_METADATA_SCHEMA: Final = pa.schema(
         (ID, pa.string()),
         ("band", pa.string()),
         (HREF, pa.string()),
+        # Which file the row is about, as a hash: addresses that differ in a credential only are stored as one href.
+        (IDENTITY, IDENTITY_TYPE),
         (BAND_INDEX, pa.int32()),
         ("status", pa.string()),
         ("error_class", pa.string()),

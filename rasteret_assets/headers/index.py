@@ -1,7 +1,7 @@
 """Headers that are known already: where in which ledger the row of a file and sample stands.
 
 Only a 64-bit key of every known row is kept in memory. The rows themselves stay where they are, in tables or Parquet
-files, until they are asked for; each is then held against the address it was looked up for.
+files, until they are asked for; each is then held against the identity it was looked up for.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from rasteret_assets.columns.hashing import row_hashes
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.headers.targets import RETRIED_CLASSES
-from rasteret_assets.schema import BAND_INDEX, BAND_METADATA_SCHEMA, HREF, PARSER_VERSION
+from rasteret_assets.schema import BAND_INDEX, BAND_METADATA_SCHEMA, IDENTITY, PARSER_VERSION
 from rasteret_assets.storage.files import Files
 
-_KEY_COLUMNS: Final = (HREF, BAND_INDEX, "error_class", "parser_version")
+_KEY_COLUMNS: Final = (IDENTITY, BAND_INDEX, "error_class", "parser_version")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class HeaderIndex:
         if not len(self):
             return np.full(targets.num_rows, -1, np.int64)
         wanted = np.concatenate(
-            [np.zeros(0, np.uint64), *(_keys(batch) for batch in targets.select([HREF, BAND_INDEX]).to_batches())]
+            [np.zeros(0, np.uint64), *(_keys(batch) for batch in targets.select([IDENTITY, BAND_INDEX]).to_batches())]
         )
         place = np.searchsorted(self._keys, wanted)
         inside = place < len(self._keys)
@@ -178,11 +178,11 @@ def in_order(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
 
 
 def _keys(batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
-    """64-bit key of the (href, band index) of every row."""
-    return row_hashes([batch.column(HREF), batch.column(BAND_INDEX)])
+    """64-bit key of the (identity, band index) of every row."""
+    return row_hashes([batch.column(IDENTITY), batch.column(BAND_INDEX)])
 
 
 def _holds(batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
     current = pc.fill_null(pc.equal(batch.column("parser_version"), PARSER_VERSION), fill_value=False)
     again = pc.is_in(batch.column("error_class"), pa.array(RETRIED_CLASSES))
-    return np.asarray(pc.and_(pc.and_(current, pc.invert(again)), pc.is_valid(batch.column(HREF))), bool)
+    return np.asarray(pc.and_(pc.and_(current, pc.invert(again)), pc.is_valid(batch.column(IDENTITY))), bool)

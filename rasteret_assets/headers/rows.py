@@ -24,6 +24,7 @@ from rasteret_assets.schema import (
     CRS_CONFLICT,
     HREF,
     ID,
+    IDENTITY,
     PARSER_VERSION,
     STATUS_FAILED,
     STATUS_OK,
@@ -185,7 +186,7 @@ def _step(
         return _ledger(targets, take_rows(fresh.sources, groups, fresh.rows[span]))
     reused = known.take(positions[is_known])
     asked = targets.filter(pa.array(is_known))
-    if not all(reused[name].equals(asked[name]) for name in (HREF, BAND_INDEX)):
+    if not all(reused[name].equals(asked[name]) for name in (IDENTITY, BAND_INDEX)):
         raise CollectionError("a ledger changed while headers were taken from it; build the partition again")
     fetched = take_rows(fresh.sources, groups[is_fresh], fresh.rows[span][is_fresh])
     wrong = _wrong_rows(targets.filter(pa.array(~is_fresh & ~is_known)))
@@ -197,7 +198,7 @@ def _step(
 
 def _ledger(targets: pa.Table, values: pa.Table) -> pa.Table:
     """Ledger rows from targets and what is known of each."""
-    columns: dict[str, Any] = {name: targets[name] for name in (ID, "band", HREF, BAND_INDEX)}
+    columns: dict[str, Any] = {name: targets[name] for name in (ID, "band", HREF, IDENTITY, BAND_INDEX)}
     columns |= {name: values[name] for name in FETCHED_COLUMNS}
     columns["parser_version"] = pa.array(np.full(targets.num_rows, PARSER_VERSION, np.int32))
     columns |= _with_conflicts(targets, values)
