@@ -44,7 +44,7 @@ from rasteret_assets.storage.ahead import ahead
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.batches import BATCH_ROWS
 from rasteret_assets.storage.files import STAGE_OPTIONS, TableWriter
-from rasteret_assets.storage.states import FileFacts, commit, unpublish
+from rasteret_assets.storage.states import FileFacts, commit, remove_outdated, unpublish
 from rasteret_assets.storage.workspace import Workspace
 
 _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
@@ -308,6 +308,7 @@ def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> Stag
         "collections": sorted(facts.collections),
     }
     commit(workspace, key, FileFacts.of(facts.rows, written), built_from)
+    remove_outdated(workspace, key)
     counts: dict[str, int | float | str] = {
         "bytes": written.size,
         "crs_corrected_by_header": published.findings.corrected,

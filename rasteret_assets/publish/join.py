@@ -20,10 +20,8 @@ from rasteret_assets.schema import (
     BAND_STRUCT,
     CRS,
     ID,
-    MONTH,
     PROJ_EPSG,
     STATUS_OK,
-    YEAR,
     band_column,
 )
 
@@ -121,7 +119,7 @@ def join_band_metadata(
     kept = [name for name in records.schema.names if name not in replaced]
     table = without_signatures(records.select(kept))
     if ledger is None or not bands:
-        return _partition_last(table), CrsFindings()
+        return table, CrsFindings()
     ok = ledger.filter(pc.equal(ledger["status"], STATUS_OK)).combine_chunks()
     ids = table[ID].combine_chunks()
     structs = {}
@@ -133,7 +131,7 @@ def join_band_metadata(
     table, findings = _with_header_crs(table, structs)
     for band, column in structs.items():
         table = table.append_column(band_column(band), column)
-    return _partition_last(table), findings
+    return table, findings
 
 
 def _with_header_crs(table: pa.Table, structs: dict[str, pa.Array]) -> tuple[pa.Table, CrsFindings]:
@@ -161,8 +159,3 @@ def _with_header_crs(table: pa.Table, structs: dict[str, pa.Array]) -> tuple[pa.
         corrected=int(pc.sum(pc.fill_null(corrected, fill_value=False)).as_py() or 0), conflicting=int(conflict.sum())
     )
     return table, findings
-
-
-def _partition_last(table: pa.Table) -> pa.Table:
-    rest = [name for name in table.schema.names if name not in (YEAR, MONTH)]
-    return table.select([*rest, YEAR, MONTH])

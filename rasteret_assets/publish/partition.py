@@ -13,13 +13,14 @@ from itertools import chain
 import pyarrow as pa
 
 from rasteret_assets.errors import CollectionError
+from rasteret_assets.partitions import hive_keys
 from rasteret_assets.publish.encoding import SAMPLE_ROWS, parquet_options
 from rasteret_assets.publish.footer import PublishedFacts, footer
 from rasteret_assets.publish.join import CrsFindings, join_band_metadata, join_batches
 from rasteret_assets.publish.row_groups import group_rows, row_groups
 from rasteret_assets.publish.stac import COLLECTION_DOCUMENT, collection_document, complete_items, is_stac, stac_footer
 from rasteret_assets.records.order import SORT_BYTES, RecordSorter
-from rasteret_assets.schema import BAND_METADATA_SCHEMA, GEOMETRY, MONTH, YEAR
+from rasteret_assets.schema import BAND_METADATA_SCHEMA, GEOMETRY
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.files import Written
 from rasteret_assets.storage.states import FileFacts, announce
@@ -70,20 +71,21 @@ def publish_partition(
     stored = workspace.read_schema(records)
     if stored is None:
         raise CollectionError(f"{records} is missing: build the normalized records of {key} first")
-    # From a published file to the document beside the data, two hive folders up.
-    document = f"../../../{workspace.stages.rpartition('/')[2]}/{COLLECTION_DOCUMENT}"
+    # From a published file up its hive folders to the document beside the data.
+    up = "../" * (len(hive_keys(spec.partition_by)) + 1)
+    document = f"{up}{workspace.stages.rpartition('/')[2]}/{COLLECTION_DOCUMENT}"
     facts, findings = PublishedFacts(), CrsFindings()
     schema: pa.Schema | None = None
     with RecordSorter(sort_bytes) as sorter:
         for table, found in join_batches(workspace.read_batches(records), workspace.read_batches(ledger), bands):
-            completed = complete_items(_without_keys(table), spec, document)
+            completed = complete_items(_without_keys(table, spec), spec, document)
             facts.add(completed)
             findings += found
             sorter.add(completed)
             schema = completed.schema
         if schema is None:  # a partition without rows has the same schema as the others
             nothing, _ = join_band_metadata(stored.empty_table(), BAND_METADATA_SCHEMA.empty_table(), bands)
-            schema = complete_items(_without_keys(nothing), spec, document).schema
+            schema = complete_items(_without_keys(nothing, spec), spec, document).schema
         published = _published_schema(schema, facts, spec)
         path = workspace.published_file(key)
 
@@ -151,6 +153,7 @@ class _NativeGeometry(pa.ExtensionType):  # type: ignore[misc]
         return cls()
 
 
-def _without_keys(table: pa.Table) -> pa.Table:
-    """Without the hive keys, which stand in the path."""
-    return table.drop_columns([name for name in (YEAR, MONTH) if name in table.schema.names])
+def _without_keys(table: pa.Table, spec: CollectionSpec) -> pa.Table:
+    """Drop the hive keys, which stand in the path."""
+    keys = hive_keys(spec.partition_by)
+    return table.drop_columns([name for name in keys if name in table.schema.names])

@@ -28,6 +28,11 @@ def load_profile(workspace: Workspace, source: Source, spec: CollectionSpec) -> 
     return look.profile
 
 
+def source_partitions(workspace: Workspace) -> set[str]:
+    """Return the keys of the partitions that the last look at the source found; none where there was no look."""
+    return {*((workspace.read_json(f"{workspace.stages}/source.json") or {}).get("partitions") or ())}
+
+
 def _last_look(workspace: Workspace, stored: Any, spec: CollectionSpec) -> Look | None:
     """What an earlier look under the same spec found."""
     if stored is None or stored.get(_LOOKED_UNDER) != _looked_under(spec):
