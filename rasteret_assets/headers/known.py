@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from rasteret_assets.headers.index import HeaderIndex, KnownFile, KnownRows
 from rasteret_assets.headers.targets import TARGET_COLUMNS, ledger_targets
-from rasteret_assets.source.recipe import recipe_of
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, BANDS, NORMALIZED
+from rasteret_assets.source.recipe import recipe_of
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.files import STAGE_OPTIONS
 from rasteret_assets.storage.filesystems import list_files

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import compress
@@ -12,7 +13,7 @@ from typing import Final, TypeVar
 
 import pyarrow as pa
 
-from rasteret_assets.headers.known import set_aside_headers, sweep_headers
+from rasteret_assets.headers.known import sweep_headers
 from rasteret_assets.headers.outcomes import ProgressCallback
 from rasteret_assets.headers.stage import check_enrichment
 from rasteret_assets.pipeline.stages import (
@@ -22,6 +23,7 @@ from rasteret_assets.pipeline.stages import (
     run_collection,
     run_normalized_records,
     run_raw_records,
+    set_aside,
 )
 from rasteret_assets.publish.partition import publish_collection_document
 from rasteret_assets.schema import ASSETS, BANDS, COLLECTION, NORMALIZED, RAW, STAGES
@@ -29,9 +31,9 @@ from rasteret_assets.source.open import Source
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.aio import cancelled_together
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.commit import announce_new
 from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.filesystems import each_file
-from rasteret_assets.storage.states import announce_new
 from rasteret_assets.storage.workspace import Workspace
 
 T = TypeVar("T")
@@ -45,6 +47,8 @@ _SMALL_AT_ONCE: Final = 12
 _SMALL_ROWS: Final = 8192
 # Few, because each learns for itself how much its hosts can take.
 _FETCHED_AT_ONCE: Final = 4
+# Each lock on a disk is an open file. Of more partitions each stage takes the lock by itself.
+_HELD_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,31 +109,35 @@ def build_partitions(
         EnrichmentError: if every header of the build failed.
         InvalidRecordError: if more records than tolerated break the contract.
     """
-    results: dict[str, dict[str, StageResult]] = {stage: {} for stage in STAGES}
-    results[RAW] = {result.key: result for result in run_raw_records(workspace, source, spec, keys)}
-    at_once = _partitions_at_once(workspace, max((result.rows for result in results[RAW].values()), default=0))
-    results[NORMALIZED] = _side_by_side(keys, lambda key: run_normalized_records(workspace, spec, key), at_once)
-    if not force:
-        sweep_headers(workspace)
-        _side_by_side(keys, lambda key: set_aside_headers(workspace, spec, key), at_once)
+    with ExitStack() as stack:
+        # In one order, so that no two builds wait for each other; whoever waits scans the source after that.
+        for key in sorted(keys) if len(keys) <= _HELD_AT_ONCE else ():
+            stack.enter_context(workspace.lock(key))
+        results: dict[str, dict[str, StageResult]] = {stage: {} for stage in STAGES}
+        results[RAW] = {result.key: result for result in run_raw_records(workspace, source, spec, keys)}
+        at_once = _partitions_at_once(workspace, max((result.rows for result in results[RAW].values()), default=0))
+        results[NORMALIZED] = _side_by_side(keys, lambda key: run_normalized_records(workspace, spec, key), at_once)
+        if not force:
+            sweep_headers(workspace)
+            _side_by_side(keys, lambda key: set_aside(workspace, spec, key), at_once)
 
-    def read_bands(key: str) -> StageResult:
-        watch = progress(key) if progress is not None else None
-        return run_band_metadata(
-            workspace, spec, key, backend, force=force, revalidate=revalidate, progress=watch
-        )  # fmt: skip
+        def read_bands(key: str) -> StageResult:
+            watch = progress(key) if progress is not None else None
+            return run_band_metadata(
+                workspace, spec, key, backend, force=force, revalidate=revalidate, progress=watch
+            )  # fmt: skip
 
-    with kept_connected(backend):
-        results[BANDS] = _side_by_side(keys, read_bands, _fetched_at_once(spec, results[NORMALIZED]))
-    refuse_without_headers(workspace, list(results[BANDS].values()))
-    if require is not None:
-        require(workspace, spec, keys)
-    # So that a build that dies among these leaves no collection that looks whole.
-    announce_new(workspace, keys)
-    for group in publishing_order(workspace, keys):
-        results[COLLECTION] |= _side_by_side(group, lambda key: run_collection(workspace, spec, key), at_once)
-    publish_collection_document(workspace, spec)
-    return results
+        with kept_connected(backend):
+            results[BANDS] = _side_by_side(keys, read_bands, _fetched_at_once(spec, results[NORMALIZED]))
+        refuse_without_headers(workspace, list(results[BANDS].values()))
+        if require is not None:
+            require(workspace, spec, keys)
+        # So that a build that dies among these leaves no collection that looks whole.
+        announce_new(workspace, keys)
+        for group in publishing_order(workspace, keys):
+            results[COLLECTION] |= _side_by_side(group, lambda key: run_collection(workspace, spec, key), at_once)
+        publish_collection_document(workspace, spec)
+        return results
 
 
 def publishing_order(workspace: Workspace, keys: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -7,23 +7,23 @@ built.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from itertools import chain
-from typing import Concatenate, Final, ParamSpec
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 import pyarrow as pa
 
 from rasteret_assets.columns.scalars import normalize_ids
-from rasteret_assets.errors import CollectionError, SourceError
+from rasteret_assets.errors import CollectionError, DamagedFileError, SourceError
 from rasteret_assets.headers.index import HeaderIndex
-from rasteret_assets.headers.known import WorkspaceCheckpoint, known_headers, target_slices
+from rasteret_assets.headers.known import WorkspaceCheckpoint, known_headers, set_aside_headers, target_slices
 from rasteret_assets.headers.outcomes import Latencies, ProgressCallback
 from rasteret_assets.headers.stage import BandMetadataReader, count_failures
-from rasteret_assets.source.recipe import recipe_of, with_recipe
 from rasteret_assets.publish.partition import publish_partition
 from rasteret_assets.records.normalize import NormalizedRecords, RepeatedIds, check_rejected, normalize_records
 from rasteret_assets.schema import (
@@ -38,17 +38,21 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.source.open import Source
 from rasteret_assets.source.profile import SourceProfile, partition_batches
+from rasteret_assets.source.recipe import recipe_of, with_recipe
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.batches import BATCH_ROWS
+from rasteret_assets.storage.commit import FileFacts, commit, unpublish
 from rasteret_assets.storage.files import STAGE_OPTIONS, TableWriter
-from rasteret_assets.storage.states import FileFacts, commit, unpublish
 from rasteret_assets.storage.workspace import Workspace
 
 _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
 P = ParamSpec("P")
+R = TypeVar("R")
+
+_log = logging.getLogger(__name__)
 
 #: Counts of the header stage that are percentiles, and so are not summed: ``latency_p50_ms`` and so on.
 LATENCY_PREFIX: Final = "latency_p"
@@ -59,6 +63,8 @@ REMOVED: Final = "removed"
 # Files that are written at once in one scan of the source, and rows that wait for theirs to be worth a row group.
 _OPEN_FILES: Final = 256
 _HELD_BYTES: Final = 16 * 2**20
+# Tables that each build writes anew need not outlast a power cut.
+_MADE_ANEW: Final = {**STAGE_OPTIONS, "durable": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,7 @@ def _write_raw(
     with ExitStack() as stack:
         writers = {
             key: stack.enter_context(
-                workspace.writer(paths[key], with_recipe(source.schema, profile, versions[key]), **STAGE_OPTIONS)
+                workspace.writer(paths[key], with_recipe(source.schema, profile, versions[key]), **_MADE_ANEW)
             )
             for key in keys
         }
@@ -168,6 +174,30 @@ def _one_at_a_time(
     return run
 
 
+def _without_damaged_headers(
+    stage: Callable[Concatenate[Workspace, CollectionSpec, str, P], R],
+) -> Callable[Concatenate[Workspace, CollectionSpec, str, P], R]:
+    """Make a stage that reads stored headers take a damaged file of them away, and ask for its headers again."""
+
+    @wraps(stage)
+    def run(workspace: Workspace, spec: CollectionSpec, key: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        while True:
+            try:
+                return stage(workspace, spec, key, *args, **kwargs)
+            except DamagedFileError as error:
+                if not error.path.startswith(f"{workspace.stages}/{BANDS}") or not workspace.remove(error.path):
+                    raise
+                _log.warning("%s; its headers are read again", error)
+
+    return run
+
+
+@_without_damaged_headers
+def set_aside(workspace: Workspace, spec: CollectionSpec, key: str) -> None:
+    """Keep the headers that a partition is about to lose, for other partitions to find."""
+    set_aside_headers(workspace, spec, key)
+
+
 @_one_at_a_time
 def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str) -> StageResult:
     """Normalize a partition's raw rows, and write those that cannot be beside them.
@@ -193,7 +223,7 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
     normalized, first_rejected = first.records.schema, first.rejected
     results = chain([first], results)
     del first  # or its rows would stay in memory to the end
-    with workspace.writer(path, with_recipe(normalized, profile, version), **STAGE_OPTIONS) as records:
+    with workspace.writer(path, with_recipe(normalized, profile, version), **_MADE_ANEW) as records:
         with ExitStack() as stack:
             rejected: TableWriter | None = None
             for result in results:
@@ -201,7 +231,7 @@ def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str)
                 if result.rejected.num_rows:
                     if rejected is None:
                         first_rejected = result.rejected
-                        writer = workspace.writer(rejected_path, first_rejected.schema, **STAGE_OPTIONS)
+                        writer = workspace.writer(rejected_path, first_rejected.schema, **_MADE_ANEW)
                         rejected = stack.enter_context(writer)
                     rejected.write(result.rejected)
                 counts["rejected_records"] += result.rejected.num_rows
@@ -231,6 +261,7 @@ def _normalized(
 
 
 @_one_at_a_time
+@_without_damaged_headers
 def run_band_metadata(
     workspace: Workspace,
     spec: CollectionSpec,

@@ -18,7 +18,7 @@ _LOOKED_UNDER: Final = "looked_under"
 def load_profile(workspace: Workspace, source: Source, spec: CollectionSpec) -> SourceProfile:
     """The source's profile: the stored one where source and spec are unchanged, else a new look, which is stored."""
     path = f"{workspace.stages}/source.json"
-    stored = workspace.read_json(path)
+    stored = workspace.read_json(path, cache=True)
     if stored is not None and stored.get("fingerprint") == profile_fingerprint(source, spec):
         return SourceProfile.from_json(stored)
     look = look_at(source, spec, _last_look(workspace, stored, spec))
@@ -32,7 +32,7 @@ def _last_look(workspace: Workspace, stored: Any, spec: CollectionSpec) -> Look 
     """What an earlier look under the same spec found."""
     if stored is None or stored.get(_LOOKED_UNDER) != _looked_under(spec):
         return None
-    table = workspace.read_table(_ids_file(workspace))
+    table = workspace.read_table(_ids_file(workspace), cache=True)
     if table is None or not table.schema.equals(_ids_schema(spec), check_metadata=True):
         return None
     ids = {
