@@ -6,7 +6,6 @@ credentials. Whatever is neither S3 nor GCS nor Azure (fsspec's filesystems, for
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -191,12 +190,11 @@ def _opened(kind: str, bucket: str, base: str | None, options: bytes) -> Conditi
 def _s3(bucket: str, given: Mapping[str, Any], timeout: timedelta) -> ObjectStore | None:
     client: ClientConfig = {"timeout": timeout}
     config: dict[str, Any] = {"region": given["region"]} if given["region"] else {}
-    if given["endpoint_override"]:
-        config["endpoint"] = f"{given['scheme']}://{given['endpoint_override'].rpartition('://')[2]}"
-        if given["scheme"] == "http":
+    if endpoint := given["endpoint_override"]:
+        # With or without a scheme; that of the environment's endpoint, which pyarrow puts here, has one.
+        config["endpoint"] = endpoint if "://" in endpoint else f"{given['scheme']}://{endpoint}"
+        if config["endpoint"].startswith("http://"):
             client["allow_http"] = True
-    elif _asks_in_the_clear():
-        client["allow_http"] = True
     if given["force_virtual_addressing"]:
         config["virtual_hosted_style_request"] = True
     if (proxy := given["proxy_options"]) and proxy["host"]:
@@ -214,12 +212,6 @@ def _s3(bucket: str, given: Mapping[str, Any], timeout: timedelta) -> ObjectStor
     else:
         config |= environment_credentials()
     return S3Store(bucket, client_options=client, retry_config=_RETRIES, **config)
-
-
-def _asks_in_the_clear() -> bool:
-    """Whether the environment names an endpoint without TLS, which both libraries then go to."""
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    return next((os.environ[name] for name in names if name in os.environ), "").startswith("http://")
 
 
 def _gcs(bucket: str, given: Mapping[str, Any], timeout: timedelta) -> ObjectStore | None:
