@@ -29,6 +29,8 @@ from rasteret_assets.schema import (
     GEOMETRY,
     ID,
     PARSER_VERSION,
+    PUBLISH_VERSION,
+    RECORD_VERSION,
     START_DATETIME,
     UNDATED,
     partition_key,
@@ -126,7 +128,8 @@ class SourceProfile:
         So does a column that a new file of the source brings, or of which it widens the type: readers that take a
         folder for one table want one schema in all of its files.
         """
-        shared = repr((self.columns, self.asset_names, self.bands, PARSER_VERSION))
+        code = (PARSER_VERSION, RECORD_VERSION, PUBLISH_VERSION)
+        shared = repr((self.columns, self.asset_names, self.bands, code))
         return hashlib.blake2b(shared.encode(), digest_size=8).hexdigest()
 
     def version(self, key: str, spec: CollectionSpec) -> str:
