@@ -16,7 +16,7 @@ code                            ``PARSER_VERSION``, ``RECORD_VERSION``, ``PUBLIS
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -24,11 +24,12 @@ import pyarrow.compute as pc
 from xxhash import xxh3_64, xxh3_128
 
 # How coarse the clock of a store may be, in ns, by the digits of its times: FAT has steps of two seconds, object
-# stores of one; Linux stamps local files at ticks of up to 10 ms; libraries that count microseconds read the clock.
+# stores of one; Linux stamps local files at ticks of up to 10 ms; who counts microseconds has read the clock.
 _SECOND_NS: Final = 10**9
 _MILLISECOND_NS: Final = 10**6
 _COARSE_NS: Final = 2 * _SECOND_NS
 _LOCAL_NS: Final = 20 * _MILLISECOND_NS
+_EXACT_NS: Final = 100_000
 
 
 class FileVersion(NamedTuple):
@@ -39,7 +40,7 @@ class FileVersion(NamedTuple):
 
 
 def file_version(
-    store: str, path: str, *, size: int | None, modified_ns: int | None, tag: str | None, looked_ns: int
+    store: str, path: str, *, size: int | None, times_ns: Sequence[int], tag: str | None, looked_ns: int
 ) -> FileVersion:
     """Return the version of a file by what its store tells of it.
 
@@ -51,13 +52,20 @@ def file_version(
         store: kind of the filesystem, such as ``local`` or ``s3``.
         path: the file's path on it, in full.
         size: in bytes.
-        modified_ns: when the file was last modified, in ns since 1970; None where the store does not tell.
-        tag: what the store says of the content: ETag, version id, generation, or a time of change that nobody sets.
+        times_ns: when the file was last changed, in ns since 1970, by each clock of the store; the latest decides
+            whether it is racy. Empty where the store does not tell.
+        tag: what the store says of the content: ETag, version id, generation.
         looked_ns: when the store was asked, in ns since 1970.
     """
-    believed = bool(tag) or (modified_ns is not None and looked_ns - modified_ns >= _step_ns(store, modified_ns))
-    told = (store, path, size, modified_ns, tag, None if believed else looked_ns)
+    latest = max(times_ns, default=None)
+    believed = bool(tag) or (latest is not None and looked_ns - latest >= _step_ns(store, latest))
+    told = (store, path, size, list(times_ns), tag, None if believed else looked_ns)
     return FileVersion(_hexdigest(json.dumps(told).encode()), believed)
+
+
+def files_version(versions: Iterable[str]) -> str:
+    """Return the version of a table of many files by the versions of these."""
+    return _hexdigest(*(version.encode() for version in versions))
 
 
 def _step_ns(store: str, modified_ns: int) -> int:
@@ -65,7 +73,7 @@ def _step_ns(store: str, modified_ns: int) -> int:
         return _COARSE_NS
     if store == "local" or modified_ns % _MILLISECOND_NS == 0:
         return _LOCAL_NS
-    return _MILLISECOND_NS
+    return _EXACT_NS
 
 
 def arrow_version(schema: pa.Schema, digest: str) -> str:

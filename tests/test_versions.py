@@ -16,7 +16,7 @@ from rasteret_assets.spec import CloudConfig, CollectionSpec
 from rasteret_assets.versions import arrow_version, file_version
 
 S = 10**9
-FACTS = {"size": 5, "modified_ns": 100 * S + 1, "tag": None, "looked_ns": 200 * S}
+FACTS = {"size": 5, "times_ns": (100 * S + 1,), "tag": None, "looked_ns": 200 * S}
 
 
 def version(store: str = "local", path: str = "/a", **facts: object) -> str:
@@ -26,7 +26,8 @@ def version(store: str = "local", path: str = "/a", **facts: object) -> str:
 @pytest.mark.parametrize(
     "facts",
     [
-        {"store": "s3"}, {"path": "/b"}, {"size": 6}, {"size": None}, {"modified_ns": 100 * S + 2}, {"tag": "x"},
+        {"store": "s3"}, {"path": "/b"}, {"size": 6}, {"size": None}, {"tag": "x"},
+        {"times_ns": (100 * S + 2,)}, {"times_ns": (100 * S + 1, 3)},
     ],
     ids=str,
 )  # fmt: skip
@@ -38,15 +39,15 @@ def test_every_fact_of_a_file_counts(facts: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("store", "facts", "believed"),
     [
-        ("local", {"modified_ns": 200 * S - 5_000_001}, False),
-        ("local", {"modified_ns": 200 * S - 50_000_001}, True),
-        ("local", {"modified_ns": 199 * S}, False),  # a clock of seconds
-        ("local", {"modified_ns": 201 * S + 1}, False),  # not yet
-        ("s3", {"modified_ns": 199 * S}, False),
-        ("s3", {"modified_ns": 197 * S}, True),
-        ("s3", {"modified_ns": 200 * S, "tag": '"abc"'}, True),
-        ("memory", {"modified_ns": 200 * S - 2_001_000}, True),
-        ("http", {"modified_ns": None}, False),
+        ("local", {"times_ns": (200 * S - 5_000_001,)}, False),
+        ("local", {"times_ns": (200 * S - 50_000_001,)}, True),
+        ("local", {"times_ns": (199 * S,)}, False),  # a clock of seconds
+        ("local", {"times_ns": (201 * S + 1,)}, False),  # not yet
+        ("s3", {"times_ns": (199 * S,)}, False),
+        ("s3", {"times_ns": (197 * S,)}, True),
+        ("s3", {"times_ns": (200 * S,), "tag": '"abc"'}, True),
+        ("memory", {"times_ns": (200 * S - 2_001_000,)}, True),
+        ("http", {"times_ns": ()}, False),
     ],
 )
 def test_a_file_that_may_be_written_again_unseen_never_has_the_same_version(

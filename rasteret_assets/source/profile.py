@@ -35,6 +35,7 @@ from rasteret_assets.schema import (
     UNDATED,
     partition_key,
 )
+from rasteret_assets.source.crs import crs_name
 from rasteret_assets.source.open import Source, SourcePart
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
@@ -301,7 +302,7 @@ def _columns(source: Source, spec: CollectionSpec) -> str:
     """Hash of what the source's footers say of its columns."""
     described = describe_geometry(source.schema.field(spec.source_column(GEOMETRY)), source.schema.metadata)
     types = source.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
-    return _digest([types, repr(described)])
+    return _digest([types, crs_name(described), described.native or ""])
 
 
 def _schema_names(source: Source, spec: CollectionSpec) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from rasteret_assets.source.open import Source
+from rasteret_assets.source.known import KnownSchemas
+from rasteret_assets.source.open import Source, open_source
 from rasteret_assets.source.profile import PROFILE_VERSION, Look, SourceProfile, look_at, profile_fingerprint
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
@@ -15,10 +16,38 @@ from rasteret_assets.storage.workspace import Workspace
 _LOOKED_UNDER: Final = "looked_under"
 
 
-def load_profile(workspace: Workspace, source: Source, spec: CollectionSpec) -> SourceProfile:
-    """The source's profile: the stored one where source and spec are unchanged, else a new look, which is stored."""
+def open_known(
+    workspace: Workspace, data: Any, spec: CollectionSpec, filesystem: Any = None, *, trust_stored: bool = True
+) -> Source:
+    """Open a record table as :func:`~.open.open_source` does, but no footer of a file that did not change.
+
+    Args:
+        workspace: keeps the schemas of the files.
+        data: path, URI or Arrow object.
+        spec: of the collection.
+        filesystem: pyarrow or fsspec filesystem of the path.
+        trust_stored: whether the schemas that are kept count, as they do not where a build is forced.
+
+    Raises:
+        SourceError: if there is nothing there, or what is there is not Parquet.
+        MissingColumnError: if a column that the spec or the record contract names is not there.
+    """
+    return open_source(data, spec, filesystem, KnownSchemas(workspace, trust_stored=trust_stored))
+
+
+def load_profile(
+    workspace: Workspace, source: Source, spec: CollectionSpec, *, trust_stored: bool = True
+) -> SourceProfile:
+    """Return the source's profile: the stored one where source and spec are unchanged, else a new one, which is stored.
+
+    Args:
+        workspace: keeps the profile.
+        source: opened record table.
+        spec: of the collection.
+        trust_stored: whether what was found earlier counts; otherwise every row is read again.
+    """
     path = f"{workspace.stages}/source.json"
-    stored = workspace.read_json(path)
+    stored = workspace.read_json(path) if trust_stored else None
     if stored is not None and stored.get("fingerprint") == profile_fingerprint(source, spec):
         return SourceProfile.from_json(stored)
     look = look_at(source, spec, _last_look(workspace, stored, spec))
