@@ -58,9 +58,14 @@ def _holds_template(value: Any) -> bool:
 
 
 def _admit_templates(schema: dict[str, Any]) -> None:
-    """Let every property of a JSON schema be a template too."""
+    """Let every property of a JSON schema be a template too, but for those with properties of their own.
+
+    A mistake in one of these would be told without its line, as a value that fits neither schema.
+    """
     for model in (schema, *schema.get("$defs", {}).values()):
         for name, value in model.get("properties", {}).items():
+            if "$ref" in value:
+                continue
             described = {key: value.pop(key) for key in ("default", "description", "title") if key in value}
             template = {"type": "string", "pattern": r"\{\{.*\}\}"}
             model["properties"][name] = {"anyOf": [value, template], **described}
