@@ -1,7 +1,7 @@
 """Files of a workspace that are damaged: what is loaded and built is right, or refused by name.
 
-``DAMAGE_ROUNDS`` sets how many files are damaged (150), ``TRIAL_SEED`` which and how, ``DAMAGE_ONLY`` which kinds of file
-(part of their path).
+``DAMAGE_ROUNDS`` sets how many files are damaged (150), ``TRIAL_SEED`` which and how, ``DAMAGE_ONLY`` a part of their
+paths.
 """
 
 from __future__ import annotations
