@@ -10,14 +10,16 @@ from rasteret_assets import build as build_collection
 from rasteret_assets.errors import CollectionError, RasteretAssetsError
 from tests.trials.child import attempt, digests
 from tests.trials.generations import COLUMNS, problems
+from tests.trials.numbered import NumberedFiles
 
 #: What a reader on an object store is told where an object was replaced while it was read, which the README promises.
 PUBLISHED_ANEW = "load the collection again"
 
 
-def build(spec: dict[str, Any], force: bool = False) -> dict[str, Any]:
-    """Build once."""
-    return {"totals": build_collection(CollectionSpec.of(**spec), force=force).totals}
+def build(spec: dict[str, Any], force: bool = False, log: str | None = None) -> dict[str, Any]:
+    """Build once; with a ``log``, from numbered files in memory, which note there what they are asked for."""
+    backend = NumberedFiles(log) if log else None
+    return {"totals": build_collection(CollectionSpec.of(**spec), force=force, backend=backend).totals}
 
 
 def look(published: str) -> dict[str, Any]:
