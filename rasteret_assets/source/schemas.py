@@ -72,7 +72,8 @@ def unite_schemas(label: str, schemas: Sequence[pa.Schema], geometry: str | None
 
 def _scanned(kind: pa.DataType) -> pa.DataType:
     if isinstance(kind, pa.ExtensionType):
-        return kind
+        # JSON is read as the text it is.
+        return small_type(kind.storage_type) if kind.extension_name == "arrow.json" else kind
     if pa.types.is_dictionary(kind):
         return pa.dictionary(kind.index_type, small_type(kind.value_type), kind.ordered)
     return small_type(kind)
@@ -120,7 +121,7 @@ def _described(field: pa.Field) -> pa.Field:
 
 
 def _without_extents(geo: bytes) -> bytes:
-    with suppress(ValueError, AttributeError):
+    with suppress(ValueError, LookupError, TypeError, AttributeError):  # of what is not GeoParquet's
         document: dict[str, Any] = json.loads(geo)
         for column in document["columns"].values():
             column.pop("bbox", None)
