@@ -25,7 +25,7 @@ _FURTHER_TIMES = (
     (r"^(\d{4}-\d{2})$", r"\1-01"),
     (r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3"),
     (r"^(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})(\d{2}([.,]\d+)?)([Zz]|[+-]\d{2}(:?\d{2})?)?$", r"\1-\2-\3T\4:\5:\6\8"),
-    # Not ISO 8601, but in its order, so that no other day can be meant: 2019/01/26 and 2019/1/6, with or without a time.
+    # Not ISO 8601, but in its order, so that no other day can be meant: 2019/01/26 or 2019/1/6, perhaps with a time.
     (r"^(\d{4}/)(\d/.*)$", r"\10\2"),
     (r"^(\d{4}/\d{2}/)(\d([Tt ].*)?)$", r"\10\2"),
     (r"^(\d{4})/(\d{2})/(\d{2}([Tt ].*)?)$", r"\1-\2-\3"),
