@@ -6,6 +6,7 @@ source, and asks no host.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from rasteret_assets.columns.hashing import hash_texts
-from rasteret_assets.errors import SpecError
+from rasteret_assets.errors import DamagedFileError, SpecError
 from rasteret_assets.headers.index import HeaderIndex
 from rasteret_assets.headers.known import WorkspaceCheckpoint, known_headers
 from rasteret_assets.headers.targets import RETRIED_CLASSES, ledger_targets
@@ -26,6 +27,8 @@ from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.commit import LOST, NEXT, verified_states
 from rasteret_assets.storage.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 NEW: Final = "new"
 CHANGED: Final = "source changed"
@@ -225,8 +228,7 @@ class _Forecast:
     ) -> None:
         self.spec = spec
         self.profile = profile
-        known = [] if force else known_headers(workspace, key, WorkspaceCheckpoint(workspace, key))
-        self.known = HeaderIndex(known)
+        self.known = HeaderIndex([]) if force else _known(workspace, key)
         self.records = self.rejected = self.reused = 0
         self.files = [np.zeros(0, np.uint64)]
         self.ids = [np.zeros(0, np.uint64)]
@@ -254,3 +256,12 @@ class _Forecast:
         unseen = ~np.isin(hashes, np.concatenate(self.ids))
         self.ids.append(hashes)
         return records if unseen.all() else records.filter(pa.array(unseen))
+
+
+def _known(workspace: Workspace, key: str) -> HeaderIndex:
+    """Find the headers that a build would reuse: none, where it will find a damaged file of them and take it away."""
+    try:
+        return HeaderIndex(known_headers(workspace, key, WorkspaceCheckpoint(workspace, key)))
+    except DamagedFileError as error:
+        _log.warning("%s: damaged; a build reads its headers again", error.path)
+        return HeaderIndex([])
