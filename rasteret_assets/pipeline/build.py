@@ -111,8 +111,8 @@ def build_partitions(
     """
     with ExitStack() as stack:
         # In one order, so that no two builds wait for each other; whoever waits scans the source after that.
-        for key in sorted(keys) if len(keys) <= _HELD_AT_ONCE else ():
-            stack.enter_context(workspace.lock(key))
+        held_keys = sorted(keys) if len(keys) <= _HELD_AT_ONCE else []
+        holds = {key: stack.enter_context(workspace.lock(key)) for key in held_keys}
         results: dict[str, dict[str, StageResult]] = {stage: {} for stage in STAGES}
         results[RAW] = {result.key: result for result in run_raw_records(workspace, source, spec, keys)}
         at_once = _partitions_at_once(workspace, max((result.rows for result in results[RAW].values()), default=0))
@@ -132,6 +132,8 @@ def build_partitions(
         refuse_without_headers(workspace, list(results[BANDS].values()))
         if require is not None:
             require(workspace, spec, keys)
+        # A build that slept and lost one partition publishes none: records may have moved between them.
+        each_file(workspace.fs, lambda key: holds[key].confirm(), held_keys)
         # So that a build that dies among these leaves no collection that looks whole.
         announce_new(workspace, keys)
         for group in publishing_order(workspace, keys):
