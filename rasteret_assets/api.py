@@ -13,17 +13,18 @@ import pyarrow.compute as pc
 from rasteret_assets.checks import require_publishable
 from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.errors import CollectionError, SpecError
-from rasteret_assets.headers.stage import check_enrichment, count_failures, read_band_metadata
+from rasteret_assets.headers.rows import MemorySink
+from rasteret_assets.headers.stage import BandMetadataReader, check_enrichment, count_failures
 from rasteret_assets.pipeline.build import BuildReport, build_partitions
 from rasteret_assets.pipeline.plan import GONE, BuildPlan, plan_build, refuse_unknown, stale_partitions
+from rasteret_assets.pipeline.stages import Build
 from rasteret_assets.progress import terminal_progress
-from rasteret_assets.publish.join import join_band_metadata
+from rasteret_assets.publish.join import PLACE_COLUMNS, band_headers, join_headers
 from rasteret_assets.publish.stac import COLLECTION_DOCUMENT
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import BANDS, ID, STATUS_OK
 from rasteret_assets.source.open import Source, open_source
 from rasteret_assets.source.profile import profile_source
-from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
@@ -227,20 +228,24 @@ def _build(
     partitions: Sequence[str] | None = None,
     must_exist: bool = True,
 ) -> BuildReport:
-    profile = load_profile(workspace, source, spec)
-    states = verified_states(workspace)
-    if must_exist:
-        refuse_unknown(partitions, profile, states)
-    reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
-    gone = [key for key, reason in reasons.items() if reason == GONE]
-    if gone and len(gone) == len(states):
-        _log.warning("%s: its table has no record of what is published: unpublishing all of it", workspace.published)
-    options = {"force": force, "revalidate": revalidate}
-    with terminal_progress("headers") as progress:
+    building = Build(
+        workspace=workspace, source=source, spec=spec, backend=backend, force=force, revalidate=revalidate
+    )  # fmt: skip
+    with terminal_progress("headers") as progress, building.looking(trust_stored=not force) as profile:
+        building.progress = progress
+        states = verified_states(workspace)
+        if must_exist:
+            refuse_unknown(partitions, profile, states)
+        reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
+        gone = [key for key, reason in reasons.items() if reason == GONE]
+        if gone and len(gone) == len(states):
+            _log.warning(
+                "%s: its table has no record of what is published: unpublishing all of it", workspace.published
+            )
         results = build_partitions(
-            workspace, source, spec, list(reasons), backend, progress=progress,
+            building, list(reasons),
             # Checking takes a look at all headers, for those who say how many may be missing.
-            require=require_publishable if spec.max_failed < 1 else None, **options,
+            require=require_publishable if spec.max_failed < 1 else None,
         )  # fmt: skip
     report = BuildReport(reasons=reasons, results=results)
     if spec.enrich_cog:
@@ -253,19 +258,27 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
     profile = profile_source(source, spec)
     result = normalize_records(source.table(), spec, profile)
     result.check(spec.max_rejected)
-    ledger = None
+    ledger, headers = None, dict[str, pa.Array]()
     if profile.bands:
+        sink = MemorySink()
         with terminal_progress("headers") as progress:
-            metadata = read_band_metadata(
-                result.records, profile.bands, backend, explicit=spec.names_bands,
-                max_concurrent=spec.max_concurrent, overviews=spec.overviews, progress=progress(""),
+            reader = BandMetadataReader(
+                profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent, sink=sink,
+                overviews=spec.overviews, progress=progress(""),
             )  # fmt: skip
-        check_enrichment([metadata.table])
-        ledger = metadata.table
+            rows, step = result.records.num_rows, reader.slice_rows
+            slices = [
+                reader.read(result.records.slice(first, step), max(0, rows - first - step))
+                for first in range(0, max(1, rows), step)
+            ]
+        ledger = pa.concat_tables(slices)
+        check_enrichment([ledger])
         _warn_of_failures(ledger)
+        places = ledger.select(list(PLACE_COLUMNS)) if ledger.num_rows else None
+        headers = band_headers(result.records[ID].combine_chunks(), places, profile.bands, sink.take)
     if spec.enrich_cog:
         _warn_of_no_address(result.records.num_rows, 0 if ledger is None else ledger.num_rows)
-    table, _ = join_band_metadata(result.records, ledger, profile.bands)
+    table, _ = join_headers(result.records, headers)
     return as_collection(table, name=spec.name, data_source=spec.data_source, require_band_metadata=False)
 
 

@@ -2,7 +2,8 @@
 
     RasteretAssetsError
     ├── SpecError                 arguments that are unknown, contradictory or of the wrong type
-    ├── SourceError               a record table that cannot be opened or scanned
+    ├── SourceError               a record table that cannot be opened or scanned; also as:
+    │   └── SourceChangedError    it changed while it was read
     ├── RecordError               a record table that opens but breaks the record contract
     │   ├── MissingColumnError    a column the contract needs is not there
     │   └── InvalidRecordError    rows that cannot be normalized, or more of them than tolerated
@@ -56,6 +57,12 @@ class SourceError(RasteretAssetsError):
     """A record table that cannot be opened or scanned."""
 
     error_class = "source"
+
+
+class SourceChangedError(SourceError):
+    """A record table that changed while it was read."""
+
+    error_class = "source_changed"
 
 
 class RecordError(RasteretAssetsError, ValueError):

@@ -124,22 +124,46 @@ STATUS_UNSUPPORTED: Final = "unsupported"
 #: Error class of a header that is good, but in another CRS than its record says: the header's is published.
 CRS_CONFLICT: Final = "crs_conflict"
 
+#: What identifies a file in the header store: a hash of its address (see ``storage/urls.py``).
+IDENTITY: Final = "identity"
+#: The columns of a header row that are neither the header itself nor what it is of.
+OUTCOME_FIELDS: Final = (
+    pa.field("status", pa.string()),
+    pa.field("error_class", pa.string()),
+    pa.field("error", pa.string()),
+    pa.field("attempts", pa.int32()),
+    pa.field("attempted_at", TIMESTAMP),
+    pa.field("etag", pa.string()),
+    pa.field("last_modified", pa.string()),
+    pa.field("content_length", pa.int64()),
+    pa.field("parser_version", pa.int32()),
+)
+
+#: Rows of the header store: one per file and sample, whatever record and band asked for it.
+HEADER_SCHEMA: Final = pa.schema(
+    [
+        (IDENTITY, pa.binary(16)),
+        (HREF, pa.string()),
+        (BAND_INDEX, pa.int32()),
+        *OUTCOME_FIELDS,
+        ("epsg", pa.int32()),
+        ("header", BAND_STRUCT),
+    ]
+)
+
+HEADER_FILE: Final = "header_file"
+HEADER_ROW: Final = "header_row"
+
+#: The ledger: one row per record and band. The header stands in ``header_row`` of the header store's ``header_file``.
 BAND_METADATA_SCHEMA: Final = pa.schema(
     [
         (ID, pa.string()),
         ("band", pa.string()),
         (HREF, pa.string()),
         (BAND_INDEX, pa.int32()),
-        ("status", pa.string()),
-        ("error_class", pa.string()),
-        ("error", pa.string()),
-        ("attempts", pa.int32()),
-        ("attempted_at", TIMESTAMP),
-        ("etag", pa.string()),
-        ("last_modified", pa.string()),
-        ("content_length", pa.int64()),
-        ("parser_version", pa.int32()),
-        ("header", BAND_STRUCT),
+        *OUTCOME_FIELDS,
+        (HEADER_FILE, pa.string()),
+        (HEADER_ROW, pa.int32()),
     ]
 )
 
@@ -193,6 +217,8 @@ RAW: Final = "raw_records"
 NORMALIZED: Final = "normalized_records"
 REJECTED: Final = "rejected_records"
 BANDS: Final = "band_metadata"
+#: Folder of the header store, beside those of the stages.
+HEADERS: Final = "headers"
 COLLECTION: Final = "collection"
 #: In the order of the graph.
 STAGES: Final = (RAW, NORMALIZED, BANDS, COLLECTION)

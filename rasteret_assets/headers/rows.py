@@ -1,9 +1,13 @@
-"""Finished headers as rows of the ledger: from parsed values to Arrow, without an object per tile."""
+"""Finished headers as rows of the header store, and the ledger's rows that name them.
+
+Headers go to the store in the groups in which they finish, and none of them is kept: the ledger holds the number of
+the row in which each header stands.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -12,18 +16,24 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasteret_assets.errors import CollectionError, RasteretAssetsError, UnsupportedTiffError
+from rasteret_assets.errors import RasteretAssetsError, UnsupportedTiffError
 from rasteret_assets.headers.fetch import BATCH_SECONDS
-from rasteret_assets.headers.index import HeaderIndex, KnownRows, KnownTable, in_order, take_rows
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderTarget
+from rasteret_assets.headers.store import HeaderFileWriter, in_order
 from rasteret_assets.headers.structs import Header, header_structs
 from rasteret_assets.headers.targets import RETRIED_CLASSES, STATED_EPSG
 from rasteret_assets.schema import (
     BAND_INDEX,
     BAND_METADATA_SCHEMA,
+    BAND_STRUCT,
     CRS_CONFLICT,
+    HEADER_FILE,
+    HEADER_ROW,
+    HEADER_SCHEMA,
     HREF,
     ID,
+    IDENTITY,
+    OUTCOME_FIELDS,
     PARSER_VERSION,
     STATUS_FAILED,
     STATUS_OK,
@@ -31,126 +41,186 @@ from rasteret_assets.schema import (
     TIMESTAMP,
 )
 
-#: Columns of the ledger that a header fetch decides; the others are what was asked for.
-FETCHED_COLUMNS = (
-    "status", "error_class", "error", "attempts", "attempted_at", "etag", "last_modified", "content_length", "header"
-)  # fmt: skip
+#: What the ledger repeats of a header row.
+LIGHT_COLUMNS: Final = (*(field.name for field in OUTCOME_FIELDS), "epsg")
+_LIGHT_SCHEMA: Final = pa.schema([HEADER_SCHEMA.field(name) for name in LIGHT_COLUMNS])
 
-#: Finished rows of this size stay in memory; more are read back from where they are kept meanwhile.
-KEPT_BYTES = 64 * 1024 * 1024
-
-#: Finished rows are given to the checkpoint when so many, so much or so old: each time it writes a file.
-SAVED_ROWS = 4096
-_SAVED_BYTES: Final = 32 * 1024 * 1024
-# What a slow host gave comes after BATCH_SECONDS, and is then written at once: as long again would be lost otherwise.
+#: A file of the store is closed, and so survives an interruption, when it has so many rows, or bytes, or is so old.
+SAVED_ROWS = 32_768
+_SAVED_BYTES: Final = 128 * 2**20
+# What a slow host gave comes after BATCH_SECONDS, and is then put away at once: as long again would be lost otherwise.
 _SAVED_SECONDS: Final = BATCH_SECONDS / 2
 
-#: The ledger is put together in steps of about this size.
-_STEP_BYTES: Final = 32 * 1024 * 1024
-_FIRST_STEP_ROWS: Final = 2048
-_MOST_STEP_ROWS: Final = 65_536
+#: Bytes of header rows that are made at once: one header may serve hundreds of bands.
+_MADE_BYTES: Final = 24 * 2**20
 
 
-class Checkpoint(Protocol):
-    """Keeps finished ledger rows of a stage that is still running."""
+class RowSink(Protocol):
+    """Takes header rows and says where they stand."""
 
-    def load(self) -> Sequence[KnownRows]:
-        """Rows that an interrupted run left behind, if any."""
+    def put(self, rows: pa.Table) -> tuple[str, int]:
+        """Keep header rows; return the name of their file and the number of the first of them."""
         ...
 
-    def save(self, rows: pa.Table) -> KnownRows:
-        """Keep rows of :data:`~rasteret_assets.schema.BAND_METADATA_SCHEMA` until the stage is done."""
+    def save(self, *, due: bool = False) -> None:
+        """Make what was put survive an interruption; with ``due`` only where it has been waiting for long enough."""
         ...
+
+
+class StoreSink:
+    """Puts header rows into files of a store.
+
+    Args:
+        writer: of the files.
+    """
+
+    def __init__(self, writer: HeaderFileWriter) -> None:
+        self._writer = writer
+        self._saved_at = time.monotonic()
+
+    def put(self, rows: pa.Table) -> tuple[str, int]:
+        """Append rows to the file that is being written."""
+        return self._writer.put(rows)
+
+    def save(self, *, due: bool = False) -> None:
+        """Close the file that is being written."""
+        writer = self._writer
+        old = time.monotonic() - self._saved_at > _SAVED_SECONDS
+        if not due or old or writer.rows >= SAVED_ROWS or writer.bytes >= _SAVED_BYTES:
+            writer.close()
+            self._saved_at = time.monotonic()
+
+
+class MemorySink:
+    """Keeps header rows as tables, for collections that are not published."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, pa.Table] = {}
+
+    def put(self, rows: pa.Table) -> tuple[str, int]:
+        """Keep the rows as a table of their own."""
+        name = str(len(self.tables))
+        self.tables[name] = rows
+        return name, 0
+
+    def save(self, *, due: bool = False) -> None:
+        """Do nothing: memory survives no interruption."""
+
+    def take(self, names: Sequence[str], files: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> pa.Table:
+        """Return the headers of rows in the order asked for; null where ``files`` is -1."""
+        parts, places = [_no_headers(0)], [np.zeros(0, np.int64)]
+        for file in np.unique(files):
+            mine = np.flatnonzero(files == file)
+            table = self.tables[names[file]].select(["header"]) if file >= 0 else _no_headers(len(mine))
+            parts.append(table if file < 0 else in_order(table, rows[mine]))
+            places.append(mine)
+        return in_order(pa.concat_tables(parts), np.argsort(np.concatenate(places), kind="stable"))
+
+
+def _no_headers(rows: int) -> pa.Table:
+    return pa.table({"header": pa.nulls(rows, BAND_STRUCT)})
 
 
 class FreshRows:
-    """Collects finished headers as ledger rows, group by group, so that parsed headers are not kept as objects.
+    """Turns finished headers of one slice of targets into header rows, and remembers where each target's row stands.
 
     Args:
         targets: what is to be in the ledger.
         files: the files that are asked for.
         file_of_row: for every target the position of its file, -1 where none is asked for.
-        checkpoint: keeps them meanwhile.
+        sink: gets the rows.
     """
 
     def __init__(
-        self,
-        targets: pa.Table,
-        files: Sequence[HeaderTarget],
-        file_of_row: npt.NDArray[np.int64],
-        checkpoint: Checkpoint | None,
+        self, targets: pa.Table, files: Sequence[HeaderTarget], file_of_row: npt.NDArray[np.int64], sink: RowSink
     ) -> None:
-        self.targets = targets
         self.files = files
-        self.checkpoint = checkpoint
+        self._targets = targets
+        self._sink = sink
+        # Bands that are the same sample of the same file share a row.
+        indices = targets[BAND_INDEX].combine_chunks().to_numpy(zero_copy_only=False).astype(np.int64)
         fetched = np.flatnonzero(file_of_row >= 0)
-        self._by_file = fetched[np.argsort(file_of_row[fetched], kind="stable")]
-        self._starts = np.searchsorted(file_of_row[self._by_file], np.arange(len(files) + 1))
-        self._indices = targets[BAND_INDEX].combine_chunks().to_numpy(zero_copy_only=False)
-        self._kept = 0
-        self._waiting: list[tuple[npt.NDArray[np.int64], pa.Table]] = []
-        self._saved_at = time.monotonic()
-        #: Where each target's fetched row stands: group, -1 where there is none, and row of the group.
-        self.groups = np.full(targets.num_rows, -1, np.int64)
-        self.rows = np.zeros(targets.num_rows, np.int64)
-        self.sources: list[KnownRows] = []
-        #: The same rows where the checkpoint keeps them.
-        self.saved: list[KnownRows] = []
+        pairs = np.stack([file_of_row[fetched], indices[fetched]], axis=1)
+        distinct, back = np.unique(pairs, axis=0, return_inverse=True) if len(fetched) else (pairs, fetched)
+        self._pair_of_row = np.full(targets.num_rows, -1, np.int64)
+        self._pair_of_row[fetched] = back.ravel()
+        first = np.full(len(distinct), targets.num_rows, np.int64)
+        np.minimum.at(first, self._pair_of_row[fetched], fetched)
+        self._target_of_pair = first
+        self._indices = distinct[:, 1] if len(distinct) else np.zeros(0, np.int64)
+        self._starts = np.searchsorted(distinct[:, 0], np.arange(len(files) + 1)) if len(distinct) else np.zeros(1, int)
+        self._file = np.full(len(distinct), -1, np.int64)
+        self._row = np.zeros(len(distinct), np.int64)
+        self._light: list[pa.Table] = []
+        self._light_of_pair = np.zeros(len(distinct), np.int64)
+        self._made = 0
+        #: Names of the files that rows were put into.
+        self.names: list[str] = []
+        #: Files that were asked about, and whose known header stays.
         self.unchanged = 0
+        #: Where rows were put: name of the file, number of the first row, and their key columns.
+        self.added: list[tuple[str, int, pa.Table]] = []
 
     def take(self, files: Sequence[int], outcomes: Sequence[HeaderOutcome]) -> None:
-        """A group of finished files: each becomes one row per target that it serves."""
+        """Take a group of finished files: each becomes one row per sample that is asked for."""
         changed = [
             (file, outcome)
             for file, outcome in zip(files, outcomes, strict=True)
             if outcome.header is not None or not self._stands(self.files[file], outcome)
         ]
         self.unchanged += len(files) - len(changed)
-        if not changed:
-            return
-        numbers, answers = zip(*changed, strict=True)
-        rows, counts = self._rows_of(np.array(numbers))
-        served = [outcome for outcome, count in zip(answers, counts.tolist(), strict=True) for _ in range(count)]
-        table = _ledger(in_order(self.targets, rows), _fresh_rows(served, self._indices[rows].tolist()))
-        self._waiting.append((rows, table))
-        if self.checkpoint is None or self._is_due:
-            self.keep()
+        start = 0
+        while start < len(changed):
+            end, size = start, 0
+            while end < len(changed) and (end == start or size < _MADE_BYTES):
+                file, outcome = changed[end]
+                samples = int(self._starts[file + 1] - self._starts[file])
+                size += samples * (outcome.header.nbytes if outcome.header is not None else 0)
+                end += 1
+            self._put(changed[start:end])
+            start = end
+        self._sink.save(due=True)
 
-    def _rows_of(self, files: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Targets that each of these files serves, file by file, and how many they are."""
-        starts = self._starts[files]
-        counts = self._starts[files + 1] - starts
+    def _put(self, group: Sequence[tuple[int, HeaderOutcome]]) -> None:
+        numbers = np.array([file for file, _ in group])
+        counts = self._starts[numbers + 1] - self._starts[numbers]
         before = np.cumsum(counts) - counts
-        return self._by_file[np.repeat(starts - before, counts) + np.arange(counts.sum())], counts
+        pairs = np.repeat(self._starts[numbers] - before, counts) + np.arange(counts.sum())
+        served = [outcome for (_, outcome), count in zip(group, counts.tolist(), strict=True) for _ in range(count)]
+        # One sample of a file with many may be too much already: the rows are made in steps.
+        weight = max((o.header.nbytes for o in served if o.header is not None), default=0) + 1
+        step = max(1, _MADE_BYTES // weight) if len(served) * weight > 2 * _MADE_BYTES else len(served)
+        for start in range(0, len(pairs), step):
+            self._put_rows(pairs[start : start + step], served[start : start + step])
 
-    def keep(self, *, last: bool = False) -> None:
-        """Give the checkpoint what it does not have yet; to be called once more after the last group.
+    def _put_rows(self, pairs: npt.NDArray[np.int64], served: Sequence[HeaderOutcome]) -> None:
+        asked = in_order(self._targets.select([IDENTITY, HREF]), self._target_of_pair[pairs])
+        indices = self._indices[pairs]
+        values = _header_rows(served, indices.tolist())
+        columns = {IDENTITY: asked[IDENTITY], HREF: asked[HREF], BAND_INDEX: pa.array(indices, pa.int32()), **values}
+        rows = pa.table([columns[name] for name in HEADER_SCHEMA.names], HEADER_SCHEMA)
+        name, first = self._sink.put(rows)
+        if not self.names or self.names[-1] != name:
+            self.names.append(name)
+        self._file[pairs] = len(self.names) - 1
+        self._row[pairs] = np.arange(first, first + len(pairs))
+        self._light_of_pair[pairs] = np.arange(self._made, self._made + len(pairs))
+        self._made += len(pairs)
+        self._light.append(rows.select(list(LIGHT_COLUMNS)))
+        self.added.append((name, first, rows.select([IDENTITY, BAND_INDEX, "error_class", "parser_version"])))
 
-        Args:
-            last: whether the ledger is written from these rows at once, so that a checkpoint would save nothing.
-        """
-        if not self._waiting:
-            return
-        spans, tables = zip(*self._waiting, strict=True)
-        self._waiting, self._saved_at = [], time.monotonic()
-        rows, table = np.concatenate(spans), pa.concat_tables(tables).combine_chunks()
-        self.groups[rows] = len(self.sources)
-        self.rows[rows] = np.arange(len(rows))
-        self.sources.append(KnownTable(table=table))
-        self._kept += table.nbytes
-        if self.checkpoint is not None and not last:
-            self.saved.append(self.checkpoint.save(table))
-            if self._kept > KEPT_BYTES:
-                self.sources[-1] = self.saved[-1]
+    def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return for every target the position of its row's file among :attr:`names` (-1 for none), and the row."""
+        pair = self._pair_of_row
+        inside = np.maximum(pair, 0)
+        if not len(self._file):
+            return np.full(len(pair), -1, np.int64), np.zeros(len(pair), np.int64)
+        return np.where(pair >= 0, self._file[inside], -1), np.where(pair >= 0, self._row[inside], 0)
 
-    @property
-    def _is_due(self) -> bool:
-        tables = [table for _, table in self._waiting]
-        return (
-            sum(table.num_rows for table in tables) >= SAVED_ROWS
-            or sum(table.nbytes for table in tables) >= _SAVED_BYTES
-            or time.monotonic() - self._saved_at > _SAVED_SECONDS
-        )
+    def light(self, targets: npt.NDArray[np.int64]) -> pa.Table:
+        """Return what the ledger repeats of the rows of some targets, which have one."""
+        table = pa.concat_tables([_LIGHT_SCHEMA.empty_table(), *self._light])
+        return in_order(table, self._light_of_pair[self._pair_of_row[targets]])
 
     def _stands(self, target: HeaderTarget, outcome: HeaderOutcome) -> bool:
         """Whether the header that is known stays: its file has not changed, or could not be asked just now."""
@@ -158,59 +228,38 @@ class FreshRows:
         return outcome.unchanged or (target.known is not None and transient)
 
 
-def assemble_ledger(
-    targets: pa.Table, known: HeaderIndex, positions: npt.NDArray[np.int64], fresh: FreshRows
-) -> Iterator[pa.Table]:
-    """The ledger, step by step: fetched rows, known rows, and rows that were wrong from the start, in target order.
+def ledger_rows(targets: pa.Table, light: pa.Table, names: pa.Array, rows: pa.Array) -> pa.Table:
+    """Return rows of the ledger.
 
-    Raises:
-        CollectionError: if a known row is not what it was found as, because another run wrote its ledger meanwhile.
+    Args:
+        targets: what they are about.
+        light: :data:`LIGHT_COLUMNS` of the header row of each.
+        names: file of the header store that holds the row; null where there is no header row.
+        rows: number of the row there.
     """
-    begin, step = 0, _FIRST_STEP_ROWS
-    while begin < targets.num_rows:
-        span = slice(begin, begin + step)
-        rows = _step(targets.slice(begin, step), known, positions[span], fresh, span)
-        yield rows
-        begin += rows.num_rows
-        per_row = rows.nbytes // rows.num_rows + 1
-        step = min(_MOST_STEP_ROWS, max(1, _STEP_BYTES // per_row))
-
-
-def _step(
-    targets: pa.Table, known: HeaderIndex, positions: npt.NDArray[np.int64], fresh: FreshRows, span: slice
-) -> pa.Table:
-    groups = fresh.groups[span]
-    is_fresh, is_known = groups >= 0, (groups < 0) & (positions >= 0)
-    if is_fresh.all():
-        return _ledger(targets, take_rows(fresh.sources, groups, fresh.rows[span]))
-    reused = known.take(positions[is_known])
-    asked = targets.filter(pa.array(is_known))
-    if not all(reused[name].equals(asked[name]) for name in (HREF, BAND_INDEX)):
-        raise CollectionError("a ledger changed while headers were taken from it; build the partition again")
-    fetched = take_rows(fresh.sources, groups[is_fresh], fresh.rows[span][is_fresh])
-    wrong = _wrong_rows(targets.filter(pa.array(~is_fresh & ~is_known)))
-    columns = list(FETCHED_COLUMNS)
-    values = pa.concat_tables([fetched.select(columns), reused.select(columns), wrong.select(columns)])
-    places = np.concatenate([np.flatnonzero(mask) for mask in (is_fresh, is_known, ~is_fresh & ~is_known)])
-    return _ledger(targets, in_order(values, np.argsort(places, kind="stable")))
-
-
-def _ledger(targets: pa.Table, values: pa.Table) -> pa.Table:
-    """Ledger rows from targets and what is known of each."""
     columns: dict[str, Any] = {name: targets[name] for name in (ID, "band", HREF, BAND_INDEX)}
-    columns |= {name: values[name] for name in FETCHED_COLUMNS}
+    columns |= {field.name: light[field.name] for field in OUTCOME_FIELDS}
     columns["parser_version"] = pa.array(np.full(targets.num_rows, PARSER_VERSION, np.int32))
-    columns |= _with_conflicts(targets, values)
-    return pa.table({name: columns[name] for name in BAND_METADATA_SCHEMA.names}, BAND_METADATA_SCHEMA)
+    columns |= _with_conflicts(targets, light)
+    columns |= {HEADER_FILE: names, HEADER_ROW: rows}
+    return pa.table([columns[name] for name in BAND_METADATA_SCHEMA.names], BAND_METADATA_SCHEMA)
 
 
-def _with_conflicts(targets: pa.Table, values: pa.Table) -> dict[str, pa.ChunkedArray]:
+def wrong_rows(targets: pa.Table) -> pa.Table:
+    """Return :data:`LIGHT_COLUMNS` of targets that name no file to ask."""
+    rows = targets.num_rows
+    columns = {field.name: pa.nulls(rows, field.type) for field in _LIGHT_SCHEMA}
+    columns |= {"error_class": targets["error_class"], "error": targets["error"]}
+    columns |= {"status": pa.array([STATUS_FAILED] * rows, pa.string()), "attempts": pa.array(np.zeros(rows, np.int32))}
+    return pa.table([columns[name] for name in LIGHT_COLUMNS], _LIGHT_SCHEMA)
+
+
+def _with_conflicts(targets: pa.Table, light: pa.Table) -> dict[str, pa.ChunkedArray]:
     """Error columns, in which a header stands out whose CRS is not what the record says; it is good all the same."""
-    header = values["header"]
-    epsg = pc.struct_field(header, [header.type.get_field_index("epsg")])
-    is_ok = pc.equal(values["status"], STATUS_OK)
-    kind = pc.if_else(is_ok, pa.scalar(None, pa.string()), values["error_class"])
-    said = pc.if_else(is_ok, pa.scalar(None, pa.string()), values["error"])
+    epsg = light["epsg"]
+    is_ok = pc.equal(light["status"], STATUS_OK)
+    kind = pc.if_else(is_ok, pa.scalar(None, pa.string()), light["error_class"])
+    said = pc.if_else(is_ok, pa.scalar(None, pa.string()), light["error"])
     # By code only: one CRS has many spellings as text.
     conflict = pc.and_(is_ok, pc.fill_null(pc.not_equal(targets[STATED_EPSG], epsg), fill_value=False))
     if pc.any(conflict).as_py():
@@ -220,16 +269,8 @@ def _with_conflicts(targets: pa.Table, values: pa.Table) -> dict[str, pa.Chunked
     return {"error_class": kind, "error": said}
 
 
-def _wrong_rows(targets: pa.Table) -> pa.Table:
-    rows = targets.num_rows
-    blank = {name: pa.nulls(rows, BAND_METADATA_SCHEMA.field(name).type) for name in FETCHED_COLUMNS}
-    blank |= {"error_class": targets["error_class"], "error": targets["error"]}
-    blank |= {"status": pa.array([STATUS_FAILED] * rows, pa.string()), "attempts": pa.array(np.zeros(rows, np.int32))}
-    return pa.table(blank)
-
-
-def _fresh_rows(outcomes: Sequence[HeaderOutcome], band_indices: Sequence[int]) -> pa.Table:
-    """Ledger columns of fetched outcomes, one row per (file, band index)."""
+def _header_rows(outcomes: Sequence[HeaderOutcome], band_indices: Sequence[int]) -> dict[str, pa.Array]:
+    """Columns of fetched outcomes, one row per (file, band index)."""
     headers: list[Header] = []
     errors: list[RasteretAssetsError | None] = []
     for outcome, index in zip(outcomes, band_indices, strict=True):
@@ -243,16 +284,18 @@ def _fresh_rows(outcomes: Sequence[HeaderOutcome], band_indices: Sequence[int]) 
         None if e is None else STATUS_UNSUPPORTED if isinstance(e, UnsupportedTiffError) else STATUS_FAILED
         for e in errors
     ]
-    return pa.table(
-        {
-            "status": pa.array([kind or STATUS_OK for kind in kinds], pa.string()),
-            "error_class": pa.array([e and e.error_class for e in errors], pa.string()),
-            "error": pa.array([e and str(e) for e in errors], pa.string()),
-            "attempts": pa.array([o.attempts for o in outcomes], pa.int32()),
-            "attempted_at": pa.array([datetime.now(UTC)] * len(outcomes), TIMESTAMP),
-            "etag": pa.array([o.etag for o in outcomes], pa.string()),
-            "last_modified": pa.array([o.last_modified for o in outcomes], pa.string()),
-            "content_length": pa.array([o.size for o in outcomes], pa.int64()),
-            "header": header_structs(headers, band_indices),
-        }
-    )
+    structs = header_structs(headers, band_indices)
+    count = len(outcomes)
+    return {
+        "status": pa.array([kind or STATUS_OK for kind in kinds], pa.string()),
+        "error_class": pa.array([e and e.error_class for e in errors], pa.string()),
+        "error": pa.array([e and str(e) for e in errors], pa.string()),
+        "attempts": pa.array([o.attempts for o in outcomes], pa.int32()),
+        "attempted_at": pa.array([datetime.now(UTC)] * count, TIMESTAMP),
+        "etag": pa.array([o.etag for o in outcomes], pa.string()),
+        "last_modified": pa.array([o.last_modified for o in outcomes], pa.string()),
+        "content_length": pa.array([o.size for o in outcomes], pa.int64()),
+        "parser_version": pa.array(np.full(count, PARSER_VERSION, np.int32)),
+        "epsg": pc.struct_field(structs, [structs.type.get_field_index("epsg")]),
+        "header": structs,
+    }

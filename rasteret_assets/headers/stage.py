@@ -1,30 +1,35 @@
-"""Stage 3, band metadata: one row per record and band - the header cache, the resume point and the failure ledger.
+"""Stage 3, band metadata: one row per record and band, the ledger of headers and failures.
 
-A header is fetched once per file, however many records and bands share it, and not at all where the last ledger still
-holds: same file and sample, same parser, and an outcome that another try would not change.
+A header is fetched once per file, however many records and bands share it, and not at all where the header store
+still holds it: same file and sample, same parser, and an outcome that another try would not change.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.errors import EnrichmentError
 from rasteret_assets.headers.failures import LOCAL_FILES, remedy
 from rasteret_assets.headers.fetch import fetch_headers
-from rasteret_assets.headers.index import HeaderIndex, KnownRows, KnownTable
+from rasteret_assets.headers.index import Found, HeaderIndex
 from rasteret_assets.headers.outcomes import HeaderProgress, Latencies, ProgressCallback
-from rasteret_assets.headers.rows import Checkpoint, FreshRows, assemble_ledger
+from rasteret_assets.headers.rows import FreshRows, RowSink, ledger_rows, wrong_rows
+from rasteret_assets.headers.store import HeaderReader, in_order
 from rasteret_assets.headers.targets import RETRIED_CLASSES, distinct_files, ledger_targets
-from rasteret_assets.schema import BAND_METADATA_SCHEMA, CRS_CONFLICT, HREF, ID, STATUS_OK
+from rasteret_assets.schema import BAND_INDEX, CRS_CONFLICT, HREF, ID, IDENTITY, STATUS_OK
 from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.urls import host, redact
+
+#: Targets (records times bands) whose headers are asked for in one go, and whose ledger rows are in memory at once.
+SLICE_TARGETS = 131_072
 
 
 @dataclass(kw_only=True)
@@ -34,7 +39,7 @@ class BandAccount:
     Args:
         rows: rows of the ledger.
         fetched: files whose header was fetched.
-        reused: ledger rows taken from an earlier ledger.
+        reused: ledger rows whose header was known.
         drifted: ledger rows whose file had changed, though the record had not.
         requests: range requests made.
         bytes: bytes those brought.
@@ -63,30 +68,33 @@ class BandAccount:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BandMetadata:
-    """The ledger of a partition, and what it took.
+class KnownHeaders:
+    """Headers that need not be fetched.
 
     Args:
-        table: rows of :data:`~rasteret_assets.schema.BAND_METADATA_SCHEMA`, record by record in band order.
-        account: what it took.
+        index: of the rows of the partition's header store.
+        light: takes what the ledger repeats of such rows.
+        borrow: called with the targets whose header is not known; adds to the index what other partitions no longer
+            need, and says whether anything was added.
     """
 
-    table: pa.Table
-    account: BandAccount
+    index: HeaderIndex
+    light: HeaderReader
+    borrow: Callable[[pa.Table], bool]
 
 
 class BandMetadataReader:
-    """Reads the band metadata of a partition, slice by slice of its records.
+    """Makes the ledger of a partition, slice by slice of its records.
 
     Args:
         bands: assets to read, in column order.
         backend: where headers come from.
         explicit: whether the bands were chosen by name; otherwise rows whose asset is no raster are left out.
         max_concurrent: files in work at once.
+        sink: gets the header rows that are fetched.
+        known: headers that need not be fetched; None where nothing is known.
         overviews: whether to read the overviews that lie with the headers.
-        known: headers of earlier ledgers, to reuse what still holds.
         revalidate: ask for every header that is reused whether its file has changed, and read it again if so.
-        checkpoint: keeps finished rows while the stage runs.
         progress: called while headers come in.
     """
 
@@ -97,60 +105,106 @@ class BandMetadataReader:
         *,
         explicit: bool,
         max_concurrent: int,
-        known: HeaderIndex,
+        sink: RowSink,
+        known: KnownHeaders | None = None,
         overviews: bool = True,
         revalidate: bool = False,
-        checkpoint: Checkpoint | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
         self.bands = bands
         self.backend = backend
         self.explicit = explicit
         self.max_concurrent = max_concurrent
-        self.overviews = overviews
+        self.sink = sink
         self.known = known
+        self.overviews = overviews
         self.revalidate = revalidate
-        self.checkpoint = checkpoint
         self.progress = progress
         self.account = BandAccount()
         self._before = HeaderProgress(total=0)
         self._records = 0
 
-    def read(self, records: pa.Table, more: int = 0) -> Iterator[pa.Table]:
-        """The ledger of one slice of normalized records, in bounded steps.
+    @property
+    def slice_rows(self) -> int:
+        """Records of a slice."""
+        return max(1, SLICE_TARGETS // max(1, len(self.bands)))
+
+    def read(self, records: pa.Table, more: int = 0) -> pa.Table:
+        """Return the ledger of one slice of normalized records.
 
         Args:
             records: with the columns of :data:`~rasteret_assets.headers.targets.TARGET_COLUMNS`.
             more: records of the partition after these, for the progress.
         """
         targets = ledger_targets(records, self.bands, explicit=self.explicit)
-        found = self.known.find(targets)
-        wanted = (found < 0) & np.asarray(pc.is_null(targets["error_class"]), bool)
+        askable = np.asarray(pc.is_null(targets["error_class"]), bool)
+        found = self._find(targets, askable)
+        wanted = (found.files < 0) & askable
         validators = self._validators(found) if self.revalidate else None
         files, file_of_row = distinct_files(targets, wanted, validators)
-        fresh = FreshRows(targets, files, file_of_row, self.checkpoint)
+        fresh = FreshRows(targets, files, file_of_row, self.sink)
         self._records += records.num_rows
         if files:
             self._fetch(fresh, more)
-        was_known = found >= 0
-        drifted = int((was_known & (fresh.groups >= 0)).sum())
+        places = fresh.places()
+        was_known, is_fresh = found.files >= 0, places[0] >= 0
+        drifted = int((was_known & is_fresh).sum())
         self.account.fetched += len(files) - fresh.unchanged
         self.account.reused += int(was_known.sum()) - drifted
         self.account.drifted += drifted
-        for rows in assemble_ledger(targets, self.known, found, fresh):
-            self.account.count(rows)
-            yield rows
-        if more and fresh.saved:
+        rows = self._ledger(targets, found, fresh)
+        self.account.count(rows)
+        if more and fresh.added and self.known is not None:
             # A file that a later slice refers to as well is not asked for again.
-            self.known.add(fresh.saved)
+            self.sink.save()
+            for added in fresh.added:
+                self.known.index.add(*added)
+        return rows
 
-    def _validators(self, found: np.ndarray) -> pa.Table:
+    def _find(self, targets: pa.Table, askable: npt.NDArray[np.bool_]) -> Found:
+        if self.known is None:
+            return HeaderIndex().find(targets)
+        found = self.known.index.find(targets)
+        unknown = (found.files < 0) & askable
+        if unknown.any() and self.known.borrow(targets.select([IDENTITY, BAND_INDEX]).filter(pa.array(unknown))):
+            self.sink.save()
+            found = self.known.index.find(targets)
+        return found
+
+    def _validators(self, found: Found) -> pa.Table:
         """What the known header of every target was read under; nulls where none is known."""
         columns = ["etag", "last_modified", "status"]
-        rows = np.flatnonzero(found >= 0)
-        places = np.full(len(found), -1, np.int64)
-        places[rows] = np.arange(len(rows))
-        return self.known.take(found[rows], columns).take(pa.array(places, mask=places < 0))
+        return self._light(found.files, found.rows).select(columns)
+
+    def _light(self, files: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> pa.Table:
+        if self.known is None:
+            return wrong_rows(pa.table({"error_class": pa.nulls(len(files)), "error": pa.nulls(len(files))}))
+        return self.known.light.take(self.known.index.names, files, rows)
+
+    def _ledger(self, targets: pa.Table, found: Found, fresh: FreshRows) -> pa.Table:
+        """Ledger rows of a slice: of fetched headers, of known ones, and of targets that were wrong from the start."""
+        files, rows = fresh.places()
+        is_fresh = files >= 0
+        is_known = ~is_fresh & (found.files >= 0)
+        is_wrong = ~is_fresh & ~is_known
+        parts, places = [], []
+        for mask, light in (
+            (is_fresh, lambda: fresh.light(np.flatnonzero(is_fresh))),
+            (is_known, lambda: self._light(found.files[is_known], found.rows[is_known])),
+            (is_wrong, lambda: wrong_rows(targets.filter(pa.array(is_wrong)))),
+        ):
+            if mask.any() or not len(mask):
+                parts.append(light())
+                places.append(np.flatnonzero(mask))
+        order = np.argsort(np.concatenate(places), kind="stable")
+        known_names = self.known.index.names if self.known is not None else []
+        codes = np.where(is_fresh, files, np.where(is_known, found.files + len(fresh.names), -1))
+        vocabulary = pa.array([*fresh.names, *known_names], pa.string())
+        names = vocabulary.take(pa.array(codes, mask=codes < 0))
+        numbers = np.where(is_fresh, rows, found.rows)
+        return ledger_rows(
+            targets, in_order(pa.concat_tables(parts), order), names, pa.array(numbers, pa.int32(), mask=codes < 0)
+        )
 
     def _fetch(self, fresh: FreshRows, more: int) -> None:
         before, watch = self._before, self.progress
@@ -169,9 +223,8 @@ class BandMetadataReader:
             account = run_sync(fetching)
         except BaseException:
             # Also where an interrupt ends it: what is finished need not be asked for again.
-            fresh.keep()
+            self.sink.save()
             raise
-        fresh.keep(last=not more)
         self._before = _sum(before, account, total=before.total + account.total)
         self.account.requests += account.requests
         self.account.bytes += account.bytes
@@ -186,43 +239,6 @@ def _sum(before: HeaderProgress, now: HeaderProgress, *, total: int) -> HeaderPr
         now, total=total, done=before.done + now.done, failed=before.failed + now.failed,
         requests=before.requests + now.requests, bytes=before.bytes + now.bytes, started=started,
     )  # fmt: skip
-
-
-def read_band_metadata(
-    records: pa.Table,
-    bands: Sequence[str],
-    backend: StorageBackend,
-    *,
-    explicit: bool,
-    max_concurrent: int,
-    overviews: bool = True,
-    previous: pa.Table | None = None,
-    revalidate: bool = False,
-    checkpoint: Checkpoint | None = None,
-    progress: ProgressCallback | None = None,
-) -> BandMetadata:
-    """The band metadata of normalized records, in memory.
-
-    Args:
-        records: normalized records.
-        bands: assets to read, in column order.
-        backend: where headers come from.
-        explicit: whether the bands were chosen by name; otherwise rows whose asset is no raster are left out.
-        max_concurrent: files in work at once.
-        overviews: whether to read the overviews that lie with the headers.
-        previous: the last ledger, to reuse what still holds.
-        revalidate: ask for every header that is reused whether its file has changed, and read it again if so.
-        checkpoint: keeps finished rows while the stage runs, and gives back those of an interrupted run.
-        progress: called while headers come in.
-    """
-    left: list[KnownRows] = list(checkpoint.load()) if checkpoint is not None else []
-    last: list[KnownRows] = [KnownTable(table=previous)] if previous is not None else []
-    reader = BandMetadataReader(
-        bands, backend, explicit=explicit, max_concurrent=max_concurrent, known=HeaderIndex([*left, *last]),
-        overviews=overviews, revalidate=revalidate, checkpoint=checkpoint, progress=progress,
-    )  # fmt: skip
-    steps = list(reader.read(records))
-    return BandMetadata(table=pa.concat_tables([BAND_METADATA_SCHEMA.empty_table(), *steps]), account=reader.account)
 
 
 def count_failures(table: pa.Table) -> dict[str, int]:

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import compress
-from typing import Final, TypeVar
+from typing import Final
 
-import pyarrow as pa
-
-from rasteret_assets.headers.known import set_aside_headers, sweep_headers
-from rasteret_assets.headers.outcomes import ProgressCallback
+from rasteret_assets.headers.compact import compact
 from rasteret_assets.headers.stage import check_enrichment
+from rasteret_assets.headers.unused import sweep_headers
 from rasteret_assets.pipeline.stages import (
     LATENCY_PREFIX,
+    Build,
     StageResult,
-    run_band_metadata,
-    run_collection,
-    run_normalized_records,
-    run_raw_records,
+    partitions_at_once,
+    run_stage,
+    side_by_side,
 )
 from rasteret_assets.publish.partition import publish_collection_document
-from rasteret_assets.schema import ASSETS, BANDS, COLLECTION, NORMALIZED, RAW, STAGES
-from rasteret_assets.source.open import Source
+from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW, STAGES
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.aio import cancelled_together
-from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.connections import kept_connected
-from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.states import announce_new
 from rasteret_assets.storage.workspace import Workspace
 
-T = TypeVar("T")
-
 # Also where nothing had to be built.
 _ALWAYS_COUNTED: Final = ("rejected_records", "headers_fetched", "headers_reused", "headers_failed", "requests")
-# Each streams through memory of its own, so of large ones no more are in work than there are cores for. Small ones on
-# an object store mostly wait for its answers.
-_LARGE_AT_ONCE: Final = 4
-_SMALL_AT_ONCE: Final = 12
-_SMALL_ROWS: Final = 8192
-# Few, because each learns for itself how much its hosts can take.
-_FETCHED_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,28 +54,16 @@ class BuildReport:
 
 
 def build_partitions(
-    workspace: Workspace,
-    source: Source,
-    spec: CollectionSpec,
+    build: Build,
     keys: Sequence[str],
-    backend: StorageBackend,
     *,
-    force: bool = False,
-    revalidate: bool = False,
-    progress: Callable[[str], ProgressCallback | None] | None = None,
     require: Callable[[Workspace, CollectionSpec, Sequence[str]], None] | None = None,
 ) -> dict[str, dict[str, StageResult]]:
-    """All four stages over ``keys``; nothing is published where not one header of the build could be read.
+    """Run all four stages over some partitions; nothing is published where not one header of the build could be read.
 
     Args:
-        workspace: where the collection lies.
-        source: opened record table.
-        spec: of the collection.
+        build: what they work on.
         keys: partitions to build; those the source no longer has are unpublished.
-        backend: where headers come from.
-        force: fetch every header again.
-        revalidate: ask whether the files of known headers have changed, and read those again that have.
-        progress: called with each partition key, returns what to call while its headers come in.
         require: called with the partitions before any of them is published; what it raises stops the build.
 
     Returns:
@@ -105,73 +73,41 @@ def build_partitions(
         EnrichmentError: if every header of the build failed.
         InvalidRecordError: if more records than tolerated break the contract.
     """
+    workspace = build.workspace
     results: dict[str, dict[str, StageResult]] = {stage: {} for stage in STAGES}
-    results[RAW] = {result.key: result for result in run_raw_records(workspace, source, spec, keys)}
-    at_once = _partitions_at_once(workspace, max((result.rows for result in results[RAW].values()), default=0))
-    results[NORMALIZED] = _side_by_side(keys, lambda key: run_normalized_records(workspace, spec, key), at_once)
-    if not force:
-        sweep_headers(workspace)
-        _side_by_side(keys, lambda key: set_aside_headers(workspace, spec, key), at_once)
 
-    def read_bands(key: str) -> StageResult:
-        watch = progress(key) if progress is not None else None
-        return run_band_metadata(
-            workspace, spec, key, backend, force=force, revalidate=revalidate, progress=watch
-        )  # fmt: skip
+    def run(stage: str) -> None:
+        results[stage] = {result.key: result for result in run_stage(stage, build, keys)}
 
-    with kept_connected(backend):
-        results[BANDS] = _side_by_side(keys, read_bands, _fetched_at_once(spec, results[NORMALIZED]))
+    for stage in (RAW, NORMALIZED, BANDS):
+        run(stage)
     refuse_without_headers(workspace, list(results[BANDS].values()))
     if require is not None:
-        require(workspace, spec, keys)
+        require(workspace, build.spec, keys)
     # So that a build that dies among these leaves no collection that looks whole.
     announce_new(workspace, keys)
-    for group in publishing_order(workspace, keys):
-        results[COLLECTION] |= _side_by_side(group, lambda key: run_collection(workspace, spec, key), at_once)
-    publish_collection_document(workspace, spec)
+    run(COLLECTION)
+    tidy(build, keys)
     return results
 
 
-def publishing_order(workspace: Workspace, keys: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Partitions to publish, and those to unpublish after them: a record that moved out of one is never missing."""
-    there = each_file(workspace.fs, workspace.has, [workspace.stage_file(NORMALIZED, key) for key in keys])
-    return list(compress(keys, there)), [key for key, is_there in zip(keys, there, strict=True) if not is_there]
+def tidy(build: Build, keys: Sequence[str]) -> None:
+    """Do what follows the publication of partitions: the catalog document, and compact header stores.
 
-
-def _partitions_at_once(workspace: Workspace, most_rows: int) -> int:
-    cores = min(_LARGE_AT_ONCE, os.cpu_count() or 1)
-    return max(cores, _SMALL_AT_ONCE) if not workspace.is_local and most_rows <= _SMALL_ROWS else cores
-
-
-def _fetched_at_once(spec: CollectionSpec, normalized: Mapping[str, StageResult]) -> int:
-    """How many partitions, of a few, together have no more headers than may be asked for at once.
-
-    One large partition keeps as many requests in flight by itself; of small ones each would only wait for its own.
+    Args:
+        build: what they were built by.
+        keys: of the partitions.
     """
-    headers = [result.rows * max(1, _assets(result)) for result in normalized.values()]
-    return max(1, min(_FETCHED_AT_ONCE, spec.max_concurrent // max([1, *headers])))
+    workspace = build.workspace
+    publish_collection_document(workspace, build.spec)
 
+    def compacted(key: str) -> None:
+        with workspace.lock(key):
+            compact(workspace, key)
 
-def _assets(result: StageResult) -> int:
-    """How many assets a record has at most."""
-    kind = result.schema.field(ASSETS).type if result.schema is not None else pa.struct([])
-    return kind.num_fields if pa.types.is_struct(kind) else 1
-
-
-def _side_by_side(keys: Sequence[str], stage: Callable[[str], T], at_once: int) -> dict[str, T]:
-    """A stage over several partitions at once: its work is Arrow's and numpy's, which run beside each other.
-
-    What ends one of them, and an interrupt, stops the others' requests.
-    """
-    if at_once == 1:
-        return {key: stage(key) for key in keys}
-    with ThreadPoolExecutor(at_once) as pool, cancelled_together():
-        running = {key: pool.submit(copy_context().run, stage, key) for key in keys}
-        try:
-            return {key: future.result() for key, future in running.items()}
-        finally:
-            for future in running.values():
-                future.cancel()
+    if keys:
+        side_by_side(keys, compacted, partitions_at_once(build))
+        sweep_headers(workspace)
 
 
 def refuse_without_headers(

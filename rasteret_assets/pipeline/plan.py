@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from rasteret_assets.columns.hashing import hash_texts
 from rasteret_assets.errors import SpecError
 from rasteret_assets.headers.index import HeaderIndex
-from rasteret_assets.headers.known import WorkspaceCheckpoint, known_headers
+from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.headers.targets import RETRIED_CLASSES, ledger_targets
 from rasteret_assets.records.normalize import normalize_records
-from rasteret_assets.schema import HREF, ID
+from rasteret_assets.schema import ID, IDENTITY
 from rasteret_assets.source.open import Source
 from rasteret_assets.source.profile import SourceProfile, partition_batches
 from rasteret_assets.source.stored import load_profile
@@ -210,8 +210,9 @@ def plan_build(
             plan.records_removed = int(states[key].get("rows", 0))
     build = {key for key, plan in plans.items() if plan.reason != GONE}
     forecasts = {key: _Forecast(workspace, spec, profile, key, force=force) for key in build}
+    metadata = source.schema.metadata
     for key, rows in partition_batches(source, spec, profile, build):
-        forecasts[key].add(rows, source.schema.metadata)
+        forecasts[key].add(rows, metadata)
     for key, forecast in forecasts.items():
         forecast.report(plans[key])
     return BuildPlan(partitions=plans, current=tuple(current))
@@ -225,11 +226,10 @@ class _Forecast:
     ) -> None:
         self.spec = spec
         self.profile = profile
-        known = [] if force else known_headers(workspace, key, WorkspaceCheckpoint(workspace, key))
-        self.known = HeaderIndex(known)
+        self.known = HeaderIndex() if force else HeaderIndex.of(HeaderStore(workspace, key))
         self.records = self.rejected = self.reused = 0
         self.files = [np.zeros(0, np.uint64)]
-        self.ids = [np.zeros(0, np.uint64)]
+        self.ids: set[str] = set()
 
     def add(self, rows: pa.RecordBatch, metadata: Mapping[bytes, bytes] | None) -> None:
         table = pa.Table.from_batches([rows]).replace_schema_metadata(metadata)
@@ -239,10 +239,9 @@ class _Forecast:
         fresh = self._unseen(result.records)
         targets = ledger_targets(fresh, self.profile.bands, explicit=self.spec.names_bands)
         sound = targets.filter(pa.array(np.asarray(targets["error_class"].is_null(), bool)))
-        found = self.known.find(sound) >= 0
+        found = self.known.find(sound).files >= 0
         self.reused += int(found.sum())
-        hrefs = sound.filter(pa.array(~found))[HREF].combine_chunks()
-        self.files.append(np.unique(hash_texts(hrefs)))
+        self.files.append(_halves(sound.filter(pa.array(~found))[IDENTITY].combine_chunks()))
 
     def report(self, plan: PartitionPlan) -> None:
         plan.records, plan.records_rejected, plan.headers_reused = self.records, self.rejected, self.reused
@@ -250,7 +249,14 @@ class _Forecast:
 
     def _unseen(self, records: pa.Table) -> pa.Table:
         """Records whose id no earlier batch had: repetitions are equal, and published once."""
-        hashes = hash_texts(records[ID].combine_chunks())
-        unseen = ~np.isin(hashes, np.concatenate(self.ids))
-        self.ids.append(hashes)
-        return records if unseen.all() else records.filter(pa.array(unseen))
+        if not self.profile.repeats_ids:
+            return records
+        fresh = [record_id not in self.ids for record_id in records[ID].to_pylist()]
+        self.ids.update(records[ID].to_pylist())
+        return records if all(fresh) else records.filter(pa.array(fresh))
+
+
+def _halves(identities: pa.Array) -> npt.NDArray[np.uint64]:
+    """Half of every file's 128-bit identity, each once: enough to count files by."""
+    content = np.frombuffer(identities.buffers()[1] or b"", np.uint64)
+    return np.unique(content[2 * identities.offset :][: 2 * len(identities) : 2])

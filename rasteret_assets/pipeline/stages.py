@@ -1,31 +1,39 @@
-"""The four stages over a workspace: read what the stage before wrote, run the stage's function, write, report.
+"""The four stages over a workspace: what each needs, what it makes of one partition, and one loop over them.
 
-The Dagster assets call :func:`run_raw_records`, :func:`run_normalized_records`, :func:`run_band_metadata` and
-:func:`run_collection` one by one; :func:`build_partitions` calls them in a row. There is no other way a collection is
-built.
+The library runs the stages in a row (:mod:`~rasteret_assets.pipeline.build`), a Dagster step runs one of them: both
+call :func:`run_stage`. A stage reads the table of the stage before from the workspace, or takes it from memory where
+the same process has just made it.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
-from functools import partial, wraps
-from itertools import chain
-from typing import Concatenate, Final, ParamSpec
+from typing import Final, TypeVar
 
 import pyarrow as pa
 
 from rasteret_assets.columns.scalars import normalize_ids
-from rasteret_assets.errors import CollectionError, SourceError
+from rasteret_assets.errors import CollectionError, SourceChangedError
+from rasteret_assets.headers.compact import LEDGER_OPTIONS
+from rasteret_assets.headers.earlier import bring_up_to_date, remove_earlier_tables
 from rasteret_assets.headers.index import HeaderIndex
-from rasteret_assets.headers.known import WorkspaceCheckpoint, known_headers, target_slices
 from rasteret_assets.headers.outcomes import Latencies, ProgressCallback
-from rasteret_assets.headers.stage import BandMetadataReader, count_failures
-from rasteret_assets.source.recipe import recipe_of, with_recipe
+from rasteret_assets.headers.rows import LIGHT_COLUMNS, StoreSink
+from rasteret_assets.headers.stage import BandMetadataReader, KnownHeaders, count_failures
+from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore
+from rasteret_assets.headers.targets import TARGET_COLUMNS
+from rasteret_assets.headers.unused import Lender, list_unused
+from rasteret_assets.publish.footer import PublishedFacts
 from rasteret_assets.publish.partition import publish_partition
-from rasteret_assets.records.normalize import NormalizedRecords, RepeatedIds, check_rejected, normalize_records
+from rasteret_assets.publish.stac import is_stac
+from rasteret_assets.records.normalize import RepeatedIds, check_rejected, normalize_records
+from rasteret_assets.records.order import RecordSorter
 from rasteret_assets.schema import (
     BAND_METADATA_SCHEMA,
     BANDS,
@@ -34,31 +42,45 @@ from rasteret_assets.schema import (
     NORMALIZED,
     PARSER_VERSION,
     RAW,
+    RECIPE_KEY,
     REJECTED,
 )
 from rasteret_assets.source.open import Source
 from rasteret_assets.source.profile import SourceProfile, partition_batches
-from rasteret_assets.source.stored import load_profile
+from rasteret_assets.source.recipe import recipe_of, with_recipe
+from rasteret_assets.source.spool import Spool
+from rasteret_assets.source.stored import load_profile, stored_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
+from rasteret_assets.storage.aio import cancelled_together
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.batches import BATCH_ROWS
+from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.files import STAGE_OPTIONS, TableWriter
 from rasteret_assets.storage.states import FileFacts, commit, unpublish
+from rasteret_assets.storage.streams import StreamTable, open_stream, stream_writer
 from rasteret_assets.storage.workspace import Workspace
 
+T = TypeVar("T")
+
 _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
-P = ParamSpec("P")
 
 #: Counts of the header stage that are percentiles, and so are not summed: ``latency_p50_ms`` and so on.
 LATENCY_PREFIX: Final = "latency_p"
 
-#: Version of a stage's table that is there no more, because the source lost the partition.
+#: Version of a stage's table that does not exist any more, because the source lost the partition.
 REMOVED: Final = "removed"
 
-# Files that are written at once in one scan of the source, and rows that wait for theirs to be worth a row group.
-_OPEN_FILES: Final = 256
-_HELD_BYTES: Final = 16 * 2**20
+#: Arrow bytes of normalized records that stay in memory between two stages of one process.
+_HANDED_BYTES: Final = 64 * 2**20
+
+# Each partition streams through memory of its own, so of large ones no more are in work than there are cores for. Small
+# ones on an object store mostly wait for its answers.
+_LARGE_AT_ONCE: Final = 4
+_SMALL_AT_ONCE: Final = 12
+_SMALL_ROWS: Final = 8192
+# Few, because each learns for itself how much its hosts can take.
+_FETCHED_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,191 +104,328 @@ class StageResult:
     schema: pa.Schema | None = None
 
 
-def run_raw_records(
-    workspace: Workspace, source: Source, spec: CollectionSpec, keys: Sequence[str]
-) -> list[StageResult]:
-    """Scan the source once and write the rows of every partition in ``keys``; a partition without rows is emptied."""
-    profile = load_profile(workspace, source, spec)
-    workspace.sweep()
-    present = [key for key in keys if key in profile.partitions]
-    results: dict[str, StageResult] = {}
-    for start in range(0, len(present), _OPEN_FILES):
-        results |= _write_raw(workspace, source, spec, profile, present[start : start + _OPEN_FILES])
-    for key in set(keys).difference(present):
-        workspace.remove(workspace.stage_file(RAW, key))
-        results[key] = StageResult(key=key, rows=0, version=REMOVED)
+@dataclass(kw_only=True)
+class Build:
+    """What the stages of one build, or one step of a run, share.
+
+    Args:
+        workspace: of the collection.
+        spec: of the collection.
+        source: opened record table; only the first stage needs it.
+        backend: where headers come from; only the header stage needs it.
+        force: fetch every header again.
+        revalidate: ask whether the files of known headers have changed, and read those again that have.
+        progress: called with each partition key, returns what to call while its headers come in.
+        spool: rows of the source that were put aside while it was looked at, and the versions of their files.
+    """
+
+    workspace: Workspace
+    spec: CollectionSpec
+    source: Source | None = None
+    backend: StorageBackend | None = None
+    force: bool = False
+    revalidate: bool = False
+    progress: Callable[[str], ProgressCallback | None] | None = None
+    spool: tuple[Spool, set[str]] | None = None
+    _profile: SourceProfile | None = None
+    _handed: dict[str, list[pa.RecordBatch]] = field(default_factory=dict)
+    _handed_bytes: int = 0
+    #: Rows of the largest partition, where they are known.
+    most_rows: int = 0
+
+    @contextmanager
+    def looking(self, *, trust_stored: bool = True) -> Iterator[SourceProfile]:
+        """Look at the source, and keep the rows of the files that are read for the first stage, until the block ends.
+
+        Args:
+            trust_stored: whether what is stored of unchanged files is believed.
+
+        Yields:
+            The profile of the source.
+        """
+        if self.source is None:
+            raise CollectionError("the record table was not opened")
+        source, seen = self.source, set[str]()
+        with Spool(self.workspace, source.schema, source.label) as spool:
+
+            def keep(version: str, key: str, rows: pa.RecordBatch) -> None:
+                seen.add(version)
+                spool.add(key, rows)
+
+            self._profile = load_profile(self.workspace, source, self.spec, keep=keep, trust_stored=trust_stored)
+            self.spool = spool, seen
+            try:
+                yield self._profile
+            finally:
+                self.spool = None
+
+    def is_gone(self, key: str) -> bool:
+        """Tell whether the source has no such partition, as it was last looked at."""
+        if self._profile is None:
+            self._profile = stored_profile(self.workspace)
+        return self._profile is not None and key not in self._profile.partitions
+
+    def hand_on(self, key: str, batches: list[pa.RecordBatch]) -> None:
+        """Keep normalized records for the next stages of this process, if there is room."""
+        size = sum(batch.nbytes for batch in batches)
+        if self._handed_bytes + size <= _HANDED_BYTES:
+            self._handed[key] = batches
+            self._handed_bytes += size
+
+    def records(self, key: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the normalized records of a partition, from memory where they are there."""
+        if (handed := self._handed.get(key)) is not None:
+            return (batch if columns is None else batch.select(list(columns)) for batch in handed)
+        return self.table(NORMALIZED, key).batches(columns)
+
+    def let_go(self, key: str) -> None:
+        """Forget the records of a partition that is published."""
+        for batch in self._handed.pop(key, ()):
+            self._handed_bytes -= batch.nbytes
+
+    def table(self, stage: str, key: str) -> StreamTable:
+        """Open the table of a stage before.
+
+        Raises:
+            CollectionError: if it does not exist, or is damaged.
+        """
+        table = open_stream(self.workspace, self.workspace.stage_file(stage, key))
+        if table is None:
+            raise CollectionError(
+                f"{self.workspace.stage_file(stage, key)} does not exist, though the source has the partition {key}: "
+                f"build {stage} of it, then the stages after it"
+            )
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage of the pipeline.
+
+    Args:
+        name: of its table.
+        inputs: names of the stages whose tables it reads.
+        make: makes its tables of some partitions.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    make: Callable[[Build, Sequence[str]], dict[str, StageResult]]
+
+
+def run_stage(name: str, build: Build, keys: Sequence[str]) -> list[StageResult]:
+    """Run one stage over some partitions.
+
+    Args:
+        name: of the stage.
+        build: what it works on.
+        keys: of the partitions; those that the source no longer has are removed.
+
+    Returns:
+        A result for every partition, in their order.
+
+    Raises:
+        RasteretAssetsError: what stopped it; partitions that were made before stay made.
+    """
+    results = STAGES[name].make(build, keys)
     return [results[key] for key in keys]
 
 
-def _write_raw(
-    workspace: Workspace, source: Source, spec: CollectionSpec, profile: SourceProfile, keys: Sequence[str]
-) -> dict[str, StageResult]:
-    """One scan of the source into one file per partition, all of which are put in place at the end."""
-    versions = {key: profile.version(key, spec) for key in keys}
-    paths = {key: workspace.stage_file(RAW, key) for key in keys}
+# --- raw records -----------------------------------------------------------------------------------------------------
+
+
+def _make_raw(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
+    """Write the rows of every partition; files that were read while the source was looked at are not read again."""
+    workspace, spec, source = build.workspace, build.spec, build.source
+    if source is None:
+        raise CollectionError("the raw records need the record table")
+    workspace.sweep()
     with ExitStack() as stack:
-        writers = {
-            key: stack.enter_context(
-                workspace.writer(paths[key], with_recipe(source.schema, profile, versions[key]), **STAGE_OPTIONS)
-            )
-            for key in keys
-        }
-        spool = _Spool(writers)
+        if build.spool is None:
+            spool, seen = stack.enter_context(Spool(workspace, source.schema, source.label)), set[str]()
+            profile = load_profile(workspace, source, spec)
+        else:
+            spool, seen = build.spool
+            profile = build._profile or load_profile(workspace, source, spec)  # noqa: SLF001
         try:
-            for key, rows in ahead(partition_batches(source, spec, profile, set(keys))):
-                spool.add(key, rows)
-            spool.flush()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            # Types are checked before; values of an Arrow object may still be such that Parquet cannot hold them.
-            raise SourceError(f"{source.label}: cannot be kept as Parquet: {error}") from error
-    return {
-        key: StageResult(
-            key=key, rows=writer.rows, version=versions[key], counts={"bytes": writer.written.size}, path=paths[key],
-            schema=source.schema,
-        )
-        for key, writer in writers.items()
-    }  # fmt: skip
+            _fill(spool, source, spec, profile, keys, seen)
+        except SourceChangedError:
+            # Once more, from the beginning: what is stored of the source is not true any more.
+            spool = stack.enter_context(Spool(workspace, source.schema, source.label))
+            profile = load_profile(workspace, source, spec, trust_stored=False)
+            _fill(spool, source, spec, profile, keys, set())
+        build._profile = profile  # noqa: SLF001
+        results = {key: _put_raw(workspace, spec, spool, source, profile, key) for key in keys}
+    remove_earlier_tables(workspace, set(keys))
+    build.most_rows = max((result.rows for result in results.values()), default=0)
+    return results
 
 
-class _Spool:
-    """Holds rows back until there are enough of their partition for a row group, or too many of all."""
-
-    def __init__(self, writers: Mapping[str, TableWriter]) -> None:
-        self._writers = writers
-        self._held: dict[str, list[pa.RecordBatch]] = {}
-        self._rows: Counter[str] = Counter()
-        self._bytes: Counter[str] = Counter()
-
-    def add(self, key: str, rows: pa.RecordBatch) -> None:
-        self._held.setdefault(key, []).append(rows)
-        self._rows[key] += rows.num_rows
-        self._bytes[key] += rows.nbytes
-        if self._rows[key] >= BATCH_ROWS:
-            self._write(key)
-        elif self._bytes.total() > _HELD_BYTES:
-            self._write(self._bytes.most_common(1)[0][0])
-
-    def flush(self) -> None:
-        for key in list(self._held):
-            self._write(key)
-
-    def _write(self, key: str) -> None:
-        self._writers[key].write(pa.Table.from_batches(self._held.pop(key)))
-        del self._rows[key], self._bytes[key]
+def _fill(
+    spool: Spool, source: Source, spec: CollectionSpec, profile: SourceProfile, keys: Sequence[str], seen: set[str]
+) -> None:
+    present = [key for key in keys if key in profile.partitions]
+    for key, rows in ahead(partition_batches(source, spec, profile, present, seen)):
+        spool.add(key, rows)
 
 
-def _one_at_a_time(
-    stage: Callable[Concatenate[Workspace, CollectionSpec, str, P], StageResult],
-) -> Callable[Concatenate[Workspace, CollectionSpec, str, P], StageResult]:
-    """A stage of which two runs over the same partition wait for each other."""
-
-    @wraps(stage)
-    def run(workspace: Workspace, spec: CollectionSpec, key: str, /, *args: P.args, **kwargs: P.kwargs) -> StageResult:
-        with workspace.lock(key):
-            return stage(workspace, spec, key, *args, **kwargs)
-
-    return run
-
-
-@_one_at_a_time
-def run_normalized_records(workspace: Workspace, spec: CollectionSpec, key: str) -> StageResult:
-    """Normalize a partition's raw rows, and write those that cannot be beside them.
-
-    Raises:
-        InvalidRecordError: if more records than ``max_rejected`` tolerates break the contract.
-    """
-    raw_path, path = workspace.stage_file(RAW, key), workspace.stage_file(NORMALIZED, key)
-    rejected_path = workspace.stage_file(REJECTED, key)
-    schema = workspace.read_schema(raw_path)
-    if schema is None:
-        workspace.remove(path)
-        workspace.remove(rejected_path)
-        return StageResult(key=key, rows=0, version=REMOVED)
-    profile, version = recipe_of(schema, raw_path)
-    id_column = spec.source_column(ID)
-    ids = workspace.read_batches(raw_path, [id_column]) if profile.repeats_ids else ()
-    repeats = RepeatedIds(normalize_ids(batch.column(0)) for batch in ids)
-    counts: Counter[str] = Counter()
-    normalize = partial(normalize_records, spec=spec, profile=profile, repeats=repeats)
-    results = _normalized(workspace, raw_path, schema, normalize)
-    first = next(results)
-    normalized, first_rejected = first.records.schema, first.rejected
-    results = chain([first], results)
-    del first  # or its rows would stay in memory to the end
-    with workspace.writer(path, with_recipe(normalized, profile, version), **STAGE_OPTIONS) as records:
-        with ExitStack() as stack:
-            rejected: TableWriter | None = None
-            for result in results:
-                records.write(result.records)
-                if result.rejected.num_rows:
-                    if rejected is None:
-                        first_rejected = result.rejected
-                        writer = workspace.writer(rejected_path, first_rejected.schema, **STAGE_OPTIONS)
-                        rejected = stack.enter_context(writer)
-                    rejected.write(result.rejected)
-                counts["rejected_records"] += result.rejected.num_rows
-                counts["duplicate_records"] += result.duplicates
-                counts["unreadable_assets"] += result.unreadable_assets
-                counts["crs_conflicts"] += result.crs_conflicts
-        if rejected is None:
-            workspace.remove(rejected_path)
-        total = records.rows + counts["rejected_records"] + counts["duplicate_records"]
-        check_rejected(first_rejected, counts["rejected_records"], total, spec.max_rejected)
-    return StageResult(
-        key=key, rows=records.rows, version=records.written.digest,
-        counts={name: counts[name] for name in _RECORD_COUNTS}, path=path, schema=normalized,
-    )  # fmt: skip
-
-
-def _normalized(
-    workspace: Workspace, raw_path: str, schema: pa.Schema, normalize: Callable[[pa.Table], NormalizedRecords]
-) -> Iterator[NormalizedRecords]:
-    """What becomes of the raw rows, batch by batch; of no rows where there are none, as that too has a schema."""
-    is_empty = True
-    for batch in workspace.read_batches(raw_path):
-        is_empty = False
-        yield normalize(pa.Table.from_batches([batch]).replace_schema_metadata(schema.metadata))
-    if is_empty:
-        yield normalize(schema.empty_table())
-
-
-@_one_at_a_time
-def run_band_metadata(
-    workspace: Workspace,
-    spec: CollectionSpec,
-    key: str,
-    backend: StorageBackend,
-    *,
-    force: bool = False,
-    revalidate: bool = False,
-    progress: ProgressCallback | None = None,
+def _put_raw(
+    workspace: Workspace, spec: CollectionSpec, spool: Spool, source: Source, profile: SourceProfile, key: str
 ) -> StageResult:
-    """Read the headers a partition lacks (all of them with ``force``) and write its ledger.
-
-    With ``revalidate`` the headers it has are asked about too, and read again where their file has changed.
-    """
-    path, records_path = workspace.stage_file(BANDS, key), workspace.stage_file(NORMALIZED, key)
-    schema = workspace.read_schema(records_path)
-    checkpoint = WorkspaceCheckpoint(workspace, key)
-    if schema is None:
+    path = workspace.stage_file(RAW, key)
+    if key not in profile.partitions:
         workspace.remove(path)
-        checkpoint.clear()
         return StageResult(key=key, rows=0, version=REMOVED)
-    profile, version = recipe_of(schema, records_path)
-    if force:
-        checkpoint.clear()
-    reader = BandMetadataReader(
-        profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent,
-        known=HeaderIndex([] if force else known_headers(workspace, key, checkpoint)), revalidate=revalidate,
-        overviews=spec.overviews, checkpoint=checkpoint, progress=progress,
-    )  # fmt: skip
-    ledger_schema = with_recipe(BAND_METADATA_SCHEMA, profile, version)
-    with workspace.writer(path, ledger_schema, **STAGE_OPTIONS) as ledger:
-        # Records without bands have no targets: they need not be read to be told so.
-        for records, more in target_slices(workspace, key) if profile.bands else ():
-            for rows in reader.read(records, more):
-                ledger.write(rows)
-    checkpoint.clear()
+    version = profile.version(key, spec)
+    if spool.rows[key] != profile.partitions[key].rows:
+        raise SourceChangedError(
+            f"{source.label}: {spool.rows[key]} rows of {key} were read where {profile.partitions[key].rows} were "
+            "counted: it is being rewritten; build again once that is done"
+        )
+    schema = with_recipe(spool.schema, profile, version)
+    written = spool.put(key, path, schema.metadata, {})
+    rows = spool.rows[key]
+    spool.drop(key)
+    return StageResult(
+        key=key, rows=rows, version=version, counts={"bytes": written.size}, path=path, schema=source.schema
+    )
+
+
+# --- normalized records ----------------------------------------------------------------------------------------------
+
+
+def _make_normalized(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
+    return side_by_side(keys, lambda key: _normalize(build, key), partitions_at_once(build))
+
+
+def _normalize(build: Build, key: str) -> StageResult:
+    """Normalize a partition's raw rows into published order, and write those that cannot be beside them."""
+    workspace, spec = build.workspace, build.spec
+    path, rejected_path = workspace.stage_file(NORMALIZED, key), workspace.stage_file(REJECTED, key)
+    with workspace.lock(key):
+        if build.is_gone(key):
+            workspace.remove(path)
+            workspace.remove(rejected_path)
+            return StageResult(key=key, rows=0, version=REMOVED)
+        raw = build.table(RAW, key)
+        profile, version = recipe_of(raw.schema, raw.path)
+        id_column = spec.source_column(ID)
+        ids = raw.batches([id_column]) if profile.repeats_ids else ()
+        repeats = RepeatedIds(normalize_ids(batch.column(0)) for batch in ids)
+        metadata = {name: text for name, text in (raw.schema.metadata or {}).items() if name != RECIPE_KEY}
+        counts: Counter[str] = Counter()
+        facts = PublishedFacts()
+        first_rejected: pa.Table | None = None
+        normalized: pa.Schema | None = None
+        with RecordSorter() as sorter:
+            with ExitStack() as stack:
+                rejected: TableWriter | None = None
+                for batch in raw.batches() if raw.rows else [pa.RecordBatch.from_pylist([], schema=raw.schema)]:
+                    rows = pa.Table.from_batches([batch]).replace_schema_metadata(metadata)
+                    result = normalize_records(rows, spec, profile, repeats)
+                    if normalized is None:
+                        normalized = result.records.schema
+                        own = spec.name if is_stac(normalized) else None
+                    sorter.add(result.records)
+                    facts.add(result.records, own)
+                    if result.rejected.num_rows:
+                        if rejected is None:
+                            first_rejected = result.rejected
+                            writer = workspace.writer(rejected_path, first_rejected.schema, **STAGE_OPTIONS)
+                            rejected = stack.enter_context(writer)
+                        rejected.write(result.rejected)
+                    counts["rejected_records"] += result.rejected.num_rows
+                    counts["duplicate_records"] += result.duplicates
+                    counts["unreadable_assets"] += result.unreadable_assets
+                    counts["crs_conflicts"] += result.crs_conflicts
+            if rejected is None:
+                workspace.remove(rejected_path)
+            if first_rejected is not None:
+                check_rejected(first_rejected, counts["rejected_records"], raw.rows, spec.max_rejected)
+            handed: list[pa.RecordBatch] | None = []
+            assert normalized is not None  # noqa: S101  (there is at least one batch)
+            with stream_writer(workspace, path, with_recipe(normalized, profile, version)) as stream:
+                for piece in sorter.drain(BATCH_ROWS):
+                    stream.write(piece)
+                    if handed is not None:
+                        handed += piece.to_batches()
+                        if sum(batch.nbytes for batch in handed) > _HANDED_BYTES:
+                            handed = None
+                stream.notes = {"facts": facts.to_json()}
+        if handed is not None:
+            build.hand_on(key, handed)
+        return StageResult(
+            key=key, rows=stream.rows, version=stream.written.digest,
+            counts={name: counts[name] for name in _RECORD_COUNTS}, path=path, schema=normalized,
+        )  # fmt: skip
+
+
+# --- band metadata ---------------------------------------------------------------------------------------------------
+
+
+def _make_bands(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
+    """Make the ledgers of some partitions; what one of them no longer needs, the others find."""
+    if build.backend is None:
+        raise CollectionError("the band metadata need a backend")
+
+    def prepare(key: str) -> int:
+        with build.workspace.lock(key):
+            bring_up_to_date(build.workspace, key)
+            if not build.force:
+                list_unused(build.workspace, key, lambda: _ids(build, key))
+        return _targets(build, key)
+
+    targets = side_by_side(keys, prepare, partitions_at_once(build))
+    at_once = max(1, min(_FETCHED_AT_ONCE, build.spec.max_concurrent // max([1, *targets.values()])))
+    with kept_connected(build.backend):
+        return side_by_side(keys, lambda key: _read_bands(build, key), at_once)
+
+
+def _ids(build: Build, key: str) -> pa.ChunkedArray:
+    if build.is_gone(key):
+        return pa.chunked_array([], pa.string())
+    return pa.chunked_array([batch.column(0) for batch in build.records(key, [ID])], pa.string())
+
+
+def _targets(build: Build, key: str) -> int:
+    """How many headers a partition has at most."""
+    if build.is_gone(key):
+        return 0
+    table = build.table(NORMALIZED, key)
+    return table.rows * len(recipe_of(table.schema, table.path)[0].bands)
+
+
+def _read_bands(build: Build, key: str) -> StageResult:
+    """Read the headers a partition lacks (all of them with ``force``) and write its ledger."""
+    workspace, spec, backend = build.workspace, build.spec, build.backend
+    path = workspace.stage_file(BANDS, key)
+    with workspace.lock(key):
+        if build.is_gone(key):
+            workspace.remove(path)
+            return StageResult(key=key, rows=0, version=REMOVED)
+        records = build.table(NORMALIZED, key)
+        profile, version = recipe_of(records.schema, records.path)
+        store = HeaderStore(workspace, key)
+        writer = HeaderFileWriter(workspace, store)
+        with HeaderReader(workspace, store, LIGHT_COLUMNS) as light:
+            known = None
+            if not build.force:
+                index = HeaderIndex.of(store)
+                known = KnownHeaders(index=index, light=light, borrow=Lender(workspace, key, writer, index).lend)
+            reader = BandMetadataReader(
+                profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent,  # type: ignore[arg-type]
+                sink=StoreSink(writer), known=known, overviews=spec.overviews, revalidate=build.revalidate,
+                progress=build.progress(key) if build.progress is not None else None,
+            )  # fmt: skip
+            ledger_schema = with_recipe(BAND_METADATA_SCHEMA, profile, version)
+            with workspace.writer(path, ledger_schema, **LEDGER_OPTIONS) as ledger:
+                # Records without bands have no targets: they need not be read to be told so.
+                try:
+                    for rows, more in _slices(build, key, records.rows, reader) if profile.bands else ():
+                        ledger.write(reader.read(rows, more))
+                finally:
+                    # Also what an interrupted stage fetched counts. The rows come before the ledger that names them.
+                    writer.close()
     account = reader.account
     counts: dict[str, int | float | str] = {
         "headers_fetched": account.fetched,
@@ -285,37 +444,21 @@ def run_band_metadata(
     )
 
 
-@_one_at_a_time
-def run_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> StageResult:
-    """Publish a partition by replacing its file, or remove it where its records are gone; the state is written last."""
-    path, records = workspace.published_file(key), workspace.stage_file(NORMALIZED, key)
-    if not workspace.has(records):
-        unpublish(workspace, key)
-        return StageResult(key=key, rows=0, version=REMOVED)
-    profile, source_version = _joined_recipe(workspace, key)
-    published = publish_partition(
-        workspace, spec, key, profile.bands, records=records, ledger=workspace.stage_file(BANDS, key)
-    )
-    facts, written = published.facts, published.written
-    built_from = {
-        "source_version": source_version,
-        "spec_hash": spec.content_hash,
-        "parser_version": PARSER_VERSION,
-        "bands": list(profile.bands),
-        "failures": _failures(workspace, key),
-        "bbox": facts.bbox,
-        "interval": facts.interval,
-        "collections": sorted(facts.collections),
-    }
-    commit(workspace, key, FileFacts.of(facts.rows, written), built_from)
-    counts: dict[str, int | float | str] = {
-        "bytes": written.size,
-        "crs_corrected_by_header": published.findings.corrected,
-        "crs_conflicting_bands": published.findings.conflicting,
-    }
-    return StageResult(
-        key=key, rows=facts.rows, version=written.digest, counts=counts, path=path, schema=published.schema
-    )
+def _slices(build: Build, key: str, total: int, reader: BandMetadataReader) -> Iterator[tuple[pa.Table, int]]:
+    """A partition's records as far as targets are made from them, and how many follow each slice."""
+    held: list[pa.RecordBatch] = []
+    rows, left = 0, total
+    for whole in build.records(key, TARGET_COLUMNS):
+        for start in range(0, whole.num_rows, reader.slice_rows):
+            batch = whole.slice(start, reader.slice_rows)
+            held.append(batch)
+            rows += batch.num_rows
+            if rows >= reader.slice_rows:
+                left -= rows
+                yield pa.Table.from_batches(held), left
+                held, rows = [], 0
+    if held:
+        yield pa.Table.from_batches(held), 0
 
 
 def _percentiles(latencies: Latencies) -> dict[str, float]:
@@ -328,6 +471,57 @@ def _percentiles(latencies: Latencies) -> dict[str, float]:
     }
 
 
+# --- collection ------------------------------------------------------------------------------------------------------
+
+
+def _make_collection(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
+    """Publish partitions, and unpublish those that are gone after them: a record that moved is never missing."""
+    there = [key for key in keys if not build.is_gone(key)]
+    gone = [key for key in keys if build.is_gone(key)]
+    at_once = partitions_at_once(build)
+    results: dict[str, StageResult] = {}
+    for group in (there, gone):
+        results |= side_by_side(group, lambda key: _publish(build, key), at_once)
+    return results
+
+
+def _publish(build: Build, key: str) -> StageResult:
+    """Publish a partition by replacing its file, or remove it where its records are gone; the state is written last."""
+    workspace, spec = build.workspace, build.spec
+    with workspace.lock(key):
+        if build.is_gone(key):
+            unpublish(workspace, key)
+            return StageResult(key=key, rows=0, version=REMOVED)
+        records = build.table(NORMALIZED, key)
+        profile, source_version = _joined_recipe(workspace, key, records)
+        published = publish_partition(
+            workspace, spec, key, profile.bands, records=build.records(key), schema=records.schema.remove_metadata(),
+            facts=PublishedFacts.from_json(records.notes["facts"]),
+        )  # fmt: skip
+        build.let_go(key)
+        facts, written = published.facts, published.written
+        built_from = {
+            "source_version": source_version,
+            "spec_hash": spec.content_hash,
+            "parser_version": PARSER_VERSION,
+            "bands": list(profile.bands),
+            "failures": _failures(workspace, key),
+            "bbox": facts.bbox,
+            "interval": facts.interval,
+            "collections": sorted(facts.collections),
+        }
+        commit(workspace, key, FileFacts.of(facts.rows, written), built_from)
+    counts: dict[str, int | float | str] = {
+        "bytes": written.size,
+        "crs_corrected_by_header": published.findings.corrected,
+        "crs_conflicting_bands": published.findings.conflicting,
+    }
+    return StageResult(
+        key=key, rows=facts.rows, version=written.digest, counts=counts, path=workspace.published_file(key),
+        schema=published.schema,
+    )  # fmt: skip
+
+
 def _failures(workspace: Workspace, key: str) -> dict[str, int]:
     """Headers that a partition lacks, by error class."""
     counts: Counter[str] = Counter()
@@ -336,16 +530,57 @@ def _failures(workspace: Workspace, key: str) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _joined_recipe(workspace: Workspace, key: str) -> tuple[SourceProfile, str]:
+def _joined_recipe(workspace: Workspace, key: str, records: StreamTable) -> tuple[SourceProfile, str]:
     """The profile and version of a partition's records, which must be those its ledger was made for."""
-    records, ledger = workspace.stage_file(NORMALIZED, key), workspace.stage_file(BANDS, key)
-    schema, ledger_schema = workspace.read_schema(records), workspace.read_schema(ledger)
-    if schema is None or ledger_schema is None:
-        raise CollectionError(f"{ledger if schema else records} is missing: build {NORMALIZED} and {BANDS} of {key}")
-    profile, version = recipe_of(schema, records)
+    ledger = workspace.stage_file(BANDS, key)
+    ledger_schema = workspace.read_schema(ledger)
+    if ledger_schema is None:
+        raise CollectionError(f"{ledger} is missing: build {BANDS} of {key}")
+    profile, version = recipe_of(records.schema, records.path)
     if recipe_of(ledger_schema, ledger)[1] != version:
         raise CollectionError(
             f"{BANDS} of {key} was made for other records than {NORMALIZED} holds now (another run may be building "
             f"the partition): build {BANDS} again, then {COLLECTION}"
         )
     return profile, version
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+#: The stages, in the order in which data flows.
+STAGES: Final[dict[str, Stage]] = {
+    stage.name: stage
+    for stage in (
+        Stage(name=RAW, inputs=(), make=_make_raw),
+        Stage(name=NORMALIZED, inputs=(RAW,), make=_make_normalized),
+        Stage(name=BANDS, inputs=(NORMALIZED,), make=_make_bands),
+        Stage(name=COLLECTION, inputs=(NORMALIZED, BANDS), make=_make_collection),
+    )
+}
+
+
+def partitions_at_once(build: Build) -> int:
+    """Return how many partitions of a build are worked on side by side."""
+    cores = min(_LARGE_AT_ONCE, os.cpu_count() or 1)
+    small = not build.workspace.is_local and 0 < build.most_rows <= _SMALL_ROWS
+    return max(cores, _SMALL_AT_ONCE) if small else cores
+
+
+def side_by_side(keys: Sequence[str], work: Callable[[str], T], at_once: int) -> dict[str, T]:
+    """Do the same work for several partitions at once: it is Arrow's and numpy's, which run beside each other.
+
+    The first failure, and an interrupt, stops the others' requests and keeps those that wait from beginning.
+    """
+    if at_once == 1 or len(keys) < 2:
+        return {key: work(key) for key in keys}
+    with ThreadPoolExecutor(at_once) as pool, cancelled_together():
+        running = {key: pool.submit(copy_context().run, work, key) for key in keys}
+        try:
+            done, _ = wait(running.values(), return_when=FIRST_EXCEPTION)
+            for future in done:
+                if (error := future.exception()) is not None:
+                    raise error
+            return {key: future.result() for key, future in running.items()}
+        finally:
+            for future in running.values():
+                future.cancel()

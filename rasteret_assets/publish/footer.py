@@ -8,7 +8,7 @@ before the first row was written, so everything is gathered before.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -65,8 +65,13 @@ class PublishedFacts:
     end: datetime | None = None
     collections: set[str] = field(default_factory=set)
 
-    def add(self, records: pa.Table) -> None:
-        """Take note of more rows."""
+    def add(self, records: pa.Table, own_collection: str | None = None) -> None:
+        """Take note of more rows.
+
+        Args:
+            records: normalized records.
+            own_collection: id of the collection to which STAC items belong that name none; None for other records.
+        """
         self.rows += records.num_rows
         self.geometry_types |= wkb_types(records[GEOMETRY].combine_chunks())
         self.bbox = united(self.bbox, _extent(records[BBOX].combine_chunks()))
@@ -75,8 +80,28 @@ class PublishedFacts:
         ends = [found for _, found in times if found is not None]
         self.start = min([*starts, *([self.start] if self.start else [])], default=None)
         self.end = max([*ends, *([self.end] if self.end else [])], default=None)
-        if ITEM_COLLECTION in records.schema.names and pa.types.is_string(records.schema.field(ITEM_COLLECTION).type):
+        named = ITEM_COLLECTION in records.schema.names
+        if named and _is_text(records.schema.field(ITEM_COLLECTION).type):
             self.collections |= set(pc.unique(records[ITEM_COLLECTION]).drop_null().to_pylist())
+        if own_collection is not None and records.num_rows and (not named or records[ITEM_COLLECTION].null_count):
+            self.collections.add(own_collection)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a document for :meth:`from_json`."""
+        return {
+            "rows": self.rows, "geometry_types": sorted(self.geometry_types), "bbox": self.bbox,
+            "start": self.start and self.start.isoformat(), "end": self.end and self.end.isoformat(),
+            "collections": sorted(self.collections),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> PublishedFacts:
+        """Return the facts that a document of :meth:`to_json` states."""
+        times = {name: document[name] and datetime.fromisoformat(document[name]) for name in ("start", "end")}
+        return cls(
+            rows=document["rows"], geometry_types=set(document["geometry_types"]), bbox=document["bbox"],
+            collections=set(document["collections"]), **times,
+        )  # fmt: skip
 
     @property
     def interval(self) -> list[str | None]:
@@ -119,6 +144,10 @@ def _geo(facts: PublishedFacts, *, native: bool) -> dict[str, Any]:
         column["bbox"] = facts.bbox
     version = NATIVE_GEOPARQUET_VERSION if native else GEOPARQUET_VERSION
     return {"version": version, "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _extent(bbox: pa.StructArray) -> list[float] | None:

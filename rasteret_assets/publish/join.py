@@ -1,24 +1,26 @@
 """Records joined with the headers of their bands: one ``{band}_metadata`` struct per band, and nothing that signs.
 
-The ledger holds the rows of a partition's records in the records' order, so that both are read once, side by side, and
-no more than a batch of each is in memory.
+The ledger holds the rows of a partition's records in the records' order, so that both are read once, side by side. The
+headers come from the header store, as many at once as fit into a bounded number of bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.records.signatures import without_signatures
 from rasteret_assets.schema import (
-    BAND_METADATA_SCHEMA,
     BAND_STRUCT,
     CRS,
+    HEADER_FILE,
+    HEADER_ROW,
     ID,
     MONTH,
     PROJ_EPSG,
@@ -26,6 +28,12 @@ from rasteret_assets.schema import (
     YEAR,
     band_column,
 )
+
+#: Columns of the ledger that the headers of records are found by.
+PLACE_COLUMNS = (ID, "band", "status", HEADER_FILE, HEADER_ROW)
+
+#: Takes headers out of the header store: names of files, then for every header the position of its file and its row.
+TakeHeaders = Callable[[Sequence[str], npt.NDArray[np.int64], npt.NDArray[np.int64]], pa.Table]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +55,16 @@ class CrsFindings:
 
 
 def join_batches(
-    records: Iterable[pa.RecordBatch], ledger: Iterable[pa.RecordBatch], bands: Sequence[str]
+    records: Iterable[pa.RecordBatch], ledger: Iterable[pa.RecordBatch], bands: Sequence[str], take: TakeHeaders
 ) -> Iterator[tuple[pa.Table, CrsFindings]]:
-    """:func:`join_band_metadata` over a partition that streams: one result per batch of records.
+    """Join a partition that streams: yield one result per batch of records.
 
     Args:
-        records: normalized records.
-        ledger: rows of :data:`~rasteret_assets.schema.BAND_METADATA_SCHEMA` in the order of ``records``, any number of
-            them per record; nothing where no header was asked for.
+        records: normalized records, in batches whose headers fit into memory.
+        ledger: :data:`PLACE_COLUMNS` of the ledger in the order of ``records``, any number of rows per record; nothing
+            where no header was asked for.
         bands: in column order.
+        take: returns headers, as a table with the column ``header``.
 
     Raises:
         CollectionError: if the ledger has rows of records that are not there, or another order: it is that of other
@@ -64,10 +73,11 @@ def join_batches(
     rows = _LedgerCursor(ledger)
     for batch in records:
         table = pa.Table.from_batches([batch])
-        yield join_band_metadata(table, rows.take(table[ID].combine_chunks()) if bands else None, bands)
+        places = rows.take(table[ID].combine_chunks()) if bands else None
+        yield join_headers(table, band_headers(table[ID].combine_chunks(), places, bands, take))
     if bands and (stray := rows.next_id()) is not None:
         raise CollectionError(
-            f"the ledger of headers was not made from these records: {stray!r} is in it, and is no record where it "
+            f"the ledger of headers was not made from these records: {stray!r} is in it, and is not a record where it "
             "stands; build band_metadata again, then the collection"
         )
 
@@ -79,20 +89,21 @@ class _LedgerCursor:
         self._batches = iter(batches)
         self._rest: pa.RecordBatch | None = None
 
-    def take(self, ids: pa.Array) -> pa.Table:
-        """The rows up to the first that belongs to none of ``ids``."""
+    def take(self, ids: pa.Array) -> pa.Table | None:
+        """Take the rows up to the first that belongs to none of ``ids``."""
         taken = []
         while self._fill() and self._rest is not None:
             own = np.asarray(pc.is_in(self._rest.column(ID), ids))
             count = len(own) if own.all() else int(own.argmin())
-            taken.append(self._rest.slice(0, count))
+            if count:
+                taken.append(self._rest.slice(0, count))
             self._rest = self._rest.slice(count)
             if count < len(own):
                 break
-        return pa.Table.from_batches(taken, BAND_METADATA_SCHEMA)
+        return pa.Table.from_batches(taken).combine_chunks() if taken else None
 
     def next_id(self) -> str | None:
-        """Id of the first row that was not taken, if any is left."""
+        """Return the id of the first row that was not taken, if any is left."""
         return str(self._rest.column(ID)[0]) if self._fill() and self._rest is not None else None
 
     def _fill(self) -> bool:
@@ -100,43 +111,63 @@ class _LedgerCursor:
             self._rest = next(self._batches, None)
             if self._rest is None:
                 return False
-            self._rest = self._rest.select(BAND_METADATA_SCHEMA.names)
+            self._rest = self._rest.select(list(PLACE_COLUMNS))
         return True
 
 
-def join_band_metadata(
-    records: pa.Table, ledger: pa.Table | None, bands: Sequence[str]
-) -> tuple[pa.Table, CrsFindings]:
-    """Records with one ``{band}_metadata`` struct per band (null where there is no header) and unsigned hrefs.
+def band_headers(
+    ids: pa.Array, places: pa.Table | None, bands: Sequence[str], take: TakeHeaders
+) -> dict[str, pa.Array]:
+    """Return the headers of some records by band; null where a record has none.
+
+    Args:
+        ids: of the records.
+        places: :data:`PLACE_COLUMNS` of the ledger's rows of these records, or None where there are none.
+        bands: in column order.
+        take: returns headers.
+    """
+    if places is None:
+        return {band: pa.nulls(len(ids), BAND_STRUCT) for band in bands}
+    good = places.filter(pc.and_(pc.equal(places["status"], STATUS_OK), pc.is_valid(places[HEADER_ROW])))
+    good = good.combine_chunks()
+    encoded = good[HEADER_FILE].combine_chunks().dictionary_encode() if good.num_rows else None
+    names = encoded.dictionary.to_pylist() if encoded is not None else []
+    codes = np.asarray(encoded.indices, np.int64) if encoded is not None else np.zeros(0, np.int64)
+    numbers = np.asarray(good[HEADER_ROW], np.int64)
+    record_of_row = (
+        np.asarray(pc.index_in(good[ID].combine_chunks(), value_set=ids), np.int64) if good.num_rows else codes
+    )
+    structs = {}
+    for band in bands:
+        mine = np.flatnonzero(np.asarray(pc.equal(good["band"], band), bool))
+        files, rows = np.full(len(ids), -1, np.int64), np.zeros(len(ids), np.int64)
+        files[record_of_row[mine]], rows[record_of_row[mine]] = codes[mine], numbers[mine]
+        structs[band] = take(names, files, rows)["header"].combine_chunks()
+    return structs
+
+
+def join_headers(records: pa.Table, headers: Mapping[str, pa.Array]) -> tuple[pa.Table, CrsFindings]:
+    """Return records with one ``{band}_metadata`` struct per band and unsigned hrefs.
 
     A column of that name in the source is replaced. ``proj:epsg`` and ``crs`` become what the headers say wherever all
     headers of a record agree: a record table is often wrong about the CRS, the file it points to is not.
 
     Args:
         records: normalized records.
-        ledger: band metadata of these records; None where nothing is enriched.
-        bands: in column order.
+        headers: of these records, by band in column order; null where there is none.
     """
-    replaced = {band_column(band) for band in bands}
+    replaced = {band_column(band) for band in headers}
     kept = [name for name in records.schema.names if name not in replaced]
     table = without_signatures(records.select(kept))
-    if ledger is None or not bands:
+    if not headers:
         return _partition_last(table), CrsFindings()
-    ok = ledger.filter(pc.equal(ledger["status"], STATUS_OK)).combine_chunks()
-    ids = table[ID].combine_chunks()
-    structs = {}
-    for band in bands:
-        rows = ok.filter(pc.equal(ok["band"], band)).combine_chunks()
-        found = pc.index_in(ids, value_set=rows[ID].combine_chunks())
-        headers = rows["header"].combine_chunks() if rows.num_rows else pa.array([], BAND_STRUCT)
-        structs[band] = headers.take(found)
-    table, findings = _with_header_crs(table, structs)
-    for band, column in structs.items():
+    table, findings = _with_header_crs(table, headers)
+    for band, column in headers.items():
         table = table.append_column(band_column(band), column)
     return _partition_last(table), findings
 
 
-def _with_header_crs(table: pa.Table, structs: dict[str, pa.Array]) -> tuple[pa.Table, CrsFindings]:
+def _with_header_crs(table: pa.Table, structs: Mapping[str, pa.Array]) -> tuple[pa.Table, CrsFindings]:
     """``proj:epsg`` and ``crs`` from the headers wherever those of a record agree."""
     rows = table.num_rows
     stated = table[CRS].combine_chunks()

@@ -1,29 +1,35 @@
 """Stage 4, the collection: normalized records joined with their headers, in spatial order, as GeoParquet.
 
-A partition streams: batches are joined, noted for the footer and sorted (on disk where they are many), then written row
-group by row group. Neither the batches nor the way they were sorted show in the bytes that are written.
+A partition streams: its records come in published order, each batch is joined with its headers, and row group by row
+group is written. How the records were cut into batches does not show in the bytes that are written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Final
 
 import pyarrow as pa
 
 from rasteret_assets.errors import CollectionError
+from rasteret_assets.headers.store import HeaderReader, HeaderStore
 from rasteret_assets.publish.encoding import SAMPLE_ROWS, parquet_options
 from rasteret_assets.publish.footer import PublishedFacts, footer
-from rasteret_assets.publish.join import CrsFindings, join_band_metadata, join_batches
+from rasteret_assets.publish.join import PLACE_COLUMNS, CrsFindings, join_batches, join_headers
 from rasteret_assets.publish.row_groups import group_rows, row_groups
 from rasteret_assets.publish.stac import COLLECTION_DOCUMENT, collection_document, complete_items, is_stac, stac_footer
-from rasteret_assets.records.order import SORT_BYTES, RecordSorter
-from rasteret_assets.schema import BAND_METADATA_SCHEMA, GEOMETRY, MONTH, YEAR
+from rasteret_assets.schema import BAND_STRUCT, BANDS, GEOMETRY, MONTH, YEAR
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.ahead import ahead
+from rasteret_assets.storage.batches import BATCH_ROWS
 from rasteret_assets.storage.files import Written
 from rasteret_assets.storage.states import FileFacts, announce
 from rasteret_assets.storage.workspace import Workspace
+
+#: Bytes of headers that are joined with their records at once.
+_JOINED_BYTES: Final = 24 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,55 +55,75 @@ def publish_partition(
     key: str,
     bands: Sequence[str],
     *,
-    records: str,
-    ledger: str,
-    sort_bytes: int = SORT_BYTES,
+    records: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    facts: PublishedFacts,
 ) -> PublishedPartition:
     """Join a partition's records with its ledger and replace the published file, in bounded memory.
 
     Args:
-        workspace: where all of it lies.
+        workspace: where the ledger and the header store lie.
         spec: of the collection.
         key: of the partition.
         bands: in column order.
-        records: path of the normalized records.
-        ledger: path of their band metadata; there may be no such file.
-        sort_bytes: how many bytes of records are sorted in memory; more go through the local disk.
+        records: normalized records in published order.
+        schema: of the records.
+        facts: about all of them.
 
     Raises:
         CollectionError: if a stage's file is damaged, or the ledger is that of other records.
     """
-    stored = workspace.read_schema(records)
-    if stored is None:
-        raise CollectionError(f"{records} is missing: build the normalized records of {key} first")
-    # From a published file to the document beside the data, two hive folders up.
-    document = f"../../../{workspace.stages.rpartition('/')[2]}/{COLLECTION_DOCUMENT}"
-    facts, findings = PublishedFacts(), CrsFindings()
-    schema: pa.Schema | None = None
-    with RecordSorter(sort_bytes) as sorter:
-        for table, found in join_batches(workspace.read_batches(records), workspace.read_batches(ledger), bands):
-            completed = complete_items(_without_keys(table), spec, document)
-            facts.add(completed)
+    # From a published file to the document beside the data, some hive folders up.
+    path = workspace.published_file(key)
+    up = "../" * (path.removeprefix(workspace.published).count("/"))
+    document = f"{up}{workspace.stages.rpartition('/')[2]}/{COLLECTION_DOCUMENT}"
+
+    def completed(table: pa.Table) -> pa.Table:
+        return complete_items(_without_keys(table), spec, document)
+
+    no_headers = {band: pa.array([], BAND_STRUCT) for band in bands}
+    joined_schema = completed(join_headers(schema.empty_table(), no_headers)[0]).schema
+    published = _published_schema(joined_schema, facts, spec)
+    most = group_rows(facts.rows)
+    findings = CrsFindings()
+
+    def joined(reader: HeaderReader) -> Iterator[pa.Table]:
+        nonlocal findings
+        ledger = workspace.read_batches(workspace.stage_file(BANDS, key), PLACE_COLUMNS) if bands else ()
+        rows_at_once = _rows_at_once(workspace, key, bands, reader)
+        for table, found in join_batches(_cut(records, rows_at_once), ledger, bands, reader.take):
             findings += found
-            sorter.add(completed)
-            schema = completed.schema
-        if schema is None:  # a partition without rows has the same schema as the others
-            nothing, _ = join_band_metadata(stored.empty_table(), BAND_METADATA_SCHEMA.empty_table(), bands)
-            schema = complete_items(_without_keys(nothing), spec, document).schema
-        published = _published_schema(schema, facts, spec)
-        path = workspace.published_file(key)
+            yield completed(table)
 
-        def coming(written: Written) -> None:
-            announce(workspace, key, FileFacts.of(facts.rows, written))
+    def coming(written: Written) -> None:
+        announce(workspace, key, FileFacts.of(facts.rows, written))
 
-        most = group_rows(facts.rows)
-        groups = (_as_published(group, published) for group in row_groups(sorter.drain(most), most))
+    with HeaderReader(workspace, HeaderStore(workspace, key), ["header"]) as reader:
+        groups = (_as_published(group, published) for group in row_groups(ahead(joined(reader)), most))
         first = next(groups, published.empty_table())
         options = parquet_options(published, first.slice(0, SAMPLE_ROWS))
         with workspace.writer(path, published, row_group_size=most, before=coming, **options) as writer:
             for group in chain([first], groups):
                 writer.write(group)
+    if writer.rows != facts.rows:
+        raise CollectionError(
+            f"{path}: {writer.rows} records were joined, and {facts.rows} normalized: build {key} again"
+        )
     return PublishedPartition(facts=facts, findings=findings, written=writer.written, schema=published)
+
+
+def _rows_at_once(workspace: Workspace, key: str, bands: Sequence[str], reader: HeaderReader) -> int:
+    """Return how many records may be joined with their headers at once."""
+    if not bands:
+        return BATCH_ROWS
+    weight = len(bands) * reader.row_bytes(HeaderStore(workspace, key).names)
+    return max(1, min(BATCH_ROWS, _JOINED_BYTES // weight))
+
+
+def _cut(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
 
 
 def publish_collection_document(workspace: Workspace, spec: CollectionSpec) -> None:

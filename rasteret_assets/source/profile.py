@@ -8,7 +8,7 @@ that are new or rewritten.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from rasteret_assets.columns.assets import asset_names, normalize_assets, raster_rows
 from rasteret_assets.columns.hashing import RowsDigest, hash_texts, repeated, repeated_by, row_hashes
 from rasteret_assets.columns.scalars import normalize_ids, normalize_times
-from rasteret_assets.errors import BandNotFoundError
+from rasteret_assets.errors import BandNotFoundError, SourceChangedError
 from rasteret_assets.geometry import describe_geometry
 from rasteret_assets.schema import (
     ASSETS,
@@ -160,8 +160,18 @@ def profile_source(source: Source, spec: CollectionSpec) -> SourceProfile:
     return look_at(source, spec).profile
 
 
-def look_at(source: Source, spec: CollectionSpec, last: Look | None = None) -> Look:
+#: Takes rows that are seen while a source is looked at: version of their file, partition key, rows.
+RowKeeper = Callable[[str, str, pa.RecordBatch], None]
+
+
+def look_at(source: Source, spec: CollectionSpec, last: Look | None = None, keep: RowKeeper | None = None) -> Look:
     """Look at the files of a source that the last look, under the same spec, did not see as they are now.
+
+    Args:
+        source: opened record table.
+        spec: of the collection.
+        last: what the last look found.
+        keep: called with the rows of every file that is read, so that they need not be read again; from two threads.
 
     Raises:
         BandNotFoundError: if ``band_codes`` names an asset no record has.
@@ -173,7 +183,7 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None) -> L
     fresh = [part for part in source.parts if part.version not in seen]
     # Reading and hashing run outside of Python's lock, each on one core.
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
-        found_in = pool.map(lambda part: _profile_part(source, part, spec), fresh)
+        found_in = pool.map(lambda part: _profile_part(source, part, spec, keep), fresh)
         for part in source.parts:
             if last is not None and part.version in seen:
                 parts[part.version], ids[part.version] = last.profile.parts[part.version], last.ids[part.version]
@@ -222,7 +232,9 @@ def _digest(texts: Iterable[str]) -> str:
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
 
 
-def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec) -> tuple[PartProfile, npt.NDArray[np.uint64]]:
+def _profile_part(
+    source: Source, part: SourcePart, spec: CollectionSpec, keep: RowKeeper | None
+) -> tuple[PartProfile, npt.NDArray[np.uint64]]:
     digests: dict[str, RowsDigest] = {}
     names: set[str] = set()
     rasters: set[str] = set()
@@ -232,6 +244,8 @@ def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec) -> tup
         aliased = with_aliases(batch, spec)
         for key, rows in _split(batch, aliased, spec):
             digests.setdefault(key, RowsDigest()).update(rows)
+            if keep is not None:
+                keep(part.version, key, rows)
         hashes.append(hash_texts(normalize_ids(aliased.column(ID))))
         if not _from_href(source, spec):
             in_batch = stated or asset_names(aliased.column(ASSETS))
@@ -243,17 +257,37 @@ def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec) -> tup
 
 
 def partition_batches(
-    source: Source, spec: CollectionSpec, profile: SourceProfile, keys: set[str]
+    source: Source, spec: CollectionSpec, profile: SourceProfile, keys: Collection[str], seen: Collection[str] = ()
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Raw rows of the partitions in ``keys``, from one scan of the files that the profile found some in."""
+    """Yield raw rows of some partitions, from one scan of the files that the profile found some in.
+
+    Args:
+        source: opened record table.
+        spec: of the collection.
+        profile: of the source.
+        keys: of the partitions.
+        seen: versions of files that are left out.
+
+    Raises:
+        SourceChangedError: if a file does not hold the rows that the profile counted in it.
+    """
+    wanted = set(keys)
     for part in source.parts:
         known = profile.parts.get(part.version)
-        if known is not None and keys.isdisjoint(known.partitions):
+        if part.version in seen or (known is not None and wanted.isdisjoint(known.partitions)):
             continue
+        digests: dict[str, RowsDigest] = {}
         for batch in source.batches(part):
             for key, rows in _split(batch, with_aliases(batch, spec), spec):
-                if key in keys:
+                if key in wanted:
+                    digests.setdefault(key, RowsDigest()).update(rows)
                     yield key, rows
+        counted = {key: found for key, found in known.partitions.items() if key in wanted} if known is not None else {}
+        if _profiled(digests) != counted:
+            raise SourceChangedError(
+                f"{source.label}: a file of it does not hold the rows that it held when it was looked at: it is being "
+                "rewritten; build again once that is done"
+            )
 
 
 def with_aliases(batch: pa.RecordBatch, spec: CollectionSpec) -> pa.RecordBatch:

@@ -8,24 +8,56 @@ import numpy as np
 import pyarrow as pa
 
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.profile import PROFILE_VERSION, Look, SourceProfile, look_at, profile_fingerprint
+from rasteret_assets.source.profile import (
+    PROFILE_VERSION,
+    Look,
+    RowKeeper,
+    SourceProfile,
+    look_at,
+    profile_fingerprint,
+)
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
 
 _LOOKED_UNDER: Final = "looked_under"
 
 
-def load_profile(workspace: Workspace, source: Source, spec: CollectionSpec) -> SourceProfile:
-    """The source's profile: the stored one where source and spec are unchanged, else a new look, which is stored."""
-    path = f"{workspace.stages}/source.json"
-    stored = workspace.read_json(path)
+def load_profile(
+    workspace: Workspace,
+    source: Source,
+    spec: CollectionSpec,
+    *,
+    keep: RowKeeper | None = None,
+    trust_stored: bool = True,
+) -> SourceProfile:
+    """Return the source's profile: the stored one where source and spec are unchanged, else that of a new look.
+
+    Args:
+        workspace: of the collection.
+        source: opened record table.
+        spec: of the collection.
+        keep: called with the rows of the files that are read.
+        trust_stored: whether what is stored of unchanged files is believed; else every file is read.
+    """
+    path = _document(workspace)
+    stored = workspace.read_json(path) if trust_stored else None
     if stored is not None and stored.get("fingerprint") == profile_fingerprint(source, spec):
         return SourceProfile.from_json(stored)
-    look = look_at(source, spec, _last_look(workspace, stored, spec))
+    look = look_at(source, spec, _last_look(workspace, stored, spec), keep)
     # The ids first: the document is what makes them count.
     _keep_ids(workspace, look, spec)
     workspace.write_json(path, {**look.profile.to_json(), _LOOKED_UNDER: _looked_under(spec)})
     return look.profile
+
+
+def stored_profile(workspace: Workspace) -> SourceProfile | None:
+    """Return what the last look at the source found; None where nobody has looked."""
+    stored = workspace.read_json(_document(workspace))
+    return None if stored is None else SourceProfile.from_json(stored)
+
+
+def _document(workspace: Workspace) -> str:
+    return f"{workspace.stages}/source.json"
 
 
 def _last_look(workspace: Workspace, stored: Any, spec: CollectionSpec) -> Look | None:

@@ -75,7 +75,7 @@ class TableWriter:
         """
         table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
         if table.num_rows:
-            with _writing(self._path):
+            with writing(self._path):
                 self._writer.write_table(table, self._row_group_size)
             self.rows += table.num_rows
 
@@ -111,7 +111,7 @@ class Files:
         Raises:
             CollectionError: if the file is damaged, or cannot be opened.
         """
-        source = _opened(self.fs.open_input_file, path)
+        source = opened(self.fs.open_input_file, path)
         if source is None:
             yield None
             return
@@ -119,7 +119,7 @@ class Files:
             with source, pq.ParquetFile(source, pre_buffer=not self.is_local) as file:
                 yield file
         except (pa.ArrowInvalid, OSError) as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
 
     def read_table(self, path: str) -> pa.Table | None:
         """A Parquet file as a table, or None where there is none; errors as for :meth:`open_table`."""
@@ -179,8 +179,8 @@ class Files:
         Raises:
             WorkspaceError: if the file cannot be written.
         """
-        with self._beside(path) as beside:
-            with _writing(path):
+        with self.beside() as beside:
+            with writing(path):
                 parquet = pq.ParquetWriter(beside, schema, **options)
             writer = TableWriter(parquet, path, row_group_size)
             try:
@@ -189,14 +189,14 @@ class Files:
                 with suppress(Exception):  # what it is closed for is what counts
                     parquet.close()
                 raise
-            with _writing(path):
+            with writing(path):
                 parquet.close()
             with Path(beside).open("rb") as finished:
                 digest = hashlib.file_digest(finished, xxh3_128).hexdigest()
             writer._written = Written(Path(beside).stat().st_size, digest)  # noqa: SLF001
             if before is not None:
                 before(writer.written)
-            self._put(beside, path)
+            self.put(beside, path)
 
     def read_json(self, path: str) -> Any | None:
         """A JSON document, or None where there is none.
@@ -205,7 +205,7 @@ class Files:
             CollectionError: if it is damaged, or cannot be opened.
         """
         for attempt in range(_JSON_LOOKS):
-            source = _opened(self.fs.open_input_stream, path)
+            source = opened(self.fs.open_input_stream, path)
             if source is None:
                 return None
             try:
@@ -216,7 +216,7 @@ class Files:
             except (ValueError, OSError) as error:
                 # pyarrow asks an object store for the size first: an object replaced meanwhile comes with a wrong end.
                 if attempt + 1 == _JSON_LOOKS:
-                    raise _damaged(path, error) from error
+                    raise damaged(path, error) from error
         return None
 
     def write_json(self, path: str, document: Any) -> None:
@@ -226,34 +226,37 @@ class Files:
             WorkspaceError: if the file cannot be written.
         """
         text = json.dumps(document, sort_keys=True, indent=1).encode()
-        with self._beside(path) as beside:
-            with _writing(path):
+        with self.beside() as beside:
+            with writing(path):
                 Path(beside).write_bytes(text)
-            self._put(beside, path)
+            self.put(beside, path)
 
     @property
     def is_local(self) -> bool:
         """Whether the files lie on a disk of this machine, or on one that looks like it."""
         return bool(self.fs.type_name == "local")
 
+    def scratch(self) -> str | None:
+        """Return the folder for temporary files of this machine; None for the system's own."""
+        if not self.is_local:
+            return None
+        folder = Path(self.stages) / _WRITING
+        with writing(str(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)
+
     @contextmanager
-    def _beside(self, path: str) -> Iterator[str]:
+    def beside(self) -> Iterator[str]:
         """A local file to write what is to be put in place of ``path``; it is gone afterwards, whatever happens."""
-        if self.is_local:
-            folder = Path(self.stages) / _WRITING
-            with _writing(path):
-                folder.mkdir(parents=True, exist_ok=True)
-        else:
-            folder = Path(tempfile.gettempdir())
-        beside = folder / uuid.uuid4().hex
+        beside = Path(self.scratch() or tempfile.gettempdir()) / uuid.uuid4().hex
         try:
             yield str(beside)
         finally:
             beside.unlink(missing_ok=True)
 
-    def _put(self, beside: str, path: str) -> None:
+    def put(self, beside: str, path: str) -> None:
         """Put a finished file in its place in one step."""
-        with _writing(path):
+        with writing(path):
             if self.is_local:
                 _move(Path(beside), Path(path))
                 return
@@ -284,7 +287,7 @@ def digest_of(fs: pafs.FileSystem, path: str) -> str:
 
 
 @contextmanager
-def _writing(path: str) -> Iterator[None]:
+def writing(path: str) -> Iterator[None]:
     """Name the file that could not be written."""
     try:
         yield
@@ -312,7 +315,7 @@ def unreadable(path: str, error: Exception) -> CollectionError:
     return CollectionError(f"{path} cannot be read ({error}): delete it and build again")
 
 
-def _opened(open_file: Callable[[str], pa.NativeFile], path: str) -> pa.NativeFile | None:
+def opened(open_file: Callable[[str], pa.NativeFile], path: str) -> pa.NativeFile | None:
     """A file to read, or None where there is none; one that may not be read is not damaged."""
     try:
         return open_file(path)
@@ -338,5 +341,6 @@ def _reach(error: OSError) -> str:
     return "see that its storage can be reached, and that you may read there"
 
 
-def _damaged(path: str, error: Exception) -> CollectionError:
+def damaged(path: str, error: Exception) -> CollectionError:
+    """The error to raise for a file that is not what was written."""
     return CollectionError(f"{path}: damaged ({error}); delete it and build again")

@@ -1,8 +1,9 @@
 """Where a collection lies and how it is written: whole files, replaced in one step.
 
 <root>/<name>_records/year=2024/month=1/part-0.parquet     published, nothing else
-<root>/<name>_stages/<stage>/<partition>.parquet           raw, normalized, rejected, band metadata
-<root>/<name>_stages/band_metadata.partial/                headers of a stage that is running, or was interrupted
+<root>/<name>_stages/<stage>/<partition>.arrows            raw and normalized records
+<root>/<name>_stages/<stage>/<partition>.parquet           rejected records, band metadata (the ledger)
+<root>/<name>_stages/headers/<partition>/                  files of headers, to which new ones are added
 <root>/<name>_stages/collection/<partition>.json           state of a published partition, written last
 <root>/<name>_stages/source.json                           what the last look at the source found
 <root>/<name>_stages/.writing/                             files that are being written
@@ -21,11 +22,12 @@ from typing import Any, Final
 
 import pyarrow.fs as pafs
 
-from rasteret_assets.schema import HIVE_NULL, MONTH, YEAR, partition_key, partition_values
+from rasteret_assets.schema import HIVE_NULL, MONTH, NORMALIZED, RAW, YEAR, partition_key, partition_values
 from rasteret_assets.spec import PUBLISHED_SUFFIXES
 from rasteret_assets.storage.files import Files, looking
 from rasteret_assets.storage.filesystems import each_file, resolve_filesystem
 from rasteret_assets.storage.locks import held
+from rasteret_assets.storage.streams import STREAM_SUFFIX
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +80,8 @@ class Workspace(Files):
 
     def stage_file(self, stage: str, key: str) -> str:
         """Path of a stage's table for one partition."""
-        return f"{self.stages}/{stage}/{key}.parquet"
+        suffix = STREAM_SUFFIX if stage in (RAW, NORMALIZED) else ".parquet"
+        return f"{self.stages}/{stage}/{key}{suffix}"
 
     def state_file(self, key: str) -> str:
         """Path of a published partition's state."""

@@ -1,0 +1,103 @@
+"""Ledgers of version 0.1.0, which held the headers themselves: they are brought to the header store."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasteret_assets.headers.compact import LEDGER_OPTIONS
+from rasteret_assets.headers.store import HeaderFileWriter, HeaderStore
+from rasteret_assets.schema import (
+    BAND_INDEX,
+    BAND_METADATA_SCHEMA,
+    BAND_STRUCT,
+    BANDS,
+    HEADER_FILE,
+    HEADER_ROW,
+    HEADER_SCHEMA,
+    HREF,
+    IDENTITY,
+    NORMALIZED,
+    OUTCOME_FIELDS,
+    RAW,
+    STATUS_OK,
+)
+from rasteret_assets.storage.addresses import identity_hashes
+from rasteret_assets.storage.filesystems import list_files
+from rasteret_assets.storage.workspace import Workspace
+
+#: Where headers of interrupted builds lay, and those that partitions had lost.
+_PARTIAL: Final = f"{BANDS}.partial"
+_LEFT: Final = f"{BANDS}.left"
+
+
+def bring_up_to_date(workspace: Workspace, key: str) -> None:
+    """Move the headers of an earlier version's ledger to the header store; leave a ledger of this version as it is.
+
+    Args:
+        workspace: of the collection.
+        key: of the partition, whose lock is held.
+
+    Raises:
+        CollectionError: if the ledger is damaged.
+    """
+    path = workspace.stage_file(BANDS, key)
+    schema = workspace.read_schema(path)
+    store = HeaderStore(workspace, key)
+    if schema is not None and "header" in schema.names and schema.field("header").type == BAND_STRUCT:
+        writer = HeaderFileWriter(workspace, store)
+        made = BAND_METADATA_SCHEMA.with_metadata(schema.metadata)
+        with workspace.writer(path, made, **LEDGER_OPTIONS) as ledger:
+            for batch in workspace.read_batches(path):
+                name, first = writer.put(_header_rows(batch))
+                ledger.write(_ledger_rows(batch, name, first))
+            writer.close()
+    for folder in (f"{workspace.stages}/{_PARTIAL}/{key}", f"{workspace.stages}/{_LEFT}"):
+        for info in list_files(workspace.fs, folder, (".parquet",)):
+            if folder.endswith(_LEFT) and not info.path.rpartition("/")[2].startswith(f"{key}-"):
+                continue
+            writer = HeaderFileWriter(workspace, store)
+            for batch in workspace.read_batches(info.path):
+                if batch.schema.field("header").type == BAND_STRUCT:
+                    writer.put(_header_rows(batch))
+            writer.close()
+            workspace.remove(info.path)
+
+
+def remove_earlier_tables(workspace: Workspace, keys: Collection[str]) -> None:
+    """Delete the raw and normalized records of some partitions that version 0.1.0 wrote as Parquet."""
+    for stage in (RAW, NORMALIZED):
+        for info in list_files(workspace.fs, f"{workspace.stages}/{stage}", (".parquet",)):
+            if info.path.rpartition("/")[2].removesuffix(".parquet") in keys:
+                workspace.remove(info.path)
+
+
+def _header_rows(batch: pa.RecordBatch) -> pa.Table:
+    is_ok = pc.equal(batch.column("status"), STATUS_OK)
+    header = batch.column("header")
+    columns = {name: batch.column(name) for name in (HREF, BAND_INDEX, *(field.name for field in OUTCOME_FIELDS))}
+    # A conflict of CRSs is one of the record's with the header, and stands in the ledger only.
+    columns |= {
+        name: pc.if_else(is_ok, pa.scalar(None, pa.string()), batch.column(name)) for name in ("error_class", "error")
+    }
+    columns |= {
+        IDENTITY: identity_hashes(batch.column(HREF)),
+        "epsg": pc.struct_field(header, [header.type.get_field_index("epsg")]),
+        "header": header,
+    }
+    return pa.table([columns[name] for name in HEADER_SCHEMA.names], HEADER_SCHEMA)
+
+
+def _ledger_rows(batch: pa.RecordBatch, name: str, first: int) -> pa.Table:
+    asked = np.asarray(batch.column(HREF).is_valid())
+    places = {
+        HEADER_FILE: pa.array([name] * batch.num_rows, pa.string(), mask=~asked),
+        HEADER_ROW: pa.array(np.arange(first, first + batch.num_rows), pa.int32(), mask=~asked),
+    }
+    kept = {field: batch.column(field) for field in BAND_METADATA_SCHEMA.names if field not in places}
+    columns = {**kept, **places}
+    return pa.table([columns[field] for field in BAND_METADATA_SCHEMA.names], BAND_METADATA_SCHEMA)

@@ -1,0 +1,267 @@
+"""The header store of a partition: files of header rows to which new ones are added, and none is written again.
+
+``<stages>/headers/<partition>/<number>-<random>.parquet`` hold rows of
+:data:`~rasteret_assets.schema.HEADER_SCHEMA`. A file counts from the moment it is there: while the stage runs the files
+are its checkpoint, afterwards the ledger says which of their rows belong to which record and band. Rows that no ledger
+names stay where they are until a third of all rows are such (:mod:`~rasteret_assets.headers.compact`).
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rasteret_assets.errors import CollectionError
+from rasteret_assets.schema import HEADER_SCHEMA, HEADERS
+from rasteret_assets.storage.files import TableWriter
+from rasteret_assets.storage.filesystems import list_files
+from rasteret_assets.storage.workspace import Workspace
+
+#: Bytes and rows of a row group: the least that is decoded to get at one header.
+GROUP_BYTES: Final = 8 * 2**20
+GROUP_ROWS: Final = 8192
+#: Bytes of row groups that stay decoded while rows are taken from them.
+_CACHE_BYTES: Final = 64 * 2**20
+#: Files that are open at once while rows are taken from them.
+_OPEN_FILES: Final = 32
+
+#: How header rows are written: what repeats as dictionaries, the tables as they are.
+OPTIONS: Final[dict[str, Any]] = {
+    "compression": "lz4",
+    "use_dictionary": [
+        "status", "error_class", "error", "last_modified", "header.dtype", "header.crs", "header.nodata_text",
+        "header.jpeg_tables",
+    ],
+    "write_statistics": False,
+}  # fmt: skip
+
+_NAME: Final = re.compile(r"(\d+)-[0-9a-f]+\.parquet")
+
+
+class HeaderStore:
+    """The files of header rows of one partition.
+
+    Args:
+        workspace: of the collection.
+        key: of the partition.
+    """
+
+    def __init__(self, workspace: Workspace, key: str) -> None:
+        self._workspace = workspace
+        self.key = key
+        self.folder = f"{workspace.stages}/{HEADERS}/{key}"
+        infos = list_files(workspace.fs, self.folder, (".parquet",))
+        names = [info.path.rpartition("/")[2] for info in infos]
+        #: Names of the files, the newest first.
+        self.names = sorted((name for name in names if _NAME.fullmatch(name)), key=_number, reverse=True)
+
+    def path(self, name: str) -> str:
+        """Path of a file of the store."""
+        return f"{self.folder}/{name}"
+
+    def next_name(self) -> str:
+        """A name for a new file, which counts as the newest; it is among :attr:`names` from now on."""
+        number = 1 + max(map(_number, self.names), default=0)
+        # Random, so that two builds that do not know of each other never write the same name.
+        name = f"{number:06d}-{uuid.uuid4().hex[:8]}.parquet"
+        self.names.insert(0, name)
+        return name
+
+    def batches(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield some columns of a file, in row order.
+
+        Raises:
+            CollectionError: if the file is damaged.
+        """
+        return self._workspace.read_batches(self.path(name), columns)
+
+    def remove(self, name: str) -> None:
+        """Delete a file of the store."""
+        self._workspace.remove(self.path(name))
+        self.names.remove(name)
+
+
+class HeaderFileWriter:
+    """Writes header rows into files of a store; each file counts once it is closed.
+
+    Args:
+        workspace: of the collection.
+        store: that gets the files.
+    """
+
+    def __init__(self, workspace: Workspace, store: HeaderStore) -> None:
+        self._workspace = workspace
+        self._store = store
+        self._stack = ExitStack()
+        self._writer: TableWriter | None = None
+        self._name = ""
+        self.rows = 0
+        self.bytes = 0
+
+    def put(self, rows: pa.Table) -> tuple[str, int]:
+        """Append rows of :data:`~rasteret_assets.schema.HEADER_SCHEMA`; return their file's name and the first's number.
+
+        Raises:
+            WorkspaceError: if there is no room for them.
+        """
+        if self._writer is None:
+            self._name, self.rows, self.bytes = self._store.next_name(), 0, 0
+            path = self._store.path(self._name)
+            self._writer = self._stack.enter_context(self._workspace.writer(path, HEADER_SCHEMA, **OPTIONS))
+        first = self.rows
+        step = group_rows(rows)
+        for start in range(0, rows.num_rows, step):
+            self._writer.write(rows.slice(start, step))
+        self.rows += rows.num_rows
+        self.bytes += rows.nbytes
+        return self._name, first
+
+    def close(self) -> None:
+        """Put the file that is being written in its place; there may be none."""
+        if self._writer is not None:
+            self._writer = None
+            self._stack.close()
+
+    def abandon(self) -> None:
+        """Drop the file that is being written."""
+        if self._writer is not None:
+            self._writer = None
+            self._store.names.remove(self._name)
+            with suppress(_AbandonedError), self._stack.pop_all():
+                raise _AbandonedError
+
+
+class _AbandonedError(Exception):
+    """Ends the writing of a file without putting it in its place."""
+
+
+def group_rows(rows: pa.Table) -> int:
+    """Return how many of these rows make a row group."""
+    return max(1, min(GROUP_ROWS, GROUP_BYTES * max(1, rows.num_rows) // max(1, rows.nbytes)))
+
+
+class HeaderReader:
+    """Takes header rows out of the files of a store, row group by row group, with few of them in memory.
+
+    Args:
+        workspace: of the collection.
+        store: whose files are read.
+        columns: of :data:`~rasteret_assets.schema.HEADER_SCHEMA`.
+    """
+
+    def __init__(self, workspace: Workspace, store: HeaderStore, columns: Sequence[str]) -> None:
+        self._workspace = workspace
+        self._store = store
+        self._columns = list(columns)
+        self._schema = pa.schema([HEADER_SCHEMA.field(name) for name in columns])
+        self._files: OrderedDict[str, tuple[ExitStack, pq.ParquetFile, npt.NDArray[np.int64]]] = OrderedDict()
+        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._held = 0
+        #: Row groups that were decoded.
+        self.loads = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stack, _, _ in self._files.values():
+            stack.close()
+        self._files.clear()
+        self._groups.clear()
+
+    def take(self, names: Sequence[str], files: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> pa.Table:
+        """Return rows in the order asked for.
+
+        Args:
+            names: of files.
+            files: for every row the position of its file among ``names``, ``int64[N]``; -1 for a row of nulls.
+            rows: its number in the file, ``int64[N]``.
+
+        Raises:
+            CollectionError: if a file is gone or damaged.
+        """
+        parts, places = [self._schema.empty_table()], [np.zeros(0, np.int64)]
+        for file in np.unique(files[files >= 0]):
+            mine = np.flatnonzero(files == file)
+            ends = self._ends(names[file])
+            if len(mine) and int(rows[mine].max()) >= (int(ends[-1]) if len(ends) else 0):
+                raise CollectionError(f"{self._store.path(names[file])} holds fewer rows than its ledger names")
+            groups = np.searchsorted(ends, rows[mine], side="right")
+            for group in np.unique(groups):
+                inside = mine[groups == group]
+                begin = int(ends[group - 1]) if group else 0
+                parts.append(_taken(self._group(names[file], int(group)), rows[inside] - begin))
+                places.append(inside)
+        if (missing := np.flatnonzero(files < 0)).size:
+            parts.append(pa.table([pa.nulls(len(missing), kind) for kind in self._schema.types], self._schema))
+            places.append(missing)
+        return in_order(pa.concat_tables(parts), np.argsort(np.concatenate(places), kind="stable"))
+
+    def row_bytes(self, names: Sequence[str]) -> int:
+        """Return the bytes of a row as Parquet states them: the largest mean of any row group of some files."""
+        most = 1
+        for name in names:
+            self._ends(name)
+            metadata = self._files[name][1].metadata
+            for number in range(metadata.num_row_groups):
+                group = metadata.row_group(number)
+                most = max(most, group.total_byte_size // max(1, group.num_rows))
+        return most
+
+    def _ends(self, name: str) -> npt.NDArray[np.int64]:
+        """Row numbers at which the row groups of a file end."""
+        if name not in self._files:
+            stack = ExitStack()
+            file = stack.enter_context(self._workspace.open_table(self._store.path(name)))
+            if file is None:
+                raise CollectionError(f"{self._store.path(name)} is gone: build {self._store.key} again by force")
+            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            self._files[name] = stack, file, np.cumsum(np.asarray(counts, np.int64))
+            if len(self._files) > _OPEN_FILES:
+                _, (oldest, _, _) = self._files.popitem(last=False)
+                oldest.close()
+        self._files.move_to_end(name)
+        return self._files[name][2]
+
+    def _group(self, name: str, group: int) -> pa.Table:
+        key = (name, group)
+        if key not in self._groups:
+            self._ends(name)
+            table = self._files[name][1].read_row_group(group, self._columns).cast(self._schema).combine_chunks()
+            self.loads += 1
+            self._groups[key] = table
+            self._held += table.nbytes
+            while self._held > _CACHE_BYTES and len(self._groups) > 1:
+                _, oldest = self._groups.popitem(last=False)
+                self._held -= oldest.nbytes
+        self._groups.move_to_end(key)
+        return self._groups[key]
+
+
+def in_order(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
+    """Return rows of a table in the order asked for; rows that stand together in that order are not copied."""
+    first = int(order[0]) if len(order) else 0
+    if np.array_equal(order, np.arange(first, first + len(order))):
+        return table.slice(first, len(order))
+    return table.combine_chunks().take(pa.array(order))
+
+
+def _taken(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+    first = int(rows[0])
+    if np.array_equal(rows, np.arange(first, first + len(rows))):
+        return table.slice(first, len(rows))
+    return table.take(pa.array(rows))
+
+
+def _number(name: str) -> int:
+    match = _NAME.fullmatch(name)
+    return int(match.group(1)) if match else 0

@@ -1,0 +1,162 @@
+"""Headers that a partition no longer needs, for other partitions to find: what moves takes its headers along.
+
+A record that gets another date leaves its partition, and its header rows stay in that partition's store. They are
+listed in ``<stages>/headers/<partition>/unused.parquet``, so that looking for a header in every other partition reads
+one listing and these small files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+
+from rasteret_assets.columns.hashing import hash_texts
+from rasteret_assets.headers.index import KEY_COLUMNS, HeaderIndex
+from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore, in_order
+from rasteret_assets.schema import BANDS, HEADER_FILE, HEADER_ROW, HEADER_SCHEMA, HEADERS, ID
+from rasteret_assets.storage.filesystems import list_files
+from rasteret_assets.storage.workspace import Workspace
+
+_UNUSED: Final = "unused.parquet"
+_SCHEMA: Final = pa.schema(
+    [*(HEADER_SCHEMA.field(name) for name in KEY_COLUMNS), (HEADER_FILE, pa.string()), (HEADER_ROW, pa.int32())]
+)
+_OPTIONS: Final[dict[str, Any]] = {"compression": "lz4", "write_statistics": False}
+#: Rows that are copied at once from one store to another.
+_STEP_ROWS: Final = 1024
+_KEPT_S: Final = 24 * 3600
+
+
+def list_unused(workspace: Workspace, key: str, ids: Callable[[], pa.ChunkedArray]) -> None:
+    """Write down which header rows of a partition belong to records that it no longer has.
+
+    Args:
+        workspace: of the collection.
+        key: of the partition, whose ledger is the last one that was written.
+        ids: returns the ids of the records that it has now.
+
+    Raises:
+        CollectionError: if the ledger or a header file is damaged.
+    """
+    ledger = workspace.stage_file(BANDS, key)
+    if not workspace.has(ledger):
+        return
+    have = np.sort(hash_texts(ids().combine_chunks()))
+    lost: list[pa.Table] = []
+    for batch in workspace.read_batches(ledger, [ID, HEADER_FILE, HEADER_ROW]):
+        hashes = hash_texts(batch.column(ID))
+        place = np.minimum(np.searchsorted(have, hashes), max(0, len(have) - 1))
+        gone = have[place] != hashes if len(have) else np.ones(len(hashes), bool)
+        gone &= np.asarray(batch.column(HEADER_ROW).is_valid())
+        if gone.any():
+            lost.append(pa.Table.from_batches([batch]).filter(pa.array(gone)).select([HEADER_FILE, HEADER_ROW]))
+    if not lost:
+        return
+    store = HeaderStore(workspace, key)
+    places = pa.concat_tables(lost).combine_chunks()
+    encoded = places[HEADER_FILE].combine_chunks().dictionary_encode()
+    names, files = encoded.dictionary.to_pylist(), np.asarray(encoded.indices, np.int64)
+    with HeaderReader(workspace, store, KEY_COLUMNS) as reader:
+        keys = reader.take(names, files, np.asarray(places[HEADER_ROW], np.int64))
+    rows = pa.table([*keys.columns, *places.columns], _SCHEMA)
+    path = f"{store.folder}/{_UNUSED}"
+    if (before := workspace.read_table(path)) is not None:
+        there = pc.is_in(before[HEADER_FILE], pa.array(store.names, pa.string()))
+        rows = pa.concat_tables([before.filter(there), rows])
+    workspace.write_table(path, rows, **_OPTIONS)
+
+
+class Lender:
+    """Copies headers that other partitions no longer need into the store of one that does.
+
+    Args:
+        workspace: of the collection.
+        key: of the partition that needs them.
+        writer: of its store.
+        index: of its store; learns what is copied.
+    """
+
+    def __init__(self, workspace: Workspace, key: str, writer: HeaderFileWriter, index: HeaderIndex) -> None:
+        self._workspace = workspace
+        self._key = key
+        self._writer = writer
+        self._index = index
+        self._lists: list[str] | None = None
+
+    def lend(self, targets: pa.Table) -> bool:
+        """Copy the headers of some targets that are found; return whether there was any.
+
+        Args:
+            targets: with the columns ``identity`` and ``band_index``.
+
+        Raises:
+            CollectionError: if a file of another partition is damaged.
+        """
+        if self._lists is None:
+            self._lists = self._unused_lists()
+        lent = False
+        for path in self._lists:
+            if not targets.num_rows:
+                break
+            listed = self._workspace.read_table(path)
+            if listed is None or not listed.num_rows:
+                continue
+            index = HeaderIndex()
+            index.add("", 0, listed)
+            found = index.find(targets)
+            known = found.files >= 0
+            if known.any():
+                self._copy(path.split("/")[-2], in_order(listed, np.unique(found.rows[known])))
+                targets = targets.filter(pa.array(~known))
+                lent = True
+        return lent
+
+    def _copy(self, donor: str, listed: pa.Table) -> None:
+        store = HeaderStore(self._workspace, donor)
+        listed = listed.filter(pc.is_in(listed[HEADER_FILE], pa.array(store.names, pa.string())))
+        encoded = listed[HEADER_FILE].combine_chunks().dictionary_encode()
+        files, rows = np.asarray(encoded.indices, np.int64), np.asarray(listed[HEADER_ROW], np.int64)
+        order = np.lexsort([rows, files])
+        with HeaderReader(self._workspace, store, HEADER_SCHEMA.names) as reader:
+            step = max(1, min(_STEP_ROWS, 16 * 2**20 // reader.row_bytes(encoded.dictionary.to_pylist())))
+            for start in range(0, len(order), step):
+                chosen = order[start : start + step]
+                copied = reader.take(encoded.dictionary.to_pylist(), files[chosen], rows[chosen])
+                name, first = self._writer.put(copied)
+                self._index.add(name, first, copied)
+
+    def _unused_lists(self) -> list[str]:
+        """Paths of the lists of other partitions, those whose keys resemble this one's first."""
+        infos = list_files(self._workspace.fs, f"{self._workspace.stages}/{HEADERS}", (_UNUSED,))
+        paths = [info.path for info in infos if info.path.split("/")[-2] != self._key]
+        return sorted(paths, key=lambda path: (-_common(path.split("/")[-2], self._key), path))
+
+
+def sweep_headers(workspace: Workspace) -> None:
+    """Delete the header files of partitions that are gone since a day ago or earlier."""
+    root = f"{workspace.stages}/{HEADERS}"
+    oldest = time.time() - _KEPT_S
+    for info in workspace.fs.get_file_info(pafs.FileSelector(root, allow_not_found=True)):
+        key = info.base_name
+        if info.type != pafs.FileType.Directory or workspace.has(workspace.stage_file(BANDS, key)):
+            continue
+        files = list_files(workspace.fs, info.path, (".parquet",))
+        if all(file.mtime is not None and file.mtime.timestamp() < oldest for file in files):
+            for file in files:
+                workspace.remove(file.path)
+
+
+def forget_unused(workspace: Workspace, key: str) -> None:
+    """Delete the list of a partition's unused header rows, which are gone."""
+    workspace.remove(f"{HeaderStore(workspace, key).folder}/{_UNUSED}")
+
+
+def _common(one: str, other: str) -> int:
+    """Return how many first characters two keys share."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
