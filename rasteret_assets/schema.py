@@ -37,6 +37,9 @@ ITEM_COLLECTION: Final = "collection"
 END_DATETIME: Final = "end_datetime"
 
 HREF: Final = "href"
+#: Which file an address means, as a hash (``storage/addresses.py``).
+IDENTITY: Final = "identity"
+IDENTITY_TYPE: Final = pa.binary(16)
 BAND_INDEX: Final = "band_index"
 
 REQUIRED_COLUMNS: Final = (ID, DATETIME, GEOMETRY, ASSETS)
@@ -124,8 +127,6 @@ STATUS_UNSUPPORTED: Final = "unsupported"
 #: Error class of a header that is good, but in another CRS than its record says: the header's is published.
 CRS_CONFLICT: Final = "crs_conflict"
 
-#: What identifies a file in the header store: a hash of its address (see ``storage/urls.py``).
-IDENTITY: Final = "identity"
 #: The columns of a header row that are neither the header itself nor what it is of.
 OUTCOME_FIELDS: Final = (
     pa.field("status", pa.string()),
@@ -142,7 +143,7 @@ OUTCOME_FIELDS: Final = (
 #: Rows of the header store: one per file and sample, whatever record and band asked for it.
 HEADER_SCHEMA: Final = pa.schema(
     [
-        (IDENTITY, pa.binary(16)),
+        (IDENTITY, IDENTITY_TYPE),
         (HREF, pa.string()),
         (BAND_INDEX, pa.int32()),
         *OUTCOME_FIELDS,

@@ -20,6 +20,7 @@ from rasteret_assets.errors import (
     RasteretAssetsError,
 )
 from rasteret_assets.headers.garbage import fewer_collections
+from rasteret_assets.headers.handover import Handover
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
 from rasteret_assets.headers.read import HeaderReader
 from rasteret_assets.storage.backend import StorageBackend
@@ -53,13 +54,16 @@ async def fetch_headers(
     Args:
         targets: distinct files.
         backend: where their bytes come from. Exceptions of a user's backend become outcomes too.
-        sink: called with finished headers in groups, in the order they finish; every target comes exactly once.
+        sink: called with finished headers in groups, in a thread, one group after the other; every target comes once.
         max_concurrent: ceiling of files in work at once, over all hosts.
         overviews: whether to read the overviews that lie with the headers.
         progress: called now and then with the running totals, and once at the end.
 
     Returns:
         The totals.
+
+    Raises:
+        Exception: what ``sink`` or ``progress`` raised; it ends the fetch.
     """
     totals = HeaderProgress(total=len(targets))
     reader = HeaderReader(backend, totals, overviews=overviews)
@@ -83,7 +87,6 @@ class _Fetch:
         progress: ProgressCallback | None,
     ) -> None:
         self.targets = targets
-        self.sink = sink
         self.max_concurrent = max_concurrent
         self.progress = progress
         self.totals = totals
@@ -101,6 +104,7 @@ class _Fetch:
         #: Hosts that could be asked, but have no worker because the others hold all of them.
         self.starved: set[HostQueue] = set()
         self.complete = asyncio.Event()
+        self.handover = Handover(sink, stopped=self.complete.set)
 
     async def run(self, hosts: dict[str, HostState]) -> None:
         """Work until every target is finished.
@@ -126,12 +130,23 @@ class _Fetch:
                     self._report()
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self.complete.wait(), _STALL_INTERVAL_S)
+                self._check()
+        except BaseExceptionGroup as group:
+            # What went wrong first has ended the others: it is what a caller can handle.
+            raise group.exceptions[0] from None
         finally:
             for timer in self.timers.values():
                 timer.cancel()
             # Also where an interrupt ends it: what is finished need not be asked for again.
             self._flush()
+            await self.handover.close()
+        self._check()
         self._report(final=True)
+
+    def _check(self) -> None:
+        """Raise what the sink raised."""
+        if self.handover.error is not None:
+            raise self.handover.error
 
     def _pump(self, queue: HostQueue) -> None:
         """Start as many workers as the host has room and files for."""
@@ -161,6 +176,8 @@ class _Fetch:
         """Take one file after the other while the host has room for this worker."""
         state = queue.state
         while index is not None:
+            if not self.handover.room.is_set():
+                await self.handover.room.wait()
             await self._try(queue, index)
             index = None
             if state.dead:
@@ -227,12 +244,12 @@ class _Fetch:
         self.held += outcome.header.nbytes if outcome.header is not None else 0
         self.is_done[index] = True
         full = len(self.finished) >= BATCH_HEADERS or self.held > _BATCH_BYTES
-        if full and self.totals.done % max(1, BATCH_HEADERS // 16) == 0:
+        if full and self.handover.room.is_set() and self.totals.done % max(1, BATCH_HEADERS // 16) == 0:
             # In target order, as far as nothing is missing: a ledger that comes in order need not be sorted.
             self.first_open = self.is_done.find(0, self.first_open)
             self._flush(before=self.first_open)
         now = time.monotonic()
-        if now - self.flushed > BATCH_SECONDS:
+        if now - self.flushed > BATCH_SECONDS and self.handover.room.is_set():
             self._flush()
         if now - self.reported >= _PROGRESS_INTERVAL_S:
             self._report()
@@ -248,9 +265,10 @@ class _Fetch:
         if count:
             indices, outcomes = zip(*self.finished[:count], strict=True)
             del self.finished[:count]
+            before_bytes = self.held
             self.held = sum(o.header.nbytes for _, o in self.finished if o.header is not None)
             self.flushed = time.monotonic()
-            self.sink(indices, outcomes)
+            self.handover.put(indices, outcomes, before_bytes - self.held)
 
     def _report(self, *, final: bool = False) -> None:
         """Hand the totals to whoever watches, at most ten times a second."""

@@ -24,9 +24,9 @@ from rasteret_assets.errors import (
 )
 from rasteret_assets.headers.garbage import fewer_collections
 from rasteret_assets.headers.outcomes import HeaderTarget
-from rasteret_assets.schema import ASSETS, BAND_INDEX, HREF, ID, PROJ_EPSG, STATUS_OK
+from rasteret_assets.schema import ASSETS, BAND_INDEX, HREF, ID, IDENTITY, IDENTITY_TYPE, PROJ_EPSG, STATUS_OK
+from rasteret_assets.storage.addresses import identity_hashes, unsigned_hrefs
 from rasteret_assets.storage.backend import Validators
-from rasteret_assets.storage.urls import unsigned_hrefs
 
 #: Failures that a later run tries again by itself: those of the moment, of the network, or of credentials.
 RETRIED_CLASSES: Final = tuple(
@@ -47,12 +47,15 @@ TARGET_COLUMNS: Final = (*_CARRIED.values(), ASSETS)
 
 
 def ledger_targets(records: pa.Table, bands: Sequence[str], *, explicit: bool) -> pa.Table:
-    """One row per record and band: what to fetch (``signed``), what to store (``href``), and what is wrong already."""
+    """Return one row per record and band, with the address of its file in three forms and what is wrong already.
+
+    ``signed`` is fetched and never stored; ``identity`` says which file it is; ``href`` is stored and published.
+    """
     assets = records[ASSETS].combine_chunks()
     carried = {name: records[column].combine_chunks() for name, column in _CARRIED.items()}
     parts, order = [], []
-    kinds = list(assets.type) if pa.types.is_struct(assets.type) else []
-    present = {child.name: position for position, child in enumerate(kinds)}
+    fields = list(assets.type) if pa.types.is_struct(assets.type) else []
+    present = {child.name: position for position, child in enumerate(fields)}
     for rank, band in enumerate(bands):
         if band not in present:
             continue
@@ -71,13 +74,14 @@ def ledger_targets(records: pa.Table, bands: Sequence[str], *, explicit: bool) -
         parts.append(pa.table({
             **{name: column.take(pa.array(rows)) for name, column in carried.items()},
             "band": pa.array([band] * len(rows), pa.string()), "signed": href,
-            HREF: unsigned_hrefs(href), BAND_INDEX: index,
+            HREF: unsigned_hrefs(href), IDENTITY: identity_hashes(href), BAND_INDEX: index,
             "error_class": error_class.cast(pa.string()), "error": error.cast(pa.string()),
         }))  # fmt: skip
         order.append(rows * len(bands) + rank)
     if not parts:
         texts = (ID, "band", "signed", HREF, "error_class", "error")
-        names = {**dict.fromkeys(texts, pa.string()), BAND_INDEX: pa.int32(), STATED_EPSG: pa.int32()}
+        kinds = {IDENTITY: IDENTITY_TYPE, BAND_INDEX: pa.int32(), STATED_EPSG: pa.int32()}
+        names = {**dict.fromkeys(texts, pa.string()), **kinds}
         return pa.schema(list(names.items())).empty_table()
     return pa.concat_tables(parts).combine_chunks().take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
 
@@ -113,7 +117,7 @@ def distinct_files(
     rows = np.flatnonzero(asked)
     if not len(rows):
         return [], file_of_row
-    encoded = targets[HREF].combine_chunks().take(pa.array(rows)).dictionary_encode()
+    encoded = targets[IDENTITY].combine_chunks().take(pa.array(rows)).dictionary_encode()
     codes = np.asarray(encoded.indices)
     file_of_row[rows] = codes
     _, first = np.unique(codes, return_index=True)

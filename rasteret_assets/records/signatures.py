@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 
 from rasteret_assets.columns.types import plain_text
 from rasteret_assets.schema import GEOMETRY
-from rasteret_assets.storage.urls import unsigned, unsigned_hrefs
+from rasteret_assets.storage.addresses import may_be_signed, unsigned, unsigned_hrefs
 
 _DOCUMENT = r"^\s*[{\[]"
-#: An address with a query or a user in it, as JSON may write it (RFC 8259, 7: slashes escaped or not).
-_MAY_SIGN = r":(\\?/){2}[^\s\"]*[?@]"
+#: An address with parameters or a user in it, as JSON may write it (RFC 8259, 7: slashes escaped or not).
+_MAY_SIGN = r":(\\?/){2}[^\s\"]*[?@#;]"
 
 
 def without_signatures(table: pa.Table) -> pa.Table:
@@ -57,10 +57,7 @@ def _unsigned(column: pa.Array) -> pa.Array:
 
 
 def _of_text(column: pa.Array) -> pa.Array:
-    text = column.buffers()[2]
-    # Nearly all addresses are without a query: one look at the bytes of the column is enough to know.
-    letters = np.frombuffer(text if text is not None else b"", np.uint8)
-    if not ((letters == ord("?")) | (letters == ord("@"))).any():
+    if not may_be_signed(column):
         return column
     suspect = pc.and_(pc.match_substring_regex(column, _DOCUMENT), pc.match_substring_regex(column, _MAY_SIGN))
     documents = suspect.fill_null(fill_value=False)

@@ -27,7 +27,7 @@ from rasteret_assets.errors import (
     TruncatedReadError,
 )
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
-from rasteret_assets.storage.http_answer import HttpAnswer, interpret, status_error, total_size
+from rasteret_assets.storage.http_answer import HttpAnswer, interpret, is_sendable, status_error, total_size
 from rasteret_assets.storage.http_parts import PARTS_ROOM, is_multipart, read_ends_of
 from rasteret_assets.storage.http_ranges import NotPlainError, Origin, RangeConnections
 from rasteret_assets.storage.urls import host, redact
@@ -142,7 +142,7 @@ class HttpBackend(ReadingBackend):
     async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
         """One range, or None where the server says that the object still has these validators."""
         conditions = {"If-None-Match": validators.etag, "If-Modified-Since": validators.last_modified}
-        given = {name: value for name, value in conditions.items() if value}
+        given = {name: value for name, value in conditions.items() if is_sendable(value)}
         wanted = f"bytes={start}-{start + length - 1}"
         answer = await self._answer(url, wanted, start + length, length, given)
         return None if answer.status == 304 else interpret(answer, url, start, length)

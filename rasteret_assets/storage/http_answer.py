@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from rasteret_assets.errors import (
     AccessDeniedError,
@@ -55,7 +55,7 @@ def interpret(answer: HttpAnswer, url: str, start: int, length: int) -> RangeRea
         RangeReadError: in the subclass that fits the status.
     """
     headers = answer.headers
-    etag, modified = headers.get("etag"), headers.get("last-modified")
+    etag, modified = validators_of(headers)
     if answer.status == 206:
         size = _check_content_range(headers.get("content-range"), url, start, length, len(answer.body))
         return RangeRead(answer.body, size, etag, modified)
@@ -70,6 +70,20 @@ def interpret(answer: HttpAnswer, url: str, start: int, length: int) -> RangeRea
         size = total_size(answer)
         return RangeRead(b"", size if size is not None else start, etag, modified)
     raise status_error(answer, url)
+
+
+def validators_of(headers: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Return entity tag and last modification as a server told them, None for each that is missing or malformed.
+
+    A tag with a line end in it would write headers of the server's choice into the request that sends it back.
+    """
+    etag, modified = (headers.get(name) for name in ("etag", "last-modified"))
+    return etag if is_sendable(etag) else None, modified if is_sendable(modified) else None
+
+
+def is_sendable(value: str | None) -> TypeGuard[str]:
+    """Tell whether a text may be the value of a header: not empty and without line ends or other control characters."""
+    return bool(value and value.isprintable())
 
 
 def total_size(answer: HttpAnswer) -> int | None:

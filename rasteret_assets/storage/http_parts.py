@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from rasteret_assets.storage.backend import RangeRead
-from rasteret_assets.storage.http_answer import HttpAnswer
+from rasteret_assets.storage.http_answer import HttpAnswer, validators_of
 
 #: Bytes that boundaries and part headers may add to two parts.
 PARTS_ROOM: Final = 4096
@@ -30,7 +30,7 @@ def read_ends_of(answer: HttpAnswer, head: int, tail: int) -> list[tuple[int, Ra
     ends = {(start, len(data)) for start, data in parts}
     if not {(0, min(head, size)), (max(0, size - tail), min(tail, size))} <= ends:
         return None
-    tags = answer.headers.get("etag"), answer.headers.get("last-modified")
+    tags = validators_of(answer.headers)
     return [(start, RangeRead(data, size, *tags)) for start, data in parts]
 
 

@@ -1,12 +1,17 @@
-"""Local files by path or ``file://`` URL. Plain positioned reads: every file name works, whatever it holds."""
+"""Local files by path or ``file://`` URL. Plain positioned reads: every file name works, whatever it holds.
+
+Only regular files are opened: opening a pipe waits for somebody who writes into it, opening a device may do anything.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Sequence
 from email.utils import formatdate
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError
@@ -22,11 +27,12 @@ class LocalBackend(ReadingBackend):
         return await asyncio.to_thread(lambda: [bytes(read.data) for read in _read(url, ranges)])
 
     async def read(self, url: str, start: int, length: int) -> RangeRead:
-        """One range with the file's size and modification time.
+        """Read one range, with the file's size, modification time and a tag that covers these and the inode.
 
         Raises:
             ObjectNotFoundError: if there is no such file.
             AccessDeniedError: if it may not be read.
+            RangeReadError: if it is a folder, a pipe or a device, or cannot be read.
         """
         return (await asyncio.to_thread(_read, url, [(start, length)]))[0]
 
@@ -46,19 +52,29 @@ def local_path(url: str) -> Path:
     return Path(unquote(urlsplit(url).path)) if scheme(url) == "file" else Path(url).expanduser()
 
 
+# What a file may be that is not a regular one, by the format bits of its mode.
+_KINDS: Final = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}  # fmt: skip
+# Does not wait for a writer, should a pipe take the file's place between the look at it and its opening.
+_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
 def _read(url: str, ranges: Sequence[tuple[int, int]]) -> list[RangeRead]:
     """The ranges of a file; a negative start counts from its end."""
     path = local_path(url)
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        _check_regular(os.stat(path), url)  # noqa: PTH116  (a Path would only wrap it)
+        descriptor = os.open(path, _FLAGS)
         try:
-            stat = os.fstat(descriptor)
-            modified = formatdate(stat.st_mtime, usegmt=True)
-            places = [(max(0, stat.st_size + start) if start < 0 else start, length) for start, length in ranges]
-            return [
-                RangeRead(os.pread(descriptor, length, start), stat.st_size, f"{stat.st_mtime_ns:x}", modified)
-                for start, length in places
-            ]
+            facts = os.fstat(descriptor)
+            _check_regular(facts, url)
+            size, modified = facts.st_size, formatdate(facts.st_mtime, usegmt=True)
+            # A copy that keeps the time (cp -p, rsync, tar) has another size or another inode.
+            tag = f"{facts.st_mtime_ns:x}-{size:x}-{facts.st_ino:x}"
+            places = [(max(0, size + start) if start < 0 else start, length) for start, length in ranges]
+            return [RangeRead(os.pread(descriptor, length, start), size, tag, modified) for start, length in places]
         finally:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -67,3 +83,9 @@ def _read(url: str, ranges: Sequence[tuple[int, int]]) -> list[RangeRead]:
         raise AccessDeniedError(f"{url}: may not be read", href=url) from error
     except (OSError, ValueError) as error:
         raise RangeReadError(f"{url}: {error}", href=url) from error
+
+
+def _check_regular(facts: os.stat_result, url: str) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "something else")
+        raise RangeReadError(f"{url}: is {kind}, not a regular file", href=url)

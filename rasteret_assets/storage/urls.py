@@ -1,8 +1,7 @@
-"""What an href is: its scheme, its secrets, its rewrites.
+"""Schemes and hosts of hrefs, hrefs in messages, and rewrites of prefixes.
 
-Signed URLs carry credentials in their query string, others a user and a password before the host. :func:`redact` is for
-messages and logs, and :func:`redacted_texts` for those of others; :func:`unsigned` is for what is published: of a query
-it drops only the parameters that sign, because the others may be part of a file's address.
+:func:`redact` is for messages and logs of ours, :func:`redacted_texts` for those of others. What of an href is stored
+and published is decided in :mod:`~rasteret_assets.storage.addresses`.
 """
 
 from __future__ import annotations
@@ -13,16 +12,6 @@ from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
-
-# Query parameters that grant access, in lower case. AWS query authentication V4 (by prefix) and V2, Google signed URLs,
-# CloudFront, the fields of an Azure SAS, and the plain names services use for bearer tokens.
-_SIGNING_PREFIXES = ("x-amz-", "x-goog-")
-_SIGNING_NAMES = frozenset({
-    "awsaccesskeyid", "googleaccessid", "signature", "expires", "key-pair-id", "policy",
-    "sv", "ss", "srt", "sp", "se", "st", "sr", "si", "sip", "spr", "sig", "skoid", "sktid", "skt", "ske", "sks", "skv",
-    "saoid", "suoid", "scid", "sdd",
-    "token", "access_token", "api_key", "apikey", "subscription-key",
-})  # fmt: skip
 
 # Before the host stands who asks, except in Azure's own schemes (abfss://container@account...): there it is the place.
 _USER = re.compile(r"(?i)((?!abfss?:|wasbs?:)[a-z][a-z0-9+.-]*://)[^/?#]*@")
@@ -62,7 +51,7 @@ def redact(href: str) -> str:
     if scheme(href) in {"", "file"}:
         return href
     # No parser of URLs: what is told of may not be one.
-    return re.split("[?#]", _without_user(href), maxsplit=1)[0]
+    return re.split("[?#]", without_user(href), maxsplit=1)[0]
 
 
 def redacted_hrefs(hrefs: pa.Array) -> pa.Array:
@@ -77,38 +66,10 @@ def redacted_texts(texts: pa.Array) -> pa.Array:
     return pc.replace_substring_regex(pc.replace_substring_regex(texts, _USER_IN_TEXT, r"\1"), _QUERY_IN_TEXT, r"\1\2")
 
 
-def unsigned(href: str) -> str:
-    """``href`` without user information and the query parameters that sign it; everything else stays as written."""
-    if scheme(href) in {"", "file"}:
-        return href
-    # What looks like a query in a fragment may be the end of a path with a sign of number in it.
-    return "#".join(map(_without_signature, _without_user(href).split("#")))
-
-
-def _without_signature(address: str) -> str:
-    base, _, query = address.partition("?")
-    kept = [item for item in query.split("&") if not _signs(item.partition("=")[0])]
-    return base + ("?" + "&".join(kept) if any(kept) else "")
-
-
-def _without_user(href: str) -> str:
+def without_user(href: str) -> str:
+    """Return ``href`` without the user and password before its host."""
     match = _USER.match(href)
     return match.group(1) + href[match.end() :] if match else href
-
-
-def _signs(parameter: str) -> bool:
-    name = parameter.lower()
-    return name in _SIGNING_NAMES or name.startswith(_SIGNING_PREFIXES)
-
-
-def unsigned_hrefs(hrefs: pa.Array) -> pa.Array:
-    """:func:`unsigned` over a string array; rows with neither a query nor user information are not touched."""
-    suspect = pc.or_(pc.match_substring(hrefs, "?"), pc.match_substring(hrefs, "@")).fill_null(fill_value=False)
-    if not pc.any(suspect).as_py():
-        return hrefs
-    # Only these rows are walked: parsing a query has no Arrow kernel.
-    replaced = pa.array([unsigned(href) for href in hrefs.filter(suspect).to_pylist()], hrefs.type)
-    return pc.replace_with_mask(hrefs, suspect, replaced)
 
 
 def rewrite_hrefs(hrefs: pa.Array, patterns: Mapping[str, str]) -> pa.Array:

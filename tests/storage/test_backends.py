@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,8 +147,37 @@ def test_local_files_of_any_name(tmp_path: Path, name: str) -> None:
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ObjectNotFoundError, match="no such file"):
         read(str(tmp_path / "none.tif"))
-    with pytest.raises(RangeReadError, match="directory"):
+    with pytest.raises(RangeReadError, match="is a folder, not a regular file"):
         read(str(tmp_path))
+
+
+def test_what_is_not_a_regular_file_is_refused_and_not_opened(tmp_path: Path) -> None:
+    pipe, listener = tmp_path / "pipe.tif", socket.socket(socket.AF_UNIX)
+    os.mkfifo(pipe)
+    with listener:
+        listener.bind(str(tmp_path / "socket.tif"))
+        (tmp_path / "link.tif").symlink_to(pipe)
+        for name, kind in {"pipe.tif": "a named pipe", "link.tif": "a named pipe", "socket.tif": "a socket"}.items():
+            with pytest.raises(RangeReadError, match=f"{name}: is {kind}, not a regular file"):
+                read(str(tmp_path / name))
+    with pytest.raises(RangeReadError, match="is a device"):
+        read("/dev/zero")
+
+
+@pytest.mark.parametrize("change", ["size", "time", "file"])
+def test_a_local_file_has_another_tag_when_anything_of_it_changed(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(DATA)
+    os.utime(path, ns=(5, 5))
+    before = read(str(path))
+    assert read(str(path)).etag == before.etag
+    if change == "file":  # as rsync and tar replace it: of equal size, with its time kept
+        (tmp_path / "b.tif").write_bytes(DATA[::-1])
+        (tmp_path / "b.tif").replace(path)
+    elif change == "size":
+        path.write_bytes(DATA + b"x")
+    os.utime(path, ns=(6, 6) if change == "time" else (5, 5))
+    assert read(str(path)).etag != before.etag
 
 
 @pytest.mark.parametrize(

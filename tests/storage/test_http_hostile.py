@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from rasteret_assets.errors import RangeReadError
 from rasteret_assets.storage import http_ranges, http_session
+from rasteret_assets.storage.backend import Validators
 from rasteret_assets.storage.http import HttpBackend
-from rasteret_assets.storage.http_answer import HttpAnswer
+from rasteret_assets.storage.http_answer import HttpAnswer, interpret
 from rasteret_assets.storage.http_parts import read_ends_of, read_parts
 
 BODY = bytes(range(100))
@@ -128,3 +129,32 @@ def test_damaged_parts_are_none_or_parts(changes: list[tuple[int, bytes]], kind:
     for start, data in found[0] if found else []:
         assert found is not None
         assert 0 <= start < start + len(data) <= found[1]
+
+
+@pytest.mark.parametrize("tag", ['"a\nX-Injected: yes"', '"a\rb"', '"\0"', ""])
+def test_a_tag_that_would_split_a_request_is_neither_kept_nor_sent(tag: str) -> None:
+    headers = {"etag": tag, "last-modified": tag, "content-range": "bytes 0-99/100"}
+    read = interpret(HttpAnswer(206, headers, BODY), "http://h/x.tif", 0, 100)
+    assert (read.etag, read.last_modified) == (None, None)
+
+    async def go() -> bytes:
+        heads = []
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(SOUND)
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        backend = HttpBackend()
+        try:
+            await backend.read_if_changed(f"http://{host}:{port}/x.tif", 0, 100, Validators(tag, tag))
+        finally:
+            await backend.aclose()
+            server.close()
+        return heads[0]
+
+    head = asyncio.run(go())
+    assert not any(name in head for name in (b"X-Injected", b"If-None-Match", b"If-Modified-Since"))

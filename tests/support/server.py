@@ -71,8 +71,9 @@ class RangeServer:
 
     def body(self, path: str) -> bytes | None:
         plain = unquote(path.partition("?")[0])
-        if plain in self.objects:
-            return self.objects[plain]
+        for name in (path, plain):  # an object may be told from others by its query
+            if name in self.objects:
+                return self.objects[name]
         file = self.root / plain.lstrip("/") if self.root is not None else None
         return file.read_bytes() if file is not None and file.is_file() else None
 
