@@ -77,6 +77,10 @@ class RecordTable:
         """Files of the table."""
         return 1 if self.shuffled else MONTHS
 
+    def rows(self, numbers: np.ndarray) -> pa.Table:
+        """The records of some numbers; those of month m are the m-th part of all."""
+        return self._rows(numbers, _tiles())
+
     def _write_file(self, folder: Path, file: int) -> None:
         tiles = _tiles()
         # A file of its own that takes the name: what is rewritten may be a link to another folder's.

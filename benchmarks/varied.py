@@ -26,7 +26,7 @@ _BETWEEN: Final = 8
 def vary(file: ServedFile, folder: Path, count: int, seed: int = 0) -> list[ServedFile]:
     """``count`` copies of a file's header, each with tile tables of its own."""
     header = np.fromfile(file.path, np.uint8, file.header_bytes)
-    tables = _tables(file.path)
+    tables = tile_tables(file.path)
     made = []
     for number in range(count):
         name = f"{file.kind.name}-{number}"
@@ -48,7 +48,7 @@ def _typical(kind: Kind) -> float:
     return BYTES_PER_PIXEL * np.dtype(kind.dtype).itemsize * kind.tile**2 * kind.bands
 
 
-def _tables(path: Path) -> list[tuple[int, int, int]]:
+def tile_tables(path: Path) -> list[tuple[int, int, int]]:
     """Of every image of a file, the coarsest first: where its offsets and its byte counts stand, and how many.
 
     Raises:
