@@ -15,6 +15,7 @@ from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.headers.rows import MemorySink
 from rasteret_assets.headers.stage import BandMetadataReader, check_enrichment, count_failures
+from rasteret_assets.partitions import hive_keys
 from rasteret_assets.pipeline.build import BuildReport, build_partitions
 from rasteret_assets.pipeline.plan import GONE, BuildPlan, plan_build, refuse_unknown, stale_partitions
 from rasteret_assets.pipeline.stages import Build
@@ -103,7 +104,8 @@ def build_from_table(
     target = spec.published_path
     if target is None:
         return _build_in_memory(open_source(path, spec, filesystem), spec, backend)
-    workspace = Workspace.at(target)
+    spec = _sized_as_published(spec)
+    workspace = Workspace.of(spec)
     _refuse_another(workspace, spec)
     unfinished = None
     if workspace.exists() and not force:
@@ -135,7 +137,7 @@ def plan(
         filesystem: pyarrow or fsspec filesystem of the record table.
         force: as for the build.
         revalidate: as for the build.
-        partitions: keys (``YYYY-MM`` or ``undated``) to look at; all when omitted.
+        partitions: keys (such as ``2024-05``, or ``undated``) to look at; all when omitted.
 
     Raises:
         SpecError: if the collection is not published anywhere.
@@ -169,7 +171,7 @@ def build(
         backend: where bytes come from; see :func:`~rasteret_assets.storage.create_backend`.
         force: fetch every header again and rebuild every partition.
         revalidate: ask whether the files of known headers have changed, and read those again that have.
-        partitions: keys (``YYYY-MM`` or ``undated``) to build at most; all when omitted.
+        partitions: keys (such as ``2024-05``, or ``undated``) to build at most; all when omitted.
 
     Raises:
         SpecError: if the collection is not published anywhere.
@@ -209,12 +211,27 @@ def _refuse_another(workspace: Workspace, spec: CollectionSpec) -> None:
         )
 
 
+def _sized_as_published(spec: CollectionSpec) -> CollectionSpec:
+    """Return the spec with the partition size of what is published already, which arguments cannot say.
+
+    Raises:
+        CollectionError: if a build that changes the size did not come to its end.
+    """
+    sizes = sorted(Workspace.of(spec).published_sizes())
+    if len(sizes) > 1:
+        raise CollectionError(
+            f"{spec.published_path} holds partitions by {' and by '.join(sizes)}, because a build that changes "
+            "partition_by runs or was interrupted: let it end, or run it again with build(spec)"
+        )
+    return spec.model_copy(update={"partition_by": sizes[0]}) if sizes else spec
+
+
 def _workspace(spec: CollectionSpec) -> Workspace:
     if not isinstance(spec, CollectionSpec):
         raise SpecError(f"{spec!r} is no CollectionSpec: make one with CollectionSpec.of(path=..., name=...)")
     if spec.published_path is None:
         raise SpecError("the collection is not published anywhere: give its spec a name or a workspace_dir")
-    return Workspace.at(spec.published_path)
+    return Workspace.of(spec)
 
 
 def _build(
@@ -279,6 +296,9 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
     if spec.enrich_cog:
         _warn_of_no_address(result.records.num_rows, 0 if ledger is None else ledger.num_rows)
     table, _ = join_headers(result.records, headers)
+    # Last, as in a published collection.
+    keys = hive_keys(spec.partition_by)
+    table = table.select([*(name for name in table.schema.names if name not in keys), *keys])
     return as_collection(table, name=spec.name, data_source=spec.data_source, require_band_metadata=False)
 
 

@@ -26,6 +26,7 @@ PROJ_EPSG: Final = "proj:epsg"
 CRS: Final = "crs"
 YEAR: Final = "year"
 MONTH: Final = "month"
+DAY: Final = "day"
 CLOUD_COVER: Final = "eo:cloud_cover"
 
 #: STAC item fields beside the contract's; a record table with :data:`STAC_VERSION` is published as STAC-GeoParquet.
@@ -57,12 +58,11 @@ RECORD_FIELDS: Final[dict[str, pa.DataType]] = {
     BBOX: BBOX_TYPE,
     PROJ_EPSG: pa.int32(),
     CRS: pa.string(),
-    YEAR: pa.int32(),
-    MONTH: pa.int32(),
 }
 
-#: The hive keys of the published dataset, in path order.
-PARTITION_SCHEMA: Final = pa.schema([(YEAR, pa.int32()), (MONTH, pa.int32())])
+#: The hive keys of published datasets, in path order; a dataset has the first, two or all three, as ``partition_by``
+#: says. Normalized records have them as their last columns; in published files they stand in the path alone.
+PARTITION_SCHEMA: Final = pa.schema([(YEAR, pa.int32()), (MONTH, pa.int32()), (DAY, pa.int32())])
 
 #: Why a row was not normalized, beside the row itself, in ``rejected_records``.
 REJECT_REASON: Final = "reject_reason"
@@ -191,26 +191,6 @@ def is_band_field(field: pa.Field) -> bool:
 #: The partition of records without a datetime; the published path uses hive's own name for a null key.
 UNDATED: Final = "undated"
 HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
-
-
-def partition_key(year: int | None, month: int | None) -> str:
-    """``YYYY-MM`` of a dated record, :data:`UNDATED` otherwise."""
-    return UNDATED if year is None or month is None else f"{year:04d}-{month:02d}"
-
-
-def partition_values(key: str) -> tuple[int | None, int | None]:
-    """Year and month of a partition key; ``(None, None)`` for :data:`UNDATED`.
-
-    Raises:
-        ValueError: if ``key`` is neither ``YYYY-MM`` nor :data:`UNDATED`.
-    """
-    if key == UNDATED:
-        return None, None
-    year, dash, month = key.rpartition("-")
-    if not dash or not year.isdigit() or not month.isdigit() or not 1 <= int(month) <= 12:
-        raise ValueError(f"{key!r} is no partition key: write YYYY-MM, or {UNDATED!r} for records without a datetime")
-    return int(year), int(month)
-
 
 # --- stages ----------------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from rasteret_assets.errors import SpecError
 from rasteret_assets.options import GraphOptions
+from rasteret_assets.partitions import PartitionBy
 
 DEFAULT_MAX_CONCURRENT = 300
 DEFAULT_WORKSPACE = "~/rasteret_workspace"
@@ -106,6 +107,10 @@ class CollectionSpec(_Model):
         max_rejected: share (0 to 1) of a partition's records that may break the contract before the build refuses.
         interval_partition: where records without ``datetime`` but with ``start_datetime`` go (STAC interval items):
             ``undated``, or ``start_datetime`` to partition them by it.
+        partition_by: size of a partition, which is one published file: ``year``, ``month`` or ``day`` (of UTC). A
+            partition is built, checked and replaced as a whole, so a smaller one makes an append cheaper, and a larger
+            one makes fewer files. Very roughly 1,000 to 100,000 records in each is right. Another choice later
+            publishes everything anew, without asking for a header.
         geometry_encoding: ``wkb`` publishes GeoParquet 1.1, which every reader opens; ``native`` GeoParquet 2.0 with
             Parquet's own geometry type, which keeps statistics of geometries (polars 2.1 does not open it).
         license: of the data, as STAC's ``collection.json`` wants it: an SPDX identifier, or ``other``.
@@ -133,6 +138,7 @@ class CollectionSpec(_Model):
     description: str = ""
     max_rejected: float = Field(default=0.0, ge=0.0, le=1.0)
     interval_partition: Literal["undated", "start_datetime"] = "undated"
+    partition_by: PartitionBy = "month"
     geometry_encoding: Literal["wkb", "native"] = "wkb"
     license: str = "other"
     max_failed: float = Field(default=1.0, ge=0.0, le=1.0)

@@ -28,7 +28,7 @@ class Check:
 CHECKS: Final = (
     Check(
         name="schema_contract", stage=NORMALIZED, blocking=True,
-        description="Contract columns have their types, and every record lies in the month it is of.",
+        description="Contract columns have their types, and every record lies in the partition it is of.",
     ),
     Check(
         name="unique_ids", stage=NORMALIZED, blocking=True,

@@ -18,13 +18,11 @@ from rasteret_assets.schema import (
     GEO_KEY,
     GEOMETRY,
     GEOPARQUET_VERSION,
-    MONTH,
     NATIVE_GEOPARQUET_VERSION,
     NORMALIZED,
     RAW,
     RECORD_FIELDS,
     REJECTED,
-    YEAR,
     band_column,
 )
 from rasteret_assets.storage.files import digest_of
@@ -101,8 +99,8 @@ def _file_problems(workspace: Workspace, path: str, state: Mapping[str, Any]) ->
 
 def _contract_problems(schema: pa.Schema, bands: Any) -> Iterator[str]:
     for name, kind in RECORD_FIELDS.items():
-        if name in (YEAR, MONTH, GEOMETRY):
-            continue  # hive keys are in the path; the geo footer says how geometries are written
+        if name == GEOMETRY:
+            continue  # the geo footer says how geometries are written
         if name not in schema.names:
             yield f"it lacks {name}"
         elif schema.field(name).type != kind:

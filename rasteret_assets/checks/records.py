@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -12,7 +13,8 @@ import pyarrow.compute as pc
 import shapely
 
 from rasteret_assets.checks.finding import Finding, some
-from rasteret_assets.schema import ASSETS, BBOX, GEOMETRY, ID, MONTH, RECORD_FIELDS, YEAR, partition_values
+from rasteret_assets.partitions import PartitionBy, hive_schema, partition_date
+from rasteret_assets.schema import ASSETS, BBOX, GEOMETRY, ID, RECORD_FIELDS
 
 #: How far a bbox may lie from its footprint, in degrees: the rounding of coordinates across the antimeridian.
 _TOLERANCE: Final = 1e-9
@@ -23,30 +25,33 @@ _FOOTPRINT_PROBLEMS: Final = (OFF_EARTH, MISPLACED, "invalid", "missing")
 _Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
-def schema_contract(schema: pa.Schema, months: pa.Table, key: str) -> Finding:
-    """Every contract column is there with its type, and every record belongs to the month it lies in.
+def schema_contract(schema: pa.Schema, dates: pa.Table, key: str, by: PartitionBy) -> Finding:
+    """Check that every contract column is there with its type, and that every record is of the partition it lies in.
 
     Args:
         schema: of the normalized records.
-        months: their columns ``year`` and ``month``, as far as they have them.
+        dates: their hive keys, such as ``year`` and ``month``, as far as they have them.
         key: of the partition.
+        by: size of the collection's partitions.
     """
+    hive = hive_schema(by)
+    contract = {**RECORD_FIELDS, **{field.name: field.type for field in hive}}
     problems = [
         f"{name} is {schema.field(name).type}, not {kind}" if name in schema.names else f"there is no {name}"
-        for name, kind in RECORD_FIELDS.items()
+        for name, kind in contract.items()
         if name not in schema.names or schema.field(name).type != kind
     ]
     if ASSETS not in schema.names or not pa.types.is_struct(schema.field(ASSETS).type):
         problems.append(f"{ASSETS} is no struct")
-    for name, expected in zip((YEAR, MONTH), partition_values(key), strict=True):
-        if name in months.schema.names and not _all_are(months[name], expected):
+    for name, expected in zip(hive.names, partition_date(key) or repeat(None), strict=False):
+        if name in dates.schema.names and not _all_are(dates[name], expected):
             problems.append(f"{name} is not {'null' if expected is None else expected} in every record")
     return Finding(
         check="schema_contract",
         passed=not problems,
         message=f"normalized records break the contract: {some(problems)}; materialize normalized_records again"
         if problems
-        else f"{len(RECORD_FIELDS) + 1} contract columns have their types",
+        else f"{len(contract) + 1} contract columns have their types",
         numbers={"columns": len(schema), "problems": len(problems)},
     )
 

@@ -15,19 +15,18 @@ from rasteret_assets.checks.headers import TILE_COLUMNS, headers_complete, one_r
 from rasteret_assets.checks.published import counts_agree, published_file, state_of
 from rasteret_assets.checks.records import footprints, nothing_rejected, schema_contract, unique_ids
 from rasteret_assets.errors import CheckError, CollectionError
+from rasteret_assets.partitions import hive_keys
 from rasteret_assets.schema import (
     BANDS,
     BBOX,
     COLLECTION,
     GEOMETRY,
     ID,
-    MONTH,
     NORMALIZED,
     RAW,
     REJECT_CLASS,
     REJECTED,
     STATUS_OK,
-    YEAR,
     band_column,
 )
 from rasteret_assets.spec import CollectionSpec
@@ -74,13 +73,13 @@ def require_publishable(workspace: Workspace, spec: CollectionSpec, keys: Sequen
 
 
 def _check_normalized(workspace: Workspace, spec: CollectionSpec, key: str) -> list[Finding]:
-    del spec  # all of what it decides is in the table
     path = workspace.stage_file(NORMALIZED, key)
     schema = workspace.read_schema(path)
     if schema is None:
         return []
-    months = _columns(workspace, path, [name for name in (YEAR, MONTH) if name in schema.names])
-    contract = schema_contract(schema, months, key)
+    keys = hive_keys(spec.partition_by)
+    dates = _columns(workspace, path, [name for name in keys if name in schema.names])
+    contract = schema_contract(schema, dates, key, spec.partition_by)
     if not contract.passed:
         return [contract]  # the other checks take its columns for granted
     ids = _columns(workspace, path, [ID])[ID]

@@ -37,7 +37,7 @@ collections_option = click.option(
 )  # fmt: skip
 partition_option = click.option(
     "--partition", "-p", "partitions", multiple=True, metavar="KEY",
-    help="Only this partition, YYYY-MM or undated; may be given several times.",
+    help="Only this partition, such as 2024-05 or undated; may be given several times.",
 )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def workspace_of(spec: CollectionSpec) -> Workspace:
     """Where a declared collection lies."""
     from rasteret_assets.storage.workspace import Workspace
 
-    return Workspace.at(str(spec.published_path))
+    return Workspace.of(spec)
 
 
 @contextmanager

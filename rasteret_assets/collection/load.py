@@ -16,6 +16,8 @@ from rasteret_assets import schema
 from rasteret_assets.collection.collection import Collection
 from rasteret_assets.collection.verify import Verify, problem_with
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.partitions import PartitionBy, partition_size
+from rasteret_assets.source.stored import source_partitions
 from rasteret_assets.spec import PUBLISHED_SUFFIXES
 from rasteret_assets.storage.filesystems import each_file, list_files
 from rasteret_assets.storage.workspace import STAGES_SUFFIX, Workspace
@@ -32,8 +34,8 @@ def load(path: str | Path, name: str = "", *, filesystem: Any = None, verify: Ve
     now and by name, instead of its records missing later. Rows are read when asked for.
 
     Args:
-        path: a Parquet file, or a directory of them (hive ``year=/month=`` or flat), as a local path or URI. Only
-            ``*.parquet`` files count.
+        path: a Parquet file, or a directory of them (flat, or in hive folders by the year, month or day of UTC), as a
+            local path or URI. Only ``*.parquet`` files count.
         name: name of the collection; by default the one it was published under.
         filesystem: pyarrow or fsspec filesystem that takes precedence over the URI's own.
         verify: what is held against the states beside the data (``<name>_stages/collection``), where there are any:
@@ -71,14 +73,39 @@ def _verified(workspace: Workspace, path: str, verify: Verify) -> list[ds.Parque
             sizes = files if states and not workspace.is_local else {}
             fragments = _fragments(workspace.fs, workspace.published, list(files), sizes)
             problem = problem_with(workspace, states, fragments, files, verify)
+            if problem is None:
+                return _of_one_size(workspace, path, fragments)
         except (CollectionError, FileNotFoundError) as error:
             problem = error
-        if problem is None:
-            return fragments
         # States are read before files, so a partition that is being published or removed may look wrong for a moment.
         if states and attempt + 1 < _LOOKS:
             time.sleep(_LOOK_AGAIN_S * 2**attempt)
     raise problem if isinstance(problem, CollectionError) else CollectionError(f"{path}: {problem}")
+
+
+def _of_one_size(
+    workspace: Workspace, path: str, fragments: list[ds.ParquetFileFragment]
+) -> list[ds.ParquetFileFragment]:
+    """Choose the files of one partition size where a build replaces, say, months by days: both hold every record.
+
+    The new files count once they are all there; until then the old ones do, which a build removes last.
+    """
+    by_size: dict[PartitionBy | None, list[ds.ParquetFileFragment]] = {}
+    for fragment in fragments:
+        by_size.setdefault(workspace.size_of(fragment.path), []).append(fragment)
+    if len(by_size) < 2 or None in by_size:
+        return fragments
+    keys = {size: {workspace.partition_of(file.path) for file in files} for size, files in by_size.items()}
+    wanted = source_partitions(workspace)
+    if whole := [size for size in by_size if wanted and wanted <= keys[size]]:
+        return by_size[min(whole, key=lambda size: len(keys[size]))]
+    replaced = by_size.keys() - {partition_size(key) for key in wanted}
+    if wanted and len(replaced) == 1:
+        return by_size[replaced.pop()]
+    raise CollectionError(
+        f"{path} holds partitions by {' and by '.join(sorted(map(str, by_size)))}, and which of them hold all records "
+        "is unknown, because builds that change partition_by were interrupted: build it again"
+    )
 
 
 def as_collection(
@@ -166,7 +193,10 @@ def _fragments(
     parquet = ds.ParquetFileFormat()
 
     def opened(file: str) -> ds.ParquetFileFragment:
-        keys = hive.parse(file.removeprefix(root))
+        try:
+            keys = hive.parse(file.removeprefix(root))
+        except pa.ArrowInvalid as error:
+            raise CollectionError(f"{file}: year, month and day in its path are not numbers ({error})") from error
         fragment = parquet.make_fragment(file, fs, partition_expression=keys, file_size=sizes.get(file))
         try:
             fragment.ensure_complete_metadata()
@@ -203,7 +233,7 @@ def _common_schema(fragments: list[ds.ParquetFileFragment]) -> pa.Schema:
 
 def _whole_metadata(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """Footer keys that hold for the whole; ``geo`` without its bbox, which is of one file only."""
-    wanted = (schema.NAME_KEY, schema.DATA_SOURCE_KEY, schema.DESCRIPTION_KEY)
+    wanted = (schema.NAME_KEY, schema.DATA_SOURCE_KEY, schema.DESCRIPTION_KEY, schema.COLLECTION_VERSION_KEY)
     kept = {key: metadata[key] for key in wanted if key in metadata}
     try:
         geo = json.loads(metadata.get(schema.GEO_KEY, b"null"))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import takewhile
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ from rasteret_assets.collection.dates import Interval
 from rasteret_assets.errors import CollectionError, SpecError
 
 Bounds = tuple[float, float, float, float]
+_Compare = Callable[[Any, Any], pc.Expression]
 
 END_DATETIME = "end_datetime"
 _SPLIT = "split"
@@ -77,35 +80,34 @@ def in_split(table: pa.Schema, splits: Sequence[str]) -> pc.Expression:
 
 
 def acquired_within(
-    table: pa.Schema, interval: Interval, *, partition_keys: Collection[str] = ()
+    table: pa.Schema, interval: Interval, *, partition_keys: Sequence[str] = ()
 ) -> pc.Expression | None:
     """Records acquired within ``interval``; those without a ``datetime`` by overlap of their start and end.
 
     Args:
         table: schema of the records.
         interval: half-open interval of instants.
-        partition_keys: keys of the dataset's paths. Only where ``year`` and ``month`` are such keys do they follow the
-            datetime for certain, and only then are they used, to skip whole partitions.
+        partition_keys: hive keys of the dataset's paths that follow the datetime for certain, as
+            :func:`partition_keys` has them: whole partitions are skipped by them. Columns of those names need not.
 
     Returns:
         The expression, or None for an interval that is open at both ends.
     """
     if interval.start is None and interval.stop is None:
         return None
-    keyed = schema.YEAR in partition_keys and schema.MONTH in partition_keys
     moment = pc.field(schema.DATETIME)
     dated = all_of(
         [
             _since(moment, table.field(schema.DATETIME), interval.start),
             _before(moment, table.field(schema.DATETIME), interval.stop),
-            _months_within(interval) if keyed else None,
+            _filed_within(interval, partition_keys),
         ]
     )
     ends = [table.field(name).type for name in (schema.START_DATETIME, END_DATETIME) if name in table.names]
     if len(ends) < 2 or not all(pa.types.is_timestamp(end) for end in ends):
         return dated
     # An interval filed under its start may begin any time before ours, so its partition has an upper end only.
-    filed = _months_within(Interval(start=None, stop=interval.stop)) if keyed else None
+    filed = _filed_within(Interval(start=None, stop=interval.stop), partition_keys)
     begin, end = pc.field(schema.START_DATETIME), pc.field(END_DATETIME)
     undated = all_of(
         [
@@ -132,17 +134,31 @@ def _literal(field: pa.Field, moment: datetime) -> pa.Scalar:
     return pa.scalar(moment if zone else moment.replace(tzinfo=None), pa.timestamp("us", tz=zone))
 
 
-def _months_within(interval: Interval) -> pc.Expression | None:
-    """The partitions that hold records of the interval."""
-    year, month = pc.field(schema.YEAR), pc.field(schema.MONTH)
-    parts: list[pc.Expression] = []
+def _filed_within(interval: Interval, keys: Sequence[str]) -> pc.Expression | None:
+    """Express that a partition may hold records of the interval; None without keys, or for an open interval."""
+    parts: list[pc.Expression | None] = []
     if interval.start is not None:
-        first = interval.start
-        parts.append((year > first.year) | ((year == first.year) & (month >= first.month)))
+        parts.append(_compared(keys, interval.start, operator.gt, operator.ge))
     if interval.stop is not None:
         last = interval.stop - timedelta(microseconds=1)
-        parts.append((year < last.year) | ((year == last.year) & (month <= last.month)))
+        parts.append(_compared(keys, last, operator.lt, operator.le))
     return all_of(parts)
+
+
+def _compared(keys: Sequence[str], moment: datetime, beyond: _Compare, at_last: _Compare) -> pc.Expression | None:
+    """Compare a date with a moment, from its year on: equal as far as the keys before say so, beyond in the last.
+
+    Args:
+        keys: of the date, from the year on.
+        moment: to compare with.
+        beyond: how all keys but the last compare, where the date is not equal in them.
+        at_last: how the last one does.
+    """
+    found: pc.Expression | None = None
+    for name in reversed(keys):
+        field, value = pc.field(name), getattr(moment, name)
+        found = at_last(field, value) if found is None else beyond(field, value) | ((field == value) & found)
+    return found
 
 
 def boxes_of(areas: Sequence[BaseGeometry]) -> npt.NDArray[np.float64]:
@@ -170,7 +186,14 @@ def _overlaps(box: Bounds) -> pc.Expression:
     return (ymin <= north) & (ymax >= south) & (plain | crossing)
 
 
-def partition_keys(dataset: ds.Dataset) -> set[str]:
-    """Names of the columns that are keys of the paths of every file; empty for tables in memory."""
-    keys = [set(ds.get_partition_keys(fragment.partition_expression)) for fragment in dataset.get_fragments()]
-    return set.intersection(*keys) if keys else set()
+def partition_keys(dataset: ds.Dataset) -> tuple[str, ...]:
+    """Return the hive keys in the paths of every file that follow the datetime: year, month and day, or the first two.
+
+    A ``year`` alone does where the files are of a collection. Other tables have such folders for the year of a harvest
+    or of a label.
+    """
+    fragments = [set(ds.get_partition_keys(fragment.partition_expression)) for fragment in dataset.get_fragments()]
+    common = set.intersection(*fragments) if fragments else set()
+    keys = tuple(takewhile(common.__contains__, schema.PARTITION_SCHEMA.names))
+    is_published = schema.COLLECTION_VERSION_KEY in (dataset.schema.metadata or {})
+    return keys if len(keys) > 1 or is_published else ()

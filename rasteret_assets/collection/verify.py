@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import pyarrow as pa
@@ -36,27 +37,33 @@ def problem_with(
     if not states or not verify:
         return None
     found = {fragment.path: fragment for fragment in fragments}
-    expected = {workspace.published_file(key): key for key in states}
-    for path, key in expected.items():
-        if path not in found and None not in may_be(states[key]):
-            return f"partition {key} is missing ({path}): build it again"
-    if strangers := sorted(found.keys() - expected.keys()):
+    key_of = {path: workspace.partition_of(path) for path in found}
+    there = set(key_of.values())
+    for key, state in states.items():
+        if key not in there and None not in may_be(state):
+            return f"partition {key} is missing ({_path_of(workspace, key)}): build it again"
+    if strangers := sorted(path for path, key in key_of.items() if key not in states):
         return f"{strangers[0]} belongs to no partition that was published here: remove it, or build it again"
     for path, fragment in found.items():
-        rows, key = fragment.metadata.num_rows, expected[path]
+        rows, key = fragment.metadata.num_rows, str(key_of[path])
         fitting = [facts for facts in may_be(states[key]) if facts and (facts.rows, facts.bytes) == (rows, sizes[path])]
         if not fitting:
             said = " or ".join(f"{facts.rows} records" for facts in may_be(states[key]) if facts) or "nothing"
             return f"partition {key} is damaged ({path} holds {rows} records, {said} were published): build it again"
-    return _contents(workspace, states, expected, list(found)) if verify == "full" else None
+    return _contents(workspace, states, key_of, list(found)) if verify == "full" else None
+
+
+def _path_of(workspace: Workspace, key: str) -> str:
+    """The path of a missing file; where undated records lie follows from what else is there."""
+    return replace(workspace, partition_by=min(workspace.published_sizes(), default="month")).published_file(key)
 
 
 def _contents(
-    workspace: Workspace, states: Mapping[str, Mapping[str, object]], keys: Mapping[str, str], paths: list[str]
+    workspace: Workspace, states: Mapping[str, Mapping[str, object]], keys: Mapping[str, str | None], paths: list[str]
 ) -> str | None:
     digests = each_file(workspace.fs, lambda path: _digest(workspace.fs, path), paths, takes_long=True)
     for path, digest in zip(paths, digests, strict=True):
-        known: list[FileFacts | None] = may_be(states[keys[path]])
+        known: list[FileFacts | None] = may_be(states[str(keys[path])])
         if digest not in [facts.content_hash for facts in known if facts]:
             damage = f"the bytes of {path} are not those published"
             return f"partition {keys[path]} is damaged ({damage}): delete it and build again"

@@ -17,7 +17,8 @@ import pyarrow.fs as pafs
 
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.headers.targets import RETRIED_CLASSES
-from rasteret_assets.schema import BANDS, CRS_CONFLICT, HREF, ID, TIMESTAMP, partition_values
+from rasteret_assets.partitions import partition_date
+from rasteret_assets.schema import BANDS, CRS_CONFLICT, HREF, ID, TIMESTAMP
 from rasteret_assets.storage.urls import host, redacted_hrefs, redacted_texts
 from rasteret_assets.storage.workspace import Workspace
 
@@ -190,7 +191,7 @@ def _ledger_files(fs: pafs.FileSystem, folder: str) -> list[str]:
 
 def _is_ledger(name: str) -> bool:
     try:
-        partition_values(name.removesuffix(".parquet"))
+        partition_date(name.removesuffix(".parquet"))
     except ValueError:
         return False
     return name.endswith(".parquet")

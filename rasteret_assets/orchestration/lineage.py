@@ -6,6 +6,7 @@ import dagster as dg
 import pyarrow as pa
 
 from rasteret_assets.orchestration.names import source_key, stage_key
+from rasteret_assets.partitions import hive_keys
 from rasteret_assets.schema import (
     ASSETS,
     BANDS,
@@ -14,17 +15,15 @@ from rasteret_assets.schema import (
     CRS,
     DATETIME,
     GEOMETRY,
-    MONTH,
     NORMALIZED,
     PROJ_EPSG,
     RAW,
-    YEAR,
     is_band_field,
 )
 from rasteret_assets.spec import CollectionSpec
 
 #: Contract columns that are made from another.
-_DERIVED = {BBOX: GEOMETRY, YEAR: DATETIME, MONTH: DATETIME, CRS: "proj:wkt2", PROJ_EPSG: "proj:code"}
+_DERIVED = {BBOX: GEOMETRY, CRS: "proj:wkt2", PROJ_EPSG: "proj:code"}
 
 
 def column_lineage(spec: CollectionSpec, stage: str, schema: pa.Schema) -> dg.TableColumnLineage | None:
@@ -47,8 +46,9 @@ def _origins(spec: CollectionSpec, schema: pa.Schema) -> Iterator[tuple[str, str
     aliases = {contract: source for source, contract in spec.column_map.items()}
     if spec.href_column and ASSETS not in aliases:
         aliases[ASSETS] = spec.href_column
+    derived = {**_DERIVED, **dict.fromkeys(hive_keys(spec.partition_by), DATETIME)}
     for name in schema.names:
-        origin = _DERIVED.get(name, name)
+        origin = derived.get(name, name)
         yield name, aliases.get(name, aliases.get(origin, origin))
 
 

@@ -4,6 +4,7 @@ What it leaves on the instance (partitions, runs, materializations, metadata) is
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import dagster as dg
@@ -78,7 +79,9 @@ def materialize_collection(
     # A run of its own gives a partition its data version; ranges save many partitions a start and a scan each.
     most = 1 if len(wanted) <= PARTITIONS_PER_RUN else PARTITIONS_PER_RUN
     counts: dict[str, StageCounts] = {}
-    for group in contiguous(order, wanted, most):
+    # What the source has no more goes last: its records may have moved to the others.
+    vanished = [key for key in wanted if key not in profile.partitions]
+    for group in chain(contiguous(order, {*wanted}.difference(vanished), most), contiguous(order, vanished, most)):
         try:
             done = _run(job, instance, group, config)
         except DagsterAssetCheckFailedError:

@@ -1,7 +1,7 @@
-"""Partitions: one dynamic definition per collection, with the keys ``YYYY-MM`` and ``undated``.
+"""Partitions: one dynamic definition per collection, with keys such as ``2024-05`` and ``undated``.
 
-Dynamic rather than monthly, because a collection has only the months it has, and records without a datetime belong
-somewhere too. A key must be registered on the instance before anything can be launched for it.
+Dynamic rather than monthly, because a collection has only the months (years, days) it has, and records without a
+datetime belong somewhere too. A key must be registered on the instance before anything can be launched for it.
 
 https://docs.dagster.io/guides/build/partitions-and-backfills/partitioning-assets#dynamic-partitions
 """
@@ -23,8 +23,8 @@ PARTITION = "dagster/partition"
 
 
 def partitions_name(spec: CollectionSpec) -> str:
-    """Name under which the instance keeps the partition keys of a collection."""
-    return f"{identifier(spec.name)}_months"
+    """Return the name under which the instance keeps the partition keys of a collection, one for each size."""
+    return f"{identifier(spec.name)}_{spec.partition_by}s"
 
 
 def partitions_of(spec: CollectionSpec) -> dg.DynamicPartitionsDefinition:

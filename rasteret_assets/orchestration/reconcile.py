@@ -29,6 +29,7 @@ from rasteret_assets.orchestration.partitions import (
     selection_tags,
 )
 from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.partitions import partition_size
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.states import verified_states
@@ -64,8 +65,15 @@ class Difference:
 
     @property
     def stale(self) -> list[str]:
-        """Partitions that changed, are new or have vanished, and that no run builds yet."""
-        return [key for key in self.order if self.want.get(key) != self.have.get(key) and key not in self.busy]
+        """Return the partitions that changed, are new or have vanished, and that no run builds yet.
+
+        Partitions of a size that is not wanted any more come last, once all others are published: until then they hold
+        the records that the others lack.
+        """
+        found = [key for key in self.order if self.want.get(key) != self.have.get(key) and key not in self.busy]
+        sizes = {partition_size(key) for key in self.want}
+        kept = [key for key in found if key in self.want or partition_size(key) in sizes]
+        return kept if kept or not self.want.keys().isdisjoint(self.busy) else found
 
     def reason(self, keys: Sequence[str]) -> str:
         """Why partitions are to be built: ``new``, ``changed``, ``incomplete``, ``vanished``, or several of these."""
@@ -104,7 +112,7 @@ def busy_partitions(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[s
 def build_requests(
     instance: dg.DagsterInstance, spec: CollectionSpec, found: Difference, salt: str
 ) -> list[dg.RunRequest]:
-    """Runs for what is stale: in ranges, but alone where a run failed lately, so that one bad month stops no other.
+    """Runs for what is stale: in ranges, but alone where a run failed lately, so that one bad partition stops no other.
 
     Args:
         instance: which knows the runs that failed.

@@ -119,7 +119,7 @@ class FilesystemResource(S3Settings):
         path = spec.published_path
         if path is None:
             raise SpecError("a collection of the graph needs a name: write name: in its YAML file")
-        return Workspace.at(path, self.filesystem(path))
+        return Workspace.of(spec, self.filesystem(path))
 
 
 class StorageBackendResource(S3Settings):

@@ -1,7 +1,7 @@
 """The sensor that tries transient header failures again: throttled, timed out, unavailable, refused.
 
 The source of such a partition is unchanged, so the refresh sensor leaves it alone; without this one, what failed for a
-moment would be missing until the month changes.
+moment would be missing until the partition changes.
 """
 
 import json

@@ -22,7 +22,7 @@ def source_asset(spec: CollectionSpec) -> dg.SourceAsset:
         group_name=identifier(spec.name),
         description=(
             f"The record table at `{redact(spec.path)}`: one row per raster item, with the addresses of its files. "
-            "Others write it; observing it (one look at all rows) notes which months it has and a data version of each."
+            "Others write it; observing it (one look at all rows) notes its partitions and a data version of each."
         ),
         metadata={"path": dg.MetadataValue.path(redact(spec.path)), "data_source": spec.data_source},
         tags={**spec.graph.tags, "dagster/kind/parquet": ""},

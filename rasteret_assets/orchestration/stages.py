@@ -164,7 +164,7 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
                     )
                     for key in keys
                 ]
-            # For reasons that pass only: a month whose one file is gone must not fail for ever.
+            # For reasons that pass only: a partition whose one file is gone must not fail for ever.
             refuse_without_headers(workspace, results, transient_only=True)
         yield _reported(context, workspace, spec, BANDS, results, forced=force)
 
@@ -184,8 +184,8 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
                 deps=[stage_key(spec, NORMALIZED), stage_key(spec, BANDS)],
                 description=(
                     f"{spec.description} The published collection: records joined with the headers of their bands as "
-                    "GeoParquet, one file per month that is replaced in one step. Open it with `rasteret_assets.load`, "
-                    "DuckDB, geopandas or rasteret."
+                    f"GeoParquet, one file per {spec.partition_by} that is replaced in one step. Open it with "
+                    "`rasteret_assets.load`, DuckDB, geopandas or rasteret."
                 ).strip(),
                 kinds={"parquet", "geoparquet", *spec.graph.kinds},
                 metadata={"dagster/uri": redact(str(spec.published_path))},

@@ -57,7 +57,7 @@ from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.batches import BATCH_ROWS
 from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.files import STAGE_OPTIONS, TableWriter
-from rasteret_assets.storage.states import FileFacts, commit, unpublish
+from rasteret_assets.storage.states import FileFacts, commit, remove_outdated, unpublish
 from rasteret_assets.storage.streams import StreamTable, open_stream, stream_writer
 from rasteret_assets.storage.workspace import Workspace
 
@@ -511,6 +511,7 @@ def _publish(build: Build, key: str) -> StageResult:
             "collections": sorted(facts.collections),
         }
         commit(workspace, key, FileFacts.of(facts.rows, written), built_from)
+        remove_outdated(workspace, key)
     counts: dict[str, int | float | str] = {
         "bytes": written.size,
         "crs_corrected_by_header": published.findings.corrected,

@@ -22,10 +22,8 @@ from rasteret_assets.schema import (
     HEADER_FILE,
     HEADER_ROW,
     ID,
-    MONTH,
     PROJ_EPSG,
     STATUS_OK,
-    YEAR,
     band_column,
 )
 
@@ -160,11 +158,11 @@ def join_headers(records: pa.Table, headers: Mapping[str, pa.Array]) -> tuple[pa
     kept = [name for name in records.schema.names if name not in replaced]
     table = without_signatures(records.select(kept))
     if not headers:
-        return _partition_last(table), CrsFindings()
+        return table, CrsFindings()
     table, findings = _with_header_crs(table, headers)
     for band, column in headers.items():
         table = table.append_column(band_column(band), column)
-    return _partition_last(table), findings
+    return table, findings
 
 
 def _with_header_crs(table: pa.Table, structs: Mapping[str, pa.Array]) -> tuple[pa.Table, CrsFindings]:
@@ -192,8 +190,3 @@ def _with_header_crs(table: pa.Table, structs: Mapping[str, pa.Array]) -> tuple[
         corrected=int(pc.sum(pc.fill_null(corrected, fill_value=False)).as_py() or 0), conflicting=int(conflict.sum())
     )
     return table, findings
-
-
-def _partition_last(table: pa.Table) -> pa.Table:
-    rest = [name for name in table.schema.names if name not in (YEAR, MONTH)]
-    return table.select([*rest, YEAR, MONTH])

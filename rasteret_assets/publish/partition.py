@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.headers.store import HeaderReader, HeaderStore
+from rasteret_assets.partitions import hive_keys
 from rasteret_assets.publish.encoding import SAMPLE_ROWS, parquet_options
 from rasteret_assets.publish.footer import PublishedFacts, footer
 from rasteret_assets.publish.join import PLACE_COLUMNS, CrsFindings, join_batches, join_headers
 from rasteret_assets.publish.row_groups import group_rows, row_groups
 from rasteret_assets.publish.stac import COLLECTION_DOCUMENT, collection_document, complete_items, is_stac, stac_footer
-from rasteret_assets.schema import BAND_STRUCT, BANDS, GEOMETRY, MONTH, YEAR
+from rasteret_assets.schema import BAND_STRUCT, BANDS, GEOMETRY
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
 from rasteret_assets.storage.batches import BATCH_ROWS
@@ -79,7 +80,7 @@ def publish_partition(
     document = f"{up}{workspace.stages.rpartition('/')[2]}/{COLLECTION_DOCUMENT}"
 
     def completed(table: pa.Table) -> pa.Table:
-        return complete_items(_without_keys(table), spec, document)
+        return complete_items(_without_keys(table, spec), spec, document)
 
     no_headers = {band: pa.array([], BAND_STRUCT) for band in bands}
     joined_schema = completed(join_headers(schema.empty_table(), no_headers)[0]).schema
@@ -177,6 +178,7 @@ class _NativeGeometry(pa.ExtensionType):  # type: ignore[misc]
         return cls()
 
 
-def _without_keys(table: pa.Table) -> pa.Table:
-    """Without the hive keys, which stand in the path."""
-    return table.drop_columns([name for name in (YEAR, MONTH) if name in table.schema.names])
+def _without_keys(table: pa.Table, spec: CollectionSpec) -> pa.Table:
+    """Drop the hive keys, which stand in the path."""
+    keys = hive_keys(spec.partition_by)
+    return table.drop_columns([name for name in keys if name in table.schema.names])

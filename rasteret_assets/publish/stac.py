@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasteret_assets.partitions import hive_keys
 from rasteret_assets.publish.footer import MOST_COLLECTIONS, PublishedFacts, united
 from rasteret_assets.schema import (
     ASSETS,
@@ -116,11 +117,12 @@ def collection_document(
     interval = [min(starts, key=_instant, default=None), max(ends, key=_instant, default=None)]
     (name,) = names if len(names) == 1 else (spec.name,)
     document = _collection(name, spec, _extent(box, interval))
+    keys = ", ".join(hive_keys(spec.partition_by))
     document["assets"] = {
         "records": {
             HREF: records_href,
             "type": _PARQUET,
-            "title": "Records with the headers of their bands, partitioned by year and month",
+            "title": f"Records with the headers of their bands, partitioned by {keys}",
             "roles": ["data", "collection-mirror"],
         }
     }

@@ -6,7 +6,7 @@ Every user column survives. Contract columns are replaced where they stand; thos
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from rasteret_assets.columns.scalars import normalize_crs, normalize_ids
 from rasteret_assets.columns.types import plain
 from rasteret_assets.errors import InvalidRecordError
 from rasteret_assets.geometry import describe_geometry
+from rasteret_assets.partitions import hive_columns, hive_keys
 from rasteret_assets.records.footprints import Footprints, read_footprints
 from rasteret_assets.schema import (
     ASSETS,
@@ -28,11 +29,9 @@ from rasteret_assets.schema import (
     DATETIME,
     GEOMETRY,
     ID,
-    MONTH,
     PROJ_EPSG,
     REJECT_CLASS,
     REJECT_REASON,
-    YEAR,
 )
 from rasteret_assets.source.profile import SourceProfile, record_times, with_aliases
 from rasteret_assets.spec import CollectionSpec
@@ -124,10 +123,9 @@ def normalize_records(
         ASSETS: assets,
         PROJ_EPSG: codes,
         CRS: crs_texts,
-        YEAR: pc.year(placed).cast(pa.int32()),
-        MONTH: pc.month(placed).cast(pa.int32()),
+        **hive_columns(placed, spec.partition_by),
     }
-    records = _replace(aliased, replaced)
+    records = _replace(aliased, replaced, hive_keys(spec.partition_by))
     return NormalizedRecords(
         # A filter that leaves out nothing would copy everything.
         records=records if kept.all() else records.filter(keep),
@@ -178,11 +176,17 @@ def _rejections(
     return reasons
 
 
-def _replace(batch: pa.RecordBatch, columns: Mapping[str, pa.Array]) -> pa.Table:
-    """The batch with contract columns in place and every other column as plain storage, without field metadata."""
+def _replace(batch: pa.RecordBatch, columns: Mapping[str, pa.Array], last: Collection[str]) -> pa.Table:
+    """Put contract columns in their places, all other columns beside them as plain storage without field metadata.
+
+    Args:
+        batch: with columns of the contract's names, or without.
+        columns: of the contract, by name.
+        last: names of those that follow all others, also where the batch has one of that name.
+    """
     names, arrays = [], []
     for field, column in zip(batch.schema, batch.columns, strict=True):
-        if field.name in (YEAR, MONTH):
+        if field.name in last:
             continue
         names.append(field.name)
         arrays.append(columns[field.name] if field.name in columns else plain(column))

@@ -23,6 +23,7 @@ from rasteret_assets.columns.hashing import RowsDigest, hash_texts, repeated, re
 from rasteret_assets.columns.scalars import normalize_ids, normalize_times
 from rasteret_assets.errors import BandNotFoundError, SourceChangedError
 from rasteret_assets.geometry import describe_geometry
+from rasteret_assets.partitions import rows_by_partition
 from rasteret_assets.schema import (
     ASSETS,
     DATETIME,
@@ -31,7 +32,6 @@ from rasteret_assets.schema import (
     PARSER_VERSION,
     START_DATETIME,
     UNDATED,
-    partition_key,
 )
 from rasteret_assets.source.open import Source, SourcePart
 from rasteret_assets.spec import CollectionSpec
@@ -313,15 +313,11 @@ def record_times(batch: pa.RecordBatch, spec: CollectionSpec) -> tuple[pa.Array,
 def _split(
     batch: pa.RecordBatch, aliased: pa.RecordBatch, spec: CollectionSpec
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """The rows of a batch by partition key, each part in source order."""
-    if batch.num_rows == 0:
-        return
+    """Yield the rows of a batch by partition key, each part in source order."""
     _, _, placed = record_times(aliased, spec)
-    months = np.asarray(pc.fill_null(pc.add(pc.multiply(pc.year(placed), 12), pc.subtract(pc.month(placed), 1)), -1))
-    for month in np.unique(months):
-        key = partition_key(None, None) if month < 0 else partition_key(int(month) // 12, int(month) % 12 + 1)
-        index = np.flatnonzero(months == month)
-        yield key, batch if len(index) == batch.num_rows else batch.take(pa.array(index))
+    for key, rows in rows_by_partition(placed, spec.partition_by):
+        # Taken and not sliced: a slice that waits to be written would keep the whole batch in memory.
+        yield key, batch if len(rows) == batch.num_rows else batch.take(pa.array(rows))
 
 
 def _from_href(source: Source, spec: CollectionSpec) -> bool:

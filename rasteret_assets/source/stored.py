@@ -60,6 +60,11 @@ def _document(workspace: Workspace) -> str:
     return f"{workspace.stages}/source.json"
 
 
+def source_partitions(workspace: Workspace) -> set[str]:
+    """Return the keys of the partitions that the last look at the source found; none where there was no look."""
+    return {*((workspace.read_json(_document(workspace)) or {}).get("partitions") or ())}
+
+
 def _last_look(workspace: Workspace, stored: Any, spec: CollectionSpec) -> Look | None:
     """What an earlier look under the same spec found."""
     if stored is None or stored.get(_LOOKED_UNDER) != _looked_under(spec):

@@ -72,10 +72,17 @@ def commit(workspace: Workspace, key: str, facts: FileFacts, built_from: Mapping
     workspace.write_json(workspace.state_file(key), {**built_from, **facts.to_json()})
 
 
+def remove_outdated(workspace: Workspace, key: str) -> None:
+    """Remove a partition's file from where it lay while ``partition_by`` was another, once it is published anew."""
+    for path in workspace.outdated_files(key):
+        workspace.remove(path)
+
+
 def unpublish(workspace: Workspace, key: str) -> None:
     """Take a partition's file away, and then its state."""
     if workspace.read_json(workspace.state_file(key)) is not None:
         announce(workspace, key, None)
+    remove_outdated(workspace, key)
     workspace.remove(workspace.published_file(key))
     workspace.remove(workspace.state_file(key))
 
@@ -92,8 +99,10 @@ def verified_states(workspace: Workspace) -> dict[str, dict[str, Any]]:
     sizes = {info.path: info.size for info in list_files(workspace.fs, workspace.published, (".parquet",))}
     for key, state in states.items():
         size = sizes.get(workspace.published_file(key))
+        # A build that died before it took away what it had replaced is to be taken up again too.
+        is_twice = any(path in sizes for path in workspace.outdated_files(key))
         # Read again: a build may have replaced the file, and said so, since.
-        if size not in _sizes(state) and workspace.read_json(workspace.state_file(key)) == state:
+        if (size not in _sizes(state) or is_twice) and workspace.read_json(workspace.state_file(key)) == state:
             states[key] = {**state, "source_version": "", LOST: True}
     published = {workspace.partition_of(path) for path in sizes}
     for unclaimed in published - states.keys():

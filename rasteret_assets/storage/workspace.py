@@ -1,6 +1,6 @@
 """Where a collection lies and how it is written: whole files, replaced in one step.
 
-<root>/<name>_records/year=2024/month=1/part-0.parquet     published, nothing else
+<root>/<name>_records/year=2024/month=1/part-0.parquet     published, nothing else (year=2024/ by year, and so on)
 <root>/<name>_stages/<stage>/<partition>.arrows            raw and normalized records
 <root>/<name>_stages/<stage>/<partition>.parquet           rejected records, band metadata (the ledger)
 <root>/<name>_stages/headers/<partition>/                  files of headers, to which new ones are added
@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,10 +21,11 @@ from typing import Any, Final
 
 import pyarrow.fs as pafs
 
-from rasteret_assets.schema import HIVE_NULL, MONTH, NORMALIZED, RAW, YEAR, partition_key, partition_values
-from rasteret_assets.spec import PUBLISHED_SUFFIXES
+from rasteret_assets.partitions import SIZES, PartitionBy, hive_folder, partition_of_folder
+from rasteret_assets.schema import NORMALIZED, RAW
+from rasteret_assets.spec import PUBLISHED_SUFFIXES, CollectionSpec
 from rasteret_assets.storage.files import Files, looking
-from rasteret_assets.storage.filesystems import each_file, resolve_filesystem
+from rasteret_assets.storage.filesystems import each_file, list_files, resolve_filesystem
 from rasteret_assets.storage.locks import held
 from rasteret_assets.storage.streams import STREAM_SUFFIX
 
@@ -36,9 +36,6 @@ STATE_STAGE = "collection"
 #: Ends the name of the folder beside a published one, in which all else of its collection lies.
 STAGES_SUFFIX: Final = "_stages"
 
-_VALUE: Final = rf"(\d{{1,4}}|{HIVE_NULL})"
-_PUBLISHED_FILE: Final = re.compile(rf"{YEAR}={_VALUE}/{MONTH}={_VALUE}/{re.escape(PART_NAME)}", re.ASCII)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace(Files):
@@ -48,35 +45,67 @@ class Workspace(Files):
         fs: filesystem of both.
         stages: folder of everything that is not published.
         published: folder of the published dataset.
+        partition_by: size of the partitions that are to be published, which decides where undated records go.
     """
 
     published: str
+    partition_by: PartitionBy = "month"
 
     @classmethod
-    def at(cls, published_path: str, filesystem: Any = None) -> Workspace:
-        """The workspace of a collection published at ``published_path`` (a path or URI)."""
+    def of(cls, spec: CollectionSpec, filesystem: Any = None) -> Workspace:
+        """Return the workspace of a collection.
+
+        Args:
+            spec: of the collection, which names a place to publish in.
+            filesystem: pyarrow or fsspec filesystem that takes precedence over the path's own.
+        """
+        return cls.at(str(spec.published_path), filesystem, partition_by=spec.partition_by)
+
+    @classmethod
+    def at(cls, published_path: str, filesystem: Any = None, *, partition_by: PartitionBy = "month") -> Workspace:
+        """Return the workspace of a collection published at ``published_path`` (a path or URI).
+
+        Who only reads what is there need not know ``partition_by``: files are told by their paths.
+        """
         fs, published = resolve_filesystem(published_path, filesystem)
         published = published.rstrip("/")
         # One suffix only: stac_records and records_stac are two names.
         suffix = next((suffix for suffix in PUBLISHED_SUFFIXES if published.endswith(suffix)), "")
         stem = published.removesuffix(suffix)
-        return cls(fs=fs, published=published, stages=f"{stem}{STAGES_SUFFIX}")
+        return cls(fs=fs, published=published, stages=f"{stem}{STAGES_SUFFIX}", partition_by=partition_by)
 
     # --- paths -------------------------------------------------------------------------------------------------------
 
     def published_file(self, key: str) -> str:
-        """Path of a published partition's file."""
-        year, month = (HIVE_NULL if value is None else value for value in partition_values(key))
-        return f"{self.published}/{YEAR}={year}/{MONTH}={month}/{PART_NAME}"
+        """Return the path at which a partition's file is published."""
+        return f"{self.published}/{hive_folder(key, self.partition_by)}/{PART_NAME}"
+
+    def outdated_files(self, key: str) -> list[str]:
+        """Return other paths at which a partition's file may lie, from when ``partition_by`` was another: of undated.
+
+        Any other partition has one path, which its key tells.
+        """
+        paths = {f"{self.published}/{hive_folder(key, by)}/{PART_NAME}" for by in SIZES}
+        return sorted(paths - {self.published_file(key)})
 
     def partition_of(self, path: str) -> str | None:
-        """The partition whose published file has this path; None where it is no such path."""
-        match = _PUBLISHED_FILE.fullmatch(path.removeprefix(f"{self.published}/"))
-        if match is None:
-            return None
-        year, month = (None if value == HIVE_NULL else int(value) for value in match.groups())
-        key = partition_key(year, month)
-        return key if self.published_file(key) == path else None
+        """Return the partition of a published file by its path; None where no partition's file has such a path."""
+        found = self._partition_of(path)
+        return found[0] if found else None
+
+    def size_of(self, path: str) -> PartitionBy | None:
+        """Return whether a published file is one of a collection by year, by month or by day; None as above."""
+        found = self._partition_of(path)
+        return found[1] if found else None
+
+    def _partition_of(self, path: str) -> tuple[str, PartitionBy] | None:
+        folder, _, name = path.removeprefix(f"{self.published}/").rpartition("/")
+        return partition_of_folder(folder) if name == PART_NAME else None
+
+    def published_sizes(self) -> set[PartitionBy]:
+        """Return the sizes of the published partitions: several while one size takes the place of another."""
+        files = list_files(self.fs, self.published, (".parquet",))
+        return {by for by in (self.size_of(info.path) for info in files) if by is not None}
 
     def stage_file(self, stage: str, key: str) -> str:
         """Path of a stage's table for one partition."""

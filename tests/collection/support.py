@@ -22,6 +22,7 @@ import tifffile
 from affine import Affine
 
 from rasteret_assets import schema
+from rasteret_assets.partitions import hive_schema
 
 UTM32 = "EPSG:32632"
 ORIGIN = (500_000.0, 5_000_000.0)
@@ -174,7 +175,8 @@ def record(
 def records_table(rows: Sequence[dict[str, Any]], bands: Sequence[str] = ("B",), **types: pa.DataType) -> pa.Table:
     """The published table of ``rows``; ``types`` are those of further columns."""
     asset = pa.struct([("href", pa.string()), ("band_index", pa.int32())])
-    fields = [(name, kind) for name, kind in schema.RECORD_FIELDS.items() if name not in types]
+    contract = {**schema.RECORD_FIELDS, **{key.name: key.type for key in hive_schema("month")}}
+    fields = [(name, kind) for name, kind in contract.items() if name not in types]
     fields += [("assets", pa.struct([(band, asset) for band in bands]))]
     fields += list(types.items())
     fields += [(schema.band_column(band), schema.BAND_STRUCT) for band in bands]

@@ -23,6 +23,7 @@ import shapely
 from rasteret_assets import schema
 from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.partitions import hive_schema
 
 from .support import noise, record, records_table, write_raster
 
@@ -39,7 +40,7 @@ def rows(tmp_path):
 
 
 def publish(table: pa.Table, path: Path, **metadata: str) -> Path:
-    hive = ds.partitioning(schema.PARTITION_SCHEMA, flavor="hive")
+    hive = ds.partitioning(hive_schema("month"), flavor="hive")
     ds.write_dataset(table.replace_schema_metadata(metadata), path, format="parquet", partitioning=hive)
     return path
 

@@ -17,6 +17,7 @@ from rasteret_assets import schema
 from rasteret_assets.collection import as_collection, load
 from rasteret_assets.collection.dates import parse_date_range
 from rasteret_assets.errors import CollectionError, SpecError, WindowError
+from rasteret_assets.partitions import hive_schema
 
 from .support import record, records_table
 
@@ -199,7 +200,7 @@ def test_timestamps_of_other_collections(kind):
 def test_partitions_outside_the_range_are_not_opened(tmp_path):
     rows = [record(f"{month:02}", moment=moment(2024, month, 5)) for month in range(1, 13)]
     rows.append(record("undated", moment=None))
-    hive = ds.partitioning(schema.PARTITION_SCHEMA, flavor="hive")
+    hive = ds.partitioning(hive_schema("month"), flavor="hive")
     ds.write_dataset(records_table(rows), tmp_path / "c", format="parquet", partitioning=hive)
     collection = load(tmp_path / "c")
     assert len(collection) == 13
