@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +15,6 @@ from rasteret_assets.headers.failures import failure_rows
 from rasteret_assets.headers.stage import count_failures
 from rasteret_assets.schema import HREF, ID, STATUS_OK, TILE_TABLES
 from rasteret_assets.storage.urls import redact
-
-#: What :func:`tile_ranges` looks at.
-TILE_COLUMNS: Final = (
-    ID, "band", HREF, "status", "content_length",
-    *(f"header.{name}" for name in (
-        "image_width", "image_height", "tile_width", "tile_height", *TILE_TABLES
-    )),
-)  # fmt: skip
 
 _OFF_GRID, _OUTSIDE = "tiles do not fill the grid", "tiles lie outside the file"
 
@@ -61,7 +52,7 @@ def tile_ranges(batches: Iterable[pa.RecordBatch]) -> Finding:
     A tile of no bytes is one that was left out (GDAL's sparse files) and lies nowhere.
 
     Args:
-        batches: columns :data:`TILE_COLUMNS` of the ledger.
+        batches: rows of the ledger with a column ``header``.
     """
     headers, tiles, counts = 0, 0, dict.fromkeys((_OFF_GRID, _OUTSIDE), 0)
     first: dict[str, str] = {}

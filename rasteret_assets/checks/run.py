@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 
 from rasteret_assets.checks.catalog import CHECKS
 from rasteret_assets.checks.finding import Finding
-from rasteret_assets.checks.headers import TILE_COLUMNS, headers_complete, one_row_per_band, tile_ranges
+from rasteret_assets.checks.headers import headers_complete, one_row_per_band, tile_ranges
 from rasteret_assets.checks.published import counts_agree, published_file, state_of
 from rasteret_assets.checks.records import footprints, nothing_rejected, schema_contract, unique_ids
 from rasteret_assets.errors import CheckError, CollectionError
+from rasteret_assets.headers.ledger import read_ledger
 from rasteret_assets.partitions import hive_keys
 from rasteret_assets.schema import (
     BANDS,
@@ -31,6 +32,7 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.filesystems import each_file
+from rasteret_assets.storage.streams import StreamTable, open_stream
 from rasteret_assets.storage.workspace import Workspace
 
 _BLOCKING: Final = frozenset(check.name for check in CHECKS if check.blocking)
@@ -73,17 +75,16 @@ def require_publishable(workspace: Workspace, spec: CollectionSpec, keys: Sequen
 
 
 def _check_normalized(workspace: Workspace, spec: CollectionSpec, key: str) -> list[Finding]:
-    path = workspace.stage_file(NORMALIZED, key)
-    schema = workspace.read_schema(path)
-    if schema is None:
+    table = open_stream(workspace, workspace.stage_file(NORMALIZED, key))
+    if table is None:
         return []
+    schema = table.schema
     keys = hive_keys(spec.partition_by)
-    dates = _columns(workspace, path, [name for name in keys if name in schema.names])
+    dates = _read(table, [name for name in keys if name in schema.names])
     contract = schema_contract(schema, dates, key, spec.partition_by)
     if not contract.passed:
         return [contract]  # the other checks take its columns for granted
-    ids = _columns(workspace, path, [ID])[ID]
-    return [contract, unique_ids(ids), footprints(workspace.read_batches(path, [ID, GEOMETRY, BBOX]))]
+    return [contract, unique_ids(_read(table, [ID])[ID]), footprints(table.batches([ID, GEOMETRY, BBOX]))]
 
 
 def _check_rejected(workspace: Workspace, spec: CollectionSpec, key: str) -> list[Finding]:
@@ -97,14 +98,14 @@ def _check_rejected(workspace: Workspace, spec: CollectionSpec, key: str) -> lis
 
 
 def _check_bands(workspace: Workspace, spec: CollectionSpec, key: str) -> list[Finding]:
-    path, records = workspace.stage_file(BANDS, key), workspace.stage_file(NORMALIZED, key)
-    if not workspace.has(path) or not workspace.has(records):
+    path, records = workspace.stage_file(BANDS, key), open_stream(workspace, workspace.stage_file(NORMALIZED, key))
+    if records is None or not workspace.has(path):
         return []
     rows = _columns(workspace, path, [ID, "band", "status", "error_class"])
     return [
         headers_complete(rows.select(["status", "error_class"]), spec.max_failed),
-        tile_ranges(workspace.read_batches(path, TILE_COLUMNS)),
-        one_row_per_band(_columns(workspace, records, [ID])[ID], rows.select([ID, "band"])),
+        tile_ranges(read_ledger(workspace, key)),
+        one_row_per_band(_read(records, [ID])[ID], rows.select([ID, "band"])),
     ]
 
 
@@ -117,8 +118,9 @@ def _check_collection(workspace: Workspace, spec: CollectionSpec, key: str) -> l
     if not file.passed:
         return [file]
     published = workspace.published_file(key)
-    stages = (RAW, NORMALIZED, REJECTED)
-    rows = {stage: workspace.count_rows(workspace.stage_file(stage, key)) for stage in stages}
+    tables = {stage: open_stream(workspace, workspace.stage_file(stage, key)) for stage in (RAW, NORMALIZED)}
+    rows = {stage: table.rows if table is not None else 0 for stage, table in tables.items()}
+    rows[REJECTED] = workspace.count_rows(workspace.stage_file(REJECTED, key))
     rows[COLLECTION] = workspace.count_rows(published)
     return [file, counts_agree(rows, _headers(workspace, key, state.get("bands", ())), state)]
 
@@ -138,6 +140,11 @@ def _headers(workspace: Workspace, key: str, bands: Sequence[str]) -> dict[str, 
             column = batch.column(band_column(band))
             there[band] += len(column) - column.null_count
     return {band: (pc.sum(pc.equal(ok, band)).as_py() or 0, count) for band, count in there.items()}
+
+
+def _read(table: StreamTable, names: Sequence[str]) -> pa.Table:
+    chosen = pa.schema([table.schema.field(name) for name in names])
+    return pa.Table.from_batches(table.batches(names), chosen)
 
 
 def _columns(workspace: Workspace, path: str, names: Sequence[str]) -> pa.Table:

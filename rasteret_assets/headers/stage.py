@@ -187,15 +187,12 @@ class BandMetadataReader:
         is_fresh = files >= 0
         is_known = ~is_fresh & (found.files >= 0)
         is_wrong = ~is_fresh & ~is_known
-        parts, places = [], []
-        for mask, light in (
-            (is_fresh, lambda: fresh.light(np.flatnonzero(is_fresh))),
-            (is_known, lambda: self._light(found.files[is_known], found.rows[is_known])),
-            (is_wrong, lambda: wrong_rows(targets.filter(pa.array(is_wrong)))),
-        ):
-            if mask.any() or not len(mask):
-                parts.append(light())
-                places.append(np.flatnonzero(mask))
+        parts = [
+            fresh.light(np.flatnonzero(is_fresh)),
+            self._light(found.files[is_known], found.rows[is_known]),
+            wrong_rows(targets.filter(pa.array(is_wrong))),
+        ]
+        places = [np.flatnonzero(mask) for mask in (is_fresh, is_known, is_wrong)]
         order = np.argsort(np.concatenate(places), kind="stable")
         known_names = self.known.index.names if self.known is not None else []
         codes = np.where(is_fresh, files, np.where(is_known, found.files + len(fresh.names), -1))

@@ -108,7 +108,7 @@ class HeaderFileWriter:
         self.bytes = 0
 
     def put(self, rows: pa.Table) -> tuple[str, int]:
-        """Append rows of :data:`~rasteret_assets.schema.HEADER_SCHEMA`; return their file's name and the first's number.
+        """Append header rows; return the name of their file and the number of the first of them.
 
         Raises:
             WorkspaceError: if there is no room for them.
@@ -146,7 +146,8 @@ class _AbandonedError(Exception):
 
 def group_rows(rows: pa.Table) -> int:
     """Return how many of these rows make a row group."""
-    return max(1, min(GROUP_ROWS, GROUP_BYTES * max(1, rows.num_rows) // max(1, rows.nbytes)))
+    row_bytes = int(rows.nbytes) // max(1, int(rows.num_rows)) + 1
+    return max(1, min(GROUP_ROWS, GROUP_BYTES // row_bytes))
 
 
 class HeaderReader:
@@ -172,9 +173,9 @@ class HeaderReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for stack, _, _ in self._files.values():
-            stack.close()
+    def __exit__(self, *_exception: object) -> None:
+        for opened, _, _ in self._files.values():
+            opened.close()
         self._files.clear()
         self._groups.clear()
 

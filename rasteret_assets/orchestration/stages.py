@@ -8,14 +8,12 @@ https://docs.dagster.io/guides/build/assets
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from itertools import chain
 from typing import Any
 
 import dagster as dg
 
 from rasteret_assets.checks import require_publishable
 from rasteret_assets.errors import InvalidRecordError
-from rasteret_assets.headers.known import set_aside_headers, sweep_headers
 from rasteret_assets.orchestration.checks import check_specs, stage_results
 from rasteret_assets.orchestration.metadata import rejected_metadata, stage_metadata
 from rasteret_assets.orchestration.names import identifier, source_key, stage_key
@@ -23,19 +21,11 @@ from rasteret_assets.orchestration.partitions import PARTITIONS_PER_RUN, partiti
 from rasteret_assets.orchestration.preview import preview
 from rasteret_assets.orchestration.reporting import explained, logged_progress
 from rasteret_assets.orchestration.resources import BuildOptions, FilesystemResource, StorageBackendResource
-from rasteret_assets.pipeline.build import publishing_order, refuse_without_headers
-from rasteret_assets.pipeline.stages import (
-    StageResult,
-    run_band_metadata,
-    run_collection,
-    run_normalized_records,
-    run_raw_records,
-)
-from rasteret_assets.publish.partition import publish_collection_document
+from rasteret_assets.pipeline.build import refuse_without_headers, tidy
+from rasteret_assets.pipeline.stages import Build, StageResult, run_stage
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, PARSER_VERSION, RAW, REJECTED
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.urls import redact
 from rasteret_assets.storage.workspace import Workspace
 
@@ -67,7 +57,8 @@ def raw_records(spec: CollectionSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         with explained():
             workspace, keys = filesystem.open_workspace(spec), run_partitions(context)
-            results = run_raw_records(workspace, filesystem.open_source(spec), spec, keys)
+            build = Build(workspace=workspace, spec=spec, source=filesystem.open_source(spec))
+            results = run_stage(RAW, build, keys)
         return _reported(context, workspace, spec, RAW, results, forced=options.force)
 
     return raw_records
@@ -147,23 +138,15 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
         with explained():
             workspace, force = filesystem.open_workspace(spec), options.force or spec.force
             reader, keys = backend.backend(spec), run_partitions(context)
-            if not force:
-                sweep_headers(workspace)
-                for key in keys:
-                    set_aside_headers(workspace, spec, key)
-            with kept_connected(reader):
-                results = [
-                    run_band_metadata(
-                        workspace,
-                        spec,
-                        key,
-                        reader,
-                        force=force,
-                        revalidate=options.revalidate,
-                        progress=logged_progress(context, key),
-                    )
-                    for key in keys
-                ]
+            build = Build(
+                workspace=workspace,
+                spec=spec,
+                backend=reader,
+                force=force,
+                revalidate=options.revalidate,
+                progress=lambda key: logged_progress(context, key),
+            )
+            results = run_stage(BANDS, build, keys)
             # For reasons that pass only: a partition whose one file is gone must not fail for ever.
             refuse_without_headers(workspace, results, transient_only=True)
         yield _reported(context, workspace, spec, BANDS, results, forced=force)
@@ -204,8 +187,9 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
             workspace, keys = filesystem.open_workspace(spec), run_partitions(context)
             # The checks of the stages before block this step only in a run that has those stages too.
             require_publishable(workspace, spec, keys)
-            results = [run_collection(workspace, spec, key) for key in chain(*publishing_order(workspace, keys))]
-            publish_collection_document(workspace, spec)
+            build = Build(workspace=workspace, spec=spec)
+            results = run_stage(COLLECTION, build, keys)
+            tidy(build, keys)
         if spec.graph.preview:
             _add_previews(context, workspace, spec, results, backend.backend(spec))
         return _reported(context, workspace, spec, COLLECTION, results, forced=options.force)
@@ -239,12 +223,13 @@ def _in_ranges() -> dg.BackfillPolicy:
 def _normalize(context: dg.AssetExecutionContext, workspace: Workspace, spec: CollectionSpec, key: str) -> StageResult:
     """Normalize a partition; where too many rows break the contract, show them before the step fails."""
     try:
-        return run_normalized_records(workspace, spec, key)
+        (result,) = run_stage(NORMALIZED, Build(workspace=workspace, spec=spec), [key])
     except InvalidRecordError:
         metadata = rejected_metadata(workspace, spec, key)
         rejected = stage_key(spec, REJECTED)
         context.log_event(dg.AssetMaterialization(asset_key=rejected, partition=key, metadata=metadata))
         raise
+    return result
 
 
 def _add_previews(

@@ -53,6 +53,8 @@ class Spool:
             self._file = tempfile.NamedTemporaryFile(dir=folder, prefix="spool-")  # noqa: SIM115  (until it is closed)
         self._sink = pa.OSFile(self._file.name, "wb")
         self._writer = pa.ipc.new_stream(self._sink, self.schema, options=STREAM_OPTIONS)
+        # The schema is written before the first batch: what follows is batches only.
+        self._writer.write_batch(pa.RecordBatch.from_pylist([], schema=self.schema))
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +92,7 @@ class Spool:
         """Forget the rows of a partition."""
         with self._lock:
             for held in (self._held, self._rows, self._bytes, self._messages, self.rows):
-                held.pop(key, None)  # type: ignore[attr-defined]
+                held.pop(key, None)
 
     def put(self, key: str, path: str, metadata: dict[bytes, bytes], notes: dict[str, Any]) -> Written:
         """Write the rows of a partition as a stream, replacing what was there in one step.

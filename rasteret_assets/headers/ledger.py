@@ -1,0 +1,38 @@
+"""The ledger of a partition with the headers it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from rasteret_assets.headers.store import HeaderReader, HeaderStore
+from rasteret_assets.schema import BAND_METADATA_SCHEMA, BAND_STRUCT, BANDS, HEADER_FILE, HEADER_ROW
+from rasteret_assets.storage.workspace import Workspace
+
+#: Bytes of headers that are yielded at once.
+_BATCH_BYTES = 24 * 2**20
+
+
+def read_ledger(workspace: Workspace, key: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a partition's ledger with a column ``header``, null where there is none, in bounded batches.
+
+    Args:
+        workspace: of the collection.
+        key: of the partition.
+
+    Raises:
+        CollectionError: if the ledger or a header file is damaged.
+    """
+    path, store = workspace.stage_file(BANDS, key), HeaderStore(workspace, key)
+    with HeaderReader(workspace, store, ["header"]) as reader:
+        step = max(1, _BATCH_BYTES // reader.row_bytes(store.names))
+        for whole in workspace.read_batches(path, BAND_METADATA_SCHEMA.names):
+            for start in range(0, whole.num_rows, step):
+                batch = whole.slice(start, step)
+                encoded = batch.column(HEADER_FILE).dictionary_encode()
+                files = np.asarray(encoded.indices.fill_null(-1), np.int64)
+                rows = np.asarray(batch.column(HEADER_ROW).fill_null(0), np.int64)
+                header = reader.take(encoded.dictionary.to_pylist(), files, rows)["header"].combine_chunks()
+                yield batch.append_column(pa.field("header", BAND_STRUCT), header)
