@@ -28,8 +28,8 @@ from rasteret_assets.source.open import Source, open_source
 from rasteret_assets.source.profile import profile_source
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.commit import unfinished_partitions, verified_states
 from rasteret_assets.storage.create import create_backend
-from rasteret_assets.storage.states import unfinished_partitions, verified_states
 from rasteret_assets.storage.workspace import Workspace
 
 _log = logging.getLogger(__name__)
@@ -203,10 +203,11 @@ def _refuse_another(workspace: Workspace, spec: CollectionSpec) -> None:
     """Refuse to take one collection for another: a folder that ends in ``_records`` or ``_stac`` holds only one."""
     if not spec.name or workspace.published.endswith(f"/{spec.name}_records"):
         return
-    document = workspace.read_json(f"{workspace.stages}/{COLLECTION_DOCUMENT}")
-    if document is not None and document["title"] != spec.name:
+    document = workspace.read_json(f"{workspace.stages}/{COLLECTION_DOCUMENT}", cache=True)
+    title = spec.name if document is None else document.get("title", spec.name)
+    if title != spec.name:
         raise CollectionError(
-            f"{workspace.published} holds the collection {document['title']!r}, not {spec.name!r}: give another "
+            f"{workspace.published} holds the collection {title!r}, not {spec.name!r}: give another "
             "workspace_dir, or remove what is there"
         )
 

@@ -26,7 +26,9 @@
     ├── TileError                 a tile that could not be decoded
     ├── PixelReadError            several tiles or files of one read that could not be read
     ├── MissingExtraError         an optional package that is not installed
+    ├── LockLostError             a partition that another build took over while this one was held up
     └── CollectionError           a published collection that is missing, damaged or of a foreign layout
+        └── DamagedFileError      a file of a workspace whose bytes are not what was written
 
 Every class carries ``error_class``, the short name under which the failure ledger files it; a RangeReadError also the
 address it concerns and what the server said, so that a ledger row is made from attributes, never from text.
@@ -256,6 +258,27 @@ class CollectionError(RasteretAssetsError):
     """A published collection that is missing, damaged, or not laid out as one."""
 
     error_class = "collection"
+
+
+class DamagedFileError(CollectionError):
+    """A file of a workspace whose bytes are not what was written; a failure of its storage is another error.
+
+    Args:
+        message: which file, and what is wrong with it.
+        path: of the file.
+    """
+
+    error_class = "damaged"
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class LockLostError(RasteretAssetsError):
+    """A partition that another build took over, because this one did not renew its lock in time."""
+
+    error_class = "lock_lost"
 
 
 def describe(error: RasteretAssetsError) -> str:

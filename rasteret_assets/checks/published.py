@@ -25,8 +25,8 @@ from rasteret_assets.schema import (
     REJECTED,
     band_column,
 )
+from rasteret_assets.storage.commit import LOST, may_be
 from rasteret_assets.storage.files import digest_of
-from rasteret_assets.storage.states import may_be
 from rasteret_assets.storage.workspace import Workspace
 
 _REBUILD: Final = "build the partition again"
@@ -131,12 +131,12 @@ def _geo_problems(schema: pa.Schema) -> Iterator[str]:
 
 
 def state_of(workspace: Workspace, key: str) -> Mapping[str, Any] | None:
-    """The state of a published partition; None where it is not published.
+    """Return the state of a published partition; None where it is not published.
 
     Raises:
-        CollectionError: if the state is no document of ours.
+        CollectionError: if the state is not a document of ours.
     """
-    state = workspace.read_json(workspace.state_file(key))
-    if state is not None and not isinstance(state, dict):
-        raise CollectionError(f"{workspace.state_file(key)}: no state of a partition; {_REBUILD}")
+    state = workspace.state(key)
+    if state is not None and LOST in state:
+        raise CollectionError(f"{workspace.state_file(key)}: not the state of a partition; {_REBUILD}")
     return state

@@ -225,7 +225,7 @@ def _by_graph(
     from rasteret_assets.pipeline.plan import refuse_unknown, stale_partitions
     from rasteret_assets.source.open import open_source
     from rasteret_assets.source.stored import load_profile
-    from rasteret_assets.storage.states import verified_states
+    from rasteret_assets.storage.commit import verified_states
 
     workspace = workspace_of(spec)
     profile = load_profile(workspace, open_source(spec.path, spec), spec)
@@ -260,7 +260,7 @@ def _status(spec: CollectionSpec, instance: dg.DagsterInstance | None) -> dict[s
     from rasteret_assets.pipeline.plan import stale_partitions
     from rasteret_assets.source.open import open_source
     from rasteret_assets.source.stored import load_profile
-    from rasteret_assets.storage.states import verified_states
+    from rasteret_assets.storage.commit import verified_states
 
     workspace = workspace_of(spec)
     states = verified_states(workspace)

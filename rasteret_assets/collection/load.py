@@ -20,6 +20,7 @@ from rasteret_assets.partitions import PartitionBy, partition_size
 from rasteret_assets.source.stored import source_partitions
 from rasteret_assets.spec import PUBLISHED_SUFFIXES
 from rasteret_assets.storage.filesystems import each_file, list_files
+from rasteret_assets.storage.reading import unreadable
 from rasteret_assets.storage.workspace import STAGES_SUFFIX, Workspace
 
 _READ_COLUMNS = (*schema.REQUIRED_COLUMNS, schema.BBOX)
@@ -201,9 +202,7 @@ def _fragments(
         try:
             fragment.ensure_complete_metadata()
         except (OSError, pa.ArrowException) as error:
-            raise CollectionError(
-                f"{file} is damaged or no Parquet file ({error}): delete it and build again"
-            ) from error
+            raise unreadable(file, error) from error
         return fragment
 
     return each_file(fs, opened, files, takes_long=True)

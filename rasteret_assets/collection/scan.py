@@ -14,7 +14,7 @@ from rasteret_assets.collection.footprints import intersecting_rows
 from rasteret_assets.collection.pinned import pinned
 from rasteret_assets.collection.query import boxes_of
 from rasteret_assets.errors import CollectionError
-from rasteret_assets.storage.files import unreadable
+from rasteret_assets.storage.reading import unreadable
 
 #: A row may carry tile tables of megabytes: small batches keep what is in flight small.
 _BATCH_ROWS = 4096

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
-from rasteret_assets.storage.files import digest_of, unreadable
+from rasteret_assets.storage.commit import LOST, FileFacts, may_be
+from rasteret_assets.storage.files import digest_of
 from rasteret_assets.storage.filesystems import each_file
-from rasteret_assets.storage.states import FileFacts, may_be
+from rasteret_assets.storage.reading import patiently, unreadable
 from rasteret_assets.storage.workspace import Workspace
 
 Verify = Literal["rows", "full", False]
@@ -36,6 +37,9 @@ def problem_with(
     """
     if not states or not verify:
         return None
+    for key, state in states.items():
+        if LOST in state:
+            return f"partition {key} has a state that cannot be read ({workspace.state_file(key)}): build it again"
     found = {fragment.path: fragment for fragment in fragments}
     key_of = {path: workspace.partition_of(path) for path in found}
     there = set(key_of.values())
@@ -66,12 +70,12 @@ def _contents(
         known: list[FileFacts | None] = may_be(states[str(keys[path])])
         if digest not in [facts.content_hash for facts in known if facts]:
             damage = f"the bytes of {path} are not those published"
-            return f"partition {keys[path]} is damaged ({damage}): delete it and build again"
+            return f"partition {keys[path]} is damaged ({damage}): build it again with force=True"
     return None
 
 
 def _digest(fs: pafs.FileSystem, path: str) -> str:
     try:
-        return digest_of(fs, path)
+        return patiently(lambda: digest_of(fs, path))
     except (OSError, pa.ArrowException) as error:
         raise unreadable(path, error) from error

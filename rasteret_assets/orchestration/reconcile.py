@@ -32,7 +32,7 @@ from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.partitions import partition_size
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.states import verified_states
+from rasteret_assets.storage.commit import verified_states
 
 _UNFINISHED: Final = [
     dg.DagsterRunStatus.NOT_STARTED,

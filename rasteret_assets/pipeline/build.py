@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,10 +21,13 @@ from rasteret_assets.pipeline.stages import (
 from rasteret_assets.publish.partition import publish_collection_document
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW, STAGES
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.states import announce_new
+from rasteret_assets.storage.commit import announce_new
 from rasteret_assets.storage.workspace import Workspace
 
 # Also where nothing had to be built.
+# Each lock on a disk is an open file.
+_HELD_AT_ONCE: Final = 256
+
 _ALWAYS_COUNTED: Final = ("rejected_records", "headers_fetched", "headers_reused", "headers_failed", "requests")
 
 
@@ -79,16 +83,32 @@ def build_partitions(
     def run(stage: str) -> None:
         results[stage] = {result.key: result for result in run_stage(stage, build, keys)}
 
-    for stage in (RAW, NORMALIZED, BANDS):
-        run(stage)
-    refuse_without_headers(workspace, list(results[BANDS].values()))
-    if require is not None:
-        require(workspace, build.spec, keys)
-    # So that a build that dies among these leaves no collection that looks whole.
-    announce_new(workspace, keys)
-    run(COLLECTION)
-    tidy(build, keys)
+    with held_together(workspace, keys):
+        for stage in (RAW, NORMALIZED, BANDS):
+            run(stage)
+        refuse_without_headers(workspace, list(results[BANDS].values()))
+        if require is not None:
+            require(workspace, build.spec, keys)
+        # So that a build that dies among these leaves no collection that looks whole.
+        announce_new(workspace, keys)
+        run(COLLECTION)
+        tidy(build, keys)
     return results
+
+
+@contextmanager
+def held_together(workspace: Workspace, keys: Sequence[str]) -> Iterator[None]:
+    """Hold the locks of all partitions of a build, so that other builds of any of them wait until it is done.
+
+    Args:
+        workspace: of the collection.
+        keys: of the partitions; of very many each stage takes the locks one by one.
+    """
+    with ExitStack() as stack:
+        # In one order, so that no two builds wait for each other.
+        for key in sorted(keys) if len(keys) <= _HELD_AT_ONCE else ():
+            stack.enter_context(workspace.lock(key))
+        yield
 
 
 def tidy(build: Build, keys: Sequence[str]) -> None:

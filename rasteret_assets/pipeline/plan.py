@@ -24,7 +24,7 @@ from rasteret_assets.source.open import Source
 from rasteret_assets.source.profile import SourceProfile, partition_batches
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.states import LOST, NEXT, verified_states
+from rasteret_assets.storage.commit import LOST, NEXT, verified_states
 from rasteret_assets.storage.workspace import Workspace
 
 NEW: Final = "new"
@@ -131,7 +131,7 @@ def stale_partitions(
 
     Args:
         states: of the published partitions, by key, as
-            :func:`~rasteret_assets.storage.states.verified_states` has them.
+            :func:`~rasteret_assets.storage.commit.verified_states` has them.
         profile: of the source.
         spec: of the collection.
         force: whether every partition is to be built.

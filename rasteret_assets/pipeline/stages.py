@@ -7,6 +7,7 @@ the same process has just made it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import Final, TypeVar
 import pyarrow as pa
 
 from rasteret_assets.columns.scalars import normalize_ids
-from rasteret_assets.errors import CollectionError, SourceChangedError
+from rasteret_assets.errors import CollectionError, DamagedFileError, SourceChangedError
 from rasteret_assets.headers.compact import LEDGER_OPTIONS
 from rasteret_assets.headers.earlier import bring_up_to_date, remove_earlier_tables
 from rasteret_assets.headers.index import HeaderIndex
@@ -38,6 +39,7 @@ from rasteret_assets.schema import (
     BAND_METADATA_SCHEMA,
     BANDS,
     COLLECTION,
+    HEADERS,
     ID,
     NORMALIZED,
     PARSER_VERSION,
@@ -55,13 +57,15 @@ from rasteret_assets.storage.ahead import ahead
 from rasteret_assets.storage.aio import cancelled_together
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.batches import BATCH_ROWS
+from rasteret_assets.storage.commit import FileFacts, commit, remove_outdated, unpublish
 from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.files import STAGE_OPTIONS, TableWriter
-from rasteret_assets.storage.states import FileFacts, commit, remove_outdated, unpublish
 from rasteret_assets.storage.streams import StreamTable, open_stream, stream_writer
 from rasteret_assets.storage.workspace import Workspace
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
 
@@ -370,15 +374,32 @@ def _make_bands(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
 
     def prepare(key: str) -> int:
         with build.workspace.lock(key):
-            bring_up_to_date(build.workspace, key)
-            if not build.force:
-                list_unused(build.workspace, key, lambda: _ids(build, key))
+            _without_damaged_headers(build, lambda: _prepare_headers(build, key))
         return _targets(build, key)
 
     targets = side_by_side(keys, prepare, partitions_at_once(build))
     at_once = max(1, min(_FETCHED_AT_ONCE, build.spec.max_concurrent // max([1, *targets.values()])))
     with kept_connected(build.backend):
-        return side_by_side(keys, lambda key: _read_bands(build, key), at_once)
+        return side_by_side(keys, lambda key: _without_damaged_headers(build, lambda: _read_bands(build, key)), at_once)
+
+
+def _prepare_headers(build: Build, key: str) -> None:
+    bring_up_to_date(build.workspace, key)
+    if not build.force:
+        list_unused(build.workspace, key, lambda: _ids(build, key))
+
+
+def _without_damaged_headers(build: Build, work: Callable[[], T]) -> T:
+    """Do what reads stored headers; delete a damaged file of them and do it again: its headers are fetched again."""
+    stages = build.workspace.stages
+    while True:
+        try:
+            return work()
+        except DamagedFileError as error:
+            ours = error.path.startswith((f"{stages}/{BANDS}", f"{stages}/{HEADERS}/"))
+            if not ours or not build.workspace.remove(error.path):
+                raise
+            _log.warning("%s; its headers are read again", error)
 
 
 def _ids(build: Build, key: str) -> pa.ChunkedArray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -25,8 +25,8 @@ from rasteret_assets.schema import BAND_STRUCT, BANDS, GEOMETRY
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
 from rasteret_assets.storage.batches import BATCH_ROWS
+from rasteret_assets.storage.commit import FileFacts, replace_published
 from rasteret_assets.storage.files import Written
-from rasteret_assets.storage.states import FileFacts, announce
 from rasteret_assets.storage.workspace import Workspace
 
 #: Bytes of headers that are joined with their records at once.
@@ -96,14 +96,14 @@ def publish_partition(
             findings += found
             yield completed(table)
 
-    def coming(written: Written) -> None:
-        announce(workspace, key, FileFacts.of(facts.rows, written))
+    def put(beside: str, written: Written) -> None:
+        replace_published(workspace, key, beside, FileFacts.of(facts.rows, written))
 
     with HeaderReader(workspace, HeaderStore(workspace, key), ["header"]) as reader:
         groups = (_as_published(group, published) for group in row_groups(ahead(joined(reader)), most))
         first = next(groups, published.empty_table())
         options = parquet_options(published, first.slice(0, SAMPLE_ROWS))
-        with workspace.writer(path, published, row_group_size=most, before=coming, **options) as writer:
+        with workspace.writer(path, published, row_group_size=most, put=put, **options) as writer:
             for group in chain([first], groups):
                 writer.write(group)
     if writer.rows != facts.rows:
@@ -129,16 +129,14 @@ def _cut(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatc
 
 def publish_collection_document(workspace: Workspace, spec: CollectionSpec) -> None:
     """Write ``collection.json`` from the states of all published partitions, or remove it where there are none."""
-    path = f"{workspace.stages}/{COLLECTION_DOCUMENT}"
-    # A partition that is being published for the first time has no facts yet.
-    states = [state for state in workspace.states().values() if "rows" in state]
-    if not states:
-        workspace.remove(path)
-        return
     folder = workspace.published.rpartition("/")[2]
-    document = collection_document(states, spec, f"../{folder}/")
-    if workspace.read_json(path) != document:
-        workspace.write_json(path, document)
+
+    def document() -> dict[str, Any] | None:
+        # A partition that is being published for the first time has no facts yet.
+        states = [state for state in workspace.states().values() if "rows" in state]
+        return collection_document(states, spec, f"../{folder}/") if states else None
+
+    workspace.derive_json(f"{workspace.stages}/{COLLECTION_DOCUMENT}", document)
 
 
 def _published_schema(schema: pa.Schema, facts: PublishedFacts, spec: CollectionSpec) -> pa.Schema:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import mmap
-import tempfile
 import threading
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -15,8 +14,10 @@ import pyarrow as pa
 
 from rasteret_assets.columns.types import plain
 from rasteret_assets.errors import SourceError
+from rasteret_assets.schema import RAW
 from rasteret_assets.storage.batches import BATCH_ROWS
-from rasteret_assets.storage.files import Files, Written, writing
+from rasteret_assets.storage.files import Files, Written
+from rasteret_assets.storage.reading import writing
 from rasteret_assets.storage.streams import STREAM_OPTIONS, put_messages
 
 #: Arrow bytes of all partitions that wait until a partition has rows enough for a batch.
@@ -48,9 +49,8 @@ class Spool:
         self._messages: dict[str, list[tuple[int, int]]] = {}
         #: Rows of every partition.
         self.rows: Counter[str] = Counter()
-        folder = files.scratch()
-        with writing(folder or tempfile.gettempdir()):
-            self._file = tempfile.NamedTemporaryFile(dir=folder, prefix="spool-")  # noqa: SIM115  (until it is closed)
+        self._stack = ExitStack()
+        self._file = self._stack.enter_context(files.beside(f"{files.stages}/{RAW}/rows"))
         self._sink = pa.OSFile(self._file.name, "wb")
         self._writer = pa.ipc.new_stream(self._sink, self.schema, options=STREAM_OPTIONS)
         # The schema is written before the first batch: what follows is batches only.
@@ -66,8 +66,7 @@ class Spool:
             self._writer.close()
         with suppress(Exception):
             self._sink.close()
-        with suppress(OSError):
-            self._file.close()
+        self._stack.close()
 
     def add(self, key: str, rows: pa.RecordBatch) -> None:
         """Put rows of a partition aside; many threads may do so.

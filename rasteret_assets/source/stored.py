@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,8 @@ from rasteret_assets.source.profile import (
 )
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 _LOOKED_UNDER: Final = "looked_under"
 
@@ -40,9 +43,10 @@ def load_profile(
         trust_stored: whether what is stored of unchanged files is believed; else every file is read.
     """
     path = _document(workspace)
-    stored = workspace.read_json(path) if trust_stored else None
-    if stored is not None and stored.get("fingerprint") == profile_fingerprint(source, spec):
-        return SourceProfile.from_json(stored)
+    stored = workspace.read_json(path, cache=True) if trust_stored else None
+    profile = _parsed(stored)
+    if profile is not None and profile.fingerprint == profile_fingerprint(source, spec):
+        return profile
     look = look_at(source, spec, _last_look(workspace, stored, spec), keep)
     # The ids first: the document is what makes them count.
     _keep_ids(workspace, look, spec)
@@ -52,8 +56,16 @@ def load_profile(
 
 def stored_profile(workspace: Workspace) -> SourceProfile | None:
     """Return what the last look at the source found; None where nobody has looked."""
-    stored = workspace.read_json(_document(workspace))
-    return None if stored is None else SourceProfile.from_json(stored)
+    return _parsed(workspace.read_json(_document(workspace), cache=True))
+
+
+def _parsed(stored: Any) -> SourceProfile | None:
+    """The profile that a document states; None for a document of another form, which is made anew."""
+    try:
+        return None if stored is None else SourceProfile.from_json(stored)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        _log.warning("what is stored of the source has another form: the source is looked at anew")
+        return None
 
 
 def _document(workspace: Workspace) -> str:
@@ -62,21 +74,23 @@ def _document(workspace: Workspace) -> str:
 
 def source_partitions(workspace: Workspace) -> set[str]:
     """Return the keys of the partitions that the last look at the source found; none where there was no look."""
-    return {*((workspace.read_json(_document(workspace)) or {}).get("partitions") or ())}
+    profile = stored_profile(workspace)
+    return set() if profile is None else set(profile.partitions)
 
 
 def _last_look(workspace: Workspace, stored: Any, spec: CollectionSpec) -> Look | None:
     """What an earlier look under the same spec found."""
-    if stored is None or stored.get(_LOOKED_UNDER) != _looked_under(spec):
+    profile = _parsed(stored)
+    if profile is None or stored.get(_LOOKED_UNDER) != _looked_under(spec):
         return None
-    table = workspace.read_table(_ids_file(workspace))
+    table = workspace.read_table(_ids_file(workspace), cache=True)
     if table is None or not table.schema.equals(_ids_schema(spec), check_metadata=True):
         return None
     ids = {
         part: np.frombuffer(hashes.as_buffer() or b"", np.uint64)
         for part, hashes in zip(table["part"].to_pylist(), table["hashes"], strict=True)
     }
-    return Look(SourceProfile.from_json(stored), ids)
+    return Look(profile, ids)
 
 
 def _keep_ids(workspace: Workspace, look: Look, spec: CollectionSpec) -> None:

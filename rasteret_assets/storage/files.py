@@ -1,37 +1,44 @@
 """Files of a workspace: read in batches, written beside and put in place in one step.
 
 A file is written on a local disk first and then put in place: renamed over the old one, or uploaded as one object. (An
-object store's own output stream would publish what was written so far when it fails.)
+object store's own output stream would publish what was written so far when it fails.) On a disk it is synced before it
+gets its name, and its name after, so that a document written later never names a file that a power cut emptied. Parquet
+pages carry checksums, which are compared whenever they are read.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
+import logging
+import os
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from xxhash import xxh3_128
 
-from rasteret_assets.errors import CollectionError, WorkspaceError
+from rasteret_assets.errors import DamagedFileError
+from rasteret_assets.storage import disk
 from rasteret_assets.storage.batches import batch_rows, row_group_runs
+from rasteret_assets.storage.conditional import LARGEST_PUT, ConditionalStore, Tag, open_conditional
+from rasteret_assets.storage.documents import dumped, parse, refuse_newer
+from rasteret_assets.storage.reading import damaged, looking, opened, patiently, unreadable, writing
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: How tables of the stages are written: read once or twice and as a whole, they are cheap rather than small.
 STAGE_OPTIONS: Final[dict[str, Any]] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
 
 _WRITING: Final = ".writing"
-_JSON_LOOKS: Final = 5
-_MOVES: Final = 20
 _PIECE_BYTES: Final = 8 * 1024 * 1024
 # What a killed process left behind is taken away once nobody can be writing it any more.
 _ABANDONED_AFTER_S: Final = 24 * 3600
@@ -103,55 +110,130 @@ class Files:
 
     @contextmanager
     def open_table(self, path: str) -> Iterator[pq.ParquetFile | None]:
-        """A Parquet file to read parts of, or None where there is none; what cannot be read of it is damage.
+        """Open a Parquet file to read parts of, or give None where it does not exist.
 
         What is asked for at once, all columns of some row groups, comes from an object store with few requests, and is
         then in memory: of a large file ask for a part after the other.
 
         Raises:
-            CollectionError: if the file is damaged, or cannot be opened.
+            DamagedFileError: if its bytes are not those that were written.
+            CollectionError: if it cannot be opened or read.
         """
-        source = opened(self.fs.open_input_file, path)
-        if source is None:
+        file = self._parquet(path)
+        if file is None:
             yield None
             return
         try:
-            with source, pq.ParquetFile(source, pre_buffer=not self.is_local) as file:
-                yield file
+            yield file
         except (pa.ArrowInvalid, OSError) as error:
-            raise damaged(path, error) from error
+            raise unreadable(path, error) from error
+        finally:
+            file.close(force=True)
 
-    def read_table(self, path: str) -> pa.Table | None:
-        """A Parquet file as a table, or None where there is none; errors as for :meth:`open_table`."""
-        with self.open_table(path) as file:
-            return None if file is None else file.read()
+    def read_table(self, path: str, *, cache: bool = False) -> pa.Table | None:
+        """Read a Parquet file as a table, or return None where it does not exist; errors as for :meth:`open_table`.
+
+        Args:
+            path: of the file.
+            cache: return None for a damaged file too, and log it: the table is made anew.
+        """
+
+        def read() -> pa.Table | None:
+            if (file := self._parquet(path)) is None:
+                return None
+            try:
+                return file.read()
+            finally:
+                file.close(force=True)
+
+        try:
+            return self._patiently(path, read)
+        except DamagedFileError as error:
+            if not cache:
+                raise
+            _log_made_anew(error)
+            return None
 
     def read_batches(self, path: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The rows of a Parquet file in bounded batches, in file order; nothing where there is no file.
+        """Yield the rows of a Parquet file in bounded batches, in file order; nothing where it does not exist.
 
         Raises:
-            CollectionError: if the file is damaged.
+            DamagedFileError: if its bytes are not those that were written.
+            CollectionError: if it cannot be opened or read.
         """
         with self.open_table(path) as file:
             if file is None:
                 return
             wanted = None if columns is None else list(columns)
-            rows = batch_rows(file, wanted)
+            rows = self._patiently(path, lambda: batch_rows(file, wanted))
             for groups in row_group_runs(file.metadata):
-                yield from file.iter_batches(rows, row_groups=groups, columns=wanted)
+                yield from self._run_of_batches(path, file, groups, rows, wanted)
+
+    def _run_of_batches(
+        self, path: str, file: pq.ParquetFile, groups: list[int], rows: int, columns: list[str] | None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the batches of some row groups; where a read fails that may succeed now, go on after the last batch."""
+        done = 0
+
+        def start() -> Iterator[pa.RecordBatch]:
+            batches: Iterator[pa.RecordBatch] = file.iter_batches(rows, row_groups=groups, columns=columns)
+            for _ in range(done):
+                next(batches)
+            return batches
+
+        batches: Iterator[pa.RecordBatch] | None = None
+        while True:
+
+            def following() -> pa.RecordBatch | None:
+                nonlocal batches
+                if batches is None:
+                    batches = start()
+                try:
+                    return next(batches, None)
+                except (OSError, pa.ArrowInvalid):
+                    batches = None
+                    raise
+
+            batch = self._patiently(path, following)
+            if batch is None:
+                return
+            done += 1
+            yield batch
 
     def read_schema(self, path: str) -> pa.Schema | None:
-        """Columns and footer metadata of a Parquet file, or None where there is none; errors as for the others."""
+        """Read columns and footer metadata of a Parquet file, or None where it does not exist; errors as above."""
         with self.open_table(path) as file:
             return None if file is None else file.schema_arrow
 
     def count_rows(self, path: str) -> int:
-        """Rows of a Parquet file, 0 where there is none; errors as for the others."""
+        """Count the rows of a Parquet file, 0 where it does not exist; errors as above."""
         with self.open_table(path) as file:
             return 0 if file is None else int(file.metadata.num_rows)
 
+    def _parquet(self, path: str) -> pq.ParquetFile | None:
+        """Open a Parquet file and read its footer, or return None where it does not exist."""
+
+        def read() -> pq.ParquetFile | None:
+            source = opened(self.fs.open_input_file, path)
+            if source is None:
+                return None
+            try:
+                return pq.ParquetFile(source, pre_buffer=not self.is_local, page_checksum_verification=True)
+            except BaseException:
+                source.close()
+                raise
+
+        return self._patiently(path, read)
+
+    def _patiently(self, path: str, read: Callable[[], T]) -> T:
+        """Return what ``read`` returns, trying again where it fails for a reason that may pass."""
+        try:
+            return patiently(read, again_if_damaged=not self.is_local)
+        except (ValueError, OSError) as error:
+            raise unreadable(path, error) from error
+
     def write_table(self, path: str, table: pa.Table, **options: Any) -> Written:
-        """Write a table as one Parquet file, replacing what was there in one step."""
+        """Write a table as one Parquet file, replacing what was there in one step; options as for :meth:`writer`."""
         with self.writer(path, table.schema, **options) as writer:
             writer.write(table)
         return writer.written
@@ -163,7 +245,8 @@ class Files:
         schema: pa.Schema,
         *,
         row_group_size: int | None = None,
-        before: Callable[[Written], None] | None = None,
+        put: Callable[[str, Written], None] | None = None,
+        durable: bool = True,
         **options: Any,
     ) -> Iterator[TableWriter]:
         """Write a Parquet file batch by batch; it replaces what was there when the block ends without an error.
@@ -173,15 +256,17 @@ class Files:
             schema: of its rows, with the footer metadata (readers go by what stands in the schema, so keys cannot be
                 added after the rows).
             row_group_size: most rows of a row group; as many as are written at once when omitted.
-            before: called with the finished file before it is put in its place.
+            put: called with the finished local file and its facts, puts the file in its place; by default
+                :meth:`put_file` does.
+            durable: whether the file has to outlast a power cut; not for what is written anew in each build.
             options: of ``pyarrow.parquet.ParquetWriter``.
 
         Raises:
             WorkspaceError: if the file cannot be written.
         """
-        with self.beside() as beside:
+        with self.beside(path) as beside:
             with writing(path):
-                parquet = pq.ParquetWriter(beside, schema, **options)
+                parquet = pq.ParquetWriter(beside, schema, **{"write_page_checksum": True, **options})
             writer = TableWriter(parquet, path, row_group_size)
             try:
                 yield writer
@@ -191,33 +276,46 @@ class Files:
                 raise
             with writing(path):
                 parquet.close()
-            with Path(beside).open("rb") as finished:
+                _finish(beside, durable=durable)
+            with Path(beside.name).open("rb") as finished:
                 digest = hashlib.file_digest(finished, xxh3_128).hexdigest()
-            writer._written = Written(Path(beside).stat().st_size, digest)  # noqa: SLF001
-            if before is not None:
-                before(writer.written)
-            self.put(beside, path)
+                size = os.fstat(finished.fileno()).st_size
+            writer._written = Written(size, digest)  # noqa: SLF001
+            if put is not None:
+                put(beside.name, writer.written)
+            else:
+                self.put_file(beside.name, path, durable=durable)
 
-    def read_json(self, path: str) -> Any | None:
-        """A JSON document, or None where there is none.
+    def read_json(self, path: str, *, cache: bool = False) -> Any | None:
+        """Read a JSON document, or return None where it does not exist.
+
+        Args:
+            path: of the document.
+            cache: return None, and log it, for a damaged document and for one that is not an object: it is made anew.
 
         Raises:
-            CollectionError: if it is damaged, or cannot be opened.
+            DamagedFileError: if its text is not JSON.
+            CollectionError: if it cannot be opened or read, or a newer version wrote it.
         """
-        for attempt in range(_JSON_LOOKS):
+
+        def read() -> Any | None:
             source = opened(self.fs.open_input_stream, path)
             if source is None:
                 return None
-            try:
-                with source:
-                    return json.loads(source.read())
-            except FileNotFoundError:
-                return None
-            except (ValueError, OSError) as error:
-                # pyarrow asks an object store for the size first: an object replaced meanwhile comes with a wrong end.
-                if attempt + 1 == _JSON_LOOKS:
-                    raise damaged(path, error) from error
-        return None
+            with source:
+                return parse(source.read())
+
+        try:
+            document = self._patiently(path, read)
+            if cache and not isinstance(document, dict | None):
+                raise damaged(path, "not a JSON object")
+        except DamagedFileError as error:
+            if not cache:
+                raise
+            _log_made_anew(error)
+            return None
+        refuse_newer(document, path)
+        return document
 
     def write_json(self, path: str, document: Any) -> None:
         """Write a JSON document (sorted keys), replacing what was there in one step.
@@ -225,122 +323,171 @@ class Files:
         Raises:
             WorkspaceError: if the file cannot be written.
         """
-        text = json.dumps(document, sort_keys=True, indent=1).encode()
-        with self.beside() as beside:
+        with self.beside(path) as beside:
             with writing(path):
-                Path(beside).write_bytes(text)
-            self.put(beside, path)
+                beside.write(dumped(document))
+                _finish(beside, durable=True)
+            self.put_file(beside.name, path)
+
+    # --- compare and swap --------------------------------------------------------------------------------------------
 
     @property
-    def is_local(self) -> bool:
-        """Whether the files lie on a disk of this machine, or on one that looks like it."""
-        return bool(self.fs.type_name == "local")
+    def conditional(self) -> ConditionalStore | None:
+        """What replaces objects under a condition; None on a disk, where a lock does, and on stores that cannot."""
+        store = None if self.is_local else open_conditional(self.fs, self.stages)
+        with writing(self.stages):
+            return store if store and store.honours_conditions(f"{self.stages}/locks/.conditions") else None
 
-    def scratch(self) -> str | None:
-        """Return the folder for temporary files of this machine; None for the system's own."""
-        if not self.is_local:
-            return None
-        folder = Path(self.stages) / _WRITING
-        with writing(str(folder)):
-            folder.mkdir(parents=True, exist_ok=True)
-        return str(folder)
+    def read_tagged(self, path: str) -> tuple[Any | None, Tag | None]:
+        """Read a JSON document with the tag to replace it by; damage is logged, and counts as no document.
 
-    @contextmanager
-    def beside(self) -> Iterator[str]:
-        """A local file to write what is to be put in place of ``path``; it is gone afterwards, whatever happens."""
-        beside = Path(self.scratch() or tempfile.gettempdir()) / uuid.uuid4().hex
+        Raises:
+            CollectionError: if it cannot be opened or read, or a newer version wrote it.
+        """
+        store = self.conditional
+        if store is None:
+            return self.read_json(path, cache=True), None
+        with looking(path):
+            found = store.read(path)
+        if found is None:
+            return None, None
+        document = None
         try:
-            yield str(beside)
-        finally:
-            beside.unlink(missing_ok=True)
+            document = parse(found.data)
+        except ValueError as error:
+            _log_made_anew(damaged(path, error))
+        refuse_newer(document, path)
+        return document if isinstance(document, dict) else None, found.tag
 
-    def put(self, beside: str, path: str) -> None:
-        """Put a finished file in its place in one step."""
+    def swap_json(self, path: str, document: Any, seen: Tag | None) -> tuple[bool, Tag | None]:
+        """Replace a JSON document if nobody did so since it was read; say whether, and the new tag.
+
+        Without conditional puts the document is replaced in any case: its lock has to be held.
+
+        Args:
+            path: of the document.
+            document: of which no other process writes an equal one.
+            seen: as :meth:`read_tagged` gave it.
+        """
+        store = self.conditional
+        if store is None:
+            self.write_json(path, document)
+            return True, None
+        self.before_put(path)
+        with writing(path):
+            tag = store.swap(path, dumped(document), seen)
+        return tag is not None, tag
+
+    def tag_of(self, path: str) -> Tag | None:
+        """Return the tag of an object to replace it by; None where there is none, or no store of conditional puts."""
+        store = self.conditional
+        with looking(path):
+            return store.tag(path) if store is not None else None
+
+    def put_over(self, beside: str, path: str, seen: Tag | None) -> bool:
+        """Put a finished local file in its place if nobody replaced the object there since its tag was looked up.
+
+        Without conditional puts, and for a file that is too large for one, the object is replaced in any case.
+        """
+        store = self.conditional
+        if store is None or Path(beside).stat().st_size > LARGEST_PUT:
+            self.put_file(beside, path)
+            return True
+        self.before_put(path)
+        with writing(path):
+            return store.put(path, pa.memory_map(beside).read_buffer(), seen) is not None
+
+    # --- putting in place --------------------------------------------------------------------------------------------
+
+    def before_put(self, path: str) -> None:
+        """Refuse to put a file in place, in subclasses that know a reason."""
+
+    def put_file(self, beside: str, path: str, *, durable: bool = True) -> None:
+        """Put a finished local file in its place in one step.
+
+        Raises:
+            WorkspaceError: if that cannot be done.
+        """
+        self.before_put(path)
         with writing(path):
             if self.is_local:
-                _move(Path(beside), Path(path))
+                disk.replace(Path(beside), Path(path), durable=durable)
                 return
             content = pa.memory_map(beside).read_buffer()
             with self.fs.open_output_stream(path) as sink:
                 # In one call: an interrupt between two would close the stream, and so publish half of the object.
                 sink.write(content)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie on a disk of this machine, or on one that looks like it."""
+        return bool(self.fs.type_name == "local")
+
+    @property
+    def scratch(self) -> str:
+        """Folder of this machine in which files are written before they are put in place."""
+        return f"{self.stages}/{_WRITING}" if self.is_local else tempfile.gettempdir()
+
+    @contextmanager
+    def beside(self, path: str) -> Iterator[BinaryIO]:
+        """Open a local file to write what is to be put in place of ``path``; it is gone afterwards."""
+        with writing(path):
+            if self.is_local:
+                self.refuse_links(f"{self.stages}/{_WRITING}/file")
+                self.refuse_links(path)
+            beside = disk.create_beside(Path(self.scratch))
+        try:
+            yield beside
+        finally:
+            # What is raised in the block names the file, which an error of tidying up would hide.
+            with suppress(OSError):
+                beside.close()
+            with suppress(OSError):
+                Path(beside.name).unlink()
+
+    def refuse_links(self, path: str) -> None:
+        """Refuse a path on a local disk that leads through a symbolic link below the folder of the stages.
+
+        Raises:
+            OSError: naming the link.
+        """
+        disk.refuse_links(path, [self.stages])
+
     def sweep(self, folder: str = _WRITING) -> None:
-        """Take away the files of a folder of the stages that were written a day ago or earlier.
+        """Take away the files of a folder of the stages that were written a day ago or earlier, and are not open.
 
         By default those that processes left half written when they were killed.
+
+        Raises:
+            WorkspaceError: if they cannot be taken away.
         """
-        oldest = time.time() - _ABANDONED_AFTER_S
-        for info in self.fs.get_file_info(pafs.FileSelector(f"{self.stages}/{folder}", allow_not_found=True)):
-            if info.type == pafs.FileType.File and info.mtime is not None and info.mtime.timestamp() < oldest:
-                with suppress(FileNotFoundError):  # another process may be sweeping too
-                    self.fs.delete_file(info.path)
+        path = f"{self.stages}/{folder}"
+        with writing(path):
+            if self.is_local:
+                self.refuse_links(f"{path}/file")
+                disk.sweep(Path(path), _ABANDONED_AFTER_S)
+                return
+            oldest = time.time() - _ABANDONED_AFTER_S
+            for info in self.fs.get_file_info(pafs.FileSelector(path, allow_not_found=True)):
+                if info.type == pafs.FileType.File and info.mtime is not None and info.mtime.timestamp() < oldest:
+                    with suppress(FileNotFoundError):  # another process may be sweeping too
+                        self.fs.delete_file(info.path)
+
+
+def _finish(file: BinaryIO, *, durable: bool) -> None:
+    file.flush()
+    if durable:
+        os.fsync(file.fileno())
+
+
+def _log_made_anew(error: DamagedFileError) -> None:
+    _log.warning("%s: damaged; it is made anew (%s)", error.path, error.__cause__ or error)
 
 
 def digest_of(fs: pafs.FileSystem, path: str) -> str:
-    """The digest of a file as :class:`Written` has it, read in pieces."""
+    """Return the digest of a file as :class:`Written` has it, read in pieces."""
     digest = xxh3_128()
     with fs.open_input_stream(path) as stream:
         while piece := stream.read(_PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()
-
-
-@contextmanager
-def writing(path: str) -> Iterator[None]:
-    """Name the file that could not be written."""
-    try:
-        yield
-    except OSError as error:
-        raise WorkspaceError(
-            f"{path} cannot be written ({error}): the workspace has to be a folder, with room, that may be written to"
-        ) from error
-
-
-def _move(source: Path, target: Path) -> None:
-    """Give a file the place of another in one step, although others take away folders that are empty at this moment."""
-    for attempt in range(_MOVES):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source.replace(target)
-        except FileNotFoundError:
-            if attempt + 1 == _MOVES or not source.exists():
-                raise
-        else:
-            return
-
-
-def unreadable(path: str, error: Exception) -> CollectionError:
-    """The error to raise for a published file that cannot be read."""
-    return CollectionError(f"{path} cannot be read ({error}): delete it and build again")
-
-
-def opened(open_file: Callable[[str], pa.NativeFile], path: str) -> pa.NativeFile | None:
-    """A file to read, or None where there is none; one that may not be read is not damaged."""
-    try:
-        return open_file(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CollectionError(f"{path} cannot be opened ({error}): {_reach(error)}") from error
-
-
-@contextmanager
-def looking(path: str) -> Iterator[None]:
-    """Name what could not be looked for."""
-    try:
-        yield
-    except OSError as error:
-        raise WorkspaceError(f"{path} cannot be looked for ({error}): {_reach(error)}") from error
-
-
-def _reach(error: OSError) -> str:
-    """What helps where the way to a file is barred."""
-    if error.errno == errno.ENOTDIR:
-        return "a folder on its way is a file: choose another workspace_dir"
-    return "see that its storage can be reached, and that you may read there"
-
-
-def damaged(path: str, error: Exception) -> CollectionError:
-    """The error to raise for a file that is not what was written."""
-    return CollectionError(f"{path}: damaged ({error}); delete it and build again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -92,4 +93,6 @@ def each_file(
     if is_local and not takes_long:
         return [look(path) for path in paths]
     with ThreadPoolExecutor(os.cpu_count() if is_local else _REQUESTS_AT_ONCE) as pool:
-        return list(pool.map(look, paths))
+        # With the caller's context: locks that are held here are held there too.
+        contexts = [copy_context() for _ in paths]
+        return list(pool.map(lambda context, path: context.run(look, path), contexts, paths))

@@ -1,108 +1,150 @@
-"""One writer at a time: a lock by name, on a local disk or on an object store.
+"""One holder at a time: a lock by name, on a local disk or on an object store, with a number that grows.
 
-Locally the operating system holds it and gives it back when a process dies. An object store has no locks, but lists
-what was written before: a writer puts down a claim, and goes on only where it then finds no other (Lamport's bakery,
-CACM 17(8), 1974, without the queue). Two that find each other both step back for a random time. A claim is renewed
-while it is held; one that was not for a while is that of a dead process.
+On a disk the operating system holds the lock (``flock``) and gives it back when a process dies; the lock's file keeps
+the number. On S3, GCS and Azure the lock is a lease in one object (:mod:`~rasteret_assets.storage.leases`), elsewhere a
+claim in a folder (:mod:`~rasteret_assets.storage.claims`): both may be taken over when they were not renewed for
+:data:`~rasteret_assets.storage.holds.DEAD_AFTER_S`.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import random
-import threading
-import time
-import uuid
+import logging
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 import pyarrow.fs as pafs
 
-#: Seconds between renewals of a claim, and after which one that was not renewed counts no more.
-RENEWED_EVERY_S = 20.0
-DEAD_AFTER_S = 120.0
+from rasteret_assets.storage.claims import claimed
+from rasteret_assets.storage.conditional import open_conditional
+from rasteret_assets.storage.disk import in_folder
+from rasteret_assets.storage.holds import Hold
+from rasteret_assets.storage.leases import leased
+from rasteret_assets.storage.reading import writing
 
-_FIRST_WAIT_S: Final = 0.1
-_LONGEST_WAIT_S: Final = 5.0
+_log = logging.getLogger(__name__)
+
+_DIGITS: Final = 20
 
 
 @contextmanager
-def held(fs: pafs.FileSystem, path: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock at ``path`` (a file locally, a folder of claims elsewhere), waiting for whoever holds it.
+def held(
+    fs: pafs.FileSystem, path: str, waiting: Callable[[], None] | None = None, *, what: str = ""
+) -> Iterator[Hold]:
+    """Hold the lock at ``path`` (a file or an object, or a folder of claims), waiting for whoever holds it.
 
     Args:
         fs: filesystem of the lock.
         path: of the lock.
         waiting: called once if somebody else holds it.
+        what: the lock protects, for messages; the path when empty.
+
+    Raises:
+        WorkspaceError: if there cannot be a lock.
     """
-    with _locally(path, waiting) if fs.type_name == "local" else _by_claims(fs, path, waiting):
-        yield
+    what, told = what or path, _Once(waiting)
+    with ExitStack() as stack:
+        with writing(path):
+            hold = stack.enter_context(_held(fs, path, what, told))
+        yield hold
 
 
 @contextmanager
-def _locally(path: str, waiting: Callable[[], None] | None) -> Iterator[None]:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with Path(path).open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting is not None:
-                waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _held(fs: pafs.FileSystem, path: str, what: str, waiting: Callable[[], None]) -> Iterator[Hold]:
+    if fs.type_name == "local":
+        with _on_disk(path, what, waiting) as hold:
+            yield hold
+        return
+    store = open_conditional(fs, path)
+    if store is not None:
+        if store.honours_conditions(f"{path.rpartition('/')[0]}/.conditions"):
+            with leased(fs, store, path, what, waiting) as hold:
+                yield hold
+            return
+        _log.warning(
+            "the store of %s knows no conditional requests: a build that stands still for longer than its lock holds "
+            "may then overwrite what a later one published", path,
+        )  # fmt: skip
+    with claimed(fs, path, what, waiting) as hold:
+        yield hold
+
+
+class _Once:
+    def __init__(self, call: Callable[[], None] | None) -> None:
+        self._call = call
+
+    def __call__(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+
+class _DiskHold(Hold):
+    """A file that this process has locked."""
+
+    def __init__(self, path: str, what: str, file: int) -> None:
+        super().__init__(path, what, _stored_fence(file) + 1)
+        self._file = file
+        self.store_fence()
+
+    def store_fence(self) -> None:
+        os.pwrite(self._file, f"{self.fence:0{_DIGITS}}\n".encode(), 0)
+
+    def prove(self, fence: int) -> bool:
+        """Whether the file that is locked is still the one that others would lock."""
+        if not _is_at(self._file, self.path):
+            return False
+        if fence != self.fence:
+            self.fence = fence
+            self.store_fence()
+        return True
 
 
 @contextmanager
-def _by_claims(fs: pafs.FileSystem, folder: str, waiting: Callable[[], None] | None) -> Iterator[None]:
-    claim = f"{folder}/{uuid.uuid4().hex}"
-    seconds, told = _FIRST_WAIT_S, False
+def _on_disk(path: str, what: str, waiting: Callable[[], None]) -> Iterator[Hold]:
     while True:
-        _write(fs, claim)
-        if not _rivals(fs, folder, claim):
-            break
-        fs.delete_file(claim)
-        if waiting is not None and not told:
-            told = True
-            waiting()
-        time.sleep(random.uniform(0, seconds))  # noqa: S311
-        seconds = min(2 * seconds, _LONGEST_WAIT_S)
-    over = threading.Event()
-    renewal = threading.Thread(target=_renew, args=(fs, claim, over), name="lock renewal", daemon=True)
-    renewal.start()
+        file = _open(path)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, path):  # somebody deleted the file of which we waited for the lock
+                continue
+            hold = _DiskHold(path, what, file)
+            try:
+                yield hold
+            finally:
+                hold.is_over = True
+            return
+        finally:
+            os.close(file)
+
+
+def _open(path: str) -> int:
+    """Open the file of a lock as it is: neither emptied, nor where a link leads."""
     try:
-        yield
-    finally:
-        over.set()
-        renewal.join()
-        with suppress(OSError):
-            fs.delete_file(claim)
+        return in_folder(Path(path).parent, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "a symbolic link, which a workspace may not hold: take it away", path) from error
+        raise
 
 
-def _rivals(fs: pafs.FileSystem, folder: str, claim: str) -> bool:
-    """Whether somebody else has a claim that counts; claims of the dead are taken away."""
-    claims = [info for info in fs.get_file_info(pafs.FileSelector(folder)) if info.type == pafs.FileType.File]
-    # The store's own clock: the time at which it took our claim.
-    now = next((info.mtime for info in claims if info.path == claim), None)
-    living = False
-    for info in claims:
-        if info.path == claim:
-            continue
-        if now is not None and info.mtime is not None and (now - info.mtime).total_seconds() > DEAD_AFTER_S:
-            with suppress(OSError):
-                fs.delete_file(info.path)
-        else:
-            living = True
-    return living
+def _is_at(file: int, path: str) -> bool:
+    try:
+        found = Path(path).lstat()
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(file)
+    return (found.st_ino, found.st_dev) == (opened.st_ino, opened.st_dev)
 
 
-def _renew(fs: pafs.FileSystem, claim: str, over: threading.Event) -> None:
-    while not over.wait(RENEWED_EVERY_S):
-        with suppress(OSError):  # the store may be back before the claim is too old
-            _write(fs, claim)
-
-
-def _write(fs: pafs.FileSystem, claim: str) -> None:
-    with fs.open_output_stream(claim) as sink:
-        sink.write(b"claimed")
+def _stored_fence(file: int) -> int:
+    text = os.pread(file, _DIGITS, 0)
+    return int(text) if text.isascii() and text.isdigit() else 0

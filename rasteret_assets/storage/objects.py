@@ -128,15 +128,15 @@ class ObjectStoreBackend(ReadingBackend):
             return AzureStore(container, **{**names, **signed})
         config = {**self._s3_config, **self._bucket_config.get(bucket, {})}
         if not signed and not {"skip_signature", "access_key_id", "aws_access_key_id"} & config.keys():
-            signed = _environment_credentials()
+            signed = environment_credentials()
             if not signed:
                 config["skip_signature"] = True
         options: ClientConfig = {"allow_http": True} if str(config.get("endpoint", "")).startswith("http://") else {}
         return S3Store(bucket, client_options=options, **signed, **config)
 
 
-def _environment_credentials() -> dict[str, Any]:
-    """A provider of boto3's credentials (profiles, SSO, instance roles), or nothing where boto3 finds none."""
+def environment_credentials() -> dict[str, Any]:
+    """Return a provider of boto3's credentials (profiles, SSO, instance roles), or nothing where boto3 finds none."""
     # boto3 takes 0.2 s to import, and only S3 without explicit credentials needs it.
     import boto3  # noqa: PLC0415
     from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415

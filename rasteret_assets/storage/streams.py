@@ -22,8 +22,8 @@ from typing import Any, Final
 import pyarrow as pa
 from xxhash import xxh3_128
 
-from rasteret_assets.errors import CollectionError
-from rasteret_assets.storage.files import Files, Written, damaged, opened, writing
+from rasteret_assets.storage.files import Files, Written
+from rasteret_assets.storage.reading import damaged, opened, patiently, unreadable, writing
 
 #: Ends the names of these files.
 STREAM_SUFFIX: Final = ".arrows"
@@ -93,9 +93,9 @@ def stream_writer(files: Files, path: str, schema: pa.Schema) -> Iterator[Stream
     Raises:
         WorkspaceError: if the file cannot be written.
     """
-    with files.beside() as beside:
+    with files.beside(path) as beside:
         with writing(path):
-            sink = pa.OSFile(beside, "wb")
+            sink = pa.OSFile(beside.name, "wb")
         writer = StreamWriter(sink, schema, path)
         try:
             yield writer
@@ -106,8 +106,8 @@ def stream_writer(files: Files, path: str, schema: pa.Schema) -> Iterator[Stream
         with writing(path):
             writer.close()
             sink.close()
-            writer._written = _finished(beside, writer.rows, writer.notes)  # noqa: SLF001
-        files.put(beside, path)
+            writer._written = _finished(beside.name, writer.rows, writer.notes)  # noqa: SLF001
+        files.put_file(beside.name, path, durable=False)
 
 
 def put_messages(
@@ -129,14 +129,15 @@ def put_messages(
     empty = pa.BufferOutputStream()
     pa.ipc.new_stream(empty, schema, options=STREAM_OPTIONS).close()
     frame = empty.getvalue().to_pybytes()
-    with files.beside() as beside:
-        with writing(path), Path(beside).open("wb") as file:
-            file.write(frame[: -len(_END)])
-            file.writelines(messages)
-            file.write(_END)
+    with files.beside(path) as beside:
         with writing(path):
-            written = _finished(beside, rows, notes)
-        files.put(beside, path)
+            beside.write(frame[: -len(_END)])
+            for message in messages:
+                beside.write(message)
+            beside.write(_END)
+            beside.flush()
+            written = _finished(beside.name, rows, notes)
+        files.put_file(beside.name, path, durable=False)
     return written
 
 
@@ -220,17 +221,24 @@ def _content(files: Files, path: str) -> pa.Buffer | None:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise CollectionError(f"{path} cannot be opened ({error}): see that it may be read") from error
-    source = opened(files.fs.open_input_stream, path)
-    if source is None:
-        return None
-    # An unnamed file of this machine, which goes with the last buffer that is mapped from it: a partition may be larger
-    # than memory.
-    with source, tempfile.TemporaryFile() as local:
-        while piece := source.read(_PIECE_BYTES):
-            local.write(piece)
-        local.flush()
-        return pa.py_buffer(mmap.mmap(local.fileno(), 0, access=mmap.ACCESS_READ) if local.tell() else b"")
+            raise unreadable(path, error) from error
+
+    def bring() -> pa.Buffer | None:
+        source = opened(files.fs.open_input_stream, path)
+        if source is None:
+            return None
+        # An unnamed file of this machine, which goes with the last buffer that is mapped from it: a partition may be
+        # larger than memory.
+        with source, tempfile.TemporaryFile() as local:
+            while piece := source.read(_PIECE_BYTES):
+                local.write(piece)
+            local.flush()
+            return pa.py_buffer(mmap.mmap(local.fileno(), 0, access=mmap.ACCESS_READ) if local.tell() else b"")
+
+    try:
+        return patiently(bring)
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _digest(path: str) -> str:

@@ -6,6 +6,7 @@
 <root>/<name>_stages/headers/<partition>/                  files of headers, to which new ones are added
 <root>/<name>_stages/collection/<partition>.json           state of a published partition, written last
 <root>/<name>_stages/source.json                           what the last look at the source found
+<root>/<name>_stages/locks/<partition>                     who builds a partition, and the number of the last who did
 <root>/<name>_stages/.writing/                             files that are being written
 """
 
@@ -13,28 +14,38 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.fs as pafs
 
+from rasteret_assets.errors import DamagedFileError, WorkspaceError
 from rasteret_assets.partitions import SIZES, PartitionBy, hive_folder, partition_of_folder
 from rasteret_assets.schema import NORMALIZED, RAW
 from rasteret_assets.spec import PUBLISHED_SUFFIXES, CollectionSpec
-from rasteret_assets.storage.files import Files, looking
+from rasteret_assets.storage import disk
+from rasteret_assets.storage.documents import is_state, lost_state
+from rasteret_assets.storage.files import Files
 from rasteret_assets.storage.filesystems import each_file, list_files, resolve_filesystem
+from rasteret_assets.storage.holds import Hold
 from rasteret_assets.storage.locks import held
+from rasteret_assets.storage.reading import looking, writing
 from rasteret_assets.storage.streams import STREAM_SUFFIX
 
 _log = logging.getLogger(__name__)
 
 PART_NAME = "part-0.parquet"
 STATE_STAGE = "collection"
+_TRIES: Final = 20
 #: Ends the name of the folder beside a published one, in which all else of its collection lies.
 STAGES_SUFFIX: Final = "_stages"
+
+# Locks that the running code holds, by where they lie; a thread that is started with a copied context joins them.
+_HOLDS: ContextVar[Mapping[str, Hold]] = ContextVar("holds", default={})  # noqa: B039  (never changed in place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,35 +128,71 @@ class Workspace(Files):
         return f"{self.stages}/{STATE_STAGE}/{key}.json"
 
     def remove(self, path: str) -> bool:
-        """Delete a file and the folders it leaves empty; False where there was none."""
+        """Delete a file and the folders it leaves empty; False where it does not exist.
+
+        Raises:
+            WorkspaceError: if it cannot be deleted.
+        """
+        self.before_put(path)
         if not self.has(path):
             return False
-        self.fs.delete_file(path)
         folder = path.rpartition("/")[0]
-        if self.is_local:
-            while folder not in (self.published, self.stages) and folder.startswith((self.published, self.stages)):
-                try:
-                    # Never with what is in it: another partition may be putting its file there at this moment.
-                    Path(folder).rmdir()
-                except OSError:
-                    break
-                folder = folder.rpartition("/")[0]
-        elif folder.startswith(f"{self.published}/") and not self.fs.get_file_info(pafs.FileSelector(folder)):
-            # A marker that is left of the partition's own folder; those above it are others' too.
-            self.fs.delete_dir(folder)
+        with writing(path):
+            if not self.is_local:
+                with suppress(FileNotFoundError):  # another process may have deleted it since
+                    self.fs.delete_file(path)
+                self._remove_marker(folder)
+                return True
+            self.refuse_links(path)
+            Path(path).unlink(missing_ok=True)
+        while folder not in (self.published, self.stages) and folder.startswith((self.published, self.stages)):
+            try:
+                # Never with what is in it: another partition may be putting its file there at this moment.
+                Path(folder).rmdir()
+            except OSError:
+                break
+            folder = folder.rpartition("/")[0]
         return True
+
+    def _remove_marker(self, folder: str) -> None:
+        """Delete the marker that is left of a partition's own folder, if any; those above it are others' too."""
+        inside = pafs.FileSelector(folder, allow_not_found=True)
+        if folder.startswith(f"{self.published}/") and not self.fs.get_file_info(inside):
+            # Many stores have no such markers, and some say so.
+            with suppress(FileNotFoundError):
+                self.fs.delete_dir(folder)
 
     # --- partitions --------------------------------------------------------------------------------------------------
 
+    def state(self, key: str) -> dict[str, Any] | None:
+        """Read the state of a published partition, or return None where it has none.
+
+        A state that is damaged, or of a form that is not ours, is logged and read as one that is lost: its partition is
+        to be built again.
+
+        Raises:
+            CollectionError: if it cannot be read, or a newer version wrote it.
+        """
+        path = self.state_file(key)
+        try:
+            document = self.read_json(path)
+        except DamagedFileError as error:
+            _log.warning("%s; until then nothing is known of partition %s", error, key)
+            return lost_state()
+        if document is None or is_state(document):
+            return document
+        _log.warning("%s: not the state of a partition; until it is built again, nothing is known of it", path)
+        return lost_state()
+
     def states(self) -> dict[str, dict[str, Any]]:
-        """State of every published partition by key, in key order."""
+        """Read the state of every published partition, as :meth:`state` does: by key, in key order."""
         folder = pafs.FileSelector(f"{self.stages}/{STATE_STAGE}", allow_not_found=True)
         with looking(folder.base_dir):
             infos = self.fs.get_file_info(folder)
         names = sorted(info.base_name for info in infos if info.base_name.endswith(".json"))
-        paths = [f"{folder.base_dir}/{name}" for name in names]
-        found = zip(names, each_file(self.fs, self.read_json, paths), strict=True)
-        return {name.removesuffix(".json"): state for name, state in found if state is not None}
+        keys = [name.removesuffix(".json") for name in names]
+        found = zip(keys, each_file(self.fs, self.state, keys), strict=True)
+        return {key: state for key, state in found if state is not None}
 
     def failures(self, states: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, int]:
         """Headers that the published partitions lack, by error class.
@@ -159,11 +206,73 @@ class Workspace(Files):
         return dict(sorted(counts.items()))
 
     @contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Be the only one that builds a partition; waits for whoever does so now."""
+    def lock(self, key: str) -> Iterator[Hold]:
+        """Be the only one that builds a partition; waits for whoever does so now.
+
+        Code that runs under the lock may take it again, and gets the same hold. So may threads that are started with a
+        copy of its context (``contextvars.copy_context``), which :func:`~rasteret_assets.storage.filesystems.each_file`
+        does; any other thread waits as another process would.
+
+        Raises:
+            WorkspaceError: if there cannot be a lock.
+        """
+        path = f"{self.stages}/locks/{key}"
+        name = f"{self.fs.type_name}:{path}"
+        if (hold := _HOLDS.get().get(name)) is not None and not hold.is_over:
+            yield hold
+            return
+        if self.is_local:
+            with writing(path):
+                self.refuse_links(path)
         told = f"waiting for another run that builds {key} of {self.published}"
-        with held(self.fs, f"{self.stages}/locks/{key}", lambda: _log.info(told)):
-            yield
+        with held(self.fs, path, lambda: _log.info(told), what=f"partition {key} of {self.published}") as hold:
+            before = _HOLDS.set({**_HOLDS.get(), name: hold})
+            try:
+                yield hold
+            finally:
+                _HOLDS.reset(before)
+
+    def derive_json(self, path: str, derived: Callable[[], Mapping[str, Any] | None]) -> None:
+        """Bring a document up to date that is derived from others, which other processes may be changing.
+
+        Args:
+            path: of the document.
+            derived: makes it of what the others are now; None where there is to be none. Called again where another
+                process replaced the document meanwhile, which may have seen less or more.
+
+        Raises:
+            WorkspaceError: if the document cannot be written.
+        """
+        # One after the other, where the document cannot be compared and swapped.
+        with self.lock(path.rpartition("/")[2]) if self.conditional is None else nullcontext():
+            for _ in range(_TRIES):
+                found, tag = self.read_tagged(path)
+                document = derived()
+                if document is None:
+                    self.remove(path)
+                    return
+                if found == document or self.swap_json(path, document, tag)[0]:
+                    return
+        raise WorkspaceError(f"{path} cannot be written: other processes replace it again and again")
+
+    def before_put(self, path: str) -> None:  # noqa: ARG002  (whoever lost one lock stood still for too long for all)
+        """Refuse to put a file in place where a lock was lost that the running code goes by.
+
+        Raises:
+            LockLostError: naming the partition.
+        """
+        mine = f"{self.fs.type_name}:{self.stages}/"
+        for name, hold in _HOLDS.get().items():
+            if name.startswith(mine) and not hold.is_over:
+                hold.check()
+
+    def refuse_links(self, path: str) -> None:
+        """Refuse a path on a local disk that leads through a symbolic link below one of the two folders.
+
+        Raises:
+            OSError: naming the link.
+        """
+        disk.refuse_links(path, [self.stages, self.published])
 
     def exists(self) -> bool:
         """Whether anything was published here."""

@@ -1,0 +1,278 @@
+"""Objects that are replaced only where nobody else has replaced them: compare-and-swap, on S3, GCS and Azure.
+
+pyarrow puts objects unconditionally, so a pyarrow filesystem is opened once more, by obstore, with the same address and
+credentials. Whatever is neither S3 nor GCS nor Azure (fsspec's filesystems, for example) has no such store.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import obstore
+import pyarrow as pa
+import pyarrow.fs as pafs
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
+
+from rasteret_assets.storage.objects import environment_credentials
+from rasteret_assets.storage.reading import patiently
+
+if TYPE_CHECKING:
+    from obstore import PutMode, UpdateVersion
+    from obstore.store import ClientConfig, RetryConfig
+
+#: Bytes of the largest object that a store takes in one request, which a condition needs: 5 GiB, S3's limit.
+LARGEST_PUT: Final = 5 * 2**30
+
+# A lock that is renewed has to fail before it is too late to notice; a large file may take long.
+_DOCUMENT_TIMEOUT: Final = timedelta(seconds=20)
+_FILE_TIMEOUT: Final = timedelta(hours=2)
+_RETRIES: Final[RetryConfig] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
+_LARGE: Final = 2**20
+_AZURE_AUTHORITY: Final = ".blob.core.windows.net"
+_STATUS: Final = re.compile(r"\b([45]\d\d) [A-Z]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag:
+    """What tells one content of an object from another: the store's entity tag, or its version."""
+
+    e_tag: str | None
+    version: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """The bytes of an object as they were read, with their tag and the store's own time of their writing."""
+
+    data: bytes
+    tag: Tag
+    modified: datetime
+
+
+class ConditionalStore:
+    """The objects of one bucket, by the paths that a pyarrow filesystem gives them.
+
+    Args:
+        documents: opened for small objects.
+        files: the same for large ones, with time for them.
+        key_of: makes the key of an object from its path.
+    """
+
+    def __init__(self, documents: ObjectStore, files: ObjectStore, key_of: Callable[[str], str]) -> None:
+        self._documents = documents
+        self._files = files
+        self._key = key_of
+        self._honours: bool | None = None
+
+    def read(self, path: str) -> Content | None:
+        """Return an object, or None where there is none.
+
+        Raises:
+            OSError: if the store does not answer.
+        """
+        try:
+            with _answers():
+                result = obstore.get(self._documents, self._key(path))
+                meta, data = result.meta, result.bytes().to_bytes()
+        except FileNotFoundError:
+            return None
+        return Content(data=data, tag=_tag(meta), modified=meta["last_modified"])
+
+    def tag(self, path: str) -> Tag | None:
+        """Return the tag of an object without reading it, or None where there is none; errors as for the others."""
+        try:
+            with _answers():
+                return _tag(obstore.head(self._documents, self._key(path)))
+        except FileNotFoundError:
+            return None
+
+    def put(self, path: str, data: bytes | pa.Buffer, seen: Tag | None) -> Tag | None:
+        """Replace an object if its tag is still ``seen`` (None: if there is none), and return the new tag.
+
+        Returns:
+            None where somebody else was first. So may be the answer to a put that did replace the object, if the
+            connection broke and the request was sent again; :meth:`swap` knows better.
+
+        Raises:
+            OSError: if the store does not answer.
+        """
+        mode: PutMode = "create" if seen is None else _update(seen)
+        store = self._files if len(data) > _LARGE else self._documents
+        content = data if isinstance(data, bytes) else obstore.Bytes(memoryview(data).cast("B"))
+        try:
+            with _answers():
+                return _tag(obstore.put(store, self._key(path), content, mode=mode, use_multipart=False))
+        except (FileExistsError, FileNotFoundError, PreconditionError):
+            return None
+
+    def swap(self, path: str, data: bytes, seen: Tag | None) -> Tag | None:
+        """Replace a document as :meth:`put` does; its content must be one that nobody else writes.
+
+        An answer that got lost is looked for: where the object holds ``data``, it was replaced by this call.
+        """
+
+        def once() -> Tag | None:
+            failed: OSError | None = None
+            try:
+                if (tag := self.put(path, data, seen)) is not None:
+                    return tag
+            except PermissionError:
+                raise
+            except OSError as error:
+                failed = error
+            found = self.read(path)
+            if found is not None and found.data == data:
+                return found.tag
+            if failed is not None and (found and found.tag) == seen:
+                raise failed
+            return None
+
+        return patiently(once)
+
+    def honours_conditions(self, path: str) -> bool:
+        """Whether the store refuses to create an object that exists; asked once, with an object at ``path``.
+
+        Stores of other makers may ignore a condition they do not know, and then lock nothing.
+        """
+        if self._honours is None:
+            try:
+                self._honours = any(self.put(path, b"conditions", None) is None for _ in range(2))
+            except NotImplementedError:
+                self._honours = False
+        return self._honours
+
+
+def open_conditional(fs: pafs.FileSystem, path: str) -> ConditionalStore | None:
+    """Open the store of a path for conditional puts; None where its filesystem has none.
+
+    Args:
+        fs: pyarrow filesystem, whose address and credentials are taken.
+        path: on it; without a filesystem of a folder, it begins with the bucket.
+    """
+    base = ""
+    while isinstance(fs, pafs.SubTreeFileSystem):
+        base = f"{fs.base_path.rstrip('/')}/{base}"
+        fs = fs.base_fs
+    if fs.type_name not in _OPENERS:
+        return None
+    _, (options, *_) = fs.__reduce__()
+    bucket, _, inside = (base or path).partition("/")
+    return _opened(fs.type_name, bucket, inside if base else None, pickle.dumps(options))
+
+
+@lru_cache(maxsize=64)
+def _opened(kind: str, bucket: str, base: str | None, options: bytes) -> ConditionalStore | None:
+    """Open a store once for each bucket and set of options, so that its connections are kept."""
+    given = pickle.loads(options)  # noqa: S301  (made above)
+    documents, files = (_OPENERS[kind](bucket, given, timeout) for timeout in (_DOCUMENT_TIMEOUT, _FILE_TIMEOUT))
+    if documents is None or files is None:
+        return None
+    prefix = f"{bucket}/"
+    return ConditionalStore(
+        documents, files, (lambda path: path.removeprefix(prefix)) if base is None else (lambda path: f"{base}{path}")
+    )
+
+
+def _s3(bucket: str, given: Mapping[str, Any], timeout: timedelta) -> ObjectStore | None:
+    client: ClientConfig = {"timeout": timeout}
+    config: dict[str, Any] = {"region": given["region"]} if given["region"] else {}
+    if endpoint := given["endpoint_override"]:
+        # With or without a scheme; that of the environment's endpoint, which pyarrow puts here, has one.
+        config["endpoint"] = endpoint if "://" in endpoint else f"{given['scheme']}://{endpoint}"
+        if config["endpoint"].startswith("http://"):
+            client["allow_http"] = True
+    if given["force_virtual_addressing"]:
+        config["virtual_hosted_style_request"] = True
+    if (proxy := given["proxy_options"]) and proxy["host"]:
+        user = f"{proxy['username']}:{proxy['password']}@" if proxy["username"] else ""
+        client["proxy_url"] = f"{proxy['scheme'] or 'http'}://{user}{proxy['host']}:{proxy['port']}"
+    if given["role_arn"]:
+        # Roles are taken by pyarrow itself; obstore would need another client to do so.
+        return None
+    if given["anonymous"]:
+        config["skip_signature"] = True
+    elif given["access_key"]:
+        config |= {"access_key_id": given["access_key"], "secret_access_key": given["secret_key"]}
+        if given["session_token"]:
+            config["session_token"] = given["session_token"]
+    else:
+        config |= environment_credentials()
+    return S3Store(bucket, client_options=client, retry_config=_RETRIES, **config)
+
+
+def _gcs(bucket: str, given: Mapping[str, Any], timeout: timedelta) -> ObjectStore | None:
+    if given["endpoint_override"] or given["target_service_account"]:
+        return None
+    config: dict[str, Any] = {}
+    if given["anonymous"]:
+        config["skip_signature"] = True
+    elif given["access_token"]:
+        token = {"token": given["access_token"], "expires_at": given["credential_token_expiration"]}
+        config["credential_provider"] = lambda: token
+    return GCSStore(bucket, client_options={"timeout": timeout}, retry_config=_RETRIES, **config)
+
+
+def _azure(container: str, given: Mapping[str, Any], timeout: timedelta) -> ObjectStore | None:
+    if given["blob_storage_authority"] != _AZURE_AUTHORITY or given["blob_storage_scheme"] != "https":
+        return None
+    names = {
+        "account_key": "account_key", "sas_token": "sas_key", "client_id": "client_id",
+        "client_secret": "client_secret", "tenant_id": "tenant_id",
+    }  # fmt: skip
+    config = {ours: given[theirs] for theirs, ours in names.items() if given[theirs]}
+    options: ClientConfig = {"timeout": timeout}
+    return AzureStore(
+        container, account_name=given["account_name"], client_options=options, retry_config=_RETRIES, **config
+    )
+
+
+_OPENERS: Final[Mapping[str, Callable[[str, Mapping[str, Any], timedelta], ObjectStore | None]]] = {
+    "s3": _s3,
+    "gcs": _gcs,
+    "abfs": _azure,
+}
+
+
+def _tag(result: Mapping[str, Any]) -> Tag:
+    return Tag(e_tag=result["e_tag"], version=result["version"])
+
+
+def _update(seen: Tag) -> UpdateVersion:
+    given = {"e_tag": seen.e_tag, "version": seen.version}
+    return {name: value for name, value in given.items() if value is not None}  # type: ignore[return-value]
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Turn what obstore raises into the errors that Python and pyarrow have for the same.
+
+    The text of a store's error holds the address that was asked, which may be signed, so only its kind is repeated.
+    """
+    try:
+        yield
+    except PreconditionError:
+        raise
+    except AlreadyExistsError as error:
+        raise FileExistsError("the object exists") from error
+    except (PermissionDeniedError, UnauthenticatedError) as error:
+        raise PermissionError("access denied; check credentials and region") from error
+    except BaseError as error:
+        status = _STATUS.search(str(error))
+        if status is not None and status.group(1) == "501":
+            raise NotImplementedError("the store knows no conditional requests") from error
+        answer = f", HTTP {status.group(1)}" if status else ""
+        raise OSError(f"the object store failed ({type(error).__name__}{answer})") from error

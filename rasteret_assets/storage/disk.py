@@ -1,0 +1,140 @@
+"""Files and folders on a local disk: created beside, synced, put in place in one step; no link is followed to write.
+
+A folder may be taken away by another process at any moment in which it is empty, so each step that needs one makes the
+folder again where it is gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Final, TypeVar
+
+T = TypeVar("T")
+
+_TRIES: Final = 20
+_BUFFER_BYTES: Final = 1024 * 1024
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they do not exist.
+
+    Raises:
+        NotADirectoryError: if there is a file in its place.
+    """
+    for _ in range(_TRIES):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError) as error:
+            # Either a file stands in the folder's place, or the folder was taken away since mkdir saw it.
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
+        else:
+            return
+    raise FileNotFoundError(errno.ENOENT, "other processes take the folder away again and again", str(folder))
+
+
+def in_folder(folder: Path, step: Callable[[], T]) -> T:
+    """Return what ``step`` returns, with a folder made first; both again where the folder was taken away between."""
+    for attempt in range(_TRIES):
+        make_folder(folder)
+        try:
+            return step()
+        except FileNotFoundError:
+            if attempt + 1 == _TRIES:
+                raise
+    raise AssertionError("unreachable")
+
+
+def create_beside(folder: Path) -> BinaryIO:
+    """Create a file of a new name in a folder and open it for writing; :func:`sweep` spares it until it is closed."""
+    path = folder / uuid.uuid4().hex
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    file = os.fdopen(in_folder(folder, lambda: os.open(path, flags, 0o666)), "wb", _BUFFER_BYTES)
+    with suppress(OSError):  # a share without locks: then a file is abandoned when nothing is written to it for a day
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # A file that was opened by number has no name.
+    file.raw.name = str(path)  # type: ignore[attr-defined]
+    return file
+
+
+def replace(source: Path, target: Path, *, durable: bool) -> None:
+    """Give a file the place of another in one step.
+
+    Args:
+        source: whose content is synced already, if it has to be.
+        target: what it replaces.
+        durable: whether the new name is synced too, so that it is there after a power cut.
+    """
+    is_new = not target.parent.exists()
+    in_folder(target.parent, lambda: _rename(source, target))
+    if durable:
+        _sync_folder(target.parent)
+        if is_new:  # the folder's own name has to last as well, and that of the folder above it
+            for folder in list(target.parents)[1:3]:
+                _sync_folder(folder)
+
+
+def _rename(source: Path, target: Path) -> None:
+    if not source.exists():
+        # Not FileNotFoundError, which means that the folder of the target is gone.
+        raise OSError(errno.ESTALE, "the file that was being written was taken away", str(source))
+    source.replace(target)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some filesystems cannot sync folders; others take an empty one away at this moment.
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def refuse_links(path: str, roots: Sequence[str]) -> None:
+    """Refuse a path whose folders below one of the roots are symbolic links: they may lead anywhere.
+
+    Raises:
+        OSError: naming the link.
+    """
+    for root in roots:
+        if path.startswith(f"{root}/"):
+            folder = root
+            for name in path.removeprefix(f"{root}/").split("/")[:-1]:
+                folder = f"{folder}/{name}"
+                if Path(folder).is_symlink():
+                    raise OSError(errno.ELOOP, "a symbolic link, which a workspace may not hold: take it away", folder)
+
+
+def sweep(folder: Path, older_than_s: float) -> None:
+    """Delete the files of a folder to which nothing was written for a while, unless a process holds them open.
+
+    Args:
+        folder: not followed where it is a link.
+        older_than_s: seconds since the last write.
+    """
+    oldest = time.time() - older_than_s
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # another process may be sweeping too
+                if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < oldest:
+                    _delete_abandoned(entry.path)
+
+
+def _delete_abandoned(path: str) -> None:
+    file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        os.unlink(path)  # noqa: PTH108  (the entry's own path, no object is needed)
+    finally:
+        os.close(file)

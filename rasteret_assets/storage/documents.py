@@ -1,0 +1,126 @@
+"""JSON documents of a workspace: parsed, and held against the form that this version reads and writes.
+
+A document is either a state, of which a form that is not ours makes its partition be built again, or a cache, which is
+then made anew. Only one that says it is of a newer format is refused: an older version must not write over it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from rasteret_assets.errors import CollectionError
+
+#: Key and number of the format of a document; without the key it is of format 1.
+FORMAT_KEY: Final = "format"
+FORMAT: Final = 1
+
+#: Key of the number of the lock holder that wrote a state.
+FENCE: Final = "fence"
+
+#: Marks a partition whose file and state do not match, a file that has no state, and a state that cannot be read.
+LOST: Final = "lost"
+
+#: Key of a state whose file is about to become what it says.
+NEXT: Final = "next"
+
+_COORDINATES: Final = (4, 6)
+
+
+def parse(text: bytes) -> Any:
+    """Return what a JSON text holds.
+
+    Raises:
+        ValueError: if the text is not JSON, or is nested too deeply to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def dumped(document: Any) -> bytes:
+    """Return a document as JSON text, the same for equal documents."""
+    return json.dumps(document, sort_keys=True, indent=1).encode()
+
+
+def refuse_newer(document: Any, path: str) -> None:
+    """Refuse a document that a newer version wrote.
+
+    Raises:
+        CollectionError: naming the file.
+    """
+    number = document.get(FORMAT_KEY, FORMAT) if isinstance(document, dict) else FORMAT
+    if _is_count(number) and number > FORMAT:
+        raise CollectionError(
+            f"{path} was written by a newer version of rasteret_assets (format {number}; this version reads {FORMAT}): "
+            "upgrade it"
+        )
+
+
+def lost_state() -> dict[str, Any]:
+    """Make the state of a partition of which nothing is known, so that it is built again."""
+    return {"source_version": "", LOST: True}
+
+
+def is_state(document: Any) -> bool:
+    """Whether a document has the form of a partition's state, in all that this version reads of one."""
+    return (
+        isinstance(document, dict)
+        and "source_version" in document
+        and all(fits(document[name]) for name, fits in _STATE.items() if name in document)
+        and ("rows" not in document or is_facts(document))
+    )
+
+
+def is_facts(document: Any) -> bool:
+    """Whether a document says of a file how many rows and bytes it has, and which digest."""
+    return (
+        isinstance(document, dict)
+        and _is_count(document.get("rows"))
+        and _is_count(document.get("bytes"))
+        and isinstance(document.get("content_hash"), str)
+    )
+
+
+def fence_of(document: Any) -> int:
+    """Return the number of the lock holder that wrote a state; 0 where the document does not say it."""
+    fence = document.get(FENCE) if isinstance(document, dict) else None
+    return int(fence) if fence is not None and _is_count(fence) else 0
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _optional(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+def _list_of(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _is_bbox(value: Any) -> bool:
+    return _list_of((int, float))(value) and len(value) in _COORDINATES
+
+
+def _is_interval(value: Any) -> bool:
+    return _list_of((str, type(None)))(value) and len(value) == 2
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_count, value.values()))
+
+
+_STATE: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "source_version": lambda value: isinstance(value, str),
+    NEXT: _optional(is_facts),
+    FENCE: _is_count,
+    "bbox": _optional(_is_bbox),
+    "interval": _is_interval,
+    "collections": _list_of(str),
+    "bands": _list_of(str),
+    "failures": _are_counts,
+}

@@ -1,0 +1,144 @@
+"""Reading files of a workspace: a failure that may pass is waited out, and is told apart from damage.
+
+Arrow raises OSError for a broken connection as well as for bytes that contradict themselves, so the message decides. An
+unknown message counts as a failure to read: whoever takes a sound file for a damaged one throws hours of work away.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+import pyarrow as pa
+
+from rasteret_assets.errors import CollectionError, DamagedFileError, WorkspaceError
+
+T = TypeVar("T")
+
+#: Seconds between the tries of a read that failed.
+RETRIED_AFTER_S: tuple[float, ...] = (0.1, 0.4, 1.0)
+
+# What Arrow says of bytes that it cannot make sense of, where it does not raise ArrowInvalid.
+_DAMAGE: Final = re.compile(
+    r"thrift|CRC|page integrity|flatbuffer|corrupt|magic bytes|malformed|truncated|decompress|unexpected end of stream|"
+    r"invalid (?:or|parquet|data|number|page|encod|column|repet|defin|file|ipc|metadata|rle|bit)|end of file|"
+    r"not a parquet|unknown encoding|(?:snappy|lz4|zstd|gzip|brotli)",
+    re.IGNORECASE,
+)  # fmt: skip
+# A failure of the network is never damage, whatever else its message says.
+_NETWORK: Final = re.compile(
+    r"AWS Error|curl|connection|network|timed? ?out|timeout|HTTP|google|azure|unavailable|slow ?down|socket|TLS|SSL",
+    re.IGNORECASE,
+)  # fmt: skip
+# Answers that stay the same however often one asks.
+_LASTING: Final = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+_DENIED: Final = re.compile(r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_KEY")
+
+
+def patiently(read: Callable[[], T], *, again_if_damaged: bool = False) -> T:
+    """Return what ``read`` returns, trying again where it fails for a reason that may pass.
+
+    Args:
+        read: raises OSError where it fails, and ValueError (as ArrowInvalid is) for damage.
+        again_if_damaged: whether damage may pass too: an object that is replaced between two requests of one read
+            comes with a wrong end.
+    """
+    for pause in RETRIED_AFTER_S:
+        try:
+            return read()
+        except (OSError, ValueError) as error:
+            if not (again_if_damaged if is_damage(error) else may_pass(error)):
+                raise
+        time.sleep(pause)
+    return read()
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an error says that the bytes themselves are wrong."""
+    if isinstance(error, ValueError | pa.ArrowException) and not isinstance(error, OSError):
+        return True
+    text = str(error)
+    return (
+        isinstance(error, OSError)
+        and error.errno is None
+        and not isinstance(error, WorkspaceError)
+        and _NETWORK.search(text) is None
+        and _DAMAGE.search(text) is not None
+    )
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether another try may end better: a broken connection, a busy store, a disk that answers no more."""
+    return (
+        isinstance(error, OSError)
+        and not isinstance(error, _LASTING)
+        and error.errno not in {errno.ENOTDIR, errno.ELOOP, errno.EMFILE}
+        and _DENIED.search(str(error)) is None
+    )
+
+
+def unreadable(path: str, error: Exception) -> CollectionError:
+    """Make the error to raise for a file that cannot be read: damage has another remedy than a store that fails."""
+    if is_damage(error):
+        return damaged(path, error)
+    return CollectionError(f"{path} cannot be read ({error}): {_reach(error)}")
+
+
+def damaged(path: str, error: Exception | str) -> DamagedFileError:
+    """Make the error to raise for a file whose bytes are not what was written."""
+    return DamagedFileError(f"{path}: damaged ({error}); build it again with force=True", path=path)
+
+
+@contextmanager
+def looking(path: str) -> Iterator[None]:
+    """Turn what the storage says when a file is looked for into an error that names the file.
+
+    Raises:
+        WorkspaceError: naming it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceError(f"{path} cannot be looked for ({error}): {_reach(error)}") from error
+
+
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Turn what the storage says when a file is written or deleted into an error that names the file.
+
+    Raises:
+        WorkspaceError: naming it.
+    """
+    try:
+        yield
+    except WorkspaceError:
+        raise
+    except OSError as error:
+        raise WorkspaceError(
+            f"{path} cannot be written ({error}): the workspace has to be a folder, with room, that may be written to"
+        ) from error
+
+
+def opened(open_file: Callable[[str], pa.NativeFile], path: str) -> pa.NativeFile | None:
+    """Open a file to read, or return None where it does not exist; one that may not be read is not damaged.
+
+    Raises:
+        CollectionError: if it cannot be opened.
+    """
+    try:
+        return patiently(lambda: open_file(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CollectionError(f"{path} cannot be opened ({error}): {_reach(error)}") from error
+
+
+def _reach(error: Exception) -> str:
+    """Say what helps where the way to a file is barred."""
+    if isinstance(error, OSError) and error.errno == errno.ENOTDIR:
+        return "a folder on its way is a file: choose another workspace_dir"
+    return "see that its storage can be reached, and that you may read there"
