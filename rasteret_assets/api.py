@@ -26,6 +26,7 @@ from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import BANDS, ID, STATUS_OK
 from rasteret_assets.source.open import Source, open_source
 from rasteret_assets.source.profile import profile_source
+from rasteret_assets.source.stored import open_known
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.commit import unfinished_partitions, verified_states
@@ -118,7 +119,8 @@ def build_from_table(
         )  # fmt: skip
     # Another process may have ended what was unfinished a moment ago.
     options: dict[str, Any] = {"force": force, "partitions": unfinished, "must_exist": False}
-    _build(workspace, open_source(path, spec, filesystem), spec, backend, **options)
+    source = open_known(workspace, path, spec, filesystem, trust_stored=not force)
+    _build(workspace, source, spec, backend, **options)
     return load(target, name=name)
 
 
@@ -145,7 +147,7 @@ def plan(
         RecordError: if a column is missing or cannot be normalized.
     """
     workspace = _workspace(spec)
-    source = open_source(spec.path, spec, filesystem)
+    source = open_known(workspace, spec.path, spec, filesystem)
     options = {"force": force or spec.force, "revalidate": revalidate}
     return plan_build(workspace, source, spec, only=partitions, **options)
 
@@ -169,7 +171,7 @@ def build(
         spec: of the collection; it needs a name or a workspace.
         filesystem: pyarrow or fsspec filesystem of the record table.
         backend: where bytes come from; see :func:`~rasteret_assets.storage.create_backend`.
-        force: fetch every header again and rebuild every partition.
+        force: read the whole table and every header again, and rebuild every partition.
         revalidate: ask whether the files of known headers have changed, and read those again that have.
         partitions: keys (such as ``2024-05``, or ``undated``) to build at most; all when omitted.
 
@@ -183,9 +185,10 @@ def build(
     """
     workspace = _workspace(spec)
     _refuse_another(workspace, spec)
-    source = open_source(spec.path, spec, filesystem)
+    force = force or spec.force
+    source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force)
     backend = _backend(backend, spec)
-    options = {"force": force or spec.force, "revalidate": revalidate}
+    options = {"force": force, "revalidate": revalidate}
     return _build(workspace, source, spec, backend, partitions=partitions, **options)
 
 

@@ -7,8 +7,6 @@ values a YAML file can carry; live objects (a filesystem, a backend) travel besi
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from rasteret_assets.errors import SpecError
 from rasteret_assets.options import GraphOptions
 from rasteret_assets.partitions import PartitionBy
+from rasteret_assets.versions import spec_version
 
 DEFAULT_MAX_CONCURRENT = 300
 DEFAULT_WORKSPACE = "~/rasteret_workspace"
@@ -230,9 +229,13 @@ class CollectionSpec(_Model):
 
     @property
     def content_hash(self) -> str:
-        """Hash (16 hex digits) of all that decides the published content: a change means a rebuild."""
-        values = self.model_dump(mode="json", exclude=set(self._RUNTIME_FIELDS))
-        return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+        """Hash (16 hex digits) of all that decides the published content: a change means a rebuild.
+
+        Addresses count as they are rewritten, also by a cloud configuration that is registered for the data source.
+        """
+        values = self.model_dump(mode="json", exclude={*self._RUNTIME_FIELDS, "filter_expr", "cloud_config"})
+        cloud = self.cloud.model_dump(mode="json") if self.cloud else None
+        return spec_version({**values, "cloud": cloud, "rewrites": self.rewrites}, self.filter)
 
 
 def published_path(workspace_dir: str | Path | None, name: str) -> str | None:

@@ -189,14 +189,13 @@ def _asked(specs: Sequence[CollectionSpec], partitions: Sequence[str]) -> dict[s
         return {}
     if len(specs) == 1:
         return {specs[0].name: list(partitions)}
-    from rasteret_assets.source.open import open_source
-    from rasteret_assets.source.stored import load_profile
+    from rasteret_assets.source.stored import load_profile, open_known
 
     there = {}
     for spec in specs:
         workspace = workspace_of(spec)
         there[spec.name] = {
-            *load_profile(workspace, open_source(spec.path, spec), spec).partitions,
+            *load_profile(workspace, open_known(workspace, spec.path, spec), spec).partitions,
             *workspace.states(),
         }
     if unknown := [key for key in partitions if not any(key in keys for keys in there.values())]:
@@ -223,12 +222,11 @@ def _by_graph(
 ) -> dict[str, Any]:
     from rasteret_assets.orchestration.materialize import materialize_collection
     from rasteret_assets.pipeline.plan import refuse_unknown, stale_partitions
-    from rasteret_assets.source.open import open_source
-    from rasteret_assets.source.stored import load_profile
+    from rasteret_assets.source.stored import load_profile, open_known
     from rasteret_assets.storage.commit import verified_states
 
     workspace = workspace_of(spec)
-    profile = load_profile(workspace, open_source(spec.path, spec), spec)
+    profile = load_profile(workspace, open_known(workspace, spec.path, spec), spec)
     states = verified_states(workspace)
     refuse_unknown(partitions, profile, states)
     reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
@@ -258,13 +256,12 @@ def _tell(document: dict[str, Any]) -> None:
 
 def _status(spec: CollectionSpec, instance: dg.DagsterInstance | None) -> dict[str, Any]:
     from rasteret_assets.pipeline.plan import stale_partitions
-    from rasteret_assets.source.open import open_source
-    from rasteret_assets.source.stored import load_profile
+    from rasteret_assets.source.stored import load_profile, open_known
     from rasteret_assets.storage.commit import verified_states
 
     workspace = workspace_of(spec)
     states = verified_states(workspace)
-    profile = load_profile(workspace, open_source(spec.path, spec), spec)
+    profile = load_profile(workspace, open_known(workspace, spec.path, spec), spec)
     return {
         "collection": spec.name,
         "path": spec.published_path,

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import yaml
 
-from rasteret_assets.errors import RasteretAssetsError, SourceError
+from rasteret_assets.errors import RasteretAssetsError
 from rasteret_assets.geometry import primary_geometry
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import (
@@ -90,7 +89,7 @@ def propose(path: str | Path, *, name: str = "", workspace_dir: str | None = Non
         SourceError: if there is no table, or it cannot be read.
     """
     table = open_table(path, filesystem)
-    sample = _sample(table.dataset, redact(str(path)))
+    sample = table.head(SAMPLE_ROWS)
     values: dict[str, Any] = {"name": name or _name_of(str(path)), "path": str(path)}
     if workspace_dir is not None:
         values["workspace_dir"] = workspace_dir
@@ -101,13 +100,6 @@ def propose(path: str | Path, *, name: str = "", workspace_dir: str | None = Non
     partitions = _try(values, sample, notes, warnings) if not warnings else {}
     columns = {column.name: str(column.type) for column in table.schema}
     return Proposal(values=values, notes=notes, warnings=warnings, columns=columns, partitions=partitions)
-
-
-def _sample(dataset: ds.Dataset, label: str) -> pa.Table:
-    try:
-        return dataset.head(SAMPLE_ROWS)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise SourceError(f"{label}: cannot be read: {error}") from error
 
 
 def _propose_columns(

@@ -16,7 +16,8 @@ from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from rasteret_assets.errors import SpecError
-from rasteret_assets.source.open import Source, open_source
+from rasteret_assets.source.open import Source
+from rasteret_assets.source.stored import open_known
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
@@ -108,7 +109,7 @@ class FilesystemResource(S3Settings):
 
     def open_source(self, spec: CollectionSpec) -> Source:
         """The record table of a collection."""
-        return open_source(spec.path, spec, self.filesystem(spec.path))
+        return open_known(self.open_workspace(spec), spec.path, spec, self.filesystem(spec.path))
 
     def open_workspace(self, spec: CollectionSpec) -> Workspace:
         """Where a collection and its stages lie.

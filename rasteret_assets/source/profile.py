@@ -30,9 +30,12 @@ from rasteret_assets.schema import (
     GEOMETRY,
     ID,
     PARSER_VERSION,
+    PUBLISH_VERSION,
+    RECORD_VERSION,
     START_DATETIME,
     UNDATED,
 )
+from rasteret_assets.source.crs import crs_name
 from rasteret_assets.source.open import Source, SourcePart
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
@@ -126,7 +129,8 @@ class SourceProfile:
         So does a column that a new file of the source brings, or of which it widens the type: readers that take a
         folder for one table want one schema in all of its files.
         """
-        shared = repr((self.columns, self.asset_names, self.bands, PARSER_VERSION))
+        code = (PARSER_VERSION, RECORD_VERSION, PUBLISH_VERSION)
+        shared = repr((self.columns, self.asset_names, self.bands, code))
         return hashlib.blake2b(shared.encode(), digest_size=8).hexdigest()
 
     def version(self, key: str, spec: CollectionSpec) -> str:
@@ -328,7 +332,7 @@ def _columns(source: Source, spec: CollectionSpec) -> str:
     """Hash of what the source's footers say of its columns."""
     described = describe_geometry(source.schema.field(spec.source_column(GEOMETRY)), source.schema.metadata)
     types = source.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
-    return _digest([types, repr(described)])
+    return _digest([types, crs_name(described), described.native or ""])
 
 
 def _schema_names(source: Source, spec: CollectionSpec) -> list[str]:

@@ -2,58 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import pyarrow as pa
 
-from rasteret_assets.columns.types import plain_type
+from rasteret_assets.columns.types import is_list, small_type
 from rasteret_assets.errors import SourceError
-from rasteret_assets.geometry import describe_geometry
+from rasteret_assets.schema import GEO_KEY
+
+_EXTENSION_NAME, _EXTENSION_METADATA = b"ARROW:extension:name", b"ARROW:extension:metadata"
 
 
-def unite_schemas(label: str, paths: Sequence[str], schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """One schema over all files: columns and struct fields by name, numbers widened, nulls taking the others' type.
+def reduced(schema: pa.Schema) -> pa.Schema:
+    """Return what counts of a file's schema: names, types, extensions, and the GeoParquet footer without extents.
 
-    A dictionary is how some files keep text in memory; where others do not, the column is text.
+    Everything else differs from file to file of one table and says nothing of a record. Geometry is an extension type
+    only where somebody has registered GeoArrow's types; its name and CRS go into the metadata of the field, where they
+    are found otherwise.
+    """
+    metadata = schema.metadata or {}
+    geo = {GEO_KEY: _without_extents(metadata[GEO_KEY])} if GEO_KEY in metadata else None
+    return pa.schema([_described(field) for field in schema], geo)
+
+
+def unite_schemas(label: str, schemas: Sequence[pa.Schema], geometry: str | None = None) -> pa.Schema:
+    """Return the schema that rows of all files are brought to: columns and struct fields by name.
+
+    Text, bytes and lists are of the small types (:func:`~rasteret_assets.columns.types.small_type`) and every field may
+    be null, whatever a writer chose or declared. Numbers are widened. Where units of time differ, the unit is
+    microseconds, which hold the years 1 to 9999 as nanoseconds do not. A dictionary stays one where all files have it.
 
     Args:
         label: of the source, for messages.
-        paths: of its files.
-        schemas: of each.
+        schemas: of its files, each once.
+        geometry: column of the footprints, which is binary where its types cannot be united.
 
     Raises:
-        SourceError: if the files state different CRSs for their geometries.
-        pa.ArrowException: if the types of a column cannot be united.
+        SourceError: if the types of a column cannot be united.
     """
-    _check_geo(label, paths, schemas)
-    first = schemas[0].metadata
-    bare = [schema.remove_metadata() for schema in schemas]
-    if any(schema != bare[0] for schema in bare):
-        bare = _without_mixed_dictionaries(bare)
-    return pa.unify_schemas(bare, promote_options="permissive").with_metadata(first)
+    kinds: dict[str, list[pa.DataType]] = {}
+    stated: dict[str, dict[bytes, bytes] | None] = {}
+    for schema in schemas:
+        for field in schema:
+            found = kinds.setdefault(field.name, [])
+            kind = _scanned(field.type)
+            if kind not in found:
+                found.append(kind)
+            stated.setdefault(field.name, field.metadata)
+    # Two columns of one name stay two: whoever wants them is told.
+    doubled = {name for schema in schemas for name, times in Counter(schema.names).items() if times > 1}
+    fields: list[pa.Field] = []
+    for name, found in kinds.items():
+        try:
+            kind = found[0] if len(found) == 1 else _united(name, found)
+        except pa.ArrowException as error:
+            if name != geometry:
+                raise SourceError(
+                    f"{label}: its files do not fit together: column {name!r} is {' and '.join(map(str, found[:2]))}; "
+                    "cast it in one of them, or leave it out with columns="
+                ) from error
+            kind = pa.binary()
+        fields += [pa.field(name, kind, metadata=stated[name])] * (2 if name in doubled else 1)
+    return pa.schema(fields, schemas[0].metadata)
 
 
-def _without_mixed_dictionaries(schemas: list[pa.Schema]) -> list[pa.Schema]:
-    """The same schemas, with plain types in the columns whose types differ."""
-    kinds: dict[str, set[pa.DataType]] = {}
-    for field_ in chain.from_iterable(schemas):
-        kinds.setdefault(field_.name, set()).add(field_.type)
-    mixed = {name for name, found in kinds.items() if len(found) > 1}
-    return [
-        pa.schema([field_.with_type(plain_type(field_.type)) if field_.name in mixed else field_ for field_ in schema])
-        for schema in schemas
-    ]
+def _scanned(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.ExtensionType):
+        return kind
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, small_type(kind.value_type), kind.ordered)
+    return small_type(kind)
 
 
-def _check_geo(label: str, paths: Sequence[str], schemas: Sequence[pa.Schema]) -> None:
-    """Refuse files whose GeoParquet footers disagree about the CRS: one table has one."""
-    seen: dict[str, str] = {}
-    for path, schema in zip(paths, schemas, strict=True):
-        if "geometry" in schema.names:
-            described = describe_geometry(schema.field("geometry"), schema.metadata)
-            seen.setdefault(f"{described.crs}{described.unknown_crs}", path)
-    if len(seen) > 1:
-        raise SourceError(
-            f"{label}: its files state different CRSs for geometry: {' and '.join(list(seen.values())[:2])}"
-        )
+def _united(name: str, kinds: Sequence[pa.DataType]) -> pa.DataType:
+    plain = [_in_microseconds(small_type(_storage(kind))) for kind in kinds]
+    return pa.unify_schemas(
+        [pa.schema([pa.field(name, kind)]) for kind in plain], promote_options="permissive"
+    ).field(0).type  # fmt: skip
+
+
+def _storage(kind: pa.DataType) -> pa.DataType:
+    return kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
+
+
+def _in_microseconds(kind: pa.DataType) -> pa.DataType:
+    """A small type with instants, in UTC where they have a zone, durations and times of day in microseconds."""
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", None if kind.tz is None else "UTC")
+    if pa.types.is_duration(kind):
+        return pa.duration("us")
+    if pa.types.is_time(kind):
+        return pa.time64("us")
+    return _within(kind, _in_microseconds)
+
+
+def _within(kind: pa.DataType, changed: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(child.name, changed(child.type)) for child in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(changed(kind.key_type), changed(kind.item_type))
+    if is_list(kind):
+        return pa.list_(changed(kind.value_type), kind.list_size if pa.types.is_fixed_size_list(kind) else -1)
+    return kind
+
+
+def _described(field: pa.Field) -> pa.Field:
+    kind = field.type
+    if isinstance(kind, pa.ExtensionType) and kind.extension_name.startswith("geoarrow."):
+        told = {_EXTENSION_NAME: kind.extension_name.encode(), _EXTENSION_METADATA: kind.__arrow_ext_serialize__()}
+        return pa.field(field.name, kind.storage_type, metadata=told)
+    told = {key: text for key, text in (field.metadata or {}).items() if key in (_EXTENSION_NAME, _EXTENSION_METADATA)}
+    return pa.field(field.name, kind, metadata=told or None)
+
+
+def _without_extents(geo: bytes) -> bytes:
+    with suppress(ValueError, AttributeError):
+        document: dict[str, Any] = json.loads(geo)
+        for column in document["columns"].values():
+            column.pop("bbox", None)
+        return json.dumps(document, sort_keys=True).encode()
+    return geo

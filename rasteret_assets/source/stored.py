@@ -8,7 +8,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from rasteret_assets.source.open import Source
+from rasteret_assets.source.known import KnownSchemas
+from rasteret_assets.source.open import Source, open_source
 from rasteret_assets.source.profile import (
     PROFILE_VERSION,
     Look,
@@ -25,6 +26,25 @@ _log = logging.getLogger(__name__)
 _LOOKED_UNDER: Final = "looked_under"
 
 
+def open_known(
+    workspace: Workspace, data: Any, spec: CollectionSpec, filesystem: Any = None, *, trust_stored: bool = True
+) -> Source:
+    """Open a record table as :func:`~.open.open_source` does, but no footer of a file that did not change.
+
+    Args:
+        workspace: keeps the schemas of the files.
+        data: path, URI or Arrow object.
+        spec: of the collection.
+        filesystem: pyarrow or fsspec filesystem of the path.
+        trust_stored: whether the schemas that are kept count, as they do not where a build is forced.
+
+    Raises:
+        SourceError: if there is nothing there, or what is there is not Parquet.
+        MissingColumnError: if a column that the spec or the record contract names is not there.
+    """
+    return open_source(data, spec, filesystem, KnownSchemas(workspace, trust_stored=trust_stored))
+
+
 def load_profile(
     workspace: Workspace,
     source: Source,
@@ -36,11 +56,11 @@ def load_profile(
     """Return the source's profile: the stored one where source and spec are unchanged, else that of a new look.
 
     Args:
-        workspace: of the collection.
+        workspace: keeps the profile.
         source: opened record table.
         spec: of the collection.
         keep: called with the rows of the files that are read.
-        trust_stored: whether what is stored of unchanged files is believed; else every file is read.
+        trust_stored: whether what was found earlier counts; otherwise every row is read again.
     """
     path = _document(workspace)
     stored = workspace.read_json(path, cache=True) if trust_stored else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from rasteret_assets.errors import SourceError, SpecError
+from rasteret_assets.storage.urls import redact, redacted_texts
+from rasteret_assets.storage.walk import is_hidden, walk
 
 T = TypeVar("T")
 
@@ -41,7 +43,9 @@ def resolve_filesystem(path: str, filesystem: Any = None) -> tuple[pafs.FileSyst
         fs, inside = pafs.FileSystem.from_uri(_with_delayed_open(path))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         remedy = "pass filesystem= with a pyarrow or fsspec filesystem that knows it"
-        raise SourceError(f"{path.partition('?')[0]}: pyarrow cannot open this URI ({error}); {remedy}") from error
+        # pyarrow repeats the URI, with the keys that stand in it.
+        reason = redacted_texts(pa.array([str(error)]))[0].as_py()
+        raise SourceError(f"{redact(path)}: pyarrow cannot open this URI ({reason}); {remedy}") from None
     return fs, inside
 
 
@@ -56,6 +60,8 @@ def _as_arrow(filesystem: Any) -> pafs.FileSystem:
     if isinstance(filesystem, pafs.FileSystem):
         return filesystem
     if all(hasattr(filesystem, name) for name in ("info", "open", "ls")):
+        if type(filesystem).__module__ == "fsspec.implementations.local":
+            return pafs.LocalFileSystem()
         return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
     raise SpecError(
         f"filesystem={type(filesystem).__name__} is neither a pyarrow.fs.FileSystem nor an fsspec filesystem"
@@ -69,12 +75,21 @@ def list_files(fs: pafs.FileSystem, folder: str, suffixes: tuple[str, ...]) -> l
     """
     root = folder.rstrip("/") + "/"
     found = []
-    for info in fs.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
-        inside = info.path.removeprefix(root).split("/")
-        hidden = any(part.startswith((".", "_")) and "=" not in part for part in inside)
+    for info in _files_below(fs, folder):
+        hidden = any(map(is_hidden, info.path.removeprefix(root).split("/")))
         if info.type == pafs.FileType.File and not hidden and info.path.lower().endswith(suffixes):
             found.append(info)
     return sorted(found, key=lambda info: info.path)
+
+
+def _files_below(fs: pafs.FileSystem, folder: str) -> Iterator[pafs.FileInfo]:
+    if fs.type_name != "local":
+        yield from fs.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
+    elif Path(folder).is_dir():
+        # pyarrow follows links in a circle without an end.
+        for path, is_file, facts in walk(folder):
+            if is_file:
+                yield pafs.FileInfo(path, pafs.FileType.File, size=facts.st_size, mtime_ns=facts.st_mtime_ns)
 
 
 def each_file(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import obstore
@@ -126,13 +127,34 @@ class ObjectStoreBackend(ReadingBackend):
             container, _, account = bucket.partition("@")
             names = {"account_name": account.partition(".")[0]} if account else azure
             return AzureStore(container, **{**names, **signed})
-        config = {**self._s3_config, **self._bucket_config.get(bucket, {})}
-        if not signed and not {"skip_signature", "access_key_id", "aws_access_key_id"} & config.keys():
-            signed = environment_credentials()
-            if not signed:
-                config["skip_signature"] = True
-        options: ClientConfig = {"allow_http": True} if str(config.get("endpoint", "")).startswith("http://") else {}
-        return S3Store(bucket, client_options=options, **signed, **config)
+        return _open_s3(bucket, {**self._s3_config, **self._bucket_config.get(bucket, {})}, signed)
+
+
+def list_objects(bucket: str, prefix: str, config: Mapping[str, Any]) -> Iterator[obstore.ObjectMeta]:
+    """Yield all objects of an S3 bucket below a prefix, with size, time and entity tag.
+
+    Args:
+        bucket: its name.
+        prefix: path of a folder; empty for the whole bucket.
+        config: obstore's S3 configuration; without keys the environment's credentials, or none, are used.
+
+    Raises:
+        obstore.exceptions.BaseError: if the store cannot be asked.
+    """
+    retries: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
+    store = _open_s3(bucket, config, {}, retry_config=retries)
+    for page in obstore.list(store, prefix or None):
+        yield from page
+
+
+def _open_s3(bucket: str, config: Mapping[str, Any], signed: Mapping[str, Any], **options: Any) -> S3Store:
+    config = dict(config)
+    if not signed and not {"skip_signature", "access_key_id", "aws_access_key_id"} & config.keys():
+        signed = environment_credentials()
+        if not signed:
+            config["skip_signature"] = True
+    client: ClientConfig = {"allow_http": True} if str(config.get("endpoint", "")).startswith("http://") else {}
+    return S3Store(bucket, client_options=client, **signed, **config, **options)
 
 
 def environment_credentials() -> dict[str, Any]:

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 
-from rasteret_assets import schema
 from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.partitions import hive_schema

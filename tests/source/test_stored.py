@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
@@ -55,6 +56,7 @@ def test_files_that_have_not_changed_are_not_read_again(tmp_path: Path) -> None:
     spec = CollectionSpec.of(path=source, name="s2")
     for name in "ab":
         write(source / f"{name}.parquet", [(ord(name), 0)], 1)
+    time.sleep(0.05)  # until a further write would have another time
     load_profile(workspace, open_source(spec.path, spec), spec)
     write(source / "b.parquet", [(ord("c"), 0), (ord("d"), 0)], 2)
     opened = open_source(spec.path, spec)

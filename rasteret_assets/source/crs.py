@@ -1,0 +1,116 @@
+"""The CRS that each file of a record table states for its footprints, and how files of different CRSs are one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyproj
+import shapely
+
+from rasteret_assets.errors import SourceError
+from rasteret_assets.geometry import CRS84, GeometryColumn, decode_geometries, describe_geometry
+
+_LONLAT: Final = frozenset({("OGC", "CRS84"), ("EPSG", "4326"), ("EPSG", "4979")})
+#: What stands for a geometry that cannot be read, so that its record is rejected for it.
+_UNREADABLE: Final = b"unreadable"
+
+
+def crs_name(described: GeometryColumn) -> str:
+    """Return one name for a CRS in whatever words it is stated: OGC:CRS84 for lon/lat, EPSG:n, or WKT."""
+    if described.unknown_crs:
+        return "unknown"
+    if described.crs is None:
+        return CRS84
+    return _name(json.dumps(described.crs, sort_keys=True) if isinstance(described.crs, dict) else str(described.crs))
+
+
+@lru_cache(maxsize=256)
+def _name(text: str) -> str:
+    try:
+        crs = pyproj.CRS.from_user_input(text)
+    except pyproj.exceptions.CRSError:
+        return text  # told of where footprints are read
+    # Coordinates are x, y in GeoParquet and WKB, whatever the order of a CRS's axes.
+    if crs.to_authority() in _LONLAT or crs.equals(pyproj.CRS(CRS84), ignore_axis_order=True):
+        return CRS84
+    code = crs.to_epsg()
+    if code is not None and pyproj.CRS.from_epsg(code).equals(crs, ignore_axis_order=True):
+        return f"EPSG:{code}"
+    return str(crs.to_wkt())
+
+
+def describe_footprints(
+    label: str, geometry: str, schemas: Mapping[str, pa.Schema]
+) -> dict[str, GeometryColumn]:  # fmt: skip
+    """Return how the footprints of each file are to be read, by the file's path.
+
+    Args:
+        label: of the source, for messages.
+        geometry: the files' column of footprints.
+        schemas: of the files, by path, with their footers; those without the column are left out.
+
+    Raises:
+        SourceError: if files state CRSs of which one is unknown.
+    """
+    found = {
+        path: _described(schema.field(geometry), (schema.metadata or {}).get(b"geo"))
+        for path, schema in schemas.items()
+        if geometry in schema.names
+    }
+    named = {path: crs_name(described) for path, described in found.items()}
+    if "unknown" in (names := set(named.values())) and len(names) > 1:
+        without = next(path for path, name in named.items() if name == "unknown")
+        known = next(path for path, name in named.items() if name != "unknown")
+        raise SourceError(
+            f"{label}: its files state different CRSs for {geometry!r}: that of {without} is unknown (crs: null), that "
+            f"of {known} is {named[known][:80]}: write the CRS of the first"
+        )
+    return found
+
+
+def _described(field: pa.Field, geo: bytes | None) -> GeometryColumn:
+    return describe_geometry(field, None if geo is None else {b"geo": geo})
+
+
+def srid_of(label: str, path: str, described: GeometryColumn) -> int:
+    """Return the number that tells the CRS of a file's footprints row by row; 0 for lon/lat, which needs none.
+
+    Raises:
+        SourceError: if the CRS has no EPSG code, so that no number stands for it.
+    """
+    name = crs_name(described)
+    if name == CRS84:
+        return 0
+    if not name.startswith("EPSG:"):
+        raise SourceError(
+            f"{label}: its files state different CRSs, and that of {path} has no EPSG code ({name[:80]}): reproject "
+            "its footprints to lon/lat, or build a collection of that file alone"
+        )
+    return int(name.removeprefix("EPSG:"))
+
+
+def is_one(described: Sequence[GeometryColumn]) -> bool:
+    """Tell whether footprints of several files can be read as one column: the same CRS and the same layout."""
+    return len({(crs_name(one), one.native) for one in described}) <= 1
+
+
+def as_ewkb(column: pa.Array, described: GeometryColumn, srid: int) -> pa.Array:
+    """Return footprints in their CRS as WKB, each with the number of the CRS where it is not lon/lat.
+
+    Args:
+        column: in any form that :func:`~rasteret_assets.geometry.decode_geometries` knows.
+        described: how to read them.
+        srid: number of their CRS, 0 where the file states none (geometries may then bring numbers of their own).
+    """
+    geometries, unreadable = decode_geometries(column, described)
+    if srid:
+        geometries = shapely.set_srid(geometries, srid)
+    wkb: Any = shapely.to_wkb(geometries, byte_order=1, flavor="extended", include_srid=True)
+    if unreadable.any():
+        wkb = np.where(unreadable, _UNREADABLE, wkb)
+    return pa.array(wkb, pa.binary())
