@@ -6,17 +6,21 @@ the package index, once per machine. Skipped where neither is to be had.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 from rasterio.windows import from_bounds
 
-from rasteret_assets import build_from_table
+from rasteret_assets import CollectionSpec, build, build_from_table
+from rasteret_assets.partitions import SIZES, PartitionBy
 from tests.support.environments import environment
 from tests.support.rasters import footprint, record_table, tiff_bytes
 
@@ -29,6 +33,15 @@ collection = rasteret.load(sys.argv[1])
 pixels = collection.get_numpy(tuple(json.loads(sys.argv[2])), ["B02"])
 numpy.savez(sys.argv[3], pixels=pixels, ids=collection.to_table(columns=["id"])["id"].to_pylist())
 print(json.dumps({"bands": collection.bands, "name": collection.name, "source": collection.data_source}))
+"""
+
+LIST = """
+import json, sys
+import rasteret
+collection = rasteret.load(sys.argv[1])
+evening = collection.subset(date_range=("2024-05-17", "2024-05-18"))
+ids = lambda found: sorted(found.to_table(columns=["id"])["id"].to_pylist())
+print(json.dumps({"all": ids(collection), "evening": ids(evening)}))
 """
 
 
@@ -83,3 +96,16 @@ def test_rasteret_reads_the_published_collection(rasteret_python: str, tmp_path:
             columns = slice(max(0, int(np.floor(grid.col_off))), max(0, int(np.floor(grid.col_off))) + window.shape[1])
             assert window.size > 500
             assert np.array_equal(window, dataset.read(1)[rows, columns])
+
+
+@pytest.mark.parametrize("by", SIZES)
+def test_rasteret_opens_partitions_of_every_size(rasteret_python: str, tmp_path: Path, by: PartitionBy) -> None:
+    days = [(2024, 5, 17, 23), (2024, 5, 18, 1), (2023, 1, 2)]
+    times = [datetime(*day, tzinfo=UTC) for day in days]
+    table = record_table(["a", "b", "c"], {"B02": ["x.tif"] * 3}, datetimes=times)
+    pq.write_table(table, tmp_path / "t.parquet")
+    build(CollectionSpec.of(path=tmp_path / "t.parquet", name="s2", workspace_dir=tmp_path, partition_by=by))
+    command = [rasteret_python, "-c", LIST, str(tmp_path / "s2_records")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"all": ["a", "b", "c"], "evening": ["a"]}

@@ -6,17 +6,23 @@ that end like GeoTIFFs, a binary column that parses as WKB. What was guessed is 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import yaml
 
-from rasteret_assets.errors import RasteretAssetsError
+from rasteret_assets.columns.scalars import normalize_times
+from rasteret_assets.errors import RasteretAssetsError, SourceError
 from rasteret_assets.geometry import primary_geometry
+from rasteret_assets.partitions import PartitionBy, rows_by_partition
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import (
     ASSETS,
@@ -28,6 +34,7 @@ from rasteret_assets.schema import (
     REJECT_CLASS,
     REQUIRED_COLUMNS,
     START_DATETIME,
+    UNDATED,
 )
 from rasteret_assets.source.open import open_source, open_table
 from rasteret_assets.source.profile import profile_source
@@ -47,6 +54,13 @@ _KNOWN_NAMES: Final[dict[str, tuple[str, ...]]] = {
     ASSETS: ("assets",),
 }  # fmt: skip
 _HREF_NAMES: Final = ("href", "url", "uri", "path", "location", "file", "filename", "cog", "cog_url", "image", "source")
+_FEWEST_RECORDS: Final = 1000
+#: Days that the partitions of each size have.
+_DAYS: Final[dict[PartitionBy, float]] = {"day": 1, "month": 30.4, "year": 365.2}
+#: Share of the records, the earliest and the latest, that may have odd dates.
+_TAIL: Final = 0.05
+#: The middle, as a factor, of the 1,000 to 100,000 records that suit a partition.
+_PARTITION_RECORDS: Final = 10_000
 _RASTER: Final = re.compile(r"\.(tiff?|cog|gtiff)(\?.*)?$", re.IGNORECASE)
 _CRS_COLUMNS: Final = ("proj:code", PROJ_EPSG, CRS, "proj:wkt2", "proj:projjson")
 
@@ -97,6 +111,8 @@ def propose(path: str | Path, *, name: str = "", workspace_dir: str | None = Non
     _propose_columns(sample, table.schema, values, notes, warnings)
     _propose_crs(sample, notes, warnings)
     values["enrich_cog"] = True
+    if not warnings:
+        _propose_size(table.dataset, values, notes)
     partitions = _try(values, sample, notes, warnings) if not warnings else {}
     columns = {column.name: str(column.type) for column in table.schema}
     return Proposal(values=values, notes=notes, warnings=warnings, columns=columns, partitions=partitions)
@@ -158,6 +174,52 @@ def _propose_crs(sample: pa.Table, notes: list[str], warnings: list[str]) -> Non
         notes.append(f"the CRS of the rasters is read from {', '.join(stated)}, and from the headers, which are right")
     else:
         notes.append("no column states the CRS of the rasters: it comes from the headers")
+
+
+def _propose_size(dataset: ds.Dataset, values: dict[str, Any], notes: list[str]) -> None:
+    """Propose the size of which a partition has, by a factor, nearest to :data:`_PARTITION_RECORDS` records.
+
+    A partition is what is built, checked and replaced as a whole, and one file. In one of 100,000 records an append
+    rewrites too much; files of less than 1,000 records cost readers more in opening them than in reading them. A table
+    that is smaller than one partition should be tells nothing, and is taken for the beginning of a larger one.
+    """
+    days = _records_by_day(dataset, CollectionSpec.of(**values))
+    if days.total() < _FEWEST_RECORDS:
+        values["partition_by"] = "month"
+        notes.append(f"partitioned by month: {days.total()} records are too few to tell; day and year are the others")
+        return
+    a_day = _records_a_day(days)
+    expected = {by: a_day * days_of for by, days_of in _DAYS.items()}
+    chosen = min(expected, key=lambda by: abs(math.log(expected[by] / _PARTITION_RECORDS)))
+    values["partition_by"] = chosen
+    counts = ", ".join(f"{records:,.{0 if records > 10 else 1}f} in a {by}" for by, records in expected.items())
+    notes.append(
+        f"partitioned by {chosen}: about {counts}, and a partition, which is one file and is rebuilt as a "
+        "whole, is best of 1,000 to 100,000 records; another choice later fetches no header again"
+    )
+
+
+def _records_a_day(days: Mapping[str, int]) -> float:
+    """Return the rate at which the middle nine tenths of the records came: a few odd dates must not stretch it."""
+    keys = sorted(days)
+    shares = np.cumsum([days[key] for key in keys]) / sum(days.values())
+    inner = np.flatnonzero((shares >= _TAIL) & (shares <= 1 - _TAIL))
+    first, last = (int(inner[0]), int(inner[-1])) if len(inner) else (0, len(keys) - 1)
+    span = date.fromisoformat(keys[last]) - date.fromisoformat(keys[first])
+    return sum(days[key] for key in keys[first : last + 1]) / (span.days + 1)
+
+
+def _records_by_day(dataset: ds.Dataset, spec: CollectionSpec) -> Counter[str]:
+    """Count the records of every day, all rows of the table: a sample of its beginning would be of one day."""
+    column = spec.source_column(DATETIME)
+    found: Counter[str] = Counter()
+    try:
+        for batch in dataset.scanner(columns=[column]).to_batches():
+            times, _ = normalize_times(batch.column(column), column)
+            found.update({key: len(rows) for key, rows in rows_by_partition(times, "day") if key != UNDATED})
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, RasteretAssetsError):
+        return Counter()  # the trial of the first rows says what is wrong with them
+    return found
 
 
 def _try(values: dict[str, Any], sample: pa.Table, notes: list[str], warnings: list[str]) -> dict[str, int]:

@@ -45,9 +45,14 @@ def discover_partitions(
     """
     name = partitions_name(spec)
     order = list(instance.get_dynamic_partitions(name))
-    if new := sorted({*profile.partitions, *published} - set(order)):
+    if new := in_order({*profile.partitions, *published} - set(order), profile.partitions):
         instance.add_dynamic_partitions(name, new)
     return order + new
+
+
+def in_order(keys: Collection[str], of_source: Collection[str]) -> list[str]:
+    """Return keys as they are to be registered: those that the source has first, so that ranges hold only such."""
+    return sorted(keys, key=lambda key: (key not in of_source, key))
 
 
 def contiguous(order: Sequence[str], keys: Collection[str], most: int) -> list[list[str]]:

@@ -24,6 +24,7 @@ from rasteret_assets.orchestration.names import (
 from rasteret_assets.orchestration.partitions import (
     PARTITIONS_PER_RUN,
     contiguous,
+    in_order,
     partitions_name,
     selected_keys,
     selection_tags,
@@ -100,7 +101,7 @@ def compare(instance: dg.DagsterInstance, filesystem: FilesystemResource, spec: 
     busy = busy_partitions(instance, spec)
     want = {key: profile.version(key, spec) for key in profile.partitions}
     have = {key: str(state["source_version"]) for key, state in verified_states(workspace).items()}
-    new = sorted({*want, *have} - set(registered))
+    new = in_order({*want, *have} - set(registered), want)
     return Difference(want=want, have=have, busy=busy, order=[*registered, *new], new=new)
 
 
