@@ -288,6 +288,23 @@ def test_a_reader_takes_the_new_files_once_they_are_all_there(table: Table, monk
         assert records(spec, verify=verify) == first
 
 
+def test_an_old_file_of_undated_records_that_a_killed_build_left_is_taken_away(table: Table) -> None:
+    build(table.spec("month"))
+    old = Path(Workspace.of(table.spec("month")).published_file("undated"))
+    content = old.read_bytes()
+    spec = table.spec("day")
+    build(spec)
+    first = records(spec)
+    assert not old.exists()
+    old.parent.mkdir(exist_ok=True)
+    old.write_bytes(content)
+    for verify in ("full", "rows", False):
+        assert records(spec, verify=verify) == first
+    assert build(spec).reasons == {"undated": "published file missing or damaged"}
+    assert not old.exists()
+    assert records(spec) == first
+
+
 def test_build_from_table_returns_what_is_published_of_any_size(table: Table) -> None:
     build(table.spec("day"))
     arguments = {"name": "s2", "workspace_dir": table.folder / "w", "enrich_cog": True}

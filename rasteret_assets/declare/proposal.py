@@ -192,10 +192,11 @@ def _propose_size(dataset: ds.Dataset, values: dict[str, Any], notes: list[str])
     expected = {by: a_day * days_of for by, days_of in _DAYS.items()}
     chosen = min(expected, key=lambda by: abs(math.log(expected[by] / _PARTITION_RECORDS)))
     values["partition_by"] = chosen
-    counts = ", ".join(f"{records:,.{0 if records > 10 else 1}f} in a {by}" for by, records in expected.items())
+    counts = ", ".join(f"{records:,.{0 if records > 10 else 1}f} a {by}" for by, records in expected.items())
+    counts = counts.replace(" a day", " records a day", 1)
     notes.append(
-        f"partitioned by {chosen}: about {counts}, and a partition, which is one file and is rebuilt as a "
-        "whole, is best of 1,000 to 100,000 records; another choice later fetches no header again"
+        f"partitioned by {chosen}: about {counts}; 1,000 to 100,000 suit a partition, which is one file and is rebuilt "
+        "as a whole"
     )
 
 
