@@ -6,11 +6,29 @@ None of it changes what is published, so none of it is part of a collection's co
 from __future__ import annotations
 
 import re
+from typing import Final
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 _TEAM = re.compile(r"team:[A-Za-z0-9_-]+")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+
+# What Dagster takes for keys and values of tags. It says so only when a code location is loaded, of which then no
+# collection is there; a declaration is refused by itself.
+_TAG_KEY = re.compile(r"([A-Za-z0-9_.-]{1,63}/)?[A-Za-z0-9_.-]{1,63}", re.ASCII)
+_TAG_VALUE = re.compile(r"[A-Za-z0-9_.-]{0,63}", re.ASCII)
+
+# The five fields of a cron expression: their least and greatest value, and names from the first value on.
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_CRON: Final = (
+    ("minute", 0, 59, ()), ("hour", 0, 23, ()), ("day", 1, 31, ()), ("month", 1, 12, _MONTHS), ("weekday", 0, 7, _DAYS),
+)  # fmt: skip
+_CRON_PART: Final = re.compile(
+    r"(?:\*|(?P<first>[0-9]{1,2}|[a-z]{3})(?:-(?P<last>[0-9]{1,2}|[a-z]{3}))?)(?:/[1-9][0-9]?)?"
+)
+_CRON_WORDS: Final = {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
 
 
 class GraphOptions(BaseModel):
@@ -60,3 +78,49 @@ class GraphOptions(BaseModel):
         if len(value) > 1:
             raise ValueError("Dagster shows three kinds, of which two are parquet and geoparquet: name one")
         return value
+
+    @field_validator("refresh_cron", "revalidate_cron")
+    @classmethod
+    def _regular(cls, value: str) -> str:
+        if (wrong := _wrong_in_cron(value)) is not None:
+            raise ValueError(
+                f"{value!r} is not a cron expression: {wrong}; write such as '0 6 * * *', at 6:00 every day"
+            )
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _on_earth(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (LookupError, ValueError, OSError):
+            raise ValueError(f"{value!r} is not a timezone: write such as 'UTC' or 'Europe/Berlin'") from None
+        return value
+
+    @field_validator("tags")
+    @classmethod
+    def _short(cls, value: dict[str, str]) -> dict[str, str]:
+        if odd := [key for key in value if not _TAG_KEY.fullmatch(key)]:
+            raise ValueError(
+                f"{odd} are not keys of tags: write up to 63 letters, digits or _.- with or without a namespace/"
+            )
+        if odd := [key for key, text in value.items() if not _TAG_VALUE.fullmatch(text)]:
+            raise ValueError(f"the tags {odd} have values that Dagster refuses: write up to 63 letters, digits or _.-")
+        return value
+
+
+def _wrong_in_cron(text: str) -> str | None:
+    """Tell what is wrong with a cron expression; None for a right one."""
+    if text.lower() in _CRON_WORDS:
+        return None
+    fields = text.lower().split()
+    if len(fields) != len(_CRON):
+        return f"it has {len(fields)} fields and not the five of minute, hour, day, month and weekday"
+    for field, (name, least, greatest, names) in zip(fields, _CRON, strict=True):
+        for part in field.split(","):
+            found = _CRON_PART.fullmatch(part)
+            ends = [end for end in (found["first"], found["last"]) if end is not None] if found else []
+            places = [int(end) if end.isdigit() else least + names.index(end) if end in names else -1 for end in ends]
+            if found is None or not all(least <= place <= greatest for place in places) or places != sorted(places):
+                return f"{part!r} is not a {name}"
+    return None

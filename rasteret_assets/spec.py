@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -26,6 +27,10 @@ DEFAULT_WORKSPACE = "~/rasteret_workspace"
 PUBLISHED_SUFFIXES = ("_records", "_stac")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+# Values in messages: those of YAML with aliases may be longer than memory is.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
 
 
 class _Model(BaseModel):
@@ -346,7 +351,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[
         elif item["type"] == "missing":
             sentence = f"argument {where!r} is missing"
         else:
-            sentence = f"{where}={item['input']!r}: {item['msg'].lower()}"
+            sentence = f"{where}={_SHORT.repr(item['input'])}: {item['msg'].lower()}"
         problems.append((item["loc"], sentence))
     return problems
 

@@ -116,3 +116,26 @@ def test_a_mistake_inside_of_a_field_is_told_by_its_own_fields() -> None:
     with pytest.raises(SpecError, match=r"'cloud_config.provider' is missing"):
         CollectionSpec.of(path="x", cloud_config={"region": "eu-central-1"})
     assert CloudConfig("aws").provider == "aws"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("refresh_cron", "not a cron"), ("revalidate_cron", "0 24 * * *"), ("refresh_cron", "0 6 * *"),
+        ("refresh_cron", "0 6 * * * *"), ("refresh_cron", "0 6 5-1 * *"), ("revalidate_cron", "0 6 * mon *"),
+        ("revalidate_cron", "*/0 * * * *"), ("refresh_cron", ""),
+        ("timezone", "Mars"), ("timezone", ""), ("timezone", "../etc/passwd"), ("timezone", "Europe"),
+        ("tags", {"a b": "c"}), ("tags", {"a": "c!"}), ("tags", {"a": "x" * 64}), ("tags", {"a/b/c": "x"}),
+        ("tags", {"a": "é"}), ("tags", {"a\n": "b"}),
+    ],
+)  # fmt: skip
+def test_what_dagster_would_refuse_is_refused_by_its_field(field: str, value: object) -> None:
+    with pytest.raises(SpecError, match=f"graph.{field}: "):
+        CollectionSpec.of(path="x", graph={field: value})
+
+
+def test_times_and_tags_as_dagster_takes_them() -> None:
+    for cron in ("0 6 * * *", "*/15 0-6,18 1,15 jan-MAR sun", "0 3 * * 7", "5/10 * * * 1-5", "@daily"):
+        assert CollectionSpec.of(path="x", graph={"refresh_cron": cron}).graph.refresh_cron == cron
+    graph = {"timezone": "Europe/Berlin", "tags": {"team/domain": "sea.ice_1-2", "empty": ""}}
+    assert CollectionSpec.of(path="x", graph=graph).graph.timezone == "Europe/Berlin"

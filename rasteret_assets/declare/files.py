@@ -111,7 +111,7 @@ def _document(file: Path) -> yaml.MappingNode:
         raise SpecError(f"{file}: cannot be read: {error}") from None
     if not isinstance(node, yaml.MappingNode):
         raise SpecError(f"{file}:1: declares no collection: write fields such as path: and name:, one per line")
-    for name, line in _repeated(node):
+    for name, line in _repeated(node, set()):
         raise SpecError(f"{file}:{line}: {name} is written twice; YAML would take the last: leave one out")
     return node
 
@@ -127,8 +127,16 @@ def _plain(node: yaml.MappingNode, file: Path) -> dict[str, Any]:
         loader.dispose()
 
 
-def _repeated(node: yaml.Node) -> Iterator[tuple[str, int]]:
-    """Keys that a mapping has twice, at any depth, with the line of the second."""
+def _repeated(node: yaml.Node, looked: set[int]) -> Iterator[tuple[str, int]]:
+    """Yield keys that a mapping has twice, at any depth, with the line of the second.
+
+    Args:
+        node: of a tree that is in memory as long as this looks at it.
+        looked: ids of nodes that need no other look: with aliases a few lines stand for millions of nodes.
+    """
+    if id(node) in looked:
+        return
+    looked.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
@@ -136,10 +144,10 @@ def _repeated(node: yaml.Node) -> Iterator[tuple[str, int]]:
                 if key.value in seen:
                     yield key.value, key.start_mark.line + 1
                 seen.add(key.value)
-            yield from _repeated(value)
+            yield from _repeated(value, looked)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _repeated(item)
+            yield from _repeated(item, looked)
 
 
 def _line(node: yaml.Node, place: tuple[str | int, ...], text: str) -> int:

@@ -9,21 +9,30 @@ https://docs.dagster.io/guides/build/components
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Self
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from rasteret_assets.declare.files import from_folder
 from rasteret_assets.declare.proposal import propose
-from rasteret_assets.options import GraphOptions
 from rasteret_assets.orchestration.assets import collection_assets
 from rasteret_assets.orchestration.resources import default_resources
-from rasteret_assets.spec import CloudConfig, CollectionSpec
+from rasteret_assets.spec import CollectionSpec
 
 #: The same objects for all components of a code location: Dagster merges equal resources, but not two of a kind.
 _SHARED_RESOURCES = default_resources()
 
+_SWITCH: Final = TypeAdapter(bool)
 _ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
@@ -39,8 +48,31 @@ def _describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
             value.setdefault("description", documented[name])
 
 
+def _holds_template(value: Any) -> bool:
+    """Tell whether a value as YAML gives it is a template, or has one in it."""
+    if isinstance(value, str):
+        return "{{" in value
+    if isinstance(value, dict):
+        return any(map(_holds_template, value.values()))
+    return isinstance(value, list) and any(map(_holds_template, value))
+
+
+def _admit_templates(schema: dict[str, Any]) -> None:
+    """Let every property of a JSON schema be a template too, but for those with properties of their own.
+
+    A mistake in one of these would be told without its line, as a value that fits neither schema.
+    """
+    for model in (schema, *schema.get("$defs", {}).values()):
+        for name, value in model.get("properties", {}).items():
+            if "$ref" in value:
+                continue
+            described = {key: value.pop(key) for key in ("default", "description", "title") if key in value}
+            template = {"type": "string", "pattern": r"\{\{.*\}\}"}
+            model["properties"][name] = {"anyOf": [value, template], **described}
+
+
 class CollectionAttributes(CollectionSpec):
-    """What may stand under ``attributes:``.
+    """What may stand under ``attributes:``; every value may be a template such as ``{{ env.NAME }}``.
 
     Args:
         own_resources: the project defines the resources ``filesystem`` and ``backend`` itself; otherwise the component
@@ -50,6 +82,37 @@ class CollectionAttributes(CollectionSpec):
     model_config = ConfigDict(json_schema_extra=_describe)
 
     own_resources: bool = False
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The attributes as they were written, templates included."""
+        return self._given
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The schema that editors and ``dg check yaml`` go by."""
+        schema = super().model_json_schema(*args, **kwargs)
+        _admit_templates(schema)
+        return schema
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _later(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Check attributes without templates; the others are checked when their templates are filled in."""
+        if not isinstance(values, dict):
+            return handler(values)
+        known = {name: value for name, value in values.items() if name == "path" or not _holds_template(value)}
+        try:
+            made = handler(known)
+        except ValidationError as error:
+            if len(known) == len(values) or any(problem["loc"] for problem in error.errors()):
+                raise
+            # Fields contradict each other, of which some are not known yet.
+            made = handler({"path": known["path"]})
+        made._given = values  # noqa: SLF001  (of the model that is being made)
+        return made
 
 
 class ScaffoldParams(BaseModel):
@@ -99,15 +162,12 @@ class RasterCollection(dg.Component):
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "RasterCollection":
         """A component from its ``defs.yaml``; ``{{ env.NAME }}`` is resolved, relative paths start at the file."""
-        given = attributes.model_dump(exclude_unset=True) if attributes is not None else {}
+        given = attributes.given if isinstance(attributes, CollectionAttributes) else {}
         values: dict[str, Any] = context.resolution_context.resolve_value(given, as_type=dict)
-        own_resources = bool(values.pop("own_resources", False))
+        own_resources = _SWITCH.validate_python(values.pop("own_resources", False))
         for field in ("path", "workspace_dir"):
             if isinstance(values.get(field), str):
                 values[field] = from_folder(context.path, values[field])
-        for field, model in (("cloud_config", CloudConfig), ("graph", GraphOptions)):
-            if isinstance(values.get(field), dict):
-                values[field] = model(**values[field])
         return cls(CollectionSpec.of(**{"name": context.path.name, **values}), own_resources=own_resources)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

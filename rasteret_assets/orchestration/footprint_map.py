@@ -12,6 +12,8 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from rasteret_assets.orchestration.markdown import picture
+
 #: Footprints drawn one by one; above, a cell shows how many there are.
 DRAWN_SINGLY: Final = 400
 
@@ -53,11 +55,8 @@ def footprint_map(boxes: _Boxes, lacking: _Mask, title: str) -> str:
     """
     present = np.isfinite(boxes).all(axis=1)
     boxes, lacking = boxes[present], lacking[present]
-    wrapped = boxes[:, 0] > boxes[:, 2]
-    boxes = boxes.copy()
-    if wrapped.any():
-        # Around the antimeridian longitudes are counted from 0 to 360, so that neighbours stay neighbours.
-        boxes[:, [0, 2]] %= 360
+    if (boxes[:, 0] > boxes[:, 2]).any():
+        boxes = _unrolled(boxes)
     frame = _frame(boxes)
     drawn = [_rects(frame, boxes, lacking)] if len(boxes) <= DRAWN_SINGLY else [_cells(frame, boxes)]
     size = f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
@@ -74,7 +73,24 @@ def footprint_map(boxes: _Boxes, lacking: _Mask, title: str) -> str:
 
 def as_markdown(svg: str, alternative: str) -> str:
     """An SVG document as an inline image of Markdown."""
-    return f"![{alternative}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+    return picture(alternative, "image/svg+xml", base64.b64encode(svg.encode()).decode())
+
+
+def _unrolled(boxes: _Boxes) -> _Boxes:
+    """Count longitudes eastwards from the end of the widest gap, so that no box is torn and neighbours stay neighbours.
+
+    Args:
+        boxes: ``[N, 4]``; ``west > east`` goes around the antimeridian.
+    """
+    west, width = boxes[:, 0] % 360, boxes[:, 2] - boxes[:, 0]
+    width = np.where(width < 0, width + 360, width)
+    order = np.argsort(west)
+    starts, ends = west[order], np.maximum.accumulate((west + width)[order])
+    # Before every box lies what ends before it, and what reaches over from the round before.
+    before = np.maximum(np.concatenate([[-np.inf], ends[:-1]]), ends[-1] - 360)
+    origin = starts[int(np.argmax(starts - before))]
+    west = origin + (west - origin) % 360
+    return np.column_stack([west, boxes[:, 1], west + width, boxes[:, 3]])
 
 
 def _frame(boxes: _Boxes) -> _Frame:

@@ -12,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import shapely
 
 from rasteret_assets.collection import as_collection
 from rasteret_assets.errors import RasteretAssetsError
-from rasteret_assets.schema import ID, METADATA_SUFFIX, is_band_field
+from rasteret_assets.orchestration.markdown import picture, plain_text
+from rasteret_assets.schema import BBOX, BBOX_AXES, BBOX_TYPE, CRS, GEOMETRY, ID, METADATA_SUFFIX, is_band_field
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.workspace import Workspace
 
 #: Pixels to the left, right, top and bottom of the middle.
 _HALF: Final = 112
+_EARTH: Final = (-180.0, -90.0, 180.0, 90.0)
 
 
 def preview(workspace: Workspace, path: str, backend: StorageBackend) -> str:
@@ -38,8 +41,19 @@ def preview(workspace: Workspace, path: str, backend: StorageBackend) -> str:
         whole = np.logical_and.reduce([np.asarray(pc.is_valid(batch.column(column))) for column in columns])
         if whole.any():
             record = pa.Table.from_batches([batch.slice(int(np.flatnonzero(whole)[0]), 1)])
-            return _picture(record, columns, backend)
+            return _picture(_anywhere(record), columns, backend)
     return "no record has all the headers that a picture takes"
+
+
+def _anywhere(record: pa.Table) -> pa.Table:
+    """Let a record's footprint be the whole Earth: its raster is to be drawn, wherever the record says that it lies."""
+    earth = {
+        GEOMETRY: pa.array([shapely.to_wkb(shapely.box(*_EARTH))], pa.binary()),
+        BBOX: pa.array([dict(zip(BBOX_AXES, _EARTH, strict=True))], BBOX_TYPE),
+    }
+    for name, column in earth.items():
+        record = record.set_column(record.schema.get_field_index(name), name, column)
+    return record
 
 
 def _picture(record: pa.Table, columns: list[str], backend: StorageBackend) -> str:
@@ -52,14 +66,14 @@ def _picture(record: pa.Table, columns: list[str], backend: StorageBackend) -> s
     window = (middle_x - half_x, middle_y - half_y, middle_x + half_x, middle_y + half_y)
     try:
         pixels = as_collection(record).get_numpy(
-            window, bands, geometry_crs=header["crs"], backend=backend, allow_resample=True
+            window, bands, geometry_crs=header["crs"] or record[CRS][0].as_py(), backend=backend, allow_resample=True
         )  # fmt: skip
     except RasteretAssetsError as error:
-        return f"no picture of {name}: {error}"
+        return f"no picture of {plain_text(name)}: {plain_text(str(error))}"
     encoded = base64.b64encode(
         imagecodecs.jpeg8_encode(_shown(pixels.reshape(-1, *pixels.shape[-2:])), level=80)
     ).decode()
-    return f"![{name}: {', '.join(bands)}](data:image/jpeg;base64,{encoded})"
+    return picture(f"{name}: {', '.join(bands)}", "image/jpeg", encoded)
 
 
 def _shown(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from dagster.components.testing import create_defs_folder_sandbox
+from pydantic import ValidationError
 
 import rasteret_assets
 from rasteret_assets import CollectionSpec
@@ -114,6 +115,51 @@ def test_attributes_mean_what_they_mean_in_a_declaration(tmp_path: Path, monkeyp
             })  # fmt: skip
             dg.Definitions.validate_loadable(definitions)
             assert {spec.key.path[-1] for spec in definitions.resolve_all_asset_specs()} >= set(BUILT)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::dagster.BetaWarning")
+def test_any_attribute_may_be_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "N": "7", "ENRICH": "true", "OWN": "false", "BANDS": "B02,B03", "AUTO": "true", "WHO": "team:maps", "PLACE": "s3://b/t",
+        "ZONE": "Europe/Berlin", "DOMAIN": "ice", "CLOUD": "aws",
+    }  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    attributes = {
+        "path": "{{ env.PLACE }}", "max_concurrent": "{{ env.N }}", "enrich_cog": "{{ env.ENRICH }}",
+        "own_resources": "{{ env.OWN }}", "band_codes": "{{ env.BANDS.split(',') }}",
+        "cloud_config": {"provider": "{{ env.CLOUD }}"},
+        "graph": {
+            "autostart": "{{ env.AUTO }}", "owners": ["{{ env.WHO }}", "a@b.org"], "timezone": "{{ env.ZONE }}",
+            "tags": {"domain": "{{ env.DOMAIN }}"},
+        },
+    }  # fmt: skip
+    with create_defs_folder_sandbox() as sandbox:
+        folder = sandbox.scaffold_component(
+            component_cls=RasterCollection, defs_path="naip",
+            defs_yaml_contents={"type": "rasteret_assets.RasterCollection", "attributes": attributes},
+        )  # fmt: skip
+        with sandbox.load_component_and_build_defs(defs_path=folder) as (component, _):
+            assert component.spec == CollectionSpec.of(
+                path="s3://b/t", name="naip", max_concurrent=7, enrich_cog=True, band_codes=["B02", "B03"],
+                cloud_config={"provider": "aws"},
+                graph={
+                    "autostart": True, "owners": ["team:maps", "a@b.org"], "timezone": "Europe/Berlin",
+                    "tags": {"domain": "ice"},
+                },
+            )  # fmt: skip
+            assert component.own_resources is False
+
+
+def test_what_is_no_template_is_checked_beside_templates() -> None:
+    template = "{{ env.X }}"
+    CollectionAttributes(path="x", href_column="url", band_index_map=template)
+    CollectionAttributes(path=template, graph=template, cloud_config=template, band_codes=[template])
+    for wrong in ({"max_concurrent": "lots"}, {"enrich": True}, {"graph": {"timezone": "Mars"}}):
+        with pytest.raises(ValidationError):
+            CollectionAttributes(path="x", band_codes=template, **wrong)
+    with pytest.raises(ValidationError):
+        CollectionAttributes(path="x", href_column="url")
 
 
 def test_every_attribute_is_described() -> None:

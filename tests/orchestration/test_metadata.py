@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import dagster as dg
 import imagecodecs
@@ -11,10 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rasterio
+import shapely
 from dagster_shared.serdes import serialize_value
+from hypothesis import given
+from hypothesis import strategies as st
 
+from rasteret_assets import CollectionSpec, build
 from rasteret_assets.orchestration.footprint_map import DRAWN_SINGLY, footprint_map
+from rasteret_assets.orchestration.markdown import picture, plain_text
+from rasteret_assets.orchestration.preview import preview
+from rasteret_assets.storage.create import create_backend
+from rasteret_assets.storage.workspace import Workspace
 from tests.orchestration.scenes import Scenes, latest
+from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -47,6 +59,28 @@ def test_a_map_around_the_antimeridian_keeps_neighbours_together() -> None:
     starts = [float(part.split()[0]) for part in path.get("d").split("M")[1:]]
     assert all(0 < x < 460 for x in starts)
     assert starts[1] - starts[0] > 50
+
+
+def test_a_map_of_greenwich_and_the_antimeridian_holds_both() -> None:
+    boxes = np.array([[-1.0, 50, 1, 52], [179, 0, -179, 2]])
+    svg = footprint_map(boxes, np.zeros(2, bool), "t")
+    (path,) = shapes(svg)
+    edges = [(float(west), float(east)) for west, east in re.findall(r"M([0-9.-]+) \S+?H([0-9.-]+)V", path.get("d"))]
+    assert len(edges) == 2
+    assert all(0 < west < east < 460 for west, east in edges)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(-180, 180), st.floats(-90, 89), st.floats(0, 359), st.floats(0, 1)), min_size=1, max_size=8
+    )
+)
+def test_every_footprint_lies_within_its_map(given: list[tuple[float, float, float, float]]) -> None:
+    boxes = np.array([(w, s, w + wide if w + wide <= 180 else w + wide - 360, s + high) for w, s, wide, high in given])
+    path = "".join(path.get("d") for path in shapes(footprint_map(boxes, np.zeros(len(boxes), bool), "t")))
+    assert path.count("M") == len(boxes)
+    xs = [float(x) for x in re.findall(r"[MH](-?[0-9.]+)", path)]
+    assert -3 <= min(xs) <= max(xs) <= 463
 
 
 @pytest.mark.parametrize("count", [0, 1, DRAWN_SINGLY, DRAWN_SINGLY + 1, 20_000])
@@ -134,3 +168,30 @@ def test_a_preview_shows_pixels_of_the_partition(server: RangeServer, tmp_path, 
     scenes.server.fault = lambda path, before: "404"
     scenes.materialize(instance, keys=["2024-02"])
     assert latest(instance, "2024-02")["collection"].metadata["preview"].value.startswith("no picture of c: ")
+
+
+def test_a_preview_goes_by_the_raster_whatever_else_the_record_says(tmp_path) -> None:
+    """The file has no CRS of its own, the footprint is elsewhere, and the id is written in signs of Markdown."""
+    plain = tmp_path / "a.tif"
+    plain.write_bytes(tiff_bytes())
+    with rasterio.open(plain) as dataset:
+        profile, pixels = {**dataset.profile, "crs": None}, dataset.read()
+    with rasterio.open(plain, "w", **profile) as dataset:
+        dataset.write(pixels)
+    table = record_table(["x](http://h/y.png) ![y"], {"B02": [str(plain)]}, outline=shapely.box(100, 10, 101, 11))
+    pq.write_table(table.append_column("proj:epsg", pa.array([32632])), tmp_path / "t.parquet")
+    spec = CollectionSpec.of(path=tmp_path / "t.parquet", name="x", workspace_dir=tmp_path / "w", enrich_cog=True)
+    build(spec)
+    workspace = Workspace.at(spec.published_path)
+    (file,) = Path(spec.published_path).rglob("*.parquet")
+    text = preview(workspace, str(file), create_backend())
+    assert text.startswith("![x\\]\\(http:\\/\\/h\\/y\\.png\\) \\!\\[y: B02](data:image/jpeg;base64,")
+
+
+@given(st.text(max_size=20))
+def test_no_sign_of_a_text_means_anything_in_markdown(text: str) -> None:
+    shown = plain_text(text)
+    assert not re.search(r"(?<!\\)(?:\\\\)*[\[\]()<>!`*_#&|~]", shown)
+    assert "\n" not in shown
+    assert re.sub(r"\\(.)", r"\1", shown) == " ".join(text.split())
+    assert picture(text, "image/png", "AAAA") == f"![{shown}](data:image/png;base64,AAAA)"

@@ -1,0 +1,26 @@
+"""Markdown for Dagster's pages, in which the signs of ids and errors mean nothing: they come from files of others."""
+
+import re
+from typing import Final
+
+# ASCII punctuation but for the four signs that mean nothing within a line: , - : ;
+_SIGN: Final = re.compile(r"([!-+./<-@\[-`{-~])")
+
+
+def plain_text(text: str) -> str:
+    """Return Markdown that shows ``text`` as it is, on one line: no links, pictures, HTML or emphasis.
+
+    A backslash takes the meaning from any such sign: https://spec.commonmark.org/0.31.2/#backslash-escapes
+    """
+    return _SIGN.sub(r"\\\1", " ".join(text.split()))
+
+
+def picture(alternative: str, kind: str, encoded: str) -> str:
+    """Return Markdown with a picture in it.
+
+    Args:
+        alternative: what the picture shows; plain text.
+        kind: media type of the picture.
+        encoded: the picture in base64.
+    """
+    return f"![{plain_text(alternative)}](data:{kind};base64,{encoded})"
