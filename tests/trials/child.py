@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,13 @@ def attempt(work: Callable[..., dict[str, Any]], **job: Any) -> dict[str, Any]:
         return {"error": type(error).__name__, "ours": isinstance(error, RasteretAssetsError), "text": str(error)}
 
 
-def digest(table: Any) -> str:
-    """Return a digest of every value of every row, in no order of rows and columns."""
-    names = sorted(table.column_names)
-    rows = sorted(repr([row[name] for name in names]) for row in table.to_pylist())
-    return hashlib.sha256("\n".join([*names, *rows]).encode()).hexdigest()
+def digests(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Return a digest of every value of a month's rows, for each month; nulls count as little as columns not there."""
+    months: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        values = sorted((name, value) for name, value in row.items() if value is not None)
+        months[f"{row['year']}-{row['month']}"].append(repr(values))
+    return {month: hashlib.sha256("\n".join(sorted(inside)).encode()).hexdigest() for month, inside in months.items()}
 
 
 def keep_journal(path: str) -> None:

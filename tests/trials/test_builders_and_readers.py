@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -26,8 +27,12 @@ READERS = 2
 
 
 @pytest.fixture(params=["local", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[str]:
     """A folder on a disk, or a bucket."""
+    # Otherwise a failure shows thousands of requests.
+    caplog.set_level(logging.ERROR, logger="werkzeug")
     if request.param == "local":
         yield str(tmp_path)
         return

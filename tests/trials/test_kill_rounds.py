@@ -132,7 +132,9 @@ class Trial:
     def compare(self, done: str) -> None:
         """Hold the published bytes against those of a build from nothing."""
         fresh = spec_of(self.folder / "source", self.folder / f"fresh-{self.counts['rounds']}")
-        self.spares.run(do="build", spec=fresh, force=False)
+        answer = self.spares.run(do="build", spec=fresh, force=False)
+        if "error" in answer:
+            self.fault(done, "a build from nothing", f"{answer['error']}: {answer['text']}")
         self.counts["compared with a build from nothing"] += 1
         if _files(spec(fresh).published_path or "") != _files(self.path):
             self.fault(done, "bytes", "differ from those of a build from nothing")

@@ -8,21 +8,23 @@ from typing import Any
 from rasteret_assets import CollectionSpec, load
 from rasteret_assets import build as build_collection
 from rasteret_assets.errors import CollectionError, RasteretAssetsError
-from tests.trials.child import attempt, digest
+from tests.trials.child import attempt, digests
 from tests.trials.generations import COLUMNS, problems
+from tests.trials.numbered import NumberedFiles
 
 #: What a reader on an object store is told where an object was replaced while it was read, which the README promises.
 PUBLISHED_ANEW = "load the collection again"
 
 
-def build(spec: dict[str, Any], force: bool = False) -> dict[str, Any]:
-    """Build once."""
-    return {"totals": build_collection(CollectionSpec.of(**spec), force=force).totals}
+def build(spec: dict[str, Any], force: bool = False, log: str | None = None) -> dict[str, Any]:
+    """Build once; with a ``log``, from numbered files in memory, which note there what they are asked for."""
+    backend = NumberedFiles(log) if log else None
+    return {"totals": build_collection(CollectionSpec.of(**spec), force=force, backend=backend).totals}
 
 
 def look(published: str) -> dict[str, Any]:
-    """Return a digest of all that is published, every byte held against its states."""
-    return {"digest": digest(load(published, verify="full").to_table())}
+    """Return digests of all that is published, every byte held against its states."""
+    return {"months": digests(load(published, verify="full").to_table().to_pylist())}
 
 
 def look_build_look(spec: dict[str, Any]) -> dict[str, Any]:

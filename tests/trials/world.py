@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -254,7 +255,7 @@ def spec(fields: dict[str, Any]) -> CollectionSpec:
     return CollectionSpec.of(**fields)
 
 
-def within(seconds: float, rounds: int) -> Any:
+def within(seconds: float, rounds: int) -> Iterator[int]:
     """Count rounds until there were enough of them, or time is up."""
     until = time.monotonic() + seconds
     for number in range(rounds):
