@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ import pyarrow as pa
 import yaml
 
 from rasteret_assets.columns.scalars import normalize_times
-from rasteret_assets.errors import RasteretAssetsError, SourceError
+from rasteret_assets.errors import RasteretAssetsError
 from rasteret_assets.geometry import primary_geometry
 from rasteret_assets.partitions import PartitionBy, rows_by_partition
 from rasteret_assets.records.normalize import normalize_records
@@ -36,7 +36,7 @@ from rasteret_assets.schema import (
     START_DATETIME,
     UNDATED,
 )
-from rasteret_assets.source.open import open_source, open_table
+from rasteret_assets.source.open import Source, open_source, open_table
 from rasteret_assets.source.profile import profile_source
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.urls import redact
@@ -112,7 +112,7 @@ def propose(path: str | Path, *, name: str = "", workspace_dir: str | None = Non
     _propose_crs(sample, notes, warnings)
     values["enrich_cog"] = True
     if not warnings:
-        _propose_size(table.dataset, values, notes)
+        _propose_size(table, values, notes)
     partitions = _try(values, sample, notes, warnings) if not warnings else {}
     columns = {column.name: str(column.type) for column in table.schema}
     return Proposal(values=values, notes=notes, warnings=warnings, columns=columns, partitions=partitions)
@@ -176,14 +176,14 @@ def _propose_crs(sample: pa.Table, notes: list[str], warnings: list[str]) -> Non
         notes.append("no column states the CRS of the rasters: it comes from the headers")
 
 
-def _propose_size(dataset: ds.Dataset, values: dict[str, Any], notes: list[str]) -> None:
+def _propose_size(table: Source, values: dict[str, Any], notes: list[str]) -> None:
     """Propose the size of which a partition has, by a factor, nearest to :data:`_PARTITION_RECORDS` records.
 
     A partition is what is built, checked and replaced as a whole, and one file. In one of 100,000 records an append
     rewrites too much; files of less than 1,000 records cost readers more in opening them than in reading them. A table
     that is smaller than one partition should be tells nothing, and is taken for the beginning of a larger one.
     """
-    days = _records_by_day(dataset, CollectionSpec.of(**values))
+    days = _records_by_day(table, CollectionSpec.of(**values))
     if days.total() < _FEWEST_RECORDS:
         values["partition_by"] = "month"
         notes.append(f"partitioned by month: {days.total()} records are too few to tell; day and year are the others")
@@ -210,12 +210,13 @@ def _records_a_day(days: Mapping[str, int]) -> float:
     return sum(days[key] for key in keys[first : last + 1]) / (span.days + 1)
 
 
-def _records_by_day(dataset: ds.Dataset, spec: CollectionSpec) -> Counter[str]:
+def _records_by_day(table: Source, spec: CollectionSpec) -> Counter[str]:
     """Count the records of every day, all rows of the table: a sample of its beginning would be of one day."""
     column = spec.source_column(DATETIME)
     found: Counter[str] = Counter()
     try:
-        for batch in dataset.scanner(columns=[column]).to_batches():
+        narrow = replace(table, schema=pa.schema([table.schema.field(column)]))
+        for batch in narrow.batches():
             times, _ = normalize_times(batch.column(column), column)
             found.update({key: len(rows) for key, rows in rows_by_partition(times, "day") if key != UNDATED})
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, RasteretAssetsError):
