@@ -97,8 +97,11 @@ class RowsDigest:
 
     def update(self, batch: pa.RecordBatch) -> None:
         """Add rows."""
-        hashes = _combined(batch.schema.names, batch.columns, batch.num_rows)
-        self._add(batch.num_rows, (hashes.sum(dtype=np.uint64), _mixed(hashes).sum(dtype=np.uint64)))
+        self.add(batch_hashes(batch))
+
+    def add(self, hashes: npt.NDArray[np.uint64]) -> None:
+        """Add rows by their :func:`batch_hashes`, ``uint64[N]``."""
+        self._add(len(hashes), (hashes.sum(dtype=np.uint64), _mixed(hashes).sum(dtype=np.uint64)))
 
     def merge(self, other: RowsDigest) -> None:
         """Add the rows of another digest."""
@@ -112,6 +115,11 @@ class RowsDigest:
         first, second = ((total + int(more)) & _MOST_WORD for total, more in zip(self._sums, sums, strict=True))
         self._sums = (first, second)
         self.rows += rows
+
+
+def batch_hashes(batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash of every row of a batch, ``uint64[N]``; values count by the name of their column."""
+    return _combined(batch.schema.names, batch.columns, batch.num_rows)
 
 
 def hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:

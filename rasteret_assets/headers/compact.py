@@ -50,7 +50,7 @@ def compact(workspace: Workspace, key: str) -> bool:
     schema = workspace.read_schema(path)
     if schema is None or HEADER_FILE not in schema.names:
         return False
-    rows = {name: workspace.count_rows(store.path(name)) for name in store.names}
+    rows = {name: store.open(name).rows for name in store.names}
     live: Counter[str] = Counter()
     for batch in workspace.read_batches(path, [HEADER_FILE, HEADER_ROW]):
         pairs = pa.Table.from_batches([batch]).filter(pc.is_valid(batch.column(HEADER_FILE)))

@@ -1,6 +1,6 @@
 """The header store of a partition: files of header rows to which new ones are added, and none is written again.
 
-``<stages>/headers/<partition>/<number>-<random>.parquet`` hold rows of
+``<stages>/headers/<partition>/<number>-<random>.arrows`` hold rows of
 :data:`~rasteret_assets.schema.HEADER_SCHEMA`. A file counts from the moment it is there: while the stage runs the files
 are its checkpoint, afterwards the ledger says which of their rows belong to which record and band. Rows that no ledger
 names stay where they are until a third of all rows are such (:mod:`~rasteret_assets.headers.compact`).
@@ -13,38 +13,27 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, Final, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import HEADER_SCHEMA, HEADERS
-from rasteret_assets.storage.files import TableWriter
 from rasteret_assets.storage.filesystems import list_files
+from rasteret_assets.storage.streams import STREAM_SUFFIX, StreamTable, StreamWriter, open_stream, stream_writer
 from rasteret_assets.storage.workspace import Workspace
 
-#: Bytes and rows of a row group: the least that is decoded to get at one header.
-GROUP_BYTES: Final = 8 * 2**20
-GROUP_ROWS: Final = 8192
-#: Bytes of row groups that stay decoded while rows are taken from them.
-_CACHE_BYTES: Final = 64 * 2**20
+#: Bytes and rows of a batch: the least that is read to get at one header.
+GROUP_BYTES: Final = 4 * 2**20
+GROUP_ROWS: Final = 4096
+#: Bytes of batches that stay in memory while rows are taken from them.
+_CACHE_BYTES: Final = 48 * 2**20
 #: Files that are open at once while rows are taken from them.
-_OPEN_FILES: Final = 32
+_OPEN_FILES: Final = 64
 
-#: How header rows are written: what repeats as dictionaries, the tables as they are.
-OPTIONS: Final[dict[str, Any]] = {
-    "compression": "lz4",
-    "use_dictionary": [
-        "status", "error_class", "error", "last_modified", "header.dtype", "header.crs", "header.nodata_text",
-        "header.jpeg_tables",
-    ],
-    "write_statistics": False,
-}  # fmt: skip
-
-_NAME: Final = re.compile(r"(\d+)-[0-9a-f]+\.parquet")
+_NAME: Final = re.compile(r"(\d+)-[0-9a-f]+\.arrows")
 
 
 class HeaderStore:
@@ -59,7 +48,7 @@ class HeaderStore:
         self._workspace = workspace
         self.key = key
         self.folder = f"{workspace.stages}/{HEADERS}/{key}"
-        infos = list_files(workspace.fs, self.folder, (".parquet",))
+        infos = list_files(workspace.fs, self.folder, (STREAM_SUFFIX,))
         names = [info.path.rpartition("/")[2] for info in infos]
         #: Names of the files, the newest first.
         self.names = sorted((name for name in names if _NAME.fullmatch(name)), key=_number, reverse=True)
@@ -72,9 +61,20 @@ class HeaderStore:
         """A name for a new file, which counts as the newest; it is among :attr:`names` from now on."""
         number = 1 + max(map(_number, self.names), default=0)
         # Random, so that two builds that do not know of each other never write the same name.
-        name = f"{number:06d}-{uuid.uuid4().hex[:8]}.parquet"
+        name = f"{number:06d}-{uuid.uuid4().hex[:8]}{STREAM_SUFFIX}"
         self.names.insert(0, name)
         return name
+
+    def open(self, name: str) -> StreamTable:
+        """Open a file of the store.
+
+        Raises:
+            CollectionError: if it does not exist, or is damaged.
+        """
+        table = open_stream(self._workspace, self.path(name))
+        if table is None:
+            raise CollectionError(f"{self.path(name)} does not exist: build {self.key} again by force")
+        return table
 
     def batches(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield some columns of a file, in row order.
@@ -82,7 +82,7 @@ class HeaderStore:
         Raises:
             CollectionError: if the file is damaged.
         """
-        return self._workspace.read_batches(self.path(name), columns)
+        return self.open(name).batches(columns)
 
     def remove(self, name: str) -> None:
         """Delete a file of the store."""
@@ -102,7 +102,7 @@ class HeaderFileWriter:
         self._workspace = workspace
         self._store = store
         self._stack = ExitStack()
-        self._writer: TableWriter | None = None
+        self._writer: StreamWriter | None = None
         self._name = ""
         self.rows = 0
         self.bytes = 0
@@ -116,11 +116,12 @@ class HeaderFileWriter:
         if self._writer is None:
             self._name, self.rows, self.bytes = self._store.next_name(), 0, 0
             path = self._store.path(self._name)
-            self._writer = self._stack.enter_context(self._workspace.writer(path, HEADER_SCHEMA, **OPTIONS))
+            self._writer = self._stack.enter_context(stream_writer(self._workspace, path, HEADER_SCHEMA, durable=True))
         first = self.rows
-        step = group_rows(rows)
+        step = batch_rows(rows)
+        whole = rows.combine_chunks()
         for start in range(0, rows.num_rows, step):
-            self._writer.write(rows.slice(start, step))
+            self._writer.write(whole.slice(start, step))
         self.rows += rows.num_rows
         self.bytes += rows.nbytes
         return self._name, first
@@ -144,14 +145,21 @@ class _AbandonedError(Exception):
     """Ends the writing of a file without putting it in its place."""
 
 
-def group_rows(rows: pa.Table) -> int:
-    """Return how many of these rows make a row group."""
+def batch_rows(rows: pa.Table) -> int:
+    """Return how many of these rows make a batch."""
     row_bytes = int(rows.nbytes) // max(1, int(rows.num_rows)) + 1
     return max(1, min(GROUP_ROWS, GROUP_BYTES // row_bytes))
 
 
+class _Open(NamedTuple):
+    """A file of a store, and the row numbers at which its batches end."""
+
+    table: StreamTable
+    ends: npt.NDArray[np.int64]
+
+
 class HeaderReader:
-    """Takes header rows out of the files of a store, row group by row group, with few of them in memory.
+    """Takes header rows out of the files of a store, batch by batch, with few of them in memory.
 
     Args:
         workspace: of the collection.
@@ -162,20 +170,18 @@ class HeaderReader:
     def __init__(self, workspace: Workspace, store: HeaderStore, columns: Sequence[str]) -> None:
         self._workspace = workspace
         self._store = store
-        self._columns = list(columns)
+        self._columns = None if tuple(columns) == tuple(HEADER_SCHEMA.names) else list(columns)
         self._schema = pa.schema([HEADER_SCHEMA.field(name) for name in columns])
-        self._files: OrderedDict[str, tuple[ExitStack, pq.ParquetFile, npt.NDArray[np.int64]]] = OrderedDict()
-        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._files: OrderedDict[str, _Open] = OrderedDict()
+        self._groups: OrderedDict[tuple[str, int], pa.RecordBatch] = OrderedDict()
         self._held = 0
-        #: Row groups that were decoded.
+        #: Batches that were read.
         self.loads = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for opened, _, _ in self._files.values():
-            opened.close()
         self._files.clear()
         self._groups.clear()
 
@@ -188,13 +194,13 @@ class HeaderReader:
             rows: its number in the file, ``int64[N]``.
 
         Raises:
-            CollectionError: if a file is gone or damaged.
+            CollectionError: if a file does not exist, or is damaged.
         """
-        parts, places = [self._schema.empty_table()], [np.zeros(0, np.int64)]
+        parts, places = list[pa.RecordBatch](), [np.zeros(0, np.int64)]
         for file in np.unique(files[files >= 0]):
             mine = np.flatnonzero(files == file)
-            ends = self._ends(names[file])
-            if len(mine) and int(rows[mine].max()) >= (int(ends[-1]) if len(ends) else 0):
+            ends = self._opened(names[file]).ends
+            if int(rows[mine].max()) >= (int(ends[-1]) if len(ends) else 0):
                 raise CollectionError(f"{self._store.path(names[file])} holds fewer rows than its ledger names")
             groups = np.searchsorted(ends, rows[mine], side="right")
             for group in np.unique(groups):
@@ -203,44 +209,39 @@ class HeaderReader:
                 parts.append(_taken(self._group(names[file], int(group)), rows[inside] - begin))
                 places.append(inside)
         if (missing := np.flatnonzero(files < 0)).size:
-            parts.append(pa.table([pa.nulls(len(missing), kind) for kind in self._schema.types], self._schema))
+            nothing = [pa.nulls(len(missing), kind) for kind in self._schema.types]
+            parts.append(pa.RecordBatch.from_arrays(nothing, schema=self._schema))
             places.append(missing)
-        return in_order(pa.concat_tables(parts), np.argsort(np.concatenate(places), kind="stable"))
+        table = pa.Table.from_batches(parts, self._schema)
+        return in_order(table, np.argsort(np.concatenate(places), kind="stable"))
 
     def row_bytes(self, names: Sequence[str]) -> int:
-        """Return the bytes of a row as Parquet states them: the largest mean of any row group of some files."""
+        """Return the largest mean of bytes of a row of any batch of some files, as they are stored."""
         most = 1
         for name in names:
-            self._ends(name)
-            metadata = self._files[name][1].metadata
-            for number in range(metadata.num_row_groups):
-                group = metadata.row_group(number)
-                most = max(most, group.total_byte_size // max(1, group.num_rows))
-        return most
+            for message in self._opened(name).table.messages:
+                most = max(most, message.size // max(1, message.rows))
+        # Tables of offsets and sizes take up to twice as much in memory.
+        return 2 * most
 
-    def _ends(self, name: str) -> npt.NDArray[np.int64]:
-        """Row numbers at which the row groups of a file end."""
+    def _opened(self, name: str) -> _Open:
         if name not in self._files:
-            stack = ExitStack()
-            file = stack.enter_context(self._workspace.open_table(self._store.path(name)))
-            if file is None:
-                raise CollectionError(f"{self._store.path(name)} is gone: build {self._store.key} again by force")
-            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            self._files[name] = stack, file, np.cumsum(np.asarray(counts, np.int64))
+            table = self._store.open(name)
+            ends = np.cumsum(np.asarray([message.rows for message in table.messages], np.int64))
+            self._files[name] = _Open(table, ends)
             if len(self._files) > _OPEN_FILES:
-                _, (oldest, _, _) = self._files.popitem(last=False)
-                oldest.close()
+                self._files.popitem(last=False)
         self._files.move_to_end(name)
-        return self._files[name][2]
+        return self._files[name]
 
-    def _group(self, name: str, group: int) -> pa.Table:
+    def _group(self, name: str, group: int) -> pa.RecordBatch:
         key = (name, group)
         if key not in self._groups:
-            self._ends(name)
-            table = self._files[name][1].read_row_group(group, self._columns).cast(self._schema).combine_chunks()
+            table = self._opened(name).table
+            batch = table.batch(table.messages[group], self._columns)
             self.loads += 1
-            self._groups[key] = table
-            self._held += table.nbytes
+            self._groups[key] = batch
+            self._held += batch.nbytes
             while self._held > _CACHE_BYTES and len(self._groups) > 1:
                 _, oldest = self._groups.popitem(last=False)
                 self._held -= oldest.nbytes
@@ -256,7 +257,7 @@ def in_order(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
     return table.combine_chunks().take(pa.array(order))
 
 
-def _taken(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+def _taken(table: pa.RecordBatch, rows: npt.NDArray[np.int64]) -> pa.RecordBatch:
     first = int(rows[0])
     if np.array_equal(rows, np.arange(first, first + len(rows))):
         return table.slice(first, len(rows))

@@ -21,6 +21,7 @@ from rasteret_assets.headers.index import KEY_COLUMNS, HeaderIndex
 from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore, in_order
 from rasteret_assets.schema import BANDS, HEADER_FILE, HEADER_ROW, HEADER_SCHEMA, HEADERS, ID
 from rasteret_assets.storage.filesystems import list_files
+from rasteret_assets.storage.streams import STREAM_SUFFIX
 from rasteret_assets.storage.workspace import Workspace
 
 _UNUSED: Final = "unused.parquet"
@@ -146,7 +147,7 @@ def sweep_headers(workspace: Workspace) -> None:
         key = info.base_name
         if info.type != pafs.FileType.Directory or workspace.has(workspace.stage_file(BANDS, key)):
             continue
-        files = list_files(workspace.fs, info.path, (".parquet",))
+        files = list_files(workspace.fs, info.path, (".parquet", STREAM_SUFFIX))
         if all(file.mtime is not None and file.mtime.timestamp() < oldest for file in files):
             for file in files:
                 workspace.remove(file.path)

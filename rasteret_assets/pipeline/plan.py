@@ -21,7 +21,7 @@ from rasteret_assets.headers.targets import RETRIED_CLASSES, ledger_targets
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import ID, IDENTITY
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.profile import SourceProfile, partition_batches
+from rasteret_assets.source.profile import SourceProfile, parts_of, scan_parts
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.commit import LOST, NEXT, verified_states
@@ -211,7 +211,7 @@ def plan_build(
     build = {key for key, plan in plans.items() if plan.reason != GONE}
     forecasts = {key: _Forecast(workspace, spec, profile, key, force=force) for key in build}
     metadata = source.schema.metadata
-    for key, rows in partition_batches(source, spec, profile, build):
+    for _, key, rows in scan_parts(source, spec, profile, parts_of(source, profile, build)):
         forecasts[key].add(rows, metadata)
     for key, forecast in forecasts.items():
         forecast.report(plans[key])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -48,7 +48,7 @@ from rasteret_assets.schema import (
     REJECTED,
 )
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.profile import SourceProfile, partition_batches
+from rasteret_assets.source.profile import SourceProfile, parts_of, scan_parts
 from rasteret_assets.source.recipe import recipe_of, with_recipe
 from rasteret_assets.source.spool import Spool
 from rasteret_assets.source.stored import load_profile, stored_profile
@@ -56,7 +56,7 @@ from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
 from rasteret_assets.storage.aio import cancelled_together
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.batches import BATCH_ROWS
+from rasteret_assets.storage.batches import BATCH_BYTES, BATCH_ROWS
 from rasteret_assets.storage.commit import FileFacts, commit, remove_outdated, unpublish
 from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.files import STAGE_OPTIONS, TableWriter
@@ -154,7 +154,7 @@ class Build:
 
             def keep(version: str, key: str, rows: pa.RecordBatch) -> None:
                 seen.add(version)
-                spool.add(key, rows)
+                spool.add(version, key, rows)
 
             self._profile = load_profile(self.workspace, source, self.spec, keep=keep, trust_stored=trust_stored)
             self.spool = spool, seen
@@ -232,6 +232,8 @@ def run_stage(name: str, build: Build, keys: Sequence[str]) -> list[StageResult]
         RasteretAssetsError: what stopped it; partitions that were made before stay made.
     """
     results = STAGES[name].make(build, keys)
+    # The allocator keeps what the stage needed for a while; the next one needs memory of other sizes.
+    pa.default_memory_pool().release_unused()
     return [results[key] for key in keys]
 
 
@@ -252,12 +254,12 @@ def _make_raw(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
             spool, seen = build.spool
             profile = build._profile or load_profile(workspace, source, spec)  # noqa: SLF001
         try:
-            _fill(spool, source, spec, profile, keys, seen)
+            _fill(build, spool, source, profile, keys, seen)
         except SourceChangedError:
             # Once more, from the beginning: what is stored of the source is not true any more.
             spool = stack.enter_context(Spool(workspace, source.schema, source.label))
             profile = load_profile(workspace, source, spec, trust_stored=False)
-            _fill(spool, source, spec, profile, keys, set())
+            _fill(build, spool, source, profile, keys, set(), trust_stored=False)
         build._profile = profile  # noqa: SLF001
         results = {key: _put_raw(workspace, spec, spool, source, profile, key) for key in keys}
     remove_earlier_tables(workspace, set(keys))
@@ -266,11 +268,39 @@ def _make_raw(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
 
 
 def _fill(
-    spool: Spool, source: Source, spec: CollectionSpec, profile: SourceProfile, keys: Sequence[str], seen: set[str]
+    build: Build,
+    spool: Spool,
+    source: Source,
+    profile: SourceProfile,
+    keys: Sequence[str],
+    seen: set[str],
+    *,
+    trust_stored: bool = True,
 ) -> None:
-    present = [key for key in keys if key in profile.partitions]
-    for key, rows in ahead(partition_batches(source, spec, profile, present, seen)):
-        spool.add(key, rows)
+    """Complete the rows of partitions: from their last raw records where files did not change, else from the files."""
+    wanted = parts_of(source, profile, [key for key in keys if key in profile.partitions])
+    wanted = {version: held for version, held in wanted.items() if version not in seen}
+    if trust_stored and not build.force:
+        for key in sorted({key for held in wanted.values() for key in held}):
+            digests = {
+                version: profile.parts[version].partitions[key].version for version in wanted if key in wanted[version]
+            }
+            for version in _reused(build, spool, key, digests):
+                wanted[version].discard(key)
+    for version, key, rows in ahead(scan_parts(source, build.spec, profile, wanted)):
+        spool.add(version, key, rows)
+
+
+def _reused(build: Build, spool: Spool, key: str, digests: Mapping[str, str]) -> set[str]:
+    """Versions of the files whose rows were taken over from a partition's last raw records."""
+    path = build.workspace.stage_file(RAW, key)
+    try:
+        table = open_stream(build.workspace, path)
+        if table is None or recipe_of(table.schema, path)[1].split("-")[1] != build.spec.content_hash:
+            return set()
+        return spool.reuse(key, table, digests)
+    except (CollectionError, IndexError, KeyError, TypeError):
+        return set()  # the rows are read again
 
 
 def _put_raw(
@@ -287,7 +317,8 @@ def _put_raw(
             "counted: it is being rewritten; build again once that is done"
         )
     schema = with_recipe(spool.schema, profile, version)
-    written = spool.put(key, path, schema.metadata, {})
+    digests = {name: part.partitions[key].version for name, part in profile.parts.items() if key in part.partitions}
+    written = spool.put(key, path, schema.metadata, digests)
     rows = spool.rows[key]
     spool.drop(key)
     return StageResult(
@@ -324,9 +355,8 @@ def _normalize(build: Build, key: str) -> StageResult:
         with RecordSorter() as sorter:
             with ExitStack() as stack:
                 rejected: TableWriter | None = None
-                for batch in raw.batches() if raw.rows else [pa.RecordBatch.from_pylist([], schema=raw.schema)]:
-                    rows = pa.Table.from_batches([batch]).replace_schema_metadata(metadata)
-                    result = normalize_records(rows, spec, profile, repeats)
+                for rows in _whole_batches(raw):
+                    result = normalize_records(rows.replace_schema_metadata(metadata), spec, profile, repeats)
                     if normalized is None:
                         normalized = result.records.schema
                         own = spec.name if is_stac(normalized) else None
@@ -362,6 +392,20 @@ def _normalize(build: Build, key: str) -> StageResult:
             key=key, rows=stream.rows, version=stream.written.digest,
             counts={name: counts[name] for name in _RECORD_COUNTS}, path=path, schema=normalized,
         )  # fmt: skip
+
+
+def _whole_batches(raw: StreamTable) -> Iterator[pa.Table]:
+    """Raw rows in batches that are worth their price; an empty one where there are none, which has a schema too."""
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in raw.batches():
+        held.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield pa.Table.from_batches(held).combine_chunks()
+            held, rows, size = [], 0, 0
+    if held or not raw.rows:
+        yield pa.Table.from_batches(held, raw.schema).combine_chunks()
 
 
 # --- band metadata ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.columns.assets import asset_names, normalize_assets, raster_rows
-from rasteret_assets.columns.hashing import RowsDigest, hash_texts, repeated, repeated_by, row_hashes
+from rasteret_assets.columns.hashing import RowsDigest, batch_hashes, hash_texts, repeated, repeated_by, row_hashes
 from rasteret_assets.columns.scalars import normalize_ids, normalize_times
 from rasteret_assets.errors import BandNotFoundError, SourceChangedError
 from rasteret_assets.geometry import describe_geometry
@@ -246,10 +246,11 @@ def _profile_part(
     stated = _schema_names(source, spec)
     for batch in ahead(source.batches(part)):
         aliased = with_aliases(batch, spec)
-        for key, rows in _split(batch, aliased, spec):
-            digests.setdefault(key, RowsDigest()).update(rows)
+        hashed = batch_hashes(batch)
+        for key, places in _places(aliased, spec):
+            digests.setdefault(key, RowsDigest()).add(hashed[places])
             if keep is not None:
-                keep(part.version, key, rows)
+                keep(part.version, key, _taken(batch, places))
         hashes.append(hash_texts(normalize_ids(aliased.column(ID))))
         if not _from_href(source, spec):
             in_batch = stated or asset_names(aliased.column(ASSETS))
@@ -260,38 +261,49 @@ def _profile_part(
     return found, np.concatenate(hashes)
 
 
-def partition_batches(
-    source: Source, spec: CollectionSpec, profile: SourceProfile, keys: Collection[str], seen: Collection[str] = ()
-) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Yield raw rows of some partitions, from one scan of the files that the profile found some in.
+def scan_parts(
+    source: Source, spec: CollectionSpec, profile: SourceProfile, wanted: Mapping[str, Collection[str]]
+) -> Iterator[tuple[str, str, pa.RecordBatch]]:
+    """Yield raw rows of some files as (version of the file, partition key, rows), in one scan.
 
     Args:
         source: opened record table.
         spec: of the collection.
         profile: of the source.
-        keys: of the partitions.
-        seen: versions of files that are left out.
+        wanted: keys of the partitions that are wanted of a file, by the file's version.
 
     Raises:
         SourceChangedError: if a file does not hold the rows that the profile counted in it.
     """
-    wanted = set(keys)
     for part in source.parts:
-        known = profile.parts.get(part.version)
-        if part.version in seen or (known is not None and wanted.isdisjoint(known.partitions)):
+        keys = set(wanted.get(part.version, ()))
+        if not keys:
             continue
         digests: dict[str, RowsDigest] = {}
         for batch in source.batches(part):
-            for key, rows in _split(batch, with_aliases(batch, spec), spec):
-                if key in wanted:
-                    digests.setdefault(key, RowsDigest()).update(rows)
-                    yield key, rows
-        counted = {key: found for key, found in known.partitions.items() if key in wanted} if known is not None else {}
-        if _profiled(digests) != counted:
+            hashed = batch_hashes(batch)
+            for key, places in _places(with_aliases(batch, spec), spec):
+                if key in keys:
+                    digests.setdefault(key, RowsDigest()).add(hashed[places])
+                    yield part.version, key, _taken(batch, places)
+        counted = profile.parts[part.version].partitions
+        if _profiled(digests) != {key: counted[key] for key in sorted(keys)}:
             raise SourceChangedError(
                 f"{source.label}: a file of it does not hold the rows that it held when it was looked at: it is being "
                 "rewritten; build again once that is done"
             )
+
+
+def parts_of(source: Source, profile: SourceProfile, keys: Collection[str]) -> dict[str, set[str]]:
+    """Return the partitions, of some, that every file of a source holds rows of, by the file's version.
+
+    Args:
+        source: opened record table.
+        profile: of the source.
+        keys: of the partitions.
+    """
+    found = {part.version: set(keys).intersection(profile.parts[part.version].partitions) for part in source.parts}
+    return {version: held for version, held in found.items() if held}
 
 
 def with_aliases(batch: pa.RecordBatch, spec: CollectionSpec) -> pa.RecordBatch:
@@ -314,14 +326,15 @@ def record_times(batch: pa.RecordBatch, spec: CollectionSpec) -> tuple[pa.Array,
     return times, bad, placed
 
 
-def _split(
-    batch: pa.RecordBatch, aliased: pa.RecordBatch, spec: CollectionSpec
-) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Yield the rows of a batch by partition key, each part in source order."""
+def _places(aliased: pa.RecordBatch, spec: CollectionSpec) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    """Yield the partitions of a batch, and the positions of their rows in source order."""
     _, _, placed = record_times(aliased, spec)
-    for key, rows in rows_by_partition(placed, spec.partition_by):
-        # Taken and not sliced: a slice that waits to be written would keep the whole batch in memory.
-        yield key, batch if len(rows) == batch.num_rows else batch.take(pa.array(rows))
+    yield from rows_by_partition(placed, spec.partition_by)
+
+
+def _taken(batch: pa.RecordBatch, places: npt.NDArray[np.int64]) -> pa.RecordBatch:
+    # Taken and not sliced: a slice that waits to be written would keep the whole batch in memory.
+    return batch if len(places) == batch.num_rows else batch.take(pa.array(places))
 
 
 def _from_href(source: Source, spec: CollectionSpec) -> bool:
@@ -375,8 +388,10 @@ def _conflicting(
         if not np.isin(hashes[part.version], suspects).any():
             continue
         for batch in source.batches(part):
-            for key, rows in _split(batch, with_aliases(batch, spec), spec):
-                texts = normalize_ids(with_aliases(rows, spec).column(ID))
+            aliased = with_aliases(batch, spec)
+            for key, places in _places(aliased, spec):
+                rows = _taken(batch, places)
+                texts = normalize_ids(_taken(aliased, places).column(ID))
                 chosen = np.flatnonzero(np.isin(hash_texts(texts), suspects) & np.asarray(texts.is_valid()))
                 if len(chosen):
                     ids.append(texts.take(pa.array(chosen)))

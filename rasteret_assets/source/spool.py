@@ -1,14 +1,21 @@
-"""Rows put aside by partition while a source is scanned once, in one file however many partitions there are."""
+"""Raw rows by partition: put aside while a source is scanned once, and taken over from the last raw records.
+
+Rows lie in one temporary file, however many partitions there are, as compressed messages of Arrow's IPC format, and
+are copied as they are into each partition's own stream: they are encoded once, and no more than one file is open. A
+stream notes for each message a digest of the rows that each file of the source has in it, so that the next build takes
+over the messages of files that still hold these rows, and opens none of these files.
+"""
 
 from __future__ import annotations
 
-import mmap
+import os
 import threading
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from pathlib import Path
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, NamedTuple, Self
 
 import pyarrow as pa
 
@@ -18,19 +25,37 @@ from rasteret_assets.schema import RAW
 from rasteret_assets.storage.batches import BATCH_ROWS
 from rasteret_assets.storage.files import Files, Written
 from rasteret_assets.storage.reading import writing
-from rasteret_assets.storage.streams import STREAM_OPTIONS, put_messages
+from rasteret_assets.storage.streams import STREAM_OPTIONS, Message, StreamTable, put_messages
 
-#: Arrow bytes of all partitions that wait until a partition has rows enough for a batch.
+#: Arrow bytes of all partitions that wait until a partition has rows enough for a message.
 _HELD_BYTES: Final = 48 * 2**20
-#: Rows of a partition that are written at once.
-_FULL_ROWS: Final = BATCH_ROWS
+#: Rows of a message that ends with a file of the source: small files share one, and are scanned again together.
+_SHARED_ROWS: Final = 64
+
+_DIGESTS: Final = "digests"
+_MESSAGES: Final = "digests of batches"
+
+
+class _Spooled(NamedTuple):
+    """A message in the temporary file: where it begins and ends, its rows, and the files of the source they are from."""
+
+    first: int
+    end: int
+    rows: int
+    versions: tuple[str, ...]
+
+
+@dataclass
+class _Held:
+    """Rows of a partition that wait to be written."""
+
+    batches: list[pa.RecordBatch] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+    rows: int = 0
 
 
 class Spool:
     """Takes rows of many partitions in any order, and writes each partition's rows as one stream.
-
-    The rows lie in one temporary file as compressed messages of Arrow's IPC format, which are copied as they are into
-    the partition's own stream: rows are encoded once, and no more than one file is open.
 
     Args:
         files: of the workspace.
@@ -43,10 +68,10 @@ class Spool:
         self.schema = plain_schema(schema)
         self._label = label
         self._lock = threading.Lock()
-        self._held: dict[str, list[pa.RecordBatch]] = {}
-        self._rows: Counter[str] = Counter()
+        self._held: dict[str, _Held] = {}
         self._bytes: Counter[str] = Counter()
-        self._messages: dict[str, list[tuple[int, int]]] = {}
+        self._messages: dict[str, list[_Spooled]] = {}
+        self._reused: dict[str, list[tuple[StreamTable, Message, tuple[str, ...]]]] = {}
         #: Rows of every partition.
         self.rows: Counter[str] = Counter()
         self._stack = ExitStack()
@@ -68,8 +93,8 @@ class Spool:
             self._sink.close()
         self._stack.close()
 
-    def add(self, key: str, rows: pa.RecordBatch) -> None:
-        """Put rows of a partition aside; many threads may do so.
+    def add(self, version: str, key: str, rows: pa.RecordBatch) -> None:
+        """Put rows of a file and partition aside; many threads may do so.
 
         Raises:
             SourceError: if the values cannot be kept.
@@ -78,29 +103,72 @@ class Spool:
         if any(pa.types.is_dictionary(kind) for kind in rows.schema.types):
             rows = pa.RecordBatch.from_arrays([plain(column) for column in rows.columns], schema=self.schema)
         with self._lock:
-            self._held.setdefault(key, []).append(rows)
-            self._rows[key] += rows.num_rows
+            held = self._held.get(key)
+            if held is not None and held.rows >= _SHARED_ROWS and held.versions[-1] != version:
+                self._write(key)
+                held = None
+            if held is None:
+                held = self._held[key] = _Held()
+            if version not in held.versions:
+                held.versions.append(version)
+            held.batches.append(rows)
+            held.rows += rows.num_rows
             self._bytes[key] += rows.nbytes
             self.rows[key] += rows.num_rows
-            if self._rows[key] >= _FULL_ROWS:
+            if held.rows >= BATCH_ROWS:
                 self._write(key)
             elif self._bytes.total() > _HELD_BYTES:
                 self._write(self._bytes.most_common(1)[0][0])
 
+    def reuse(self, key: str, table: StreamTable, wanted: Mapping[str, str]) -> set[str]:
+        """Take rows over from a partition's last raw records.
+
+        Args:
+            key: of the partition.
+            table: its last raw records.
+            wanted: digest of the rows that a file of the source has of the partition, by the file's version.
+
+        Returns:
+            The versions of the files whose rows were taken over, all of them.
+        """
+        if not table.schema.remove_metadata().equals(self.schema.remove_metadata()):
+            return set()
+        names = list(table.notes.get(_DIGESTS, ()))
+        places = list(table.notes.get(_MESSAGES, ()))
+        if len(places) != len(table.messages):
+            return set()
+        of_message = [tuple(names[place] for place in held) for held in places]
+        there = {name for held in of_message for name in held}
+        # Equal rows of two files are taken over once.
+        file_of = {digest: version for version, digest in wanted.items()}
+        kept = there.intersection(file_of)
+        while True:
+            # A message whose rows are partly from other files is not taken over, and neither is the rest of its files.
+            lost = {name for held in of_message if not kept.issuperset(held) for name in held} & kept
+            if not lost:
+                break
+            kept -= lost
+        with self._lock:
+            for message, held in zip(table.messages, of_message, strict=True):
+                if kept.issuperset(held):
+                    self._reused.setdefault(key, []).append((table, message, held))
+                    self.rows[key] += message.rows
+        return {file_of[digest] for digest in kept}
+
     def drop(self, key: str) -> None:
         """Forget the rows of a partition."""
         with self._lock:
-            for held in (self._held, self._rows, self._bytes, self._messages, self.rows):
-                held.pop(key, None)
+            for forgotten in (self._held, self._bytes, self._messages, self._reused, self.rows):
+                forgotten.pop(key, None)
 
-    def put(self, key: str, path: str, metadata: dict[bytes, bytes], notes: dict[str, Any]) -> Written:
+    def put(self, key: str, path: str, metadata: dict[bytes, bytes], digests: Mapping[str, str]) -> Written:
         """Write the rows of a partition as a stream, replacing what was there in one step.
 
         Args:
             key: of the partition.
             path: of the file.
             metadata: of the stream's schema.
-            notes: what is noted about the rows.
+            digests: digest of the rows that a file of the source has of the partition, by the file's version.
 
         Raises:
             WorkspaceError: if the file cannot be written.
@@ -110,30 +178,33 @@ class Spool:
                 self._write(key)
             with writing(path):
                 self._sink.flush()
-        messages = self._messages.get(key, [])
-        schema = self.schema.with_metadata(metadata)
-        if not messages:
-            return put_messages(self._files, path, schema, [], self.rows[key], notes)
-        with Path(self._file.name).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            whole = memoryview(content)
-            pieces = [whole[first:end] for first, end in messages]
-            try:
-                return put_messages(self._files, path, schema, pieces, self.rows[key], notes)
-            finally:
-                for piece in pieces:
-                    piece.release()
-                whole.release()
+        reused, spooled = self._reused.get(key, []), self._messages.get(key, [])
+        of_message = [held for _, _, held in reused] + [
+            tuple(digests[name] for name in message.versions) for message in spooled
+        ]
+        names = list(dict.fromkeys(name for held in of_message for name in held))
+        number = {name: place for place, name in enumerate(names)}
+        notes = {_DIGESTS: names, _MESSAGES: [[number[name] for name in held] for held in of_message]}
+
+        def messages() -> Iterator[tuple[int, bytes]]:
+            for table, message, _ in reused:
+                yield message.rows, memoryview(table.content(message)).tobytes()
+            for own in spooled:
+                yield own.rows, os.pread(self._file.fileno(), own.end - own.first, own.first)
+
+        return put_messages(self._files, path, self.schema.with_metadata(metadata), messages(), notes)
 
     def _write(self, key: str) -> None:
-        table = pa.Table.from_batches(self._held.pop(key), self.schema).combine_chunks()
-        del self._rows[key], self._bytes[key]
+        held = self._held.pop(key)
+        del self._bytes[key]
+        table = pa.Table.from_batches(held.batches, self.schema).combine_chunks()
         places = self._messages.setdefault(key, [])
         try:
             with writing(self._file.name):
                 for batch in table.to_batches():
                     first = self._sink.tell()
                     self._writer.write_batch(batch)
-                    places.append((first, self._sink.tell()))
+                    places.append(_Spooled(first, self._sink.tell(), batch.num_rows, tuple(held.versions)))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise SourceError(f"{self._label}: cannot be kept: {error}") from error
 
@@ -142,7 +213,8 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
     """Return a schema whose dictionary-encoded columns are plain: a stream's batches are then independent."""
     return pa.schema(
         [
-            field.with_type(plain(pa.array([], field.type)).type) if pa.types.is_dictionary(field.type) else field
-            for field in schema
-        ]
+            field_.with_type(plain(pa.array([], field_.type)).type) if pa.types.is_dictionary(field_.type) else field_
+            for field_ in schema
+        ],
+        schema.metadata,
     )

@@ -1,26 +1,26 @@
-"""Tables of the first two stages as Arrow streams: cheap to write, and checked whole before the first row is read.
+"""Tables of a workspace as Arrow streams: cheap to write and to read in part, and every batch carries a checksum.
 
-A stage's table is written once and read once or twice, as a whole, so it is kept as it lies in memory: Arrow's IPC
-stream (https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format), its buffers compressed with LZ4. Any
-Arrow library opens it. After the end of the stream, where such readers stop, stands a line of JSON: the number of
-rows, a digest of every byte before it, and what the stage noted about the rows. The last four bytes are the length of
-that line.
+Raw and normalized records and the header store are read by this package many times and by others rarely, so they are
+kept as they lie in memory: Arrow's IPC stream
+(https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format), its buffers compressed with LZ4. Any Arrow
+library opens such a file. After the end of the stream, where such readers stop, stands a line of JSON: where each batch
+begins, how many rows it holds, a checksum of its bytes, and what the writer noted. The last four bytes of the file are
+the length of that line.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
+import os
 import struct
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import pyarrow as pa
-from xxhash import xxh3_128
+from xxhash import xxh3_64_hexdigest, xxh3_128
 
 from rasteret_assets.storage.files import Files, Written
 from rasteret_assets.storage.reading import damaged, opened, patiently, unreadable, writing
@@ -33,7 +33,25 @@ STREAM_OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4")
 _LENGTH: Final = struct.Struct("<I")
 #: The end of a stream (the specification's end-of-stream marker).
 _END: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-_PIECE_BYTES: Final = 8 * 2**20
+#: Bytes that are asked of an object store at once.
+_PIECE_BYTES: Final = 16 * 2**20
+_TAIL_BYTES: Final = 256 * 1024
+
+
+class Message(NamedTuple):
+    """A record batch in a stream.
+
+    Args:
+        first: byte at which it begins.
+        size: its bytes.
+        rows: its rows.
+        checksum: of its bytes.
+    """
+
+    first: int
+    size: int
+    rows: int
+    checksum: str
 
 
 class StreamWriter:
@@ -46,12 +64,17 @@ class StreamWriter:
     """
 
     def __init__(self, sink: pa.NativeFile, schema: pa.Schema, path: str) -> None:
+        self._sink = sink
         self._writer = pa.ipc.new_stream(sink, schema, options=STREAM_OPTIONS)
         self._path = path
         self._written: Written | None = None
+        self._places: list[tuple[int, int, int]] = []
         self.rows = 0
-        #: What the stage notes about the rows: any JSON document.
+        #: What is noted about the rows: any JSON document.
         self.notes: dict[str, Any] = {}
+        with writing(path):
+            # The schema is written before the first batch: what follows is batches only.
+            self._writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema))
 
     @property
     def written(self) -> Written:
@@ -61,34 +84,34 @@ class StreamWriter:
         return self._written
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
-        """Append rows.
+        """Append rows as batches of their own.
 
         Raises:
             WorkspaceError: if there is no room for them.
         """
-        if not rows.num_rows:
-            return
-        with writing(self._path):
-            if isinstance(rows, pa.Table):
-                for batch in rows.to_batches():
+        for batch in rows.to_batches() if isinstance(rows, pa.Table) else [rows]:
+            if batch.num_rows:
+                with writing(self._path):
+                    first = self._sink.tell()
                     self._writer.write_batch(batch)
-            else:
-                self._writer.write_batch(rows)
-        self.rows += rows.num_rows
+                    self._places.append((first, self._sink.tell() - first, batch.num_rows))
+                self.rows += batch.num_rows
 
-    def close(self) -> None:
-        """Write the end of the stream."""
+    def close(self) -> list[tuple[int, int, int]]:
+        """Write the end of the stream; return where its batches stand."""
         self._writer.close()
+        return self._places
 
 
 @contextmanager
-def stream_writer(files: Files, path: str, schema: pa.Schema) -> Iterator[StreamWriter]:
+def stream_writer(files: Files, path: str, schema: pa.Schema, *, durable: bool = False) -> Iterator[StreamWriter]:
     """Write a stream batch by batch; it replaces what was there when the block ends without an error.
 
     Args:
         files: of the workspace.
         path: of the file.
         schema: of its rows.
+        durable: whether the file has to outlast a power cut; not for what is written anew in each build.
 
     Raises:
         WorkspaceError: if the file cannot be written.
@@ -96,22 +119,22 @@ def stream_writer(files: Files, path: str, schema: pa.Schema) -> Iterator[Stream
     with files.beside(path) as beside:
         with writing(path):
             sink = pa.OSFile(beside.name, "wb")
-        writer = StreamWriter(sink, schema, path)
         try:
+            writer = StreamWriter(sink, schema, path)
             yield writer
         except BaseException:
             with suppress(Exception):  # the error that ends the block is the one that counts
                 sink.close()
             raise
         with writing(path):
-            writer.close()
+            places = writer.close()
             sink.close()
-            writer._written = _finished(beside.name, writer.rows, writer.notes)  # noqa: SLF001
-        files.put_file(beside.name, path, durable=False)
+            writer._written = _finished(beside, places, writer.notes, durable=durable)  # noqa: SLF001
+        files.put_file(beside.name, path, durable=durable)
 
 
 def put_messages(
-    files: Files, path: str, schema: pa.Schema, messages: Iterable[memoryview], rows: int, notes: dict[str, Any]
+    files: Files, path: str, schema: pa.Schema, messages: Iterable[tuple[int, bytes]], notes: dict[str, Any]
 ) -> Written:
     """Write a stream of record batches that are encoded already, replacing what was there in one step.
 
@@ -119,8 +142,7 @@ def put_messages(
         files: of the workspace.
         path: of the file.
         schema: of the rows.
-        messages: encapsulated messages of record batches of this schema.
-        rows: how many rows these hold.
+        messages: number of rows and bytes of record batches of this schema.
         notes: what is noted about the rows.
 
     Raises:
@@ -128,122 +150,200 @@ def put_messages(
     """
     empty = pa.BufferOutputStream()
     pa.ipc.new_stream(empty, schema, options=STREAM_OPTIONS).close()
-    frame = empty.getvalue().to_pybytes()
+    frame = empty.getvalue().to_pybytes()[: -len(_END)]
+    places: list[tuple[int, int, int]] = []
     with files.beside(path) as beside:
         with writing(path):
-            beside.write(frame[: -len(_END)])
-            for message in messages:
+            beside.write(frame)
+            end = len(frame)
+            for rows, message in messages:
                 beside.write(message)
+                places.append((end, len(message), rows))
+                end += len(message)
             beside.write(_END)
-            beside.flush()
-            written = _finished(beside.name, rows, notes)
+            written = _finished(beside, places, notes, durable=False)
         files.put_file(beside.name, path, durable=False)
     return written
 
 
-def _finished(path: str, rows: int, notes: dict[str, Any]) -> Written:
-    """Append the line that is checked when the stream is opened."""
-    digest = _digest(path)
-    line = json.dumps({"rows": rows, "digest": digest, "notes": notes}, sort_keys=True).encode()
-    with Path(path).open("ab") as file:
-        file.write(line + _LENGTH.pack(len(line)))
-        return Written(file.tell(), digest)
+def _finished(
+    file: BinaryIO, places: Sequence[tuple[int, int, int]], notes: dict[str, Any], *, durable: bool
+) -> Written:
+    """Append the line that says where the batches of a stream stand."""
+    file.flush()
+    size = file.seek(0, 2)
+    read = _reader(file)
+    # Read, not mapped: pages of a mapped file count as memory of this process.
+    sums = [xxh3_64_hexdigest(memoryview(read(first, count))) for first, count, _ in places]
+    head = xxh3_64_hexdigest(memoryview(read(0, places[0][0] if places else size - len(_END))))
+    messages = [[*place, checksum] for place, checksum in zip(places, sums, strict=True)]
+    line = json.dumps({"head": head, "messages": messages, "notes": notes}, sort_keys=True).encode()
+    file.write(line + _LENGTH.pack(len(line)))
+    file.flush()
+    if durable:
+        os.fsync(file.fileno())
+    return Written(file.tell(), xxh3_128("".join([head, *sums]).encode()).hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamTable:
-    """A stream that was opened, and found to be what was written.
+    """A stream that was opened. The bytes of a batch are held against its checksum when the batch is read.
 
     Args:
         path: of the file.
-        content: its bytes, up to the end of the stream.
         schema: of its rows.
-        rows: how many there are.
-        digest: of its content.
-        notes: what the stage noted about the rows.
+        messages: its batches, in file order.
+        notes: what the writer noted about the rows.
+        read: returns bytes of the file by their first and their number.
     """
 
     path: str
-    content: pa.Buffer = field(repr=False)
     schema: pa.Schema
-    rows: int
-    digest: str
+    messages: tuple[Message, ...]
     notes: dict[str, Any]
+    read: Callable[[int, int], pa.Buffer] = field(repr=False)
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in file order, in the batches in which they were written.
+    @property
+    def rows(self) -> int:
+        """Rows of all batches."""
+        return sum(message.rows for message in self.messages)
+
+    def content(self, message: Message) -> pa.Buffer:
+        """Return the bytes of a batch, which are those that were written.
+
+        Raises:
+            DamagedFileError: if they are not.
+            CollectionError: if they cannot be read.
+        """
+        content = self.read(message.first, message.size)
+        if xxh3_64_hexdigest(memoryview(content)) != message.checksum:
+            raise damaged(self.path, "its bytes are not those that were written")
+        return content
+
+    def batch(self, message: Message, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+        """Return a batch; errors as for :meth:`content`.
 
         Args:
+            message: the batch.
             columns: names of the columns to read; all when omitted.
         """
-        fields = None if columns is None else [self.schema.get_field_index(name) for name in columns]
-        options = pa.ipc.IpcReadOptions(included_fields=fields)
-        with pa.ipc.open_stream(pa.BufferReader(self.content), options=options) as reader:
-            for batch in reader:
-                yield batch if columns is None else batch.select(list(columns))
+        content = self.content(message)
+        try:
+            if columns is None:
+                return pa.ipc.read_record_batch(pa.ipc.read_message(pa.BufferReader(content)), self.schema)
+            # Only a stream can be read in part: one of this batch is made.
+            fields = [self.schema.get_field_index(name) for name in columns]
+            options = pa.ipc.IpcReadOptions(included_fields=fields)
+            head = self.schema.serialize()
+            whole = pa.PythonFile(_Joined([memoryview(head), memoryview(content), memoryview(_END)]), "r")
+            with pa.ipc.open_stream(whole, options=options) as reader:
+                return reader.read_next_batch().select(list(columns))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise unreadable(self.path, error) from error
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in file order, in the batches in which they were written; errors as for :meth:`content`."""
+        for message in self.messages:
+            yield self.batch(message, columns)
+
+
+class _Joined:
+    """Pieces of memory as one file."""
+
+    def __init__(self, pieces: Sequence[memoryview]) -> None:
+        self._pieces = list(pieces)
+        self.closed = False
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            size = sum(map(len, self._pieces))
+        parts = []
+        while size and self._pieces:
+            piece = self._pieces[0][:size]
+            parts.append(piece)
+            size -= len(piece)
+            self._pieces[0] = self._pieces[0][len(piece) :]
+            if not len(self._pieces[0]):
+                del self._pieces[0]
+        return b"".join(parts)
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def open_stream(files: Files, path: str) -> StreamTable | None:
-    """Open a stream; None where there is none.
+    """Open a stream; None where it does not exist.
 
     Raises:
-        CollectionError: if the file is not what was written, or cannot be opened.
+        DamagedFileError: if the file is not what was written.
+        CollectionError: if it cannot be opened.
     """
-    content = _content(files, path)
-    if content is None:
+    source = _local(path) if files.is_local else _remote(files, path)
+    if source is None:
         return None
+    size, read = source
     try:
-        (length,) = _LENGTH.unpack(content.slice(content.size - _LENGTH.size).to_pybytes())
-        end = content.size - _LENGTH.size - length
+        tail = read(max(0, size - _TAIL_BYTES), min(size, _TAIL_BYTES))
+        (length,) = _LENGTH.unpack(memoryview(tail)[-_LENGTH.size :])
+        end = size - _LENGTH.size - length
         if end < 0:
             raise ValueError("its end is missing")  # noqa: TRY301
-        note = json.loads(content.slice(end, length).to_pybytes())
-        stream = content.slice(0, end)
-        if xxh3_128(memoryview(stream)).hexdigest() != note["digest"]:
+        short = tail.size - _LENGTH.size - length
+        line = tail.slice(short, length) if short >= 0 else read(end, length)
+        note = json.loads(memoryview(line).tobytes())
+        messages = tuple(Message(*message) for message in note["messages"])
+        head = read(0, messages[0].first if messages else end - len(_END))
+        if xxh3_64_hexdigest(memoryview(head)) != note["head"]:
             raise ValueError("its bytes are not those that were written")  # noqa: TRY301
-        with pa.ipc.open_stream(pa.BufferReader(stream)) as reader:
-            schema = reader.schema
-        return StreamTable(
-            path=path, content=stream, schema=schema, rows=int(note["rows"]), digest=note["digest"], notes=note["notes"]
-        )
+        schema = pa.ipc.read_schema(pa.BufferReader(head))
+        return StreamTable(path=path, schema=schema, messages=messages, notes=dict(note["notes"]), read=read)
     except (pa.ArrowInvalid, ValueError, KeyError, TypeError, struct.error) as error:
-        raise damaged(path, error) from error
+        raise damaged(path, str(error)) from error
 
 
-def _content(files: Files, path: str) -> pa.Buffer | None:
-    """The bytes of a file: mapped where it lies on a disk, else brought to one."""
-    if files.is_local:
-        try:
-            with Path(path).open("rb") as file:
-                if not file.seek(0, 2):
-                    return pa.py_buffer(b"")
-                return pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise unreadable(path, error) from error
+_Source = tuple[int, Callable[[int, int], pa.Buffer]]
 
-    def bring() -> pa.Buffer | None:
-        source = opened(files.fs.open_input_stream, path)
-        if source is None:
-            return None
-        # An unnamed file of this machine, which goes with the last buffer that is mapped from it: a partition may be
-        # larger than memory.
-        with source, tempfile.TemporaryFile() as local:
-            while piece := source.read(_PIECE_BYTES):
-                local.write(piece)
-            local.flush()
-            return pa.py_buffer(mmap.mmap(local.fileno(), 0, access=mmap.ACCESS_READ) if local.tell() else b"")
 
+def _local(path: str) -> _Source | None:
     try:
-        return patiently(bring)
+        file = Path(path).open("rb")  # noqa: SIM115  (open as long as batches are read)
+        return file.seek(0, 2), _reader(file)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def _digest(path: str) -> str:
-    digest = xxh3_128()
-    with Path(path).open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
+def _reader(file: BinaryIO) -> Callable[[int, int], pa.Buffer]:
+    """What reads bytes of a local file by their first and their number; several threads may do so at once."""
+
+    def read(first: int, count: int) -> pa.Buffer:
+        pieces = []
+        while count > 0 and (piece := os.pread(file.fileno(), count, first)):
+            pieces.append(piece)
+            first, count = first + len(piece), count - len(piece)
+        return pa.py_buffer(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    return read
+
+
+def _remote(files: Files, path: str) -> _Source | None:
+    source = opened(files.fs.open_input_file, path)
+    if source is None:
+        return None
+    held = (0, pa.py_buffer(b""))
+
+    def read(first: int, count: int) -> pa.Buffer:
+        nonlocal held
+        start, piece = held
+        if not start <= first or first + count > start + piece.size:
+            # More than is asked for: what follows is asked for next.
+            start, more = first, max(count, _PIECE_BYTES)
+            try:
+                piece = patiently(lambda: pa.py_buffer(source.read_at(more, first)))
+            except OSError as error:
+                raise unreadable(path, error) from error
+            held = (start, piece)
+        return piece.slice(first - start, count)
+
+    return int(source.size()), read
