@@ -172,10 +172,9 @@ def _finished(
     """Append the line that says where the batches of a stream stand."""
     file.flush()
     size = file.seek(0, 2)
-    read = _reader(file)
     # Read, not mapped: pages of a mapped file count as memory of this process.
-    sums = [xxh3_64_hexdigest(memoryview(read(first, count))) for first, count, _ in places]
-    head = xxh3_64_hexdigest(memoryview(read(0, places[0][0] if places else size - len(_END))))
+    sums = [xxh3_64_hexdigest(memoryview(_pread(file.fileno(), first, count))) for first, count, _ in places]
+    head = xxh3_64_hexdigest(memoryview(_pread(file.fileno(), 0, places[0][0] if places else size - len(_END))))
     messages = [[*place, checksum] for place, checksum in zip(places, sums, strict=True)]
     line = json.dumps({"head": head, "messages": messages, "notes": notes}, sort_keys=True).encode()
     file.write(line + _LENGTH.pack(len(line)))
@@ -215,7 +214,10 @@ class StreamTable:
             DamagedFileError: if they are not.
             CollectionError: if they cannot be read.
         """
-        content = self.read(message.first, message.size)
+        try:
+            content = self.read(message.first, message.size)
+        except OSError as error:
+            raise unreadable(self.path, error) from error
         if xxh3_64_hexdigest(memoryview(content)) != message.checksum:
             raise damaged(self.path, "its bytes are not those that were written")
         return content
@@ -306,25 +308,31 @@ _Source = tuple[int, Callable[[int, int], pa.Buffer]]
 
 def _local(path: str) -> _Source | None:
     try:
-        file = Path(path).open("rb")  # noqa: SIM115  (open as long as batches are read)
-        return file.seek(0, 2), _reader(file)
+        file = _Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return os.fstat(file.number).st_size, lambda first, count: _pread(file.number, first, count)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def _reader(file: BinaryIO) -> Callable[[int, int], pa.Buffer]:
-    """What reads bytes of a local file by their first and their number; several threads may do so at once."""
+class _Descriptor:
+    """A file that stays open as long as batches may be read of it, and is closed with the last reference."""
 
-    def read(first: int, count: int) -> pa.Buffer:
-        pieces = []
-        while count > 0 and (piece := os.pread(file.fileno(), count, first)):
-            pieces.append(piece)
-            first, count = first + len(piece), count - len(piece)
-        return pa.py_buffer(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+    def __init__(self, number: int) -> None:
+        self.number = number
 
-    return read
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+def _pread(file: int, first: int, count: int) -> pa.Buffer:
+    """Bytes of a local file; several threads may read at once."""
+    pieces = []
+    while count > 0 and (piece := os.pread(file, count, first)):
+        pieces.append(piece)
+        first, count = first + len(piece), count - len(piece)
+    return pa.py_buffer(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
 
 def _remote(files: Files, path: str) -> _Source | None:
