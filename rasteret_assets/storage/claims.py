@@ -49,6 +49,8 @@ class ClaimHold(Hold):
 @contextmanager
 def claimed(fs: pafs.FileSystem, folder: str, what: str, waiting: Callable[[], None]) -> Iterator[ClaimHold]:
     """Hold the lock whose claims lie in ``folder``, waiting for whoever holds it."""
+    # Not every filesystem makes the folders of a file.
+    fs.create_dir(folder)
     claim, seconds = f"{folder}/{uuid.uuid4().hex}", _FIRST_WAIT_S
     while True:
         put_claim(fs, claim)
@@ -79,10 +81,11 @@ def _has_rivals(fs: pafs.FileSystem, folder: str, claim: str) -> bool:
     """Whether somebody else has a claim that counts; claims of the dead are taken away."""
     claims = [info for info in fs.get_file_info(pafs.FileSelector(folder)) if info.type == pafs.FileType.File]
     # The store's own clock: the time at which it took our claim.
-    now = next((info.mtime for info in claims if info.path == claim), None)
+    mine = claim.rpartition("/")[2]  # some filesystems list other paths than they were asked for
+    now = next((info.mtime for info in claims if info.base_name == mine), None)
     living = False
     for info in claims:
-        if info.path == claim:
+        if info.base_name == mine:
             continue
         if now is not None and info.mtime is not None and (now - info.mtime).total_seconds() > holds.DEAD_AFTER_S:
             with suppress(OSError):

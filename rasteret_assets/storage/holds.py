@@ -52,7 +52,7 @@ class Hold(ABC):
             LockLostError: naming what the lock protects.
             WorkspaceError: if the storage does not answer.
         """
-        if self._lost or self.seconds_since_proof() > DEAD_AFTER_S / 2:
+        if self._lost or self.is_over or self.seconds_since_proof() > DEAD_AFTER_S / 2:
             self.confirm()
 
     def confirm(self) -> None:

@@ -58,9 +58,10 @@ def test_tables_and_documents_come_back(workspace: Workspace) -> None:
     workspace.write_table(path, TABLE.slice(1))
     assert workspace.read_table(path) == TABLE.slice(1)
     assert workspace.read_json(workspace.state_file("2024-01")) is None
-    workspace.write_json(workspace.state_file("2024-01"), {"b": 1, "a": None})
-    workspace.write_json(workspace.state_file("undated"), {})
-    assert workspace.states() == {"2024-01": {"a": None, "b": 1}, "undated": {}}
+    state = {"source_version": "1", "bbox": None}
+    for key in ("2024-01", "undated"):
+        workspace.write_json(workspace.state_file(key), state)
+    assert workspace.states() == {"2024-01": state, "undated": state}
 
 
 def test_an_object_takes_a_request_to_write_and_one_for_each_part_to_read(
@@ -129,7 +130,7 @@ def test_a_damaged_stage_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "s2_stages" / "raw_records" / "2024-01.parquet"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PAR1 torso")
-    with pytest.raises(CollectionError, match=r"2024-01\.parquet: damaged .* delete it and build again"):
+    with pytest.raises(CollectionError, match=r"2024-01\.parquet: damaged .* build it again with force=True"):
         workspace.read_table(str(path))
 
 
