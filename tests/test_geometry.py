@@ -183,6 +183,20 @@ def test_a_footprint_of_the_whole_earth_keeps_its_box() -> None:
     assert (box["xmin"], box["xmax"]) == (-180, 180)
 
 
+@pytest.mark.parametrize(("west", "east"), [(0, 360), (-10, 350), (-180, 180), (-360, 0), (-200, 200)])
+def test_a_footprint_all_the_way_round_spans_the_earth(west: float, east: float) -> None:
+    belt = np.array([shapely.box(west, 0, east, 60)])
+    assert bbox_structs(belt).to_pylist() == [{"xmin": -180.0, "ymin": 0.0, "xmax": 180.0, "ymax": 60.0}]
+    (published,) = portable_footprints(belt)
+    assert published.bounds == (-180, 0, 180, 60)
+    assert published.area == pytest.approx(360 * 60)
+
+
+def test_a_footprint_of_almost_the_whole_way_round_keeps_its_gap() -> None:
+    (box,) = bbox_structs(np.array([shapely.box(0, -90, 359.75, 90)])).to_pylist()
+    assert (box["xmin"], box["xmax"]) == (0, -0.25)
+
+
 def test_footprints_that_cannot_be_on_earth_are_named() -> None:
     with np.errstate(invalid="ignore"):
         broken = shapely.Polygon([(0, 0), (1, float("nan")), (1, 1)])

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasteret_assets.columns.types import plain, plain_text
+from rasteret_assets.columns.conform import conform
+from rasteret_assets.columns.types import is_list, is_text, plain, plain_text, unsized_type
 from rasteret_assets.errors import RecordError
 from rasteret_assets.schema import BAND_INDEX, HREF
 from rasteret_assets.storage.urls import rewrite_hrefs
@@ -38,7 +39,7 @@ _OTHER_ROLES = frozenset({"thumbnail", "metadata", "tiles", "tilejson", "iso-191
 
 def asset_names(column: pa.Array) -> list[str]:
     """Names of the assets a column holds, in the order of a struct's fields or sorted where rows decide."""
-    column = plain_text(column)
+    column = _usual(column)
     kind = column.type
     if pa.types.is_struct(kind):
         return [child.name for child in kind]
@@ -47,7 +48,7 @@ def asset_names(column: pa.Array) -> list[str]:
     if _is_named_list(kind):
         items = column.flatten()
         return sorted({name for name in pc.unique(_names(items.field(_key_field(kind)))).to_pylist() if name})
-    if _is_text(kind):
+    if is_text(kind):
         return sorted({name for document in _documents(column) if document for name in document})
     if pa.types.is_null(kind):
         return []
@@ -62,10 +63,10 @@ def normalize_assets(column: pa.Array, names: Sequence[str], rewrites: Mapping[s
         names: the fields of the result, so that every partition has the same.
         rewrites: ``{prefix: replacement}`` of hrefs.
     """
-    column = plain_text(column)
+    column = _usual(column)
     kind = column.type
     unreadable = pa.array(np.zeros(len(column), bool))
-    if _is_text(kind):
+    if is_text(kind):
         documents = _documents(column)
         unreadable = pa.array([d is None and v is not None for d, v in zip(documents, column.to_pylist(), strict=True)])
         fields = {name: _json_field(documents, name) for name in names}
@@ -88,7 +89,7 @@ def normalize_assets(column: pa.Array, names: Sequence[str], rewrites: Mapping[s
 def assets_from_href(hrefs: pa.Array, band_index_map: Mapping[str, int], rewrites: Mapping[str, str]) -> pa.Array:
     """Assets of records with one file each, whose samples ``band_index_map`` names; null where the href is null."""
     hrefs = plain_text(hrefs)
-    if not (_is_text(hrefs.type) or pa.types.is_null(hrefs.type)):
+    if not (is_text(hrefs.type) or pa.types.is_null(hrefs.type)):
         raise RecordError(f"href_column is {hrefs.type}: addresses are text")
     rewritten = rewrite_hrefs(_trimmed(hrefs.cast(pa.string())), rewrites)
     missing = pc.is_null(rewritten)
@@ -104,10 +105,10 @@ def assets_from_href(hrefs: pa.Array, band_index_map: Mapping[str, int], rewrite
 def raster_rows(asset: pa.Array) -> pa.Array:
     """Which rows of one asset (struct with ``href`` and perhaps ``type`` and ``roles``) hold a raster to index."""
     names = [child.name for child in asset.type]
-    href = asset_field(asset, HREF)
+    href = plain(asset_field(asset, HREF))
     rows = len(asset)
     media = asset_field(asset, "type") if "type" in names else pa.nulls(rows, pa.string())
-    media = media if _is_text(media.type) else pa.nulls(rows, pa.string())
+    media = plain(media) if is_text(media.type) else pa.nulls(rows, pa.string())
     address = pc.replace_substring_regex(href, r"[?#].*$", "")
     is_tiff, is_vague = (
         _matches(media, _RASTER_TYPE),
@@ -131,10 +132,10 @@ def _matches(texts: pa.Array, pattern: str) -> pa.Array:
 
 def _has_role(asset: pa.Array, names: list[str]) -> pa.Array:
     result = np.zeros(len(asset), bool)
-    if "roles" in names and pa.types.is_list(asset.type.field("roles").type):
-        roles = asset_field(asset, "roles")
-        parents, values = pc.list_parent_indices(roles), plain(pc.list_flatten(roles))
-        if len(values) and _is_text(values.type):
+    if "roles" in names and is_list(asset.type.field("roles").type):
+        roles = _usual(asset_field(asset, "roles"))
+        parents, values = pc.list_parent_indices(roles), pc.list_flatten(roles)
+        if len(values) and is_text(values.type):
             told = np.asarray(pc.fill_null(pc.is_in(values, pa.array(sorted(_OTHER_ROLES))), fill_value=False))
             result[np.asarray(parents)[told]] = True
     return pa.array(result)
@@ -145,7 +146,7 @@ def _with_href(asset: pa.Array, rewrites: Mapping[str, str], name: str) -> pa.Ar
     kind = asset.type
     if pa.types.is_null(kind):
         return pa.nulls(len(asset), pa.struct([(HREF, pa.string())]))
-    if _is_text(kind):
+    if is_text(kind):
         href = rewrite_hrefs(_trimmed(asset.cast(pa.string())), rewrites)
         return pa.StructArray.from_arrays([href], names=[HREF], mask=pc.is_null(asset))
     if not pa.types.is_struct(kind):
@@ -172,7 +173,7 @@ def _struct(fields: Mapping[str, pa.Array], missing: pa.Array, rows: int) -> pa.
 
 def _names(keys: pa.Array) -> pa.Array:
     texts = plain_text(keys)
-    if not (_is_text(texts.type) or pa.types.is_null(texts.type)):
+    if not (is_text(texts.type) or pa.types.is_null(texts.type)):
         raise RecordError(f"column 'assets' names its assets by {texts.type}: their names are text")
     return texts
 
@@ -237,12 +238,14 @@ def _json_asset(value: Any) -> dict[str, Any] | None:
     }
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _usual(column: pa.Array) -> pa.Array:
+    """A column of small types whose lists are of any length, bytes that are UTF-8 as text."""
+    column = plain_text(column.storage if isinstance(column.type, pa.ExtensionType) else column)
+    return conform(column, unsized_type(column.type))
 
 
 def _is_named_list(kind: pa.DataType) -> bool:
-    return bool((pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _key_field(kind))
+    return bool(is_list(kind) and _key_field(kind))
 
 
 def _key_field(kind: pa.DataType) -> str | None:

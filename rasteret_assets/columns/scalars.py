@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.columns.instants import utc_instants
-from rasteret_assets.columns.types import plain_text
+from rasteret_assets.columns.types import is_list, plain_text
 from rasteret_assets.errors import RecordError
 from rasteret_assets.schema import CRS, PROJ_EPSG, TIMESTAMP
 
@@ -25,6 +25,10 @@ _FURTHER_TIMES = (
     (r"^(\d{4}-\d{2})$", r"\1-01"),
     (r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3"),
     (r"^(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})(\d{2}([.,]\d+)?)([Zz]|[+-]\d{2}(:?\d{2})?)?$", r"\1-\2-\3T\4:\5:\6\8"),
+    # Not ISO 8601, but in its order, so that no other day can be meant: 2019/01/26 or 2019/1/6, perhaps with a time.
+    (r"^(\d{4}/)(\d/.*)$", r"\10\2"),
+    (r"^(\d{4}/\d{2}/)(\d([Tt ].*)?)$", r"\10\2"),
+    (r"^(\d{4})/(\d{2})/(\d{2}([Tt ].*)?)$", r"\1-\2-\3"),
     # No ISO, but how pandas, Arrow and databases write an instant in UTC.
     (r"^(\d{4}-.*:.*\d)\s*UTC$", r"\1Z"),
 )
@@ -176,7 +180,7 @@ def normalize_crs(batch: pa.RecordBatch | pa.Table) -> tuple[pa.Array, pa.Array,
 
 def _parse_crs_column(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     column = plain_text(column)
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+    if is_list(column.type):
         # One code in a list is that code; of several none is the raster's.
         column = pa.array([values[0] if values and len(values) == 1 else None for values in column.to_pylist()])
     if pa.types.is_nested(column.type):

@@ -36,17 +36,26 @@ def small_type(kind: pa.DataType) -> pa.DataType:
     return _with_children(kind, lambda child: pa.field(child.name, small_type(child.type)), large=False)
 
 
-def _with_children(kind: pa.DataType, changed: Callable[[pa.Field], pa.Field], *, large: bool) -> pa.DataType:
+def _with_children(
+    kind: pa.DataType, changed: Callable[[pa.Field], pa.Field], *, large: bool, sized: bool = True
+) -> pa.DataType:
     """A nested type with changed fields, its list no view; other types as they are."""
     if pa.types.is_struct(kind):
         return pa.struct([changed(child) for child in kind])
     if pa.types.is_map(kind):
         return pa.map_(changed(kind.key_field).type, changed(kind.item_field), keys_sorted=kind.keys_sorted)
-    if pa.types.is_fixed_size_list(kind):
+    if pa.types.is_fixed_size_list(kind) and sized:
         return pa.list_(changed(kind.value_field), kind.list_size)
     if is_list(kind):
         return pa.large_list(changed(kind.value_field)) if large else pa.list_(changed(kind.value_field))
     return kind
+
+
+def unsized_type(kind: pa.DataType) -> pa.DataType:
+    """Return a small type whose lists are of any length at any depth."""
+    return _with_children(
+        small_type(kind), lambda child: pa.field(child.name, unsized_type(child.type)), large=False, sized=False
+    )
 
 
 def is_list(kind: pa.DataType) -> bool:

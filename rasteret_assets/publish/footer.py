@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.columns.instants import utc_instants
+from rasteret_assets.columns.types import is_text
 from rasteret_assets.geometry import wkb_types
 from rasteret_assets.schema import (
     BBOX,
@@ -80,8 +81,12 @@ class PublishedFacts:
         ends = [found for _, found in times if found is not None]
         self.start = min([*starts, *([self.start] if self.start else [])], default=None)
         self.end = max([*ends, *([self.end] if self.end else [])], default=None)
+<<<<<<< HEAD
         named = ITEM_COLLECTION in records.schema.names
         if named and _is_text(records.schema.field(ITEM_COLLECTION).type):
+=======
+        if ITEM_COLLECTION in records.schema.names and is_text(records.schema.field(ITEM_COLLECTION).type):
+>>>>>>> w-source
             self.collections |= set(pc.unique(records[ITEM_COLLECTION]).drop_null().to_pylist())
         if own_collection is not None and records.num_rows and (not named or records[ITEM_COLLECTION].null_count):
             self.collections.add(own_collection)

@@ -16,7 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+<<<<<<< HEAD
 from rasteret_assets.partitions import hive_keys
+=======
+from rasteret_assets.columns.conform import conform
+from rasteret_assets.columns.types import is_list, is_text, unsized_type
+>>>>>>> w-source
 from rasteret_assets.publish.footer import MOST_COLLECTIONS, PublishedFacts, united
 from rasteret_assets.schema import (
     ASSETS,
@@ -48,8 +53,8 @@ def is_stac(records: pa.Schema) -> bool:
 
     return (
         STAC_VERSION in records.names
-        and all(has(name, pa.types.is_string) for name in (STAC_TYPE, STAC_VERSION, ITEM_COLLECTION))
-        and has(STAC_EXTENSIONS, lambda kind: kind == pa.list_(pa.string()) or _is_text_list(kind))
+        and all(has(name, is_text) for name in (STAC_TYPE, STAC_VERSION, ITEM_COLLECTION))
+        and has(STAC_EXTENSIONS, _is_text_list)
         and has(LINKS, lambda kind: _has_link_hrefs(kind) and kind.value_type.get_field_index("rel") >= 0)
     )
 
@@ -153,13 +158,13 @@ def _instant(text: str) -> str:
 
 
 def _is_text_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) and pa.types.is_string(kind.value_type))
+    return is_list(kind) and (is_text(kind.value_type) or pa.types.is_null(kind.value_type))
 
 
 def _filled(records: pa.Table, name: str, value: str) -> pa.Array:
     if name not in records.schema.names or pa.types.is_null(records.schema.field(name).type):
         return _repeated(pa.array([value]), records.num_rows)
-    return pc.fill_null(records[name].combine_chunks(), value)
+    return pc.fill_null(conform(records[name].combine_chunks(), pa.string()), value)
 
 
 def _extensions(records: pa.Table) -> pa.Array:
@@ -167,7 +172,7 @@ def _extensions(records: pa.Table) -> pa.Array:
     rows = records.num_rows
     if STAC_EXTENSIONS not in records.schema.names or pa.types.is_null(records.schema.field(STAC_EXTENSIONS).type):
         return _repeated(pa.array([[]], kind), rows)
-    column = records[STAC_EXTENSIONS].combine_chunks()
+    column = conform(records[STAC_EXTENSIONS].combine_chunks(), kind)
     if not column.null_count:
         return column
     return pc.if_else(pc.is_null(column), _repeated(pa.array([[]], column.type), rows), column)
@@ -195,6 +200,7 @@ def _linked(records: pa.Table, collection_href: str) -> pa.Array:
         links = pa.nulls(rows, pa.list_(_LINK))
     else:
         links = records[LINKS].combine_chunks()
+        links = conform(links, unsized_type(links.type))
     flat = links.flatten()
     lengths = np.asarray(pc.fill_null(pc.list_value_length(links), 0), np.int64)
     parents = np.repeat(np.arange(rows), lengths)
@@ -222,8 +228,8 @@ def _repeated(value: pa.Array, rows: int) -> pa.Array:
 def _has_link_hrefs(kind: pa.DataType) -> bool:
     """Whether a column of this type holds STAC links: lists of structs with an ``href``."""
     return bool(
-        pa.types.is_list(kind)
+        is_list(kind)
         and pa.types.is_struct(kind.value_type)
         and (position := kind.value_type.get_field_index(HREF)) >= 0
-        and pa.types.is_string(kind.value_type.field(position).type)
+        and is_text(kind.value_type.field(position).type)
     )

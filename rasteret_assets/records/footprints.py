@@ -136,6 +136,10 @@ def bbox_structs(geometries: Geometries) -> pa.StructArray:
 
 
 def _boxes(bounds: npt.NDArray[np.float64]) -> pa.StructArray:
+    with np.errstate(invalid="ignore"):
+        around = bounds[:, 2] - bounds[:, 0] >= 360
+    # 0..360, as models write the whole Earth: moved by a turn, both ends would be the same meridian.
+    bounds[around, 0], bounds[around, 2] = -180, 180
     for column in (0, 2):
         values = bounds[:, column]
         values[values > 180] -= 360

@@ -17,7 +17,7 @@ from rasteret_assets.schema import ASSETS, GEOMETRY, REQUIRED_COLUMNS
 from rasteret_assets.spec import CollectionSpec
 
 #: Names that Arrow's scanner adds to every table by itself.
-_OF_THE_SCANNER: Final = frozenset({"__fragment_index", "__batch_index", "__last_in_fragment", "__filename"})
+OF_THE_SCANNER: Final = frozenset({"__fragment_index", "__batch_index", "__last_in_fragment", "__filename"})
 
 
 _PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
@@ -41,7 +41,7 @@ def projection(label: str, names: Iterable[str], spec: CollectionSpec) -> list[s
     times = Counter(there)
     if double := sorted({name for name in chosen if times[name] > 1}):
         raise SourceError(f"{label}: has several columns named {double}; rename all but one")
-    if taken := sorted(_OF_THE_SCANNER.intersection(chosen)):
+    if taken := sorted(OF_THE_SCANNER.intersection(chosen)):
         raise SourceError(
             f"{label}: has a column named {', '.join(taken)}, which is a name that Arrow uses itself while it reads: "
             "rename the column, or leave it out with columns="
@@ -115,13 +115,14 @@ def _check_primary(label: str, footer: pa.Schema, spec: CollectionSpec, names: l
     """Refuse to guess which column holds a file's footprints: that of the spec, or that which its footer names."""
     wanted = spec.source_column(GEOMETRY)
     primary = primary_geometry(footer.metadata)
-    if primary in names and primary != GEOMETRY and GEOMETRY in names and GEOMETRY not in spec.column_map.values():
+    own = {*names}.intersection(footer.names)
+    if primary in own and primary != GEOMETRY and GEOMETRY in own and GEOMETRY not in spec.column_map.values():
         raise MissingColumnError(
             f"{label}: its GeoParquet footer names {primary!r} as the primary geometry, but there is a column "
             "'geometry' too: leave that one out with columns=, and map the footprint with "
             f"column_map={{{primary!r}: 'geometry'}}"
         )
-    if primary in names and primary in footer.names and wanted in names and wanted not in footer.names:
+    if primary in own and wanted in names and wanted not in own:
         raise MissingColumnError(
             f"{label}: some of its files have their footprints in {wanted!r}, others in {primary!r}, which their "
             "GeoParquet footers name: rename the column in these"

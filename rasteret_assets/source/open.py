@@ -19,9 +19,9 @@ from rasteret_assets.columns.conform import conform
 from rasteret_assets.columns.hashing import ContentDigest
 from rasteret_assets.errors import MissingColumnError, RasteretAssetsError, SourceError
 from rasteret_assets.geometry import GeometryColumn, primary_geometry
-from rasteret_assets.schema import GEOMETRY
+from rasteret_assets.schema import DATETIME, END_DATETIME, GEOMETRY, START_DATETIME
 from rasteret_assets.source.arrow import as_dataset
-from rasteret_assets.source.contract import check_contract, check_storable, listed, projection
+from rasteret_assets.source.contract import OF_THE_SCANNER, check_contract, check_storable, listed, projection
 from rasteret_assets.source.crs import as_ewkb, describe_footprints, is_one, srid_of
 from rasteret_assets.source.files import FORMAT, SchemaStore, TableFiles, find_files
 from rasteret_assets.source.schemas import reduced, unite_schemas
@@ -44,7 +44,8 @@ class SourcePart:
         version: changes whenever the file is rewritten or renamed, or the object's content is another; empty while an
             object was not read.
         dataset: its rows.
-        schema: of these rows as they are, with the footer's metadata.
+        schema: its own columns, with the footer's metadata.
+        scanned: what it is scanned with: its own columns, and those of the whole table that it lacks.
         label: what to call it in messages.
         footprints: how its footprints are to be read, and the number of their CRS, where they are written as EWKB
             because the files differ in it; None where the rows stay as they are.
@@ -53,6 +54,7 @@ class SourcePart:
     version: str
     dataset: ds.Dataset | ds.Fragment
     schema: pa.Schema
+    scanned: pa.Schema
     label: str = ""
     footprints: tuple[GeometryColumn, int] | None = None
 
@@ -89,7 +91,7 @@ class Source:
             try:
                 for rows in self._pieces(chosen):
                     # A fragment by itself does not know the columns that only other files have.
-                    united = {"schema": chosen.schema} if isinstance(rows, ds.Fragment) else {}
+                    united = {"schema": chosen.scanned} if isinstance(rows, ds.Fragment) else {}
                     scanner = rows.scanner(
                         columns=self.schema.names, filter=self.filter, batch_size=BATCH_ROWS, **_READAHEAD, **united
                     )
@@ -114,7 +116,7 @@ class Source:
     def _pieces(self, part: SourcePart) -> Iterator[ds.Dataset | ds.Fragment]:
         """A file by row groups: Arrow buffers what it scans at once, which for a file is all of it."""
         if isinstance(part.dataset, ds.ParquetFileFragment):
-            for group in part.dataset.split_by_row_group(self.filter, schema=part.schema):
+            for group in part.dataset.split_by_row_group(self.filter, schema=part.scanned):
                 yield group
                 if sum(held.total_byte_size for held in group.row_groups) > _LARGE_GROUP_BYTES:
                     # The allocator would keep the pages of several such row groups for a while. (Of small ones it
@@ -136,7 +138,7 @@ class Source:
         if "FieldRef" in text:
             return MissingColumnError(
                 f"{self.label}: filter_expr ({self.filter}) names a column the table does not have; "
-                f"it has {listed(part.schema.names)}"
+                f"it has {listed(part.scanned.names)}"
             )
         if self.filter is not None and "Function" in text:
             return SourceError(f"{self.label}: filter_expr ({self.filter}) does not fit the column's type: {text}")
@@ -159,7 +161,8 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: 
         MissingColumnError: if a column that the spec or the record contract names is not there.
     """
     geometry = spec.source_column(GEOMETRY)
-    table = _open(data, filesystem, known, geometry)
+    instants = frozenset(map(spec.source_column, (DATETIME, START_DATETIME, END_DATETIME)))
+    table = _open(data, filesystem, known, geometry, instants)
     names = projection(table.label, table.schema.names, spec)
     schema = pa.schema([table.schema.field(name) for name in names], table.schema.metadata)
     footers = list({id(part.schema): part.schema for part in table.parts}.values())
@@ -177,23 +180,26 @@ def open_table(data: Any, filesystem: Any = None) -> Source:
     Raises:
         SourceError: if there is nothing there, or what is there is not Parquet.
     """
-    return _open(data, filesystem, None, None)
+    return _open(data, filesystem)
 
 
-def _open(data: Any, filesystem: Any, known: SchemaStore | None, geometry: str | None) -> Source:
+def _open(
+    data: Any, filesystem: Any, known: SchemaStore | None = None, geometry: str | None = None,
+    instants: frozenset[str] = frozenset({DATETIME, START_DATETIME, END_DATETIME}),
+) -> Source:  # fmt: skip
     if isinstance(data, str | Path):
-        return _of_files(find_files(str(data), filesystem, known), geometry)
+        return _of_files(find_files(str(data), filesystem, known), geometry, instants)
     dataset = as_dataset(data)
     label = f"the {type(data).__name__}"
     schema = reduced(dataset.schema)
-    part = SourcePart(version="", dataset=dataset, schema=schema, label=label)
+    part = SourcePart(version="", dataset=_without_reserved(dataset), schema=schema, scanned=schema, label=label)
     united = unite_schemas(label, [schema])
     return Source(schema=united, fingerprint="", label=label, parts=(part,), geometry=geometry or GEOMETRY)
 
 
-def _of_files(found: TableFiles, geometry: str | None) -> Source:
+def _of_files(found: TableFiles, geometry: str | None, instants: frozenset[str]) -> Source:
     distinct = list({id(file.schema): file.schema for file in found.files}.values())
-    united = unite_schemas(found.label, distinct, geometry or primary_geometry(distinct[0].metadata))
+    united = unite_schemas(found.label, distinct, geometry or primary_geometry(distinct[0].metadata), instants)
     try:
         hive = ds.HivePartitioning.discover(schema=None) if found.folder is not None else None
         factory = ds.FileSystemDatasetFactory(
@@ -209,8 +215,8 @@ def _of_files(found: TableFiles, geometry: str | None) -> Source:
     scanned = {id(schema): _as_it_is(schema, united) for schema in distinct}
     parts = tuple(
         SourcePart(
-            version=file.version, dataset=fragments[file.path], schema=scanned[id(file.schema)],
-            label=redact(file.path),
+            version=file.version, dataset=fragments[file.path], schema=file.schema,
+            scanned=scanned[id(file.schema)], label=redact(file.path),
         )
         for file in found.files
     )  # fmt: skip
@@ -224,9 +230,20 @@ def _as_it_is(schema: pa.Schema, united: pa.Schema) -> pa.Schema:
     """The schema to scan a file with: its own columns, and those of the whole table that it lacks."""
     own = set(schema.names)
     return pa.schema(
-        [schema.field(schema.names.index(field.name)) if field.name in own else field for field in united],
-        schema.metadata,
+        [
+            schema.field(schema.names.index(field.name)) if field.name in own else field
+            for field in united
+            if field.name not in OF_THE_SCANNER
+        ]
     )
+
+
+def _without_reserved(dataset: ds.Dataset) -> ds.Dataset:
+    """A dataset without columns that no scan can tell from Arrow's own, so that they can be left out."""
+    kept = [field for field in dataset.schema if field.name not in OF_THE_SCANNER]
+    if len(kept) == len(dataset.schema):
+        return dataset
+    return dataset.replace_schema(pa.schema(kept, dataset.schema.metadata))
 
 
 def _with_one_crs(source: Source) -> Source:

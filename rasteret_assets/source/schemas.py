@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -29,7 +29,9 @@ def reduced(schema: pa.Schema) -> pa.Schema:
     return pa.schema([_described(field) for field in schema], geo)
 
 
-def unite_schemas(label: str, schemas: Sequence[pa.Schema], geometry: str | None = None) -> pa.Schema:
+def unite_schemas(
+    label: str, schemas: Sequence[pa.Schema], geometry: str | None = None, instants: Collection[str] = ()
+) -> pa.Schema:
     """Return the schema that rows of all files are brought to: columns and struct fields by name.
 
     Text, bytes and lists are of the small types (:func:`~rasteret_assets.columns.types.small_type`) and every field may
@@ -40,6 +42,7 @@ def unite_schemas(label: str, schemas: Sequence[pa.Schema], geometry: str | None
         label: of the source, for messages.
         schemas: of its files, each once.
         geometry: column of the footprints, which is binary where its types cannot be united.
+        instants: columns of instants, which are in UTC where a file states no zone (as INT96 never does).
 
     Raises:
         SourceError: if the types of a column cannot be united.
@@ -58,7 +61,7 @@ def unite_schemas(label: str, schemas: Sequence[pa.Schema], geometry: str | None
     fields: list[pa.Field] = []
     for name, found in kinds.items():
         try:
-            kind = found[0] if len(found) == 1 else _united(name, found)
+            kind = found[0] if len(found) == 1 else _united(name, found, is_utc=name in instants)
         except pa.ArrowException as error:
             if name != geometry:
                 raise SourceError(
@@ -72,14 +75,17 @@ def unite_schemas(label: str, schemas: Sequence[pa.Schema], geometry: str | None
 
 def _scanned(kind: pa.DataType) -> pa.DataType:
     if isinstance(kind, pa.ExtensionType):
-        return kind
+        # JSON is read as the text it is.
+        return small_type(kind.storage_type) if kind.extension_name == "arrow.json" else kind
     if pa.types.is_dictionary(kind):
         return pa.dictionary(kind.index_type, small_type(kind.value_type), kind.ordered)
     return small_type(kind)
 
 
-def _united(name: str, kinds: Sequence[pa.DataType]) -> pa.DataType:
+def _united(name: str, kinds: Sequence[pa.DataType], *, is_utc: bool) -> pa.DataType:
     plain = [_in_microseconds(small_type(_storage(kind))) for kind in kinds]
+    if is_utc:
+        plain = [pa.timestamp("us", "UTC") if pa.types.is_timestamp(kind) else kind for kind in plain]
     return pa.unify_schemas(
         [pa.schema([pa.field(name, kind)]) for kind in plain], promote_options="permissive"
     ).field(0).type  # fmt: skip
@@ -120,7 +126,7 @@ def _described(field: pa.Field) -> pa.Field:
 
 
 def _without_extents(geo: bytes) -> bytes:
-    with suppress(ValueError, AttributeError):
+    with suppress(ValueError, LookupError, TypeError, AttributeError):  # of what is not GeoParquet's
         document: dict[str, Any] = json.loads(geo)
         for column in document["columns"].values():
             column.pop("bbox", None)

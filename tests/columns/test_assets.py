@@ -36,6 +36,45 @@ SHAPES = {
 }
 
 
+SHAPES["large list"] = pa.array(named(ROWS), pa.large_list(SHAPES["list"].type.value_type))
+SHAPES["list view"] = pa.array(named(ROWS), pa.list_view(SHAPES["list"].type.value_type))
+SHAPES["large text"] = SHAPES["json"].cast(pa.large_string())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.string()), pa.list_(pa.string(), 1), pa.large_list(pa.large_string()), pa.list_view(pa.string()),
+        pa.list_(pa.string_view()), pa.large_list(pa.dictionary(pa.int8(), pa.string())),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_roles_count_in_any_kind_of_list(kind: pa.DataType) -> None:
+    asset = pa.struct([("href", pa.string()), ("roles", kind)])
+    rows = [
+        {"href": "/tiles", "roles": ["tilejson"]},
+        {"href": "/data", "roles": ["data"]},
+        {"href": "/x", "roles": None},
+    ]
+    flat = pa.array([None if row["roles"] is None else row["roles"][0] for row in rows])
+    if pa.types.is_large_list(kind) and pa.types.is_dictionary(kind.value_type):
+        roles = pa.LargeListArray.from_arrays(pa.array([0, 1, 2, 2]), flat.drop_null().dictionary_encode())
+        column = pa.StructArray.from_arrays([pa.array([row["href"] for row in rows]), roles], ["href", "roles"])
+    else:
+        column = pa.array(rows, asset)
+    assert raster_rows(column).to_pylist() == [False, True, True]
+
+
+def test_named_structs_in_lists_of_one_length_are_assets() -> None:
+    item = pa.struct([("name", pa.string()), ("href", pa.string())])
+    rows = [[{"name": "a", "href": "/1"}, {"name": "b", "href": "/2"}], None]
+    column = pa.array(rows, pa.list_(item, 2))
+    assert asset_names(column) == ["a", "b"]
+    assets, _ = normalize_assets(column, ["a", "b"], {})
+    hrefs = [row and {name: asset["href"] for name, asset in row.items()} for row in assets.to_pylist()]
+    assert hrefs == [{"a": "/1", "b": "/2"}, None]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("window", [slice(0, 4), slice(1, 4)], ids=["whole", "slice"])
 def test_every_shape_gives_the_same_hrefs(shape: str, window: slice) -> None:

@@ -40,6 +40,8 @@ def times(column: pa.Array) -> list[datetime | None]:
         pa.array(["20240506T120000.123456Z", None]),
         pa.array(["20240506T140000,123456+0200", None]),
         pa.array(["2024-05-06 12:00:00.123456 UTC", None]),
+        pa.array(["2024/05/06 12:00:00.123456", None]),
+        pa.array(["2024/5/6T14:00:00.123456+02:00", None]),
     ],
     ids=lambda column: str(column.type),
 )
@@ -53,7 +55,7 @@ def test_instants_become_utc_microseconds(column: pa.Array) -> None:
         pa.array([2024, None], pa.int16()), pa.array([2024.0, float("nan")]), pa.array([date(2024, 1, 1), None]),
         pa.array([date(2024, 1, 1), None], pa.date64()), pa.array(["2024-01-01", None]),
         pa.array(["2024-01-01T00:00Z", None]), pa.array(["2024", None]), pa.array(["2024-01", None]),
-        pa.array(["20240101", None]),
+        pa.array(["20240101", None]), pa.array(["2024/01/01", None]), pa.array(["2024/1/1", None]),
     ],
     ids=lambda column: str(column.type),
 )  # fmt: skip
