@@ -335,7 +335,7 @@ def _make_normalized(build: Build, keys: Sequence[str]) -> dict[str, StageResult
 
 def _normalize(build: Build, key: str) -> StageResult:
     """Normalize a partition's raw rows into published order, and write those that cannot be beside them."""
-    workspace, spec = build.workspace, build.spec
+    workspace = build.workspace
     path, rejected_path = workspace.stage_file(NORMALIZED, key), workspace.stage_file(REJECTED, key)
     with workspace.lock(key):
         if build.is_gone(key):
@@ -344,54 +344,75 @@ def _normalize(build: Build, key: str) -> StageResult:
             return StageResult(key=key, rows=0, version=REMOVED)
         raw = build.table(RAW, key)
         profile, version = recipe_of(raw.schema, raw.path)
-        id_column = spec.source_column(ID)
-        ids = raw.batches([id_column]) if profile.repeats_ids else ()
-        repeats = RepeatedIds(normalize_ids(batch.column(0)) for batch in ids)
-        metadata = {name: text for name, text in (raw.schema.metadata or {}).items() if name != RECIPE_KEY}
         counts: Counter[str] = Counter()
         facts = PublishedFacts()
-        first_rejected: pa.Table | None = None
-        normalized: pa.Schema | None = None
         with RecordSorter() as sorter:
-            with ExitStack() as stack:
-                rejected: TableWriter | None = None
-                for rows in _whole_batches(raw):
-                    result = normalize_records(rows.replace_schema_metadata(metadata), spec, profile, repeats)
-                    if normalized is None:
-                        normalized = result.records.schema
-                        own = spec.name if is_stac(normalized) else None
-                    sorter.add(result.records)
-                    facts.add(result.records, own)
-                    if result.rejected.num_rows:
-                        if rejected is None:
-                            first_rejected = result.rejected
-                            writer = workspace.writer(rejected_path, first_rejected.schema, **STAGE_OPTIONS)
-                            rejected = stack.enter_context(writer)
-                        rejected.write(result.rejected)
-                    counts["rejected_records"] += result.rejected.num_rows
-                    counts["duplicate_records"] += result.duplicates
-                    counts["unreadable_assets"] += result.unreadable_assets
-                    counts["crs_conflicts"] += result.crs_conflicts
-            if rejected is None:
-                workspace.remove(rejected_path)
-            if first_rejected is not None:
-                check_rejected(first_rejected, counts["rejected_records"], raw.rows, spec.max_rejected)
-            handed: list[pa.RecordBatch] | None = []
-            assert normalized is not None  # noqa: S101  (there is at least one batch)
+            normalized = _sort_records(build, raw, profile, sorter, rejected_path, counts, facts)
+            handed = _Handed()
             with stream_writer(workspace, path, with_recipe(normalized, profile, version)) as stream:
                 for piece in sorter.drain(BATCH_ROWS):
                     stream.write(piece)
-                    if handed is not None:
-                        handed += piece.to_batches()
-                        if sum(batch.nbytes for batch in handed) > _HANDED_BYTES:
-                            handed = None
+                    handed.add(piece)
                 stream.notes = {"facts": facts.to_json()}
-        if handed is not None:
-            build.hand_on(key, handed)
+        if handed.batches is not None:
+            build.hand_on(key, handed.batches)
         return StageResult(
             key=key, rows=stream.rows, version=stream.written.digest,
             counts={name: counts[name] for name in _RECORD_COUNTS}, path=path, schema=normalized,
         )  # fmt: skip
+
+
+def _sort_records(
+    build: Build,
+    raw: StreamTable,
+    profile: SourceProfile,
+    sorter: RecordSorter,
+    rejected_path: str,
+    counts: Counter[str],
+    facts: PublishedFacts,
+) -> pa.Schema:
+    """Give the sorter a partition's normalized records, write the rejected rows, and return the records' schema."""
+    workspace, spec = build.workspace, build.spec
+    ids = raw.batches([spec.source_column(ID)]) if profile.repeats_ids else ()
+    repeats = RepeatedIds(normalize_ids(batch.column(0)) for batch in ids)
+    metadata = {name: text for name, text in (raw.schema.metadata or {}).items() if name != RECIPE_KEY}
+    first_rejected: pa.Table | None = None
+    normalized = pa.schema([])
+    with ExitStack() as stack:
+        rejected: TableWriter | None = None
+        for rows in _whole_batches(raw):
+            result = normalize_records(rows.replace_schema_metadata(metadata), spec, profile, repeats)
+            normalized = result.records.schema
+            sorter.add(result.records)
+            facts.add(result.records, spec.name if is_stac(normalized) else None)
+            if result.rejected.num_rows:
+                if rejected is None:
+                    first_rejected = result.rejected
+                    writer = workspace.writer(rejected_path, first_rejected.schema, durable=False, **STAGE_OPTIONS)
+                    rejected = stack.enter_context(writer)
+                rejected.write(result.rejected)
+            counts["rejected_records"] += result.rejected.num_rows
+            counts["duplicate_records"] += result.duplicates
+            counts["unreadable_assets"] += result.unreadable_assets
+            counts["crs_conflicts"] += result.crs_conflicts
+    if first_rejected is None:
+        workspace.remove(rejected_path)
+    else:
+        check_rejected(first_rejected, counts["rejected_records"], raw.rows, spec.max_rejected)
+    return normalized
+
+
+@dataclass
+class _Handed:
+    """Normalized records that may stay in memory; None once they are too many."""
+
+    batches: list[pa.RecordBatch] | None = field(default_factory=list)
+    bytes: int = 0
+
+    def add(self, piece: pa.Table) -> None:
+        self.bytes += piece.nbytes
+        if self.batches is not None:
+            self.batches = None if self.bytes > _HANDED_BYTES else [*self.batches, *piece.to_batches()]
 
 
 def _whole_batches(raw: StreamTable) -> Iterator[pa.Table]:

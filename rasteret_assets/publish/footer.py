@@ -81,12 +81,8 @@ class PublishedFacts:
         ends = [found for _, found in times if found is not None]
         self.start = min([*starts, *([self.start] if self.start else [])], default=None)
         self.end = max([*ends, *([self.end] if self.end else [])], default=None)
-<<<<<<< HEAD
         named = ITEM_COLLECTION in records.schema.names
-        if named and _is_text(records.schema.field(ITEM_COLLECTION).type):
-=======
-        if ITEM_COLLECTION in records.schema.names and is_text(records.schema.field(ITEM_COLLECTION).type):
->>>>>>> w-source
+        if named and is_text(records.schema.field(ITEM_COLLECTION).type):
             self.collections |= set(pc.unique(records[ITEM_COLLECTION]).drop_null().to_pylist())
         if own_collection is not None and records.num_rows and (not named or records[ITEM_COLLECTION].null_count):
             self.collections.add(own_collection)
@@ -149,10 +145,6 @@ def _geo(facts: PublishedFacts, *, native: bool) -> dict[str, Any]:
         column["bbox"] = facts.bbox
     version = NATIVE_GEOPARQUET_VERSION if native else GEOPARQUET_VERSION
     return {"version": version, "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _extent(bbox: pa.StructArray) -> list[float] | None:

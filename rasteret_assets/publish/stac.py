@@ -16,12 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-<<<<<<< HEAD
-from rasteret_assets.partitions import hive_keys
-=======
 from rasteret_assets.columns.conform import conform
 from rasteret_assets.columns.types import is_list, is_text, unsized_type
->>>>>>> w-source
+from rasteret_assets.partitions import hive_keys
 from rasteret_assets.publish.footer import MOST_COLLECTIONS, PublishedFacts, united
 from rasteret_assets.schema import (
     ASSETS,

@@ -37,7 +37,7 @@ _MESSAGES: Final = "digests of batches"
 
 
 class _Spooled(NamedTuple):
-    """A message in the temporary file: where it begins and ends, its rows, and the files of the source they are from."""
+    """A message in the temporary file: where it begins and ends, its rows, and the files that they are from."""
 
     first: int
     end: int

@@ -207,7 +207,7 @@ def test_a_table_in_memory_is_its_content(tmp_path: Path) -> None:
     assert open_source(other, spec("")).fingerprint not in versions
 
 
-# --- what is opened ----------------------------------------------------------------------------------------------------
+# --- what is opened ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def test_a_lock_that_is_not_renewed_is_taken_over_and_stays_so(leased: Place, mo
     with held(*leased, what="partition 2024-01") as stopped:
         with held(*leased) as later:
             later.confirm()
-            with pytest.raises(LockLostError, match="^partition 2024-01 was taken over by another build"):
+            with pytest.raises(LockLostError, match=r"^partition 2024-01 was taken over by another build"):
                 stopped.confirm()
             later.confirm()
         # Giving the lock back does not bring the earlier holder into its place again.
