@@ -29,7 +29,7 @@ from rasteret_assets.partitions import (
     partition_size,
     rows_by_partition,
 )
-from rasteret_assets.pipeline import build as builds
+from rasteret_assets.pipeline import stages
 from rasteret_assets.schema import TIMESTAMP
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
@@ -253,9 +253,9 @@ def test_a_reader_sees_every_record_once_while_one_size_replaces_another(
             raise KeyboardInterrupt
         return run(*arguments)
 
-    run = builds.run_collection
-    monkeypatch.setattr(builds, "run_collection", dies)
-    monkeypatch.setattr(builds, "_partitions_at_once", lambda *_: 1)
+    run = stages._publish
+    monkeypatch.setattr(stages, "_publish", dies)
+    monkeypatch.setattr(stages, "partitions_at_once", lambda *_: 1)
     with pytest.raises(KeyboardInterrupt):
         build(spec)
     monkeypatch.undo()
@@ -269,17 +269,17 @@ def test_a_reader_sees_every_record_once_while_one_size_replaces_another(
 def test_a_reader_takes_the_new_files_once_they_are_all_there(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     build(table.spec("month"))
     first, spec = records(table.spec("month")), table.spec("day")
-    monkeypatch.setattr(builds, "_partitions_at_once", lambda *_: 1)
-    run, removed = builds.run_collection, []
+    monkeypatch.setattr(stages, "partitions_at_once", lambda *_: 1)
+    run, removed = stages._publish, []
 
-    def dies_removing(workspace: Workspace, spec: CollectionSpec, key: str) -> Any:
+    def dies_removing(build: Any, key: str) -> Any:
         if partition_size(key) == "month":
             removed.append(key)
             if len(removed) == 3:
                 raise KeyboardInterrupt
-        return run(workspace, spec, key)
+        return run(build, key)
 
-    monkeypatch.setattr(builds, "run_collection", dies_removing)
+    monkeypatch.setattr(stages, "_publish", dies_removing)
     with pytest.raises(KeyboardInterrupt):
         build(spec)
     monkeypatch.undo()

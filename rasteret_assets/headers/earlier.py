@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import numpy as np
@@ -66,6 +66,27 @@ def bring_up_to_date(workspace: Workspace, key: str) -> None:
                     writer.put(_header_rows(batch))
             writer.close()
             workspace.remove(info.path)
+
+
+def earlier_keys(workspace: Workspace, key: str) -> Iterator[pa.Table]:
+    """Yield what the headers of an earlier version's ledger are known by; nothing where the ledger is of this version.
+
+    Args:
+        workspace: of the collection.
+        key: of the partition.
+    """
+    path = workspace.stage_file(BANDS, key)
+    schema = workspace.read_schema(path)
+    if schema is None or "header" not in schema.names:
+        return
+    for batch in workspace.read_batches(path, [HREF, BAND_INDEX, "status", "error_class", "parser_version"]):
+        is_ok = pc.equal(batch.column("status"), STATUS_OK)
+        yield pa.table({
+            IDENTITY: identity_hashes(batch.column(HREF)),
+            BAND_INDEX: batch.column(BAND_INDEX),
+            "error_class": pc.if_else(is_ok, pa.scalar(None, pa.string()), batch.column("error_class")),
+            "parser_version": batch.column("parser_version"),
+        })  # fmt: skip
 
 
 def remove_earlier_tables(workspace: Workspace, keys: Collection[str]) -> None:

@@ -6,7 +6,7 @@ source, and asks no host.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,11 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rasteret_assets.errors import SpecError
+from rasteret_assets.headers.earlier import earlier_keys
 from rasteret_assets.headers.index import HeaderIndex
 from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.headers.targets import RETRIED_CLASSES, ledger_targets
 from rasteret_assets.records.normalize import normalize_records
-from rasteret_assets.schema import ID, IDENTITY
+from rasteret_assets.schema import BAND_INDEX, ID, IDENTITY, IDENTITY_TYPE
 from rasteret_assets.source.open import Source
 from rasteret_assets.source.profile import SourceProfile, parts_of, scan_parts
 from rasteret_assets.source.stored import load_profile
@@ -38,6 +39,7 @@ REVALIDATED: Final = "revalidated"
 GONE: Final = "gone from the source"
 
 _MOST_NAMED: Final = 24
+_KEYS: Final = pa.schema([(IDENTITY, IDENTITY_TYPE), (BAND_INDEX, pa.int32())])
 
 #: Rows of :meth:`BuildPlan.to_table`.
 PLAN_SCHEMA: Final = pa.schema(
@@ -213,8 +215,11 @@ def plan_build(
     metadata = source.schema.metadata
     for _, key, rows in scan_parts(source, spec, profile, parts_of(source, profile, build)):
         forecasts[key].add(rows, metadata)
+    known = {key: forecast.known for key, forecast in forecasts.items()}
+    if not force:
+        known |= {key: _known(workspace, key) for key in plans.keys() - build}
     for key, forecast in forecasts.items():
-        forecast.report(plans[key])
+        forecast.report(plans[key], [index for other, index in known.items() if other != key and len(index)])
     return BuildPlan(partitions=plans, current=tuple(current))
 
 
@@ -226,9 +231,9 @@ class _Forecast:
     ) -> None:
         self.spec = spec
         self.profile = profile
-        self.known = HeaderIndex() if force else HeaderIndex.of(HeaderStore(workspace, key))
+        self.known = HeaderIndex() if force else _known(workspace, key)
         self.records = self.rejected = self.reused = 0
-        self.files = [np.zeros(0, np.uint64)]
+        self.unknown: list[pa.Table] = []
         self.ids: set[str] = set()
 
     def add(self, rows: pa.RecordBatch, metadata: Mapping[bytes, bytes] | None) -> None:
@@ -241,11 +246,17 @@ class _Forecast:
         sound = targets.filter(pa.array(np.asarray(targets["error_class"].is_null(), bool)))
         found = self.known.find(sound).files >= 0
         self.reused += int(found.sum())
-        self.files.append(_halves(sound.filter(pa.array(~found))[IDENTITY].combine_chunks()))
+        self.unknown.append(sound.filter(pa.array(~found)).select([IDENTITY, BAND_INDEX]))
 
-    def report(self, plan: PartitionPlan) -> None:
+    def report(self, plan: PartitionPlan, others: Iterable[HeaderIndex]) -> None:
+        """Say what the build would do, given what other partitions of it know: a record may have moved."""
+        unknown = pa.concat_tables([_KEYS.empty_table(), *self.unknown]).combine_chunks()
+        for index in others if unknown.num_rows else ():
+            found = index.find(unknown).files >= 0
+            self.reused += int(found.sum())
+            unknown = unknown.filter(pa.array(~found))
         plan.records, plan.records_rejected, plan.headers_reused = self.records, self.rejected, self.reused
-        plan.headers_to_fetch = len(np.unique(np.concatenate(self.files)))
+        plan.headers_to_fetch = len(_halves(unknown[IDENTITY].combine_chunks()))
 
     def _unseen(self, records: pa.Table) -> pa.Table:
         """Records whose id no earlier batch had: repetitions are equal, and published once."""
@@ -254,6 +265,13 @@ class _Forecast:
         fresh = [record_id not in self.ids for record_id in records[ID].to_pylist()]
         self.ids.update(records[ID].to_pylist())
         return records if all(fresh) else records.filter(pa.array(fresh))
+
+
+def _known(workspace: Workspace, key: str) -> HeaderIndex:
+    index = HeaderIndex.of(HeaderStore(workspace, key))
+    for rows in earlier_keys(workspace, key):
+        index.add("", 0, rows)
+    return index
 
 
 def _halves(identities: pa.Array) -> npt.NDArray[np.uint64]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from rasteret_assets.errors import CollectionError
+from rasteret_assets.errors import CollectionError, SourceError
 from rasteret_assets.headers.store import HeaderReader, HeaderStore
 from rasteret_assets.partitions import hive_keys
 from rasteret_assets.publish.encoding import SAMPLE_ROWS, parquet_options
@@ -105,11 +105,15 @@ def publish_partition(
         options = parquet_options(published, first.slice(0, SAMPLE_ROWS))
         with workspace.writer(path, published, row_group_size=most, put=put, **options) as writer:
             for group in chain([first], groups):
-                writer.write(group)
-    if writer.rows != facts.rows:
-        raise CollectionError(
-            f"{path}: {writer.rows} records were joined, and {facts.rows} normalized: build {key} again"
-        )
+                try:
+                    writer.write(group)
+                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                    # Types are checked when a table is opened; values may still be such that Parquet cannot hold them.
+                    raise SourceError(f"records of {key} cannot be published as Parquet: {error}") from error
+            if writer.rows != facts.rows:
+                raise CollectionError(
+                    f"{path}: {writer.rows} records were joined, and {facts.rows} normalized: build {key} again"
+                )
     return PublishedPartition(facts=facts, findings=findings, written=writer.written, schema=published)
 
 

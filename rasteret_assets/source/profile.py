@@ -208,7 +208,7 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None, keep
         found[key] = replace(found[key], version=_digest([found[key].version, *shared]))
     profile = SourceProfile(
         fingerprint=profile_fingerprint(source, spec),
-        columns=_columns(source, spec),
+        columns=columns_version(source, spec),
         partitions=found or {UNDATED: PartitionProfile(rows=0, version="empty")},
         asset_names=tuple(ordered),
         bands=_bands(source, spec, ordered, rasters, any_rows=bool(found)),
@@ -341,8 +341,8 @@ def _from_href(source: Source, spec: CollectionSpec) -> bool:
     return bool(spec.href_column) and ASSETS not in {*source.schema.names, *spec.column_map.values()}
 
 
-def _columns(source: Source, spec: CollectionSpec) -> str:
-    """Hash of what the source's footers say of its columns."""
+def columns_version(source: Source, spec: CollectionSpec) -> str:
+    """Return a hash of what the source's footers say of its columns."""
     described = describe_geometry(source.schema.field(spec.source_column(GEOMETRY)), source.schema.metadata)
     types = source.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
     return _digest([types, crs_name(described), described.native or ""])

@@ -15,6 +15,7 @@ from rasteret_assets.source.profile import (
     Look,
     RowKeeper,
     SourceProfile,
+    columns_version,
     look_at,
     profile_fingerprint,
 )
@@ -67,7 +68,7 @@ def load_profile(
     profile = _parsed(stored)
     if profile is not None and profile.fingerprint == profile_fingerprint(source, spec):
         return profile
-    look = look_at(source, spec, _last_look(workspace, stored, spec), keep)
+    look = look_at(source, spec, _last_look(workspace, source, stored, spec), keep)
     # The ids first: the document is what makes them count.
     _keep_ids(workspace, look, spec)
     workspace.write_json(path, {**look.profile.to_json(), _LOOKED_UNDER: _looked_under(spec)})
@@ -98,11 +99,13 @@ def source_partitions(workspace: Workspace) -> set[str]:
     return set() if profile is None else set(profile.partitions)
 
 
-def _last_look(workspace: Workspace, stored: Any, spec: CollectionSpec) -> Look | None:
+def _last_look(workspace: Workspace, source: Source, stored: Any, spec: CollectionSpec) -> Look | None:
     """What an earlier look under the same spec found."""
     profile = _parsed(stored)
     if profile is None or stored.get(_LOOKED_UNDER) != _looked_under(spec):
         return None
+    if profile.columns != columns_version(source, spec):
+        return None  # rows of another form: all of them are read again anyway, because every partition is built
     table = workspace.read_table(_ids_file(workspace), cache=True)
     if table is None or not table.schema.equals(_ids_schema(spec), check_metadata=True):
         return None

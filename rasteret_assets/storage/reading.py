@@ -118,8 +118,9 @@ def writing(path: str) -> Iterator[None]:
     except WorkspaceError:
         raise
     except OSError as error:
+        helps = "the workspace has to be a folder, with room, that may be written to"
         raise WorkspaceError(
-            f"{path} cannot be written ({error}): the workspace has to be a folder, with room, that may be written to"
+            f"{path} cannot be written ({error}): {_reach(error) if error.errno == errno.ENOTDIR else helps}"
         ) from error
 
 

@@ -14,7 +14,7 @@ import pytest
 import shapely
 
 from rasteret_assets import build_from_table
-from rasteret_assets.errors import MissingColumnError, SourceError, SpecError
+from rasteret_assets.errors import MissingColumnError, RasteretAssetsError, SourceError, SpecError
 from rasteret_assets.source.open import open_source
 from rasteret_assets.spec import CollectionSpec
 from tests.support.rasters import record_table
@@ -83,9 +83,9 @@ def test_what_a_file_cannot_hold_as_it_is_given_is_kept_all_the_same(tmp_path: P
     assert collection.to_table().sort_by("id")["kind"].to_pylist() == ["dawn", None, None]
 
 
-def test_values_that_no_file_can_hold_are_said_to_be_of_the_source(tmp_path: Path) -> None:
+def test_values_that_no_file_can_hold_are_said_to_be_of_the_table(tmp_path: Path) -> None:
     table = TABLE.append_column("far", pa.array([2**62, 0, None], pa.timestamp("s")))
-    with pytest.raises(SourceError, match=r"the Table: cannot be kept as Parquet: .* timestamp"):
+    with pytest.raises(RasteretAssetsError, match=r"cannot be published as Parquet: .* timestamp"):
         build_from_table(table, name="far", workspace_dir=tmp_path)
 
 

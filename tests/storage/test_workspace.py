@@ -43,7 +43,7 @@ def test_layout(tmp_path: Path) -> None:
     assert workspace.published_file("2024-01") == f"{tmp_path}/s2_records/year=2024/month=1/part-0.parquet"
     undated = "year=__HIVE_DEFAULT_PARTITION__/month=__HIVE_DEFAULT_PARTITION__"
     assert workspace.published_file("undated") == f"{tmp_path}/s2_records/{undated}/part-0.parquet"
-    assert workspace.stage_file("raw_records", "2024-01") == f"{tmp_path}/s2_stages/raw_records/2024-01.parquet"
+    assert workspace.stage_file("raw_records", "2024-01") == f"{tmp_path}/s2_stages/raw_records/2024-01.arrows"
     assert Workspace.at(str(tmp_path / "any")).stages == f"{tmp_path}/any_stages"
     with pytest.raises(ValueError, match="not a partition key"):
         workspace.published_file("2024-13")
