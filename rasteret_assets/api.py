@@ -147,8 +147,9 @@ def plan(
         RecordError: if a column is missing or cannot be normalized.
     """
     workspace = _workspace(spec)
-    source = open_known(workspace, spec.path, spec, filesystem)
-    options = {"force": force or spec.force, "revalidate": revalidate}
+    force = force or spec.force
+    source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force)
+    options = {"force": force, "revalidate": revalidate}
     return plan_build(workspace, source, spec, only=partitions, **options)
 
 

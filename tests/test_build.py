@@ -220,7 +220,9 @@ def test_a_file_that_widens_a_column_widens_it_in_every_partition(
     assert build(scenes.spec).reasons == {}
 
 
-@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view()], ids=str)
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())], ids=str
+)  # fmt: skip
 def test_text_is_text_whoever_wrote_it(scenes: Scenes, kind: pa.DataType) -> None:
     for month in ("january", "february"):
         scenes.add_column(month, pa.array(["x", "y"]))

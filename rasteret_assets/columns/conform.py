@@ -46,7 +46,10 @@ def _same(one: pa.DataType, other: pa.DataType) -> bool:
 
 def _as_dictionary(column: pa.Array, kind: pa.DictionaryType) -> pa.Array:
     if pa.types.is_dictionary(column.type) and not column.dictionary.null_count:
-        return column if column.type == kind else column.cast(kind)
+        if column.type == kind:
+            return column
+        values = conform(column.dictionary, kind.value_type)
+        return pa.DictionaryArray.from_arrays(column.indices.cast(kind.index_type), values, ordered=kind.ordered)
     # No Parquet file holds a dictionary with a null among its values.
     return conform(plain(column), kind.value_type).dictionary_encode().cast(kind)
 

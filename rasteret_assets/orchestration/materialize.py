@@ -48,7 +48,7 @@ def materialize_collection(
         instance: where runs, partitions and materializations are recorded.
         resources: over :func:`~rasteret_assets.orchestration.resources.default_resources`, by key.
         keys: partitions to build; all of the source, and those that are published but gone from it, when omitted.
-        force: fetch every header again.
+        force: read the whole table and every header again.
         revalidate: ask whether the files of known headers have changed, and read those again that have.
         on_partition: called with a partition's key and counts when it is done.
 
@@ -62,7 +62,8 @@ def materialize_collection(
     provided = {**default_resources(), **(resources or {})}
     filesystem = provided["filesystem"].process_config_and_initialize()
     workspace = filesystem.open_workspace(spec)
-    profile = load_profile(workspace, filesystem.open_source(spec), spec)
+    source = filesystem.open_source(spec, trust_stored=not force)
+    profile = load_profile(workspace, source, spec, trust_stored=not force)
     states = workspace.states()
     order = discover_partitions(instance, spec, profile, states)
     refuse_unknown(keys, profile, states)

@@ -107,9 +107,10 @@ class FilesystemResource(S3Settings):
             return None
         return self.arrow_filesystem(parts.netloc)
 
-    def open_source(self, spec: CollectionSpec) -> Source:
-        """The record table of a collection."""
-        return open_known(self.open_workspace(spec), spec.path, spec, self.filesystem(spec.path))
+    def open_source(self, spec: CollectionSpec, *, trust_stored: bool = True) -> Source:
+        """The record table of a collection; without ``trust_stored`` the footers of all its files are opened."""
+        workspace, filesystem = self.open_workspace(spec), self.filesystem(spec.path)
+        return open_known(workspace, spec.path, spec, filesystem, trust_stored=trust_stored)
 
     def open_workspace(self, spec: CollectionSpec) -> Workspace:
         """Where a collection and its stages lie.

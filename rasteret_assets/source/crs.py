@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -45,24 +45,24 @@ def _name(text: str) -> str:
 
 
 def describe_footprints(
-    label: str, geometry: str, schemas: Mapping[str, pa.Schema]
-) -> dict[str, GeometryColumn]:  # fmt: skip
-    """Return how the footprints of each file are to be read, by the file's path.
+    label: str, geometry: str, files: Sequence[tuple[str, pa.Schema]]
+) -> list[GeometryColumn | None]:
+    """Return how the footprints of each file are to be read; None for files without the column.
 
     Args:
         label: of the source, for messages.
         geometry: the files' column of footprints.
-        schemas: of the files, by path, with their footers; those without the column are left out.
+        files: label and schema, with what the footer says, of each.
 
     Raises:
         SourceError: if files state CRSs of which one is unknown.
     """
-    found = {
-        path: _described(schema.field(geometry), (schema.metadata or {}).get(b"geo"))
-        for path, schema in schemas.items()
-        if geometry in schema.names
-    }
-    named = {path: crs_name(described) for path, described in found.items()}
+    # Thousands of files share a schema, whose footer holds a CRS of kilobytes.
+    distinct = {id(schema): (path, schema) for path, schema in files if geometry in schema.names}
+    read = {
+        key: describe_geometry(schema.field(geometry), schema.metadata) for key, (_, schema) in distinct.items()
+    }  # fmt: skip
+    named = {distinct[key][0]: crs_name(described) for key, described in read.items()}
     if "unknown" in (names := set(named.values())) and len(names) > 1:
         without = next(path for path, name in named.items() if name == "unknown")
         known = next(path for path, name in named.items() if name != "unknown")
@@ -70,11 +70,7 @@ def describe_footprints(
             f"{label}: its files state different CRSs for {geometry!r}: that of {without} is unknown (crs: null), that "
             f"of {known} is {named[known][:80]}: write the CRS of the first"
         )
-    return found
-
-
-def _described(field: pa.Field, geo: bytes | None) -> GeometryColumn:
-    return describe_geometry(field, None if geo is None else {b"geo": geo})
+    return [read.get(id(schema)) for _, schema in files]
 
 
 def srid_of(label: str, path: str, described: GeometryColumn) -> int:

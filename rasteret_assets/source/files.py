@@ -133,7 +133,8 @@ def _schemas(
     found = {version.version: kept[version.version] for version in versions if version.version in kept}
     fresh = [at for at, version in enumerate(versions) if version.version not in found]
     opened = each_file(fs, lambda path: _file_schema(fs, path), [paths[at] for at in fresh])
-    shared = {schema.serialize().to_pybytes(): schema for schema in found.values()}
+    distinct = {id(schema): schema for schema in found.values()} if fresh else {}
+    shared = {schema.serialize().to_pybytes(): schema for schema in distinct.values()}
     for at, schema in zip(fresh, opened, strict=True):
         found[versions[at].version] = shared.setdefault(schema.serialize().to_pybytes(), schema)
     if known is not None:

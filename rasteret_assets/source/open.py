@@ -163,6 +163,8 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: 
     geometry = spec.source_column(GEOMETRY)
     instants = frozenset(map(spec.source_column, (DATETIME, START_DATETIME, END_DATETIME)))
     table = _open(data, filesystem, known, geometry, instants)
+    if spec.filter is not None:
+        table = replace(table, parts=tuple(_in_one_unit(part, table.schema) for part in table.parts))
     names = projection(table.label, table.schema.names, spec)
     schema = pa.schema([table.schema.field(name) for name in names], table.schema.metadata)
     footers = list({id(part.schema): part.schema for part in table.parts}.values())
@@ -238,6 +240,16 @@ def _as_it_is(schema: pa.Schema, united: pa.Schema) -> pa.Schema:
     )
 
 
+def _in_one_unit(part: SourcePart, united: pa.Schema) -> SourcePart:
+    """A part whose instants are scanned in the unit of all parts, so that a filter may name any that this holds."""
+    scanned = part.scanned
+    for place, column in enumerate(scanned):
+        kind = united.field(united.names.index(column.name)).type
+        if pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind):
+            scanned = scanned.set(place, column.with_type(kind))
+    return part if scanned == part.scanned else replace(part, scanned=scanned)
+
+
 def _without_reserved(dataset: ds.Dataset) -> ds.Dataset:
     """A dataset without columns that no scan can tell from Arrow's own, so that they can be left out."""
     kept = [field for field in dataset.schema if field.name not in OF_THE_SCANNER]
@@ -249,20 +261,21 @@ def _without_reserved(dataset: ds.Dataset) -> ds.Dataset:
 def _with_one_crs(source: Source) -> Source:
     """A source whose footprints can be read in one way: as its files state it, or each with the number of its CRS."""
     geometry = source.geometry
-    described = describe_footprints(source.label, geometry, {part.label: part.schema for part in source.parts})
-    first = next((part.schema for part in source.parts if part.label in described), None)
-    if first is None or geometry not in source.schema.names:
+    if geometry not in source.schema.names:
+        return source
+    described = describe_footprints(source.label, geometry, [(part.label, part.schema) for part in source.parts])
+    stated = [(part, one) for part, one in zip(source.parts, described, strict=True) if one is not None]
+    if not stated:
         return source
     place = source.schema.get_field_index(geometry)
     kind = source.schema.field(place).type
-    if is_one(list(described.values())):
-        stated = pa.field(geometry, kind, metadata=first.field(geometry).metadata)
-        return replace(source, schema=source.schema.set(place, stated).with_metadata(first.metadata))
+    if is_one([one for _, one in stated]):
+        first = stated[0][0].schema
+        told = pa.field(geometry, kind, metadata=first.field(geometry).metadata)
+        return replace(source, schema=source.schema.set(place, told).with_metadata(first.metadata))
     parts = tuple(
-        replace(part, footprints=(described[part.label], srid_of(source.label, part.label, described[part.label])))
-        if part.label in described
-        else part
-        for part in source.parts
+        part if one is None else replace(part, footprints=(one, srid_of(source.label, part.label, one)))
+        for part, one in zip(source.parts, described, strict=True)
     )
     schema = source.schema.set(place, pa.field(geometry, pa.binary())).with_metadata(None)
     return replace(source, schema=schema, parts=parts)

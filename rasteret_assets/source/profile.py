@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from rasteret_assets.columns.assets import asset_names, normalize_assets, raster_rows
 from rasteret_assets.columns.hashing import RowsDigest, batch_hashes, hash_texts, repeated, repeated_by, row_hashes
 from rasteret_assets.columns.scalars import normalize_ids, normalize_times
+from rasteret_assets.columns.types import plain_type
 from rasteret_assets.errors import BandNotFoundError, SourceChangedError
 from rasteret_assets.geometry import describe_geometry
 from rasteret_assets.partitions import rows_by_partition
@@ -344,7 +345,9 @@ def _from_href(source: Source, spec: CollectionSpec) -> bool:
 def columns_version(source: Source, spec: CollectionSpec) -> str:
     """Return a hash of what the source's footers say of its columns."""
     described = describe_geometry(source.schema.field(spec.source_column(GEOMETRY)), source.schema.metadata)
-    types = source.schema.to_string(show_field_metadata=False, show_schema_metadata=False)
+    # As they are published: dictionaries are how some files keep text.
+    columns = [field_.with_type(plain_type(field_.type)) for field_ in source.schema]
+    types = pa.schema(columns).to_string(show_field_metadata=False, show_schema_metadata=False)
     return _digest([types, crs_name(described), described.native or ""])
 
 

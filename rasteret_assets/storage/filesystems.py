@@ -60,12 +60,19 @@ def _as_arrow(filesystem: Any) -> pafs.FileSystem:
     if isinstance(filesystem, pafs.FileSystem):
         return filesystem
     if all(hasattr(filesystem, name) for name in ("info", "open", "ls")):
-        if type(filesystem).__module__ == "fsspec.implementations.local":
+        if _is_local(filesystem):
             return pafs.LocalFileSystem()
+        if type(filesystem).__module__ == "fsspec.implementations.dirfs" and _is_local(filesystem.fs):
+            return pafs.SubTreeFileSystem(str(filesystem.path), pafs.LocalFileSystem())
         return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
     raise SpecError(
         f"filesystem={type(filesystem).__name__} is neither a pyarrow.fs.FileSystem nor an fsspec filesystem"
     )
+
+
+def _is_local(filesystem: Any) -> bool:
+    """Whether a filesystem of fsspec is that of this machine, which pyarrow knows better."""
+    return type(filesystem).__module__ == "fsspec.implementations.local"
 
 
 def list_files(fs: pafs.FileSystem, folder: str, suffixes: tuple[str, ...]) -> list[pafs.FileInfo]:

@@ -140,7 +140,10 @@ def list_objects(bucket: str, prefix: str, config: Mapping[str, Any]) -> Iterato
 
     Raises:
         obstore.exceptions.BaseError: if the store cannot be asked.
+        ValueError: if no store has a bucket of this name.
     """
+    if not _BUCKET_URL.fullmatch(f"s3://{bucket}/key"):
+        raise ValueError(f"{bucket!r} is not a bucket's name")
     retries: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
     store = _open_s3(bucket, config, {}, retry_config=retries)
     for page in obstore.list(store, prefix or None):

@@ -6,6 +6,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 
@@ -36,26 +37,36 @@ def walk(folder: str) -> Iterator[LocalEntry]:
     has the path it lies at where it is below the folder. Links to nothing are left out.
 
     Raises:
-        OSError: if a folder may not be read.
+        OSError: if a folder may not be read. One that is not there is empty.
     """
     seen: set[tuple[int, int, tuple[str, ...]]] = set()
     folders, links = deque([folder.rstrip("/") or "/"]), deque[str]()
     while folders or links:
         place = folders.popleft() if folders else links.popleft()
-        facts = os.stat(place)  # noqa: PTH116  (as below, on texts: thousands of files)
         keys = tuple(part for part in place.removeprefix(folder).split("/") if "=" in part)
-        if (facts.st_dev, facts.st_ino, keys) in seen:
-            continue
-        seen.add((facts.st_dev, facts.st_ino, keys))
-        with os.scandir(place) as entries:
-            for entry in entries:
-                try:
-                    found = entry.stat()
-                except OSError:
-                    if not entry.is_symlink():
-                        raise
-                    continue  # a link to nothing, or to itself
+        # What is gone by now was taken away while others were listed.
+        with suppress(FileNotFoundError):
+            facts = os.stat(place)  # noqa: PTH116  (as below, on texts: thousands of files)
+            if (facts.st_dev, facts.st_ino, keys) in seen:
+                continue
+            seen.add((facts.st_dev, facts.st_ino, keys))
+            for entry, found in _entries(place):
                 if stat.S_ISDIR(found.st_mode) and not is_hidden(entry.name):
                     (links if entry.is_symlink() else folders).append(entry.path)
                 else:
                     yield LocalEntry(entry.path, stat.S_ISREG(found.st_mode), found)
+
+
+def _entries(folder: str) -> list[tuple[os.DirEntry[str], os.stat_result]]:
+    """What lies in a folder, links followed; links to nothing, and what is gone by now, left out."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                found.append((entry, entry.stat()))
+            except FileNotFoundError:
+                continue
+            except OSError:
+                if not entry.is_symlink():  # a link to itself says so in other words
+                    raise
+    return found

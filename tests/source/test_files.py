@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.memory import MemoryFile
 
 from rasteret_assets import CollectionSpec, build, load
@@ -335,8 +336,10 @@ def test_links_in_a_circle_end_and_links_elsewhere_are_followed(tmp_path: Path) 
     (tmp_path / "t" / "self").symlink_to(tmp_path / "t" / "self")
     (tmp_path / "t" / "gone.parquet").symlink_to(tmp_path / "none")
     (tmp_path / "t" / "other").symlink_to(tmp_path / "elsewhere")
-    for store in (None, fsspec.filesystem("file"), pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())):
-        path = "t" if isinstance(store, pafs.SubTreeFileSystem) else tmp_path / "t"
+    local = fsspec.filesystem("file")
+    below = [pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), DirFileSystem(str(tmp_path), local)]
+    for store in (None, local, *below):
+        path = "t" if store in below else tmp_path / "t"
         assert sorted(open_source(path, spec("x"), store).table()["id"].to_pylist()) == ["a", "b"]
 
 

@@ -124,6 +124,12 @@ def test_times_of_int96_reach_any_year(tmp_path: Path) -> None:
     assert [row and row["t"].replace(tzinfo=UTC) for row in table["nested"].to_pylist()] == [*times, None]
 
 
+def test_a_filter_may_name_an_instant_that_one_file_cannot_hold(tmp_path: Path) -> None:
+    tables = [records("a", end=instants("us", END)), records("b", end=instants("ns"))]
+    assert opened(tmp_path, *tables, filter_expr=[("end", ">=", END)])["id"].to_pylist() == ["a"]
+    assert opened(tmp_path, *tables, filter_expr=[("end", "<", END)])["id"].to_pylist() == ["b"]
+
+
 def test_columns_that_cannot_be_one_are_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"do not fit together: column 'more' is string and int64; cast it"):
         opened(tmp_path, records("a", more=pa.array(["x"])), records("b", more=pa.array([1])))
