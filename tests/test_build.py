@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -271,7 +270,7 @@ def test_rejected_records_stop_a_build_before_anything_is_published(scenes: Scen
     [
         (lambda file: file.unlink(), "partition 2024-02 is missing"),
         (lambda file: pq.write_table(pq.read_table(file).slice(1), file), "partition 2024-02 is damaged .* 1 records"),
-        (lambda file: file.write_bytes(file.read_bytes()[:-9]), "part-0.parquet: damaged"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-9]), r"damaged \("),
         (lambda file: pq.write_table(pq.read_table(file), file.with_name("part-1.parquet")), "belongs to no partition"),
     ],
     ids=["missing", "short", "truncated", "foreign"],
@@ -343,14 +342,10 @@ class Killed(BaseException):
 
 
 def die_before_the_file(patched: pytest.MonkeyPatch) -> None:
-    put = Workspace.put_file
+    def die(*_: object) -> None:
+        raise Killed
 
-    def only_stages(self: Workspace, beside: str, path: str, **options: Any) -> None:
-        if path.startswith(self.published):
-            raise Killed
-        put(self, beside, path, **options)
-
-    patched.setattr(Workspace, "put_file", only_stages)
+    patched.setattr(Workspace, "put_over", die)  # which puts published files alone
 
 
 def die_before_the_state(patched: pytest.MonkeyPatch) -> None:

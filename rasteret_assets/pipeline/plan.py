@@ -6,6 +6,7 @@ source, and asks no host.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rasteret_assets.errors import SpecError
+from rasteret_assets.errors import DamagedFileError, SpecError
 from rasteret_assets.headers.earlier import earlier_keys
 from rasteret_assets.headers.index import HeaderIndex
 from rasteret_assets.headers.store import HeaderStore
@@ -27,6 +28,8 @@ from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.commit import LOST, NEXT, verified_states
 from rasteret_assets.storage.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 NEW: Final = "new"
 CHANGED: Final = "source changed"
@@ -268,9 +271,14 @@ class _Forecast:
 
 
 def _known(workspace: Workspace, key: str) -> HeaderIndex:
-    index = HeaderIndex.of(HeaderStore(workspace, key))
-    for rows in earlier_keys(workspace, key):
-        index.add("", 0, rows)
+    """Find the headers that a build would reuse: none, where it will find a damaged file of them and take it away."""
+    try:
+        index = HeaderIndex.of(HeaderStore(workspace, key))
+        for rows in earlier_keys(workspace, key):
+            index.add("", 0, rows)
+    except DamagedFileError as error:
+        _log.warning("%s: damaged; a build reads its headers again", error.path)
+        return HeaderIndex()
     return index
 
 

@@ -119,16 +119,16 @@ class Files:
             DamagedFileError: if its bytes are not those that were written.
             CollectionError: if it cannot be opened or read.
         """
-        file = self._parquet(path)
-        if file is None:
+        found = self._parquet(path)
+        if found is None:
             yield None
             return
+        source, file = found
         try:
-            yield file
+            with source, file:
+                yield file
         except (pa.ArrowInvalid, OSError) as error:
             raise unreadable(path, error) from error
-        finally:
-            file.close(force=True)
 
     def read_table(self, path: str, *, cache: bool = False) -> pa.Table | None:
         """Read a Parquet file as a table, or return None where it does not exist; errors as for :meth:`open_table`.
@@ -139,12 +139,11 @@ class Files:
         """
 
         def read() -> pa.Table | None:
-            if (file := self._parquet(path)) is None:
+            if (found := self._parquet(path)) is None:
                 return None
-            try:
+            source, file = found
+            with source, file:
                 return file.read()
-            finally:
-                file.close(force=True)
 
         try:
             return self._patiently(path, read)
@@ -210,15 +209,17 @@ class Files:
         with self.open_table(path) as file:
             return 0 if file is None else int(file.metadata.num_rows)
 
-    def _parquet(self, path: str) -> pq.ParquetFile | None:
+    def _parquet(self, path: str) -> tuple[pa.NativeFile, pq.ParquetFile] | None:
         """Open a Parquet file and read its footer, or return None where it does not exist."""
 
-        def read() -> pq.ParquetFile | None:
+        def read() -> tuple[pa.NativeFile, pq.ParquetFile] | None:
             source = opened(self.fs.open_input_file, path)
             if source is None:
                 return None
             try:
-                return pq.ParquetFile(source, pre_buffer=not self.is_local, page_checksum_verification=True)
+                return source, pq.ParquetFile(
+                    source, pre_buffer=not self.is_local, page_checksum_verification=True
+                )  # fmt: skip
             except BaseException:
                 source.close()
                 raise

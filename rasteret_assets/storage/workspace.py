@@ -177,11 +177,11 @@ class Workspace(Files):
         try:
             document = self.read_json(path)
         except DamagedFileError as error:
-            _log.warning("%s; until then nothing is known of partition %s", error, key)
+            _log.warning("%s: damaged (%s); partition %s is to be built again", path, error.__cause__, key)
             return lost_state()
         if document is None or is_state(document):
             return document
-        _log.warning("%s: not the state of a partition; until it is built again, nothing is known of it", path)
+        _log.warning("%s: not the state of a partition; partition %s is to be built again", path, key)
         return lost_state()
 
     def states(self) -> dict[str, dict[str, Any]]:
