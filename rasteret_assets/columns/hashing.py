@@ -135,11 +135,16 @@ def hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
     padded = np.concatenate([content, np.zeros(8, np.uint8)])
     words = np.ndarray(len(content) + 1, "<u8", padded, strides=(1,))
     hashes = np.zeros(len(lengths), np.uint64)
+    # Ids, codes and rings are mostly of one length: their words lie in a grid.
+    is_even = len(lengths) > 0 and bool(lengths.min() == lengths.max())
     for count in np.flatnonzero(np.bincount(np.minimum(counts, _MOST_WORDS + 1))):
         if not 0 < count <= _MOST_WORDS:
             continue
         rows = np.flatnonzero(counts == count)
-        grid = words[starts[rows, None] + 8 * np.arange(count)]
+        if is_even:
+            grid = np.ndarray((len(rows), count), "<u8", padded, strides=(int(lengths[0]), 8)).astype(np.uint64)
+        else:
+            grid = words[starts[rows, None] + 8 * np.arange(count)]
         beyond = (8 * count - lengths[rows]).astype(np.uint64) * np.uint64(8)
         grid[:, -1] &= np.uint64(_MOST_WORD) >> beyond
         grid ^= grid >> np.uint64(32)
