@@ -21,6 +21,9 @@ from rasteret_assets.columns.types import plain
 _NULL: Final = np.uint64(0x9E3779B97F4A7C15)
 #: First bits of a hash by which those that may be repeated are told from the others.
 _MARKED_BITS = 20
+#: Values of a column that are looked at to tell whether it repeats, and fewest for which that is worth it.
+_SAMPLED: Final = 64
+_FEWEST_ENCODED: Final = 512
 #: Words of eight bytes up to which a text is hashed together with others of as many words.
 _MOST_WORDS: Final = 32
 _MOST_WORD: Final = 2**64 - 1
@@ -128,6 +131,8 @@ def hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
     The eight-byte words of a value are folded, weighted by their place and summed, all values of as many words at once;
     the sum goes through the finalizer of SplitMix64. Long values are hashed one by one by xxHash.
     """
+    if _repeats(texts):
+        return _by_index(texts.dictionary_encode())
     lengths, content = _binary(texts)
     starts = np.cumsum(lengths) - lengths
     counts = -(-lengths // 8)
@@ -157,6 +162,13 @@ def hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
     if texts.null_count:
         hashes[np.asarray(texts.is_null())] = _NULL
     return hashes
+
+
+def _repeats(texts: pa.Array) -> bool:
+    """Whether the first values of a column are few distinct ones, so that hashing a dictionary of all takes less."""
+    if len(texts) < _FEWEST_ENCODED:
+        return False
+    return len(pc.unique(texts.slice(0, _SAMPLED))) <= _SAMPLED // 8
 
 
 def row_hashes(columns: Sequence[pa.Array]) -> npt.NDArray[np.uint64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -14,6 +15,8 @@ import pyarrow.compute as pc
 _NO_CAST: Final = ("list_view", "run_end", "dictionary<values=string_view", "dictionary<values=binary_view")
 
 
+# The columns of a table are asked for again with every batch.
+@lru_cache(maxsize=4096)
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """Return a type without views, dictionaries and run-end encoding at any depth; large types stay large."""
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):

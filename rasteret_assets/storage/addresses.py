@@ -148,7 +148,8 @@ def _mapped(hrefs: pa.Array, function: Callable[[str], str], marks: str) -> pa.A
     """Apply a function to the rows of a string array that hold one of some characters."""
     if not _holds_one_of(hrefs, marks):
         return hrefs
-    suspect = pc.match_substring_regex(hrefs, f"[{marks}]").fill_null(fill_value=False)
+    # Other texts, such as media types, hold these characters too.
+    suspect = pc.match_substring_regex(hrefs, rf"(?s)^[A-Za-z][A-Za-z0-9+.-]*://.*[{marks}]").fill_null(fill_value=False)
     # Only these rows are walked: parsing a query has no Arrow kernel.
     made = pa.array([function(href) for href in hrefs.filter(suspect).to_pylist()], hrefs.type)
     return pc.replace_with_mask(hrefs, suspect, made)
@@ -162,7 +163,7 @@ def _holds_one_of(texts: pa.Array, marks: str) -> bool:
     ends = np.frombuffer(places, np.int64 if pa.types.is_large_string(texts.type) else np.int32)
     first, last = int(ends[texts.offset]), int(ends[texts.offset + len(texts)])
     letters = content.slice(first, last - first).to_pybytes()
-    return any(mark.encode() in letters for mark in marks)
+    return b"://" in letters and any(mark.encode() in letters for mark in marks)
 
 
 def _rewritten(address: str, choose: Callable[[tuple[str, ...]], frozenset[str]]) -> str:
