@@ -130,7 +130,7 @@ class PublishedCollection(RuleBasedStateMachine):
                 raise Died
 
         with pytest.MonkeyPatch.context() as patched:
-            for kind, name in ((Workspace, "_put"), (Workspace, "remove"), (TableWriter, "write")):
+            for kind, name in ((Workspace, "put_file"), (Workspace, "remove"), (TableWriter, "write")):
                 patched.setattr(kind, name, _counting(getattr(kind, name), count))
             patched.setattr(fetch, "BATCH_HEADERS", 2)
             patched.setattr(rows, "SAVED_ROWS", 2)

@@ -16,6 +16,9 @@ an object store the steps are therefore, for the holder of the lock with number 
    lock is confirmed, by compare-and-swap too: whoever lost the lock ends here, whoever holds it puts its file again.
 4. The state is committed by compare-and-swap, as in step 2.
 
+A state that does not exist has no fence, as a later holder may have unpublished the partition: the lock is confirmed
+before one is created. So it is before a state is replaced that is not the one which this holder wrote last.
+
 A later holder does the same, and so changes the tag of what it replaces. Hence a process that slept between any two
 steps finds its next step refused: by the fence where the later holder has announced, by the tag where it has put its
 file, and by the lock otherwise. If the later holder has done nothing yet, the step is done, and the later holder's
@@ -26,6 +29,9 @@ Deleting knows no condition. The lock is confirmed before each of the two deleti
 stops for longer than its lease within the moment between the answer and the deletion deletes a newer file or state.
 The state then names a file that does not exist, or the file has no state: ``load`` says so, and the next build
 publishes the partition again.
+
+A build holds several partitions, and records may move between them: where it holds few, it confirms all of them before
+it publishes one. Where it holds many, its clock tells that it slept, and it confirms all of them then.
 
 On a disk the operating system keeps the lock until its holder dies, however long it was stopped, so the checks and a
 rename do. On stores without conditional puts the lock is confirmed before each step, and the moment between the answer
@@ -121,6 +127,7 @@ def replace_published(workspace: Workspace, key: str, beside: str, facts: FileFa
     """
     path = workspace.published_file(key)
     with workspace.lock(key) as hold:
+        workspace.confirm_other_holds(key)
         seen = workspace.tag_of(path)
         announce(workspace, key, facts)
         for _ in range(_TRIES):
@@ -171,8 +178,11 @@ def _change(workspace: Workspace, key: str, changed: Callable[[dict[str, Any]], 
     """
     path = workspace.state_file(key)
     with workspace.lock(key) as hold:
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             document, tag = hold.written.pop(path, None) or workspace.read_tagged(path)
+            if document is None or attempt:
+                # A later holder that unpublished the partition took its number away with the state.
+                hold.confirm()
             if fence_of(document) > hold.fence:
                 hold.outrank(fence_of(document))
             known: dict[str, Any] = document if document is not None and is_state(document) else {}

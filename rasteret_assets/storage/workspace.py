@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 PART_NAME = "part-0.parquet"
 STATE_STAGE = "collection"
 _TRIES: Final = 20
+# Locks that a build confirms before it publishes one of its partitions, with a request each.
+_CONFIRMED_AT_MOST: Final = 16
 #: Ends the name of the folder beside a published one, in which all else of its collection lies.
 STAGES_SUFFIX: Final = "_stages"
 
@@ -261,10 +263,27 @@ class Workspace(Files):
         Raises:
             LockLostError: naming the partition.
         """
-        mine = f"{self.fs.type_name}:{self.stages}/"
-        for name, hold in _HOLDS.get().items():
-            if name.startswith(mine) and not hold.is_over:
-                hold.check()
+        for hold in self._holds().values():
+            hold.check()
+
+    def confirm_other_holds(self, key: str) -> None:
+        """Refuse to publish a partition where the running code has lost another one, if it holds few.
+
+        Raises:
+            LockLostError: naming the other partition.
+        """
+        others = {path: hold for path, hold in self._holds().items() if path != f"{self.stages}/locks/{key}"}
+        if len(others) < _CONFIRMED_AT_MOST:
+            each_file(self.fs, lambda path: others[path].confirm(), list(others))
+
+    def _holds(self) -> dict[str, Hold]:
+        """Return the holds of the running code in this workspace, by the path of their lock."""
+        mine = f"{self.fs.type_name}:"
+        return {
+            path: hold
+            for name, hold in _HOLDS.get().items()
+            if (path := name.removeprefix(mine)).startswith(f"{self.stages}/") and not hold.is_over
+        }
 
     def refuse_links(self, path: str) -> None:
         """Refuse a path on a local disk that leads through a symbolic link below one of the two folders.

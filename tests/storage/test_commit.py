@@ -169,6 +169,45 @@ def test_whoever_slept_never_undoes_a_later_build(
     assert_published(stored, OLD)
 
 
+@pytest.mark.parametrize("moment", MOMENTS[:-1], ids=[f"{side}-{step}-{number}" for step, number, side in MOMENTS[:-1]])
+def test_whoever_slept_never_brings_back_what_a_later_build_unpublished(
+    stored: Workspace, moment: tuple[str, int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state goes with the partition, and the later holder's number with the state."""
+    publish(stored, OLD)
+    monkeypatch.setattr(holds, "RENEWED_EVERY_S", 1000.0)
+
+    def meanwhile() -> None:
+        monkeypatch.setattr(holds, "DEAD_AFTER_S", -2.0)
+        in_another_context(lambda: unpublish(stored, KEY))
+        monkeypatch.setattr(holds, "DEAD_AFTER_S", 1000.0)
+
+    slept = Interrupted(
+        fs=stored.fs, stages=stored.stages, published=stored.published, moment=moment, meanwhile=meanwhile, steps=[]
+    )
+    with pytest.raises(LockLostError):
+        publish(slept, STALE)
+    assert stored.states() == {}
+    assert not stored.exists()
+
+
+def test_a_build_that_lost_one_partition_publishes_no_other(stored: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holds, "RENEWED_EVERY_S", 1000.0)
+    with stored.lock("2024-04"):
+        monkeypatch.setattr(holds, "DEAD_AFTER_S", -2.0)
+        with stored.lock(KEY):
+            in_another_context(lambda: take(stored, "2024-04"))
+            monkeypatch.setattr(holds, "DEAD_AFTER_S", 1000.0)
+            with pytest.raises(LockLostError, match="2024-04"):
+                publish(stored, STALE)
+    assert not stored.exists()
+
+
+def take(workspace: Workspace, key: str) -> None:
+    with workspace.lock(key):
+        pass
+
+
 def in_another_context(run: Callable[[], None]) -> None:
     contextvars.Context().run(run)
 
