@@ -22,6 +22,8 @@ from rasteret_assets.publish.partition import publish_collection_document
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW, STAGES
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.commit import announce_new
+from rasteret_assets.storage.filesystems import each_file
+from rasteret_assets.storage.holds import Hold
 from rasteret_assets.storage.workspace import Workspace
 
 # Also where nothing had to be built.
@@ -77,38 +79,20 @@ def build_partitions(
         EnrichmentError: if every header of the build failed.
         InvalidRecordError: if more records than tolerated break the contract.
     """
-<<<<<<< HEAD
     workspace = build.workspace
     results: dict[str, dict[str, StageResult]] = {stage: {} for stage in STAGES}
-=======
-    with ExitStack() as stack:
-        # In one order, so that no two builds wait for each other; whoever waits scans the source after that.
-        held_keys = sorted(keys) if len(keys) <= _HELD_AT_ONCE else []
-        holds = {key: stack.enter_context(workspace.lock(key)) for key in held_keys}
-        results: dict[str, dict[str, StageResult]] = {stage: {} for stage in STAGES}
-        results[RAW] = {result.key: result for result in run_raw_records(workspace, source, spec, keys)}
-        at_once = _partitions_at_once(workspace, max((result.rows for result in results[RAW].values()), default=0))
-        results[NORMALIZED] = _side_by_side(keys, lambda key: run_normalized_records(workspace, spec, key), at_once)
-        if not force:
-            sweep_headers(workspace)
-            _side_by_side(keys, lambda key: set_aside(workspace, spec, key), at_once)
->>>>>>> w-storage
 
     def run(stage: str) -> None:
         results[stage] = {result.key: result for result in run_stage(stage, build, keys)}
 
-    with held_together(workspace, keys):
+    with held_together(workspace, keys) as holds:
         for stage in (RAW, NORMALIZED, BANDS):
             run(stage)
         refuse_without_headers(workspace, list(results[BANDS].values()))
         if require is not None:
-<<<<<<< HEAD
             require(workspace, build.spec, keys)
-=======
-            require(workspace, spec, keys)
         # A build that slept and lost one partition publishes none: records may have moved between them.
-        each_file(workspace.fs, lambda key: holds[key].confirm(), held_keys)
->>>>>>> w-storage
+        each_file(workspace.fs, lambda key: holds[key].confirm(), list(holds))
         # So that a build that dies among these leaves no collection that looks whole.
         announce_new(workspace, keys)
         run(COLLECTION)
@@ -117,18 +101,20 @@ def build_partitions(
 
 
 @contextmanager
-def held_together(workspace: Workspace, keys: Sequence[str]) -> Iterator[None]:
+def held_together(workspace: Workspace, keys: Sequence[str]) -> Iterator[dict[str, Hold]]:
     """Hold the locks of all partitions of a build, so that other builds of any of them wait until it is done.
 
     Args:
         workspace: of the collection.
         keys: of the partitions; of very many each stage takes the locks one by one.
+
+    Yields:
+        The locks that are held, by partition.
     """
     with ExitStack() as stack:
         # In one order, so that no two builds wait for each other.
-        for key in sorted(keys) if len(keys) <= _HELD_AT_ONCE else ():
-            stack.enter_context(workspace.lock(key))
-        yield
+        held = sorted(keys) if len(keys) <= _HELD_AT_ONCE else []
+        yield {key: stack.enter_context(workspace.lock(key)) for key in held}
 
 
 def tidy(build: Build, keys: Sequence[str]) -> None:
