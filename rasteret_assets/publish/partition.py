@@ -91,7 +91,7 @@ def publish_partition(
     def joined(reader: HeaderReader) -> Iterator[pa.Table]:
         nonlocal findings
         ledger = workspace.read_batches(workspace.stage_file(BANDS, key), PLACE_COLUMNS) if bands else ()
-        rows_at_once = _rows_at_once(workspace, key, bands, reader)
+        rows_at_once = _rows_at_once(workspace, key, bands, reader, most)
         for table, found in join_batches(_cut(records, rows_at_once), ledger, bands, reader.take):
             findings += found
             yield completed(table)
@@ -117,12 +117,13 @@ def publish_partition(
     return PublishedPartition(facts=facts, findings=findings, written=writer.written, schema=published)
 
 
-def _rows_at_once(workspace: Workspace, key: str, bands: Sequence[str], reader: HeaderReader) -> int:
+def _rows_at_once(workspace: Workspace, key: str, bands: Sequence[str], reader: HeaderReader, group: int) -> int:
     """Return how many records may be joined with their headers at once."""
     if not bands:
         return BATCH_ROWS
     weight = len(bands) * reader.row_bytes(HeaderStore(workspace, key).names)
-    return max(1, min(BATCH_ROWS, _JOINED_BYTES // weight))
+    # A batch that is a row group is not put together once more.
+    return group if group * weight <= 2 * _JOINED_BYTES else max(1, _JOINED_BYTES // weight)
 
 
 def _cut(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
