@@ -255,13 +255,15 @@ def _make_raw(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
             profile = build._profile or load_profile(workspace, source, spec)  # noqa: SLF001
         try:
             _fill(build, spool, source, profile, keys, seen)
-        except SourceChangedError:
+            results = {key: _put_raw(workspace, spec, spool, source, profile, key) for key in keys}
+        except (SourceChangedError, DamagedFileError) as error:
+            _log.warning("%s; the source is looked at again", error)
             # Once more, from the beginning: what is stored of the source is not true any more.
             spool = stack.enter_context(Spool(workspace, source.schema, source.label))
             profile = load_profile(workspace, source, spec, trust_stored=False)
             _fill(build, spool, source, profile, keys, set(), trust_stored=False)
+            results = {key: _put_raw(workspace, spec, spool, source, profile, key) for key in keys}
         build._profile = profile  # noqa: SLF001
-        results = {key: _put_raw(workspace, spec, spool, source, profile, key) for key in keys}
     remove_earlier_tables(workspace, set(keys))
     build.most_rows = max((result.rows for result in results.values()), default=0)
     return results
