@@ -298,6 +298,8 @@ def open_stream(files: Files, path: str) -> StreamTable | None:
         note = json.loads(line[len(_END) :])
         messages = tuple(Message(*message) for message in note["messages"])
         head = read(0, messages[0].first if messages else end - len(_END))
+        if messages and sum(messages[-1][:2]) != end - len(_END):
+            raise ValueError("it is longer than what was written")  # noqa: TRY301
         if xxh3_64_hexdigest(memoryview(head)) != note["head"]:
             raise ValueError("its bytes are not those that were written")  # noqa: TRY301
         schema = pa.ipc.read_schema(pa.BufferReader(head))
