@@ -35,6 +35,7 @@ from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.names import build_job_name
 from rasteret_assets.orchestration.partitions import partitions_name, selection_tags
 from rasteret_assets.pipeline.build import build_partitions
+from rasteret_assets.pipeline.stages import Build
 from rasteret_assets.source.open import open_source
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
@@ -66,7 +67,9 @@ class Trial:
         self.library()
 
     def library(self) -> None:
-        build_partitions(self.workspace, open_source(self.spec.path, self.spec), self.spec, self.keys, create_backend())
+        source = open_source(self.spec.path, self.spec)
+        build = Build(workspace=self.workspace, spec=self.spec, source=source, backend=create_backend())
+        build_partitions(build, self.keys)
 
     def checks(self) -> None:
         for key in self.keys:

@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from rasteret_assets import CollectionSpec, build, load, plan
 from rasteret_assets.headers import fetch, rows
 from rasteret_assets.storage.files import TableWriter
+from rasteret_assets.storage.streams import StreamWriter
 from rasteret_assets.storage.workspace import PART_NAME, Workspace
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
@@ -103,9 +104,8 @@ class PublishedCollection(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 999), cut=st.booleans())
     def lose(self, which: int, cut: bool) -> None:
-        """Somebody deletes a file of the workspace that is no ledger of headers, or cuts a published one short."""
+        """Somebody deletes a file of the workspace, or cuts a published one short; lost headers are asked for again."""
         files = [path for path in sorted((self.folder / "w").rglob("*")) if path.is_file()]
-        files = [path for path in files if not path.parent.name.startswith("band_metadata")]
         if not files:
             return
         file = files[which % len(files)]
@@ -113,6 +113,8 @@ class PublishedCollection(RuleBasedStateMachine):
             file.write_bytes(file.read_bytes()[:-9])
         else:
             file.unlink()
+            if "headers" in file.parts or "band_metadata" in file.parts:
+                self.fetched = set()
         self.lost, self.published = True, {}
 
     # --- builds ------------------------------------------------------------------------------------------------------
@@ -130,7 +132,12 @@ class PublishedCollection(RuleBasedStateMachine):
                 raise Died
 
         with pytest.MonkeyPatch.context() as patched:
-            for kind, name in ((Workspace, "put_file"), (Workspace, "remove"), (TableWriter, "write")):
+            for kind, name in (
+                (Workspace, "put_file"),
+                (StreamWriter, "write"),
+                (Workspace, "remove"),
+                (TableWriter, "write"),
+            ):
                 patched.setattr(kind, name, _counting(getattr(kind, name), count))
             patched.setattr(fetch, "BATCH_HEADERS", 2)
             patched.setattr(rows, "SAVED_ROWS", 2)

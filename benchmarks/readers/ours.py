@@ -1,4 +1,4 @@
-"""This project, end to end: normalized records in, the band metadata ledger as an Arrow table out."""
+"""This project, end to end: normalized records in, the ledger with its headers as an Arrow table out."""
 
 from __future__ import annotations
 
@@ -14,17 +14,29 @@ import shapely
 from harness import Job, measure
 
 from rasteret_assets import create_backend
-from rasteret_assets.headers.stage import BandMetadata, count_failures, read_band_metadata
+from rasteret_assets.headers.rows import MemorySink
+from rasteret_assets.headers.stage import BandMetadataReader, count_failures
 from rasteret_assets.records.normalize import normalize_records
-from rasteret_assets.schema import TILE_TABLES
+from rasteret_assets.schema import HEADER_FILE, HEADER_ROW, TILE_TABLES
 from rasteret_assets.source.open import open_source
 from rasteret_assets.source.profile import profile_source
 from rasteret_assets.spec import CollectionSpec
 
 
-def read(given: tuple[Job, pa.Table]) -> BandMetadata:
+def read(given: tuple[Job, pa.Table], *, overviews: bool = True) -> pa.Table:
     job, normalized = given
-    return read_band_metadata(normalized, ["B02"], create_backend(), explicit=True, max_concurrent=job.max_concurrent)
+    sink = MemorySink()
+    reader = BandMetadataReader(
+        ["B02"], create_backend(), explicit=True, max_concurrent=job.max_concurrent, sink=sink, overviews=overviews
+    )
+    step, rows = reader.slice_rows, normalized.num_rows
+    ledger = pa.concat_tables([
+        reader.read(normalized.slice(first, step), max(0, rows - first - step)) for first in range(0, rows, step)
+    ]).combine_chunks()  # fmt: skip
+    encoded = ledger[HEADER_FILE].combine_chunks().dictionary_encode()
+    files = np.asarray(encoded.indices.fill_null(-1), np.int64)
+    places = np.asarray(ledger[HEADER_ROW].combine_chunks().fill_null(0), np.int64)
+    return ledger.append_column("header", sink.take(encoded.dictionary.to_pylist(), files, places)["header"])
 
 
 def record_table(job: Job) -> pa.Table:
@@ -46,9 +58,9 @@ def records(job: Job) -> tuple[Job, pa.Table]:
     return job, normalize_records(source.table(), spec, profile_source(source, spec)).records
 
 
-def judge(job: Job, result: BandMetadata) -> dict[str, Any]:
+def judge(job: Job, ledger: pa.Table) -> dict[str, Any]:
     """Good is a row of a living host whose tile table is the oracle's."""
-    table = result.table.filter(pc.starts_with(result.table["href"], job.url))
+    table = ledger.filter(pc.starts_with(ledger["href"], job.url))
     oracle = json.loads(Path(job.oracle).read_text())
     header = table.filter(pc.equal(table["status"], "ok"))["header"].combine_chunks()
     right = np.ones(len(header), bool)
@@ -58,7 +70,7 @@ def judge(job: Job, result: BandMetadata) -> dict[str, Any]:
         tables = np.asarray(column.filter(pa.array(fits)).flatten()).reshape(-1, len(truth))
         right[~fits] = False
         right[fits] &= (tables == truth).all(axis=1)
-    return {"good": int(right.sum()), "wrong": int((~right).sum()), "failures": count_failures(result.table)}
+    return {"good": int(right.sum()), "wrong": int((~right).sum()), "failures": count_failures(ledger)}
 
 
 if __name__ == "__main__":

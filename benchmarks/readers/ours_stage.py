@@ -1,4 +1,4 @@
-"""This project as a workspace builds it: raw records in, the band metadata ledger as a Parquet file out, in slices."""
+"""This project as a workspace builds it: raw records in, the header store and its ledger out, in slices."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from harness import Job, measure
 from ours import record_table
 
 from rasteret_assets import create_backend
-from rasteret_assets.pipeline.stages import run_band_metadata, run_normalized_records, run_raw_records
-from rasteret_assets.schema import BANDS, TILE_TABLES
+from rasteret_assets.headers.ledger import read_ledger
+from rasteret_assets.pipeline.stages import Build, run_stage
+from rasteret_assets.schema import BANDS, NORMALIZED, RAW, TILE_TABLES
 from rasteret_assets.source.open import open_source
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
@@ -30,19 +31,20 @@ def read(job: Job) -> str:
         path=folder / "records.parquet", name="b", workspace_dir=folder, enrich_cog=True, band_codes=["B02"],
         max_concurrent=job.max_concurrent,
     )  # fmt: skip
-    workspace = Workspace.at(spec.published_path or "")
-    run_raw_records(workspace, open_source(spec.path, spec), spec, ["2024-05"])
-    run_normalized_records(workspace, spec, "2024-05")
-    run_band_metadata(workspace, spec, "2024-05", create_backend())
-    return workspace.stage_file(BANDS, "2024-05")
+    build = Build(
+        workspace=Workspace.of(spec), spec=spec, source=open_source(spec.path, spec), backend=create_backend()
+    )  # fmt: skip
+    for stage in (RAW, NORMALIZED, BANDS):
+        run_stage(stage, build, ["2024-05"])
+    return spec.published_path or ""
 
 
-def judge(job: Job, ledger: str) -> dict[str, Any]:
+def judge(job: Job, published: str) -> dict[str, Any]:
     """Good is a row whose tile table is the oracle's."""
     oracle = json.loads(Path(job.oracle).read_text())
     good, wrong, failures = 0, 0, Counter[str]()
-    for batch in pq.ParquetFile(ledger).iter_batches(4096, columns=["status", "error_class", "header"]):
-        rows = pa.Table.from_batches([batch])
+    for batch in read_ledger(Workspace.at(published), "2024-05"):
+        rows = pa.Table.from_batches([batch]).select(["status", "error_class", "header"])
         failures.update(rows.filter(pc.not_equal(rows["status"], "ok"))["error_class"].to_pylist())
         header = rows.filter(pc.equal(rows["status"], "ok"))["header"].combine_chunks()
         tables = [

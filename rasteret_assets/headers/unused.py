@@ -60,7 +60,9 @@ def list_unused(workspace: Workspace, key: str, ids: Callable[[], pa.ChunkedArra
     if not lost:
         return
     store = HeaderStore(workspace, key)
+    # A file that was damaged, and so was deleted, lends nothing.
     places = pa.concat_tables(lost).combine_chunks()
+    places = places.filter(pc.is_in(places[HEADER_FILE], pa.array(store.names, pa.string())))
     encoded = places[HEADER_FILE].combine_chunks().dictionary_encode()
     names, files = encoded.dictionary.to_pylist(), np.asarray(encoded.indices, np.int64)
     with HeaderReader(workspace, store, KEY_COLUMNS) as reader:

@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 import pyarrow as pa
 
 from rasteret_assets.columns.scalars import normalize_ids
-from rasteret_assets.errors import CollectionError, DamagedFileError, SourceChangedError
+from rasteret_assets.errors import CollectionError, DamagedFileError, SourceChangedError, SourceError
 from rasteret_assets.headers.compact import LEDGER_OPTIONS
 from rasteret_assets.headers.earlier import bring_up_to_date, remove_earlier_tables
 from rasteret_assets.headers.index import HeaderIndex
@@ -255,13 +255,17 @@ def _make_raw(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
             profile = build._profile or load_profile(workspace, source, spec)  # noqa: SLF001
         try:
             _fill(build, spool, source, profile, keys, seen)
-        except SourceChangedError:
-            # Once more, from the beginning: what is stored of the source is not true any more.
+            results = {key: _put_raw(workspace, spec, spool, source, profile, key) for key in keys}
+        except (SourceError, DamagedFileError) as error:
+            # Once more, from the beginning: what is stored of the source is not true any more. A file that was read
+            # when it was looked at, and cannot be read now, has been rewritten too.
+            _log.warning("%s; the source is looked at again", error)
+            source = build.source = source.reopen() if source.reopen is not None else source
             spool = stack.enter_context(Spool(workspace, source.schema, source.label))
             profile = load_profile(workspace, source, spec, trust_stored=False)
             _fill(build, spool, source, profile, keys, set(), trust_stored=False)
+            results = {key: _put_raw(workspace, spec, spool, source, profile, key) for key in keys}
         build._profile = profile  # noqa: SLF001
-        results = {key: _put_raw(workspace, spec, spool, source, profile, key) for key in keys}
     remove_earlier_tables(workspace, set(keys))
     build.most_rows = max((result.rows for result in results.values()), default=0)
     return results

@@ -7,7 +7,7 @@ brought to the columns that all files have together, so that a column that only 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -71,6 +71,7 @@ class Source:
         filter: row filter, or None.
         parts: its files, in path order.
         geometry: name of the column of footprints.
+        reopen: opens the files at its path as they are now; None for an Arrow object, which cannot change.
     """
 
     schema: pa.Schema
@@ -79,6 +80,7 @@ class Source:
     filter: ds.Expression | None = None
     parts: tuple[SourcePart, ...] = field(default=())
     geometry: str = GEOMETRY
+    reopen: Callable[[], Source] | None = field(default=None, repr=False, compare=False)
 
     def batches(self, part: SourcePart | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the selected rows in file order, in bounded batches: of one part, or of all.
@@ -171,7 +173,7 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: 
     check_contract(table.label, schema, footers, spec)
     source = _with_one_crs(replace(table, schema=schema, filter=spec.filter))
     if isinstance(data, str | Path):
-        return source
+        return replace(source, reopen=lambda: open_source(data, spec, filesystem, known))
     check_storable(source.label, source.schema)
     return _with_content_version(source)
 

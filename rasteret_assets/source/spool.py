@@ -2,8 +2,8 @@
 
 Rows lie in one temporary file, however many partitions there are, as compressed messages of Arrow's IPC format, and
 are copied as they are into each partition's own stream: they are encoded once, and no more than one file is open. A
-stream notes for each message a digest of the rows that each file of the source has in it, so that the next build takes
-over the messages of files that still hold these rows, and opens none of these files.
+stream notes a digest of the rows that each file of the source has of the partition, and which files each message is
+from, so that the next build takes over the messages of files that still hold these rows, and opens none of these files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HELD_BYTES: Final = 48 * 2**20
 _SHARED_ROWS: Final = 64
 
 _DIGESTS: Final = "digests"
-_MESSAGES: Final = "digests of batches"
+_MESSAGES: Final = "files of batches"
 
 
 class _Spooled(NamedTuple):
@@ -133,27 +133,32 @@ class Spool:
         """
         if not table.schema.remove_metadata().equals(self.schema.remove_metadata()):
             return set()
-        names = list(table.notes.get(_DIGESTS, ()))
-        places = list(table.notes.get(_MESSAGES, ()))
-        if len(places) != len(table.messages):
+        of_message = [tuple(held) for held in table.notes.get(_MESSAGES, ())]
+        if len(of_message) != len(table.messages):
             return set()
-        of_message = [tuple(names[place] for place in held) for held in places]
-        there = {name for held in of_message for name in held}
-        # Equal rows of two files are taken over once.
-        file_of = {digest: version for version, digest in wanted.items()}
-        kept = there.intersection(file_of)
+        # Several files may hold equal rows: each file of before stands for one that is wanted.
+        versions: dict[str, list[str]] = {}
+        for version, digest in wanted.items():
+            versions.setdefault(digest, []).append(version)
+        kept = {
+            place: versions[digest].pop()
+            for place, digest in enumerate(table.notes.get(_DIGESTS, ()))
+            if versions.get(digest)
+        }
         while True:
             # A message whose rows are partly from other files is not taken over, and neither is the rest of its files.
-            lost = {name for held in of_message if not kept.issuperset(held) for name in held} & kept
+            lost = {place for held in of_message if not kept.keys() >= set(held) for place in held} & kept.keys()
             if not lost:
                 break
-            kept -= lost
+            for place in lost:
+                del kept[place]
         with self._lock:
             for message, held in zip(table.messages, of_message, strict=True):
-                if kept.issuperset(held):
-                    self._reused.setdefault(key, []).append((table, message, held))
+                if kept.keys() >= set(held):
+                    found = tuple(kept[place] for place in held)
+                    self._reused.setdefault(key, []).append((table, message, found))
                     self.rows[key] += message.rows
-        return {file_of[digest] for digest in kept}
+        return set(kept.values())
 
     def drop(self, key: str) -> None:
         """Forget the rows of a partition."""
@@ -179,12 +184,13 @@ class Spool:
             with writing(path):
                 self._sink.flush()
         reused, spooled = self._reused.get(key, []), self._messages.get(key, [])
-        of_message = [held for _, _, held in reused] + [
-            tuple(digests[name] for name in message.versions) for message in spooled
-        ]
+        of_message = [held for _, _, held in reused] + [message.versions for message in spooled]
         names = list(dict.fromkeys(name for held in of_message for name in held))
         number = {name: place for place, name in enumerate(names)}
-        notes = {_DIGESTS: names, _MESSAGES: [[number[name] for name in held] for held in of_message]}
+        notes = {
+            _DIGESTS: [digests[name] for name in names],
+            _MESSAGES: [[number[name] for name in held] for held in of_message],
+        }
 
         def messages() -> Iterator[tuple[int, bytes]]:
             for table, message, _ in reused:

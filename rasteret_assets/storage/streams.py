@@ -4,8 +4,8 @@ Raw and normalized records and the header store are read by this package many ti
 kept as they lie in memory: Arrow's IPC stream
 (https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format), its buffers compressed with LZ4. Any Arrow
 library opens such a file. After the end of the stream, where such readers stop, stands a line of JSON: where each batch
-begins, how many rows it holds, a checksum of its bytes, and what the writer noted. The last four bytes of the file are
-the length of that line.
+begins, how many rows it holds, a checksum of its bytes, and what the writer noted. The last twelve bytes of the file
+are a checksum of that line, with the end of the stream before it, and the length of the line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final, NamedTuple
 
 import pyarrow as pa
-from xxhash import xxh3_64_hexdigest, xxh3_128
+from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest, xxh3_128
 
 from rasteret_assets.storage.files import Files, Written
 from rasteret_assets.storage.reading import damaged, opened, patiently, unreadable, writing
@@ -29,7 +29,8 @@ STREAM_SUFFIX: Final = ".arrows"
 
 #: How batches are encoded.
 STREAM_OPTIONS: Final = pa.ipc.IpcWriteOptions(compression="lz4")
-_LENGTH: Final = struct.Struct("<I")
+#: Checksum and length of the line.
+_TRAILER: Final = struct.Struct("<QI")
 #: The end of a stream (the specification's end-of-stream marker).
 _END: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 #: Bytes that are asked of an object store at once.
@@ -176,7 +177,7 @@ def _finished(
     head = xxh3_64_hexdigest(memoryview(_pread(file.fileno(), 0, places[0][0] if places else size - len(_END))))
     messages = [[*place, checksum] for place, checksum in zip(places, sums, strict=True)]
     line = json.dumps({"head": head, "messages": messages, "notes": notes}, sort_keys=True).encode()
-    file.write(line + _LENGTH.pack(len(line)))
+    file.write(line + _TRAILER.pack(xxh3_64_intdigest(_END + line), len(line)))
     file.flush()
     if durable:
         os.fsync(file.fileno())
@@ -285,21 +286,28 @@ def open_stream(files: Files, path: str) -> StreamTable | None:
     size, read = source
     try:
         tail = read(max(0, size - _TAIL_BYTES), min(size, _TAIL_BYTES))
-        (length,) = _LENGTH.unpack(memoryview(tail)[-_LENGTH.size :])
-        end = size - _LENGTH.size - length
-        if end < 0:
+        checksum, length = _TRAILER.unpack(memoryview(tail)[-_TRAILER.size :])
+        end = size - _TRAILER.size - length
+        if end < len(_END):
             raise ValueError("its end is missing")  # noqa: TRY301
-        short = tail.size - _LENGTH.size - length
-        line = tail.slice(short, length) if short >= 0 else read(end, length)
-        note = json.loads(memoryview(line).tobytes())
+        length += len(_END)
+        short = tail.size - _TRAILER.size - length
+        line = memoryview(tail.slice(short, length) if short >= 0 else read(end - len(_END), length)).tobytes()
+        if not line.startswith(_END) or xxh3_64_intdigest(line) != checksum:
+            raise ValueError("its end is not what was written")  # noqa: TRY301
+        note = json.loads(line[len(_END) :])
         messages = tuple(Message(*message) for message in note["messages"])
         head = read(0, messages[0].first if messages else end - len(_END))
+        if messages and sum(messages[-1][:2]) != end - len(_END):
+            raise ValueError("it is longer than what was written")  # noqa: TRY301
         if xxh3_64_hexdigest(memoryview(head)) != note["head"]:
             raise ValueError("its bytes are not those that were written")  # noqa: TRY301
         schema = pa.ipc.read_schema(pa.BufferReader(head))
         return StreamTable(path=path, schema=schema, messages=messages, notes=dict(note["notes"]), read=read)
     except (pa.ArrowInvalid, ValueError, KeyError, TypeError, struct.error) as error:
         raise damaged(path, str(error)) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 _Source = tuple[int, Callable[[int, int], pa.Buffer]]

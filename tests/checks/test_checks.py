@@ -15,9 +15,12 @@ import shapely
 from rasteret_assets import CollectionSpec, create_backend
 from rasteret_assets.checks import CHECKS, Finding, check_partition, check_stage, require_publishable
 from rasteret_assets.errors import CheckError
+from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.pipeline.build import build_partitions
-from rasteret_assets.schema import BANDS, BBOX_TYPE, COLLECTION, NORMALIZED, REJECTED
+from rasteret_assets.pipeline.stages import Build
+from rasteret_assets.schema import BANDS, BBOX_TYPE, COLLECTION, HEADERS, NORMALIZED, REJECTED
 from rasteret_assets.source.open import open_source
+from rasteret_assets.storage.streams import STREAM_SUFFIX, open_stream, stream_writer
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
 
@@ -46,15 +49,30 @@ class Built:
 
     def build(self) -> None:
         source = open_source(self.spec.path, self.spec)
-        build_partitions(self.workspace, source, self.spec, [KEY], create_backend())
+        build = Build(workspace=self.workspace, spec=self.spec, source=source, backend=create_backend())
+        build_partitions(build, [KEY])
 
     def table(self, stage: str) -> pa.Table:
-        table = self.workspace.read_table(self.workspace.stage_file(stage, KEY))
+        """The table of a stage; of the header store's only file."""
+        path = self.path(stage)
+        if path.endswith(STREAM_SUFFIX):
+            stream = open_stream(self.workspace, path)
+            return pa.Table.from_batches(stream.batches(), stream.schema)
+        table = self.workspace.read_table(path)
         assert table is not None
         return table
 
     def spoil(self, stage: str, table: pa.Table) -> None:
-        self.workspace.write_table(self.workspace.stage_file(stage, KEY), table)
+        path = self.path(stage)
+        if path.endswith(STREAM_SUFFIX):
+            with stream_writer(self.workspace, path, table.schema) as stream:
+                stream.write(table)
+        else:
+            self.workspace.write_table(path, table)
+
+    def path(self, stage: str) -> str:
+        store = HeaderStore(self.workspace, KEY)
+        return store.path(store.names[0]) if stage == HEADERS else self.workspace.stage_file(stage, KEY)
 
     def found(self, stage: str) -> dict[str, Finding]:
         return {finding.check: finding for finding in check_stage(self.workspace, self.spec, KEY, stage)}
@@ -144,8 +162,7 @@ def test_missing_headers_are_a_warning_up_to_the_threshold(tmp_path: Path) -> No
     for limit, verdict in ((1.0, "warning"), (0.2, "warning"), (0.1, "error")):
         built = Built(tmp_path / str(limit), max_failed=limit)
         (built.files / "b_B03.tif").unlink()
-        ledger = built.table(BANDS)
-        built.spoil(BANDS, ledger.slice(0, 0))  # so that all is fetched again
+        Path(built.path(HEADERS)).unlink()  # so that all is fetched again
         built.build()
         finding = built.found(BANDS)["headers_complete"]
         assert (finding.verdict, finding.numbers["failed"]) == (verdict, 1)
@@ -157,10 +174,11 @@ def test_missing_headers_are_a_warning_up_to_the_threshold(tmp_path: Path) -> No
 
 def spoil_header(built: Built, name: str, value: list[int] | int) -> None:
     """Give the second header of the ledger another value in one field."""
-    ledger = built.table(BANDS)
-    headers = ledger["header"].to_pylist()
-    headers[1] = {**headers[1], name: value}
-    built.spoil(BANDS, set_column(ledger, "header", headers))
+    place = built.table(BANDS)["header_row"][1].as_py()
+    rows = built.table(HEADERS)
+    headers = rows["header"].to_pylist()
+    headers[place] = {**headers[place], name: value}
+    built.spoil(HEADERS, set_column(rows, "header", headers))
 
 
 @pytest.mark.parametrize(

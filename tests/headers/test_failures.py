@@ -22,6 +22,7 @@ from rasteret_assets.headers.failures import (
     read_failures,
     remedy,
 )
+from rasteret_assets.headers.ledger import read_ledger
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
@@ -138,18 +139,13 @@ def test_no_secret_of_an_address_comes_out(workspace: Workspace, error: str, sho
 
 
 def test_headers_are_not_read(workspace: Workspace) -> None:
-    """A ledger whose ``header`` column is damaged on disk is none the worse for this."""
-    path = Path(workspace.stage_file("band_metadata", "2024-04"))
-    group = pq.ParquetFile(path).metadata.row_group(0)
-    columns = [group.column(index) for index in range(group.num_columns)]
-    content = bytearray(path.read_bytes())
-    for column in columns:
-        if column.path_in_schema.startswith("header."):
-            start = column.dictionary_page_offset or column.data_page_offset
-            content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
-    path.write_bytes(content)
-    with pytest.raises((pa.ArrowException, OSError)):
-        pq.read_table(path)
+    """Failures are known where every file of headers is damaged on disk."""
+    files = list(Path(workspace.stages, "headers").rglob("*.arrows"))
+    assert files
+    for path in files:
+        path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(CollectionError, match="damaged"):
+        list(read_ledger(workspace, "2024-04"))
     assert read_failures(workspace).table.num_rows == 7
 
 

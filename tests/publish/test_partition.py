@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import geopandas
@@ -13,14 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 
-from rasteret_assets import build_from_table, load
+from rasteret_assets import build_from_table, create_backend, load
 from rasteret_assets.api import build
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.geometry import hilbert_distance
-from rasteret_assets.pipeline.stages import run_collection
-from rasteret_assets.publish.partition import publish_partition
-from rasteret_assets.schema import BAND_STRUCT, CONTRACT_BAND_FIELDS
+from rasteret_assets.headers import store
+from rasteret_assets.pipeline import stages
+from rasteret_assets.pipeline.stages import Build, run_stage
+from rasteret_assets.publish import partition
+from rasteret_assets.records import order
+from rasteret_assets.schema import BAND_STRUCT, BANDS, COLLECTION, CONTRACT_BAND_FIELDS, NORMALIZED
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.streams import open_stream, stream_writer
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import footprint, record_table, tiff_bytes
 from tests.support.server import RangeServer
@@ -74,31 +79,94 @@ def test_equal_input_gives_equal_bytes_whatever_its_order(table: pa.Table, tmp_p
     assert files(tmp_path / "one" / "s2_records") == files(tmp_path / "two" / "s2_records")
 
 
-def test_a_partition_larger_than_memory_gives_the_same_bytes(table: pa.Table, tmp_path: Path) -> None:
-    build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
-    workspace, spec = Workspace.at(str(tmp_path / "s2_records")), CollectionSpec.of(path="", name="s2", enrich_cog=True)
-    parts = files(tmp_path / "s2_records")
-    (tmp_path / "s2_records").rename(tmp_path / "first")
-    for key in workspace.states():
-        stages = {stage: workspace.stage_file(stage, key) for stage in ("normalized_records", "band_metadata")}
-        published = publish_partition(
-            workspace, spec, key, ["B02"], records=stages["normalized_records"], ledger=stages["band_metadata"],
-            sort_bytes=1,
-        )  # fmt: skip
-        assert published.facts.rows == (2 if key == "2024-04" else 1)
-    assert files(tmp_path / "s2_records") == parts
-
-
-def test_a_ledger_of_other_records_is_refused(table: pa.Table, tmp_path: Path) -> None:
-    build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
-    workspace, spec = Workspace.at(str(tmp_path / "s2_records")), CollectionSpec.of(path="", name="s2", enrich_cog=True)
-    path = workspace.stage_file("normalized_records", "2024-04")
-    records = workspace.read_table(path)
+def test_a_partition_larger_than_memory_gives_the_same_bytes(
+    table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    month = [datetime(2024, 5, 1, tzinfo=UTC)] * len(IDS)
+    one = table.set_column(1, "datetime", pa.array(month, pa.timestamp("us", "UTC")))
+    build_from_table(one, name="s2", workspace_dir=tmp_path / "whole", enrich_cog=True)
+    # A record at a time, from where it is sorted on the disk to where it is joined with its header.
+    monkeypatch.setattr(order.RecordSorter.__init__, "__defaults__", (1, 2))
+    monkeypatch.setattr(stages, "BATCH_ROWS", 1)
+    monkeypatch.setattr(stages, "_HANDED_BYTES", 0)
+    monkeypatch.setattr(partition, "_JOINED_BYTES", 1)
+    monkeypatch.setattr(store, "GROUP_ROWS", 1)
+    monkeypatch.setattr(store, "_CACHE_BYTES", 0)
+    build_from_table(one, name="s2", workspace_dir=tmp_path / "piecewise", enrich_cog=True)
+    workspace = Workspace.at(str(tmp_path / "piecewise" / "s2_records"))
+    records = open_stream(workspace, workspace.stage_file(NORMALIZED, "2024-05"))
     assert records is not None
-    workspace.write_table(path, records.slice(1))
+    assert [message.rows for message in records.messages] == [1] * len(IDS)
+    assert files(tmp_path / "piecewise" / "s2_records") == files(tmp_path / "whole" / "s2_records")
+
+
+def spoiled(tmp_path: Path, table: pa.Table, keep: slice) -> Build:
+    """A build whose normalized records of April are not those that its ledger was made of."""
+    build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    spec = CollectionSpec.of(path="", name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    workspace = Workspace.of(spec)
+    path = workspace.stage_file(NORMALIZED, "2024-04")
+    stream = open_stream(workspace, path)
+    assert stream is not None
+    records = pa.Table.from_batches(stream.batches(), stream.schema)
+    rows = range(records.num_rows)[keep]
+    with stream_writer(workspace, path, stream.schema) as writer:
+        writer.write(records.take(list(rows)))
+        writer.notes = stream.notes
+    return Build(workspace=workspace, spec=spec)
+
+
+@pytest.mark.parametrize("keep", [slice(1, None), slice(1)], ids=["without the first", "without the last"])
+def test_a_ledger_of_other_records_is_refused(table: pa.Table, tmp_path: Path, keep: slice) -> None:
+    build = spoiled(tmp_path, table, keep)
     before = files(tmp_path / "s2_records")
-    with pytest.raises(CollectionError, match=r"not made from these records: 'c'.*build band_metadata again"):
-        run_collection(workspace, spec, "2024-04")
+    message = r"not made from these records: '[bc]'.*build band_metadata again"
+    with pytest.raises(CollectionError, match=message):
+        run_stage(COLLECTION, build, ["2024-04"])
+    assert files(tmp_path / "s2_records") == before
+
+
+@pytest.mark.parametrize("stage", [NORMALIZED, BANDS])
+def test_a_stage_file_that_is_gone_is_named_and_nothing_is_unpublished(
+    table: pa.Table, tmp_path: Path, stage: str
+) -> None:
+    build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    spec = CollectionSpec.of(path="", name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    workspace = Workspace.of(spec)
+    gone = Path(workspace.stage_file(stage, "2024-04"))
+    gone.unlink()
+    before = files(tmp_path / "s2_records")
+    with pytest.raises(CollectionError, match=rf"{gone.name} (does not exist|is missing).*build {stage} of"):
+        run_stage(COLLECTION, Build(workspace=workspace, spec=spec), ["2024-04"])
+    assert files(tmp_path / "s2_records") == before
+    assert len(load(tmp_path / "s2_records", verify="full")) == len(IDS)
+
+
+@pytest.mark.parametrize(("stage", "needs"), [("normalized_records", "raw_records"), (BANDS, NORMALIZED)])
+def test_a_stage_whose_input_is_gone_says_so(table: pa.Table, tmp_path: Path, stage: str, needs: str) -> None:
+    build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    spec = CollectionSpec.of(path="", name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    workspace = Workspace.of(spec)
+    Path(workspace.stage_file(needs, "2024-04")).unlink()
+    made = files(tmp_path / "s2_stages" / stage)
+    with pytest.raises(CollectionError, match=rf"{needs}/2024-04.arrows does not exist, though the source has"):
+        run_stage(stage, Build(workspace=workspace, spec=spec, backend=create_backend()), ["2024-04"])
+    assert files(tmp_path / "s2_stages" / stage) == made
+
+
+@pytest.mark.parametrize("damage", ["gone", "short", "flipped"])
+def test_a_header_file_that_is_not_what_was_written_is_named(table: pa.Table, tmp_path: Path, damage: str) -> None:
+    build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    spec = CollectionSpec.of(path="", name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    (path,) = (tmp_path / "s2_stages" / "headers" / "2024-04").glob("*.arrows")
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-100] if damage == "short" else content[:2000] + b"?" + content[2001:])
+    before = files(tmp_path / "s2_records")
+    with pytest.raises(CollectionError, match=path.name):
+        run_stage(COLLECTION, Build(workspace=Workspace.of(spec), spec=spec), ["2024-04"])
     assert files(tmp_path / "s2_records") == before
 
 

@@ -12,8 +12,8 @@ import shapely
 from rasteret_assets.errors import BandNotFoundError, InvalidRecordError
 from rasteret_assets.records.normalize import NormalizedRecords, normalize_records
 from rasteret_assets.schema import RECORD_FIELDS
-from rasteret_assets.source.open import open_source
-from rasteret_assets.source.profile import partition_batches, profile_source
+from rasteret_assets.source.open import Source, open_source
+from rasteret_assets.source.profile import SourceProfile, parts_of, profile_source, scan_parts
 from rasteret_assets.spec import CollectionSpec
 from tests.support.rasters import record_table
 
@@ -25,6 +25,14 @@ def normalized(table: pa.Table, **values: object) -> NormalizedRecords:
     spec = CollectionSpec.of(path="t", **values)
     source = open_source(table, spec)
     return normalize_records(source.table(), spec, profile_source(source, spec))
+
+
+def scanned(
+    source: Source, spec: CollectionSpec, profile: SourceProfile, keys: set[str]
+) -> list[tuple[str, pa.RecordBatch]]:
+    """The raw rows of some partitions."""
+    found = scan_parts(source, spec, profile, parts_of(source, profile, keys))
+    return [(key, rows) for _, key, rows in found]
 
 
 def test_contract_columns_have_their_types_and_user_columns_survive() -> None:
@@ -109,7 +117,7 @@ def test_a_conflict_across_months_is_judged_the_same_in_each() -> None:
     source = open_source(pa.concat_tables([TABLE, other]), spec)
     profile = profile_source(source, spec)
     assert profile.conflicting_ids == ("a",)
-    for key, rows in partition_batches(source, spec, profile, set(profile.partitions)):
+    for key, rows in scanned(source, spec, profile, {*profile.partitions}):
         result = normalize_records(pa.Table.from_batches([rows]), spec, profile)
         assert "a" not in result.records["id"].to_pylist(), key
 
@@ -128,12 +136,10 @@ def test_partitions_hold_every_row_once() -> None:
     spec = CollectionSpec.of(path="t")
     source = open_source(TABLE.set_column(1, "datetime", pa.array(["2024-01-05", None, "1850-12-31"])), spec)
     profile = profile_source(source, spec)
-    parts = {
-        key: rows["id"].to_pylist() for key, rows in partition_batches(source, spec, profile, {*profile.partitions})
-    }
+    parts = {key: rows["id"].to_pylist() for key, rows in scanned(source, spec, profile, {*profile.partitions})}
     assert parts == {"1850-12": ["c"], "2024-01": ["a"], "undated": ["b"]}
-    assert [key for key, _ in partition_batches(source, spec, profile, {"2024-01"})] == ["2024-01"]
-    assert not list(partition_batches(source, spec, profile, {"2023-01"}))
+    assert [key for key, _ in scanned(source, spec, profile, {"2024-01"})] == ["2024-01"]
+    assert not scanned(source, spec, profile, {"2023-01"})
 
 
 def test_bands_are_the_rasters_unless_chosen() -> None:
