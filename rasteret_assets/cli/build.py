@@ -225,8 +225,9 @@ def _by_graph(
     from rasteret_assets.source.stored import load_profile, open_known
     from rasteret_assets.storage.commit import verified_states
 
-    workspace = workspace_of(spec)
-    profile = load_profile(workspace, open_known(workspace, spec.path, spec), spec)
+    workspace, trust_stored = workspace_of(spec), not (force or spec.force)
+    source = open_known(workspace, spec.path, spec, trust_stored=trust_stored)
+    profile = load_profile(workspace, source, spec, trust_stored=trust_stored)
     states = verified_states(workspace)
     refuse_unknown(partitions, profile, states)
     reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)

@@ -45,9 +45,10 @@ def raw_records(spec: CollectionSpec) -> dg.AssetsDefinition:
                 deps=[source_key(spec)],
                 description=(
                     "The partition's rows exactly as they were scanned from the source, after projection and filter. "
-                    "Nothing is renamed or repaired here: this is the evidence of what the provider said."
+                    "Nothing is renamed or repaired here: this is the evidence of what the provider said. "
+                    "`rasteret-assets show` prints the rows."
                 ),
-                kinds={"parquet"},
+                kinds={"arrow"},
             )
         ],
         backfill_policy=_in_ranges(),
@@ -57,9 +58,10 @@ def raw_records(spec: CollectionSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         with explained():
             workspace, keys = filesystem.open_workspace(spec), run_partitions(context)
-            build = Build(workspace=workspace, spec=spec, source=filesystem.open_source(spec))
-            results = run_stage(RAW, build, keys)
-        return _reported(context, workspace, spec, RAW, results, forced=options.force)
+            force = options.force or spec.force
+            source = filesystem.open_source(spec, trust_stored=not force)
+            results = run_stage(RAW, Build(workspace=workspace, spec=spec, source=source, force=force), keys)
+        return _reported(context, workspace, spec, RAW, results, forced=force)
 
     return raw_records
 
@@ -79,7 +81,7 @@ def normalized_records(spec: CollectionSpec) -> dg.AssetsDefinition:
                     "latitude with their bbox, the CRS of the raster, assets as a struct. Columns of the provider stay "
                     "beside them."
                 ),
-                kinds={"parquet", "arrow"},
+                kinds={"arrow"},
             ),
             _asset_spec(
                 spec,
@@ -118,9 +120,9 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
                 BANDS,
                 deps=[stage_key(spec, NORMALIZED)],
                 description=(
-                    "One row per record and band: the header of its GeoTIFF (grid, CRS, data type, where each tile "
-                    "lies), or the reason why there is none. It is the cache too: a header is fetched only where it is "
-                    "new, failed before, or the run is forced."
+                    "One row per record and band: where the header of its GeoTIFF is stored (grid, CRS, data type, "
+                    "place of each tile), or why it has none. A header is fetched only where its file is new, where "
+                    "the last try failed for a reason that may pass, or where the run is forced."
                 ),
                 kinds={"parquet", "cog"},
             )
