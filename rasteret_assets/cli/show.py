@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def _document(stage: str, key: str, table: StoredTable | None, rows: int) -> dic
         "path": None if table is None else table.path,
         "rows": 0 if table is None else table.rows,
         "columns": {} if table is None else {field.name: str(field.type) for field in table.schema},
-        "records": [] if table is None else [_public(row) for row in table.head(rows).to_pylist()],
+        "records": [] if table is None else [_public(row, bytes.hex) for row in table.head(rows).to_pylist()],
     }
 
 
@@ -108,26 +109,30 @@ def _print(stage: str, key: str, table: StoredTable | None, rows: int) -> None:
     for number, row in enumerate(shown, 1):
         click.echo(f"\nrow {number}")
         for name, value in row.items():
-            click.echo(printable(f"  {name:{width}}  {_cut(_short(_public(value)), _VALUE)}"))
+            click.echo(printable(f"  {name:{width}}  {_cut(_short(_public(value, _size)), _VALUE)}"))
     if len(shown) < table.rows:
         click.echo(f"\n... and {table.rows - len(shown)} more: --rows shows more of them")
 
 
-def _public(value: Any) -> Any:
-    """A value without what an address in it would grant, at any depth."""
+def _public(value: Any, binary: Callable[[bytes], str]) -> Any:
+    """Return a value without what would grant access in its addresses, and with its bytes as text, at any depth."""
     from rasteret_assets.storage.urls import redact_text
 
     if isinstance(value, str):
         return redact_text(value)
     if isinstance(value, bytes):
-        return value.hex()
+        return binary(value)
     if isinstance(value, dict):
-        return {name: _public(item) for name, item in value.items()}
-    return [_public(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: _public(item, binary) for name, item in value.items()}
+    return [_public(item, binary) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _size(value: bytes) -> str:
+    return f"{len(value)} bytes"
 
 
 def _short(value: Any) -> str:
-    """A value in one line for people: nulls of a struct and most items of a list are left out."""
+    """Return a value in one line for people; nulls of a struct and most items of a list are left out."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {_short(item)}" for name, item in value.items() if item is not None) + "}"
     if isinstance(value, list):

@@ -63,6 +63,10 @@ def list_unused(workspace: Workspace, key: str, ids: Callable[[], pa.ChunkedArra
     store = HeaderStore(workspace, key)
     path = f"{store.folder}/{_UNUSED}"
     places = pa.concat_tables(lost).combine_chunks()
+    # Of files that somebody deleted nothing can be lent.
+    places = places.filter(pc.is_in(places[HEADER_FILE], pa.array(store.names, pa.string())))
+    if not places.num_rows:
+        return
     if (before := workspace.read_table(path)) is not None:
         before = before.filter(pc.is_in(before[HEADER_FILE], pa.array(store.names, pa.string())))
         listed = np.isin(_numbers(places, store), _numbers(before, store))
