@@ -18,7 +18,7 @@ from rasteret_assets.cli.show import show
 
 
 class _InOrder(click.Group):
-    """Lists commands in the order in which they are used."""
+    """A group that lists its commands in the order in which they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx

@@ -48,7 +48,7 @@ class S3Settings(S3Resource):
     )  # fmt: skip
 
     def get_object_to_set_on_execution_context(self) -> Any:
-        """This resource itself, not dagster-aws' boto3 client."""
+        """Return this resource itself, not dagster-aws' boto3 client."""
         return self
 
     def arrow_filesystem(self, bucket: str) -> pafs.S3FileSystem:

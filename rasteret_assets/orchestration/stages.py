@@ -34,7 +34,7 @@ HEADER_POOL = "cog_headers"
 
 
 def raw_records(spec: CollectionSpec) -> dg.AssetsDefinition:
-    """Stage 1: the partition's rows as the provider wrote them."""
+    """Return the asset of stage 1: the partition's rows as the provider wrote them."""
 
     @dg.multi_asset(
         name=_op_name(spec, RAW),
@@ -67,7 +67,7 @@ def raw_records(spec: CollectionSpec) -> dg.AssetsDefinition:
 
 
 def normalized_records(spec: CollectionSpec) -> dg.AssetsDefinition:
-    """Stage 2: the record contract, and beside it the rows that cannot be brought under it."""
+    """Return the assets of stage 2: records under the contract, and the rows that break it."""
 
     @dg.multi_asset(
         name=_op_name(spec, NORMALIZED),
@@ -110,7 +110,7 @@ def normalized_records(spec: CollectionSpec) -> dg.AssetsDefinition:
 
 
 def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
-    """Stage 3: the headers of the files."""
+    """Return the asset of stage 3: the headers of the files."""
 
     @dg.multi_asset(
         name=_op_name(spec, BANDS),
@@ -157,7 +157,7 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
 
 
 def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
-    """Stage 4: the published collection."""
+    """Return the asset of stage 4: the published collection."""
     hours = spec.graph.fresh_within_hours
 
     @dg.multi_asset(
@@ -204,7 +204,7 @@ def _op_name(spec: CollectionSpec, stage: str) -> str:
 
 
 def _asset_spec(spec: CollectionSpec, stage: str, **values: Any) -> dg.AssetSpec:
-    """``dg.AssetSpec`` with what all stages have in common."""
+    """Return an asset spec with the values that all stages have in common."""
     return dg.AssetSpec(
         key=stage_key(spec, stage),
         partitions_def=partitions_of(spec),
@@ -282,5 +282,5 @@ def _reported(
 
 
 def _data_version(results: Sequence[StageResult]) -> dg.DataVersion | None:
-    """None in a range: one data version would go to all its partitions (dagster #34013), so Dagster makes its own."""
+    """Return the version of one partition; None for a range, all of which Dagster would give it (dagster #34013)."""
     return dg.DataVersion(results[0].version) if len(results) == 1 else None

@@ -149,7 +149,9 @@ def _mapped(hrefs: pa.Array, function: Callable[[str], str], marks: str) -> pa.A
     if not _holds_one_of(hrefs, marks):
         return hrefs
     # Other texts, such as media types, hold these characters too.
-    suspect = pc.match_substring_regex(hrefs, rf"(?s)^[A-Za-z][A-Za-z0-9+.-]*://.*[{marks}]").fill_null(fill_value=False)
+    suspect = pc.match_substring_regex(hrefs, rf"(?s)^[A-Za-z][A-Za-z0-9+.-]*://.*[{marks}]").fill_null(
+        fill_value=False
+    )
     # Only these rows are walked: parsing a query has no Arrow kernel.
     made = pa.array([function(href) for href in hrefs.filter(suspect).to_pylist()], hrefs.type)
     return pc.replace_with_mask(hrefs, suspect, made)
