@@ -186,7 +186,7 @@ def test_wrong_usage_exits_with_two(project: Project) -> None:
         assert (result.exit_code, message in result.stderr) == (2, True), result.output
     project.declaration.unlink()
     project.declaration.parent.rmdir()
-    assert "collections is no folder" in run("plan").stderr
+    assert "collections is not a folder" in run("plan").stderr
 
 
 def test_errors_are_one_line_and_exit_with_one(project: Project) -> None:

@@ -1,8 +1,9 @@
-"""The examples of the documentation, run from top to bottom over a small published collection."""
+"""The examples of the documentation and of the README, run over a small published collection."""
 
 from __future__ import annotations
 
 import datetime as dt
+import doctest
 import re
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from affine import Affine
 from rasterio.warp import transform_bounds
 
 from rasteret_assets import build_from_table
+from tests.support.rasters import record_table, tiff_bytes
+from tests.support.server import RangeServer
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 SIDE, LEFT, TOP = 900, 500_000.0, 5_400_000.0
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
@@ -48,14 +52,31 @@ def scenes(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["reading.md", "schema.md"])
-def test_examples_run(scenes: Path, page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(("page", "examples"), [("reading.md", 10), ("schema.md", 3), ("layout.md", 1)])
+def test_examples_run(
+    scenes: Path, page: str, examples: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.chdir(scenes)
     text = (DOCS / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) > 2
+    assert len(blocks) == examples
     namespace: dict[str, object] = {}
     for block in blocks:
         line = text[: text.index(block)].count("\n")
         exec(compile("\n" * line + block, str(DOCS / page), "exec"), namespace)
     assert capsys.readouterr().out
+
+
+def test_the_missing_file_of_the_readme_is_in_the_ledger(tmp_path: Path, server: RangeServer) -> None:
+    server.objects["/B08.tif"] = tiff_bytes()
+    hrefs = {band: [f"{server.url}/{band}.tif?sig=secret"] for band in ("B04", "B08")}
+    table = record_table(["S2A_T32"], hrefs)
+    build_from_table(table, name="sentinel2", workspace_dir=tmp_path, enrich_cog=True)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (session,) = re.findall(r"```python\n(>>> .*?)```", text, flags=re.DOTALL)
+    for written, here in (("/data/index/", f"{tmp_path}/"), ("https://mirror.example/", f"{server.url}/")):
+        assert written in session
+        session = session.replace(written, here)
+    runner = doctest.DocTestRunner()
+    runner.run(doctest.DocTestParser().get_doctest(session, {}, "README.md", "README.md", 0))
+    assert runner.summarize(verbose=False) == (0, 3)

@@ -14,10 +14,11 @@ from rasteret_assets.cli.demo import demo
 from rasteret_assets.cli.failures import failures
 from rasteret_assets.cli.info import info
 from rasteret_assets.cli.init import init
+from rasteret_assets.cli.show import show
 
 
 class _InOrder(click.Group):
-    """Lists commands in the order in which they are used."""
+    """A group that lists its commands in the order in which they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -30,5 +31,5 @@ def main() -> None:
     """Keep a Parquet index of cloud GeoTIFF headers right."""
 
 
-for _command in (demo, init, plan, build, status, failures, check, info, discover):
+for _command in (demo, init, plan, build, status, failures, check, info, show, discover):
     main.add_command(_command)

@@ -171,7 +171,7 @@ def discover(*, folder: Path | None, as_json: bool) -> None:
 
 @contextmanager
 def _told_of_interrupts() -> Iterator[None]:
-    """End with what an interrupted build leaves, and with the exit code that shells give to one."""
+    """End an interrupted command with the exit code of shells, and say that headers are kept."""
     try:
         yield
     except KeyboardInterrupt:
@@ -180,10 +180,10 @@ def _told_of_interrupts() -> Iterator[None]:
 
 
 def _asked(specs: Sequence[CollectionSpec], partitions: Sequence[str]) -> dict[str, list[str]]:
-    """The partitions to look at, by collection; of several collections each gets those that it has.
+    """Return the partitions to look at, by collection; of several collections each gets those that it has.
 
     Raises:
-        UsageError: if none of several has one of them; a single one refuses by itself what it has not.
+        UsageError: if none of several collections has a partition. (With one collection, the build itself refuses.)
     """
     if not partitions:
         return {}
@@ -225,8 +225,9 @@ def _by_graph(
     from rasteret_assets.source.stored import load_profile, open_known
     from rasteret_assets.storage.commit import verified_states
 
-    workspace = workspace_of(spec)
-    profile = load_profile(workspace, open_known(workspace, spec.path, spec), spec)
+    workspace, trust_stored = workspace_of(spec), not (force or spec.force)
+    source = open_known(workspace, spec.path, spec, trust_stored=trust_stored)
+    profile = load_profile(workspace, source, spec, trust_stored=trust_stored)
     states = verified_states(workspace)
     refuse_unknown(partitions, profile, states)
     reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
@@ -274,7 +275,7 @@ def _status(spec: CollectionSpec, instance: dg.DagsterInstance | None) -> dict[s
 
 
 def _last_run(spec: CollectionSpec, instance: dg.DagsterInstance) -> str | None:
-    """Status and end of the collection's last run on an instance."""
+    """Return status and end of the collection's last run on an instance."""
     import dagster as dg
 
     from rasteret_assets.orchestration.jobs import COLLECTION_TAG

@@ -42,7 +42,7 @@ partition_option = click.option(
 
 
 def in_one_line(command: Callable[P, None]) -> Callable[P, None]:
-    """What the package raises on purpose, and errors of files, end a command with one line on stderr and code 1."""
+    """End a command with one line on stderr and code 1 where the package or a file raises an error."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -64,7 +64,7 @@ def in_one_line(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def declared(names: Sequence[str], folder: Path | None) -> list[CollectionSpec]:
-    """Collections by YAML file or by name; all of the folder when none is named.
+    """Return collections by YAML file or by name; all of the folder when none is named.
 
     Raises:
         UsageError: if there is no such file, name or folder.
@@ -79,7 +79,7 @@ def declared(names: Sequence[str], folder: Path | None) -> list[CollectionSpec]:
     folder = folder or declarations()
     if not folder.is_dir():
         raise click.UsageError(
-            f"{folder} is no folder: name a YAML file, or the folder that declares the collections with --collections"
+            f"{folder} is not a folder: name a YAML file, or the folder of the declarations with --collections"
         )
     known = {spec.name: spec for spec in read_specs(folder)}
     if not known:
@@ -94,14 +94,14 @@ def declared(names: Sequence[str], folder: Path | None) -> list[CollectionSpec]:
 
 
 def declarations() -> Path:
-    """The folder of declarations where none is given."""
+    """Return the folder of declarations where none is given."""
     from rasteret_assets.declare import COLLECTIONS_VARIABLE
 
     return Path(os.environ.get(COLLECTIONS_VARIABLE) or "collections")
 
 
 def published_place(given: str) -> str:
-    """Where a collection is published: as it was given, or as its declaration says, by file or by name."""
+    """Return where a collection is published: the place given, or that of a declaration by file or name."""
     from rasteret_assets.declare import read_spec, read_specs
 
     if given.lower().endswith((".yaml", ".yml")):
@@ -113,7 +113,7 @@ def published_place(given: str) -> str:
 
 
 def workspace_of(spec: CollectionSpec) -> Workspace:
-    """Where a declared collection lies."""
+    """Return the workspace of a declared collection."""
     from rasteret_assets.storage.workspace import Workspace
 
     return Workspace.of(spec)
@@ -121,7 +121,7 @@ def workspace_of(spec: CollectionSpec) -> Workspace:
 
 @contextmanager
 def dagster_instance() -> Iterator[dg.DagsterInstance | None]:
-    """The Dagster instance of DAGSTER_HOME; None where that is not set."""
+    """Open the Dagster instance of DAGSTER_HOME; yield None where DAGSTER_HOME is not set."""
     if not os.environ.get("DAGSTER_HOME"):
         yield None
         return
@@ -132,19 +132,19 @@ def dagster_instance() -> Iterator[dg.DagsterInstance | None]:
 
 
 def print_json(document: Any) -> None:
-    """A result as one JSON document on stdout."""
+    """Print a result as one JSON document on stdout."""
     click.echo(json.dumps(document, indent=1, default=_plain))
 
 
 def console_of_stdout() -> Console:
-    """Where tables for people go. A terminal wraps; in a file or a pipe a row stays a line, for grep and cut."""
+    """Return the console for people. A terminal wraps; in a file or a pipe a row stays a line, for grep and cut."""
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Rows as a table; numbers to the right."""
+    """Print rows as a table; numbers to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -159,7 +159,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def printable(text: str) -> str:
-    """Text of strangers without what a terminal would obey: escape sequences, line ends."""
+    """Return text without what a terminal would obey: escape sequences, line ends."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

@@ -53,7 +53,7 @@ def failures(
 
 
 def _print_failures(found: Failures, limit: int, *, narrowed: bool) -> None:
-    """The report for people: counts by class and host, what helps, and the first failures by name."""
+    """Print the report for people: counts by class and host, what helps, and the first failures by name."""
     from rich.text import Text
 
     console = console_of_stdout()

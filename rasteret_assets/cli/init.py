@@ -60,5 +60,5 @@ def init(
 
 
 def _from_here(path: str) -> str:
-    """A path as it was typed, for use elsewhere; URIs as they are."""
+    """Return a typed path as an absolute one; a URI as it is."""
     return path if "://" in path else str(Path(path).expanduser().absolute())

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
@@ -60,19 +61,30 @@ def list_unused(workspace: Workspace, key: str, ids: Callable[[], pa.ChunkedArra
     if not lost:
         return
     store = HeaderStore(workspace, key)
-    # A file that was damaged, and so was deleted, lends nothing.
+    path = f"{store.folder}/{_UNUSED}"
     places = pa.concat_tables(lost).combine_chunks()
+    # Of files that somebody deleted nothing can be lent.
     places = places.filter(pc.is_in(places[HEADER_FILE], pa.array(store.names, pa.string())))
+    if not places.num_rows:
+        return
+    if (before := workspace.read_table(path)) is not None:
+        before = before.filter(pc.is_in(before[HEADER_FILE], pa.array(store.names, pa.string())))
+        listed = np.isin(_numbers(places, store), _numbers(before, store))
+        if listed.all():
+            return
+        places = places.filter(pa.array(~listed))
     encoded = places[HEADER_FILE].combine_chunks().dictionary_encode()
     names, files = encoded.dictionary.to_pylist(), np.asarray(encoded.indices, np.int64)
     with HeaderReader(workspace, store, KEY_COLUMNS) as reader:
         keys = reader.take(names, files, np.asarray(places[HEADER_ROW], np.int64))
     rows = pa.table([*keys.columns, *places.columns], _SCHEMA)
-    path = f"{store.folder}/{_UNUSED}"
-    if (before := workspace.read_table(path)) is not None:
-        there = pc.is_in(before[HEADER_FILE], pa.array(store.names, pa.string()))
-        rows = pa.concat_tables([before.filter(there), rows])
-    workspace.write_table(path, rows, **_OPTIONS)
+    workspace.write_table(path, rows if before is None else pa.concat_tables([before, rows]), **_OPTIONS)
+
+
+def _numbers(places: pa.Table, store: HeaderStore) -> npt.NDArray[np.int64]:
+    """Return a number for each place that stands for its file, of those of a store, and its row."""
+    files = pc.fill_null(pc.index_in(places[HEADER_FILE], value_set=pa.array(store.names, pa.string())), -1)
+    return np.asarray(files, np.int64) << 32 | np.asarray(places[HEADER_ROW], np.int64)
 
 
 class Lender:
@@ -83,13 +95,22 @@ class Lender:
         key: of the partition that needs them.
         writer: of its store.
         index: of its store; learns what is copied.
+        prepare: called before the lists of other partitions are looked for, so that it may complete them.
     """
 
-    def __init__(self, workspace: Workspace, key: str, writer: HeaderFileWriter, index: HeaderIndex) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        key: str,
+        writer: HeaderFileWriter,
+        index: HeaderIndex,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
         self._workspace = workspace
         self._key = key
         self._writer = writer
         self._index = index
+        self._prepare = prepare
         self._lists: list[str] | None = None
 
     def lend(self, targets: pa.Table) -> bool:
@@ -102,6 +123,7 @@ class Lender:
             CollectionError: if a file of another partition is damaged.
         """
         if self._lists is None:
+            self._prepare()
             self._lists = self._unused_lists()
         lent = False
         for path in self._lists:

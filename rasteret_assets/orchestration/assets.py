@@ -18,7 +18,7 @@ from rasteret_assets.spec import CollectionSpec
 
 
 def collection_assets(spec: CollectionSpec) -> dg.Definitions:
-    """Everything Dagster needs to know about one collection, except the resources.
+    """Return all definitions of one collection except the resources.
 
     Args:
         spec: of the collection; it must have a name.
@@ -48,7 +48,7 @@ def collection_assets(spec: CollectionSpec) -> dg.Definitions:
 
 @contextmanager
 def _beta_accepted() -> Iterator[None]:
-    """No beta warnings (observable sources, backfill policies): who loads a collection can do nothing about them."""
+    """Silence Dagster's beta warnings (observable sources, backfill policies), which a user cannot act on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
         yield

@@ -33,7 +33,7 @@ def build_definitions(
     project_dir: str | Path | None = None,
     resources: Mapping[str, Any] | None = None,
 ) -> dg.Definitions:
-    """Definitions of all declared collections.
+    """Return the definitions of all declared collections.
 
     Args:
         specs: collections; those declared in YAML files when omitted.
@@ -63,7 +63,7 @@ def build_definitions(
 
 
 def _check_names(specs: Sequence[CollectionSpec]) -> None:
-    """Refuse collections that Dagster could not tell apart."""
+    """Refuse collections whose names are equal in Dagster."""
     counted = Counter(identifier(spec.name) for spec in specs)
     if double := sorted(spec.name for spec in specs if counted[identifier(spec.name)] > 1):
         raise SpecError(

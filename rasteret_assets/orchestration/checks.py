@@ -27,9 +27,9 @@ _NOT_REACHED = "not looked at, because an earlier check of this table failed"
 
 
 def check_specs(spec: CollectionSpec, *stages: str) -> list[dg.AssetCheckSpec]:
-    """The checks of some stages of a collection, as Dagster declares them."""
+    """Return the declarations of the checks of some stages of a collection."""
     with warnings.catch_warnings():
-        # Partitions of checks are a preview in Dagster 1.13; who loads a collection can do nothing about it.
+        # Because partitions of checks are a preview in Dagster 1.13, which a user cannot act on.
         warnings.simplefilter("ignore", dg.PreviewWarning)
         return [
             dg.AssetCheckSpec(
@@ -75,7 +75,7 @@ def stage_results(
 
 
 def published_checks(spec: CollectionSpec) -> dg.AssetChecksDefinition:
-    """The checks of the published collection, which can be run at any time by themselves."""
+    """Return the checks of the published collection, which can be run without building it."""
 
     @dg.multi_asset_check(
         name=f"{identifier(spec.name)}_published_checks",
@@ -99,7 +99,7 @@ def _result(check: Check, asset: dg.AssetKey, found: Mapping[str, Finding]) -> d
 
 
 def _outcome(check: Check, found: Mapping[str, Finding]) -> dict[str, Any]:
-    """``passed``, ``severity``, ``description`` and ``metadata`` of one check of one partition."""
+    """Return ``passed``, ``severity``, ``description`` and ``metadata`` of one check of one partition."""
     finding = found.get(check.name)
     if finding is None:
         text = _NOT_REACHED if found else _GONE

@@ -37,7 +37,7 @@ _ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 def _describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Puts the descriptions of a class docstring into its JSON schema, for editors and ``dg utils``."""
+    """Put the descriptions of a class docstring into its JSON schema, for editors and ``dg utils``."""
     documented = {
         name: " ".join(text.replace("``", "`").split())
         for base in reversed(model.__mro__)
@@ -87,12 +87,12 @@ class CollectionAttributes(CollectionSpec):
 
     @property
     def given(self) -> dict[str, Any]:
-        """The attributes as they were written, templates included."""
+        """Return the attributes as they were written, with their templates."""
         return self._given
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The schema that editors and ``dg check yaml`` go by."""
+        """Return the JSON schema that editors and ``dg check yaml`` use."""
         schema = super().model_json_schema(*args, **kwargs)
         _admit_templates(schema)
         return schema
@@ -127,7 +127,7 @@ class RasterCollectionScaffolder(dg.Scaffolder[ScaffoldParams]):
 
     @classmethod
     def get_scaffold_params(cls) -> type[ScaffoldParams]:
-        """Options of the command."""
+        """Return the class of the command's options."""
         return ScaffoldParams
 
     def scaffold(self, request: dg.ScaffoldRequest[ScaffoldParams]) -> None:
@@ -156,12 +156,12 @@ class RasterCollection(dg.Component):
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
-        """The schema of ``attributes:``."""
+        """Return the class that describes ``attributes:``."""
         return CollectionAttributes
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "RasterCollection":
-        """A component from its ``defs.yaml``; ``{{ env.NAME }}`` is resolved, relative paths start at the file."""
+        """Return the component of a ``defs.yaml``: templates are filled in, relative paths start at the file."""
         given = attributes.given if isinstance(attributes, CollectionAttributes) else {}
         values: dict[str, Any] = context.resolution_context.resolve_value(given, as_type=dict)
         own_resources = _SWITCH.validate_python(values.pop("own_resources", False))
@@ -171,7 +171,7 @@ class RasterCollection(dg.Component):
         return cls(CollectionSpec.of(**{"name": context.path.name, **values}), own_resources=own_resources)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The definitions of the collection."""
+        """Return the definitions of the collection."""
         del context
         resources = {} if self.own_resources else _SHARED_RESOURCES
         return dg.Definitions.merge(collection_assets(self.spec), dg.Definitions(resources=resources))

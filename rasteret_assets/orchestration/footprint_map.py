@@ -45,7 +45,7 @@ class _Frame:
 
 
 def footprint_map(boxes: _Boxes, lacking: _Mask, title: str) -> str:
-    """The footprints as an SVG document.
+    """Return the footprints as an SVG document.
 
     Args:
         boxes: ``[N, 4]`` of west, south, east, north in degrees; ``west > east`` goes around the antimeridian, and a
@@ -72,7 +72,7 @@ def footprint_map(boxes: _Boxes, lacking: _Mask, title: str) -> str:
 
 
 def as_markdown(svg: str, alternative: str) -> str:
-    """An SVG document as an inline image of Markdown."""
+    """Return an SVG document as an inline image of Markdown."""
     return picture(alternative, "image/svg+xml", base64.b64encode(svg.encode()).decode())
 
 
@@ -94,7 +94,7 @@ def _unrolled(boxes: _Boxes) -> _Boxes:
 
 
 def _frame(boxes: _Boxes) -> _Frame:
-    """The extent of the boxes with a margin, in the shape of the picture; the whole Earth where there are none."""
+    """Return the extent of some boxes with a margin, in the shape of the picture; of no box the whole Earth."""
     if not len(boxes):
         return _Frame(-180, -90, 180, 90)
     west, south = boxes[:, :2].min(axis=0)
@@ -146,7 +146,7 @@ def _cells(frame: _Frame, boxes: _Boxes) -> str:
 
 
 def _graticule(frame: _Frame) -> list[str]:
-    """Meridians and parallels at round degrees, labelled at the edge."""
+    """Return meridians and parallels at round degrees, labelled at the edge, as SVG."""
     lines = []
     bottom, right = _HEIGHT - _MARGIN, _WIDTH - _MARGIN
     for lon in _round_degrees(frame.west, frame.east):
@@ -171,7 +171,7 @@ def _degrees(value: float, positive: str, negative: str) -> str:
 
 
 def _inset(frame: _Frame) -> str:
-    """Where on Earth that is: the extent in a frame of the whole world."""
+    """Return a small map of the world with the extent in it, as SVG."""
     width, height = 72, 36
     x0, y0 = _WIDTH - width - 4, 4
     middle = ((frame.west + frame.east) / 2 + 180) % 360 - 180

@@ -16,7 +16,7 @@ COLLECTION_TAG, REASON_TAG = "rasteret_assets/collection", "rasteret_assets/reas
 
 
 def jobs_of(spec: CollectionSpec) -> list[Any]:
-    """The three jobs of a collection."""
+    """Return the three jobs of a collection."""
     return [
         _job(spec, build_job_name(spec), f"All stages of {spec.name}, for one partition or a range of them."),
         _job(

@@ -15,6 +15,7 @@ from rasteret_assets.schema import (
     CRS,
     DATETIME,
     GEOMETRY,
+    HEADER_ROW,
     NORMALIZED,
     PROJ_EPSG,
     RAW,
@@ -27,7 +28,7 @@ _DERIVED = {BBOX: GEOMETRY, CRS: "proj:wkt2", PROJ_EPSG: "proj:code"}
 
 
 def column_lineage(spec: CollectionSpec, stage: str, schema: pa.Schema) -> dg.TableColumnLineage | None:
-    """The lineage of a stage's columns; None for the ledger, whose columns come from files."""
+    """Return the lineage of a stage's columns; None for the ledger, whose columns come from files."""
     if stage == RAW:
         deps = {name: [(source_key(spec), name)] for name in schema.names}
     elif stage == NORMALIZED:
@@ -56,8 +57,8 @@ def _published(spec: CollectionSpec, schema: pa.Schema) -> Iterator[tuple[str, l
     headers, records = stage_key(spec, BANDS), stage_key(spec, NORMALIZED)
     for field in schema:
         if is_band_field(field):
-            yield field.name, [(headers, "header")]
+            yield field.name, [(headers, HEADER_ROW)]
         elif field.name in (CRS, PROJ_EPSG):
-            yield field.name, [(records, field.name), (headers, "header")]
+            yield field.name, [(records, field.name), (headers, HEADER_ROW)]
         else:
             yield field.name, [(records, field.name)]

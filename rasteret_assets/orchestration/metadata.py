@@ -40,7 +40,7 @@ def stage_metadata(
     *,
     forced: bool,
 ) -> dict[str, Any]:
-    """Metadata of one partition of one stage."""
+    """Return the metadata of one partition of one stage."""
     metadata: dict[str, Any] = {ROW_COUNT: result.rows, **result.counts}
     if forced:
         metadata["forced"] = True
@@ -59,7 +59,7 @@ def stage_metadata(
 
 
 def rejected_metadata(workspace: Workspace, spec: CollectionSpec, key: str) -> dict[str, Any]:
-    """Metadata of a partition's rejected records: how many, why, and the first of them."""
+    """Return the metadata of a partition's rejected records: how many, why, and the first of them."""
     path = workspace.stage_file(REJECTED, key)
     rejected = workspace.read_table(path)
     if rejected is None:
@@ -81,7 +81,7 @@ def rejected_metadata(workspace: Workspace, spec: CollectionSpec, key: str) -> d
 
 
 def counts_of(metadata: Mapping[str, dg.MetadataValue]) -> dict[str, Any]:
-    """The plain values of :func:`stage_metadata`: numbers, texts and flags, with the row count under ``rows``."""
+    """Return numbers, texts and flags of :func:`stage_metadata`, with the row count under ``rows``."""
     plain = {
         name: item.value
         for name, item in metadata.items()
@@ -91,7 +91,7 @@ def counts_of(metadata: Mapping[str, dg.MetadataValue]) -> dict[str, Any]:
 
 
 def column_schema(schema: pa.Schema) -> dg.TableSchema:
-    """An Arrow schema for Dagster's catalog page."""
+    """Return an Arrow schema for Dagster's catalog page."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -105,7 +105,7 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
 
 
 def _fetch_metadata(instance: dg.DagsterInstance, spec: CollectionSpec, result: StageResult) -> dict[str, Any]:
-    """Rates, failures by class, and what reuse saved."""
+    """Return rates of fetching, failures by class, and what reused headers saved."""
     counts, metadata = result.counts, dict[str, Any]()
     fetched, reused = int(counts.get("headers_fetched", 0)), int(counts.get("headers_reused", 0))
     seconds = float(counts.get("seconds", 0.0))
@@ -125,7 +125,7 @@ def _fetch_metadata(instance: dg.DagsterInstance, spec: CollectionSpec, result: 
 
 
 def _cost(instance: dg.DagsterInstance, spec: CollectionSpec, result: StageResult) -> tuple[float, float] | None:
-    """Requests and bytes that a header of this partition takes: as measured now, else when it was last fetched."""
+    """Return requests and bytes per header of a partition, as measured now or when headers were last fetched."""
     fetched = int(result.counts.get("headers_fetched", 0))
     if fetched:
         return tuple(float(result.counts.get(name, 0)) / fetched for name in ("requests", "request_bytes"))  # type: ignore[return-value]
@@ -139,7 +139,7 @@ def _cost(instance: dg.DagsterInstance, spec: CollectionSpec, result: StageResul
 
 
 def _map_metadata(workspace: Workspace, spec: CollectionSpec, result: StageResult) -> dict[str, Any]:
-    """A map of the published footprints, and their extent."""
+    """Return a map of the published footprints, and how many records lack headers."""
     bands = [field.name for field in result.schema or () if is_band_field(field)]
     boxes, lacking = [np.empty((0, 4))], [np.empty(0, bool)]
     # One leaf of a band's struct tells where it is null; the tile tables need not be read.
@@ -174,6 +174,6 @@ def _short(kind: pa.DataType) -> str:
 
 
 def _uri(spec: CollectionSpec, path: str) -> str:
-    """A path on the workspace's filesystem as a person would write it."""
+    """Return a path on the workspace's filesystem as a person would write it."""
     scheme, mark, _ = redact(spec.published_path or "").partition("://")
     return f"{scheme}://{path}" if mark else path

@@ -10,30 +10,30 @@ SOURCE = "source"
 
 
 def identifier(name: str) -> str:
-    """A collection's name as Dagster's names of jobs, sensors and groups allow it: letters, digits and underscores."""
+    """Return a collection's name in the letters, digits and underscores of Dagster's names."""
     return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def source_key(spec: CollectionSpec) -> dg.AssetKey:
-    """Asset key of a collection's record table."""
+    """Return the asset key of a collection's record table."""
     return dg.AssetKey([spec.name, SOURCE])
 
 
 def stage_key(spec: CollectionSpec, stage: str) -> dg.AssetKey:
-    """Asset key of one of the stages."""
+    """Return the asset key of a stage."""
     return dg.AssetKey([spec.name, stage])
 
 
 def build_job_name(spec: CollectionSpec) -> str:
-    """Name of the job that builds partitions of a collection."""
+    """Return the name of the job that builds partitions of a collection."""
     return f"{identifier(spec.name)}_build"
 
 
 def rebuild_job_name(spec: CollectionSpec) -> str:
-    """Name of the job that reads every header of a partition again, and builds it."""
+    """Return the name of the job that reads rows and headers of partitions again, and builds them."""
     return f"{identifier(spec.name)}_rebuild"
 
 
 def revalidate_job_name(spec: CollectionSpec) -> str:
-    """Name of the job that asks whether known files have changed, and builds what has."""
+    """Return the name of the job that asks whether the files of known headers changed."""
     return f"{identifier(spec.name)}_revalidate"

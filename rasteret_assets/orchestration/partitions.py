@@ -28,14 +28,14 @@ def partitions_name(spec: CollectionSpec) -> str:
 
 
 def partitions_of(spec: CollectionSpec) -> dg.DynamicPartitionsDefinition:
-    """The partitions definition of a collection."""
+    """Return the partitions definition of a collection."""
     return dg.DynamicPartitionsDefinition(name=partitions_name(spec))
 
 
 def discover_partitions(
     instance: dg.DagsterInstance, spec: CollectionSpec, profile: SourceProfile, published: Iterable[str] = ()
 ) -> list[str]:
-    """Register the partitions of a source (and those that are ``published`` still), and return all that are registered.
+    """Register the partitions of a source, and those in ``published``; return all that are registered.
 
     Args:
         instance: where they are registered; known ones stay where they are in the order.
@@ -56,7 +56,7 @@ def in_order(keys: Collection[str], of_source: Collection[str]) -> list[str]:
 
 
 def contiguous(order: Sequence[str], keys: Collection[str], most: int) -> list[list[str]]:
-    """``keys`` in groups of at most ``most`` that are neighbours in ``order``, the definition order of the partitions.
+    """Return ``keys`` in groups of at most ``most`` that are neighbours in ``order``, as the partitions are defined.
 
     Dagster's ranges follow the order in which dynamic keys were registered, which need not be the calendar's.
     """
@@ -74,12 +74,12 @@ def contiguous(order: Sequence[str], keys: Collection[str], most: int) -> list[l
 
 
 def selection_tags(group: Sequence[str]) -> dict[str, str]:
-    """Run tags that select a contiguous group of partitions."""
+    """Return the run tags that select a contiguous group of partitions."""
     return {PARTITION: group[0]} if len(group) == 1 else {RANGE_START: group[0], RANGE_END: group[-1]}
 
 
 def selected_keys(run: dg.DagsterRun, order: Sequence[str]) -> list[str]:
-    """The partitions a run was launched for."""
+    """Return the partitions that a run was launched for."""
     tags = run.tags
     if PARTITION in tags:
         return [tags[PARTITION]]
@@ -90,7 +90,7 @@ def selected_keys(run: dg.DagsterRun, order: Sequence[str]) -> list[str]:
 
 
 def run_partitions(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Sequence[str]:
-    """The partitions a step is to build or check.
+    """Return the partitions that a step is to build or check.
 
     Dagster lets a range run succeed that holds no key at all, where its ends are in calendar order but were registered
     the other way round; it would show as materialized what nobody built.

@@ -27,7 +27,7 @@ _EARTH: Final = (-180.0, -90.0, 180.0, 90.0)
 
 
 def preview(workspace: Workspace, path: str, backend: StorageBackend) -> str:
-    """Markdown with the picture of a published file, or why there is none.
+    """Return Markdown with the picture of a published file, or why it has none.
 
     Args:
         workspace: on whose filesystem the file lies.
@@ -77,7 +77,7 @@ def _picture(record: pa.Table, columns: list[str], backend: StorageBackend) -> s
 
 
 def _shown(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """``[bands, rows, columns]`` as ``[rows, columns(, 3)]`` of bytes, from the 2nd to the 98th percentile."""
+    """Return ``[bands, rows, columns]`` as ``[rows, columns(, 3)]`` of bytes, from the 2nd to the 98th percentile."""
     values = np.nan_to_num(np.real(pixels).astype(np.float64), posinf=0, neginf=0)
     low, high = (np.percentile(values, q, axis=(1, 2), keepdims=True) for q in (2, 98))
     stretched = np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1) * 255

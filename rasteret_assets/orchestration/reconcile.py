@@ -77,7 +77,7 @@ class Difference:
         return kept if kept or not self.want.keys().isdisjoint(self.busy) else found
 
     def reason(self, keys: Sequence[str]) -> str:
-        """Why partitions are to be built: ``new``, ``changed``, ``incomplete``, ``vanished``, or several of these."""
+        """Return why partitions are to be built: ``new``, ``changed``, ``incomplete``, ``vanished``, or several."""
         return ", ".join(sorted({self._reason(key) for key in keys}))
 
     def _reason(self, key: str) -> str:
@@ -89,7 +89,7 @@ class Difference:
 
 
 def compare(instance: dg.DagsterInstance, filesystem: FilesystemResource, spec: CollectionSpec) -> Difference:
-    """Look at the source, the instance and what is published.
+    """Compare the source with the instance and with what is published.
 
     Raises:
         SourceError: if the source cannot be read.
@@ -106,14 +106,14 @@ def compare(instance: dg.DagsterInstance, filesystem: FilesystemResource, spec: 
 
 
 def busy_partitions(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[str]:
-    """Partitions that an unfinished run builds."""
+    """Return the partitions that an unfinished run builds."""
     return _partitions_of_runs(instance, spec, dg.RunsFilter(statuses=_UNFINISHED))
 
 
 def build_requests(
     instance: dg.DagsterInstance, spec: CollectionSpec, found: Difference, salt: str
 ) -> list[dg.RunRequest]:
-    """Runs for what is stale: in ranges, but alone where a run failed lately, so that one bad partition stops no other.
+    """Return runs for stale partitions: ranges of them, but a run of its own for each whose run failed lately.
 
     Args:
         instance: which knows the runs that failed.
@@ -137,7 +137,7 @@ def build_requests(
 
 
 def run_request(spec: CollectionSpec, group: Sequence[str], run_key: str | None, reason: str) -> dg.RunRequest:
-    """A run for a contiguous group of partitions."""
+    """Return the request of a run for a contiguous group of partitions."""
     tags = {COLLECTION_TAG: spec.name, REASON_TAG: reason}
     if len(group) == 1:
         return dg.RunRequest(run_key=run_key, partition_key=group[0], tags=tags)
@@ -145,7 +145,7 @@ def run_request(spec: CollectionSpec, group: Sequence[str], run_key: str | None,
 
 
 def observations(spec: CollectionSpec, found: Difference, keys: Sequence[str]) -> list[dg.AssetObservation]:
-    """Events that tell Dagster the source's version of partitions, as an observation run would."""
+    """Return events that tell Dagster the source's version of partitions, as an observation run would."""
     return [
         dg.AssetObservation(source_key(spec), partition=key, tags={"dagster/data_version": found.want[key]})
         for key in keys
@@ -153,7 +153,7 @@ def observations(spec: CollectionSpec, found: Difference, keys: Sequence[str]) -
 
 
 def digest(text: str) -> str:
-    """A short name for a text of any length."""
+    """Return a short hash of a text."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -170,7 +170,7 @@ def _partitions_of_runs(instance: dg.DagsterInstance, spec: CollectionSpec, runs
 
 
 def _groups(order: Sequence[str], stale: Sequence[str], failed: Collection[str]) -> list[list[str]]:
-    """Stale partitions by run."""
+    """Return the stale partitions in groups, one for each run."""
     together = contiguous(order, [key for key in stale if key not in failed], PARTITIONS_PER_RUN)
     alone = [[key] for key in stale if key in failed]
     return sorted([*together, *alone], key=lambda group: order.index(group[0]))

@@ -15,7 +15,7 @@ PROGRESS_INTERVAL_S = 5.0
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Errors of this package as Dagster failures: one sentence in the UI, retried only where that can help."""
+    """Raise errors of this package as Dagster failures: one sentence in the UI, retried where that can help."""
     try:
         yield
     except RasteretAssetsError as error:
@@ -24,14 +24,14 @@ def explained() -> Iterator[None]:
 
 
 def table_metadata(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:
-    """Rows of numbers and texts as a table on the asset's page."""
+    """Return rows of numbers and texts as a table for the asset's page."""
     types = {int: "int", float: "float", bool: "bool"}
     columns = [dg.TableColumn(name, types.get(type(value), "string")) for name, value in rows[0].items()]
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema=dg.TableSchema(columns=columns))
 
 
 def logged_progress(context: dg.AssetExecutionContext, key: str) -> Callable[[HeaderProgress], None]:
-    """A progress callback that writes a line to the run's log every few seconds."""
+    """Return a progress callback that writes a line to the run's log every few seconds."""
     last = time.monotonic()
 
     def report(progress: HeaderProgress) -> None:

@@ -48,11 +48,11 @@ class S3Settings(S3Resource):
     )  # fmt: skip
 
     def get_object_to_set_on_execution_context(self) -> Any:
-        """This resource itself, not dagster-aws' boto3 client."""
+        """Return this resource itself, not dagster-aws' boto3 client."""
         return self
 
     def arrow_filesystem(self, bucket: str) -> pafs.S3FileSystem:
-        """A pyarrow filesystem with these settings; the region of ``bucket`` is looked up where none is set."""
+        """Return a pyarrow filesystem with these settings; the region of ``bucket`` is looked up where none is set."""
         options: dict[str, Any] = {
             "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=self.max_attempts),
             "allow_delayed_open": True,  # small files take one request, not three
@@ -71,7 +71,7 @@ class S3Settings(S3Resource):
         return pafs.S3FileSystem(**options)
 
     def obstore_config(self) -> dict[str, Any]:
-        """These settings as obstore's S3 configuration; empty where nothing is set."""
+        """Return these settings as obstore's S3 configuration; empty where nothing is set."""
         config: dict[str, Any] = {"endpoint": self.endpoint_url, "region": self.region_name}
         if self.use_unsigned_session:
             config["skip_signature"] = True
@@ -81,7 +81,7 @@ class S3Settings(S3Resource):
         return {name: value for name, value in config.items() if value is not None}
 
     def _credentials(self) -> tuple[str, str, str | None] | None:
-        """Key, secret and token: the given ones, or what boto3 finds now (temporary ones are not renewed in a run)."""
+        """Return key, secret and token: those given, or those that boto3 finds now, which a run does not renew."""
         if self.aws_access_key_id:
             return self.aws_access_key_id, self.aws_secret_access_key or "", self.aws_session_token
         found = boto3.session.Session(profile_name=self.profile_name).get_credentials()
@@ -98,7 +98,7 @@ class FilesystemResource(S3Settings):
     """
 
     def filesystem(self, path: str) -> pafs.FileSystem | None:
-        """The filesystem of an ``s3://`` path; None for all others, which local disk and pyarrow's URIs resolve.
+        """Return the filesystem of an ``s3://`` path; None for other paths, which pyarrow resolves by itself.
 
         A URI that carries credentials or options itself (``s3://bucket/key?region=...``) is left to pyarrow.
         """
@@ -108,12 +108,21 @@ class FilesystemResource(S3Settings):
         return self.arrow_filesystem(parts.netloc)
 
     def open_source(self, spec: CollectionSpec, *, trust_stored: bool = True) -> Source:
-        """The record table of a collection; without ``trust_stored`` the footers of all its files are opened."""
+        """Open the record table of a collection; the footers of files that did not change are not read.
+
+        Args:
+            spec: of the collection.
+            trust_stored: whether what the workspace keeps of these footers counts.
+
+        Raises:
+            SourceError: if the table does not exist, or is not Parquet.
+            SpecError: if the spec names no place for the workspace.
+        """
         workspace, filesystem = self.open_workspace(spec), self.filesystem(spec.path)
         return open_known(workspace, spec.path, spec, filesystem, trust_stored=trust_stored)
 
     def open_workspace(self, spec: CollectionSpec) -> Workspace:
-        """Where a collection and its stages lie.
+        """Return the workspace of a collection: where it and its stages lie.
 
         Raises:
             SpecError: if the spec names no place.
@@ -142,7 +151,7 @@ class StorageBackendResource(S3Settings):
     )  # fmt: skip
 
     def backend(self, spec: CollectionSpec) -> StorageBackend:
-        """The backend for a collection's hrefs, with what its ``cloud_config`` says about its buckets."""
+        """Return the backend for a collection's hrefs, with what its ``cloud_config`` says about its buckets."""
         config = {**self.obstore_config(), **({"request_payer": True} if self.requester_pays else {})}
         headers = {**self.headers, **({"Authorization": self.authorization} if self.authorization else {})}
         return create_backend(cloud_config=spec.cloud, default_s3_config=config, headers=headers)
@@ -161,7 +170,7 @@ class BuildOptions(dg.ConfigurableResource[Any]):
 
 
 def default_resources() -> dict[str, Any]:
-    """The resources of a collection's assets, by key: local files and anonymous or environment credentials."""
+    """Return the resources of a collection's assets, by key: local files, credentials of the environment or none."""
     return {
         "filesystem": FilesystemResource(),
         "backend": StorageBackendResource(),

@@ -43,7 +43,7 @@ class Attempt:
 
 
 def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
-    """A sensor that fetches again what failed for a reason that may have passed, ever more rarely while it stays so."""
+    """Return a sensor that fetches headers again that failed for a passing reason, at ever longer intervals."""
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_retry",
@@ -86,7 +86,7 @@ def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
 
 
 def _transient(workspace: Workspace) -> dict[str, int]:
-    """Headers that another try may bring, by published partition."""
+    """Return how many headers another try may bring, by published partition."""
     missing = {
         key: sum(count for name, count in state.get("failures", {}).items() if name in RETRIED_CLASSES)
         for key, state in workspace.states().items()
@@ -95,7 +95,7 @@ def _transient(workspace: Workspace) -> dict[str, int]:
 
 
 def _next(known: Attempt | None, failed: int, now: float) -> tuple[Attempt, bool]:
-    """The state after this tick, and whether the partition is due now.
+    """Return the state after this tick, and whether the partition is due now.
 
     A partition that is seen for the first time has just been built: it waits an hour. One of which fewer are missing
     than before gets on, and is tried soon again.

@@ -21,7 +21,7 @@ from rasteret_assets.spec import CollectionSpec
 
 
 def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
-    """A schedule that does at given times what the sensor does all the time."""
+    """Return a schedule that requests, at given times, the runs that the sensor would request."""
 
     @dg.schedule(
         name=f"{identifier(spec.name)}_refresh_schedule",
@@ -48,7 +48,7 @@ def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
 
 
 def revalidate_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
-    """A schedule that asks whether known files have changed, of every published partition."""
+    """Return a schedule that revalidates the headers of every published partition."""
 
     @dg.schedule(
         name=f"{identifier(spec.name)}_revalidate_schedule",

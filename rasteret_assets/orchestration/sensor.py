@@ -35,16 +35,16 @@ class Cursor:
 
     @classmethod
     def from_text(cls, text: str | None) -> "Cursor":
-        """The cursor Dagster kept; a fresh one at the first tick."""
+        """Return the cursor that Dagster kept; a fresh one at the first tick."""
         return cls(**json.loads(text)) if text else cls(0, {})
 
     def to_text(self) -> str:
-        """The cursor as Dagster keeps it."""
+        """Return the cursor as Dagster keeps it."""
         return json.dumps({"generation": self.generation, "seen": self.seen}, sort_keys=True)
 
 
 def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
-    """A sensor that requests runs for partitions that changed, are new or have vanished.
+    """Return a sensor that requests runs for partitions that changed, are new or have vanished.
 
     Where the collection is built by declarative automation it requests none: it tells Dagster about the source, and
     the conditions on the assets do the rest.
@@ -80,12 +80,12 @@ def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
 
 
 def sensor_status(spec: CollectionSpec) -> dg.DefaultSensorStatus:
-    """Whether the sensors of a collection run without somebody starting them."""
+    """Return whether the sensors of a collection run without somebody starting them."""
     return dg.DefaultSensorStatus.RUNNING if spec.graph.autostart else dg.DefaultSensorStatus.STOPPED
 
 
 def _advance(cursor: Cursor, want: Mapping[str, str], have: Mapping[str, str]) -> tuple[Cursor, list[str]]:
-    """The next cursor, and the partitions whose version is to be observed: once, and not where it is published."""
+    """Return the next cursor, and the partitions whose version is new and not published yet."""
     digests = {key: digest(version) for key, version in want.items()}
     known = {key: digest(version) for key, version in have.items()} | cursor.seen
     changed = sorted(key for key, version in digests.items() if known.get(key) != version)

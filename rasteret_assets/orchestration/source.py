@@ -14,7 +14,7 @@ from rasteret_assets.storage.urls import redact
 
 
 def source_asset(spec: CollectionSpec) -> dg.SourceAsset:
-    """The record table: observing it registers its partitions and notes the version of each."""
+    """Return the asset of the record table: observing it registers partitions and notes their versions."""
 
     @dg.observable_source_asset(
         key=source_key(spec),

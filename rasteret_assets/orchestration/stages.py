@@ -34,7 +34,7 @@ HEADER_POOL = "cog_headers"
 
 
 def raw_records(spec: CollectionSpec) -> dg.AssetsDefinition:
-    """Stage 1: the partition's rows as the provider wrote them."""
+    """Return the asset of stage 1: the partition's rows as the provider wrote them."""
 
     @dg.multi_asset(
         name=_op_name(spec, RAW),
@@ -45,9 +45,10 @@ def raw_records(spec: CollectionSpec) -> dg.AssetsDefinition:
                 deps=[source_key(spec)],
                 description=(
                     "The partition's rows exactly as they were scanned from the source, after projection and filter. "
-                    "Nothing is renamed or repaired here: this is the evidence of what the provider said."
+                    "Nothing is renamed or repaired here: this is the evidence of what the provider said. "
+                    "`rasteret-assets show` prints the rows."
                 ),
-                kinds={"parquet"},
+                kinds={"arrow"},
             )
         ],
         backfill_policy=_in_ranges(),
@@ -57,15 +58,16 @@ def raw_records(spec: CollectionSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         with explained():
             workspace, keys = filesystem.open_workspace(spec), run_partitions(context)
-            build = Build(workspace=workspace, spec=spec, source=filesystem.open_source(spec))
-            results = run_stage(RAW, build, keys)
-        return _reported(context, workspace, spec, RAW, results, forced=options.force)
+            force = options.force or spec.force
+            source = filesystem.open_source(spec, trust_stored=not force)
+            results = run_stage(RAW, Build(workspace=workspace, spec=spec, source=source, force=force), keys)
+        return _reported(context, workspace, spec, RAW, results, forced=force)
 
     return raw_records
 
 
 def normalized_records(spec: CollectionSpec) -> dg.AssetsDefinition:
-    """Stage 2: the record contract, and beside it the rows that cannot be brought under it."""
+    """Return the assets of stage 2: records under the contract, and the rows that break it."""
 
     @dg.multi_asset(
         name=_op_name(spec, NORMALIZED),
@@ -79,7 +81,7 @@ def normalized_records(spec: CollectionSpec) -> dg.AssetsDefinition:
                     "latitude with their bbox, the CRS of the raster, assets as a struct. Columns of the provider stay "
                     "beside them."
                 ),
-                kinds={"parquet", "arrow"},
+                kinds={"arrow"},
             ),
             _asset_spec(
                 spec,
@@ -108,7 +110,7 @@ def normalized_records(spec: CollectionSpec) -> dg.AssetsDefinition:
 
 
 def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
-    """Stage 3: the headers of the files."""
+    """Return the asset of stage 3: the headers of the files."""
 
     @dg.multi_asset(
         name=_op_name(spec, BANDS),
@@ -118,9 +120,9 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
                 BANDS,
                 deps=[stage_key(spec, NORMALIZED)],
                 description=(
-                    "One row per record and band: the header of its GeoTIFF (grid, CRS, data type, where each tile "
-                    "lies), or the reason why there is none. It is the cache too: a header is fetched only where it is "
-                    "new, failed before, or the run is forced."
+                    "One row per record and band: where the header of its GeoTIFF is stored (grid, CRS, data type, "
+                    "place of each tile), or why it has none. A header is fetched only where its file is new, where "
+                    "the last try failed for a reason that may pass, or where the run is forced."
                 ),
                 kinds={"parquet", "cog"},
             )
@@ -155,7 +157,7 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
 
 
 def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
-    """Stage 4: the published collection."""
+    """Return the asset of stage 4: the published collection."""
     hours = spec.graph.fresh_within_hours
 
     @dg.multi_asset(
@@ -202,7 +204,7 @@ def _op_name(spec: CollectionSpec, stage: str) -> str:
 
 
 def _asset_spec(spec: CollectionSpec, stage: str, **values: Any) -> dg.AssetSpec:
-    """``dg.AssetSpec`` with what all stages have in common."""
+    """Return an asset spec with the values that all stages have in common."""
     return dg.AssetSpec(
         key=stage_key(spec, stage),
         partitions_def=partitions_of(spec),
@@ -280,5 +282,5 @@ def _reported(
 
 
 def _data_version(results: Sequence[StageResult]) -> dg.DataVersion | None:
-    """None in a range: one data version would go to all its partitions (dagster #34013), so Dagster makes its own."""
+    """Return the version of one partition; None for a range, all of which Dagster would give it (dagster #34013)."""
     return dg.DataVersion(results[0].version) if len(results) == 1 else None

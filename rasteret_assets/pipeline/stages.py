@@ -12,9 +12,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import cache
+from threading import Lock
 from typing import Final, TypeVar
 
 import pyarrow as pa
@@ -60,6 +62,7 @@ from rasteret_assets.storage.batches import BATCH_BYTES, BATCH_ROWS
 from rasteret_assets.storage.commit import FileFacts, commit, remove_outdated, unpublish
 from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.files import STAGE_OPTIONS, TableWriter
+from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.streams import StreamTable, open_stream, stream_writer
 from rasteret_assets.storage.workspace import Workspace
 
@@ -448,8 +451,29 @@ def _make_bands(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
 
     targets = side_by_side(keys, prepare, partitions_at_once(build))
     at_once = max(1, min(_FETCHED_AT_ONCE, build.spec.max_concurrent // max([1, *targets.values()])))
+    # Once for all partitions, and only where one of them lacks a header.
+    list_gone, guard = cache(lambda: _list_headers_of_gone(build, keys)), Lock()
+
+    def lists_complete() -> None:
+        with guard:
+            list_gone()
+
+    def read(key: str) -> StageResult:
+        return _without_damaged_headers(build, lambda: _read_bands(build, key, lists_complete))
+
     with kept_connected(build.backend):
-        return side_by_side(keys, lambda key: _without_damaged_headers(build, lambda: _read_bands(build, key)), at_once)
+        return side_by_side(keys, read, at_once)
+
+
+def _list_headers_of_gone(build: Build, keys: Sequence[str]) -> None:
+    """List the headers of partitions that the source lost and that another run takes away: their records moved."""
+    folder = f"{build.workspace.stages}/{BANDS}"
+    for info in list_files(build.workspace.fs, folder, (".parquet",)):
+        key = info.base_name.removesuffix(".parquet")
+        if key not in keys and build.is_gone(key):
+            # Without the lock of the partition, which may wait for ours: what cannot be read now is fetched instead.
+            with suppress(CollectionError):
+                list_unused(build.workspace, key, lambda: pa.chunked_array([], pa.string()))
 
 
 def _prepare_headers(build: Build, key: str) -> None:
@@ -485,7 +509,7 @@ def _targets(build: Build, key: str) -> int:
     return table.rows * len(recipe_of(table.schema, table.path)[0].bands)
 
 
-def _read_bands(build: Build, key: str) -> StageResult:
+def _read_bands(build: Build, key: str, lists_complete: Callable[[], None]) -> StageResult:
     """Read the headers a partition lacks (all of them with ``force``) and write its ledger."""
     workspace, spec, backend = build.workspace, build.spec, build.backend
     path = workspace.stage_file(BANDS, key)
@@ -501,7 +525,8 @@ def _read_bands(build: Build, key: str) -> StageResult:
             known = None
             if not build.force:
                 index = HeaderIndex.of(store)
-                known = KnownHeaders(index=index, light=light, borrow=Lender(workspace, key, writer, index).lend)
+                lender = Lender(workspace, key, writer, index, lists_complete)
+                known = KnownHeaders(index=index, light=light, borrow=lender.lend)
             reader = BandMetadataReader(
                 profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent,  # type: ignore[arg-type]
                 sink=StoreSink(writer), known=known, overviews=spec.overviews, revalidate=build.revalidate,

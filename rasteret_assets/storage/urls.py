@@ -66,6 +66,15 @@ def redacted_texts(texts: pa.Array) -> pa.Array:
     return pc.replace_substring_regex(pc.replace_substring_regex(texts, _USER_IN_TEXT, r"\1"), _QUERY_IN_TEXT, r"\1\2")
 
 
+def redact_text(text: str) -> str:
+    """Return a text that is an address, or may tell of some, without what would grant access."""
+    if "://" not in text:
+        return text
+    made: str = redacted_texts(pa.array([text], pa.string()))[0].as_py()
+    # An address may hold blanks and quotes, at which those in a sentence end.
+    return redact(made) if scheme(made) else made
+
+
 def without_user(href: str) -> str:
     """Return ``href`` without the user and password before its host."""
     match = _USER.match(href)

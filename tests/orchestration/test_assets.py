@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import dagster as dg
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from xxhash import xxh3_128
@@ -13,7 +16,8 @@ from rasteret_assets.orchestration.jobs import BUILT
 from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START
 from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource
 from rasteret_assets.schema import STAGES
-from tests.orchestration.scenes import KEYS, Scenes, latest
+from rasteret_assets.source import files, profile
+from tests.orchestration.scenes import KEYS, Scenes, latest, tick
 
 
 def failure(result: dg.ExecuteInProcessResult) -> str:
@@ -63,6 +67,61 @@ def test_headers_are_fetched_once_unless_forced(scenes: Scenes, instance: dg.Dag
     assert sum(stages["band_metadata"]["headers_fetched"] for stages in forced.values()) == 4
     assert latest(instance, "2024-01")["raw_records"].metadata["forced"].value is True
     assert scenes.published() == first
+
+
+def test_every_stage_says_where_its_table_lies(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.materialize(instance, keys=["2024-02"])
+    paths = {stage: made.metadata["path"].value for stage, made in latest(instance, "2024-02").items()}
+    stages = scenes.workspace / "scenes_stages"
+    assert paths == {
+        "raw_records": f"{stages}/raw_records/2024-02.arrows",
+        "normalized_records": f"{stages}/normalized_records/2024-02.arrows",
+        "band_metadata": f"{stages}/band_metadata/2024-02.parquet",
+        "collection": f"{scenes.workspace}/scenes_records/year=2024/month=2/part-0.parquet",
+    }
+    for stage in ("raw_records", "normalized_records"):
+        with pa.ipc.open_stream(paths[stage]) as reader:
+            assert reader.read_all().num_rows == 1
+
+
+def test_an_unchanged_source_costs_a_listing(
+    scenes: Scenes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Older than the step of the clock, within which a file might be written again.
+    os.utime(scenes.file, (1.7e9, 1.7e9))
+    scenes.materialize(instance)
+
+    def opened(*_: object) -> None:
+        raise AssertionError("a file of the source was opened")
+
+    monkeypatch.setattr(files, "_file_schema", opened)
+    monkeypatch.setattr(profile, "_profile_part", opened)
+    assert not tick(scenes, instance).run_requests
+    scenes.materialize(instance, keys=["2024-02"])
+    with pytest.raises(AssertionError, match="was opened"):
+        scenes.materialize(instance, keys=["2024-02"], force=True)
+
+
+@pytest.mark.parametrize(
+    ("lost", "selected"),
+    [("raw_records", ["normalized_records", "rejected_records"]), ("normalized_records", ["band_metadata"])],
+)
+def test_a_stage_whose_input_is_gone_fails_by_name(
+    scenes: Scenes, instance: dg.DagsterInstance, lost: str, selected: list[str]
+) -> None:
+    scenes.materialize(instance)
+    before = scenes.published()
+    file = scenes.workspace / "scenes_stages" / lost / "2024-01.arrows"
+    file.unlink()
+    run = scenes.run(
+        instance, partition_key="2024-01", asset_selection=[dg.AssetKey(["scenes", stage]) for stage in selected]
+    )
+    assert not run.success
+    assert failure(run) == (
+        f"{file} does not exist, though the source has the partition 2024-01: build {lost} of it, then the stages "
+        "after it"
+    )
+    assert scenes.published() == before
 
 
 def test_the_graph_publishes_the_bytes_the_library_does(scenes: Scenes, instance: dg.DagsterInstance, tmp_path) -> None:

@@ -123,8 +123,8 @@ def test_columns_know_where_they_are_from(server: RangeServer, tmp_path, instanc
     assert origins("raw_records", "id") == [("source", "id")]
     assert origins("normalized_records", "name") == [("raw_records", "id")]
     assert origins("normalized_records", "bbox") == [("raw_records", "geometry")]
-    assert origins("collection", "B02_metadata") == [("band_metadata", "header")]
-    assert origins("collection", "crs") == [("band_metadata", "header"), ("normalized_records", "crs")]
+    assert origins("collection", "B02_metadata") == [("band_metadata", "header_row")]
+    assert origins("collection", "crs") == [("band_metadata", "header_row"), ("normalized_records", "crs")]
     assert "dagster/column_lineage" not in made["band_metadata"].metadata
 
 
@@ -149,10 +149,16 @@ def test_every_asset_has_owners_kinds_group_and_description(server: RangeServer,
             continue
         assert (list(asset.owners), asset.group_name) == (["team:maps"], "scenes")
         assert asset.tags["domain"] == "eo"
-        assert asset.kinds >= {"parquet"}
         assert len(asset.description) > 40
     kinds = {asset.key.path[-1]: asset.kinds for asset in scenes.definitions().resolve_all_asset_specs()}
-    assert kinds["collection"] == {"parquet", "geoparquet", "sentinel2"}
+    del kinds["source"]
+    assert kinds == {
+        "raw_records": {"arrow"},
+        "normalized_records": {"arrow"},
+        "rejected_records": {"parquet"},
+        "band_metadata": {"parquet", "cog"},
+        "collection": {"parquet", "geoparquet", "sentinel2"},
+    }
 
 
 def test_a_preview_shows_pixels_of_the_partition(server: RangeServer, tmp_path, instance) -> None:

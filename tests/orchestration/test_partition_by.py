@@ -89,7 +89,6 @@ def test_materializing_takes_what_is_gone_away_last(by_day: Scenes, instance: dg
 
 
 @pytest.mark.usefixtures("by_month")
-@pytest.mark.xfail(reason="headers are looked for in the partition's own ledger and in what was set aside", strict=True)
 def test_another_size_asks_for_no_header(by_day: Scenes, instance: dg.DagsterInstance) -> None:
     by_day.server.reset()
     by_day.materialize(instance)

@@ -1,0 +1,147 @@
+"""``rasteret-assets show``: the rows of any table that the stages wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rasteret_assets.cli.common import in_one_line, json_option, print_json, printable, published_place
+
+if TYPE_CHECKING:
+    from rasteret_assets.pipeline.tables import StoredTable
+    from rasteret_assets.storage.workspace import Workspace
+
+# ruff: noqa: PLC0415  (see common.py)
+
+# As in pipeline/tables.py, which takes seconds to import.
+_STAGES = ("raw_records", "normalized_records", "rejected_records", "band_metadata", "collection")
+
+_ROWS = 20
+#: Letters of a text, items of a list and letters of a value that people are shown.
+_TEXT, _ITEMS, _VALUE = 120, 5, 400
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--stage", type=click.Choice(_STAGES), default="collection", show_default=True, help="Table to show."
+)  # fmt: skip
+@click.option(
+    "--partition", "-p", "key", metavar="KEY",
+    help="Partition to show, such as 2024-05 or undated; may be left out where there is only one.",
+)  # fmt: skip
+@click.option("--rows", type=click.IntRange(0), default=_ROWS, show_default=True, help="Rows to show.")
+@json_option
+@in_one_line
+def show(name: str, *, stage: str, key: str | None, rows: int, as_json: bool) -> None:
+    """Show the first rows of a stage's table, its columns, and how many rows it has.
+
+    NAME is the folder or URI a collection is published in (..._records), or the YAML file or name of a declared one.
+    Signatures, queries and passwords in addresses are left out, and long values are shortened unless --json asks for
+    all of them.
+    """
+    from rasteret_assets.pipeline.tables import open_table
+    from rasteret_assets.storage.workspace import Workspace
+
+    workspace = Workspace.at(published_place(name))
+    key = key or _only_partition(workspace, stage)
+    try:
+        table = open_table(workspace, stage, key)
+    except ValueError as error:  # not a partition key
+        raise click.UsageError(str(error)) from error
+    if table is None and not (stage == "rejected_records" and key in _partitions(workspace, stage)):
+        raise click.UsageError(_not_there(workspace, stage, key))
+    if as_json:
+        print_json(_document(stage, key, table, rows))
+    else:
+        _print(stage, key, table, rows)
+
+
+def _partitions(workspace: Workspace, stage: str) -> list[str]:
+    from rasteret_assets.pipeline.tables import list_partitions
+
+    # A partition of which no record was rejected has no file of rejected records.
+    return list_partitions(workspace, "normalized_records" if stage == "rejected_records" else stage)
+
+
+def _only_partition(workspace: Workspace, stage: str) -> str:
+    keys = _partitions(workspace, stage)
+    if len(keys) != 1:
+        raise click.UsageError(_not_there(workspace, stage, None))
+    return keys[0]
+
+
+def _not_there(workspace: Workspace, stage: str, key: str | None) -> str:
+    keys = _partitions(workspace, stage)
+    if not keys:
+        return f"{stage} has no partition in {workspace.stages}: build the collection first"
+    few = ", ".join(keys) if len(keys) <= 12 else f"{len(keys)}, from {keys[0]} to {keys[-1]}"
+    return (
+        f"name a partition with -p: {stage} has {few}"
+        if key is None
+        else f"{stage} has no partition {key}; it has {few}"
+    )
+
+
+def _document(stage: str, key: str, table: StoredTable | None, rows: int) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "partition": key,
+        "path": None if table is None else table.path,
+        "rows": 0 if table is None else table.rows,
+        "columns": {} if table is None else {field.name: str(field.type) for field in table.schema},
+        "records": [] if table is None else [_public(row, bytes.hex) for row in table.head(rows).to_pylist()],
+    }
+
+
+def _print(stage: str, key: str, table: StoredTable | None, rows: int) -> None:
+    if table is None:
+        click.echo(f"{stage} of {key}: 0 rows")
+        return
+    click.echo(f"{stage} of {key}: {table.rows} rows, {len(table.schema)} columns, in {table.path}")
+    for field in table.schema:
+        click.echo(printable(f"  {field.name}: {_cut(str(field.type), _TEXT)}"))
+    width = min(24, max((len(name) for name in table.schema.names), default=0))
+    shown = table.head(rows).to_pylist()
+    for number, row in enumerate(shown, 1):
+        click.echo(f"\nrow {number}")
+        for name, value in row.items():
+            click.echo(printable(f"  {name:{width}}  {_cut(_short(_public(value, _size)), _VALUE)}"))
+    if len(shown) < table.rows:
+        click.echo(f"\n... and {table.rows - len(shown)} more: --rows shows more of them")
+
+
+def _public(value: Any, binary: Callable[[bytes], str]) -> Any:
+    """Return a value without what would grant access in its addresses, and with its bytes as text, at any depth."""
+    from rasteret_assets.storage.urls import redact_text
+
+    if isinstance(value, str):
+        return redact_text(value)
+    if isinstance(value, bytes):
+        return binary(value)
+    if isinstance(value, dict):
+        return {name: _public(item, binary) for name, item in value.items()}
+    return [_public(item, binary) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _size(value: bytes) -> str:
+    return f"{len(value)} bytes"
+
+
+def _short(value: Any) -> str:
+    """Return a value in one line for people; nulls of a struct and most items of a list are left out."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_short(item)}" for name, item in value.items() if item is not None) + "}"
+    if isinstance(value, list):
+        more = f", ... {len(value)} in all" if len(value) > _ITEMS else ""
+        return "[" + ", ".join(_short(item) for item in value[:_ITEMS]) + more + "]"
+    if isinstance(value, date):
+        return value.isoformat()
+    return "null" if value is None else _cut(str(value), _TEXT)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
