@@ -30,6 +30,8 @@ GROUP_BYTES: Final = 4 * 2**20
 GROUP_ROWS: Final = 4096
 #: Bytes of batches that stay in memory while rows are taken from them.
 _CACHE_BYTES: Final = 48 * 2**20
+#: Bytes of a batch that has no rows.
+_BATCH_OVERHEAD: Final = 8192
 #: Files that are open at once while rows are taken from them.
 _OPEN_FILES: Final = 64
 
@@ -216,11 +218,12 @@ class HeaderReader:
         return in_order(table, np.argsort(np.concatenate(places), kind="stable"))
 
     def row_bytes(self, names: Sequence[str]) -> int:
-        """Return the largest mean of bytes of a row of any batch of some files, as they are stored."""
+        """Return about how many bytes of memory the largest rows of some files take, by the batches they stand in."""
         most = 1
         for name in names:
             for message in self._opened(name).table.messages:
-                most = max(most, message.size // max(1, message.rows))
+                # What a batch takes besides its rows is much for those of few rows.
+                most = max(most, (message.size - _BATCH_OVERHEAD) // max(1, message.rows))
         # Tables of offsets and sizes take up to twice as much in memory.
         return 2 * most
 
