@@ -165,7 +165,9 @@ def _holds_one_of(texts: pa.Array, marks: str) -> bool:
     ends = np.frombuffer(places, np.int64 if pa.types.is_large_string(texts.type) else np.int32)
     first, last = int(ends[texts.offset]), int(ends[texts.offset + len(texts)])
     letters = content.slice(first, last - first).to_pybytes()
-    return b"://" in letters and any(mark.encode() in letters for mark in marks)
+    # JSON may write the slashes of an address as \/ (RFC 8259, 7).
+    begins = b"://" in letters or rb":\/" in letters
+    return begins and any(mark.encode() in letters for mark in marks)
 
 
 def _rewritten(address: str, choose: Callable[[tuple[str, ...]], frozenset[str]]) -> str:

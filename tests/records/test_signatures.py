@@ -76,3 +76,9 @@ def test_the_column_of_addresses_is_published_unsigned_too(tmp_path) -> None:
     for where in ({}, {"name": "s2", "workspace_dir": tmp_path}):
         (row,) = build_from_table(table, **where, **build).to_table().to_pylist()
         assert (row["url"], row["assets"]["B"]["href"]) == (UNSIGNED, UNSIGNED)
+
+
+def test_json_that_escapes_every_slash_is_unsigned() -> None:
+    """No text of the column holds ``://``, as PHP and others write JSON."""
+    table = pa.table({"extra": ['{"token": "https:\\/\\/me:secret@h\\/x.tif?sig=secret"}']})
+    assert without_signatures(table)["extra"].to_pylist() == ['{"token": "https://h/x.tif"}']
