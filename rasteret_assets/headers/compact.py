@@ -1,4 +1,7 @@
-"""Compaction of a header store: drop the rows that no ledger names once they are a third of all; join many files."""
+"""Compaction of a header store: drop the rows that no ledger names once they are a third of all; join many files.
+
+Rows of records that a partition lost within a day do not count as dead: another partition may have them by now.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.headers.store import GROUP_ROWS, HeaderFileWriter, HeaderReader, HeaderStore
-from rasteret_assets.headers.unused import forget_unused
+from rasteret_assets.headers.unused import forget_unused, lately_unused
 from rasteret_assets.schema import BANDS, HEADER_FILE, HEADER_ROW, HEADER_SCHEMA
 from rasteret_assets.storage.workspace import Workspace
 
@@ -57,7 +60,7 @@ def compact(workspace: Workspace, key: str) -> bool:
         distinct = pairs.group_by([HEADER_FILE, HEADER_ROW]).aggregate([])
         counted = distinct[HEADER_FILE].combine_chunks().value_counts()
         live.update(dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True)))
-    chosen = _worth_writing(rows, live)
+    chosen = _worth_writing(rows, live, lately_unused(workspace, key))
     if not chosen:
         return False
     old = [name for name in store.names if name in chosen]
@@ -77,11 +80,18 @@ def compact(workspace: Workspace, key: str) -> bool:
     return True
 
 
-def _worth_writing(rows: dict[str, int], live: Counter[str]) -> set[str]:
-    """Names of the files whose rows are to be written again."""
+def _worth_writing(rows: dict[str, int], live: Counter[str], lent: Counter[str]) -> set[str]:
+    """Names of the files whose rows are to be written again.
+
+    Args:
+        rows: of every file.
+        live: rows of every file that the ledger names.
+        lent: rows of every file that another partition may ask for yet: its records may just have moved there.
+    """
     total = sum(rows.values())
+    used = sum(min(count, live[name] + lent[name]) for name, count in rows.items())
     chosen: set[str] = set()
-    if total - live.total() > DEAD_SHARE * total:
+    if total - used > DEAD_SHARE * total:
         chosen |= {name for name, count in rows.items() if live[name] < count}
     if len(rows) - len(chosen) > MOST_FILES:
         chosen |= {name for name, count in rows.items() if count < GROUP_ROWS} or set(rows)

@@ -8,6 +8,7 @@ one listing and these small files.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -175,6 +176,19 @@ def sweep_headers(workspace: Workspace) -> None:
         if all(file.mtime is not None and file.mtime.timestamp() < oldest for file in files):
             for file in files:
                 workspace.remove(file.path)
+
+
+def lately_unused(workspace: Workspace, key: str) -> Counter[str]:
+    """Return how many rows of each file of a partition's store were listed within a day, for others to find."""
+    path = f"{HeaderStore(workspace, key).folder}/{_UNUSED}"
+    info = workspace.fs.get_file_info(path)
+    if info.mtime is None or info.mtime.timestamp() < time.time() - _KEPT_S:
+        return Counter()
+    listed = workspace.read_table(path, cache=True)
+    if listed is None:
+        return Counter()
+    distinct = listed.group_by([HEADER_FILE, HEADER_ROW]).aggregate([])
+    return Counter(distinct[HEADER_FILE].to_pylist())
 
 
 def forget_unused(workspace: Workspace, key: str) -> None:

@@ -1,0 +1,224 @@
+"""The header store: rows are found by file and sample, in files to which nothing is ever added."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rasteret_assets.errors import CollectionError, DamagedFileError
+from rasteret_assets.headers import store as stores
+from rasteret_assets.headers.index import KEY_COLUMNS, HeaderIndex
+from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore
+from rasteret_assets.headers.targets import RETRIED_CLASSES
+from rasteret_assets.schema import HEADER_SCHEMA, PARSER_VERSION, STATUS_FAILED, STATUS_OK
+from rasteret_assets.storage.addresses import identity_hashes
+from rasteret_assets.storage.workspace import Workspace
+
+KEY = "2024-05"
+
+
+def header_row(name: str, index: int = 0, width: int = 1, **changes: Any) -> dict[str, Any]:
+    """A row of a header that its width tells, or of a failure where an error class is given."""
+    href = f"https://h/{name}.tif"
+    failed = changes.get("error_class") is not None
+    return {
+        "identity": identity_hashes(pa.array([href]))[0].as_py(), "href": href, "band_index": index,
+        "status": STATUS_FAILED if failed else STATUS_OK, "attempts": 1,
+        "attempted_at": datetime(2024, 5, 1, tzinfo=UTC), "parser_version": PARSER_VERSION,
+        "header": None if failed else {"image_width": width, "tile_offsets": list(range(width % 7))}, **changes,
+    }  # fmt: skip
+
+
+def table(*rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), HEADER_SCHEMA)
+
+
+def targets(*files: tuple[str | None, int]) -> pa.Table:
+    hrefs = pa.array([name and f"https://h/{name}.tif" for name, _ in files], pa.string())
+    return pa.table({
+        "identity": identity_hashes(hrefs), "band_index": pa.array([index for _, index in files], pa.int32())
+    })  # fmt: skip
+
+
+class Stored:
+    """A store of some files, the first of which is the oldest."""
+
+    def __init__(self, root: Path, *files: list[dict[str, Any]]) -> None:
+        self.workspace = Workspace.at(f"{root}/s_records")
+        for rows in files:
+            self.add(*rows)
+
+    @property
+    def store(self) -> HeaderStore:
+        return HeaderStore(self.workspace, KEY)
+
+    def add(self, *rows: dict[str, Any]) -> str:
+        writer = HeaderFileWriter(self.workspace, self.store)
+        name, first = writer.put(table(*rows))
+        assert first == 0
+        writer.close()
+        return name
+
+    def known(self, *files: tuple[str | None, int]) -> list[int | str | None]:
+        """Width of the header that is known of each file and sample, or the class of its failure; None if nothing."""
+        index = HeaderIndex.of(self.store)
+        found = index.find(targets(*files))
+        with HeaderReader(self.workspace, self.store, ["error_class", "header"]) as reader:
+            rows = reader.take(index.names, found.files, found.rows).to_pylist()
+        return [row["header"]["image_width"] if row["header"] else row["error_class"] for row in rows]
+
+
+def test_headers_and_lasting_failures_are_known(tmp_path: Path) -> None:
+    rows = [header_row("a", width=5), header_row("b", error_class="not_found"), header_row("c", error_class="corrupt")]
+    stored = Stored(tmp_path, rows)
+    assert stored.known(("a", 0), ("b", 0), ("c", 0), ("d", 0), (None, 0)) == [5, "not_found", "corrupt", None, None]
+
+
+@pytest.mark.parametrize("error_class", RETRIED_CLASSES)
+def test_failures_that_may_pass_are_not_known(tmp_path: Path, error_class: str) -> None:
+    assert Stored(tmp_path, [header_row("a", error_class=error_class)]).known(("a", 0)) == [None]
+
+
+def test_rows_of_another_parser_are_not_known(tmp_path: Path) -> None:
+    versions = [PARSER_VERSION - 1, None, PARSER_VERSION + 1, PARSER_VERSION]
+    rows = [header_row(f"f{n}", width=n + 1, parser_version=version) for n, version in enumerate(versions)]
+    assert Stored(tmp_path, rows).known(*((f"f{n}", 0) for n in range(4))) == [None, None, None, 4]
+
+
+def test_samples_of_one_file_are_told_apart(tmp_path: Path) -> None:
+    rows = [header_row("a", index, width=10 + index) for index in (0, 2, 7)]
+    rows.append(header_row("b", 2, error_class="unsupported"))
+    stored = Stored(tmp_path, rows)
+    wanted = [("a", 7), ("a", 1), ("a", 0), ("b", 2), ("b", 0), ("a", 2)]
+    assert stored.known(*wanted) == [17, None, 10, "unsupported", None, 12]
+
+
+def test_the_newest_file_counts(tmp_path: Path) -> None:
+    stored = Stored(tmp_path, [header_row("a", width=1), header_row("b", width=1)], [header_row("a", width=2)])
+    assert stored.known(("a", 0), ("b", 0)) == [2, 1]
+    stored.add(header_row("a", error_class="not_found"))
+    assert stored.known(("a", 0), ("b", 0)) == ["not_found", 1]
+    # What may pass says nothing against what is known.
+    stored.add(header_row("a", error_class="timeout"), header_row("b", error_class="timeout"))
+    assert stored.known(("a", 0), ("b", 0)) == ["not_found", 1]
+    for number in range(12):
+        stored.add(header_row("a", width=100 + number))
+    assert stored.known(("a", 0)) == [111]
+
+
+def test_what_is_added_later_is_known_too_and_counts_last(tmp_path: Path) -> None:
+    stored = Stored(tmp_path, [header_row("a", width=1)])
+    index = HeaderIndex.of(stored.store)
+    rows = [header_row("a", width=2), header_row("b", width=3), header_row("c", error_class="timeout")]
+    index.add("000002-0.arrows", 5, table(*rows).select(list(KEY_COLUMNS)))
+    found = index.find(targets(("a", 0), ("b", 0), ("c", 0)))
+    assert [index.names[file] if file >= 0 else None for file in found.files] == [
+        stored.store.names[0], "000002-0.arrows", None
+    ]  # fmt: skip
+    assert found.rows.tolist() == [0, 6, 0]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_rows_of_many_files_come_in_any_order(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stores, "GROUP_ROWS", data.draw(st.sampled_from([1, 3, 4096])))
+        patched.setattr(stores, "_CACHE_BYTES", data.draw(st.sampled_from([0, 2000, 2**20])))
+        patched.setattr(stores, "_OPEN_FILES", data.draw(st.sampled_from([1, 64])))
+        stored = Stored(tmp_path_factory.mktemp("many"))
+        names = [
+            stored.add(*(header_row(f"{file}-{row}", width=100 * file + row) for row in range(size)))
+            for file, size in enumerate(sizes)
+        ]
+        place = st.one_of(
+            st.just((-1, 0)),
+            st.integers(0, len(sizes) - 1).flatmap(
+                lambda file: st.tuples(st.just(file), st.integers(0, sizes[file] - 1))
+            ),
+        )
+        places = data.draw(st.lists(place, max_size=60))
+        columns = data.draw(st.sampled_from([["header"], ["href", "header"], HEADER_SCHEMA.names]))
+        with HeaderReader(stored.workspace, stored.store, columns) as reader:
+            files, rows = (np.array([pair[at] for pair in places], np.int64) for at in (0, 1))
+            taken = reader.take(names, files, rows)
+    assert taken.schema == pa.schema([HEADER_SCHEMA.field(name) for name in columns])
+    found = [header and header["image_width"] for header in taken["header"].to_pylist()]
+    assert found == [None if file < 0 else 100 * file + row for file, row in places]
+
+
+def test_neighbours_are_read_from_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "GROUP_ROWS", 10)
+    stored = Stored(tmp_path, [header_row(str(n), width=n) for n in range(100)])
+    with HeaderReader(stored.workspace, stored.store, ["header"]) as reader:
+        for first in range(0, 100, 5):
+            rows = np.arange(first, first + 5)
+            taken = reader.take(stored.store.names, np.zeros(5, np.int64), rows)
+            assert [header["image_width"] for header in taken["header"].to_pylist()] == rows.tolist()
+        assert reader.loads == 10
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    stored = Stored(tmp_path, [header_row("a")], [header_row("b")])
+    store = stored.store
+    newest, oldest = store.names
+    Path(store.path(oldest)).unlink()
+    with HeaderReader(stored.workspace, store, ["header"]) as reader:
+        assert reader.take([newest, oldest], np.array([0]), np.array([0])).num_rows == 1
+        with pytest.raises(CollectionError, match=rf"{oldest} does not exist: build {KEY} again by force"):
+            reader.take([newest, oldest], np.array([0, 1]), np.array([0, 0]))
+
+
+def test_a_file_with_fewer_rows_than_are_named_is_named(tmp_path: Path) -> None:
+    stored = Stored(tmp_path, [header_row("a"), header_row("b")])
+    (name,) = stored.store.names
+    with (
+        HeaderReader(stored.workspace, stored.store, ["header"]) as reader,
+        pytest.raises(CollectionError, match=rf"{name} holds fewer rows than its ledger names"),
+    ):
+        reader.take([name], np.array([0, 0]), np.array([1, 2]))
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    stored = Stored(tmp_path, [header_row(str(n)) for n in range(50)])
+    path = Path(stored.store.path(stored.store.names[0]))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=path.name):
+        HeaderIndex.of(stored.store)
+    path.write_bytes(b"")
+    with pytest.raises(DamagedFileError, match=path.name):
+        HeaderIndex.of(stored.store)
+
+
+def test_other_files_of_the_folder_are_left_alone(tmp_path: Path) -> None:
+    stored = Stored(tmp_path, [header_row("a")])
+    folder = Path(stored.store.folder)
+    for name in ("unused.parquet", "x.arrows", "1.arrows", "000009-zz.arrows", "000001-abc.arrows.tmp"):
+        (folder / name).write_bytes(b"")
+    assert len(stored.store.names) == 1
+    assert stored.known(("a", 0)) == [1]
+
+
+def test_what_is_written_and_not_closed_is_not_there(tmp_path: Path) -> None:
+    stored = Stored(tmp_path)
+    store = stored.store
+    writer = HeaderFileWriter(stored.workspace, store)
+    name, first = writer.put(table(header_row("a")))
+    assert writer.put(table(header_row("b"), header_row("c"))) == (name, 1)
+    assert (first, stored.store.names) == (0, [])
+    writer.abandon()
+    assert (store.names, stored.store.names) == ([], [])
+    assert writer.put(table(header_row("d"))) != (name, 0)
+    writer.close()
+    writer.close()
+    assert store.names == stored.store.names
+    assert stored.known(("a", 0), ("d", 0)) == [None, 1]
