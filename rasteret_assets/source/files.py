@@ -37,7 +37,12 @@ FORMAT: Final = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_i
 _VECTOR_FORMATS: Final = ("geojson", "gpkg", "shp", "fgb", "gdb")
 #: Folders and files in which table formats say which of the other files count, and how to read such tables.
 _TABLE_LOGS: Final = (
-    (r"_delta_log", "a Delta table", "deltalake's DeltaTable(path).to_pyarrow_dataset()"),
+    # Commits have twenty digits (the protocol of Delta Lake); other files of such a folder say nothing.
+    (
+        r"_delta_log/(\d{20}\.[^/]*|_last_checkpoint)",
+        "a Delta table",
+        "deltalake's DeltaTable(path).to_pyarrow_dataset()",
+    ),
     (r"metadata/[^/]*\.metadata\.json", "an Iceberg table", "pyiceberg's table.scan().to_arrow()"),
     (r"\.hoodie", "a Hudi table", "pyarrow.Table.from_batches(hudi's HudiTable(path).read_snapshot())"),
 )
@@ -207,9 +212,13 @@ def _refuse_table_formats(fs: pafs.FileSystem, label: str, folder: str, listed: 
         if not root:
             break
         beside = fs.get_file_info([f"{root}/_delta_log", f"{root}/.hoodie"])
-        inside += [info.base_name for info in beside if info.type == pafs.FileType.Directory]
+        inside += [info.path for info in beside if info.type == pafs.FileType.Directory]
         metadata = fs.get_file_info(pafs.FileSelector(f"{root}/metadata", allow_not_found=True))
         inside += [f"metadata/{info.base_name}" for info in metadata]
+    for path in [path for path in inside if path.endswith("_delta_log")]:
+        whole = path if path.startswith(("/", root)) else f"{folder.rstrip('/')}/{path}"
+        entries = fs.get_file_info(pafs.FileSelector(whole, allow_not_found=True))
+        inside += [f"_delta_log/{entry.base_name}" for entry in entries]
     for pattern, what, reader in _TABLE_LOGS:
         if any(re.search(rf"(^|/){pattern}(/|$)", path) for path in inside):
             log = pattern.partition("/")[0].replace("\\", "")

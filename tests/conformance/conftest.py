@@ -11,6 +11,7 @@ import pytest
 
 from rasteret_assets import CollectionSpec, build_from_table
 from rasteret_assets.pipeline.build import build_partitions
+from rasteret_assets.pipeline.stages import Build
 from rasteret_assets.source.open import open_source
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.storage.create import create_backend
@@ -72,7 +73,8 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Published:
     workspace = tmp_path_factory.mktemp("native")
     spec = CollectionSpec.of(path="", name="native", workspace_dir=workspace, geometry_encoding="native")
     source, target = open_source(many_boxes(4500), spec), Workspace.at(str(spec.published_path))
-    build_partitions(target, source, spec, sorted(load_profile(target, source, spec).partitions), create_backend())
+    build = Build(workspace=target, source=source, spec=spec, backend=create_backend())
+    build_partitions(build, sorted(load_profile(target, source, spec).partitions))
     return Published(workspace)
 
 
