@@ -35,7 +35,7 @@ from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.names import build_job_name
 from rasteret_assets.orchestration.partitions import partitions_name, selection_tags
 from rasteret_assets.pipeline.build import build_partitions
-from rasteret_assets.pipeline.stages import Build
+from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.source.open import open_source
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes

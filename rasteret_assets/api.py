@@ -18,7 +18,7 @@ from rasteret_assets.headers.stage import BandMetadataReader, check_enrichment, 
 from rasteret_assets.partitions import hive_keys
 from rasteret_assets.pipeline.build import BuildReport, build_partitions
 from rasteret_assets.pipeline.plan import GONE, BuildPlan, plan_build, refuse_unknown, stale_partitions
-from rasteret_assets.pipeline.stages import Build
+from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.progress import terminal_progress
 from rasteret_assets.publish.join import PLACE_COLUMNS, band_headers, join_headers
 from rasteret_assets.publish.stac import COLLECTION_DOCUMENT

@@ -43,7 +43,7 @@ def terminal_progress(description: str) -> Iterator[ProgressFactory]:
         description: what comes in, such as ``"headers"``; stands before the partition key.
 
     Yields:
-        What :func:`~rasteret_assets.pipeline.stages.build_partitions` takes as ``progress``.
+        What :func:`~rasteret_assets.pipeline.build.build_partitions` takes as ``progress``.
     """
     watch = _Watch(description, _Bar(description) if _bar_is_wanted() else _Log(description))
     try:

@@ -252,9 +252,9 @@ def test_a_collection_of_which_half_was_published_is_completed(table: pa.Table, 
             raise KeyboardInterrupt
         return commit(workspace, key, *facts)
 
-    commit = pipeline.stages.commit
+    commit = pipeline.collection.commit
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(pipeline.stages, "commit", dies)
+        interrupted.setattr(pipeline.collection, "commit", dies)
         interrupted.setattr(os, "cpu_count", lambda: 1)
         with pytest.raises(KeyboardInterrupt):
             build_from_table(table, name="s2", workspace_dir=tmp_path)

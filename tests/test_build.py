@@ -352,7 +352,7 @@ def die_before_the_state(patched: pytest.MonkeyPatch) -> None:
     def die(*_: object) -> None:
         raise Killed
 
-    patched.setattr("rasteret_assets.pipeline.stages.commit", die)
+    patched.setattr("rasteret_assets.pipeline.collection.commit", die)
 
 
 @pytest.mark.parametrize(

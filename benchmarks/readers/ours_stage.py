@@ -17,7 +17,8 @@ from ours import record_table
 
 from rasteret_assets import create_backend
 from rasteret_assets.headers.ledger import read_ledger
-from rasteret_assets.pipeline.stages import Build, run_stage
+from rasteret_assets.pipeline.stage import Build
+from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.schema import BANDS, NORMALIZED, RAW, TILE_TABLES
 from rasteret_assets.source.open import open_source
 from rasteret_assets.spec import CollectionSpec

@@ -9,10 +9,11 @@ names stay where they are until a third of all rows are such (:mod:`~rasteret_as
 from __future__ import annotations
 
 import re
+import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Final, NamedTuple, Self
 
 import numpy as np
@@ -104,6 +105,8 @@ class HeaderFileWriter:
         self._workspace = workspace
         self._store = store
         self._stack = ExitStack()
+        # An interrupt closes the file while the thread that puts finished headers away may still be writing.
+        self._lock = threading.Lock()
         self._writer: StreamWriter | None = None
         self._name = ""
         self.rows = 0
@@ -115,36 +118,28 @@ class HeaderFileWriter:
         Raises:
             WorkspaceError: if there is no room for them.
         """
-        if self._writer is None:
-            self._name, self.rows, self.bytes = self._store.next_name(), 0, 0
-            path = self._store.path(self._name)
-            self._writer = self._stack.enter_context(stream_writer(self._workspace, path, HEADER_SCHEMA, durable=True))
-        first = self.rows
-        step = batch_rows(rows)
-        whole = rows.combine_chunks()
-        for start in range(0, rows.num_rows, step):
-            self._writer.write(whole.slice(start, step))
-        self.rows += rows.num_rows
-        self.bytes += rows.nbytes
-        return self._name, first
+        with self._lock:
+            if self._writer is None:
+                self._name, self.rows, self.bytes = self._store.next_name(), 0, 0
+                path = self._store.path(self._name)
+                self._writer = self._stack.enter_context(
+                    stream_writer(self._workspace, path, HEADER_SCHEMA, durable=True)
+                )
+            first = self.rows
+            step = batch_rows(rows)
+            whole = rows.combine_chunks()
+            for start in range(0, rows.num_rows, step):
+                self._writer.write(whole.slice(start, step))
+            self.rows += rows.num_rows
+            self.bytes += rows.nbytes
+            return self._name, first
 
     def close(self) -> None:
         """Put the file that is being written in its place; there may be none."""
-        if self._writer is not None:
-            self._writer = None
-            self._stack.close()
-
-    def abandon(self) -> None:
-        """Drop the file that is being written."""
-        if self._writer is not None:
-            self._writer = None
-            self._store.names.remove(self._name)
-            with suppress(_AbandonedError), self._stack.pop_all():
-                raise _AbandonedError
-
-
-class _AbandonedError(Exception):
-    """Ends the writing of a file without putting it in its place."""
+        with self._lock:
+            if self._writer is not None:
+                self._writer = None
+                self._stack.close()
 
 
 def batch_rows(rows: pa.Table) -> int:

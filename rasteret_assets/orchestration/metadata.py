@@ -16,7 +16,7 @@ from rasteret_assets.orchestration.footprint_map import as_markdown, footprint_m
 from rasteret_assets.orchestration.lineage import column_lineage
 from rasteret_assets.orchestration.names import stage_key
 from rasteret_assets.orchestration.reporting import table_metadata
-from rasteret_assets.pipeline.stages import StageResult
+from rasteret_assets.pipeline.stage import StageResult
 from rasteret_assets.schema import BANDS, BBOX, COLLECTION, ID, REJECT_CLASS, REJECT_REASON, REJECTED, is_band_field
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.urls import redact

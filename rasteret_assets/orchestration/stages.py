@@ -22,7 +22,8 @@ from rasteret_assets.orchestration.preview import preview
 from rasteret_assets.orchestration.reporting import explained, logged_progress
 from rasteret_assets.orchestration.resources import BuildOptions, FilesystemResource, StorageBackendResource
 from rasteret_assets.pipeline.build import refuse_without_headers, tidy
-from rasteret_assets.pipeline.stages import Build, StageResult, run_stage
+from rasteret_assets.pipeline.stage import Build, StageResult
+from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, PARSER_VERSION, RAW, REJECTED
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend

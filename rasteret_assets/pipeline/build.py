@@ -10,14 +10,9 @@ from typing import Final
 from rasteret_assets.headers.compact import compact
 from rasteret_assets.headers.stage import check_enrichment
 from rasteret_assets.headers.unused import sweep_headers
-from rasteret_assets.pipeline.stages import (
-    LATENCY_PREFIX,
-    Build,
-    StageResult,
-    partitions_at_once,
-    run_stage,
-    side_by_side,
-)
+from rasteret_assets.pipeline.bands import LATENCY_PREFIX
+from rasteret_assets.pipeline.stage import Build, StageResult, partitions_at_once, side_by_side
+from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.publish.partition import publish_collection_document
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW, STAGES
 from rasteret_assets.spec import CollectionSpec

@@ -17,7 +17,7 @@ from rasteret_assets.checks import CHECKS, Finding, check_partition, check_stage
 from rasteret_assets.errors import CheckError
 from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.pipeline.build import build_partitions
-from rasteret_assets.pipeline.stages import Build
+from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.schema import BANDS, BBOX_TYPE, COLLECTION, HEADERS, NORMALIZED, REJECTED
 from rasteret_assets.source.open import open_source
 from rasteret_assets.storage.streams import STREAM_SUFFIX, open_stream, stream_writer

@@ -11,7 +11,7 @@ import pytest
 
 from rasteret_assets import CollectionSpec, build_from_table
 from rasteret_assets.pipeline.build import build_partitions
-from rasteret_assets.pipeline.stages import Build
+from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.source.open import open_source
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.storage.create import create_backend

@@ -20,7 +20,8 @@ from rasteret_assets.headers.compact import compact
 from rasteret_assets.headers.ledger import read_ledger
 from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.pipeline.build import build_partitions
-from rasteret_assets.pipeline.stages import Build, run_stage
+from rasteret_assets.pipeline.stage import Build
+from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.schema import BANDS, COLLECTION, HEADERS, NORMALIZED, RAW
 from rasteret_assets.source.open import open_source
 from rasteret_assets.storage.workspace import Workspace

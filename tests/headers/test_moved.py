@@ -14,7 +14,8 @@ import pytest
 from rasteret_assets import CollectionSpec, build, create_backend, load
 from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.pipeline.build import build_partitions
-from rasteret_assets.pipeline.stages import Build, run_stage
+from rasteret_assets.pipeline.stage import Build
+from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.schema import BANDS, COLLECTION, HEADERS, NORMALIZED, RAW
 from rasteret_assets.source.stored import open_known
 from rasteret_assets.storage.workspace import Workspace

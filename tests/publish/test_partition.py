@@ -19,8 +19,9 @@ from rasteret_assets.api import build
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.geometry import hilbert_distance
 from rasteret_assets.headers import store
-from rasteret_assets.pipeline import stages
-from rasteret_assets.pipeline.stages import Build, run_stage
+from rasteret_assets.pipeline import records as normalizing
+from rasteret_assets.pipeline.stage import Build
+from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.publish import partition
 from rasteret_assets.records import order
 from rasteret_assets.schema import BAND_STRUCT, BANDS, COLLECTION, CONTRACT_BAND_FIELDS, NORMALIZED
@@ -87,8 +88,8 @@ def test_a_partition_larger_than_memory_gives_the_same_bytes(
     build_from_table(one, name="s2", workspace_dir=tmp_path / "whole", enrich_cog=True)
     # A record at a time, from where it is sorted on the disk to where it is joined with its header.
     monkeypatch.setattr(order.RecordSorter.__init__, "__defaults__", (1, 2))
-    monkeypatch.setattr(stages, "BATCH_ROWS", 1)
-    monkeypatch.setattr(stages, "_HANDED_BYTES", 0)
+    monkeypatch.setattr(normalizing, "BATCH_ROWS", 1)
+    monkeypatch.setattr(normalizing, "HANDED_BYTES", 0)
     monkeypatch.setattr(partition, "_JOINED_BYTES", 1)
     monkeypatch.setattr(store, "GROUP_ROWS", 1)
     monkeypatch.setattr(store, "_CACHE_BYTES", 0)

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from rasteret_assets import CollectionSpec, build, load
 from rasteret_assets.errors import DamagedFileError, SourceChangedError
-from rasteret_assets.pipeline import stages
-from rasteret_assets.pipeline.stages import Build, run_stage
+from rasteret_assets.pipeline import raw as stages
+from rasteret_assets.pipeline.stage import Build
+from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.schema import RAW
 from rasteret_assets.source import spool as spools
 from rasteret_assets.source import stored

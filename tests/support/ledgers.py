@@ -11,7 +11,8 @@ import pyarrow as pa
 from rasteret_assets import CollectionSpec, create_backend
 from rasteret_assets.headers.ledger import read_ledger
 from rasteret_assets.headers.store import HeaderStore
-from rasteret_assets.pipeline.stages import Build, run_stage
+from rasteret_assets.pipeline.stage import Build
+from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, BAND_STRUCT, BANDS, HEADER_SCHEMA, NORMALIZED, RAW, UNDATED
 from rasteret_assets.source.open import open_source
 from rasteret_assets.storage.streams import stream_writer

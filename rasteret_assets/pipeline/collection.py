@@ -1,0 +1,103 @@
+"""Stage 4, the collection: partitions are published, and those that the source lost are unpublished."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from rasteret_assets.errors import CollectionError
+from rasteret_assets.headers.stage import count_failures
+from rasteret_assets.pipeline.stage import (
+    REMOVED,
+    Build,
+    StageResult,
+    partitions_at_once,
+    side_by_side,
+)
+from rasteret_assets.publish.footer import PublishedFacts
+from rasteret_assets.publish.partition import publish_partition
+from rasteret_assets.schema import (
+    BANDS,
+    COLLECTION,
+    NORMALIZED,
+    PARSER_VERSION,
+)
+from rasteret_assets.source.profile import SourceProfile
+from rasteret_assets.source.recipe import recipe_of
+from rasteret_assets.storage.commit import FileFacts, commit, remove_outdated, unpublish
+from rasteret_assets.storage.streams import StreamTable
+from rasteret_assets.storage.workspace import Workspace
+
+
+def make_collection(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
+    """Publish partitions, and unpublish those that are gone after them: a record that moved is never missing."""
+    there = [key for key in keys if not build.is_gone(key)]
+    gone = [key for key in keys if build.is_gone(key)]
+    at_once = partitions_at_once(build)
+    results: dict[str, StageResult] = {}
+    for group in (there, gone):
+        results |= side_by_side(group, lambda key: _publish(build, key), at_once)
+    return results
+
+
+def _publish(build: Build, key: str) -> StageResult:
+    """Publish a partition by replacing its file, or remove it where its records are gone; the state is written last."""
+    workspace, spec = build.workspace, build.spec
+    with workspace.lock(key):
+        if build.is_gone(key):
+            unpublish(workspace, key)
+            return StageResult(key=key, rows=0, version=REMOVED)
+        records = build.table(NORMALIZED, key)
+        profile, source_version = _joined_recipe(workspace, key, records)
+        published = publish_partition(
+            workspace, spec, key, profile.bands, records=build.records(key), schema=records.schema.remove_metadata(),
+            facts=PublishedFacts.from_json(records.notes["facts"]),
+        )  # fmt: skip
+        build.let_go(key)
+        facts, written = published.facts, published.written
+        built_from = {
+            "source_version": source_version,
+            "spec_hash": spec.content_hash,
+            "parser_version": PARSER_VERSION,
+            "bands": list(profile.bands),
+            "failures": _failures(workspace, key),
+            "bbox": facts.bbox,
+            "interval": facts.interval,
+            "collections": sorted(facts.collections),
+        }
+        commit(workspace, key, FileFacts.of(facts.rows, written), built_from)
+        remove_outdated(workspace, key)
+    counts: dict[str, int | float | str] = {
+        "bytes": written.size,
+        "crs_corrected_by_header": published.findings.corrected,
+        "crs_conflicting_bands": published.findings.conflicting,
+    }
+    return StageResult(
+        key=key, rows=facts.rows, version=written.digest, counts=counts, path=workspace.published_file(key),
+        schema=published.schema,
+    )  # fmt: skip
+
+
+def _failures(workspace: Workspace, key: str) -> dict[str, int]:
+    """Headers that a partition lacks, by error class."""
+    counts: Counter[str] = Counter()
+    for batch in workspace.read_batches(workspace.stage_file(BANDS, key), ["status", "error_class"]):
+        counts.update(count_failures(pa.Table.from_batches([batch])))
+    return dict(sorted(counts.items()))
+
+
+def _joined_recipe(workspace: Workspace, key: str, records: StreamTable) -> tuple[SourceProfile, str]:
+    """The profile and version of a partition's records, which must be those its ledger was made for."""
+    ledger = workspace.stage_file(BANDS, key)
+    ledger_schema = workspace.read_schema(ledger)
+    if ledger_schema is None:
+        raise CollectionError(f"{ledger} is missing: build {BANDS} of {key}")
+    profile, version = recipe_of(records.schema, records.path)
+    if recipe_of(ledger_schema, ledger)[1] != version:
+        raise CollectionError(
+            f"{BANDS} of {key} was made for other records than {NORMALIZED} holds now (another run may be building "
+            f"the partition): build {BANDS} again, then {COLLECTION}"
+        )
+    return profile, version

@@ -1,0 +1,199 @@
+"""What a stage is: its tables, what the stages of one build share, and how many partitions are worked on at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import pyarrow as pa
+
+from rasteret_assets.errors import CollectionError
+from rasteret_assets.headers.outcomes import ProgressCallback
+from rasteret_assets.schema import (
+    NORMALIZED,
+)
+from rasteret_assets.source.open import Source
+from rasteret_assets.source.profile import SourceProfile
+from rasteret_assets.source.spool import Spool
+from rasteret_assets.source.stored import load_profile, stored_profile
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.aio import cancelled_together
+from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.streams import StreamTable, open_stream
+from rasteret_assets.storage.workspace import Workspace
+
+T = TypeVar("T")
+
+#: Version of a stage's table that does not exist any more, because the source lost the partition.
+REMOVED: Final = "removed"
+
+#: Arrow bytes of normalized records that stay in memory between two stages of one process.
+HANDED_BYTES: Final = 64 * 2**20
+
+# Each partition streams through memory of its own, so of large ones no more are in work than there are cores for. Small
+# ones on an object store mostly wait for its answers.
+_LARGE_AT_ONCE: Final = 4
+_SMALL_AT_ONCE: Final = 12
+_SMALL_ROWS: Final = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """What a stage did to one partition.
+
+    Args:
+        key: the partition.
+        rows: rows of the table it wrote.
+        version: changes whenever the table's content does; the Dagster data version.
+        counts: what a person looks for, by name: numbers and short texts.
+        path: file that was written; empty where the partition was removed.
+        schema: of the table that was written; None where the partition was removed.
+    """
+
+    key: str
+    rows: int
+    version: str
+    counts: dict[str, int | float | str] = field(default_factory=dict)
+    path: str = ""
+    schema: pa.Schema | None = None
+
+
+@dataclass(kw_only=True)
+class Build:
+    """What the stages of one build, or one step of a run, share.
+
+    Args:
+        workspace: of the collection.
+        spec: of the collection.
+        source: opened record table; only the first stage needs it.
+        backend: where headers come from; only the header stage needs it.
+        force: fetch every header again.
+        revalidate: ask whether the files of known headers have changed, and read those again that have.
+        progress: called with each partition key, returns what to call while its headers come in.
+        spool: rows of the source that were put aside while it was looked at, and the versions of their files.
+    """
+
+    workspace: Workspace
+    spec: CollectionSpec
+    source: Source | None = None
+    backend: StorageBackend | None = None
+    force: bool = False
+    revalidate: bool = False
+    progress: Callable[[str], ProgressCallback | None] | None = None
+    spool: tuple[Spool, set[str]] | None = None
+    _profile: SourceProfile | None = None
+    _handed: dict[str, list[pa.RecordBatch]] = field(default_factory=dict)
+    _handed_bytes: int = 0
+    #: Rows of the largest partition, where they are known.
+    most_rows: int = 0
+
+    @contextmanager
+    def looking(self, *, trust_stored: bool = True) -> Iterator[SourceProfile]:
+        """Look at the source, and keep the rows of the files that are read for the first stage, until the block ends.
+
+        Args:
+            trust_stored: whether what is stored of unchanged files is believed.
+
+        Yields:
+            The profile of the source.
+        """
+        if self.source is None:
+            raise CollectionError("the record table was not opened")
+        source, seen = self.source, set[str]()
+        with Spool(self.workspace, source.schema, source.label) as spool:
+
+            def keep(version: str, key: str, rows: pa.RecordBatch) -> None:
+                seen.add(version)
+                spool.add(version, key, rows)
+
+            self._profile = load_profile(self.workspace, source, self.spec, keep=keep, trust_stored=trust_stored)
+            self.spool = spool, seen
+            try:
+                yield self._profile
+            finally:
+                self.spool = None
+
+    def is_gone(self, key: str) -> bool:
+        """Tell whether the source has no such partition, as it was last looked at."""
+        if self._profile is None:
+            self._profile = stored_profile(self.workspace)
+        return self._profile is not None and key not in self._profile.partitions
+
+    def hand_on(self, key: str, batches: list[pa.RecordBatch]) -> None:
+        """Keep normalized records for the next stages of this process, if there is room."""
+        size = sum(batch.nbytes for batch in batches)
+        if self._handed_bytes + size <= HANDED_BYTES:
+            self._handed[key] = batches
+            self._handed_bytes += size
+
+    def records(self, key: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the normalized records of a partition, from memory where they are there."""
+        if (handed := self._handed.get(key)) is not None:
+            return (batch if columns is None else batch.select(list(columns)) for batch in handed)
+        return self.table(NORMALIZED, key).batches(columns)
+
+    def let_go(self, key: str) -> None:
+        """Forget the records of a partition that is published."""
+        for batch in self._handed.pop(key, ()):
+            self._handed_bytes -= batch.nbytes
+
+    def table(self, stage: str, key: str) -> StreamTable:
+        """Open the table of a stage before.
+
+        Raises:
+            CollectionError: if it does not exist, or is damaged.
+        """
+        table = open_stream(self.workspace, self.workspace.stage_file(stage, key))
+        if table is None:
+            raise CollectionError(
+                f"{self.workspace.stage_file(stage, key)} does not exist, though the source has the partition {key}: "
+                f"build {stage} of it, then the stages after it"
+            )
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage of the pipeline.
+
+    Args:
+        name: of its table.
+        inputs: names of the stages whose tables it reads.
+        make: makes its tables of some partitions.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    make: Callable[[Build, Sequence[str]], dict[str, StageResult]]
+
+
+def partitions_at_once(build: Build) -> int:
+    """Return how many partitions of a build are worked on side by side."""
+    cores = min(_LARGE_AT_ONCE, os.cpu_count() or 1)
+    small = not build.workspace.is_local and 0 < build.most_rows <= _SMALL_ROWS
+    return max(cores, _SMALL_AT_ONCE) if small else cores
+
+
+def side_by_side(keys: Sequence[str], work: Callable[[str], T], at_once: int) -> dict[str, T]:
+    """Do the same work for several partitions at once: it is Arrow's and numpy's, which run beside each other.
+
+    The first failure, and an interrupt, stops the others' requests and keeps those that wait from beginning.
+    """
+    if at_once == 1 or len(keys) < 2:
+        return {key: work(key) for key in keys}
+    with ThreadPoolExecutor(at_once) as pool, cancelled_together():
+        running = {key: pool.submit(copy_context().run, work, key) for key in keys}
+        try:
+            done, _ = wait(running.values(), return_when=FIRST_EXCEPTION)
+            for future in done:
+                if (error := future.exception()) is not None:
+                    raise error
+            return {key: future.result() for key, future in running.items()}
+        finally:
+            for future in running.values():
+                future.cancel()
