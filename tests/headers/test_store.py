@@ -215,10 +215,11 @@ def test_what_is_written_and_not_closed_is_not_there(tmp_path: Path) -> None:
     name, first = writer.put(table(header_row("a")))
     assert writer.put(table(header_row("b"), header_row("c"))) == (name, 1)
     assert (first, stored.store.names) == (0, [])
-    writer.abandon()
-    assert (store.names, stored.store.names) == ([], [])
-    assert writer.put(table(header_row("d"))) != (name, 0)
     writer.close()
     writer.close()
-    assert store.names == stored.store.names
-    assert stored.known(("a", 0), ("d", 0)) == [None, 1]
+    assert store.names == stored.store.names == [name]
+    other, first = writer.put(table(header_row("d")))
+    assert (first, stored.store.names) == (0, [name])
+    writer.close()
+    assert store.names == stored.store.names == [other, name]
+    assert stored.known(("a", 0), ("b", 0), ("c", 0), ("d", 0)) == [1, 1, 1, 1]
