@@ -56,16 +56,14 @@ class HeaderIndex:
         for name in store.names if names is None else names:
             first = 0
             for batch in store.batches(name, KEY_COLUMNS):
-                chosen = np.flatnonzero(_holds(batch))
-                places = np.stack([np.full(len(chosen), len(index.names)), chosen + first], axis=1)
-                parts.append((_keys(batch.column(IDENTITY), batch.column(BAND_INDEX))[chosen], places))
+                parts.append(_entries(batch, len(index.names), first))
                 first += batch.num_rows
             index.names.append(name)
         index._insert(parts)
         return index
 
     def add(self, name: str, first: int, rows: pa.Table) -> None:
-        """Know rows that were added to a file; they count after those that are known already.
+        """Know rows that were added to a file; they count before those that are known already.
 
         Args:
             name: of the file.
@@ -75,10 +73,7 @@ class HeaderIndex:
         if name not in self.names:
             self.names.append(name)
         batch = rows.select(list(KEY_COLUMNS)).combine_chunks()
-        chosen = np.flatnonzero(_holds(batch))
-        places = np.stack([np.full(len(chosen), self.names.index(name)), chosen + first], axis=1)
-        identities, indices = (batch.column(column).combine_chunks() for column in (IDENTITY, BAND_INDEX))
-        self._insert([(_keys(identities, indices)[chosen], places)])
+        self._insert([_entries(batch, self.names.index(name), first)])
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -104,13 +99,32 @@ class HeaderIndex:
     def _insert(self, parts: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]]) -> None:
         if not parts:
             return
-        keys = np.concatenate([self._keys, *(keys for keys, _ in parts)])
-        places = np.concatenate([self._places, *(places for _, places in parts)])
+        # Those that count first stand first.
+        keys = np.concatenate([*(keys for keys, _ in parts), self._keys])
+        places = np.concatenate([*(places for _, places in parts), self._places])
         # A clash of the first halves of two hashes hides one of them at most: its header is asked for again.
         order = np.argsort(keys[:, 0], kind="stable")
         keys = keys[order]
         first = np.concatenate([np.ones(min(1, len(keys)), bool), keys[1:, 0] != keys[:-1, 0]])
         self._keys, self._places = keys[first], places[order][first]
+
+
+def _entries(
+    rows: pa.RecordBatch | pa.Table, file: int, first: int
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """Keys and places of rows of a file; the place of a failure that is to be tried again names no file.
+
+    Such a failure stands before what an older file knows: the header was asked for anew, because it was not trusted.
+    """
+    holds = _holds(rows)
+    places = np.stack([np.where(holds, file, -1), np.arange(first, first + rows.num_rows)], axis=1)
+    identities, indices = (_one(rows.column(name)) for name in (IDENTITY, BAND_INDEX))
+    named = np.flatnonzero(np.asarray(identities.is_valid()))
+    return _keys(identities, indices)[named], places[named]
+
+
+def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _keys(identities: pa.Array, indices: pa.Array) -> npt.NDArray[np.uint64]:
@@ -126,5 +140,4 @@ def _keys(identities: pa.Array, indices: pa.Array) -> npt.NDArray[np.uint64]:
 def _holds(batch: pa.RecordBatch | pa.Table) -> npt.NDArray[np.bool_]:
     current = pc.fill_null(pc.equal(batch.column("parser_version"), PARSER_VERSION), fill_value=False)
     again = pc.is_in(batch.column("error_class"), pa.array(RETRIED_CLASSES))
-    holds = pc.and_(pc.and_(current, pc.invert(again)), pc.is_valid(batch.column(IDENTITY)))
-    return np.asarray(holds, bool)
+    return np.asarray(pc.and_(current, pc.invert(again)), bool)

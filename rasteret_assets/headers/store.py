@@ -30,7 +30,7 @@ from rasteret_assets.storage.workspace import Workspace
 GROUP_BYTES: Final = 4 * 2**20
 GROUP_ROWS: Final = 4096
 #: Bytes of batches that stay in memory while rows are taken from them.
-_CACHE_BYTES: Final = 48 * 2**20
+_CACHE_BYTES: Final = 24 * 2**20
 #: Bytes of a batch that has no rows.
 _BATCH_OVERHEAD: Final = 8192
 #: Files that are open at once while rows are taken from them.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rasteret_assets.columns.hashing import hash_texts
+from rasteret_assets.errors import CollectionError
 from rasteret_assets.headers.index import KEY_COLUMNS, HeaderIndex
 from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore, in_order
 from rasteret_assets.schema import BANDS, HEADER_FILE, HEADER_ROW, HEADER_SCHEMA, HEADERS, ID
@@ -138,9 +140,11 @@ class Lender:
             found = index.find(targets)
             known = found.files >= 0
             if known.any():
-                self._copy(path.split("/")[-2], in_order(listed, np.unique(found.rows[known])))
-                targets = targets.filter(pa.array(~known))
-                lent = True
+                # The other partition may be compacted at this moment: what cannot be read now is fetched.
+                with suppress(CollectionError):
+                    self._copy(path.split("/")[-2], in_order(listed, np.unique(found.rows[known])))
+                    targets = targets.filter(pa.array(~known))
+                    lent = True
         return lent
 
     def _copy(self, donor: str, listed: pa.Table) -> None:

@@ -23,7 +23,7 @@ from rasteret_assets.orchestration.reporting import explained, logged_progress
 from rasteret_assets.orchestration.resources import BuildOptions, FilesystemResource, StorageBackendResource
 from rasteret_assets.pipeline.build import refuse_without_headers, tidy
 from rasteret_assets.pipeline.stage import Build, StageResult
-from rasteret_assets.pipeline.stages import run_stage
+from rasteret_assets.pipeline.stages import STAGES, run_stage
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, PARSER_VERSION, RAW, REJECTED
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
@@ -76,7 +76,7 @@ def normalized_records(spec: CollectionSpec) -> dg.AssetsDefinition:
             _asset_spec(
                 spec,
                 NORMALIZED,
-                deps=[stage_key(spec, RAW)],
+                deps=_inputs(spec, NORMALIZED),
                 description=(
                     "The rows under the record contract: text ids, UTC datetimes, WKB footprints in longitude and "
                     "latitude with their bbox, the CRS of the raster, assets as a struct. Columns of the provider stay "
@@ -87,7 +87,7 @@ def normalized_records(spec: CollectionSpec) -> dg.AssetsDefinition:
             _asset_spec(
                 spec,
                 REJECTED,
-                deps=[stage_key(spec, RAW)],
+                deps=_inputs(spec, NORMALIZED),
                 description=(
                     "Rows that cannot be brought under the record contract, as the provider wrote them, with the "
                     f"reason. More than {spec.max_rejected:.2%} of a partition (`max_rejected`) stop its build."
@@ -119,7 +119,7 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
             _asset_spec(
                 spec,
                 BANDS,
-                deps=[stage_key(spec, NORMALIZED)],
+                deps=_inputs(spec, BANDS),
                 description=(
                     "One row per record and band: where the header of its GeoTIFF is stored (grid, CRS, data type, "
                     "place of each tile), or why it has none. A header is fetched only where its file is new, where "
@@ -167,7 +167,7 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
             _asset_spec(
                 spec,
                 COLLECTION,
-                deps=[stage_key(spec, NORMALIZED), stage_key(spec, BANDS)],
+                deps=_inputs(spec, COLLECTION),
                 description=(
                     f"{spec.description} The published collection: records joined with the headers of their bands as "
                     f"GeoParquet, one file per {spec.partition_by} that is replaced in one step. Open it with "
@@ -202,6 +202,11 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
 
 def _op_name(spec: CollectionSpec, stage: str) -> str:
     return f"{identifier(spec.name)}__{stage}"
+
+
+def _inputs(spec: CollectionSpec, stage: str) -> list[dg.AssetKey]:
+    """Return the assets whose tables a stage reads."""
+    return [stage_key(spec, name) for name in STAGES[stage].inputs]
 
 
 def _asset_spec(spec: CollectionSpec, stage: str, **values: Any) -> dg.AssetSpec:

@@ -135,11 +135,9 @@ def _read_bands(build: Build, key: str, lists_complete: Callable[[], None]) -> S
         store = HeaderStore(workspace, key)
         writer = HeaderFileWriter(workspace, store)
         with HeaderReader(workspace, store, LIGHT_COLUMNS) as light:
-            known = None
-            if not build.force:
-                index = HeaderIndex.of(store)
-                lender = Lender(workspace, key, writer, index, lists_complete)
-                known = KnownHeaders(index=index, light=light, borrow=lender.lend)
+            index = HeaderIndex() if build.force else HeaderIndex.of(store)
+            lender = Lender(workspace, key, writer, index, lists_complete)
+            known = KnownHeaders(index=index, light=light, borrow=(lambda _: False) if build.force else lender.lend)
             reader = BandMetadataReader(
                 profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent,  # type: ignore[arg-type]
                 sink=StoreSink(writer), known=known, overviews=spec.overviews, revalidate=build.revalidate,

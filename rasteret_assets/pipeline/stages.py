@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import pyarrow as pa
-
 from rasteret_assets.pipeline.bands import make_band_metadata
 from rasteret_assets.pipeline.collection import make_collection
 from rasteret_assets.pipeline.raw import make_raw_records
@@ -27,6 +25,7 @@ from rasteret_assets.schema import (
     NORMALIZED,
     RAW,
 )
+from rasteret_assets.storage.memory import give_back
 
 #: The stages, in the order in which data flows.
 STAGES: Final[dict[str, Stage]] = {
@@ -55,6 +54,5 @@ def run_stage(name: str, build: Build, keys: Sequence[str]) -> list[StageResult]
         RasteretAssetsError: what stopped it; partitions that were made before stay made.
     """
     results = STAGES[name].make(build, keys)
-    # The allocator keeps what the stage needed for a while; the next one needs memory of other sizes.
-    pa.default_memory_pool().release_unused()
+    give_back()
     return [results[key] for key in keys]

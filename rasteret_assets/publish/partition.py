@@ -30,7 +30,7 @@ from rasteret_assets.storage.files import Written
 from rasteret_assets.storage.workspace import Workspace
 
 #: Bytes of headers that are joined with their records at once.
-_JOINED_BYTES: Final = 24 * 2**20
+_JOINED_BYTES: Final = 16 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)

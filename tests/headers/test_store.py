@@ -218,6 +218,8 @@ def test_what_is_written_and_not_closed_is_not_there(tmp_path: Path) -> None:
     writer.close()
     writer.close()
     assert store.names == stored.store.names == [name]
-    assert writer.put(table(header_row("d"))) != (name, 0)
+    other, first = writer.put(table(header_row("d")))
+    assert (first, stored.store.names) == (0, [name])
     writer.close()
-    assert len(stored.store.names) == 2
+    assert store.names == stored.store.names == [other, name]
+    assert stored.known(("a", 0), ("b", 0), ("c", 0), ("d", 0)) == [1, 1, 1, 1]
