@@ -76,7 +76,7 @@ class HeaderIndex:
         self._insert([_entries(batch, self.names.index(name), first)])
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return int((self._places[:, 0] >= 0).sum())
 
     def find(self, targets: pa.Table) -> Found:
         """Return where the header of every target stands.
@@ -86,13 +86,14 @@ class HeaderIndex:
         """
         count = targets.num_rows
         found = Found(np.full(count, -1, np.int64), np.zeros(count, np.int64))
-        if not len(self) or not count:
+        if not len(self._keys) or not count:
             return found
         identities, indices = (targets[name].combine_chunks() for name in (IDENTITY, BAND_INDEX))
         wanted = _keys(identities, indices)
         place = np.searchsorted(self._keys[:, 0], wanted[:, 0])
-        inside = np.minimum(place, len(self) - 1)
+        inside = np.minimum(place, len(self._keys) - 1)
         hit = np.asarray(identities.is_valid()) & (self._keys[inside] == wanted).all(axis=1)
+        hit &= self._places[inside, 0] >= 0
         found.files[hit], found.rows[hit] = self._places[inside[hit]].T
         return found
 
