@@ -11,7 +11,7 @@ from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.spec import CloudConfig, CollectionSpec
 from rasteret_assets.storage import StorageBackend, create_backend
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CloudConfig",
