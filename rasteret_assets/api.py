@@ -297,7 +297,7 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
         check_enrichment([ledger])
         _warn_of_failures(ledger)
         places = ledger.select(list(PLACE_COLUMNS)) if ledger.num_rows else None
-        headers = band_headers(result.records[ID].combine_chunks(), places, profile.bands, sink.take)
+        headers = band_headers(result.records[ID].combine_chunks(), places, profile.bands, sink.take_each)
     if spec.enrich_cog:
         _warn_of_no_address(result.records.num_rows, 0 if ledger is None else ledger.num_rows)
     table, _ = join_headers(result.records, headers)

@@ -116,6 +116,12 @@ class MemorySink:
             places.append(mine)
         return in_order(pa.concat_tables(parts), np.argsort(np.concatenate(places), kind="stable"))
 
+    def take_each(
+        self, names: Sequence[str], requests: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+    ) -> list[pa.Table]:
+        """Return one table for each of several requests, ``files`` and ``rows`` of :meth:`take`."""
+        return [self.take(names, files, rows) for files, rows in requests]
+
 
 def _no_headers(rows: int) -> pa.Table:
     return pa.table({"header": pa.nulls(rows, BAND_STRUCT)})

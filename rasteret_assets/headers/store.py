@@ -14,6 +14,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Final, NamedTuple, Self
 
 import numpy as np
@@ -193,7 +194,34 @@ class HeaderReader:
         Raises:
             CollectionError: if a file does not exist, or is damaged.
         """
-        parts, places = list[pa.RecordBatch](), [np.zeros(0, np.int64)]
+        return self.take_each(names, [(files, rows)])[0]
+
+    def take_each(
+        self, names: Sequence[str], requests: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+    ) -> list[pa.Table]:
+        """Return one table for each of several requests, and read no batch twice that several of them need.
+
+        Args:
+            names: of files.
+            requests: ``files`` and ``rows`` of :meth:`take` each.
+
+        Raises:
+            CollectionError: as :meth:`take`.
+        """
+        files = np.concatenate([file for file, _ in requests])
+        rows = np.concatenate([row for _, row in requests])
+        starts = np.cumsum([0, *(len(file) for file, _ in requests)])
+        parts: list[list[pa.RecordBatch]] = [[] for _ in requests]
+        places: list[list[npt.NDArray[np.int64]]] = [[] for _ in requests]
+
+        def put(batch: pa.RecordBatch | None, inside: npt.NDArray[np.int64], begin: int) -> None:
+            bounds = np.searchsorted(inside, starts)
+            for number, (start, stop) in enumerate(pairwise(bounds)):
+                if start < stop:
+                    mine = inside[start:stop]
+                    parts[number].append(self._nulls(len(mine)) if batch is None else _taken(batch, rows[mine] - begin))
+                    places[number].append(mine - starts[number])
+
         for file in np.unique(files[files >= 0]):
             mine = np.flatnonzero(files == file)
             ends = self._opened(names[file]).ends
@@ -201,16 +229,20 @@ class HeaderReader:
                 raise CollectionError(f"{self._store.path(names[file])} holds fewer rows than its ledger names")
             groups = np.searchsorted(ends, rows[mine], side="right")
             for group in np.unique(groups):
-                inside = mine[groups == group]
                 begin = int(ends[group - 1]) if group else 0
-                parts.append(_taken(self._group(names[file], int(group)), rows[inside] - begin))
-                places.append(inside)
+                put(self._group(names[file], int(group)), mine[groups == group], begin)
         if (missing := np.flatnonzero(files < 0)).size:
-            nothing = [pa.nulls(len(missing), kind) for kind in self._schema.types]
-            parts.append(pa.RecordBatch.from_arrays(nothing, schema=self._schema))
-            places.append(missing)
-        table = pa.Table.from_batches(parts, self._schema)
-        return in_order(table, np.argsort(np.concatenate(places), kind="stable"))
+            put(None, missing, 0)
+        tables = []
+        for number in range(len(requests)):
+            table = pa.Table.from_batches(parts[number], self._schema)
+            parts[number] = []
+            order = np.argsort(np.concatenate([np.zeros(0, np.int64), *places[number]]), kind="stable")
+            tables.append(in_order(table, order))
+        return tables
+
+    def _nulls(self, count: int) -> pa.RecordBatch:
+        return pa.RecordBatch.from_arrays([pa.nulls(count, kind) for kind in self._schema.types], schema=self._schema)
 
     def row_bytes(self, names: Sequence[str]) -> int:
         """Return about how many bytes of memory the largest rows of some files take, by the batches they stand in."""

@@ -30,8 +30,9 @@ from rasteret_assets.schema import (
 #: Columns of the ledger that the headers of records are found by.
 PLACE_COLUMNS = (ID, "band", "status", HEADER_FILE, HEADER_ROW)
 
-#: Takes headers out of the header store: names of files, then for every header the position of its file and its row.
-TakeHeaders = Callable[[Sequence[str], npt.NDArray[np.int64], npt.NDArray[np.int64]], pa.Table]
+#: Takes headers out of the header store, a table per request: names of files, then in every request for every header
+#: the position of its file and its row.
+TakeHeaders = Callable[[Sequence[str], Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]], list[pa.Table]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def join_batches(
         ledger: :data:`PLACE_COLUMNS` of the ledger in the order of ``records``, any number of rows per record; nothing
             where no header was asked for.
         bands: in column order.
-        take: returns headers, as a table with the column ``header``.
+        take: returns headers, as tables with the column ``header``.
 
     Raises:
         CollectionError: if the ledger has rows of records that are not there, or another order: it is that of other
@@ -135,13 +136,14 @@ def band_headers(
     record_of_row = (
         np.asarray(pc.index_in(good[ID].combine_chunks(), value_set=ids), np.int64) if good.num_rows else codes
     )
-    structs = {}
+    requests = []
     for band in bands:
         mine = np.flatnonzero(np.asarray(pc.equal(good["band"], band), bool))
         files, rows = np.full(len(ids), -1, np.int64), np.zeros(len(ids), np.int64)
         files[record_of_row[mine]], rows[record_of_row[mine]] = codes[mine], numbers[mine]
-        structs[band] = take(names, files, rows)["header"].combine_chunks()
-    return structs
+        requests.append((files, rows))
+    tables = take(names, requests)
+    return {band: table["header"].combine_chunks() for band, table in zip(bands, tables, strict=True)}
 
 
 def join_headers(records: pa.Table, headers: Mapping[str, pa.Array]) -> tuple[pa.Table, CrsFindings]:

@@ -92,7 +92,7 @@ def publish_partition(
         nonlocal findings
         ledger = workspace.read_batches(workspace.stage_file(BANDS, key), PLACE_COLUMNS) if bands else ()
         rows_at_once = _rows_at_once(workspace, key, bands, reader, most)
-        for table, found in join_batches(_cut(records, rows_at_once), ledger, bands, reader.take):
+        for table, found in join_batches(_cut(records, rows_at_once), ledger, bands, reader.take_each):
             findings += found
             yield completed(table)
 

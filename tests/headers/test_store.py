@@ -148,7 +148,10 @@ def test_rows_of_many_files_come_in_any_order(tmp_path_factory: pytest.TempPathF
         columns = data.draw(st.sampled_from([["header"], ["href", "header"], HEADER_SCHEMA.names]))
         with HeaderReader(stored.workspace, stored.store, columns) as reader:
             files, rows = (np.array([pair[at] for pair in places], np.int64) for at in (0, 1))
+            cut = data.draw(st.integers(0, len(places)))
+            requests = [(files[:cut], rows[:cut]), (files[cut:], rows[cut:])]
             taken = reader.take(names, files, rows)
+            assert pa.concat_tables(reader.take_each(names, requests)).equals(taken)
     assert taken.schema == pa.schema([HEADER_SCHEMA.field(name) for name in columns])
     found = [header and header["image_width"] for header in taken["header"].to_pylist()]
     assert found == [None if file < 0 else 100 * file + row for file, row in places]
@@ -162,6 +165,17 @@ def test_neighbours_are_read_from_one_batch(tmp_path: Path, monkeypatch: pytest.
             rows = np.arange(first, first + 5)
             taken = reader.take(stored.store.names, np.zeros(5, np.int64), rows)
             assert [header["image_width"] for header in taken["header"].to_pylist()] == rows.tolist()
+        assert reader.loads == 10
+
+
+def test_no_batch_is_read_twice_for_several_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "GROUP_ROWS", 10)
+    monkeypatch.setattr(stores, "_CACHE_BYTES", 1)
+    stored = Stored(tmp_path, [header_row(str(n), width=n) for n in range(100)])
+    with HeaderReader(stored.workspace, stored.store, ["header"]) as reader:
+        requests = [np.arange(band, 100, 4) for band in range(4)]
+        taken = reader.take_each(stored.store.names, [(np.zeros_like(rows), rows) for rows in requests])
+        assert [table.num_rows for table in taken] == [25] * 4
         assert reader.loads == 10
 
 
