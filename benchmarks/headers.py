@@ -24,13 +24,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from cogs import KINDS, ServedFile, make_changed_file, make_file
 from processes import COMPARED, READERS, SLOW_READERS, RunningServer, missing_reader, run_reader, running_server
-from report import Measurement, as_json, compare, describe_machine, format_table
+from report import Measurement, add_file_options, as_json, compare, describe_machine, format_table
 from trials import Trial, try_changed_files, try_dead_host, try_faults, try_memory, try_throttle
 
 
@@ -127,11 +125,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", action="store_true", help="10 %% 503s, 5 %% resets, 5 %% short bodies together")
     parser.add_argument("--throttle", type=int, default=0, metavar="N", help="429 beyond N requests a second")
     parser.add_argument("--dead-host", action="store_true", help="one host of two is dead")
-    parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument(
-        "--cache", type=Path, default=Path(tempfile.gettempdir()) / "rasteret-assets-benchmarks",
-        help="folder that keeps the served files between runs",
-    )  # fmt: skip
+    add_file_options(parser, "folder that keeps the served files between runs")
     return parser.parse_args()
 
 

@@ -37,7 +37,7 @@ import shapely
 from affine import Affine
 from processes import RunningServer, running_server
 from rasterio.warp import transform_bounds
-from report import describe_machine
+from report import add_file_options, describe_machine
 
 from rasteret_assets import build_from_table
 
@@ -265,8 +265,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scenarios", type=_names_of(SCENARIOS), default=list(SCENARIOS), help=",".join(SCENARIOS))
     parser.add_argument("--readers", type=_names_of(READERS), default=list(READERS), help=",".join(READERS))
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "rasteret-assets-benchmarks")
+    add_file_options(parser, "folder that keeps the served files between runs")
     return parser.parse_args()
 
 

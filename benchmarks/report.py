@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,6 +15,18 @@ from pathlib import Path
 from typing import Any, Final
 
 _PACKAGES: Final = ("rasteret-assets", "async-tiff", "obstore", "aiohttp", "uvloop", "rasterio", "numpy", "pyarrow")
+
+
+def add_file_options(parser: argparse.ArgumentParser, kept: str) -> None:
+    """Add the options that say where results are written, and where what a benchmark needs lies.
+
+    Args:
+        parser: of the benchmark.
+        kept: what the folder is for.
+    """
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "rasteret-assets-benchmarks",
+                        help=kept)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

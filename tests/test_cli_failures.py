@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from click.testing import CliRunner, Result
 from rasteret_assets import build_from_table
 from rasteret_assets.cli import main
 from tests.support.rasters import record_table, tiff_bytes
-from tests.support.server import RangeServer
+from tests.support.server import RangeServer, ServedBuild
 
 IDS = ["good", "gone", "gone2", "private"]
 
@@ -27,24 +26,8 @@ def failures(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["failures", *map(str, arguments)])
 
 
-@dataclass(frozen=True)
-class Built:
-    """A published collection, and the server its files were on."""
-
-    root: Path
-    url: str
-
-    @property
-    def published(self) -> Path:
-        return self.root / "s2_records"
-
-    @property
-    def host(self) -> str:
-        return self.url.removeprefix("http://")
-
-
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(tmp_path_factory: pytest.TempPathFactory) -> ServedBuild:
     """Three of four headers are missing; two of one kind."""
     root = tmp_path_factory.mktemp("built")
     server = RangeServer()
@@ -54,10 +37,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     table = record_table(IDS, {"B02": hrefs})
     with server.running():
         build_from_table(table, name="s2", workspace_dir=root, enrich_cog=True)
-    return Built(root, server.url)
+    return ServedBuild(root, server.url)
 
 
-def test_the_report_counts_explains_and_lists(built: Built) -> None:
+def test_the_report_counts_explains_and_lists(built: ServedBuild) -> None:
     result = failures(built.published)
     assert (result.exit_code, result.stderr) == (0, "")
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
@@ -74,7 +57,7 @@ def test_the_report_counts_explains_and_lists(built: Built) -> None:
     assert "verysecret" not in result.output
 
 
-def test_class_host_and_limit_narrow_the_report(built: Built) -> None:
+def test_class_host_and_limit_narrow_the_report(built: ServedBuild) -> None:
     narrowed = failures(built.published, "--class", "not_found", "--host", built.host, "--limit", "1").stdout
     assert narrowed.startswith("2 of 4 headers")
     assert "private" not in narrowed
@@ -83,7 +66,7 @@ def test_class_host_and_limit_narrow_the_report(built: Built) -> None:
     assert (other.exit_code, other.stdout) == (0, "No failures of this kind among 4 headers.\n")
 
 
-def test_json_is_one_document_with_everything(built: Built) -> None:
+def test_json_is_one_document_with_everything(built: ServedBuild) -> None:
     document = json.loads(failures(built.published, "--json").stdout)
     assert set(document) == {"summary", "failures"}
     assert [(row["error_class"], row["count"], row["share"], row["retried"]) for row in document["summary"]] == [
@@ -98,7 +81,7 @@ def test_json_is_one_document_with_everything(built: Built) -> None:
     assert limited["summary"][0]["count"] == 2
 
 
-def test_failures_are_an_error_only_when_strict(built: Built) -> None:
+def test_failures_are_an_error_only_when_strict(built: ServedBuild) -> None:
     assert failures(built.published, "--strict").exit_code == 1
     assert failures(built.published, "--strict", "--json").exit_code == 1
     assert failures(built.published, "--limit", "-1").exit_code == 2
@@ -120,7 +103,7 @@ def test_a_path_without_ledgers_is_one_line_on_stderr(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_a_declaration_leads_to_its_collection(built: Built, tmp_path: Path) -> None:
+def test_a_declaration_leads_to_its_collection(built: ServedBuild, tmp_path: Path) -> None:
     declaration = tmp_path / "s2.yaml"
     declaration.write_text(f"path: scenes.parquet\nworkspace_dir: {built.root}\nenrich_cog: true\n")
     assert failures(declaration).stdout.startswith("3 of 4 headers")
@@ -129,7 +112,7 @@ def test_a_declaration_leads_to_its_collection(built: Built, tmp_path: Path) -> 
     assert missing.stderr.startswith(f"Error: {tmp_path / 'missing.yaml'}: cannot be read")
 
 
-def test_what_strangers_wrote_cannot_steer_the_terminal(built: Built, tmp_path: Path) -> None:
+def test_what_strangers_wrote_cannot_steer_the_terminal(built: ServedBuild, tmp_path: Path) -> None:
     shutil.copytree(built.root, tmp_path / "copy")
     for path in (tmp_path / "copy" / "s2_stages" / "band_metadata").iterdir():
         ledger = pq.read_table(path)
@@ -140,7 +123,7 @@ def test_what_strangers_wrote_cannot_steer_the_terminal(built: Built, tmp_path: 
     assert shown.split().count("?[2J[red]a?b") == 3
 
 
-def test_a_published_path_takes_no_dagster(built: Built) -> None:
+def test_a_published_path_takes_no_dagster(built: ServedBuild) -> None:
     code = (
         "import sys; from rasteret_assets.cli import main; main(sys.argv[1:], standalone_mode=False); "
         "sys.exit('dagster' in sys.modules)"

@@ -5,7 +5,7 @@ Only a 128-bit hash of each known address is kept in memory; the rows stay in th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -35,14 +35,31 @@ class Found(NamedTuple):
     rows: npt.NDArray[np.int64]
 
 
+class _Run(NamedTuple):
+    """Rows in the order of the first half of their keys, each key once.
+
+    Args:
+        keys: of the rows, ``uint64[N, 2]``.
+        places: position of the file among the index's names and number of the row there, ``int64[N, 2]``; the file is
+            -1 where the row is not to be used.
+    """
+
+    keys: npt.NDArray[np.uint64]
+    places: npt.NDArray[np.int64]
+
+
 class HeaderIndex:
-    """Rows of header files that still hold: same parser, and an outcome that another try would not change."""
+    """Rows of header files that still hold: same parser, and an outcome that another try would not change.
+
+    Rows come in thousands of times while headers are fetched. They are kept in sorted runs, the newest first, and two
+    runs become one where the newer has half as many rows as the older (O'Neil et al., "The log-structured merge-tree",
+    1996): what is known is moved a logarithmic number of times, and few runs are searched.
+    """
 
     def __init__(self) -> None:
         #: Names of the files that rows were added of.
         self.names: list[str] = []
-        self._keys = np.zeros((0, 2), np.uint64)
-        self._places = np.zeros((0, 2), np.int64)
+        self._runs: list[_Run] = []
 
     @classmethod
     def of(cls, store: HeaderStore, names: Iterable[str] | None = None) -> HeaderIndex:
@@ -52,7 +69,7 @@ class HeaderIndex:
             CollectionError: if a file is damaged.
         """
         index = cls()
-        parts: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]] = []
+        parts: list[_Run] = []
         for name in store.names if names is None else names:
             first = 0
             for batch in store.batches(name, KEY_COLUMNS):
@@ -62,21 +79,22 @@ class HeaderIndex:
         index._insert(parts)
         return index
 
-    def add(self, name: str, first: int, rows: pa.Table) -> None:
-        """Know rows that were added to a file; they count before those that are known already.
+    def add(self, added: Iterable[tuple[str, int, pa.Table]]) -> None:
+        """Know rows that were added to files; they count before those that are known already.
 
         Args:
-            name: of the file.
-            first: number of the first of the rows there.
-            rows: with :data:`KEY_COLUMNS`.
+            added: name of a file, number of the first of the rows there, and the rows, with :data:`KEY_COLUMNS`; of
+                equal keys the first counts.
         """
-        if name not in self.names:
-            self.names.append(name)
-        batch = rows.select(list(KEY_COLUMNS)).combine_chunks()
-        self._insert([_entries(batch, self.names.index(name), first)])
+        parts = []
+        for name, first, rows in added:
+            if name not in self.names:
+                self.names.append(name)
+            parts.append(_entries(rows.select(list(KEY_COLUMNS)).combine_chunks(), self.names.index(name), first))
+        self._insert(parts)
 
     def __len__(self) -> int:
-        return int((self._places[:, 0] >= 0).sum())
+        return int((_merged(self._runs).places[:, 0] >= 0).sum()) if self._runs else 0
 
     def find(self, targets: pa.Table) -> Found:
         """Return where the header of every target stands.
@@ -86,34 +104,42 @@ class HeaderIndex:
         """
         count = targets.num_rows
         found = Found(np.full(count, -1, np.int64), np.zeros(count, np.int64))
-        if not len(self._keys) or not count:
+        if not self._runs or not count:
             return found
         identities, indices = (targets[name].combine_chunks() for name in (IDENTITY, BAND_INDEX))
         wanted = _keys(identities, indices)
-        place = np.searchsorted(self._keys[:, 0], wanted[:, 0])
-        inside = np.minimum(place, len(self._keys) - 1)
-        hit = np.asarray(identities.is_valid()) & (self._keys[inside] == wanted).all(axis=1)
-        hit &= self._places[inside, 0] >= 0
-        found.files[hit], found.rows[hit] = self._places[inside[hit]].T
+        left = np.flatnonzero(np.asarray(identities.is_valid()))
+        for run in self._runs:
+            place = np.minimum(np.searchsorted(run.keys[:, 0], wanted[left, 0]), len(run.keys) - 1)
+            known = (run.keys[place] == wanted[left]).all(axis=1)
+            found.files[left[known]], found.rows[left[known]] = run.places[place[known]].T
+            left = left[~known]
+        # A row that is not to be used has no file, and hides what older ones say.
+        found.rows[found.files < 0] = 0
         return found
 
-    def _insert(self, parts: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]]) -> None:
-        if not parts:
+    def _insert(self, parts: Sequence[_Run]) -> None:
+        """Add rows, of which those that count first stand first."""
+        if not sum(len(part.keys) for part in parts):
             return
-        # Those that count first stand first.
-        keys = np.concatenate([*(keys for keys, _ in parts), self._keys])
-        places = np.concatenate([*(places for _, places in parts), self._places])
-        # A clash of the first halves of two hashes hides one of them at most: its header is asked for again.
-        order = np.argsort(keys[:, 0], kind="stable")
-        keys = keys[order]
-        first = np.concatenate([np.ones(min(1, len(keys)), bool), keys[1:, 0] != keys[:-1, 0]])
-        self._keys, self._places = keys[first], places[order][first]
+        self._runs.insert(0, _merged(parts))
+        while len(self._runs) > 1 and 2 * len(self._runs[0].keys) >= len(self._runs[1].keys):
+            self._runs[:2] = [_merged(self._runs[:2])]
 
 
-def _entries(
-    rows: pa.RecordBatch | pa.Table, file: int, first: int
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """Keys and places of rows of a file; the place of a failure that is to be tried again names no file.
+def _merged(parts: Sequence[_Run]) -> _Run:
+    """One run of several, or of rows in any order; of equal keys the first counts."""
+    keys = np.concatenate([part.keys for part in parts])
+    places = np.concatenate([part.places for part in parts])
+    order = np.argsort(keys[:, 0], kind="stable")
+    keys = keys[order]
+    # A clash of the first halves of two hashes hides one of them at most: its header is asked for again.
+    first = np.concatenate([np.ones(min(1, len(keys)), bool), keys[1:, 0] != keys[:-1, 0]])
+    return _Run(keys[first], places[order][first])
+
+
+def _entries(rows: pa.RecordBatch | pa.Table, file: int, first: int) -> _Run:
+    """Keys and places of rows of a file, in its order; the place of a failure that is to be tried again names no file.
 
     Such a failure stands before what an older file knows: the header was asked for anew, because it was not trusted.
     """
@@ -121,7 +147,7 @@ def _entries(
     places = np.stack([np.where(holds, file, -1), np.arange(first, first + rows.num_rows)], axis=1)
     identities, indices = (_one(rows.column(name)) for name in (IDENTITY, BAND_INDEX))
     named = np.flatnonzero(np.asarray(identities.is_valid()))
-    return _keys(identities, indices)[named], places[named]
+    return _Run(_keys(identities, indices)[named], places[named])
 
 
 def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:

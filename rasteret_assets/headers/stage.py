@@ -157,8 +157,7 @@ class BandMetadataReader:
         if more and fresh.added and self.known is not None:
             # A file that a later slice refers to as well is not asked for again.
             self.sink.save()
-            for added in fresh.added:
-                self.known.index.add(*added)
+            self.known.index.add(fresh.added)
         return rows
 
     def _find(self, targets: pa.Table, askable: npt.NDArray[np.bool_]) -> Found:

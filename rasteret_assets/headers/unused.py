@@ -136,7 +136,7 @@ class Lender:
             if listed is None or not listed.num_rows:
                 continue
             index = HeaderIndex()
-            index.add("", 0, listed)
+            index.add([("", 0, listed)])
             found = index.find(targets)
             known = found.files >= 0
             if known.any():
@@ -159,7 +159,7 @@ class Lender:
                 chosen = order[start : start + step]
                 copied = reader.take(encoded.dictionary.to_pylist(), files[chosen], rows[chosen])
                 name, first = self._writer.put(copied)
-                self._index.add(name, first, copied)
+                self._index.add([(name, first, copied)])
 
     def _unused_lists(self) -> list[str]:
         """Paths of the lists of other partitions, those whose keys resemble this one's first."""

@@ -275,7 +275,7 @@ def _known(workspace: Workspace, key: str) -> HeaderIndex:
     try:
         index = HeaderIndex.of(HeaderStore(workspace, key))
         for rows in earlier_keys(workspace, key):
-            index.add("", 0, rows)
+            index.add([("", 0, rows)])
     except DamagedFileError as error:
         _log.warning("%s: damaged; a build reads its headers again", error.path)
         return HeaderIndex()

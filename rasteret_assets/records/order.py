@@ -28,7 +28,8 @@ SORT_BYTES: Final = 128 * 2**20
 MERGED_RUNS: Final = 48
 _TAKEN_BYTES: Final = 24 * 2**20
 
-_IPC: Final = pa.ipc.IpcWriteOptions(compression="lz4")
+# Half of what LZ4 makes of records: what a build writes counts, and these bytes are read only once.
+_IPC: Final = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
 
 
 class RecordSorter:

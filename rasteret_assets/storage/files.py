@@ -51,19 +51,10 @@ class Written(NamedTuple):
     digest: str
 
 
-class TableWriter:
-    """Writes one Parquet file batch by batch; what came of it is known once it is in place.
+class FileWriter:
+    """What is known of a file that is written batch by batch: its rows so far, and at last the file itself."""
 
-    Args:
-        writer: of a file beside the one that is replaced.
-        path: of the one that is replaced.
-        row_group_size: most rows of a row group; as many as are written at once when omitted.
-    """
-
-    def __init__(self, writer: pq.ParquetWriter, path: str, row_group_size: int | None) -> None:
-        self._writer = writer
-        self._path = path
-        self._row_group_size = row_group_size
+    def __init__(self) -> None:
         self._written: Written | None = None
         self.rows = 0
 
@@ -73,6 +64,22 @@ class TableWriter:
         if self._written is None:
             raise RuntimeError("the file is not in place before its writer is closed")
         return self._written
+
+
+class TableWriter(FileWriter):
+    """Writes one Parquet file batch by batch; what came of it is known once it is in place.
+
+    Args:
+        writer: of a file beside the one that is replaced.
+        path: of the one that is replaced.
+        row_group_size: most rows of a row group; as many as are written at once when omitted.
+    """
+
+    def __init__(self, writer: pq.ParquetWriter, path: str, row_group_size: int | None) -> None:
+        super().__init__()
+        self._writer = writer
+        self._path = path
+        self._row_group_size = row_group_size
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Append rows as at least one row group of their own.

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import pyarrow as pa
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest, xxh3_128
 
-from rasteret_assets.storage.files import Files, Written
+from rasteret_assets.storage.files import Files, FileWriter, Written
 from rasteret_assets.storage.reading import damaged, opened, patiently, unreadable, writing
 
 #: Ends the names of these files.
@@ -54,7 +54,7 @@ class Message(NamedTuple):
     checksum: str
 
 
-class StreamWriter:
+class StreamWriter(FileWriter):
     """Writes one stream batch by batch.
 
     Args:
@@ -64,24 +64,16 @@ class StreamWriter:
     """
 
     def __init__(self, sink: pa.NativeFile, schema: pa.Schema, path: str) -> None:
+        super().__init__()
         self._sink = sink
         self._writer = pa.ipc.new_stream(sink, schema, options=STREAM_OPTIONS)
         self._path = path
-        self._written: Written | None = None
         self._places: list[tuple[int, int, int]] = []
-        self.rows = 0
         #: What is noted about the rows: any JSON document.
         self.notes: dict[str, Any] = {}
         with writing(path):
             # The schema is written before the first batch: what follows is batches only.
             self._writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema))
-
-    @property
-    def written(self) -> Written:
-        """The file, after the ``with`` block that wrote it."""
-        if self._written is None:
-            raise RuntimeError("the file is not in place before its writer is closed")
-        return self._written
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Append rows as batches of their own.

@@ -63,7 +63,7 @@ def test_what_an_earlier_ledger_knows_is_known_before_and_after(workspace: Works
     rows = old_rows(workspace, key)
     known = HeaderIndex()
     for keys in earlier_keys(workspace, key):
-        known.add("", 0, keys)
+        known.add([("", 0, keys)])
     bring_up_to_date(workspace, key)
     assert list(earlier_keys(workspace, key)) == []
     index = HeaderIndex.of(HeaderStore(workspace, key))

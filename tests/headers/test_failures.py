@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,27 +24,15 @@ from rasteret_assets.headers.failures import (
 from rasteret_assets.headers.ledger import read_ledger
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
-from tests.support.server import RangeServer
+from tests.support.server import RangeServer, ServedBuild
 
 IDS = ["good", "gone", "gone2", "private", "page", "strips", "blank", "local"]
 SAS = "sv=2023&sig=verysecret"
 LOCAL = "/no/such/what?is#this@.tif"
 
 
-@dataclass(frozen=True)
-class Built:
-    """A collection, and the server its files are on."""
-
-    root: Path
-    url: str
-
-    @property
-    def host(self) -> str:
-        return self.url.removeprefix("http://")
-
-
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(tmp_path_factory: pytest.TempPathFactory) -> ServedBuild:
     """A build over three months in which seven of eight headers are missing, for six reasons."""
     root = tmp_path_factory.mktemp("built")
     server = RangeServer()
@@ -59,17 +46,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     with server.running():
         table = record_table(IDS, {"B02": hrefs})
         build_from_table(table, name="s2", workspace_dir=root, enrich_cog=True, band_codes=["B02"])
-    return Built(root, server.url)
+    return ServedBuild(root, server.url)
 
 
 @pytest.fixture
-def workspace(built: Built, tmp_path: Path) -> Workspace:
+def workspace(built: ServedBuild, tmp_path: Path) -> Workspace:
     """Its workspace; each test may spoil its own."""
     shutil.copytree(built.root, tmp_path / "copy")
     return Workspace.at(str(tmp_path / "copy" / "s2_records"))
 
 
-def test_every_missing_header_is_a_row_with_its_reason_and_partition(workspace: Workspace, built: Built) -> None:
+def test_every_missing_header_is_a_row_with_its_reason_and_partition(workspace: Workspace, built: ServedBuild) -> None:
     found = read_failures(workspace)
     assert found.headers == 8
     assert found.table.schema == FAILURES_SCHEMA
@@ -89,7 +76,7 @@ def test_every_missing_header_is_a_row_with_its_reason_and_partition(workspace: 
     assert [row["partition"] for row in found.table.to_pylist()] == sorted(row["partition"] for row in rows.values())
 
 
-def test_the_summary_counts_by_class_and_host(workspace: Workspace, built: Built) -> None:
+def test_the_summary_counts_by_class_and_host(workspace: Workspace, built: ServedBuild) -> None:
     summary = read_failures(workspace).summary()
     assert summary.schema == SUMMARY_SCHEMA
     assert summary["count"].to_pylist() == [2, 1, 1, 1, 1, 1]
@@ -103,7 +90,7 @@ def test_the_summary_counts_by_class_and_host(workspace: Workspace, built: Built
     assert all(row["remedy"] == REMEDIES[row["error_class"]] for row in others)
 
 
-def test_class_and_host_select(workspace: Workspace, built: Built) -> None:
+def test_class_and_host_select(workspace: Workspace, built: ServedBuild) -> None:
     found = read_failures(workspace)
 
     def ids(failures: Failures) -> list[str]:

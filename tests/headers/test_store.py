@@ -117,12 +117,36 @@ def test_what_is_added_later_is_known_too_and_counts_first(tmp_path: Path) -> No
     stored = Stored(tmp_path, [header_row("a", width=1)])
     index = HeaderIndex.of(stored.store)
     rows = [header_row("a", width=2), header_row("b", width=3), header_row("c", error_class="timeout")]
-    index.add("000002-0.arrows", 5, table(*rows).select(list(KEY_COLUMNS)))
+    index.add([("000002-0.arrows", 5, table(*rows).select(list(KEY_COLUMNS)))])
     found = index.find(targets(("a", 0), ("b", 0), ("c", 0)))
     assert [index.names[file] if file >= 0 else None for file in found.files] == [
         "000002-0.arrows", "000002-0.arrows", None
     ]  # fmt: skip
     assert found.rows.tolist() == [5, 6, 0]
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=12, unique_by=lambda row: row[0]),
+        max_size=25,
+    )
+)
+def test_of_rows_that_come_in_a_few_at_a_time_the_last_counts(added: list[list[tuple[int, bool]]]) -> None:
+    index = HeaderIndex()
+    expected: dict[int, tuple[str, int] | None] = {}
+    for number, rows in enumerate(added):
+        name = f"{number % 3}"
+        told = [header_row(str(file), error_class=None if holds else "timeout") for file, holds in rows]
+        index.add([(name, 100 * number, table(*told).select(list(KEY_COLUMNS)))])
+        expected |= {file: (name, 100 * number + at) if holds else None for at, (file, holds) in enumerate(rows)}
+    found = index.find(targets(*((str(file), 0) for file in range(32))))
+    places = [
+        (index.names[file], row) if file >= 0 else None
+        for file, row in zip(found.files.tolist(), found.rows.tolist(), strict=True)
+    ]
+    assert places == [expected.get(file) for file in range(32)]
+    assert len(index) == sum(place is not None for place in expected.values())
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

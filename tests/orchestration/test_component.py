@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pyarrow.parquet as pq
@@ -39,6 +42,18 @@ import dagster as dg
 def defs():
     return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
 """
+
+
+@contextmanager
+def loaded_component(attributes: dict[str, Any]) -> Iterator[tuple[RasterCollection, dg.Definitions, Path]]:
+    """The component ``naip`` of some attributes, its definitions, and its folder."""
+    with create_defs_folder_sandbox() as sandbox:
+        folder = sandbox.scaffold_component(
+            component_cls=RasterCollection, defs_path="naip",
+            defs_yaml_contents={"type": "rasteret_assets.RasterCollection", "attributes": attributes},
+        )  # fmt: skip
+        with sandbox.load_component_and_build_defs(defs_path=folder) as (component, definitions):
+            yield component, definitions, folder
 
 
 class Project:
@@ -104,17 +119,12 @@ def test_attributes_mean_what_they_mean_in_a_declaration(tmp_path: Path, monkeyp
         "path": "items.parquet", "workspace_dir": "{{ env.TARGET }}", "enrich_cog": True, "max_failed": 0.1,
         "cloud_config": {"provider": "aws", "requester_pays": True}, "graph": {"owners": ["team:maps"]},
     }  # fmt: skip
-    with create_defs_folder_sandbox() as sandbox:
-        folder = sandbox.scaffold_component(
-            component_cls=RasterCollection, defs_path="naip",
-            defs_yaml_contents={"type": "rasteret_assets.RasterCollection", "attributes": attributes},
-        )  # fmt: skip
-        with sandbox.load_component_and_build_defs(defs_path=folder) as (component, definitions):
-            assert component.spec == CollectionSpec.of(**{
-                **attributes, "name": "naip", "path": str(folder / "items.parquet"), "workspace_dir": "s3://bucket/out",
-            })  # fmt: skip
-            dg.Definitions.validate_loadable(definitions)
-            assert {spec.key.path[-1] for spec in definitions.resolve_all_asset_specs()} >= set(BUILT)
+    with loaded_component(attributes) as (component, definitions, folder):
+        assert component.spec == CollectionSpec.of(**{
+            **attributes, "name": "naip", "path": str(folder / "items.parquet"), "workspace_dir": "s3://bucket/out",
+        })  # fmt: skip
+        dg.Definitions.validate_loadable(definitions)
+        assert {spec.key.path[-1] for spec in definitions.resolve_all_asset_specs()} >= set(BUILT)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::dagster.BetaWarning")
@@ -134,21 +144,16 @@ def test_any_attribute_may_be_a_template(monkeypatch: pytest.MonkeyPatch) -> Non
             "tags": {"domain": "{{ env.DOMAIN }}"},
         },
     }  # fmt: skip
-    with create_defs_folder_sandbox() as sandbox:
-        folder = sandbox.scaffold_component(
-            component_cls=RasterCollection, defs_path="naip",
-            defs_yaml_contents={"type": "rasteret_assets.RasterCollection", "attributes": attributes},
+    with loaded_component(attributes) as (component, _, _):
+        assert component.spec == CollectionSpec.of(
+            path="s3://b/t", name="naip", max_concurrent=7, enrich_cog=True, band_codes=["B02", "B03"],
+            cloud_config={"provider": "aws"},
+            graph={
+                "autostart": True, "owners": ["team:maps", "a@b.org"], "timezone": "Europe/Berlin",
+                "tags": {"domain": "ice"},
+            },
         )  # fmt: skip
-        with sandbox.load_component_and_build_defs(defs_path=folder) as (component, _):
-            assert component.spec == CollectionSpec.of(
-                path="s3://b/t", name="naip", max_concurrent=7, enrich_cog=True, band_codes=["B02", "B03"],
-                cloud_config={"provider": "aws"},
-                graph={
-                    "autostart": True, "owners": ["team:maps", "a@b.org"], "timezone": "Europe/Berlin",
-                    "tags": {"domain": "ice"},
-                },
-            )  # fmt: skip
-            assert component.own_resources is False
+        assert component.own_resources is False
 
 
 def test_what_is_no_template_is_checked_beside_templates() -> None:

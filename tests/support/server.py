@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
@@ -180,3 +181,19 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.flush()
 
     return Handler
+
+
+@dataclass(frozen=True)
+class ServedBuild:
+    """A collection ``s2`` that was built below ``root``, of files on a server that had the address ``url``."""
+
+    root: Path
+    url: str
+
+    @property
+    def published(self) -> Path:
+        return self.root / "s2_records"
+
+    @property
+    def host(self) -> str:
+        return self.url.removeprefix("http://")
