@@ -1,9 +1,10 @@
 """Records along a Hilbert curve over the Earth, however many there are: neighbours share row groups.
 
-Up to :data:`SORT_BYTES` are sorted in memory. Beyond that, sorted runs go to the local disk and are merged from there,
-at most :data:`MERGED_RUNS` at once, so that memory stays within a small multiple of :data:`SORT_BYTES` for any number
-of records (the merge phase of an external merge sort: Knuth, The Art of Computer Programming, volume 3, 5.4). The order
-is total, by position on the curve and then by id, so the result depends on neither the way nor the order of arrival.
+Up to :data:`SORT_BYTES` are sorted in memory. Beyond that, sorted runs go to the local disk, all but the last, and are
+merged, at most :data:`MERGED_RUNS` at once, so that memory stays within a small multiple of :data:`SORT_BYTES` for any
+number of records (the merge phase of an external merge sort: Knuth, The Art of Computer Programming, volume 3, 5.4).
+The order is total, by position on the curve and then by id, so the result depends on neither the way nor the order of
+arrival.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rasteret_assets.geometry import hilbert_distance
 from rasteret_assets.schema import BBOX, ID
 
 #: Arrow bytes that are sorted in memory at once.
-SORT_BYTES: Final = 128 * 2**20
+SORT_BYTES: Final = 144 * 2**20
 #: Runs that are merged at once; each has a piece of ``SORT_BYTES / MERGED_RUNS`` bytes in memory.
 MERGED_RUNS: Final = 48
 _TAKEN_BYTES: Final = 24 * 2**20
@@ -71,14 +72,13 @@ class RecordSorter:
             # In few pieces: taking the rows of a piece has a price of its own for every nested column.
             yield from self._drain(max(rows_at_once, self._rows_of(_TAKEN_BYTES)))
             return
-        if self._held:
-            self._runs.append(self._write_run(self._drain(self._piece_rows())))
-        while len(self._runs) > self._merged_runs:
+        last = _Run(self._drain(self._piece_rows()))
+        while len(self._runs) >= self._merged_runs:
             first, self._runs = self._runs[: self._merged_runs], self._runs[self._merged_runs :]
-            self._runs.append(self._write_run(_merged([_Run(path) for path in first])))
+            self._runs.append(self._write_run(_merged([_Run(_read_run(path)) for path in first])))
             for path in first:
                 path.unlink()
-        yield from _merged([_Run(path) for path in self._runs])
+        yield from _merged([*(_Run(_read_run(path)) for path in self._runs), last])
 
     def _drain(self, rows_at_once: int) -> Iterator[pa.Table]:
         """What is held in memory, in order; it is not held any more."""
@@ -131,24 +131,33 @@ def _distance(table: pa.Table) -> npt.NDArray[np.uint64]:
     return hilbert_distance(table[BBOX].combine_chunks())
 
 
-class _Run:
-    """A sorted run on disk, a piece of it in memory."""
+def _read_run(path: Path) -> Iterator[pa.Table]:
+    """The pieces of a run on disk."""
+    with pa.OSFile(str(path), "rb") as source:
+        for batch in pa.ipc.open_stream(source):
+            yield pa.Table.from_batches([batch])
 
-    def __init__(self, path: Path) -> None:
-        self._source = pa.OSFile(str(path), "rb")
-        stream = pa.ipc.open_stream(self._source)
-        self._batches = iter(stream)
-        self._no_rows = stream.schema.empty_table()
+
+class _Run:
+    """A sorted run, a piece of it in memory.
+
+    Args:
+        pieces: of the run, in order.
+    """
+
+    rows: pa.Table
+    distance: npt.NDArray[np.uint64]
+
+    def __init__(self, pieces: Iterator[pa.Table]) -> None:
+        self._pieces = pieces
         self.advance()
 
     def advance(self) -> None:
-        """Read the next piece; afterwards there is none where the run is at its end."""
-        batch = next(self._batches, None)
-        if batch is None:
-            self._source.close()
-        self.exhausted = batch is None
-        self.rows = self._no_rows if batch is None else pa.Table.from_batches([batch])
-        self.distance = _distance(self.rows)
+        """Take the next piece, once all rows have been taken; there is none where the run is at its end."""
+        piece = next(self._pieces, None)
+        self.exhausted = piece is None
+        if piece is not None:
+            self.rows, self.distance = piece, _distance(piece)
 
     @property
     def last(self) -> tuple[int, str]:
