@@ -97,8 +97,7 @@ def peak_of_a_build(folder: Path, header: dict[str, Any]) -> dict[str, Any]:
     [
         pytest.param(1500, 1, 79, 600, id="1500 records of 6241 tiles"),
         pytest.param(8000, 1, 79, 600, id="8000 records of 6241 tiles", marks=pytest.mark.slow),
-        # Beside batches, a few numbers for each of 1.3 million addresses.
-        pytest.param(100_000, 13, 11, 1000, id="100000 records of 13 bands", marks=pytest.mark.slow),
+        pytest.param(100_000, 13, 11, 600, id="100000 records of 13 bands", marks=pytest.mark.slow),
     ],
 )
 def test_a_build_takes_a_bounded_number_of_bytes(

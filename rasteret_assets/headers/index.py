@@ -40,12 +40,12 @@ class _Run(NamedTuple):
 
     Args:
         keys: of the rows, ``uint64[N, 2]``.
-        places: position of the file among the index's names and number of the row there, ``int64[N, 2]``; the file is
+        places: position of the file among the index's names and number of the row there, ``int32[N, 2]``; the file is
             -1 where the row is not to be used.
     """
 
     keys: npt.NDArray[np.uint64]
-    places: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int32]
 
 
 class HeaderIndex:
@@ -144,7 +144,7 @@ def _entries(rows: pa.RecordBatch | pa.Table, file: int, first: int) -> _Run:
     Such a failure stands before what an older file knows: the header was asked for anew, because it was not trusted.
     """
     holds = _holds(rows)
-    places = np.stack([np.where(holds, file, -1), np.arange(first, first + rows.num_rows)], axis=1)
+    places = np.stack([np.where(holds, file, -1), np.arange(first, first + rows.num_rows)], axis=1).astype(np.int32)
     identities, indices = (_one(rows.column(name)) for name in (IDENTITY, BAND_INDEX))
     named = np.flatnonzero(np.asarray(identities.is_valid()))
     return _Run(_keys(identities, indices)[named], places[named])

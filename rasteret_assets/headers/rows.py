@@ -40,6 +40,7 @@ from rasteret_assets.schema import (
     STATUS_UNSUPPORTED,
     TIMESTAMP,
 )
+from rasteret_assets.storage.memory import give_back
 
 #: What the ledger repeats of a header row.
 LIGHT_COLUMNS: Final = (*(field.name for field in OUTCOME_FIELDS), "epsg")
@@ -88,6 +89,8 @@ class StoreSink:
         old = time.monotonic() - self._saved_at > _SAVED_SECONDS
         if not due or old or writer.rows >= SAVED_ROWS or writer.bytes >= _SAVED_BYTES:
             writer.close()
+            # What the allocators keep of so many headers would be in memory beside what the next ones need.
+            give_back()
             self._saved_at = time.monotonic()
 
 

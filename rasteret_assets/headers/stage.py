@@ -29,7 +29,7 @@ from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.urls import host, redact
 
 #: Targets (records times bands) whose headers are asked for in one go, and whose ledger rows are in memory at once.
-SLICE_TARGETS = 131_072
+SLICE_TARGETS = 65_536
 
 
 @dataclass(kw_only=True)

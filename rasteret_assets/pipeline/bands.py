@@ -40,6 +40,7 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.source.recipe import recipe_of, with_recipe
 from rasteret_assets.storage.connections import kept_connected
+from rasteret_assets.storage.files import TableWriter
 from rasteret_assets.storage.filesystems import list_files
 
 T = TypeVar("T")
@@ -143,17 +144,13 @@ def _read_bands(build: Build, key: str, lists_complete: Callable[[], None]) -> S
                 sink=StoreSink(writer), known=known, overviews=spec.overviews, revalidate=build.revalidate,
                 progress=build.progress(key) if build.progress is not None else None,
             )  # fmt: skip
-            # Where a header stands is no content: compaction changes no version.
             content = ContentDigest()
             ledger_schema = with_recipe(BAND_METADATA_SCHEMA, profile, version)
             with workspace.writer(path, ledger_schema, **LEDGER_OPTIONS) as ledger:
                 # Records without bands have no targets: they need not be read to be told so.
                 try:
                     for rows, more in _slices(build, key, records.rows, reader) if profile.bands else ():
-                        made = reader.read(rows, more)
-                        ledger.write(made)
-                        for batch in made.drop_columns([HEADER_FILE, HEADER_ROW]).combine_chunks().to_batches():
-                            content.update(batch)
+                        _write_slice(reader.read(rows, more), ledger, content)
                 finally:
                     # Also what an interrupted stage fetched counts. The rows come before the ledger that names them.
                     writer.close()
@@ -173,6 +170,14 @@ def _read_bands(build: Build, key: str, lists_complete: Callable[[], None]) -> S
     return StageResult(
         key=key, rows=ledger.rows, version=content.hexdigest(), counts=counts, path=path, schema=BAND_METADATA_SCHEMA
     )
+
+
+def _write_slice(rows: pa.Table, ledger: TableWriter, content: ContentDigest) -> None:
+    """Write a slice of a ledger; in a function of its own, so that it is not in memory while the next one is made."""
+    ledger.write(rows)
+    # Where a header stands is no content: compaction changes no version.
+    for batch in rows.drop_columns([HEADER_FILE, HEADER_ROW]).combine_chunks().to_batches():
+        content.update(batch)
 
 
 def _slices(build: Build, key: str, total: int, reader: BandMetadataReader) -> Iterator[tuple[pa.Table, int]]:

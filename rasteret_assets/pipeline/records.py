@@ -61,7 +61,7 @@ def _normalize(build: Build, key: str) -> StageResult:
             normalized = _sort_records(build, raw, profile, sorter, rejected_path, counts, facts)
             handed = _Handed()
             with stream_writer(workspace, path, with_recipe(normalized, profile, version)) as stream:
-                for piece in sorter.drain(BATCH_ROWS):
+                for piece in sorter.drain():
                     stream.write(piece)
                     handed.add(piece)
                 stream.notes = {"facts": facts.to_json()}

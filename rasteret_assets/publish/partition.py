@@ -24,13 +24,16 @@ from rasteret_assets.publish.stac import COLLECTION_DOCUMENT, collection_documen
 from rasteret_assets.schema import BAND_STRUCT, BANDS, GEOMETRY
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
-from rasteret_assets.storage.batches import BATCH_ROWS
 from rasteret_assets.storage.commit import FileFacts, replace_published
 from rasteret_assets.storage.files import Written
+from rasteret_assets.storage.memory import give_back
 from rasteret_assets.storage.workspace import Workspace
 
-#: Bytes of headers that are joined with their records at once.
-_JOINED_BYTES: Final = 16 * 2**20
+#: Bytes of records and headers that are joined at once, and of row groups that are joined as a whole.
+_JOINED_BYTES: Final = 8 * 2**20
+_JOINED_GROUP_BYTES: Final = 32 * 2**20
+#: How much heavier records are taken to be before it is known how many bytes they take.
+_CAUTION: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +94,11 @@ def publish_partition(
     def joined(reader: HeaderReader) -> Iterator[pa.Table]:
         nonlocal findings
         ledger = workspace.read_batches(workspace.stage_file(BANDS, key), PLACE_COLUMNS) if bands else ()
-        rows_at_once = _rows_at_once(workspace, key, bands, reader, most)
-        for table, found in join_batches(_cut(records, rows_at_once), ledger, bands, reader.take_each):
+        share = _Share(group=most, weight=len(bands) * reader.row_bytes(HeaderStore(workspace, key).names))
+        pieces = _cut(records, share) if bands else records
+        for table, found in join_batches(pieces, ledger, bands, reader.take_each):
             findings += found
+            share.learn(table)
             yield completed(table)
 
     def put(beside: str, written: Written) -> None:
@@ -110,6 +115,9 @@ def publish_partition(
                 except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                     # Types are checked when a table is opened; values may still be such that Parquet cannot hold them.
                     raise SourceError(f"records of {key} cannot be published as Parquet: {error}") from error
+                if group.nbytes > _JOINED_GROUP_BYTES:
+                    # The allocators would keep the pages of several such row groups.
+                    give_back()
             if writer.rows != facts.rows:
                 raise CollectionError(
                     f"{path}: {writer.rows} records were joined, and {facts.rows} normalized: build {key} again"
@@ -117,19 +125,41 @@ def publish_partition(
     return PublishedPartition(facts=facts, findings=findings, written=writer.written, schema=published)
 
 
-def _rows_at_once(workspace: Workspace, key: str, bands: Sequence[str], reader: HeaderReader, group: int) -> int:
-    """Return how many records may be joined with their headers at once."""
-    if not bands:
-        return BATCH_ROWS
-    weight = len(bands) * reader.row_bytes(HeaderStore(workspace, key).names)
-    # A batch that is a row group is not put together once more.
-    return group if group * weight <= 2 * _JOINED_BYTES else max(1, _JOINED_BYTES // weight)
+@dataclass(kw_only=True)
+class _Share:
+    """How many records are joined with their headers at once, by what the heaviest of those before them weighed.
+
+    Args:
+        group: most rows of a row group.
+        weight: bytes of a record with its headers, at first as the compressed files let expect.
+    """
+
+    group: int
+    weight: float
+    is_guess: bool = True
+
+    @property
+    def rows(self) -> int:
+        """How many records."""
+        # Tables that compress well are much larger in memory than in their files.
+        weight = self.weight * (_CAUTION if self.is_guess else 1)
+        # A batch that is a row group is not put together once more.
+        return self.group if self.group * weight <= _JOINED_GROUP_BYTES else max(1, int(_JOINED_BYTES / weight))
+
+    def learn(self, joined: pa.Table) -> None:
+        """Take note of records that were joined."""
+        self.weight = max(self.weight, joined.nbytes / joined.num_rows)
+        self.is_guess = False
 
 
-def _cut(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+def _cut(batches: Iterable[pa.RecordBatch], share: _Share) -> Iterator[pa.RecordBatch]:
+    """Yield the records in batches that are as large as is right when each is made."""
     for batch in batches:
-        for start in range(0, batch.num_rows, rows):
-            yield batch.slice(start, rows)
+        start = 0
+        while start < batch.num_rows:
+            piece = batch.slice(start, share.rows)
+            start += piece.num_rows
+            yield piece
 
 
 def publish_collection_document(workspace: Workspace, spec: CollectionSpec) -> None:

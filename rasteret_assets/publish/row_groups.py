@@ -53,15 +53,27 @@ def row_groups(pieces: Iterable[pa.Table], most_rows: int) -> Iterator[pa.Table]
                 rows, size = rows + end - first, size + int(weights[end - 1]) - done
             if end < piece.num_rows or rows == most_rows:
                 yield _joined(waiting)
-                waiting, rows, size = [], 0, 0
+                rows, size = 0, 0
             first = end
     if waiting:
         yield _joined(waiting)
 
 
 def _joined(pieces: list[pa.Table]) -> pa.Table:
-    """The rows of all pieces in one chunk; a single piece is not copied."""
-    return pieces[0] if len(pieces) == 1 else pa.concat_tables(pieces).combine_chunks()
+    """The rows of all pieces in one chunk, where there are several; the list is empty afterwards.
+
+    Column by column, so that a second copy of everything is never in memory.
+    """
+    if len(pieces) == 1:
+        return pieces.pop()
+    schema = pieces[0].schema
+    parts = [piece.columns[::-1] for piece in pieces]
+    pieces.clear()
+    columns = []
+    for field in schema:
+        column = pa.chunked_array([chunk for part in parts for chunk in part.pop().chunks], field.type)
+        columns.append(column.combine_chunks())
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _tile_bytes(table: pa.Table) -> npt.NDArray[np.int64]:

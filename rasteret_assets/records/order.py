@@ -66,11 +66,11 @@ class RecordSorter:
         if self._held_bytes >= self._sort_bytes:
             self._runs.append(self._write_run(self._drain(rows_at_once=self._piece_rows())))
 
-    def drain(self, rows_at_once: int) -> Iterator[pa.Table]:
-        """All records in order, in pieces of ``rows_at_once`` or a few megabytes; the sorter is empty afterwards."""
+    def drain(self) -> Iterator[pa.Table]:
+        """All records in order, in pieces of a few megabytes; the sorter is empty afterwards."""
         if not self._runs:
             # In few pieces: taking the rows of a piece has a price of its own for every nested column.
-            yield from self._drain(max(rows_at_once, self._rows_of(_TAKEN_BYTES)))
+            yield from self._drain(max(1, self._rows_of(_TAKEN_BYTES)))
             return
         last = _Run(self._drain(self._piece_rows()))
         while len(self._runs) >= self._merged_runs:

@@ -31,7 +31,7 @@ def drained(table: pa.Table, batch_rows: int, **limits: int) -> pa.Table:
     with RecordSorter(**limits) as sorter:
         for batch in table.to_batches(batch_rows):
             sorter.add(pa.Table.from_batches([batch]))
-        return pa.concat_tables(sorter.drain(100))
+        return pa.concat_tables(sorter.drain())
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_order_depends_on_neither_memory_nor_arrival(rows: int, limits: dict
 
 def test_nothing_is_ordered_to_nothing() -> None:
     with RecordSorter() as sorter:
-        assert list(sorter.drain(10)) == []
+        assert list(sorter.drain()) == []
 
 
 def weighed(tiles: list[int | None], *, in_overviews: bool) -> pa.Table:
