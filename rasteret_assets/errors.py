@@ -36,11 +36,14 @@ address it concerns and what the server said, so that a ledger row is made from 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar, Final
+from urllib.parse import urlsplit
 
 #: Failures that one message lists.
 _LISTED: Final = 20
+_LISTED_HOSTS: Final = 5
 
 
 class RasteretAssetsError(Exception):
@@ -221,9 +224,18 @@ class WindowError(RasteretAssetsError, ValueError):
 
 
 class TileError(RasteretAssetsError):
-    """A tile whose bytes could not be decoded."""
+    """A tile whose bytes could not be decoded.
+
+    Args:
+        message: what failed and why.
+        href: the file's address with its query string removed.
+    """
 
     error_class = "tile"
+
+    def __init__(self, message: str, *, href: str = "") -> None:
+        super().__init__(message)
+        self.href = href
 
 
 class PixelReadError(RasteretAssetsError):
@@ -237,9 +249,7 @@ class PixelReadError(RasteretAssetsError):
 
     def __init__(self, failures: Sequence[RasteretAssetsError]) -> None:
         self.failures = tuple(failures)
-        listed = "".join(f"\n  {describe(failure)}" for failure in failures[:_LISTED])
-        more = f"\n  and {len(failures) - _LISTED} more, in .failures" if len(failures) > _LISTED else ""
-        super().__init__(f"{len(failures)} parts of this read failed; on_error='mask' leaves them out:{listed}{more}")
+        super().__init__(f"{failed_parts(failures)}; on_error='mask' leaves them out:{list_failures(failures)}")
 
 
 class MissingExtraError(RasteretAssetsError, ImportError):
@@ -279,6 +289,24 @@ class LockLostError(RasteretAssetsError):
     """A partition that another build took over, because this one did not renew its lock in time."""
 
     error_class = "lock_lost"
+
+
+def failed_parts(failures: Sequence[RasteretAssetsError]) -> str:
+    """Say how many parts of a read failed, of which class and at which hosts."""
+    kinds = Counter(failure.error_class for failure in failures)
+    hrefs = [href for failure in failures if (href := getattr(failure, "href", ""))]
+    hosts = Counter(urlsplit(href).netloc or "local files" for href in hrefs)
+    told = ", ".join(f"{count} {name}" for name, count in kinds.most_common())
+    where = ", ".join(f"{name} {count}" for name, count in hosts.most_common(_LISTED_HOSTS))
+    more = f" and {len(hosts) - _LISTED_HOSTS} other hosts" if len(hosts) > _LISTED_HOSTS else ""
+    return f"{len(failures)} parts of this read failed ({told}{f'; {where}{more}' if where else ''})"
+
+
+def list_failures(failures: Sequence[RasteretAssetsError]) -> str:
+    """Return the first failures, each on a line of its own, and how many there are besides."""
+    listed = "".join(f"\n  {describe(failure)}" for failure in failures[:_LISTED])
+    more = f"\n  and {len(failures) - _LISTED} more, in .failures" if len(failures) > _LISTED else ""
+    return listed + more
 
 
 def describe(error: RasteretAssetsError) -> str:

@@ -4,11 +4,34 @@ from __future__ import annotations
 
 import atexit
 import functools
+from dataclasses import dataclass
 
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import close_backend, create_backend
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Says where the bytes of a read come from; it can be pickled where the user's own backend can.
+
+    A backend that all reads of a process share is opened in the process that reads: an open one has connections, and
+    cannot go to another process.
+
+    Args:
+        backend: the user's own; None for the shared one.
+        data_source: of the collection.
+        config: how the provider's objects are reached.
+    """
+
+    backend: StorageBackend | None
+    data_source: str
+    config: CloudConfig | None
+
+    def open(self) -> StorageBackend:
+        """Return the backend."""
+        return self.backend or shared_backend(self.data_source, self.config)
 
 
 def shared_backend(data_source: str, config: CloudConfig | None = None) -> StorageBackend:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import geopandas as gpd
@@ -19,7 +18,7 @@ import torch
 from torchgeo.datasets import GeoDataset
 
 from rasteret_assets.collection.aoi import Area
-from rasteret_assets.collection.backends import shared_backend
+from rasteret_assets.collection.backends import Source
 from rasteret_assets.collection.fill import Plane, fill
 from rasteret_assets.collection.options import ReadOptions
 from rasteret_assets.collection.records import Record
@@ -28,29 +27,8 @@ from rasteret_assets.collection.views import View
 from rasteret_assets.collection.warp import suggest_resolution
 from rasteret_assets.collection.window import Grid
 from rasteret_assets.errors import WindowError
-from rasteret_assets.spec import CloudConfig
-from rasteret_assets.storage.backend import StorageBackend
 
 _FOREVER = pd.Timestamp.min, pd.Timestamp.max
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where the bytes come from; a backend that all reads of a process share is made in the process that reads.
-
-    Args:
-        backend: the user's own; None for the shared one.
-        data_source: of the collection.
-        config: how the provider's objects are reached.
-    """
-
-    backend: StorageBackend | None
-    data_source: str
-    config: CloudConfig | None
-
-    def open(self) -> StorageBackend:
-        """The backend."""
-        return self.backend or shared_backend(self.data_source, self.config)
 
 
 class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which has no TorchGeo
@@ -139,7 +117,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
         crs = _name(self.crs)  # TorchGeo changes it where datasets are joined
         area = Area(geometry=shapely.box(*grid.bounds), crs=crs)
         shape = (len(records), len(self.bands), grid.height, grid.width)
-        kind = np.result_type(*{header.sample_type for record in records for header in record.headers})
+        kind = np.result_type(*{header.sample_type for record in records for header in record.known})
         # torch has no unsigned integers beyond 8 bits that it computes with.
         pixels = np.empty(shape, dtype=kind if kind.kind != "u" else np.result_type(kind, np.int16))
         valid = np.empty(shape, dtype=bool)

@@ -20,7 +20,7 @@ from rasteret_assets.collection.aoi import AUTO, Area, bbox_geometry, coerce_are
 from rasteret_assets.collection.dates import parse_date_range
 from rasteret_assets.collection.options import read_options
 from rasteret_assets.collection.preview import Picture
-from rasteret_assets.collection.selection import choose_backend
+from rasteret_assets.collection.selection import choose_source
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.storage.aio import off_loop
 from rasteret_assets.storage.backend import StorageBackend
@@ -267,9 +267,9 @@ class Collection:
             WindowError: if no record meets the area, or without overviews too much would have to be read.
         """
         options = read_options(max_concurrent=outputs.MAX_CONCURRENT)
-        reader = choose_backend(self, backend, None, None)
+        source = choose_source(self, backend, None, None)
         return preview.draw_preview(
-            self, what, bands, size=size, geometry_crs=geometry_crs, backend=reader, options=options
+            self, what, bands, size=size, geometry_crs=geometry_crs, backend=source.open(), options=options
         )
 
     # --- what it holds -----------------------------------------------------------------------------------------------

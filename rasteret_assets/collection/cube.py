@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyproj
 
 from rasteret_assets.collection.aoi import Area
+from rasteret_assets.collection.backends import Source
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.fill import Plane, fill
 from rasteret_assets.collection.options import ReadOptions
 from rasteret_assets.collection.views import View, common_grid
 from rasteret_assets.collection.window import Grid, Window
-from rasteret_assets.errors import SpecError
-from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.errors import SpecError, WindowError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,29 +26,35 @@ _GRID_MAPPING = "spatial_ref"
 
 
 def read_cube(
-    views: Sequence[View], bands: Sequence[str], backend: StorageBackend, options: ReadOptions, chunks: Any
+    views: Sequence[View], bands: Sequence[str], source: Source, options: ReadOptions, chunks: Any
 ) -> xr.Dataset:
-    """A Dataset of the records of ``views`` over the extent of all areas together.
+    """Return a Dataset of the records of ``views`` over the extent of all areas together.
 
     Args:
         views: what to read; views of one record become one step of time.
         bands: names of the variables.
-        backend: brings the bytes.
+        source: where the bytes come from; opened when pixels are read, in the process that reads.
         options: how it is read.
         chunks: None to read now; else what dask takes for (time, y, x), to read when it is computed.
+
+    Raises:
+        WindowError: if records lie in several CRSs, their pixels do not coincide, or their nodata differ and no value
+            can stand for all of them.
     """
     xarray = optional("xarray", purpose="get_xarray")
     crs, grid = common_grid(views)
     steps = _steps(views, grid)
-    variables = {}
+    kinds = [_kind(steps, band, name, options) for band, name in enumerate(bands)]
     if chunks is None:
-        cubes = [_empty(steps, band, options) for band in range(len(bands))]
-        _fill(steps, cubes, bands, backend, options)
-        pixels: list[Any] = [cube.finished() for cube in cubes]
+        shape = (len(steps), grid.height, grid.width)
+        pixels: list[Any] = [np.empty(shape, dtype=kind.dtype) for kind in kinds]
+        _fill(steps, pixels, kinds, bands, source, options)
     else:
-        pixels = [_lazy(steps, band, bands, backend, options, chunks) for band in range(len(bands))]
-    for band, (name, values) in enumerate(zip(bands, pixels, strict=True)):
-        variables[name] = (("time", "y", "x"), values, _attributes(steps, band, options))
+        pixels = [_lazy(_LazyBand(steps, band, bands, source, options), chunks) for band in range(len(bands))]
+    variables = {
+        name: (("time", "y", "x"), values, _attributes(kind, options))
+        for name, values, kind in zip(bands, pixels, kinds, strict=True)
+    }
     cube: xr.Dataset = xarray.Dataset(variables, coords=_coordinates(steps, crs, grid))
     return cube
 
@@ -61,59 +67,73 @@ def _steps(views: Sequence[View], grid: Grid) -> list[View]:
     return [View(record=record, areas=found, crs=views[0].crs, grid=grid) for record, found in areas.items()]
 
 
-@dataclass(kw_only=True, eq=False)
-class _Cube:
-    """Pixels of one band, (time, y, x), and which of them hold data where that is asked for."""
+class _Kind(NamedTuple):
+    """Type of a variable, and the value of its pixels without data; None where nothing marks them."""
 
-    pixels: npt.NDArray[Any]
-    valid: npt.NDArray[np.bool_] | None
-
-    def finished(self) -> npt.NDArray[Any]:
-        """The pixels; with NaN in the place of those without data where that is asked for."""
-        if self.valid is None:
-            return self.pixels
-        floats = self.pixels.astype(_float_type(self.pixels.dtype), copy=False)
-        floats[~self.valid] = np.nan
-        return floats
+    dtype: np.dtype[Any]
+    fill: Any
 
 
-def _float_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The smallest float that holds every value of a type (nearly every one of 64-bit integers)."""
-    return np.result_type(dtype, np.float32)
+#: Types of integers that have a value left over for pixels without data, whatever values a narrower type takes.
+_WIDER: Final[dict[str, Any]] = {
+    "i1": np.int16,
+    "u1": np.int16,
+    "i2": np.int32,
+    "u2": np.int32,
+    "i4": np.int64,
+    "u4": np.int64,
+}
 
 
-def _empty(steps: Sequence[View], band: int, options: ReadOptions) -> _Cube:
-    grid = steps[0].grid
-    shape = (len(steps), grid.height, grid.width)
-    pixels = np.empty(shape, dtype=_band_type(steps, band))
-    return _Cube(pixels=pixels, valid=np.empty(shape, dtype=bool) if options.masked else None)
+def _kind(steps: Sequence[View], band: int, name: str, options: ReadOptions) -> _Kind:
+    """Choose the type of a variable, and one value for the pixels without data of all records.
 
+    A variable has one ``_FillValue`` (CF conventions 1.11, 2.5.1). Where records have different nodata, or some have
+    none, the type is widened, so that no pixel has the value that marks the others.
 
-def _band_type(steps: Sequence[View], band: int) -> np.dtype[Any]:
-    return np.result_type(*{step.record.headers[band].sample_type for step in steps})
+    Raises:
+        WindowError: if there is no wider type.
+    """
+    headers = [step.record.headers[band] for step in steps]
+    known = [header for header in headers if header is not None]
+    if not known:
+        return _Kind(np.dtype(np.float32), np.float32(np.nan)) if options.masked else _Kind(np.dtype(np.uint8), None)
+    dtype = np.result_type(*{header.sample_type for header in known})
+    if options.masked:
+        # The smallest float that holds every value (nearly every one of 64-bit integers).
+        floats = np.result_type(dtype, np.float32)
+        return _Kind(floats, floats.type(np.nan))
+    nodata = {"none" if header.nodata is None else str(header.nodata) for header in known}
+    if len(nodata) == 1 and (known[0].nodata is not None or len(known) == len(headers)):
+        return _Kind(dtype, None if known[0].nodata is None else dtype.type(known[0].nodata))
+    if dtype.kind == "f":
+        return _Kind(dtype, dtype.type(np.nan))
+    wider = _WIDER.get(dtype.str[1:])
+    if wider is None:
+        raise WindowError(
+            f"band {name!r}: the records have different nodata ({', '.join(sorted(nodata))}), and no integer type "
+            "has a value for all of them: read with masked=True"
+        )
+    return _Kind(np.dtype(wider), wider(np.iinfo(wider).min))
 
 
 def _fill(
-    steps: Sequence[View], cubes: Sequence[_Cube], bands: Sequence[str], backend: StorageBackend, options: ReadOptions
-) -> None:
+    steps: Sequence[View], pixels: Sequence[npt.NDArray[Any]], kinds: Sequence[_Kind], bands: Sequence[str],
+    source: Source, options: ReadOptions,
+) -> None:  # fmt: skip
     planes = [
-        Plane(
-            view=step,
-            band=band,
-            pixels=cube.pixels[time],
-            valid=None if cube.valid is None else cube.valid[time],
-        )
+        Plane(view=step, band=band, pixels=cube[time], fill=kind.fill)
         for time, step in enumerate(steps)
-        for band, cube in enumerate(cubes)
+        for band, (cube, kind) in enumerate(zip(pixels, kinds, strict=True))
     ]
-    fill(planes, bands, backend, options)
+    fill(planes, bands, source.open(), options)
 
 
 class _LazyBand:
     """One band as an array that reads what is sliced from it: what ``dask.array.from_array`` asks for."""
 
     def __init__(
-        self, steps: Sequence[View], band: int, bands: Sequence[str], backend: StorageBackend, options: ReadOptions
+        self, steps: Sequence[View], band: int, bands: Sequence[str], source: Source, options: ReadOptions
     ) -> None:
         # Only this band, so that a task carries no other headers.
         self.steps = [
@@ -122,10 +142,10 @@ class _LazyBand:
             for step in steps
         ]  # fmt: skip
         self.bands = [bands[band]]
-        self.backend = backend
+        self.source = source
         self.options = options
-        kind = _band_type(self.steps, 0)
-        self.dtype = _float_type(kind) if options.masked else kind
+        self.kind = _kind(self.steps, 0, bands[band], options)
+        self.dtype = self.kind.dtype
         self.shape = (len(steps), steps[0].grid.height, steps[0].grid.width)
         self.ndim = 3
 
@@ -136,16 +156,13 @@ class _LazyBand:
             height=rows.stop - rows.start,
         )  # fmt: skip
         steps = [replace(step, grid=step.grid.part(window)) for step in self.steps[times]]
-        cube = _empty(steps, 0, self.options)
-        _fill(steps, [cube], self.bands, self.backend, self.options)
-        return cube.finished().astype(self.dtype, copy=False)
+        pixels = np.empty((len(steps), window.height, window.width), dtype=self.dtype)
+        _fill(steps, [pixels], [self.kind], self.bands, self.source, self.options)
+        return pixels
 
 
-def _lazy(
-    steps: Sequence[View], band: int, bands: Sequence[str], backend: StorageBackend, options: ReadOptions, chunks: Any
-) -> Any:
+def _lazy(lazy: _LazyBand, chunks: Any) -> Any:
     dask = optional("dask.array", purpose="get_xarray(chunks=...)")
-    lazy = _LazyBand(steps, band, bands, backend, options)
     if isinstance(chunks, Mapping):
         unknown = set(chunks) - {"time", "y", "x"}
         if unknown:
@@ -154,11 +171,10 @@ def _lazy(
     return dask.from_array(lazy, chunks=chunks, name=False, asarray=True, fancy=False)
 
 
-def _attributes(steps: Sequence[View], band: int, options: ReadOptions) -> dict[str, Any]:
+def _attributes(kind: _Kind, options: ReadOptions) -> dict[str, Any]:
     attributes: dict[str, Any] = {"grid_mapping": _GRID_MAPPING}
-    nodata = steps[0].record.headers[band].nodata
-    if nodata is not None and not options.masked:
-        attributes["_FillValue"] = nodata
+    if kind.fill is not None and not options.masked:
+        attributes["_FillValue"] = kind.fill
     return attributes
 
 

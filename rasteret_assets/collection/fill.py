@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,9 @@ from rasteret_assets.collection.read import Job, read_jobs
 from rasteret_assets.collection.records import Record
 from rasteret_assets.collection.reproject import reproject
 from rasteret_assets.collection.views import View, area_bounds, reads_whole
-from rasteret_assets.collection.warp import choose_level, parts, warp
+from rasteret_assets.collection.warp import choose_level, parts, pixel_ratio, warp
 from rasteret_assets.collection.window import Grid, Window
-from rasteret_assets.errors import PixelReadError, RasteretAssetsError, describe
+from rasteret_assets.errors import PixelReadError, RasteretAssetsError, failed_parts, list_failures
 from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
 
@@ -31,6 +31,9 @@ _Mask = npt.NDArray[np.bool_]
 
 #: Pixels that are masked at once: what masks of large views take in memory.
 _STRIP_PIXELS = 4 * 1024 * 1024
+
+#: A read that is to raise is not gone on with beyond so many failures.
+_MOST_FAILURES = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,45 +45,62 @@ class Plane:
         band: position of the band among those asked for.
         pixels: array of the view's shape, of the band's type or one that holds it.
         valid: booleans of the same shape that tell which pixels hold data; None where nobody asks.
+        fill: value of pixels that hold no data; the band's nodata, or 0 without one, when omitted.
     """
 
     view: View
     band: int
     pixels: npt.NDArray[Any]
     valid: _Mask | None = None
+    fill: Any = None
 
     @property
-    def header(self) -> BandHeader:
-        """Of the band."""
+    def header(self) -> BandHeader | None:
+        """Header of the band; None where the index has none."""
         return self.view.record.headers[self.band]
+
+    @property
+    def empty(self) -> Any:
+        """Value of pixels that hold no data."""
+        if self.fill is not None:
+            return self.fill
+        return self.pixels.dtype.type(0) if self.header is None else self.header.fill
 
 
 def fill(planes: Sequence[Plane], bands: Sequence[str], backend: StorageBackend, options: ReadOptions) -> None:
-    """Fill every pixel of ``planes``: what no raster holds, no area covers or nothing brings becomes nodata.
+    """Fill every pixel of ``planes``.
+
+    Pixels outside the raster or the areas, nodata, and pixels that could not be read hold no data: they get the value
+    that the plane has for these.
 
     Raises:
         RasteretAssetsError: the one failure of the read, or a PixelReadError that lists them all; with
             ``on_error="mask"`` they are logged.
     """
     for plane in planes:
-        plane.pixels[...] = plane.header.fill
+        plane.pixels[...] = plane.empty
         if plane.valid is not None:
             plane.valid[...] = False
-    failures = run_sync(read_jobs(_jobs(planes, bands, options), backend, max_concurrent=options.max_concurrent))
-    tell(failures, options)
+    read(_jobs(planes, bands, options), backend, options)
     # Records of one grid see an area alike: a time series needs its mask once.
     outside = functools.lru_cache(maxsize=8)(functools.partial(_outside, all_touched=options.all_touched))
     for plane in planes:
         _mask(plane, outside)
 
 
-def tell(failures: Sequence[RasteretAssetsError], options: ReadOptions) -> None:
-    """Raise what failed, or log it where it is to be masked."""
+def read(jobs: Iterable[Job], backend: StorageBackend, options: ReadOptions) -> None:
+    """Do some reads, and raise what failed, or log it where it is to be masked.
+
+    Raises:
+        RasteretAssetsError: the one failure of the reads, or a PixelReadError that lists them all.
+    """
+    most = _MOST_FAILURES if options.on_error == "raise" else None
+    reading = read_jobs(jobs, backend, max_concurrent=options.max_concurrent, most_failures=most)
+    failures: list[RasteretAssetsError] = run_sync(reading)
     if not failures:
         return
     if options.on_error == "mask":
-        for failure in failures:
-            _log.warning("masked: %s", describe(failure))
+        _log.warning("masked: %s:%s", failed_parts(failures), list_failures(failures))
     elif len(failures) == 1:
         raise failures[0]
     else:
@@ -93,14 +113,14 @@ def _jobs(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -
     warped: list[tuple[Plane, BandHeader]] = []
     for plane in planes:
         view = plane.view
-        level = choose_level(plane.header, view.record.crs, view.grid, view.crs)
+        if plane.header is None:
+            continue
+        level = choose_level(plane.header, _ratio(plane.header, view)) if options.reads_overviews else plane.header
         if view.crs != view.record.crs or level.grid.offset(view.grid) is None:
             warped.append((plane, level))
         elif (shared := level.grid.shared(view.grid)) is not None:
             window, place = shared
             valid = None if plane.valid is None else plane.valid[place.slices]
-            if valid is not None:
-                valid[...] = True
             target = WindowTarget(window=window, pixels=plane.pixels[place.slices], valid=valid)
             copies.setdefault((view.record, plane.band, level), []).append(target)
     for (record, band, level), targets in copies.items():
@@ -110,6 +130,12 @@ def _jobs(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -
         yield from _warps(plane, bands, level, options.resampling)
 
 
+def _ratio(header: BandHeader, view: View) -> tuple[float, float]:
+    """Pixels of a band, or an overview, along a pixel of the view."""
+    size = abs(view.grid.scale_x), abs(view.grid.scale_y)
+    return pixel_ratio(header.grid, view.record.crs, view.crs, size)
+
+
 def _band_read(
     record: Record, band: int, bands: Sequence[str], level: BandHeader, targets: Sequence[WindowTarget]
 ) -> BandRead:
@@ -117,9 +143,11 @@ def _band_read(
 
 
 def _warps(plane: Plane, bands: Sequence[str], level: BandHeader, resampling: str) -> Iterator[Job]:
-    view = plane.view
-    for part, window in parts(level, view.record.crs, view.grid, view.crs, resampling):
-        warping = _Warp(plane=plane, bands=bands, level=level, part=part, window=window, resampling=resampling)
+    view, ratio = plane.view, _ratio(level, plane.view)
+    for part, window in parts(level, view.record.crs, view.grid, view.crs, resampling=resampling, ratio=ratio):
+        warping = _Warp(
+            plane=plane, bands=bands, level=level, part=part, window=window, resampling=resampling, ratio=ratio
+        )
         yield Job(start=warping.start, finish=warping.finish, cost=warping.cost)
 
 
@@ -133,66 +161,74 @@ class _Warp:
         part: of the plane's grid.
         window: of the level's grid.
         resampling: GDAL's name of the method.
+        ratio: pixels of the level along a pixel of the plane.
     """
 
     def __init__(
-        self, *, plane: Plane, bands: Sequence[str], level: BandHeader, part: Window, window: Window, resampling: str
-    ) -> None:
+        self, *, plane: Plane, bands: Sequence[str], level: BandHeader, part: Window, window: Window, resampling: str,
+        ratio: tuple[float, float],
+    ) -> None:  # fmt: skip
         self.plane = plane
         self.bands = bands
         self.level = level
         self.part = part
         self.window = window
         self.resampling = resampling
-        # Source, its file in memory, GDAL's cache of that and GDAL's working copy; the result twice.
-        self.cost = level.dtype.itemsize * (4 * window.width * window.height + 2 * part.width * part.height)
+        self.ratio = ratio
+        # Source, a copy of it in a wider type, GDAL's working copy, and validity; the result twice.
+        source = (5 * level.dtype.itemsize + 2) * window.width * window.height
+        self.cost = source + 4 * level.dtype.itemsize * part.width * part.height
         self.pixels: npt.NDArray[Any] | None = None
         self.valid: _Mask | None = None
 
     def start(self) -> list[BandRead]:
         """Make room for the window and ask for its pixels."""
         self.pixels = np.full(self.window.shape, self.level.fill, dtype=self.level.sample_type)
-        if self.plane.valid is not None:
-            self.valid = np.ones(self.window.shape, dtype=bool)
+        self.valid = np.zeros(self.window.shape, dtype=bool)
         target = WindowTarget(window=self.window, pixels=self.pixels, valid=self.valid)
         return [_band_read(self.plane.view.record, self.plane.band, self.bands, self.level, [target])]
 
     def finish(self) -> None:
         """Warp the window into the plane."""
-        if self.pixels is not None:
-            self.plane.pixels[self.part.slices] = self._warp(self.pixels, self.level.nodata, self.resampling)
-        if self.valid is not None and self.plane.valid is not None:
-            valid = self._warp(self.valid.view(np.uint8), None, "nearest")
-            self.plane.valid[self.part.slices] = valid.astype(bool)
+        if self.pixels is None or self.valid is None:
+            return
+        view, plane = self.plane.view, self.plane
+        pixels, there = warp(
+            self.pixels, self.valid, self.level.grid.part(self.window), view.record.crs, view.grid.part(self.part),
+            view.crs, nodata=self.level.nodata, resampling=self.resampling, ratio=self.ratio,
+        )  # fmt: skip
         self.pixels = self.valid = None
-
-    def _warp(self, pixels: npt.NDArray[Any], nodata: Any, resampling: str) -> npt.NDArray[Any]:
-        view = self.plane.view
-        source = self.level.grid.part(self.window)
-        target = view.grid.part(self.part)
-        return warp(pixels, source, view.record.crs, target, view.crs, nodata=nodata, resampling=resampling)
+        np.copyto(plane.pixels[self.part.slices], pixels, where=there, casting="same_kind")
+        if plane.valid is not None:
+            plane.valid[self.part.slices] = there
 
 
 def _mask(plane: Plane, outside: Callable[[tuple[Any, ...], str, Grid], _Mask | None]) -> None:
-    """Set what the areas do not cover to nodata, and find the pixels that hold data, strip by strip."""
+    """Empty what the areas do not cover, and find the pixels that hold data, strip by strip."""
     view, header = plane.view, plane.header
+    if header is None:
+        return
     areas = tuple(area for _, area in view.areas)
     whole = len(areas) == 1 and reads_whole(areas[0], view.crs)
-    if whole and plane.valid is None:
+    nodata = header.nodata if plane.valid is not None or plane.fill is not None else None
+    if whole and plane.valid is None and nodata is None:
         return
     rows = max(_STRIP_PIXELS // view.grid.width, 1)
     for first in range(0, view.grid.height, rows):
         strip = Window(col_off=0, row_off=first, width=view.grid.width, height=min(rows, view.grid.height - first))
         pixels = plane.pixels[strip.slices]
         hidden = None if whole else outside(areas, view.crs, view.grid.part(strip))
+        absent = None if nodata is None else is_nodata(pixels, nodata)
         if hidden is not None:
-            np.copyto(pixels, header.fill, where=hidden)
+            np.copyto(pixels, plane.empty, where=hidden)
+        if absent is not None and plane.fill is not None:
+            np.copyto(pixels, plane.fill, where=absent)
         if plane.valid is not None:
             valid = plane.valid[strip.slices]
             if hidden is not None:
                 valid &= ~hidden
-            if header.nodata is not None:
-                valid &= ~is_nodata(pixels, header.nodata)
+            if absent is not None:
+                valid &= ~absent
 
 
 def is_nodata(pixels: npt.NDArray[Any], nodata: Any) -> _Mask:

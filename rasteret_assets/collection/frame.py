@@ -57,6 +57,7 @@ def read_frame(
         )
         for view in views
         for band, header in enumerate(view.record.headers)
+        if header is not None  # the other bands of the record have rows
     ]
     fill(planes, bands, backend, options)
     crs = areas[0].crs
@@ -78,8 +79,8 @@ def _row(plane: Plane, bands: Sequence[str], shapes: Sequence[Any]) -> tuple[Any
     position = view.areas[0][0]
     data: npt.NDArray[Any] = plane.pixels
     if plane.valid is not None:
-        data = masked_array(data, plane.valid, plane.header.fill)
+        data = masked_array(data, plane.valid, plane.empty)
     return (
         record.id, record.moment, record.cloud_cover, record.collection, position, shapes[position], bands[plane.band],
-        data, view.grid.affine, view.crs, plane.header.nodata,
+        data, view.grid.affine, view.crs, None if plane.header is None else plane.header.nodata,
     )  # fmt: skip

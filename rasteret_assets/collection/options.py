@@ -12,11 +12,18 @@ from rasteret_assets.errors import SpecError
 
 OnError = Literal["raise", "mask"]
 
+Missing = Literal["mask", "drop", "raise"]
+
 #: Resampling methods by GDAL's names, with the radius of their kernel in source pixels.
 KERNELS: Final = {
     "nearest": 1, "bilinear": 1, "cubic": 2, "cubic_spline": 2, "lanczos": 3, "average": 1, "mode": 1, "max": 1,
     "min": 1, "med": 1, "q1": 1, "q3": 1, "sum": 1, "rms": 1,
 }  # fmt: skip
+
+
+#: Methods whose result hardly changes where overviews are read instead of the full image. Sums, extremes, quantiles and
+#: the like are those of the full image only: an overview holds averages, or a choice of pixels.
+OVERVIEW_METHODS: Final = frozenset({"nearest", "bilinear", "cubic", "cubic_spline", "lanczos", "average"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +39,9 @@ class ReadOptions:
         allow_resample: whether bands on different grids are brought to the finest of them.
         masked: whether the result says which pixels hold no data.
         on_error: ``"raise"`` one error with all that could not be read, or ``"mask"`` it.
+        overviews: whether overviews may be read where they are fine enough.
+        missing: what becomes of records that lack the header of a band: ``"mask"`` has no data in that band,
+            ``"drop"`` leaves the record out, ``"raise"`` refuses.
     """
 
     max_concurrent: int
@@ -42,6 +52,13 @@ class ReadOptions:
     allow_resample: bool = False
     masked: bool = False
     on_error: OnError = "raise"
+    overviews: bool = True
+    missing: Missing = "mask"
+
+    @property
+    def reads_overviews(self) -> bool:
+        """Whether overviews may be read: they are, where the method allows it."""
+        return self.overviews and self.resampling in OVERVIEW_METHODS
 
     @property
     def regrids(self) -> bool:
@@ -56,6 +73,7 @@ def read_options(
     resolution: float | Sequence[float] | None = None,
     resampling: str = "nearest",
     on_error: str = "raise",
+    missing: str = "mask",
     **flags: bool,
 ) -> ReadOptions:
     """Options as people write them.
@@ -67,6 +85,8 @@ def read_options(
         raise SpecError(f"max_concurrent={max_concurrent} lets no request through: give 1 or more")
     if on_error not in {"raise", "mask"}:
         raise SpecError(f"on_error={on_error!r} is neither 'raise' nor 'mask'")
+    if missing not in {"mask", "drop", "raise"}:
+        raise SpecError(f"missing={missing!r} must be 'mask', 'drop' or 'raise'")
     name = str(getattr(resampling, "name", resampling)).lower()  # rasterio's own enumeration is understood too
     if name not in KERNELS:
         raise SpecError(f"resampling={resampling!r} is none of {', '.join(KERNELS)}")
@@ -76,6 +96,7 @@ def read_options(
         resolution=None if resolution is None else _resolution(resolution),
         resampling=name,
         on_error="mask" if on_error == "mask" else "raise",
+        missing="drop" if missing == "drop" else "raise" if missing == "raise" else "mask",
         **flags,
     )
 

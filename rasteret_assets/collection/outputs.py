@@ -20,7 +20,7 @@ from rasteret_assets.collection.point_input import coerce_points
 from rasteret_assets.collection.points import sample
 from rasteret_assets.collection.records import every_record, projection, select_records
 from rasteret_assets.collection.selection import (
-    choose_backend,
+    choose_source,
     filtered,
     known_bands,
     near_batches,
@@ -56,12 +56,14 @@ def get_numpy(  # noqa: D417  (self is the collection)
     target_crs: Any = None,
     resolution: float | tuple[float, float] | None = None,
     resampling: str = "nearest",
+    overviews: bool = True,
     allow_resample: bool = False,
     geometry_crs: Any = AUTO,
     geometry_column: str | None = None,
     all_touched: bool = False,
     masked: bool = False,
     on_error: str = "raise",
+    missing: str = "mask",
     **filters: Any,
 ) -> npt.NDArray[Any]:
     """Pixels under areas of interest, on the rasters' own grids unless another one is asked for.
@@ -83,17 +85,21 @@ def get_numpy(  # noqa: D417  (self is the collection)
             are fine enough are read instead of the full image. Pixels line up with those of the first record in
             that CRS; where none is in it, with multiples of the resolution.
         resampling: GDAL's name of the method for both: nearest, bilinear, cubic, average, mode ...
+        overviews: whether overviews may be read; never for methods such as ``sum``, ``min`` or ``mode``, whose result
+            is that of the full image.
         allow_resample: brings bands on different grids to the finest of them.
         geometry_crs: CRS of ``geometries``; ``"auto"`` takes what they state, else lon/lat.
         geometry_column: column of ``geometries`` where they are a table.
         all_touched: whether a polygon covers all pixels it touches; else those whose centre it holds.
         masked: returns a masked array: what is nodata, outside of areas or not there is masked.
         on_error: ``"raise"``, or ``"mask"``: what cannot be read becomes nodata (and masked), and is logged.
+        missing: what becomes of records whose index lacks the header of a band: ``"mask"`` (they have no data in that
+            band), ``"drop"`` (they are left out) or ``"raise"``.
         **filters: as for :meth:`Collection.subset`.
 
     Returns:
-        Array of shape (N, rows, columns) for one band, (N, bands, rows, columns) for several, in the bands' own
-        type where it is one, else in numpy's common type.
+        Array of shape (N, rows, columns) for a band given as text, (N, bands, rows, columns) for a list, in the bands'
+        own type where it is one, else in numpy's common type.
 
     Raises:
         BandNotFoundError: if the collection lacks a band.
@@ -106,13 +112,14 @@ def get_numpy(  # noqa: D417  (self is the collection)
     """
     options = read_options(
         max_concurrent=max_concurrent, target_crs=target_crs, resolution=resolution, resampling=resampling,
-        allow_resample=allow_resample, all_touched=all_touched, masked=masked, on_error=on_error,
+        overviews=overviews, allow_resample=allow_resample, all_touched=all_touched, masked=masked, on_error=on_error,
+        missing=missing,
     )  # fmt: skip
     areas = coerce_areas(geometries, geometry_crs, geometry_column)
-    reader = choose_backend(self, backend, cloud_config, data_source)
+    source = choose_source(self, backend, cloud_config, data_source)
     names = known_bands(self, bands)
-    stack = read_stack(select_views(self, areas, names, options, filters), names, reader, options)
-    return stack[:, 0] if len(names) == 1 else stack
+    stack = read_stack(select_views(self, areas, names, options, filters), names, source.open(), options)
+    return stack[:, 0] if isinstance(bands, str) else stack
 
 
 def get_xarray(  # noqa: D417  (self is the collection)
@@ -127,12 +134,14 @@ def get_xarray(  # noqa: D417  (self is the collection)
     target_crs: Any = None,
     resolution: float | tuple[float, float] | None = None,
     resampling: str = "nearest",
+    overviews: bool = True,
     allow_resample: bool = False,
     geometry_crs: Any = AUTO,
     geometry_column: str | None = None,
     all_touched: bool = False,
     masked: bool = False,
     on_error: str = "raise",
+    missing: str = "mask",
     chunks: Any = None,
     **filters: Any,
 ) -> xr.Dataset:
@@ -151,6 +160,7 @@ def get_xarray(  # noqa: D417  (self is the collection)
         target_crs: CRS of the result; see :meth:`Collection.get_numpy`, also for the next three.
         resolution: size of a pixel in units of that CRS.
         resampling: GDAL's name of the method.
+        overviews: whether overviews may be read.
         allow_resample: brings bands on different grids to the finest of them.
         geometry_crs: CRS of ``geometries``; ``"auto"`` takes what they state, else lon/lat.
         geometry_column: column of ``geometries`` where they are a table.
@@ -158,6 +168,8 @@ def get_xarray(  # noqa: D417  (self is the collection)
         masked: makes variables floats with NaN where there is no data; else they keep their type, and nodata is in the
             attribute ``_FillValue``.
         on_error: ``"raise"``, or ``"mask"``: what cannot be read becomes nodata, and is logged.
+        missing: what becomes of records whose index lacks the header of a band: ``"mask"`` (they have no data in that
+            band), ``"drop"`` (they are left out) or ``"raise"``.
         chunks: reads lazily with dask: ``"auto"``, or sizes by dimension, such as ``{"time": 1, "y": 2048}``.
         **filters: as for :meth:`Collection.subset`.
 
@@ -172,13 +184,14 @@ def get_xarray(  # noqa: D417  (self is the collection)
     """
     options = read_options(
         max_concurrent=max_concurrent, target_crs=target_crs, resolution=resolution, resampling=resampling,
-        allow_resample=allow_resample, all_touched=all_touched, masked=masked, on_error=on_error,
+        overviews=overviews, allow_resample=allow_resample, all_touched=all_touched, masked=masked, on_error=on_error,
+        missing=missing,
     )  # fmt: skip
     areas = coerce_areas(geometries, geometry_crs, geometry_column)
-    reader = choose_backend(self, backend, cloud_config, data_source)
+    source = choose_source(self, backend, cloud_config, data_source)
     names = known_bands(self, bands)
     views = select_views(self, areas, names, options, filters)
-    return read_cube(views, names, reader, options, chunks)
+    return read_cube(views, names, source, options, chunks)
 
 
 def get_gdf(  # noqa: D417  (self is the collection)
@@ -193,12 +206,14 @@ def get_gdf(  # noqa: D417  (self is the collection)
     target_crs: Any = None,
     resolution: float | tuple[float, float] | None = None,
     resampling: str = "nearest",
+    overviews: bool = True,
     allow_resample: bool = False,
     geometry_crs: Any = AUTO,
     geometry_column: str | None = None,
     all_touched: bool = False,
     masked: bool = False,
     on_error: str = "raise",
+    missing: str = "mask",
     **filters: Any,
 ) -> gpd.GeoDataFrame:
     """Pixels under areas of interest as a GeoDataFrame: a row for every record, area and band.
@@ -213,12 +228,15 @@ def get_gdf(  # noqa: D417  (self is the collection)
         target_crs: CRS of the pixels; see :meth:`Collection.get_numpy`, also for the next three.
         resolution: size of a pixel in units of that CRS.
         resampling: GDAL's name of the method.
+        overviews: whether overviews may be read.
         allow_resample: brings bands on different grids to the finest of them.
         geometry_crs: CRS of ``geometries``; ``"auto"`` takes what they state, else lon/lat.
         geometry_column: column of ``geometries`` where they are a table.
         all_touched: whether a polygon covers all pixels it touches; else those whose centre it holds.
         masked: returns masked arrays.
         on_error: ``"raise"``, or ``"mask"``: what cannot be read becomes nodata, and is logged.
+        missing: what becomes of records whose index lacks the header of a band: ``"mask"`` (they have no data in that
+            band), ``"drop"`` (they are left out) or ``"raise"``.
         **filters: as for :meth:`Collection.subset`.
 
     Returns:
@@ -232,17 +250,18 @@ def get_gdf(  # noqa: D417  (self is the collection)
     """
     options = read_options(
         max_concurrent=max_concurrent, target_crs=target_crs, resolution=resolution, resampling=resampling,
-        allow_resample=allow_resample, all_touched=all_touched, masked=masked, on_error=on_error,
+        overviews=overviews, allow_resample=allow_resample, all_touched=all_touched, masked=masked, on_error=on_error,
+        missing=missing,
     )  # fmt: skip
     table = as_arrow_table(geometries)
     given = geometries if table is None else table
     areas = coerce_areas(given, geometry_crs, geometry_column)
     column = None if table is None else geometry_name(table, geometry_column)
     extra = None if table is None or column is None else other_columns(table, [column])
-    reader = choose_backend(self, backend, cloud_config, data_source)
+    source = choose_source(self, backend, cloud_config, data_source)
     names = known_bands(self, bands)
     views = select_views(self, areas, names, options, filters)
-    return read_frame(views, areas, names, reader, options, extra)
+    return read_frame(views, areas, names, source.open(), options, extra)
 
 
 def sample_points(  # noqa: D417  (self is the collection)
@@ -261,6 +280,7 @@ def sample_points(  # noqa: D417  (self is the collection)
     match: str = "all",
     masked: bool = False,
     on_error: str = "raise",
+    missing: str = "mask",
     **filters: Any,
 ) -> pa.Table:
     """Values of the pixels that hold points, as an Arrow table.
@@ -281,6 +301,8 @@ def sample_points(  # noqa: D417  (self is the collection)
         match: ``"all"`` records that hold a point, or only the ``"latest"`` with that band.
         masked: makes ``value`` null where it is nodata.
         on_error: ``"raise"``, or ``"mask"``: what cannot be read becomes nodata (null where ``masked``), and is logged.
+        missing: what becomes of records whose index lacks the header of a band: ``"mask"`` (they have no data in that
+            band), ``"drop"`` (they are left out) or ``"raise"``.
         **filters: as for :meth:`Collection.subset`.
 
     Returns:
@@ -292,17 +314,18 @@ def sample_points(  # noqa: D417  (self is the collection)
         WindowError: if no record's footprint, or no raster, holds a point.
         RasteretAssetsError: as :meth:`Collection.get_numpy`.
     """
-    options = read_options(max_concurrent=max_concurrent, masked=masked, on_error=on_error)
+    options = read_options(max_concurrent=max_concurrent, masked=masked, on_error=on_error, missing=missing)
     if match not in {"all", "latest"}:
         raise SpecError(f"match={match!r} is neither 'all' nor 'latest'")
     given = coerce_points(
         points, geometry_column=geometry_column, x_column=x_column, y_column=y_column, geometry_crs=geometry_crs
     )
-    reader = choose_backend(self, backend, cloud_config, data_source)
+    source = choose_source(self, backend, cloud_config, data_source)
     names = known_bands(self, bands)
     shapes = list(given.lonlat())
-    records = select_records(near_batches(self, names, shapes, filters), names, shapes, what="points")
-    return sample(records, given, names, reader, options, match)
+    rows = near_batches(self, names, shapes, filters)
+    records = select_records(rows, names, shapes, missing=options.missing, what="points")
+    return sample(records, given, names, source.open(), options, match)
 
 
 def to_torchgeo_dataset(  # noqa: D417  (self is the collection)
@@ -316,6 +339,7 @@ def to_torchgeo_dataset(  # noqa: D417  (self is the collection)
     target_crs: Any = None,
     resolution: float | tuple[float, float] | None = None,
     resampling: str = "nearest",
+    overviews: bool = True,
     allow_resample: bool = False,
     is_image: bool = True,
     time_series: bool = False,
@@ -334,6 +358,7 @@ def to_torchgeo_dataset(  # noqa: D417  (self is the collection)
         target_crs: CRS of the dataset; needed where records lie in several.
         resolution: size of a pixel in units of that CRS; the finest record's by default.
         resampling: GDAL's name of the method.
+        overviews: whether overviews may be read.
         allow_resample: brings bands on different grids to that of the dataset; ``resolution`` does too.
         is_image: whether samples hold a float32 ``image``; else an int64 ``mask``.
         time_series: whether records stay apart, as a first dimension of time; else the first with data wins.
@@ -347,21 +372,17 @@ def to_torchgeo_dataset(  # noqa: D417  (self is the collection)
     """
     options = read_options(
         max_concurrent=max_concurrent, target_crs=target_crs, resolution=resolution, resampling=resampling,
-        allow_resample=allow_resample, on_error=on_error,
+        overviews=overviews, allow_resample=allow_resample, on_error=on_error,
     )  # fmt: skip
     optional("torchgeo.datasets", purpose="to_torchgeo_dataset")
-    from rasteret_assets.collection.chips import CollectionDataset, Source  # noqa: PLC0415  (imports torch)
+    from rasteret_assets.collection.chips import CollectionDataset  # noqa: PLC0415  (imports torch)
 
     names = known_bands(self, bands)
     records = every_record(filtered(self, filters).batches(projection(self.schema, names)), names)
     if not options.regrids and not options.allow_resample:
         for record in records:
             check_one_grid(record, names)
-    source = Source(
-        backend=backend or (None if cloud_config or data_source else self.backend),
-        data_source=self.data_source if data_source is None else data_source,
-        config=cloud_config,
-    )
+    source = choose_source(self, backend, cloud_config, data_source)
     return CollectionDataset(
         records, names, source, options, is_image=is_image, time_series=time_series, transforms=transforms
     )

@@ -24,12 +24,13 @@ MAX_RUN = 4 * 1024 * 1024
 class Part(Protocol):
     """What a target wants of one tile."""
 
-    def place(self, samples: npt.NDArray[Any], extent: Window) -> None:
-        """Take what is wanted from the samples of a tile, which lies at ``extent``."""
-        ...
+    def place(self, samples: npt.NDArray[Any] | None, extent: Window) -> None:
+        """Take the wanted pixels of a tile that was read.
 
-    def give_up(self, extent: Window) -> None:
-        """Learn that the tile at ``extent`` could not be read."""
+        Args:
+            samples: of the tile; None where the file does not store it, so that its pixels stay as they are.
+            extent: where the tile lies.
+        """
         ...
 
 
@@ -47,8 +48,8 @@ class WindowTarget:
 
     Args:
         window: on the band's grid.
-        pixels: array of the window's shape; what is not stored is left as it is.
-        valid: booleans of the same shape, made False where a tile cannot be read; None where nobody asks.
+        pixels: array of the window's shape; the pixels of tiles that are not stored or not read stay as they are.
+        valid: booleans of the same shape, made True where a tile was read; None where nobody asks.
     """
 
     window: Window
@@ -59,15 +60,14 @@ class WindowTarget:
         """Every tile it touches."""
         return ((tile, self) for tile in self.window.tiles(tile_width, tile_height))
 
-    def place(self, samples: npt.NDArray[Any], extent: Window) -> None:
+    def place(self, samples: npt.NDArray[Any] | None, extent: Window) -> None:
         """Copy the pixels of a tile that lie in the window."""
         if (shared := extent.overlap(self.window)) is not None:
-            self.pixels[shared.within(self.window).slices] = samples[shared.within(extent).slices]
-
-    def give_up(self, extent: Window) -> None:
-        """Mark the pixels of a tile as not valid."""
-        if self.valid is not None and (shared := extent.overlap(self.window)) is not None:
-            self.valid[shared.within(self.window).slices] = False
+            place = shared.within(self.window).slices
+            if samples is not None:
+                self.pixels[place] = samples[shared.within(extent).slices]
+            if self.valid is not None:
+                self.valid[place] = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -92,7 +92,8 @@ class BandRead:
         """The error for one of its tiles."""
         return TileError(
             f"record {self.record!r}, band {self.band!r}: tile (row {row}, column {column}) of {redact(self.href)} "
-            f"cannot be decoded: {reason}; the file may have changed since it was indexed: build again with force=True"
+            f"cannot be decoded: {reason}; the file may have changed since it was indexed: build again with force=True",
+            href=redact(self.href),
         )
 
 
@@ -105,6 +106,12 @@ class Tile:
     start: int
     length: int
     parts: Sequence[Part]
+
+    def place(self, samples: npt.NDArray[Any] | None, header: BandHeader) -> None:
+        """Give the samples to those who need them; None where the file does not store the tile."""
+        extent = header.tile_window(self.row, self.column)
+        for part in self.parts:
+            part.place(samples, extent)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -122,17 +129,19 @@ class Plan:
     """How a read is done.
 
     Args:
-        runs: requests that bring the tiles, in the order of the file. Tiles that are not stored need none.
-        broken: tiles that the index places where none can be.
+        runs: requests that bring the tiles, in the order of the file.
+        broken: errors of tiles whose place in the index cannot be right.
+        absent: tiles that the file does not store: they need no request.
     """
 
     runs: Sequence[Run]
-    broken: Sequence[tuple[Tile, TileError]]
+    broken: Sequence[TileError]
+    absent: Sequence[Tile]
 
 
 def plan_read(read: BandRead) -> Plan:
     """The requests of a read."""
-    tiles, broken = _tiles(read)
+    tiles, broken, absent = _tiles(read)
     runs: list[Run] = []
     run: list[Tile] = []
     end = 0
@@ -145,10 +154,10 @@ def plan_read(read: BandRead) -> Plan:
         end = stop
     if run:
         runs.append(Run(read=read, start=run[0].start, length=end - run[0].start, tiles=run))
-    return Plan(runs=runs, broken=broken)
+    return Plan(runs=runs, broken=broken, absent=absent)
 
 
-def _tiles(read: BandRead) -> tuple[list[Tile], list[tuple[Tile, TileError]]]:
+def _tiles(read: BandRead) -> tuple[list[Tile], list[TileError], list[Tile]]:
     header = read.header
     needed: dict[tuple[int, int], list[Part]] = {}
     for target in read.targets:
@@ -156,12 +165,14 @@ def _tiles(read: BandRead) -> tuple[list[Tile], list[tuple[Tile, TileError]]]:
             needed.setdefault(place, []).append(part)
     # No codec makes a tile much larger than it was: a count beyond that is damage, and memory must not be taken for it.
     most = 2 * header.tile_bytes + MAX_GAP
-    tiles, broken = [], []
+    tiles, broken, absent = [], [], []
     for (row, column), parts in needed.items():
         start, length = int(header.tile_offsets[row, column]), int(header.tile_byte_counts[row, column])
         tile = Tile(row=row, column=column, start=start, length=length, parts=parts)
-        if length and (start <= 0 or not 0 < length <= most):
-            broken.append((tile, read.tile_error(row, column, f"the index says {length} bytes at {start}")))
-        elif length:
+        if not length:
+            absent.append(tile)
+        elif start <= 0 or not 0 < length <= most:
+            broken.append(read.tile_error(row, column, f"the index says {length} bytes at {start}"))
+        else:
             tiles.append(tile)
-    return tiles, broken
+    return tiles, broken, absent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rasteret_assets import schema
-from rasteret_assets.collection.fill import is_nodata, tell
+from rasteret_assets.collection.fill import is_nodata, read
+from rasteret_assets.collection.header import BandHeader
 from rasteret_assets.collection.options import ReadOptions
 from rasteret_assets.collection.plan import BandRead, Part
 from rasteret_assets.collection.point_input import Points
-from rasteret_assets.collection.read import Job, read_jobs
+from rasteret_assets.collection.read import Job
 from rasteret_assets.collection.records import Record
 from rasteret_assets.collection.reproject import transform_points
 from rasteret_assets.collection.window import Grid, Window
 from rasteret_assets.errors import SpecError, WindowError
-from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
 
 _Floats = npt.NDArray[np.float64]
@@ -35,7 +35,7 @@ class PointTarget:
         rows: of each pixel on the band's grid.
         columns: likewise.
         values: filled with their samples.
-        valid: made False where a tile cannot be read.
+        valid: made True where a tile was read.
     """
 
     rows: _Indices
@@ -60,13 +60,12 @@ class _TilePoints:
     target: PointTarget
     chosen: _Indices
 
-    def place(self, samples: npt.NDArray[Any], extent: Window) -> None:
-        rows = self.target.rows[self.chosen] - extent.row_off
-        columns = self.target.columns[self.chosen] - extent.col_off
-        self.target.values[self.chosen] = samples[rows, columns]
-
-    def give_up(self, extent: Window) -> None:  # noqa: ARG002  (all of them lie in it)
-        self.target.valid[self.chosen] = False
+    def place(self, samples: npt.NDArray[Any] | None, extent: Window) -> None:
+        if samples is not None:
+            rows = self.target.rows[self.chosen] - extent.row_off
+            columns = self.target.columns[self.chosen] - extent.col_off
+            self.target.values[self.chosen] = samples[rows, columns]
+        self.target.valid[self.chosen] = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -76,6 +75,7 @@ class _Sampled:
     rank: int
     band: int
     record: Record
+    header: BandHeader
     points: _Indices
     target: PointTarget
 
@@ -104,7 +104,7 @@ def sample(
     if not sampled:
         raise WindowError("points meet footprints, but no raster: footprints are too large")
     jobs = (Job(start=lambda one=one: [_read(one, bands)]) for one in sampled)  # type: ignore[misc]
-    tell(run_sync(read_jobs(jobs, backend, max_concurrent=options.max_concurrent)), options)
+    read(jobs, backend, options)
     return _table(sampled, points, bands, masked=options.masked)
 
 
@@ -114,7 +114,7 @@ def _read(one: _Sampled, bands: Sequence[str]) -> BandRead:
         record=record.id,
         band=bands[one.band],
         href=record.hrefs[one.band],
-        header=record.headers[one.band],
+        header=one.header,
         targets=[one.target],
     )
 
@@ -125,6 +125,8 @@ def _located(records: Sequence[Record], points: Points, bands: Sequence[str]) ->
         x, y = transform_points(points.x[chosen], points.y[chosen], points.crs, record.crs)
         for band in range(len(bands)):
             header = record.headers[band]
+            if header is None:
+                continue  # the other bands of the record can be read
             rows, columns, inside = _pixels(header.grid, x, y)
             if inside.any():
                 count = int(inside.sum())
@@ -132,9 +134,9 @@ def _located(records: Sequence[Record], points: Points, bands: Sequence[str]) ->
                     rows=rows[inside],
                     columns=columns[inside],
                     values=np.full(count, header.fill, dtype=header.sample_type),
-                    valid=np.ones(count, dtype=bool),
+                    valid=np.zeros(count, dtype=bool),
                 )
-                yield _Sampled(rank=rank, band=band, record=record, points=chosen[inside], target=target)
+                yield _Sampled(rank=rank, band=band, record=record, header=header, points=chosen[inside], target=target)
 
 
 def _pixels(grid: Grid, x: _Floats, y: _Floats) -> tuple[_Indices, _Indices, npt.NDArray[np.bool_]]:
@@ -162,7 +164,7 @@ def _latest(sampled: Sequence[_Sampled], count: int) -> list[_Sampled]:
                 rows=target.rows[mine], columns=target.columns[mine], values=target.values[mine],
                 valid=target.valid[mine],
             )  # fmt: skip
-            kept.append(_Sampled(rank=one.rank, band=one.band, record=one.record, points=one.points[mine], target=part))
+            kept.append(replace(one, points=one.points[mine], target=part))
     return kept
 
 
@@ -203,6 +205,6 @@ def _table(sampled: Sequence[_Sampled], points: Points, bands: Sequence[str], *,
 
 
 def _absent(one: _Sampled) -> npt.NDArray[np.bool_]:
-    nodata = one.record.headers[one.band].nodata
+    nodata = one.header.nodata
     invalid: npt.NDArray[np.bool_] = ~one.target.valid
     return invalid if nodata is None else invalid | is_nodata(one.target.values, nodata)

@@ -115,7 +115,7 @@ def _choose(collection: Collection, what: Any, bands: Sequence[str], geometry_cr
         return every_record(named.batches(projection(collection.schema, bands)), bands)[0], None
     areas = coerce_areas(what, geometry_crs)
     shape = shapely.union_all([area.lonlat() for area in areas])
-    records = select_records(near_batches(collection, bands, [shape], {}), bands, [shape])
+    records = select_records(near_batches(collection, bands, [shape], {}), bands, [shape], missing="drop")
     known = [record for record in records if record.cloud_cover is not None] or records
     clouds = min((record.cloud_cover for record in known if record.cloud_cover is not None), default=None)
     return [record for record in known if record.cloud_cover == clouds][-1], Area(geometry=shape)
@@ -126,7 +126,7 @@ def _read(
     options: ReadOptions,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:  # fmt: skip
     """Pixels of one band and which of them hold data, at most ``size`` along the longer side."""
-    header = record.headers[band]
+    header = record.known[band]
     grid = _level_grid(header, None if area is None else area_bounds(area, record.crs), size)
     if grid is None:
         raise WindowError(f"the area meets the footprint of record {record.id!r}, but not its raster")

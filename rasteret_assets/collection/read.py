@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from rasteret_assets.collection.budget import Budget
 from rasteret_assets.collection.codecs import decode_tile
-from rasteret_assets.collection.plan import BandRead, Run, Tile, plan_read
+from rasteret_assets.collection.plan import BandRead, Run, plan_read
 from rasteret_assets.errors import BackendError, HostUnreachableError, RangeReadError, RasteretAssetsError, TileError
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.hosts import DEADLINE_S, HostState, attempts_allowed, backoff
@@ -31,9 +31,6 @@ _DECODED_BYTES = 48 * 1024 * 1024
 _JOB_BYTES = 64 * 1024 * 1024
 #: A tile exists as bytes, as samples and as samples without predictor while it is decoded.
 _DECODED_COPIES = 3
-
-#: Beyond so many failures a read has failed, and to list more of them helps nobody.
-_MOST_FAILURES = 100
 
 
 def _nothing() -> None:
@@ -63,13 +60,16 @@ class _Running:
     runs: int
 
 
-async def read_jobs(jobs: Iterable[Job], backend: StorageBackend, *, max_concurrent: int) -> list[RasteretAssetsError]:
-    """Do the reads of ``jobs``; pixels that are not stored or cannot be read are left as they are.
+async def read_jobs(
+    jobs: Iterable[Job], backend: StorageBackend, *, max_concurrent: int, most_failures: int | None = None
+) -> list[RasteretAssetsError]:
+    """Do the reads of ``jobs``; pixels that are not stored or cannot be read stay as they are.
 
     Args:
         jobs: what to read; consumed as it goes.
         backend: brings the bytes; asked for one range per run.
         max_concurrent: requests in flight at most.
+        most_failures: after so many failures no further request is made; by default everything is tried.
 
     Returns:
         What could not be read: a TileError for a damaged tile, naming record, band, tile and file; a RangeReadError
@@ -77,7 +77,7 @@ async def read_jobs(jobs: Iterable[Job], backend: StorageBackend, *, max_concurr
     """
     with ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="decode") as pool:
         try:
-            return await _Reading(iter(jobs), backend, max_concurrent, pool).run()
+            return await _Reading(iter(jobs), backend, max_concurrent, most_failures, pool).run()
         except ExceptionGroup as unforeseen:
             raise unforeseen.exceptions[0] from unforeseen.exceptions[0].__cause__
 
@@ -89,6 +89,7 @@ class _Reading:
     jobs: Iterator[Job]
     backend: StorageBackend
     max_concurrent: int
+    most_failures: int | None
     pool: ThreadPoolExecutor
     waiting: deque[tuple[_Running, Run]] = field(default_factory=deque)
     hosts: dict[str, HostState] = field(default_factory=dict)
@@ -125,20 +126,26 @@ class _Reading:
         async with self.turn:
             while not self.waiting:
                 job = next(self.jobs, None)
-                if job is None or len(self.failures) >= _MOST_FAILURES:
+                if job is None or self.has_failed:
                     return None
                 await self.held.take(job.cost)
                 running = _Running(job=job, runs=0)
                 for read in job.start():
                     plan = plan_read(read)
-                    for tile, error in plan.broken:
-                        self.give_up(read, [tile], error)
+                    self.failures.extend(plan.broken)
+                    for tile in plan.absent:
+                        tile.place(None, read.header)
                     self.waiting.extend((running, run) for run in plan.runs)
                 running.runs = len(self.waiting)
                 if not running.runs:
                     await self.finish(running)
             await self.fetched.take(self.waiting[0][1].length)
             return self.waiting.popleft()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether so much has failed that the rest is not tried."""
+        return self.most_failures is not None and len(self.failures) >= self.most_failures
 
     async def finish(self, running: _Running) -> None:
         """Let a job use its pixels."""
@@ -149,25 +156,23 @@ class _Reading:
     async def fetch_and_place(self, run: Run) -> None:
         """Bring a run and put its tiles in place; what fails is noted."""
         read = run.read
-        if read.href in self.lost:
-            self.give_up(read, run.tiles, None)
+        if read.href in self.lost or self.has_failed:
             return
         try:
             data = await self.fetch(run)
         except RangeReadError as error:
             error.add_note(f"while reading band {read.band!r} of record {read.record!r}")
-            known = read.href in self.lost
-            self.lost.add(read.href)
-            self.give_up(read, run.tiles, None if known else error)
+            if read.href not in self.lost:
+                # One error says all of a file that cannot be reached.
+                self.lost.add(read.href)
+                self.failures.append(error)
             return
         size = _DECODED_COPIES * read.header.tile_bytes
         await self.decoded.take(size)
         try:
-            failed = await asyncio.get_running_loop().run_in_executor(self.pool, _place, run, data)
+            self.failures += await asyncio.get_running_loop().run_in_executor(self.pool, _place, run, data)
         finally:
             self.decoded.give_back(size)
-        for tile, damage in failed:
-            self.give_up(read, [tile], damage)
 
     async def fetch(self, run: Run) -> memoryview:
         """The bytes of a run, asked for again while that promises something.
@@ -232,34 +237,24 @@ class _Reading:
         async with self.room:
             self.room.notify_all()
 
-    def give_up(self, read: BandRead, tiles: Sequence[Tile], error: RasteretAssetsError | None) -> None:
-        """Tell those who need ``tiles`` that they will not come; an ``error`` that says nothing new is None."""
-        if error is not None:
-            self.failures.append(error)
-        for tile in tiles:
-            for part in tile.parts:
-                part.give_up(read.header.tile_window(tile.row, tile.column))
 
-
-def _place(run: Run, data: memoryview) -> list[tuple[Tile, TileError]]:
-    """Decode the tiles of a run and hand each to those who need it; the tiles that are damaged."""
+def _place(run: Run, data: memoryview) -> list[TileError]:
+    """Decode the tiles of a run and hand each to those who need it; return the errors of damaged tiles."""
     read = run.read
-    damaged = []
+    damaged: list[TileError] = []
     for tile in run.tiles:
         begin = tile.start - run.start
         stored = data[begin : begin + tile.length]
         if len(stored) < tile.length:
             reason = f"the file ends within it ({len(stored)} of {tile.length} bytes)"
-            damaged.append((tile, read.tile_error(tile.row, tile.column, reason)))
+            damaged.append(read.tile_error(tile.row, tile.column, reason))
             continue
         try:
             samples = decode_tile(stored, read.header)
         except TileError as error:
             damage = read.tile_error(tile.row, tile.column, error)
             damage.__cause__ = error
-            damaged.append((tile, damage))
+            damaged.append(damage)
             continue
-        extent = read.header.tile_window(tile.row, tile.column)
-        for part in tile.parts:
-            part.place(samples, extent)
+        tile.place(samples, read.header)
     return damaged

@@ -18,6 +18,7 @@ from rasteret_assets import schema
 from rasteret_assets.collection.codecs import check_supported
 from rasteret_assets.collection.footprints import intersecting_pairs
 from rasteret_assets.collection.header import BandHeader, parse_header
+from rasteret_assets.collection.options import Missing
 from rasteret_assets.collection.reproject import crs_name
 from rasteret_assets.collection.summary import crs_code
 from rasteret_assets.columns.instants import utc_instants
@@ -41,7 +42,7 @@ class Record:
         cloud_cover: in percent; None where the table does not say.
         collection: the STAC collection that the row names, if any.
         crs: of its rasters, as ``reproject.crs_name`` writes it.
-        headers: one per band asked for, in that order.
+        headers: one per band asked for, in that order; None where the index has none, of one band at least it has.
         hrefs: likewise.
         areas: positions of the areas that meet its footprint, ascending.
     """
@@ -52,14 +53,19 @@ class Record:
     cloud_cover: float | None
     collection: str | None
     crs: str
-    headers: Sequence[BandHeader]
+    headers: Sequence[BandHeader | None]
     hrefs: Sequence[str]
     areas: Sequence[int]
 
     @property
+    def known(self) -> list[BandHeader]:
+        """The headers that the index has."""
+        return [header for header in self.headers if header is not None]
+
+    @property
     def finest(self) -> BandHeader:
         """The header of the band with the smallest pixels; the first of them."""
-        return min(self.headers, key=lambda header: abs(header.grid.scale_x * header.grid.scale_y))
+        return min(self.known, key=lambda header: abs(header.grid.scale_x * header.grid.scale_y))
 
 
 def projection(table: pa.Schema, bands: Sequence[str]) -> dict[str, pc.Expression]:
@@ -78,14 +84,16 @@ def projection(table: pa.Schema, bands: Sequence[str]) -> dict[str, pc.Expressio
 
 
 def select_records(
-    batches: Iterator[pa.RecordBatch], bands: Sequence[str], shapes: Sequence[BaseGeometry], *, what: str = "area"
-) -> list[Record]:
+    batches: Iterator[pa.RecordBatch], bands: Sequence[str], shapes: Sequence[BaseGeometry], *, missing: Missing,
+    what: str = "area",
+) -> list[Record]:  # fmt: skip
     """Records whose footprint meets an area, by datetime and id.
 
     Args:
         batches: rows with the columns of :func:`projection`.
         bands: names of the bands.
         shapes: areas (or points) of interest in lon/lat.
+        missing: what becomes of records that lack the header of a band, as :class:`ReadOptions` says.
         what: what they are called in messages.
 
     Raises:
@@ -101,7 +109,7 @@ def select_records(
         for number, areas in zip(rows, np.split(area[order], starts[1:]), strict=True):
             yield int(number), areas.tolist()
 
-    return _select(batches, bands, meeting, what)
+    return _select(batches, bands, meeting, missing, what)
 
 
 def every_record(batches: Iterator[pa.RecordBatch], bands: Sequence[str]) -> list[Record]:
@@ -110,36 +118,49 @@ def every_record(batches: Iterator[pa.RecordBatch], bands: Sequence[str]) -> lis
     Raises:
         WindowError: if there is none.
     """
-    return _select(batches, bands, lambda batch: ((row, []) for row in range(batch.num_rows)), "filters")
+    return _select(batches, bands, lambda batch: ((row, []) for row in range(batch.num_rows)), "drop", "filters")
 
 
 def _select(
     batches: Iterator[pa.RecordBatch],
     bands: Sequence[str],
     wanted: Callable[[pa.RecordBatch], Iterable[tuple[int, list[int]]]],
+    missing: Missing,
     what: str,
 ) -> list[Record]:
     found: list[Record] = []
     without: list[str] = []
+    partly: list[str] = []
     for batch in batches:
         moments = utc_instants(batch.column(schema.DATETIME))
         for row, areas in wanted(batch):
-            missing = [band for band in bands if not batch.column(schema.band_column(band))[row].is_valid]
-            if missing:
-                without.append(f"{batch.column(schema.ID)[row].as_py()} ({', '.join(missing)})")
-            else:
-                found.append(_record(batch, row, moments[row].as_py(), bands, areas))
-    shown = ", ".join(without[:10]) + (f" and {len(without) - 10} more" if len(without) > 10 else "")
-    if without:
-        _log.warning("%d records are left out, whose headers are not in the index: %s", len(without), shown)
-    if not found and without:
+            lacking = [band for band in bands if not batch.column(schema.band_column(band))[row].is_valid]
+            if lacking:
+                is_left_out = missing == "drop" or len(lacking) == len(bands)
+                name = f"{batch.column(schema.ID)[row].as_py()} ({', '.join(lacking)})"
+                (without if is_left_out else partly).append(name)
+                if is_left_out:
+                    continue
+            found.append(_record(batch, row, moments[row].as_py(), bands, areas))
+    if (missing == "raise" and (without or partly)) or (without and not found):
+        lacking = [*without, *partly]
         raise WindowError(
-            f"{len(without)} records meet the {what}, but their headers of {list(bands)} are not in the index "
-            f"({shown}): look for the reason with rasteret-assets failures, and build again to retry them"
+            f"{len(lacking)} records meet the {what}, but their headers of {list(bands)} are not in the index "
+            f"({_listed(lacking)}): look for the reason with rasteret-assets failures, and build again to retry them"
+        )
+    if without:
+        _log.warning("%d records are left out, whose headers are not in the index: %s", len(without), _listed(without))
+    if partly:
+        _log.warning(
+            "%d records have no data in the bands whose headers are not in the index: %s", len(partly), _listed(partly)
         )
     if not found:
         raise WindowError(f"no record meets the {what}: compare it, and the filters, with the collection's bounds")
     return sorted(found, key=lambda record: record.order)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _record(
@@ -155,13 +176,17 @@ def _record(
             band_index=value(_INDEX + band) or 0,
             where=f"record {name!r}, band {band!r}",
         )
+        if batch.column(schema.band_column(band))[row].is_valid
+        else None
         for band in bands
     ]
-    for band, header in zip(bands, headers, strict=True):
+    known = [(band, header) for band, header in zip(bands, headers, strict=True) if header is not None]
+    first_band, first = known[0]
+    for band, header in known:
         check_supported(header, f"record {name!r}, band {band!r}")
-        if header.crs != headers[0].crs:
+        if header.crs != first.crs:
             raise WindowError(
-                f"record {name!r}: band {band!r} is in {header.crs}, but band {bands[0]!r} in {headers[0].crs}: "
+                f"record {name!r}: band {band!r} is in {header.crs}, but band {first_band!r} in {first.crs}: "
                 "read them in separate calls"
             )
     stated = batch.column(schema.DATETIME)[row]
@@ -171,7 +196,7 @@ def _record(
         moment=moment,
         cloud_cover=value(schema.CLOUD_COVER),
         collection=value(_COLLECTION),
-        crs=_record_crs(name, headers[0].crs or crs_code(value(schema.PROJ_EPSG), value(schema.CRS))),
+        crs=_record_crs(name, first.crs or crs_code(value(schema.PROJ_EPSG), value(schema.CRS))),
         headers=headers,
         hrefs=[value(_HREF + band) for band in bands],
         areas=areas,

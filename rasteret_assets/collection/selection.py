@@ -11,7 +11,7 @@ import pyarrow as pa
 from rasteret_assets import schema
 from rasteret_assets.collection import query
 from rasteret_assets.collection.aoi import Area
-from rasteret_assets.collection.backends import shared_backend
+from rasteret_assets.collection.backends import Source
 from rasteret_assets.collection.options import ReadOptions
 from rasteret_assets.collection.records import projection, select_records
 from rasteret_assets.collection.views import View, choose_views
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from rasteret_assets.collection.collection import Collection
 
 
-def choose_backend(
+def choose_source(
     collection: Collection, backend: StorageBackend | None, config: CloudConfig | None, data_source: str | None
-) -> StorageBackend:
-    """The backend of a read: the one given, else the collection's own, else one that all reads share."""
-    if backend is not None:
-        return backend
-    if config is None and data_source is None and collection.backend is not None:
-        return collection.backend
-    return shared_backend(collection.data_source if data_source is None else data_source, config)
+) -> Source:
+    """Return where a read gets its bytes: from the backend given, else the collection's own, else a shared one."""
+    return Source(
+        backend=backend or (None if config or data_source else collection.backend),
+        data_source=collection.data_source if data_source is None else data_source,
+        config=config,
+    )
 
 
 def select_views(
@@ -48,7 +48,8 @@ def select_views(
                 f"a {area.geometry.geom_type} has no area to read: buffer it, give a polygon or box, or sample_points"
             )
     shapes = [area.lonlat() for area in areas]
-    records = select_records(near_batches(collection, bands, shapes, filters), bands, shapes)
+    rows = near_batches(collection, bands, shapes, filters)
+    records = select_records(rows, bands, shapes, missing=options.missing)
     return choose_views(records, areas, bands, options)
 
 

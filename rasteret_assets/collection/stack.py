@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rasteret_assets.collection.fill import Plane, fill
+from rasteret_assets.collection.header import BandHeader
 from rasteret_assets.collection.options import ReadOptions
 from rasteret_assets.collection.views import View
 from rasteret_assets.storage.backend import StorageBackend
@@ -26,25 +27,31 @@ def read_stack(
     """
     height = max(view.grid.height for view in views)
     width = max(view.grid.width for view in views)
-    kinds = {header.sample_type for view in views for header in view.record.headers}
+    kinds = {header.sample_type for view in views for header in view.record.known}
+    # A record without the header of a band has that band's usual nodata in its place.
+    usual = [next((h.fill for h in headers if h is not None), None) for headers in zip(*_headers(views), strict=True)]
     stack = np.empty((len(views), len(bands), height, width), dtype=np.result_type(*kinds))
     valid = np.zeros(stack.shape, dtype=bool) if options.masked else None
     planes = []
     for number, view in enumerate(views):
         for band, header in enumerate(view.record.headers):
             rows, columns = slice(view.grid.height), slice(view.grid.width)
-            stack[number, band, view.grid.height :] = header.fill
-            stack[number, band, :, view.grid.width :] = header.fill
-            planes.append(
-                Plane(
-                    view=view,
-                    band=band,
-                    pixels=stack[number, band, rows, columns],
-                    valid=None if valid is None else valid[number, band, rows, columns],
-                )
+            plane = Plane(
+                view=view,
+                band=band,
+                pixels=stack[number, band, rows, columns],
+                valid=None if valid is None else valid[number, band, rows, columns],
+                fill=usual[band] if header is None else None,
             )
+            stack[number, band, view.grid.height :] = plane.empty
+            stack[number, band, :, view.grid.width :] = plane.empty
+            planes.append(plane)
     fill(planes, bands, backend, options)
-    return stack if valid is None else masked_array(stack, valid, views[0].record.headers[0].fill)
+    return stack if valid is None else masked_array(stack, valid, views[0].record.known[0].fill)
+
+
+def _headers(views: Sequence[View]) -> list[Sequence[BandHeader | None]]:
+    return [view.record.headers for view in views]
 
 
 def masked_array(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], fill_value: Any) -> npt.NDArray[Any]:

@@ -73,12 +73,14 @@ def check_one_grid(record: Record, bands: Sequence[str]) -> None:
     Raises:
         WindowError: naming them, and what to do.
     """
-    first = record.headers[0].grid
-    for band, header in zip(bands, record.headers, strict=True):
+    known = [(band, header) for band, header in zip(bands, record.headers, strict=True) if header is not None]
+    first_band, first_header = known[0]
+    first = first_header.grid
+    for band, header in known:
         if header.grid.offset(first) != (0, 0) or header.grid.whole != first.whole:
             raise WindowError(
-                f"record {record.id!r}: band {band!r} ({_grid_text(header)}) and band {bands[0]!r} "
-                f"({_grid_text(record.headers[0])}) have different grids: read them in separate calls, or bring them "
+                f"record {record.id!r}: band {band!r} ({_grid_text(header)}) and band {first_band!r} "
+                f"({_grid_text(first_header)}) have different grids: read them in separate calls, or bring them "
                 "to one grid with allow_resample=True or resolution="
             )
 

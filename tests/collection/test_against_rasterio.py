@@ -194,6 +194,17 @@ def test_points(cases, name, places, lonlat):
 TARGETS = ["EPSG:4326", "EPSG:3857", "EPSG:32632", "EPSG:3035", "EPSG:32719", "EPSG:3413"]
 
 
+def pixels_along(source: rasterio.DatasetReader, target: str, size: float) -> tuple[float, float]:
+    """Pixels of a raster along one of ``size`` in the middle of it, across and down."""
+    x, y = source.xy(source.height / 2 - 0.5, source.width / 2 - 0.5)
+    (x,), (y,) = rasterio.warp.transform(source.crs, target, [x], [y])
+    half = size / 2
+    left, bottom, right, top = rasterio.warp.transform_bounds(
+        target, source.crs, x - half, y - half, x + half, y + half
+    )
+    return (right - left) / abs(source.transform.a), (top - bottom) / abs(source.transform.e)
+
+
 @drawn
 @given(
     name=names,
@@ -212,13 +223,23 @@ def test_warps(cases, name, target, resampling, draws, factor):
         default, _, _ = rasterio.warp.calculate_default_transform(
             source.crs, target, source.width, source.height, *source.bounds
         )
-        dataset = case.collection.get_xarray(
-            area, "B", geometry_crs=case.crs, target_crs=target, resolution=default.a * factor, resampling=resampling
-        )
-        c, a, b, f, d, e = map(float, dataset.spatial_ref.attrs["GeoTransform"].split())
+    size = default.a * factor
+    dataset = case.collection.get_xarray(
+        area, "B", geometry_crs=case.crs, target_crs=target, resolution=size, resampling=resampling
+    )
+    c, a, b, f, d, e = map(float, dataset.spatial_ref.attrs["GeoTransform"].split())
+    # Of an overview, where one is no coarser than the target, and only for methods that do not count or choose pixels.
+    level = None
+    if resampling not in {"mode", "max", "med"}:
+        with rasterio.open(case.path) as source:
+            ratio = min(pixels_along(source, target, size))
+            level = max((n for n, by in enumerate(source.overviews(1)) if by <= ratio * 1.01), default=None)
+    with rasterio.open(case.path, OVERVIEW_LEVEL="NONE" if level is None else level) as source:
+        across, down = pixels_along(source, target, size)
         with WarpedVRT(
             source, crs=target, transform=Affine(a, b, c, d, e, f), width=dataset.sizes["x"],
-            height=dataset.sizes["y"], resampling=Resampling[resampling],
+            height=dataset.sizes["y"], resampling=Resampling[resampling], tolerance=1e-9,
+            XSCALE=min(1, 1 / across), YSCALE=min(1, 1 / down),
         ) as warped:  # fmt: skip
             expected = warped.read(1)
     got = dataset["B"].values[0]

@@ -54,7 +54,7 @@ def test_every_way_a_tile_is_stored(tmp_path, dtype, compress, predictor, interl
     path = write_raster(
         tmp_path / "a.tif", data, compress=compress, interleave=interleave, endianness=endianness, tile=32, **options
     )
-    got = collection_of(path, 2).get_numpy(box(20, 10, 50, 75), ["B"], geometry_crs=UTM32, backend=CountingBackend())
+    got = collection_of(path, 2).get_numpy(box(20, 10, 50, 75), "B", geometry_crs=UTM32, backend=CountingBackend())
     assert got.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(got[0], data[2, 10:85, 20:70])
 
@@ -89,7 +89,7 @@ def test_lonlat_box_is_the_window_of_its_bounds(tmp_path):
                 slice(max(int(np.floor(off)), 0), int(np.ceil(off + size)))
                 for off, size in ((window.row_off, window.height), (window.col_off, window.width))
             )
-            got = collection_of(path).get_numpy(area, ["B"], backend=CountingBackend())
+            got = collection_of(path).get_numpy(area, "B", backend=CountingBackend())
             np.testing.assert_array_equal(got[0], source.read(1)[rows, columns])
 
 
