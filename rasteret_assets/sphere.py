@@ -25,8 +25,8 @@ Booleans = npt.NDArray[np.bool_]
 #: Takes columns of x and y and returns those of the images, infinite where there are none.
 Project = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
-#: How far an edge may stray from its course, as a part of the extent of its ring: 15 m of a scene of 150 km, which takes
-#: a ring of some 12 points; areas, of which there are few, are kept to 15 cm.
+#: How far an edge may stray from its course, as a part of the extent of its ring: 15 m of a scene of 150 km, which a
+#: ring of some 12 points keeps; areas, of which there are few, are kept to 15 cm.
 FOOTPRINT_SHARE: Final = 1e-4
 AREA_SHARE: Final = 1e-6
 
@@ -127,7 +127,7 @@ def cut_at_antimeridian(geometries: Geometries, west: float = -180.0) -> Geometr
 
 
 def widest_gap(geometry: BaseGeometry) -> float | None:
-    """Return the longitude in the middle of the widest gap between the parts of a lon/lat geometry; None without gaps."""
+    """Return the longitude in the middle of the widest gap between parts of a lon/lat geometry; None without gaps."""
     spans = shapely.bounds(shapely.get_parts(geometry))[:, ::2]
     spans = spans[np.argsort(spans[:, 0])]
     reach = np.maximum.accumulate(spans[:, 1])

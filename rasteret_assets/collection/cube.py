@@ -14,7 +14,7 @@ from rasteret_assets.collection.aoi import Area
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.fill import Plane, fill
 from rasteret_assets.collection.options import ReadOptions
-from rasteret_assets.collection.views import View, common_grid
+from rasteret_assets.collection.views import MOST_LAZY_PIXELS, MOST_PIXELS, View, common_grid
 from rasteret_assets.collection.window import Grid, Window
 from rasteret_assets.errors import SpecError
 from rasteret_assets.storage.backend import StorageBackend
@@ -38,7 +38,7 @@ def read_cube(
         chunks: None to read now; else what dask takes for (time, y, x), to read when it is computed.
     """
     xarray = optional("xarray", purpose="get_xarray")
-    crs, grid = common_grid(views)
+    crs, grid = common_grid(views, most_pixels=MOST_PIXELS if chunks is None else MOST_LAZY_PIXELS)
     steps = _steps(views, grid)
     variables = {}
     if chunks is None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from rasteret_assets import schema
 from rasteret_assets.collection.fill import is_nodata, tell
 from rasteret_assets.collection.options import ReadOptions
+from rasteret_assets.collection.placing import turned_points
 from rasteret_assets.collection.plan import BandRead, Part
 from rasteret_assets.collection.point_input import Points
 from rasteret_assets.collection.read import Job, read_jobs
@@ -125,7 +126,7 @@ def _located(records: Sequence[Record], points: Points, bands: Sequence[str]) ->
         x, y = transform_points(points.x[chosen], points.y[chosen], points.crs, record.crs)
         for band in range(len(bands)):
             header = record.headers[band]
-            rows, columns, inside = _pixels(header.grid, x, y)
+            rows, columns, inside = _pixels(header.grid, turned_points(x, record.crs, header.grid), y)
             if inside.any():
                 count = int(inside.sum())
                 target = PointTarget(
