@@ -122,7 +122,8 @@ def cut_at_antimeridian(geometries: Geometries, west: float = -180.0) -> Geometr
         band = shapely.box(west + 360 * turn, -90, west + 360 * (turn + 1), 90)
         column[own] = _moved_east(shapely.intersection(whole[own], band), -360.0 * turn)
         columns.append(column)
-    result[beyond] = shapely.union_all(np.stack(columns), axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # rings so flat that GEOS divides by nothing
+        result[beyond] = shapely.union_all(np.stack(columns), axis=0)
     return result
 
 
@@ -206,6 +207,10 @@ def _follow(lines: Geometries, project: Project, share: float, *, on_sphere: boo
         # Both halves of a halved edge are looked at next.
         added = edges + 1 + np.arange(len(edges))
         edges = np.column_stack([added - 1, added]).ravel()
+    # A line that is partly off the sphere is off it as a whole, so that its ring still closes.
+    lost = np.zeros(len(lines), bool)
+    lost[line[~np.isfinite(images).all(axis=1)]] = True
+    images[lost[line]] = np.inf
     if on_sphere:
         images = _counted_on(_snapped(images), line)
     return _Course(points, images, line, is_torn=bool(len(edges)))

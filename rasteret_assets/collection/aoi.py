@@ -70,7 +70,7 @@ class Area:
                 f"area with bounds {geometry.bounds} is not in lon/lat (degrees within +-180 and +-90): "
                 "say geometry_crs='EPSG:...' if it is projected; west > east in a bbox crosses the antimeridian"
             )
-        (within,) = cut_at_antimeridian(np.array([geometry], dtype=object))
+        within: BaseGeometry = cut_at_antimeridian(np.array([geometry], dtype=object))[0]
         return within
 
 

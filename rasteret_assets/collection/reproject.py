@@ -92,8 +92,8 @@ def reproject_box(geometry: BaseGeometry, source: str, target: str) -> BaseGeome
         return geometry
     moved, is_whole = _reprojected(geometry, source, target)
     if is_whole and shapely.get_num_geometries(geometry) == 1:
-        bounds = transform_bounds(tuple(geometry.bounds), source, target)
-        if bounds is not None:
+        west, south, east, north = geometry.bounds
+        if (bounds := transform_bounds((west, south, east, north), source, target)) is not None:
             return shapely.box(*bounds)
     return rectangles(moved)
 
@@ -197,7 +197,7 @@ def tear_of(crs: str) -> Tear | None:
     if known.is_geographic and not known.is_derived:
         half = math.pi / known.axis_info[0].unit_conversion_factor
         meridian = known.prime_meridian
-        offset = math.degrees(meridian.longitude * meridian.unit_conversion_factor) if meridian else 0.0
+        offset = math.degrees(meridian.longitude * float(meridian.unit_conversion_factor)) if meridian else 0.0
         return Tear(longitude=offset % 360 - 180, ends=(-round(half, 9), round(half, 9)))
     project = _transformer(LONLAT, crs).transform
     tears = [tear for latitude in _PARALLELS if (tear := _tear_along(latitude, project)) is not None]

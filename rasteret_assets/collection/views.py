@@ -69,6 +69,10 @@ def choose_views(
     if not options.regrids and not options.allow_resample:
         for record in records:
             check_one_grid(record, bands)
+    if options.target_crs is not None:
+        foreign = [record for record in records if record.crs != options.target_crs]
+        for position in sorted({position for record in foreign for position in record.areas}):
+            check_target(areas[position], options.target_crs)
     if options.target_crs is not None and options.resolution is None:
         options = replace(options, resolution=_common_resolution(records, areas, options.target_crs))
     anchors: dict[str, Grid] = {}
@@ -122,7 +126,6 @@ def _grids(
         return
     crs = options.target_crs or record.crs
     if crs != record.crs:
-        check_target(area, crs)
         shape = placed(area, crs)
     target = aligned_grid(shape.bounds, options.resolution, anchors.get(crs))
     check_size(target, crs, most_pixels)
