@@ -22,6 +22,7 @@ import shapely
 
 from rasteret_assets.errors import RecordError
 from rasteret_assets.schema import GEO_KEY
+from rasteret_assets.sphere import FOOTPRINT_SHARE, to_sphere
 
 CRS84: Final = "OGC:CRS84"
 Geometries = npt.NDArray[np.object_]
@@ -128,7 +129,10 @@ def decode_geometries(column: pa.Array, described: GeometryColumn) -> tuple[Geom
 
 
 def to_lonlat(geometries: Geometries, described: GeometryColumn) -> Geometries:
-    """Geometries in lon/lat, reprojected from the column's CRS or, where it states none, from each EWKB's SRID.
+    """Bring geometries to lon/lat from the column's CRS or, where it states none, from each EWKB's SRID.
+
+    Edges of projected geometries are followed along their course; what reaches over 180 is cut there, and what holds a
+    pole is closed over it.
 
     Raises:
         RecordError: if the CRS is declared unknown, or not one pyproj understands.
@@ -310,10 +314,4 @@ def _transformer(crs: str) -> pyproj.Transformer | None:
 
 def _reproject(geometries: Geometries, crs: str) -> Geometries:
     transformer = _transformer(crs)
-    if transformer is None:
-        return geometries
-
-    def project(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
-
-    return np.asarray(shapely.transform(geometries, project), dtype=object)
+    return geometries if transformer is None else to_sphere(geometries, transformer.transform, share=FOOTPRINT_SHARE)

@@ -16,7 +16,8 @@ PACKAGE = Path(rasteret_assets.__file__).parent
 #: A layer may import itself and the layers before it: the order in which data flows.
 LAYERS = [
     {"errors", "options", "partitions", "schema", "spec", "versions"},
-    {"tiff", "geometry"},
+    {"sphere", "tiff"},
+    {"geometry"},
     {"storage"},
     {"columns"},
     {"source"},

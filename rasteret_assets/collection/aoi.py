@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +17,24 @@ from shapely.geometry.base import BaseGeometry
 from rasteret_assets.collection.reproject import LONLAT, crs_name, reproject
 from rasteret_assets.collection.tables import as_arrow_table, geometry_name, read_geometries
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.sphere import cut_at_antimeridian
 
 AUTO = "auto"
 
-#: A geometry and the CRS it states; None for what is missing.
-_Shape = tuple[BaseGeometry | None, str | None]
+
+class Shape(NamedTuple):
+    """A geometry as it was given.
+
+    Args:
+        geometry: None for what is missing.
+        crs: that it states, if any.
+        is_box: whether it was given as four numbers.
+    """
+
+    geometry: BaseGeometry | None
+    crs: str | None
+    is_box: bool = False
+
 
 _FORMS = (
     "a bbox (xmin, ymin, xmax, ymax), a shapely geometry, WKB, WKT, GeoJSON, a pyarrow array of WKB, "
@@ -36,30 +49,29 @@ class Area:
     Args:
         geometry: valid and not empty, in the axis order x, y.
         crs: what its coordinates are in, as any text pyproj understands.
+        is_box: whether the user gave four numbers: such an area is read whole, without a mask. A polygon is masked, be
+            it a rectangle or not.
     """
 
     geometry: BaseGeometry
     crs: str = LONLAT
-
-    @property
-    def is_box(self) -> bool:
-        """Whether it is nothing but bounds, to be read whole, without a mask."""
-        return all(is_rectangle(part) for part in shapely.get_parts(self.geometry))
+    is_box: bool = False
 
     def lonlat(self) -> BaseGeometry:
-        """Its geometry in lon/lat.
+        """Return the geometry in lon/lat, within -180..180: cut at the antimeridian, closed over the poles.
 
         Raises:
             WindowError: if it lies outside the globe, which mostly means that its CRS is another.
         """
         geometry = reproject(self.geometry, self.crs, LONLAT)
         west, south, east, north = geometry.bounds
-        if west < -180 or east > 180 or south < -90 or north > 90:
+        if west < -360 or east > 360 or south < -90 or north > 90:
             raise WindowError(
                 f"area with bounds {geometry.bounds} is not in lon/lat (degrees within +-180 and +-90): "
                 "say geometry_crs='EPSG:...' if it is projected; west > east in a bbox crosses the antimeridian"
             )
-        return geometry
+        within: BaseGeometry = cut_at_antimeridian(np.array([geometry], dtype=object))[0]
+        return within
 
 
 def coerce_areas(geometries: Any, geometry_crs: Any = AUTO, geometry_column: str | None = None) -> list[Area]:
@@ -85,12 +97,16 @@ def coerce_areas(geometries: Any, geometry_crs: Any = AUTO, geometry_column: str
     if not shapes:
         raise WindowError("there is no area of interest: geometries is empty")
     return [
-        Area(geometry=_checked(shape, f"area {position} of {len(shapes)}"), crs=given or stated or LONLAT)
-        for position, (shape, stated) in enumerate(shapes)
+        Area(
+            geometry=_checked(shape.geometry, f"area {position} of {len(shapes)}"),
+            crs=given or shape.crs or LONLAT,
+            is_box=shape.is_box,
+        )
+        for position, shape in enumerate(shapes)
     ]
 
 
-def coerce_shapes(geometries: Any) -> list[_Shape]:
+def coerce_shapes(geometries: Any) -> list[Shape]:
     """Every geometry with the CRS it states, unchecked; forms as for :func:`coerce_areas`, but tables."""
     return list(_shapes(geometries))
 
@@ -118,22 +134,17 @@ def bbox_geometry(bbox: Sequence[float]) -> BaseGeometry:
     return shapely.box(xmin, ymin, xmax, ymax)
 
 
-def is_rectangle(geometry: BaseGeometry) -> bool:
-    """Whether a geometry is an upright rectangle."""
-    return geometry.geom_type == "Polygon" and bool(shapely.equals(geometry, shapely.box(*geometry.bounds)))
-
-
-def _shapes(value: Any) -> Iterable[_Shape]:
+def _shapes(value: Any) -> Iterable[Shape]:
     """Geometries with the CRS each states; None where a value is missing."""
     match value:
         case None | BaseGeometry():
-            return [(value, _srid(value))]
+            return [Shape(value, _srid(value))]
         case bytes() | bytearray() | memoryview():
             shape = _read(shapely.from_wkb, bytes(value))
-            return [(shape, _srid(shape))]
+            return [Shape(shape, _srid(shape))]
         case str():
             is_json = value.lstrip().startswith("{")
-            return _geojson(_read(json.loads, value)) if is_json else [(_read(shapely.from_wkt, value), None)]
+            return _geojson(_read(json.loads, value)) if is_json else [Shape(_read(shapely.from_wkt, value), None)]
         case pa.Array() | pa.ChunkedArray():
             return _arrow(value)
         case Mapping():
@@ -142,44 +153,44 @@ def _shapes(value: Any) -> Iterable[_Shape]:
             return _foreign(value)
 
 
-def _foreign(value: Any) -> Iterable[_Shape]:
+def _foreign(value: Any) -> Iterable[Shape]:
     """Objects of other libraries, by what they offer, and plain iterables."""
     if hasattr(value, "to_wkb") and hasattr(value, "geometry"):
         stated = None if value.crs is None else crs_name(value.crs)
-        return [(shape, stated) for shape in shapely.from_wkb(list(value.geometry.to_wkb()))]
+        return [Shape(shape, stated) for shape in shapely.from_wkb(list(value.geometry.to_wkb()))]
     if hasattr(value, "__geo_interface__"):
         return _geojson(value.__geo_interface__)
     if not isinstance(value, Iterable):
         raise SpecError(f"{type(value).__name__} is no area of interest: give {_FORMS}")
     items = list(value)
     if len(items) == 4 and all(isinstance(item, int | float | np.number) for item in items):
-        return [(bbox_geometry(items), None)]
+        return [Shape(bbox_geometry(items), None, is_box=True)]
     return [shape for item in items for shape in _shapes(item)]
 
 
-def _table(table: pa.Table, column: str | None) -> list[_Shape]:
+def _table(table: pa.Table, column: str | None) -> list[Shape]:
     name = geometry_name(table, column)
     if name is None:
         raise SpecError(f"which of the columns {table.column_names} holds the geometries? Say geometry_column=...")
     geometries, crs = read_geometries(table, name)
-    return [(shape, crs or _srid(shape)) for shape in geometries]
+    return [Shape(shape, crs or _srid(shape)) for shape in geometries]
 
 
-def _geojson(value: Any) -> Iterable[_Shape]:
+def _geojson(value: Any) -> Iterable[Shape]:
     kind = value.get("type") if isinstance(value, Mapping) else None
     if kind == "FeatureCollection":
         for feature in value.get("features") or []:
             yield from _geojson(feature)
     elif kind == "Feature":
         geometry = value.get("geometry")
-        yield from _geojson(geometry) if geometry else [(None, None)]
+        yield from _geojson(geometry) if geometry else [Shape(None, None)]
     elif kind:
-        yield _read(shapely.geometry.shape, value), None
+        yield Shape(_read(shapely.geometry.shape, value), None)
     else:
         raise SpecError(f"a mapping without a GeoJSON 'type' is no area of interest: give {_FORMS}")
 
 
-def _arrow(array: pa.Array | pa.ChunkedArray) -> Iterable[_Shape]:
+def _arrow(array: pa.Array | pa.ChunkedArray) -> Iterable[Shape]:
     stated = None
     if isinstance(array.type, pa.BaseExtensionType):
         stated = _extension_crs(array.type)
@@ -188,8 +199,8 @@ def _arrow(array: pa.Array | pa.ChunkedArray) -> Iterable[_Shape]:
     if not any(check(array.type) for check in (*readable, pa.types.is_large_string, pa.types.is_string_view)):
         raise SpecError(f"an Arrow array of {array.type} is no area of interest: encode its geometries as WKB")
     for value in array.to_pylist():
-        for shape, own in _shapes(value):
-            yield shape, own or stated
+        for shape in _shapes(value):
+            yield shape._replace(crs=shape.crs or stated)
 
 
 def _extension_crs(kind: pa.BaseExtensionType) -> str | None:

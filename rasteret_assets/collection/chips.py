@@ -115,7 +115,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
     def _read(self, records: Sequence[Record], grid: Grid) -> tuple[Any, Any]:
         """Pixels and which of them hold data, both (records, bands, rows, columns)."""
         crs = _name(self.crs)  # TorchGeo changes it where datasets are joined
-        area = Area(geometry=shapely.box(*grid.bounds), crs=crs)
+        area = Area(geometry=shapely.box(*grid.bounds), crs=crs, is_box=True)
         shape = (len(records), len(self.bands), grid.height, grid.width)
         kind = np.result_type(*{header.sample_type for record in records for header in record.known})
         # torch has no unsigned integers beyond 8 bits that it computes with.

@@ -107,7 +107,7 @@ class Collection:
             wanted.append(query.in_split(self.schema, [split] if isinstance(split, str) else split))
         found = self._narrowed(query.all_of(wanted))
         if bbox is not None:
-            found = found.meeting([Area(geometry=bbox_geometry(bbox))])
+            found = found.meeting([Area(geometry=bbox_geometry(bbox), is_box=True)])
         if geometries is not None:
             found = found.meeting(coerce_areas(geometries, geometry_crs, geometry_column))
         return found

@@ -15,7 +15,7 @@ from rasteret_assets.collection.backends import Source
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.fill import Plane, fill
 from rasteret_assets.collection.options import ReadOptions
-from rasteret_assets.collection.views import View, common_grid
+from rasteret_assets.collection.views import MOST_LAZY_PIXELS, MOST_PIXELS, View, common_grid
 from rasteret_assets.collection.window import Grid, Window
 from rasteret_assets.errors import SpecError, WindowError
 
@@ -42,7 +42,7 @@ def read_cube(
             can stand for all of them.
     """
     xarray = optional("xarray", purpose="get_xarray")
-    crs, grid = common_grid(views)
+    crs, grid = common_grid(views, most_pixels=MOST_PIXELS if chunks is None else MOST_LAZY_PIXELS)
     steps = _steps(views, grid)
     kinds = [_kind(steps, band, name, options) for band, name in enumerate(bands)]
     if chunks is None:

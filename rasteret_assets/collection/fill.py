@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from rasteret_assets.collection.header import BandHeader
 from rasteret_assets.collection.mask import covered
 from rasteret_assets.collection.options import ReadOptions
+from rasteret_assets.collection.placing import covers_grid, placed_on
 from rasteret_assets.collection.plan import BandRead, WindowTarget
 from rasteret_assets.collection.read import Job, read_jobs
 from rasteret_assets.collection.records import Record
-from rasteret_assets.collection.reproject import reproject
-from rasteret_assets.collection.views import View, area_bounds, reads_whole
+from rasteret_assets.collection.views import View
 from rasteret_assets.collection.warp import choose_level, parts, pixel_ratio, warp
 from rasteret_assets.collection.window import Grid, Window
 from rasteret_assets.errors import PixelReadError, RasteretAssetsError, failed_parts, list_failures
@@ -209,7 +210,8 @@ def _mask(plane: Plane, outside: Callable[[tuple[Any, ...], str, Grid], _Mask | 
     if header is None:
         return
     areas = tuple(area for _, area in view.areas)
-    whole = len(areas) == 1 and reads_whole(areas[0], view.crs)
+    shape = placed_on(areas[0], view.crs, view.grid) if len(areas) == 1 else None
+    whole = shape is not None and covers_grid(areas[0], shape, view.grid)
     nodata = header.nodata if plane.valid is not None or plane.fill is not None else None
     if whole and plane.valid is None and nodata is None:
         return
@@ -241,8 +243,13 @@ def _outside(areas: tuple[Any, ...], crs: str, grid: Grid, *, all_touched: bool)
     """Pixels of a grid that no area covers."""
     inside = np.zeros((grid.height, grid.width), dtype=bool)
     for area in areas:
-        if not reads_whole(area, crs):
-            inside |= covered(reproject(area.geometry, area.crs, crs), grid, grid.whole, all_touched=all_touched)
-        elif (window := grid.window(area_bounds(area, crs))) is not None:
-            inside[window.slices] = True
+        shape = placed_on(area, crs, grid)
+        if shape is None:
+            continue
+        if not area.is_box:
+            inside |= covered(shape, grid, grid.whole, all_touched=all_touched)
+            continue
+        for part in shapely.get_parts(shape):
+            if (window := grid.window(part.bounds)) is not None:
+                inside[window.slices] = True
     return ~inside

@@ -190,7 +190,7 @@ def get_xarray(  # noqa: D417  (self is the collection)
     areas = coerce_areas(geometries, geometry_crs, geometry_column)
     source = choose_source(self, backend, cloud_config, data_source)
     names = known_bands(self, bands)
-    views = select_views(self, areas, names, options, filters)
+    views = select_views(self, areas, names, options, filters, is_lazy=chunks is not None)
     return read_cube(views, names, source, options, chunks)
 
 

@@ -38,20 +38,21 @@ class Points:
     columns: pa.Table | None
 
     def lonlat(self) -> npt.NDArray[np.object_]:
-        """Shapely points in lon/lat.
+        """Return shapely points in lon/lat, within -180..180.
 
         Raises:
             WindowError: if one is not on the globe, which mostly means that its CRS is another.
         """
         lon, lat = transform_points(self.x, self.y, self.crs, LONLAT)
         with np.errstate(invalid="ignore"):
-            outside = ~((np.abs(lon) <= 180) & (np.abs(lat) <= 90))
+            outside = ~((np.abs(lon) <= 360) & (np.abs(lat) <= 90))
         if outside.any():
             row = int(np.argmax(outside))
             raise WindowError(
                 f"point {row} ({self.x[row]:g}, {self.y[row]:g}) in {self.crs[:40]} is not on the globe: "
                 "say geometry_crs='EPSG:...' if points are projected"
             )
+        lon = np.where(np.abs(lon) > 180, lon - np.copysign(360, lon), lon)
         return np.asarray(shapely.points(lon, lat), dtype=object)
 
 
@@ -78,8 +79,8 @@ def coerce_points(
         if (geometry_column, x_column, y_column) != (None, None, None):
             raise SpecError(f"geometry_column, x_column and y_column need a table, not {type(points).__name__}")
         shapes = coerce_shapes(points)
-        geometries = np.array([shape for shape, _ in shapes], dtype=object)
-        stated = {crs for _, crs in shapes}
+        geometries = np.array([shape.geometry for shape in shapes], dtype=object)
+        stated = {shape.crs for shape in shapes}
         if len(stated) > 1 and given is None:
             raise SpecError(f"points state several CRSs ({stated}): bring them to one, or say geometry_crs")
         return _of_geometries(geometries, given or (stated or {None}).pop(), None)

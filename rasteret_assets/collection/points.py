@@ -14,6 +14,7 @@ from rasteret_assets import schema
 from rasteret_assets.collection.fill import is_nodata, read
 from rasteret_assets.collection.header import BandHeader
 from rasteret_assets.collection.options import ReadOptions
+from rasteret_assets.collection.placing import turned_points
 from rasteret_assets.collection.plan import BandRead, Part
 from rasteret_assets.collection.point_input import Points
 from rasteret_assets.collection.read import Job
@@ -127,7 +128,7 @@ def _located(records: Sequence[Record], points: Points, bands: Sequence[str]) ->
             header = record.headers[band]
             if header is None:
                 continue  # the other bands of the record can be read
-            rows, columns, inside = _pixels(header.grid, x, y)
+            rows, columns, inside = _pixels(header.grid, turned_points(x, record.crs, header.grid), y)
             if inside.any():
                 count = int(inside.sum())
                 target = PointTarget(

@@ -15,9 +15,10 @@ from rasteret_assets.collection.aoi import Area, coerce_areas
 from rasteret_assets.collection.fill import Plane, fill
 from rasteret_assets.collection.header import BandHeader
 from rasteret_assets.collection.options import ReadOptions
+from rasteret_assets.collection.placing import placed_on
 from rasteret_assets.collection.records import Record, every_record, projection, select_records
 from rasteret_assets.collection.selection import known_bands, near_batches
-from rasteret_assets.collection.views import View, area_bounds
+from rasteret_assets.collection.views import View
 from rasteret_assets.collection.window import Grid
 from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.storage.backend import StorageBackend
@@ -115,10 +116,11 @@ def _choose(collection: Collection, what: Any, bands: Sequence[str], geometry_cr
         return every_record(named.batches(projection(collection.schema, bands)), bands)[0], None
     areas = coerce_areas(what, geometry_crs)
     shape = shapely.union_all([area.lonlat() for area in areas])
+    area = areas[0] if len(areas) == 1 else Area(geometry=shape)
     records = select_records(near_batches(collection, bands, [shape], {}), bands, [shape], missing="drop")
     known = [record for record in records if record.cloud_cover is not None] or records
     clouds = min((record.cloud_cover for record in known if record.cloud_cover is not None), default=None)
-    return [record for record in known if record.cloud_cover == clouds][-1], Area(geometry=shape)
+    return [record for record in known if record.cloud_cover == clouds][-1], area
 
 
 def _read(
@@ -127,7 +129,10 @@ def _read(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:  # fmt: skip
     """Pixels of one band and which of them hold data, at most ``size`` along the longer side."""
     header = record.known[band]
-    grid = _level_grid(header, None if area is None else area_bounds(area, record.crs), size)
+    if area is None:
+        area = Area(geometry=shapely.box(*header.grid.bounds), crs=record.crs, is_box=True)
+    place = placed_on(area, record.crs, header.grid)
+    grid = None if place is None else _level_grid(header, place.bounds, size)
     if grid is None:
         raise WindowError(f"the area meets the footprint of record {record.id!r}, but not its raster")
     if grid.width * grid.height > _MOST_PIXELS:
@@ -135,20 +140,19 @@ def _read(
             f"a preview of record {record.id!r} would read {grid.width} x {grid.height} pixels, because the index "
             "holds no overviews of it: give a smaller area, or index files that have overviews (COGs)"
         )
-    whole = area or Area(geometry=shapely.box(*grid.bounds), crs=record.crs)
     shape = grid.height, grid.width
     pixels, valid = np.empty(shape, dtype=header.sample_type), np.empty(shape, dtype=bool)
-    view = View(record=record, areas=[(0, whole)], crs=record.crs, grid=grid)
+    view = View(record=record, areas=[(0, area)], crs=record.crs, grid=grid)
     fill([Plane(view=view, band=band, pixels=pixels, valid=valid)], bands, backend, options)
     step = -(-max(shape) // size)
     return pixels[::step, ::step], valid[::step, ::step]
 
 
-def _level_grid(header: BandHeader, bounds: tuple[float, float, float, float] | None, size: int) -> Grid | None:
+def _level_grid(header: BandHeader, bounds: tuple[float, float, float, float], size: int) -> Grid | None:
     """The wanted part of the coarsest overview on which it still has ``size`` pixels; of the image if none has."""
     best: Grid | None = None
     for level in (header, *header.overviews):
-        window = level.grid.whole if bounds is None else level.grid.window(bounds)
+        window = level.grid.window(bounds)
         if window is None or (best is not None and max(window.shape) < size):
             break
         best = level.grid.part(window)

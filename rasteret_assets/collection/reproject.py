@@ -1,8 +1,10 @@
-"""Geometries and bounds from one CRS to another. In this package only this module talks to pyproj."""
+"""Geometries and bounds from one CRS to another. In this part of the package only this module talks to pyproj."""
 
 from __future__ import annotations
 
 import functools
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,32 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.sphere import (
+    AREA_SHARE,
+    ROUNDING,
+    Project,
+    cut_at_antimeridian,
+    polygons_of,
+    to_plane,
+    to_sphere,
+    widest_gap,
+)
 
 LONLAT = "OGC:CRS84"
 
-#: Edges longer than this part of a geometry's extent are divided before it is reprojected, since straight lines bend. A
-#: degree at mid latitudes then stays within a few centimetres of its true course.
-_EDGE_SHARE = 1 / 64
+#: Parts of the extent that are one place when two halves around a pole are put together: micrometres.
+_MERGING = 1e-13
+
+# How a tear is looked for: at these latitudes, first by degrees, then by a hundredth of the widest step each time, down
+# to 1e-12 degrees. A step so many times as wide as the median leads over a tear.
+_PARALLELS = (-70.0, -35.0, 0.0, 35.0, 70.0)
+_STEPS = 100
+_WALKS = 7
+_JUMP = 20
+#: A tear leads over more than this part of the way along the parallel.
+_LEAST_JUMP = 1e-3
+
+_Place = tuple[float, float]
 
 _LONLAT_NAMES = frozenset({"OGC:CRS84", "EPSG:4326", "4326", "CRS84", "WGS84", "urn:ogc:def:crs:OGC:1.3:CRS84"})
 
@@ -41,7 +63,10 @@ def crs_name(crs: Any) -> str:
 
 
 def reproject(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
-    """A geometry in another CRS, x before y in both, its long edges followed along their curves.
+    """Bring a geometry to another CRS, x before y in both, its edges followed along their course.
+
+    Where the plane of ``target`` is torn (longitude 180 of EPSG:3857 lies at both of its ends), the geometry comes in
+    pieces. In lon/lat they lie in -180..180, closed over the poles.
 
     Args:
         geometry: in ``source``.
@@ -51,37 +76,162 @@ def reproject(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
     Raises:
         WindowError: if a part of it has no place in ``target``.
     """
-    if source == target:
-        return geometry
-    west, south, east, north = geometry.bounds
-    if (extent := max(east - west, north - south)) > 0:
-        geometry = shapely.segmentize(geometry, extent * _EDGE_SHARE)
-    transformer = _transformer(source, target)
-    moved = shapely.transform(geometry, lambda xy: np.column_stack(transformer.transform(xy[:, 0], xy[:, 1])))
-    if not np.isfinite(shapely.get_coordinates(moved)).all():
-        raise WindowError(f"area with bounds {geometry.bounds} in {source[:40]} does not lie within {target[:40]}")
-    return moved
+    return _reprojected(geometry, source, target)[0]
 
 
-def reproject_bounds(geometry: BaseGeometry, source: str, target: str) -> tuple[float, float, float, float]:
-    """Bounds in ``target`` of a box, or boxes, in ``source``, as ``rasterio.warp.transform_bounds`` gives them.
+def reproject_box(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
+    """Return the upright rectangle in ``target`` that holds a box, or boxes, in ``source``.
+
+    Where the plane of ``target`` is torn, a rectangle for each piece. One rectangle is as
+    ``rasterio.warp.transform_bounds`` gives it.
 
     Raises:
-        WindowError: if they have no place in ``target``.
+        WindowError: if a part of it has no place in ``target``.
     """
-    boxes = shapely.bounds(shapely.get_parts(geometry))
-    if source != target:
-        transformer = _transformer(source, target)
-        boxes = np.array(
-            [
-                transformer.transform_bounds(west, south, east, north, densify_pts=21)
-                for west, south, east, north in boxes.tolist()
-            ]
-        )
-        if not np.isfinite(boxes).all():
-            raise WindowError(f"area with bounds {geometry.bounds} in {source[:40]} does not lie within {target[:40]}")
-    (west, south), (east, north) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    return float(west), float(south), float(east), float(north)
+    if source == target:
+        return geometry
+    moved, is_whole = _reprojected(geometry, source, target)
+    if is_whole and shapely.get_num_geometries(geometry) == 1:
+        west, south, east, north = geometry.bounds
+        if (bounds := transform_bounds((west, south, east, north), source, target)) is not None:
+            return shapely.box(*bounds)
+    return rectangles(moved)
+
+
+def rectangles(geometry: BaseGeometry) -> BaseGeometry:
+    """Return the upright rectangles around the parts of a geometry, one around those that overlap."""
+    together = shapely.union_all(shapely.envelope(shapely.get_parts(geometry)))
+    return shapely.union_all(shapely.envelope(shapely.get_parts(together)))
+
+
+def _reprojected(geometry: BaseGeometry, source: str, target: str) -> tuple[BaseGeometry, bool]:
+    """The geometry in ``target``, and whether neither a tear of the plane nor longitude 180 had to be minded."""
+    if source == target:
+        return geometry, True
+    project = _transformer(source, target).transform
+    if target == LONLAT:
+        moved: BaseGeometry = to_sphere(np.array([geometry], dtype=object), project, share=AREA_SHARE)[0]
+        is_whole = not _touches_both_ends(moved)
+    else:
+        moved, is_whole = to_plane(geometry, project, share=AREA_SHARE)
+        if source == LONLAT and _touches_both_ends(geometry):
+            is_whole = False
+        if not is_whole:
+            moved = _from_lonlat(reproject(geometry, source, LONLAT), target)
+    if not np.isfinite(shapely.get_coordinates(moved)).all():
+        raise WindowError(f"area with bounds {geometry.bounds} in {source[:40]} does not lie within {target[:40]}")
+    return moved, is_whole
+
+
+def _touches_both_ends(geometry: BaseGeometry) -> bool:
+    west, _, east, _ = geometry.bounds
+    return bool(west <= -180 and east >= 180)
+
+
+def _from_lonlat(geometry: BaseGeometry, target: str) -> BaseGeometry:
+    """Bring a lon/lat geometry that reaches over 180, or over a tear of the plane, to ``target``."""
+    project = _transformer(LONLAT, target).transform
+    tear = tear_of(target)
+    west = widest_gap(geometry) if tear is None else tear.longitude
+    if west is not None:
+        # Counted from the tear on, or from where nothing of it lies, the geometry has no seam at 180.
+        (moved,) = cut_at_antimeridian(np.array([geometry], dtype=object), west=west)
+        if tear is not None:
+            # Either end of the plane has the tear's longitude, so the geometry must stop short of both.
+            moved = polygons_of(
+                shapely.intersection(moved, shapely.box(west + ROUNDING, -90, west + 360 - ROUNDING, 90))
+            )
+        image, _ = to_plane(moved, project, share=AREA_SHARE)
+        return image if tear is None else tear.snapped(image)
+    # All around a pole: two halves that overlap a little, so that no gap is left between them.
+    (east,) = cut_at_antimeridian(np.array([geometry], dtype=object), west=0.0)
+    twice = shapely.union_all([geometry, east, shapely.transform(geometry, lambda xy: xy + np.array([360.0, 0.0]))])
+    halves = [
+        polygons_of(shapely.intersection(twice, shapely.box(first - ROUNDING, -90, first + 180 + ROUNDING, 90)))
+        for first in (-90.0, 90.0)
+    ]
+    images = [shapely.make_valid(to_plane(half, project, share=AREA_SHARE)[0]) for half in halves]
+    extent = float(np.ptp(shapely.total_bounds(np.array(images, dtype=object)).reshape(2, 2), axis=0).max())
+    return polygons_of(shapely.union_all(images, grid_size=extent * _MERGING)) if np.isfinite(extent) else images[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tear:
+    """A meridian that lies at both ends of a CRS's plane.
+
+    Args:
+        longitude: of the meridian, in -180..180 without 180 itself.
+        ends: x at the western and the eastern end, where they are the same at all latitudes: then the plane goes round
+            like a cylinder; None where they are not.
+    """
+
+    longitude: float
+    ends: tuple[float, float] | None
+
+    @property
+    def period(self) -> float | None:
+        """Width of the plane in units of the CRS, after which x comes back to the same place."""
+        return None if self.ends is None else self.ends[1] - self.ends[0]
+
+    def snapped(self, geometry: BaseGeometry) -> BaseGeometry:
+        """Put what lies within rounding of an end of the plane onto that end."""
+        if self.ends is None:
+            return geometry
+        ends, near = np.array(self.ends), 1e-10 * (self.ends[1] - self.ends[0])
+
+        def snap(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            for end in ends:
+                xy[np.abs(xy[:, 0] - end) < near, 0] = end
+            return xy
+
+        return shapely.transform(geometry, snap)
+
+
+@functools.lru_cache(maxsize=256)
+def tear_of(crs: str) -> Tear | None:
+    """Find the meridian at which a CRS's plane is torn; None where it is not, as around a pole or in UTM.
+
+    Found by walking along parallels: no list of projections says it.
+    """
+    known = pyproj.CRS.from_user_input(crs)
+    if known.is_geographic and not known.is_derived:
+        half = math.pi / known.axis_info[0].unit_conversion_factor
+        meridian = known.prime_meridian
+        offset = math.degrees(meridian.longitude * float(meridian.unit_conversion_factor)) if meridian else 0.0
+        return Tear(longitude=offset % 360 - 180, ends=(-round(half, 9), round(half, 9)))
+    project = _transformer(LONLAT, crs).transform
+    tears = [tear for latitude in _PARALLELS if (tear := _tear_along(latitude, project)) is not None]
+    longitudes = [(round(longitude, 9) + 180) % 360 - 180 for longitude, _, _ in tears]
+    if len(tears) < 2 or np.ptp(longitudes) > ROUNDING:
+        return None
+    ends = np.array([(*eastern, *western) for _, western, eastern in tears])
+    west, y_west, east, y_east = ends.T
+    tolerance = 1e-9 * np.abs(east - west).max()
+    if np.ptp(west) + np.ptp(east) + np.abs(y_west - y_east).max() > tolerance or east[0] < west[0]:
+        return Tear(longitude=longitudes[0], ends=None)
+    # PROJ goes on for a hair beyond the tear, so the ends themselves come from where all is even.
+    first, last, at_tear = project(longitudes[0] + np.array([50.0, 150.0, 0.0]), np.zeros(3))[0]
+    period = (last - first) * 3.6
+    begin = at_tear if abs(at_tear - west[0]) < period / 2 else at_tear - period
+    return Tear(longitude=longitudes[0], ends=(float(begin), float(begin + period)))
+
+
+def _tear_along(latitude: float, project: Project) -> tuple[float, _Place, _Place] | None:
+    """Longitude of the tear on a parallel, and the places just west and just east of it; None where there is none."""
+    lon = np.arange(-180.3, 181.0)
+    extent = 0.0
+    for _ in range(_WALKS):
+        x, y = (np.asarray(axis) for axis in project(lon, np.full(len(lon), latitude)))
+        with np.errstate(invalid="ignore"):
+            steps = np.nan_to_num(np.hypot(np.diff(x), np.diff(y)), nan=0.0, posinf=0.0)
+        extent = extent or float(steps.sum())
+        widest = int(np.argmax(steps))
+        if steps[widest] <= _JUMP * np.median(steps) or steps[widest] < _LEAST_JUMP * extent:
+            return None
+        place = lon[widest]
+        before, after = ((float(x[at]), float(y[at])) for at in (widest, widest + 1))
+        lon = np.linspace(lon[widest], lon[widest + 1], _STEPS + 1)
+    return float(place), before, after
 
 
 def transform_bounds(

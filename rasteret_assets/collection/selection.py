@@ -14,7 +14,7 @@ from rasteret_assets.collection.aoi import Area
 from rasteret_assets.collection.backends import Source
 from rasteret_assets.collection.options import ReadOptions
 from rasteret_assets.collection.records import projection, select_records
-from rasteret_assets.collection.views import View, choose_views
+from rasteret_assets.collection.views import MOST_LAZY_PIXELS, MOST_PIXELS, View, choose_views
 from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
@@ -40,8 +40,10 @@ def select_views(
     bands: Sequence[str],
     options: ReadOptions,
     filters: Mapping[str, Any],
+    *,
+    is_lazy: bool = False,
 ) -> list[View]:
-    """What is read of which record."""
+    """Choose what is read of which record; ``is_lazy`` allows grids that are larger than memory."""
     for area in areas:
         if area.geometry.geom_type not in {"Polygon", "MultiPolygon"}:
             raise WindowError(
@@ -50,7 +52,8 @@ def select_views(
     shapes = [area.lonlat() for area in areas]
     rows = near_batches(collection, bands, shapes, filters)
     records = select_records(rows, bands, shapes, missing=options.missing)
-    return choose_views(records, areas, bands, options)
+    most_pixels = MOST_LAZY_PIXELS if is_lazy else MOST_PIXELS
+    return choose_views(records, areas, bands, options, most_pixels=most_pixels)
 
 
 def near_batches(

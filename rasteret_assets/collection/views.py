@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from rasteret_assets.collection.aoi import Area
 from rasteret_assets.collection.header import BandHeader
 from rasteret_assets.collection.options import ReadOptions
+from rasteret_assets.collection.placing import check_target, placed, placed_on
 from rasteret_assets.collection.records import Record
-from rasteret_assets.collection.reproject import LONLAT, reproject, reproject_bounds
 from rasteret_assets.collection.warp import suggest_resolution
 from rasteret_assets.collection.window import Grid
 from rasteret_assets.errors import WindowError
 
 Bounds = tuple[float, float, float, float]
+
+#: Pixels of a target grid that is read at once: 4 GB of 16 bits, 46 340 pixels square. One that is read piece by piece
+#: may have more, up to where dask's graph of 128 MB chunks is too large to be handled.
+MOST_PIXELS: Final = 2**31
+MOST_LAZY_PIXELS: Final = 2**42
 
 #: Edges this close to a multiple of the resolution (in pixels) lie on it.
 _SNAP = 1e-6
@@ -39,16 +45,34 @@ class View:
 
 
 def choose_views(
-    records: Sequence[Record], areas: Sequence[Area], bands: Sequence[str], options: ReadOptions
+    records: Sequence[Record],
+    areas: Sequence[Area],
+    bands: Sequence[str],
+    options: ReadOptions,
+    *,
+    most_pixels: int = MOST_PIXELS,
 ) -> list[View]:
-    """One view for every record and area that meets its raster, record by record.
+    """Choose one view for every record and area that meets its raster, record by record.
+
+    Args:
+        records: in order.
+        areas: all areas of interest.
+        bands: names of the bands.
+        options: how pixels are read.
+        most_pixels: that a grid of ``target_crs`` or ``resolution`` may have.
 
     Raises:
+        WindowError: if such a grid is larger, or would go around the world because ``target_crs`` ends at the
+            antimeridian, where the area lies on both sides of it.
         WindowError: if none does, or if bands lie on different grids and nothing says how to join them.
     """
     if not options.regrids and not options.allow_resample:
         for record in records:
             check_one_grid(record, bands)
+    if options.target_crs is not None:
+        foreign = [record for record in records if record.crs != options.target_crs]
+        for position in sorted({position for record in foreign for position in record.areas}):
+            check_target(areas[position], options.target_crs)
     if options.target_crs is not None and options.resolution is None:
         options = replace(options, resolution=_common_resolution(records, areas, options.target_crs))
     anchors: dict[str, Grid] = {}
@@ -58,7 +82,7 @@ def choose_views(
         View(record=record, areas=[(position, areas[position])], crs=crs, grid=grid)
         for record in records
         for position in record.areas
-        for crs, grid in _grids(record, areas[position], options, anchors)
+        for crs, grid in _grids(record, areas[position], options, anchors, most_pixels)
     ]
     if not views:
         raise WindowError(
@@ -90,35 +114,41 @@ def _grid_text(header: BandHeader) -> str:
     return f"{grid.width} x {grid.height} pixels of {abs(grid.scale_x):g} x {abs(grid.scale_y):g} in {header.crs}"
 
 
-def _grids(record: Record, area: Area, options: ReadOptions, anchors: Mapping[str, Grid]) -> Iterator[tuple[str, Grid]]:
+def _grids(
+    record: Record, area: Area, options: ReadOptions, anchors: Mapping[str, Grid], most_pixels: int
+) -> Iterator[tuple[str, Grid]]:
     """The grid of an area in a record, unless the raster does not reach it."""
     grid = record.finest.grid
-    bounds = area_bounds(area, record.crs)
-    window = grid.window(bounds)
-    if window is None:
+    shape = placed_on(area, record.crs, grid)
+    window = None if shape is None else grid.window(shape.bounds)
+    if shape is None or window is None:
         return
     if options.resolution is None:
         yield record.crs, grid.part(window)
-    else:
-        crs = options.target_crs or record.crs
-        bounds = bounds if crs == record.crs else area_bounds(area, crs)
-        yield crs, aligned_grid(bounds, options.resolution, anchors.get(crs))
+        return
+    crs = options.target_crs or record.crs
+    if crs != record.crs:
+        shape = placed(area, crs)
+    target = aligned_grid(shape.bounds, options.resolution, anchors.get(crs))
+    check_size(target, crs, most_pixels)
+    yield crs, target
 
 
-def area_bounds(area: Area, crs: str) -> Bounds:
-    """Bounds of an area in a CRS: a box has its edges followed, as ``rasterio.warp.transform_bounds`` does."""
-    if reads_whole(area, crs):
-        return reproject_bounds(area.geometry, area.crs, crs)
-    west, south, east, north = reproject(area.geometry, area.crs, crs).bounds
-    return float(west), float(south), float(east), float(north)
+def check_size(grid: Grid, crs: str, most_pixels: int) -> None:
+    """Refuse a grid of more than ``most_pixels`` pixels.
 
-
-def reads_whole(area: Area, crs: str) -> bool:
-    """Whether an area is a box, read without a mask.
-
-    The two halves of a box over the antimeridian are one box, except on a lon/lat raster, where they lie far apart.
+    Raises:
+        WindowError: that says how large it is, and what makes it smaller.
     """
-    return area.is_box and (area.geometry.geom_type == "Polygon" or crs != LONLAT)
+    if grid.width * grid.height <= most_pixels:
+        return
+    factor = math.sqrt(grid.width * grid.height / most_pixels)
+    raise WindowError(
+        f"the grid in {crs[:40]} would have {grid.width} x {grid.height} pixels of {abs(grid.scale_x):g} x "
+        f"{abs(grid.scale_y):g}, more than {most_pixels:.2g} in all: give a coarser resolution= (from "
+        f"{abs(grid.scale_x) * factor:.3g} on it fits) in units of that CRS, a smaller area, or another target_crs"
+        + ("; get_xarray(chunks=...) reads larger grids piece by piece" if most_pixels == MOST_PIXELS else "")
+    )
 
 
 def aligned_grid(bounds: Bounds, resolution: tuple[float, float], anchor: Grid | None) -> Grid:
@@ -150,7 +180,8 @@ def _common_resolution(records: Sequence[Record], areas: Sequence[Area], target:
         if kind in sizes:
             continue
         for position in record.areas:
-            window = grid.window(area_bounds(areas[position], record.crs))
+            shape = placed_on(areas[position], record.crs, grid)
+            window = None if shape is None else grid.window(shape.bounds)
             if window is not None:
                 sizes[kind] = suggest_resolution(grid.part(window), record.crs, target)
                 break
@@ -158,11 +189,12 @@ def _common_resolution(records: Sequence[Record], areas: Sequence[Area], target:
     return size, size
 
 
-def common_grid(views: Sequence[View]) -> tuple[str, Grid]:
-    """The CRS and the grid that hold the pixels of all views.
+def common_grid(views: Sequence[View], *, most_pixels: int = MOST_PIXELS) -> tuple[str, Grid]:
+    """Return the CRS and the grid that hold the pixels of all views.
 
     Raises:
-        WindowError: if they lie in different CRSs, or their pixels do not coincide.
+        WindowError: if they lie in different CRSs, their pixels do not coincide, or the grid would have more than
+            ``most_pixels`` pixels, because areas or rasters lie far apart.
     """
     first = views[0]
     left = top = 0
@@ -189,4 +221,6 @@ def common_grid(views: Sequence[View]) -> tuple[str, Grid]:
         origin_x=first.grid.origin_x + left * first.grid.scale_x,
         origin_y=first.grid.origin_y + top * first.grid.scale_y,
     )
+    if all(view.grid != grid for view in views):  # the pixels of one raster are not more than it has
+        check_size(grid, first.crs, most_pixels)
     return first.crs, grid

@@ -18,6 +18,7 @@ import shapely
 
 from rasteret_assets.geometry import Geometries, GeometryColumn, decode_geometries, to_lonlat
 from rasteret_assets.schema import BBOX_TYPE
+from rasteret_assets.sphere import cut_at_antimeridian
 
 # WKB (OGC 06-103r4, 8.2.8): byte order, type, number of rings, number of points, then x and y of each.
 _POLYGON: Final = np.frombuffer(b"\x01\x03\x00\x00\x00\x01\x00\x00\x00", np.uint8)
@@ -155,20 +156,8 @@ def portable_footprints(geometries: Geometries) -> Geometries:
     What reaches beyond +-180 is cut at the antimeridian and its far part moved to the other end of the map (RFC 7946,
     3.1.9). Boxes are made before: from the cut footprint alone it does not always show that it was one.
     """
-    bounds = shapely.bounds(geometries)
-    with np.errstate(invalid="ignore"):
-        beyond = (bounds[:, 0] < -180) | (bounds[:, 2] > 180)
-    empty = shapely.is_empty(geometries)
-    if not beyond.any() and not empty.any():
-        return geometries
-    portable = geometries.copy()
-    portable[empty] = None
-    whole = shapely.make_valid(geometries[beyond])
-    turns = []
-    for shift in (0.0, -360.0, 360.0):
-        own = shapely.intersection(whole, shapely.box(-180 - shift, -90, 180 - shift, 90))
-        turns.append(_moved_east(own, shift))
-    portable[beyond] = shapely.union_all(np.stack(turns), axis=0)
+    portable = cut_at_antimeridian(geometries)
+    portable[shapely.is_empty(portable)] = None
     return portable
 
 
@@ -179,15 +168,6 @@ def encode_wkb(geometries: Geometries) -> pa.Array:
         geometries = np.where(shapely.has_z(geometries), geometries, shapely.force_2d(geometries))
     wkb = shapely.to_wkb(geometries, byte_order=1, flavor="iso", include_srid=False, output_dimension=3)
     return pa.array(wkb, pa.binary())
-
-
-def _moved_east(geometries: Geometries, degrees: float) -> Geometries:
-    moved = geometries.copy()
-    for has_z in (False, True):
-        mask = shapely.has_z(geometries) == has_z
-        step = np.array([degrees, 0, 0][: 3 if has_z else 2])
-        moved[mask] = shapely.transform(geometries[mask], step.__add__, include_z=has_z)
-    return moved
 
 
 def _wrap_split(geometries: Geometries, bounds: npt.NDArray[np.float64]) -> None:

@@ -45,11 +45,17 @@ def test_forms(value):
     assert not area.is_box
 
 
-@pytest.mark.parametrize("value", [(9, 45, 10, 46), [9.0, 45.0, 10.0, 46.0], np.array([9, 45, 10, 46]), SQUARE])
-def test_boxes(value):
+@pytest.mark.parametrize("value", [(9, 45, 10, 46), [9.0, 45.0, 10.0, 46.0], np.array([9, 45, 10, 46])])
+def test_four_numbers_are_a_box(value):
     (area,) = coerce_areas(value)
     assert area.geometry.equals(SQUARE)
     assert area.is_box
+
+
+@pytest.mark.parametrize("value", [SQUARE, SQUARE.wkt, [SQUARE], shapely.MultiPolygon([SQUARE])], ids=str)
+def test_a_square_polygon_is_a_polygon(value):
+    (area,) = coerce_areas(value)
+    assert not area.is_box
 
 
 def test_box_over_the_antimeridian_is_two():
