@@ -99,7 +99,7 @@ class BandRead:
         """Return what a store says of a replaced file, with the record and band whose header is out of date."""
         return FileReplacedError(
             f"record {self.record!r}, band {self.band!r}: {error}: its header in the index does not describe it; build "
-            "again with revalidate=True (rasteret-assets build --revalidate) to index the new file",
+            "again with revalidate=True or force=True (rasteret-assets build --revalidate) to index the new file",
             href=error.href,
         )
 
