@@ -10,6 +10,7 @@
     ├── RangeReadError            bytes that could not be read
     │   ├── ObjectNotFoundError   the object is not there (404, no such file)
     │   ├── AccessDeniedError     the object is there, but not for us (401, 403)
+    │   ├── FileReplacedError     the object is not the one that was indexed
     │   ├── TruncatedReadError    fewer bytes came than the server promised
     │   └── StoreUnavailableError a failure of the moment, worth another try; also as:
     │       ├── ThrottledError, ReadTimeoutError, HostUnreachableError
@@ -120,6 +121,12 @@ class AccessDeniedError(RangeReadError):
     """The store refuses to hand the object over (HTTP 401 or 403, missing permission)."""
 
     error_class = "forbidden"
+
+
+class FileReplacedError(RangeReadError):
+    """The file is not the one whose header was indexed, so the index does not say where its pixels lie."""
+
+    error_class = "replaced"
 
 
 class TruncatedReadError(RangeReadError):

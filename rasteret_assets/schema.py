@@ -5,7 +5,7 @@ beside the user's own columns), band metadata (:data:`BAND_METADATA_SCHEMA`, one
 published collection (normalized records with one :data:`BAND_STRUCT` column per band).
 
 The first seventeen fields of :data:`BAND_STRUCT` are rasteret's schema contract, in its order and with its types: other
-readers of that contract find what they expect. Ours follow.
+readers of that contract find what they expect. Ours follow, and the last of them tell which file the header is of.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ PARSER_VERSION: Final = 4
 #: Raised whenever the same raw rows would be normalized to other records.
 RECORD_VERSION: Final = 2
 #: Raised whenever the same records and headers would be published as other files.
-PUBLISH_VERSION: Final = 1
+PUBLISH_VERSION: Final = 2
 
 #: The fields of a band, and of each of its overviews, that hold a value per tile.
 TILE_TABLES: Final = ("tile_offsets", "tile_byte_counts")
@@ -93,7 +93,8 @@ OVERVIEW_STRUCT: Final = pa.struct(
     ]
 )
 
-BAND_STRUCT: Final = pa.struct(
+#: A header as the header store keeps it; what its file's host told stands beside it (:data:`VALIDATOR_FIELDS`).
+HEADER_STRUCT: Final = pa.struct(
     [
         ("image_width", pa.int32()),
         ("image_height", pa.int32()),
@@ -120,6 +121,17 @@ BAND_STRUCT: Final = pa.struct(
         (OVERVIEWS, pa.list_(OVERVIEW_STRUCT)),  # from the finest to the coarsest; null where there are none
     ]
 )
+
+#: What a file's host told of the file when its header was read (RFC 9110, 8.8 and 14.4): they tell whether the file is
+#: still the one that the header describes. Texts are as the host wrote them, the length is in bytes.
+VALIDATOR_FIELDS: Final = (
+    pa.field("etag", pa.string()),
+    pa.field("last_modified", pa.string()),
+    pa.field("content_length", pa.int64()),
+)
+
+#: A ``{band}_metadata`` column of a published collection.
+BAND_STRUCT: Final = pa.struct([*HEADER_STRUCT, *VALIDATOR_FIELDS])
 CONTRACT_BAND_FIELDS: Final = tuple(field.name for field in BAND_STRUCT)[:17]
 
 METADATA_SUFFIX: Final = "_metadata"
@@ -138,9 +150,7 @@ OUTCOME_FIELDS: Final = (
     pa.field("error", pa.string()),
     pa.field("attempts", pa.int32()),
     pa.field("attempted_at", TIMESTAMP),
-    pa.field("etag", pa.string()),
-    pa.field("last_modified", pa.string()),
-    pa.field("content_length", pa.int64()),
+    *VALIDATOR_FIELDS,
     pa.field("parser_version", pa.int32()),
 )
 
@@ -152,7 +162,7 @@ HEADER_SCHEMA: Final = pa.schema(
         (BAND_INDEX, pa.int32()),
         *OUTCOME_FIELDS,
         ("epsg", pa.int32()),
-        ("header", BAND_STRUCT),
+        ("header", HEADER_STRUCT),
     ]
 )
 

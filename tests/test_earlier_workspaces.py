@@ -53,6 +53,18 @@ def test_an_earlier_workspace_comes_up_to_date_without_asking_for_known_headers(
     ]
 
 
+def test_what_was_told_of_the_files_is_published_from_what_is_known(earlier: Path) -> None:
+    spec = spec_of(earlier)
+    files = Files(earlier / "files")
+    ra.build(spec, backend=files)
+    headers = {row["id"]: row["B03_metadata"] for row in ra.load(spec.published_path or "").to_table().to_pylist()}
+    kept = earlier / "files" / "data.example-S1-B03.tif"
+    assert headers["S1"]["content_length"] == kept.stat().st_size
+    # The backend that the headers were read with tells nothing but bytes.
+    assert (headers["S1"]["etag"], headers["S1"]["last_modified"]) == (None, None)
+    assert set(files.asked) == set(UNSTEADY)
+
+
 def _without_attempts(failure: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in failure.items() if name != "attempts"}
 

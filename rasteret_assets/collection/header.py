@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,10 @@ from rasteret_assets.collection.summary import crs_code
 from rasteret_assets.collection.window import Grid, Window
 from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.schema import OVERVIEWS, TILE_TABLES
+from rasteret_assets.storage.unchanged import IndexedFile
+
+#: What collections that tell nothing of their files know.
+_UNKNOWN: Final = IndexedFile()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,6 +41,7 @@ class BandHeader:
         jpeg_tables: tables that JPEG tiles share; None without.
         crs: of the raster as the file states it; None where the record must say.
         overviews: headers of the smaller copies of the image, from the finest to the coarsest.
+        file: what the index knows of the file, by which a replaced one is told; empty in older collections.
     """
 
     grid: Grid
@@ -54,6 +59,7 @@ class BandHeader:
     jpeg_tables: bytes | None
     crs: str | None
     overviews: Sequence[BandHeader] = ()
+    file: IndexedFile = _UNKNOWN
 
     @property
     def fill(self) -> Any:
@@ -116,6 +122,7 @@ def parse_header(header: pa.StructScalar, *, band_index: int, where: str) -> Ban
             photometric=value("photometric", 1),
             jpeg_tables=_bytes(value("jpeg_tables")),
             crs=crs_code(value("epsg"), value("crs")),
+            file=IndexedFile(value("etag"), value("last_modified"), value("content_length")),
         )
         parsed = replace(parsed, overviews=_overviews(parsed, header[OVERVIEWS] if OVERVIEWS in names else None))
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, WindowError) as error:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from rasteret_assets.collection.header import BandHeader
 from rasteret_assets.collection.window import Window
-from rasteret_assets.errors import TileError
+from rasteret_assets.errors import FileReplacedError, TileError
 from rasteret_assets.storage.urls import redact
 
 #: Bytes between two tiles that are read and dropped rather than asked around: a request costs more than they do.
@@ -96,6 +96,14 @@ class BandRead:
             href=redact(self.href),
         )
 
+    def replaced_error(self, error: FileReplacedError) -> FileReplacedError:
+        """Return what a store says of a replaced file, with the record and band whose header is out of date."""
+        return FileReplacedError(
+            f"record {self.record!r}, band {self.band!r}: {error}: its header in the index does not describe it; build "
+            "again with revalidate=True or force=True (rasteret-assets build --revalidate) to index the new file",
+            href=error.href,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Tile:
@@ -165,6 +173,7 @@ def _tiles(read: BandRead) -> tuple[list[Tile], list[TileError], list[Tile]]:
             needed.setdefault(place, []).append(part)
     # No codec makes a tile much larger than it was: a count beyond that is damage, and memory must not be taken for it.
     most = 2 * header.tile_bytes + MAX_GAP
+    size = header.file.size
     tiles, broken, absent = [], [], []
     for (row, column), parts in needed.items():
         start, length = int(header.tile_offsets[row, column]), int(header.tile_byte_counts[row, column])
@@ -173,6 +182,9 @@ def _tiles(read: BandRead) -> tuple[list[Tile], list[TileError], list[Tile]]:
             absent.append(tile)
         elif start <= 0 or not 0 < length <= most:
             broken.append(read.tile_error(row, column, f"the index says {length} bytes at {start}"))
+        elif size is not None and start + length > size:
+            reason = f"the index says {length} bytes at {start}, and the file had {size} bytes when it was indexed"
+            broken.append(read.tile_error(row, column, reason))
         else:
             tiles.append(tile)
     return tiles, broken, absent

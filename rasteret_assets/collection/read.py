@@ -18,9 +18,17 @@ from dataclasses import dataclass, field
 from rasteret_assets.collection.budget import Budget
 from rasteret_assets.collection.codecs import decode_tile
 from rasteret_assets.collection.plan import BandRead, Run, plan_read
-from rasteret_assets.errors import BackendError, HostUnreachableError, RangeReadError, RasteretAssetsError, TileError
+from rasteret_assets.errors import (
+    BackendError,
+    FileReplacedError,
+    HostUnreachableError,
+    RangeReadError,
+    RasteretAssetsError,
+    TileError,
+)
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.hosts import DEADLINE_S, HostState, attempts_allowed, backoff
+from rasteret_assets.storage.unchanged import as_unchanged_reader
 from rasteret_assets.storage.urls import host, redact
 
 _DECODE_THREADS = min(16, os.cpu_count() or 1)
@@ -73,7 +81,8 @@ async def read_jobs(
 
     Returns:
         What could not be read: a TileError for a damaged tile, naming record, band, tile and file; a RangeReadError
-        for bytes that did not come, with a note naming record and band.
+        for bytes that did not come, with a note naming record and band; a FileReplacedError, which names them itself,
+        for a file that is not the one that was indexed.
     """
     with ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="decode") as pool:
         try:
@@ -97,6 +106,7 @@ class _Reading:
     lost: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.reader = as_unchanged_reader(self.backend)
         self.fetched = Budget(_FETCHED_BYTES)
         self.decoded = Budget(_DECODED_BYTES)
         self.held = Budget(_JOB_BYTES)
@@ -161,7 +171,8 @@ class _Reading:
         try:
             data = await self.fetch(run)
         except RangeReadError as error:
-            error.add_note(f"while reading band {read.band!r} of record {read.record!r}")
+            if not isinstance(error, FileReplacedError):
+                error.add_note(f"while reading band {read.band!r} of record {read.record!r}")
             if read.href not in self.lost:
                 # One error says all of a file that cannot be reached.
                 self.lost.add(read.href)
@@ -206,8 +217,10 @@ class _Reading:
 
     async def ask(self, href: str, run: Run) -> memoryview:
         try:
-            (data,) = await self.backend.get_ranges(href, [(run.start, run.length)])
-            return memoryview(data)
+            read = await self.reader.read_unchanged(href, run.start, run.length, run.read.header.file)
+            return memoryview(read.data)
+        except FileReplacedError as error:
+            raise run.read.replaced_error(error) from error
         except RasteretAssetsError:
             raise
         except Exception as error:  # a user's backend may raise anything

@@ -14,11 +14,11 @@ from rasteret_assets.headers.store import HeaderFileWriter, HeaderStore
 from rasteret_assets.schema import (
     BAND_INDEX,
     BAND_METADATA_SCHEMA,
-    BAND_STRUCT,
     BANDS,
     HEADER_FILE,
     HEADER_ROW,
     HEADER_SCHEMA,
+    HEADER_STRUCT,
     HREF,
     IDENTITY,
     NORMALIZED,
@@ -48,7 +48,7 @@ def bring_up_to_date(workspace: Workspace, key: str) -> None:
     path = workspace.stage_file(BANDS, key)
     schema = workspace.read_schema(path)
     store = HeaderStore(workspace, key)
-    if schema is not None and "header" in schema.names and schema.field("header").type == BAND_STRUCT:
+    if schema is not None and "header" in schema.names and schema.field("header").type == HEADER_STRUCT:
         writer = HeaderFileWriter(workspace, store)
         made = BAND_METADATA_SCHEMA.with_metadata(schema.metadata)
         with workspace.writer(path, made, **LEDGER_OPTIONS) as ledger:
@@ -62,7 +62,7 @@ def bring_up_to_date(workspace: Workspace, key: str) -> None:
                 continue
             writer = HeaderFileWriter(workspace, store)
             for batch in workspace.read_batches(info.path):
-                if batch.schema.field("header").type == BAND_STRUCT:
+                if batch.schema.field("header").type == HEADER_STRUCT:
                     writer.put(_header_rows(batch))
             writer.close()
             workspace.remove(info.path)

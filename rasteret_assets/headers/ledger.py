@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from rasteret_assets.headers.store import HeaderReader, HeaderStore
-from rasteret_assets.schema import BAND_METADATA_SCHEMA, BAND_STRUCT, BANDS, HEADER_FILE, HEADER_ROW
+from rasteret_assets.schema import BAND_METADATA_SCHEMA, BANDS, HEADER_FILE, HEADER_ROW, HEADER_STRUCT
 from rasteret_assets.storage.workspace import Workspace
 
 #: Bytes of headers that are yielded at once.
@@ -35,4 +35,4 @@ def read_ledger(workspace: Workspace, key: str) -> Iterator[pa.RecordBatch]:
                 files = np.asarray(encoded.indices.fill_null(-1), np.int64)
                 rows = np.asarray(batch.column(HEADER_ROW).fill_null(0), np.int64)
                 header = reader.take(encoded.dictionary.to_pylist(), files, rows)["header"].combine_chunks()
-                yield batch.append_column(pa.field("header", BAND_STRUCT), header)
+                yield batch.append_column(pa.field("header", HEADER_STRUCT), header)

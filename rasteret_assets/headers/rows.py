@@ -25,11 +25,11 @@ from rasteret_assets.headers.targets import RETRIED_CLASSES, STATED_EPSG
 from rasteret_assets.schema import (
     BAND_INDEX,
     BAND_METADATA_SCHEMA,
-    BAND_STRUCT,
     CRS_CONFLICT,
     HEADER_FILE,
     HEADER_ROW,
     HEADER_SCHEMA,
+    HEADER_STRUCT,
     HREF,
     ID,
     IDENTITY,
@@ -39,12 +39,16 @@ from rasteret_assets.schema import (
     STATUS_OK,
     STATUS_UNSUPPORTED,
     TIMESTAMP,
+    VALIDATOR_FIELDS,
 )
 from rasteret_assets.storage.memory import give_back
 
 #: What the ledger repeats of a header row.
 LIGHT_COLUMNS: Final = (*(field.name for field in OUTCOME_FIELDS), "epsg")
 _LIGHT_SCHEMA: Final = pa.schema([HEADER_SCHEMA.field(name) for name in LIGHT_COLUMNS])
+
+#: What is taken out of header rows that are in memory.
+_TAKEN: Final = pa.schema([("header", HEADER_STRUCT), *VALIDATOR_FIELDS])
 
 #: A file of the store is closed, and so survives an interruption, when it has so many rows, or bytes, or is so old.
 SAVED_ROWS = 32_768
@@ -110,11 +114,11 @@ class MemorySink:
         """Do nothing: memory survives no interruption."""
 
     def take(self, names: Sequence[str], files: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> pa.Table:
-        """Return the headers of rows in the order asked for; null where ``files`` is -1."""
+        """Return headers, and what was told of their files, in the order asked for; nulls where ``files`` is -1."""
         parts, places = [_no_headers(0)], [np.zeros(0, np.int64)]
         for file in np.unique(files):
             mine = np.flatnonzero(files == file)
-            table = self.tables[names[file]].select(["header"]) if file >= 0 else _no_headers(len(mine))
+            table = self.tables[names[file]].select(_TAKEN.names) if file >= 0 else _no_headers(len(mine))
             parts.append(table if file < 0 else in_order(table, rows[mine]))
             places.append(mine)
         return in_order(pa.concat_tables(parts), np.argsort(np.concatenate(places), kind="stable"))
@@ -127,7 +131,7 @@ class MemorySink:
 
 
 def _no_headers(rows: int) -> pa.Table:
-    return pa.table({"header": pa.nulls(rows, BAND_STRUCT)})
+    return pa.table([pa.nulls(rows, kind) for kind in _TAKEN.types], _TAKEN)
 
 
 class FreshRows:

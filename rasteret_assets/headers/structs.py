@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rasteret_assets.schema import BAND_INDEX, BAND_STRUCT, OVERVIEW_STRUCT, OVERVIEWS, TILE_TABLES
+from rasteret_assets.schema import BAND_INDEX, HEADER_STRUCT, OVERVIEW_STRUCT, OVERVIEWS, TILE_TABLES
 from rasteret_assets.tiff import FamilyMember, HeaderFamily, StackedTables, TiffHeader
 from rasteret_assets.tiff.transform import tied_transforms
 
@@ -22,7 +22,7 @@ Header = TiffHeader | FamilyMember | None
 
 
 def header_structs(headers: Sequence[Header], band_indices: Sequence[int]) -> pa.StructArray:
-    """Headers as structs of :data:`~rasteret_assets.schema.BAND_STRUCT`; null where there is none."""
+    """Headers as structs of :data:`~rasteret_assets.schema.HEADER_STRUCT`; null where there is none."""
     alone: list[TiffHeader | None] = []
     rows: list[int] = []
     together: dict[tuple[HeaderFamily, int], tuple[list[FamilyMember], list[int]]] = {}
@@ -63,10 +63,10 @@ def _together(
     steps, is_point = np.array([s.steps for s in shared]), np.array([s.geo.pixel_is_point for s in shared])
     transforms = tied_transforms(steps[codes], tables.tiepoints, is_point[codes])
     for name, values in (("transform", transforms), ("tiepoint", tables.tiepoints)):
-        columns[name] = _equal_lists(values).cast(BAND_STRUCT.field(name).type)
+        columns[name] = _equal_lists(values).cast(HEADER_STRUCT.field(name).type)
     if tables.overview_tiles:
         columns[OVERVIEWS] = _overviews_together(models.field(OVERVIEWS)[0].values, tables)
-    return pa.StructArray.from_arrays([columns[child.name] for child in BAND_STRUCT], fields=list(BAND_STRUCT))
+    return pa.StructArray.from_arrays([columns[child.name] for child in HEADER_STRUCT], fields=list(HEADER_STRUCT))
 
 
 def _overviews_together(model: pa.StructArray, tables: StackedTables) -> pa.ListArray:
@@ -114,7 +114,7 @@ def _single(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -
     place = None if len(present) == len(headers) else _places(headers)
     columns = {}
     for name, attribute in scalars.items():
-        column = pa.array(list(map(attrgetter(attribute), present)), BAND_STRUCT.field(name).type)
+        column = pa.array(list(map(attrgetter(attribute), present)), HEADER_STRUCT.field(name).type)
         columns[name] = column if place is None else column.take(place)
     columns["jpeg_tables"] = pa.array([None if h is None else _text(h.jpeg_tables) for h in headers], pa.string())
     for position, name in enumerate(TILE_TABLES):
@@ -125,7 +125,7 @@ def _single(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -
     )
     missing = pa.array([h is None for h in headers], pa.bool_())
     return pa.StructArray.from_arrays(
-        [columns[child.name] for child in BAND_STRUCT], fields=list(BAND_STRUCT), mask=missing
+        [columns[child.name] for child in HEADER_STRUCT], fields=list(HEADER_STRUCT), mask=missing
     )
 
 

@@ -24,11 +24,15 @@ from rasteret_assets.schema import (
     ID,
     PROJ_EPSG,
     STATUS_OK,
+    VALIDATOR_FIELDS,
     band_column,
 )
 
 #: Columns of the ledger that the headers of records are found by.
 PLACE_COLUMNS = (ID, "band", "status", HEADER_FILE, HEADER_ROW)
+
+#: Columns of the header store that a published header is made of.
+HEADER_COLUMNS = ("header", *(field.name for field in VALIDATOR_FIELDS))
 
 #: Takes headers out of the header store, a table per request: names of files, then in every request for every header
 #: the position of its file and its row.
@@ -63,7 +67,7 @@ def join_batches(
         ledger: :data:`PLACE_COLUMNS` of the ledger in the order of ``records``, any number of rows per record; nothing
             where no header was asked for.
         bands: in column order.
-        take: returns headers, as tables with the column ``header``.
+        take: returns headers, as tables with :data:`HEADER_COLUMNS`.
 
     Raises:
         CollectionError: if the ledger has rows of records that are not there, or another order: it is that of other
@@ -123,7 +127,7 @@ def band_headers(
         ids: of the records.
         places: :data:`PLACE_COLUMNS` of the ledger's rows of these records, or None where there are none.
         bands: in column order.
-        take: returns headers.
+        take: returns headers, as tables with :data:`HEADER_COLUMNS`.
     """
     if places is None:
         return {band: pa.nulls(len(ids), BAND_STRUCT) for band in bands}
@@ -143,7 +147,15 @@ def band_headers(
         files[record_of_row[mine]], rows[record_of_row[mine]] = codes[mine], numbers[mine]
         requests.append((files, rows))
     tables = take(names, requests)
-    return {band: table["header"].combine_chunks() for band, table in zip(bands, tables, strict=True)}
+    return {band: _published(table) for band, table in zip(bands, tables, strict=True)}
+
+
+def _published(rows: pa.Table) -> pa.StructArray:
+    """Return rows of :data:`HEADER_COLUMNS` as structs of :data:`BAND_STRUCT`; null where there is no header."""
+    header = rows["header"].combine_chunks()
+    fields = [header.field(position) for position in range(header.type.num_fields)]
+    fields += [rows[field.name].combine_chunks() for field in VALIDATOR_FIELDS]
+    return pa.StructArray.from_arrays(fields, fields=list(BAND_STRUCT), mask=header.is_null())
 
 
 def join_headers(records: pa.Table, headers: Mapping[str, pa.Array]) -> tuple[pa.Table, CrsFindings]:

@@ -18,7 +18,7 @@ from rasteret_assets.headers.store import HeaderReader, HeaderStore
 from rasteret_assets.partitions import hive_keys
 from rasteret_assets.publish.encoding import SAMPLE_ROWS, parquet_options
 from rasteret_assets.publish.footer import PublishedFacts, footer
-from rasteret_assets.publish.join import PLACE_COLUMNS, CrsFindings, join_batches, join_headers
+from rasteret_assets.publish.join import HEADER_COLUMNS, PLACE_COLUMNS, CrsFindings, join_batches, join_headers
 from rasteret_assets.publish.row_groups import group_rows, row_groups
 from rasteret_assets.publish.stac import COLLECTION_DOCUMENT, collection_document, complete_items, is_stac, stac_footer
 from rasteret_assets.schema import BAND_STRUCT, BANDS, GEOMETRY
@@ -104,7 +104,7 @@ def publish_partition(
     def put(beside: str, written: Written) -> None:
         replace_published(workspace, key, beside, FileFacts.of(facts.rows, written))
 
-    with HeaderReader(workspace, HeaderStore(workspace, key), ["header"]) as reader:
+    with HeaderReader(workspace, HeaderStore(workspace, key), HEADER_COLUMNS) as reader:
         groups = (_as_published(group, published) for group in row_groups(ahead(joined(reader)), most))
         first = next(groups, published.empty_table())
         options = parquet_options(published, first.slice(0, SAMPLE_ROWS))

@@ -2,7 +2,8 @@
 
 Anything with ``get_range`` and ``get_ranges`` serves as a backend, so a user's own object (an obstore wrapper, an
 fsspec adapter, a recorder in a test) is as good as ours. Ours implement :class:`RangeReader` as well, whose ``read``
-also tells the object's size and validators, which the failure ledger and revalidation keep.
+also tells the object's size and validators, which the failure ledger and revalidation keep; and the ``read_unchanged``
+of :mod:`~rasteret_assets.storage.unchanged`, by which reads of pixels notice a file that was replaced.
 """
 
 from __future__ import annotations

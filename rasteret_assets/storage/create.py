@@ -10,6 +10,7 @@ from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.local import LocalBackend
 from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend
+from rasteret_assets.storage.unchanged import IndexedFile
 from rasteret_assets.storage.urls import redact, scheme
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ class AutoBackend(ReadingBackend):
     async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
         """One range, or None where the object still has these validators."""
         return await self._route(url).read_if_changed(url, start, length, validators)
+
+    async def read_unchanged(self, url: str, start: int, length: int, indexed: IndexedFile) -> RangeRead:
+        """One range of the file that was indexed; a FileReplacedError where it is another."""
+        return await self._route(url).read_unchanged(url, start, length, indexed)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""

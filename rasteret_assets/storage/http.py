@@ -27,9 +27,17 @@ from rasteret_assets.errors import (
     TruncatedReadError,
 )
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
-from rasteret_assets.storage.http_answer import HttpAnswer, interpret, is_sendable, status_error, total_size
+from rasteret_assets.storage.http_answer import (
+    HttpAnswer,
+    interpret,
+    is_sendable,
+    status_error,
+    total_size,
+    validators_of,
+)
 from rasteret_assets.storage.http_parts import PARTS_ROOM, is_multipart, read_ends_of
 from rasteret_assets.storage.http_ranges import NotPlainError, Origin, RangeConnections
+from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, difference, replaced
 from rasteret_assets.storage.urls import host, redact
 
 if TYPE_CHECKING:
@@ -145,7 +153,36 @@ class HttpBackend(ReadingBackend):
         given = {name: value for name, value in conditions.items() if is_sendable(value)}
         wanted = f"bytes={start}-{start + length - 1}"
         answer = await self._answer(url, wanted, start + length, length, given)
-        return None if answer.status == 304 else interpret(answer, url, start, length)
+        if answer.status != 304:
+            return interpret(answer, url, start, length)
+        known = IndexedFile(validators.etag, validators.last_modified)
+        if difference(known, *validators_of(answer.headers)) is None:
+            return None
+        # The condition holds by a weak tag or a later time, but the server itself tells another time.
+        return await self.read(url, start, length)
+
+    async def read_unchanged(self, url: str, start: int, length: int, indexed: IndexedFile) -> RangeRead:
+        """Return one range of the file that was indexed, on the condition that it still is that file.
+
+        The condition is ``If-Match`` where the index has a strong tag, else ``If-Unmodified-Since`` (RFC 9110, 13.1.1
+        and 13.1.4). Servers may ignore it, so what the answer tells of the file is compared too.
+
+        Raises:
+            FileReplacedError: if it is another file.
+            RangeReadError: in the subclass that fits the status or the failure of the connection.
+        """
+        if tag := indexed.strong_etag:
+            condition = {"If-Match": tag}
+        else:
+            condition = {"If-Unmodified-Since": date} if (date := indexed.http_date) else {}
+        answer = await self._answer(url, f"bytes={start}-{start + length - 1}", start + length, length, condition)
+        if answer.status != 412:
+            return check_unchanged(interpret(answer, url, start, length), url, indexed)
+        told = validators_of(answer.headers)
+        if not any(told) or difference(indexed, *told) is not None:
+            raise replaced(url, "its host answers HTTP 412 to the condition that it is the same")
+        # A server that refuses a condition and repeats what was demanded has not understood it.
+        return check_unchanged(await self.read(url, start, length), url, indexed)
 
     async def _answer(self, url: str, ranges: str, end: int, longest: int, headers: Mapping[str, str]) -> HttpAnswer:
         """The answer to a range request.

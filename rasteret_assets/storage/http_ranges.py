@@ -22,7 +22,7 @@ ANSWER_TIMEOUT_S = 30.0
 #: Longer heads than this are somebody's mistake.
 _LONGEST_HEAD = 64 * 1024
 _NUMBER = re.compile(r"[0-9]{1,19}")
-_PLAIN = frozenset({206, 304, 403, 404, 410, 416, 429, 500, 502, 503, 504})
+_PLAIN = frozenset({206, 304, 403, 404, 410, 412, 416, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
+from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged
 from rasteret_assets.storage.urls import scheme
 
 
@@ -45,6 +46,24 @@ class LocalBackend(ReadingBackend):
         """One range, or None where the file still has these validators."""
         read = await self.read(url, start, length)
         return None if validators.etag is not None and read.etag == validators.etag else read
+
+    async def read_unchanged(self, url: str, start: int, length: int, indexed: IndexedFile) -> RangeRead:
+        """Return one range of a file whose size and modification time are those that were indexed.
+
+        Raises:
+            FileReplacedError: if one of them is another.
+            RangeReadError: as :meth:`read`.
+        """
+        read = await self.read(url, start, length)
+        # Network drives and FUSE number their files anew with every mount, so the inode says nothing to another reader.
+        seen, known = (one and _time_of(one) for one in (read.etag, indexed.etag))
+        check_unchanged(read._replace(etag=seen), url, indexed._replace(etag=known))
+        return read
+
+
+def _time_of(tag: str) -> str:
+    """Return the modification time in a file's tag, which earlier versions wrote alone: nanoseconds in hexadecimal."""
+    return tag.partition("-")[0]
 
 
 def local_path(url: str) -> Path:

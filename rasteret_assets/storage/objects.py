@@ -9,11 +9,19 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError, NotModifiedError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    BaseError,
+    NotFoundError,
+    NotModifiedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError, StoreUnavailableError
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
+from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, replaced
 from rasteret_assets.storage.urls import redact, scheme
 
 if TYPE_CHECKING:
@@ -30,6 +38,10 @@ _STATUS = re.compile(r"\b(4\d\d|5\d\d)\b")
 
 class _NotModified(Exception):  # noqa: N818  (no error: the answer to a condition)
     """The object still has the validators it was asked for."""
+
+
+class _PreconditionFailed(Exception):  # noqa: N818  (no error: the answer to a condition)
+    """The object does not have the validators that were demanded."""
 
 
 class ObjectStoreBackend(ReadingBackend):
@@ -85,6 +97,27 @@ class ObjectStoreBackend(ReadingBackend):
         except _NotModified:
             return None
 
+    async def read_unchanged(self, url: str, start: int, length: int, indexed: IndexedFile) -> RangeRead:
+        """Return one range of the object that was indexed, on the condition that it still has the entity tag.
+
+        Stores that ignore conditions tell tag, time and size of the object with its bytes: these are compared.
+
+        Raises:
+            FileReplacedError: if it is another object.
+            RangeReadError: in the subclass that fits.
+        """
+        options: GetOptions = {"range": (start, start + length)}
+        if tag := indexed.strong_etag:
+            options["if_match"] = tag
+        try:
+            return check_unchanged(await self._get(url, options), url, indexed)
+        except _PreconditionFailed as error:
+            raise replaced(url, "its ETag is another") from error
+        except RangeReadError as error:
+            if error.status == 416 and indexed.size is not None and start < indexed.size:
+                raise replaced(url, f"it had {indexed.size} bytes and now has at most {start}") from error
+            raise
+
     async def _get(self, url: str, options: GetOptions) -> RangeRead:
         try:
             store, path = self._locate(url)
@@ -93,6 +126,8 @@ class ObjectStoreBackend(ReadingBackend):
             data = await result.bytes_async()
         except NotModifiedError as error:
             raise _NotModified from error
+        except PreconditionError as error:
+            raise _PreconditionFailed from error
         except BaseError as error:
             raise _translated(error, url) from error
         except (OSError, ValueError) as error:

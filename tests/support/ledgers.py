@@ -13,7 +13,7 @@ from rasteret_assets.headers.ledger import read_ledger
 from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.pipeline.stages import run_stage
-from rasteret_assets.schema import BAND_METADATA_SCHEMA, BAND_STRUCT, BANDS, HEADER_SCHEMA, NORMALIZED, RAW, UNDATED
+from rasteret_assets.schema import BAND_METADATA_SCHEMA, BANDS, HEADER_SCHEMA, HEADER_STRUCT, NORMALIZED, RAW, UNDATED
 from rasteret_assets.source.open import open_source
 from rasteret_assets.storage.streams import stream_writer
 from rasteret_assets.storage.workspace import Workspace
@@ -74,7 +74,7 @@ class Ledgers:
 
     def read(self) -> pa.Table:
         """The ledger as it is now."""
-        schema = BAND_METADATA_SCHEMA.append(pa.field("header", BAND_STRUCT))
+        schema = BAND_METADATA_SCHEMA.append(pa.field("header", HEADER_STRUCT))
         return pa.Table.from_batches(
             (batch.replace_schema_metadata(None) for batch in read_ledger(self.workspace, UNDATED)), schema
         )

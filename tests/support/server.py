@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
@@ -43,6 +44,10 @@ class RangeServer:
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         #: Whether a request for several ranges gets them; otherwise it gets the whole object, as from object stores.
         self.several_ranges = True
+        #: ``ETag`` and ``Last-Modified`` by path, in place of a strong tag of the content and one time for all.
+        self.told: dict[str, dict[str, str]] = {}
+        #: Whether ``If-Match`` and ``If-Unmodified-Since`` count (RFC 9110, 13.2.2); many servers ignore them.
+        self.conditions = True
         self._lock = threading.Lock()
         self._httpd = _Server(("127.0.0.1", 0), _handler(self))
         self.scheme = "http"
@@ -146,8 +151,12 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
 
         def _serve(self, body: bytes, ranged: str | None, *, short: bool) -> None:
             tags = {"ETag": f'"{hash(body) & 0xFFFFFFFF:x}"', "Last-Modified": "Mon, 01 Apr 2024 00:00:00 GMT"}
+            tags = dict(server.told.get(self.path.partition("?")[0], tags))
+            if server.conditions and not self._condition_holds(tags):
+                self._answer(412, b"changed\n", tags)
+                return
             match = _RANGES.fullmatch(ranged or "")
-            if self.headers.get("If-None-Match") == tags["ETag"]:
+            if self.headers.get("If-None-Match") == tags.get("ETag", ""):
                 self._answer(304, b"", tags)
                 return
             spans = [_span(part, len(body)) for part in match.group(1).split(",")] if match else []
@@ -171,6 +180,13 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
                 ]  # fmt: skip
                 part = b"".join(parts) + f"--{_BOUNDARY}--\r\n".encode()
             self._answer(206, part[: len(part) // 2] if short else part, tags)
+
+        def _condition_holds(self, tags: dict[str, str]) -> bool:
+            demanded, tag = self.headers.get("If-Match"), tags.get("ETag", "W/")
+            if demanded is not None:  # by strong comparison: no weak tag matches
+                return demanded == tag and not tag.startswith("W/")
+            since, modified = self.headers.get("If-Unmodified-Since"), tags.get("Last-Modified")
+            return not since or not modified or parsedate_to_datetime(modified) <= parsedate_to_datetime(since)
 
         def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)

@@ -1,0 +1,150 @@
+"""Tell whether a file is still the one whose header was indexed, by what its host says of it.
+
+A replaced file has other bytes at the places that the index names, and they may decode to pixels all the same. So a
+read of pixels states as a condition which file it means (RFC 9110, 13.1). What an answer tells of its file is compared
+as well, because many servers ignore conditions.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final, NamedTuple, Protocol, runtime_checkable
+
+from rasteret_assets.errors import FileReplacedError
+from rasteret_assets.storage.backend import RangeRead, RangeReader, StorageBackend
+from rasteret_assets.storage.urls import redact
+
+# Only ASCII: other bytes of a tag are not sent back as the server wrote them. (RFC 9110, 8.8.3, allows them.)
+_STRONG_TAG: Final = re.compile(r'"[\x21\x23-\x7e]*"')
+_HTTP_DATE: Final = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
+
+
+class IndexedFile(NamedTuple):
+    """What the index knows of a file, as its host told it when the header was read.
+
+    Args:
+        etag: entity tag.
+        last_modified: modification time as the store wrote it (HTTP date or ISO 8601).
+        size: of the whole file in bytes.
+    """
+
+    etag: str | None = None
+    last_modified: str | None = None
+    size: int | None = None
+
+    @property
+    def strong_etag(self) -> str | None:
+        """The entity tag if it may stand in ``If-Match``, which no weak tag ever matches (RFC 9110, 13.1.1)."""
+        return self.etag if self.etag and _STRONG_TAG.fullmatch(self.etag) else None
+
+    @property
+    def http_date(self) -> str | None:
+        """The modification time if it may stand in ``If-Unmodified-Since``: a date as RFC 9110, 5.6.7, prefers it."""
+        return self.last_modified if self.last_modified and _HTTP_DATE.fullmatch(self.last_modified) else None
+
+
+@runtime_checkable
+class UnchangedReader(Protocol):
+    """A backend that reads a range only of the file that was indexed.
+
+    Backends may lack this method: ranges of theirs are then compared with the index as far as they tell of their file.
+    """
+
+    async def read_unchanged(self, url: str, start: int, length: int, indexed: IndexedFile) -> RangeRead:
+        """Return ``length`` bytes from ``start``, in no more requests than without ``indexed``.
+
+        Raises:
+            FileReplacedError: if the file is not the one that was indexed.
+            RangeReadError: in the subclass that says why the bytes did not come.
+        """
+        ...
+
+
+class _Compared:
+    """A backend of the user's, whose answers are compared with the index where they tell of their file."""
+
+    def __init__(self, backend: StorageBackend) -> None:
+        self._backend = backend
+        self._reader = backend if isinstance(backend, RangeReader) else None
+
+    async def read_unchanged(self, url: str, start: int, length: int, indexed: IndexedFile) -> RangeRead:
+        if self._reader is not None:
+            return check_unchanged(await self._reader.read(url, start, length), url, indexed)
+        (data,) = await self._backend.get_ranges(url, [(start, length)])
+        return RangeRead(data)
+
+
+def as_unchanged_reader(backend: StorageBackend) -> UnchangedReader:
+    """Return a backend as a reader of indexed files; plain ranges of a user's own backend are not compared."""
+    return backend if isinstance(backend, UnchangedReader) else _Compared(backend)
+
+
+def check_unchanged(read: RangeRead, url: str, indexed: IndexedFile) -> RangeRead:
+    """Return what was read if nothing that came with it contradicts the index.
+
+    Raises:
+        FileReplacedError: if something does.
+    """
+    if (reason := difference(indexed, read.etag, read.last_modified, read.size)) is not None:
+        raise replaced(url, reason)
+    return read
+
+
+def replaced(url: str, reason: str) -> FileReplacedError:
+    """Return the error for a file that is not the one that was indexed."""
+    where = redact(url)
+    return FileReplacedError(f"{where} was replaced since it was indexed ({reason})", href=where)
+
+
+def difference(
+    indexed: IndexedFile, etag: str | None, last_modified: str | None, size: int | None = None
+) -> str | None:
+    """Return in which respect a file differs from the one that was indexed; None where nothing tells them apart.
+
+    Sizes first, as no tag or time explains another size. Equal strong tags mean equal bytes, whatever the times say (a
+    copied object has a new time); equal weak tags mean equal content only, so that times count too (RFC 9110, 8.8.1).
+
+    Args:
+        indexed: what the index knows of the file.
+        etag: entity tag that came with an answer.
+        last_modified: modification time that came with it.
+        size: of the whole file in bytes, by the answer; None where it does not tell.
+    """
+    if indexed.size is not None and size is not None and indexed.size != size:
+        return f"it had {indexed.size} bytes and now has {size}"
+    if indexed.etag and etag:
+        if _opaque(indexed.etag) != _opaque(etag):
+            return "its ETag is another"
+        if indexed.strong_etag == etag:
+            return None
+    if indexed.last_modified and last_modified and not _same_time(indexed.last_modified, last_modified):
+        return f"it was last modified at {indexed.last_modified!r} and now at {last_modified!r}"
+    return None
+
+
+def _opaque(etag: str) -> str:
+    """The part of a tag that weak comparison compares (RFC 9110, 8.8.3.2)."""
+    return etag.removeprefix("W/")
+
+
+def _same_time(one: str, other: str) -> bool:
+    """Whether two times are one, in whole seconds: HTTP dates have no parts of a second, and ISO 8601 may."""
+    if one == other:
+        return True
+    first, second = _instant(one), _instant(other)
+    return first is not None and first == second
+
+
+def _instant(text: str) -> datetime | None:
+    for parse in _PARSERS:
+        try:
+            found = parse(text)
+        except (ValueError, TypeError, OverflowError):
+            continue
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).replace(microsecond=0)
+    return None
+
+
+_PARSERS: Final = (parsedate_to_datetime, datetime.fromisoformat)
