@@ -13,8 +13,9 @@ from rasteret_assets.collection import query
 from rasteret_assets.collection.aoi import Area
 from rasteret_assets.collection.backends import shared_backend
 from rasteret_assets.collection.options import ReadOptions
+from rasteret_assets.collection.own_crs import keep_reached, place
 from rasteret_assets.collection.records import projection, select_records
-from rasteret_assets.collection.views import View, choose_views
+from rasteret_assets.collection.views import View, area_bounds, choose_views
 from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
@@ -47,8 +48,13 @@ def select_views(
             raise WindowError(
                 f"a {area.geometry.geom_type} has no area to read: buffer it, give a polygon or box, or sample_points"
             )
-    shapes = [area.lonlat() for area in areas]
+    shapes, unplaced = place(areas)
     records = select_records(near_batches(collection, bands, shapes, filters), bands, shapes)
+    if unplaced:
+        records = keep_reached(
+            records, lambda one: areas[one].crs, unplaced,
+            lambda one, crs, grid: grid.window(area_bounds(areas[one], crs)) is not None,
+        )  # fmt: skip
     return choose_views(records, areas, bands, options)
 
 

@@ -1,9 +1,9 @@
 """The CRS behind GeoKeys: EPSG codes checked, user-defined ones built with PROJ.
 
 GeoKeys may spell a CRS out: datum or ellipsoid, projection and units (OGC 19-008r4 section 7.4). It is put together as
-PROJJSON and handed to PROJ, which writes the WKT; the shift of a datum to WGS 84 is kept around it. For projections that have no code in GeoTIFF, and for all of those of
-ArcGIS, a citation holds the CRS as ESRI's WKT. Whatever is left open leaves the CRS open: ``None`` is better than a
-guess.
+PROJJSON and handed to PROJ, which writes the WKT; the shift of a datum to WGS 84 is kept around it. For projections
+that have no code in GeoTIFF, and for all of those of ArcGIS, a citation holds the CRS as ESRI's WKT, or GDAL's. What
+is left open leaves the CRS open: ``None`` is better than a guess.
 """
 
 from __future__ import annotations
