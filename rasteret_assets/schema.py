@@ -71,7 +71,7 @@ REJECT_CLASS: Final = "reject_class"
 # --- band metadata ---------------------------------------------------------------------------------------------------
 
 #: Raised whenever the parser would describe a file differently than before: stored headers of an older one are re-read.
-PARSER_VERSION: Final = 4
+PARSER_VERSION: Final = 5
 #: Raised whenever the same raw rows would be normalized to other records.
 RECORD_VERSION: Final = 2
 #: Raised whenever the same records and headers would be published as other files.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,8 +17,17 @@ import pytest
 
 import rasteret_assets as ra
 from tests.fixtures.make_workspace import FIXTURES, NAME, UNSTEADY, Files, listed_failures, published_records, spec_of
+from tests.support.versions import EARLIER_PARSER, set_parser_version
 
 EARLIER = sorted(path.name for path in FIXTURES.glob("workspace-*"))
+
+
+@pytest.fixture(autouse=True)
+def same_parser() -> Iterator[None]:
+    """Let the parser be that of the earlier version: headers of another one are fetched anew, whatever their form."""
+    with pytest.MonkeyPatch.context() as patch:
+        set_parser_version(patch, EARLIER_PARSER)
+        yield
 
 
 @pytest.fixture(params=EARLIER)
@@ -85,3 +95,14 @@ def test_a_record_that_is_new_or_moves_asks_for_its_new_files_only(earlier: Path
     assert found["S20"]["B02_metadata"] == found["S1"]["B02_metadata"]
     assert found["S9"]["month"] == 5
     assert found["S9"]["B03_metadata"] is not None
+
+
+def test_headers_of_an_earlier_parser_are_asked_for_again(earlier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_parser_version(monkeypatch, EARLIER_PARSER + 1)
+    spec = spec_of(earlier)
+    forecast = ra.plan(spec).totals
+    files = Files(earlier / "files")
+    totals = ra.build(spec, backend=files).totals
+    assert totals["headers_fetched"] == forecast["headers_to_fetch"]
+    assert len(set(files.asked)) > len(UNSTEADY)
+    assert not ra.plan(spec).partitions

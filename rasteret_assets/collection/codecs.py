@@ -7,11 +7,13 @@ page for LERC, LZMA, WebP and zstd.
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from rasteret_assets.collection.header import BandHeader
 from rasteret_assets.errors import TileError
@@ -37,7 +39,7 @@ _YCBCR = 6
 
 _Samples = npt.NDArray[Any]
 _Bytes = Any  # whatever offers the buffer protocol; the annotations of imagecodecs leave memoryview out
-#: Bytes and the expected size to that many bytes, or fewer.
+#: Bytes and the expected size to that many bytes, or fewer; what a stream holds beyond the size is dropped.
 _Decompressor = Callable[[_Bytes, int], _Bytes]
 #: Bytes of an image format to samples of shape (rows, columns, samples).
 _ImageDecoder = Callable[[_Bytes, BandHeader], _Samples]
@@ -134,20 +136,64 @@ def _decompressors() -> dict[int, _Decompressor]:
     # Imported here because it takes a quarter of a second, which queries need not wait for.
     import imagecodecs  # noqa: PLC0415
 
-    def sized(decode: Callable[..., _Bytes]) -> _Decompressor:
-        return lambda data, size: decode(data, out=size)
+    def sized(decode: Callable[..., _Bytes], decode_start: _Decompressor | None = None) -> _Decompressor:
+        def decompress(data: _Bytes, size: int) -> _Bytes:
+            try:
+                return decode(data, out=size)
+            except RuntimeError:  # the base of every imagecodecs error
+                # Some writers pad tiles before they compress them, and these codecs refuse what exceeds the size.
+                start = None if decode_start is None else decode_start(data, size)
+                if start is None or len(start) < size:
+                    raise
+                return start
+
+        return decompress
 
     # libdeflate: faster than zlib, and its streams are the same.
-    deflate = sized(imagecodecs.deflate_decode)
+    deflate = sized(imagecodecs.deflate_decode, _start_of_deflate)
     return {
         1: lambda data, _: data,
         5: sized(imagecodecs.lzw_decode),
         8: deflate,
         32946: deflate,
-        32773: sized(imagecodecs.packbits_decode),
+        32773: sized(imagecodecs.packbits_decode, _start_of_packbits),
         34925: sized(imagecodecs.lzma_decode),
-        50000: sized(imagecodecs.zstd_decode),
+        50000: sized(imagecodecs.zstd_decode, _start_of_zstd),
     }
+
+
+def _start_of_deflate(data: _Bytes, size: int) -> _Bytes:
+    """Return the first ``size`` bytes of a deflate stream that holds more, no bytes of any other."""
+    try:
+        # One byte more than a tile tells a long stream from one of the right size that fails its checksum.
+        start = zlib.decompressobj().decompress(data, size + 1)
+    except zlib.error:
+        return b""
+    return start[:size] if len(start) > size else b""
+
+
+def _start_of_zstd(data: _Bytes, size: int) -> _Bytes:
+    """Return the first ``size`` bytes of a zstd stream, whatever follows them; no bytes if the stream is damaged."""
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
+            start: bytes = stream.read(size)
+    except OSError:
+        return b""
+    return start
+
+
+def _start_of_packbits(data: _Bytes, size: int) -> _Bytes:
+    """Return the first ``size`` bytes of a PackBits stream, or fewer if the stream ends before (TIFF 6.0 section 9)."""
+    data, start, at = bytes(data), bytearray(), 0
+    while len(start) < size and at < len(data):
+        head, at = data[at], at + 1
+        if head < 128:
+            start += data[at : at + head + 1]
+            at += head + 1
+        elif head > 128:
+            start += data[at : at + 1] * (257 - head)
+            at += 1
+    return start[:size]
 
 
 @functools.cache

@@ -36,6 +36,10 @@ _STRIP_PIXELS = 4 * 1024 * 1024
 #: A read that is to raise is not gone on with beyond so many failures.
 _MOST_FAILURES = 100
 
+#: Float32 pixels beyond this hold no measurement but its largest or lowest value, which writers state with fewer digits
+#: in the nodata text than in the pixels ("-3.4e+38"). GDAL takes such neighbours for equal too.
+_NEAR_LARGEST = np.float32(3.4e38)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Plane:
@@ -235,6 +239,10 @@ def _mask(plane: Plane, outside: Callable[[tuple[Any, ...], str, Grid], _Mask | 
 
 def is_nodata(pixels: npt.NDArray[Any], nodata: Any) -> _Mask:
     """Pixels that equal ``nodata``, which may be NaN."""
+    if pixels.dtype == np.float32 and _NEAR_LARGEST <= abs(nodata) < np.inf:
+        beyond: _Mask = pixels <= -_NEAR_LARGEST if nodata < 0 else pixels >= _NEAR_LARGEST
+        beyond &= np.isfinite(pixels)
+        return beyond
     found: _Mask = np.isnan(pixels) if np.isnan(nodata) else pixels == nodata
     return found
 

@@ -16,6 +16,7 @@ from rasteret_assets.collection.window import Grid, Window
 from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.schema import OVERVIEWS, TILE_TABLES
 from rasteret_assets.storage.unchanged import IndexedFile
+from rasteret_assets.tiff.nodata import exact_nodata
 
 #: What collections that tell nothing of their files know.
 _UNKNOWN: Final = IndexedFile()
@@ -173,20 +174,24 @@ def _grid(width: int, height: int, transform: list[float]) -> Grid:
 
 
 def _nodata(dtype: np.dtype[Any], nodata: float | None, text: str | None) -> Any:
-    """Nodata in the band's own type; None where there is none, or none that the type can hold."""
+    """Nodata in the band's own type; None where there is none, or none that the type can hold.
+
+    Args:
+        dtype: of a sample.
+        nodata: the value as it is published.
+        text: the tag it comes from, which says more: 64-bit integers beyond 2**53 are no floats, and a header of an
+            earlier parser has no value for the rarer spellings.
+    """
     kind = dtype.newbyteorder("=").type
+    if text is not None and dtype.kind in "iuf":
+        exact = exact_nodata(text, dtype)
+        return None if exact is None else kind(exact)
     if nodata is None:
         return None
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             return kind(nodata)
-    exact: int | None
-    try:
-        # 64-bit integers beyond 2**53 survive only as text.
-        exact = int(text) if text is not None else int(nodata)
-    except (ValueError, OverflowError):
-        exact = int(nodata) if np.isfinite(nodata) else None
     limits = np.iinfo(kind)
-    if exact is None or not limits.min <= exact <= limits.max or (text is None and exact != nodata):
+    if not limits.min <= nodata <= limits.max or int(nodata) > limits.max:  # as a float, 2**64 - 1 is one more
         return None
-    return kind(exact)
+    return kind(int(nodata))  # GDAL compares pixels with the value without its fraction

@@ -6,6 +6,7 @@ They are methods of :class:`~rasteret_assets.collection.collection.Collection`, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -16,8 +17,9 @@ from rasteret_assets.collection.cube import read_cube
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.frame import read_frame
 from rasteret_assets.collection.options import read_options
+from rasteret_assets.collection.own_crs import WORLD, has_lonlat, keep_reached
 from rasteret_assets.collection.point_input import coerce_points
-from rasteret_assets.collection.points import sample
+from rasteret_assets.collection.points import any_inside, sample
 from rasteret_assets.collection.records import every_record, projection, select_records
 from rasteret_assets.collection.selection import (
     choose_source,
@@ -29,7 +31,7 @@ from rasteret_assets.collection.selection import (
 from rasteret_assets.collection.stack import read_stack
 from rasteret_assets.collection.tables import as_arrow_table, geometry_name, other_columns
 from rasteret_assets.collection.views import check_one_grid
-from rasteret_assets.errors import SpecError
+from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 
@@ -322,9 +324,16 @@ def sample_points(  # noqa: D417  (self is the collection)
     )
     source = choose_source(self, backend, cloud_config, data_source)
     names = known_bands(self, bands)
-    shapes = list(given.lonlat())
+    placed = has_lonlat(given.crs)
+    shapes = list(given.lonlat()) if placed else [WORLD]
     rows = near_batches(self, names, shapes, filters)
     records = select_records(rows, names, shapes, missing=options.missing, what="points")
+    if not placed:
+        reason = WindowError(f"no raster holds a point in {given.crs[:40]}, which has no place in the Earth's lon/lat")
+        records = keep_reached(
+            records, lambda _: given.crs, {0: reason}, lambda _, crs, grid: any_inside(given, crs, grid)
+        )
+        records = [replace(record, areas=range(len(given.x))) for record in records]
     return sample(records, given, names, source.open(), options, match)
 
 

@@ -140,6 +140,16 @@ def _located(records: Sequence[Record], points: Points, bands: Sequence[str]) ->
                 yield _Sampled(rank=rank, band=band, record=record, header=header, points=chosen[inside], target=target)
 
 
+def any_inside(points: Points, crs: str, grid: Grid) -> bool:
+    """Whether a grid in ``crs`` holds a point.
+
+    Raises:
+        WindowError: if no way leads from the points' CRS to ``crs``.
+    """
+    _, _, inside = _pixels(grid, *transform_points(points.x, points.y, points.crs, crs))
+    return bool(inside.any())
+
+
 def _pixels(grid: Grid, x: _Floats, y: _Floats) -> tuple[_Indices, _Indices, npt.NDArray[np.bool_]]:
     """Row and column of the pixel that holds each point, and whether the grid has it."""
     with np.errstate(invalid="ignore"):

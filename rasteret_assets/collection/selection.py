@@ -13,8 +13,11 @@ from rasteret_assets.collection import query
 from rasteret_assets.collection.aoi import Area
 from rasteret_assets.collection.backends import Source
 from rasteret_assets.collection.options import ReadOptions
+from rasteret_assets.collection.own_crs import keep_reached, place
+from rasteret_assets.collection.placing import placed_on
 from rasteret_assets.collection.records import projection, select_records
 from rasteret_assets.collection.views import MOST_LAZY_PIXELS, MOST_PIXELS, View, choose_views
+from rasteret_assets.collection.window import Grid
 from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
@@ -49,11 +52,21 @@ def select_views(
             raise WindowError(
                 f"a {area.geometry.geom_type} has no area to read: buffer it, give a polygon or box, or sample_points"
             )
-    shapes = [area.lonlat() for area in areas]
+    shapes, unplaced = place(areas)
     rows = near_batches(collection, bands, shapes, filters)
     records = select_records(rows, bands, shapes, missing=options.missing)
+    if unplaced:
+        records = keep_reached(
+            records, lambda one: areas[one].crs, unplaced, lambda one, crs, grid: _reaches(areas[one], crs, grid)
+        )
     most_pixels = MOST_LAZY_PIXELS if is_lazy else MOST_PIXELS
     return choose_views(records, areas, bands, options, most_pixels=most_pixels)
+
+
+def _reaches(area: Area, crs: str, grid: Grid) -> bool:
+    """Whether an area meets a raster."""
+    shape = placed_on(area, crs, grid)
+    return shape is not None and grid.window(shape.bounds) is not None
 
 
 def near_batches(

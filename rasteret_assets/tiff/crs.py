@@ -1,14 +1,15 @@
 """The CRS behind GeoKeys: EPSG codes checked, user-defined ones built with PROJ.
 
 GeoKeys may spell a CRS out: datum or ellipsoid, projection and units (OGC 19-008r4 section 7.4). It is put together as
-PROJJSON and handed to PROJ, which writes the WKT. For projections that have no code in GeoTIFF, and for all of those of
-ArcGIS, a citation holds the CRS as ESRI's WKT. Whatever is left open leaves the CRS open: ``None`` is better than a
-guess.
+PROJJSON and handed to PROJ, which writes the WKT; the shift of a datum to WGS 84 is kept around it. For projections
+that have no code in GeoTIFF, and for all of those of ArcGIS, a citation holds the CRS as ESRI's WKT, or GDAL's. What
+is left open leaves the CRS open: ``None`` is better than a guess.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -44,6 +45,17 @@ _EQUIVALENT: Final = 70
 
 _CITATIONS: Final = (GeoKey.PROJECTED_CITATION, GeoKey.GEOG_CITATION, GeoKey.GT_CITATION)
 _ESRI_CITATION: Final = "ESRI PE String = "
+
+#: GDAL adds a PROJ string to the WKT of what WKT 1 cannot say, such as the sweep axis of a geostationary satellite.
+_EXTENSION: Final = re.compile(r'EXTENSION\["PROJ4","([^"]*)"\]')
+#: Terms that are taken from such a string: numbers and names, none of which leads PROJ to a file.
+_PROJ_TERM: Final = re.compile(
+    r"\+(?:no_defs|wktext|over|type=crs|nadgrids=@null|proj=[a-z0-9_]+|sweep=[xy]|axis=[a-z]{3}"
+    r"|(?:ellps|datum|pm|units)=[A-Za-z0-9_.-]+"
+    r"|(?:lon_0|lat_0|lon_1|lat_1|lon_2|lat_2|lat_ts|lonc|alpha|gamma|azi|tilt|k|k_0|x_0|y_0|h|a|b|f|rf|R|zone"
+    r"|to_meter)=[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?"
+    r"|towgs84=[-+0-9.eE,]+)"
+)
 
 Resolved = tuple[int | None, str | None]
 """EPSG code, and ``EPSG:n`` or WKT2."""
@@ -84,11 +96,10 @@ def _code(keys: Keys, key: GeoKey) -> int | None:
 
 
 def _read_citation(keys: Keys) -> Resolved:
-    """A CRS that a citation spells out as ESRI's WKT; all others are texts for people, and no CRS."""
+    """A CRS that a citation spells out as WKT, as ESRI and GDAL do; all others are texts for people, and no CRS."""
     texts = (keys.get(key) for key in _CITATIONS)
     found = next((text for text in texts if isinstance(text, str) and text.startswith(_ESRI_CITATION)), None)
-    # ESRI writes no extensions: in those of others a file could name what PROJ is to open.
-    if found is None or "EXTENSION" in found.upper():
+    if found is None or not _has_harmless_extensions(found):
         return None, None
     proj = _proj()
     try:
@@ -101,6 +112,13 @@ def _read_citation(keys: Keys) -> Resolved:
     return _describe(crs, identify="unknown" not in datum.lower())
 
 
+def _has_harmless_extensions(wkt: str) -> bool:
+    """Whether the PROJ strings in a WKT hold known terms only: by others, a file could name what PROJ is to open."""
+    strings = _EXTENSION.findall(wkt)
+    terms = [term for string in strings for term in string.split()]
+    return len(strings) == wkt.upper().count("EXTENSION") and all(map(_PROJ_TERM.fullmatch, terms))
+
+
 def _name(code: int | None) -> Resolved:
     return (None, None) if code is None else (code, f"EPSG:{code}")
 
@@ -109,6 +127,7 @@ def _proj() -> Any:
     """The pyproj module, imported here alone: it loads as slowly as thousands of headers parse; few files need it."""
     import pyproj  # noqa: PLC0415
     import pyproj.crs  # noqa: PLC0415
+    import pyproj.crs.coordinate_operation  # noqa: PLC0415
     import pyproj.database  # noqa: PLC0415
 
     return pyproj
@@ -152,8 +171,9 @@ def _build(keys: Keys, model: object) -> Resolved:
         base = _build_base(keys, proj)
         if base is None:
             return None, None
+        shift = _datum_shift(keys)
         if model == MODEL_GEOGRAPHIC:
-            return _write(base, identify=_has_code(base))
+            return _write(base, identify=_has_code(base), shift=shift)
         factor, degrees = _linear_factor(keys), _angular_factor(keys, base)
         if factor is None or degrees is None:
             return None, None
@@ -179,14 +199,24 @@ def _build(keys: Keys, model: object) -> Resolved:
             ],
         },
     }
-    return _write(definition, identify=_has_code(base))
+    return _write(definition, identify=_has_code(base), shift=shift)
 
 
-def _write(definition: dict[str, Any], *, identify: bool) -> Resolved:
-    """WKT2 of a PROJJSON definition, or the code of the EPSG CRS that PROJ finds equivalent to it."""
+def _write(definition: dict[str, Any], *, identify: bool, shift: tuple[float, ...] = ()) -> Resolved:
+    """WKT2 of a PROJJSON definition, or the code of the EPSG CRS that PROJ finds equivalent to it.
+
+    Args:
+        definition: of a geographic or projected CRS.
+        identify: whether to look for the code.
+        shift: parameters that lead from its datum to WGS 84, from :func:`_datum_shift`; a CRS with these has no code.
+    """
     proj = _proj()
     try:
-        return _describe(proj.CRS.from_json_dict(definition), identify=identify)
+        crs = proj.CRS.from_json_dict(definition)
+        if not shift:
+            return _describe(crs, identify=identify)
+        way = proj.crs.coordinate_operation.ToWGS84Transformation(crs.geodetic_crs, *shift)
+        return _describe(proj.crs.BoundCRS(crs, "EPSG:4326", way), identify=False)
     except proj.exceptions.CRSError:
         return None, None
 
@@ -232,6 +262,17 @@ def _build_base(keys: Keys, proj: Any) -> dict[str, Any] | None:
             ],
         },
     }
+
+
+def _datum_shift(keys: Keys) -> tuple[float, ...]:
+    """The seven parameters of GeogTOWGS84GeoKey, in metres, arc seconds and parts per million; empty without them.
+
+    As in GDAL, a geographic CRS that has a code is shifted as PROJ knows for that code.
+    """
+    shift = keys.get(GeoKey.GEOG_TOWGS84)
+    if not isinstance(shift, tuple) or len(shift) not in (3, 7) or _code(keys, GeoKey.GEOGRAPHIC_TYPE) is not None:
+        return ()
+    return (*shift, 0.0, 0.0, 0.0, 0.0)[:7] if all(map(math.isfinite, shift)) else ()
 
 
 def _has_code(base: dict[str, Any]) -> bool:

@@ -60,7 +60,7 @@ _interpret_cached: Final = lru_cache(maxsize=1024)(_interpret)
 
 
 def parse_directory(directory: tuple[int, ...], doubles: tuple[float, ...], text: bytes) -> Keys:
-    """Key to value. Codes are ints, measures floats, citations text.
+    """Key to value. Codes are ints, measures floats, citations text, the shift of a datum a tuple of floats.
 
     As in libgeotiff a directory that contradicts itself anywhere says nothing at all: other keys may be shifted too.
     """
@@ -73,7 +73,8 @@ def parse_directory(directory: tuple[int, ...], doubles: tuple[float, ...], text
         if place == 0 and count == 1:
             keys[key] = value
         elif place == Tag.GEO_DOUBLE_PARAMS and value + max(count, 1) <= len(doubles):
-            keys[key] = float(doubles[value])
+            many = key == GeoKey.GEOG_TOWGS84
+            keys[key] = tuple(map(float, doubles[value : value + count])) if many else float(doubles[value])
         elif place == Tag.GEO_ASCII_PARAMS and value < len(text):
             keys[key] = text[value : value + count].decode("utf-8", "replace").rstrip("\0|")
         elif place != Tag.GEO_KEY_DIRECTORY:  # lists of codes: no key that matters here has one

@@ -39,11 +39,22 @@ _COMMON_TAGS: Final = (
     Tag.PHOTOMETRIC,
     Tag.SAMPLES_PER_PIXEL,
     Tag.PLANAR_CONFIGURATION,
+    Tag.FILL_ORDER,
 )
+#: Tags an overview must have in common with its image too, whose values (one per sample) may lie behind the directory.
+_SAMPLE_TAGS: Final = (Tag.BITS_PER_SAMPLE, Tag.SAMPLE_FORMAT)
 #: For directories whose entries alone are read.
 _NOTHING: Final = SparseBuffer((), None)
 
-_DEFAULTS: Final = {Tag.COMPRESSION: 1, Tag.PREDICTOR: 1, Tag.SAMPLES_PER_PIXEL: 1, Tag.PLANAR_CONFIGURATION: 1}
+_DEFAULTS: Final = {
+    Tag.COMPRESSION: 1,
+    Tag.PREDICTOR: 1,
+    Tag.SAMPLES_PER_PIXEL: 1,
+    Tag.PLANAR_CONFIGURATION: 1,
+    Tag.FILL_ORDER: 1,
+    Tag.BITS_PER_SAMPLE: 1,
+    Tag.SAMPLE_FORMAT: 1,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,6 +87,8 @@ class _Directory:
     """Values of the tags in ``_COMMON_TAGS``."""
     tables: tuple[Entry, ...]
     """Where offsets and byte counts lie."""
+    entries: dict[int, Entry]
+    """Where the values of all tags lie."""
     jpeg: tuple[int, int] | None
     """Position and length of the JPEG tables."""
     end: int
@@ -137,7 +150,7 @@ def read_overviews(first: Ifd, end: int, trail: Trail | None = None) -> tuple[Ti
             trail.directories.append((offset, start + length))
             described = _describe(layout, bytes(data[at : at + length]), start)
             pointer, end = start + length, max(end, described.end)
-            if described.is_overview_of(whole, size):
+            if described.is_overview_of(whole, size) and _has_samples_of(first, described, near, start, pointer, trail):
                 found.append(_read(layout, described, near, pointer))
                 trail.tables.append(described.tables)
                 if described.jpeg is not None:
@@ -190,6 +203,29 @@ class _Nearby:
         return found
 
 
+def _has_samples_of(first: Ifd, described: _Directory, near: _Nearby, start: int, end: int, trail: Trail) -> bool:
+    """Compare the sample types of an image and a smaller copy, whose directory lies from ``start`` to ``end``.
+
+    Another type, as of a tool that averages in integers, would be read as if its bits were of the image's type.
+    """
+    whole, inline = first.entries, first.layout.inline
+    for tag in _SAMPLE_TAGS:
+        places = [entries[tag] for entries in (whole, described.entries) if tag in entries]
+        # Whether files are alike is told by what was looked at, also where all copies are left out.
+        trail.others.extend((at, at + size) for _, _, at, size in places if size > inline)
+        stated = set(first.integers(tag))
+        copied: set[int] = set()
+        if tag in described.entries:
+            _, _, at, size = described.entries[tag]
+            data, position = near.locate(at, size, end, described.tiles * _TABLE_BYTES)
+            values = SparseBuffer([(at, bytes(data[position : position + size]))], None)
+            ifd = Ifd(buffer=values, layout=first.layout, block=b"", start=start, entries=described.entries)
+            copied = set(ifd.integers(tag))
+        if (stated or {_DEFAULTS[tag]}) != (copied or {_DEFAULTS[tag]}):
+            return False
+    return True
+
+
 def _read(layout: Layout, described: _Directory, near: _Nearby, end: int) -> TiffOverview:
     """The overview of a directory that ends at ``end``."""
     tables = []
@@ -238,13 +274,14 @@ def _describe(layout: Layout, block: bytes, start: int) -> _Directory:
     tables = tuple(entries[tag] for tag in (Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS) if tag in entries)
     sound = tiles > 0 and all(kind in layout.tables and count == tiles for kind, count, _, _ in tables)
     jpeg = entries.get(Tag.JPEG_TABLES)
-    ifd.check_claims((Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS, Tag.JPEG_TABLES))
+    ifd.check_claims((Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS, Tag.JPEG_TABLES, *_SAMPLE_TAGS))
     return _Directory(
         is_reduced=kind & _KIND_BITS == _REDUCED and len(tables) == 2 and sound,
         size=size,
         tile=tile,
         common=common,
         tables=tables,
+        entries=entries,
         jpeg=None if jpeg is None else jpeg[2:],
         end=max([start + len(block), *(table[2] + table[3] for table in tables)]),
         tiles=tiles,

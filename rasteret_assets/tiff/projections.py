@@ -16,8 +16,8 @@ from rasteret_assets.tiff.constants import GeoKey
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Keys = dict[int, int | float | str]
-"""GeoKeys by number: codes are ints, measures floats, citations text."""
+Keys = dict[int, int | float | str | tuple[float, ...]]
+"""GeoKeys by number: codes are ints, measures floats, citations text, the shift of a datum a tuple of floats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,17 @@ from rasteret_assets.headers.targets import RETRIED_CLASSES
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, BANDS, NORMALIZED, RAW
 from rasteret_assets.storage.workspace import Workspace
 from tests.fixtures.make_workspace import FIXTURES, NAME, UNSTEADY, Files, spec_of
+from tests.support.versions import EARLIER_PARSER, set_parser_version
 
 KEYS = ("2024-05", "2024-06", "undated")
+
+
+@pytest.fixture(autouse=True)
+def same_parser() -> Iterator[None]:
+    """Let the parser be that of the earlier version: headers of another one are fetched anew, whatever their form."""
+    with pytest.MonkeyPatch.context() as patch:
+        set_parser_version(patch, EARLIER_PARSER)
+        yield
 
 
 @pytest.fixture

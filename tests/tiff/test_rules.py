@@ -223,6 +223,48 @@ def test_citation_of_esri(
     assert (header.crs is not None) == is_known
 
 
+@pytest.mark.parametrize(
+    "extension",
+    [
+        '"PROJ4","+proj=geos +h=35786023 +lon_0=-75 +ellps=GRS80 +nadgrids=/etc/passwd"', '"PROJ4","+init=file:3"',
+        '"PROJ4","+proj=longlat +geoidgrids=1"', '"PROJ4","+proj=pipeline +step +proj=geos"', '"OTHER","x"',
+        '"PROJ4","+proj=geos +towgs84=@x"',
+    ],
+)  # fmt: skip
+def test_extensions_that_may_name_a_file_are_refused(extension: str) -> None:
+    wkt = pyproj.CRS("+proj=geos +h=35786023 +lon_0=-75 +ellps=GRS80").to_wkt("WKT1_GDAL")
+    text = f"ESRI PE String = {wkt[:-1]},EXTENSION[{extension}]]|\0".encode()
+    header = serve(craft({34735: geo_keys(USER_DEFINED, (3073, 34737, len(text) - 1, 0)), 34737: (2, text)}))
+    assert header.crs is None
+
+
+SHIFTS: dict[str, tuple[tuple[float, ...], list[tuple[int, int, int, int]], bool]] = {
+    "of three parameters": ((577.0, 90.0, 463.0), [(2048, 0, 1, 32767), (2056, 0, 1, 7004)], True),
+    "of seven parameters": ((577.0, 90.0, 463.0, 5.0, 1.0, 2.0, 2.4), [(2048, 0, 1, 32767), (2056, 0, 1, 7004)], True),
+    "of zeros": ((0.0, 0.0, 0.0), [(2048, 0, 1, 32767), (2056, 0, 1, 7004)], True),
+    "beside the code of a CRS": ((577.0, 90.0, 463.0), [(2048, 0, 1, 4314)], False),
+    "that is no number": ((577.0, math.nan, 463.0), [(2048, 0, 1, 32767), (2056, 0, 1, 7004)], False),
+    "of too few numbers": ((577.0, 90.0), [(2048, 0, 1, 32767), (2056, 0, 1, 7004)], False),
+}
+
+
+@pytest.mark.parametrize(("shift", "keys", "is_kept"), SHIFTS.values(), ids=SHIFTS)
+def test_shift_of_a_datum(shift: tuple[float, ...], keys: list[tuple[int, int, int, int]], is_kept: bool) -> None:
+    axes = (6377397.155, 299.1528128)
+    measures = [(2057, 34736, 1, 0), (2059, 34736, 1, 1)] if keys[0][3] == 32767 else []
+    directory = geo_keys(GEOGRAPHIC, *keys, *measures, (2062, 34736, len(shift), 2))
+    header = serve(craft({34735: directory, 34736: (12, [*axes, *shift])}))
+    assert header.crs is not None
+    assert header.crs.startswith("BOUNDCRS") == is_kept
+    if is_kept:
+        stated = "+proj=longlat +ellps=bessel +towgs84=" + ",".join(map(str, shift))
+        expected, got = (
+            pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True).transform(10.0, 50.0)
+            for crs in (stated, header.crs)
+        )
+        assert got == pytest.approx(expected, abs=1e-9)
+
+
 def test_linear_unit_beside_a_code_wins() -> None:
     """California zone 4 is in metres; files that say US survey feet beside its code mean feet."""
     header = serve(craft({34735: geo_keys((1024, 0, 1, 1), (3072, 0, 1, 26944), (3076, 0, 1, 9003))}))
@@ -247,19 +289,35 @@ NODATA: dict[str, tuple[str | None, str, float | None]] = {
     "real zero fraction": ("-32768.0", "int16", -32768),
     "exponent": ("1e3", "uint16", 1000),
     "out of range": ("-9999", "uint8", None),
-    "fraction": ("-0.5", "int16", None),
+    "fraction": ("-0.5", "int16", 0),
+    "fraction of a larger number": ("254.9", "uint8", 254),
+    "fraction beyond the type": ("255.5", "uint8", None),
     "nan on integer": ("nan", "int16", None),
     "garbage": ("n/a", "uint16", None),
     "nan": ("NaN", "float32", math.nan),
     "infinity": ("-inf", "float32", -math.inf),
     "windows nan": ("-1.#IND", "float64", math.nan),
+    "windows nan with zeros": ("1.#QNAN0", "float32", math.nan),
+    "windows signalling nan": ("1.#SNAN", "float32", math.nan),
+    "windows nan on integer": ("1.#SNAN", "uint8", None),
+    "negative nan": ("-nan", "float32", math.nan),
+    "nan with payload": ("-nan(ind)", "float32", math.nan),
+    "word like nan": ("nano", "float32", None),
+    "plus infinity": ("+inf", "float32", math.inf),
+    "java's infinity": ("-Infinity", "float64", -math.inf),
+    "windows infinity": ("-1.#INF00", "float32", -math.inf),
+    "word like infinity": ("info", "float32", None),
+    "underscore": ("1_000", "int64", 1),
+    "digits of another script": ("\u0663", "float32", None),
     "comma": ("-9999,5", "float32", -9999.5),
     "comma behind point": ("1.5,2", "float64", 1.5),
     "comma before point": ("1,25.5", "float64", 1.25),
     "rounds to float32": ("0.1", "float32", float(np.float32(0.1))),
     "short of float32": ("-3.40282346639e+38", "float32", -float(np.finfo("f4").max)),
     "a little over float32": ("-3.4028234664e+38", "float32", -float(np.finfo("f4").max)),
-    "double on float32": ("-1.7976931348623157e+308", "float32", None),
+    "shortest text of the lowest float32": ("-3.4028235e+38", "float32", -float(np.finfo("f4").max)),
+    "rounds to infinity": ("-3.4028236e+38", "float32", -math.inf),
+    "double on float32": ("-1.7976931348623157e+308", "float32", -math.inf),
     "double": ("-1.7976931348623157e+308", "float64", -1.7976931348623157e308),
     "half exact": ("-32768", "float16", -32768),
     "half inexact": ("-9999", "float16", None),
