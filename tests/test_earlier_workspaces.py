@@ -97,12 +97,12 @@ def test_a_record_that_is_new_or_moves_asks_for_its_new_files_only(earlier: Path
     assert found["S9"]["B03_metadata"] is not None
 
 
-def test_headers_of_an_earlier_parser_are_asked_for_again(earlier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_parser_version(monkeypatch, EARLIER_PARSER + 1)
-    spec = spec_of(earlier)
-    forecast = ra.plan(spec).totals
-    files = Files(earlier / "files")
-    totals = ra.build(spec, backend=files).totals
-    assert totals["headers_fetched"] == forecast["headers_to_fetch"]
-    assert len(set(files.asked)) > len(UNSTEADY)
-    assert not ra.plan(spec).partitions
+def test_headers_of_an_earlier_parser_are_asked_for_again(earlier: Path) -> None:
+    spec, files = spec_of(earlier), Files(earlier / "files")
+    with pytest.MonkeyPatch.context() as patch:
+        set_parser_version(patch, EARLIER_PARSER + 1)
+        forecast = ra.plan(spec).totals
+        totals = ra.build(spec, backend=files).totals
+        assert totals["headers_fetched"] == forecast["headers_to_fetch"]
+        assert len(set(files.asked)) > len(UNSTEADY)
+        assert not ra.plan(spec).partitions
