@@ -199,7 +199,10 @@ def tear_of(crs: str) -> Tear | None:
         meridian = known.prime_meridian
         offset = math.degrees(meridian.longitude * float(meridian.unit_conversion_factor)) if meridian else 0.0
         return Tear(longitude=offset % 360 - 180, ends=(-round(half, 9), round(half, 9)))
-    project = _transformer(LONLAT, crs).transform
+    try:
+        project = _transformer(LONLAT, crs).transform
+    except WindowError:  # of another planet
+        return None
     tears = [tear for latitude in _PARALLELS if (tear := _tear_along(latitude, project)) is not None]
     longitudes = [(round(longitude, 9) + 180) % 360 - 180 for longitude, _, _ in tears]
     if len(tears) < 2 or np.ptp(longitudes) > ROUNDING:

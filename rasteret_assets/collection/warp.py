@@ -29,6 +29,9 @@ _Mask = npt.NDArray[np.bool_]
 
 #: Source pixels that are read beside those that the kernel reaches.
 _MARGIN: Final = 3
+#: Target pixels that are warped beside those that are wanted: GDAL finds the source pixels of a window by its outline,
+#: and leaves out some at its edges.
+_BORDER: Final = 2
 #: Source pixels by which GDAL may be off when it transforms coordinates. Not 0, which GDAL takes for "as usual".
 _TOLERANCE: Final = 1e-9
 
@@ -118,12 +121,12 @@ def source_window(
         resampling: GDAL's name of the method.
         ratio: pixels of ``header`` along a target pixel.
     """
-    bounds = transform_bounds(grid.bounds, target, source)
+    bounds = transform_bounds(grid.grown(_BORDER).bounds, target, source)
     if bounds is None:
         return header.grid.whole  # part of the grid has no place in the source's CRS: GDAL sorts it out
     scale_x, scale_y = abs(header.grid.scale_x), abs(header.grid.scale_y)
-    across = max((bounds[2] - bounds[0]) / grid.width / scale_x, ratio[0], 1)
-    down = max((bounds[3] - bounds[1]) / grid.height / scale_y, ratio[1], 1)
+    across = max((bounds[2] - bounds[0]) / (grid.width + 2 * _BORDER) / scale_x, ratio[0], 1)
+    down = max((bounds[3] - bounds[1]) / (grid.height + 2 * _BORDER) / scale_y, ratio[1], 1)
     x = scale_x * (math.ceil(KERNELS[resampling] * across) + _MARGIN)
     y = scale_y * (math.ceil(KERNELS[resampling] * down) + _MARGIN)
     return header.grid.window((bounds[0] - x, bounds[1] - y, bounds[2] + x, bounds[3] + y))
@@ -189,6 +192,7 @@ def warp(
     rasterio = optional("rasterio", purpose=_PURPOSE)
     vrt = optional("rasterio.vrt", purpose=_PURPOSE)
     work, marker = _marked(pixels, valid, nodata, resampling)
+    wider = target_grid.grown(_BORDER)
     profile = {
         "driver": "GTiff", "width": grid.width, "height": grid.height, "count": 1, "dtype": work.dtype,
         "crs": _crs(crs), "transform": rasterio.Affine(*grid.affine), "nodata": marker.item(),
@@ -202,9 +206,9 @@ def warp(
             vrt.WarpedVRT(
                 dataset,
                 crs=_crs(target),
-                transform=rasterio.Affine(*target_grid.affine),
-                width=target_grid.width,
-                height=target_grid.height,
+                transform=rasterio.Affine(*wider.affine),
+                width=wider.width,
+                height=wider.height,
                 resampling=rasterio.enums.Resampling[resampling],
                 tolerance=_TOLERANCE,
                 # The size of a source pixel by that of a target pixel; kernels are not narrower than a source pixel.
@@ -212,7 +216,7 @@ def warp(
                 YSCALE=min(1.0, 1 / ratio[1]),
             ) as warped,
         ):
-            out: npt.NDArray[Any] = warped.read(1)
+            out: npt.NDArray[Any] = warped.read(1)[_BORDER:-_BORDER, _BORDER:-_BORDER]
     there: _Mask = ~np.isnan(out) if np.isnan(marker) else out != marker
     return _native(out, there, pixels.dtype, nodata), there
 

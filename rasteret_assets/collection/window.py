@@ -134,6 +134,16 @@ class Grid:
             origin_y=self.origin_y + window.row_off * self.scale_y,
         )
 
+    def grown(self, pixels: int) -> Grid:
+        """The grid with more pixels on every side."""
+        return replace(
+            self,
+            width=self.width + 2 * pixels,
+            height=self.height + 2 * pixels,
+            origin_x=self.origin_x - pixels * self.scale_x,
+            origin_y=self.origin_y - pixels * self.scale_y,
+        )
+
     def offset(self, other: Grid) -> tuple[int, int] | None:
         """Columns and rows from its first pixel to that of ``other``; None where pixels do not coincide."""
         # Scales must agree so well that the far corner of the larger grid is off by less than the tolerance.
