@@ -56,9 +56,9 @@ def read_window(indexed: Collection, name: str, band: str, window: dict[str, int
         headers=[header], hrefs=[table["assets"][row][band]["href"].as_py()], areas=[0],
     )  # fmt: skip
     part = Window(col_off=window["x"], row_off=window["y"], width=window["w"], height=window["h"])
-    view = View(
-        record=record, areas=[(0, Area(geometry=shapely.box(0, 0, 1, 1)))], crs=record.crs, grid=header.grid.part(part)
-    )
+    grid = header.grid.part(part)
+    area = Area(geometry=shapely.box(*grid.bounds), crs=record.crs, is_box=True)
+    view = View(record=record, areas=[(0, area)], crs=record.crs, grid=grid)
     return read_stack([view], [band], shared_backend(""), ReadOptions(max_concurrent=8))[0, 0]
 
 
