@@ -256,7 +256,9 @@ class PixelReadError(RasteretAssetsError):
 
     def __init__(self, failures: Sequence[RasteretAssetsError]) -> None:
         self.failures = tuple(failures)
-        super().__init__(f"{failed_parts(failures)}; on_error='mask' leaves them out:{list_failures(failures)}")
+        super().__init__(
+            f"{failed_parts(failures)}; on_error='mask' leaves them out:{list_failures(failures, ', in .failures')}"
+        )
 
 
 class MissingExtraError(RasteretAssetsError, ImportError):
@@ -309,10 +311,15 @@ def failed_parts(failures: Sequence[RasteretAssetsError]) -> str:
     return f"{len(failures)} parts of this read failed ({told}{f'; {where}{more}' if where else ''})"
 
 
-def list_failures(failures: Sequence[RasteretAssetsError]) -> str:
-    """Return the first failures, each on a line of its own, and how many there are besides."""
+def list_failures(failures: Sequence[RasteretAssetsError], where: str = "") -> str:
+    """Return the first failures, each on a line of its own, and how many there are besides.
+
+    Args:
+        failures: all of them.
+        where: a few words on where the others are found.
+    """
     listed = "".join(f"\n  {describe(failure)}" for failure in failures[:_LISTED])
-    more = f"\n  and {len(failures) - _LISTED} more, in .failures" if len(failures) > _LISTED else ""
+    more = f"\n  and {len(failures) - _LISTED} more{where}" if len(failures) > _LISTED else ""
     return listed + more
 
 

@@ -165,7 +165,7 @@ class _Course:
 
     def lines(self) -> Iterator[slice]:
         """The points of each line."""
-        starts = np.flatnonzero(np.diff(self.line, prepend=-1))
+        starts = _starts(self.line)
         return (slice(*ends) for ends in zip(starts, [*starts[1:], len(self.line)], strict=True))
 
     def linestrings(self) -> Geometries:
@@ -183,7 +183,7 @@ def _follow(lines: Geometries, project: Project, share: float, *, on_sphere: boo
     points, line = shapely.get_coordinates(lines, return_index=True)
     images = _images(points, project)
     places = _vectors(images) if on_sphere else images
-    starts = np.flatnonzero(np.diff(line, prepend=-1))
+    starts = _starts(line)
     with np.errstate(invalid="ignore"):
         extent = np.maximum.reduceat(places, starts) - np.minimum.reduceat(places, starts)
     tolerance = np.zeros(len(lines))
@@ -214,6 +214,11 @@ def _follow(lines: Geometries, project: Project, share: float, *, on_sphere: boo
     if on_sphere:
         images = _counted_on(_snapped(images), line)
     return _Course(points, images, line, is_torn=bool(len(edges)))
+
+
+def _starts(line: Integers) -> Integers:
+    """Return the position of the first point of every line."""
+    return np.flatnonzero(np.diff(line, prepend=-1))
 
 
 def _stray(start: Floats, end: Floats, found: Floats, at: float, *, on_sphere: bool) -> Floats:
@@ -253,7 +258,7 @@ def _counted_on(images: Floats, line: Integers) -> Floats:
     with np.errstate(invalid="ignore"):
         turns = np.diff(images[:, 0], prepend=0.0)
         turns = -np.round(np.nan_to_num(turns, posinf=0.0, neginf=0.0) / 360)
-    starts = np.flatnonzero(np.diff(line, prepend=-1))
+    starts = _starts(line)
     turns[starts] = 0
     total = np.cumsum(turns)
     lengths = np.diff(np.append(starts, len(line)))
@@ -276,7 +281,7 @@ def _polygons_to_sphere(geometries: Geometries, project: Project, share: float) 
     parts, row = shapely.get_parts(geometries, return_index=True)
     rings, part = shapely.get_rings(parts, return_index=True)
     course = _follow(rings, project, share, on_sphere=True)
-    starts = np.flatnonzero(np.diff(course.line, prepend=-1))
+    starts = _starts(course.line)
     ends = np.append(starts[1:], len(course.line)) - 1
     lon = course.images[:, 0]
     with np.errstate(invalid="ignore"):

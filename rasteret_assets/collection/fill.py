@@ -20,7 +20,7 @@ from rasteret_assets.collection.plan import BandRead, WindowTarget
 from rasteret_assets.collection.read import Job, read_jobs
 from rasteret_assets.collection.records import Record
 from rasteret_assets.collection.views import View
-from rasteret_assets.collection.warp import choose_level, parts, pixel_ratio, warp
+from rasteret_assets.collection.warp import Regrid, choose_level, parts, pixel_ratio, warp
 from rasteret_assets.collection.window import Grid, Window
 from rasteret_assets.errors import PixelReadError, RasteretAssetsError, failed_parts, list_failures
 from rasteret_assets.storage.aio import run_sync
@@ -120,7 +120,9 @@ def _jobs(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -
         view = plane.view
         if plane.header is None:
             continue
-        level = choose_level(plane.header, _ratio(plane.header, view)) if options.reads_overviews else plane.header
+        level = plane.header
+        if options.reads_overviews and level.overviews:
+            level = choose_level(level, _ratio(level, view))
         if view.crs != view.record.crs or level.grid.offset(view.grid) is None:
             warped.append((plane, level))
         elif (shared := level.grid.shared(view.grid)) is not None:
@@ -148,11 +150,10 @@ def _band_read(
 
 
 def _warps(plane: Plane, bands: Sequence[str], level: BandHeader, resampling: str) -> Iterator[Job]:
-    view, ratio = plane.view, _ratio(level, plane.view)
-    for part, window in parts(level, view.record.crs, view.grid, view.crs, resampling=resampling, ratio=ratio):
-        warping = _Warp(
-            plane=plane, bands=bands, level=level, part=part, window=window, resampling=resampling, ratio=ratio
-        )
+    view = plane.view
+    how = Regrid(source=view.record.crs, target=view.crs, resampling=resampling, ratio=_ratio(level, view))
+    for part, window in parts(level, view.grid, how):
+        warping = _Warp(plane=plane, bands=bands, level=level, part=part, window=window, how=how)
         yield Job(start=warping.start, finish=warping.finish, cost=warping.cost)
 
 
@@ -165,21 +166,18 @@ class _Warp:
         level: header of the band or of its overview.
         part: of the plane's grid.
         window: of the level's grid.
-        resampling: GDAL's name of the method.
-        ratio: pixels of the level along a pixel of the plane.
+        how: pixels of the level become those of the plane.
     """
 
     def __init__(
-        self, *, plane: Plane, bands: Sequence[str], level: BandHeader, part: Window, window: Window, resampling: str,
-        ratio: tuple[float, float],
-    ) -> None:  # fmt: skip
+        self, *, plane: Plane, bands: Sequence[str], level: BandHeader, part: Window, window: Window, how: Regrid
+    ) -> None:
         self.plane = plane
         self.bands = bands
         self.level = level
         self.part = part
         self.window = window
-        self.resampling = resampling
-        self.ratio = ratio
+        self.how = how
         # Source, a copy of it in a wider type, GDAL's working copy, and validity; the result twice.
         source = (5 * level.dtype.itemsize + 2) * window.width * window.height
         self.cost = source + 4 * level.dtype.itemsize * part.width * part.height
@@ -199,8 +197,8 @@ class _Warp:
             return
         view, plane = self.plane.view, self.plane
         pixels, there = warp(
-            self.pixels, self.valid, self.level.grid.part(self.window), view.record.crs, view.grid.part(self.part),
-            view.crs, nodata=self.level.nodata, resampling=self.resampling, ratio=self.ratio,
+            self.pixels, self.valid, self.level.grid.part(self.window), view.grid.part(self.part), self.how,
+            nodata=self.level.nodata,
         )  # fmt: skip
         self.pixels = self.valid = None
         np.copyto(plane.pixels[self.part.slices], pixels, where=there, casting="same_kind")

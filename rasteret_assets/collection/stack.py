@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rasteret_assets.collection.fill import Plane, fill
-from rasteret_assets.collection.header import BandHeader
 from rasteret_assets.collection.options import ReadOptions
 from rasteret_assets.collection.views import View
 from rasteret_assets.storage.backend import StorageBackend
@@ -29,7 +28,8 @@ def read_stack(
     width = max(view.grid.width for view in views)
     kinds = {header.sample_type for view in views for header in view.record.known}
     # A record without the header of a band has that band's usual nodata in its place.
-    usual = [next((h.fill for h in headers if h is not None), None) for headers in zip(*_headers(views), strict=True)]
+    by_band = zip(*(view.record.headers for view in views), strict=True)
+    usual = [next((header.fill for header in headers if header is not None), None) for headers in by_band]
     stack = np.empty((len(views), len(bands), height, width), dtype=np.result_type(*kinds))
     valid = np.zeros(stack.shape, dtype=bool) if options.masked else None
     planes = []
@@ -48,10 +48,6 @@ def read_stack(
             planes.append(plane)
     fill(planes, bands, backend, options)
     return stack if valid is None else masked_array(stack, valid, views[0].record.known[0].fill)
-
-
-def _headers(views: Sequence[View]) -> list[Sequence[BandHeader | None]]:
-    return [view.record.headers for view in views]
 
 
 def masked_array(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], fill_value: Any) -> npt.NDArray[Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -61,6 +61,23 @@ def suggest_resolution(grid: Grid, source: str, target: str) -> float:
     return float(abs(transform.a))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Regrid:
+    """How the pixels of a band, or of an overview of it, become those of a target grid.
+
+    Args:
+        source: CRS of the band.
+        target: CRS of the grid.
+        resampling: GDAL's name of the method.
+        ratio: pixels of the band along a target pixel, across and down, as :func:`pixel_ratio` gives them.
+    """
+
+    source: str
+    target: str
+    resampling: str
+    ratio: tuple[float, float]
+
+
 @functools.lru_cache(maxsize=4096)
 def pixel_ratio(raster: Grid, source: str, target: str, resolution: tuple[float, float]) -> tuple[float, float]:
     """Return how many pixels of a raster lie along a target pixel, across and down.
@@ -74,16 +91,17 @@ def pixel_ratio(raster: Grid, source: str, target: str, resolution: tuple[float,
         target: CRS of the target.
         resolution: width and height of a target pixel in units of ``target``.
     """
+    width, height = resolution
+    if source == target:
+        return width / abs(raster.scale_x), height / abs(raster.scale_y)
     west, south, east, north = raster.bounds
     # The middle first; where it has no place in the target, any other place of a coarse lattice.
     shares = np.array([0.5, 0.25, 0.75, 0.1, 0.9])
     x, y = (axis.ravel() for axis in np.meshgrid(west + shares * (east - west), south + shares * (north - south)))
     places = np.column_stack(transform_points(x, y, source, target))
-    width, height = resolution
     for x0, y0 in places[np.isfinite(places).all(axis=1)].tolist():
         box = (x0 - width / 2, y0 - height / 2, x0 + width / 2, y0 + height / 2)
-        found = transform_bounds(box, target, source)
-        if found is not None and found[0] > -np.inf:
+        if (found := transform_bounds(box, target, source)) is not None:
             return (found[2] - found[0]) / abs(raster.scale_x), (found[3] - found[1]) / abs(raster.scale_y)
     return 1.0, 1.0
 
@@ -108,47 +126,38 @@ def choose_level(header: BandHeader, ratio: tuple[float, float]) -> BandHeader:
     return best
 
 
-def source_window(
-    header: BandHeader, source: str, grid: Grid, target: str, *, resampling: str, ratio: tuple[float, float]
-) -> Window | None:
+def source_window(header: BandHeader, grid: Grid, how: Regrid) -> Window | None:
     """Return the pixels of a band that the pixels of ``grid`` are made of; None where the band does not reach the grid.
 
     Args:
         header: of the band, or of the overview that is read.
-        source: its CRS.
         grid: target pixels.
-        target: their CRS.
-        resampling: GDAL's name of the method.
-        ratio: pixels of ``header`` along a target pixel.
+        how: they are made.
     """
-    bounds = transform_bounds(grid.grown(_BORDER).bounds, target, source)
+    wider = grid.grown(_BORDER)
+    bounds = transform_bounds(wider.bounds, how.target, how.source)
     if bounds is None:
         return header.grid.whole  # part of the grid has no place in the source's CRS: GDAL sorts it out
     scale_x, scale_y = abs(header.grid.scale_x), abs(header.grid.scale_y)
-    across = max((bounds[2] - bounds[0]) / (grid.width + 2 * _BORDER) / scale_x, ratio[0], 1)
-    down = max((bounds[3] - bounds[1]) / (grid.height + 2 * _BORDER) / scale_y, ratio[1], 1)
-    x = scale_x * (math.ceil(KERNELS[resampling] * across) + _MARGIN)
-    y = scale_y * (math.ceil(KERNELS[resampling] * down) + _MARGIN)
+    across = max((bounds[2] - bounds[0]) / wider.width / scale_x, how.ratio[0], 1)
+    down = max((bounds[3] - bounds[1]) / wider.height / scale_y, how.ratio[1], 1)
+    x = scale_x * (math.ceil(KERNELS[how.resampling] * across) + _MARGIN)
+    y = scale_y * (math.ceil(KERNELS[how.resampling] * down) + _MARGIN)
     return header.grid.window((bounds[0] - x, bounds[1] - y, bounds[2] + x, bounds[3] + y))
 
 
-def parts(
-    header: BandHeader, source: str, grid: Grid, target: str, *, resampling: str, ratio: tuple[float, float]
-) -> Iterator[tuple[Window, Window]]:
+def parts(header: BandHeader, grid: Grid, how: Regrid) -> Iterator[tuple[Window, Window]]:
     """Yield the grid in parts that take little memory each: a window of it, and the window of the band that it takes.
 
     Args:
         header: of the band, or of the overview that is read.
-        source: its CRS.
         grid: target pixels.
-        target: their CRS.
-        resampling: GDAL's name of the method.
-        ratio: pixels of ``header`` along a target pixel.
+        how: they are made.
     """
     waiting = [grid.whole]
     while waiting:
         part = waiting.pop()
-        window = source_window(header, source, grid.part(part), target, resampling=resampling, ratio=ratio)
+        window = source_window(header, grid.part(part), how)
         if window is None:
             continue
         size = window.width * window.height * header.dtype.itemsize
@@ -169,21 +178,17 @@ def _halves(window: Window) -> list[Window]:
 
 
 def warp(
-    pixels: npt.NDArray[Any], valid: _Mask, grid: Grid, crs: str, target_grid: Grid, target: str, *,
-    nodata: Any, resampling: str, ratio: tuple[float, float],
-) -> tuple[npt.NDArray[Any], _Mask]:  # fmt: skip
+    pixels: npt.NDArray[Any], valid: _Mask, grid: Grid, target_grid: Grid, how: Regrid, *, nodata: Any
+) -> tuple[npt.NDArray[Any], _Mask]:
     """Return pixels on another grid, and which of them are made of valid pixels.
 
     Args:
         pixels: array of the shape of ``grid``; it may be changed.
         valid: which pixels were read.
         grid: where they lie.
-        crs: CRS of ``grid``.
         target_grid: where they are wanted.
-        target: CRS of ``target_grid``.
+        how: they are brought there.
         nodata: value of pixels without data; None where every pixel that was read has data.
-        resampling: GDAL's name of the method.
-        ratio: pixels of ``grid`` along a target pixel, as :func:`pixel_ratio` gives them.
 
     Returns:
         An array of the shape of ``target_grid`` and the type of ``pixels``, 0 or nodata where it is not valid, and
@@ -191,11 +196,11 @@ def warp(
     """
     rasterio = optional("rasterio", purpose=_PURPOSE)
     vrt = optional("rasterio.vrt", purpose=_PURPOSE)
-    work, marker = _marked(pixels, valid, nodata, resampling)
+    work, marker = _marked(pixels, valid, nodata, how.resampling)
     wider = target_grid.grown(_BORDER)
     profile = {
         "driver": "GTiff", "width": grid.width, "height": grid.height, "count": 1, "dtype": work.dtype,
-        "crs": _crs(crs), "transform": rasterio.Affine(*grid.affine), "nodata": marker.item(),
+        "crs": _crs(how.source), "transform": rasterio.Affine(*grid.affine), "nodata": marker.item(),
     }  # fmt: skip
     # Not ``rasterio.warp.reproject``, which always approximates the transform to an eighth of a pixel.
     with rasterio.MemoryFile() as memory:
@@ -205,15 +210,15 @@ def warp(
             memory.open() as dataset,
             vrt.WarpedVRT(
                 dataset,
-                crs=_crs(target),
+                crs=_crs(how.target),
                 transform=rasterio.Affine(*wider.affine),
                 width=wider.width,
                 height=wider.height,
-                resampling=rasterio.enums.Resampling[resampling],
+                resampling=rasterio.enums.Resampling[how.resampling],
                 tolerance=_TOLERANCE,
                 # The size of a source pixel by that of a target pixel; kernels are not narrower than a source pixel.
-                XSCALE=min(1.0, 1 / ratio[0]),
-                YSCALE=min(1.0, 1 / ratio[1]),
+                XSCALE=min(1.0, 1 / how.ratio[0]),
+                YSCALE=min(1.0, 1 / how.ratio[1]),
             ) as warped,
         ):
             out: npt.NDArray[Any] = warped.read(1)[_BORDER:-_BORDER, _BORDER:-_BORDER]

@@ -94,7 +94,8 @@ class HeaderIndex:
         self._insert(parts)
 
     def __len__(self) -> int:
-        return int((_merged(self._runs).places[:, 0] >= 0).sum()) if self._runs else 0
+        runs = self._runs if len(self._runs) < 2 else [_merged(self._runs)]
+        return sum(int((run.places[:, 0] >= 0).sum()) for run in runs)
 
     def find(self, targets: pa.Table) -> Found:
         """Return where the header of every target stands.

@@ -221,8 +221,9 @@ def plan_build(
     known = {key: forecast.known for key, forecast in forecasts.items()}
     if not force:
         known |= {key: _known(workspace, key) for key in plans.keys() - build}
+    known = {key: index for key, index in known.items() if len(index)}
     for key, forecast in forecasts.items():
-        forecast.report(plans[key], [index for other, index in known.items() if other != key and len(index)])
+        forecast.report(plans[key], [index for other, index in known.items() if other != key])
     return BuildPlan(partitions=plans, current=tuple(current))
 
 
