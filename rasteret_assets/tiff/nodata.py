@@ -1,9 +1,9 @@
 """GDAL's nodata text, read as GDAL reads it and kept only where a pixel can hold it.
 
 The text is a number in the ``GDAL_NODATA`` tag (42113). GDAL parses a leading number and ignores what follows, takes a
-comma for a decimal point where no point comes first, rounds to float32 on a float32 raster, and drops the fraction on a
-raster of integers. A value that no pixel of the raster can have (-9999 on uint8, NaN on an integer) masks nothing: the
-raster has no nodata value then.
+comma for a decimal point where no point comes first, and rounds to float32 on a float32 raster. On a raster of integers it
+reports a fraction and compares pixels with the value without it: both are here, as what is published and what masks. A
+value beyond the range of the raster (-9999 on uint8, NaN on an integer) masks nothing: the raster has no nodata value then.
 """
 
 from __future__ import annotations
@@ -28,23 +28,28 @@ _MAX_TEXT: Final = 400
 
 
 def parse_nodata(text: str | None, dtype: np.dtype) -> float | None:
-    """Return the nodata value of a raster as a float, ``None`` where there is none that a pixel could have.
+    """Return the nodata value that GDAL reports for a raster, as a float.
 
     Args:
         text: content of the ``GDAL_NODATA`` tag, ``None`` without the tag.
         dtype: type of the pixels; its byte order does not matter.
 
     Returns:
-        A value that is exact both as a Python float and in ``dtype``; NaN and infinities only for float rasters.
+        A value in the range of ``dtype``, with its fraction also where pixels are integers (those compare with
+        :func:`exact_nodata`). ``None`` where no pixel could have it, and for integers beyond 2**53 that no float equals:
+        these survive only as text. NaN and infinities only for float rasters.
     """
     value = exact_nodata(text, dtype)
-    # Integers beyond 2**53 may have no float of their own: those survive only as text.
-    return None if value is None or (isinstance(value, int) and float(value) != value) else float(value)
+    if value is None or isinstance(value, float):
+        return value
+    if dtype.itemsize < 8:
+        return _parse_real(_cut(text))
+    return float(value) if float(value) == value else None
 
 
 @lru_cache(maxsize=1024)
 def exact_nodata(text: str | None, dtype: np.dtype) -> int | float | None:
-    """Return the nodata value of a raster, ``None`` where there is none that a pixel could have.
+    """Return the value that pixels without data have, ``None`` where there is none that a pixel could have.
 
     Args:
         text: content of the ``GDAL_NODATA`` tag, ``None`` without the tag.
@@ -53,14 +58,16 @@ def exact_nodata(text: str | None, dtype: np.dtype) -> int | float | None:
     Returns:
         A value that is exact in ``dtype``: an integer for rasters of integers, else a float.
     """
-    if not text:
-        return None
-    text = text[:_MAX_TEXT].strip()
+    text = _cut(text)
     if dtype.kind == "f":
         value = _parse_real(text)
         return None if value is None else _fit_float(value, dtype)
     whole = _parse_integer(text) if dtype.itemsize == 8 else _parse_real(text)
     return None if whole is None else _fit_integer(whole, dtype)
+
+
+def _cut(text: str | None) -> str:
+    return (text or "")[:_MAX_TEXT].strip()
 
 
 def _parse_real(text: str) -> float | None:

@@ -151,7 +151,11 @@ def read_overviews(first: Ifd, end: int, trail: Trail | None = None) -> tuple[Ti
             described = _describe(layout, bytes(data[at : at + length]), start)
             pointer, end = start + length, max(end, described.end)
             if described.is_overview_of(whole, size) and _has_samples_of(first, described, near, start, pointer, trail):
-                found.append(_read(layout, described, near, pointer))
+                try:
+                    found.append(_read(layout, described, near, pointer))
+                except _FarError:
+                    trail.is_broken = True  # one of its tables may have been looked at
+                    break
                 trail.tables.append(described.tables)
                 if described.jpeg is not None:
                     trail.others.append((described.jpeg[0], sum(described.jpeg)))
