@@ -81,7 +81,8 @@ PUBLISH_VERSION: Final = 2
 TILE_TABLES: Final = ("tile_offsets", "tile_byte_counts")
 OVERVIEWS: Final = "overviews"
 
-#: One overview of a band: a smaller copy of its image, on the same outline, with tiles of its own.
+#: A further page of a band's file, on the same outline, with tiles of its own: a smaller copy of its image, or a mask
+#: that tells which pixels of the image or of a copy hold data.
 OVERVIEW_STRUCT: Final = pa.struct(
     [
         ("image_width", pa.int32()),
@@ -90,6 +91,11 @@ OVERVIEW_STRUCT: Final = pa.struct(
         ("tile_height", pa.int32()),
         *((name, pa.list_(pa.int64())) for name in TILE_TABLES),
         ("jpeg_tables", pa.string()),
+        (
+            "mask_bits",
+            pa.int32(),
+        ),  # null: an image. Otherwise a mask, 0 in pixels without data, and its bits per sample
+        ("compression", pa.int32()),  # of a mask that has its own; null: as the image, and with its predictor
     ]
 )
 
@@ -118,7 +124,8 @@ HEADER_STRUCT: Final = pa.struct(
         ("crs", pa.string()),
         ("nodata_text", pa.string()),
         ("jpeg_tables", pa.string()),  # base64: readers that go through JSON know no bytes inside a struct
-        (OVERVIEWS, pa.list_(OVERVIEW_STRUCT)),  # from the finest to the coarsest; null where there are none
+        # Images from the finest to the coarsest, and masks beside the image that they have the size of; null if none.
+        (OVERVIEWS, pa.list_(OVERVIEW_STRUCT)),
     ]
 )
 

@@ -58,17 +58,20 @@ def check_supported(header: BandHeader, where: str) -> None:
     kinds = {1: "iuf", 2: "iuf", 3: "f"}
     if header.dtype.kind not in kinds.get(header.predictor, ""):
         raise TileError(f"{where} has predictor {header.predictor} for {header.dtype}, which is not read")
+    if header.mask is not None:
+        check_supported(header.mask, f"the mask of {where}")
 
 
-def decode_tile(data: _Bytes, header: BandHeader) -> _Samples:
-    """The band's samples of one tile.
+def decode_tile(data: _Bytes, header: BandHeader) -> tuple[_Samples, _Samples | None]:
+    """The band's samples of one tile, and which of them hold data by its alpha.
 
     Args:
         data: the stored bytes.
         header: of a band that :func:`check_supported` let pass.
 
     Returns:
-        Array of shape (tile_height, tile_width) in native byte order.
+        Array of shape (tile_height, tile_width) in native byte order, and booleans of that shape; None where the tile
+        has no alpha.
 
     Raises:
         TileError: if the bytes are damaged, or too few.
@@ -81,7 +84,8 @@ def decode_tile(data: _Bytes, header: BandHeader) -> _Samples:
     shape = (header.tile_height, header.tile_width, header.samples)
     if samples.shape != shape or samples.dtype != header.sample_type:
         raise TileError(f"it holds {samples.dtype} of shape {samples.shape}, not {header.sample_type} of {shape}")
-    return samples[:, :, header.band_index]
+    opaque = None if header.alpha is None else samples[:, :, header.alpha] != 0
+    return samples[:, :, header.band_index], opaque
 
 
 def _inflate(data: _Bytes, header: BandHeader) -> _Samples:
@@ -90,6 +94,9 @@ def _inflate(data: _Bytes, header: BandHeader) -> _Samples:
     if len(raw) < header.tile_bytes:
         raise TileError(f"it holds {len(raw)} bytes of {header.tile_bytes}")
     shape = (header.tile_height, header.tile_width, header.samples)
+    if header.packed:
+        bits = np.frombuffer(raw, np.uint8, header.tile_bytes).reshape(header.tile_height, -1)
+        return np.unpackbits(bits, axis=1, count=header.tile_width)[:, :, None]
     # Differences of predictor 2 are of numbers, so the byte order comes first; predictor 3 has an order of its own.
     if header.predictor == 3:
         return undo_float_predictor(np.frombuffer(raw, np.uint8, header.tile_bytes), shape, header.dtype.itemsize)

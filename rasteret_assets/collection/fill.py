@@ -114,7 +114,7 @@ def read(jobs: Iterable[Job], backend: StorageBackend, options: ReadOptions) -> 
 
 def _jobs(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -> Iterator[Job]:
     """Copies of one band of a record together, since they share tiles; then warps, each by itself."""
-    copies: dict[tuple[Record, int, BandHeader], list[WindowTarget]] = {}
+    copies: dict[tuple[Record, int, BandHeader], list[_Copy]] = {}
     warped: list[tuple[Plane, BandHeader]] = []
     for plane in planes:
         view = plane.view
@@ -127,14 +127,68 @@ def _jobs(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -
             warped.append((plane, level))
         elif (shared := level.grid.shared(view.grid)) is not None:
             window, place = shared
-            valid = None if plane.valid is None else plane.valid[place.slices]
-            target = WindowTarget(window=window, pixels=plane.pixels[place.slices], valid=valid)
-            copies.setdefault((view.record, plane.band, level), []).append(target)
-    for (record, band, level), targets in copies.items():
-        read = _band_read(record, band, bands, level, targets)
-        yield Job(start=functools.partial(list, [read]))
+            copies.setdefault((view.record, plane.band, level), []).append(_Copy(plane, window, place))
+    for (record, band, level), together in copies.items():
+        yield _copying(record, band, bands, level, together)
     for plane, level in warped:
         yield from _warps(plane, bands, level, options.resampling)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Copy:
+    """A window of a band, or of an overview of it, whose pixels are those of a part of a plane."""
+
+    plane: Plane
+    window: Window
+    place: Window
+
+    @property
+    def pixels(self) -> npt.NDArray[Any]:
+        return self.plane.pixels[self.place.slices]
+
+    @property
+    def valid(self) -> _Mask | None:
+        return None if self.plane.valid is None else self.plane.valid[self.place.slices]
+
+    @property
+    def is_told(self) -> bool:
+        """Whether pixels without data are told from others, here or by the value they have."""
+        return self.plane.valid is not None or self.plane.fill is not None
+
+
+def _copying(
+    record: Record, band: int, bands: Sequence[str], level: BandHeader, copies: Sequence[_Copy]
+) -> Job:  # fmt: skip
+    """The job of copies of one band of a record, on the grid of ``level``."""
+    plain = [copy for copy in copies if not (copy.is_told and level.is_transparent)]
+    told = [copy for copy in copies if copy.is_told and level.is_transparent]
+    targets = [WindowTarget(window=copy.window, pixels=copy.pixels, valid=copy.valid) for copy in plain]
+    hidden: list[tuple[_Copy, _Mask, _Mask | None]] = []
+
+    def start() -> list[BandRead]:
+        masks = []
+        for copy in told:
+            valid = np.zeros(copy.window.shape, dtype=bool) if copy.valid is None else copy.valid
+            opaque = None if level.mask is None else np.zeros(copy.window.shape, dtype=bool)
+            hidden.append((copy, valid, opaque))
+            targets.append(WindowTarget(window=copy.window, pixels=copy.pixels, valid=valid))
+            if opaque is not None:
+                masks.append(WindowTarget(window=copy.window, pixels=opaque))
+        reads = [_band_read(record, band, bands, level, targets)]
+        if level.mask is not None and masks:
+            reads.append(_band_read(record, band, bands, level.mask, masks))
+        return reads
+
+    def finish() -> None:
+        for copy, valid, opaque in hidden:
+            if opaque is not None:
+                np.logical_and(valid, opaque, out=valid)
+            np.copyto(copy.pixels, copy.plane.empty, where=~valid)
+        hidden.clear()
+
+    if not told:
+        return Job(start=start)
+    return Job(start=start, finish=finish, cost=3 * sum(copy.window.width * copy.window.height for copy in told))
 
 
 def _ratio(header: BandHeader, view: View) -> tuple[float, float]:
@@ -178,29 +232,38 @@ class _Warp:
         self.part = part
         self.window = window
         self.how = how
-        # Source, a copy of it in a wider type, GDAL's working copy, and validity; the result twice.
-        source = (5 * level.dtype.itemsize + 2) * window.width * window.height
+        # Source, a copy of it in a wider type, GDAL's working copy, and validity with the mask; the result twice.
+        source = (5 * level.dtype.itemsize + 3) * window.width * window.height
         self.cost = source + 4 * level.dtype.itemsize * part.width * part.height
         self.pixels: npt.NDArray[Any] | None = None
         self.valid: _Mask | None = None
+        self.opaque: _Mask | None = None
 
     def start(self) -> list[BandRead]:
         """Make room for the window and ask for its pixels."""
         self.pixels = np.full(self.window.shape, self.level.fill, dtype=self.level.sample_type)
         self.valid = np.zeros(self.window.shape, dtype=bool)
+        record, band = self.plane.view.record, self.plane.band
         target = WindowTarget(window=self.window, pixels=self.pixels, valid=self.valid)
-        return [_band_read(self.plane.view.record, self.plane.band, self.bands, self.level, [target])]
+        reads = [_band_read(record, band, self.bands, self.level, [target])]
+        if self.level.mask is not None:
+            self.opaque = np.zeros(self.window.shape, dtype=bool)
+            mask = WindowTarget(window=self.window, pixels=self.opaque)
+            reads.append(_band_read(record, band, self.bands, self.level.mask, [mask]))
+        return reads
 
     def finish(self) -> None:
         """Warp the window into the plane."""
         if self.pixels is None or self.valid is None:
             return
         view, plane = self.plane.view, self.plane
+        if self.opaque is not None:
+            np.logical_and(self.valid, self.opaque, out=self.valid)
         pixels, there = warp(
             self.pixels, self.valid, self.level.grid.part(self.window), view.grid.part(self.part), self.how,
-            nodata=self.level.nodata,
+            nodata=self.level.marker,
         )  # fmt: skip
-        self.pixels = self.valid = None
+        self.pixels = self.valid = self.opaque = None
         np.copyto(plane.pixels[self.part.slices], pixels, where=there, casting="same_kind")
         if plane.valid is not None:
             plane.valid[self.part.slices] = there
@@ -214,7 +277,7 @@ def _mask(plane: Plane, outside: Callable[[tuple[Any, ...], str, Grid], _Mask | 
     areas = tuple(area for _, area in view.areas)
     shape = placed_on(areas[0], view.crs, view.grid) if len(areas) == 1 else None
     whole = shape is not None and covers_grid(areas[0], shape, view.grid)
-    nodata = header.nodata if plane.valid is not None or plane.fill is not None else None
+    nodata = header.marker if plane.valid is not None or plane.fill is not None else None
     if whole and plane.valid is None and nodata is None:
         return
     rows = max(_STRIP_PIXELS // view.grid.width, 1)

@@ -16,6 +16,7 @@ from rasteret_assets.collection.window import Grid, Window
 from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.schema import OVERVIEWS, TILE_TABLES
 from rasteret_assets.storage.unchanged import IndexedFile
+from rasteret_assets.tiff.constants import ALPHA, ALPHA_BANDS
 from rasteret_assets.tiff.nodata import exact_nodata
 
 #: What collections that tell nothing of their files know.
@@ -42,6 +43,9 @@ class BandHeader:
         jpeg_tables: tables that JPEG tiles share; None without.
         crs: of the raster as the file states it; None where the record must say.
         overviews: headers of the smaller copies of the image, from the finest to the coarsest.
+        alpha: which sample of a tile says that a pixel holds data, by not being 0; None where none does.
+        mask: header of the image that says so instead, on the same grid; None without.
+        packed: whether a tile holds one bit per pixel, eight to a byte and rows of whole bytes, as masks do.
         file: what the index knows of the file, by which a replaced one is told; empty in older collections.
     """
 
@@ -60,12 +64,25 @@ class BandHeader:
     jpeg_tables: bytes | None
     crs: str | None
     overviews: Sequence[BandHeader] = ()
+    alpha: int | None = None
+    mask: BandHeader | None = None
+    packed: bool = False
     file: IndexedFile = _UNKNOWN
 
     @property
     def fill(self) -> Any:
         """Value of pixels that are not stored, or masked: nodata, 0 without one."""
         return self.sample_type.type(0) if self.nodata is None else self.nodata
+
+    @property
+    def marker(self) -> Any:
+        """Value that tells pixels without data from others: nodata, but None where a mask tells them, as in GDAL."""
+        return None if self.mask is not None else self.nodata
+
+    @property
+    def is_transparent(self) -> bool:
+        """Whether a mask or an alpha band tells pixels without data from others."""
+        return self.mask is not None or self.alpha is not None
 
     @property
     def sample_type(self) -> np.dtype[Any]:
@@ -75,6 +92,8 @@ class BandHeader:
     @property
     def tile_bytes(self) -> int:
         """Bytes of a tile once decompressed."""
+        if self.packed:
+            return -(-self.tile_width // 8) * self.tile_height
         return self.tile_width * self.tile_height * self.samples * self.dtype.itemsize
 
     def tile_window(self, row: int, column: int) -> Window:
@@ -125,7 +144,11 @@ def parse_header(header: pa.StructScalar, *, band_index: int, where: str) -> Ban
             crs=crs_code(value("epsg"), value("crs")),
             file=IndexedFile(value("etag"), value("last_modified"), value("content_length")),
         )
-        parsed = replace(parsed, overviews=_overviews(parsed, header[OVERVIEWS] if OVERVIEWS in names else None))
+        if not planar and _has_alpha(parsed, value("extra_samples")):
+            parsed = replace(parsed, alpha=samples - 1)
+        pages = header[OVERVIEWS] if OVERVIEWS in names else None
+        if pages is not None and pages.is_valid:
+            parsed = _with_pages(parsed, pages)
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, WindowError) as error:
         raise CollectionError(f"the header of {where} contradicts itself ({error}): index it again") from error
     if min(parsed.tile_width, parsed.tile_height) < 1 or not 0 <= index < samples or dtype.kind not in "iuf":
@@ -145,13 +168,27 @@ def _tiles(image: pa.StructScalar, grid: Grid) -> dict[str, Any]:
     return {"tile_width": width, "tile_height": height, **tables}
 
 
-def _overviews(whole: BandHeader, overviews: pa.ListScalar | None) -> tuple[BandHeader, ...]:
-    """The overviews as headers of their own, whose pixels cover the same outline."""
-    if overviews is None or not overviews.is_valid:
-        return ()
-    found = []
-    for overview in overviews.values:
-        width, height = overview["image_width"].as_py(), overview["image_height"].as_py()
+def _has_alpha(header: BandHeader, extra_samples: Sequence[int] | None) -> bool:
+    """Whether the last sample of a tile is alpha that hides pixels of the band, by GDAL's rules.
+
+    It does where no nodata does, and the file has two or four bands of 8 or 16 bits.
+    """
+    return (
+        not ALPHA.isdisjoint(list(extra_samples or ())[-1:])
+        and header.nodata is None
+        and header.samples in ALPHA_BANDS
+        and header.band_index != header.samples - 1
+        and header.dtype.kind == "u"
+        and header.dtype.itemsize <= 2
+    )
+
+
+def _with_pages(whole: BandHeader, pages: pa.ListScalar) -> BandHeader:
+    """A header with its overviews, whose pixels cover the same outline, and the masks of it and of them."""
+    images: list[BandHeader] = [whole]
+    masks: dict[tuple[int, int], BandHeader] = {}
+    for page in pages.values:
+        width, height = page["image_width"].as_py(), page["image_height"].as_py()
         grid = replace(
             whole.grid,
             width=width,
@@ -159,9 +196,30 @@ def _overviews(whole: BandHeader, overviews: pa.ListScalar | None) -> tuple[Band
             scale_x=whole.grid.scale_x * whole.grid.width / width,
             scale_y=whole.grid.scale_y * whole.grid.height / height,
         )
-        tables = _bytes(overview["jpeg_tables"].as_py())
-        found.append(replace(whole, grid=grid, **_tiles(overview, grid), jpeg_tables=tables))
-    return tuple(found)
+        level = replace(whole, grid=grid, **_tiles(page, grid), jpeg_tables=_bytes(page["jpeg_tables"].as_py()))
+        bits, codec = (page[name].as_py() if name in page else None for name in ("mask_bits", "compression"))
+        if bits is None:
+            images.append(level)
+        elif codec is not None or whole.nodata is None:  # alpha tells nothing where nodata does
+            masks.setdefault(level.grid.whole.shape, _mask(level, bits, codec))
+    if whole.grid.whole.shape in masks:
+        # What an overview without a mask of its own hides is not known.
+        images = [
+            replace(image, mask=masks[image.grid.whole.shape]) for image in images if image.grid.whole.shape in masks
+        ]
+    return replace(images[0], overviews=tuple(images[1:]))
+
+
+def _mask(level: BandHeader, bits: int, codec: int | None) -> BandHeader:
+    """The header of a mask that has the grid and the tiles of ``level``.
+
+    Args:
+        level: header of the band with the place of the mask's tiles.
+        bits: of a sample of the mask.
+        codec: its compression; None for the alpha plane of the image, which is stored as the band is.
+    """
+    own = {} if codec is None else {"compression": codec, "predictor": 1, "dtype": np.dtype(np.uint8)}
+    return replace(level, **own, samples=1, band_index=0, photometric=1, nodata=None, packed=bits == 1)  # type: ignore[arg-type]
 
 
 def _bytes(text: str | bytes | None) -> bytes | None:

@@ -24,11 +24,14 @@ MAX_RUN = 4 * 1024 * 1024
 class Part(Protocol):
     """What a target wants of one tile."""
 
-    def place(self, samples: npt.NDArray[Any] | None, extent: Window) -> None:
+    def place(
+        self, samples: npt.NDArray[Any] | None, opaque: npt.NDArray[np.bool_] | None, extent: Window
+    ) -> None:  # fmt: skip
         """Take the wanted pixels of a tile that was read.
 
         Args:
             samples: of the tile; None where the file does not store it, so that its pixels stay as they are.
+            opaque: which of them hold data by the tile's alpha; None where it has none.
             extent: where the tile lies.
         """
         ...
@@ -49,7 +52,8 @@ class WindowTarget:
     Args:
         window: on the band's grid.
         pixels: array of the window's shape; the pixels of tiles that are not stored or not read stay as they are.
-        valid: booleans of the same shape, made True where a tile was read; None where nobody asks.
+        valid: booleans of the same shape, made True where a tile was read whose alpha hides nothing; None where nobody
+            asks.
     """
 
     window: Window
@@ -60,14 +64,16 @@ class WindowTarget:
         """Every tile it touches."""
         return ((tile, self) for tile in self.window.tiles(tile_width, tile_height))
 
-    def place(self, samples: npt.NDArray[Any] | None, extent: Window) -> None:
+    def place(
+        self, samples: npt.NDArray[Any] | None, opaque: npt.NDArray[np.bool_] | None, extent: Window
+    ) -> None:  # fmt: skip
         """Copy the pixels of a tile that lie in the window."""
         if (shared := extent.overlap(self.window)) is not None:
-            place = shared.within(self.window).slices
+            place, source = shared.within(self.window).slices, shared.within(extent).slices
             if samples is not None:
-                self.pixels[place] = samples[shared.within(extent).slices]
+                self.pixels[place] = samples[source]
             if self.valid is not None:
-                self.valid[place] = True
+                self.valid[place] = True if opaque is None else opaque[source]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -115,11 +121,15 @@ class Tile:
     length: int
     parts: Sequence[Part]
 
-    def place(self, samples: npt.NDArray[Any] | None, header: BandHeader) -> None:
+    def place(
+        self, samples: npt.NDArray[Any] | None, opaque: npt.NDArray[np.bool_] | None, header: BandHeader
+    ) -> None:  # fmt: skip
         """Give the samples to those who need them; None where the file does not store the tile."""
         extent = header.tile_window(self.row, self.column)
+        if samples is None and header.alpha is not None:
+            opaque = np.zeros(extent.shape, dtype=bool)  # alpha is as little there as the rest
         for part in self.parts:
-            part.place(samples, extent)
+            part.place(samples, opaque, extent)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -36,7 +36,7 @@ class PointTarget:
         rows: of each pixel on the band's grid.
         columns: likewise.
         values: filled with their samples.
-        valid: made True where a tile was read.
+        valid: made True where a tile was read and its alpha hides nothing.
     """
 
     rows: _Indices
@@ -53,6 +53,10 @@ class PointTarget:
         for chosen in np.split(order, starts):
             yield (int(down[chosen[0]]), int(across[chosen[0]])), _TilePoints(self, chosen)
 
+    def hide(self, opaque: npt.NDArray[np.bool_]) -> None:
+        """Let pixels hold no data that a mask hides."""
+        np.logical_and(self.valid, opaque, out=self.valid)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _TilePoints:
@@ -61,12 +65,13 @@ class _TilePoints:
     target: PointTarget
     chosen: _Indices
 
-    def place(self, samples: npt.NDArray[Any] | None, extent: Window) -> None:
+    def place(
+        self, samples: npt.NDArray[Any] | None, opaque: npt.NDArray[np.bool_] | None, extent: Window
+    ) -> None:  # fmt: skip
+        pixels = (self.target.rows[self.chosen] - extent.row_off, self.target.columns[self.chosen] - extent.col_off)
         if samples is not None:
-            rows = self.target.rows[self.chosen] - extent.row_off
-            columns = self.target.columns[self.chosen] - extent.col_off
-            self.target.values[self.chosen] = samples[rows, columns]
-        self.target.valid[self.chosen] = True
+            self.target.values[self.chosen] = samples[pixels]
+        self.target.valid[self.chosen] = True if opaque is None else opaque[pixels]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -104,20 +109,26 @@ def sample(
         sampled = _latest(sampled, len(points.x))
     if not sampled:
         raise WindowError("points meet footprints, but no raster: footprints are too large")
-    jobs = (Job(start=lambda one=one: [_read(one, bands)]) for one in sampled)  # type: ignore[misc]
-    read(jobs, backend, options)
+    read((_job(one, bands, masked=options.masked) for one in sampled), backend, options)
     return _table(sampled, points, bands, masked=options.masked)
 
 
-def _read(one: _Sampled, bands: Sequence[str]) -> BandRead:
+def _job(one: _Sampled, bands: Sequence[str], *, masked: bool) -> Job:
+    pixels = _read(one, bands, one.header, one.target)
+    if one.header.mask is None or not masked:
+        return Job(start=lambda: [pixels])
+    count = len(one.target.rows)
+    opaque = np.zeros(count, dtype=bool)
+    target = replace(one.target, values=opaque, valid=np.zeros(count, dtype=bool))
+    mask = _read(one, bands, one.header.mask, target)
+    return Job(start=lambda: [pixels, mask], finish=lambda: one.target.hide(opaque))
+
+
+def _read(one: _Sampled, bands: Sequence[str], header: BandHeader, target: PointTarget) -> BandRead:
     record = one.record
     return BandRead(
-        record=record.id,
-        band=bands[one.band],
-        href=record.hrefs[one.band],
-        header=one.header,
-        targets=[one.target],
-    )
+        record=record.id, band=bands[one.band], href=record.hrefs[one.band], header=header, targets=[target]
+    )  # fmt: skip
 
 
 def _located(records: Sequence[Record], points: Points, bands: Sequence[str]) -> Iterator[_Sampled]:
@@ -216,6 +227,6 @@ def _table(sampled: Sequence[_Sampled], points: Points, bands: Sequence[str], *,
 
 
 def _absent(one: _Sampled) -> npt.NDArray[np.bool_]:
-    nodata = one.header.nodata
+    nodata = one.header.marker
     invalid: npt.NDArray[np.bool_] = ~one.target.valid
     return invalid if nodata is None else invalid | is_nodata(one.target.values, nodata)

@@ -144,7 +144,7 @@ class _Reading:
                     plan = plan_read(read)
                     self.failures.extend(plan.broken)
                     for tile in plan.absent:
-                        tile.place(None, read.header)
+                        tile.place(None, None, read.header)
                     self.waiting.extend((running, run) for run in plan.runs)
                 running.runs = len(self.waiting)
                 if not running.runs:
@@ -263,11 +263,11 @@ def _place(run: Run, data: memoryview) -> list[TileError]:
             damaged.append(read.tile_error(tile.row, tile.column, reason))
             continue
         try:
-            samples = decode_tile(stored, read.header)
+            samples, opaque = decode_tile(stored, read.header)
         except TileError as error:
             damage = read.tile_error(tile.row, tile.column, error)
             damage.__cause__ = error
             damaged.append(damage)
             continue
-        tile.place(samples, read.header)
+        tile.place(samples, opaque, read.header)
     return damaged

@@ -268,8 +268,23 @@ def _native(out: npt.NDArray[Any], there: _Mask, kind: np.dtype[Any], nodata: An
                 out = np.floor(out + 0.5)  # as GDAL rounds
             out = np.clip(out, limits.min, limits.max)
         out = out.astype(kind)
+    if nodata is not None:
+        _avoid(out, nodata)
     out[~there] = 0 if nodata is None else nodata
     return out
+
+
+def _avoid(out: npt.NDArray[Any], nodata: Any) -> None:
+    """Give pixels the value next to nodata that came out as nodata although they hold data, as GDAL does."""
+    if np.isnan(nodata):
+        return
+    low = np.finfo(out.dtype).min if out.dtype.kind == "f" else np.iinfo(out.dtype).min
+    below = nodata > low
+    if out.dtype.kind == "f":
+        neighbour = np.nextafter(out.dtype.type(nodata), out.dtype.type(-np.inf if below else np.inf))
+    else:
+        neighbour = out.dtype.type(int(nodata) + (-1 if below else 1))
+    out[out == nodata] = neighbour
 
 
 def _crs(name: str) -> Any:

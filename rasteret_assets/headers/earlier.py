@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasteret_assets.columns.conform import conform
 from rasteret_assets.headers.compact import LEDGER_OPTIONS
 from rasteret_assets.headers.store import HeaderFileWriter, HeaderStore
 from rasteret_assets.schema import (
@@ -48,7 +49,7 @@ def bring_up_to_date(workspace: Workspace, key: str) -> None:
     path = workspace.stage_file(BANDS, key)
     schema = workspace.read_schema(path)
     store = HeaderStore(workspace, key)
-    if schema is not None and "header" in schema.names and schema.field("header").type == HEADER_STRUCT:
+    if schema is not None and "header" in schema.names and pa.types.is_struct(schema.field("header").type):
         writer = HeaderFileWriter(workspace, store)
         made = BAND_METADATA_SCHEMA.with_metadata(schema.metadata)
         with workspace.writer(path, made, **LEDGER_OPTIONS) as ledger:
@@ -62,7 +63,7 @@ def bring_up_to_date(workspace: Workspace, key: str) -> None:
                 continue
             writer = HeaderFileWriter(workspace, store)
             for batch in workspace.read_batches(info.path):
-                if batch.schema.field("header").type == HEADER_STRUCT:
+                if pa.types.is_struct(batch.schema.field("header").type):
                     writer.put(_header_rows(batch))
             writer.close()
             workspace.remove(info.path)
@@ -99,7 +100,7 @@ def remove_earlier_tables(workspace: Workspace, keys: Collection[str]) -> None:
 
 def _header_rows(batch: pa.RecordBatch) -> pa.Table:
     is_ok = pc.equal(batch.column("status"), STATUS_OK)
-    header = batch.column("header")
+    header = conform(batch.column("header"), HEADER_STRUCT)
     columns = {name: batch.column(name) for name in (HREF, BAND_INDEX, *(field.name for field in OUTCOME_FIELDS))}
     # A conflict of CRSs is one of the record's with the header, and stands in the ledger only.
     columns |= {

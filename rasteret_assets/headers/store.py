@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rasteret_assets.columns.conform import conform
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import HEADER_SCHEMA, HEADERS
 from rasteret_assets.storage.filesystems import list_files
@@ -264,11 +265,19 @@ class HeaderReader:
         self._files.move_to_end(name)
         return self._files[name]
 
+    def _conformed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows as this version has them: fields that an earlier one did not know are null."""
+        if batch.schema.equals(self._schema):
+            return batch
+        return pa.RecordBatch.from_arrays(
+            [conform(batch.column(field.name), field.type) for field in self._schema], schema=self._schema
+        )
+
     def _group(self, name: str, group: int) -> pa.RecordBatch:
         key = (name, group)
         if key not in self._groups:
             table = self._opened(name).table
-            batch = table.batch(table.messages[group], self._columns)
+            batch = self._conformed(table.batch(table.messages[group], self._columns))
             self.loads += 1
             self._groups[key] = batch
             self._held += batch.nbytes

@@ -130,17 +130,20 @@ def _single(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -
 
 
 def _overviews(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -> pa.ListArray:
-    """The overviews of each header; null where it has none."""
-    counts = np.array([0 if h is None else len(h.overviews) for h in headers], np.int64)
-    pairs = [(o, h, i) for h, i in zip(headers, band_indices, strict=True) if h is not None for o in h.overviews]
-    tiles = [h.band_tiles(i, o) for o, h, i in pairs]
+    """The overviews and masks of each header; null where it has none."""
+    of_each = [() if h is None else h.pages(i) for h, i in zip(headers, band_indices, strict=True)]
+    counts = np.array([len(pages) for pages in of_each], np.int64)
+    pages = [page for pages in of_each for page in pages]
     columns = {
-        "image_width": pa.array([o.width for o, _, _ in pairs], pa.int32()),
-        "image_height": pa.array([o.height for o, _, _ in pairs], pa.int32()),
-        "tile_width": pa.array([o.tile_width for o, _, _ in pairs], pa.int32()),
-        "tile_height": pa.array([o.tile_height for o, _, _ in pairs], pa.int32()),
-        **{name: _lists([pair[position] for pair in tiles]) for position, name in enumerate(TILE_TABLES)},
-        "jpeg_tables": pa.array([_text(o.jpeg_tables) for o, _, _ in pairs], pa.string()),
+        "image_width": pa.array([page.width for page in pages], pa.int32()),
+        "image_height": pa.array([page.height for page in pages], pa.int32()),
+        "tile_width": pa.array([page.tile_width for page in pages], pa.int32()),
+        "tile_height": pa.array([page.tile_height for page in pages], pa.int32()),
+        "tile_offsets": _lists([page.tile_offsets for page in pages]),
+        "tile_byte_counts": _lists([page.tile_byte_counts for page in pages]),
+        "jpeg_tables": pa.array([_text(page.jpeg_tables) for page in pages], pa.string()),
+        "mask_bits": pa.array([page.mask_bits for page in pages], pa.int32()),
+        "compression": pa.array([page.compression for page in pages], pa.int32()),
     }
     values = pa.StructArray.from_arrays(
         [columns[child.name] for child in OVERVIEW_STRUCT], fields=list(OVERVIEW_STRUCT)

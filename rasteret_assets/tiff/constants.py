@@ -103,6 +103,13 @@ class PlanarConfiguration(IntEnum):
     SEPARATE = 2
 
 
+#: Values of ExtraSamples that say that a band is alpha (TIFF 6.0 p. 31): colours were multiplied with it, or were not.
+ALPHA: Final = frozenset({1, 2})
+
+#: Numbers of bands of which GDAL takes the last for alpha that hides pixels of the others.
+ALPHA_BANDS: Final = frozenset({2, 4})
+
+
 class Predictor(IntEnum):
     """What was done to the samples before they were compressed."""
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from rasteret_assets.errors import TiffError
 from rasteret_assets.tiff.buffer import NeedBytes, SparseBuffer, merge_ranges
-from rasteret_assets.tiff.constants import REAL_TYPES, PlanarConfiguration, Tag
+from rasteret_assets.tiff.constants import ALPHA, ALPHA_BANDS, REAL_TYPES, PlanarConfiguration, Tag
 from rasteret_assets.tiff.ifd import read_first_ifd
 from rasteret_assets.tiff.overviews import Trail, read_overviews
 from rasteret_assets.tiff.parse import Directory, Shared, parse_header, read_directory, read_shared
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from rasteret_assets.tiff.header import TiffHeader
     from rasteret_assets.tiff.ifd import Entry
+    from rasteret_assets.tiff.overviews import TiffOverview
 
 #: Field types of tables that are taken as they are: SHORT and LONG, of which every value is a place in a file or a
 #: size, and LONG8, of which those below 2**63 are (TIFF 6.0 p. 15, BigTIFF design).
@@ -137,11 +138,20 @@ class HeaderFamily:
         entries, layout, grid = directory.entries, directory.layout, directory.grid
         kind, count, tiepoint_at, size = entries.get(Tag.MODEL_TIEPOINT, (0, 0, 0, 0))
         trail = Trail()
+        pages: Sequence[TiffOverview] = ()
         try:
             if overviews:
-                read_overviews(ifd, directory.end, trail)
+                pages = read_overviews(ifd, directory.end, trail)
         except NeedBytes:
             return None  # the chain leads out of these bytes, and for this file out of the file
+        if grid.planar_configuration == PlanarConfiguration.SEPARATE:
+            # Masks and alpha have one plane, and bands as many as there are: their tables are cut in different ways.
+            _, _, _, extra = entries.get(Tag.EXTRA_SAMPLES, (0, 0, 0, 0))
+            may_have_alpha = grid.samples_per_pixel in ALPHA_BANDS and (
+                extra > layout.inline or not ALPHA.isdisjoint(ifd.integers(Tag.EXTRA_SAMPLES))
+            )
+            if may_have_alpha or any(page.mask_bits is not None for page in pages):
+                return None
         pairs = [(entries[grid.offsets_tag], entries[grid.counts_tag]), *trail.tables]
         if kind not in (_FLOAT, _DOUBLE) or count < 6 or trail.is_broken or any(
             table[0] not in (_SHORT, _LONG, _LONG8) for pair in pairs for table in pair

@@ -7,13 +7,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rasteret_assets.errors import UnsupportedTiffError
-from rasteret_assets.tiff.constants import PlanarConfiguration
+from rasteret_assets.tiff.constants import ALPHA, ALPHA_BANDS, PlanarConfiguration
+from rasteret_assets.tiff.overviews import TiffOverview
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rasteret_assets.tiff.overviews import TiffOverview
     from rasteret_assets.tiff.transform import Transform
 
 
@@ -65,7 +65,8 @@ class TiffHeader:
     jpeg_tables: bytes | None
     """Tables that JPEG tiles share, ``None`` without the tag."""
     overviews: tuple[TiffOverview, ...] = ()
-    """Smaller copies of the image whose directories lie with its own, from the finest to the coarsest."""
+    """Smaller copies of the image whose directories lie with its own, from the finest to the coarsest, and the masks of
+    all of them."""
 
     @property
     def tiles_across(self) -> int:
@@ -87,14 +88,43 @@ class TiffHeader:
         """The dtype as the published index writes it: ``uint16``, but ``>u2`` for multi-byte big-endian samples."""
         return _name_dtype(self.dtype)
 
-    def band_tiles(
-        self, band_index: int, overview: TiffOverview | None = None
-    ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-        """Offsets and byte counts of the tiles that hold a band, row by row.
+    @property
+    def alpha_index(self) -> int | None:
+        """Position of the band that says how opaque pixels are, by ExtraSamples (TIFF 6.0 p. 31); None without one.
+
+        As for GDAL it is the last band of two or four, of 8 or 16 bits, and hides the pixels of the others.
+        """
+        is_alpha = self.samples_per_pixel in ALPHA_BANDS and not ALPHA.isdisjoint(self.extra_samples[-1:])
+        return self.samples_per_pixel - 1 if is_alpha and self.dtype.kind == "u" and self.dtype.itemsize <= 2 else None
+
+    def pages(self, band_index: int) -> tuple[TiffOverview, ...]:
+        """The overviews of a band, and the masks of the band and of its overviews.
 
         Args:
             band_index: position of the band in the file, counted from 0.
-            overview: one of the header's overviews; None for the image itself.
+        """
+        if self.planar_configuration != PlanarConfiguration.SEPARATE:
+            return self.overviews
+        pages = [page if page.mask_bits is not None else self._plane(page, band_index) for page in self.overviews]
+        # A band in planes of its own has its alpha in another plane.
+        if self.alpha_index not in {None, band_index}:
+            images: list[TiffHeader | TiffOverview] = [self, *(o for o in self.overviews if o.mask_bits is None)]
+            bits = 8 * self.dtype.itemsize
+            pages += [self._plane(image, self.alpha_index or 0, bits) for image in images]
+        return tuple(pages)
+
+    def _plane(self, image: TiffHeader | TiffOverview, plane: int, mask_bits: int | None = None) -> TiffOverview:
+        offsets, byte_counts = _part(image, plane)
+        return TiffOverview(
+            width=image.width, height=image.height, tile_width=image.tile_width, tile_height=image.tile_height,
+            tile_offsets=offsets, tile_byte_counts=byte_counts, jpeg_tables=image.jpeg_tables, mask_bits=mask_bits,
+        )  # fmt: skip
+
+    def band_tiles(self, band_index: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """Offsets and byte counts of the tiles that hold a band, row by row; those of overviews are in :meth:`pages`.
+
+        Args:
+            band_index: position of the band in the file, counted from 0.
 
         Raises:
             UnsupportedTiffError: if the file has no such band.
@@ -103,12 +133,16 @@ class TiffHeader:
             raise UnsupportedTiffError(
                 f"band index {band_index} does not exist: the file has {self.samples_per_pixel} bands, counted from 0"
             )
-        image = self if overview is None else overview
         if self.planar_configuration != PlanarConfiguration.SEPARATE:
-            return image.tile_offsets, image.tile_byte_counts
-        tiles = -(-image.width // image.tile_width) * -(-image.height // image.tile_height)
-        part = slice(band_index * tiles, (band_index + 1) * tiles)
-        return image.tile_offsets[part], image.tile_byte_counts[part]
+            return self.tile_offsets, self.tile_byte_counts
+        return _part(self, band_index)
+
+
+def _part(image: TiffHeader | TiffOverview, plane: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Offsets and byte counts of one plane of an image."""
+    tiles = -(-image.width // image.tile_width) * -(-image.height // image.tile_height)
+    part = slice(plane * tiles, (plane + 1) * tiles)
+    return image.tile_offsets[part], image.tile_byte_counts[part]
 
 
 @lru_cache(maxsize=64)

@@ -1,9 +1,9 @@
 """GDAL's nodata text, read as GDAL reads it and kept only where a pixel can hold it.
 
 The text is a number in the ``GDAL_NODATA`` tag (42113). GDAL parses a leading number and ignores what follows, takes a
-comma for a decimal point where no point comes first, and rounds to float32 on a float32 raster. On a raster of integers it
-reports a fraction and compares pixels with the value without it: both are here, as what is published and what masks. A
-value beyond the range of the raster (-9999 on uint8, NaN on an integer) masks nothing: the raster has no nodata value then.
+comma for a decimal point where no point comes first, and rounds to float32 on a float32 raster. On a raster of integers
+it reports a fraction, and compares pixels with the value without it: the first is published, the second masks. A value
+beyond the range of the raster (-9999 on uint8, NaN on an integer) masks nothing: the raster has no nodata value then.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def parse_nodata(text: str | None, dtype: np.dtype) -> float | None:
         dtype: type of the pixels; its byte order does not matter.
 
     Returns:
-        A value in the range of ``dtype``, with its fraction also where pixels are integers (those compare with
-        :func:`exact_nodata`). ``None`` where no pixel could have it, and for integers beyond 2**53 that no float equals:
-        these survive only as text. NaN and infinities only for float rasters.
+        A value in the range of ``dtype``, with its fraction also where pixels are integers (those are compared with
+        :func:`exact_nodata`). ``None`` where no pixel could have it, and for integers beyond 2**53 that no float
+        equals: these survive only as text. NaN and infinities only for float rasters.
     """
     value = exact_nodata(text, dtype)
     if value is None or isinstance(value, float):

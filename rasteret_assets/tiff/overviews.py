@@ -1,9 +1,10 @@
-"""The smaller copies of an image: the further directories of a COG, as far as they lie with the first one.
+"""The further pages of a file that belong to its image: smaller copies of it, and masks of the pixels with data.
 
 GDAL's COG driver writes all directories in front of the pixels, each with its tables behind it, so that the bytes that
 hold the header hold them too, or nearly. Overviews that were appended later lie behind the pixels, where another
-request would have to be made for each: those are left out. So is whatever else follows in the chain (masks, thumbnails,
-other images, damage): a header is no worse for it.
+request would have to be made for each: those are left out. The mask of the image is not, because without it pixels
+would pass for data that are none: GDAL writes it next to the image in the chain, so the second directory is asked for
+wherever it lies. Whatever else follows (thumbnails, other images, damage) is left out: a header is no worse for it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from rasteret_assets.tiff.ifd import MAX_ENTRIES, MAX_REMEMBERED, Entry, Ifd, in
 from rasteret_assets.tiff.layout import READ_AHEAD, Layout
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
 
 #: A directory (or table) this near behind the last one is asked for if it is not at hand.
@@ -30,7 +33,7 @@ _TABLE_BYTES: Final = 16
 #: Images halve from one overview to the next, so that a chain longer than this is none of GDAL's.
 _MOST_DIRECTORIES: Final = 32
 #: NewSubfileType (TIFF 6.0 p. 36): bit 0 says reduced resolution, bit 2 transparency mask.
-_REDUCED, _KIND_BITS = 1, 5
+_REDUCED, _MASK, _KIND_BITS = 1, 4, 5
 
 #: Tags an overview must have in common with its image, so that its tiles are read in the same way.
 _COMMON_TAGS: Final = (
@@ -59,7 +62,7 @@ _DEFAULTS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TiffOverview:
-    """An image of the same place with fewer pixels."""
+    """An image of the same place with fewer pixels, or a mask of the image or of an overview."""
 
     width: int
     """Columns, in pixels."""
@@ -73,6 +76,10 @@ class TiffOverview:
     """As in :class:`~.header.TiffHeader`, likewise the next."""
     tile_byte_counts: NDArray[np.integer]
     jpeg_tables: bytes | None
+    mask_bits: int | None = None
+    """Bits of a sample of a mask, which is 0 where pixels hold no data; None for an image."""
+    compression: int | None = None
+    """Codec of a mask that has its own; None where it is that of the image, and the predictor too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,6 +88,8 @@ class _Directory:
 
     is_reduced: bool
     """Whether it calls itself an image of reduced resolution, and has tables of the right length."""
+    mask_bits: int | None
+    """Bits of a sample, where it calls itself a mask and has tables of the right length; else None."""
     size: tuple[int, int]
     tile: tuple[int, int]
     common: tuple[int, ...]
@@ -99,6 +108,12 @@ class _Directory:
         smaller = self.size[0] <= before[0] and self.size[1] <= before[1] and self.size != before
         return self.is_reduced and smaller and self.common == whole.common
 
+    def is_mask_of(self, whole: tuple[int, int], found: Sequence[TiffOverview]) -> bool:
+        """Whether it is a mask of the whole image, or of an overview found before, that has none yet."""
+        masked = [(page.width, page.height) for page in found if page.mask_bits is not None]
+        images = [whole, *((page.width, page.height) for page in found if page.mask_bits is None)]
+        return self.mask_bits is not None and self.size in images and self.size not in masked
+
 
 @dataclass(slots=True, kw_only=True)
 class Trail:
@@ -109,13 +124,13 @@ class Trail:
     others: list[tuple[int, int]] = field(default_factory=list)
     """Where the links between them, and JPEG tables, begin and end."""
     tables: list[tuple[Entry, ...]] = field(default_factory=list)
-    """Offsets and byte counts of every overview, in their order."""
+    """Offsets and byte counts of every page that was found, in their order."""
     is_broken: bool = False
     """Whether something on the way was not sound."""
 
 
 def read_overviews(first: Ifd, end: int, trail: Trail | None = None) -> tuple[TiffOverview, ...]:
-    """The overviews of a file, from the finest to the coarsest.
+    """The overviews of a file, from the finest to the coarsest, and masks of its image and of these.
 
     Args:
         first: the directory of the image itself, which has been found sound.
@@ -123,48 +138,60 @@ def read_overviews(first: Ifd, end: int, trail: Trail | None = None) -> tuple[Ti
         trail: is told what was looked at.
 
     Raises:
-        NeedBytes: if directories that lie with the first one are not all at hand.
+        NeedBytes: if the second directory is not at hand, or others that lie with the first one.
     """
-    layout, buffer = first.layout, first.buffer
     trail = trail or Trail()
-    found: list[TiffOverview] = []
+    found: list[tuple[TiffOverview, tuple[Entry, ...]]] = []
     try:
-        whole = _describe(layout, first.block, first.start)
+        whole = _describe(first.layout, first.block, first.start)
         # All overviews together have a third of the image's tiles, and a little more where sizes are odd.
-        near = _Nearby(buffer, READ_AHEAD // 2 + sum(size for _, _, _, size in whole.tables) * 3 // 8)
-        link = layout.integers[13 if layout.inline == 4 else 18]
-        size, pointer = whole.size, first.start + len(first.block)
-        for _ in range(_MOST_DIRECTORIES):
-            data, at = near.locate(pointer, link.size, end)
-            trail.others.append((pointer, pointer + link.size))
-            offset = link.unpack_from(data, at)[0]
-            if not offset:
-                break
-            data, at = near.locate(offset, layout.count.size, end)
-            trail.directories.append((offset, offset + layout.count.size))
-            length = layout.count.unpack_from(data, at)[0] * layout.entry.size
-            start = offset + layout.count.size
-            if not 0 < length <= MAX_ENTRIES * layout.entry.size:
-                break
-            data, at = near.locate(start, length, end)
-            trail.directories.append((offset, start + length))
-            described = _describe(layout, bytes(data[at : at + length]), start)
-            pointer, end = start + length, max(end, described.end)
-            if described.is_overview_of(whole, size) and _has_samples_of(first, described, near, start, pointer, trail):
-                try:
-                    found.append(_read(layout, described, near, pointer))
-                except _FarError:
-                    trail.is_broken = True  # one of its tables may have been looked at
-                    break
-                trail.tables.append(described.tables)
-                if described.jpeg is not None:
-                    trail.others.append((described.jpeg[0], sum(described.jpeg)))
+        near = _Nearby(first.buffer, READ_AHEAD // 2 + sum(size for _, _, _, size in whole.tables) * 3 // 8)
+        size = whole.size
+        for described, start, behind in _directories(first, near, end, trail):
+            is_smaller = described.is_overview_of(whole, size) and _has_samples_of(
+                first, described, near, start, behind, trail
+            )
+            if is_smaller or described.is_mask_of(whole.size, [page for page, _ in found]):
+                found.append((_read(first.layout, described, near, behind, trail), described.tables))
+            if is_smaller:
                 size = described.size
     except _FarError:
         pass
     except TiffError:
         trail.is_broken = True
-    return tuple(found)
+    trail.tables.extend(tables for _, tables in found)
+    return tuple(page for page, _ in found)
+
+
+def _directories(
+    first: Ifd, near: _Nearby, end: int, trail: Trail
+) -> Iterator[tuple[_Directory, int, int]]:  # fmt: skip
+    """The directories behind the first one, with the positions of their entries and of what follows these."""
+    layout = first.layout
+    link = layout.integers[13 if layout.inline == 4 else 18]
+    pointer = first.start + len(first.block)
+    for number in range(_MOST_DIRECTORIES):
+        data, at = near.locate(pointer, link.size, end)
+        trail.others.append((pointer, pointer + link.size))
+        offset = link.unpack_from(data, at)[0]
+        if not offset:
+            return
+        is_far = number == 0 and abs(offset - end) > _NEAR
+        if is_far:
+            end = offset  # it may be the image's mask, which is asked for wherever it lies
+        data, at = near.locate(offset, layout.count.size, end)
+        trail.directories.append((offset, offset + layout.count.size))
+        length = layout.count.unpack_from(data, at)[0] * layout.entry.size
+        start = offset + layout.count.size
+        if not 0 < length <= MAX_ENTRIES * layout.entry.size:
+            return
+        data, at = near.locate(start, length, end)
+        trail.directories.append((offset, start + length))
+        described = _describe(layout, bytes(data[at : at + length]), start)
+        if is_far and described.mask_bits is None:
+            return
+        pointer, end = start + length, max(end, described.end)
+        yield described, start, pointer
 
 
 class _FarError(Exception):
@@ -230,8 +257,19 @@ def _has_samples_of(first: Ifd, described: _Directory, near: _Nearby, start: int
     return True
 
 
-def _read(layout: Layout, described: _Directory, near: _Nearby, end: int) -> TiffOverview:
-    """The overview of a directory that ends at ``end``."""
+def _read(layout: Layout, described: _Directory, near: _Nearby, end: int, trail: Trail) -> TiffOverview:
+    """The overview, or the mask, of a directory that ends at ``end``."""
+    try:
+        page = _read_page(layout, described, near, end)
+    except _FarError:
+        trail.is_broken = True  # one of its tables may have been looked at
+        raise
+    if described.jpeg is not None:
+        trail.others.append((described.jpeg[0], sum(described.jpeg)))
+    return page
+
+
+def _read_page(layout: Layout, described: _Directory, near: _Nearby, end: int) -> TiffOverview:
     tables = []
     for kind, count, start, size in described.tables:
         data, at = near.locate(start, size, end, described.tiles * _TABLE_BYTES)
@@ -253,6 +291,8 @@ def _read(layout: Layout, described: _Directory, near: _Nearby, end: int) -> Tif
         tile_offsets=tables[0],
         tile_byte_counts=tables[1],
         jpeg_tables=jpeg,
+        mask_bits=described.mask_bits,
+        compression=None if described.mask_bits is None else described.common[0],
     )
 
 
@@ -277,10 +317,14 @@ def _describe(layout: Layout, block: bytes, start: int) -> _Directory:
         tiles = -(-size[0] // tile[0]) * -(-size[1] // tile[1]) * planes
     tables = tuple(entries[tag] for tag in (Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS) if tag in entries)
     sound = tiles > 0 and all(kind in layout.tables and count == tiles for kind, count, _, _ in tables)
+    # One sample per pixel, of one bit as the standard has it (TIFF 6.0 p. 37), or of eight, as other writers do.
+    bits = ifd.integer(Tag.BITS_PER_SAMPLE, 1) if kind & _MASK and common[3:4] == (1,) else 0
+    is_plain = bits in {1, 8} and common[1] == 1 and common[5] == 1
     jpeg = entries.get(Tag.JPEG_TABLES)
     ifd.check_claims((Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS, Tag.JPEG_TABLES, *_SAMPLE_TAGS))
     return _Directory(
         is_reduced=kind & _KIND_BITS == _REDUCED and len(tables) == 2 and sound,
+        mask_bits=bits if is_plain and len(tables) == 2 and sound else None,
         size=size,
         tile=tile,
         common=common,

@@ -46,7 +46,12 @@ def workspace(folder: Path) -> Workspace:
 
 
 def old_rows(workspace: Workspace, key: str) -> list[dict[str, Any]]:
-    return pq.read_table(workspace.stage_file(BANDS, key)).to_pylist()
+    """The rows of an earlier ledger, with what is known of overviews by now."""
+    rows = pq.read_table(workspace.stage_file(BANDS, key)).to_pylist()
+    for row in rows:
+        for overview in (row["header"] or {}).get("overviews") or ():
+            overview |= {"mask_bits": None, "compression": None}
+    return rows
 
 
 def new_rows(workspace: Workspace, key: str) -> list[dict[str, Any]]:

@@ -92,7 +92,7 @@ def test_a_damaged_file_is_no_member_or_a_sound_header(name: str, seed: int, ove
 
 @settings(max_examples=300)
 @given(st.sampled_from(sorted(FILES)), st.integers(0, 2**32), st.booleans())
-@example("cog", 21790332, True)  # one table of an overview is near, the other is not
+@example(name="cog", seed=21790332, overviews=True)  # one table of an overview is near, the other is not
 def test_the_family_of_a_damaged_file_takes_no_header_that_is_not_sound(name: str, seed: int, overviews: bool) -> None:
     damaged = damage(FILES[name], random.Random(seed))
     if parsed(damaged, overviews=overviews) is None:

@@ -15,15 +15,17 @@ from rasterio.transform import Affine
 from rasteret_assets.tiff import NeedBytes, parse_header
 
 
-def cog(folder: Path, *, side: int = 900, **options: object) -> bytes:
+def cog(folder: Path, *, side: int = 900, masked: bool = False, **options: object) -> bytes:
     """A COG with overviews, whose image has three bands of noise."""
     source, target = folder / "source.tif", folder / "cog.tif"
     profile = {
         "driver": "GTiff", "width": side, "height": side - 100, "count": 3, "dtype": "uint8", "crs": "EPSG:32632",
         "transform": Affine(10, 0, 5e5, 0, -10, 5e6),
     }  # fmt: skip
-    with rasterio.open(source, "w", **profile) as dataset:
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(source, "w", **profile) as dataset:
         dataset.write(np.random.default_rng(0).integers(0, 255, (3, side - 100, side), dtype=np.uint8))
+        if masked:
+            dataset.write_mask(np.random.default_rng(1).random((side - 100, side)) < 0.5)
     rasterio.shutil.copy(source, target, driver="COG", **{"BLOCKSIZE": 128, "COMPRESS": "DEFLATE", **options})
     return target.read_bytes()
 
@@ -43,7 +45,27 @@ def found(content: bytes, **options: bool) -> list[tuple]:
         (o.width, o.height, o.tile_width, o.tile_height, tuple(o.tile_offsets.tolist()),
          tuple(o.tile_byte_counts.tolist()), o.jpeg_tables)
         for o in parse_header([(0, content)], size=len(content), **options).overviews
+        if o.mask_bits is None
     ]  # fmt: skip
+
+
+def masks(content: bytes) -> list[tuple]:
+    header = parse_header([(0, content)], size=len(content))
+    return [
+        (o.width, o.height, o.mask_bits, o.compression, tuple(o.tile_offsets.tolist()))
+        for o in header.overviews
+        if o.mask_bits is not None
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"COMPRESS": "JPEG"}, {"COMPRESS": "LZW"}, {"BIGTIFF": "YES"}], ids=str)
+def test_masks_of_a_cog(tmp_path, options):
+    content = cog(tmp_path, masked=True, **options)
+    with tifffile.TiffFile(io.BytesIO(content)) as tiff:
+        pages = [page for page in tiff.pages if page.subfiletype & 4]
+        expected = [(p.imagewidth, p.imagelength, 1, int(p.compression), tuple(p.dataoffsets)) for p in pages]
+    assert len(expected) == 1 + len(found(content))
+    assert sorted(masks(content)) == sorted(expected)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +103,12 @@ def test_overviews_behind_the_pixels_are_left_out(tmp_path):
     content = path.read_bytes()
     assert len(expected(content)) == 2
     assert found(content) == []
-    parse_header([(0, content[:16384])], size=len(content))
+    # One further read tells that what follows the image is no mask of it.
+    with pytest.raises(NeedBytes) as caught:
+        parse_header([(0, content[:16384])], size=len(content))
+    ((start, length),) = caught.value.ranges
+    pieces = [(0, content[:16384]), (start, content[start : start + length])]
+    assert parse_header(pieces, size=len(content)).overviews == ()
 
 
 def test_damage_in_the_chain_leaves_the_header_as_it_is(tmp_path):
