@@ -1,4 +1,4 @@
-"""This project, end to end: normalized records in, the ledger with its headers as an Arrow table out."""
+"""This project, end to end: normalized records in, the Arrow ledger out, and the header rows that it names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rasteret_assets.source.profile import profile_source
 from rasteret_assets.spec import CollectionSpec
 
 
-def read(given: tuple[Job, pa.Table], *, overviews: bool = True) -> pa.Table:
+def read(given: tuple[Job, pa.Table], *, overviews: bool = True) -> tuple[pa.Table, MemorySink]:
     job, normalized = given
     sink = MemorySink()
     reader = BandMetadataReader(
@@ -32,11 +32,8 @@ def read(given: tuple[Job, pa.Table], *, overviews: bool = True) -> pa.Table:
     step, rows = reader.slice_rows, normalized.num_rows
     ledger = pa.concat_tables([
         reader.read(normalized.slice(first, step), max(0, rows - first - step)) for first in range(0, rows, step)
-    ]).combine_chunks()  # fmt: skip
-    encoded = ledger[HEADER_FILE].combine_chunks().dictionary_encode()
-    files = np.asarray(encoded.indices.fill_null(-1), np.int64)
-    places = np.asarray(ledger[HEADER_ROW].combine_chunks().fill_null(0), np.int64)
-    return ledger.append_column("header", sink.take(encoded.dictionary.to_pylist(), files, places)["header"])
+    ])  # fmt: skip
+    return ledger, sink
 
 
 def record_table(job: Job) -> pa.Table:
@@ -58,8 +55,13 @@ def records(job: Job) -> tuple[Job, pa.Table]:
     return job, normalize_records(source.table(), spec, profile_source(source, spec)).records
 
 
-def judge(job: Job, ledger: pa.Table) -> dict[str, Any]:
+def judge(job: Job, result: tuple[pa.Table, MemorySink]) -> dict[str, Any]:
     """Good is a row of a living host whose tile table is the oracle's."""
+    ledger, sink = result[0].combine_chunks(), result[1]
+    encoded = ledger[HEADER_FILE].combine_chunks().dictionary_encode()
+    files = np.asarray(encoded.indices.fill_null(-1), np.int64)
+    places = np.asarray(ledger[HEADER_ROW].combine_chunks().fill_null(0), np.int64)
+    ledger = ledger.append_column("header", sink.take(encoded.dictionary.to_pylist(), files, places)["header"])
     table = ledger.filter(pc.starts_with(ledger["href"], job.url))
     oracle = json.loads(Path(job.oracle).read_text())
     header = table.filter(pc.equal(table["status"], "ok"))["header"].combine_chunks()
