@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rasteret_assets import CollectionSpec, build, build_from_table, load, plan
 from rasteret_assets.cli import main
-from rasteret_assets.collection import pinned
+from rasteret_assets.collection.table import pinned
 from rasteret_assets.declare import propose
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.partitions import (

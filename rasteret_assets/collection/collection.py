@@ -15,12 +15,15 @@ import pyarrow.dataset as ds
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets import schema
-from rasteret_assets.collection import card, outputs, plot, preview, query, scan, summary
-from rasteret_assets.collection.aoi import AUTO, Area, bbox_geometry, coerce_areas
-from rasteret_assets.collection.dates import parse_date_range
-from rasteret_assets.collection.options import read_options
-from rasteret_assets.collection.preview import Picture
-from rasteret_assets.collection.selection import choose_source
+from rasteret_assets.collection import outputs
+from rasteret_assets.collection.areas.area import AUTO, Area, bbox_geometry, coerce_areas
+from rasteret_assets.collection.formats import picture as preview
+from rasteret_assets.collection.formats.picture import Picture
+from rasteret_assets.collection.pixels.options import read_options
+from rasteret_assets.collection.pixels.selection import choose_source
+from rasteret_assets.collection.show import card, plot
+from rasteret_assets.collection.table import query, scan, summary
+from rasteret_assets.collection.table.dates import parse_date_range
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.storage.aio import off_loop
 from rasteret_assets.storage.backend import StorageBackend

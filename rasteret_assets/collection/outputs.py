@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 import pyarrow as pa
 
-from rasteret_assets.collection.aoi import AUTO, coerce_areas
-from rasteret_assets.collection.cube import read_cube
+from rasteret_assets.collection.areas.area import AUTO, coerce_areas
+from rasteret_assets.collection.areas.point_input import coerce_points
+from rasteret_assets.collection.areas.tables import as_arrow_table, geometry_name, other_columns
 from rasteret_assets.collection.extras import optional
-from rasteret_assets.collection.frame import read_frame
-from rasteret_assets.collection.options import read_options
-from rasteret_assets.collection.own_crs import WORLD, has_lonlat, keep_reached
-from rasteret_assets.collection.point_input import coerce_points
-from rasteret_assets.collection.points import any_inside, sample
-from rasteret_assets.collection.records import every_record, projection, select_records
-from rasteret_assets.collection.selection import (
+from rasteret_assets.collection.formats.geopandas import read_frame
+from rasteret_assets.collection.formats.numpy import read_stack
+from rasteret_assets.collection.formats.points import any_inside, sample
+from rasteret_assets.collection.formats.xarray import read_cube
+from rasteret_assets.collection.pixels.options import read_options
+from rasteret_assets.collection.pixels.own_crs import WORLD, has_lonlat, keep_reached
+from rasteret_assets.collection.pixels.select import every_record, projection, select_records
+from rasteret_assets.collection.pixels.selection import (
     choose_source,
     filtered,
     known_bands,
     near_batches,
     select_views,
 )
-from rasteret_assets.collection.stack import read_stack
-from rasteret_assets.collection.tables import as_arrow_table, geometry_name, other_columns
-from rasteret_assets.collection.views import check_one_grid
+from rasteret_assets.collection.pixels.views import check_one_grid
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
@@ -384,7 +384,7 @@ def to_torchgeo_dataset(  # noqa: D417  (self is the collection)
         overviews=overviews, allow_resample=allow_resample, on_error=on_error,
     )  # fmt: skip
     optional("torchgeo.datasets", purpose="to_torchgeo_dataset")
-    from rasteret_assets.collection.chips import CollectionDataset  # noqa: PLC0415  (imports torch)
+    from rasteret_assets.collection.formats.torchgeo import CollectionDataset  # noqa: PLC0415  (imports torch)
 
     names = known_bands(self, bands)
     records = every_record(filtered(self, filters).batches(projection(self.schema, names)), names)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import shapely
 
 from rasteret_assets.collection import Collection
-from rasteret_assets.collection.backends import shared_backend
+from rasteret_assets.collection.pixels.backends import shared_backend
 from rasteret_assets.demo.seasons import BANDS
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import BBOX, CLOUD_COVER, DATETIME, GEOMETRY, ID, PROJ_EPSG, band_column

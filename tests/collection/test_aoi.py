@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import shapely
 
-from rasteret_assets.collection.aoi import coerce_areas
+from rasteret_assets.collection.areas.area import coerce_areas
 from rasteret_assets.errors import SpecError, WindowError
 
 SQUARE = shapely.box(9, 45, 10, 46)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rasterio.features import geometry_mask
 
 from rasteret_assets.collection import as_collection
-from rasteret_assets.collection.reproject import crs_name, reproject, tear_of
+from rasteret_assets.collection.areas.reproject import crs_name, reproject, tear_of
 from rasteret_assets.errors import WindowError
 
 from .support import CountingBackend, noise, record, records_table, write_raster

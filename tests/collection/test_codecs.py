@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rasteret_assets.collection.codecs import undo_differences, undo_float_predictor
+from rasteret_assets.collection.pixels.codecs import undo_differences, undo_float_predictor
 
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 4))
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rasteret_assets import build_from_table
-from rasteret_assets.collection import Collection, warp
-from rasteret_assets.collection.options import KERNELS
+from rasteret_assets.collection import Collection
+from rasteret_assets.collection.pixels import warp
+from rasteret_assets.collection.pixels.options import KERNELS
 from tests.support.rasters import record_table
 
 from .support import UTM32, footprint_of, noise, write_raster

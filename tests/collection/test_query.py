@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rasteret_assets import schema
 from rasteret_assets.collection import as_collection, load
-from rasteret_assets.collection.dates import parse_date_range
+from rasteret_assets.collection.table.dates import parse_date_range
 from rasteret_assets.errors import CollectionError, SpecError, WindowError
 from rasteret_assets.partitions import hive_schema
 

@@ -14,8 +14,8 @@ from rasterio.windows import from_bounds
 
 from rasteret_assets import build_from_table
 from rasteret_assets.collection import Collection
-from rasteret_assets.collection.own_crs import same_crs
-from rasteret_assets.collection.reproject import crs_name
+from rasteret_assets.collection.areas.reproject import crs_name
+from rasteret_assets.collection.pixels.own_crs import same_crs
 from rasteret_assets.errors import WindowError
 from tests.support.rasters import record_table
 

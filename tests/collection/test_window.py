@@ -13,8 +13,8 @@ from affine import Affine
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rasteret_assets.collection.mask import covered
-from rasteret_assets.collection.window import Grid, Window
+from rasteret_assets.collection.areas.grid import Grid, Window
+from rasteret_assets.collection.areas.mask import covered
 from rasteret_assets.errors import WindowError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")

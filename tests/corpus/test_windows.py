@@ -15,14 +15,14 @@ import rasterio.windows
 import shapely
 
 from rasteret_assets import Collection, build_from_table
-from rasteret_assets.collection.aoi import Area
-from rasteret_assets.collection.backends import shared_backend
-from rasteret_assets.collection.header import parse_header
-from rasteret_assets.collection.options import ReadOptions
-from rasteret_assets.collection.records import Record
-from rasteret_assets.collection.stack import read_stack
-from rasteret_assets.collection.views import View
-from rasteret_assets.collection.window import Window
+from rasteret_assets.collection.areas.area import Area
+from rasteret_assets.collection.areas.grid import Window
+from rasteret_assets.collection.formats.numpy import read_stack
+from rasteret_assets.collection.pixels.backends import shared_backend
+from rasteret_assets.collection.pixels.band import parse_header
+from rasteret_assets.collection.pixels.options import ReadOptions
+from rasteret_assets.collection.pixels.select import Record
+from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.errors import TileError
 from tests.corpus.conftest import load_oracle
 

@@ -1,0 +1,1 @@
+"""The forms in which pixels are given out, one module each."""

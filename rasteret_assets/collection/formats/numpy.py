@@ -1,0 +1,57 @@
+"""Views as one NumPy array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rasteret_assets.collection.pixels.options import ReadOptions
+from rasteret_assets.collection.pixels.planes import Plane, fill
+from rasteret_assets.collection.pixels.views import View
+from rasteret_assets.storage.backend import StorageBackend
+
+
+def read_stack(
+    views: Sequence[View], bands: Sequence[str], backend: StorageBackend, options: ReadOptions
+) -> npt.NDArray[Any]:
+    """The pixels of ``views`` in one array of shape (views, bands, rows, columns).
+
+    Views smaller than the largest fill up with their nodata at the bottom and to the right.
+
+    Returns:
+        An array in the bands' common type, or a masked one where ``options.masked``.
+    """
+    height = max(view.grid.height for view in views)
+    width = max(view.grid.width for view in views)
+    kinds = {header.sample_type for view in views for header in view.record.known}
+    # A record without the header of a band has that band's usual nodata in its place.
+    by_band = zip(*(view.record.headers for view in views), strict=True)
+    usual = [next((header.fill for header in headers if header is not None), None) for headers in by_band]
+    stack = np.empty((len(views), len(bands), height, width), dtype=np.result_type(*kinds))
+    valid = np.zeros(stack.shape, dtype=bool) if options.masked else None
+    planes = []
+    for number, view in enumerate(views):
+        for band, header in enumerate(view.record.headers):
+            rows, columns = slice(view.grid.height), slice(view.grid.width)
+            plane = Plane(
+                view=view,
+                band=band,
+                pixels=stack[number, band, rows, columns],
+                valid=None if valid is None else valid[number, band, rows, columns],
+                fill=usual[band] if header is None else None,
+            )
+            stack[number, band, view.grid.height :] = plane.empty
+            stack[number, band, :, view.grid.width :] = plane.empty
+            planes.append(plane)
+    fill(planes, bands, backend, options)
+    return stack if valid is None else masked_array(stack, valid, views[0].record.known[0].fill)
+
+
+def masked_array(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], fill_value: Any) -> npt.NDArray[Any]:
+    """A masked array of ``pixels``; ``valid`` is turned into its mask."""
+    np.logical_not(valid, out=valid)
+    masked: npt.NDArray[Any] = np.ma.MaskedArray(pixels, mask=valid, fill_value=fill_value)
+    return masked

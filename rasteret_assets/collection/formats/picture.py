@@ -1,0 +1,179 @@
+"""A picture of a record, or of an area in the clearest record, from the overview that is just fine enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from rasteret_assets.collection.areas.area import Area, coerce_areas
+from rasteret_assets.collection.areas.grid import Grid
+from rasteret_assets.collection.areas.placing import placed_on
+from rasteret_assets.collection.pixels.band import BandHeader
+from rasteret_assets.collection.pixels.options import ReadOptions
+from rasteret_assets.collection.pixels.planes import Plane, fill
+from rasteret_assets.collection.pixels.select import Record, every_record, projection, select_records
+from rasteret_assets.collection.pixels.selection import known_bands, near_batches
+from rasteret_assets.collection.pixels.views import View
+from rasteret_assets.errors import CollectionError, WindowError
+from rasteret_assets.storage.backend import StorageBackend
+
+if TYPE_CHECKING:
+    from rasteret_assets.collection.collection import Collection
+
+#: Names of red, green and blue in the collections that people have.
+_COLOURS: Final = (("red", "green", "blue"), ("B04", "B03", "B02"), ("SR_B4", "SR_B3", "SR_B2"), ("B4", "B3", "B2"))
+
+#: Pixels of one band that a preview may read: 8192 squared.
+_MOST_PIXELS: Final = 8192 * 8192
+_STRETCH: Final = (2.0, 98.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """A picture; notebooks show it.
+
+    Args:
+        pixels: uint8 of shape (rows, columns, 4): red, green, blue and alpha, which is 0 where there is no data.
+        record: id of the record that it shows.
+        bands: the bands, one (grey) or three.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    record: str
+    bands: Sequence[str]
+
+    @property
+    def png(self) -> bytes:
+        """As PNG."""
+        import imagecodecs  # noqa: PLC0415  (takes its time to import)
+
+        return bytes(imagecodecs.png_encode(np.ascontiguousarray(self.pixels)))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the PNG, and say where."""
+        target = Path(path)
+        target.write_bytes(self.png)
+        return target
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape[:2]
+        return f"Picture({width} x {height} pixels of {', '.join(self.bands)} of {self.record!r}; save('name.png'))"
+
+
+def draw_preview(
+    collection: Collection,
+    what: Any,
+    bands: str | Sequence[str] | None,
+    *,
+    size: int,
+    geometry_crs: Any,
+    backend: StorageBackend,
+    options: ReadOptions,
+) -> Picture:
+    """A picture of a record by its id, or of an area in the record with the fewest clouds, the latest of equals.
+
+    Raises:
+        CollectionError: if there is no such record.
+        WindowError: if no record meets the area, or the index has no overview that would make the picture small enough.
+    """
+    names = known_bands(collection, _default_bands(collection) if bands is None else bands)
+    if len(names) not in {1, 3}:
+        raise WindowError(f"a picture takes one band (grey) or three (red, green, blue), not {len(names)}: {names}")
+    record, area = _choose(collection, what, names, geometry_crs)
+    # Every band by itself: they may lie on different grids.
+    read = [_read(record, band, area, names, size, backend, options) for band in range(len(names))]
+    height, width = max(pixels.shape for pixels, _ in read)
+    channels, valid = zip(*(_resized(pair, height, width) for pair in read), strict=True)
+    there = np.logical_and.reduce(valid)
+    colours = [_stretched(channel, there) for channel in channels]
+    alpha = np.where(there, np.uint8(255), np.uint8(0))
+    pixels = np.dstack([*(colours if len(colours) == 3 else colours * 3), alpha])
+    return Picture(pixels=pixels, record=record.id, bands=names)
+
+
+def _default_bands(collection: Collection) -> Sequence[str]:
+    known = set(collection.bands)
+    three = next((names for names in _COLOURS if known.issuperset(names)), None)
+    return three or collection.bands[:1]
+
+
+def _choose(collection: Collection, what: Any, bands: Sequence[str], geometry_crs: Any) -> tuple[Record, Area | None]:
+    if isinstance(what, str) and not what.lstrip().startswith("{") and "(" not in what:
+        import pyarrow.compute as pc  # noqa: PLC0415
+
+        named = collection.where(pc.field("id") == what)
+        if not len(named):
+            raise CollectionError(f"no record {what!r} in this collection, or in what its filters leave")
+        return every_record(named.batches(projection(collection.schema, bands)), bands)[0], None
+    areas = coerce_areas(what, geometry_crs)
+    shape = shapely.union_all([area.lonlat() for area in areas])
+    area = areas[0] if len(areas) == 1 else Area(geometry=shape)
+    records = select_records(near_batches(collection, bands, [shape], {}), bands, [shape], missing="drop")
+    known = [record for record in records if record.cloud_cover is not None] or records
+    clouds = min((record.cloud_cover for record in known if record.cloud_cover is not None), default=None)
+    return [record for record in known if record.cloud_cover == clouds][-1], area
+
+
+def _read(
+    record: Record, band: int, area: Area | None, bands: Sequence[str], size: int, backend: StorageBackend,
+    options: ReadOptions,
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:  # fmt: skip
+    """Pixels of one band and which of them hold data, at most ``size`` along the longer side."""
+    header = record.known[band]
+    if area is None:
+        area = Area(geometry=shapely.box(*header.grid.bounds), crs=record.crs, is_box=True)
+    place = placed_on(area, record.crs, header.grid)
+    grid = None if place is None else _level_grid(header, place.bounds, size)
+    if grid is None:
+        raise WindowError(f"the area meets the footprint of record {record.id!r}, but not its raster")
+    if grid.width * grid.height > _MOST_PIXELS:
+        raise WindowError(
+            f"a preview of record {record.id!r} would read {grid.width} x {grid.height} pixels, because the index "
+            "holds no overviews of it: give a smaller area, or index files that have overviews (COGs)"
+        )
+    shape = grid.height, grid.width
+    pixels, valid = np.empty(shape, dtype=header.sample_type), np.empty(shape, dtype=bool)
+    view = View(record=record, areas=[(0, area)], crs=record.crs, grid=grid)
+    fill([Plane(view=view, band=band, pixels=pixels, valid=valid)], bands, backend, options)
+    step = -(-max(shape) // size)
+    return pixels[::step, ::step], valid[::step, ::step]
+
+
+def _level_grid(header: BandHeader, bounds: tuple[float, float, float, float], size: int) -> Grid | None:
+    """The wanted part of the coarsest overview on which it still has ``size`` pixels; of the image if none has."""
+    best: Grid | None = None
+    for level in (header, *header.overviews):
+        window = level.grid.window(bounds)
+        if window is None or (best is not None and max(window.shape) < size):
+            break
+        best = level.grid.part(window)
+    return best
+
+
+def _resized(
+    read: tuple[npt.NDArray[Any], npt.NDArray[np.bool_]], height: int, width: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Pixels (and their validity) repeated or left out so that the shape is as wanted."""
+    rows = np.arange(height) * read[0].shape[0] // height
+    columns = np.arange(width) * read[0].shape[1] // width
+    return read[0][np.ix_(rows, columns)], read[1][np.ix_(rows, columns)]
+
+
+def _stretched(channel: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Samples from 0 to 255, so that all but the darkest and the brightest few differ."""
+    seen = valid & np.isfinite(channel) if channel.dtype.kind == "f" else valid
+    if not seen.any():
+        return np.zeros(channel.shape, dtype=np.uint8)
+    low, high = np.percentile(channel[seen], _STRETCH)
+    scaled = (np.where(seen, channel, low).astype(np.float64) - low) / max(high - low, np.finfo(np.float64).tiny)
+    bright: npt.NDArray[np.uint8] = (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    return bright

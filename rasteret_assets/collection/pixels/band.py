@@ -1,0 +1,255 @@
+"""A band's header as the index keeps it, checked and ready to read with."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rasteret_assets.collection.areas.grid import Grid, Window
+from rasteret_assets.collection.table.summary import crs_code
+from rasteret_assets.errors import CollectionError, WindowError
+from rasteret_assets.schema import OVERVIEWS, TILE_TABLES
+from rasteret_assets.storage.unchanged import IndexedFile
+from rasteret_assets.tiff.constants import ALPHA, ALPHA_BANDS
+from rasteret_assets.tiff.nodata import exact_nodata
+
+#: What collections that tell nothing of their files know.
+_UNKNOWN: Final = IndexedFile()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BandHeader:
+    """Where the pixels of one band lie in one file, and how they are stored.
+
+    Args:
+        grid: the pixel grid, in the raster's CRS.
+        tile_width: columns of a tile.
+        tile_height: rows of a tile.
+        dtype: of a sample, in the byte order of the file.
+        compression: TIFF compression number.
+        predictor: 1 none, 2 horizontal differences, 3 floating point.
+        samples: samples per pixel that a tile interleaves; 1 where every band has tiles of its own.
+        band_index: which of these samples is the band, from 0.
+        tile_offsets: int64 of shape (tiles down, tiles across): first byte of each tile, 0 for tiles not stored.
+        tile_byte_counts: likewise, stored bytes.
+        nodata: value of pixels without data, in the native type; None where there is none that the type can hold.
+        photometric: TIFF photometric interpretation; JPEG needs it.
+        jpeg_tables: tables that JPEG tiles share; None without.
+        crs: of the raster as the file states it; None where the record must say.
+        overviews: headers of the smaller copies of the image, from the finest to the coarsest.
+        alpha: which sample of a tile says that a pixel holds data, by not being 0; None where none does.
+        mask: header of the image that says so instead, on the same grid; None without.
+        packed: whether a tile holds one bit per pixel, eight to a byte and rows of whole bytes, as masks do.
+        file: what the index knows of the file, by which a replaced one is told; empty in older collections.
+    """
+
+    grid: Grid
+    tile_width: int
+    tile_height: int
+    dtype: np.dtype[Any]
+    compression: int
+    predictor: int
+    samples: int
+    band_index: int
+    tile_offsets: npt.NDArray[np.int64]
+    tile_byte_counts: npt.NDArray[np.int64]
+    nodata: Any
+    photometric: int
+    jpeg_tables: bytes | None
+    crs: str | None
+    overviews: Sequence[BandHeader] = ()
+    alpha: int | None = None
+    mask: BandHeader | None = None
+    packed: bool = False
+    file: IndexedFile = _UNKNOWN
+
+    @property
+    def fill(self) -> Any:
+        """Value of pixels that are not stored, or masked: nodata, 0 without one."""
+        return self.sample_type.type(0) if self.nodata is None else self.nodata
+
+    @property
+    def marker(self) -> Any:
+        """Value that tells pixels without data from others: nodata, but None where a mask tells them, as in GDAL."""
+        return None if self.mask is not None else self.nodata
+
+    @property
+    def is_transparent(self) -> bool:
+        """Whether a mask or an alpha band tells pixels without data from others."""
+        return self.mask is not None or self.alpha is not None
+
+    @property
+    def sample_type(self) -> np.dtype[Any]:
+        """Type of a sample in memory: ``dtype`` in native byte order."""
+        return self.dtype.newbyteorder("=")
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of a tile once decompressed."""
+        if self.packed:
+            return -(-self.tile_width // 8) * self.tile_height
+        return self.tile_width * self.tile_height * self.samples * self.dtype.itemsize
+
+    def tile_window(self, row: int, column: int) -> Window:
+        """The pixels of a tile; edge tiles reach beyond the grid."""
+        return Window(
+            col_off=column * self.tile_width,
+            row_off=row * self.tile_height,
+            width=self.tile_width,
+            height=self.tile_height,
+        )
+
+
+def parse_header(header: pa.StructScalar, *, band_index: int, where: str) -> BandHeader:
+    """A header from its struct, which is not null.
+
+    Args:
+        header: value of a ``{band}_metadata`` column. Fields that older collections lack have TIFF's defaults.
+        band_index: what the record says, for headers that do not.
+        where: record and band, for messages.
+
+    Raises:
+        CollectionError: if fields are missing or contradict one another.
+    """
+    names = {field.name for field in header.type}
+
+    def value(name: str, default: Any = None) -> Any:
+        found = header[name].as_py() if name in names else None
+        return default if found is None else found
+
+    try:
+        grid = _grid(value("image_width"), value("image_height"), value("transform"))
+        dtype = np.dtype(value("dtype"))
+        # Separate planes: the table is this band's own slice, and a tile holds one sample.
+        planar = value("planar_configuration", 1) == 2
+        samples = 1 if planar else value("samples_per_pixel", 1)
+        index = 0 if planar else value("band_index", band_index)
+        parsed = BandHeader(
+            grid=grid,
+            **_tiles(header, grid),
+            dtype=dtype,
+            compression=value("compression", 1),
+            predictor=value("predictor", 1),
+            samples=samples,
+            band_index=index,
+            nodata=_nodata(dtype, value("nodata"), value("nodata_text")),
+            photometric=value("photometric", 1),
+            jpeg_tables=_bytes(value("jpeg_tables")),
+            crs=crs_code(value("epsg"), value("crs")),
+            file=IndexedFile(value("etag"), value("last_modified"), value("content_length")),
+        )
+        if not planar and _has_alpha(parsed, value("extra_samples")):
+            parsed = replace(parsed, alpha=samples - 1)
+        pages = header[OVERVIEWS] if OVERVIEWS in names else None
+        if pages is not None and pages.is_valid:
+            parsed = _with_pages(parsed, pages)
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, WindowError) as error:
+        raise CollectionError(f"the header of {where} contradicts itself ({error}): index it again") from error
+    if min(parsed.tile_width, parsed.tile_height) < 1 or not 0 <= index < samples or dtype.kind not in "iuf":
+        raise CollectionError(
+            f"the header of {where} is none to read with: tiles of {parsed.tile_width} x {parsed.tile_height}, "
+            f"sample {index} of {samples}, {dtype}: index it again"
+        )
+    return parsed
+
+
+def _tiles(image: pa.StructScalar, grid: Grid) -> dict[str, Any]:
+    """Size of the tiles and their tables, of an image or an overview of it."""
+    width, height = int(image["tile_width"].as_py()), int(image["tile_height"].as_py())
+    down, across = -(-grid.height // height), -(-grid.width // width)
+    # Copied: a view would keep the tables of a whole batch of records in memory for the sake of one.
+    tables = {name: image[name].values.to_numpy().copy().reshape(down, across) for name in TILE_TABLES}
+    return {"tile_width": width, "tile_height": height, **tables}
+
+
+def _has_alpha(header: BandHeader, extra_samples: Sequence[int] | None) -> bool:
+    """Whether the last sample of a tile is alpha that hides pixels of the band, by GDAL's rules.
+
+    It does where no nodata does, and the file has two or four bands of 8 or 16 bits.
+    """
+    return (
+        not ALPHA.isdisjoint(list(extra_samples or ())[-1:])
+        and header.nodata is None
+        and header.samples in ALPHA_BANDS
+        and header.band_index != header.samples - 1
+        and header.dtype.kind == "u"
+        and header.dtype.itemsize <= 2
+    )
+
+
+def _with_pages(whole: BandHeader, pages: pa.ListScalar) -> BandHeader:
+    """A header with its overviews, whose pixels cover the same outline, and the masks of it and of them."""
+    images: list[BandHeader] = [whole]
+    masks: dict[tuple[int, int], BandHeader] = {}
+    for page in pages.values:
+        width, height = page["image_width"].as_py(), page["image_height"].as_py()
+        grid = replace(
+            whole.grid,
+            width=width,
+            height=height,
+            scale_x=whole.grid.scale_x * whole.grid.width / width,
+            scale_y=whole.grid.scale_y * whole.grid.height / height,
+        )
+        level = replace(whole, grid=grid, **_tiles(page, grid), jpeg_tables=_bytes(page["jpeg_tables"].as_py()))
+        bits, codec = (page[name].as_py() if name in page else None for name in ("mask_bits", "compression"))
+        if bits is None:
+            images.append(level)
+        elif codec is not None or whole.nodata is None:  # alpha tells nothing where nodata does
+            masks.setdefault(level.grid.whole.shape, _mask(level, bits, codec))
+    if whole.grid.whole.shape in masks:
+        # What an overview without a mask of its own hides is not known.
+        images = [
+            replace(image, mask=masks[image.grid.whole.shape]) for image in images if image.grid.whole.shape in masks
+        ]
+    return replace(images[0], overviews=tuple(images[1:]))
+
+
+def _mask(level: BandHeader, bits: int, codec: int | None) -> BandHeader:
+    """The header of a mask that has the grid and the tiles of ``level``.
+
+    Args:
+        level: header of the band with the place of the mask's tiles.
+        bits: of a sample of the mask.
+        codec: its compression; None for the alpha plane of the image, which is stored as the band is.
+    """
+    own = {} if codec is None else {"compression": codec, "predictor": 1, "dtype": np.dtype(np.uint8)}
+    return replace(level, **own, samples=1, band_index=0, photometric=1, nodata=None, packed=bits == 1)  # type: ignore[arg-type]
+
+
+def _bytes(text: str | bytes | None) -> bytes | None:
+    return base64.b64decode(text) if isinstance(text, str) else text
+
+
+def _grid(width: int, height: int, transform: list[float]) -> Grid:
+    scale_x, origin_x, scale_y, origin_y = transform
+    return Grid(width=width, height=height, scale_x=scale_x, scale_y=scale_y, origin_x=origin_x, origin_y=origin_y)
+
+
+def _nodata(dtype: np.dtype[Any], nodata: float | None, text: str | None) -> Any:
+    """Nodata in the band's own type; None where there is none, or none that the type can hold.
+
+    Args:
+        dtype: of a sample.
+        nodata: the value as it is published.
+        text: the tag it comes from, which says more: 64-bit integers beyond 2**53 are no floats, and a header of an
+            earlier parser has no value for the rarer spellings.
+    """
+    kind = dtype.newbyteorder("=").type
+    if text is not None and dtype.kind in "iuf":
+        exact = exact_nodata(text, dtype)
+        return None if exact is None else kind(exact)
+    if nodata is None:
+        return None
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return kind(nodata)
+    limits = np.iinfo(kind)
+    if not limits.min <= nodata <= limits.max or int(nodata) > limits.max:  # as a float, 2**64 - 1 is one more
+        return None
+    return kind(int(nodata))  # GDAL compares pixels with the value without its fraction

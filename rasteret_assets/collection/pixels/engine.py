@@ -1,0 +1,273 @@
+"""The read engine: planned runs are fetched side by side, decoded in threads and put in place.
+
+What is in flight is bounded in bytes, whatever the size of the read: fetched runs, tiles being decoded, and arrays that
+jobs need for themselves. Hosts are treated as in header ingest. A failure stops nothing but what depends on it: all of
+them are told together at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from rasteret_assets.collection.pixels.budget import Budget
+from rasteret_assets.collection.pixels.codecs import decode_tile
+from rasteret_assets.collection.pixels.plan import BandRead, Run, plan_read
+from rasteret_assets.errors import (
+    BackendError,
+    FileReplacedError,
+    HostUnreachableError,
+    RangeReadError,
+    RasteretAssetsError,
+    TileError,
+)
+from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.hosts import DEADLINE_S, HostState, attempts_allowed, backoff
+from rasteret_assets.storage.unchanged import as_unchanged_reader
+from rasteret_assets.storage.urls import host, redact
+
+_DECODE_THREADS = min(16, os.cpu_count() or 1)
+
+#: Bytes of fetched runs that wait for their decoding, of tiles that are decoded, and of arrays of jobs.
+_FETCHED_BYTES = 96 * 1024 * 1024
+_DECODED_BYTES = 48 * 1024 * 1024
+_JOB_BYTES = 64 * 1024 * 1024
+#: A tile exists as bytes, as samples and as samples without predictor while it is decoded.
+_DECODED_COPIES = 3
+
+
+def _nothing() -> None:
+    """What most jobs do when their pixels are there."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """Reads that belong together, and what is done with their pixels.
+
+    Args:
+        start: makes the reads; arrays they need are made here.
+        finish: called in a thread once all of them are done.
+        cost: bytes of arrays that live from ``start`` to ``finish``.
+    """
+
+    start: Callable[[], Sequence[BandRead]]
+    finish: Callable[[], None] = _nothing
+    cost: int = 0
+
+
+@dataclass(kw_only=True, eq=False)
+class _Running:
+    """A job that was started, and the number of its runs that are not done."""
+
+    job: Job
+    runs: int
+
+
+async def read_jobs(
+    jobs: Iterable[Job], backend: StorageBackend, *, max_concurrent: int, most_failures: int | None = None
+) -> list[RasteretAssetsError]:
+    """Do the reads of ``jobs``; pixels that are not stored or cannot be read stay as they are.
+
+    Args:
+        jobs: what to read; consumed as it goes.
+        backend: brings the bytes; asked for one range per run.
+        max_concurrent: requests in flight at most.
+        most_failures: after so many failures no further request is made; by default everything is tried.
+
+    Returns:
+        What could not be read: a TileError for a damaged tile, naming record, band, tile and file; a RangeReadError
+        for bytes that did not come, with a note naming record and band; a FileReplacedError, which names them itself,
+        for a file that is not the one that was indexed.
+    """
+    with ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="decode") as pool:
+        try:
+            return await _Reading(iter(jobs), backend, max_concurrent, most_failures, pool).run()
+        except ExceptionGroup as unforeseen:
+            raise unforeseen.exceptions[0] from unforeseen.exceptions[0].__cause__
+
+
+@dataclass(eq=False)
+class _Reading:
+    """One call: the jobs that are left, the hosts they lead to, what has failed."""
+
+    jobs: Iterator[Job]
+    backend: StorageBackend
+    max_concurrent: int
+    most_failures: int | None
+    pool: ThreadPoolExecutor
+    waiting: deque[tuple[_Running, Run]] = field(default_factory=deque)
+    hosts: dict[str, HostState] = field(default_factory=dict)
+    failures: list[RasteretAssetsError] = field(default_factory=list)
+    lost: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.reader = as_unchanged_reader(self.backend)
+        self.fetched = Budget(_FETCHED_BYTES)
+        self.decoded = Budget(_DECODED_BYTES)
+        self.held = Budget(_JOB_BYTES)
+        self.turn = asyncio.Lock()
+        self.room = asyncio.Condition()
+
+    async def run(self) -> list[RasteretAssetsError]:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.max_concurrent):
+                group.create_task(self.work())
+        return self.failures
+
+    async def work(self) -> None:
+        """Take one run after the other until there is none."""
+        while (taken := await self.take()) is not None:
+            running, run = taken
+            try:
+                await self.fetch_and_place(run)
+            finally:
+                self.fetched.give_back(run.length)
+            running.runs -= 1
+            if not running.runs:
+                await self.finish(running)
+
+    async def take(self) -> tuple[_Running, Run] | None:
+        """The next run, when there is room for its bytes; None when all is done."""
+        async with self.turn:
+            while not self.waiting:
+                job = next(self.jobs, None)
+                if job is None or self.has_failed:
+                    return None
+                await self.held.take(job.cost)
+                running = _Running(job=job, runs=0)
+                for read in job.start():
+                    plan = plan_read(read)
+                    self.failures.extend(plan.broken)
+                    for tile in plan.absent:
+                        tile.place(None, None, read.header)
+                    self.waiting.extend((running, run) for run in plan.runs)
+                running.runs = len(self.waiting)
+                if not running.runs:
+                    await self.finish(running)
+            await self.fetched.take(self.waiting[0][1].length)
+            return self.waiting.popleft()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether so much has failed that the rest is not tried."""
+        return self.most_failures is not None and len(self.failures) >= self.most_failures
+
+    async def finish(self, running: _Running) -> None:
+        """Let a job use its pixels."""
+        if running.job.finish is not _nothing:
+            await asyncio.get_running_loop().run_in_executor(self.pool, running.job.finish)
+        self.held.give_back(running.job.cost)
+
+    async def fetch_and_place(self, run: Run) -> None:
+        """Bring a run and put its tiles in place; what fails is noted."""
+        read = run.read
+        if read.href in self.lost or self.has_failed:
+            return
+        try:
+            data = await self.fetch(run)
+        except RangeReadError as error:
+            if not isinstance(error, FileReplacedError):
+                error.add_note(f"while reading band {read.band!r} of record {read.record!r}")
+            if read.href not in self.lost:
+                # One error says all of a file that cannot be reached.
+                self.lost.add(read.href)
+                self.failures.append(error)
+            return
+        size = _DECODED_COPIES * read.header.tile_bytes
+        await self.decoded.take(size)
+        try:
+            self.failures += await asyncio.get_running_loop().run_in_executor(self.pool, _place, run, data)
+        finally:
+            self.decoded.give_back(size)
+
+    async def fetch(self, run: Run) -> memoryview:
+        """The bytes of a run, asked for again while that promises something.
+
+        Raises:
+            RangeReadError: if they do not come.
+        """
+        href = run.read.href
+        state = self.hosts.setdefault(host(href), HostState(ceiling=self.max_concurrent, first=self.max_concurrent))
+        attempts, deadline = 0, 0.0
+        while True:
+            await self.wait_for_room(state, href)
+            attempts += 1
+            started = time.monotonic()
+            state.active += 1
+            try:
+                data = await self.ask(href, run)
+            except RangeReadError as error:
+                state.note(error, started)
+                wait = backoff(attempts, error.retry_after)
+                deadline = deadline or started + DEADLINE_S
+                if attempts >= attempts_allowed(error) or started + wait > deadline:
+                    raise
+            else:
+                state.answered()
+                return data
+            finally:
+                state.active -= 1
+                await self.tell_of_room()
+            await asyncio.sleep(wait)
+
+    async def ask(self, href: str, run: Run) -> memoryview:
+        try:
+            read = await self.reader.read_unchanged(href, run.start, run.length, run.read.header.file)
+            return memoryview(read.data)
+        except FileReplacedError as error:
+            raise run.read.replaced_error(error) from error
+        except RasteretAssetsError:
+            raise
+        except Exception as error:  # a user's backend may raise anything
+            where = redact(href)
+            reason = str(error).replace(href, where)
+            raise BackendError(f"{where}: the backend failed: {type(error).__name__}: {reason}", href=where) from error
+
+    async def wait_for_room(self, state: HostState, href: str) -> None:
+        """Wait until the host may be asked."""
+        while True:
+            if state.dead:
+                where, name = redact(href), host(href) or "this machine"
+                raise HostUnreachableError(
+                    f"{where}: given up, because {name} gave no answer to the last {state.refusals} requests",
+                    href=where,
+                )
+            pause = state.paused_until - time.monotonic()
+            if pause > 0:
+                await asyncio.sleep(pause)
+            elif state.has_room:
+                return
+            else:
+                async with self.room:
+                    await self.room.wait_for(lambda: state.has_room or state.dead)
+
+    async def tell_of_room(self) -> None:
+        async with self.room:
+            self.room.notify_all()
+
+
+def _place(run: Run, data: memoryview) -> list[TileError]:
+    """Decode the tiles of a run and hand each to those who need it; return the errors of damaged tiles."""
+    read = run.read
+    damaged: list[TileError] = []
+    for tile in run.tiles:
+        begin = tile.start - run.start
+        stored = data[begin : begin + tile.length]
+        if len(stored) < tile.length:
+            reason = f"the file ends within it ({len(stored)} of {tile.length} bytes)"
+            damaged.append(read.tile_error(tile.row, tile.column, reason))
+            continue
+        try:
+            samples, opaque = decode_tile(stored, read.header)
+        except TileError as error:
+            damage = read.tile_error(tile.row, tile.column, error)
+            damage.__cause__ = error
+            damaged.append(damage)
+            continue
+        tile.place(samples, opaque, read.header)
+    return damaged

@@ -1,0 +1,132 @@
+"""Areas that have no place in lon/lat: on another planet, or partly beside the disk that a satellite sees.
+
+Footprints are in lon/lat, so that they say nothing of such an area. Records are chosen by the bounds of their rasters
+instead, as far as a way leads from the area's CRS to the raster's. None is needed where the two are the same CRS in
+other words, which is why equal CRSs are told here by what they compute.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import pyproj
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from rasteret_assets.collection.areas.area import Area
+from rasteret_assets.collection.areas.grid import Grid
+from rasteret_assets.collection.areas.reproject import LONLAT, transform_points
+from rasteret_assets.collection.pixels.select import Record
+from rasteret_assets.errors import WindowError
+
+#: Meets every footprint.
+WORLD: Final = shapely.box(-180, -90, 180, 90)
+
+#: Relative difference of two parameters that writers mean to be the same; a micrometre of the Earth's radius.
+_TOLERANCE: Final = 1e-9
+
+
+def place(areas: Sequence[Area]) -> tuple[list[BaseGeometry], dict[int, WindowError]]:
+    """Return the areas in lon/lat, and why some have no place there, by position: those are the world.
+
+    Raises:
+        WindowError: if an area that is said to be in lon/lat is not on the globe.
+    """
+    shapes: list[BaseGeometry] = []
+    unplaced: dict[int, WindowError] = {}
+    for position, area in enumerate(areas):
+        try:
+            shapes.append(area.lonlat())
+        except WindowError as error:
+            if area.crs == LONLAT:
+                raise
+            shapes.append(WORLD)
+            unplaced[position] = error
+    return shapes, unplaced
+
+
+def has_lonlat(crs: str) -> bool:
+    """Whether a way leads from a CRS, as ``crs_name`` writes it, to the Earth's lon/lat."""
+    try:
+        transform_points(np.zeros(1), np.zeros(1), crs, LONLAT)
+    except WindowError:
+        return False
+    return True
+
+
+def keep_reached(
+    records: Iterable[Record],
+    crs_of: Callable[[int], str],
+    unplaced: dict[int, WindowError],
+    reaches: Callable[[int, str, Grid], bool],
+) -> list[Record]:
+    """Return the records that areas reach, without those areas of a record that do not reach its raster.
+
+    Args:
+        records: with the positions of the areas that meet their footprint, which all of ``unplaced`` do.
+        crs_of: the CRS of the area at a position.
+        unplaced: why areas have no place in lon/lat, by position.
+        reaches: whether the area at a position, brought to a CRS, meets a grid in it; raises WindowError without a way.
+
+    Raises:
+        WindowError: one of ``unplaced``, if no record is left.
+    """
+    kept = []
+    for record in records:
+        # An area in the raster's own CRS is not brought anywhere, whatever the words of the two are.
+        own = next((crs_of(one) for one in record.areas if one in unplaced and same_crs(crs_of(one), record.crs)), None)
+        told = record if own is None else replace(record, crs=own)
+        areas = [one for one in record.areas if one not in unplaced or _meets(reaches, one, told)]
+        if areas:
+            kept.append(replace(told, areas=areas))
+    if unplaced and not kept:
+        raise next(iter(unplaced.values()))
+    return kept
+
+
+def _meets(reaches: Callable[[int, str, Grid], bool], position: int, record: Record) -> bool:
+    try:
+        return reaches(position, record.crs, record.finest.grid)
+    except WindowError:
+        return False
+
+
+@functools.lru_cache(maxsize=256)
+def same_crs(one: str, other: str) -> bool:
+    """Whether two CRSs give a place the same coordinates, whatever their datums are called where one is unknown.
+
+    Args:
+        one: as ``crs_name`` writes it.
+        other: likewise.
+    """
+    if one == other:
+        return True
+    a, b = pyproj.CRS.from_user_input(one), pyproj.CRS.from_user_input(other)
+    if a.equals(b, ignore_axis_order=True):
+        return True
+    # A datum that is known leads somewhere, and so does a shift that is stated: names count there.
+    if a.is_bound or b.is_bound or not any("unknown" in crs.datum.name.lower() for crs in (a, b) if crs.datum):
+        return False
+    first, second = _numbers(a), _numbers(b)
+    return first.keys() == second.keys() and all(
+        math.isclose(value, second[name], rel_tol=_TOLERANCE, abs_tol=_TOLERANCE) for name, value in first.items()
+    )
+
+
+def _numbers(crs: pyproj.CRS) -> dict[str, float]:
+    """Return all that counts when coordinates are computed, by names that are the same however the CRS was written."""
+    found = {f"axis {axis.direction}": axis.unit_conversion_factor for axis in crs.axis_info}
+    if crs.ellipsoid is not None:
+        found |= {"major": crs.ellipsoid.semi_major_metre, "inverse": crs.ellipsoid.inverse_flattening}
+    if crs.prime_meridian is not None:
+        found["meridian"] = crs.prime_meridian.longitude * float(crs.prime_meridian.unit_conversion_factor)
+    operation = crs.coordinate_operation
+    if operation is not None:
+        found[operation.method_name.lower()] = 0.0
+        found |= {one.name.lower(): float(one.value) * one.unit_conversion_factor for one in operation.params}
+    return found

@@ -1,0 +1,217 @@
+"""Which records are read: those whose footprint meets an area, with the headers of the bands asked for."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from shapely.geometry.base import BaseGeometry
+
+from rasteret_assets import schema
+from rasteret_assets.collection.areas.footprints import intersecting_pairs
+from rasteret_assets.collection.areas.reproject import crs_name
+from rasteret_assets.collection.pixels.band import BandHeader, parse_header
+from rasteret_assets.collection.pixels.codecs import check_supported
+from rasteret_assets.collection.pixels.options import Missing
+from rasteret_assets.collection.table.summary import crs_code
+from rasteret_assets.columns.instants import utc_instants
+from rasteret_assets.errors import SpecError, WindowError
+
+_log = logging.getLogger(__name__)
+
+_HREF = "href:"
+_INDEX = "index:"
+_COLLECTION = "collection"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Record:
+    """A record to read from.
+
+    Args:
+        id: of the record.
+        order: sorts records by datetime, then id; undated ones last.
+        moment: its datetime in UTC; None for undated records.
+        cloud_cover: in percent; None where the table does not say.
+        collection: the STAC collection that the row names, if any.
+        crs: of its rasters, as ``reproject.crs_name`` writes it.
+        headers: one per band asked for, in that order; None where the index has none, of one band at least it has.
+        hrefs: likewise.
+        areas: positions of the areas that meet its footprint, ascending.
+    """
+
+    id: str
+    order: tuple[bool, int, str]
+    moment: datetime | None
+    cloud_cover: float | None
+    collection: str | None
+    crs: str
+    headers: Sequence[BandHeader | None]
+    hrefs: Sequence[str]
+    areas: Sequence[int]
+
+    @property
+    def known(self) -> list[BandHeader]:
+        """The headers that the index has."""
+        return [header for header in self.headers if header is not None]
+
+    @property
+    def finest(self) -> BandHeader:
+        """The header of the band with the smallest pixels; the first of them."""
+        return min(self.known, key=lambda header: abs(header.grid.scale_x * header.grid.scale_y))
+
+
+def projection(table: pa.Schema, bands: Sequence[str]) -> dict[str, pc.Expression]:
+    """The columns that :func:`select_records` needs."""
+    plain = (
+        schema.ID, schema.DATETIME, schema.GEOMETRY, schema.BBOX, schema.PROJ_EPSG, schema.CRS, schema.CLOUD_COVER,
+        _COLLECTION,
+    )  # fmt: skip
+    columns = {name: pc.field(name) for name in plain if name in table.names}
+    for band in bands:
+        columns[schema.band_column(band)] = pc.field(schema.band_column(band))
+        columns[_HREF + band] = pc.field(schema.ASSETS, band, schema.HREF)
+        if any(field.name == schema.BAND_INDEX for field in table.field(schema.ASSETS).type.field(band).type):
+            columns[_INDEX + band] = pc.field(schema.ASSETS, band, schema.BAND_INDEX)
+    return columns
+
+
+def select_records(
+    batches: Iterator[pa.RecordBatch], bands: Sequence[str], shapes: Sequence[BaseGeometry], *, missing: Missing,
+    what: str = "area",
+) -> list[Record]:  # fmt: skip
+    """Records whose footprint meets an area, by datetime and id.
+
+    Args:
+        batches: rows with the columns of :func:`projection`.
+        bands: names of the bands.
+        shapes: areas (or points) of interest in lon/lat.
+        missing: what becomes of records that lack the header of a band, as :class:`ReadOptions` says.
+        what: what they are called in messages.
+
+    Raises:
+        WindowError: if no footprint meets an area, or if no record that does has its headers.
+    """
+
+    def meeting(batch: pa.RecordBatch) -> Iterator[tuple[int, list[int]]]:
+        area, row = intersecting_pairs(batch.column(schema.GEOMETRY), batch.column(schema.BBOX), shapes)
+        if not len(row):
+            return  # boxes that meet an area, of footprints that do not
+        order = np.lexsort((area, row))
+        rows, starts = np.unique(row[order], return_index=True)
+        for number, areas in zip(rows, np.split(area[order], starts[1:]), strict=True):
+            yield int(number), areas.tolist()
+
+    return _select(batches, bands, meeting, missing, what)
+
+
+def every_record(batches: Iterator[pa.RecordBatch], bands: Sequence[str]) -> list[Record]:
+    """All records that have the headers of ``bands``, by datetime and id.
+
+    Raises:
+        WindowError: if there is none.
+    """
+    return _select(batches, bands, lambda batch: ((row, []) for row in range(batch.num_rows)), "drop", "filters")
+
+
+def _select(
+    batches: Iterator[pa.RecordBatch],
+    bands: Sequence[str],
+    wanted: Callable[[pa.RecordBatch], Iterable[tuple[int, list[int]]]],
+    missing: Missing,
+    what: str,
+) -> list[Record]:
+    found: list[Record] = []
+    without: list[str] = []
+    partly: list[str] = []
+    for batch in batches:
+        moments = utc_instants(batch.column(schema.DATETIME))
+        for row, areas in wanted(batch):
+            lacking = [band for band in bands if not batch.column(schema.band_column(band))[row].is_valid]
+            if lacking:
+                is_left_out = missing == "drop" or len(lacking) == len(bands)
+                name = f"{batch.column(schema.ID)[row].as_py()} ({', '.join(lacking)})"
+                (without if is_left_out else partly).append(name)
+                if is_left_out:
+                    continue
+            found.append(_record(batch, row, moments[row].as_py(), bands, areas))
+    if (missing == "raise" and (without or partly)) or (without and not found):
+        lacking = [*without, *partly]
+        raise WindowError(
+            f"{len(lacking)} records meet the {what}, but their headers of {list(bands)} are not in the index "
+            f"({_listed(lacking)}): look for the reason with rasteret-assets failures, and build again to retry them"
+        )
+    if without:
+        _log.warning("%d records are left out, whose headers are not in the index: %s", len(without), _listed(without))
+    if partly:
+        _log.warning(
+            "%d records have no data in the bands whose headers are not in the index: %s", len(partly), _listed(partly)
+        )
+    if not found:
+        raise WindowError(f"no record meets the {what}: compare it, and the filters, with the collection's bounds")
+    return sorted(found, key=lambda record: record.order)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _record(
+    batch: pa.RecordBatch, row: int, moment: datetime | None, bands: Sequence[str], areas: Sequence[int]
+) -> Record:
+    def value(name: str) -> Any:
+        return batch.column(name)[row].as_py() if name in batch.schema.names else None
+
+    name = value(schema.ID)
+    headers = [
+        parse_header(
+            batch.column(schema.band_column(band))[row],
+            band_index=value(_INDEX + band) or 0,
+            where=f"record {name!r}, band {band!r}",
+        )
+        if batch.column(schema.band_column(band))[row].is_valid
+        else None
+        for band in bands
+    ]
+    known = [(band, header) for band, header in zip(bands, headers, strict=True) if header is not None]
+    first_band, first = known[0]
+    for band, header in known:
+        check_supported(header, f"record {name!r}, band {band!r}")
+        if header.crs != first.crs:
+            raise WindowError(
+                f"record {name!r}: band {band!r} is in {header.crs}, but band {first_band!r} in {first.crs}: "
+                "read them in separate calls"
+            )
+    stated = batch.column(schema.DATETIME)[row]
+    return Record(
+        id=name,
+        order=(not stated.is_valid, stated.value or 0, str(name)),
+        moment=moment,
+        cloud_cover=value(schema.CLOUD_COVER),
+        collection=value(_COLLECTION),
+        crs=_record_crs(name, first.crs or crs_code(value(schema.PROJ_EPSG), value(schema.CRS))),
+        headers=headers,
+        hrefs=[value(_HREF + band) for band in bands],
+        areas=areas,
+    )
+
+
+def _record_crs(name: str, crs: str | None) -> str:
+    if crs is None:
+        raise WindowError(f"record {name!r} has no CRS, neither in its headers nor in its columns proj:epsg and crs")
+    try:
+        return _crs_name(crs)
+    except SpecError as error:
+        raise WindowError(f"record {name!r}: its CRS {error}") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _crs_name(crs: str) -> str:
+    return crs_name(crs)

@@ -1,0 +1,226 @@
+"""Which pixels are wanted of each record: grids that hold the areas, on the rasters' own pixels or on new ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from rasteret_assets.collection.areas.area import Area
+from rasteret_assets.collection.areas.grid import Grid
+from rasteret_assets.collection.areas.placing import check_target, placed, placed_on
+from rasteret_assets.collection.pixels.band import BandHeader
+from rasteret_assets.collection.pixels.options import ReadOptions
+from rasteret_assets.collection.pixels.select import Record
+from rasteret_assets.collection.pixels.warp import suggest_resolution
+from rasteret_assets.errors import WindowError
+
+Bounds = tuple[float, float, float, float]
+
+#: Pixels of a target grid that is read at once: 4 GB of 16 bits, 46 340 pixels square. One that is read piece by piece
+#: may have more, up to where dask's graph of 128 MB chunks is too large to be handled.
+MOST_PIXELS: Final = 2**31
+MOST_LAZY_PIXELS: Final = 2**42
+
+#: Edges this close to a multiple of the resolution (in pixels) lie on it.
+_SNAP = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class View:
+    """Pixels wanted of a record.
+
+    Args:
+        record: the record.
+        areas: the areas of interest in it, and their positions among all.
+        crs: of the grid.
+        grid: the pixels, which hold the areas; for several bands the same.
+    """
+
+    record: Record
+    areas: Sequence[tuple[int, Area]]
+    crs: str
+    grid: Grid
+
+
+def choose_views(
+    records: Sequence[Record],
+    areas: Sequence[Area],
+    bands: Sequence[str],
+    options: ReadOptions,
+    *,
+    most_pixels: int = MOST_PIXELS,
+) -> list[View]:
+    """Choose one view for every record and area that meets its raster, record by record.
+
+    Args:
+        records: in order.
+        areas: all areas of interest.
+        bands: names of the bands.
+        options: how pixels are read.
+        most_pixels: that a grid of ``target_crs`` or ``resolution`` may have.
+
+    Raises:
+        WindowError: if such a grid is larger, or would go around the world because ``target_crs`` ends at the
+            antimeridian, where the area lies on both sides of it.
+        WindowError: if none does, or if bands lie on different grids and nothing says how to join them.
+    """
+    if not options.regrids and not options.allow_resample:
+        for record in records:
+            check_one_grid(record, bands)
+    if options.target_crs is not None:
+        foreign = [record for record in records if record.crs != options.target_crs]
+        for position in sorted({position for record in foreign for position in record.areas}):
+            check_target(areas[position], options.target_crs)
+    if options.target_crs is not None and options.resolution is None:
+        options = replace(options, resolution=_common_resolution(records, areas, options.target_crs))
+    anchors: dict[str, Grid] = {}
+    for record in records:
+        anchors.setdefault(record.crs, record.finest.grid)
+    views = [
+        View(record=record, areas=[(position, areas[position])], crs=crs, grid=grid)
+        for record in records
+        for position in record.areas
+        for crs, grid in _grids(record, areas[position], options, anchors, most_pixels)
+    ]
+    if not views:
+        raise WindowError(
+            f"the area meets the footprint of {len(records)} records, but the raster of none: footprints are too large"
+        )
+    return views
+
+
+def check_one_grid(record: Record, bands: Sequence[str]) -> None:
+    """Refuse a record whose bands lie on different grids.
+
+    Raises:
+        WindowError: naming them, and what to do.
+    """
+    known = [(band, header) for band, header in zip(bands, record.headers, strict=True) if header is not None]
+    first_band, first_header = known[0]
+    first = first_header.grid
+    for band, header in known:
+        if header.grid.offset(first) != (0, 0) or header.grid.whole != first.whole:
+            raise WindowError(
+                f"record {record.id!r}: band {band!r} ({_grid_text(header)}) and band {first_band!r} "
+                f"({_grid_text(first_header)}) have different grids: read them in separate calls, or bring them "
+                "to one grid with allow_resample=True or resolution="
+            )
+
+
+def _grid_text(header: BandHeader) -> str:
+    grid = header.grid
+    return f"{grid.width} x {grid.height} pixels of {abs(grid.scale_x):g} x {abs(grid.scale_y):g} in {header.crs}"
+
+
+def _grids(
+    record: Record, area: Area, options: ReadOptions, anchors: Mapping[str, Grid], most_pixels: int
+) -> Iterator[tuple[str, Grid]]:
+    """The grid of an area in a record, unless the raster does not reach it."""
+    grid = record.finest.grid
+    shape = placed_on(area, record.crs, grid)
+    window = None if shape is None else grid.window(shape.bounds)
+    if shape is None or window is None:
+        return
+    if options.resolution is None:
+        yield record.crs, grid.part(window)
+        return
+    crs = options.target_crs or record.crs
+    if crs != record.crs:
+        shape = placed(area, crs)
+    target = aligned_grid(shape.bounds, options.resolution, anchors.get(crs))
+    check_size(target, crs, most_pixels)
+    yield crs, target
+
+
+def check_size(grid: Grid, crs: str, most_pixels: int) -> None:
+    """Refuse a grid of more than ``most_pixels`` pixels.
+
+    Raises:
+        WindowError: that says how large it is, and what makes it smaller.
+    """
+    if grid.width * grid.height <= most_pixels:
+        return
+    factor = math.sqrt(grid.width * grid.height / most_pixels)
+    raise WindowError(
+        f"the grid in {crs[:40]} would have {grid.width} x {grid.height} pixels of {abs(grid.scale_x):g} x "
+        f"{abs(grid.scale_y):g}, more than {most_pixels:.2g} in all: give a coarser resolution= (from "
+        f"{abs(grid.scale_x) * factor:.3g} on it fits) in units of that CRS, a smaller area, or another target_crs"
+        + ("; get_xarray(chunks=...) reads larger grids piece by piece" if most_pixels == MOST_PIXELS else "")
+    )
+
+
+def aligned_grid(bounds: Bounds, resolution: tuple[float, float], anchor: Grid | None) -> Grid:
+    """The smallest grid around ``bounds`` whose pixels fit those of every other grid made so.
+
+    Edges are whole pixels away from the first corner of ``anchor``, so that overviews can be read as they are; without
+    one they are multiples of the resolution.
+    """
+    width, height = resolution
+    x, y = (anchor.origin_x, anchor.origin_y) if anchor else (0.0, 0.0)
+    left, right = math.floor((bounds[0] - x) / width + _SNAP), math.ceil((bounds[2] - x) / width - _SNAP)
+    bottom, top = math.floor((bounds[1] - y) / height + _SNAP), math.ceil((bounds[3] - y) / height - _SNAP)
+    return Grid(
+        width=max(right - left, 1),
+        height=max(top - bottom, 1),
+        scale_x=width,
+        scale_y=-height,
+        origin_x=x + left * width,
+        origin_y=y + top * height,
+    )
+
+
+def _common_resolution(records: Sequence[Record], areas: Sequence[Area], target: str) -> tuple[float, float]:
+    """The pixel size that keeps the detail of the finest record, the same for all, so that their pixels coincide."""
+    sizes: dict[tuple[str, float, float], float] = {}
+    for record in records:
+        grid = record.finest.grid
+        kind = record.crs, grid.scale_x, grid.scale_y
+        if kind in sizes:
+            continue
+        for position in record.areas:
+            shape = placed_on(areas[position], record.crs, grid)
+            window = None if shape is None else grid.window(shape.bounds)
+            if window is not None:
+                sizes[kind] = suggest_resolution(grid.part(window), record.crs, target)
+                break
+    size = min(sizes.values(), default=1.0)
+    return size, size
+
+
+def common_grid(views: Sequence[View], *, most_pixels: int = MOST_PIXELS) -> tuple[str, Grid]:
+    """Return the CRS and the grid that hold the pixels of all views.
+
+    Raises:
+        WindowError: if they lie in different CRSs, their pixels do not coincide, or the grid would have more than
+            ``most_pixels`` pixels, because areas or rasters lie far apart.
+    """
+    first = views[0]
+    left = top = 0
+    right, bottom = first.grid.width, first.grid.height
+    for view in views:
+        if view.crs != first.crs:
+            found = sorted({view.crs for view in views})
+            raise WindowError(
+                f"records are in {len(found)} CRSs ({', '.join(name[:40] for name in found[:6])}): choose one for all "
+                f"with target_crs={first.crs[:40]!r}, or subset the records"
+            )
+        offset = first.grid.offset(view.grid)
+        if offset is None:
+            raise WindowError(
+                f"pixels of record {view.record.id!r} do not coincide with those of {first.record.id!r}: "
+                f"choose a grid for all with resolution={abs(first.grid.scale_x):g}"
+            )
+        left, top = min(left, offset[0]), min(top, offset[1])
+        right, bottom = max(right, offset[0] + view.grid.width), max(bottom, offset[1] + view.grid.height)
+    grid = replace(
+        first.grid,
+        width=right - left,
+        height=bottom - top,
+        origin_x=first.grid.origin_x + left * first.grid.scale_x,
+        origin_y=first.grid.origin_y + top * first.grid.scale_y,
+    )
+    if all(view.grid != grid for view in views):  # the pixels of one raster are not more than it has
+        check_size(grid, first.crs, most_pixels)
+    return first.crs, grid

@@ -1,0 +1,291 @@
+"""Rasters on other grids, by GDAL's warp: which source pixels that takes, and the warp itself.
+
+The value of a pixel depends on the target grid and on the file, and on nothing else: neither on the area that is asked
+for, nor on the parts in which a large area is warped, nor on the chunks of a lazy cube. Two defaults of GDAL would make
+it depend on the window that is warped: the width of kernels, which is therefore stated (``XSCALE`` and ``YSCALE``), and
+the approximation of the transform between two CRSs, which is therefore exact. The result is that of
+``rasterio.vrt.WarpedVRT`` of the whole raster with these options. Only this module talks to rasterio, which is an
+optional package.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from rasteret_assets.collection.areas.grid import Grid, Window
+from rasteret_assets.collection.areas.reproject import transform_bounds, transform_points
+from rasteret_assets.collection.extras import optional
+from rasteret_assets.collection.pixels.band import BandHeader
+from rasteret_assets.collection.pixels.options import KERNELS
+
+_Mask = npt.NDArray[np.bool_]
+
+#: Source pixels that are read beside those that the kernel reaches.
+_MARGIN: Final = 3
+#: Target pixels that are warped beside those that are wanted: GDAL finds the source pixels of a window by its outline,
+#: and leaves out some at its edges.
+_BORDER: Final = 2
+#: Source pixels by which GDAL may be off when it transforms coordinates. Not 0, which GDAL takes for "as usual".
+_TOLERANCE: Final = 1e-9
+
+#: Bytes of source pixels that one warp may take; larger grids are warped in parts.
+_MOST_BYTES: Final = 4 * 1024 * 1024
+
+#: Methods whose results are pixels of the file; all others compute new values.
+_CHOOSING: Final = frozenset({"nearest", "mode", "max", "min", "med", "q1", "q3"})
+#: Types of integers with a value that no pixel has, which marks what is not valid.
+_WIDER: Final[dict[str, Any]] = {
+    "i1": np.int16, "u1": np.int16, "i2": np.int32, "u2": np.int32, "i4": np.float64, "u4": np.float64,
+}  # fmt: skip
+#: Types in which values are computed. Sums that end in a half would else be rounded by the last bit of coordinates.
+_COMPUTED: Final[dict[str, Any]] = {
+    "i1": np.float32, "u1": np.float32, "i2": np.float32, "u2": np.float32, "i4": np.float64, "u4": np.float64,
+}  # fmt: skip
+
+_PURPOSE: Final = "reading on another grid (target_crs, resolution, allow_resample)"
+
+
+def suggest_resolution(grid: Grid, source: str, target: str) -> float:
+    """Size of a square pixel in ``target`` that keeps the detail of a grid, as GDAL suggests it."""
+    warp = optional("rasterio.warp", purpose=_PURPOSE)
+    transform, _, _ = warp.calculate_default_transform(
+        _crs(source), _crs(target), grid.width, grid.height, *grid.bounds
+    )
+    return float(abs(transform.a))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Regrid:
+    """How the pixels of a band, or of an overview of it, become those of a target grid.
+
+    Args:
+        source: CRS of the band.
+        target: CRS of the grid.
+        resampling: GDAL's name of the method.
+        ratio: pixels of the band along a target pixel, across and down, as :func:`pixel_ratio` gives them.
+    """
+
+    source: str
+    target: str
+    resampling: str
+    ratio: tuple[float, float]
+
+
+@functools.lru_cache(maxsize=4096)
+def pixel_ratio(raster: Grid, source: str, target: str, resolution: tuple[float, float]) -> tuple[float, float]:
+    """Return how many pixels of a raster lie along a target pixel, across and down.
+
+    It is taken in the middle of the raster, so that it is the same for every area: what is read of the raster, and how
+    wide kernels are, does not depend on the area.
+
+    Args:
+        raster: the whole grid of the file.
+        source: CRS of the raster.
+        target: CRS of the target.
+        resolution: width and height of a target pixel in units of ``target``.
+    """
+    width, height = resolution
+    if source == target:
+        return width / abs(raster.scale_x), height / abs(raster.scale_y)
+    west, south, east, north = raster.bounds
+    # The middle first; where it has no place in the target, any other place of a coarse lattice.
+    shares = np.array([0.5, 0.25, 0.75, 0.1, 0.9])
+    x, y = (axis.ravel() for axis in np.meshgrid(west + shares * (east - west), south + shares * (north - south)))
+    places = np.column_stack(transform_points(x, y, source, target))
+    for x0, y0 in places[np.isfinite(places).all(axis=1)].tolist():
+        box = (x0 - width / 2, y0 - height / 2, x0 + width / 2, y0 + height / 2)
+        if (found := transform_bounds(box, target, source)) is not None:
+            return (found[2] - found[0]) / abs(raster.scale_x), (found[3] - found[1]) / abs(raster.scale_y)
+    return 1.0, 1.0
+
+
+def choose_level(header: BandHeader, ratio: tuple[float, float]) -> BandHeader:
+    """Return the band itself, or its coarsest overview that is no coarser than the target.
+
+    Args:
+        header: of the band.
+        ratio: pixels of the band along a target pixel, as :func:`pixel_ratio` gives them.
+    """
+    best = header
+    for level in header.overviews:
+        # The coarser of both axes: a strip of one pixel stays as wide in every overview.
+        factor = max(
+            abs(level.grid.scale_x / header.grid.scale_x),
+            abs(level.grid.scale_y / header.grid.scale_y),
+        )
+        # As in GDAL, an overview that is a hair too coarse still serves.
+        if factor <= min(ratio) * 1.01:
+            best = level
+    return best
+
+
+def source_window(header: BandHeader, grid: Grid, how: Regrid) -> Window | None:
+    """Return the pixels of a band that the pixels of ``grid`` are made of; None where the band does not reach the grid.
+
+    Args:
+        header: of the band, or of the overview that is read.
+        grid: target pixels.
+        how: they are made.
+    """
+    wider = grid.grown(_BORDER)
+    bounds = transform_bounds(wider.bounds, how.target, how.source)
+    if bounds is None:
+        return header.grid.whole  # part of the grid has no place in the source's CRS: GDAL sorts it out
+    scale_x, scale_y = abs(header.grid.scale_x), abs(header.grid.scale_y)
+    across = max((bounds[2] - bounds[0]) / wider.width / scale_x, how.ratio[0], 1)
+    down = max((bounds[3] - bounds[1]) / wider.height / scale_y, how.ratio[1], 1)
+    x = scale_x * (math.ceil(KERNELS[how.resampling] * across) + _MARGIN)
+    y = scale_y * (math.ceil(KERNELS[how.resampling] * down) + _MARGIN)
+    return header.grid.window((bounds[0] - x, bounds[1] - y, bounds[2] + x, bounds[3] + y))
+
+
+def parts(header: BandHeader, grid: Grid, how: Regrid) -> Iterator[tuple[Window, Window]]:
+    """Yield the grid in parts that take little memory each: a window of it, and the window of the band that it takes.
+
+    Args:
+        header: of the band, or of the overview that is read.
+        grid: target pixels.
+        how: they are made.
+    """
+    waiting = [grid.whole]
+    while waiting:
+        part = waiting.pop()
+        window = source_window(header, grid.part(part), how)
+        if window is None:
+            continue
+        size = window.width * window.height * header.dtype.itemsize
+        if size <= _MOST_BYTES or max(part.width, part.height) == 1:
+            yield part, window
+        else:
+            waiting.extend(_halves(part))
+
+
+def _halves(window: Window) -> list[Window]:
+    if window.width > window.height:
+        columns = window.width // 2
+        left = replace(window, width=columns)
+        return [left, replace(window, col_off=window.col_off + columns, width=window.width - columns)]
+    rows = window.height // 2
+    upper = replace(window, height=rows)
+    return [upper, replace(window, row_off=window.row_off + rows, height=window.height - rows)]
+
+
+def warp(
+    pixels: npt.NDArray[Any], valid: _Mask, grid: Grid, target_grid: Grid, how: Regrid, *, nodata: Any
+) -> tuple[npt.NDArray[Any], _Mask]:
+    """Return pixels on another grid, and which of them are made of valid pixels.
+
+    Args:
+        pixels: array of the shape of ``grid``; it may be changed.
+        valid: which pixels were read.
+        grid: where they lie.
+        target_grid: where they are wanted.
+        how: they are brought there.
+        nodata: value of pixels without data; None where every pixel that was read has data.
+
+    Returns:
+        An array of the shape of ``target_grid`` and the type of ``pixels``, 0 or nodata where it is not valid, and
+        booleans of that shape.
+    """
+    rasterio = optional("rasterio", purpose=_PURPOSE)
+    vrt = optional("rasterio.vrt", purpose=_PURPOSE)
+    work, marker = _marked(pixels, valid, nodata, how.resampling)
+    wider = target_grid.grown(_BORDER)
+    profile = {
+        "driver": "GTiff", "width": grid.width, "height": grid.height, "count": 1, "dtype": work.dtype,
+        "crs": _crs(how.source), "transform": rasterio.Affine(*grid.affine), "nodata": marker.item(),
+    }  # fmt: skip
+    # Not ``rasterio.warp.reproject``, which always approximates the transform to an eighth of a pixel.
+    with rasterio.MemoryFile() as memory:
+        with memory.open(**profile) as dataset:
+            dataset.write(work, 1)
+        with (
+            memory.open() as dataset,
+            vrt.WarpedVRT(
+                dataset,
+                crs=_crs(how.target),
+                transform=rasterio.Affine(*wider.affine),
+                width=wider.width,
+                height=wider.height,
+                resampling=rasterio.enums.Resampling[how.resampling],
+                tolerance=_TOLERANCE,
+                # The size of a source pixel by that of a target pixel; kernels are not narrower than a source pixel.
+                XSCALE=min(1.0, 1 / how.ratio[0]),
+                YSCALE=min(1.0, 1 / how.ratio[1]),
+            ) as warped,
+        ):
+            out: npt.NDArray[Any] = warped.read(1)[_BORDER:-_BORDER, _BORDER:-_BORDER]
+    there: _Mask = ~np.isnan(out) if np.isnan(marker) else out != marker
+    return _native(out, there, pixels.dtype, nodata), there
+
+
+def _marked(
+    pixels: npt.NDArray[Any], valid: _Mask, nodata: Any, resampling: str
+) -> tuple[npt.NDArray[Any], Any]:  # fmt: skip
+    """Return pixels in a type that GDAL warps, with one value in all that are not valid, and this value."""
+    kind = pixels.dtype
+    if kind == np.float16:  # GDAL has no half floats
+        pixels, kind = pixels.astype(np.float32), np.dtype(np.float32)
+    wider = _COMPUTED.get(kind.str[1:])
+    if resampling in _CHOOSING:
+        wider = _WIDER.get(kind.str[1:]) if nodata is None else None
+    if wider is not None:
+        absent = ~valid if nodata is None else ~valid | (pixels == nodata)
+        pixels = pixels.astype(wider)
+        marker = pixels.dtype.type(np.nan if pixels.dtype.kind == "f" else np.iinfo(wider).min)
+        pixels[absent] = marker
+        return pixels, marker
+    if nodata is not None:
+        marker = kind.type(nodata)
+    elif kind.kind == "f":
+        marker = np.finfo(kind).min
+    else:
+        marker = _unused(pixels)
+    pixels[~valid] = marker
+    return pixels, marker
+
+
+def _unused(pixels: npt.NDArray[Any]) -> Any:
+    """Return a value of a type of 64 bits that no pixel has."""
+    limits, taken = np.iinfo(pixels.dtype), set(np.unique(pixels).tolist())
+    return pixels.dtype.type(next(value for value in range(limits.max, limits.min, -1) if value not in taken))
+
+
+def _native(out: npt.NDArray[Any], there: _Mask, kind: np.dtype[Any], nodata: Any) -> npt.NDArray[Any]:
+    """Return warped pixels in the file's type; nodata, or 0 without one, where they are not valid."""
+    if out.dtype != kind:
+        if kind.kind in "iu":
+            limits = np.iinfo(kind)
+            out = np.where(there, out, 0)
+            if out.dtype.kind == "f":
+                out = np.floor(out + 0.5)  # as GDAL rounds
+            out = np.clip(out, limits.min, limits.max)
+        out = out.astype(kind)
+    if nodata is not None:
+        _avoid(out, nodata)
+    out[~there] = 0 if nodata is None else nodata
+    return out
+
+
+def _avoid(out: npt.NDArray[Any], nodata: Any) -> None:
+    """Give pixels the value next to nodata that came out as nodata although they hold data, as GDAL does."""
+    if np.isnan(nodata):
+        return
+    low = np.finfo(out.dtype).min if out.dtype.kind == "f" else np.iinfo(out.dtype).min
+    below = nodata > low
+    if out.dtype.kind == "f":
+        neighbour = np.nextafter(out.dtype.type(nodata), out.dtype.type(-np.inf if below else np.inf))
+    else:
+        neighbour = out.dtype.type(int(nodata) + (-1 if below else 1))
+    out[out == nodata] = neighbour
+
+
+def _crs(name: str) -> Any:
+    return optional("rasterio", purpose=_PURPOSE).crs.CRS.from_user_input(name)

@@ -1,0 +1,141 @@
+"""Files of a dataset as one scan sees them, although a build may replace them at any moment.
+
+A dataset remembers footers, and opens files by name when it reads rows: after a file was replaced, its old footer would
+be held against new bytes. On a local disk an open file stays what it was, so files are opened first and their footers
+read from what was opened. An object store has no such thing; there the objects are compared before and after, and their
+footers read in between.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from rasteret_assets.collection.table.prune import Boxes, groups_near
+from rasteret_assets.errors import CollectionError
+from rasteret_assets.storage.reading import unreadable
+
+#: Files that are open at once, and scanned side by side.
+OPEN_FILES = 64
+
+# What is on the disk need not be gathered into few large reads first, which takes longer than the reads.
+_LOCAL = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False))
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A part of a dataset that can be scanned safely.
+
+    Args:
+        dataset: the part.
+        before: size and time of every object, where objects cannot be held fast while they are read.
+    """
+
+    dataset: ds.Dataset
+    before: dict[str, tuple[int, object]] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """To be called after the scan, and where it fails: what was read counts only if nothing was replaced.
+
+        Raises:
+            CollectionError: if an object was replaced or removed since.
+        """
+        if self.before:
+            now = _identities(self.dataset, list(self.before))
+            if changed := [path for path, was in self.before.items() if now[path] != was]:
+                raise CollectionError(f"{changed[0]} was published anew while it was read: load the collection again")
+
+
+def pinned(
+    dataset: ds.Dataset, expression: pc.Expression | None, areas: Sequence[Boxes] = ()
+) -> Iterator[Pinned]:  # fmt: skip
+    """The dataset in parts that can be scanned safely; files without a row for ``expression`` are left out.
+
+    Args:
+        dataset: whatever it is.
+        expression: that rows must satisfy; None for all.
+        areas: groups of boxes, one of every group of which a row's box must overlap: says what ``expression`` says too,
+            and leaves out row groups of files on a disk.
+
+    Raises:
+        CollectionError: if a file is gone.
+    """
+    if not isinstance(dataset, ds.FileSystemDataset) or not isinstance(dataset.format, ds.ParquetFileFormat):
+        yield Pinned(dataset)
+        return
+    local = dataset.filesystem.type_name == "local"
+    chosen = [
+        fragment
+        for fragment in dataset.get_fragments(filter=expression)
+        if (local and areas) or _may_hold(dataset, fragment, expression)
+    ]
+    for start in range(0, len(chosen), OPEN_FILES):
+        group = chosen[start : start + OPEN_FILES]
+        if local:
+            yield Pinned(_opened(dataset, group, areas))
+        else:
+            before = _identities(dataset, [fragment.path for fragment in group])
+            yield Pinned(_anew(dataset, group, before), before)
+
+
+def _may_hold(dataset: ds.Dataset, fragment: ds.ParquetFileFragment, expression: pc.Expression | None) -> bool:
+    """Whether a row group of the file may hold such a row, by its statistics."""
+    return expression is None or bool(fragment.subset(expression, schema=dataset.schema).row_groups)
+
+
+def _opened(
+    dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment], areas: Sequence[Boxes]
+) -> ds.FileSystemDataset:
+    def opened(fragment: ds.ParquetFileFragment) -> ds.ParquetFileFragment | None:
+        try:
+            file = dataset.filesystem.open_input_file(fragment.path)
+        except FileNotFoundError as error:
+            raise CollectionError(
+                f"{fragment.path} is gone since the collection was opened: load the collection again"
+            ) from error
+        held = _LOCAL.make_fragment(file, partition_expression=fragment.partition_expression)
+        if not areas:
+            return held
+        try:
+            held.ensure_complete_metadata()
+            near = groups_near(pq.ParquetFile(file, metadata=held.metadata, pre_buffer=False), areas)
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(fragment.path, error) from error
+        return held.subset(row_group_ids=near) if near else None
+
+    if areas:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(opened, group))
+    else:
+        found = [opened(fragment) for fragment in group]
+    return ds.FileSystemDataset([held for held in found if held is not None], dataset.schema, _LOCAL)
+
+
+def _anew(
+    dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment], now: Mapping[str, tuple[int, object]]
+) -> ds.FileSystemDataset:
+    """The same files without their footers, which were read when the collection was opened and may be old.
+
+    Their sizes are those of ``now``, so that Arrow need not ask for them once more.
+    """
+    fragments = [
+        dataset.format.make_fragment(
+            fragment.path, dataset.filesystem, partition_expression=fragment.partition_expression,
+            file_size=now[fragment.path][0],
+        )
+        for fragment in group
+    ]  # fmt: skip
+    return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
+
+
+def _identities(dataset: ds.FileSystemDataset, paths: list[str]) -> dict[str, tuple[int, object]]:
+    infos: list[pafs.FileInfo] = dataset.filesystem.get_file_info(paths)
+    return {info.path: (info.size, info.mtime) for info in infos}

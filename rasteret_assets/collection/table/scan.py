@@ -1,0 +1,100 @@
+"""Reading rows of a record table: filtered by an expression, refined by exact intersection, damage named by file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from shapely.geometry.base import BaseGeometry
+
+from rasteret_assets import schema
+from rasteret_assets.collection.areas.footprints import intersecting_rows
+from rasteret_assets.collection.table.pinned import pinned
+from rasteret_assets.collection.table.query import boxes_of
+from rasteret_assets.errors import CollectionError
+from rasteret_assets.storage.reading import unreadable
+
+#: A row may carry tile tables of megabytes: small batches keep what is in flight small.
+_BATCH_ROWS = 4096
+
+#: Names under which the refinement's own columns travel; removed before a batch is handed out.
+_GEOMETRY = "\0geometry"
+_BBOX = "\0bbox"
+
+
+def scan(
+    dataset: ds.Dataset,
+    columns: Mapping[str, pc.Expression],
+    expression: pc.Expression | None,
+    areas: Sequence[Sequence[BaseGeometry]],
+) -> Iterator[pa.RecordBatch]:
+    """Batches of the rows that satisfy ``expression`` and meet one area of every group.
+
+    Args:
+        dataset: the record table.
+        columns: an expression per column name.
+        expression: filter; None for all rows.
+        areas: groups of lon/lat geometries.
+
+    Raises:
+        CollectionError: if a file is damaged, naming it.
+    """
+    wanted = dict(columns)
+    if areas:
+        wanted |= {_GEOMETRY: pc.field(schema.GEOMETRY), _BBOX: pc.field(schema.BBOX)}
+    for part in pinned(dataset, expression, [boxes_of(group) for group in areas]):
+        source = part.dataset.scanner(columns=wanted, filter=expression, batch_size=_BATCH_ROWS).to_batches()
+        while True:
+            try:
+                batch = next(source, None)
+            except (OSError, pa.ArrowException) as error:
+                part.check()
+                raise _damaged(dataset, wanted, expression, error) from error
+            if batch is None:
+                part.check()
+                break
+            yield from _refined(batch, list(columns), areas)
+
+
+def count(dataset: ds.Dataset, expression: pc.Expression | None) -> int:
+    """Number of rows that satisfy ``expression``.
+
+    Raises:
+        CollectionError: if a file is damaged, naming it.
+    """
+    total = 0
+    for part in pinned(dataset, expression):
+        try:
+            total += int(part.dataset.count_rows(filter=expression))
+        except (OSError, pa.ArrowException) as error:
+            part.check()
+            raise _damaged(dataset, {}, expression, error) from error
+        part.check()
+    return total
+
+
+def _refined(
+    batch: pa.RecordBatch, names: Sequence[str], areas: Sequence[Sequence[BaseGeometry]]
+) -> Iterator[pa.RecordBatch]:
+    for group in areas:
+        if batch.num_rows:
+            rows = intersecting_rows(batch.column(_GEOMETRY), batch.column(_BBOX), group)
+            batch = batch.filter(pa.array(rows))
+    if batch.num_rows:
+        yield batch.select(names) if areas else batch
+
+
+def _damaged(
+    dataset: ds.Dataset, columns: Mapping[str, pc.Expression], expression: pc.Expression | None, error: Exception
+) -> CollectionError:
+    """The error to raise, with the file at fault: Arrow does not say, so each is tried by itself."""
+    for fragment in dataset.get_fragments(filter=expression):
+        try:
+            for _ in fragment.to_batches(schema=dataset.schema, columns=dict(columns), filter=expression):
+                pass
+        except (OSError, pa.ArrowException) as found:
+            if isinstance(fragment, ds.FileFragment):
+                return unreadable(fragment.path, found)
+    return CollectionError(f"the records cannot be read: {error}")
