@@ -1,4 +1,4 @@
-"""What is seen of a long header fetch: one bar in a terminal, a log line now and then everywhere else.
+"""What is seen of long fetches, of headers or of pixels: one bar in a terminal, a log line now and then elsewhere.
 
 Both stay silent where a fetch is over before anybody would wonder.
 """
@@ -50,6 +50,62 @@ def terminal_progress(description: str) -> Iterator[ProgressFactory]:
         yield watch.partition
     finally:
         watch.close()
+
+
+@contextmanager
+def read_progress() -> Iterator[Callable[[int, int, int], None]]:
+    """Show the progress of a read of pixels while the block runs.
+
+    Yields:
+        What to call with the requests that have ended, those of the whole read, and the bytes that have come.
+    """
+    started = time.monotonic()
+    shown = _ReadBar() if _bar_is_wanted() else _ReadLog()
+
+    def report(done: int, total: int, size: int) -> None:
+        seconds = time.monotonic() - started
+        if seconds >= QUIET_SECONDS:
+            with suppress(OSError):  # the terminal may be gone
+                shown.show(done, total, f"{size / 1e6:.0f} MB  {size / 1e6 / seconds:.0f} MB/s")
+
+    try:
+        yield report
+    finally:
+        with suppress(OSError):
+            shown.close()
+
+
+class _ReadBar:
+    """A bar on stderr that is gone when the read is over."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+
+    def show(self, done: int, total: int, figures: str) -> None:
+        if self.progress is None:
+            self.progress = _new_bar()
+            self.progress.add_task("requests", total=total, figures="")
+            self.progress.start()
+        self.progress.update(self.progress.task_ids[0], completed=done, figures=figures)
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+
+class _ReadLog:
+    """A line in the log now and then."""
+
+    def __init__(self) -> None:
+        self.logged = time.monotonic()
+
+    def show(self, done: int, total: int, figures: str) -> None:
+        if time.monotonic() - self.logged >= LOG_SECONDS:
+            self.logged = time.monotonic()
+            _logger.info("pixels: %d of %d requests, %s", done, total, figures)
+
+    def close(self) -> None:
+        """Nothing is left to say."""
 
 
 def _bar_is_wanted() -> bool:

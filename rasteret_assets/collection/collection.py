@@ -7,20 +7,36 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets import schema
-from rasteret_assets.collection import outputs
 from rasteret_assets.collection.areas.area import AUTO, Area, bbox_geometry, coerce_areas
-from rasteret_assets.collection.formats import picture as preview
-from rasteret_assets.collection.formats.picture import Picture
-from rasteret_assets.collection.pixels.options import read_options
-from rasteret_assets.collection.pixels.selection import choose_source
+from rasteret_assets.collection.extras import optional
+from rasteret_assets.collection.formats.picture import Picture, draw_preview
+from rasteret_assets.collection.formats.points import PointChoice, read_points
+from rasteret_assets.collection.pixels.backends import Source
+from rasteret_assets.collection.pixels.options import (
+    AREA_DEFAULTS,
+    POINT_DEFAULTS,
+    PointArguments,
+    ReadArguments,
+    ReadOptions,
+    area_arguments,
+    filters_of,
+    point_arguments,
+    read_options,
+    takes,
+    takes_areas,
+)
+from rasteret_assets.collection.pixels.select import every_record, known_bands, projection
+from rasteret_assets.collection.pixels.views import check_one_grid
+from rasteret_assets.collection.request import ReadRequest, request_read
 from rasteret_assets.collection.show import card, plot
 from rasteret_assets.collection.table import query, scan, summary
 from rasteret_assets.collection.table.dates import parse_date_range
@@ -29,7 +45,10 @@ from rasteret_assets.storage.aio import off_loop
 from rasteret_assets.storage.backend import StorageBackend
 
 if TYPE_CHECKING:
+    import geopandas as gpd
+    import xarray as xr
     from matplotlib.axes import Axes
+    from torchgeo.datasets import GeoDataset
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -219,15 +238,218 @@ class Collection:
 
     # --- pixels ------------------------------------------------------------------------------------------------------
 
-    get_numpy = outputs.get_numpy
-    get_xarray = outputs.get_xarray
-    get_gdf = outputs.get_gdf
-    sample_points = outputs.sample_points
-    to_torchgeo_dataset = outputs.to_torchgeo_dataset
-    get_numpy_async = off_loop(outputs.get_numpy)
-    get_xarray_async = off_loop(outputs.get_xarray)
-    get_gdf_async = off_loop(outputs.get_gdf)
-    sample_points_async = off_loop(outputs.sample_points)
+    @takes_areas
+    def read(
+        self, geometries: Any, bands: str | Sequence[str], **arguments: Unpack[ReadArguments]
+    ) -> ReadRequest:  # fmt: skip
+        """Decide what is read of which record under areas of interest, and read no pixel yet.
+
+        The result says what the read costs (``plan()``) and carries it out, here or in another process
+        (``to_numpy()``, ``to_xarray()``, ``to_geopandas()``). It holds the headers of the records that meet the areas.
+
+        Args:
+            geometries: polygons or boxes; see :func:`coerce_areas` for their forms. None with ``like`` for its whole
+                grid.
+            bands: a band or several.
+            **arguments: how pixels are read: :class:`ReadArguments`, whose fields say what each means.
+
+        Raises:
+            BandNotFoundError: if the collection lacks a band.
+            SpecError: if an argument is not understood.
+            WindowError: if no record meets an area, no record that does has its headers, or bands lie on different
+                grids.
+        """
+        given = area_arguments(arguments)
+        return request_read(self.subset(**filters_of(given)), geometries, bands, given)
+
+    @takes_areas
+    def get_numpy(
+        self, geometries: Any, bands: str | Sequence[str], **arguments: Unpack[ReadArguments]
+    ) -> npt.NDArray[Any]:  # fmt: skip
+        """Pixels under areas of interest, on the rasters' own grids unless another one is asked for.
+
+        One window is read for every record whose footprint meets an area, and every such area: record by record, by
+        datetime and then id (undated records last), areas in the order given. It is the smallest window of whole
+        pixels that holds the area. Pixels outside a polygon are set to the band's nodata, or 0 without one; a box is
+        read whole. Windows differ in shape; smaller ones are filled up with nodata at the bottom and to the right.
+
+        Args:
+            geometries: polygons or boxes; see :func:`coerce_areas` for their forms.
+            bands: a band or several.
+            **arguments: how pixels are read: :class:`ReadArguments`. ``masked`` returns a masked array: what is
+                nodata, outside of areas or not there is masked.
+
+        Returns:
+            Array of shape (N, rows, columns) for a band given as text, (N, bands, rows, columns) for a list, in the
+            bands' own type where it is one, else in numpy's common type.
+
+        Raises:
+            TileError: if a tile is damaged, or compressed in a way that is not read.
+            RangeReadError: if bytes cannot be read.
+            PixelReadError: if several of these happened; it lists them all.
+            MissingExtraError: if pixels are to be warped and rasterio is not installed.
+            RasteretAssetsError: as :meth:`read`.
+        """
+        return self.read(geometries, bands, **arguments).to_numpy()
+
+    @takes({"chunks": None, "groupby": None, "mosaic": "first", **AREA_DEFAULTS})
+    def get_xarray(
+        self,
+        geometries: Any,
+        bands: str | Sequence[str],
+        *,
+        chunks: Any = None,
+        groupby: str | None = None,
+        mosaic: str = "first",
+        **arguments: Unpack[ReadArguments],
+    ) -> xr.Dataset:
+        """Pixels under areas of interest as an xarray Dataset.
+
+        One step of time for each record, by datetime and id, over the extent of all areas together. All records must
+        share a CRS and their pixels must coincide; where they do not, ``target_crs``, ``resolution`` or ``like`` choose
+        a grid for all.
+
+        Args:
+            geometries: polygons or boxes; see :func:`coerce_areas` for their forms.
+            bands: a band or several.
+            chunks: reads lazily with dask: sizes by dimension, such as ``{"time": 1, "y": 2048}``. Where one is not
+                given (``{}``: none), chunks are the file's tiles, one record deep. ``"auto"`` joins tiles to chunks of
+                dask's size.
+            groupby: records that share a step of time: those of one ``"solar_day"``, ``"time"``, ``"day"``, ``"month"``
+                or ``"year"`` (UTC). The coordinate ``records`` says how many.
+            mosaic: what becomes of their pixels: the ``"first"`` or ``"last"`` with data by time, or the ``"min"``,
+                ``"max"``, ``"mean"`` or ``"median"`` of all with data; the last two are floats with NaN.
+            **arguments: how pixels are read: :class:`ReadArguments`. ``masked`` makes variables floats with NaN where
+                there is no data; else they keep their type, and nodata is in the attribute ``_FillValue``.
+
+        Returns:
+            Dataset with dimensions (time, y, x), a variable for each band, coordinates of pixel centres, the records'
+            ``id`` along time (the first of each step), and the CRS in ``spatial_ref`` by CF's conventions and GDAL's
+            (``GeoTransform``).
+
+        Raises:
+            WindowError: also if records lie in several CRSs, their pixels do not coincide, or areas lie so far apart
+                that a cube around them would be nearly empty.
+            MissingExtraError: if xarray is not installed, or dask for ``chunks``.
+            RasteretAssetsError: as :meth:`get_numpy`.
+        """
+        return self.read(geometries, bands, **arguments).to_xarray(chunks=chunks, groupby=groupby, mosaic=mosaic)
+
+    @takes_areas
+    def get_gdf(
+        self, geometries: Any, bands: str | Sequence[str], **arguments: Unpack[ReadArguments]
+    ) -> gpd.GeoDataFrame:  # fmt: skip
+        """Pixels under areas of interest as a GeoDataFrame: a row for every record, area and band.
+
+        Args:
+            geometries: polygons or boxes; see :func:`coerce_areas` for their forms. A table's columns are kept.
+            bands: a band or several.
+            **arguments: how pixels are read: :class:`ReadArguments`. ``masked`` returns masked arrays.
+
+        Returns:
+            GeoDataFrame with ``record_id, datetime, cloud_cover, collection, geometry_id`` (position of the area, from
+            0), ``geometry`` (the area), ``band, data`` (array of rows and columns in the band's own type; lists of rows
+            in Parquet), ``raster_transform`` (six numbers, as ``affine.Affine`` takes them), ``raster_crs, nodata``,
+            and the columns of the areas' table.
+
+        Raises:
+            MissingExtraError: if geopandas is not installed.
+            RasteretAssetsError: as :meth:`get_numpy`.
+        """
+        return self.read(geometries, bands, **arguments).to_geopandas()
+
+    @takes({
+        "x_column": None, "y_column": None, "match": "all", "max_distance_pixels": 0, "return_neighbourhood": "off",
+        **POINT_DEFAULTS,
+    })  # fmt: skip
+    def sample_points(
+        self,
+        points: Any,
+        bands: str | Sequence[str],
+        *,
+        x_column: str | None = None,
+        y_column: str | None = None,
+        match: str = "all",
+        max_distance_pixels: int = 0,
+        return_neighbourhood: str = "off",
+        **arguments: Unpack[PointArguments],
+    ) -> pa.Table:
+        """Values of the pixels that hold points, as an Arrow table.
+
+        Args:
+            points: a table of pyarrow, geopandas, pandas, polars or DuckDB (or any Arrow stream) with a column of point
+                geometries or two of coordinates; or points as shapely geometries, WKB, WKT, GeoJSON. Other columns of a
+                table are kept.
+            bands: a band or several; they may lie on different grids.
+            x_column: column of x or longitude; by default ``x``, ``lon`` or ``longitude``.
+            y_column: column of y or latitude.
+            match: ``"all"`` records that hold a point, or only the ``"latest"`` that has data there in that band.
+            max_distance_pixels: where the pixel that holds a point has no data, the nearest pixel that does, so many
+                rows and columns away at most, stands for it: of the nearest square ring with data the pixel whose edge
+                is nearest to the point.
+            return_neighbourhood: adds ``neighbourhood_values``, all pixels within that distance, row by row, null where
+                one has no data: ``"always"``, or only ``"if_center_nodata"``.
+            **arguments: how pixels are read: :class:`PointArguments`. ``masked`` makes ``value`` null where there is no
+                data.
+
+        Returns:
+            Table with ``point_index`` (position, from 0), ``point_x, point_y, point_crs`` (as given), ``record_id,
+            datetime, collection, band, value`` (in the bands' own type where it is one, else in numpy's common type),
+            ``raster_crs``, and the points' own columns; by point, datetime, record and band.
+
+        Raises:
+            WindowError: if no record's footprint, or no raster, holds a point.
+            RasteretAssetsError: as :meth:`get_numpy`.
+        """
+        choice = PointChoice(match=match, distance=max_distance_pixels, neighbourhood=return_neighbourhood)
+        given = point_arguments(arguments)
+        found = self.subset(**filters_of(given))
+        return read_points(found, points, bands, given, choice, x_column=x_column, y_column=y_column)
+
+    get_numpy_async = off_loop(get_numpy)
+    get_xarray_async = off_loop(get_xarray)
+    get_gdf_async = off_loop(get_gdf)
+    sample_points_async = off_loop(sample_points)
+
+    def to_torchgeo_dataset(
+        self,
+        bands: str | Sequence[str],
+        *,
+        is_image: bool = True,
+        time_series: bool = False,
+        transforms: Any = None,
+        **arguments: Unpack[ReadArguments],
+    ) -> GeoDataset:
+        """The records as a TorchGeo ``GeoDataset`` for its samplers, ``DataLoader`` workers included.
+
+        Args:
+            bands: a band or several, the channels of a sample.
+            is_image: whether samples hold a float32 ``image``; else an int64 ``mask``.
+            time_series: whether records stay apart, as a first dimension of time; else the first with data wins.
+            transforms: called with each sample.
+            **arguments: how pixels are read: :class:`ReadArguments`. ``target_crs`` is needed where records lie in
+                several; ``resolution`` is the finest record's by default; ``allow_resample`` brings bands on different
+                grids to that of the dataset, as ``resolution`` does.
+
+        Raises:
+            WindowError: if no record has its headers, or records lie in several CRSs and none is chosen.
+            MissingExtraError: if TorchGeo is not installed.
+        """
+        given = area_arguments(arguments)
+        options = read_options(given)
+        optional("torchgeo.datasets", purpose="to_torchgeo_dataset")
+        from rasteret_assets.collection.formats.torchgeo import CollectionDataset  # noqa: PLC0415  (imports torch)
+
+        names = known_bands(self, bands)
+        found = self.subset(**filters_of(given))
+        records = every_record(found.batches(projection(self.schema, names)), names)
+        if not options.regrids and not options.allow_resample:
+            for record in records:
+                check_one_grid(record, names)
+        return CollectionDataset(
+            records, names, Source.of(self, given), options, is_image=is_image, time_series=time_series,
+            transforms=transforms,
+        )  # fmt: skip
 
     # --- pictures ----------------------------------------------------------------------------------------------------
 
@@ -269,10 +491,9 @@ class Collection:
             CollectionError: if there is no such record.
             WindowError: if no record meets the area, or without overviews too much would have to be read.
         """
-        options = read_options(max_concurrent=outputs.MAX_CONCURRENT)
-        source = choose_source(self, backend, None, None)
-        return preview.draw_preview(
-            self, what, bands, size=size, geometry_crs=geometry_crs, backend=source.open(), options=options
+        source = Source.of(self, {"backend": backend, "cloud_config": None, "data_source": None})
+        return draw_preview(
+            self, what, bands, size=size, geometry_crs=geometry_crs, backend=source.open(), options=ReadOptions()
         )
 
     # --- what it holds -----------------------------------------------------------------------------------------------
@@ -313,8 +534,14 @@ class Collection:
         """First and last acquisition, UTC; None where no record is dated."""
         return self.summary.dates
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return card.line(self.name, self.bands, self.summary)
+
+    def __repr__(self) -> str:
+        # Debuggers and logs ask for it: nothing is read, unless the summary is known already.
+        if "summary" in vars(self):
+            return str(self)
+        return card.short(self.name, self.bands, is_filtered=self.is_filtered)
 
     def _repr_html_(self) -> str:
         # Footers count headers of the whole; of a part, only reading all of its tile tables would tell.

@@ -205,7 +205,11 @@ def test_other_processes_are_sent_the_question(rows, published, opened):
 
 def test_repr_and_card(rows):
     opened = as_collection(records_table(rows), name="<b>", description="a & b")
-    assert repr(opened) == "Collection('<b>', 6 records, bands: B, 2024-01-01 to 2024-03-06)"
+    # Debuggers and logs ask for it, and nothing is read for them.
+    assert repr(opened) == "Collection('<b>', bands B; print it to see what it holds)"
+    assert "summary" not in vars(opened)
+    assert str(opened) == "Collection('<b>', 6 records, bands: B, 2024-01-01 to 2024-03-06)"
+    assert repr(opened) == str(opened)
     card = opened._repr_html_()
     assert "&lt;b&gt;" in card
     assert "a &amp; b" in card

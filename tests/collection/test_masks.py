@@ -244,7 +244,7 @@ def test_any_window_of_any_mask(tmp_path: Path, kind: str, seed: int, corners: t
     )  # fmt: skip
     got = scenes.get_gdf(area, "B1", masked=True, **HERE)
     with rasterio.open(path) as source:
-        (_, _, x0, _, _, y0), (rows, columns) = got["transform"][0], got["data"][0].shape
+        (_, _, x0, _, _, y0), (rows, columns) = got["raster_transform"][0], got["data"][0].shape
         top, left = source.index(x0 + 5, y0 - 5)
         expected = source.read(1, masked=True)[top : top + rows, left : left + columns]
     np.testing.assert_array_equal(np.ma.getmaskarray(got["data"][0]), np.ma.getmaskarray(expected))

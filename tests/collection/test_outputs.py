@@ -149,7 +149,7 @@ def test_frame_has_a_row_for_each_record_area_and_band(scenes, tmp_path):
     assert frame["geometry_id"].tolist() == [0, 0, 1, 1] * 2
     first = frame.iloc[0]
     np.testing.assert_array_equal(first["data"], pixels(tmp_path, "f0")[0:30, 110:130])
-    assert first["transform"] == (10.0, 0.0, LEFT + 1100, 0.0, -10.0, TOP)
+    assert first["raster_transform"] == (10.0, 0.0, LEFT + 1100, 0.0, -10.0, TOP)
     assert first["nodata"] == 0
     assert first["cloud_cover"] == 10.0
     with pytest.raises(SpecError, match=r"\['band'\].*rename"):
@@ -210,7 +210,7 @@ def test_points_keep_their_type_and_may_ask_for_the_latest(scenes, tmp_path):
         (pa.table({"x": [5e5], "y": [5e6]}), {"geometry_crs": "auto"}, WindowError, "geometry_crs='EPSG:...'"),
         (shapely.box(0, 0, 1, 1), {}, SpecError, "is a Polygon, no point"),
         (shapely.Point(), {}, WindowError, "missing or empty"),
-        (shapely.Point(0, 0), {"match": "first"}, SpecError, "neither 'all' nor 'latest'"),
+        (shapely.Point(0, 0), {"match": "first"}, SpecError, "must be one of 'all', 'latest'"),
         (shapely.Point(LEFT + 9e4, TOP), {}, WindowError, "no record meets the points"),
         ([], {}, WindowError, "no points"),
     ],
@@ -223,13 +223,13 @@ def test_points_that_cannot_be_sampled(scenes, points, options, error, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cloud": 3}, r"unknown arguments \['cloud'\]"),
+        ({"cloud": 3}, "unknown argument 'cloud'"),
         ({"resampling": "best"}, "none of nearest"),
         ({"resolution": 0}, "no size of a pixel"),
         ({"resolution": "fine"}, "neither a number nor a pair"),
         ({"target_crs": "EPSG:1"}, "no known CRS"),
-        ({"on_error": "ignore"}, "neither 'raise' nor 'mask'"),
-        ({"max_concurrent": 0}, "lets no request through"),
+        ({"on_error": "ignore"}, "must be one of 'raise', 'mask'"),
+        ({"max_concurrent": 0}, "must be 1 or more"),
         ({"geometry_column": "geom"}, "needs a table"),
     ],
 )

@@ -147,6 +147,15 @@ def moment(*parts: int) -> dt.datetime:
         ((None, "2024-02-28T12:00:00Z"), None, moment(2024, 2, 28, 12) + dt.timedelta(microseconds=1)),
         (("2024-01-01T02:00:00+02:00", None), moment(2024, 1, 1), None),
         ((dt.datetime(2024, 1, 1), np.datetime64("2024-01-02")), moment(2024, 1, 1), moment(2024, 1, 3)),  # noqa: DTZ001
+        ("2024-05", moment(2024, 5, 1), moment(2024, 6, 1)),
+        ("2023-12/2024-02-10", moment(2023, 12, 1), moment(2024, 2, 11)),
+        ("../2024", None, moment(2025, 1, 1)),
+        ("2024-03-01T12:00:00Z/..", moment(2024, 3, 1, 12), None),
+        ("2024-03-01/", moment(2024, 3, 1), None),
+        (slice("2024-05", None), moment(2024, 5, 1), None),
+        (slice(None, dt.date(2024, 5, 1)), None, moment(2024, 5, 2)),
+        (dt.date(2024, 2, 29), moment(2024, 2, 29), moment(2024, 3, 1)),
+        (np.array(["2024-01-01", "NaT"], "M8[D]"), moment(2024, 1, 1), None),
     ],
 )
 def test_date_ranges(given_range, start, stop):
@@ -154,7 +163,13 @@ def test_date_ranges(given_range, start, stop):
     assert (interval.start, interval.stop) == (start, stop)
 
 
-@pytest.mark.parametrize("value", ["2024", ("2024",), ("yesterday", None), ("2024-02", "2024-01"), ("2024-13", None)])
+NO_RANGES = [
+    "soon", "2024/2023", "a/b/c", slice("2024", "2025", 2), None, ("2024",), ("yesterday", None),
+    ("2024-02", "2024-01"), ("2024-13", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NO_RANGES, ids=str)
 def test_date_ranges_that_are_none(value):
     with pytest.raises(SpecError, match="date_range"):
         parse_date_range(value)

@@ -64,6 +64,10 @@ class Window:
             height=self.height,
         )
 
+    def shifted(self, outer: Window) -> Window:
+        """The same pixels, counted from where ``outer`` counts, of which they were a part."""
+        return replace(self, col_off=self.col_off + outer.col_off, row_off=self.row_off + outer.row_off)
+
     def tiles(self, tile_width: int, tile_height: int) -> Iterator[tuple[int, int]]:
         """(row, column) of every tile that it touches, row by row."""
         rows = range(self.row_off // tile_height, (self.row_off + self.height - 1) // tile_height + 1)

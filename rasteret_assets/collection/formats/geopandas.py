@@ -22,10 +22,11 @@ from rasteret_assets.storage.backend import StorageBackend
 if TYPE_CHECKING:
     import geopandas as gpd
 
-#: Columns of the result, before those of the areas' own table.
+#: Columns of the result, before those of the areas' own table. ``crs`` and ``transform`` would be hidden by attributes
+#: that every GeoDataFrame has.
 COLUMNS = (
-    "record_id", "datetime", "cloud_cover", "collection", "geometry_id", "geometry", "band", "data", "transform",
-    "crs", "nodata",
+    "record_id", "datetime", "cloud_cover", "collection", "geometry_id", "geometry", "band", "data",
+    "raster_transform", "raster_crs", "nodata",
 )  # fmt: skip
 
 
@@ -48,39 +49,60 @@ def read_frame(
         extra: columns of the table that the areas came from, one row for each area; None without.
     """
     geopandas = optional("geopandas", purpose="get_gdf")
+    from rasteret_assets.collection.formats.cells import PixelColumn  # noqa: PLC0415  (imports pandas)
+
     planes = [
-        Plane(
-            view=view,
-            band=band,
-            pixels=np.empty((view.grid.height, view.grid.width), dtype=header.sample_type),
-            valid=np.empty((view.grid.height, view.grid.width), dtype=bool) if options.masked else None,
-        )
+        _plane(view, band, options)
         for view in views
         for band, header in enumerate(view.record.headers)
         if header is not None  # the other bands of the record have rows
     ]
     fill(planes, bands, backend, options)
     crs = areas[0].crs
-    shapes = [reproject(area.geometry, area.crs, crs) for area in areas]
-    # One object for each array: a row holds an array, which only Python lists can.
-    rows = [_row(plane, bands, shapes) for plane in planes]
-    frame = geopandas.GeoDataFrame(rows, columns=list(COLUMNS), geometry="geometry", crs=crs)
+    shapes = np.array([reproject(area.geometry, area.crs, crs) for area in areas], dtype=object)
+    records = [plane.view.record for plane in planes]
+    position = np.array([plane.view.areas[0][0] for plane in planes], dtype=np.int64)
+    columns = {
+        "record_id": [record.id for record in records],
+        "datetime": pa.array([record.moment for record in records], pa.timestamp("us", "UTC")).to_pandas(),
+        "cloud_cover": np.array([record.cloud_cover for record in records], dtype=float),  # NaN where it is not known
+        "collection": [record.collection for record in records],
+        "geometry_id": position,
+        "geometry": shapes[position],
+        "band": [bands[plane.band] for plane in planes],
+        "data": PixelColumn(_cell(plane, options) for plane in planes),
+        "raster_transform": [plane.view.grid.affine for plane in planes],
+        "raster_crs": [plane.view.crs for plane in planes],
+        "nodata": [_nodata(plane) for plane in planes],
+    }
+    frame = geopandas.GeoDataFrame(columns, columns=list(COLUMNS), geometry="geometry", crs=crs)
     if extra is None:
         return frame
     taken = [name for name in extra.column_names if name in COLUMNS]
     if taken:
         raise SpecError(f"columns {taken} of the areas' table are columns of the result too: rename them")
-    owned = extra.take(pa.array(frame["geometry_id"].to_numpy())).to_pandas()
+    owned = extra.take(pa.array(position)).to_pandas()
     return frame.assign(**{name: owned[name].to_numpy() for name in extra.column_names})
 
 
-def _row(plane: Plane, bands: Sequence[str], shapes: Sequence[Any]) -> tuple[Any, ...]:
-    view, record = plane.view, plane.view.record
-    position = view.areas[0][0]
-    data: npt.NDArray[Any] = plane.pixels
-    if plane.valid is not None:
-        data = masked_array(data, plane.valid, plane.empty)
-    return (
-        record.id, record.moment, record.cloud_cover, record.collection, position, shapes[position], bands[plane.band],
-        data, view.grid.affine, view.crs, None if plane.header is None else plane.header.nodata,
-    )  # fmt: skip
+def _plane(view: View, band: int, options: ReadOptions) -> Plane:
+    header = view.record.headers[band]
+    kind = options.read_type([header.sample_type] if header is not None else [np.dtype(np.uint8)])
+    shape = view.grid.height, view.grid.width
+    return Plane(
+        view=view,
+        band=band,
+        pixels=np.empty(shape, dtype=kind),
+        valid=np.empty(shape, dtype=bool) if options.masked else None,
+        fill=kind.type(np.nan) if options.scaled else None,
+    )
+
+
+def _cell(plane: Plane, options: ReadOptions) -> npt.NDArray[Any]:
+    pixels = options.finished(plane.pixels)
+    return pixels if plane.valid is None else masked_array(pixels, plane.valid, plane.empty)
+
+
+def _nodata(plane: Plane) -> int | float | None:
+    nodata = None if plane.header is None else plane.header.nodata
+    return None if nodata is None else nodata.item()

@@ -22,15 +22,15 @@ def read_stack(
     Views smaller than the largest fill up with their nodata at the bottom and to the right.
 
     Returns:
-        An array in the bands' common type, or a masked one where ``options.masked``.
+        An array in the bands' common type or that of ``options``, or a masked one where ``options.masked``.
     """
     height = max(view.grid.height for view in views)
     width = max(view.grid.width for view in views)
-    kinds = {header.sample_type for view in views for header in view.record.known}
+    kind = options.read_type(header.sample_type for view in views for header in view.record.known)
     # A record without the header of a band has that band's usual nodata in its place.
     by_band = zip(*(view.record.headers for view in views), strict=True)
     usual = [next((header.fill for header in headers if header is not None), None) for headers in by_band]
-    stack = np.empty((len(views), len(bands), height, width), dtype=np.result_type(*kinds))
+    stack = np.empty((len(views), len(bands), height, width), dtype=kind)
     valid = np.zeros(stack.shape, dtype=bool) if options.masked else None
     planes = []
     for number, view in enumerate(views):
@@ -41,13 +41,16 @@ def read_stack(
                 band=band,
                 pixels=stack[number, band, rows, columns],
                 valid=None if valid is None else valid[number, band, rows, columns],
-                fill=usual[band] if header is None else None,
+                fill=kind.type(np.nan) if options.scaled else usual[band] if header is None else None,
             )
             stack[number, band, view.grid.height :] = plane.empty
             stack[number, band, :, view.grid.width :] = plane.empty
             planes.append(plane)
     fill(planes, bands, backend, options)
-    return stack if valid is None else masked_array(stack, valid, views[0].record.known[0].fill)
+    pixels = options.finished(stack)
+    if valid is None:
+        return pixels
+    return masked_array(pixels, valid, np.nan if options.scaled else views[0].record.known[0].fill)
 
 
 def masked_array(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], fill_value: Any) -> npt.NDArray[Any]:

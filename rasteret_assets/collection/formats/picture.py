@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,18 @@ from rasteret_assets.collection.areas.placing import placed_on
 from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.collection.pixels.options import ReadOptions
 from rasteret_assets.collection.pixels.planes import Plane, fill
-from rasteret_assets.collection.pixels.select import Record, every_record, projection, select_records
-from rasteret_assets.collection.pixels.selection import known_bands, near_batches
+from rasteret_assets.collection.pixels.select import (
+    Record,
+    RecordTable,
+    every_record,
+    known_bands,
+    near_batches,
+    projection,
+    select_records,
+)
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.storage.backend import StorageBackend
-
-if TYPE_CHECKING:
-    from rasteret_assets.collection.collection import Collection
 
 #: Names of red, green and blue in the collections that people have.
 _COLOURS: Final = (("red", "green", "blue"), ("B04", "B03", "B02"), ("SR_B4", "SR_B3", "SR_B2"), ("B4", "B3", "B2"))
@@ -70,7 +74,7 @@ class Picture:
 
 
 def draw_preview(
-    collection: Collection,
+    collection: RecordTable,
     what: Any,
     bands: str | Sequence[str] | None,
     *,
@@ -100,24 +104,24 @@ def draw_preview(
     return Picture(pixels=pixels, record=record.id, bands=names)
 
 
-def _default_bands(collection: Collection) -> Sequence[str]:
+def _default_bands(collection: RecordTable) -> Sequence[str]:
     known = set(collection.bands)
     three = next((names for names in _COLOURS if known.issuperset(names)), None)
     return three or collection.bands[:1]
 
 
-def _choose(collection: Collection, what: Any, bands: Sequence[str], geometry_crs: Any) -> tuple[Record, Area | None]:
+def _choose(collection: RecordTable, what: Any, bands: Sequence[str], geometry_crs: Any) -> tuple[Record, Area | None]:
     if isinstance(what, str) and not what.lstrip().startswith("{") and "(" not in what:
         import pyarrow.compute as pc  # noqa: PLC0415
 
-        named = collection.where(pc.field("id") == what)
-        if not len(named):
+        named = list(collection.where(pc.field("id") == what).batches(projection(collection.schema, bands)))
+        if not any(batch.num_rows for batch in named):
             raise CollectionError(f"no record {what!r} in this collection, or in what its filters leave")
-        return every_record(named.batches(projection(collection.schema, bands)), bands)[0], None
+        return every_record(iter(named), bands)[0], None
     areas = coerce_areas(what, geometry_crs)
     shape = shapely.union_all([area.lonlat() for area in areas])
     area = areas[0] if len(areas) == 1 else Area(geometry=shape)
-    records = select_records(near_batches(collection, bands, [shape], {}), bands, [shape], missing="drop")
+    records = select_records(near_batches(collection, bands, [shape]), bands, [shape], missing="drop")
     known = [record for record in records if record.cloud_cover is not None] or records
     clouds = min((record.cloud_cover for record in known if record.cloud_cover is not None), default=None)
     return [record for record in known if record.cloud_cover == clouds][-1], area

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -13,10 +13,12 @@ import pyproj
 from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.areas.grid import Grid, Window
 from rasteret_assets.collection.extras import optional
+from rasteret_assets.collection.formats.mosaic import Mosaic, combined
 from rasteret_assets.collection.pixels.backends import Source
+from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.collection.pixels.options import ReadOptions
 from rasteret_assets.collection.pixels.planes import Plane, fill
-from rasteret_assets.collection.pixels.views import MOST_LAZY_PIXELS, MOST_PIXELS, View, common_grid
+from rasteret_assets.collection.pixels.views import View, common_grid
 from rasteret_assets.errors import SpecError, WindowError
 
 if TYPE_CHECKING:
@@ -24,10 +26,16 @@ if TYPE_CHECKING:
 
 _GRID_MAPPING = "spatial_ref"
 
+#: Bytes of layers that are in memory at once while they are combined.
+_LAYER_BYTES: Final = 128 * 2**20
+
+#: Steps of time, each with the records that make it.
+_Groups = Sequence[Sequence[View]]
+
 
 def read_cube(
-    views: Sequence[View], bands: Sequence[str], source: Source, options: ReadOptions, chunks: Any
-) -> xr.Dataset:
+    views: Sequence[View], bands: Sequence[str], source: Source, options: ReadOptions, chunks: Any, mosaic: Mosaic
+) -> xr.Dataset:  # fmt: skip
     """Return a Dataset of the records of ``views`` over the extent of all areas together.
 
     Args:
@@ -35,27 +43,32 @@ def read_cube(
         bands: names of the variables.
         source: where the bytes come from; opened when pixels are read, in the process that reads.
         options: how it is read.
-        chunks: None to read now; else what dask takes for (time, y, x), to read when it is computed.
+        chunks: None to read now; else sizes by dimension, to read when it is computed.
+        mosaic: which records share a step of time, and what becomes of them.
 
     Raises:
         WindowError: if records lie in several CRSs, their pixels do not coincide, or their nodata differ and no value
             can stand for all of them.
     """
     xarray = optional("xarray", purpose="get_xarray")
-    crs, grid = common_grid(views, most_pixels=MOST_PIXELS if chunks is None else MOST_LAZY_PIXELS)
-    steps = _steps(views, grid)
-    kinds = [_kind(steps, band, name, options) for band, name in enumerate(bands)]
+    crs, grid = common_grid(views, is_lazy=chunks is not None)
+    groups = mosaic.groups(_steps(views, grid))
+    kinds = [_kind(groups, band, name, options, mosaic) for band, name in enumerate(bands)]
+    cubes = [
+        _Cube(groups=_of_band(groups, band), bands=[name], kinds=[kind], source=source, options=options, mosaic=mosaic)
+        for band, (name, kind) in enumerate(zip(bands, kinds, strict=True))
+    ]
     if chunks is None:
-        shape = (len(steps), grid.height, grid.width)
-        pixels: list[Any] = [np.empty(shape, dtype=kind.dtype) for kind in kinds]
-        _fill(steps, pixels, kinds, bands, source, options)
+        # All bands at once, so that tiles that hold several are read once.
+        whole = _Cube(groups=groups, bands=bands, kinds=kinds, source=source, options=options, mosaic=mosaic)
+        pixels: list[Any] = whole.read(slice(None), grid.whole)
     else:
-        pixels = [_lazy(_LazyBand(steps, band, bands, source, options), chunks) for band in range(len(bands))]
+        pixels = [_lazy(cube, chunks) for cube in cubes]
     variables = {
         name: (("time", "y", "x"), values, _attributes(kind, options))
         for name, values, kind in zip(bands, pixels, kinds, strict=True)
     }
-    cube: xr.Dataset = xarray.Dataset(variables, coords=_coordinates(steps, crs, grid))
+    cube: xr.Dataset = xarray.Dataset(variables, coords=_coordinates(groups, crs, grid, mosaic))
     return cube
 
 
@@ -65,6 +78,18 @@ def _steps(views: Sequence[View], grid: Grid) -> list[View]:
     for view in views:
         areas.setdefault(view.record, []).extend(view.areas)
     return [View(record=record, areas=found, crs=views[0].crs, grid=grid) for record, found in areas.items()]
+
+
+def _of_band(groups: _Groups, band: int) -> _Groups:
+    """The same with the headers of one band only, so that a task carries no others."""
+    return [
+        [
+            replace(step, record=replace(step.record, headers=[step.record.headers[band]],
+                                         hrefs=[step.record.hrefs[band]]))
+            for step in group
+        ]
+        for group in groups
+    ]  # fmt: skip
 
 
 class _Kind(NamedTuple):
@@ -85,7 +110,7 @@ _WIDER: Final[dict[str, Any]] = {
 }
 
 
-def _kind(steps: Sequence[View], band: int, name: str, options: ReadOptions) -> _Kind:
+def _kind(groups: _Groups, band: int, name: str, options: ReadOptions, mosaic: Mosaic) -> _Kind:
     """Choose the type of a variable, and one value for the pixels without data of all records.
 
     A variable has one ``_FillValue`` (CF conventions 1.11, 2.5.1). Where records have different nodata, or some have
@@ -94,17 +119,24 @@ def _kind(steps: Sequence[View], band: int, name: str, options: ReadOptions) -> 
     Raises:
         WindowError: if there is no wider type.
     """
-    headers = [step.record.headers[band] for step in steps]
+    headers = [step.record.headers[band] for group in groups for step in group]
     known = [header for header in headers if header is not None]
+    has_nan = options.masked or options.scaled or mosaic.computes
     if not known:
-        return _Kind(np.dtype(np.float32), np.float32(np.nan)) if options.masked else _Kind(np.dtype(np.uint8), None)
+        return _Kind(np.dtype(np.float32), np.float32(np.nan)) if has_nan else _Kind(np.dtype(np.uint8), None)
     dtype = np.result_type(*{header.sample_type for header in known})
-    if options.masked:
+    if has_nan:
         # The smallest float that holds every value (nearly every one of 64-bit integers).
-        floats = np.result_type(dtype, np.float32)
+        floats = options.read_type([np.result_type(dtype, np.float32)])
         return _Kind(floats, floats.type(np.nan))
+    kind = _whole_kind(known, dtype, name, is_whole=len(known) == len(headers))
+    return _Kind(options.read_type([kind.dtype]), kind.fill)
+
+
+def _whole_kind(known: Sequence[BandHeader], dtype: np.dtype[Any], name: str, *, is_whole: bool) -> _Kind:
+    """The same for values that are not made floats; ``is_whole`` says that every record has the band."""
     nodata = {"none" if header.nodata is None else str(header.nodata) for header in known}
-    if len(nodata) == 1 and (known[0].nodata is not None or len(known) == len(headers)):
+    if len(nodata) == 1 and (known[0].nodata is not None or is_whole):
         return _Kind(dtype, None if known[0].nodata is None else dtype.type(known[0].nodata))
     if dtype.kind == "f":
         return _Kind(dtype, dtype.type(np.nan))
@@ -117,36 +149,121 @@ def _kind(steps: Sequence[View], band: int, name: str, options: ReadOptions) -> 
     return _Kind(np.dtype(wider), wider(np.iinfo(wider).min))
 
 
-def _fill(
-    steps: Sequence[View], pixels: Sequence[npt.NDArray[Any]], kinds: Sequence[_Kind], bands: Sequence[str],
-    source: Source, options: ReadOptions,
-) -> None:  # fmt: skip
-    planes = [
-        Plane(view=step, band=band, pixels=cube[time], fill=kind.fill)
-        for time, step in enumerate(steps)
-        for band, (cube, kind) in enumerate(zip(pixels, kinds, strict=True))
-    ]
-    fill(planes, bands, source.open(), options)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Cube:
+    """Bands as arrays over time, y and x, of which parts can be read.
+
+    Args:
+        groups: steps of time.
+        bands: names of the bands.
+        kinds: type of each.
+        source: where the bytes come from.
+        options: how they are read.
+        mosaic: what becomes of the records of one step.
+    """
+
+    groups: _Groups
+    bands: Sequence[str]
+    kinds: Sequence[_Kind]
+    source: Source
+    options: ReadOptions
+    mosaic: Mosaic
+
+    def read(self, times: slice, window: Window) -> list[npt.NDArray[Any]]:
+        """Some steps of time of a window of the grid, an array for each band."""
+        groups = [[replace(step, grid=step.grid.part(window)) for step in group] for group in self.groups[times]]
+        shape = (len(groups), window.height, window.width)
+        pixels = [np.empty(shape, dtype=kind.dtype) for kind in self.kinds]
+        alone = [
+            Plane(view=group[0], band=band, pixels=cube[time], fill=kind.fill)
+            for time, group in enumerate(groups)
+            if len(group) == 1
+            for band, (cube, kind) in enumerate(zip(pixels, self.kinds, strict=True))
+        ]
+        backend = self.source.open()
+        if alone:
+            fill(alone, self.bands, backend, self.options)
+        for layers in _batches(list(self._layers(groups, pixels))):
+            fill([plane for layer in layers for plane in layer.planes], self.bands, backend, self.options)
+            for layer in layers:
+                layer.combine(self.mosaic)
+        return [self.options.finished(cube) for cube in pixels]
+
+    def _layers(self, groups: _Groups, pixels: Sequence[npt.NDArray[Any]]) -> Iterator[_Layers]:
+        """What steps of several records are made of, in strips of whole rows of tiles."""
+        for time, group in enumerate(groups):
+            if len(group) == 1:
+                continue
+            grid = group[0].grid
+            row_bytes = len(group) * grid.width * (self.kinds[0].dtype.itemsize + 1)
+            edges = _tile_edges(group[0], axis=0)
+            for first, last in _strips(edges, max(_LAYER_BYTES // row_bytes, 1)):
+                strip = Window(col_off=0, row_off=first, width=grid.width, height=last - first)
+                views = [replace(view, grid=grid.part(strip)) for view in group]
+                for band, (cube, kind) in enumerate(zip(pixels, self.kinds, strict=True)):
+                    yield _Layers(views, band, cube[time][strip.slices], kind, scaled=self.options.scaled)
+
+
+class _Layers:
+    """One band of several records on one grid, to be combined into one.
+
+    Args:
+        views: of the records.
+        band: position of the band.
+        out: array of the grid's shape that gets the result.
+        kind: of the result.
+        scaled: whether values are brought to their unit.
+    """
+
+    def __init__(self, views: Sequence[View], band: int, out: npt.NDArray[Any], kind: _Kind, *, scaled: bool) -> None:
+        self.views = views
+        self.band = band
+        self.out = out
+        self.kind = kind
+        self.scaled = scaled
+        self.cost = len(views) * out.size * (out.itemsize + 1)
+        self.pixels: npt.NDArray[Any] = np.empty(0)
+        self.valid: npt.NDArray[np.bool_] = np.empty(0, dtype=bool)
+
+    @property
+    def planes(self) -> list[Plane]:
+        """Planes of the records; their arrays are made here."""
+        shape = (len(self.views), *self.out.shape)
+        self.pixels, self.valid = np.empty(shape, self.out.dtype), np.empty(shape, dtype=bool)
+        return [
+            Plane(
+                view=view, band=self.band, pixels=self.pixels[number], valid=self.valid[number], fill=self.kind.fill
+            )
+            for number, view in enumerate(self.views)
+        ]  # fmt: skip
+
+    def combine(self, mosaic: Mosaic) -> None:
+        """Write the result, and let the layers go."""
+        self.out[...], there = combined(self.pixels, self.valid, mosaic.rule)
+        self.out[~there] = 0 if self.kind.fill is None else self.kind.fill
+        self.pixels, self.valid = np.empty(0), np.empty(0, dtype=bool)
+
+
+def _batches(layers: Sequence[_Layers]) -> Iterator[list[_Layers]]:
+    """Layers that are read together, of a bounded number of bytes unless one has more."""
+    batch: list[_Layers] = []
+    for layer in layers:
+        if batch and sum(one.cost for one in batch) + layer.cost > _LAYER_BYTES:
+            yield batch
+            batch = []
+        batch.append(layer)
+    if batch:
+        yield batch
 
 
 class _LazyBand:
     """One band as an array that reads what is sliced from it: what ``dask.array.from_array`` asks for."""
 
-    def __init__(
-        self, steps: Sequence[View], band: int, bands: Sequence[str], source: Source, options: ReadOptions
-    ) -> None:
-        # Only this band, so that a task carries no other headers.
-        self.steps = [
-            replace(step, record=replace(step.record, headers=[step.record.headers[band]],
-                                         hrefs=[step.record.hrefs[band]]))
-            for step in steps
-        ]  # fmt: skip
-        self.bands = [bands[band]]
-        self.source = source
-        self.options = options
-        self.kind = _kind(self.steps, 0, bands[band], options)
-        self.dtype = self.kind.dtype
-        self.shape = (len(steps), steps[0].grid.height, steps[0].grid.width)
+    def __init__(self, cube: _Cube) -> None:
+        grid = cube.groups[0][0].grid
+        self.cube = cube
+        self.dtype = cube.kinds[0].dtype if cube.options.dtype is None else cube.options.dtype
+        self.shape = (len(cube.groups), grid.height, grid.width)
         self.ndim = 3
 
     def __getitem__(self, key: tuple[slice, slice, slice]) -> npt.NDArray[Any]:
@@ -155,26 +272,60 @@ class _LazyBand:
             col_off=columns.start, row_off=rows.start, width=columns.stop - columns.start,
             height=rows.stop - rows.start,
         )  # fmt: skip
-        steps = [replace(step, grid=step.grid.part(window)) for step in self.steps[times]]
-        pixels = np.empty((len(steps), window.height, window.width), dtype=self.dtype)
-        _fill(steps, [pixels], [self.kind], self.bands, self.source, self.options)
-        return pixels
+        return self.cube.read(times, window)[0]
 
 
-def _lazy(lazy: _LazyBand, chunks: Any) -> Any:
+def _lazy(cube: _Cube, chunks: Any) -> Any:
     dask = optional("dask.array", purpose="get_xarray(chunks=...)")
-    if isinstance(chunks, Mapping):
-        unknown = set(chunks) - {"time", "y", "x"}
-        if unknown:
-            raise SpecError(f"chunks={dict(chunks)!r} names {sorted(unknown)}: the dimensions are time, y and x")
-        chunks = tuple(chunks.get(name, "auto") for name in ("time", "y", "x"))
-    return dask.from_array(lazy, chunks=chunks, name=False, asarray=True, fancy=False)
+    lazy = _LazyBand(cube)
+    return dask.from_array(lazy, chunks=_chunks(lazy, chunks), name=False, asarray=True, fancy=False)
+
+
+def _chunks(lazy: _LazyBand, chunks: Any) -> Any:
+    """Chunks as dask takes them. Where a size is not given, borders of chunks are borders of the file's tiles."""
+    step = lazy.cube.groups[0][0]
+    edges = [_tile_edges(step, axis=axis) for axis in (0, 1)]
+    if isinstance(chunks, str) and chunks == "auto":
+        dask = optional("dask", purpose="get_xarray(chunks=...)")
+        size = dask.utils.parse_bytes(dask.config.get("array.chunk-size"))
+        side = int((size / lazy.dtype.itemsize) ** 0.5)
+        return (1, *(tuple(last - first for first, last in _strips(along, side)) for along in edges))
+    if not isinstance(chunks, Mapping):
+        return chunks
+    if unknown := set(chunks) - {"time", "y", "x"}:
+        raise SpecError(f"chunks={dict(chunks)!r} names {sorted(unknown)}: the dimensions are time, y and x")
+    tiles = {"time": 1, **dict(zip("yx", (tuple(np.diff(along).tolist()) for along in edges), strict=True))}
+    return tuple(chunks.get(name, tiles[name]) for name in ("time", "y", "x"))
+
+
+def _tile_edges(step: View, *, axis: int) -> list[int]:
+    """Rows (axis 0) or columns (1) of a grid at which a file's tiles begin, with the first and the end."""
+    header = next((one for one in step.record.headers if one is not None), None)
+    size = (step.grid.height, step.grid.width)[axis]
+    if header is None:
+        return [0, size]
+    tile, begin = (header.tile_height, header.tile_width)[axis], 0
+    if step.crs == step.record.crs:
+        for level in (header, *header.overviews):
+            if (offset := level.grid.offset(step.grid)) is not None:
+                tile, begin = (level.tile_height, level.tile_width)[axis], offset[1 - axis]
+                break
+    return [0, *range(tile - begin % tile, size, tile), size]
+
+
+def _strips(edges: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Spans of at most ``most`` rows or columns that begin and end at edges, unless one step between them is longer."""
+    first = edges[0]
+    for edge, following in zip(edges[1:], [*edges[2:], None], strict=True):
+        if following is None or following - first > most:
+            yield first, edge
+            first = edge
 
 
 def _attributes(kind: _Kind, options: ReadOptions) -> dict[str, Any]:
     attributes: dict[str, Any] = {"grid_mapping": _GRID_MAPPING}
-    if kind.fill is not None and not options.masked:
-        attributes["_FillValue"] = kind.fill
+    if kind.fill is not None and not np.isnan(kind.fill):
+        attributes["_FillValue"] = kind.fill if options.dtype is None else options.dtype.type(kind.fill)
     return attributes
 
 
@@ -185,10 +336,11 @@ def _times(moments: Sequence[np.datetime64]) -> npt.NDArray[np.datetime64]:
     return fine if np.array_equal(fine.astype(times.dtype), times, equal_nan=True) else times
 
 
-def _coordinates(steps: Sequence[View], crs: str, grid: Grid) -> dict[str, Any]:
+def _coordinates(groups: _Groups, crs: str, grid: Grid, mosaic: Mosaic) -> dict[str, Any]:
     known = pyproj.CRS.from_user_input(crs)
     x = grid.origin_x + (np.arange(grid.width) + 0.5) * grid.scale_x
     y = grid.origin_y + (np.arange(grid.height) + 0.5) * grid.scale_y
+    steps = [group[0] for group in groups]
     moments = [
         np.datetime64("NaT") if step.record.moment is None else np.datetime64(step.record.moment.replace(tzinfo=None))
         for step in steps
@@ -200,7 +352,9 @@ def _coordinates(steps: Sequence[View], crs: str, grid: Grid) -> dict[str, Any]:
         "GeoTransform": " ".join(repr(number) for number in (c, a, b, f, d, e)),
     }
     axes = {"X": {}, "Y": {}} | {axis["axis"]: axis for axis in known.cs_to_cf() if axis.get("axis") in {"X", "Y"}}
+    counts = {} if mosaic.groupby is None else {"records": ("time", np.array([len(group) for group in groups]))}
     return {
+        **counts,
         "time": ("time", _times(moments)),
         "y": ("y", y, axes["Y"]),
         "x": ("x", x, axes["X"]),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import atexit
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import close_backend, create_backend
+
+if TYPE_CHECKING:
+    from rasteret_assets.collection.pixels.select import RecordTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,21 @@ class Source:
     backend: StorageBackend | None
     data_source: str
     config: CloudConfig | None
+
+    @classmethod
+    def of(cls, table: RecordTable, arguments: Mapping[str, Any]) -> Source:
+        """Where a read gets its bytes: from the backend given, else the table's own, else a shared one.
+
+        Args:
+            table: whose records are read.
+            arguments: ``backend``, ``cloud_config`` and ``data_source`` of the read.
+        """
+        backend, config, data_source = (arguments[name] for name in ("backend", "cloud_config", "data_source"))
+        return cls(
+            backend=backend or (None if config or data_source else table.backend),
+            data_source=table.data_source if data_source is None else data_source,
+            config=config,
+        )
 
     def open(self) -> StorageBackend:
         """Return the backend."""

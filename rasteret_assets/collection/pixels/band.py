@@ -42,6 +42,8 @@ class BandHeader:
         photometric: TIFF photometric interpretation; JPEG needs it.
         jpeg_tables: tables that JPEG tiles share; None without.
         crs: of the raster as the file states it; None where the record must say.
+        scale: what samples are multiplied with to be in their unit.
+        offset: what is added to them then.
         overviews: headers of the smaller copies of the image, from the finest to the coarsest.
         alpha: which sample of a tile says that a pixel holds data, by not being 0; None where none does.
         mask: header of the image that says so instead, on the same grid; None without.
@@ -63,6 +65,8 @@ class BandHeader:
     photometric: int
     jpeg_tables: bytes | None
     crs: str | None
+    scale: float = 1.0
+    offset: float = 0.0
     overviews: Sequence[BandHeader] = ()
     alpha: int | None = None
     mask: BandHeader | None = None

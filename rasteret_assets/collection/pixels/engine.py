@@ -69,7 +69,12 @@ class _Running:
 
 
 async def read_jobs(
-    jobs: Iterable[Job], backend: StorageBackend, *, max_concurrent: int, most_failures: int | None = None
+    jobs: Iterable[Job],
+    backend: StorageBackend,
+    *,
+    max_concurrent: int,
+    most_failures: int | None = None,
+    ended: Callable[[int], None] | None = None,
 ) -> list[RasteretAssetsError]:
     """Do the reads of ``jobs``; pixels that are not stored or cannot be read stay as they are.
 
@@ -78,6 +83,7 @@ async def read_jobs(
         backend: brings the bytes; asked for one range per run.
         max_concurrent: requests in flight at most.
         most_failures: after so many failures no further request is made; by default everything is tried.
+        ended: called with its number of bytes when a request has ended, 0 where it failed.
 
     Returns:
         What could not be read: a TileError for a damaged tile, naming record, band, tile and file; a RangeReadError
@@ -86,7 +92,7 @@ async def read_jobs(
     """
     with ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="decode") as pool:
         try:
-            return await _Reading(iter(jobs), backend, max_concurrent, most_failures, pool).run()
+            return await _Reading(iter(jobs), backend, max_concurrent, most_failures, pool, ended).run()
         except ExceptionGroup as unforeseen:
             raise unforeseen.exceptions[0] from unforeseen.exceptions[0].__cause__
 
@@ -100,6 +106,7 @@ class _Reading:
     max_concurrent: int
     most_failures: int | None
     pool: ThreadPoolExecutor
+    ended: Callable[[int], None] | None = None
     waiting: deque[tuple[_Running, Run]] = field(default_factory=deque)
     hosts: dict[str, HostState] = field(default_factory=dict)
     failures: list[RasteretAssetsError] = field(default_factory=list)
@@ -124,9 +131,11 @@ class _Reading:
         while (taken := await self.take()) is not None:
             running, run = taken
             try:
-                await self.fetch_and_place(run)
+                length = await self.fetch_and_place(run)
             finally:
                 self.fetched.give_back(run.length)
+            if self.ended is not None:
+                self.ended(length)
             running.runs -= 1
             if not running.runs:
                 await self.finish(running)
@@ -163,11 +172,11 @@ class _Reading:
             await asyncio.get_running_loop().run_in_executor(self.pool, running.job.finish)
         self.held.give_back(running.job.cost)
 
-    async def fetch_and_place(self, run: Run) -> None:
-        """Bring a run and put its tiles in place; what fails is noted."""
+    async def fetch_and_place(self, run: Run) -> int:
+        """Bring a run and put its tiles in place; what fails is noted. Return how many bytes came."""
         read = run.read
         if read.href in self.lost or self.has_failed:
-            return
+            return 0
         try:
             data = await self.fetch(run)
         except RangeReadError as error:
@@ -177,13 +186,14 @@ class _Reading:
                 # One error says all of a file that cannot be reached.
                 self.lost.add(read.href)
                 self.failures.append(error)
-            return
+            return 0
         size = _DECODED_COPIES * read.header.tile_bytes
         await self.decoded.take(size)
         try:
             self.failures += await asyncio.get_running_loop().run_in_executor(self.pool, _place, run, data)
         finally:
             self.decoded.give_back(size)
+        return len(data)
 
     async def fetch(self, run: Run) -> memoryview:
         """The bytes of a run, asked for again while that promises something.

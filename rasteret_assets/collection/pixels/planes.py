@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +18,24 @@ from rasteret_assets.collection.areas.mask import covered
 from rasteret_assets.collection.areas.placing import covers_grid, placed_on
 from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.collection.pixels.engine import Job, read_jobs
-from rasteret_assets.collection.pixels.options import ReadOptions
-from rasteret_assets.collection.pixels.plan import BandRead, WindowTarget
+from rasteret_assets.collection.pixels.options import ReadOptions, ReadProgress
+from rasteret_assets.collection.pixels.plan import BandRead, WindowTarget, plan_read
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.collection.pixels.warp import Regrid, choose_level, parts, pixel_ratio, warp
 from rasteret_assets.errors import PixelReadError, RasteretAssetsError, failed_parts, list_failures
+from rasteret_assets.progress import read_progress
 from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
 
 _log = logging.getLogger(__name__)
 
 _Mask = npt.NDArray[np.bool_]
+
+#: Areas, and pieces of one, around which separate windows are read at most.
+_MOST_PIECES: Final = 64
+#: Stands for the pixels of reads that are only described.
+_NOWHERE: Final = np.zeros((0, 0), dtype=bool)
 
 #: Pixels that are masked at once: what masks of large views take in memory.
 _STRIP_PIXELS = 4 * 1024 * 1024
@@ -86,22 +93,38 @@ def fill(planes: Sequence[Plane], bands: Sequence[str], backend: StorageBackend,
         plane.pixels[...] = plane.empty
         if plane.valid is not None:
             plane.valid[...] = False
-    read(_jobs(planes, bands, options), backend, options)
+    read(_jobs(planes, bands, options), backend, options, lambda: described_reads(planes, bands, options))
     # Records of one grid see an area alike: a time series needs its mask once.
     outside = functools.lru_cache(maxsize=8)(functools.partial(_outside, all_touched=options.all_touched))
     for plane in planes:
         _mask(plane, outside)
+        if options.scaled:
+            _scale(plane)
 
 
-def read(jobs: Iterable[Job], backend: StorageBackend, options: ReadOptions) -> None:
+def read(
+    jobs: Iterable[Job],
+    backend: StorageBackend,
+    options: ReadOptions,
+    described: Callable[[], Iterable[BandRead]],
+) -> None:
     """Do some reads, and raise what failed, or log it where it is to be masked.
+
+    Args:
+        jobs: what is read.
+        backend: brings the bytes.
+        options: how it is read.
+        described: returns the same reads once more, to count their requests where progress is shown.
 
     Raises:
         RasteretAssetsError: the one failure of the reads, or a PixelReadError that lists them all.
     """
     most = _MOST_FAILURES if options.on_error == "raise" else None
-    reading = read_jobs(jobs, backend, max_concurrent=options.max_concurrent, most_failures=most)
-    failures: list[RasteretAssetsError] = run_sync(reading)
+    with _progress(options, described) as ended:
+        reading = read_jobs(
+            jobs, backend, max_concurrent=options.max_concurrent, most_failures=most, ended=ended
+        )  # fmt: skip
+        failures: list[RasteretAssetsError] = run_sync(reading)
     if not failures:
         return
     if options.on_error == "mask":
@@ -112,83 +135,147 @@ def read(jobs: Iterable[Job], backend: StorageBackend, options: ReadOptions) -> 
         raise PixelReadError(failures)
 
 
-def _jobs(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -> Iterator[Job]:
-    """Copies of one band of a record together, since they share tiles; then warps, each by itself."""
-    copies: dict[tuple[Record, int, BandHeader], list[_Copy]] = {}
-    warped: list[tuple[Plane, BandHeader]] = []
-    for plane in planes:
-        view = plane.view
-        if plane.header is None:
-            continue
-        level = plane.header
-        if options.reads_overviews and level.overviews:
-            level = choose_level(level, _ratio(level, view))
-        if view.crs != view.record.crs or level.grid.offset(view.grid) is None:
-            warped.append((plane, level))
-        elif (shared := level.grid.shared(view.grid)) is not None:
-            window, place = shared
-            copies.setdefault((view.record, plane.band, level), []).append(_Copy(plane, window, place))
-    for (record, band, level), together in copies.items():
-        yield _copying(record, band, bands, level, together)
-    for plane, level in warped:
-        yield from _warps(plane, bands, level, options.resampling)
+@contextmanager
+def _progress(
+    options: ReadOptions, described: Callable[[], Iterable[BandRead]]
+) -> Iterator[Callable[[int], None] | None]:
+    """What to call with the bytes of each request that has ended; None where nobody looks."""
+    if not options.progress:
+        yield None
+        return
+    total = sum(len(plan_read(read).runs) for read in described())
+    requests = size = 0
+
+    with ExitStack() as stack:
+        show = None if callable(options.progress) else stack.enter_context(read_progress())
+
+        def ended(length: int) -> None:
+            nonlocal requests, size
+            requests, size = requests + 1, size + length
+            if callable(options.progress):
+                options.progress(ReadProgress(requests=requests, total=total, bytes=size))
+            elif show is not None:
+                show(requests, total, size)
+
+        yield ended
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Copy:
-    """A window of a band, or of an overview of it, whose pixels are those of a part of a plane."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Fetch:
+    """A part of a plane, and the pixels it is made of.
+
+    Args:
+        plane: what is filled.
+        level: header of the band, or of its overview.
+        window: of the level's grid.
+        part: of the plane's grid.
+        how: pixels of the level become those of the plane; None where they are the same.
+    """
 
     plane: Plane
+    level: BandHeader
     window: Window
-    place: Window
+    part: Window
+    how: Regrid | None
 
     @property
     def pixels(self) -> npt.NDArray[Any]:
-        return self.plane.pixels[self.place.slices]
+        """The part of the plane."""
+        return self.plane.pixels[self.part.slices]
 
     @property
     def valid(self) -> _Mask | None:
-        return None if self.plane.valid is None else self.plane.valid[self.place.slices]
+        """Which of its pixels hold data; None where nobody asks."""
+        return None if self.plane.valid is None else self.plane.valid[self.part.slices]
 
     @property
     def is_told(self) -> bool:
-        """Whether pixels without data are told from others, here or by the value they have."""
-        return self.plane.valid is not None or self.plane.fill is not None
+        """Whether pixels without data are told from others, here, by their value, or to the warp."""
+        return self.how is not None or self.plane.valid is not None or self.plane.fill is not None
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether the mask of the level is read too."""
+        return self.is_told and self.level.mask is not None
 
 
-def _copying(
-    record: Record, band: int, bands: Sequence[str], level: BandHeader, copies: Sequence[_Copy]
-) -> Job:  # fmt: skip
-    """The job of copies of one band of a record, on the grid of ``level``."""
-    plain = [copy for copy in copies if not (copy.is_told and level.is_transparent)]
-    told = [copy for copy in copies if copy.is_told and level.is_transparent]
-    targets = [WindowTarget(window=copy.window, pixels=copy.pixels, valid=copy.valid) for copy in plain]
-    hidden: list[tuple[_Copy, _Mask, _Mask | None]] = []
+def _fetches(planes: Iterable[Plane], options: ReadOptions) -> Iterator[_Fetch]:
+    """What is read of each plane, as much of it as the areas need."""
+    for plane in planes:
+        view, level = plane.view, plane.header
+        if level is None:
+            continue
+        if options.reads_overviews and level.overviews:
+            level = choose_level(level, _ratio(level, view))
+        is_warped = view.crs != view.record.crs or level.grid.offset(view.grid) is None
+        how = None
+        if is_warped:
+            ratio = _ratio(level, view)
+            how = Regrid(source=view.record.crs, target=view.crs, resampling=options.resampling, ratio=ratio)
+        for wanted in _wanted(view):
+            grid = view.grid.part(wanted)
+            pieces = [] if how is not None else [level.grid.shared(grid)]
+            windows = parts(level, grid, how) if how is not None else ((b, a) for a, b in filter(None, pieces))
+            for part, window in windows:
+                yield _Fetch(plane=plane, level=level, window=window, part=part.shifted(wanted), how=how)
 
-    def start() -> list[BandRead]:
-        masks = []
-        for copy in told:
-            valid = np.zeros(copy.window.shape, dtype=bool) if copy.valid is None else copy.valid
-            opaque = None if level.mask is None else np.zeros(copy.window.shape, dtype=bool)
-            hidden.append((copy, valid, opaque))
-            targets.append(WindowTarget(window=copy.window, pixels=copy.pixels, valid=valid))
-            if opaque is not None:
-                masks.append(WindowTarget(window=copy.window, pixels=opaque))
-        reads = [_band_read(record, band, bands, level, targets)]
+
+def _wanted(view: View) -> list[Window]:
+    """The windows of a view's grid that its areas touch: one around all of them, unless they lie far apart."""
+    windows: list[Window] = []
+    for _, area in view.areas:
+        shape = placed_on(area, view.crs, view.grid)
+        if shape is None:
+            continue
+        pieces = shapely.get_parts(shape)
+        found = (view.grid.window(piece.bounds) for piece in (pieces if len(pieces) <= _MOST_PIECES else [shape]))
+        windows += filter(None, found)
+    if len(windows) < 2:
+        return windows
+    left, top = min(window.col_off for window in windows), min(window.row_off for window in windows)
+    around = Window(
+        col_off=left,
+        row_off=top,
+        width=max(window.col_off + window.width for window in windows) - left,
+        height=max(window.row_off + window.height for window in windows) - top,
+    )
+    pixels = sum(window.width * window.height for window in windows)
+    is_dense = 2 * pixels > around.width * around.height or len(windows) > _MOST_PIECES
+    return [around] if is_dense else windows
+
+
+def _jobs(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -> Iterator[Job]:
+    """Copies of one band of a record together, since they share tiles; then warps, each by itself."""
+    copies, warps = _grouped(_fetches(planes, options))
+    for fetches in copies:
+        yield _copying(fetches, bands)
+    for fetch in warps:
+        warping = _Warp(fetch, bands)
+        yield Job(start=warping.start, finish=warping.finish, cost=warping.cost)
+
+
+def _grouped(fetches: Iterable[_Fetch]) -> tuple[list[list[_Fetch]], list[_Fetch]]:
+    copies: dict[tuple[Record, int, BandHeader], list[_Fetch]] = {}
+    warps: list[_Fetch] = []
+    for fetch in fetches:
+        if fetch.how is not None:
+            warps.append(fetch)
+        else:
+            key = (fetch.plane.view.record, fetch.plane.band, fetch.level)
+            copies.setdefault(key, []).append(fetch)
+    return list(copies.values()), warps
+
+
+def described_reads(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -> Iterator[BandRead]:
+    """What filling ``planes`` reads, to be planned and counted; their arrays are not touched."""
+    copies, warps = _grouped(_fetches(planes, options))
+    for fetches in [*copies, *([fetch] for fetch in warps)]:
+        level = fetches[0].level
+        targets = [WindowTarget(window=fetch.window, pixels=_NOWHERE) for fetch in fetches]
+        yield _band_read(fetches[0].plane, bands, level, targets)
+        masks = [target for target, fetch in zip(targets, fetches, strict=True) if fetch.needs_mask]
         if level.mask is not None and masks:
-            reads.append(_band_read(record, band, bands, level.mask, masks))
-        return reads
-
-    def finish() -> None:
-        for copy, valid, opaque in hidden:
-            if opaque is not None:
-                np.logical_and(valid, opaque, out=valid)
-            np.copyto(copy.pixels, copy.plane.empty, where=~valid)
-        hidden.clear()
-
-    if not told:
-        return Job(start=start)
-    return Job(start=start, finish=finish, cost=3 * sum(copy.window.width * copy.window.height for copy in told))
+            yield _band_read(fetches[0].plane, bands, level.mask, masks)
 
 
 def _ratio(header: BandHeader, view: View) -> tuple[float, float]:
@@ -197,76 +284,94 @@ def _ratio(header: BandHeader, view: View) -> tuple[float, float]:
     return pixel_ratio(header.grid, view.record.crs, view.crs, size)
 
 
-def _band_read(
-    record: Record, band: int, bands: Sequence[str], level: BandHeader, targets: Sequence[WindowTarget]
-) -> BandRead:
-    return BandRead(record=record.id, band=bands[band], href=record.hrefs[band], header=level, targets=targets)
+def _band_read(plane: Plane, bands: Sequence[str], level: BandHeader, targets: Sequence[WindowTarget]) -> BandRead:
+    record = plane.view.record
+    return BandRead(
+        record=record.id, band=bands[plane.band], href=record.hrefs[plane.band], header=level, targets=targets
+    )  # fmt: skip
 
 
-def _warps(plane: Plane, bands: Sequence[str], level: BandHeader, resampling: str) -> Iterator[Job]:
-    view = plane.view
-    how = Regrid(source=view.record.crs, target=view.crs, resampling=resampling, ratio=_ratio(level, view))
-    for part, window in parts(level, view.grid, how):
-        warping = _Warp(plane=plane, bands=bands, level=level, part=part, window=window, how=how)
-        yield Job(start=warping.start, finish=warping.finish, cost=warping.cost)
+def _copying(fetches: Sequence[_Fetch], bands: Sequence[str]) -> Job:
+    """The job of copies of one band of a record."""
+    level, plane = fetches[0].level, fetches[0].plane
+    told = [fetch for fetch in fetches if fetch.is_told and level.is_transparent]
+    targets = [
+        WindowTarget(window=fetch.window, pixels=fetch.pixels, valid=fetch.valid)
+        for fetch in fetches
+        if fetch not in told
+    ]
+    hidden: list[tuple[_Fetch, _Mask, _Mask | None]] = []
+
+    def start() -> list[BandRead]:
+        masks = []
+        for fetch in told:
+            valid = np.zeros(fetch.window.shape, dtype=bool) if fetch.valid is None else fetch.valid
+            opaque = None if level.mask is None else np.zeros(fetch.window.shape, dtype=bool)
+            hidden.append((fetch, valid, opaque))
+            targets.append(WindowTarget(window=fetch.window, pixels=fetch.pixels, valid=valid))
+            if opaque is not None:
+                masks.append(WindowTarget(window=fetch.window, pixels=opaque))
+        reads = [_band_read(plane, bands, level, targets)]
+        if level.mask is not None and masks:
+            reads.append(_band_read(plane, bands, level.mask, masks))
+        return reads
+
+    def finish() -> None:
+        for fetch, valid, opaque in hidden:
+            if opaque is not None:
+                np.logical_and(valid, opaque, out=valid)
+            np.copyto(fetch.pixels, fetch.plane.empty, where=~valid)
+        hidden.clear()
+
+    if not told:
+        return Job(start=start)
+    return Job(start=start, finish=finish, cost=3 * sum(fetch.window.width * fetch.window.height for fetch in told))
 
 
 class _Warp:
     """A part of a plane that is warped from a window of the band.
 
     Args:
-        plane: what is filled.
+        fetch: the part, and the window.
         bands: names of the bands.
-        level: header of the band or of its overview.
-        part: of the plane's grid.
-        window: of the level's grid.
-        how: pixels of the level become those of the plane.
     """
 
-    def __init__(
-        self, *, plane: Plane, bands: Sequence[str], level: BandHeader, part: Window, window: Window, how: Regrid
-    ) -> None:
-        self.plane = plane
+    def __init__(self, fetch: _Fetch, bands: Sequence[str]) -> None:
+        self.fetch = fetch
         self.bands = bands
-        self.level = level
-        self.part = part
-        self.window = window
-        self.how = how
+        size, window, part = fetch.level.dtype.itemsize, fetch.window, fetch.part
         # Source, a copy of it in a wider type, GDAL's working copy, and validity with the mask; the result twice.
-        source = (5 * level.dtype.itemsize + 3) * window.width * window.height
-        self.cost = source + 4 * level.dtype.itemsize * part.width * part.height
+        self.cost = (5 * size + 3) * window.width * window.height + 4 * size * part.width * part.height
         self.pixels: npt.NDArray[Any] | None = None
         self.valid: _Mask | None = None
         self.opaque: _Mask | None = None
 
     def start(self) -> list[BandRead]:
         """Make room for the window and ask for its pixels."""
-        self.pixels = np.full(self.window.shape, self.level.fill, dtype=self.level.sample_type)
-        self.valid = np.zeros(self.window.shape, dtype=bool)
-        record, band = self.plane.view.record, self.plane.band
-        target = WindowTarget(window=self.window, pixels=self.pixels, valid=self.valid)
-        reads = [_band_read(record, band, self.bands, self.level, [target])]
-        if self.level.mask is not None:
-            self.opaque = np.zeros(self.window.shape, dtype=bool)
-            mask = WindowTarget(window=self.window, pixels=self.opaque)
-            reads.append(_band_read(record, band, self.bands, self.level.mask, [mask]))
+        fetch, level = self.fetch, self.fetch.level
+        self.pixels = np.full(fetch.window.shape, level.fill, dtype=level.sample_type)
+        self.valid = np.zeros(fetch.window.shape, dtype=bool)
+        target = WindowTarget(window=fetch.window, pixels=self.pixels, valid=self.valid)
+        reads = [_band_read(fetch.plane, self.bands, level, [target])]
+        if level.mask is not None:
+            self.opaque = np.zeros(fetch.window.shape, dtype=bool)
+            mask = WindowTarget(window=fetch.window, pixels=self.opaque)
+            reads.append(_band_read(fetch.plane, self.bands, level.mask, [mask]))
         return reads
 
     def finish(self) -> None:
         """Warp the window into the plane."""
-        if self.pixels is None or self.valid is None:
+        fetch = self.fetch
+        if self.pixels is None or self.valid is None or fetch.how is None:
             return
-        view, plane = self.plane.view, self.plane
         if self.opaque is not None:
             np.logical_and(self.valid, self.opaque, out=self.valid)
-        pixels, there = warp(
-            self.pixels, self.valid, self.level.grid.part(self.window), view.grid.part(self.part), self.how,
-            nodata=self.level.marker,
-        )  # fmt: skip
+        grid, target = fetch.level.grid.part(fetch.window), fetch.plane.view.grid.part(fetch.part)
+        pixels, there = warp(self.pixels, self.valid, grid, target, fetch.how, nodata=fetch.level.marker)
         self.pixels = self.valid = self.opaque = None
-        np.copyto(plane.pixels[self.part.slices], pixels, where=there, casting="same_kind")
-        if plane.valid is not None:
-            plane.valid[self.part.slices] = there
+        np.copyto(fetch.pixels, pixels, where=there, casting="same_kind")
+        if fetch.valid is not None:
+            fetch.valid[...] = there
 
 
 def _mask(plane: Plane, outside: Callable[[tuple[Any, ...], str, Grid], _Mask | None]) -> None:
@@ -296,6 +401,16 @@ def _mask(plane: Plane, outside: Callable[[tuple[Any, ...], str, Grid], _Mask | 
                 valid &= ~hidden
             if absent is not None:
                 valid &= ~absent
+
+
+def _scale(plane: Plane) -> None:
+    """Bring the values of a plane to their unit; pixels without data stay NaN."""
+    header = plane.header
+    if header is None or (header.scale, header.offset) == (1.0, 0.0):
+        return
+    kind = plane.pixels.dtype.type
+    np.multiply(plane.pixels, kind(header.scale), out=plane.pixels)
+    np.add(plane.pixels, kind(header.offset), out=plane.pixels)
 
 
 def is_nodata(pixels: npt.NDArray[Any], nodata: Any) -> _Mask:

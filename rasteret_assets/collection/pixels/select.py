@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,11 @@ from rasteret_assets.collection.areas.reproject import crs_name
 from rasteret_assets.collection.pixels.band import BandHeader, parse_header
 from rasteret_assets.collection.pixels.codecs import check_supported
 from rasteret_assets.collection.pixels.options import Missing
+from rasteret_assets.collection.table import query
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.columns.instants import utc_instants
-from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError
+from rasteret_assets.storage.backend import StorageBackend
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +68,46 @@ class Record:
     def finest(self) -> BandHeader:
         """The header of the band with the smallest pixels; the first of them."""
         return min(self.known, key=lambda header: abs(header.grid.scale_x * header.grid.scale_y))
+
+
+class RecordTable(Protocol):
+    """A table of records as reads see it: what :class:`Collection` is, to those who must not import it."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the records."""
+        ...
+
+    @property
+    def bands(self) -> list[str]:
+        """Names of the indexed bands."""
+        ...
+
+    @property
+    def backend(self) -> StorageBackend | None:
+        """Reads the bytes of rasters; None for the default one."""
+        ...
+
+    @property
+    def data_source(self) -> str:
+        """Provider of the records."""
+        ...
+
+    def where(self, expression: pc.Expression) -> Self:
+        """The records that satisfy an expression too."""
+        ...
+
+    def batches(self, columns: Mapping[str, pc.Expression]) -> Iterator[pa.RecordBatch]:
+        """The records with computed columns."""
+        ...
+
+
+def near_batches(
+    table: RecordTable, bands: Sequence[str], shapes: Sequence[BaseGeometry]
+) -> Iterator[pa.RecordBatch]:  # fmt: skip
+    """Rows whose bbox meets a shape, with the columns that reads need."""
+    # By bbox only: which shape meets which footprint exactly is found out once, where records are selected.
+    return table.where(query.bbox_meets(shapes)).batches(projection(table.schema, bands))
 
 
 def projection(table: pa.Schema, bands: Sequence[str]) -> dict[str, pc.Expression]:
@@ -215,3 +257,37 @@ def _record_crs(name: str, crs: str | None) -> str:
 @functools.lru_cache(maxsize=256)
 def _crs_name(crs: str) -> str:
     return crs_name(crs)
+
+
+def known_bands(table: RecordTable, bands: str | Sequence[str]) -> list[str]:
+    """The bands asked for, which are all there.
+
+    Raises:
+        SpecError: if there is none, or one is asked for twice.
+        BandNotFoundError: if the collection lacks one.
+        CollectionError: if there is no column with the addresses of one.
+    """
+    names = list(bands) if isinstance(bands, Iterable) and not isinstance(bands, str) else [bands]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise SpecError(f"bands={bands!r} names no band by {wrong[0]!r}: this collection has {table.bands}")
+    known = table.bands
+    if not names:
+        raise SpecError(f"bands is empty: this collection has {known}")
+    if len(set(names)) < len(names):
+        raise SpecError(f"bands={names} names one twice")
+    for band in names:
+        if band not in known:
+            raise BandNotFoundError(f"band {band!r} is not in this collection, which has {known or 'none indexed'}")
+        if not _has_href(table.schema, band):
+            raise CollectionError(f"band {band!r} has headers but no address: column assets lacks {band}.href")
+    return names
+
+
+def _has_href(columns: pa.Schema, band: str) -> bool:
+    """Whether ``assets.<band>.href`` is there to be read."""
+    kind = columns.field(schema.ASSETS).type
+    for name in (band, schema.HREF):
+        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+            return False
+        kind = kind.field(name).type
+    return True

@@ -23,6 +23,10 @@ Bounds = tuple[float, float, float, float]
 MOST_PIXELS: Final = 2**31
 MOST_LAZY_PIXELS: Final = 2**42
 
+#: Pixels of a cube that may be as empty as it likes, and how much emptier than full a larger one may be.
+_SMALL: Final = 2**22
+_MOST_EMPTY: Final = 16
+
 #: Edges this close to a multiple of the resolution (in pixels) lie on it.
 _SNAP = 1e-6
 
@@ -49,8 +53,6 @@ def choose_views(
     areas: Sequence[Area],
     bands: Sequence[str],
     options: ReadOptions,
-    *,
-    most_pixels: int = MOST_PIXELS,
 ) -> list[View]:
     """Choose one view for every record and area that meets its raster, record by record.
 
@@ -59,17 +61,16 @@ def choose_views(
         areas: all areas of interest.
         bands: names of the bands.
         options: how pixels are read.
-        most_pixels: that a grid of ``target_crs`` or ``resolution`` may have.
 
     Raises:
-        WindowError: if such a grid is larger, or would go around the world because ``target_crs`` ends at the
-            antimeridian, where the area lies on both sides of it.
-        WindowError: if none does, or if bands lie on different grids and nothing says how to join them.
+        WindowError: if none does; if bands lie on different grids and nothing says how to join them; if a grid of
+            ``target_crs`` or ``resolution`` is larger than anybody reads, or would go around the world because
+            ``target_crs`` ends at the antimeridian, where the area lies on both sides of it.
     """
     if not options.regrids and not options.allow_resample:
         for record in records:
             check_one_grid(record, bands)
-    if options.target_crs is not None:
+    if options.target_crs is not None and options.grid is None:
         foreign = [record for record in records if record.crs != options.target_crs]
         for position in sorted({position for record in foreign for position in record.areas}):
             check_target(areas[position], options.target_crs)
@@ -78,11 +79,13 @@ def choose_views(
     anchors: dict[str, Grid] = {}
     for record in records:
         anchors.setdefault(record.crs, record.finest.grid)
+    if options.grid is not None:
+        check_size(options.grid, options.target_crs or "", MOST_LAZY_PIXELS)
     views = [
         View(record=record, areas=[(position, areas[position])], crs=crs, grid=grid)
         for record in records
         for position in record.areas
-        for crs, grid in _grids(record, areas[position], options, anchors, most_pixels)
+        for crs, grid in _grids(record, areas[position], options, anchors)
     ]
     if not views:
         raise WindowError(
@@ -114,9 +117,7 @@ def _grid_text(header: BandHeader) -> str:
     return f"{grid.width} x {grid.height} pixels of {abs(grid.scale_x):g} x {abs(grid.scale_y):g} in {header.crs}"
 
 
-def _grids(
-    record: Record, area: Area, options: ReadOptions, anchors: Mapping[str, Grid], most_pixels: int
-) -> Iterator[tuple[str, Grid]]:
+def _grids(record: Record, area: Area, options: ReadOptions, anchors: Mapping[str, Grid]) -> Iterator[tuple[str, Grid]]:
     """The grid of an area in a record, unless the raster does not reach it."""
     grid = record.finest.grid
     shape = placed_on(area, record.crs, grid)
@@ -127,11 +128,25 @@ def _grids(
         yield record.crs, grid.part(window)
         return
     crs = options.target_crs or record.crs
+    if options.grid is not None:
+        yield crs, options.grid
+        return
     if crs != record.crs:
         shape = placed(area, crs)
     target = aligned_grid(shape.bounds, options.resolution, anchors.get(crs))
-    check_size(target, crs, most_pixels)
+    check_size(target, crs, MOST_LAZY_PIXELS)
     yield crs, target
+
+
+def check_memory(views: Sequence[View]) -> None:
+    """Refuse views whose grids were chosen, and are larger than what is read at once.
+
+    Raises:
+        WindowError: as :func:`check_size`.
+    """
+    for view in views:
+        if view.grid.width * view.grid.height > view.record.finest.grid.width * view.record.finest.grid.height:
+            check_size(view.grid, view.crs, MOST_PIXELS)
 
 
 def check_size(grid: Grid, crs: str, most_pixels: int) -> None:
@@ -189,13 +204,18 @@ def _common_resolution(records: Sequence[Record], areas: Sequence[Area], target:
     return size, size
 
 
-def common_grid(views: Sequence[View], *, most_pixels: int = MOST_PIXELS) -> tuple[str, Grid]:
+def common_grid(views: Sequence[View], *, is_lazy: bool = False) -> tuple[str, Grid]:
     """Return the CRS and the grid that hold the pixels of all views.
 
+    Args:
+        views: of all records and areas.
+        is_lazy: whether the grid may be larger than memory.
+
     Raises:
-        WindowError: if they lie in different CRSs, their pixels do not coincide, or the grid would have more than
-            ``most_pixels`` pixels, because areas or rasters lie far apart.
+        WindowError: if they lie in different CRSs, their pixels do not coincide, or the grid would be too large, or
+            nearly empty because areas lie far apart.
     """
+    most_pixels = MOST_LAZY_PIXELS if is_lazy else MOST_PIXELS
     first = views[0]
     left = top = 0
     right, bottom = first.grid.width, first.grid.height
@@ -223,4 +243,21 @@ def common_grid(views: Sequence[View], *, most_pixels: int = MOST_PIXELS) -> tup
     )
     if all(view.grid != grid for view in views):  # the pixels of one raster are not more than it has
         check_size(grid, first.crs, most_pixels)
+        if not is_lazy:
+            _check_filled(grid, views)
     return first.crs, grid
+
+
+def _check_filled(grid: Grid, views: Sequence[View]) -> None:
+    """Refuse a large grid of which the areas take a small part."""
+    wanted: dict[int, int] = {}
+    for view in views:
+        for position, _ in view.areas:
+            wanted[position] = max(wanted.get(position, 0), view.grid.width * view.grid.height)
+    pixels = grid.width * grid.height
+    if len(wanted) > 1 and pixels > _SMALL and pixels > _MOST_EMPTY * sum(wanted.values()):
+        raise WindowError(
+            f"{len(wanted)} areas lie far apart: one cube around all would have {grid.width} x {grid.height} pixels, "
+            f"of which the areas take {sum(wanted.values()) / pixels:.1%}. Read a cube for each area, all of them with "
+            "get_numpy or get_gdf, or lazily with get_xarray(chunks=...)"
+        )

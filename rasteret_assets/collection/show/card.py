@@ -12,6 +12,12 @@ from rasteret_assets.collection.table.summary import Summary
 _SHOWN = 6
 
 
+def short(name: str, bands: Sequence[str], *, is_filtered: bool) -> str:
+    """A collection in one line, as far as it is known without reading rows."""
+    part = ", filtered" if is_filtered else ""
+    return f"Collection({name!r}, bands {', '.join(bands) or 'none'}{part}; print it to see what it holds)"
+
+
 def line(name: str, bands: Sequence[str], summary: Summary) -> str:
     """Name, rows, bands and dates in one line."""
     rows = "1 record" if summary.rows == 1 else f"{summary.rows:,} records"

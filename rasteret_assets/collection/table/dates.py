@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import numpy as np
+
 from rasteret_assets.errors import SpecError
 
 _PERIOD = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
@@ -23,23 +25,51 @@ class Interval:
 
 
 def parse_date_range(value: Any) -> Interval:
-    """The interval that a ``(start, end)`` pair means; both ends are included.
+    """The interval that a range of dates means; both ends are included.
 
-    An end is a date, a datetime, an ISO 8601 string or None (open). What is written without a time of day stands for
-    the whole of it: ``("2024-01", "2024-02-10")`` lasts from the first instant of January to the last of 10 February.
-    Times without a zone are UTC.
+    Args:
+        value: a date, a ``(start, end)`` pair, a slice of one, or an interval as STAC writes it:
+            ``"2024-01/2024-02-10"``, with ``..`` for an end that is open. An end is a date, a datetime, an ISO 8601
+            string or None (open). What is written without a time of day stands for the whole of it:
+            ``("2024-01", "2024-02-10")`` lasts from the first instant of January to the last of 10 February, and
+            ``"2024-05"`` is the whole of May. Times without a zone are UTC.
 
     Raises:
-        SpecError: if the pair, or one end of it, is not understood, or ends before it starts.
+        SpecError: if the range, or one end of it, is not understood, or ends before it starts.
     """
-    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
-        raise SpecError(f"date_range={value!r} is no pair: write (start, end), such as ('2024-01-01', '2024-01-31')")
-    first, last = value
+    first, last = _ends(value)
     start = None if first is None else _span(first)[0]
     stop = None if last is None else _span(last)[1]
     if start is not None and stop is not None and start >= stop:
         raise SpecError(f"date_range={value!r} ends before it starts")
     return Interval(start=start, stop=stop)
+
+
+def _ends(value: Any) -> tuple[Any, Any]:
+    """Start and end as they are written; None where the range is open."""
+    if isinstance(value, slice):
+        if value.step is not None:
+            raise SpecError(f"date_range={value!r} has a step: give its start and stop only")
+        return _end(value.start), _end(value.stop)
+    if isinstance(value, str):
+        ends = value.split("/")
+        if len(ends) <= 2:
+            return _end(ends[0]), _end(ends[-1])
+    elif isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim):
+        if len(value) == 2:
+            return _end(value[0]), _end(value[1])
+    elif value is not None:
+        return value, value
+    raise SpecError(
+        f"date_range={value!r} is no range: write (start, end), such as ('2024-01-01', '2024-01-31'), or '2024-01'"
+    )
+
+
+def _end(value: Any) -> Any:
+    """One end; None where it is open, as STAC, numpy and pandas say it."""
+    if isinstance(value, str) and value.strip() in {"", ".."}:
+        return None
+    return None if str(value) == "NaT" else value
 
 
 def _span(value: Any) -> tuple[datetime, datetime]:
