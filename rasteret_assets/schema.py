@@ -124,6 +124,9 @@ HEADER_STRUCT: Final = pa.struct(
         ("crs", pa.string()),
         ("nodata_text", pa.string()),
         ("jpeg_tables", pa.string()),  # base64: readers that go through JSON know no bytes inside a struct
+        # A physical value is pixel * scale + offset; null where the file states none.
+        ("scale", pa.float64()),
+        ("offset", pa.float64()),
         # Images from the finest to the coarsest, and masks beside the image that they have the size of; null if none.
         (OVERVIEWS, pa.list_(OVERVIEW_STRUCT)),
     ]

@@ -188,7 +188,9 @@ def _areas(geometries: Any, arguments: Mapping[str, Any]) -> tuple[list[Area], p
 def _views(table: RecordTable, areas: Sequence[Area], bands: Sequence[str], options: ReadOptions) -> list[View]:
     """What is read of which record."""
     shapes, unplaced = place(areas)
-    records = select_records(near_batches(table, bands, shapes), bands, shapes, missing=options.missing)
+    records = select_records(
+        near_batches(table, bands, shapes, scaled=options.scaled), bands, shapes, missing=options.missing
+    )
     if unplaced:
         records = keep_reached(
             records, lambda one: areas[one].crs, unplaced, lambda one, crs, grid: _reaches(areas[one], crs, grid)

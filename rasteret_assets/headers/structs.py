@@ -64,6 +64,10 @@ def _together(
     transforms = tied_transforms(steps[codes], tables.tiepoints, is_point[codes])
     for name, values in (("transform", transforms), ("tiepoint", tables.tiepoints)):
         columns[name] = _equal_lists(values).cast(HEADER_STRUCT.field(name).type)
+    if family.metadata is not None:
+        scalings = [member.scaling for member in members]
+        columns["scale"] = _of_bands([scaling.scales for scaling in scalings], band_indices)
+        columns["offset"] = _of_bands([scaling.offsets for scaling in scalings], band_indices)
     if tables.overview_tiles:
         columns[OVERVIEWS] = _overviews_together(models.field(OVERVIEWS)[0].values, tables)
     return pa.StructArray.from_arrays([columns[child.name] for child in HEADER_STRUCT], fields=list(HEADER_STRUCT))
@@ -117,6 +121,8 @@ def _single(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -
         column = pa.array(list(map(attrgetter(attribute), present)), HEADER_STRUCT.field(name).type)
         columns[name] = column if place is None else column.take(place)
     columns["jpeg_tables"] = pa.array([None if h is None else _text(h.jpeg_tables) for h in headers], pa.string())
+    columns["scale"] = _of_bands([() if h is None else h.scales for h in headers], band_indices)
+    columns["offset"] = _of_bands([() if h is None else h.offsets for h in headers], band_indices)
     for position, name in enumerate(TILE_TABLES):
         columns[name] = _lists([None if pair is None else pair[position] for pair in tiles])
     columns[OVERVIEWS] = _overviews(headers, band_indices)
@@ -127,6 +133,11 @@ def _single(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -
     return pa.StructArray.from_arrays(
         [columns[child.name] for child in HEADER_STRUCT], fields=list(HEADER_STRUCT), mask=missing
     )
+
+
+def _of_bands(values: Sequence[Sequence[float | None]], band_indices: Sequence[int]) -> pa.DoubleArray:
+    """The value of one band of each file; null where the band, or the whole file, has none."""
+    return pa.array([each[i] if each else None for each, i in zip(values, band_indices, strict=True)], pa.float64())
 
 
 def _overviews(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -> pa.ListArray:

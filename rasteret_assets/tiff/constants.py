@@ -38,6 +38,7 @@ class Tag(IntEnum):
     GEO_KEY_DIRECTORY = 34735
     GEO_DOUBLE_PARAMS = 34736
     GEO_ASCII_PARAMS = 34737
+    GDAL_METADATA = 42112
     GDAL_NODATA = 42113
 
     @property
@@ -48,6 +49,7 @@ class Tag(IntEnum):
 
 _LABELS: Final = {
     Tag.JPEG_TABLES: "JPEGTables",
+    Tag.GDAL_METADATA: "GDAL_METADATA",
     Tag.GDAL_NODATA: "GDAL_NODATA",
     Tag.PHOTOMETRIC: "PhotometricInterpretation",
 }

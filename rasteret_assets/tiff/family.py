@@ -24,6 +24,7 @@ from rasteret_assets.tiff.constants import ALPHA, ALPHA_BANDS, REAL_TYPES, Plana
 from rasteret_assets.tiff.ifd import read_first_ifd
 from rasteret_assets.tiff.overviews import Trail, read_overviews
 from rasteret_assets.tiff.parse import Directory, Shared, parse_header, read_directory, read_shared
+from rasteret_assets.tiff.scaling import UNSCALED, Scaling, read_scaling
 from rasteret_assets.tiff.transform import is_surely_placed
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class FamilyMember(NamedTuple):
     data: bytes
     """The start of the file, up to the end of its header at least."""
     shared: Shared
+    scaling: Scaling
+    """Scale and offset of its bands."""
 
     @property
     def samples_per_pixel(self) -> int:
@@ -113,6 +116,8 @@ class HeaderFamily:
     """What that is."""
     shared: Cut
     """Cuts out the values of shared tags."""
+    metadata: slice | None
+    """Where GDAL's metadata lie, which may state scales; what they say may be otherwise in each member."""
     images: tuple[Image, ...]
     """The image, then its overviews, from the finest to the coarsest."""
     long_tables: tuple[slice, ...]
@@ -163,7 +168,9 @@ class HeaderFamily:
             others.append((jpeg[2], jpeg[2] + jpeg[3]))
         own = [(at, at + length) for pair in pairs for _, _, at, length in pair]
         own.append((tiepoint_at, tiepoint_at + size))
-        end = max(directory.end, *(last for _, last in (*blocks, *others, *own)))
+        metadata = directory.metadata
+        metadata_end = 0 if metadata is None else metadata.stop
+        end = max(directory.end, metadata_end, *(last for _, last in (*blocks, *others, *own)))
         # Small tables lie in the directory itself. Where anything else overlaps, the file is not what it seems.
         outside = [span for span in own if span[1] - span[0] > layout.inline]
         if end > len(data) or _overlap(own, [*others, *directory.shared_spans]) or _overlap(outside, blocks):
@@ -174,6 +181,7 @@ class HeaderFamily:
             fixed=fixed,
             content=fixed(data),
             shared=_cut(directory.shared_spans),
+            metadata=metadata,
             images=tuple(Image(*(_table(directory, table) for table in pair)) for pair in pairs),
             long_tables=tuple(
                 slice(at + (7 if layout.order == "<" else 0), at + size, 8)
@@ -202,7 +210,10 @@ class HeaderFamily:
         if shared.steps is None or not is_surely_placed(shared.steps, tiepoint):
             return None  # by a matrix, or not at all
         kept = data if len(data) < _KEPT_SHARE * self.end else data[: self.end]
-        return FamilyMember(self, kept, shared)
+        scaling = UNSCALED
+        if self.metadata is not None:
+            scaling = read_scaling(data[self.metadata], self.directory.grid.samples_per_pixel)
+        return FamilyMember(self, kept, shared, scaling)
 
     def band_part(self, band_index: int) -> int:
         """Which part of every table holds a band: 0 where a tile holds all of them."""

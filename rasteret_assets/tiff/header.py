@@ -64,6 +64,11 @@ class TiffHeader:
     """``EPSG:n`` or the WKT2 of a user-defined CRS; ``None`` if absent or beyond what can be built faithfully."""
     jpeg_tables: bytes | None
     """Tables that JPEG tiles share, ``None`` without the tag."""
+    scales: tuple[float | None, ...] = ()
+    """Factor of each band's pixels that makes them physical values, None for bands that state none; empty if none does.
+    From GDAL's metadata tag (:mod:`~rasteret_assets.tiff.scaling`)."""
+    offsets: tuple[float | None, ...] = ()
+    """Likewise what is added to a pixel once it is multiplied."""
     overviews: tuple[TiffOverview, ...] = ()
     """Smaller copies of the image whose directories lie with its own, from the finest to the coarsest, and the masks of
     all of them."""

@@ -85,8 +85,12 @@ class Ifd:
                     f"{Tag(tag).label} claims {count} values, {size} bytes: more than any header holds"
                 )
 
-    def require(self, tags: Collection[int]) -> None:
+    def require(self, tags: Collection[int], optional: Collection[int] = ()) -> None:
         """Make sure that the values of these tags are at hand.
+
+        Args:
+            tags: without their values there is no header.
+            optional: their values are left out where they lie outside the file.
 
         Raises:
             NeedBytes: with the ranges of all values that are not.
@@ -95,14 +99,19 @@ class Ifd:
         self.check_claims(tags)
         missing = []
         locate = self.buffer.locate
-        for tag in tags:
+        for tag in (*tags, *optional):
             entry = self.entries.get(tag)
             if entry is None:
                 continue
             _, _, start, size = entry
             if locate(start, size) is not None:
                 continue
-            self.buffer.check_inside(start, size, Tag(tag).label)
+            try:
+                self.buffer.check_inside(start, size, Tag(tag).label)
+            except CorruptTiffError:
+                if tag in optional:
+                    continue
+                raise
             missing.append(self.buffer.missing(start, size))
         if missing:
             raise NeedBytes(merge_ranges(missing))
@@ -153,6 +162,14 @@ class Ifd:
         _, _, start, size = entry
         data, at = self._locate(tag, start, size)
         return bytes(data[at : at + size])
+
+    def optional(self, tag: Tag) -> bytes | None:
+        """The bytes of a tag's values; None if the tag is missing or they lie outside the file."""
+        _, _, start, size = self.entries.get(tag, _NO_ENTRY)
+        value = self.buffer.read(start, size) if size else None
+        if value is None:
+            self.require((), (tag,))
+        return value
 
     def text(self, tag: Tag) -> str | None:
         """The text of a tag up to its first NUL, ``None`` if the tag is missing or holds no bytes."""

@@ -43,7 +43,7 @@ def parse_nodata(text: str | None, dtype: np.dtype) -> float | None:
     if value is None or isinstance(value, float):
         return value
     if dtype.itemsize < 8:
-        return _parse_real(_cut(text))
+        return parse_real(text or "")
     return float(value) if float(value) == value else None
 
 
@@ -60,9 +60,9 @@ def exact_nodata(text: str | None, dtype: np.dtype) -> int | float | None:
     """
     text = _cut(text)
     if dtype.kind == "f":
-        value = _parse_real(text)
+        value = parse_real(text)
         return None if value is None else _fit_float(value, dtype)
-    whole = _parse_integer(text) if dtype.itemsize == 8 else _parse_real(text)
+    whole = _parse_integer(text) if dtype.itemsize == 8 else parse_real(text)
     return None if whole is None else _fit_integer(whole, dtype)
 
 
@@ -70,8 +70,13 @@ def _cut(text: str | None) -> str:
     return (text or "")[:_MAX_TEXT].strip()
 
 
-def _parse_real(text: str) -> float | None:
-    """The number at the start of ``text``; a comma is the decimal mark unless a point comes first."""
+def parse_real(text: str) -> float | None:
+    """The number at the start of a text, None where there is none, as GDAL's ``CPLAtofM`` reads it.
+
+    Args:
+        text: a comma in it is the decimal mark unless a point comes first.
+    """
+    text = _cut(text)
     if _NAN.match(text):
         return math.nan
     infinity = _INFINITY.match(text)

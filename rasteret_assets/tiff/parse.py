@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from rasteret_assets.errors import CorruptTiffError, NotGeoreferencedError, NotTiledError, UnsupportedTiffError
 from rasteret_assets.tiff.buffer import MAX_INT32, SparseBuffer
-from rasteret_assets.tiff.constants import PlanarConfiguration, Tag
+from rasteret_assets.tiff.constants import BYTE_TYPES, PlanarConfiguration, Tag
 from rasteret_assets.tiff.geokeys import GeoReference, read_geokeys
 from rasteret_assets.tiff.header import TiffHeader
 from rasteret_assets.tiff.ifd import MAX_REMEMBERED, Entry, Ifd, index_entries, read_first_ifd
@@ -19,6 +19,7 @@ from rasteret_assets.tiff.layout import Layout
 from rasteret_assets.tiff.nodata import parse_nodata
 from rasteret_assets.tiff.overviews import read_overviews
 from rasteret_assets.tiff.samples import read_compression, read_dtype, read_predictor
+from rasteret_assets.tiff.scaling import MAX_METADATA_BYTES, UNSCALED, Scaling, read_scaling
 from rasteret_assets.tiff.transform import read_transform, tied_steps
 
 if TYPE_CHECKING:
@@ -69,13 +70,14 @@ def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None
     directory = read_directory(ifd.layout, ifd.block, ifd.start)
     found = ifd.buffer.locate(0, directory.end)
     if found is None:
-        ifd.require(directory.required)
+        ifd.require(directory.required, directory.optional)
         shared_values = tuple(ifd.raw(tag) for tag in directory.shared)
     else:
         shared_values = tuple(bytes(found[0][start:end]) for start, end in directory.shared_spans)
     shared = read_shared(directory, shared_values)
     grid = directory.grid
     tiepoint = ifd.reals(Tag.MODEL_TIEPOINT)
+    scaling = _read_scaling(ifd, directory)
     return TiffHeader(
         width=grid.width,
         height=grid.height,
@@ -104,6 +106,8 @@ def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None
         epsg=shared.geo.epsg,
         crs=shared.geo.crs,
         jpeg_tables=ifd.raw(Tag.JPEG_TABLES) or None,
+        scales=scaling.scales,
+        offsets=scaling.offsets,
         overviews=read_overviews(ifd, directory.end) if overviews else (),
     )
 
@@ -125,6 +129,16 @@ class Directory:
     """Where the values of each begin and end in the file."""
     end: int
     """Position after the last byte of all required values."""
+    optional: tuple[Tag, ...]
+    """GDAL's metadata tag where it can hold a scale: it often differs from file to file, and no header fails by it."""
+
+    @property
+    def metadata(self) -> slice | None:
+        """Where in the file the value of GDAL's metadata tag lies, if it can hold a scale."""
+        if not self.optional:
+            return None
+        _, _, start, size = self.entries[Tag.GDAL_METADATA]
+        return slice(start, start + size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,9 +175,11 @@ def read_directory(layout: Layout, block: bytes, start: int) -> Directory:
     outside = [tag for tag in _SHARED_TAGS if tag in entries and entries[tag][3] > layout.inline]
     spans = tuple((entries[tag][2], entries[tag][2] + entries[tag][3]) for tag in outside)
     end = max(start + len(block), *(entries[tag][2] + entries[tag][3] for tag in required))
+    kind, _, _, size = entries.get(Tag.GDAL_METADATA, (0, 0, 0, 0))
+    has_metadata = kind in BYTE_TYPES and layout.inline < size <= MAX_METADATA_BYTES
     return Directory(
         layout=layout, block=block, start=start, entries=entries, grid=grid, required=required, shared=tuple(outside),
-        shared_spans=spans, end=end,
+        shared_spans=spans, end=end, optional=(Tag.GDAL_METADATA,) if has_metadata else (),
     )  # fmt: skip
 
 
@@ -250,6 +266,12 @@ def _read_grid(ifd: Ifd) -> Grid:
         offsets_tag=offsets_tag,
         counts_tag=counts_tag,
     )
+
+
+def _read_scaling(ifd: Ifd, directory: Directory) -> Scaling:
+    # A scale that is missed would be a wrong one, so the tag is asked for wherever it lies.
+    xml = ifd.optional(Tag.GDAL_METADATA) if directory.optional else None
+    return UNSCALED if xml is None else read_scaling(xml, directory.grid.samples_per_pixel)
 
 
 def _read_extent(ifd: Ifd, tag: Tag) -> int:

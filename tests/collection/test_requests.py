@@ -200,9 +200,6 @@ def scaled(tmp_path: Path) -> tuple[Collection, np.ndarray]:
     data[0, :30] = -9999
     path = write_raster(tmp_path / "scaled.tif", data, nodata=-9999)
     row = record("r", {"B": (path, 0)})
-    table = records_table([row])
-    if "scale" not in table.schema.field("B_metadata").type.names:
-        pytest.skip("the index does not know scales")
     row["B_metadata"] |= {"scale": 0.1, "offset": -5.0}
     values = np.where(data[0] == -9999, np.nan, data[0] * np.float64(0.1) - 5)
     return as_collection(records_table([row])), values

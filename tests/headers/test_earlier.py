@@ -46,9 +46,11 @@ def workspace(folder: Path) -> Workspace:
 
 
 def old_rows(workspace: Workspace, key: str) -> list[dict[str, Any]]:
-    """The rows of an earlier ledger, with what is known of overviews by now."""
+    """The rows of an earlier ledger, with the fields of today."""
     rows = pq.read_table(workspace.stage_file(BANDS, key)).to_pylist()
     for row in rows:
+        if row["header"] is not None:
+            row["header"] |= {"scale": None, "offset": None}
         for overview in (row["header"] or {}).get("overviews") or ():
             overview |= {"mask_bits": None, "compression": None}
     return rows

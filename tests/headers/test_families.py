@@ -9,13 +9,38 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rasterio.io import MemoryFile
 
 from rasteret_assets.errors import TiffError
 from rasteret_assets.headers.structs import header_structs
 from rasteret_assets.tiff import FamilyMember, HeaderFamily, NeedBytes, TiffHeader, parse_header
+from rasteret_assets.tiff.parse import read_shared
 from tests.support.rasters import tiff_bytes
 from tests.tiff.damage import damage
 from tests.tiff.support import craft
+
+DOCUMENT = b"""<GDALMetadata>
+  <Item name="STATISTICS_MEAN" sample="0">17.25</Item>
+  <Item name="OFFSET" sample="0" role="offset">-0.1</Item>
+  <Item name="SCALE" sample="0" role="scale">0.001</Item>
+</GDALMetadata>
+\0"""
+
+
+def with_scaling(file: bytes) -> bytes:
+    """The file with scales, offsets and statistics of its own, next to its directory."""
+    with MemoryFile(file) as memory:
+        with memory.open() as source:
+            profile, pixels = source.profile, source.read()
+        profile["bigtiff"] = "yes" if file[2] == 43 else "no"
+        with MemoryFile() as copy:
+            with copy.open(**profile) as target:
+                target.scales = [0.5 * (band + 1) for band in range(target.count)]
+                target.offsets = [-float(band) for band in range(target.count)]
+                target.update_tags(1, STATISTICS_MEAN="17.25")
+                target.write(pixels)
+            return bytes(copy.read())
+
 
 FILES = {
     "cog": tiff_bytes(width=700, height=500, driver="COG", blocksize=128),
@@ -28,6 +53,9 @@ FILES = {
     "bigtiff, crafted": craft({324: (16, [2**40 + 512 * i for i in range(4)])}, order=">", big=True),
     "planes": tiff_bytes(bands=3, interleave="band"),
     "jpeg": tiff_bytes(bands=3, dtype="uint8", compress="jpeg", photometric="ycbcr"),
+    "scaled": with_scaling(tiff_bytes(bands=3, dtype="int16")),
+    "scaled planes": with_scaling(tiff_bytes(bands=3, interleave="band", bigtiff="yes")),
+    "scaled, big-endian": craft({42112: (2, DOCUMENT)}, order=">"),
     "one tile": tiff_bytes(width=100, height=100, driver="COG", blocksize=128),
 }
 
@@ -78,6 +106,45 @@ def test_files_with_other_tables_and_places_are_members(file: bytes, overviews: 
         assert_same(member, parsed(other, overviews=overviews))
         assert family.match(other[: family.end]) is not None
         assert family.match(other[: family.end - 1]) is None
+
+
+def with_documents(file: bytes, count: int, *, own_scale: bool) -> list[bytes]:
+    """Files of one family with other statistics in documents of one length, and with other scales."""
+    assert file.count(b"17.25") == 1
+    files = [file.replace(b"17.25", f"{mean:05.2f}".encode()) for mean in range(count)]
+    if own_scale:
+        assert file.count(b">0.5<") == 1
+        files = [one.replace(b">0.5<", f">{number % 10}.5<".encode()) for number, one in enumerate(files)]
+    return files
+
+
+@pytest.mark.parametrize("name", ["scaled", "scaled planes"])
+@pytest.mark.parametrize("own_scale", [False, True])
+def test_members_have_documents_and_scales_of_their_own(name: str, own_scale: bool) -> None:
+    family = family_of(FILES[name])
+    files = with_documents(FILES[name], 40, own_scale=own_scale)
+    read_shared.cache_clear()
+    members = [family.match(with_own_values(file, family, seed)) for seed, file in enumerate(files)]
+    # What differs in the documents is no reason to interpret everything else again.
+    assert read_shared.cache_info().misses == 1
+    assert None not in members
+    for band in range(3):
+        structs = header_structs(members, [band] * len(members)).to_pylist()
+        scales = [number % 10 + 0.5 if own_scale and not band else 0.5 * (band + 1) for number in range(40)]
+        assert [struct["scale"] for struct in structs] == scales
+        assert {struct["offset"] for struct in structs} == {float(-band)}
+    for seed, (member, file) in enumerate(zip(members, files, strict=True)):
+        assert member is not None
+        assert_same(member, parsed(with_own_values(file, family, seed)))
+
+
+def test_a_document_that_states_no_scale_makes_one_member_unscaled() -> None:
+    family = family_of(FILES["scaled"])
+    other = FILES["scaled"].replace(b'role="', b'rule="')
+    member = family.match(other)
+    assert member is not None
+    assert header_structs([member, family.match(FILES["scaled"])], [0, 0]).field("scale").to_pylist() == [None, 0.5]
+    assert_same(member, parsed(other))
 
 
 @settings(max_examples=300)

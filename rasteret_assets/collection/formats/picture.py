@@ -121,7 +121,7 @@ def _choose(collection: RecordTable, what: Any, bands: Sequence[str], geometry_c
     areas = coerce_areas(what, geometry_crs)
     shape = shapely.union_all([area.lonlat() for area in areas])
     area = areas[0] if len(areas) == 1 else Area(geometry=shape)
-    records = select_records(near_batches(collection, bands, [shape]), bands, [shape], missing="drop")
+    records = select_records(near_batches(collection, bands, [shape], scaled=False), bands, [shape], missing="drop")
     known = [record for record in records if record.cloud_cover is not None] or records
     clouds = min((record.cloud_cover for record in known if record.cloud_cover is not None), default=None)
     return [record for record in known if record.cloud_cover == clouds][-1], area

@@ -204,7 +204,7 @@ def read_points(
     placed = has_lonlat(given.crs)
     shapes = list(given.lonlat()) if placed else [WORLD]
     records = select_records(
-        near_batches(table, names, shapes), names, shapes, missing=options.missing, what="points"
+        near_batches(table, names, shapes, scaled=options.scaled), names, shapes, missing=options.missing, what="points"
     )  # fmt: skip
     if not placed:
         reason = WindowError(f"no raster holds a point in {given.crs[:40]}, which has no place in the Earth's lon/lat")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rasteret_assets.collection.areas.grid import Grid, Window
+from rasteret_assets.collection.pixels.stac import Scaling
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.schema import OVERVIEWS, TILE_TABLES
@@ -42,12 +43,12 @@ class BandHeader:
         photometric: TIFF photometric interpretation; JPEG needs it.
         jpeg_tables: tables that JPEG tiles share; None without.
         crs: of the raster as the file states it; None where the record must say.
-        scale: what samples are multiplied with to be in their unit.
-        offset: what is added to them then.
         overviews: headers of the smaller copies of the image, from the finest to the coarsest.
         alpha: which sample of a tile says that a pixel holds data, by not being 0; None where none does.
         mask: header of the image that says so instead, on the same grid; None without.
         packed: whether a tile holds one bit per pixel, eight to a byte and rows of whole bytes, as masks do.
+        scale: factor that makes a pixel a physical value, ``pixel * scale + offset``; 1 where nobody states one.
+        offset: what is added then; 0 where nobody states one.
         file: what the index knows of the file, by which a replaced one is told; empty in older collections.
     """
 
@@ -65,12 +66,12 @@ class BandHeader:
     photometric: int
     jpeg_tables: bytes | None
     crs: str | None
-    scale: float = 1.0
-    offset: float = 0.0
     overviews: Sequence[BandHeader] = ()
     alpha: int | None = None
     mask: BandHeader | None = None
     packed: bool = False
+    scale: float = 1.0
+    offset: float = 0.0
     file: IndexedFile = _UNKNOWN
 
     @property
@@ -110,13 +111,16 @@ class BandHeader:
         )
 
 
-def parse_header(header: pa.StructScalar, *, band_index: int, where: str) -> BandHeader:
+def parse_header(
+    header: pa.StructScalar, *, band_index: int, where: str, stac_scaling: Callable[[int], Scaling] | None = None
+) -> BandHeader:
     """A header from its struct, which is not null.
 
     Args:
         header: value of a ``{band}_metadata`` column. Fields that older collections lack have TIFF's defaults.
         band_index: what the record says, for headers that do not.
         where: record and band, for messages.
+        stac_scaling: gives scale and offset by STAC, for the band's index; asked where the file states neither.
 
     Raises:
         CollectionError: if fields are missing or contradict one another.
@@ -133,7 +137,11 @@ def parse_header(header: pa.StructScalar, *, band_index: int, where: str) -> Ban
         # Separate planes: the table is this band's own slice, and a tile holds one sample.
         planar = value("planar_configuration", 1) == 2
         samples = 1 if planar else value("samples_per_pixel", 1)
-        index = 0 if planar else value("band_index", band_index)
+        in_file = value("band_index", band_index)
+        index = 0 if planar else in_file
+        scale, offset = value("scale"), value("offset")
+        if scale is None and offset is None and stac_scaling is not None:
+            scale, offset = stac_scaling(in_file)
         parsed = BandHeader(
             grid=grid,
             **_tiles(header, grid),
@@ -146,6 +154,8 @@ def parse_header(header: pa.StructScalar, *, band_index: int, where: str) -> Ban
             photometric=value("photometric", 1),
             jpeg_tables=_bytes(value("jpeg_tables")),
             crs=crs_code(value("epsg"), value("crs")),
+            scale=1.0 if scale is None else scale,
+            offset=0.0 if offset is None else offset,
             file=IndexedFile(value("etag"), value("last_modified"), value("content_length")),
         )
         if not planar and _has_alpha(parsed, value("extra_samples")):
@@ -222,8 +232,10 @@ def _mask(level: BandHeader, bits: int, codec: int | None) -> BandHeader:
         bits: of a sample of the mask.
         codec: its compression; None for the alpha plane of the image, which is stored as the band is.
     """
-    own = {} if codec is None else {"compression": codec, "predictor": 1, "dtype": np.dtype(np.uint8)}
-    return replace(level, **own, samples=1, band_index=0, photometric=1, nodata=None, packed=bits == 1)  # type: ignore[arg-type]
+    own: dict[str, Any] = {"samples": 1, "band_index": 0, "photometric": 1, "nodata": None, "scale": 1.0, "offset": 0.0}
+    if codec is not None:
+        own |= {"compression": codec, "predictor": 1, "dtype": np.dtype(np.uint8)}
+    return replace(level, **own, packed=bits == 1)
 
 
 def _bytes(text: str | bytes | None) -> bytes | None:

@@ -20,6 +20,7 @@ from rasteret_assets.collection.areas.reproject import crs_name
 from rasteret_assets.collection.pixels.band import BandHeader, parse_header
 from rasteret_assets.collection.pixels.codecs import check_supported
 from rasteret_assets.collection.pixels.options import Missing
+from rasteret_assets.collection.pixels.stac import SCALING_FIELDS, Scaling, asset_scaling, scaling_fields
 from rasteret_assets.collection.table import query
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.columns.instants import utc_instants
@@ -30,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 _HREF = "href:"
 _INDEX = "index:"
+_ASSET = "asset:{field}:{band}"
 _COLLECTION = "collection"
 
 
@@ -103,15 +105,21 @@ class RecordTable(Protocol):
 
 
 def near_batches(
-    table: RecordTable, bands: Sequence[str], shapes: Sequence[BaseGeometry]
+    table: RecordTable, bands: Sequence[str], shapes: Sequence[BaseGeometry], *, scaled: bool
 ) -> Iterator[pa.RecordBatch]:  # fmt: skip
     """Rows whose bbox meets a shape, with the columns that reads need."""
     # By bbox only: which shape meets which footprint exactly is found out once, where records are selected.
-    return table.where(query.bbox_meets(shapes)).batches(projection(table.schema, bands))
+    return table.where(query.bbox_meets(shapes)).batches(projection(table.schema, bands, scaled=scaled))
 
 
-def projection(table: pa.Schema, bands: Sequence[str]) -> dict[str, pc.Expression]:
-    """The columns that :func:`select_records` needs."""
+def projection(table: pa.Schema, bands: Sequence[str], *, scaled: bool = False) -> dict[str, pc.Expression]:
+    """The columns that :func:`select_records` needs.
+
+    Args:
+        table: schema of the records.
+        bands: names of the bands.
+        scaled: whether scale and offset are needed, which STAC may state where the file does not.
+    """
     plain = (
         schema.ID, schema.DATETIME, schema.GEOMETRY, schema.BBOX, schema.PROJ_EPSG, schema.CRS, schema.CLOUD_COVER,
         _COLLECTION,
@@ -120,8 +128,11 @@ def projection(table: pa.Schema, bands: Sequence[str]) -> dict[str, pc.Expressio
     for band in bands:
         columns[schema.band_column(band)] = pc.field(schema.band_column(band))
         columns[_HREF + band] = pc.field(schema.ASSETS, band, schema.HREF)
-        if any(field.name == schema.BAND_INDEX for field in table.field(schema.ASSETS).type.field(band).type):
+        asset = table.field(schema.ASSETS).type.field(band).type
+        if any(field.name == schema.BAND_INDEX for field in asset):
             columns[_INDEX + band] = pc.field(schema.ASSETS, band, schema.BAND_INDEX)
+        for name in scaling_fields(asset) if scaled else ():
+            columns[_ASSET.format(field=name, band=band)] = pc.field(schema.ASSETS, band, name)
     return columns
 
 
@@ -211,12 +222,16 @@ def _record(
     def value(name: str) -> Any:
         return batch.column(name)[row].as_py() if name in batch.schema.names else None
 
+    def stac_scaling(band: str, band_index: int) -> Scaling:
+        return asset_scaling({f: value(_ASSET.format(field=f, band=band)) for f in SCALING_FIELDS}, band_index)
+
     name = value(schema.ID)
     headers = [
         parse_header(
             batch.column(schema.band_column(band))[row],
             band_index=value(_INDEX + band) or 0,
             where=f"record {name!r}, band {band!r}",
+            stac_scaling=functools.partial(stac_scaling, band),
         )
         if batch.column(schema.band_column(band))[row].is_valid
         else None
