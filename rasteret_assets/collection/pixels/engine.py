@@ -129,16 +129,21 @@ class _Reading:
     async def work(self) -> None:
         """Take one run after the other until there is none."""
         while (taken := await self.take()) is not None:
-            running, run = taken
-            try:
-                length = await self.fetch_and_place(run)
-            finally:
-                self.fetched.give_back(run.length)
-            if self.ended is not None:
-                self.ended(length)
-            running.runs -= 1
-            if not running.runs:
-                await self.finish(running)
+            await self.carry_out(*taken)
+            # The arrays of its job would live for as long as this task waits for the next one.
+            taken = None
+
+    async def carry_out(self, running: _Running, run: Run) -> None:
+        """Bring a run and put its tiles in place; with the last one of its job the job is finished."""
+        try:
+            length = await self.fetch_and_place(run)
+        finally:
+            self.fetched.give_back(run.length)
+        if self.ended is not None:
+            self.ended(length)
+        running.runs -= 1
+        if not running.runs:
+            await self.finish(running)
 
     async def take(self) -> tuple[_Running, Run] | None:
         """The next run, when there is room for its bytes; None when all is done."""
