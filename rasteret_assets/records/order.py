@@ -24,7 +24,7 @@ from rasteret_assets.geometry import hilbert_distance
 from rasteret_assets.schema import BBOX, ID
 
 #: Arrow bytes that are sorted in memory at once.
-SORT_BYTES: Final = 144 * 2**20
+SORT_BYTES: Final = 112 * 2**20
 #: Runs that are merged at once; each has a piece of ``SORT_BYTES / MERGED_RUNS`` bytes in memory.
 MERGED_RUNS: Final = 48
 _TAKEN_BYTES: Final = 24 * 2**20
@@ -86,8 +86,13 @@ class RecordSorter:
             return
         table = pa.concat_tables(self._held)
         self._held, self._held_bytes = [], 0
-        # One chunk: taking rows from many makes a pass over all of them for every nested column.
-        table = table.combine_chunks()
+        names, columns = table.schema, table.columns
+        del table
+        # One chunk: taking rows from many makes a pass over all of them for every nested column. Column by column, so
+        # that the largest of them is in memory twice, and not all.
+        for position in range(len(columns)):
+            columns[position] = columns[position].combine_chunks()
+        table = pa.table(columns, names)
         order = _order(table)
         # Piece by piece, so that a second copy of everything is never in memory.
         for first in range(0, len(order), rows_at_once):

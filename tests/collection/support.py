@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime as dt
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,9 @@ from affine import Affine
 
 from rasteret_assets import schema
 from rasteret_assets.partitions import hive_schema
+
+#: Examples of a property of pixels.
+EXAMPLES = int(os.environ.get("READ_EXAMPLES", "40"))
 
 UTM32 = "EPSG:32632"
 ORIGIN = (500_000.0, 5_000_000.0)

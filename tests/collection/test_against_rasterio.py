@@ -5,7 +5,6 @@ A few dozen of each by default; ``READ_EXAMPLES=1000`` draws a thousand.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +24,10 @@ from rasterio.vrt import WarpedVRT
 
 from rasteret_assets.collection import Collection, as_collection
 
-from .support import noise, record, records_table, write_raster
+from .support import EXAMPLES, noise, record, records_table, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
 
-EXAMPLES = int(os.environ.get("READ_EXAMPLES", "25"))
 drawn = settings(
     max_examples=EXAMPLES, derandomize=EXAMPLES < 100, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
