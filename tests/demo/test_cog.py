@@ -45,6 +45,7 @@ def test_overviews_are_means_of_four_pixels(tmp_path: Path) -> None:
 def test_one_small_read_holds_the_whole_header(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     write_cog(path, _raster((768, 768)), PLACEMENT)
-    header = parse_header([(0, path.read_bytes()[:1024])], size=path.stat().st_size)
+    header = parse_header([(0, path.read_bytes()[:2048])], size=path.stat().st_size)
     assert header.epsg == PLACEMENT.epsg
     assert len(header.tile_offsets) == 9
+    assert [(overview.width, overview.height) for overview in header.overviews] == [(384, 384), (192, 192)]
