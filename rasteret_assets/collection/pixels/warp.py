@@ -30,8 +30,9 @@ _Mask = npt.NDArray[np.bool_]
 #: Source pixels that are read beside those that the kernel reaches.
 _MARGIN: Final = 3
 #: Target pixels that are warped beside those that are wanted: GDAL finds the source pixels of a window by its outline,
-#: and leaves out some at its edges.
+#: and leaves out some at its edges. More of them for sums of few pixels, which GDAL spreads from each source pixel.
 _BORDER: Final = 2
+_BORDER_OF_SUMS: Final = 8
 #: Source pixels by which GDAL may be off when it transforms coordinates. Not 0, which GDAL takes for "as usual".
 _TOLERANCE: Final = 1e-9
 
@@ -76,6 +77,11 @@ class Regrid:
     target: str
     resampling: str
     ratio: tuple[float, float]
+
+    @property
+    def border(self) -> int:
+        """Target pixels that are warped beside those that are wanted, on every side."""
+        return max(_BORDER, math.ceil(_BORDER_OF_SUMS / max(*self.ratio, 1))) if self.resampling == "sum" else _BORDER
 
 
 @functools.lru_cache(maxsize=4096)
@@ -134,7 +140,7 @@ def source_window(header: BandHeader, grid: Grid, how: Regrid) -> Window | None:
         grid: target pixels.
         how: they are made.
     """
-    wider = grid.grown(_BORDER)
+    wider = grid.grown(how.border)
     bounds = transform_bounds(wider.bounds, how.target, how.source)
     if bounds is None:
         return header.grid.whole  # part of the grid has no place in the source's CRS: GDAL sorts it out
@@ -197,7 +203,8 @@ def warp(
     rasterio = optional("rasterio", purpose=_PURPOSE)
     vrt = optional("rasterio.vrt", purpose=_PURPOSE)
     work, marker = _marked(pixels, valid, nodata, how.resampling)
-    wider = target_grid.grown(_BORDER)
+    border = how.border
+    wider = target_grid.grown(border)
     profile = {
         "driver": "GTiff", "width": grid.width, "height": grid.height, "count": 1, "dtype": work.dtype,
         "crs": _crs(how.source), "transform": rasterio.Affine(*grid.affine), "nodata": marker.item(),
@@ -221,7 +228,7 @@ def warp(
                 YSCALE=min(1.0, 1 / how.ratio[1]),
             ) as warped,
         ):
-            out: npt.NDArray[Any] = warped.read(1)[_BORDER:-_BORDER, _BORDER:-_BORDER]
+            out: npt.NDArray[Any] = warped.read(1)[border:-border, border:-border]
     there: _Mask = ~np.isnan(out) if np.isnan(marker) else out != marker
     return _native(out, there, pixels.dtype, nodata), there
 
