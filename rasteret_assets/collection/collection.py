@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -17,19 +18,28 @@ from shapely.geometry.base import BaseGeometry
 from rasteret_assets import schema
 from rasteret_assets.collection import outputs
 from rasteret_assets.collection.areas.area import AUTO, Area, bbox_geometry, coerce_areas
+from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.formats import picture as preview
+from rasteret_assets.collection.formats import window
+from rasteret_assets.collection.formats.outlines import draw_outlines
 from rasteret_assets.collection.formats.picture import Picture
+from rasteret_assets.collection.pixels.on_demand import RecordsById
 from rasteret_assets.collection.pixels.options import read_options
-from rasteret_assets.collection.pixels.selection import choose_source
+from rasteret_assets.collection.pixels.selection import choose_source, filtered, indexed_band
 from rasteret_assets.collection.show import card, plot
 from rasteret_assets.collection.table import query, scan, summary
 from rasteret_assets.collection.table.dates import parse_date_range
+from rasteret_assets.collection.table.rasters import first_scale, leaves_of
+from rasteret_assets.collection.table.rows import rows_of
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.aio import off_loop
 from rasteret_assets.storage.backend import StorageBackend
 
 if TYPE_CHECKING:
+    import geopandas as gpd
     from matplotlib.axes import Axes
+    from torch.utils.data import Dataset
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -229,6 +239,112 @@ class Collection:
     get_gdf_async = off_loop(outputs.get_gdf)
     sample_points_async = off_loop(outputs.sample_points)
 
+    def read_window(
+        self,
+        *,
+        record_ids: Sequence[str] | pa.Array,
+        bounds: Sequence[float],
+        res: float | tuple[float, float],
+        bands: str | Sequence[str],
+        target_crs: Any = None,
+        max_concurrent: int = 50,
+        backend: StorageBackend | None = None,
+        group_by: str | None = None,
+        on_error: str = "raise",
+    ) -> npt.NDArray[Any]:
+        """Pixels of certain records on a given grid, as ``rasterio.merge.merge`` has them of their files.
+
+        Integers are brought to the grid by the nearest pixel, floats bilinearly, from the full images. Records in
+        another CRS than the result's are warped, and overviews may serve there. Where records overlap, the first one
+        of ``record_ids`` whose pixel holds data wins, whatever the value of the pixel is.
+
+        Args:
+            record_ids: ids of records, in the order of their priority; an Arrow array does too.
+            bounds: (xmin, ymin, xmax, ymax) of the grid in units of its CRS.
+            res: size of a pixel, or (width, height), in the same units.
+            bands: a band or several, the channels of the result.
+            target_crs: CRS of the grid: EPSG code, text or CRS object; by default that of the first record.
+            max_concurrent: requests in flight at most.
+            backend: reads the bytes; by default the collection's own, else one that all reads share.
+            group_by: None puts all records on one another; ``"datetime"`` those of one datetime each, by datetime,
+                undated ones last; ``"id"`` keeps all apart, in the order of ``record_ids``.
+            on_error: ``"raise"``, or ``"mask"``: what cannot be read counts as having no data, and is logged.
+
+        Returns:
+            Array ``[C, H, W]``, or ``[T, C, H, W]`` with ``group_by``, in the bands' own type where it is one, else in
+            numpy's common type; H is ``round((ymax - ymin) / height)``, W likewise. Pixels that no record has data for
+            are nodata of the first record that has the band, or 0 without one. So is a band whose header a record
+            lacks, and with ``group_by="id"`` the step of a record that has no header of any; other groupings leave
+            such records out.
+
+        Raises:
+            CollectionError: if there is no record of an id, naming those, or a file of the collection cannot be read.
+            SpecError: if ``record_ids`` is empty, or an argument is not understood.
+            BandNotFoundError: if the collection lacks a band.
+            WindowError: if the bounds hold no pixel, the grid is too large, or no record has a header of the bands.
+            TileError: if a tile is damaged.
+            RangeReadError: if bytes cannot be read.
+            PixelReadError: if several of these happened; it lists them all.
+            MissingExtraError: if pixels are to be computed and rasterio is not installed.
+        """
+        return window.read_window(
+            self, record_ids=record_ids, bounds=bounds, res=res, bands=bands, target_crs=target_crs,
+            max_concurrent=max_concurrent, backend=backend, group_by=group_by, on_error=on_error,
+        )  # fmt: skip
+
+    def to_torch_dataset(
+        self,
+        bands: str | Sequence[str],
+        *,
+        chip_size: int | tuple[int, int] = 256,
+        stride: int | tuple[int, int] | None = None,
+        dtype: str = "float32",
+        max_concurrent: int = outputs.MAX_CONCURRENT,
+        backend: StorageBackend | None = None,
+        cloud_config: CloudConfig | None = None,
+        data_source: str | None = None,
+        transforms: Callable[[dict[str, Any]], Any] | None = None,
+        on_error: str = "raise",
+        **filters: Any,
+    ) -> Dataset[Any]:
+        """The rasters of the records, cut into chips, as a ``torch.utils.data.Dataset`` of PyTorch alone.
+
+        Chips lie on the rasters' own pixels, row by row from the first one, records by datetime and id. At the right
+        and at the bottom they reach beyond the raster, so that all are of one shape. Headers are read when a chip needs
+        them, so that the dataset is small; workers may be forked or spawned.
+
+        Args:
+            bands: a band or several, the channels of a chip, on one grid.
+            chip_size: pixels of a chip along each side, or (rows, columns).
+            stride: pixels from one chip to the next, or (rows, columns); by default the chip's size.
+            dtype: numpy's name of the type of ``image``, one that PyTorch has.
+            max_concurrent: requests in flight at most, in each worker.
+            backend: reads the bytes; by default one that all reads of a process share.
+            cloud_config: how the provider's objects are reached, where ``backend`` is not given.
+            data_source: takes the configuration registered under this name instead of the collection's own.
+            transforms: called with each sample.
+            on_error: ``"raise"``, or ``"mask"``: what cannot be read counts as having no data, and is logged.
+            **filters: as for :meth:`Collection.subset`.
+
+        Returns:
+            Dataset of dicts: ``image``, a tensor ``[C, H, W]`` in which pixels without data are the band's nodata, or
+            0 without one; ``id``, of the record; ``bounds``, float64 ``[4]``, (xmin, ymin, xmax, ymax) of the chip in
+            units of ``crs``; ``crs``, such as ``"EPSG:32632"``. PyTorch's own collate puts them into batches.
+
+        Raises:
+            WindowError: if no record has its headers, or bands of one lie on different grids.
+            SpecError: if a size is no number of pixels.
+            MissingExtraError: if PyTorch is not installed.
+        """
+        optional("torch", purpose="to_torch_dataset")
+        from rasteret_assets.collection.formats.chips import cut_into_chips  # noqa: PLC0415  (imports torch)
+
+        return cut_into_chips(
+            filtered(self, filters), bands, chip_size=chip_size, stride=stride, dtype=dtype,
+            source=choose_source(self, backend, cloud_config, data_source),
+            options=read_options(max_concurrent=max_concurrent, on_error=on_error), transforms=transforms,
+        )  # fmt: skip
+
     # --- pictures ----------------------------------------------------------------------------------------------------
 
     def plot(self, ax: Axes | None = None, *, limit: int = plot.MOST_DRAWN) -> Axes:
@@ -307,6 +423,46 @@ class Collection:
             for batch in self.batches({name: pc.field(column, name) for name in sorted(fields)}):
                 stated |= summary.distinct_crs(batch, "epsg", "crs")
         return sorted(stated)
+
+    @functools.cached_property
+    def by_id(self) -> RecordsById:
+        """The records by their ids, listed when the first one is looked for; kept, since the object does not change."""
+        return RecordsById(self)
+
+    def footprints(self, *, crs: Any = None, band: str | None = None) -> gpd.GeoDataFrame:
+        """Outlines of the rasters' pixel grids, which say better than the records' own footprints where pixels are.
+
+        Args:
+            crs: CRS of the outlines: EPSG code, text or CRS object; by default each is in its raster's own.
+            band: the band whose raster is outlined; the first by default.
+
+        Returns:
+            GeoDataFrame with ``id``, ``datetime`` (UTC) and ``geometry``, a polygon each, for the records that have the
+            header of the band, in the order of the table. Its CRS is ``crs``, or that of the rasters where all share
+            one, else None.
+
+        Raises:
+            BandNotFoundError: if the collection lacks the band, or has none.
+            WindowError: if an outline has no place in ``crs``.
+            CollectionError: if a header contradicts itself, or a file cannot be read.
+            MissingExtraError: if geopandas is not installed.
+        """
+        return draw_outlines(self, crs, band)
+
+    def native_res(self, band: str | None = None) -> tuple[float, float]:
+        """Size of a pixel, (width, height), in units of the raster's CRS: of the first record that has the band.
+
+        Args:
+            band: the band; the first by default.
+
+        Raises:
+            BandNotFoundError: if the collection lacks the band, or has none.
+            WindowError: if no record has its header.
+            CollectionError: if that header contradicts itself, or a file cannot be read.
+        """
+        name = indexed_band(self, band)
+        rows = rows_of(self.dataset, self.expression, self.areas, leaves_of(self.schema, [name]))
+        return first_scale(rows, self.schema, name)
 
     @property
     def date_range(self) -> tuple[datetime, datetime] | None:

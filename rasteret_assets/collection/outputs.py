@@ -20,9 +20,10 @@ from rasteret_assets.collection.formats.geopandas import read_frame
 from rasteret_assets.collection.formats.numpy import read_stack
 from rasteret_assets.collection.formats.points import any_inside, sample
 from rasteret_assets.collection.formats.xarray import read_cube
+from rasteret_assets.collection.pixels.on_demand import list_records
 from rasteret_assets.collection.pixels.options import read_options
 from rasteret_assets.collection.pixels.own_crs import WORLD, has_lonlat, keep_reached
-from rasteret_assets.collection.pixels.select import every_record, projection, select_records
+from rasteret_assets.collection.pixels.select import select_records
 from rasteret_assets.collection.pixels.selection import (
     choose_source,
     filtered,
@@ -30,7 +31,6 @@ from rasteret_assets.collection.pixels.selection import (
     near_batches,
     select_views,
 )
-from rasteret_assets.collection.pixels.views import check_one_grid
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
@@ -387,11 +387,8 @@ def to_torchgeo_dataset(  # noqa: D417  (self is the collection)
     from rasteret_assets.collection.formats.torchgeo import CollectionDataset  # noqa: PLC0415  (imports torch)
 
     names = known_bands(self, bands)
-    records = every_record(filtered(self, filters).batches(projection(self.schema, names)), names)
-    if not options.regrids and not options.allow_resample:
-        for record in records:
-            check_one_grid(record, names)
+    records = list_records(filtered(self, filters), names, options)
     source = choose_source(self, backend, cloud_config, data_source)
     return CollectionDataset(
-        records, names, source, options, is_image=is_image, time_series=time_series, transforms=transforms
+        records, source, options, is_image=is_image, time_series=time_series, transforms=transforms
     )

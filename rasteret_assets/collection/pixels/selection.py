@@ -108,12 +108,26 @@ def known_bands(collection: Collection, bands: str | Sequence[str]) -> list[str]
     for band in names:
         if band not in known:
             raise BandNotFoundError(f"band {band!r} is not in this collection, which has {known or 'none indexed'}")
-        if not _has_href(collection.schema, band):
+        if not has_href(collection.schema, band):
             raise CollectionError(f"band {band!r} has headers but no address: column assets lacks {band}.href")
     return names
 
 
-def _has_href(table: pa.Schema, band: str) -> bool:
+def indexed_band(collection: Collection, band: str | None) -> str:
+    """A band that has headers: the one asked for, or the first.
+
+    Raises:
+        BandNotFoundError: if it is not there, or there is none.
+    """
+    known = collection.bands
+    if band is None and known:
+        return known[0]
+    if band not in known:
+        raise BandNotFoundError(f"band {band!r} is not in this collection, which has {known or 'none indexed'}")
+    return str(band)
+
+
+def has_href(table: pa.Schema, band: str) -> bool:
     """Whether ``assets.<band>.href`` is there to be read."""
     kind = table.field(schema.ASSETS).type
     for name in (band, schema.HREF):
