@@ -35,7 +35,8 @@ from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.collection.pixels.warp import suggest_resolution
 from rasteret_assets.errors import WindowError
 
-_FOREVER = pd.Timestamp.min, pd.Timestamp.max
+#: First and last day that pandas has to the nanosecond, which is how it likes moments best.
+_FOREVER = np.datetime64("1677-09-22", "us"), np.datetime64("2262-04-11", "us")
 _NANOSECONDS = np.dtype("datetime64[ns]")
 
 
@@ -274,7 +275,7 @@ def _first_valid(pixels: Any, valid: Any) -> Any:
 
 
 def _one_crs(records: RecordsOnDemand) -> str:
-    found = sorted({records.crs[code] for code in np.unique(records.rasters.crs)})
+    found: list[str] = sorted({records.crs[code] for code in np.unique(records.rasters.crs).tolist()})
     if len(found) > 1:
         raise WindowError(
             f"records are in {len(found)} CRSs ({', '.join(name[:40] for name in found[:6])}): choose one for all with "
@@ -322,9 +323,8 @@ def _all_entries(records: RecordsOnDemand, crs: str) -> _Entries:
         bounds[foreign] = shapely.bounds(_shapes(records, np.flatnonzero(foreign), crs))
     moments = rasters.moments.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False)
     undated = np.isnat(moments)
-    least, most = (moment.asm8.astype(moments.dtype) for moment in _FOREVER)
-    if not ((moments <= least) | (moments >= most)).any():
-        # As pandas has moments where they fit.
-        (least, most), moments = (moment.asm8 for moment in _FOREVER), moments.astype(_NANOSECONDS)
-    first, last = np.where(undated, least, moments), np.where(undated, most, moments)
+    kind = moments.dtype
+    if not ((moments < _FOREVER[0]) | (moments > _FOREVER[1])).any():
+        kind = _NANOSECONDS
+    first, last = (np.where(undated, moment, moments).astype(kind) for moment in _FOREVER)
     return _Entries(numbers=np.arange(len(rasters), dtype=np.int32), bounds=bounds, first=first, last=last)
