@@ -49,12 +49,23 @@ class _Entries:
         bounds: float64 ``[N, 4]``, boxes in the dataset's CRS.
         first: datetime64 ``[N]``, the first moment of each.
         last: likewise, the last one.
+        extent: the box around all, and the first and the last moment of all.
     """
 
     numbers: npt.NDArray[np.int32]
     bounds: npt.NDArray[np.float64]
     first: npt.NDArray[np.datetime64]
     last: npt.NDArray[np.datetime64]
+    extent: tuple[list[float], pd.Timestamp, pd.Timestamp]
+
+    @classmethod
+    def of(
+        cls, numbers: npt.NDArray[np.int32], bounds: npt.NDArray[np.float64], first: Any, last: Any
+    ) -> _Entries:  # fmt: skip
+        """The entries, with their extent: every query asks for it."""
+        box = [*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist()]
+        extent = box, pd.Timestamp(first.min()), pd.Timestamp(last.max())
+        return cls(numbers=numbers, bounds=bounds, first=first, last=last, extent=extent)
 
 
 class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which has no TorchGeo
@@ -122,7 +133,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
         self._is_replaced = True
         self._index = frame
         self._crs = frame.crs
-        self._entries = _Entries(
+        self._entries = _Entries.of(
             numbers=frame["position"].to_numpy(np.int32),
             bounds=frame.geometry.bounds.to_numpy(np.float64),
             first=frame.index.left.to_numpy(),
@@ -136,11 +147,8 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
     @property
     def bounds(self) -> tuple[slice, slice, slice]:
         """Extent in x, y and time, with the size of a step in each."""
-        entries = self._entries
-        xmin, ymin = entries.bounds[:, :2].min(axis=0).tolist()
-        xmax, ymax = entries.bounds[:, 2:].max(axis=0).tolist()
+        (xmin, ymin, xmax, ymax), first, last = self._entries.extent
         x_size, y_size = self.res
-        first, last = pd.Timestamp(entries.first.min()), pd.Timestamp(entries.last.max())
         return slice(xmin, xmax, x_size), slice(ymin, ymax, y_size), slice(first, last, 1)
 
     @property
@@ -287,19 +295,23 @@ def _one_crs(records: RecordsOnDemand) -> str:
 def _finest(records: RecordsOnDemand, crs: str) -> tuple[float, float]:
     """The smallest pixels of all, in units of the dataset's CRS."""
     rasters = records.rasters
-    own = np.array([records.crs[code] == crs for code in range(len(records.crs))])[rasters.crs]
-    sizes = {(width, height) for width, height in np.unique(np.abs(rasters.grids[own][:, ::2]), axis=0).tolist()}
-    # What GDAL suggests depends on where a raster lies: of each kind of raster those in the corners are asked.
-    kinds = np.column_stack([rasters.crs, *np.abs(rasters.grids[:, ::2].T), rasters.sizes])
-    _, kind = np.unique(kinds, axis=0, return_inverse=True)
-    corners = np.column_stack([rasters.bounds, -rasters.bounds])
-    asked: set[int] = set()
-    for rows in np.split(np.argsort(kind, kind="stable"), np.cumsum(np.bincount(kind))[:-1]):
-        if not own[rows[0]]:
-            asked |= set(rows[np.argmin(corners[rows], axis=0)].tolist())
-    for number in asked:
-        size = suggest_resolution(records.grid(number), records.crs_of(number), crs)
-        sizes.add((size, size))
+    own = np.array([name == crs for name in records.crs])[rasters.crs]
+    sizes = []
+    if own.any():
+        width, height = np.abs(rasters.grids[own][:, ::2]).T
+        sizes.append((float(width.min()), float(height[width == width.min()].min())))
+    foreign = rasters.take(~own)
+    if len(foreign):
+        # What GDAL suggests depends on where a raster lies: of each kind of raster, those at the edges are asked.
+        _, kind = np.unique(
+            np.column_stack([foreign.crs, np.abs(foreign.grids[:, ::2]), foreign.sizes]), axis=0, return_inverse=True
+        )
+        edges = np.column_stack([foreign.bounds, -foreign.bounds])
+        numbers = np.flatnonzero(~own)
+        for rows in np.split(np.argsort(kind, kind="stable"), np.cumsum(np.bincount(kind))[:-1]):
+            for number in np.unique(numbers[rows[np.argmin(edges[rows], axis=0)]]).tolist():
+                size = suggest_resolution(records.grid(number), records.crs_of(number), crs)
+                sizes.append((size, size))
     return min(sizes)
 
 
@@ -327,4 +339,4 @@ def _all_entries(records: RecordsOnDemand, crs: str) -> _Entries:
     if not ((moments < _FOREVER[0]) | (moments > _FOREVER[1])).any():
         kind = _NANOSECONDS
     first, last = (np.where(undated, moment, moments).astype(kind) for moment in _FOREVER)
-    return _Entries(numbers=np.arange(len(rasters), dtype=np.int32), bounds=bounds, first=first, last=last)
+    return _Entries.of(np.arange(len(rasters), dtype=np.int32), bounds, first, last)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -21,6 +22,7 @@ from rasteret_assets.collection.pixels.views import check_one_grid
 from rasteret_assets.collection.table.rasters import Rasters, leaves_of, scan_rasters
 from rasteret_assets.collection.table.rows import Places, Recent, Rows, rows_of, split
 from rasteret_assets.errors import CollectionError, StaleRowsError, WindowError
+from rasteret_assets.storage.memory import give_back
 
 if TYPE_CHECKING:
     from rasteret_assets.collection.collection import Collection
@@ -30,6 +32,8 @@ _log = logging.getLogger(__name__)
 #: Bytes of row groups, and of parsed headers, that are kept for the samples to come.
 _GROUP_BYTES: Final = 48 * 2**20
 _RECORD_BYTES: Final = 16 * 2**20
+#: Row groups that are read side by side.
+_GROUPS_AT_ONCE: Final = 2
 #: What a header takes beside its tile tables, and what a record does.
 _OVERHEAD: Final = 4096
 
@@ -75,19 +79,33 @@ class Headers:
             TileError: if tiles are compressed in a way that is not read.
         """
         found: dict[int, Record | None] = {}
-        # In order, so that the rows of a group are taken one after the other, and it is read once.
-        for place in np.unique(places).tolist():
-            found[place] = self._records.get(place) or self._parsed(place)
+        missing: dict[int, list[int]] = {}
+        for place in set(places.tolist()):
+            found[place] = self._records.get(place)
+            if found[place] is None:
+                missing.setdefault(split(place)[0], []).append(place)
+        for places_in, batch in zip(missing.values(), self._batches(list(missing)), strict=True):
+            for place in places_in:
+                record = found[place] = record_at(batch, split(place)[1], self.bands)
+                if record is not None:
+                    self._records.put(place, record)
         return [found[place] for place in places.tolist()]
 
-    def _parsed(self, place: int) -> Record | None:
-        group, row = split(place)
+    def _batches(self, groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        """The rows of some groups, of which a few are read at once."""
+        if len(groups) < 2:
+            yield from map(self._batch, groups)
+            return
+        with ThreadPoolExecutor(_GROUPS_AT_ONCE) as pool:
+            yield from pool.map(self._batch, groups)
+        give_back()
+
+    def _batch(self, group: int) -> pa.RecordBatch:
         batch = self._groups.get(group)
         if batch is None:
             (batch,) = self.rows.group(group, self.leaves).to_batches()
             self._groups.put(group, batch)
-        record = record_at(batch, row, self.bands)
-        return None if record is None else self._records.put(place, record)
+        return batch
 
 
 def _bytes(record: Record) -> int:

@@ -162,10 +162,10 @@ class FileRows:
     def group(self, number: int, leaves: Leaves) -> pa.Table:
         """As :class:`Rows` says."""
         file, own = number >> _GROUP_BITS, number & ((1 << _GROUP_BITS) - 1)
-        with self._opened.lock:
-            opened = self._opened.get(file) or self._opened.put(file, self._open(file))
+        opened, turn = self._opened.get(file) or self._opened.put(file, (self._open(file), threading.Lock()))
         try:
-            table = self._leaves(opened, [own], leaves).combine_chunks()
+            with turn:
+                table = self._leaves(opened, [own], leaves, use_threads=False).combine_chunks()
         except (OSError, pa.ArrowException) as error:
             self._check(file)
             raise unreadable(self.paths[file], error) from error
@@ -235,8 +235,11 @@ class FileRows:
         held = parquet.make_fragment(file, partition_expression=self.partitions[number])
         return held if groups is None else held.subset(row_group_ids=groups)
 
-    def _leaves(self, opened: pq.ParquetFile, groups: list[int], leaves: Leaves) -> pa.Table:
-        table = opened.read_row_groups(groups, columns=[".".join(path) for path in leaves.values()])
+    def _leaves(
+        self, opened: pq.ParquetFile, groups: list[int], leaves: Leaves, *, use_threads: bool = True
+    ) -> pa.Table:  # fmt: skip
+        names = [".".join(path) for path in leaves.values()]
+        table = opened.read_row_groups(groups, columns=names, use_threads=use_threads)
         return pa.table({name: self._leaf(table, path) for name, path in leaves.items()})
 
     def _leaf(self, table: pa.Table, path: tuple[str, ...]) -> pa.ChunkedArray:
@@ -326,14 +329,14 @@ class Recent(Generic[T]):
         return value
 
 
-class _Opened(Recent[pq.ParquetFile]):
-    """Files that are open in this process: a child that was forked opens its own."""
+class _Opened(Recent[tuple[pq.ParquetFile, threading.Lock]]):
+    """Files that are open in this process, each to be read by one thread at a time: a forked child opens its own."""
 
     def __init__(self) -> None:
         super().__init__(_OPEN_FILES, lambda _: 1)
         self.process = os.getpid()
 
-    def get(self, key: int) -> pq.ParquetFile | None:
+    def get(self, key: int) -> tuple[pq.ParquetFile, threading.Lock] | None:
         with self.lock:
             if self.process != os.getpid():
                 self.process = os.getpid()
