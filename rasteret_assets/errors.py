@@ -279,6 +279,12 @@ class CollectionError(RasteretAssetsError):
     error_class = "collection"
 
 
+class StaleRowsError(CollectionError):
+    """A file of a collection that was published anew after its records were listed: what was listed is of another."""
+
+    error_class = "stale_rows"
+
+
 class DamagedFileError(CollectionError):
     """A file of a workspace whose bytes are not what was written; a failure of its storage is another error.
 

@@ -97,6 +97,25 @@ def to_plane(geometry: BaseGeometry, project: Project, *, share: float) -> tuple
     return image, not course.is_torn
 
 
+def polygons_to_plane(
+    polygons: Geometries, project: Project, *, share: float
+) -> tuple[Geometries, Booleans]:  # fmt: skip
+    """Bring polygons without holes to a plane, all at once, their edges followed along their course.
+
+    Args:
+        polygons: ``[N]``, not empty.
+        project: to the plane.
+        share: how far edges may stray, as a part of each image's extent.
+
+    Returns:
+        The images ``[N]``, and which of them have an edge that leads over a tear of the plane.
+    """
+    course = _follow(shapely.get_exterior_ring(polygons), project, share, on_sphere=False)
+    torn = np.zeros(len(polygons), bool)
+    torn[course.torn] = True
+    return course.polygons(np.arange(len(polygons))), torn
+
+
 def cut_at_antimeridian(geometries: Geometries, west: float = -180.0) -> Geometries:
     """Move every part of lon/lat geometries into ``west`` .. ``west + 360``, cut at that meridian.
 
@@ -154,14 +173,19 @@ class _Course:
         points: ``[M, 2]`` in the plane they come from.
         images: ``[M, 2]``; on the sphere their longitudes run on past 180.
         line: ``[M]``, the number of the line of each point.
-        is_torn: whether an edge strays from its course however often it is halved.
+        torn: the lines with an edge that strays from its course however often it is halved.
     """
 
-    def __init__(self, points: Floats, images: Floats, line: Integers, *, is_torn: bool) -> None:
+    def __init__(self, points: Floats, images: Floats, line: Integers, *, torn: Integers) -> None:
         self.points = points
         self.images = images
         self.line = line
-        self.is_torn = is_torn
+        self.torn = torn
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether any line is."""
+        return bool(len(self.torn))
 
     def lines(self) -> Iterator[slice]:
         """The points of each line."""
@@ -213,7 +237,7 @@ def _follow(lines: Geometries, project: Project, share: float, *, on_sphere: boo
     images[lost[line]] = np.inf
     if on_sphere:
         images = _counted_on(_snapped(images), line)
-    return _Course(points, images, line, is_torn=bool(len(edges)))
+    return _Course(points, images, line, torn=np.unique(line[edges]))
 
 
 def _starts(line: Integers) -> Integers:

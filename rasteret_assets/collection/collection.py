@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -18,9 +18,12 @@ from shapely.geometry.base import BaseGeometry
 from rasteret_assets import schema
 from rasteret_assets.collection.areas.area import AUTO, Area, bbox_geometry, coerce_areas
 from rasteret_assets.collection.extras import optional
+from rasteret_assets.collection.formats import window
+from rasteret_assets.collection.formats.outlines import draw_outlines
 from rasteret_assets.collection.formats.picture import Picture, draw_preview
 from rasteret_assets.collection.formats.points import PointChoice, read_points
 from rasteret_assets.collection.pixels.backends import Source
+from rasteret_assets.collection.pixels.on_demand import RecordsById, list_records
 from rasteret_assets.collection.pixels.options import (
     AREA_DEFAULTS,
     POINT_DEFAULTS,
@@ -34,12 +37,13 @@ from rasteret_assets.collection.pixels.options import (
     takes,
     takes_areas,
 )
-from rasteret_assets.collection.pixels.select import every_record, known_bands, projection
-from rasteret_assets.collection.pixels.views import check_one_grid
+from rasteret_assets.collection.pixels.select import indexed_band, known_bands
 from rasteret_assets.collection.request import ReadRequest, request_read
 from rasteret_assets.collection.show import card, plot
 from rasteret_assets.collection.table import query, scan, summary
 from rasteret_assets.collection.table.dates import parse_date_range
+from rasteret_assets.collection.table.rasters import first_scale, leaves_of
+from rasteret_assets.collection.table.rows import rows_of
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.storage.aio import off_loop
 from rasteret_assets.storage.backend import StorageBackend
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
     import xarray as xr
     from matplotlib.axes import Axes
+    from torch.utils.data import Dataset
     from torchgeo.datasets import GeoDataset
 
 
@@ -411,6 +416,7 @@ class Collection:
     get_gdf_async = off_loop(get_gdf)
     sample_points_async = off_loop(sample_points)
 
+    @takes({"is_image": True, "time_series": False, "transforms": None, **AREA_DEFAULTS})
     def to_torchgeo_dataset(
         self,
         bands: str | Sequence[str],
@@ -435,20 +441,111 @@ class Collection:
             WindowError: if no record has its headers, or records lie in several CRSs and none is chosen.
             MissingExtraError: if TorchGeo is not installed.
         """
-        given = area_arguments(arguments)
-        options = read_options(given)
         optional("torchgeo.datasets", purpose="to_torchgeo_dataset")
         from rasteret_assets.collection.formats.torchgeo import CollectionDataset  # noqa: PLC0415  (imports torch)
 
-        names = known_bands(self, bands)
-        found = self.subset(**filters_of(given))
-        records = every_record(found.batches(projection(self.schema, names)), names)
-        if not options.regrids and not options.allow_resample:
-            for record in records:
-                check_one_grid(record, names)
+        given = area_arguments(arguments)
+        options = read_options(given)
+        records = list_records(self.subset(**filters_of(given)), known_bands(self, bands), options)
         return CollectionDataset(
-            records, names, Source.of(self, given), options, is_image=is_image, time_series=time_series,
-            transforms=transforms,
+            records, Source.of(self, given), options, is_image=is_image, time_series=time_series, transforms=transforms
+        )
+
+    def read_window(
+        self,
+        *,
+        record_ids: Sequence[str] | pa.Array,
+        bounds: Sequence[float],
+        res: float | tuple[float, float],
+        bands: str | Sequence[str],
+        target_crs: Any = None,
+        max_concurrent: int = 50,
+        backend: StorageBackend | None = None,
+        group_by: str | None = None,
+        on_error: str = "raise",
+    ) -> npt.NDArray[Any]:
+        """Pixels of certain records on a given grid, as ``rasterio.merge.merge`` has them of their files.
+
+        Integers are brought to the grid by the nearest pixel, floats bilinearly, from the full images. Records in
+        another CRS than the result's are warped, and overviews may serve there. Where records overlap, the first one
+        of ``record_ids`` whose pixel holds data wins, whatever the value of the pixel is.
+
+        Args:
+            record_ids: ids of records, in the order of their priority; an Arrow array does too.
+            bounds: (xmin, ymin, xmax, ymax) of the grid in units of its CRS.
+            res: size of a pixel, or (width, height), in the same units.
+            bands: a band or several, the channels of the result.
+            target_crs: CRS of the grid: EPSG code, text or CRS object; by default that of the first record.
+            max_concurrent: requests in flight at most.
+            backend: reads the bytes; by default the collection's own, else one that all reads share.
+            group_by: None puts all records on one another; ``"datetime"`` those of one datetime each, by datetime,
+                undated ones last; ``"id"`` keeps all apart, in the order of ``record_ids``.
+            on_error: ``"raise"``, or ``"mask"``: what cannot be read counts as having no data, and is logged.
+
+        Returns:
+            Array ``[C, H, W]``, or ``[T, C, H, W]`` with ``group_by``, in the bands' own type where it is one, else in
+            numpy's common type; H is ``round((ymax - ymin) / height)``, W likewise. Pixels that no record has data for
+            are nodata of the first record that has the band, or 0 without one. So is a band whose header a record
+            lacks, and with ``group_by="id"`` the step of a record that has no header of any; other groupings leave
+            such records out.
+
+        Raises:
+            CollectionError: if there is no record of an id, naming those, or a file of the collection cannot be read.
+            SpecError: if ``record_ids`` is empty, or an argument is not understood.
+            BandNotFoundError: if the collection lacks a band.
+            WindowError: if the bounds hold no pixel, the grid is too large, or no record has a header of the bands.
+            TileError: if a tile is damaged.
+            RangeReadError: if bytes cannot be read.
+            PixelReadError: if several of these happened; it lists them all.
+            MissingExtraError: if pixels are to be computed and rasterio is not installed.
+        """
+        return window.read_window(
+            self, self.by_id, record_ids=record_ids, bounds=bounds, res=res, bands=bands, target_crs=target_crs,
+            max_concurrent=max_concurrent, backend=backend, group_by=group_by, on_error=on_error,
+        )  # fmt: skip
+
+    @takes({"chip_size": 256, "stride": None, "transforms": None, "dtype": "float32", **POINT_DEFAULTS})
+    def to_torch_dataset(
+        self,
+        bands: str | Sequence[str],
+        *,
+        chip_size: int | tuple[int, int] = 256,
+        stride: int | tuple[int, int] | None = None,
+        dtype: str = "float32",
+        transforms: Callable[[dict[str, Any]], Any] | None = None,
+        **arguments: Unpack[PointArguments],
+    ) -> Dataset[Any]:
+        """The rasters of the records, cut into chips, as a ``torch.utils.data.Dataset`` of PyTorch alone.
+
+        Chips lie on the rasters' own pixels, row by row from the first one, records by datetime and id. At the right
+        and at the bottom they reach beyond the raster, so that all are of one shape. Headers are read when a chip needs
+        them, so that the dataset is small; workers may be forked or spawned.
+
+        Args:
+            bands: a band or several, the channels of a chip, on one grid.
+            chip_size: pixels of a chip along each side, or (rows, columns).
+            stride: pixels from one chip to the next, or (rows, columns); by default the chip's size.
+            dtype: numpy's name of the type of ``image``, one that PyTorch has.
+            transforms: called with each sample.
+            **arguments: how pixels are read: :class:`PointArguments`.
+
+        Returns:
+            Dataset of dicts: ``image``, a tensor ``[C, H, W]`` in which pixels without data are the band's nodata, or
+            0 without one; ``id``, of the record; ``bounds``, float64 ``[4]``, (xmin, ymin, xmax, ymax) of the chip in
+            units of ``crs``; ``crs``, such as ``"EPSG:32632"``. PyTorch's own collate puts them into batches.
+
+        Raises:
+            WindowError: if no record has its headers, or bands of one lie on different grids.
+            SpecError: if a size is no number of pixels, or an argument is not understood.
+            MissingExtraError: if PyTorch is not installed.
+        """
+        optional("torch", purpose="to_torch_dataset")
+        from rasteret_assets.collection.formats.chips import cut_into_chips  # noqa: PLC0415  (imports torch)
+
+        given = point_arguments(arguments)
+        return cut_into_chips(
+            self.subset(**filters_of(given)), bands, chip_size=chip_size, stride=stride, dtype=dtype,
+            source=Source.of(self, given), options=read_options(given), transforms=transforms,
         )  # fmt: skip
 
     # --- pictures ----------------------------------------------------------------------------------------------------
@@ -528,6 +625,46 @@ class Collection:
             for batch in self.batches({name: pc.field(column, name) for name in sorted(fields)}):
                 stated |= summary.distinct_crs(batch, "epsg", "crs")
         return sorted(stated)
+
+    @functools.cached_property
+    def by_id(self) -> RecordsById:
+        """The records by their ids, listed when the first one is looked for; kept, since the object does not change."""
+        return RecordsById(self)
+
+    def footprints(self, *, crs: Any = None, band: str | None = None) -> gpd.GeoDataFrame:
+        """Outlines of the rasters' pixel grids, which say better than the records' own footprints where pixels are.
+
+        Args:
+            crs: CRS of the outlines: EPSG code, text or CRS object; by default each is in its raster's own.
+            band: the band whose raster is outlined; the first by default.
+
+        Returns:
+            GeoDataFrame with ``id``, ``datetime`` (UTC) and ``geometry``, a polygon each, for the records that have the
+            header of the band, in the order of the table. Its CRS is ``crs``, or that of the rasters where all share
+            one, else None.
+
+        Raises:
+            BandNotFoundError: if the collection lacks the band, or has none.
+            WindowError: if an outline has no place in ``crs``.
+            CollectionError: if a header contradicts itself, or a file cannot be read.
+            MissingExtraError: if geopandas is not installed.
+        """
+        return draw_outlines(self, crs, band)
+
+    def native_res(self, band: str | None = None) -> tuple[float, float]:
+        """Size of a pixel, (width, height), in units of the raster's CRS: of the first record that has the band.
+
+        Args:
+            band: the band; the first by default.
+
+        Raises:
+            BandNotFoundError: if the collection lacks the band, or has none.
+            WindowError: if no record has its header.
+            CollectionError: if that header contradicts itself, or a file cannot be read.
+        """
+        name = indexed_band(self, band)
+        rows = rows_of(self.dataset, self.expression, self.areas, leaves_of(self.schema, [name]))
+        return first_scale(rows, self.schema, name)
 
     @property
     def date_range(self) -> tuple[datetime, datetime] | None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
+import pickle
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 import rasterio.windows
+import shapely
 
 torch = pytest.importorskip("torch", reason="the extra [torchgeo] is not installed")
 samplers = pytest.importorskip("torchgeo.samplers")
 datasets = pytest.importorskip("torchgeo.datasets")
 
-from rasteret_assets.collection import Collection, as_collection  # noqa: E402
-from rasteret_assets.errors import WindowError  # noqa: E402
+from rasteret_assets.collection import Collection, as_collection, load  # noqa: E402
+from rasteret_assets.errors import SpecError, StaleRowsError, WindowError  # noqa: E402
 
 from .support import ORIGIN, noise, record, records_table, write_raster  # noqa: E402
 
@@ -113,3 +119,145 @@ def test_several_crss_need_a_choice(two_tiles, tmp_path):
     with pytest.raises(WindowError, match="2 CRSs"):
         mixed.to_torchgeo_dataset("B")
     assert len(mixed.to_torchgeo_dataset("B", target_crs=3857)) == 3
+
+
+@pytest.fixture
+def published(two_tiles, tmp_path) -> Path:
+    """The same as files, each record in a row group of its own."""
+    path = tmp_path / "home" / "part-0.parquet"
+    path.parent.mkdir()
+    pq.write_table(two_tiles.to_table(), path, row_group_size=1)
+    return path.parent
+
+
+def seam(dataset):
+    return dataset[LEFT + 1900 : LEFT + 2100, TOP - 100 : TOP]["image"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_headers_are_read_by_workers(published, two_tiles, method):
+    dataset = load(published).to_torchgeo_dataset(["B", "C"])
+    expected = seam(two_tiles.to_torchgeo_dataset(["B", "C"]))
+    assert torch.equal(seam(dataset), expected)  # files that are open here must not reach the workers
+    queries = [(slice(LEFT + 1900, LEFT + 2100), slice(TOP - 100, TOP))] * 6
+    loader = torch.utils.data.DataLoader(
+        dataset, sampler=queries, batch_size=3, num_workers=2, multiprocessing_context=method,
+        collate_fn=datasets.stack_samples,
+    )  # fmt: skip
+    for batch in loader:
+        assert torch.equal(batch["image"], expected.expand(3, -1, -1, -1))
+
+
+def test_a_dataset_is_pickled_without_headers_and_index(tmp_path, two_tiles):
+    rows = two_tiles.to_table().to_pylist()
+    for row in rows:
+        row["B_metadata"] |= {"tile_offsets": list(range(100_000)), "tile_byte_counts": [7] * 100_000}
+    path = tmp_path / "large.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, two_tiles.schema), path)
+    dataset = as_collection(pa.dataset.dataset(path)).to_torchgeo_dataset("B")
+    assert len(dataset.index) == 2
+    state = pickle.dumps(dataset)
+    assert len(state) < 30_000
+    assert pickle.loads(state).index.equals(dataset.index)
+
+
+def test_files_that_are_published_anew_are_noticed(published, two_tiles):
+    dataset = load(published).to_torchgeo_dataset("B")
+    chips = load(published).to_torch_dataset("B", chip_size=64)
+    dataset[LEFT : LEFT + 100, TOP - 100 : TOP]
+    pq.write_table(two_tiles.to_table().slice(0, 1), published / "part-0.parquet")
+    for reads in (lambda: seam(pickle.loads(pickle.dumps(dataset))), lambda: chips[len(chips) - 1]):
+        with pytest.raises(StaleRowsError, match=r"part-0\.parquet was published anew since its records were listed"):
+            reads()
+
+
+def test_the_index_may_be_replaced(two_tiles, tmp_path):
+    dataset = two_tiles.to_torchgeo_dataset("B")
+    assert dataset.index["id"].tolist() == ["r0", "r1"]
+    part = copy.deepcopy(dataset)
+    frame = part.index.iloc[1:].copy()
+    # A triangle, as splits by a region make them: what lies beside it is none of this dataset's.
+    corners = [(LEFT + 2000, TOP), (LEFT + 4000, TOP), (LEFT + 4000, TOP - 2000)]
+    frame.geometry = [shapely.Polygon(corners)]
+    part.index = frame
+    for one in (part, pickle.loads(pickle.dumps(part))):
+        assert len(one) == 1
+        bounds = (LEFT + 3000, TOP - 100, LEFT + 3100, TOP)
+        sample = one[bounds[0] : bounds[2], bounds[1] : bounds[3]]
+        np.testing.assert_array_equal(sample["image"][0], expected(tmp_path / "1.tif", bounds))
+        with pytest.raises(IndexError):
+            one[LEFT + 2100 : LEFT + 2200, TOP - 1900 : TOP - 1800]
+        one.crs = 4326
+        assert one.index.crs.to_epsg() == 4326
+        assert one.bounds[0].start == pytest.approx(one.index.total_bounds[0])
+    assert len(dataset) == 2
+
+
+def test_bounds_and_times_are_those_of_the_index(two_tiles):
+    rows = two_tiles.to_table().to_pylist()
+    rows[1]["datetime"] = None
+    undated = as_collection(pa.Table.from_pylist(rows, two_tiles.schema))
+    for dataset in (two_tiles.to_torchgeo_dataset("B"), undated.to_torchgeo_dataset("B", target_crs=3857)):
+        x, y, t = dataset.bounds
+        assert (x.start, y.start, x.stop, y.stop) == tuple(dataset.index.total_bounds)
+        assert (t.start, t.stop) == (dataset.index.index.left.min(), dataset.index.index.right.max())
+        assert dataset.index.index.closed == "both"
+    # Of the time of one record, there is the other only if it is of all times.
+    moment = pd.Timestamp(2024, 1, 1)
+    x = slice(LEFT + 1900, LEFT + 2100)
+    assert not two_tiles.to_torchgeo_dataset("B")[x, TOP - 100 : TOP, moment:moment]["image"][0, :, 10:].any()
+    assert undated.to_torchgeo_dataset("B")[x, TOP - 100 : TOP, moment:moment]["image"][0, :, 10:].all()
+
+
+def test_several_samples_are_those_one_by_one(two_tiles):
+    dataset = two_tiles.to_torchgeo_dataset(["B"], time_series=False)
+    queries = list(samplers.RandomGeoSampler(dataset, size=32, length=8))
+    for query, sample in zip(queries, dataset.__getitems__(queries), strict=True):
+        assert torch.equal(sample["image"], dataset[query]["image"])
+    with pytest.raises(IndexError):
+        dataset.__getitems__([*queries, (slice(0, 10), slice(0, 10))])
+
+
+class TestChips:
+    """Datasets of PyTorch alone."""
+
+    def test_chips_cover_every_raster(self, two_tiles, tmp_path):
+        chips = two_tiles.to_torch_dataset(["C", "B"], chip_size=(64, 96), stride=64)
+        assert len(chips) == 2 * 4 * 3
+        seen = []
+        for sample in chips:
+            assert sample["image"].shape == (2, 64, 96)
+            assert sample["image"].dtype == torch.float32
+            assert sample["crs"] == "EPSG:32632"
+            seen.append((sample["id"], *sample["bounds"].tolist()))
+            padded = np.zeros((2, 64, 96), np.float32)
+            with rasterio.open(tmp_path / f"{sample['id'][1]}.tif") as source:
+                known = source.read([2, 1], window=rasterio.windows.from_bounds(*seen[-1][1:], source.transform))
+            padded[:, : known.shape[1], : known.shape[2]] = known
+            np.testing.assert_array_equal(sample["image"], padded)
+        assert len(set(seen)) == len(chips)
+        assert seen[4] == ("r0", LEFT + 640, TOP - 1280, LEFT + 1600, TOP - 640)
+        assert chips[-1]["id"] == "r1"
+        with pytest.raises(IndexError):
+            chips[len(chips)]
+
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    def test_loader(self, published, method):
+        chips = load(published).to_torch_dataset("B", chip_size=50, dtype="int32")
+        loader = torch.utils.data.DataLoader(
+            chips, batch_size=8, num_workers=2, multiprocessing_context=method, shuffle=True
+        )  # fmt: skip
+        batches = list(loader)
+        assert sum(len(batch["id"]) for batch in batches) == len(chips) == 32
+        assert batches[0]["image"].shape == (8, 1, 50, 50)
+        assert batches[0]["image"].dtype == torch.int32
+        assert batches[0]["bounds"].shape == (8, 4)
+
+    def test_filters_transforms_and_what_is_refused(self, two_tiles):
+        only = two_tiles.to_torch_dataset("B", date_range=("2024-01-02", None), transforms=lambda sample: sample["id"])
+        assert list(only) == ["r1"]
+        for wrong in ({"chip_size": 0}, {"chip_size": "a"}, {"stride": (1, 2, 3)}, {"dtype": "complex512"}):
+            with pytest.raises(SpecError):
+                two_tiles.to_torch_dataset("B", **wrong)
+        with pytest.raises(WindowError, match="no record meets"):
+            two_tiles.to_torch_dataset("B", date_range=("1990", "1991"))

@@ -16,10 +16,12 @@ from shapely.geometry.base import BaseGeometry
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.sphere import (
     AREA_SHARE,
+    FOOTPRINT_SHARE,
     ROUNDING,
     Project,
     cut_at_antimeridian,
     polygons_of,
+    polygons_to_plane,
     to_plane,
     to_sphere,
     widest_gap,
@@ -77,6 +79,37 @@ def reproject(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
         WindowError: if a part of it has no place in ``target``.
     """
     return _reprojected(geometry, source, target)[0]
+
+
+def reproject_each(polygons: npt.NDArray[np.object_], source: str, target: str) -> npt.NDArray[np.object_]:
+    """Bring many polygons to another CRS at once, as :func:`reproject` does, as accurately as footprints are kept.
+
+    Args:
+        polygons: ``[N]``, in ``source``.
+        source: CRS as :func:`crs_name` writes it.
+        target: likewise.
+
+    Raises:
+        WindowError: if a part of one has no place in ``target``.
+    """
+    if source == target or not len(polygons):
+        return polygons
+    project = _transformer(source, target).transform
+    if target == LONLAT:
+        moved, singly = to_sphere(polygons, project, share=FOOTPRINT_SHARE), np.zeros(len(polygons), bool)
+    else:
+        moved, singly = polygons_to_plane(polygons, project, share=FOOTPRINT_SHARE)
+        if source == LONLAT:
+            west, _, east, _ = shapely.bounds(polygons).T
+            singly |= (west <= -180) & (east >= 180)
+    for row in np.flatnonzero(singly):  # those that lie over a tear of the plane are few
+        moved[row] = reproject(polygons[row], source, target)
+    bounds = shapely.bounds(moved)
+    lost = ~np.isfinite(bounds).all(axis=1) & ~shapely.is_empty(polygons)
+    if lost.any():
+        lost_bounds = tuple(shapely.bounds(polygons[lost][0]).tolist())
+        raise WindowError(f"the raster with bounds {lost_bounds} in {source[:40]} does not lie within {target[:40]}")
+    return moved
 
 
 def reproject_box(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:

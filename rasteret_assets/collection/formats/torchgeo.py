@@ -1,5 +1,8 @@
 """A collection as a TorchGeo dataset: samples are cut from the records of the index, without opening a file.
 
+The dataset holds arrays of boxes and times. Headers are read for the records of a sample, and the GeoDataFrame that
+TorchGeo's samplers want is made where they ask for it, which is not in the workers.
+
 Imported only where TorchGeo is installed.
 """
 
@@ -7,11 +10,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pyproj
 import shapely
 import torch
@@ -19,8 +25,9 @@ from torchgeo.datasets import GeoDataset
 
 from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.areas.grid import Grid
-from rasteret_assets.collection.areas.reproject import crs_name, reproject
+from rasteret_assets.collection.areas.reproject import crs_name, reproject_each
 from rasteret_assets.collection.pixels.backends import Source
+from rasteret_assets.collection.pixels.on_demand import RecordsOnDemand
 from rasteret_assets.collection.pixels.options import ReadOptions
 from rasteret_assets.collection.pixels.planes import Plane, fill
 from rasteret_assets.collection.pixels.select import Record
@@ -28,7 +35,37 @@ from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.collection.pixels.warp import suggest_resolution
 from rasteret_assets.errors import WindowError
 
-_FOREVER = pd.Timestamp.min, pd.Timestamp.max
+#: First and last day that pandas has to the nanosecond, which is how it likes moments best.
+_FOREVER = np.datetime64("1677-09-22", "us"), np.datetime64("2262-04-11", "us")
+_NANOSECONDS = np.dtype("datetime64[ns]")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Entries:
+    """What the index says of N entries, each of which is a record or a part of one.
+
+    Args:
+        numbers: int32 ``[N]``, positions of the records.
+        bounds: float64 ``[N, 4]``, boxes in the dataset's CRS.
+        first: datetime64 ``[N]``, the first moment of each.
+        last: likewise, the last one.
+        extent: the box around all, and the first and the last moment of all.
+    """
+
+    numbers: npt.NDArray[np.int32]
+    bounds: npt.NDArray[np.float64]
+    first: npt.NDArray[np.datetime64]
+    last: npt.NDArray[np.datetime64]
+    extent: tuple[list[float], pd.Timestamp, pd.Timestamp]
+
+    @classmethod
+    def of(
+        cls, numbers: npt.NDArray[np.int32], bounds: npt.NDArray[np.float64], first: Any, last: Any
+    ) -> _Entries:  # fmt: skip
+        """The entries, with their extent: every query asks for it."""
+        box = [*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist()]
+        extent = box, pd.Timestamp(first.min()), pd.Timestamp(last.max())
+        return cls(numbers=numbers, bounds=bounds, first=first, last=last, extent=extent)
 
 
 class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which has no TorchGeo
@@ -39,8 +76,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
     that has data wins, by datetime and id. Pixels without data are the bands' nodata, or 0 without one.
 
     Args:
-        records: of the collection.
-        bands: names of the bands.
+        records: of the collection; their headers are read when a sample needs them.
         source: where the bytes come from.
         options: how pixels are read.
         is_image: whether samples hold an image; else a mask.
@@ -50,8 +86,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
 
     def __init__(
         self,
-        records: Sequence[Record],
-        bands: Sequence[str],
+        records: RecordsOnDemand,
         source: Source,
         options: ReadOptions,
         *,
@@ -59,44 +94,111 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
         time_series: bool = False,
         transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
-        self.records = list(records)
-        self.all_bands = tuple(bands)
-        self.bands = tuple(bands)
+        self.records = records
+        self.all_bands = records.bands
+        self.bands = records.bands
         self.source = source
         self.options = options
         self.is_image = is_image
         self.time_series = time_series
         self.transforms = transforms
-        crs = options.target_crs or _one_crs(self.records)
-        self._res = options.resolution or _finest(self.records, crs)
-        moments = [_interval(record) for record in self.records]
-        self.index = gpd.GeoDataFrame(
-            {"id": [record.id for record in self.records], "position": range(len(self.records))},
-            geometry=[reproject(shapely.box(*r.finest.grid.bounds), r.crs, crs) for r in self.records],
-            crs=pyproj.CRS.from_user_input(crs),
-            index=pd.IntervalIndex.from_tuples(moments, closed="both", name="datetime"),
+        crs = options.target_crs or _one_crs(records)
+        self._res = options.resolution or _finest(records, crs)
+        self._crs = pyproj.CRS.from_user_input(crs)
+        self._entries = _all_entries(records, crs)
+        self._index: gpd.GeoDataFrame | None = None
+        #: Whether the index is not all of the records as they are, but what somebody made of it.
+        self._is_replaced = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | ({} if self._is_replaced else {"_index": None})
+
+    @property
+    def index(self) -> gpd.GeoDataFrame:
+        """The records by time (intervals, closed), with ``id``, ``position`` and ``geometry`` in the dataset's CRS."""
+        if self._index is None:
+            entries = self._entries
+            ids = self.records.rasters.ids.take(pa.array(entries.numbers))
+            self._index = gpd.GeoDataFrame(
+                {"id": pd.array(ids, dtype=pd.ArrowDtype(pa.string())), "position": entries.numbers},
+                geometry=self._geometries(np.arange(len(entries.numbers))),
+                crs=self._crs,
+                index=pd.IntervalIndex.from_arrays(entries.first, entries.last, closed="both", name="datetime"),
+            )
+        return self._index
+
+    @index.setter
+    def index(self, frame: gpd.GeoDataFrame) -> None:
+        # TorchGeo's splits put a part of the index, or of its geometries, in its place.
+        self._is_replaced = True
+        self._index = frame
+        self._crs = frame.crs
+        self._entries = _Entries.of(
+            numbers=frame["position"].to_numpy(np.int32),
+            bounds=frame.geometry.bounds.to_numpy(np.float64),
+            first=frame.index.left.to_numpy(),
+            last=frame.index.right.to_numpy(),
         )
+
+    def __len__(self) -> int:
+        """Number of records, or of entries of the index that took their place."""
+        return len(self._entries.numbers)
+
+    @property
+    def bounds(self) -> tuple[slice, slice, slice]:
+        """Extent in x, y and time, with the size of a step in each."""
+        (xmin, ymin, xmax, ymax), first, last = self._entries.extent
+        x_size, y_size = self.res
+        return slice(xmin, xmax, x_size), slice(ymin, ymax, y_size), slice(first, last, 1)
+
+    @property
+    def crs(self) -> pyproj.CRS:
+        """CRS of the dataset; where it is set, the index is brought to it."""
+        return self._crs
+
+    @crs.setter
+    def crs(self, new_crs: Any) -> None:
+        wanted = pyproj.CRS.from_user_input(new_crs)
+        if wanted == self._crs:
+            return
+        if self._is_replaced:
+            self.index = self.index.to_crs(wanted)
+        else:
+            self._crs, self._index = wanted, None
+            self._entries = _all_entries(self.records, _name(wanted))
 
     def __getitem__(self, query: Any) -> dict[str, Any]:
         """The sample of a slice ``[xmin:xmax:xres, ymin:ymax:yres, tmin:tmax]``.
 
         Raises:
             IndexError: if no record lies there.
+            CollectionError: if a file of the collection was published anew since the dataset was made.
         """
-        x, y, t = self._disambiguate_slice(query)
-        rows = self.index.iloc[self.index.index.overlaps(pd.Interval(t.start, t.stop, closed="both"))]
-        rows = rows.iloc[:: t.step].cx[x.start : x.stop, y.start : y.stop]
-        if rows.empty:
-            raise IndexError(f"query {query} not found in index with bounds {self.bounds}")
-        grid = Grid(
-            width=max(round((x.stop - x.start) / x.step), 1),
-            height=max(round((y.stop - y.start) / y.step), 1),
-            scale_x=x.step,
-            scale_y=-y.step,
-            origin_x=x.start,
-            origin_y=y.stop,
-        )
-        pixels, valid = self._read([self.records[number] for number in rows["position"]], grid)
+        return self.__getitems__([query])[0]
+
+    def __getitems__(self, queries: Sequence[Any]) -> list[dict[str, Any]]:
+        """The samples of several slices, whose headers and pixels are read together: loaders ask for a batch so.
+
+        Raises:
+            IndexError: if no record lies in one.
+        """
+        grids = [self._grid(query) for query in queries]
+        numbers = [self._found(query) for query in queries]
+        flat = self.records.take([number for found in numbers for number in found])
+        planes: list[Plane] = []
+        samples = []
+        first = 0
+        for grid, found in zip(grids, numbers, strict=True):
+            pixels, valid = self._planes(flat[first : first + len(found)], grid, planes)
+            samples.append((pixels, valid))
+            first += len(found)
+        fill(planes, self.bands, self.source.open(), self.options)
+        return [
+            self._sample(query, grid, pixels, valid)
+            for query, grid, (pixels, valid) in zip(queries, grids, samples, strict=True)
+        ]
+
+    def _sample(self, query: Any, grid: Grid, pixels: Any, valid: Any) -> dict[str, Any]:
         data = torch.from_numpy(pixels if self.time_series else _first_valid(pixels, valid))
         sample = self._place(query, grid)
         if self.is_image:
@@ -105,6 +207,42 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
             sample["mask"] = data.to(torch.int64).squeeze(-3)  # one band is no dimension
         return sample if self.transforms is None else self.transforms(sample)
 
+    def _grid(self, query: Any) -> Grid:
+        x, y, _ = self._disambiguate_slice(query)
+        return Grid(
+            width=max(round((x.stop - x.start) / x.step), 1),
+            height=max(round((y.stop - y.start) / y.step), 1),
+            scale_x=x.step,
+            scale_y=-y.step,
+            origin_x=x.start,
+            origin_y=y.stop,
+        )
+
+    def _found(self, query: Any) -> list[int]:
+        """Positions of the records of a query."""
+        x, y, t = self._disambiguate_slice(query)
+        entries = self._entries
+        start, stop = (np.datetime64(pd.Timestamp(moment).to_datetime64()) for moment in (t.start, t.stop))
+        rows = np.flatnonzero((entries.first <= stop) & (entries.last >= start))[:: t.step]
+        xmin, ymin, xmax, ymax = entries.bounds[rows].T
+        met = (xmin <= x.stop) & (xmax >= x.start) & (ymin <= y.stop) & (ymax >= y.start)
+        rows = rows[met]
+        rows = rows[shapely.intersects(self._geometries(rows), shapely.box(x.start, y.start, x.stop, y.stop))]
+        if not len(rows):
+            raise IndexError(f"query {query} not found in index with bounds {self.bounds}")
+        if not self.time_series:
+            # Neighbours that only touch the query have no pixel in it, and their headers need not be read.
+            xmin, ymin, xmax, ymax = entries.bounds[rows].T
+            inside = (xmin < x.stop) & (xmax > x.start) & (ymin < y.stop) & (ymax > y.start)
+            rows = rows[inside] if inside.any() else rows
+        return [int(number) for number in entries.numbers[rows]]
+
+    def _geometries(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.object_]:
+        """Shapes of some entries in the dataset's CRS."""
+        if self._is_replaced and self._index is not None:
+            return np.asarray(self._index.geometry.array[rows], dtype=object)
+        return _shapes(self.records, self._entries.numbers[rows], _name(self._crs))
+
     def _place(self, query: Any, grid: Grid) -> dict[str, Any]:
         """Where a sample lies, as this version of TorchGeo's own datasets say it."""
         if hasattr(self, "_slice_to_tensor"):  # from 0.9 on samples hold nothing but tensors
@@ -112,8 +250,8 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
             return {"bounds": self._slice_to_tensor(query), "transform": transform}
         return {"crs": self.crs, "bounds": query}
 
-    def _read(self, records: Sequence[Record], grid: Grid) -> tuple[Any, Any]:
-        """Pixels and which of them hold data, both (records, bands, rows, columns)."""
+    def _planes(self, records: Sequence[Record], grid: Grid, planes: list[Plane]) -> tuple[Any, Any]:
+        """Room for pixels and for which of them hold data, both (records, bands, rows, columns), and their planes."""
         crs = _name(self.crs)  # TorchGeo changes it where datasets are joined
         area = Area(geometry=shapely.box(*grid.bounds), crs=crs, is_box=True)
         shape = (len(records), len(self.bands), grid.height, grid.width)
@@ -121,20 +259,18 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
         # torch has no unsigned integers beyond 8 bits that it computes with.
         pixels = np.empty(shape, dtype=kind if kind.kind != "u" else np.result_type(kind, np.int16))
         valid = np.empty(shape, dtype=bool)
-        planes = []
         for number, record in enumerate(records):
             view = View(record=record, areas=[(0, area)], crs=crs, grid=grid)
             planes += [
                 Plane(view=view, band=band, pixels=pixels[number, band], valid=valid[number, band])
                 for band in range(len(self.bands))
             ]
-        fill(planes, self.bands, self.source.open(), self.options)
         return pixels, valid
 
 
 @functools.lru_cache(maxsize=16)
 def _name(crs: pyproj.CRS) -> str:
-    return crs_name(crs)
+    return str(crs_name(crs))
 
 
 def _first_valid(pixels: Any, valid: Any) -> Any:
@@ -146,8 +282,8 @@ def _first_valid(pixels: Any, valid: Any) -> Any:
     return merged
 
 
-def _one_crs(records: Sequence[Record]) -> str:
-    found = sorted({record.crs for record in records})
+def _one_crs(records: RecordsOnDemand) -> str:
+    found: list[str] = sorted({records.crs[code] for code in np.unique(records.rasters.crs).tolist()})
     if len(found) > 1:
         raise WindowError(
             f"records are in {len(found)} CRSs ({', '.join(name[:40] for name in found[:6])}): choose one for all with "
@@ -156,20 +292,51 @@ def _one_crs(records: Sequence[Record]) -> str:
     return found[0]
 
 
-def _finest(records: Sequence[Record], crs: str) -> tuple[float, float]:
-    sizes = set()
-    for record in records:
-        grid = record.finest.grid
-        if record.crs == crs:
-            sizes.add((abs(grid.scale_x), abs(grid.scale_y)))
-        else:
-            size = suggest_resolution(grid, record.crs, crs)
-            sizes.add((size, size))
+def _finest(records: RecordsOnDemand, crs: str) -> tuple[float, float]:
+    """The smallest pixels of all, in units of the dataset's CRS."""
+    rasters = records.rasters
+    own = np.array([name == crs for name in records.crs])[rasters.crs]
+    sizes = []
+    if own.any():
+        width, height = np.abs(rasters.grids[own][:, ::2]).T
+        sizes.append((float(width.min()), float(height[width == width.min()].min())))
+    foreign = rasters.take(~own)
+    if len(foreign):
+        # What GDAL suggests depends on where a raster lies: of each kind of raster, those at the edges are asked.
+        _, kind = np.unique(
+            np.column_stack([foreign.crs, np.abs(foreign.grids[:, ::2]), foreign.sizes]), axis=0, return_inverse=True
+        )
+        edges = np.column_stack([foreign.bounds, -foreign.bounds])
+        numbers = np.flatnonzero(~own)
+        for rows in np.split(np.argsort(kind, kind="stable"), np.cumsum(np.bincount(kind))[:-1]):
+            for number in np.unique(numbers[rows[np.argmin(edges[rows], axis=0)]]).tolist():
+                size = suggest_resolution(records.grid(number), records.crs_of(number), crs)
+                sizes.append((size, size))
     return min(sizes)
 
 
-def _interval(record: Record) -> tuple[pd.Timestamp, pd.Timestamp]:
-    if record.moment is None:
-        return _FOREVER
-    moment = pd.Timestamp(record.moment).tz_convert(None)
-    return moment, moment
+def _shapes(records: RecordsOnDemand, numbers: npt.NDArray[Any], crs: str) -> npt.NDArray[np.object_]:
+    """Outlines of the rasters of some records in ``crs``."""
+    rasters = records.rasters.take(numbers)
+    boxes = np.asarray(shapely.box(*rasters.bounds.T), dtype=object)
+    for code in np.unique(rasters.crs):
+        if records.crs[code] != crs:
+            own = rasters.crs == code
+            boxes[own] = reproject_each(boxes[own], records.crs[code], crs)
+    return boxes
+
+
+def _all_entries(records: RecordsOnDemand, crs: str) -> _Entries:
+    """One entry for each record."""
+    rasters = records.rasters
+    bounds = rasters.bounds
+    foreign = np.array([name != crs for name in records.crs])[rasters.crs]
+    if foreign.any():
+        bounds[foreign] = shapely.bounds(_shapes(records, np.flatnonzero(foreign), crs))
+    moments = rasters.moments.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False)
+    undated = np.isnat(moments)
+    kind = moments.dtype
+    if not ((moments < _FOREVER[0]) | (moments > _FOREVER[1])).any():
+        kind = _NANOSECONDS
+    first, last = (np.where(undated, moment, moments).astype(kind) for moment in _FOREVER)
+    return _Entries.of(np.arange(len(rasters), dtype=np.int32), bounds, first, last)

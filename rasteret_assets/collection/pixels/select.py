@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets import schema
@@ -78,6 +79,26 @@ class RecordTable(Protocol):
     @property
     def schema(self) -> pa.Schema:
         """Schema of the records."""
+        ...
+
+    @property
+    def dataset(self) -> ds.Dataset:
+        """Where the records are."""
+        ...
+
+    @property
+    def expression(self) -> pc.Expression | None:
+        """What records must satisfy; None for all."""
+        ...
+
+    @property
+    def areas(self) -> tuple[tuple[BaseGeometry, ...], ...]:
+        """Groups of lon/lat geometries; a record must meet one of every group."""
+        ...
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether rows of the dataset may be left out."""
         ...
 
     @property
@@ -174,6 +195,37 @@ def every_record(batches: Iterator[pa.RecordBatch], bands: Sequence[str]) -> lis
     return _select(batches, bands, lambda batch: ((row, []) for row in range(batch.num_rows)), "drop", "filters")
 
 
+def record_leaves(table: pa.Schema, bands: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The columns that :func:`record_at` needs, as ways to fields: those of :func:`projection` without footprints."""
+    plain = (schema.ID, schema.DATETIME, schema.PROJ_EPSG, schema.CRS, schema.CLOUD_COVER, _COLLECTION)
+    leaves: dict[str, tuple[str, ...]] = {name: (name,) for name in plain if name in table.names}
+    for band in bands:
+        leaves[schema.band_column(band)] = (schema.band_column(band),)
+        leaves[_HREF + band] = (schema.ASSETS, band, schema.HREF)
+        if table.field(schema.ASSETS).type.field(band).type.get_field_index(schema.BAND_INDEX) >= 0:
+            leaves[_INDEX + band] = (schema.ASSETS, band, schema.BAND_INDEX)
+    return leaves
+
+
+def record_at(batch: pa.RecordBatch, row: int, bands: Sequence[str]) -> Record | None:
+    """One record; None where it has the header of no band.
+
+    Args:
+        batch: rows with the columns of :func:`record_leaves`.
+        row: the position of the record in it.
+        bands: names of the bands.
+
+    Raises:
+        CollectionError: if a header contradicts itself.
+        WindowError: if bands are in different CRSs, or there is none.
+        TileError: if tiles are compressed in a way that is not read.
+    """
+    if not any(batch.column(schema.band_column(band))[row].is_valid for band in bands):
+        return None
+    (moment,) = utc_instants(batch.column(schema.DATETIME).slice(row, 1)).to_pylist()
+    return _record(batch, row, moment, bands, [])
+
+
 def _select(
     batches: Iterator[pa.RecordBatch],
     bands: Sequence[str],
@@ -253,15 +305,24 @@ def _record(
         moment=moment,
         cloud_cover=value(schema.CLOUD_COVER),
         collection=value(_COLLECTION),
-        crs=_record_crs(name, first.crs or crs_code(value(schema.PROJ_EPSG), value(schema.CRS))),
+        crs=named_crs(name, first.crs or crs_code(value(schema.PROJ_EPSG), value(schema.CRS))),
         headers=headers,
         hrefs=[value(_HREF + band) for band in bands],
         areas=areas,
     )
 
 
-def _record_crs(name: str, crs: str | None) -> str:
-    if crs is None:
+def named_crs(name: str, crs: str | None) -> str:
+    """A CRS as ``reproject.crs_name`` writes it.
+
+    Args:
+        name: id of a record that has it, for messages.
+        crs: as headers or records state it; empty or None where they do not.
+
+    Raises:
+        WindowError: if there is none, or none that is known.
+    """
+    if not crs:
         raise WindowError(f"record {name!r} has no CRS, neither in its headers nor in its columns proj:epsg and crs")
     try:
         return _crs_name(crs)
@@ -293,12 +354,26 @@ def known_bands(table: RecordTable, bands: str | Sequence[str]) -> list[str]:
     for band in names:
         if band not in known:
             raise BandNotFoundError(f"band {band!r} is not in this collection, which has {known or 'none indexed'}")
-        if not _has_href(table.schema, band):
+        if not has_href(table.schema, band):
             raise CollectionError(f"band {band!r} has headers but no address: column assets lacks {band}.href")
     return names
 
 
-def _has_href(columns: pa.Schema, band: str) -> bool:
+def indexed_band(table: RecordTable, band: str | None) -> str:
+    """A band that has headers: the one asked for, or the first.
+
+    Raises:
+        BandNotFoundError: if it is not there, or there is none.
+    """
+    known = table.bands
+    if band is None and known:
+        return known[0]
+    if band not in known:
+        raise BandNotFoundError(f"band {band!r} is not in this collection, which has {known or 'none indexed'}")
+    return str(band)
+
+
+def has_href(columns: pa.Schema, band: str) -> bool:
     """Whether ``assets.<band>.href`` is there to be read."""
     kind = columns.field(schema.ASSETS).type
     for name in (band, schema.HREF):

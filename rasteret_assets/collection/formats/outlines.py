@@ -1,0 +1,43 @@
+"""Outlines of rasters as a GeoDataFrame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from rasteret_assets.collection.areas.reproject import crs_name, reproject_each
+from rasteret_assets.collection.extras import optional
+from rasteret_assets.collection.pixels.select import RecordTable, indexed_band, named_crs
+from rasteret_assets.collection.table.rasters import leaves_of, scan_rasters
+from rasteret_assets.collection.table.rows import rows_of
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+
+def draw_outlines(collection: RecordTable, crs: Any, band: str | None) -> gpd.GeoDataFrame:
+    """The outlines; arguments, result and errors as ``Collection.footprints`` says."""
+    geopandas = optional("geopandas", purpose="footprints")
+    target = None if crs is None else crs_name(crs)
+    bands = [indexed_band(collection, band)]
+    table = collection.schema
+    rows = rows_of(collection.dataset, collection.expression, collection.areas, leaves_of(table, bands))
+    rasters = scan_rasters(rows, table, bands).rasters
+    boxes = np.asarray(shapely.box(*rasters.bounds.T), dtype=object)
+    known: set[str] = set()
+    for code, first in zip(*np.unique(rasters.crs, return_index=True), strict=True):
+        if target is None and not rasters.crs_names[code]:
+            known |= {"", "another"}  # one that is not stated is not the same as any other
+            continue
+        name = named_crs(rasters.ids[int(first)].as_py(), rasters.crs_names[code])
+        known.add(name)
+        if target is not None:
+            own = rasters.crs == code
+            boxes[own] = reproject_each(boxes[own], name, target)
+    return geopandas.GeoDataFrame(
+        {"id": rasters.ids.to_pandas(), "datetime": rasters.moments.to_pandas()},
+        geometry=boxes,
+        crs=target or (known.pop() if len(known) == 1 else None),
+    )

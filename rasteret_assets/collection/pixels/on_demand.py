@@ -1,0 +1,262 @@
+"""Records whose headers are read when they are needed: a million of them is a few arrays, not their tile tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasteret_assets import schema
+from rasteret_assets.collection.areas.grid import Grid
+from rasteret_assets.collection.pixels.options import ReadOptions
+from rasteret_assets.collection.pixels.select import Record, RecordTable, has_href, named_crs, record_at, record_leaves
+from rasteret_assets.collection.pixels.views import check_one_grid
+from rasteret_assets.collection.table.rasters import Rasters, leaves_of, scan_rasters
+from rasteret_assets.collection.table.rows import Places, Recent, Rows, rows_of, split
+from rasteret_assets.errors import CollectionError, StaleRowsError, WindowError
+from rasteret_assets.storage.memory import give_back
+
+_log = logging.getLogger(__name__)
+
+#: Bytes of row groups, and of parsed headers, that are kept for the samples to come.
+_GROUP_BYTES: Final = 48 * 2**20
+_RECORD_BYTES: Final = 16 * 2**20
+#: Row groups that are read side by side.
+_GROUPS_AT_ONCE: Final = 2
+#: What a header takes beside its tile tables, and what a record does.
+_OVERHEAD: Final = 4096
+
+#: Sets of bands whose headers are kept at once where records are read by id.
+_BAND_SETS: Final = 4
+
+_LISTED: Final = 10
+
+
+class Headers:
+    """Reads the headers of single records, and keeps some for the next time. It is pickled without those.
+
+    Args:
+        rows: where they are.
+        table: schema of the record table.
+        bands: names of the bands.
+    """
+
+    def __init__(self, rows: Rows, table: pa.Schema, bands: Sequence[str]) -> None:
+        self.rows = rows
+        self.bands = tuple(bands)
+        self.leaves = record_leaves(table, bands)
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_groups": None, "_records": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._groups = Recent[pa.RecordBatch](_GROUP_BYTES, lambda batch: int(batch.nbytes))
+        self._records = Recent[Record](_RECORD_BYTES, _bytes)
+
+    def take(self, places: Places) -> list[Record | None]:
+        """The records at some places; None where the index has the header of no band.
+
+        Raises:
+            StaleRowsError: if a file was published anew since the records were listed.
+            CollectionError: if a file is gone or damaged, or a header contradicts itself.
+            WindowError: if bands of a record are in different CRSs.
+            TileError: if tiles are compressed in a way that is not read.
+        """
+        found: dict[int, Record | None] = {}
+        missing: dict[int, list[int]] = {}
+        for place in set(places.tolist()):
+            found[place] = self._records.get(place)
+            if found[place] is None:
+                missing.setdefault(split(place)[0], []).append(place)
+        for places_in, batch in zip(missing.values(), self._batches(list(missing)), strict=True):
+            for place in places_in:
+                record = found[place] = record_at(batch, split(place)[1], self.bands)
+                if record is not None:
+                    self._records.put(place, record)
+        return [found[place] for place in places.tolist()]
+
+    def _batches(self, groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        """The rows of some groups, of which a few are read at once."""
+        if len(groups) < 2:
+            yield from map(self._batch, groups)
+            return
+        with ThreadPoolExecutor(_GROUPS_AT_ONCE) as pool:
+            yield from pool.map(self._batch, groups)
+        give_back()
+
+    def _batch(self, group: int) -> pa.RecordBatch:
+        batch = self._groups.get(group)
+        if batch is None:
+            (batch,) = self.rows.group(group, self.leaves).to_batches()
+            self._groups.put(group, batch)
+        return batch
+
+
+def _bytes(record: Record) -> int:
+    tables = sum(
+        level.tile_offsets.nbytes + level.tile_byte_counts.nbytes + _OVERHEAD
+        for header in record.known
+        for level in (header, *header.overviews)
+    )
+    return tables + _OVERHEAD
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RecordsOnDemand:
+    """N records by datetime and id, undated ones last, that have the headers of all bands.
+
+    Args:
+        rasters: where they lie.
+        crs: CRSs of the rasters, as ``reproject.crs_name`` writes them, by ``rasters.crs``.
+        headers: reads the rest.
+    """
+
+    rasters: Rasters
+    crs: tuple[str, ...]
+    headers: Headers
+
+    def __len__(self) -> int:
+        return len(self.rasters)
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands."""
+        return self.headers.bands
+
+    def grid(self, number: int) -> Grid:
+        """The pixel grid of the finest band of a record, without reading its headers."""
+        scale_x, origin_x, scale_y, origin_y = self.rasters.grids[number].tolist()
+        width, height = self.rasters.sizes[number].tolist()
+        return Grid(
+            width=width, height=height, scale_x=scale_x, scale_y=scale_y, origin_x=origin_x, origin_y=origin_y
+        )  # fmt: skip
+
+    def crs_of(self, number: int) -> str:
+        """CRS of the raster of a record."""
+        return self.crs[int(self.rasters.crs[number])]
+
+    def take(self, numbers: Sequence[int]) -> list[Record]:
+        """The records at some positions; errors as :meth:`Headers.take`."""
+        return cast("list[Record]", self.headers.take(self.rasters.places[np.asarray(numbers, np.int64)]))
+
+
+def list_records(collection: RecordTable, bands: Sequence[str], options: ReadOptions) -> RecordsOnDemand:
+    """The records of a collection that have the headers of all bands.
+
+    Args:
+        collection: with its filters.
+        bands: names of the bands.
+        options: say whether bands on different grids are brought to one.
+
+    Raises:
+        WindowError: if there is none, one has no CRS, or its bands lie on different grids and nothing says how to join
+            them.
+        CollectionError: if a header contradicts itself, or a file cannot be read.
+    """
+    table = collection.schema
+    leaves = leaves_of(table, bands) | record_leaves(table, bands)
+    rows = rows_of(collection.dataset, collection.expression, collection.areas, leaves)
+    found = scan_rasters(rows, table, bands)
+    if len(found.without):
+        told = listed(found.without.to_pylist())
+        if not len(found.rasters):
+            raise WindowError(
+                f"{len(found.without)} records meet the filters, but their headers of {list(bands)} are not in the "
+                f"index ({told}): look for the reason with rasteret-assets failures, and build again to retry them"
+            )
+        _log.warning("%d records are left out, whose headers are not in the index: %s", len(found.without), told)
+    if not len(found.rasters):
+        raise WindowError("no record meets the filters: compare them with the collection's bounds")
+    records = RecordsOnDemand(
+        rasters=found.rasters, crs=_named(found.rasters), headers=Headers(rows, table, bands)
+    )  # fmt: skip
+    if not options.regrids and not options.allow_resample:
+        for number in found.apart.tolist():  # those that differ by rounding only are not refused
+            check_one_grid(records.take([number])[0], bands)
+    return replace(records, rasters=found.rasters.in_order())
+
+
+def listed(names: Iterable[Any]) -> str:
+    """The first of some names, and how many there are besides."""
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:_LISTED]) + (f" and {len(texts) - _LISTED} more" if len(texts) > _LISTED else "")
+
+
+def _named(rasters: Rasters) -> tuple[str, ...]:
+    """The CRSs by one spelling each; those that no record has stay as they are."""
+    names = list(rasters.crs_names)
+    for code, first in zip(*np.unique(rasters.crs, return_index=True), strict=True):
+        names[code] = named_crs(rasters.ids[int(first)].as_py(), names[code])
+    return tuple(names)
+
+
+class RecordsById:
+    """The records of a collection by their ids, which are listed when the first one is looked for.
+
+    Args:
+        collection: with its filters.
+    """
+
+    def __init__(self, collection: RecordTable) -> None:
+        self._collection = collection
+        self._listed: tuple[Rows, pa.ChunkedArray, npt.NDArray[np.int64]] | None = None
+        self._headers: dict[tuple[str, ...], Headers] = {}
+
+    def records(self, ids: Sequence[str], bands: Sequence[str]) -> list[tuple[str, Record | None]]:
+        """The records of some ids, in the order of the ids; None where the index has the header of no band.
+
+        An id that several records share stands for all of them.
+
+        Raises:
+            CollectionError: if there is no record of an id, or a file cannot be read.
+            WindowError: if bands of a record are in different CRSs.
+        """
+        try:
+            return self._records(ids, bands)
+        except StaleRowsError:  # published anew since ids were listed: nothing was read of it yet
+            self._listed = None
+            self._headers.clear()
+            return self._records(ids, bands)
+
+    def _records(self, ids: Sequence[str], bands: Sequence[str]) -> list[tuple[str, Record | None]]:
+        rows, known, places = self._listed = self._listed or self._list()
+        wanted = pa.array(ids, pa.string())
+        positions = np.flatnonzero(pc.is_in(known, value_set=wanted).to_numpy())
+        by_id: dict[str, list[int]] = {}
+        for name, place in zip(known.take(pa.array(positions)).to_pylist(), places[positions].tolist(), strict=True):
+            by_id.setdefault(name, []).append(place)
+        if absent := [name for name in ids if name not in by_id]:
+            where = "among the records that are left" if self._collection.is_filtered else "in this collection"
+            raise CollectionError(f"{len(absent)} of {len(ids)} ids are not {where}: {listed(absent)}")
+        pairs = [(name, place) for name in ids for place in by_id[name]]
+        key = tuple(bands)
+        if key not in self._headers:
+            while len(self._headers) >= _BAND_SETS:
+                self._headers.pop(next(iter(self._headers)))
+            self._headers[key] = Headers(rows, self._collection.schema, bands)
+        found = self._headers[key].take(np.array([place for _, place in pairs], np.int64))
+        if lacking := [name for (name, _), record in zip(pairs, found, strict=True) if record is None]:
+            _log.warning("%d records have no header of %s in the index: %s", len(lacking), bands, listed(lacking))
+        return [(name, record) for (name, _), record in zip(pairs, found, strict=True)]
+
+    def _list(self) -> tuple[Rows, pa.ChunkedArray, npt.NDArray[np.int64]]:
+        found = self._collection
+        leaves = record_leaves(found.schema, [band for band in found.bands if has_href(found.schema, band)])
+        rows = rows_of(found.dataset, found.expression, found.areas, leaves)
+        parts = [
+            (part[schema.ID].cast(pa.string()), places) for places, part in rows.scan({schema.ID: (schema.ID,)})
+        ]  # fmt: skip
+        ids = pa.chunked_array([chunk for column, _ in parts for chunk in column.chunks], pa.string())
+        return rows, ids, np.concatenate([np.empty(0, np.int64), *(places for _, places in parts)])
