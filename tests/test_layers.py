@@ -33,6 +33,20 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
+#: The rooms of the collection, likewise: the way of an area to its pixels.
+ROOMS = [
+    {"extras"},
+    {"areas"},
+    {"table"},
+    {"pixels"},
+    {"formats"},
+    {"show"},
+    {"request"},
+    {"collection"},
+    {"load", "verify"},
+]
+ROOM_RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}
+
 
 def imports(tree: ast.Module, path: Path) -> set[str]:
     """Absolute names of everything a module imports, at any depth of its code."""
@@ -64,6 +78,17 @@ def test_no_module_imports_a_later_layer(path: Path) -> None:
         if parts[0] != "rasteret_assets" or len(parts) == 1:
             continue
         assert RANK[parts[1]] <= RANK[layer], f"{layer} imports {parts[1]}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "collection").rglob("*.py")), ids=lambda path: str(path.name))
+def test_no_room_of_the_collection_imports_a_later_one(path: Path) -> None:
+    room = path.relative_to(PACKAGE / "collection").parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    for name in IMPORTS[path]:
+        parts = name.split(".")
+        if parts[:2] == ["rasteret_assets", "collection"] and len(parts) > 2:
+            assert ROOM_RANK[parts[2]] <= ROOM_RANK[room], f"{room} imports {parts[2]}"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import shapely
 
 from rasteret_assets import schema
 from rasteret_assets.collection.areas.footprints import decode_wkb
+from rasteret_assets.collection.pixels.select import RecordTable
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import WindowError
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from rasteret_assets.collection.collection import Collection
 
 #: Footprints that are drawn at most: more of them are a blot, and take their time.
 MOST_DRAWN: Final = 5000
@@ -28,7 +28,7 @@ _INK, _FAINT, _SEA = "#1b2a33", "#6b7c86", "#eef3f5"
 _COLOURS: Final = "viridis"
 
 
-def draw_footprints(collection: Collection, ax: Axes | None, limit: int) -> Axes:
+def draw_footprints(collection: RecordTable, ax: Axes | None, limit: int) -> Axes:
     """Draw the footprints of a collection, the later the lighter.
 
     Args:
@@ -72,7 +72,7 @@ def draw_footprints(collection: Collection, ax: Axes | None, limit: int) -> Axes
     return axes
 
 
-def footprints_png(collection: Collection, limit: int = 500) -> bytes:
+def footprints_png(collection: RecordTable, limit: int = 500) -> bytes:
     """A small map of footprints as PNG.
 
     Raises:
@@ -95,7 +95,7 @@ def _new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _outlines(collection: Collection, limit: int) -> tuple[list[Any], list[Any], bool]:
+def _outlines(collection: RecordTable, limit: int) -> tuple[list[Any], list[Any], bool]:
     """Outer rings, the moment of each ring's record (one for each ring), and whether records are left out."""
     rings, moments, records, more = [], [], 0, False
     names = [schema.GEOMETRY, schema.BBOX, schema.DATETIME]
