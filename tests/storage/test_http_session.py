@@ -19,7 +19,7 @@ from rasteret_assets.errors import (
     ThrottledError,
     TruncatedReadError,
 )
-from rasteret_assets.storage import close_backend, http_session, read_range
+from rasteret_assets.storage import close_backend, http_ranges, read_range
 from tests.support.server import RangeServer
 
 DATA = bytes(range(256)) * 40
@@ -120,7 +120,7 @@ def test_broken_connections_behind_a_redirect_hide_its_query(
 def test_a_slow_answer_behind_a_redirect_is_a_timeout(
     server: RangeServer, other: RangeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_session, "_TIMEOUT", http_session.aiohttp.ClientTimeout(sock_read=0.05))
+    monkeypatch.setattr(http_ranges, "IDLE_TIMEOUT_S", 0.05)
     server.answers["/old.tif"] = (302, {"Location": other.url + "/x.tif?s=s3cr3t"}, b"")
     other.fault = lambda path, before: "slow"
     assert_hides_the_secret(server.url + "/old.tif", ReadTimeoutError)
