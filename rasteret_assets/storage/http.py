@@ -16,7 +16,7 @@ import ssl
 import threading
 import urllib.request
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from urllib.parse import urljoin
 
 from yarl import URL
@@ -56,6 +56,9 @@ _SESSION_LIMIT = 1024
 #: Answers that say of a request for several ranges that it should be made for one.
 _RANGES_IGNORED = frozenset({200, 206, 400, 416})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+#: What is asked for: the ``Range`` header; start and end of what is kept of a whole object in the place of the ranges;
+#: bytes that the ranges may have. A plain tuple, as one is made for every request.
+_Wanted: TypeAlias = tuple[str, int, int, int]
 #: Redirects that are followed one after the other.
 _MOST_REDIRECTS = 10
 
@@ -96,22 +99,6 @@ class _Clients:
         self.ranges.close()
         if self._session is not None:
             await self._session.close()
-
-
-class _Wanted(NamedTuple):
-    """What is asked for.
-
-    Args:
-        ranges: the ``Range`` header.
-        start: a whole object in the place of the ranges is kept from here ...
-        end: ... up to here.
-        longest: bytes that the ranges may have.
-    """
-
-    ranges: str
-    start: int
-    end: int
-    longest: int
 
 
 class _Bound(NamedTuple):
@@ -165,7 +152,7 @@ class HttpBackend(ReadingBackend):
         if name not in self._single_ranges:
             room = head + tail + PARTS_ROOM
             try:
-                answer = await self._answer(url, _Wanted(f"bytes=0-{head - 1},-{tail}", 0, 0, room))
+                answer = await self._answer(url, (f"bytes=0-{head - 1},-{tail}", 0, 0, room))
             except WrongRangeError:  # more than both: the host makes one range of them
                 answer = HttpAnswer(200, {}, b"")
             if answer.status not in _RANGES_IGNORED:
@@ -181,7 +168,7 @@ class HttpBackend(ReadingBackend):
 
     async def _read_end(self, url: str, length: int) -> list[tuple[int, RangeRead]]:
         """The end of an object; nothing where the server does not say where it begins."""
-        answer = await self._answer(url, _Wanted(f"bytes=-{length}", 0, 0, length))
+        answer = await self._answer(url, (f"bytes=-{length}", 0, 0, length))
         size = total_size(answer)
         if answer.status != 206 or size is None:
             return []
@@ -312,7 +299,7 @@ class HttpBackend(ReadingBackend):
                     fields[name] = cookie
             if proxy is None:
                 return await clients.ranges.get(origin, path, header_lines(fields), *wanted)
-            fields["Range"] = wanted.ranges
+            fields["Range"] = wanted[0]
             return await clients.session.get(_address(origin, path), fields, *wanted[1:], proxy)
         except (OSError, EOFError, MalformedError, ValueError) as error:
             # Their texts may repeat a URL with its query.
@@ -344,7 +331,7 @@ class HttpBackend(ReadingBackend):
 
 def _one_range(start: int, length: int) -> _Wanted:
     end = start + length
-    return _Wanted(f"bytes={start}-{end - 1}", start, end, length)
+    return f"bytes={start}-{end - 1}", start, end, length
 
 
 def _address(origin: Origin, path: str) -> URL:
@@ -411,7 +398,7 @@ def _read_error(error: Exception, origin: Origin, url: str, wanted: _Wanted) -> 
         case OSError():
             return _connection_error(error, origin, where)
         case OverlongError():
-            return WrongRangeError(f"{where}: asked for {wanted.longest} bytes: {error}", href=where, status=206)
+            return WrongRangeError(f"{where}: asked for {wanted[3]} bytes: {error}", href=where, status=206)
         case MalformedError():
             return BadAnswerError(f"{where}: {error}", href=where)
     return RangeReadError(f"{where}: not a valid URL", href=where)

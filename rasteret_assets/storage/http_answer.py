@@ -98,7 +98,9 @@ def _check_content_range(header: str | None, url: str, start: int, length: int, 
     """Size of the whole object, after checking that the answer is the range asked for (RFC 9110, 14.4)."""
     whole = f"bytes {start}-{start + length - 1}/"
     if header and have == length and header.startswith(whole) and _NUMBER.fullmatch(header, len(whole)):
-        return int(header[len(whole) :])  # nearly always: just what was asked for
+        told = int(header[len(whole) :])
+        if told >= start + length:
+            return told  # nearly always: just what was asked for
     # Without a Content-Range nobody knows where the bytes lie, and other units count other things.
     match = _CONTENT_RANGE.fullmatch(header.strip()) if header else None
     if match is None or match.group(1) is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from rasteret_assets.storage.http_body import MalformedError
@@ -11,7 +11,9 @@ from rasteret_assets.storage.http_body import MalformedError
 #: Longer heads than this, and more lines, are somebody's mistake.
 LONGEST_HEAD: Final = 64 * 1024
 _MOST_LINES: Final = 256
-_STATUS: Final = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: .*)?", re.DOTALL)
+#: In the place of a body's length where chunks tell its end.
+CHUNKED: Final = -1
+_STATUS: Final = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: |$)")
 _LENGTH: Final = re.compile(r"[0-9]{1,19}")
 _FOLD: Final = re.compile(r"\r\n[ \t]+")
 #: Answers that have no body, whatever their head says (RFC 9112, 6.3).
@@ -24,15 +26,13 @@ class Head(NamedTuple):
     Args:
         status: HTTP status code.
         headers: by lower-case name; what came several times is joined by commas, cookies by line ends.
-        length: bytes of the body; None where it is chunked or ends with the connection.
-        chunked: whether it is chunked.
+        length: bytes of the body, :data:`CHUNKED` where chunks tell, None where it ends with the connection.
         keep: whether the connection may be used again.
     """
 
     status: int
     headers: dict[str, str]
     length: int | None
-    chunked: bool
     keep: bool
 
 
@@ -47,46 +47,51 @@ def read_head(head: bytes) -> Head:
         text = _FOLD.sub(" ", text)
     first, *lines = text.split("\r\n")
     # Patterns of ASCII digits: what else latin-1 takes for digits (a superscript 2) is no number.
-    begun = _STATUS.fullmatch(first)
+    begun = _STATUS.match(first)
     if begun is None:
         raise MalformedError("the answer is not HTTP")
     if len(lines) > _MOST_LINES:
         raise MalformedError("the answer has too many headers")
-    headers = fields_of(line.partition(":")[::2] for line in lines)
-    status, modern = int(begun.group(2)), begun.group(1) == "1"
-    keep = modern
+    headers = fields_of(lines)
+    version, code = begun.groups()
+    status, keep = int(code), version == "1"
     if (told := headers.get("connection")) is not None:
         tokens = {token.strip().lower() for token in told.split(",")}
         # What ends the connection wins; HTTP/1.0 ends it unless the server says otherwise (RFC 9112, 9.3).
-        keep = "close" not in tokens and (modern or "keep-alive" in tokens)
+        keep = "close" not in tokens and (keep or "keep-alive" in tokens)
     if status in _BODILESS:
-        return Head(status, headers, 0, chunked=False, keep=keep)
+        return Head(status, headers, 0, keep)
     if "transfer-encoding" in headers and headers["transfer-encoding"].lower() != "identity":
         coding = headers["transfer-encoding"]
         if coding.lower() != "chunked":
             raise MalformedError(f"the body has a transfer coding ({coding[:40]!r}) that nobody asked for")
         # With a length beside it somebody on the way may have read another end of the body (RFC 9112, 6.3).
-        keep = keep and modern and "content-length" not in headers
-        return Head(status, headers, None, chunked=True, keep=keep)
+        keep = keep and version == "1" and "content-length" not in headers
+        return Head(status, headers, CHUNKED, keep)
     length = headers.get("content-length")
     if length is None:
-        return Head(status, headers, None, chunked=False, keep=False)
-    return Head(status, headers, _length(length), chunked=False, keep=keep)
+        return Head(status, headers, None, keep=False)
+    return Head(status, headers, _length(length), keep)
 
 
-def fields_of(lines: Iterable[Sequence[str]]) -> dict[str, str]:
-    """Headers by lower-case name, from pairs of name and value.
+def fields_of(lines: Iterable[str]) -> dict[str, str]:
+    """Headers by lower-case name, from the lines of a head.
 
     Several lines of one name are a list (RFC 9110, 5.3). Values of cookies hold commas, so line ends part them.
     """
     headers: dict[str, str] = {}
-    for written, value in lines:
-        name = written.lower()
-        if name in headers and headers[name] != value.strip():
-            headers[name] += ("\n" if name == "set-cookie" else ", ") + value.strip()
+    for line in lines:
+        name, _, value = line.partition(":")
+        name = name.lower()
+        if name in headers:
+            headers[name] = _joined(name, headers[name], value.strip())
         else:
             headers[name] = value.strip()
     return headers
+
+
+def _joined(name: str, one: str, other: str) -> str:
+    return one if one == other else one + ("\n" if name == "set-cookie" else ", ") + other
 
 
 def _length(told: str) -> int:

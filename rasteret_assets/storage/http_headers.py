@@ -34,11 +34,11 @@ class HostHeaders:
         self._plain: dict[str, str] = {}
         self._by_host: dict[str, dict[str, str]] = {}
         for name, value in (given or {}).items():
-            if isinstance(value, str):
-                self._plain[name] = _checked(name, value)
-            else:
+            if isinstance(value, Mapping):
                 inside = {inner: _checked(inner, text) for inner, text in value.items()}
                 self._by_host.setdefault(_host_key(name), {}).update(inside)
+            else:
+                self._plain[name] = _checked(name, value)
         self._known: tuple[dict[Origin, bytes], dict[Origin, bytes]] = ({}, {})
 
     def lines(self, origin: Origin, *, foreign: bool = False) -> bytes:

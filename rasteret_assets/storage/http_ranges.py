@@ -15,7 +15,7 @@ from typing import Final
 
 from rasteret_assets.storage.http_answer import HttpAnswer
 from rasteret_assets.storage.http_body import DROPPED_BYTES, BodyReader, Chunks, MalformedError, OverlongError
-from rasteret_assets.storage.http_head import LONGEST_HEAD, Head, read_head
+from rasteret_assets.storage.http_head import CHUNKED, LONGEST_HEAD, Head, read_head
 from rasteret_assets.storage.http_names import Names
 
 #: Seconds for the head of an answer, and seconds without a byte of its body, after which it is given up.
@@ -161,7 +161,7 @@ class _Connection(asyncio.Protocol):
         """Send a request; the future gets the answer, and of its body what :meth:`RangeConnections.get` says."""
         self._answer = self._loop.create_future()
         self._head, self._parts, self._missing, self._received, self._heads = b"", [], 0, 0, 0
-        self._told = self._reader = self._chunks = None
+        self._told = self._reader = None
         self._start, self._end, self._longest = start, end, longest
         self._begun = self._loop.time()
         self._deadline = self._begun + IDLE_TIMEOUT_S
@@ -242,19 +242,18 @@ class _Connection(asyncio.Protocol):
             if told.status == 101 or self._heads > LONGEST_HEAD:
                 raise MalformedError("the answer does not begin")
         self._told, self._keep, self._head = told, told.keep, b""
-        if told.status == 206 and told.length and "content-encoding" not in told.headers:
-            if told.length > self._longest:
+        if told.status == 206 and (told.length or 0) > 0 and "content-encoding" not in told.headers:
+            self._missing = told.length or 0
+            if self._missing > self._longest:
                 raise OverlongError(f"{told.length} bytes were announced")
-            self._missing = told.length
             return data
         self._reader = BodyReader(told.status, told.headers, self._start, self._end, self._longest)
-        self._chunks = Chunks() if told.chunked else None
-        self._left, self._dropped = told.length, 0
+        self._chunks, self._left = (Chunks(), None) if told.length == CHUNKED else (None, told.length)
+        self._dropped = 0
         self._read_body(self._reader, data)
         return b""
 
     def _read_body(self, reader: BodyReader, data: bytes) -> None:
-        reader.count_wire(len(data))
         if reader.enough:
             self._dropped += len(data)
         if self._chunks is not None:
@@ -275,6 +274,7 @@ class _Connection(asyncio.Protocol):
             reader.end()
             self._succeed_by(reader, whole=True)
         elif not reader.enough:
+            reader.count_wire(len(data))
             self._progress(len(data))
         elif not self._keep or self._dropped > DROPPED_BYTES or (self._left or 0) > DROPPED_BYTES:
             self._give_up_the_rest(reader)
@@ -300,7 +300,7 @@ class _Connection(asyncio.Protocol):
 
     def _succeed_by(self, reader: BodyReader, *, whole: bool) -> None:
         assert self._told is not None  # noqa: S101  (a reader is made of it)
-        size = self._told.length if not reader.encoded else None
+        size = None if reader.encoded or self._told.length == CHUNKED else self._told.length
         self._succeed(reader.body.data, reader.body.count if whole and size is None else size)
 
     def _succeed(self, body: bytes, size: int | None = None) -> None:

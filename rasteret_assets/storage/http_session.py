@@ -80,14 +80,14 @@ class HttpSession:
 
 
 async def _read(response: aiohttp.ClientResponse, start: int, end: int, longest: int) -> HttpAnswer:
-    headers = fields_of(response.headers.items())
+    headers = fields_of(f"{name}:{value}" for name, value in response.headers.items())
     try:
         reader = BodyReader(response.status, headers, start, end, longest)
         dropped = 0
         async for piece in response.content.iter_any():
-            reader.count_wire(len(piece))
             dropped += len(piece) if reader.enough else 0
             reader.feed(piece)
+            reader.count_wire(len(piece))
             if reader.enough and (dropped > DROPPED_BYTES or (response.content_length or 0) > end + DROPPED_BYTES):
                 response.close()
                 return _answer(response, headers, reader, whole=False)
