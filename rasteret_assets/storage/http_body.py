@@ -26,6 +26,9 @@ _PIECE: Final = 64 * 1024
 _LONGEST_ENCODED: Final = 8 * 2**20
 _LONGEST_DECODED: Final = 32 * 2**20
 _MOST_ENCODINGS: Final = 2
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_RANGE: Final = re.compile(r"\s*bytes\s+([0-9]{1,19})-([0-9]{1,19})/", re.IGNORECASE)
 _CHUNK_SIZE: Final = re.compile(rb"[0-9a-fA-F]{1,16}")
 
 
@@ -88,36 +91,46 @@ class Body:
 class _Inflated:
     """Undo ``gzip`` and ``deflate`` (RFC 9110, 8.4.1) piece by piece, so that a small body cannot become a large one.
 
-    ``deflate`` is a zlib stream by the standard and a bare one by the habit of some servers.
+    ``deflate`` is a zlib stream by the standard and a bare one by the habit of some servers. What is called ``gzip``
+    and does not begin like it is passed on: stores repeat what an upload said of a file, right or wrong.
     """
 
     def __init__(self, kind: str, sink: _Sink) -> None:
         self._deflate = kind == "deflate"
         self._sink = sink
         self._front = b""
-        self._stream = None if self._deflate else zlib.decompressobj(31)
-        self._begun = False
+        self._stream: zlib._Decompress | None = None
+        self._begun = self._plain = False
 
     @property
     def enough(self) -> bool:
         return self._sink.enough
 
     def feed(self, data: bytes) -> None:
-        data = self._front + data
+        if self._plain:
+            self._sink.feed(data)
+            return
+        data, self._front = self._front + data, b""
+        self._begun = self._begun or bool(data)
         if self._stream is None:
             if len(data) < 2:
                 self._front = data
                 return
+            if not self._deflate and not data.startswith(_GZIP):
+                self._plain = True
+                self._sink.feed(data)
+                return
             wrapped = data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0
-            self._front, self._stream = b"", zlib.decompressobj(15 if wrapped else -15)
-        stream = self._stream
-        self._begun = self._begun or bool(data)
+            self._stream = zlib.decompressobj(31 if not self._deflate else 15 if wrapped else -15)
+        self._inflate(self._stream, data)
+
+    def _inflate(self, stream: zlib._Decompress, data: bytes) -> None:
         try:
             while not self._sink.enough:
                 if stream.eof:
                     data = stream.unused_data or data
                     # Several gzip members in a row are one body (RFC 1952, 2.2); what else follows is padding.
-                    if self._deflate or not data.startswith(b"\x1f"):
+                    if self._deflate or not data.startswith(_GZIP[:1]):
                         return
                     stream = self._stream = zlib.decompressobj(31)
                 piece = stream.decompress(data, _PIECE)
@@ -130,7 +143,8 @@ class _Inflated:
             raise MalformedError("the body is not encoded as the answer says") from None
 
     def end(self) -> None:
-        if self._begun and not self._sink.enough and (self._stream is None or not self._stream.eof):
+        whole = self._plain or (self._stream is not None and self._stream.eof)
+        if self._begun and not whole and not self._sink.enough:
             raise EOFError("the encoded body ends too early")
         self._sink.end()
 
@@ -152,7 +166,8 @@ class _DecodedAtOnce:
             raise MalformedError(f"the body is encoded ({self._kind}) and too long to be decoded")
 
     def end(self) -> None:
-        if not self._body:
+        if not self._body or (self._kind == "zstd" and not self._body.startswith(_ZSTD)):
+            self._sink.feed(bytes(self._body))  # as for gzip
             return
         import imagecodecs  # noqa: PLC0415  (takes long to import, and hardly any server needs it)
 
@@ -183,7 +198,7 @@ class BodyReader:
         longest: bytes that the body of a 206 may have.
 
     Raises:
-        MalformedError: if the encoding is not known, or the range lies too far behind the start of a whole object.
+        MalformedError: if there are many encodings, or the range lies too far behind the start of a whole object.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str], start: int, end: int, longest: int) -> None:
@@ -200,12 +215,14 @@ class BodyReader:
         self._sink: _Sink = self.body
         #: Whether the body came in another form than the object's own.
         self.encoded = False
-        if not self.body.enough and (told := headers.get("content-encoding")):
-            kinds = [kind for part in told.split(",") if (kind := part.strip().lower()) not in {"", "identity"}]
+        self._partial = status == 206
+        if not self.body.enough and (told := headers.get("content-encoding")) and not _is_as_stored(status, headers):
+            # Names that are no encoding stay from the upload of a file (aws-chunked, utf-8) and mean nothing.
+            kinds = [kind for part in told.split(",") if (kind := part.strip().lower()) in _DECODERS]
+            if len(kinds) > _MOST_ENCODINGS:
+                raise MalformedError(f"the body is encoded as {told[:40]!r}, though it was asked for as it is")
             # The last one was put on last (RFC 9110, 8.4), so it is the first to be taken off.
             for kind in kinds:
-                if kind not in _DECODERS or len(kinds) > _MOST_ENCODINGS:
-                    raise MalformedError(f"the body is encoded as {told[:40]!r}, though it was asked for as it is")
                 self._sink = _DECODERS[kind](kind, self._sink)
             self.encoded = bool(kinds)
 
@@ -241,7 +258,19 @@ class BodyReader:
             MalformedError: if it cannot be decoded.
         """
         if not self.body.enough:
-            self._sink.end()
+            try:
+                self._sink.end()
+            except EOFError:
+                if self._partial:
+                    raise MalformedError("the range is one of an encoded body") from None
+                raise
+
+
+def _is_as_stored(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether a range is one of the stored bytes, as its length says, however they are said to be encoded."""
+    range_ = _RANGE.match(headers.get("content-range", "")) if status == 206 else None
+    length = headers.get("content-length", "")
+    return range_ is not None and length == str(int(range_[2]) - int(range_[1]) + 1)
 
 
 class Chunks:

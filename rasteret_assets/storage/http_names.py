@@ -64,6 +64,11 @@ class Names:
                 connected.close()
                 raise
 
+    def close(self) -> None:
+        """Wait for no name any more."""
+        for asked in list(self._asked.values()):
+            asked.cancel()
+
     async def _race(self, loop: asyncio.AbstractEventLoop, addresses: list[_Address]) -> socket.socket:
         # uvloop's connections know nothing of this, so the race is run for sockets.
         try:

@@ -117,6 +117,7 @@ class RangeConnections:
             for connection in idle:
                 connection.close()
         self._idle.clear()
+        self._names.close()
 
 
 class _StaleConnectionError(OSError):

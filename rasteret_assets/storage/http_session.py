@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ssl
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from rasteret_assets.storage.http_answer import HttpAnswer
 from rasteret_assets.storage.http_body import DROPPED_BYTES, BodyReader, MalformedError
 from rasteret_assets.storage.http_head import fields_of
 from rasteret_assets.storage.http_names import CONNECT_TIMEOUT_S
-from rasteret_assets.storage.http_ranges import IDLE_TIMEOUT_S
+from rasteret_assets.storage.http_ranges import DROPPED_TIMEOUT_S, IDLE_TIMEOUT_S
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S)
 
@@ -83,12 +84,13 @@ async def _read(response: aiohttp.ClientResponse, start: int, end: int, longest:
     headers = fields_of(f"{name}:{value}" for name, value in response.headers.items())
     try:
         reader = BodyReader(response.status, headers, start, end, longest)
-        dropped = 0
+        if reader.enough:
+            await _drop(response)
+            return _answer(response, headers, reader, whole=False)
         async for piece in response.content.iter_any():
-            dropped += len(piece) if reader.enough else 0
             reader.feed(piece)
             reader.count_wire(len(piece))
-            if reader.enough and (dropped > DROPPED_BYTES or (response.content_length or 0) > end + DROPPED_BYTES):
+            if reader.body.enough:
                 response.close()
                 return _answer(response, headers, reader, whole=False)
         reader.end()
@@ -96,6 +98,22 @@ async def _read(response: aiohttp.ClientResponse, start: int, end: int, longest:
         response.close()
         raise
     return _answer(response, headers, reader, whole=True)
+
+
+async def _drop(response: aiohttp.ClientResponse) -> None:
+    """Read a body nobody needs, if it is soon over; else its connection is closed."""
+    count = 0
+    try:
+        async with asyncio.timeout(DROPPED_TIMEOUT_S):
+            async for piece in response.content.iter_any():
+                count += len(piece)
+                if count > DROPPED_BYTES:
+                    break
+            else:
+                return
+    except (TimeoutError, aiohttp.ClientError):  # the status was told, and that is all there is to know
+        pass
+    response.close()
 
 
 def _answer(

@@ -108,6 +108,11 @@ FORMS = {
     "the whole object in chunks": OK + CHUNKED + NO_MORE + chunked(FILE, 999),
     "the whole object until the end": OK + NO_MORE + FILE,
     "a range that is encoded all the same": PARTIAL + RANGE + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(BODY),
+    "an encoding that an upload left": SOUND.replace(RANGE, RANGE + b"Content-Encoding: aws-chunked\r\n"),
+    "an encoding that is not true": SOUND.replace(RANGE, RANGE + b"Content-Encoding: gzip\r\n"),
+    "an encoding that is not true, in chunks": PARTIAL + RANGE + b"Content-Encoding: gzip\r\n" + CHUNKED + NO_MORE
+    + chunked(BODY, 1),
+    "a whole object whose encoding is not true": OK + b"Content-Encoding: zstd\r\n\r\n" + FILE,
     "unknown headers, empty lines' worth": SOUND.replace(RANGE, RANGE + b"X\r\n:\r\nY:\r\n"),
 } | {
     f"encoded ({kind})": OK + b"Content-Encoding: %s\r\nContent-Length: %d\r\n\r\n" % (kind.encode(), len(body)) + body
@@ -174,8 +179,10 @@ ODD = {
     "another transfer coding": (PARTIAL + RANGE + b"Transfer-Encoding: gzip, chunked\r\n\r\n", BadAnswerError),
     "chunks that are none": (PARTIAL + RANGE + CHUNKED + NO_MORE + b"xyz\r\n", BadAnswerError),
     "a chunk too long": (PARTIAL + RANGE + CHUNKED + NO_MORE + b"5\r\n0123456\r\n0\r\n\r\n", BadAnswerError),
-    "an unknown encoding": (OK + b"Content-Encoding: rot13\r\n\r\n" + BODY, BadAnswerError),
-    "another encoding": (OK + b"Content-Encoding: gzip\r\n\r\n" + BODY, BadAnswerError),
+    "another encoding": (OK + b"Content-Encoding: br\r\n\r\n" + BODY, BadAnswerError),
+    "damaged encoding": (OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(BODY)[:30] + BODY, BadAnswerError),
+    "a range of an encoded file": (PARTIAL + RANGE + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(BODY)[:100],
+                                   BadAnswerError),
     "many encodings": (OK + b"Content-Encoding: gzip, gzip, gzip\r\n\r\n" + BODY, BadAnswerError),
     "a bomb for a range": (PARTIAL + RANGE + b"Content-Encoding: gzip\r\n\r\n" + BOMB, WrongRangeError),
     "a redirect without end": (b"HTTP/1.1 302 No\r\nLocation: x.tif\r\nContent-Length: 0\r\n\r\n", BadAnswerError),
