@@ -28,6 +28,7 @@ from rasteret_assets.errors import (
     WrongRangeError,
 )
 from rasteret_assets.storage import http_names, http_ranges
+from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.http import HttpBackend
 from tests.support.raw import RawServer, answering
 
@@ -113,7 +114,7 @@ FORMS = {
     "an encoding that is not true, in chunks": PARTIAL + RANGE + b"Content-Encoding: gzip\r\n" + CHUNKED + NO_MORE
     + chunked(BODY, 1),
     "a whole object whose encoding is not true": OK + b"Content-Encoding: zstd\r\n\r\n" + FILE,
-    "unknown headers, empty lines' worth": SOUND.replace(RANGE, RANGE + b"X\r\n:\r\nY:\r\n"),
+    "lines that are no headers": SOUND.replace(RANGE, RANGE + b"X\r\n:\r\nY:\r\n"),
 } | {
     f"encoded ({kind})": OK + b"Content-Encoding: %s\r\nContent-Length: %d\r\n\r\n" % (kind.encode(), len(body)) + body
     for kind, body in ENCODED.items()
@@ -424,3 +425,92 @@ def test_a_name_none_of_whose_addresses_answers_is_unreachable(monkeypatch: pyte
         assert type(found) is HostUnreachableError, found
         assert "connection refused" in str(found)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_private_loop_races_addresses_too(monkeypatch: pytest.MonkeyPatch, *, several: bool) -> None:
+    # uvloop has no parameters for it.
+    asked = addresses(monkeypatch, *(["127.0.0.3"] if several else []), "127.0.0.1")
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> bool:
+        writer.write(SOUND)
+        return True
+
+    async def go() -> list[object]:
+        backend = HttpBackend()
+        async with answering(answer) as server:
+            url = f"http://several.example:{server.url.rpartition(':')[2]}/x.tif"
+            try:
+                return list(await asyncio.gather(*(outcome(url, backend=backend) for _ in range(9))))
+            finally:
+                await backend.aclose()
+
+    assert run_sync(go()) == [BODY] * 9
+    assert asked == ["several.example"]
+
+
+PROXIED = {
+    **{
+        kind: (head, piece, error)
+        for kind, (head, piece, error) in ENDLESS.items()
+        if kind[:3] in {"404", "503", "206"}
+    },
+    "no Content-Range": (SOUND.replace(RANGE, b""), b"", WrongRangeError),
+    "a bomb": (PARTIAL + RANGE + b"Content-Encoding: gzip\r\n\r\n" + BOMB, b"", WrongRangeError),
+    "another encoding": (ODD["another encoding"][0], b"", BadAnswerError),
+    "half a body": (SOUND[:-50], b"", TruncatedReadError),
+    "an error without its page": (MISSING + b"Content-Length: 500\r\n\r\n", None, ObjectNotFoundError),
+    "head": (*ENDLESS["head"][:2], StoreUnavailableError),
+}
+
+
+@pytest.mark.parametrize("kind", PROXIED)
+def test_answers_behind_a_proxy_have_the_same_bounds(kind: str) -> None:
+    head, piece, error = PROXIED[kind]
+
+    async def endless(_: str, writer: asyncio.StreamWriter) -> bool:
+        writer.write(head)
+        while piece and not writer.is_closing():
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        return piece is None
+
+    async def go() -> object:
+        async with answering(endless) as server:
+            backend = HttpBackend(proxy=server.url)
+            try:
+                return await within_bounds(outcome("http://images.example/x.tif", backend=backend))
+            finally:
+                await backend.aclose()
+
+    found = asyncio.run(go())
+    assert type(found) is error, found
+
+
+#: What aiohttp takes for no HTTP.
+REFUSED_BY_AIOHTTP = {"length told twice", "length as a list", "lines that are no headers"}
+
+
+@pytest.mark.parametrize("form", FORMS.keys() - REFUSED_BY_AIOHTTP)
+def test_sound_answers_are_read_in_every_form_behind_a_proxy(form: str) -> None:
+    async def answer(_: str, writer: asyncio.StreamWriter) -> bool:
+        writer.write(FORMS[form])
+        return False
+
+    async def go() -> object:
+        async with answering(answer) as server:
+            backend = HttpBackend(proxy=server.url)
+            try:
+                return await outcome("http://images.example/x.tif", backend=backend)
+            finally:
+                await backend.aclose()
+
+    assert asyncio.run(go()) == BODY
+
+
+def test_a_missing_file_or_two_cost_no_more_than_others() -> None:
+    # Counted in connections: each costs more than a request.
+    found, server = ask(*[SOUND] * 9, ERROR, stays=True, times=100)
+    assert server.connections == 1
+    assert sum(isinstance(one, ObjectNotFoundError) for one in found) == 10
