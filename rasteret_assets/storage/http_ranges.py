@@ -82,34 +82,32 @@ class RangeConnections:
         request = b"GET %s HTTP/1.1\r\nHost: %s\r\nRange: %s\r\n%s\r\n" % (
             path.encode(), origin.authority, ranges.encode(), head
         )  # fmt: skip
-        while idle:
-            connection = idle.pop()
+        while True:
+            connection = None
+            while idle and connection is None:
+                kept = idle.pop()
+                connection = kept if kept.usable else None
+            if fresh := connection is None:
+                connection = await self._connect(origin)
+            try:
+                answer = await connection.ask(request, start, end, longest)
+            except _StaleConnectionError as error:
+                if fresh:
+                    raise ConnectionResetError("the connection was closed without an answer") from error
+                continue  # closed by the server while it was idle: nothing was answered, so ask on another one
+            except BaseException:
+                connection.close()
+                raise
             if connection.usable:
-                try:
-                    return await self._exchange(connection, idle, request, start, end, longest)
-                except _StaleConnectionError:
-                    continue  # closed by the server while it was idle: nothing was answered, so ask on another one
+                idle.append(connection)
+            else:
+                connection.close()
+            return answer
+
+    async def _connect(self, origin: Origin) -> _Connection:
         loop = asyncio.get_running_loop()
         context = self._context() if origin.secure else None
-        connection = await self._names.connect(origin.host, origin.port, lambda: _Connection(loop), context)
-        try:
-            return await self._exchange(connection, idle, request, start, end, longest)
-        except _StaleConnectionError as error:
-            raise ConnectionResetError("the connection was closed without an answer") from error
-
-    async def _exchange(
-        self, connection: _Connection, idle: list[_Connection], request: bytes, start: int, end: int, longest: int
-    ) -> HttpAnswer:
-        try:
-            answer = await connection.ask(request, start, end, longest)
-        except BaseException:
-            connection.close()
-            raise
-        if connection.usable:
-            idle.append(connection)
-        else:
-            connection.close()
-        return answer
+        return await self._names.connect(origin.host, origin.port, lambda: _Connection(loop), context)
 
     def close(self) -> None:
         """Close every connection that is not in use."""
