@@ -12,6 +12,8 @@
     │   ├── AccessDeniedError     the object is there, but not for us (401, 403)
     │   ├── FileReplacedError     the object is not the one that was indexed
     │   ├── TruncatedReadError    fewer bytes came than the server promised
+    │   ├── BadAnswerError        an answer that is not HTTP, has no end, or is encoded as nobody reads it; also as:
+    │   │   └── WrongRangeError   other bytes than were asked for
     │   └── StoreUnavailableError a failure of the moment, worth another try; also as:
     │       ├── ThrottledError, ReadTimeoutError, HostUnreachableError
     │       └── BackendError      a backend of the user's raised something else
@@ -134,6 +136,18 @@ class TruncatedReadError(RangeReadError):
 
     error_class = "truncated"
     retryable = True
+
+
+class BadAnswerError(RangeReadError):
+    """An answer that cannot be used: not HTTP, without an end, in an encoding nobody reads, or led in circles."""
+
+    error_class = "bad_answer"
+
+
+class WrongRangeError(BadAnswerError):
+    """An answer with other bytes than were asked for, or one that does not say which they are (RFC 9110, 15.3.7)."""
+
+    error_class = "wrong_range"
 
 
 class StoreUnavailableError(RangeReadError):

@@ -66,6 +66,8 @@ REMEDIES: Final[dict[str, str]] = {
     "backend_failed": "the backend you gave raised an exception: the error names it; mend the backend and build again",
     "replaced": "the file was replaced since it was indexed: build again with --revalidate",
     "truncated": "the connection broke or the file changed meanwhile: build again; check the file's upload if it stays",
+    "bad_answer": "what answers there is no sound web server: look at the address with curl -v, then build again",
+    "wrong_range": "the host, or a proxy before it, sends other bytes than asked for: mend it, then build again",
     "read_failed": "the bytes could not be read: the error says why; build again once that is mended",
     "not_tiff": "something else answers at this address, such as a login page: check the href, or leave out the asset",
     "not_tiled": "the file is stored in strips: rewrite it as a COG (gdal_translate -of COG)",

@@ -15,12 +15,14 @@ from rasteret_assets.columns.types import plain
 from rasteret_assets.errors import (
     AccessDeniedError,
     BackendError,
+    BadAnswerError,
     HostUnreachableError,
     RangeReadError,
     ReadTimeoutError,
     StoreUnavailableError,
     ThrottledError,
     TruncatedReadError,
+    WrongRangeError,
 )
 from rasteret_assets.headers.garbage import fewer_collections
 from rasteret_assets.headers.outcomes import HeaderTarget
@@ -32,8 +34,8 @@ from rasteret_assets.storage.backend import Validators
 RETRIED_CLASSES: Final = tuple(
     kind.error_class
     for kind in (
-        RangeReadError, AccessDeniedError, TruncatedReadError, StoreUnavailableError, ThrottledError,
-        HostUnreachableError, BackendError, ReadTimeoutError,
+        RangeReadError, AccessDeniedError, TruncatedReadError, BadAnswerError, WrongRangeError, StoreUnavailableError,
+        ThrottledError, HostUnreachableError, BackendError, ReadTimeoutError,
     )
 )  # fmt: skip
 

@@ -24,7 +24,7 @@ class AutoBackend(ReadingBackend):
 
     Args:
         objects: reads ``s3://``, ``gs://`` and ``az://`` hrefs.
-        headers: sent with every HTTP request.
+        headers: sent with every HTTP request, or by host.
         proxy: address of the HTTP proxy to go through; None for what the environment names.
         signs_azure: whether ``https`` hrefs of Azure Blob Storage go to ``objects``, which holds their credentials.
     """
@@ -32,7 +32,7 @@ class AutoBackend(ReadingBackend):
     def __init__(
         self,
         objects: ObjectStoreBackend,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | Mapping[str, str]] | None = None,
         *,
         proxy: str | None = None,
         signs_azure: bool = False,
@@ -43,6 +43,8 @@ class AutoBackend(ReadingBackend):
         self._proxy = proxy
         self._signs_azure = signs_azure
         self._http: HttpBackend | None = None
+        if headers:
+            self._http_backend()  # headers that are none are refused where they are given, not at the first read
 
     async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """One buffer per ``(start, length)``."""
@@ -69,17 +71,19 @@ class AutoBackend(ReadingBackend):
         if self._http is not None:
             await close_backend(self._http)
 
+    def _http_backend(self) -> HttpBackend:
+        # An HTTP client takes time to import, and only HTTP hrefs need one.
+        from rasteret_assets.storage.http import HttpBackend  # noqa: PLC0415
+
+        self._http = HttpBackend(self._headers, self._proxy)
+        return self._http
+
     def _route(self, url: str) -> HttpBackend | LocalBackend | ObjectStoreBackend:
         kind = scheme(url)
         if kind in {"http", "https"}:
             if self._signs_azure and _AZURE_SUFFIX in url.split("/", 3)[2]:
                 return self._objects
-            if self._http is None:
-                # An HTTP client takes time to import, and only HTTP hrefs need one.
-                from rasteret_assets.storage.http import HttpBackend  # noqa: PLC0415
-
-                self._http = HttpBackend(self._headers, self._proxy)
-            return self._http
+            return self._http or self._http_backend()
         if kind in OBJECT_SCHEMES:
             return self._objects
         if kind == "file" or (not kind and url.startswith(("/", "~"))):
@@ -96,7 +100,7 @@ def create_backend(
     region: str | None = None,
     default_s3_config: Mapping[str, Any] | None = None,
     *,
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str | Mapping[str, str]] | None = None,
     proxy: str | None = None,
 ) -> AutoBackend:
     """A backend that reads every kind of href.
@@ -107,13 +111,20 @@ def create_backend(
         cloud_config: adds requester pays and the region to the S3 buckets that its ``url_patterns`` lead to.
         region: region of S3 buckets; the same as ``default_s3_config={"region": ...}``.
         default_s3_config: obstore S3 configuration for every bucket, such as ``{"endpoint": "http://..."}``.
-        headers: sent with every HTTP request, such as ``{"Authorization": "Bearer ..."}``. A redirect to another host
-            does not carry ``Authorization`` and ``Cookie``.
+        headers: sent with every HTTP request, such as ``{"Authorization": "Bearer ..."}``: to all hosts that the
+            addresses of a collection name, but not along where a redirect leads to another host. Given by host,
+            ``{"data.example": {"X-Api-Key": "..."}}`` (or ``"data.example:8443"``), they are sent to that host only,
+            and count over those for all; both may be given together. An address with a user and a password in it
+            (``https://user:password@data.example/x.tif``) is asked for with them (Basic, RFC 7617), whatever else is
+            given as ``Authorization``, and no other host sees them.
         proxy: address of the proxy for HTTP(S), such as ``http://user:password@host:3128``; without one the
             environment's (``http_proxy``, ``https_proxy``, ``no_proxy``).
 
     Returns:
         A backend with ``get_range``, ``get_ranges`` and ``read``; safe to share between builds and reads.
+
+    Raises:
+        SpecError: if a header or its host is not one.
     """
     s3_config = dict(default_s3_config or {})
     if region is not None:

@@ -2,12 +2,13 @@
 
 obstore addresses objects by path and normalizes it, so a query string, a ``//`` or a percent-escape would not reach the
 server as written; and it tells an object's validators only at the price of a general request. Ranges therefore go over
-plain connections of our own, and over aiohttp wherever an answer is not plain.
+plain connections of our own, and over aiohttp where there is a proxy on the way. Redirects are followed here, for both.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import functools
 import re
 import socket
@@ -15,16 +16,19 @@ import ssl
 import threading
 import urllib.request
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from urllib.parse import urljoin
 
 from yarl import URL
 
 from rasteret_assets.errors import (
+    BadAnswerError,
     HostUnreachableError,
     RangeReadError,
     ReadTimeoutError,
     StoreUnavailableError,
     TruncatedReadError,
+    WrongRangeError,
 )
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.http_answer import (
@@ -35,12 +39,15 @@ from rasteret_assets.storage.http_answer import (
     total_size,
     validators_of,
 )
+from rasteret_assets.storage.http_body import MalformedError, OverlongError
+from rasteret_assets.storage.http_headers import GivenHeaders, HostHeaders, header_lines
 from rasteret_assets.storage.http_parts import PARTS_ROOM, is_multipart, read_ends_of
-from rasteret_assets.storage.http_ranges import NotPlainError, Origin, RangeConnections
+from rasteret_assets.storage.http_ranges import Origin, RangeConnections
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, difference, replaced
 from rasteret_assets.storage.urls import host, redact
 
 if TYPE_CHECKING:
+    from rasteret_assets.storage.http_cookies import Cookies
     from rasteret_assets.storage.http_session import HttpSession
 
 _URL = re.compile(r"(https?://[^/?#]+)([^#]*)", re.IGNORECASE)
@@ -48,28 +55,45 @@ _UNSAFE = re.compile(r"[^\x21-\x7e]")
 _SESSION_LIMIT = 1024
 #: Answers that say of a request for several ranges that it should be made for one.
 _RANGES_IGNORED = frozenset({200, 206, 400, 416})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+#: What is asked for: the ``Range`` header; start and end of what is kept of a whole object in the place of the ranges;
+#: bytes that the ranges may have. A plain tuple, as one is made for every request.
+_Wanted: TypeAlias = tuple[str, int, int, int]
+#: Redirects that are followed one after the other.
+_MOST_REDIRECTS = 10
 
 
 class _Clients:
     """The clients of one event loop: connections belong to the loop they were made in."""
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self.headers = headers
+    def __init__(self) -> None:
         # Made per loop rather than once at import, so that SSL_CERT_FILE counts as it is then; reading the system's
         # certificates takes longer than a hundred headers, so plain HTTP does without.
         self._context = functools.cache(ssl.create_default_context)
         self.ranges = RangeConnections(self._context)
+        #: What hosts that redirect have set; None as long as none did.
+        self.cookies: Cookies | None = None
         self._session: HttpSession | None = None
 
     @property
     def session(self) -> HttpSession:
-        """The general client, made when it is first needed."""
+        """The client that goes through proxies, made when it is first needed."""
         if self._session is None:
             # aiohttp takes as long to import as all the rest, and most builds never need it.
             from rasteret_assets.storage.http_session import HttpSession  # noqa: PLC0415
 
-            self._session = HttpSession(self.headers, self._context(), _SESSION_LIMIT)
+            self._session = HttpSession(self._context(), _SESSION_LIMIT)
         return self._session
+
+    def keep_cookies(self, answer: HttpAnswer, url: URL) -> None:
+        """Keep the cookies of an answer on the way of a redirect."""
+        if (lines := answer.headers.get("set-cookie")) is None:
+            return
+        if self.cookies is None:
+            from rasteret_assets.storage.http_cookies import Cookies  # noqa: PLC0415  (as above)
+
+            self.cookies = Cookies()
+        self.cookies.keep(lines, url)
 
     async def close(self) -> None:
         self.ranges.close()
@@ -89,21 +113,22 @@ class HttpBackend(ReadingBackend):
     """Byte ranges over HTTP.
 
     Args:
-        headers: sent with every request (an ``Authorization``, an API key).
+        headers: sent with every request (an ``Authorization``, an API key), or by host; none given for all goes
+            along where a redirect leads to another host.
         proxy: to go through for every host; None for what the environment names.
+
+    Raises:
+        SpecError: if a header or host is not one.
     """
 
-    def __init__(self, headers: Mapping[str, str] | None = None, proxy: str | None = None) -> None:
-        self._headers = {"User-Agent": "rasteret-assets", "Accept": "*/*", **(headers or {})}
-        self._head = _header_lines(self._headers)
+    def __init__(self, headers: GivenHeaders | None = None, proxy: str | None = None) -> None:
+        self._headers = HostHeaders(headers)
         self._given_proxy = proxy
         self._proxies = urllib.request.getproxies()
         self._clients: dict[asyncio.AbstractEventLoop, _Clients] = {}
         self._last: _Bound | None = None
         #: Hosts that do not answer several ranges at once.
         self._single_ranges: set[str] = set()
-        #: Hosts that have given an answer only the general client can read.
-        self._general: set[Origin] = set()
 
     async def read(self, url: str, start: int, length: int) -> RangeRead:
         """One range with the object's size and validators.
@@ -111,7 +136,7 @@ class HttpBackend(ReadingBackend):
         Raises:
             RangeReadError: in the subclass that fits the status or the failure of the connection.
         """
-        answer = await self._answer(url, f"bytes={start}-{start + length - 1}", start + length, length, {})
+        answer = await self._answer(url, _one_range(start, length))
         return interpret(answer, url, start, length)
 
     async def read_ends(self, url: str, head: int, tail: int) -> EndsRead:
@@ -126,7 +151,10 @@ class HttpBackend(ReadingBackend):
         requests = 2
         if name not in self._single_ranges:
             room = head + tail + PARTS_ROOM
-            answer = await self._answer(url, f"bytes=0-{head - 1},-{tail}", room, room, {})
+            try:
+                answer = await self._answer(url, (f"bytes=0-{head - 1},-{tail}", 0, 0, room))
+            except WrongRangeError:  # more than both: the host makes one range of them
+                answer = HttpAnswer(200, {}, b"")
             if answer.status not in _RANGES_IGNORED:
                 raise status_error(answer, url)
             pieces = read_ends_of(answer, head, tail)
@@ -140,7 +168,7 @@ class HttpBackend(ReadingBackend):
 
     async def _read_end(self, url: str, length: int) -> list[tuple[int, RangeRead]]:
         """The end of an object; nothing where the server does not say where it begins."""
-        answer = await self._answer(url, f"bytes=-{length}", length, length, {})
+        answer = await self._answer(url, (f"bytes=-{length}", 0, 0, length))
         size = total_size(answer)
         if answer.status != 206 or size is None:
             return []
@@ -151,8 +179,7 @@ class HttpBackend(ReadingBackend):
         """One range, or None where the server says that the object still has these validators."""
         conditions = {"If-None-Match": validators.etag, "If-Modified-Since": validators.last_modified}
         given = {name: value for name, value in conditions.items() if is_sendable(value)}
-        wanted = f"bytes={start}-{start + length - 1}"
-        answer = await self._answer(url, wanted, start + length, length, given)
+        answer = await self._answer(url, _one_range(start, length), given)
         if answer.status != 304:
             return interpret(answer, url, start, length)
         known = IndexedFile(validators.etag, validators.last_modified)
@@ -175,7 +202,7 @@ class HttpBackend(ReadingBackend):
             condition = {"If-Match": tag}
         else:
             condition = {"If-Unmodified-Since": date} if (date := indexed.http_date) else {}
-        answer = await self._answer(url, f"bytes={start}-{start + length - 1}", start + length, length, condition)
+        answer = await self._answer(url, _one_range(start, length), condition)
         if answer.status != 412:
             return check_unchanged(interpret(answer, url, start, length), url, indexed)
         told = validators_of(answer.headers)
@@ -184,28 +211,50 @@ class HttpBackend(ReadingBackend):
         # A server that refuses a condition and repeats what was demanded has not understood it.
         return check_unchanged(await self.read(url, start, length), url, indexed)
 
-    async def _answer(self, url: str, ranges: str, end: int, longest: int, headers: Mapping[str, str]) -> HttpAnswer:
-        """The answer to a range request.
+    async def _answer(self, url: str, wanted: _Wanted, headers: Mapping[str, str] | None = None) -> HttpAnswer:
+        """The answer to a range request, behind all redirects.
 
         Args:
             url: of the object.
-            ranges: the ``Range`` header.
-            end: a whole object in the place of the ranges is read up to here.
-            longest: bytes that the ranges may have.
+            wanted: what is asked for.
             headers: further ones.
         """
         try:
             origin, path = _split(url)
-            return await self._ask(origin, path, ranges, end, longest, headers)
-        except TimeoutError as error:
-            raise ReadTimeoutError(f"{redact(url)}: no answer in time", href=redact(url)) from error
-        except EOFError as error:
-            message = f"{redact(url)}: the body ended before its announced length"
-            raise TruncatedReadError(message, href=redact(url)) from error
-        except OSError as error:
-            raise _connection_error(error, origin, redact(url)) from None
         except ValueError as error:
             raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from error
+        clients = self._clients_here()
+        answer = await self._ask(clients, url, origin, path, wanted, headers)
+        if answer.status in _REDIRECTS and "location" in answer.headers:
+            return await self._follow(clients, url, origin, path, answer, wanted, headers)
+        return answer
+
+    async def _follow(
+        self,
+        clients: _Clients,
+        url: str,
+        origin: Origin,
+        path: str,
+        answer: HttpAnswer,
+        wanted: _Wanted,
+        headers: Mapping[str, str] | None,
+    ) -> HttpAnswer:
+        """The answer at the end of redirects (RFC 9110, 15.4); the error of whatever happens there tells of ``url``."""
+        first, where = origin, redact(url)
+        for _ in range(_MOST_REDIRECTS):
+            address = _address(origin, path)
+            clients.keep_cookies(answer, address)
+            try:
+                origin, path = _split(urljoin(str(address), _as_written(answer.headers["location"])))
+            except ValueError:
+                message = f"{where}: HTTP {answer.status} leads to what is no HTTP address"
+                raise BadAnswerError(message, href=where, status=answer.status) from None
+            foreign = not _is_same(first, origin)
+            answer = await self._ask(clients, url, origin, path, wanted, headers, foreign=foreign)
+            if answer.status not in _REDIRECTS or "location" not in answer.headers:
+                clients.keep_cookies(answer, _address(origin, path))
+                return answer
+        raise BadAnswerError(f"{where}: more than {_MOST_REDIRECTS} redirects", href=where, status=answer.status)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
@@ -215,21 +264,46 @@ class HttpBackend(ReadingBackend):
             await clients.close()
 
     async def _ask(
-        self, origin: Origin, path: str, ranges: str, end: int, longest: int, headers: Mapping[str, str]
+        self,
+        clients: _Clients,
+        url: str,
+        origin: Origin,
+        path: str,
+        wanted: _Wanted,
+        headers: Mapping[str, str] | None,
+        *,
+        foreign: bool = False,
     ) -> HttpAnswer:
-        clients = self._clients_here()
-        proxy = self._proxy(origin) if self._given_proxy or self._proxies else None
-        if proxy is None and origin not in self._general:
-            try:
-                head = self._head + _header_lines(headers) if headers else self._head
-                return await clients.ranges.get(origin, path, head, ranges, longest)
-            except NotPlainError:
-                if "," in ranges:  # several ranges may be what the answer is not plain for
-                    return HttpAnswer(200, {}, b"")
-                self._general.add(origin)
-        scheme = "https" if origin.secure else "http"
-        address = URL(f"{scheme}://{origin.authority.decode()}{path}", encoded=True)
-        return await clients.session.get(address, ranges, end, proxy, headers)
+        """One request to one host.
+
+        Args:
+            clients: of this event loop.
+            url: what errors tell of.
+            origin: the host.
+            path: on it.
+            wanted: what is asked for.
+            headers: further ones.
+            foreign: whether a redirect of another host leads here.
+        """
+        try:
+            proxy = self._proxy(origin) if self._given_proxy or self._proxies else None
+            if proxy is None and clients.cookies is None:
+                head = self._headers.lines(origin, foreign=foreign)
+                if headers:
+                    head += header_lines(headers)
+                return await clients.ranges.get(origin, path, head, *wanted)
+            fields = {**self._headers.of(origin, foreign=foreign), **(headers or {})}
+            if clients.cookies is not None:
+                name = next((name for name in fields if name.lower() == "cookie"), "Cookie")
+                if cookie := clients.cookies.of(_address(origin, path), fields.get(name)):
+                    fields[name] = cookie
+            if proxy is None:
+                return await clients.ranges.get(origin, path, header_lines(fields), *wanted)
+            fields["Range"] = wanted[0]
+            return await clients.session.get(_address(origin, path), fields, *wanted[1:], proxy)
+        except (OSError, EOFError, MalformedError, ValueError) as error:
+            # Their texts may repeat a URL with its query.
+            raise _read_error(error, origin, url, wanted) from None
 
     def _clients_here(self) -> _Clients:
         """The clients of the event loop that is running in this thread."""
@@ -242,7 +316,7 @@ class HttpBackend(ReadingBackend):
         if clients is None:
             for closed in [other for other in self._clients if other.is_closed()]:
                 del self._clients[closed]
-            clients = self._clients[loop] = _Clients(self._headers)
+            clients = self._clients[loop] = _Clients()
         self._last = _Bound(threading.get_ident(), loop, clients)
         return clients
 
@@ -255,8 +329,30 @@ class HttpBackend(ReadingBackend):
         return self._proxies.get("https" if origin.secure else "http") or self._proxies.get("all")
 
 
-def _header_lines(headers: Mapping[str, str]) -> bytes:
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+def _one_range(start: int, length: int) -> _Wanted:
+    end = start + length
+    return f"bytes={start}-{end - 1}", start, end, length
+
+
+def _address(origin: Origin, path: str) -> URL:
+    """The URL of a request, without a user."""
+    return URL(f"{'https' if origin.secure else 'http'}://{origin.authority.decode()}{path}", encoded=True)
+
+
+def _is_same(one: Origin, other: Origin) -> bool:
+    """Whether what is meant for one server may be sent to another: it is the same, or has changed to TLS."""
+    if one.host != other.host:
+        return False
+    ports = (one.port, other.port)
+    return (one.secure == other.secure and ports[0] == ports[1]) or (other.secure and ports == (80, 443))
+
+
+def _as_written(location: str) -> str:
+    """A ``Location`` as its server wrote it: heads are read as latin-1, addresses written in UTF-8."""
+    try:
+        return location.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return location
 
 
 def _split(url: str) -> tuple[Origin, str]:
@@ -284,7 +380,28 @@ def _origin(base: str) -> Origin:
     host = address.raw_host or ""
     name = f"[{host}]" if ":" in host else host
     authority = name if address.is_default_port() else f"{name}:{address.port}"
-    return Origin(address.scheme == "https", address.host, address.port, authority.encode())
+    user = ""
+    if address.user is not None or address.password is not None:
+        told = f"{address.user or ''}:{address.password or ''}"  # both with their escapes undone
+        user = "Basic " + base64.b64encode(told.encode()).decode()
+    return Origin(address.scheme == "https", address.host, address.port, authority.encode(), user)
+
+
+def _read_error(error: Exception, origin: Origin, url: str, wanted: _Wanted) -> RangeReadError:
+    """What went wrong with a request, by the failure of the client that made it."""
+    where = redact(url)
+    match error:
+        case TimeoutError():
+            return ReadTimeoutError(f"{where}: no answer in time", href=where)
+        case EOFError():
+            return TruncatedReadError(f"{where}: the body ended before its announced length", href=where)
+        case OSError():
+            return _connection_error(error, origin, where)
+        case OverlongError():
+            return WrongRangeError(f"{where}: asked for {wanted[3]} bytes: {error}", href=where, status=206)
+        case MalformedError():
+            return BadAnswerError(f"{where}: {error}", href=where)
+    return RangeReadError(f"{where}: not a valid URL", href=where)
 
 
 def _connection_error(error: OSError, origin: Origin, where: str) -> RangeReadError:

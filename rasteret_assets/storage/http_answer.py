@@ -17,6 +17,7 @@ from rasteret_assets.errors import (
     StoreUnavailableError,
     ThrottledError,
     TruncatedReadError,
+    WrongRangeError,
 )
 from rasteret_assets.storage.backend import RangeRead
 from rasteret_assets.storage.urls import redact
@@ -37,8 +38,8 @@ class HttpAnswer(NamedTuple):
     Args:
         status: HTTP status code.
         headers: by lower-case name.
-        body: of a 206, the whole body; of a 200, as much of the object as was read.
-        size: of a 200, the announced length of the whole object, if any.
+        body: of a 206, the whole body; of a 200, what the whole object holds of the range; of others, nothing.
+        size: of a 200, the length of the whole object, where it was announced or has come to its end.
     """
 
     status: int
@@ -51,7 +52,8 @@ def interpret(answer: HttpAnswer, url: str, start: int, length: int) -> RangeRea
     """The range an answer brings.
 
     Raises:
-        TruncatedReadError: if it is shorter than announced, or another range than was asked for.
+        TruncatedReadError: if it is shorter than announced.
+        WrongRangeError: if it is another range than was asked for, or does not say which.
         RangeReadError: in the subclass that fits the status.
     """
     headers = answer.headers
@@ -61,13 +63,13 @@ def interpret(answer: HttpAnswer, url: str, start: int, length: int) -> RangeRea
         return RangeRead(answer.body, size, etag, modified)
     if answer.status == 200:
         have, size = len(answer.body), answer.size
-        if size is None and have < start + length:
-            size = have
-        if size is not None and have < min(size, start + length):
-            raise TruncatedReadError(f"{redact(url)}: {have} bytes of {size} arrived", href=redact(url))
-        return RangeRead(answer.body[start : start + length], size, etag, modified)
+        if have < (length if size is None else min(length, size - start)):
+            raise TruncatedReadError(f"{redact(url)}: {have} of {length} bytes arrived", href=redact(url))
+        return RangeRead(answer.body, size, etag, modified)
     if answer.status == 416:
         size = total_size(answer)
+        if size is not None and size > start:
+            raise _wrong_range(url, f"HTTP 416 for byte {start} of {size}", 416)
         return RangeRead(b"", size if size is not None else start, etag, modified)
     raise status_error(answer, url)
 
@@ -96,18 +98,29 @@ def _check_content_range(header: str | None, url: str, start: int, length: int, 
     """Size of the whole object, after checking that the answer is the range asked for (RFC 9110, 14.4)."""
     whole = f"bytes {start}-{start + length - 1}/"
     if header and have == length and header.startswith(whole) and _NUMBER.fullmatch(header, len(whole)):
-        return int(header[len(whole) :])  # nearly always: just what was asked for
+        told = int(header[len(whole) :])
+        if told >= start + length:
+            return told  # nearly always: just what was asked for
+    # Without a Content-Range nobody knows where the bytes lie, and other units count other things.
     match = _CONTENT_RANGE.fullmatch(header.strip()) if header else None
     if match is None or match.group(1) is None:
-        return None
+        raise _wrong_range(url, "HTTP 206 does not say which bytes it brings")
     first, last = int(match.group(1)), int(match.group(2))
     size = None if match.group(3) == "*" else int(match.group(3))
     expected = last - first + 1
     if first != start:
-        raise TruncatedReadError(f"{redact(url)}: asked for byte {start}, got byte {first}", href=redact(url))
+        raise _wrong_range(url, f"asked for byte {start}, got byte {first}")
+    if expected < 1 or expected > length or (size is not None and size <= last):
+        raise _wrong_range(url, f"asked for {length} bytes, got the range {first}-{last}")
+    if have > expected:
+        raise _wrong_range(url, f"a range of {expected} bytes has {have}")
     if have != expected or (size is not None and have < min(length, size - start)):
         raise TruncatedReadError(f"{redact(url)}: {have} of {expected} bytes arrived", href=redact(url))
     return size
+
+
+def _wrong_range(url: str, what: str, status: int = 206) -> WrongRangeError:
+    return WrongRangeError(f"{redact(url)}: {what}", href=redact(url), status=status)
 
 
 def status_error(answer: HttpAnswer, url: str) -> RangeReadError:

@@ -317,3 +317,18 @@ def test_what_s3_requests_say_of_who_asks_and_who_pays(served: RangeServer) -> N
     assert "x-amz-request-payer" not in sent["signed"]
     assert sent["paying"]["x-amz-request-payer"] == "requester"
     assert "x-amz-request-payer" in sent["paying"]["authorization"]
+
+
+def test_https_by_name_is_held_against_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(bundle)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    server = RangeServer(tmp_path)
+    server.objects["/x.tif"] = DATA
+    with server.running(context):
+        assert bytes(read(server.url.replace("127.0.0.1", "localhost") + "/x.tif").data) == DATA[:100]
+        with pytest.raises(StoreUnavailableError, match="not trusted"):
+            read(server.url + "/x.tif")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rasteret_assets.errors import RangeReadError
-from rasteret_assets.storage import http_ranges, http_session
+from rasteret_assets.storage import http_ranges
 from rasteret_assets.storage.backend import Validators
 from rasteret_assets.storage.http import HttpBackend
 from rasteret_assets.storage.http_answer import HttpAnswer, interpret
@@ -70,8 +70,7 @@ def read_all(answers: Sequence[bytes]) -> list[bytes | RangeReadError]:
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_ranges, "ANSWER_TIMEOUT_S", 2.0)
-    monkeypatch.setattr(http_session, "_TIMEOUT", http_session.aiohttp.ClientTimeout(total=2.0))
+    monkeypatch.setattr(http_ranges, "IDLE_TIMEOUT_S", 2.0)
 
 
 def test_a_sound_answer_is_read() -> None:

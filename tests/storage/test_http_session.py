@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +17,12 @@ from rasteret_assets.errors import (
     HostUnreachableError,
     RangeReadError,
     ReadTimeoutError,
+    SpecError,
     StoreUnavailableError,
     ThrottledError,
     TruncatedReadError,
 )
-from rasteret_assets.storage import close_backend, http_session, read_range
+from rasteret_assets.storage import close_backend, http_ranges, read_range
 from tests.support.server import RangeServer
 
 DATA = bytes(range(256)) * 40
@@ -120,7 +123,7 @@ def test_broken_connections_behind_a_redirect_hide_its_query(
 def test_a_slow_answer_behind_a_redirect_is_a_timeout(
     server: RangeServer, other: RangeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_session, "_TIMEOUT", http_session.aiohttp.ClientTimeout(sock_read=0.05))
+    monkeypatch.setattr(http_ranges, "IDLE_TIMEOUT_S", 0.05)
     server.answers["/old.tif"] = (302, {"Location": other.url + "/x.tif?s=s3cr3t"}, b"")
     other.fault = lambda path, before: "slow"
     assert_hides_the_secret(server.url + "/old.tif", ReadTimeoutError)
@@ -159,3 +162,88 @@ def test_a_proxy_with_a_password_gets_it_and_no_one_else_does(server: RangeServe
     with pytest.raises(HostUnreachableError, match=r"proxy 127\.0\.0\.1:9") as caught:
         read_all("http://images.example/x.tif", backend=create_backend(proxy=dead))
     assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_headers_given_by_host_go_to_that_host_only(server: RangeServer, other: RangeServer) -> None:
+    server.objects["/x.tif"] = DATA
+    here = by_name(server)
+    by_host = {"LOCALHOST": {"X-Api-Key": "k", "x-study": "18"}, other.url.partition("//")[2]: {"X-Other": "o"}}
+    read_all(f"{here}/x.tif", f"{other.url}/x.tif", f"{server.url}/x.tif", backend=create_backend(headers=by_host))
+    first, second = server.headers
+    assert (first["X-Api-Key"], first["x-study"]) == ("k", "18")
+    assert "X-Other" not in first
+    assert other.headers[0]["X-Other"] == "o"
+    assert not {"X-Api-Key", "X-Other", "x-study"} & (second.keys() | (other.headers[0].keys() - {"X-Other"}))
+
+
+def test_headers_by_host_count_over_those_for_all(server: RangeServer) -> None:
+    server.objects["/x.tif"] = DATA
+    headers: dict[str, Any] = {**SECRETS, "127.0.0.1": {"authorization": "Bearer mine"}}
+    read_all(server.url + "/x.tif", by_name(server) + "/x.tif", backend=create_backend(headers=headers))
+    lowered = [{name.lower(): value for name, value in found.items()} for found in server.headers]
+    assert [found["authorization"] for found in lowered] == ["Bearer mine", "Bearer token"]
+    assert [found["x-study"] for found in lowered] == ["17", "17"]
+
+
+def test_no_header_follows_a_redirect_to_another_host(server: RangeServer, other: RangeServer) -> None:
+    here = by_name(server)
+    server.answers["/away.tif"] = (302, {"Location": other.url + "/x.tif"}, b"")
+    headers: dict[str, Any] = {**SECRETS, "X-Api-Key": "k", "localhost": {"X-Host": "h"}}
+    assert read_all(f"{here}/away.tif", backend=create_backend(headers=headers)) == [DATA[:100]]
+    assert server.headers[0]["X-Host"] == "h"
+    assert server.headers[0]["X-Api-Key"] == "k"
+    assert not (headers.keys() | {"X-Host"}) & other.headers[0].keys()
+
+
+def test_a_redirect_brings_a_host_the_headers_that_are_its_own_and_back_again(
+    server: RangeServer, other: RangeServer
+) -> None:
+    # As a login does: to its host, and back with a token in the address.
+    server.objects["/x.tif?token=1"] = DATA
+    there = by_name(other)
+    server.answers["/x.tif"] = (302, {"Location": there + "/login"}, b"")
+    other.answers["/login"] = (302, {"Location": server.url + "/x.tif?token=1"}, b"")
+    backend = create_backend(headers={"X-Study": "17", "localhost": {"X-Login": "l"}})
+    assert read_all(f"{server.url}/x.tif", backend=backend) == [DATA[:100]]
+    assert other.headers[0]["X-Login"] == "l"
+    assert "X-Study" not in other.headers[0]
+    assert [headers["X-Study"] for headers in server.headers] == ["17", "17"]
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_the_user_of_an_address_is_sent_to_its_host_only(
+    server: RangeServer, other: RangeServer, *, proxied: bool
+) -> None:
+    server.objects["/x.tif"] = server.objects[f"{server.url}/x.tif"] = DATA
+    server.answers["/away.tif"] = (302, {"Location": other.url + "/x.tif"}, b"")
+    signed = server.url.replace("//", "//me%40home:s3cr%2Ft@")
+    backend = create_backend(headers={"Authorization": "Bearer token"}, proxy=server.url if proxied else None)
+    paths = ["/x.tif"] if proxied else ["/x.tif", "/away.tif"]
+    assert read_all(*(signed + path for path in paths), backend=backend) == [DATA[:100]] * len(paths)
+    told = "Basic " + base64.b64encode(b"me@home:s3cr/t").decode()
+    assert {headers["Authorization"] for headers in server.headers} == {told}
+    assert all("Authorization" not in headers for headers in other.headers)
+
+
+@pytest.mark.parametrize("path", ["/gone.tif", "/round.tif"])
+def test_the_password_of_an_address_is_in_no_error(server: RangeServer, path: str) -> None:
+    server.answers["/round.tif"] = (302, {"Location": "/round.tif"}, b"")
+    assert_hides_the_secret(server.url.replace("//", "//me:s3cr3t@") + path, RangeReadError)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X-A": "s3cr3t\r\nX-B: 1"}, {"X A": "s3cr3t"}, {"X-A": 1}, {"https://h/": {"X-A": "s3cr3t"}},
+     {"h": {"": "s3cr3t"}}, {"a b": {"X-A": "1"}}, {"user@h": {"X-A": "1"}}, {"h:port": {"X-A": "1"}}],
+)  # fmt: skip
+def test_headers_that_are_none_are_refused_where_they_are_given(headers: dict[str, Any]) -> None:
+    with pytest.raises(SpecError) as caught:
+        create_backend(headers=headers)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_redirect_in_utf8_and_one_without_a_scheme_are_followed(server: RangeServer, other: RangeServer) -> None:
+    server.objects["/ü.tif"] = DATA
+    server.answers["/old.tif"] = (301, {"Location": "/ü.tif".encode().decode("latin-1")}, b"")
+    server.answers["/away.tif"] = (308, {"Location": other.url.removeprefix("http:") + "/x.tif#a"}, b"")
+    assert read_all(server.url + "/old.tif", server.url + "/away.tif") == [DATA[:100]] * 2
