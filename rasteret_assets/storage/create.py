@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rasteret_assets.errors import RangeReadError
+from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.local import LocalBackend
 from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend
 from rasteret_assets.storage.unchanged import IndexedFile
-from rasteret_assets.storage.urls import redact, scheme
+from rasteret_assets.storage.urls import scheme
 
 if TYPE_CHECKING:
     from rasteret_assets.storage.http import HttpBackend

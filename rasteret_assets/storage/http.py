@@ -26,6 +26,7 @@ from rasteret_assets.errors import (
     StoreUnavailableError,
     TruncatedReadError,
 )
+from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.http_answer import (
     HttpAnswer,
@@ -38,7 +39,7 @@ from rasteret_assets.storage.http_answer import (
 from rasteret_assets.storage.http_parts import PARTS_ROOM, is_multipart, read_ends_of
 from rasteret_assets.storage.http_ranges import NotPlainError, Origin, RangeConnections
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, difference, replaced
-from rasteret_assets.storage.urls import host, redact
+from rasteret_assets.storage.urls import host
 
 if TYPE_CHECKING:
     from rasteret_assets.storage.http_session import HttpSession

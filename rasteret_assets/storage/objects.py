@@ -20,9 +20,10 @@ from obstore.exceptions import (
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError, StoreUnavailableError
+from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, replaced
-from rasteret_assets.storage.urls import redact, scheme
+from rasteret_assets.storage.urls import scheme
 
 if TYPE_CHECKING:
     from obstore import GetOptions
