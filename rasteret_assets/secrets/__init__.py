@@ -7,9 +7,9 @@ show no parameter at all. What a name or a value means is decided in :mod:`~rast
 from rasteret_assets.secrets.names import BY_DEFAULT, IN_MESSAGES, SecretRule
 from rasteret_assets.secrets.texts import (
     MAY_HOLD_ONE,
-    parameters_of,
     redact,
     redact_text,
+    shown_names,
     without_secrets,
     without_signature,
     without_user,
@@ -20,9 +20,9 @@ __all__ = [
     "IN_MESSAGES",
     "MAY_HOLD_ONE",
     "SecretRule",
-    "parameters_of",
     "redact",
     "redact_text",
+    "shown_names",
     "without_secrets",
     "without_signature",
     "without_user",

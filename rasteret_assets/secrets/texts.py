@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -65,6 +65,7 @@ _ENDS: Final = re.compile(r"[:;,.)\]}\\]*$")
 _DOCUMENT: Final = re.compile(r"\s*[{\[]")
 _FILE_NAME: Final = re.compile(r".*\.[A-Za-z][A-Za-z0-9]{1,5}")
 _DEPTH: Final = 5
+_LONGEST_NAME: Final = 64
 
 _Flags = Callable[[Sequence[tuple[str, str]]], list[bool]]
 
@@ -110,13 +111,11 @@ def _without_user(found: re.Match[str]) -> str:
     return found[0] if kept else found[1] + found[2]
 
 
-def parameters_of(address: str, rule: SecretRule = BY_DEFAULT) -> Iterator[tuple[str, bool]]:
-    """Yield the names of the query parameters of an address, and whether each is taken out."""
-    for piece in address.split("#", 1)[0].partition("?")[2:]:
-        items = [item.partition("=")[::2] for item in _BETWEEN.split(piece)[::2] if item]
-        for (name, value), taken in zip(items, flags(items, rule), strict=True):
-            # A value without a name is none to tell of.
-            yield decoded(name) if value else "", taken
+def shown_names(query: str) -> set[str]:
+    """Return the names of the parameters of a query; what may be a token is none."""
+    items = (item.partition("=") for item in _BETWEEN.split(query)[::2])
+    names = {decoded(name) for name, equals, _ in items if equals and len(name) <= _LONGEST_NAME}
+    return {name for name in names if name and name.isprintable() and not looks_secret(name)}
 
 
 def _of_plain(text: str, choose: Callable[[tuple[str, ...], Sequence[str]], Sequence[bool] | None]) -> str | None:

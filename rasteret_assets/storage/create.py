@@ -9,6 +9,7 @@ from rasteret_assets.errors import RangeReadError
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
+from rasteret_assets.storage.gdal import remedy as remedy_for
 from rasteret_assets.storage.local import LocalBackend
 from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend
 from rasteret_assets.storage.unchanged import IndexedFile
@@ -72,6 +73,8 @@ class AutoBackend(ReadingBackend):
 
     def _route(self, url: str) -> HttpBackend | LocalBackend | ObjectStoreBackend:
         kind = scheme(url)
+        if (written := remedy_for(url)) is not None:
+            raise RangeReadError(f"{redact(url)}: {written}", href=redact(url))
         if kind in {"http", "https"}:
             if self._signs_azure and _AZURE_SUFFIX in url.split("/", 3)[2]:
                 return self._objects

@@ -205,8 +205,8 @@ class HttpBackend(ReadingBackend):
             raise TruncatedReadError(message, href=redact(url)) from error
         except OSError as error:
             raise _connection_error(error, origin, redact(url)) from None
-        except ValueError as error:
-            raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from error
+        except ValueError:
+            raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from None
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""

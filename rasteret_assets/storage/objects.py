@@ -129,10 +129,9 @@ class ObjectStoreBackend(ReadingBackend):
             raise _NotModified from error
         except PreconditionError as error:
             raise _PreconditionFailed from error
-        except BaseError as error:
-            raise _translated(error, url) from error
-        except (OSError, ValueError) as error:
-            raise _translated(error, url) from error
+        except (BaseError, OSError, ValueError) as error:
+            # Not with its cause, whose text holds the signed URL of the request.
+            raise _translated(error, url) from None
         modified = meta["last_modified"].isoformat()
         return RangeRead(data.to_bytes(), meta["size"], meta["e_tag"], modified)
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.secrets import without_user
+from rasteret_assets.storage.gdal import plain_addresses
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _AUTHORITY = re.compile(_SCHEME.pattern + r"[^/?#]*")
@@ -46,8 +47,17 @@ def rewrite_hrefs(hrefs: pa.Array, patterns: Mapping[str, str]) -> pa.Array:
         patterns: ``{prefix: replacement}``.
 
     Returns:
-        A string array of the same length; an href is rewritten at most once.
+        A string array of the same length; an href is rewritten at most once. What is in GDAL's spelling is given as
+        the address it stands for, which is rewritten like any other.
     """
+    rewritten = _rewritten(hrefs, patterns)
+    plain = plain_addresses(rewritten)
+    return (
+        rewritten if plain is rewritten else pc.if_else(pc.equal(plain, rewritten), plain, _rewritten(plain, patterns))
+    )
+
+
+def _rewritten(hrefs: pa.Array, patterns: Mapping[str, str]) -> pa.Array:
     result = hrefs
     done = pc.is_null(hrefs)
     for prefix in sorted(patterns, key=len, reverse=True):
