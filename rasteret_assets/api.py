@@ -21,6 +21,7 @@ from rasteret_assets.pipeline.plan import GONE, BuildPlan, plan_build, refuse_un
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.progress import terminal_progress
 from rasteret_assets.publish.join import PLACE_COLUMNS, band_headers, join_headers
+from rasteret_assets.publish.parameters import tell_parameters
 from rasteret_assets.publish.stac import COLLECTION_DOCUMENT
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import BANDS, ID, STATUS_OK
@@ -286,7 +287,7 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
         with terminal_progress("headers") as progress:
             reader = BandMetadataReader(
                 profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent, sink=sink,
-                overviews=spec.overviews, progress=progress(""),
+                overviews=spec.overviews, progress=progress(""), rule=spec.secrets,
             )  # fmt: skip
             rows, step = result.records.num_rows, reader.slice_rows
             slices = [
@@ -300,7 +301,8 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
         headers = band_headers(result.records[ID].combine_chunks(), places, profile.bands, sink.take_each)
     if spec.enrich_cog:
         _warn_of_no_address(result.records.num_rows, 0 if ledger is None else ledger.num_rows)
-    table, _ = join_headers(result.records, headers)
+    table, findings = join_headers(result.records, headers, spec.secrets)
+    tell_parameters(findings.kept, findings.taken)
     # Last, as in a published collection.
     keys = hive_keys(spec.partition_by)
     table = table.select([*(name for name in table.schema.names if name not in keys), *keys])

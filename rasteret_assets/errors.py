@@ -44,15 +44,21 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 from urllib.parse import urlsplit
 
+from rasteret_assets.secrets import redact, redact_text
+
 #: Failures that one message lists.
 _LISTED: Final = 20
 _LISTED_HOSTS: Final = 5
 
 
 class RasteretAssetsError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose; addresses in its text show no parameter and no password."""
 
     error_class: ClassVar[str] = "error"
+
+    def __init__(self, *args: object) -> None:
+        # Here, because texts of other packages' errors and values of the user's are repeated in many places.
+        super().__init__(*(redact_text(part) if isinstance(part, str) else part for part in args))
 
 
 class SpecError(RasteretAssetsError, ValueError):
@@ -108,7 +114,7 @@ class RangeReadError(RasteretAssetsError):
         self, message: str, *, href: str = "", status: int | None = None, retry_after: float | None = None
     ) -> None:
         super().__init__(message)
-        self.href = href
+        self.href = redact(href)
         self.status = status
         self.retry_after = retry_after
 
@@ -256,7 +262,7 @@ class TileError(RasteretAssetsError):
 
     def __init__(self, message: str, *, href: str = "") -> None:
         super().__init__(message)
-        self.href = href
+        self.href = redact(href)
 
 
 class PixelReadError(RasteretAssetsError):

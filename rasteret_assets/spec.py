@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from rasteret_assets.errors import SpecError
 from rasteret_assets.options import GraphOptions
 from rasteret_assets.partitions import PartitionBy
+from rasteret_assets.secrets import SecretRule
 from rasteret_assets.versions import spec_version
 
 DEFAULT_MAX_CONCURRENT = 300
@@ -121,6 +122,9 @@ class CollectionSpec(_Model):
         max_failed: share (0 to 1) of a partition's headers that may be missing before it is refused to be published;
             all of them by default, since a record without headers says so itself.
         graph: owners, schedules and the like of the Dagster graph.
+        secret_query: names of parameters in addresses that are secrets besides those that are recognised: they are
+            used to fetch, and never published. In any spelling: ``subscription-key`` is ``subscriptionKey`` too.
+        keep_query: names of parameters that are published though they look like secrets, because they name the file.
     """
 
     path: str
@@ -147,6 +151,8 @@ class CollectionSpec(_Model):
     license: str = "other"
     max_failed: float = Field(default=1.0, ge=0.0, le=1.0)
     graph: GraphOptions = Field(default_factory=GraphOptions)
+    secret_query: tuple[str, ...] = ()
+    keep_query: tuple[str, ...] = ()
 
     #: Fields that change how a build runs but not what it publishes.
     _RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset(
@@ -165,7 +171,7 @@ class CollectionSpec(_Model):
             raise ValueError(f"{value!r} is no name for a collection: use letters, digits, '_', '-' and '.'")
         return value
 
-    @field_validator("columns", "band_codes", mode="before")
+    @field_validator("columns", "band_codes", "secret_query", "keep_query", mode="before")
     @classmethod
     def _no_lone_name(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -228,6 +234,11 @@ class CollectionSpec(_Model):
         return next((name for name, alias in self.column_map.items() if alias == contract), contract)
 
     @property
+    def secrets(self) -> SecretRule:
+        """Which parameters of addresses are secrets, as far as ``secret_query`` and ``keep_query`` say."""
+        return SecretRule.of(self.secret_query, self.keep_query)
+
+    @property
     def published_path(self) -> str | None:
         """Folder or URI of the published dataset, or None for a collection that stays in memory."""
         return published_path(self.workspace_dir, self.name)
@@ -275,6 +286,10 @@ def _href_problems(spec: CollectionSpec) -> Iterator[str]:
         )
     if spec.band_index_map and not spec.href_column:
         yield "band_index_map names the bands of the files in href_column, but href_column is not given"
+    if both := spec.secrets.secret & spec.secrets.keep:
+        yield f"{sorted(both)} stand in secret_query and in keep_query: a parameter is either published or not"
+    if "" in spec.secrets.secret | spec.secrets.keep:
+        yield "secret_query and keep_query hold names of parameters, with a letter or digit each"
     if "" in spec.url_rewrite_patterns:
         yield "url_rewrite_patterns has an empty prefix, which every href starts with"
 

@@ -14,7 +14,7 @@ from rasteret_assets.checks.finding import Finding, some
 from rasteret_assets.headers.failures import failure_rows
 from rasteret_assets.headers.stage import count_failures
 from rasteret_assets.schema import HREF, ID, STATUS_OK, TILE_TABLES
-from rasteret_assets.storage.urls import redact
+from rasteret_assets.secrets import redact
 
 _OFF_GRID, _OUTSIDE = "tiles do not fill the grid", "tiles lie outside the file"
 

@@ -116,7 +116,7 @@ def _print(stage: str, key: str, table: StoredTable | None, rows: int) -> None:
 
 def _public(value: Any, binary: Callable[[bytes], str]) -> Any:
     """Return a value without what would grant access in its addresses, and with its bytes as text, at any depth."""
-    from rasteret_assets.storage.urls import redact_text
+    from rasteret_assets.secrets import redact_text
 
     if isinstance(value, str):
         return redact_text(value)

@@ -36,10 +36,10 @@ from rasteret_assets.schema import (
     START_DATETIME,
     UNDATED,
 )
+from rasteret_assets.secrets import redact
 from rasteret_assets.source.open import Source, open_source, open_table
 from rasteret_assets.source.profile import profile_source
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.urls import redact
 
 #: Rows that are looked at.
 SAMPLE_ROWS: Final = 1000

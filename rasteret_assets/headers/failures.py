@@ -19,7 +19,8 @@ from rasteret_assets.errors import CollectionError
 from rasteret_assets.headers.targets import RETRIED_CLASSES
 from rasteret_assets.partitions import partition_date
 from rasteret_assets.schema import BANDS, CRS_CONFLICT, HREF, ID, TIMESTAMP
-from rasteret_assets.storage.urls import host, redacted_hrefs, redacted_texts
+from rasteret_assets.storage.addresses import redacted_hrefs, redacted_texts
+from rasteret_assets.storage.urls import host
 from rasteret_assets.storage.workspace import Workspace
 
 #: The host of hrefs that lead to no server.

@@ -23,10 +23,11 @@ from rasteret_assets.headers.garbage import fewer_collections
 from rasteret_assets.headers.handover import Handover
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
 from rasteret_assets.headers.read import HeaderReader
+from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.connections import connected
 from rasteret_assets.storage.hosts import DEADLINE_S, HostQueue, HostState, attempts_allowed, backoff
-from rasteret_assets.storage.urls import host, redact
+from rasteret_assets.storage.urls import host
 
 _PROGRESS_INTERVAL_S: Final = 0.1
 _STALL_INTERVAL_S: Final = 1.0

@@ -14,8 +14,8 @@ from typing import Final
 from rasteret_assets.errors import BackendError, CorruptTiffError, RasteretAssetsError, TruncatedReadError
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderProgress, HeaderTarget
 from rasteret_assets.headers.prefetch import FILE_HEADER, Prefetch
+from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import EndsReader, RangeRead, Revalidator, StorageBackend, Validators, as_reader
-from rasteret_assets.storage.urls import redact
 from rasteret_assets.tiff import FamilyMember, HeaderFamily, NeedBytes, parse_header
 
 #: Tables of the largest files known (10^7 tiles) fit; a header that claims more is not believed.

@@ -24,9 +24,10 @@ from rasteret_assets.headers.rows import FreshRows, RowSink, ledger_rows, wrong_
 from rasteret_assets.headers.store import HeaderReader, in_order
 from rasteret_assets.headers.targets import RETRIED_CLASSES, distinct_files, ledger_targets
 from rasteret_assets.schema import BAND_INDEX, CRS_CONFLICT, HREF, ID, IDENTITY, STATUS_OK
+from rasteret_assets.secrets import BY_DEFAULT, SecretRule, redact
 from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.urls import host, redact
+from rasteret_assets.storage.urls import host
 
 #: Targets (records times bands) whose headers are asked for in one go, and whose ledger rows are in memory at once.
 SLICE_TARGETS = 65_536
@@ -96,6 +97,7 @@ class BandMetadataReader:
         overviews: whether to read the overviews that lie with the headers.
         revalidate: ask for every header that is reused whether its file has changed, and read it again if so.
         progress: called while headers come in.
+        rule: which parameters of addresses are secrets.
     """
 
     def __init__(
@@ -110,8 +112,10 @@ class BandMetadataReader:
         overviews: bool = True,
         revalidate: bool = False,
         progress: ProgressCallback | None = None,
+        rule: SecretRule = BY_DEFAULT,
     ) -> None:
         self.bands = bands
+        self.rule = rule
         self.backend = backend
         self.explicit = explicit
         self.max_concurrent = max_concurrent
@@ -136,7 +140,7 @@ class BandMetadataReader:
             records: with the columns of :data:`~rasteret_assets.headers.targets.TARGET_COLUMNS`.
             more: records of the partition after these, for the progress.
         """
-        targets = ledger_targets(records, self.bands, explicit=self.explicit)
+        targets = ledger_targets(records, self.bands, explicit=self.explicit, rule=self.rule)
         askable = np.asarray(pc.is_null(targets["error_class"]), bool)
         found = self._find(targets, askable)
         wanted = (found.files < 0) & askable

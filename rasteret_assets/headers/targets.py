@@ -27,6 +27,7 @@ from rasteret_assets.errors import (
 from rasteret_assets.headers.garbage import fewer_collections
 from rasteret_assets.headers.outcomes import HeaderTarget
 from rasteret_assets.schema import ASSETS, BAND_INDEX, HREF, ID, IDENTITY, IDENTITY_TYPE, PROJ_EPSG, STATUS_OK
+from rasteret_assets.secrets import BY_DEFAULT, SecretRule
 from rasteret_assets.storage.addresses import identity_hashes, unsigned_hrefs
 from rasteret_assets.storage.backend import Validators
 
@@ -48,7 +49,9 @@ _CARRIED: Final = {ID: ID, STATED_EPSG: PROJ_EPSG}
 TARGET_COLUMNS: Final = (*_CARRIED.values(), ASSETS)
 
 
-def ledger_targets(records: pa.Table, bands: Sequence[str], *, explicit: bool) -> pa.Table:
+def ledger_targets(
+    records: pa.Table, bands: Sequence[str], *, explicit: bool, rule: SecretRule = BY_DEFAULT
+) -> pa.Table:
     """Return one row per record and band, with the address of its file in three forms and what is wrong already.
 
     ``signed`` is fetched and never stored; ``identity`` says which file it is; ``href`` is stored and published.
@@ -76,7 +79,7 @@ def ledger_targets(records: pa.Table, bands: Sequence[str], *, explicit: bool) -
         parts.append(pa.table({
             **{name: column.take(pa.array(rows)) for name, column in carried.items()},
             "band": pa.array([band] * len(rows), pa.string()), "signed": href,
-            HREF: unsigned_hrefs(href), IDENTITY: identity_hashes(href), BAND_INDEX: index,
+            HREF: unsigned_hrefs(href, rule), IDENTITY: identity_hashes(href), BAND_INDEX: index,
             "error_class": error_class.cast(pa.string()), "error": error.cast(pa.string()),
         }))  # fmt: skip
         order.append(rows * len(bands) + rank)

@@ -18,8 +18,8 @@ from rasteret_assets.orchestration.names import stage_key
 from rasteret_assets.orchestration.reporting import table_metadata
 from rasteret_assets.pipeline.stage import StageResult
 from rasteret_assets.schema import BANDS, BBOX, COLLECTION, ID, REJECT_CLASS, REJECT_REASON, REJECTED, is_band_field
+from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.urls import redact
 from rasteret_assets.storage.workspace import Workspace
 
 ROW_COUNT: Final = "dagster/partition_row_count"

@@ -8,9 +8,9 @@ from rasteret_assets.orchestration.names import identifier, source_key
 from rasteret_assets.orchestration.partitions import discover_partitions, partitions_of
 from rasteret_assets.orchestration.reporting import explained
 from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.secrets import redact
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.urls import redact
 
 
 def source_asset(spec: CollectionSpec) -> dg.SourceAsset:

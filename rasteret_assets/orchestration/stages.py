@@ -25,9 +25,9 @@ from rasteret_assets.pipeline.build import refuse_without_headers, tidy
 from rasteret_assets.pipeline.stage import Build, StageResult
 from rasteret_assets.pipeline.stages import STAGES, run_stage
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, PARSER_VERSION, RAW, REJECTED
+from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.urls import redact
 from rasteret_assets.storage.workspace import Workspace
 
 #: Pool of the header stage: ``dagster instance concurrency set cog_headers 1`` lets one run at a time ask for headers.

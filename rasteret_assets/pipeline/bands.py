@@ -142,7 +142,7 @@ def _read_bands(build: Build, key: str, lists_complete: Callable[[], None]) -> S
             reader = BandMetadataReader(
                 profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent,  # type: ignore[arg-type]
                 sink=StoreSink(writer), known=known, overviews=spec.overviews, revalidate=build.revalidate,
-                progress=build.progress(key) if build.progress is not None else None,
+                progress=build.progress(key) if build.progress is not None else None, rule=spec.secrets,
             )  # fmt: skip
             content = ContentDigest()
             ledger_schema = with_recipe(BAND_METADATA_SCHEMA, profile, version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +13,7 @@ from rasteret_assets.headers.unused import sweep_headers
 from rasteret_assets.pipeline.bands import LATENCY_PREFIX
 from rasteret_assets.pipeline.stage import Build, StageResult, partitions_at_once, side_by_side
 from rasteret_assets.pipeline.stages import run_stage
+from rasteret_assets.publish.parameters import KEPT, TAKEN, tell_parameters
 from rasteret_assets.publish.partition import publish_collection_document
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW, STAGES
 from rasteret_assets.spec import CollectionSpec
@@ -91,8 +92,14 @@ def build_partitions(
         # So that a build that dies among these leaves no collection that looks whole.
         announce_new(workspace, keys)
         run(COLLECTION)
+        tell_parameters(*(names_of(results[COLLECTION].values(), name) for name in (KEPT, TAKEN)))
         tidy(build, keys)
     return results
+
+
+def names_of(results: Iterable[StageResult], count: str) -> set[str]:
+    """Return the names of parameters that a count of the collection stage holds, over all partitions."""
+    return {name for result in results for name in str(result.counts.get(count, "")).split("\n") if name}
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from rasteret_assets.pipeline.stage import (
     side_by_side,
 )
 from rasteret_assets.publish.footer import PublishedFacts
+from rasteret_assets.publish.parameters import KEPT, TAKEN
 from rasteret_assets.publish.partition import publish_partition
 from rasteret_assets.schema import (
     BANDS,
@@ -74,6 +75,9 @@ def _publish(build: Build, key: str) -> StageResult:
         "crs_corrected_by_header": published.findings.corrected,
         "crs_conflicting_bands": published.findings.conflicting,
     }
+    for name, names in ((KEPT, published.findings.kept), (TAKEN, published.findings.taken)):
+        if names:
+            counts[name] = "\n".join(sorted(names))
     return StageResult(
         key=key, rows=facts.rows, version=written.digest, counts=counts, path=workspace.published_file(key),
         schema=published.schema,

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.errors import CollectionError
+from rasteret_assets.publish.parameters import changed_parameters
 from rasteret_assets.records.signatures import without_signatures
 from rasteret_assets.schema import (
     BAND_STRUCT,
@@ -27,6 +28,7 @@ from rasteret_assets.schema import (
     VALIDATOR_FIELDS,
     band_column,
 )
+from rasteret_assets.secrets import BY_DEFAULT, SecretRule
 
 #: Columns of the ledger that the headers of records are found by.
 PLACE_COLUMNS = (ID, "band", "status", HEADER_FILE, HEADER_ROW)
@@ -41,24 +43,33 @@ TakeHeaders = Callable[[Sequence[str], Sequence[tuple[npt.NDArray[np.int64], npt
 
 @dataclass(frozen=True, kw_only=True)
 class CrsFindings:
-    """What the headers said about the records' CRSs.
+    """What the headers said about the records' CRSs, and what became of the parameters of their addresses.
 
     Args:
         corrected: records whose stated CRS was replaced by the one all their headers agree on.
         conflicting: records whose bands are in different CRSs; each band's own is in its struct.
+        kept: names of query parameters that are published.
+        taken: names of those that were taken out.
     """
 
     corrected: int = 0
     conflicting: int = 0
+    kept: frozenset[str] = frozenset()
+    taken: frozenset[str] = frozenset()
 
     def __add__(self, other: CrsFindings) -> CrsFindings:
         return CrsFindings(
-            corrected=self.corrected + other.corrected, conflicting=self.conflicting + other.conflicting
+            corrected=self.corrected + other.corrected, conflicting=self.conflicting + other.conflicting,
+            kept=self.kept | other.kept, taken=self.taken | other.taken,
         )  # fmt: skip
 
 
 def join_batches(
-    records: Iterable[pa.RecordBatch], ledger: Iterable[pa.RecordBatch], bands: Sequence[str], take: TakeHeaders
+    records: Iterable[pa.RecordBatch],
+    ledger: Iterable[pa.RecordBatch],
+    bands: Sequence[str],
+    take: TakeHeaders,
+    rule: SecretRule = BY_DEFAULT,
 ) -> Iterator[tuple[pa.Table, CrsFindings]]:
     """Join a partition that streams: yield one result per batch of records.
 
@@ -68,6 +79,7 @@ def join_batches(
             where no header was asked for.
         bands: in column order.
         take: returns headers, as tables with :data:`HEADER_COLUMNS`.
+        rule: which parameters of addresses are secrets.
 
     Raises:
         CollectionError: if the ledger has rows of records that are not there, or another order: it is that of other
@@ -77,7 +89,7 @@ def join_batches(
     for batch in records:
         table = pa.Table.from_batches([batch])
         places = rows.take(table[ID].combine_chunks()) if bands else None
-        yield join_headers(table, band_headers(table[ID].combine_chunks(), places, bands, take))
+        yield join_headers(table, band_headers(table[ID].combine_chunks(), places, bands, take), rule)
     if bands and (stray := rows.next_id()) is not None:
         raise CollectionError(
             f"the ledger of headers was not made from these records: {stray!r} is in it, and is not a record where it "
@@ -158,7 +170,9 @@ def _published(rows: pa.Table) -> pa.StructArray:
     return pa.StructArray.from_arrays(fields, fields=list(BAND_STRUCT), mask=header.is_null())
 
 
-def join_headers(records: pa.Table, headers: Mapping[str, pa.Array]) -> tuple[pa.Table, CrsFindings]:
+def join_headers(
+    records: pa.Table, headers: Mapping[str, pa.Array], rule: SecretRule = BY_DEFAULT
+) -> tuple[pa.Table, CrsFindings]:
     """Return records with one ``{band}_metadata`` struct per band and unsigned hrefs.
 
     A column of that name in the source is replaced. ``proj:epsg`` and ``crs`` become what the headers say wherever all
@@ -167,16 +181,19 @@ def join_headers(records: pa.Table, headers: Mapping[str, pa.Array]) -> tuple[pa
     Args:
         records: normalized records.
         headers: of these records, by band in column order; null where there is none.
+        rule: which parameters of addresses are secrets.
     """
     replaced = {band_column(band) for band in headers}
     kept = [name for name in records.schema.names if name not in replaced]
-    table = without_signatures(records.select(kept))
+    table = without_signatures(records.select(kept), rule)
+    kept_names, taken_names = changed_parameters(records, table)
+    findings = CrsFindings(kept=kept_names, taken=taken_names)
     if not headers:
-        return table, CrsFindings()
-    table, findings = _with_header_crs(table, headers)
+        return table, findings
+    table, of_crs = _with_header_crs(table, headers)
     for band, column in headers.items():
         table = table.append_column(band_column(band), column)
-    return table, findings
+    return table, findings + of_crs
 
 
 def _with_header_crs(table: pa.Table, structs: Mapping[str, pa.Array]) -> tuple[pa.Table, CrsFindings]:

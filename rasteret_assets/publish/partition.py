@@ -86,7 +86,7 @@ def publish_partition(
         return complete_items(_without_keys(table, spec), spec, document)
 
     no_headers = {band: pa.array([], BAND_STRUCT) for band in bands}
-    joined_schema = completed(join_headers(schema.empty_table(), no_headers)[0]).schema
+    joined_schema = completed(join_headers(schema.empty_table(), no_headers, spec.secrets)[0]).schema
     published = _published_schema(joined_schema, facts, spec)
     most = group_rows(facts.rows)
     findings = CrsFindings()
@@ -96,7 +96,7 @@ def publish_partition(
         ledger = workspace.read_batches(workspace.stage_file(BANDS, key), PLACE_COLUMNS) if bands else ()
         share = _Share(group=most, weight=len(bands) * reader.row_bytes(HeaderStore(workspace, key).names))
         pieces = _cut(records, share) if bands else records
-        for table, found in join_batches(pieces, ledger, bands, reader.take_each):
+        for table, found in join_batches(pieces, ledger, bands, reader.take_each, spec.secrets):
             findings += found
             share.learn(table)
             yield completed(table)

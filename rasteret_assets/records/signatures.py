@@ -2,111 +2,84 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.columns.types import plain_text
 from rasteret_assets.schema import GEOMETRY
-from rasteret_assets.storage.addresses import may_be_signed, unsigned, unsigned_hrefs
-
-_DOCUMENT = r"^\s*[{\[]"
-#: An address with parameters or a user in it, as JSON may write it (RFC 8259, 7: slashes escaped or not).
-_MAY_SIGN = r":(\\?/){2}[^\s\"]*[?@#;]"
+from rasteret_assets.secrets import BY_DEFAULT, SecretRule
+from rasteret_assets.storage.addresses import may_be_signed, unsigned_hrefs
 
 
-def without_signatures(table: pa.Table) -> pa.Table:
+def without_signatures(table: pa.Table, rule: SecretRule = BY_DEFAULT) -> pa.Table:
     """Records with every address in them unsigned, in whatever column, at any depth.
 
     Not only hrefs of assets and links: the column that a table names its files in is published too, and so are those
-    that ``column_map`` gives other names, and JSON texts (what an asset has beside its href may be kept as one). A JSON
-    text is written anew only where it holds such an address.
+    that ``column_map`` gives other names, JSON texts (what an asset has beside its href may be kept as one) and prose.
+    A JSON text is written anew only where it holds such an address.
+
+    Args:
+        table: records.
+        rule: of the user.
     """
     for position, name in enumerate(table.schema.names):
         # Footprints are no text, and among their bytes every other one looks like a query.
         if name != GEOMETRY:
             column = table.column(position).combine_chunks()
-            if (made := _unsigned(column)) is not column:
+            if (made := _unsigned(column, rule)) is not column:
                 table = table.set_column(position, table.schema.field(position), made)
     return table
 
 
-def _unsigned(column: pa.Array) -> pa.Array:
+def _unsigned(column: pa.Array, rule: SecretRule) -> pa.Array:
     """A column of any type with the addresses in it unsigned; the array itself where none has a query."""
     kind = column.type
     made = column
     if isinstance(kind, pa.BaseExtensionType):
-        storage = _unsigned(column.storage)
+        storage = _unsigned(column.storage, rule)
         made = column if storage is column.storage else pa.ExtensionArray.from_storage(kind, storage)
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        made = _of_text(column)
+        made = _of_text(column, rule)
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_dictionary(kind):
-        made = _of_other_text(column)
+        made = _of_other_text(column, rule)
     elif pa.types.is_struct(kind):
-        made = _of_struct(column)
+        made = _of_struct(column, rule)
     elif pa.types.is_map(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        made = _of_lists(column)
+        made = _of_lists(column, rule)
     elif pa.types.is_fixed_size_list(kind):
         rows = column.cast(pa.list_(kind.value_field))
-        lists = _of_lists(rows)
+        lists = _of_lists(rows, rule)
         made = column if lists is rows else lists.cast(kind)
     return made
 
 
-def _of_text(column: pa.Array) -> pa.Array:
-    if not may_be_signed(column):
-        return column
-    suspect = pc.and_(pc.match_substring_regex(column, _DOCUMENT), pc.match_substring_regex(column, _MAY_SIGN))
-    documents = suspect.fill_null(fill_value=False)
-    # Only JSON that may hold such an address is walked: Arrow has no kernel that parses it.
-    rewritten = [_document(text) for text in column.filter(documents).to_pylist()]
-    return unsigned_hrefs(pc.replace_with_mask(column, documents, pa.array(rewritten, column.type)))
+def _of_text(column: pa.Array, rule: SecretRule) -> pa.Array:
+    return unsigned_hrefs(column, rule) if may_be_signed(column) else column
 
 
-def _document(text: str) -> str:
-    try:
-        document = json.loads(text)
-        made = _unsigned_json(document)
-        return text if made == document else json.dumps(made)
-    except (ValueError, RecursionError):
-        return text  # no JSON, or nested beyond what anybody reads
-
-
-def _unsigned_json(value: Any) -> Any:
-    if isinstance(value, str):
-        return unsigned(value)
-    if isinstance(value, list):
-        return [_unsigned_json(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _unsigned_json(item) for key, item in value.items()}
-    return value
-
-
-def _of_other_text(column: pa.Array) -> pa.Array:
+def _of_other_text(column: pa.Array, rule: SecretRule) -> pa.Array:
     """Of text that is not marked as text, and of dictionaries."""
     texts = plain_text(column)
-    made = texts if texts.type == column.type else _unsigned(texts)
+    made = texts if texts.type == column.type else _unsigned(texts, rule)
     if made is texts:
         return column
     return (made.dictionary_encode() if pa.types.is_dictionary(column.type) else made).cast(column.type)
 
 
-def _of_struct(column: pa.Array) -> pa.Array:
+def _of_struct(column: pa.Array, rule: SecretRule) -> pa.Array:
     given = [pc.struct_field(column, [position]) for position in range(column.type.num_fields)]
-    made = [_unsigned(child) for child in given]
+    made = [_unsigned(child, rule) for child in given]
     if all(child is was for child, was in zip(made, given, strict=True)):
         return column
     return pa.StructArray.from_arrays(made, fields=list(column.type), mask=pc.is_null(column))
 
 
-def _of_lists(column: pa.Array) -> pa.Array:
+def _of_lists(column: pa.Array, rule: SecretRule) -> pa.Array:
     kind = column.type
     rows = column.cast(pa.list_(pa.struct([kind.key_field, kind.item_field]))) if pa.types.is_map(kind) else column
     flat = rows.flatten()
-    if (made := _unsigned(flat)) is flat:
+    if (made := _unsigned(flat, rule)) is flat:
         return column
     lengths = pc.fill_null(pc.list_value_length(rows), 0)
     ends = np.concatenate([[0], np.cumsum(np.asarray(lengths))])

@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 
 from rasteret_assets.errors import SourceError
 from rasteret_assets.geometry import GeometryColumn, describe_geometry
+from rasteret_assets.secrets import redact
 from rasteret_assets.source.crs import crs_name
 from rasteret_assets.source.schemas import reduced
 from rasteret_assets.storage.filesystems import each_file, resolve_filesystem
 from rasteret_assets.storage.listing import Listed, list_table, visible_files
-from rasteret_assets.storage.urls import redact
 from rasteret_assets.versions import FileVersion, file_version
 
 _log = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from rasteret_assets.columns.hashing import ContentDigest
 from rasteret_assets.errors import MissingColumnError, RasteretAssetsError, SourceError
 from rasteret_assets.geometry import GeometryColumn, primary_geometry
 from rasteret_assets.schema import DATETIME, END_DATETIME, GEOMETRY, START_DATETIME
+from rasteret_assets.secrets import redact
 from rasteret_assets.source.arrow import as_dataset
 from rasteret_assets.source.contract import OF_THE_SCANNER, check_contract, check_storable, listed, projection
 from rasteret_assets.source.crs import as_ewkb, describe_footprints, is_one, srid_of
@@ -27,7 +28,6 @@ from rasteret_assets.source.files import FORMAT, SchemaStore, TableFiles, find_f
 from rasteret_assets.source.schemas import reduced, unite_schemas
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.batches import BATCH_ROWS
-from rasteret_assets.storage.urls import redact
 from rasteret_assets.versions import arrow_version, files_version
 
 # Arrow would read far ahead of a slow consumer: gigabytes, where row groups are large.

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rasteret_assets.errors import RangeReadError
+from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
+from rasteret_assets.storage.gdal import remedy as remedy_for
 from rasteret_assets.storage.local import LocalBackend
 from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend
 from rasteret_assets.storage.unchanged import IndexedFile
-from rasteret_assets.storage.urls import redact, scheme
+from rasteret_assets.storage.urls import scheme
 
 if TYPE_CHECKING:
     from rasteret_assets.storage.http import HttpBackend
@@ -80,6 +82,8 @@ class AutoBackend(ReadingBackend):
 
     def _route(self, url: str) -> HttpBackend | LocalBackend | ObjectStoreBackend:
         kind = scheme(url)
+        if (written := remedy_for(url)) is not None:
+            raise RangeReadError(f"{redact(url)}: {written}", href=redact(url))
         if kind in {"http", "https"}:
             if self._signs_azure and _AZURE_SUFFIX in url.split("/", 3)[2]:
                 return self._objects

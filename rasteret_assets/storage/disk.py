@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -20,6 +21,18 @@ T = TypeVar("T")
 
 _TRIES: Final = 20
 _BUFFER_BYTES: Final = 1024 * 1024
+
+
+#: Modes of files and folders that only their owner may read.
+PRIVATE_FILE: Final = 0o600
+PRIVATE_FOLDER: Final = 0o700
+
+
+def make_private(folder: Path) -> None:
+    """Let nobody but its owner look into a folder; one that is another user's stays as it is."""
+    with suppress(OSError):
+        if stat.S_IMODE(folder.stat().st_mode) != PRIVATE_FOLDER:
+            folder.chmod(PRIVATE_FOLDER)
 
 
 def make_folder(folder: Path) -> None:
@@ -52,11 +65,17 @@ def in_folder(folder: Path, step: Callable[[], T]) -> T:
     raise AssertionError("unreachable")
 
 
-def create_beside(folder: Path) -> BinaryIO:
-    """Create a file of a new name in a folder and open it for writing; :func:`sweep` spares it until it is closed."""
+def create_beside(folder: Path, *, private: bool = False) -> BinaryIO:
+    """Create a file of a new name in a folder and open it for writing; :func:`sweep` spares it until it is closed.
+
+    Args:
+        folder: in which the file is made.
+        private: whether only its owner may read the file.
+    """
+    mode = PRIVATE_FILE if private else 0o666
     path = folder / uuid.uuid4().hex
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    file = os.fdopen(in_folder(folder, lambda: os.open(path, flags, 0o666)), "wb", _BUFFER_BYTES)
+    file = os.fdopen(in_folder(folder, lambda: os.open(path, flags, mode)), "wb", _BUFFER_BYTES)
     with suppress(OSError):  # a share without locks: then a file is abandoned when nothing is written to it for a day
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     # A file that was opened by number has no name.

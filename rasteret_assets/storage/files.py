@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from xxhash import xxh3_128
 
 from rasteret_assets.errors import DamagedFileError
+from rasteret_assets.schema import HEADERS, NORMALIZED, RAW, REJECTED
 from rasteret_assets.storage import disk
 from rasteret_assets.storage.batches import batch_rows, row_group_runs
 from rasteret_assets.storage.conditional import LARGEST_PUT, ConditionalStore, Tag, open_conditional
@@ -39,6 +40,8 @@ T = TypeVar("T")
 STAGE_OPTIONS: Final[dict[str, Any]] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
 
 _WRITING: Final = ".writing"
+# Stages whose files keep what grants access: rows as they came, and what is made of them to fetch headers.
+_PRIVATE: Final = frozenset({RAW, NORMALIZED, REJECTED, HEADERS})
 _PIECE_BYTES: Final = 8 * 1024 * 1024
 # What a killed process left behind is taken away once nobody can be writing it any more.
 _ABANDONED_AFTER_S: Final = 24 * 3600
@@ -419,12 +422,27 @@ class Files:
         self.before_put(path)
         with writing(path):
             if self.is_local:
+                if self.is_private(path):
+                    # Before the file is in it; a folder of an earlier version is still open to others.
+                    for folder in self.private_folders(path):
+                        disk.make_folder(Path(folder))
+                        disk.make_private(Path(folder))
                 disk.replace(Path(beside), Path(path), durable=durable)
                 return
             content = pa.memory_map(beside).read_buffer()
             with self.fs.open_output_stream(path) as sink:
                 # In one call: an interrupt between two would close the stream, and so publish half of the object.
                 sink.write(content)
+
+    def is_private(self, path: str) -> bool:
+        """Whether a file holds addresses as they are fetched, so that only its owner may read it."""
+        inside = path.removeprefix(f"{self.stages}/")
+        return inside != path and inside.split("/", 1)[0] in _PRIVATE
+
+    def private_folders(self, path: str) -> list[str]:
+        """Return the folders of a private file, below that of the stages."""
+        names = path.removeprefix(f"{self.stages}/").split("/")[:-1]
+        return [f"{self.stages}/{'/'.join(names[: count + 1])}" for count in range(len(names))]
 
     @property
     def is_local(self) -> bool:
@@ -443,7 +461,7 @@ class Files:
             if self.is_local:
                 self.refuse_links(f"{self.stages}/{_WRITING}/file")
                 self.refuse_links(path)
-            beside = disk.create_beside(Path(self.scratch))
+            beside = disk.create_beside(Path(self.scratch), private=self.is_private(path))
         try:
             yield beside
         finally:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from rasteret_assets.errors import SourceError, SpecError
-from rasteret_assets.storage.urls import redact, redacted_texts
+from rasteret_assets.secrets import redact, redact_text
 from rasteret_assets.storage.walk import is_hidden, walk
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def resolve_filesystem(path: str, filesystem: Any = None) -> tuple[pafs.FileSyst
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         remedy = "pass filesystem= with a pyarrow or fsspec filesystem that knows it"
         # pyarrow repeats the URI, with the keys that stand in it.
-        reason = redacted_texts(pa.array([str(error)]))[0].as_py()
+        reason = redact_text(str(error))
         raise SourceError(f"{redact(path)}: pyarrow cannot open this URI ({reason}); {remedy}") from None
     return fs, inside
 

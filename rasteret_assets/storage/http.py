@@ -30,6 +30,7 @@ from rasteret_assets.errors import (
     TruncatedReadError,
     WrongRangeError,
 )
+from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.http_answer import (
     HttpAnswer,
@@ -44,7 +45,7 @@ from rasteret_assets.storage.http_headers import GivenHeaders, HostHeaders, head
 from rasteret_assets.storage.http_parts import PARTS_ROOM, is_multipart, read_ends_of
 from rasteret_assets.storage.http_ranges import Origin, RangeConnections
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, difference, replaced
-from rasteret_assets.storage.urls import host, redact
+from rasteret_assets.storage.urls import host
 
 if TYPE_CHECKING:
     from rasteret_assets.storage.http_cookies import Cookies
@@ -221,8 +222,8 @@ class HttpBackend(ReadingBackend):
         """
         try:
             origin, path = _split(url)
-        except ValueError as error:
-            raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from error
+        except ValueError:
+            raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from None
         clients = self._clients_here()
         answer = await self._ask(clients, url, origin, path, wanted, headers)
         if answer.status in _REDIRECTS and "location" in answer.headers:

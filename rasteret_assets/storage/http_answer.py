@@ -19,8 +19,8 @@ from rasteret_assets.errors import (
     TruncatedReadError,
     WrongRangeError,
 )
+from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import RangeRead
-from rasteret_assets.storage.urls import redact
 
 # No object has more than 2**63 bytes, which take 19 digits.
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19}|\*)", re.IGNORECASE)

@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError
+from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged
 from rasteret_assets.storage.urls import scheme
@@ -96,15 +97,17 @@ def _read(url: str, ranges: Sequence[tuple[int, int]]) -> list[RangeRead]:
             return [RangeRead(os.pread(descriptor, length, start), size, tag, modified) for start, length in places]
         finally:
             os.close(descriptor)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ObjectNotFoundError(f"{url}: no such file", href=url) from error
-    except PermissionError as error:
-        raise AccessDeniedError(f"{url}: may not be read", href=url) from error
+    # Without their causes, which name the file too, with whatever a path that is none may hold.
+    except (FileNotFoundError, NotADirectoryError):
+        raise ObjectNotFoundError(f"{redact(url)}: no such file", href=url) from None
+    except PermissionError:
+        raise AccessDeniedError(f"{redact(url)}: may not be read", href=url) from None
     except (OSError, ValueError) as error:
-        raise RangeReadError(f"{url}: {error}", href=url) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RangeReadError(f"{redact(url)}: {reason}", href=url) from None
 
 
 def _check_regular(facts: os.stat_result, url: str) -> None:
     if not stat.S_ISREG(facts.st_mode):
         kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "something else")
-        raise RangeReadError(f"{url}: is {kind}, not a regular file", href=url)
+        raise RangeReadError(f"{redact(url)}: is {kind}, not a regular file", href=url)

@@ -20,9 +20,10 @@ from obstore.exceptions import (
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError, StoreUnavailableError
+from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, replaced
-from rasteret_assets.storage.urls import redact, scheme
+from rasteret_assets.storage.urls import scheme
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -128,10 +129,9 @@ class ObjectStoreBackend(ReadingBackend):
             raise _NotModified from error
         except PreconditionError as error:
             raise _PreconditionFailed from error
-        except BaseError as error:
-            raise _translated(error, url) from error
-        except (OSError, ValueError) as error:
-            raise _translated(error, url) from error
+        except (BaseError, OSError, ValueError) as error:
+            # Not with its cause, whose text holds the signed URL of the request.
+            raise _translated(error, url) from None
         modified = meta["last_modified"].isoformat()
         return RangeRead(data.to_bytes(), meta["size"], meta["e_tag"], modified)
 

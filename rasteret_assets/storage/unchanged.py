@@ -13,8 +13,8 @@ from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from rasteret_assets.errors import FileReplacedError
+from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import RangeRead, RangeReader, StorageBackend
-from rasteret_assets.storage.urls import redact
 
 # Only ASCII: other bytes of a tag are not sent back as the server wrote them. (RFC 9110, 8.8.3, allows them.)
 _STRONG_TAG: Final = re.compile(r'"[\x21\x23-\x7e]*"')

@@ -40,7 +40,7 @@ def _columns(href: str) -> list[pa.Array]:
         (' ["https:\\/\\/h/a?x=1\\u0026sig=SECRET", "\\ud800", null]', '["https://h/a?x=1", "\\ud800", null]'),
         ('{"b":  "https://me:SECRET@h/a"}', '{"b": "https://h/a"}'),
         ('{"b":  "https://h/a?x=1"}', '{"b":  "https://h/a?x=1"}'),
-        ('{"b": "https://h/a?sig=1"', '{"b": "https://h/a?sig=1"'),
+        ('{"b": "https://h/a?sig=1"', '{"b": "https://h/a"'),
         ("{" * 100_000 + "?", "{" * 100_000 + "?"),
         ("[" * 800 + '"?"' + "]" * 800, "[" * 800 + '"?"' + "]" * 800),
         ("https://me:SECRET@h/a?sig=1#@", "https://h/a#@"),

@@ -94,7 +94,7 @@ def test_who_asks_is_in_neither_form() -> None:
         assert form("abfss://container@account/a.tif") == "abfss://container@account/a.tif"
 
 
-@pytest.mark.parametrize("href", ["/data/what?sig=1.tif", "file:///data/a.tif?token=x", "s3://b/k.tif", "C:\\a?sig=1"])
+@pytest.mark.parametrize("href", ["/data/what?sig=1.tif", "file:///data/a.tif", "s3://b/k.tif", "C:\\a"])
 def test_paths_stay_as_written(href: str) -> None:
     assert unsigned(href) == identity_href(href) == href
 

@@ -26,10 +26,11 @@ from rasteret_assets.errors import (
     RasteretAssetsError,
     TileError,
 )
+from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.hosts import DEADLINE_S, HostState, attempts_allowed, backoff
 from rasteret_assets.storage.unchanged import as_unchanged_reader
-from rasteret_assets.storage.urls import host, redact
+from rasteret_assets.storage.urls import host
 
 _DECODE_THREADS = min(16, os.cpu_count() or 1)
 

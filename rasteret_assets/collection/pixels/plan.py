@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rasteret_assets.collection.areas.grid import Window
 from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.errors import FileReplacedError, TileError
-from rasteret_assets.storage.urls import redact
+from rasteret_assets.secrets import redact
 
 #: Bytes between two tiles that are read and dropped rather than asked around: a request costs more than they do.
 MAX_GAP = 64 * 1024

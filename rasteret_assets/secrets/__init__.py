@@ -1,0 +1,29 @@
+"""Secrets in addresses, recognised by one function wherever an address stands: in a column, a text, a message, a JSON.
+
+:func:`without_secrets` is for what is stored and published, :func:`redact` and :func:`redact_text` for messages, which
+show no parameter at all. What a name or a value means is decided in :mod:`~rasteret_assets.secrets.names`.
+"""
+
+from rasteret_assets.secrets.names import BY_DEFAULT, IN_MESSAGES, SecretRule
+from rasteret_assets.secrets.texts import (
+    MAY_HOLD_ONE,
+    redact,
+    redact_text,
+    shown_names,
+    without_secrets,
+    without_signature,
+    without_user,
+)
+
+__all__ = [
+    "BY_DEFAULT",
+    "IN_MESSAGES",
+    "MAY_HOLD_ONE",
+    "SecretRule",
+    "redact",
+    "redact_text",
+    "shown_names",
+    "without_secrets",
+    "without_signature",
+    "without_user",
+]

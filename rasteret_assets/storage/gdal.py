@@ -1,0 +1,69 @@
+"""GDAL's spellings of addresses (``/vsicurl/https://...``, ``/vsis3/bucket/key``): read as what they stand for.
+
+Those that stand for something else than a whole file are refused by name, with what to write instead.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+#: What an address in one of GDAL's spellings begins with, in RE2.
+GDAL_ADDRESS: Final = r"(?i)^\s*(/vsi[a-z0-9_]+[/?]|gtiff_dir:|gtiff_raw:|(zip|gzip|tar)\+[a-z0-9]+://)"
+
+_GDAL: Final = re.compile(GDAL_ADDRESS)
+_CURL: Final = re.compile(r"(?i)/vsicurl(?:_streaming)?/((?:https?|ftp)://.+)", re.DOTALL)
+_CURL_OPTIONS: Final = re.compile(r"(?i)/vsicurl(?:_streaming)?\?(.+)", re.DOTALL)
+_BUCKET: Final = re.compile(r"(?i)/vsi(s3|gs)(?:_streaming)?/([^/]+/.+)", re.DOTALL)
+_FIRST_IMAGE: Final = re.compile(r"(?i)GTIFF_DIR:1:(.+)", re.DOTALL)
+# Options of /vsicurl? that change how GDAL asks, not what it reads.
+_HARMLESS: Final = frozenset({"max_retry", "retry_delay", "use_head", "list_dir", "empty_dir"})
+
+_REMEDIES: Final = (
+    (r"/vsiaz|/vsiadls", "write az://container/key, or the https:// address of the blob"),
+    (r"/vsioss|/vsiswift|/vsiwebhdfs|/vsihdfs", "write the https:// address of the file"),
+    (r"/vsi(zip|gzip|tar|7z|rar)|(zip|gzip|tar)\+", "a file in an archive cannot be read in parts: unpack it"),
+    (r"/vsicurl", "write the https:// address that it holds, without GDAL's options"),
+    (r"GTIFF_DIR", "only the first image of a file is read: write the address of the file"),
+    (r"GTIFF_RAW", "write the address of the file"),
+)
+
+
+def plain_address(href: str) -> str:
+    """Return what an address in GDAL's spelling stands for; any other address, and what is refused, as it is."""
+    text = href.strip()
+    if _GDAL.match(text) is None:
+        return href
+    if found := _FIRST_IMAGE.fullmatch(text):
+        return plain_address(found[1])
+    if found := _CURL.fullmatch(text):
+        return found[1]
+    if found := _BUCKET.fullmatch(text):
+        return f"{found[1].lower()}://{found[2]}"
+    if found := _CURL_OPTIONS.fullmatch(text):
+        options = dict(option.partition("=")[::2] for option in found[1].split("&"))
+        url = options.pop("url", "")
+        if re.match(r"(?i)https?(:|%3a)", url) and all(name.lower() in _HARMLESS for name in options):
+            return unquote(url) if "%3a" in url.lower() else url
+    return href
+
+
+def remedy(href: str) -> str | None:
+    """Return what to write instead of an address in GDAL's spelling that is not read; None for any other."""
+    if _GDAL.match(href) is None:
+        return None
+    found = (told for pattern, told in _REMEDIES if re.match(rf"(?i)\s*{pattern}", href))
+    return f"an address for GDAL; {next(found, 'write the address of the file itself')}"
+
+
+def plain_addresses(hrefs: pa.Array) -> pa.Array:
+    """Apply :func:`plain_address` to a string array; only rows in GDAL's spelling are walked."""
+    spelled = pc.fill_null(pc.match_substring_regex(hrefs, GDAL_ADDRESS), fill_value=False)
+    if not pc.any(spelled).as_py():
+        return hrefs
+    made = pa.array([plain_address(href) for href in hrefs.filter(spelled).to_pylist()], hrefs.type)
+    return pc.replace_with_mask(hrefs, spelled, made)
