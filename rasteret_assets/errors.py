@@ -11,6 +11,7 @@
     │   ├── ObjectNotFoundError   the object is not there (404, no such file)
     │   ├── AccessDeniedError     the object is there, but not for us (401, 403)
     │   ├── FileReplacedError     the object is not the one that was indexed
+    │   ├── ForkedProcessError    a client that does not work in a forked process
     │   ├── TruncatedReadError    fewer bytes came than the server promised
     │   └── StoreUnavailableError a failure of the moment, worth another try; also as:
     │       ├── ThrottledError, ReadTimeoutError, HostUnreachableError
@@ -27,6 +28,7 @@
     ├── TileError                 a tile that could not be decoded
     ├── PixelReadError            several tiles or files of one read that could not be read
     ├── MissingExtraError         an optional package that is not installed
+    ├── LoopThreadError           a synchronous call in the thread of the event loop that it needs
     ├── LockLostError             a partition that another build took over while this one was held up
     └── CollectionError           a published collection that is missing, damaged or of a foreign layout
         └── DamagedFileError      a file of a workspace whose bytes are not what was written
@@ -127,6 +129,12 @@ class FileReplacedError(RangeReadError):
     """The file is not the one whose header was indexed, so the index does not say where its pixels lie."""
 
     error_class = "replaced"
+
+
+class ForkedProcessError(RangeReadError):
+    """The client of the store was used before this process was forked, and does not work in it."""
+
+    error_class = "forked"
 
 
 class TruncatedReadError(RangeReadError):
@@ -265,6 +273,12 @@ class MissingExtraError(RasteretAssetsError, ImportError):
     """An optional package that is not installed."""
 
     error_class = "missing_extra"
+
+
+class LoopThreadError(RasteretAssetsError, RuntimeError):
+    """A synchronous call in the thread of the event loop that it needs, which would wait for itself."""
+
+    error_class = "loop_thread"
 
 
 class WorkspaceError(RasteretAssetsError, OSError):

@@ -41,8 +41,8 @@ from rasteret_assets.collection.show import card, plot
 from rasteret_assets.collection.table import query, scan, summary
 from rasteret_assets.collection.table.dates import parse_date_range
 from rasteret_assets.errors import CollectionError, SpecError
-from rasteret_assets.storage.aio import off_loop
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.processes import off_loop
 
 if TYPE_CHECKING:
     import geopandas as gpd

@@ -64,6 +64,7 @@ REMEDIES: Final[dict[str, str]] = {
     "unavailable": "the host failed: see that it is up, then build again",
     "unreachable": "no connection to the host: check its name, the network and the proxy, then build again",
     "backend_failed": "the backend you gave raised an exception: the error names it; mend the backend and build again",
+    "forked": "object stores cannot be read in a fork of a process that has read some: start processes by 'spawn'",
     "replaced": "the file was replaced since it was indexed: build again with --revalidate",
     "truncated": "the connection broke or the file changed meanwhile: build again; check the file's upload if it stays",
     "read_failed": "the bytes could not be read: the error says why; build again once that is mended",

@@ -24,8 +24,8 @@ from rasteret_assets.headers.rows import FreshRows, RowSink, ledger_rows, wrong_
 from rasteret_assets.headers.store import HeaderReader, in_order
 from rasteret_assets.headers.targets import RETRIED_CLASSES, distinct_files, ledger_targets
 from rasteret_assets.schema import BAND_INDEX, CRS_CONFLICT, HREF, ID, IDENTITY, STATUS_OK
-from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.processes import run_sync
 from rasteret_assets.storage.urls import host, redact
 
 #: Targets (records times bands) whose headers are asked for in one go, and whose ledger rows are in memory at once.

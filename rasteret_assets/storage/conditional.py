@@ -27,7 +27,7 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
-from rasteret_assets.storage.objects import environment_credentials
+from rasteret_assets.storage.objects import check_obstore_works, environment_credentials
 from rasteret_assets.storage.reading import patiently
 
 if TYPE_CHECKING:
@@ -262,6 +262,7 @@ def _answers() -> Iterator[None]:
 
     The text of a store's error holds the address that was asked, which may be signed, so only its kind is repeated.
     """
+    check_obstore_works()
     try:
         yield
     except PreconditionError:

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import obstore
 from obstore.exceptions import (
@@ -19,8 +19,15 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
-from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError, StoreUnavailableError
+from rasteret_assets.errors import (
+    AccessDeniedError,
+    ForkedProcessError,
+    ObjectNotFoundError,
+    RangeReadError,
+    StoreUnavailableError,
+)
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
+from rasteret_assets.storage.processes import OfProcess, works_here
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, replaced
 from rasteret_assets.storage.urls import redact, scheme
 
@@ -34,6 +41,28 @@ OBJECT_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs"}) | _AZURE_SCHEMES
 _BUCKET_URL = re.compile(r"[A-Za-z0-9+.-]+://([A-Za-z0-9_.:$@-]+)/+(.+)", re.DOTALL)
 _AZURE_HOST = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/?#]+)/([^?#]*)")
 _STATUS = re.compile(r"\b(4\d\d|5\d\d)\b")
+
+
+#: Why obstore may not work, and what helps.
+FORKED: Final = (
+    "It was forked after its parent had asked an object store, whose client has no threads here: start processes with "
+    "multiprocessing_context='forkserver' or 'spawn', or ask object stores in them only"
+)
+
+
+def obstore_works() -> bool:
+    """Whether obstore works in this process; its calls wait for ever where it does not."""
+    return works_here("obstore")
+
+
+def check_obstore_works() -> None:
+    """Refuse to use obstore where it would wait for ever.
+
+    Raises:
+        OSError: as a store that cannot be asked.
+    """
+    if not obstore_works():
+        raise OSError(f"an object store cannot be asked in this process. {FORKED}")
 
 
 class _NotModified(Exception):  # noqa: N818  (no error: the answer to a condition)
@@ -65,7 +94,7 @@ class ObjectStoreBackend(ReadingBackend):
         self._credential_provider = credential_provider
         self._s3_config = dict(s3_config or {})
         self._bucket_config = {bucket: dict(config) for bucket, config in (bucket_config or {}).items()}
-        self._stores: dict[tuple[str, str], ObjectStore] = {}
+        self._stores: OfProcess[dict[tuple[str, str], ObjectStore]] = OfProcess(dict)
 
     async def read(self, url: str, start: int, length: int) -> RangeRead:
         """One range with the object's size and validators.
@@ -119,6 +148,9 @@ class ObjectStoreBackend(ReadingBackend):
             raise
 
     async def _get(self, url: str, options: GetOptions) -> RangeRead:
+        if not obstore_works():
+            where = redact(url)
+            raise ForkedProcessError(f"{where}: cannot be read in this process. {FORKED}", href=where)
         try:
             store, path = self._locate(url)
             result = await obstore.get_async(store, path, options=options)
@@ -147,9 +179,10 @@ class ObjectStoreBackend(ReadingBackend):
 
     def _store(self, kind: str, bucket: str, **azure: str) -> ObjectStore:
         key = (azure.get("account_name", kind), bucket)
-        if key not in self._stores:
-            self._stores[key] = self._open(kind, bucket, azure)
-        return self._stores[key]
+        stores = self._stores.get()
+        if key not in stores:
+            stores[key] = self._open(kind, bucket, azure)
+        return stores[key]
 
     def _open(self, kind: str, bucket: str, azure: Mapping[str, str]) -> ObjectStore:
         signed: dict[str, Any] = {}
@@ -175,10 +208,12 @@ def list_objects(bucket: str, prefix: str, config: Mapping[str, Any]) -> Iterato
 
     Raises:
         obstore.exceptions.BaseError: if the store cannot be asked.
+        OSError: if the client does not work in this process.
         ValueError: if no store has a bucket of this name.
     """
     if not _BUCKET_URL.fullmatch(f"s3://{bucket}/key"):
         raise ValueError(f"{bucket!r} is not a bucket's name")
+    check_obstore_works()
     retries: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
     store = _open_s3(bucket, config, {}, retry_config=retries)
     for page in obstore.list(store, prefix or None):
