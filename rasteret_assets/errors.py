@@ -182,9 +182,18 @@ class TiffError(RasteretAssetsError, ValueError):
 
 
 class NotATiffError(TiffError):
-    """The bytes do not start as a TIFF does."""
+    """The bytes do not start as a TIFF does.
+
+    Args:
+        message: what they start with.
+        quotes: whether the message holds some of the bytes.
+    """
 
     error_class = "not_tiff"
+
+    def __init__(self, message: str, *, quotes: bool = False) -> None:
+        super().__init__(message)
+        self.quotes = quotes
 
 
 class CorruptTiffError(TiffError):

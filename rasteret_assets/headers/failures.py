@@ -75,6 +75,8 @@ REMEDIES: Final[dict[str, str]] = {
     "corrupt": "the header contradicts the file: upload it again, or ask its provider",
     CRS_CONFLICT: "the header is used, in the file's own CRS: correct proj:epsg or proj:code in the record table",
     "no_href": "the record names the asset but no address: fill in its href, or leave out the band with band_codes",
+    "local_file_refused": "if the table may name files of this machine, write local_files: allow in its spec",
+    "link_local_refused": "if the table may name services of its own network, write link_local: allow in its spec",
     "invalid_band_index": "write band_index as a whole number, 0 for the first band of the file",
 }
 _OTHER_REMEDY: Final = "the error says what is wrong; build again once it is mended"

@@ -20,6 +20,7 @@ from rasteret_assets.headers.failures import LOCAL_FILES, remedy
 from rasteret_assets.headers.fetch import fetch_headers
 from rasteret_assets.headers.index import Found, HeaderIndex
 from rasteret_assets.headers.outcomes import HeaderProgress, Latencies, ProgressCallback
+from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.rows import FreshRows, RowSink, ledger_rows, wrong_rows
 from rasteret_assets.headers.store import HeaderReader, in_order
 from rasteret_assets.headers.targets import RETRIED_CLASSES, distinct_files, ledger_targets
@@ -90,6 +91,7 @@ class BandMetadataReader:
         bands: assets to read, in column order.
         backend: where headers come from.
         explicit: whether the bands were chosen by name; otherwise rows whose asset is no raster are left out.
+        places: which addresses may be asked.
         max_concurrent: files in work at once.
         sink: gets the header rows that are fetched.
         known: headers that need not be fetched; None where nothing is known.
@@ -104,6 +106,7 @@ class BandMetadataReader:
         backend: StorageBackend,
         *,
         explicit: bool,
+        places: Places,
         max_concurrent: int,
         sink: RowSink,
         known: KnownHeaders | None = None,
@@ -114,6 +117,7 @@ class BandMetadataReader:
         self.bands = bands
         self.backend = backend
         self.explicit = explicit
+        self.places = places
         self.max_concurrent = max_concurrent
         self.sink = sink
         self.known = known
@@ -136,7 +140,7 @@ class BandMetadataReader:
             records: with the columns of :data:`~rasteret_assets.headers.targets.TARGET_COLUMNS`.
             more: records of the partition after these, for the progress.
         """
-        targets = ledger_targets(records, self.bands, explicit=self.explicit)
+        targets = ledger_targets(records, self.bands, explicit=self.explicit, places=self.places)
         askable = np.asarray(pc.is_null(targets["error_class"]), bool)
         found = self._find(targets, askable)
         wanted = (found.files < 0) & askable
@@ -168,7 +172,8 @@ class BandMetadataReader:
         if unknown.any() and self.known.borrow(targets.select([IDENTITY, BAND_INDEX]).filter(pa.array(unknown))):
             self.sink.save()
             found = self.known.index.find(targets)
-        return found
+        # What was read under another spec is not used for an address that may not be asked.
+        return found._replace(files=np.where(askable, found.files, -1))
 
     def _validators(self, found: Found) -> pa.Table:
         """What the known header of every target was read under; nulls where none is known."""

@@ -17,6 +17,7 @@ from rasteret_assets.headers.compact import LEDGER_OPTIONS
 from rasteret_assets.headers.earlier import bring_up_to_date
 from rasteret_assets.headers.index import HeaderIndex
 from rasteret_assets.headers.outcomes import Latencies
+from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.rows import LIGHT_COLUMNS, StoreSink
 from rasteret_assets.headers.stage import BandMetadataReader, KnownHeaders
 from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore
@@ -141,7 +142,8 @@ def _read_bands(build: Build, key: str, lists_complete: Callable[[], None]) -> S
             known = KnownHeaders(index=index, light=light, borrow=(lambda _: False) if build.force else lender.lend)
             reader = BandMetadataReader(
                 profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent,  # type: ignore[arg-type]
-                sink=StoreSink(writer), known=known, overviews=spec.overviews, revalidate=build.revalidate,
+                places=Places.of(spec, remote=profile.remote), sink=StoreSink(writer), known=known,
+                overviews=spec.overviews, revalidate=build.revalidate,
                 progress=build.progress(key) if build.progress is not None else None,
             )  # fmt: skip
             content = ContentDigest()

@@ -82,8 +82,8 @@ _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINA
 
 def _read(url: str, ranges: Sequence[tuple[int, int]]) -> list[RangeRead]:
     """The ranges of a file; a negative start counts from its end."""
-    path = local_path(url)
     try:
+        path = local_path(url)
         _check_regular(os.stat(path), url)  # noqa: PTH116  (a Path would only wrap it)
         descriptor = os.open(path, _FLAGS)
         try:
@@ -100,7 +100,7 @@ def _read(url: str, ranges: Sequence[tuple[int, int]]) -> list[RangeRead]:
         raise ObjectNotFoundError(f"{url}: no such file", href=url) from error
     except PermissionError as error:
         raise AccessDeniedError(f"{url}: may not be read", href=url) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last for the home of nobody
         raise RangeReadError(f"{url}: {error}", href=url) from error
 
 
