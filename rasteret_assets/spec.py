@@ -165,6 +165,8 @@ class CollectionSpec(_Model):
     @field_validator("path", "workspace_dir", mode="before")
     @classmethod
     def _path_text(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{value!r} holds a NUL, which no path does")
         return str(value) if isinstance(value, Path) else value
 
     @field_validator("name")

@@ -27,6 +27,7 @@ from rasteret_assets.headers.targets import RETRIED_CLASSES, distinct_files, led
 from rasteret_assets.schema import BAND_INDEX, CRS_CONFLICT, HREF, ID, IDENTITY, STATUS_OK
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.processes import run_sync
+from rasteret_assets.storage.reading import also_do
 from rasteret_assets.storage.urls import host, redact
 
 #: Targets (records times bands) whose headers are asked for in one go, and whose ledger rows are in memory at once.
@@ -222,9 +223,9 @@ class BandMetadataReader:
         )  # fmt: skip
         try:
             account = run_sync(fetching)
-        except BaseException:
+        except BaseException as error:
             # Also where an interrupt ends it: what is finished need not be asked for again.
-            self.sink.save()
+            also_do(self.sink.save, error)
             raise
         self._before = _sum(before, account, total=before.total + account.total)
         self.account.requests += account.requests

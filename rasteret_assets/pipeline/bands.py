@@ -43,6 +43,7 @@ from rasteret_assets.source.recipe import recipe_of, with_recipe
 from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.files import TableWriter
 from rasteret_assets.storage.filesystems import list_files
+from rasteret_assets.storage.reading import also_do
 
 T = TypeVar("T")
 
@@ -153,9 +154,12 @@ def _read_bands(build: Build, key: str, lists_complete: Callable[[], None]) -> S
                 try:
                     for rows, more in _slices(build, key, records.rows, reader) if profile.bands else ():
                         _write_slice(reader.read(rows, more), ledger, content)
-                finally:
-                    # Also what an interrupted stage fetched counts. The rows come before the ledger that names them.
-                    writer.close()
+                except BaseException as error:
+                    # Also what an interrupted stage fetched counts.
+                    also_do(writer.close, error)
+                    raise
+                # The rows come before the ledger that names them.
+                writer.close()
     account = reader.account
     counts: dict[str, int | float | str] = {
         "headers_fetched": account.fetched,

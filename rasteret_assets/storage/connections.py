@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from rasteret_assets.storage.create import close_backend
 from rasteret_assets.storage.hosts import HostState
 from rasteret_assets.storage.processes import OfProcess, run_sync
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -40,7 +43,8 @@ async def connected(backend: object) -> AsyncIterator[dict[str, HostState]]:
         yield hosts
     finally:
         if _leave(backend):
-            await close_backend(backend)
+            with _closing(backend):
+                await close_backend(backend)
 
 
 @contextmanager
@@ -51,7 +55,17 @@ def kept_connected(backend: object) -> Iterator[None]:
         yield
     finally:
         if _leave(backend):
-            run_sync(close_backend(backend))
+            with _closing(backend):
+                run_sync(close_backend(backend))
+
+
+@contextmanager
+def _closing(backend: object) -> Iterator[None]:
+    """Log what goes wrong as connections are closed: what was read is read, and another error may be on its way."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001  (a user's backend may raise anything)
+        _log.warning("the connections of the %s could not be closed", type(backend).__name__, exc_info=True)
 
 
 def _join(backend: object) -> dict[str, HostState]:

@@ -40,7 +40,10 @@ OBJECT_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs"}) | _AZURE_SCHEMES
 # No store has a bucket of other letters (a tenant before a colon is Ceph's); a client asked for one panics or retries.
 _BUCKET_URL = re.compile(r"[A-Za-z0-9+.-]+://([A-Za-z0-9_.:$@-]+)/+(.+)", re.DOTALL)
 _AZURE_HOST = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/?#]+)/([^?#]*)")
-_STATUS = re.compile(r"\b(4\d\d|5\d\d)\b")
+# obstore keeps the status in the words of its client. From the start, as the store's own words follow.
+_STATUS = re.compile(
+    r"Generic \w+ error: Error performing [A-Z]+ \S+ in [^-]*- Server returned non-2xx status code: (\d+) "
+)
 
 
 #: Why obstore may not work, and what helps.
@@ -109,7 +112,7 @@ class ObjectStoreBackend(ReadingBackend):
 
         Azure does not know ranges that count from the end, so of an object there only the start is read.
         """
-        if scheme(url) in _AZURE_SCHEMES or _AZURE_HOST.match(url):
+        if scheme(url) in _AZURE_SCHEMES or is_azure_blob(url):
             return EndsRead([(0, await self._get(url, {"range": (0, head)}))], 1)
         start, end = await asyncio.gather(
             self._get(url, {"range": (0, head)}), self._get(url, {"range": {"suffix": tail}})
@@ -172,7 +175,7 @@ class ObjectStoreBackend(ReadingBackend):
             account, container, path = azure.groups()
             return self._store("azure", container, account_name=account), path
         match = _BUCKET_URL.fullmatch(url)
-        if match is None:
+        if match is None or scheme(url) not in OBJECT_SCHEMES:
             raise RangeReadError(f"{redact(url)}: no address of an object, write scheme://bucket/key", href=redact(url))
         bucket, path = match.groups()
         return self._store(scheme(url), bucket), path
@@ -240,7 +243,18 @@ def environment_credentials() -> dict[str, Any]:
     return {"credential_provider": Boto3CredentialProvider(session)} if session.get_credentials() is not None else {}
 
 
-def _translated(error: Exception, url: str) -> RangeReadError:
+def status_of(error: BaseError | OSError | ValueError) -> int | None:
+    """Return the HTTP status that an object store answered with, where its error is of no kind of its own."""
+    found = _STATUS.match(str(error))
+    return int(found[1]) if found else None
+
+
+def is_azure_blob(url: str) -> bool:
+    """Whether a URL is no more than the address of an object of Azure: those with a query are signed by themselves."""
+    return _AZURE_HOST.fullmatch(url) is not None
+
+
+def _translated(error: BaseError | OSError | ValueError, url: str) -> RangeReadError:
     where = redact(url)
     if isinstance(error, RangeReadError):
         return error
@@ -248,8 +262,7 @@ def _translated(error: Exception, url: str) -> RangeReadError:
         return ObjectNotFoundError(f"{where}: no such object", href=where)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
         return AccessDeniedError(f"{where}: access denied; check credentials, requester pays and region", href=where)
-    status = _STATUS.search(str(error))
-    if status and status.group() == "416":
+    if status_of(error) == 416:
         return RangeReadError(f"{where}: the range lies beyond the end of the object", href=where, status=416)
     # The text of a store error holds the signed request URL, so it is not repeated.
     return StoreUnavailableError(f"{where}: the object store failed ({type(error).__name__})", href=where)

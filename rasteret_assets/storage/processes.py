@@ -24,7 +24,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
@@ -183,11 +183,19 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self.loop = _new_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, name="rasteret-assets-io", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="rasteret-assets-io", daemon=True)
+        self._ends = False
         self.thread.start()
         at_exit(self._stop)
 
+    def _run(self) -> None:
+        while not self._ends:
+            # What a coroutine raises to end the program ends the loop first, before its caller hears of it.
+            with suppress(KeyboardInterrupt, SystemExit):
+                self.loop.run_forever()
+
     def _stop(self) -> None:
+        self._ends = True
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(timeout=5)
         self.loop.close()
