@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from rasteret_assets.checks import require_publishable
 from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.rows import MemorySink
 from rasteret_assets.headers.stage import BandMetadataReader, check_enrichment, count_failures
 from rasteret_assets.partitions import hive_keys
@@ -286,8 +287,9 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
         sink = MemorySink()
         with terminal_progress("headers") as progress:
             reader = BandMetadataReader(
-                profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent, sink=sink,
-                overviews=spec.overviews, progress=progress(""), rule=spec.secrets,
+                profile.bands, backend, explicit=spec.names_bands, places=Places.of(spec, remote=profile.remote),
+                max_concurrent=spec.max_concurrent, sink=sink, overviews=spec.overviews, progress=progress(""),
+                rule=spec.secrets,
             )  # fmt: skip
             rows, step = result.records.num_rows, reader.slice_rows
             slices = [

@@ -11,6 +11,7 @@
     │   ├── ObjectNotFoundError   the object is not there (404, no such file)
     │   ├── AccessDeniedError     the object is there, but not for us (401, 403)
     │   ├── FileReplacedError     the object is not the one that was indexed
+    │   ├── ForkedProcessError    a client that does not work in a forked process
     │   ├── TruncatedReadError    fewer bytes came than the server promised
     │   ├── BadAnswerError        an answer that is not HTTP, has no end, or is encoded as nobody reads it; also as:
     │   │   └── WrongRangeError   other bytes than were asked for
@@ -29,6 +30,7 @@
     ├── TileError                 a tile that could not be decoded
     ├── PixelReadError            several tiles or files of one read that could not be read
     ├── MissingExtraError         an optional package that is not installed
+    ├── LoopThreadError           a synchronous call in the thread of the event loop that it needs
     ├── LockLostError             a partition that another build took over while this one was held up
     └── CollectionError           a published collection that is missing, damaged or of a foreign layout
         └── DamagedFileError      a file of a workspace whose bytes are not what was written
@@ -137,6 +139,12 @@ class FileReplacedError(RangeReadError):
     error_class = "replaced"
 
 
+class ForkedProcessError(RangeReadError):
+    """The client of the store was used before this process was forked, and does not work in it."""
+
+    error_class = "forked"
+
+
 class TruncatedReadError(RangeReadError):
     """Fewer bytes arrived than were promised."""
 
@@ -194,9 +202,18 @@ class TiffError(RasteretAssetsError, ValueError):
 
 
 class NotATiffError(TiffError):
-    """The bytes do not start as a TIFF does."""
+    """The bytes do not start as a TIFF does.
+
+    Args:
+        message: what they start with.
+        quotes: whether the message holds some of the bytes.
+    """
 
     error_class = "not_tiff"
+
+    def __init__(self, message: str, *, quotes: bool = False) -> None:
+        super().__init__(message)
+        self.quotes = quotes
 
 
 class CorruptTiffError(TiffError):
@@ -285,6 +302,12 @@ class MissingExtraError(RasteretAssetsError, ImportError):
     """An optional package that is not installed."""
 
     error_class = "missing_extra"
+
+
+class LoopThreadError(RasteretAssetsError, RuntimeError):
+    """A synchronous call in the thread of the event loop that it needs, which would wait for itself."""
+
+    error_class = "loop_thread"
 
 
 class WorkspaceError(RasteretAssetsError, OSError):

@@ -118,6 +118,11 @@ class CollectionSpec(_Model):
             publishes everything anew, without asking for a header.
         geometry_encoding: ``wkb`` publishes GeoParquet 1.1, which every reader opens; ``native`` GeoParquet 2.0 with
             Parquet's own geometry type, which keeps statistics of geometries (polars 2.1 does not open it).
+        local_files: whether a table that was read from another machine (``s3://...``, a filesystem that is not local)
+            may name files of the machine that builds it. ``refuse`` makes each of them a failure; ``allow`` opens them.
+            Tables that lie on this machine may name them in any case, and so may rewrites.
+        link_local: whether addresses that hand out a machine's credentials, or are of its own network, may be asked:
+            link-local ones (169.254.0.0/16, fe80::/10) and the metadata services of clouds. ``refuse`` or ``allow``.
         license: of the data, as STAC's ``collection.json`` wants it: an SPDX identifier, or ``other``.
         max_failed: share (0 to 1) of a partition's headers that may be missing before it is refused to be published;
             all of them by default, since a record without headers says so itself.
@@ -148,12 +153,16 @@ class CollectionSpec(_Model):
     interval_partition: Literal["undated", "start_datetime"] = "undated"
     partition_by: PartitionBy = "month"
     geometry_encoding: Literal["wkb", "native"] = "wkb"
+    local_files: Literal["refuse", "allow"] = "refuse"
+    link_local: Literal["refuse", "allow"] = "refuse"
     license: str = "other"
     max_failed: float = Field(default=1.0, ge=0.0, le=1.0)
     graph: GraphOptions = Field(default_factory=GraphOptions)
     secret_query: tuple[str, ...] = ()
     keep_query: tuple[str, ...] = ()
 
+    #: Fields that count in the content's hash only where they say something else than all did before there were any.
+    _LATER: ClassVar[frozenset[str]] = frozenset({"local_files", "link_local"})
     #: Fields that change how a build runs but not what it publishes.
     _RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset(
         {"path", "workspace_dir", "max_concurrent", "force", "max_failed", "graph"}
@@ -162,6 +171,8 @@ class CollectionSpec(_Model):
     @field_validator("path", "workspace_dir", mode="before")
     @classmethod
     def _path_text(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{value!r} holds a NUL, which no path does")
         return str(value) if isinstance(value, Path) else value
 
     @field_validator("name")
@@ -250,6 +261,8 @@ class CollectionSpec(_Model):
         Addresses count as they are rewritten, also by a cloud configuration that is registered for the data source.
         """
         values = self.model_dump(mode="json", exclude={*self._RUNTIME_FIELDS, "filter_expr", "cloud_config"})
+        # As before there were these fields: otherwise every collection would be published anew.
+        values = {name: value for name, value in values.items() if name not in self._LATER or value != "refuse"}
         cloud = self.cloud.model_dump(mode="json") if self.cloud else None
         return spec_version({**values, "cloud": cloud, "rewrites": self.rewrites}, self.filter)
 

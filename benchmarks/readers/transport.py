@@ -5,9 +5,9 @@ from __future__ import annotations
 from harness import Job, in_flight, measure
 
 from rasteret_assets import create_backend
-from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import as_reader
 from rasteret_assets.storage.create import close_backend
+from rasteret_assets.storage.processes import run_sync
 
 
 def read(job: Job) -> list[int]:

@@ -45,8 +45,8 @@ from rasteret_assets.collection.table.dates import parse_date_range
 from rasteret_assets.collection.table.rasters import first_scale, leaves_of
 from rasteret_assets.collection.table.rows import rows_of
 from rasteret_assets.errors import CollectionError, SpecError
-from rasteret_assets.storage.aio import off_loop
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.processes import off_loop
 
 if TYPE_CHECKING:
     import geopandas as gpd

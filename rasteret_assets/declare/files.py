@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
@@ -21,6 +21,8 @@ from rasteret_assets.errors import SpecError
 from rasteret_assets.spec import CollectionSpec, explain
 
 COLLECTIONS_VARIABLE = "RASTERET_ASSETS_COLLECTIONS"
+#: Far more than a person writes. With aliases a few lines stand for millions of entries.
+_MOST_ENTRIES: Final = 100_000
 DEMO_COLLECTIONS = Path("rasteret_demo") / "collections"
 
 
@@ -69,7 +71,7 @@ def read_spec(file: str | Path) -> CollectionSpec:
 
 def from_folder(folder: Path, path: str) -> str:
     """A path as somebody wrote it in a file of ``folder``: URIs as they are, the rest from there."""
-    if "://" in path:
+    if "://" in path or "\0" in path:  # the second is refused by the spec
         return path
     return str((folder / Path(path).expanduser()).resolve())
 
@@ -109,8 +111,12 @@ def _document(file: Path) -> yaml.MappingNode:
         raise SpecError(f"{file}:1: not valid YAML: {' '.join(str(error).split())}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{file}: cannot be read: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{file}: is nested too deeply") from None
     if not isinstance(node, yaml.MappingNode):
         raise SpecError(f"{file}:1: declares no collection: write fields such as path: and name:, one per line")
+    if _entries(node, {}) > _MOST_ENTRIES:
+        raise SpecError(f"{file}: stands for more than {_MOST_ENTRIES:,} entries, each use of an alias counted")
     for name, line in _repeated(node, set()):
         raise SpecError(f"{file}:{line}: {name} is written twice; YAML would take the last: leave one out")
     return node
@@ -123,8 +129,29 @@ def _plain(node: yaml.MappingNode, file: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError(f"{file}:{line}: not valid YAML: {error.problem}") from None
+    except (ValueError, OverflowError) as error:  # what looks like a date or a number and is none
+        raise SpecError(f"{file}: not valid YAML: {error}; put quotes around what is text") from None
+    except RecursionError:
+        raise SpecError(f"{file}: is nested too deeply") from None
     finally:
         loader.dispose()
+
+
+def _entries(node: yaml.Node, known: dict[int, int]) -> int:
+    """Count the nodes of a tree with each use of an alias: what merging copies, and what a message may spell out.
+
+    Args:
+        node: of a tree that is in memory as long as this looks at it.
+        known: counts by the id of the node; 0 for those that are being counted, which hold themselves.
+    """
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = 0
+    children = node.value if isinstance(node, yaml.CollectionNode) else []
+    pairs = isinstance(node, yaml.MappingNode)
+    count = 1 + sum(_entries(one, known) for child in children for one in (child if pairs else (child,)))
+    known[id(node)] = count
+    return count
 
 
 def _repeated(node: yaml.Node, looked: set[int]) -> Iterator[tuple[str, int]]:

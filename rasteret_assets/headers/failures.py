@@ -65,6 +65,7 @@ REMEDIES: Final[dict[str, str]] = {
     "unavailable": "the host failed: see that it is up, then build again",
     "unreachable": "no connection to the host: check its name, the network and the proxy, then build again",
     "backend_failed": "the backend you gave raised an exception: the error names it; mend the backend and build again",
+    "forked": "object stores cannot be read in a fork of a process that has read some: start processes by 'spawn'",
     "replaced": "the file was replaced since it was indexed: build again with --revalidate",
     "truncated": "the connection broke or the file changed meanwhile: build again; check the file's upload if it stays",
     "bad_answer": "what answers there is no sound web server: look at the address with curl -v, then build again",
@@ -77,6 +78,8 @@ REMEDIES: Final[dict[str, str]] = {
     "corrupt": "the header contradicts the file: upload it again, or ask its provider",
     CRS_CONFLICT: "the header is used, in the file's own CRS: correct proj:epsg or proj:code in the record table",
     "no_href": "the record names the asset but no address: fill in its href, or leave out the band with band_codes",
+    "local_file_refused": "if the table may name files of this machine, write local_files: allow in its spec",
+    "link_local_refused": "if the table may name services of its own network, write link_local: allow in its spec",
     "invalid_band_index": "write band_index as a whole number, 0 for the first band of the file",
 }
 _OTHER_REMEDY: Final = "the error says what is wrong; build again once it is mended"

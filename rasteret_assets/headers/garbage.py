@@ -12,23 +12,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from rasteret_assets.storage.processes import OfProcess
+
 _RELAXED: Final = 50_000
 
-_lock = threading.Lock()
-_usual: list[tuple[int, int, int]] = []
+
+class _Relaxed:
+    """Who asked for fewer collections, each with the thresholds from before."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.usual: list[tuple[int, int, int]] = []
+
+
+_relaxed = OfProcess(_Relaxed)
 
 
 @contextmanager
 def fewer_collections() -> Iterator[None]:
     """Collect garbage after every 50 000 new objects; as before once the last of those who asked for it is done."""
-    with _lock:
-        _usual.append(gc.get_threshold() if not _usual else _usual[0])
-        first, *others = _usual[0]
+    here = _relaxed.get()
+    with here.lock:
+        here.usual.append(gc.get_threshold() if not here.usual else here.usual[0])
+        first, *others = here.usual[0]
         gc.set_threshold(max(first, _RELAXED) if first else 0, *others)
     try:
         yield
     finally:
-        with _lock:
-            usual = _usual.pop()
-            if not _usual:
+        with here.lock:
+            usual = here.usual.pop()
+            if not here.usual:
                 gc.set_threshold(*usual)

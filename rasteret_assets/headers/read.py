@@ -11,11 +11,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from rasteret_assets.errors import BackendError, CorruptTiffError, RasteretAssetsError, TruncatedReadError
+from rasteret_assets.errors import (
+    BackendError,
+    CorruptTiffError,
+    NotATiffError,
+    RasteretAssetsError,
+    TruncatedReadError,
+)
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderProgress, HeaderTarget
 from rasteret_assets.headers.prefetch import FILE_HEADER, Prefetch
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import EndsReader, RangeRead, Revalidator, StorageBackend, Validators, as_reader
+from rasteret_assets.storage.urls import scheme
 from rasteret_assets.tiff import FamilyMember, HeaderFamily, NeedBytes, parse_header
 
 #: Tables of the largest files known (10^7 tiles) fit; a header that claims more is not believed.
@@ -55,6 +62,15 @@ class HeaderReader:
         Raises:
             RasteretAssetsError: if it cannot be read, or is not the header of a tiled GeoTIFF.
         """
+        try:
+            await self._read_header(target, outcome)
+        except NotATiffError as error:
+            # Files of this machine may be anybody's, and what is told here is written to where others read.
+            if error.quotes and scheme(target.href) in {"", "file"}:
+                raise NotATiffError("not a TIFF: the file does not begin as one, with II or MM and 42 or 43") from None
+            raise
+
+    async def _read_header(self, target: HeaderTarget, outcome: HeaderOutcome) -> None:
         prefetch = self._families[target.family]
         pieces: Pieces = []
         with_tail = prefetch.reads_tail and self._ends_reader is not None and not target.known

@@ -20,13 +20,15 @@ from rasteret_assets.headers.failures import LOCAL_FILES, remedy
 from rasteret_assets.headers.fetch import fetch_headers
 from rasteret_assets.headers.index import Found, HeaderIndex
 from rasteret_assets.headers.outcomes import HeaderProgress, Latencies, ProgressCallback
+from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.rows import FreshRows, RowSink, ledger_rows, wrong_rows
 from rasteret_assets.headers.store import HeaderReader, in_order
 from rasteret_assets.headers.targets import RETRIED_CLASSES, distinct_files, ledger_targets
 from rasteret_assets.schema import BAND_INDEX, CRS_CONFLICT, HREF, ID, IDENTITY, STATUS_OK
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule, redact
-from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.processes import run_sync
+from rasteret_assets.storage.reading import also_do
 from rasteret_assets.storage.urls import host
 
 #: Targets (records times bands) whose headers are asked for in one go, and whose ledger rows are in memory at once.
@@ -91,6 +93,7 @@ class BandMetadataReader:
         bands: assets to read, in column order.
         backend: where headers come from.
         explicit: whether the bands were chosen by name; otherwise rows whose asset is no raster are left out.
+        places: which addresses may be asked.
         max_concurrent: files in work at once.
         sink: gets the header rows that are fetched.
         known: headers that need not be fetched; None where nothing is known.
@@ -106,6 +109,7 @@ class BandMetadataReader:
         backend: StorageBackend,
         *,
         explicit: bool,
+        places: Places,
         max_concurrent: int,
         sink: RowSink,
         known: KnownHeaders | None = None,
@@ -118,6 +122,7 @@ class BandMetadataReader:
         self.rule = rule
         self.backend = backend
         self.explicit = explicit
+        self.places = places
         self.max_concurrent = max_concurrent
         self.sink = sink
         self.known = known
@@ -140,7 +145,7 @@ class BandMetadataReader:
             records: with the columns of :data:`~rasteret_assets.headers.targets.TARGET_COLUMNS`.
             more: records of the partition after these, for the progress.
         """
-        targets = ledger_targets(records, self.bands, explicit=self.explicit, rule=self.rule)
+        targets = ledger_targets(records, self.bands, explicit=self.explicit, places=self.places, rule=self.rule)
         askable = np.asarray(pc.is_null(targets["error_class"]), bool)
         found = self._find(targets, askable)
         wanted = (found.files < 0) & askable
@@ -172,7 +177,8 @@ class BandMetadataReader:
         if unknown.any() and self.known.borrow(targets.select([IDENTITY, BAND_INDEX]).filter(pa.array(unknown))):
             self.sink.save()
             found = self.known.index.find(targets)
-        return found
+        # What was read under another spec is not used for an address that may not be asked.
+        return found._replace(files=np.where(askable, found.files, -1))
 
     def _validators(self, found: Found) -> pa.Table:
         """What the known header of every target was read under; nulls where none is known."""
@@ -221,9 +227,9 @@ class BandMetadataReader:
         )  # fmt: skip
         try:
             account = run_sync(fetching)
-        except BaseException:
+        except BaseException as error:
             # Also where an interrupt ends it: what is finished need not be asked for again.
-            self.sink.save()
+            also_do(self.sink.save, error)
             raise
         self._before = _sum(before, account, total=before.total + account.total)
         self.account.requests += account.requests

@@ -26,6 +26,7 @@ from rasteret_assets.errors import (
 )
 from rasteret_assets.headers.garbage import fewer_collections
 from rasteret_assets.headers.outcomes import HeaderTarget
+from rasteret_assets.headers.places import Places, Refusal
 from rasteret_assets.schema import ASSETS, BAND_INDEX, HREF, ID, IDENTITY, IDENTITY_TYPE, PROJ_EPSG, STATUS_OK
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule
 from rasteret_assets.storage.addresses import identity_hashes, unsigned_hrefs
@@ -50,11 +51,18 @@ TARGET_COLUMNS: Final = (*_CARRIED.values(), ASSETS)
 
 
 def ledger_targets(
-    records: pa.Table, bands: Sequence[str], *, explicit: bool, rule: SecretRule = BY_DEFAULT
+    records: pa.Table, bands: Sequence[str], *, explicit: bool, places: Places, rule: SecretRule = BY_DEFAULT
 ) -> pa.Table:
     """Return one row per record and band, with the address of its file in three forms and what is wrong already.
 
     ``signed`` is fetched and never stored; ``identity`` says which file it is; ``href`` is stored and published.
+
+    Args:
+        records: with :data:`TARGET_COLUMNS`.
+        bands: assets to read.
+        explicit: whether they were chosen by name; otherwise rows whose asset is no raster are left out.
+        places: which addresses may be asked.
+        rule: what counts as a secret in an address.
     """
     assets = records[ASSETS].combine_chunks()
     carried = {name: records[column].combine_chunks() for name, column in _CARRIED.items()}
@@ -70,12 +78,14 @@ def ledger_targets(
         asset = asset.take(pa.array(rows))
         href = asset_field(asset, HREF)
         index, bad_index = _band_indices(asset)
-        error_class = pc.if_else(pc.is_null(href), "no_href", pc.if_else(bad_index, "invalid_band_index", None))
-        error = pc.case_when(
-            pc.make_struct(pc.is_null(href), bad_index),
-            f"the record's asset {band!r} has no href",
-            f"band_index of asset {band!r} is no whole number from 0",
-        )
+        wrong = [
+            (Refusal("no_href", f"the record's asset {band!r} has no href"), pc.is_null(href)),
+            (Refusal("invalid_band_index", f"band_index of asset {band!r} is no whole number from 0"), bad_index),
+            *((refusal, pa.array(mask)) for refusal, mask in places.refused(href)),
+        ]
+        masks = pc.make_struct(*(mask for _, mask in wrong))
+        error_class = pc.case_when(masks, *(refusal.error_class for refusal, _ in wrong))
+        error = pc.case_when(masks, *(refusal.error for refusal, _ in wrong))
         parts.append(pa.table({
             **{name: column.take(pa.array(rows)) for name, column in carried.items()},
             "band": pa.array([band] * len(rows), pa.string()), "signed": href,

@@ -17,6 +17,7 @@ from rasteret_assets.headers.compact import LEDGER_OPTIONS
 from rasteret_assets.headers.earlier import bring_up_to_date
 from rasteret_assets.headers.index import HeaderIndex
 from rasteret_assets.headers.outcomes import Latencies
+from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.rows import LIGHT_COLUMNS, StoreSink
 from rasteret_assets.headers.stage import BandMetadataReader, KnownHeaders
 from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore
@@ -42,6 +43,7 @@ from rasteret_assets.source.recipe import recipe_of, with_recipe
 from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.files import TableWriter
 from rasteret_assets.storage.filesystems import list_files
+from rasteret_assets.storage.reading import also_do
 
 T = TypeVar("T")
 
@@ -141,7 +143,8 @@ def _read_bands(build: Build, key: str, lists_complete: Callable[[], None]) -> S
             known = KnownHeaders(index=index, light=light, borrow=(lambda _: False) if build.force else lender.lend)
             reader = BandMetadataReader(
                 profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent,  # type: ignore[arg-type]
-                sink=StoreSink(writer), known=known, overviews=spec.overviews, revalidate=build.revalidate,
+                places=Places.of(spec, remote=profile.remote), sink=StoreSink(writer), known=known,
+                overviews=spec.overviews, revalidate=build.revalidate,
                 progress=build.progress(key) if build.progress is not None else None, rule=spec.secrets,
             )  # fmt: skip
             content = ContentDigest()
@@ -151,9 +154,12 @@ def _read_bands(build: Build, key: str, lists_complete: Callable[[], None]) -> S
                 try:
                     for rows, more in _slices(build, key, records.rows, reader) if profile.bands else ():
                         _write_slice(reader.read(rows, more), ledger, content)
-                finally:
-                    # Also what an interrupted stage fetched counts. The rows come before the ledger that names them.
-                    writer.close()
+                except BaseException as error:
+                    # Also what an interrupted stage fetched counts.
+                    also_do(writer.close, error)
+                    raise
+                # The rows come before the ledger that names them.
+                writer.close()
     account = reader.account
     counts: dict[str, int | float | str] = {
         "headers_fetched": account.fetched,

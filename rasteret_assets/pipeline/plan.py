@@ -18,6 +18,7 @@ import pyarrow as pa
 from rasteret_assets.errors import DamagedFileError, SpecError
 from rasteret_assets.headers.earlier import earlier_keys
 from rasteret_assets.headers.index import HeaderIndex
+from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.headers.targets import RETRIED_CLASSES, ledger_targets
 from rasteret_assets.records.normalize import normalize_records
@@ -246,7 +247,10 @@ class _Forecast:
         self.records += rows.num_rows
         self.rejected += result.rejected.num_rows
         fresh = self._unseen(result.records)
-        targets = ledger_targets(fresh, self.profile.bands, explicit=self.spec.names_bands)
+        targets = ledger_targets(
+            fresh, self.profile.bands, explicit=self.spec.names_bands,
+            places=Places.of(self.spec, remote=self.profile.remote),
+        )  # fmt: skip
         sound = targets.filter(pa.array(np.asarray(targets["error_class"].is_null(), bool)))
         found = self.known.find(sound).files >= 0
         self.reused += int(found.sum())

@@ -22,8 +22,8 @@ from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.spool import Spool
 from rasteret_assets.source.stored import load_profile, stored_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.aio import cancelled_together
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.processes import cancelled_together
 from rasteret_assets.storage.streams import StreamTable, open_stream
 from rasteret_assets.storage.workspace import Workspace
 

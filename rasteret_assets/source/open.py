@@ -28,6 +28,7 @@ from rasteret_assets.source.files import FORMAT, SchemaStore, TableFiles, find_f
 from rasteret_assets.source.schemas import reduced, unite_schemas
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.batches import BATCH_ROWS
+from rasteret_assets.storage.filesystems import is_local
 from rasteret_assets.versions import arrow_version, files_version
 
 # Arrow would read far ahead of a slow consumer: gigabytes, where row groups are large.
@@ -71,6 +72,7 @@ class Source:
         filter: row filter, or None.
         parts: its files, in path order.
         geometry: name of the column of footprints.
+        remote: whether its files lie on another machine.
         reopen: opens the files at its path as they are now; None for an Arrow object, which cannot change.
     """
 
@@ -80,6 +82,7 @@ class Source:
     filter: ds.Expression | None = None
     parts: tuple[SourcePart, ...] = field(default=())
     geometry: str = GEOMETRY
+    remote: bool = False
     reopen: Callable[[], Source] | None = field(default=None, repr=False, compare=False)
 
     def batches(self, part: SourcePart | None = None) -> Iterator[pa.RecordBatch]:
@@ -198,7 +201,17 @@ def _open(
     schema = reduced(dataset.schema)
     part = SourcePart(version="", dataset=_without_reserved(dataset), schema=schema, scanned=schema, label=label)
     united = unite_schemas(label, [schema])
-    return Source(schema=united, fingerprint="", label=label, parts=(part,), geometry=geometry or GEOMETRY)
+    return Source(
+        schema=united, fingerprint="", label=label, parts=(part,), geometry=geometry or GEOMETRY,
+        remote=_is_remote(dataset),
+    )  # fmt: skip
+
+
+def _is_remote(dataset: ds.Dataset) -> bool:
+    """Whether a dataset's rows come from files of another machine; what somebody has in memory is theirs."""
+    if isinstance(dataset, ds.UnionDataset):
+        return any(map(_is_remote, dataset.children))
+    return isinstance(dataset, ds.FileSystemDataset) and not is_local(dataset.filesystem)
 
 
 def _of_files(found: TableFiles, geometry: str | None, instants: frozenset[str]) -> Source:
@@ -226,7 +239,8 @@ def _of_files(found: TableFiles, geometry: str | None, instants: frozenset[str])
     )  # fmt: skip
     fingerprint = files_version(part.version for part in parts)
     return Source(
-        schema=united, fingerprint=fingerprint, label=found.label, parts=parts, geometry=geometry or GEOMETRY
+        schema=united, fingerprint=fingerprint, label=found.label, parts=parts, geometry=geometry or GEOMETRY,
+        remote=not is_local(found.fs),
     )  # fmt: skip
 
 

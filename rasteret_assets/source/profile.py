@@ -90,6 +90,7 @@ class SourceProfile:
         conflicting_ids: ids that several rows with different content carry; none of these rows is published.
         repeats_ids: whether any id occurs more than once (or, by a clash of hashes, seems to).
         parts: by version of the source's file.
+        remote: whether the source lies on another machine.
     """
 
     fingerprint: str
@@ -100,6 +101,7 @@ class SourceProfile:
     conflicting_ids: tuple[str, ...] = ()
     repeats_ids: bool = True
     parts: dict[str, PartProfile] = field(default_factory=dict)
+    remote: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A document for :meth:`from_json`."""
@@ -120,7 +122,7 @@ class SourceProfile:
         return cls(
             fingerprint=document["fingerprint"], columns=document.get("columns", ""),
             partitions=_partitions(document["partitions"]), parts=parts,
-            repeats_ids=document.get("repeats_ids", True), **lists,
+            repeats_ids=document.get("repeats_ids", True), remote=bool(document.get("remote")), **lists,
         )  # fmt: skip
 
     @property
@@ -216,6 +218,7 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None, keep
         conflicting_ids=tuple(sorted({name for shared in conflicts.values() for name in shared})),
         repeats_ids=bool(len(suspects)),
         parts=parts,
+        remote=source.remote,
     )
     return Look(profile, ids)
 

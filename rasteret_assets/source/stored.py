@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -67,7 +68,7 @@ def load_profile(
     stored = workspace.read_json(path, cache=True) if trust_stored else None
     profile = _parsed(stored)
     if profile is not None and profile.fingerprint == profile_fingerprint(source, spec):
-        return profile
+        return replace(profile, remote=source.remote)  # which earlier versions did not store
     look = look_at(source, spec, _last_look(workspace, source, stored, spec), keep)
     # The ids first: the document is what makes them count.
     _keep_ids(workspace, look, spec)

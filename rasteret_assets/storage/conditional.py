@@ -7,7 +7,6 @@ credentials. Whatever is neither S3 nor GCS nor Azure (fsspec's filesystems, for
 from __future__ import annotations
 
 import pickle
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
-from rasteret_assets.storage.objects import environment_credentials
+from rasteret_assets.storage.objects import check_obstore_works, environment_credentials, status_of
 from rasteret_assets.storage.reading import patiently
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ _FILE_TIMEOUT: Final = timedelta(hours=2)
 _RETRIES: Final[RetryConfig] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 _LARGE: Final = 2**20
 _AZURE_AUTHORITY: Final = ".blob.core.windows.net"
-_STATUS: Final = re.compile(r"\b([45]\d\d) [A-Z]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +260,7 @@ def _answers() -> Iterator[None]:
 
     The text of a store's error holds the address that was asked, which may be signed, so only its kind is repeated.
     """
+    check_obstore_works()
     try:
         yield
     except PreconditionError:
@@ -271,8 +270,8 @@ def _answers() -> Iterator[None]:
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise PermissionError("access denied; check credentials and region") from error
     except BaseError as error:
-        status = _STATUS.search(str(error))
-        if status is not None and status.group(1) == "501":
+        status = status_of(error)
+        if status == 501:
             raise NotImplementedError("the store knows no conditional requests") from error
-        answer = f", HTTP {status.group(1)}" if status else ""
+        answer = f", HTTP {status}" if status else ""
         raise OSError(f"the object store failed ({type(error).__name__}{answer})") from error

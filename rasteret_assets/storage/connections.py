@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.create import close_backend
 from rasteret_assets.storage.hosts import HostState
+from rasteret_assets.storage.processes import OfProcess, run_sync
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -18,9 +21,14 @@ class _Use:
     hosts: dict[str, HostState] = field(default_factory=dict)
 
 
-_lock = threading.Lock()
-#: By the identity of the backend: what users bring need not be hashable.
-_uses: dict[int, _Use] = {}
+class _Uses:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        #: By the identity of the backend: what users bring need not be hashable.
+        self.by_backend: dict[int, _Use] = {}
+
+
+_uses = OfProcess(_Uses)
 
 
 @asynccontextmanager
@@ -35,7 +43,8 @@ async def connected(backend: object) -> AsyncIterator[dict[str, HostState]]:
         yield hosts
     finally:
         if _leave(backend):
-            await close_backend(backend)
+            with _closing(backend):
+                await close_backend(backend)
 
 
 @contextmanager
@@ -46,21 +55,35 @@ def kept_connected(backend: object) -> Iterator[None]:
         yield
     finally:
         if _leave(backend):
-            run_sync(close_backend(backend))
+            with _closing(backend):
+                run_sync(close_backend(backend))
+
+
+@contextmanager
+def _closing(backend: object) -> Iterator[None]:
+    """Log what goes wrong as connections are closed: what was read is read, and another error may be on its way."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001  (a user's backend may raise anything)
+        _log.warning("the connections of the %s could not be closed", type(backend).__name__, exc_info=True)
 
 
 def _join(backend: object) -> dict[str, HostState]:
-    with _lock:
-        use = _uses.setdefault(id(backend), _Use())
+    uses = _uses.get()
+    with uses.lock:
+        use = uses.by_backend.setdefault(id(backend), _Use())
         use.users += 1
         return use.hosts
 
 
 def _leave(backend: object) -> bool:
     """Whether nobody uses the backend any more."""
-    with _lock:
-        use = _uses[id(backend)]
+    uses = _uses.get()
+    with uses.lock:
+        use = uses.by_backend.get(id(backend))
+        if use is None:  # joined by the process that this one was forked from
+            return False
         use.users -= 1
         if not use.users:
-            del _uses[id(backend)]
+            del uses.by_backend[id(backend)]
         return not use.users

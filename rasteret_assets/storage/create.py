@@ -11,14 +11,12 @@ from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.gdal import remedy as remedy_for
 from rasteret_assets.storage.local import LocalBackend
-from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend
+from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend, is_azure_blob
 from rasteret_assets.storage.unchanged import IndexedFile
 from rasteret_assets.storage.urls import scheme
 
 if TYPE_CHECKING:
     from rasteret_assets.storage.http import HttpBackend
-
-_AZURE_SUFFIX = ".blob.core.windows.net"
 
 
 class AutoBackend(ReadingBackend):
@@ -28,7 +26,8 @@ class AutoBackend(ReadingBackend):
         objects: reads ``s3://``, ``gs://`` and ``az://`` hrefs.
         headers: sent with every HTTP request, or by host.
         proxy: address of the HTTP proxy to go through; None for what the environment names.
-        signs_azure: whether ``https`` hrefs of Azure Blob Storage go to ``objects``, which holds their credentials.
+        signs_azure: whether ``https`` hrefs of Azure Blob Storage go to ``objects``, which holds their credentials;
+            those with a query, such as a signature of their own, never do.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class AutoBackend(ReadingBackend):
         if (written := remedy_for(url)) is not None:
             raise RangeReadError(f"{redact(url)}: {written}", href=redact(url))
         if kind in {"http", "https"}:
-            if self._signs_azure and _AZURE_SUFFIX in url.split("/", 3)[2]:
+            if self._signs_azure and is_azure_blob(url):
                 return self._objects
             return self._http or self._http_backend()
         if kind in OBJECT_SCHEMES:

@@ -70,6 +70,15 @@ def _as_arrow(filesystem: Any) -> pafs.FileSystem:
     )
 
 
+def is_local(fs: pafs.FileSystem) -> bool:
+    """Whether a filesystem is that of this machine, or a folder of it."""
+    while isinstance(fs, pafs.SubTreeFileSystem):
+        fs = fs.base_fs
+    if isinstance(fs, pafs.PyFileSystem) and isinstance(fs.handler, pafs.FSSpecHandler):
+        return _is_local(fs.handler.fs)
+    return bool(fs.type_name == "local")
+
+
 def _is_local(filesystem: Any) -> bool:
     """Whether a filesystem of fsspec is that of this machine, which pyarrow knows better."""
     return type(filesystem).__module__ == "fsspec.implementations.local"

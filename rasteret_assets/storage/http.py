@@ -44,6 +44,7 @@ from rasteret_assets.storage.http_body import MalformedError, OverlongError
 from rasteret_assets.storage.http_headers import GivenHeaders, HostHeaders, header_lines
 from rasteret_assets.storage.http_parts import PARTS_ROOM, is_multipart, read_ends_of
 from rasteret_assets.storage.http_ranges import Origin, RangeConnections
+from rasteret_assets.storage.processes import OfProcess
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, difference, replaced
 from rasteret_assets.storage.urls import host
 
@@ -110,6 +111,14 @@ class _Bound(NamedTuple):
     clients: _Clients
 
 
+class _Here:
+    """The clients of one process."""
+
+    def __init__(self) -> None:
+        self.by_loop: dict[asyncio.AbstractEventLoop, _Clients] = {}
+        self.last: _Bound | None = None
+
+
 class HttpBackend(ReadingBackend):
     """Byte ranges over HTTP.
 
@@ -126,8 +135,7 @@ class HttpBackend(ReadingBackend):
         self._headers = HostHeaders(headers)
         self._given_proxy = proxy
         self._proxies = urllib.request.getproxies()
-        self._clients: dict[asyncio.AbstractEventLoop, _Clients] = {}
-        self._last: _Bound | None = None
+        self._here = OfProcess(_Here)
         #: Hosts that do not answer several ranges at once.
         self._single_ranges: set[str] = set()
 
@@ -259,8 +267,9 @@ class HttpBackend(ReadingBackend):
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        self._last = None
-        clients = self._clients.pop(asyncio.get_running_loop(), None)
+        here = self._here.get()
+        here.last = None
+        clients = here.by_loop.pop(asyncio.get_running_loop(), None)
         if clients is not None:
             await clients.close()
 
@@ -308,17 +317,18 @@ class HttpBackend(ReadingBackend):
 
     def _clients_here(self) -> _Clients:
         """The clients of the event loop that is running in this thread."""
-        last = self._last
+        here = self._here.get()
+        last = here.last
         # Asking which loop is running costs a system call before Python 3.12; a thread runs no more than one.
         if last is not None and last.thread == threading.get_ident() and last.loop.is_running():
             return last.clients
         loop = asyncio.get_running_loop()
-        clients = self._clients.get(loop)
+        clients = here.by_loop.get(loop)
         if clients is None:
-            for closed in [other for other in self._clients if other.is_closed()]:
-                del self._clients[closed]
-            clients = self._clients[loop] = _Clients()
-        self._last = _Bound(threading.get_ident(), loop, clients)
+            for closed in [other for other in here.by_loop if other.is_closed()]:
+                del here.by_loop[closed]
+            clients = here.by_loop[loop] = _Clients()
+        here.last = _Bound(threading.get_ident(), loop, clients)
         return clients
 
     def _proxy(self, origin: Origin) -> str | None:

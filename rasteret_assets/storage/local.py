@@ -83,8 +83,8 @@ _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINA
 
 def _read(url: str, ranges: Sequence[tuple[int, int]]) -> list[RangeRead]:
     """The ranges of a file; a negative start counts from its end."""
-    path = local_path(url)
     try:
+        path = local_path(url)
         _check_regular(os.stat(path), url)  # noqa: PTH116  (a Path would only wrap it)
         descriptor = os.open(path, _FLAGS)
         try:
@@ -102,7 +102,7 @@ def _read(url: str, ranges: Sequence[tuple[int, int]]) -> list[RangeRead]:
         raise ObjectNotFoundError(f"{redact(url)}: no such file", href=url) from None
     except PermissionError:
         raise AccessDeniedError(f"{redact(url)}: may not be read", href=url) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last for the home of nobody
         reason = getattr(error, "strerror", None) or str(error)
         raise RangeReadError(f"{redact(url)}: {reason}", href=url) from None
 

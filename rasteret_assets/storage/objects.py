@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import obstore
 from obstore.exceptions import (
@@ -19,9 +19,16 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
-from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError, StoreUnavailableError
+from rasteret_assets.errors import (
+    AccessDeniedError,
+    ForkedProcessError,
+    ObjectNotFoundError,
+    RangeReadError,
+    StoreUnavailableError,
+)
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
+from rasteret_assets.storage.processes import OfProcess, works_here
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, replaced
 from rasteret_assets.storage.urls import scheme
 
@@ -34,7 +41,32 @@ OBJECT_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs"}) | _AZURE_SCHEMES
 # No store has a bucket of other letters (a tenant before a colon is Ceph's); a client asked for one panics or retries.
 _BUCKET_URL = re.compile(r"[A-Za-z0-9+.-]+://([A-Za-z0-9_.:$@-]+)/+(.+)", re.DOTALL)
 _AZURE_HOST = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/?#]+)/([^?#]*)")
-_STATUS = re.compile(r"\b(4\d\d|5\d\d)\b")
+# obstore keeps the status in the words of its client. From the start, as the store's own words follow.
+_STATUS = re.compile(
+    r"Generic \w+ error: Error performing [A-Z]+ \S+ in [^-]*- Server returned non-2xx status code: (\d+) "
+)
+
+
+#: Why obstore may not work, and what helps.
+FORKED: Final = (
+    "It was forked after its parent had asked an object store, whose client has no threads here: start processes with "
+    "multiprocessing_context='forkserver' or 'spawn', or ask object stores in them only"
+)
+
+
+def obstore_works() -> bool:
+    """Whether obstore works in this process; its calls wait for ever where it does not."""
+    return works_here("obstore")
+
+
+def check_obstore_works() -> None:
+    """Refuse to use obstore where it would wait for ever.
+
+    Raises:
+        OSError: as a store that cannot be asked.
+    """
+    if not obstore_works():
+        raise OSError(f"an object store cannot be asked in this process. {FORKED}")
 
 
 class _NotModified(Exception):  # noqa: N818  (no error: the answer to a condition)
@@ -66,7 +98,7 @@ class ObjectStoreBackend(ReadingBackend):
         self._credential_provider = credential_provider
         self._s3_config = dict(s3_config or {})
         self._bucket_config = {bucket: dict(config) for bucket, config in (bucket_config or {}).items()}
-        self._stores: dict[tuple[str, str], ObjectStore] = {}
+        self._stores: OfProcess[dict[tuple[str, str], ObjectStore]] = OfProcess(dict)
 
     async def read(self, url: str, start: int, length: int) -> RangeRead:
         """One range with the object's size and validators.
@@ -81,7 +113,7 @@ class ObjectStoreBackend(ReadingBackend):
 
         Azure does not know ranges that count from the end, so of an object there only the start is read.
         """
-        if scheme(url) in _AZURE_SCHEMES or _AZURE_HOST.match(url):
+        if scheme(url) in _AZURE_SCHEMES or is_azure_blob(url):
             return EndsRead([(0, await self._get(url, {"range": (0, head)}))], 1)
         start, end = await asyncio.gather(
             self._get(url, {"range": (0, head)}), self._get(url, {"range": {"suffix": tail}})
@@ -120,6 +152,9 @@ class ObjectStoreBackend(ReadingBackend):
             raise
 
     async def _get(self, url: str, options: GetOptions) -> RangeRead:
+        if not obstore_works():
+            where = redact(url)
+            raise ForkedProcessError(f"{where}: cannot be read in this process. {FORKED}", href=where)
         try:
             store, path = self._locate(url)
             result = await obstore.get_async(store, path, options=options)
@@ -140,16 +175,17 @@ class ObjectStoreBackend(ReadingBackend):
             account, container, path = azure.groups()
             return self._store("azure", container, account_name=account), path
         match = _BUCKET_URL.fullmatch(url)
-        if match is None:
+        if match is None or scheme(url) not in OBJECT_SCHEMES:
             raise RangeReadError(f"{redact(url)}: no address of an object, write scheme://bucket/key", href=redact(url))
         bucket, path = match.groups()
         return self._store(scheme(url), bucket), path
 
     def _store(self, kind: str, bucket: str, **azure: str) -> ObjectStore:
         key = (azure.get("account_name", kind), bucket)
-        if key not in self._stores:
-            self._stores[key] = self._open(kind, bucket, azure)
-        return self._stores[key]
+        stores = self._stores.get()
+        if key not in stores:
+            stores[key] = self._open(kind, bucket, azure)
+        return stores[key]
 
     def _open(self, kind: str, bucket: str, azure: Mapping[str, str]) -> ObjectStore:
         signed: dict[str, Any] = {}
@@ -175,10 +211,12 @@ def list_objects(bucket: str, prefix: str, config: Mapping[str, Any]) -> Iterato
 
     Raises:
         obstore.exceptions.BaseError: if the store cannot be asked.
+        OSError: if the client does not work in this process.
         ValueError: if no store has a bucket of this name.
     """
     if not _BUCKET_URL.fullmatch(f"s3://{bucket}/key"):
         raise ValueError(f"{bucket!r} is not a bucket's name")
+    check_obstore_works()
     retries: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
     store = _open_s3(bucket, config, {}, retry_config=retries)
     for page in obstore.list(store, prefix or None):
@@ -205,7 +243,18 @@ def environment_credentials() -> dict[str, Any]:
     return {"credential_provider": Boto3CredentialProvider(session)} if session.get_credentials() is not None else {}
 
 
-def _translated(error: Exception, url: str) -> RangeReadError:
+def status_of(error: BaseError | OSError | ValueError) -> int | None:
+    """Return the HTTP status that an object store answered with, where its error is of no kind of its own."""
+    found = _STATUS.match(str(error))
+    return int(found[1]) if found else None
+
+
+def is_azure_blob(url: str) -> bool:
+    """Whether a URL is no more than the address of an object of Azure: those with a query are signed by themselves."""
+    return _AZURE_HOST.fullmatch(url) is not None
+
+
+def _translated(error: BaseError | OSError | ValueError, url: str) -> RangeReadError:
     where = redact(url)
     if isinstance(error, RangeReadError):
         return error
@@ -213,8 +262,7 @@ def _translated(error: Exception, url: str) -> RangeReadError:
         return ObjectNotFoundError(f"{where}: no such object", href=where)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
         return AccessDeniedError(f"{where}: access denied; check credentials, requester pays and region", href=where)
-    status = _STATUS.search(str(error))
-    if status and status.group() == "416":
+    if status_of(error) == 416:
         return RangeReadError(f"{where}: the range lies beyond the end of the object", href=where, status=416)
     # The text of a store error holds the signed request URL, so it is not repeated.
     return StoreUnavailableError(f"{where}: the object store failed ({type(error).__name__})", href=where)

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 import pyarrow as pa
 
-from rasteret_assets.errors import CollectionError, DamagedFileError, WorkspaceError
+from rasteret_assets.errors import CollectionError, DamagedFileError, RasteretAssetsError, WorkspaceError
 
 T = TypeVar("T")
 
@@ -143,3 +143,11 @@ def _reach(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOTDIR:
         return "a folder on its way is a file: choose another workspace_dir"
     return "see that its storage can be reached, and that you may read there"
+
+
+def also_do(step: Callable[[], object], error: BaseException) -> None:
+    """Do a last step while an error is on its way; where the step fails too, the error gets a note of that."""
+    try:
+        step()
+    except (RasteretAssetsError, OSError) as another:
+        error.add_note(f"then also: {another}")

@@ -64,11 +64,14 @@ def read_file_header(buffer: SparseBuffer) -> tuple[Layout, int]:
         raise NeedBytes([buffer.missing(0, READ_AHEAD)])
     order = {b"II": "<", b"MM": ">"}.get(mark[:2])
     if order is None:
-        raise NotATiffError(f"not a TIFF: the file starts with {mark!r}{_guess_content(mark)}; II or MM was expected")
+        message = f"the file starts with {mark!r}{_guess_content(mark)}; II or MM was expected"
+        raise NotATiffError(f"not a TIFF: {message}", quotes=True)
     version = int.from_bytes(mark[2:], "little" if order == "<" else "big")
     layout = LAYOUTS.get((order, version))
     if layout is None:
-        raise NotATiffError(f"not a TIFF: the version is {version}; 42 (TIFF) or 43 (BigTIFF) was expected")
+        raise NotATiffError(
+            f"not a TIFF: the version is {version}; 42 (TIFF) or 43 (BigTIFF) was expected", quotes=True
+        )
     head = read_ahead(buffer, 0, 8 if version == 42 else 16, "the file header")
     if version == 42:
         offset: int = struct.unpack_from(order + "I", head, 4)[0]

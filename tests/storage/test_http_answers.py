@@ -28,8 +28,8 @@ from rasteret_assets.errors import (
     WrongRangeError,
 )
 from rasteret_assets.storage import http_names, http_ranges
-from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.http import HttpBackend
+from rasteret_assets.storage.processes import run_sync
 from tests.support.raw import RawServer, answering
 
 BODY = bytes(range(100))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rasteret_assets.spec import CloudConfig
-from rasteret_assets.storage.aio import run_sync
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import close_backend, create_backend
+from rasteret_assets.storage.processes import OfProcess, at_exit, run_sync, shared_loop
 
 if TYPE_CHECKING:
     from rasteret_assets.collection.pixels.select import RecordTable
@@ -57,16 +55,15 @@ class Source:
 def shared_backend(data_source: str, config: CloudConfig | None = None) -> StorageBackend:
     """The backend for a cloud configuration: the one given, else the one registered for a data source, if any."""
     config = config or CloudConfig.get_config(data_source)
-    return _backend(None if config is None else config.model_dump_json())
-
-
-@functools.cache
-def _backend(config: str | None) -> StorageBackend:
-    # Made on the loop that will use it: so the loop's own farewell is registered earlier, and called later.
-    backend = run_sync(_created(None if config is None else CloudConfig.model_validate_json(config)))
-    atexit.register(lambda: run_sync(close_backend(backend)))
+    text = "" if config is None else config.model_dump_json()
+    backends = _shared.get()
+    backend = backends.get(text)
+    if backend is None:
+        shared_loop()  # before the backend, so that it is stopped after the backend's connections are closed
+        backend = backends.setdefault(text, create_backend(cloud_config=config))
+        at_exit(lambda: run_sync(close_backend(backend)))
     return backend
 
 
-async def _created(config: CloudConfig | None) -> StorageBackend:
-    return create_backend(cloud_config=config)
+#: By cloud configuration, as JSON.
+_shared: OfProcess[dict[str, StorageBackend]] = OfProcess(dict)

@@ -77,6 +77,11 @@ class RecordTable(Protocol):
     """A table of records as reads see it: what :class:`Collection` is, to those who must not import it."""
 
     @property
+    def name(self) -> str:
+        """Name it was published under."""
+        ...
+
+    @property
     def schema(self) -> pa.Schema:
         """Schema of the records."""
         ...

@@ -7,9 +7,9 @@ import sys
 
 CODE = """
 import asyncio, threading, time
-from rasteret_assets.storage import aio
+from rasteret_assets.storage import processes
 
-make, made = aio._new_loop, []
+make, made = processes._new_loop, []
 
 def slowly():
     time.sleep(0.1)
@@ -19,9 +19,9 @@ def slowly():
 async def loop():
     return asyncio.get_running_loop()
 
-aio._new_loop = slowly
+processes._new_loop = slowly
 found = []
-threads = [threading.Thread(target=lambda: found.append(aio.run_sync(loop()))) for _ in range(8)]
+threads = [threading.Thread(target=lambda: found.append(processes.run_sync(loop()))) for _ in range(8)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 print(len(made), len(set(map(id, found))), len(found))

@@ -1,0 +1,152 @@
+"""Which addresses of a record table are asked: not those by which a stranger's table would reach into this machine.
+
+Whoever writes a table says which files the machine that builds it opens. A table that was read from elsewhere may not
+name local files, and no table the services at link-local addresses, which hand out a machine's credentials. Specs may
+allow both.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, NamedTuple
+from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.local import local_path
+from rasteret_assets.storage.urls import host, scheme
+
+
+class Refusal(NamedTuple):
+    """Why an address is not asked.
+
+    Args:
+        error_class: as in the ledger.
+        error: for people; it says nothing of what lies at the address.
+    """
+
+    error_class: str
+    error: str
+
+
+LOCAL_FILE: Final = Refusal(
+    "local_file_refused",
+    "the table was read from another machine and may not name local files; local_files: allow in the spec lets it",
+)
+LINK_LOCAL: Final = Refusal(
+    "link_local_refused",
+    "the address is that of a service of this machine or its network, such as a cloud's metadata; "
+    "link_local: allow in the spec lets tables name it",
+)
+
+_NETWORKS: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        # Link-local, and the metadata services that are elsewhere: AWS over IPv6, Alibaba, Oracle.
+        ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32", "192.0.0.192/32"),
+    )
+)
+_NAMES: Final = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_LOCAL: Final = re.compile(r"(?i)^(/|~|file:)")
+_PORT: Final = re.compile(r":\d*$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """What a table may name.
+
+    Args:
+        local_files: whether files of this machine are asked.
+        link_local: whether link-local hosts are.
+        folders: local places that are asked in any case: rewrites of the spec lead there.
+    """
+
+    local_files: bool = True
+    link_local: bool = True
+    folders: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, spec: CollectionSpec, *, remote: bool) -> Places:
+        """What a table may name under a spec.
+
+        Args:
+            spec: of the collection.
+            remote: whether the table lies on another machine.
+        """
+        targets = (target for target in spec.rewrites.values() if _LOCAL.match(target) and _is_local(target))
+        return cls(
+            local_files=not remote or spec.local_files == "allow",
+            link_local=spec.link_local == "allow",
+            folders=tuple(map(_plain_path, targets)),
+        )
+
+    def refused(self, hrefs: pa.Array) -> list[tuple[Refusal, npt.NDArray[np.bool_]]]:
+        """Return which addresses of a string array are not asked, by refusal."""
+        kinds: list[tuple[Refusal, npt.NDArray[np.bool_]]] = []
+        if not self.local_files:
+            suspect = pc.match_substring_regex(hrefs, _LOCAL.pattern).fill_null(fill_value=False)
+            mask = np.array(suspect, bool)
+            mask[mask] = [self._is_refused_file(href) for href in hrefs.filter(suspect).to_pylist()]
+            kinds.append((LOCAL_FILE, mask))
+        if not self.link_local:
+            # Addresses of one host in a thousand spellings are few hosts.
+            origins = pc.struct_field(pc.extract_regex(hrefs, r"^(?P<o>.*?//[^/?#]*)"), "o").dictionary_encode()
+            known = np.array([is_link_local(host(origin)) for origin in origins.dictionary.to_pylist()] + [False])
+            kinds.append((LINK_LOCAL, known[np.asarray(origins.indices.fill_null(len(known) - 1))]))
+        return kinds
+
+    def _is_refused_file(self, href: str) -> bool:
+        return _is_local(href) and not any(map(_plain_path(href).startswith, self.folders))
+
+
+def _is_local(href: str) -> bool:
+    return scheme(href) in {"", "file"}
+
+
+def _plain_path(href: str) -> str:
+    """The path of a local file without steps upwards: one that leads out of a folder is not below it."""
+    try:
+        path = os.path.abspath(local_path(href))  # noqa: PTH100  (pathlib would ask the disk)
+    except (ValueError, RuntimeError):  # no address, or the home of nobody
+        return ""
+    return f"{path}/" if href.endswith("/") and path != "/" else path
+
+
+@lru_cache(maxsize=4096)
+def is_link_local(name: str) -> bool:
+    """Tell whether a host, with or without its port, is link-local or a service that hands out credentials.
+
+    Numbers count in all the spellings that a resolver takes (``0xa9fea9fe``, ``169.254.43518``), and IPv4 within IPv6.
+    """
+    name = unquote(name).lower()
+    bare = name.partition("]")[0].lstrip("[") if name.startswith("[") else _PORT.sub("", name)
+    bare = bare.partition("%")[0].rstrip(".")
+    if bare in _NAMES:
+        return True
+    address = _address(bare)
+    return address is not None and any(address in network for network in _NETWORKS)
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(name))
+        except (OSError, ValueError):
+            return None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        return address.ipv4_mapped or address.sixtofour or address
+    return address
