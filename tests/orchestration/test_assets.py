@@ -48,7 +48,7 @@ def test_all_partitions_are_discovered_built_and_reported(scenes: Scenes, tmp_pa
     assert version == xxh3_128(content).hexdigest()
     columns = {column.name: column.type for column in published["dagster/column_schema"].value.columns}
     assert columns["id"] == "string"
-    assert columns["B02_metadata"] == "struct<26 fields>"
+    assert columns["B02_metadata"] == "struct<28 fields>"
     assert made["normalized_records"].metadata["rejected_records"].value == 0
     headers = made["band_metadata"].metadata
     assert [headers[name].value for name in ("headers_fetched", "headers_reused", "headers_failed")] == [1, 0, 0]
