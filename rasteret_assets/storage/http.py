@@ -221,8 +221,8 @@ class HttpBackend(ReadingBackend):
         """
         try:
             origin, path = _split(url)
-        except ValueError as error:
-            raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from error
+        except ValueError:  # its text may repeat a password
+            raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from None
         clients = self._clients_here()
         answer = await self._ask(clients, url, origin, path, wanted, headers)
         if answer.status in _REDIRECTS and "location" in answer.headers:
