@@ -230,7 +230,7 @@ class HttpBackend(ReadingBackend):
         """
         try:
             origin, path = _split(url)
-        except ValueError:
+        except ValueError:  # its text may repeat a password
             raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from None
         clients = self._clients_here()
         answer = await self._ask(clients, url, origin, path, wanted, headers)

@@ -17,6 +17,7 @@ CONNECT_TIMEOUT_S = 10.0
 _NEXT_ADDRESS_S: Final = 0.25
 #: Seconds for which the addresses of a name are known: names behind load balancers live about as long.
 _KNOWN_S: Final = 60.0
+_MOST_KNOWN: Final = 4096
 
 _Address: TypeAlias = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -93,6 +94,8 @@ class Names:
         addresses: list[_Address] = list(dict.fromkeys(found))  # type: ignore[arg-type]  # of TCP these are
         if not addresses:
             raise socket.gaierror(socket.EAI_NONAME, "no address")
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
         self._known[host, port] = (loop.time() + _KNOWN_S, addresses)
         return addresses
 
