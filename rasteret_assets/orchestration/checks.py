@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from rasteret_assets.checks import Check, Finding, check_stage, checks_of
+from rasteret_assets.orchestration.markdown import sentence
 from rasteret_assets.orchestration.names import identifier, stage_key
 from rasteret_assets.orchestration.partitions import partitions_of, run_partitions
 from rasteret_assets.orchestration.reporting import explained, table_metadata
@@ -110,7 +111,7 @@ def _outcome(check: Check, found: Mapping[str, Finding]) -> dict[str, Any]:
     return {
         "passed": finding.passed,
         "severity": dg.AssetCheckSeverity.ERROR if finding.error else dg.AssetCheckSeverity.WARN,
-        "description": finding.message,
+        "description": sentence(finding.message),  # which the UI reads as Markdown
         "metadata": metadata,
     }
 

@@ -5,6 +5,8 @@ from typing import Final
 
 # ASCII punctuation but for the four signs that mean nothing within a line: , - : ;
 _SIGN: Final = re.compile(r"([!-+./<-@\[-`{-~])")
+#: What links, pictures and HTML begin with, and the backslash that would take the meaning of ours away.
+_OPENING: Final = re.compile(r"([\\\[<])")
 
 
 def plain_text(text: str) -> str:
@@ -13,6 +15,15 @@ def plain_text(text: str) -> str:
     A backslash takes the meaning from any such sign: https://spec.commonmark.org/0.31.2/#backslash-escapes
     """
     return _SIGN.sub(r"\\\1", " ".join(text.split()))
+
+
+def sentence(text: str) -> str:
+    """Return Markdown that shows a message nearly as it is: no links, pictures or HTML, of what is quoted in it.
+
+    For texts that are also shown as they stand, in logs for example: only the signs that all of these begin with get
+    a backslash.
+    """
+    return _OPENING.sub(r"\\\1", text)
 
 
 def picture(alternative: str, kind: str, encoded: str) -> str:

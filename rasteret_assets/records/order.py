@@ -108,7 +108,7 @@ class RecordSorter:
 
     def _write_run(self, pieces: Iterator[pa.Table]) -> Path:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="rasteret-assets-sort-")
+            self._folder = tempfile.TemporaryDirectory(prefix="rasteret-assets-sort-", ignore_cleanup_errors=True)
         path = Path(self._folder.name) / f"{self._made}.arrows"
         self._made += 1
         writer: pa.ipc.RecordBatchStreamWriter | None = None

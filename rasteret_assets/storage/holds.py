@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from rasteret_assets.errors import LockLostError
+from rasteret_assets.storage.processes import OfProcess
 from rasteret_assets.storage.reading import writing
 
 #: Seconds between renewals of a lease, and after which one that was not renewed may be taken over.
@@ -111,7 +112,7 @@ class _Renewals:
     def add(self, hold: Hold) -> None:
         with self._guard:
             self._holds.add(hold)
-            if self._thread is None or not self._thread.is_alive():  # not in the child of a fork
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="lock renewal", daemon=True)
                 self._thread.start()
 
@@ -136,14 +137,15 @@ class _Renewals:
             self._changed.clear()
 
 
-_renewals: Final = _Renewals()
+# A child of a fork renews its own leases only: those of its parent must end with the parent.
+_renewals: Final = OfProcess(_Renewals)
 
 
 @contextmanager
 def kept_renewed(hold: Hold) -> Iterator[None]:
     """Confirm a hold every :data:`RENEWED_EVERY_S` seconds meanwhile."""
-    _renewals.add(hold)
+    _renewals.get().add(hold)
     try:
         yield
     finally:
-        _renewals.remove(hold)
+        _renewals.get().remove(hold)

@@ -121,6 +121,8 @@ def _on_disk(path: str, what: str, waiting: Callable[[], None]) -> Iterator[Hold
                 yield hold
             finally:
                 hold.is_over = True
+                # Closing is not enough where a process was forked meanwhile, which has the file open too.
+                fcntl.flock(file, fcntl.LOCK_UN)
             return
         finally:
             os.close(file)

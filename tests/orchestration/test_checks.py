@@ -5,10 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import dagster as dg
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rasteret_assets.checks import checks_of
+from rasteret_assets.checks.records import unique_ids
 from rasteret_assets.errors import CheckError, RasteretAssetsError
+from rasteret_assets.orchestration.checks import _outcome
 from rasteret_assets.orchestration.partitions import PARTITION, RANGE_END, RANGE_START
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, REJECTED
 from tests.orchestration.scenes import KEYS, Scenes, latest
@@ -118,3 +122,13 @@ def test_rejected_records_are_shown_when_they_stop_the_build(scenes: Scenes, ins
 
 def test_a_failed_check_is_an_error_of_the_package() -> None:
     assert issubclass(CheckError, RasteretAssetsError)
+
+
+def test_ids_in_the_words_of_a_check_are_no_markdown() -> None:
+    """The UI reads what a check says as Markdown: an id of a stranger's must not load a picture there."""
+    bait = "![x](http://h/track.png)<img src=http://h/y.png>"
+    found = {"unique_ids": unique_ids(pa.chunked_array([[bait, bait]]))}
+    (check,) = (check for check in checks_of(NORMALIZED) if check.name == "unique_ids")
+    said = _outcome(check, found)["description"]
+    assert bait not in said
+    assert "!\\[x](http://h/track.png)\\<img" in said

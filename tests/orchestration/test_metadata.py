@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from rasteret_assets import CollectionSpec, build
 from rasteret_assets.orchestration.footprint_map import DRAWN_SINGLY, footprint_map
-from rasteret_assets.orchestration.markdown import picture, plain_text
+from rasteret_assets.orchestration.markdown import picture, plain_text, sentence
 from rasteret_assets.orchestration.preview import preview
 from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.workspace import Workspace
@@ -192,6 +192,13 @@ def test_a_preview_goes_by_the_raster_whatever_else_the_record_says(tmp_path) ->
     (file,) = Path(spec.published_path).rglob("*.parquet")
     text = preview(workspace, str(file), create_backend())
     assert text.startswith("![x\\]\\(http:\\/\\/h\\/y\\.png\\) \\!\\[y: B02](data:image/jpeg;base64,")
+
+
+@given(st.text(max_size=20))
+def test_a_message_holds_neither_links_nor_pictures_nor_html(text: str) -> None:
+    shown = sentence(text)
+    assert not re.search(r"(?<!\\)(?:\\\\)*[\[<]", shown)
+    assert re.sub(r"\\(.)", r"\1", shown, flags=re.DOTALL) == text
 
 
 @given(st.text(max_size=20))

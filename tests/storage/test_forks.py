@@ -8,19 +8,26 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import boto3
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 import shapely
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from rasteret_assets import build_from_table, create_backend
 from rasteret_assets.collection import Collection
 from rasteret_assets.errors import LoopThreadError
+from rasteret_assets.storage import holds
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.locks import held
 from rasteret_assets.storage.processes import OfProcess, run_sync
 from tests.support.rasters import footprint, record_table, tiff_bytes
 from tests.support.s3 import KEYS, bucket_server
@@ -251,6 +258,49 @@ def test_a_synchronous_read_within_a_coroutine_is_refused(scenes: tuple[Collecti
         assert isinstance(caught.value, LoopThreadError)
         reading = thread.submit(one.get_numpy, AREA, "B", geometry_crs=32632, backend=Nested(waits=False))
         np.testing.assert_array_equal(np.squeeze(reading.result(LIMIT_S)), pixels[3])
+
+
+def test_a_lock_is_given_back_although_a_child_lives_on(tmp_path: Path) -> None:
+    fs, path = pafs.LocalFileSystem(), str(tmp_path / "lock")
+    with held(fs, path):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(10 * LIMIT_S,))
+        child.start()
+
+    def again() -> int:
+        with held(fs, path) as hold:
+            return hold.fence
+
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            fence = thread.submit(again)
+            try:
+                assert fence.result(LIMIT_S) == 2
+            finally:
+                child.kill()
+    finally:
+        child.join(LIMIT_S)
+        child.close()
+
+
+def test_a_child_renews_no_lease_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease of a parent that is gone must end, although a child of it builds on."""
+    memory = pafs.PyFileSystem(pafs.FSSpecHandler(DirFileSystem(str(tmp_path), LocalFileSystem())))
+    monkeypatch.setattr(holds, "RENEWED_EVERY_S", 0.2)
+    with held(memory, "parents"):
+        (claim,) = (tmp_path / "parents").iterdir()
+        child = multiprocessing.get_context("fork").Process(target=hold_for, args=(memory, "childs", 2.0))
+        child.start()
+        with holds._renewals.get()._guard:  # the parent stands still
+            child.join(LIMIT_S)
+            assert time.time() - claim.stat().st_mtime > 1.5
+    assert child.exitcode == 0
+    child.close()
+
+
+def hold_for(fs: pafs.FileSystem, path: str, seconds: float) -> None:
+    with held(fs, path) as hold:
+        time.sleep(seconds)
+        assert hold.seconds_since_proof() < seconds / 2
 
 
 def test_a_value_of_a_process_is_made_once_by_threads_and_never_taken_along() -> None:
