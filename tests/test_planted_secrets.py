@@ -89,6 +89,8 @@ def test_no_planted_secret_comes_out(planted, tmp_path: Path, way: str, caplog, 
             result = CliRunner().invoke(main, arguments)
             assert arguments[0] == "check" or result.exit_code == 0, result.output
             told.write(result.output)
+    if way == "command":
+        assert "query parameters taken out of published addresses: " in told.getvalue()
     shown = {"output": told.getvalue() + "".join(capfd.readouterr()), "log": caplog.text}
     for file in sorted(work.rglob("*")):
         inside = file.relative_to(work).parts
