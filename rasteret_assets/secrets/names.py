@@ -300,8 +300,7 @@ def flags(parameters: Sequence[tuple[str, str]], rule: SecretRule = BY_DEFAULT) 
         return [True] * len(parameters)
     made = [is_secret(name, value, rule) for name, value in parameters]
     names = tuple(decoded(name).lower() if value else "" for name, value in parameters)
-    granting = frozenset(name for name, secret in zip(names, made, strict=True) if secret)
-    fields = _complete(names) | (_beside(granting) if granting else frozenset())
+    fields = _fields(names, made)
     if fields:
         made = [
             secret or (name in fields and not (rule.keep and flat_name(name) in rule.keep))
@@ -321,8 +320,7 @@ def flags_of_names(names: tuple[str, ...], rule: SecretRule = BY_DEFAULT) -> tup
         else:
             told.append(True if name and _meaning(name) is _Meaning.SECRET else None)
     lower = tuple(decoded(name).lower() for name in names)
-    granting = frozenset(name for name, secret in zip(lower, told, strict=True) if secret)
-    fields = _complete(lower) | _beside(granting)
+    fields = _fields(lower, told)
     return tuple(
         True if secret is None and name in fields else secret for secret, name in zip(told, lower, strict=True)
     )
@@ -346,6 +344,16 @@ def signature_flags_of_names(names: tuple[str, ...]) -> tuple[bool, ...]:
 def _complete(names: tuple[str, ...]) -> frozenset[str]:
     complete = (kind.fields for kind in _SIGNATURES if not any(need.isdisjoint(names) for need in kind.needs))
     return frozenset[str]().union(*complete)
+
+
+def _fields(names: tuple[str, ...], secret: Sequence[bool | None]) -> frozenset[str]:
+    """Return the names that belong to a signature: to a complete one, or to one of which some part is left then.
+
+    In this order, so that what is published of an address is what is published of its identity.
+    """
+    complete = _complete(names)
+    left = frozenset(name for name, one in zip(names, secret, strict=True) if one and name not in complete)
+    return complete | _beside(left) if left else complete
 
 
 @lru_cache(maxsize=1024)
