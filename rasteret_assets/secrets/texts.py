@@ -61,6 +61,8 @@ _FOLDER_VALUE: Final = re.compile(r"[0-9]{1,8}|[a-z]{0,4}|&.*|.*\.[A-Za-z][A-Za-
 _ESCAPED_ADDRESS: Final = re.compile(r"(?i)[^/]*%(?:25)*3a%(?:25)*2f[^/]*")
 _MAYBE_NESTED: Final = re.compile(r"(?i)%(?:25)*(?:3d|3f|40|26)|:(?:\\?/)+|//|@")
 
+_MAY_HOLD_MORE: Final = re.compile(r"[%@=/|]")
+
 _TOKENS: Final = re.compile(r"[^\s\"'<>`]+")
 _ENDS: Final = re.compile(r"[:;,.)\]}\\]*$")
 _DOCUMENT: Final = re.compile(r"\s*[{\[]")
@@ -146,7 +148,12 @@ def _plain_flags(names: tuple[str, ...], values: Sequence[str], rule: SecretRule
     told = flags_of_names(names, rule)
     if None in told:
         for name, value, taken in zip(names, values, told, strict=True):
-            if taken is None and (HINT_OF_SECRET.search(value) or is_secret(name, value, rule)):
+            # Only a value that may hold an address or parameters needs the long way.
+            if (
+                taken is None
+                and HINT_OF_SECRET.search(value)
+                and (_MAY_HOLD_MORE.search(value) or is_secret(name, value, rule))
+            ):
                 return None
     return [bool(taken) for taken in told]
 
