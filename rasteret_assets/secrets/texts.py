@@ -149,11 +149,8 @@ def _plain_flags(names: tuple[str, ...], values: Sequence[str], rule: SecretRule
     if None in told:
         for name, value, taken in zip(names, values, told, strict=True):
             # Only a value that may hold an address or parameters needs the long way.
-            if (
-                taken is None
-                and HINT_OF_SECRET.search(value)
-                and (_MAY_HOLD_MORE.search(value) or is_secret(name, value, rule))
-            ):
+            may_hold_more = HINT_OF_SECRET.search(value) and _MAY_HOLD_MORE.search(value)
+            if taken is None and (may_hold_more or is_secret(name, value, rule)):
                 return None
     return [bool(taken) for taken in told]
 
