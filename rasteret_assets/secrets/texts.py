@@ -42,7 +42,7 @@ _LOCAL: Final = re.compile(r"(?i)/|~|[a-z]:[\\/]|file:")
 _QUERY_ALONE: Final = re.compile(r"[\w.%-]+=[^&\s]*(?:&(?:amp;)?[\w.%-]+=[^&\s]*)+")
 
 # Who asks stands before the host, except in Azure's own schemes (abfss://container@account...): there it is the place.
-_USER: Final = re.compile(r"(?i)(^|[a-z][a-z0-9+.-]*:)((?:\\?/){2,}|(?<=:)\\?/(?=[^/?#\s@:]+:[^/?#\s@]*@))([^/?#]*@)")
+_USER: Final = re.compile(r"(?i)(^|[a-z][a-z0-9+.-]*:)((?:\\?/){2}|(?<=:)\\?/(?=[^/?#\s@:]+:[^/?#\s@]*@))([^/?#]*@)")
 _PLACE_BEFORE_HOST: Final = re.compile(r"(?i)(abfss?|wasbs?):$")
 # A password with a slash, a question mark or a number sign that nobody escaped.
 _ODD_USER: Final = re.compile(r"(?i)(\b(?:https?|ftps?):(?:\\?/){2})[^/?#@:]+:(?![0-9]*(?:[/?#]|$))[^@]*@")
