@@ -25,6 +25,7 @@ from rasteret_assets.cli.common import (
     partition_option,
     print_json,
     print_table,
+    printable,
     workspace_of,
 )
 
@@ -209,7 +210,8 @@ def _by_library(
     from rasteret_assets.api import build as library_build
 
     report = library_build(spec, force=force, revalidate=revalidate, partitions=partitions)
-    return {"partitions": report.reasons, "totals": {name: report.totals.get(name, 0) for name in _COUNTS}}
+    totals = {name: report.totals.get(name, 0) for name in _COUNTS}
+    return {"partitions": report.reasons, "totals": totals, "query_parameters": report.query_parameters}
 
 
 def _by_graph(
@@ -222,6 +224,7 @@ def _by_graph(
 ) -> dict[str, Any]:
     from rasteret_assets.orchestration.materialize import materialize_collection
     from rasteret_assets.pipeline.plan import refuse_unknown, stale_partitions
+    from rasteret_assets.publish.parameters import KEPT, TAKEN
     from rasteret_assets.source.stored import load_profile, open_known
     from rasteret_assets.storage.commit import verified_states
 
@@ -232,13 +235,17 @@ def _by_graph(
     refuse_unknown(partitions, profile, states)
     reasons = stale_partitions(states, profile, spec, force=force, revalidate=revalidate, only=partitions)
     totals: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
+    parameters: dict[str, set[str]] = {KEPT: set(), TAKEN: set()}
     if reasons:
         counts = materialize_collection(spec, instance, keys=list(reasons), force=force, revalidate=revalidate)
         for stages in counts.values():
             totals["records"] += stages.get("collection", {}).get("rows", 0)
+            for name, names in parameters.items():
+                names.update(filter(None, str(stages.get("collection", {}).get(name, "")).split("\n")))
             headers = stages.get("band_metadata", {})
             totals.update({name: headers.get(name, 0) for name in _COUNTS[1:]})
-    return {"partitions": reasons, "totals": dict(totals)}
+    told = {"kept": sorted(parameters[KEPT]), "taken_out": sorted(parameters[TAKEN])}
+    return {"partitions": reasons, "totals": dict(totals), "query_parameters": told}
 
 
 def _tell(document: dict[str, Any]) -> None:
@@ -252,6 +259,9 @@ def _tell(document: dict[str, Any]) -> None:
         f"{totals['headers_fetched']} headers fetched, {totals['headers_reused']} reused, "
         f"{totals['headers_failed']} failed, {totals['requests']} requests"
     )
+    for name, what in (("kept", "kept in"), ("taken_out", "taken out of")):
+        if names := document.get("query_parameters", {}).get(name):
+            click.echo(printable(f"query parameters {what} published addresses: {', '.join(names)}"))
     click.echo(f"published in {document['path']}")
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.columns.types import is_list, plain_text
 from rasteret_assets.errors import RecordError
 from rasteret_assets.schema import CRS, PROJ_EPSG, TIMESTAMP
+from rasteret_assets.storage.addresses import may_be_signed, unsigned_hrefs
 
 # ISO 8601 as STAC writes it (RFC 3339) and its common relaxations: a space for the T, no seconds, a bare date, no zone.
 _ISO_TIME = r"^\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?)?\s*([Zz]|[+-]\d{2}(:?\d{2})?)?$"
@@ -41,8 +42,14 @@ _USER_DEFINED = 32767
 CRS_SOURCES = (PROJ_EPSG, "proj:code", CRS, "proj:wkt2", "proj:projjson")
 
 
+_ADDRESS: Final = r"(?i)^\s*(//|/vsi|[a-z][a-z0-9+.-]*:/)"
+
+
 def normalize_ids(column: pa.Array) -> pa.Array:
     """Record ids as text, UUIDs in their usual form (RFC 9562, 4); blank ones become null.
+
+    An id that is an address is taken without its secrets: it stands in ledgers, messages and states, and a renewed
+    signature makes no other record.
 
     Raises:
         RecordError: if the column's type cannot be an identifier (floats: 1.0 and 1 would not meet again).
@@ -56,6 +63,9 @@ def normalize_ids(column: pa.Array) -> pa.Array:
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise RecordError(f"column 'id' is {kind}: identifiers are text or integers; cast it before the build")
     ids = column.cast(pa.string())
+    if may_be_signed(ids):
+        is_address = pc.match_substring_regex(ids, _ADDRESS)
+        ids = pc.if_else(is_address, unsigned_hrefs(ids), ids)
     return pc.if_else(pc.equal(ids, ""), pa.scalar(None, pa.string()), ids)
 
 

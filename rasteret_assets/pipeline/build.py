@@ -54,6 +54,12 @@ class BuildReport:
         records = sum(result.rows for result in self.results[COLLECTION].values())
         return {"partitions": len(self.reasons), "records": records, **sums}
 
+    @property
+    def query_parameters(self) -> dict[str, list[str]]:
+        """Names of the query parameters of published addresses: ``kept``, and those ``taken_out`` as secrets."""
+        results = self.results[COLLECTION].values()
+        return {"kept": sorted(names_of(results, KEPT)), "taken_out": sorted(names_of(results, TAKEN))}
+
 
 def build_partitions(
     build: Build,

@@ -117,6 +117,7 @@ _SECRET_WORDS: Final = frozenset({
     "credential", "cred", "auth", "oauth", "authorization", "authentication", "authorisation", "bearer", "hmac",
     "session", "sessionid", "sessid", "jsessionid", "phpsessid", "cookie", "macaroon", "otp", "totp", "csrf", "xsrf",
     "apikey", "authkey", "accesskey", "secretkey", "privatekey", "sas", "passkey",
+    "authn", "authz", "authenticator", "authcode", "passw", "psw", "pword", "sgn", "nonce",
 })  # fmt: skip
 # Ends of words that no other word has by chance.
 _SECRET_ENDS: Final = (
@@ -127,12 +128,13 @@ _SECRET_STARTS: Final = ("password", "passwd", "apikey", "accesskey", "secretkey
 # Names that mean a secret as a whole, whatever their words mean elsewhere.
 _SECRET_NAMES: Final = frozenset({
     "sid", "tk", "sk", "ak", "sign", "pin", "rlkey", "resourcekey", "connectid", "appcode", "tempauth", "qak",
-    "hdnts", "hdnea", "hdntl", "hdnt", "gda", "ticket", "userpass", "dbpass", "urlsign",
+    "hdnts", "hdnea", "hdntl", "hdnt", "gda", "ticket", "userpass", "dbpass", "urlsign", "pw",
 })  # fmt: skip
 # With "key" each of these means a secret; with a word of those above it may stand beside.
 _QUALIFIERS: Final = frozenset({
     "access", "account", "admin", "ak", "api", "app", "application", "azure", "aws", "client", "code", "consumer",
     "customer", "data", "deploy", "dev", "developer", "download", "encryption", "functions", "function", "google",
+    "hash",
     "host", "http", "https", "id", "job", "license", "licence", "login", "map", "maps", "master", "my", "ocp", "apim",
     "pair", "personal", "private", "public", "read", "refresh", "request", "security", "server", "service", "shared",
     "signing", "sts", "storage", "subscription", "temp", "temporary", "url", "user", "value", "web", "write", "x",
@@ -149,6 +151,9 @@ _NAMING_WORDS: Final = frozenset({
     "sceneid", "asset", "assetid", "object", "objectid", "name", "path", "layer", "generation", "product", "granule",
     "collection", "tile", "ref", "blob", "blobid", "snapshot", "dataset", "key", "etags", "oid",
 })  # fmt: skip
+
+# A name within a JSON text.
+_KEY: Final = re.compile(r"\"([^\"]+)\"\s*:")
 
 _CAMEL: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _LETTERS: Final = re.compile(r"[a-z]+")
@@ -213,6 +218,8 @@ def is_secret(name: str, value: str, rule: SecretRule = BY_DEFAULT) -> bool:
         flat = flat_name(name)
         if flat in rule.keep or flat in rule.secret:
             return flat not in rule.keep
+    if value.startswith(("{", "%7B", "%7b")) and any(map(means_secret, _KEY.findall(decoded(value)))):
+        return True
     meaning = _meaning(name) if name else _Meaning.NOTHING
     if meaning is _Meaning.DOUBTFUL:
         return bool(value) and (not _DOUBTFUL_VALUE.fullmatch(decoded(value)) or looks_secret(value))
@@ -300,8 +307,7 @@ def flags(parameters: Sequence[tuple[str, str]], rule: SecretRule = BY_DEFAULT) 
         return [True] * len(parameters)
     made = [is_secret(name, value, rule) for name, value in parameters]
     names = tuple(decoded(name).lower() if value else "" for name, value in parameters)
-    granting = frozenset(name for name, secret in zip(names, made, strict=True) if secret)
-    fields = _complete(names) | (_beside(granting) if granting else frozenset())
+    fields = _fields(names, made)
     if fields:
         made = [
             secret or (name in fields and not (rule.keep and flat_name(name) in rule.keep))
@@ -321,8 +327,7 @@ def flags_of_names(names: tuple[str, ...], rule: SecretRule = BY_DEFAULT) -> tup
         else:
             told.append(True if name and _meaning(name) is _Meaning.SECRET else None)
     lower = tuple(decoded(name).lower() for name in names)
-    granting = frozenset(name for name, secret in zip(lower, told, strict=True) if secret)
-    fields = _complete(lower) | _beside(granting)
+    fields = _fields(lower, told)
     return tuple(
         True if secret is None and name in fields else secret for secret, name in zip(told, lower, strict=True)
     )
@@ -346,6 +351,16 @@ def signature_flags_of_names(names: tuple[str, ...]) -> tuple[bool, ...]:
 def _complete(names: tuple[str, ...]) -> frozenset[str]:
     complete = (kind.fields for kind in _SIGNATURES if not any(need.isdisjoint(names) for need in kind.needs))
     return frozenset[str]().union(*complete)
+
+
+def _fields(names: tuple[str, ...], secret: Sequence[bool | None]) -> frozenset[str]:
+    """Return the names that belong to a signature: to a complete one, or to one of which some part is left then.
+
+    In this order, so that what is published of an address is what is published of its identity.
+    """
+    complete = _complete(names)
+    left = frozenset(name for name, one in zip(names, secret, strict=True) if one and name not in complete)
+    return complete | _beside(left) if left else complete
 
 
 @lru_cache(maxsize=1024)

@@ -42,14 +42,14 @@ _LOCAL: Final = re.compile(r"(?i)/|~|[a-z]:[\\/]|file:")
 _QUERY_ALONE: Final = re.compile(r"[\w.%-]+=[^&\s]*(?:&(?:amp;)?[\w.%-]+=[^&\s]*)+")
 
 # Who asks stands before the host, except in Azure's own schemes (abfss://container@account...): there it is the place.
-_USER: Final = re.compile(r"(?i)(^|[a-z][a-z0-9+.-]*:)((?:\\?/){2,}|(?<=:)\\?/(?=[^/?#\s@:]+:[^/?#\s@]*@))([^/?#]*@)")
+_USER: Final = re.compile(r"(?i)(^|[a-z][a-z0-9+.-]*:)((?:\\?/){2}|(?<=:)\\?/(?=[^/?#\s@:]+:[^/?#\s@]*@))([^/?#]*@)")
 _PLACE_BEFORE_HOST: Final = re.compile(r"(?i)(abfss?|wasbs?):$")
 # A password with a slash, a question mark or a number sign that nobody escaped.
 _ODD_USER: Final = re.compile(r"(?i)(\b(?:https?|ftps?):(?:\\?/){2})[^/?#@:]+:(?![0-9]*(?:[/?#]|$))[^@]*@")
 
 # What stands between parameters: also as HTML and JSON write it. A semicolon counts only before another name, because
 # values such as lists of signed headers hold semicolons too; a question mark begins the query of an address within.
-_BETWEEN: Final = re.compile(r"(?i)(&(?:amp;|#38;|#x26;)?|\\u0026|;(?=[^&;=?]*=)|\?(?=[^&;=?]*=))")
+_BETWEEN: Final = re.compile(r"(?i)(&(?:amp;|#38;|#x26;)?|\\u0026|[;|,](?=[^&;=?|,/\"]*=)|\?(?=[^&;=?]*=))")
 _PATH_PARAMETER: Final = re.compile(r";([^;/=]*)=([^;/]*)")
 _PATH_SEGMENT: Final = re.compile(r"/([^/;=?]+)=([^/;]*)(?=/|$)")
 # Its list of allowed paths holds slashes.
@@ -57,8 +57,11 @@ _AKAMAI_SEGMENT: Final = re.compile(r"/(?:hdn[a-z]*|_*[a-z]+_*)=[^?#]*?hmac=[^/?
 _PATH_TOKEN: Final = re.compile(r"/eyJ[\w-]{6,}\.[\w-]+\.[\w-]*(?=/|$)")
 # Oracle's pre-authenticated requests: /p/<token>/n/<namespace>/b/<bucket>/o/<object>.
 _PREAUTHENTICATED: Final = re.compile(r"/p/[\w-]{20,}(?=/n/)")
+_FOLDER_VALUE: Final = re.compile(r"[0-9]{1,8}|[a-z]{0,4}|&.*|.*\.[A-Za-z][A-Za-z0-9]{1,4}")
 _ESCAPED_ADDRESS: Final = re.compile(r"(?i)[^/]*%(?:25)*3a%(?:25)*2f[^/]*")
 _MAYBE_NESTED: Final = re.compile(r"(?i)%(?:25)*(?:3d|3f|40|26)|:(?:\\?/)+|//|@")
+
+_MAY_HOLD_MORE: Final = re.compile(r"[%@=/|]")
 
 _TOKENS: Final = re.compile(r"[^\s\"'<>`]+")
 _ENDS: Final = re.compile(r"[:;,.)\]}\\]*$")
@@ -145,7 +148,9 @@ def _plain_flags(names: tuple[str, ...], values: Sequence[str], rule: SecretRule
     told = flags_of_names(names, rule)
     if None in told:
         for name, value, taken in zip(names, values, told, strict=True):
-            if taken is None and (HINT_OF_SECRET.search(value) or is_secret(name, value, rule)):
+            # Only a value that may hold an address or parameters needs the long way.
+            may_hold_more = HINT_OF_SECRET.search(value) and _MAY_HOLD_MORE.search(value)
+            if taken is None and (may_hold_more or is_secret(name, value, rule)):
                 return None
     return [bool(taken) for taken in told]
 
@@ -184,7 +189,9 @@ def _of_tokens(text: str, rule: SecretRule, depth: int) -> str:
 
 def _token(token: str, rule: SecretRule, depth: int) -> str:
     if not _MAY_HOLD_ONE.search(token):
-        return token
+        # What an address lost its hold of, by a blank.
+        name, equals, _ = token.partition("=")
+        return f"{name}=..." if rule.hides_all and equals and means_secret(name) else token
     return _address(token, rule, depth)
 
 
@@ -270,9 +277,10 @@ def _path(path: str, rule: SecretRule, depth: int) -> str:
 
 
 def _without_segment(found: re.Match[str]) -> str:
-    """A folder may be called key=B02; a token is long."""
+    """Drop name=value where the name means a secret; folders are called key=B02 and session=3 too."""
     name, value = found[1], found[2]
-    return "" if "hmac=" in value or (means_secret(name) and looks_secret(value)) else found[0]
+    is_secret_one = means_secret(name) and _FOLDER_VALUE.fullmatch(value) is None
+    return "" if "hmac=" in value or is_secret_one else found[0]
 
 
 def _parameters(address: str, choose: _Flags, inner: Callable[[str], str]) -> str:
@@ -298,6 +306,8 @@ def _without(piece: str, choose: _Flags, inner: Callable[[str], str]) -> str:
     pairs = []
     for item in items[::2]:
         name, equals, value = item.partition("=")
+        if not equals and ":" in item and means_secret(item.partition(":")[0]):
+            name, equals, value = item.partition(":")
         # What has no name may still be a token.
         pairs.append((name, value) if equals else ("", item))
     taken = choose(pairs)

@@ -491,6 +491,10 @@ class Files:
         with writing(path):
             if self.is_local:
                 self.refuse_links(f"{path}/file")
+                for stage in _PRIVATE:
+                    # An earlier version left them open to others.
+                    if Path(f"{self.stages}/{stage}").is_dir() and not Path(f"{self.stages}/{stage}").is_symlink():
+                        disk.make_private(Path(f"{self.stages}/{stage}"))
                 disk.sweep(Path(path), _ABANDONED_AFTER_S)
                 return
             oldest = time.time() - _ABANDONED_AFTER_S
