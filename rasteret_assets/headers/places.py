@@ -7,14 +7,10 @@ allow both.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
-import socket
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, NamedTuple
-from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.link_local import is_link_local
 from rasteret_assets.storage.local import local_path
 from rasteret_assets.storage.urls import host, scheme
 
@@ -48,17 +45,7 @@ LINK_LOCAL: Final = Refusal(
     "link_local: allow in the spec lets tables name it",
 )
 
-_NETWORKS: Final = tuple(
-    map(
-        ipaddress.ip_network,
-        # Link-local, and the metadata services that are elsewhere: AWS over IPv6, Alibaba, Oracle.
-        ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32", "192.0.0.192/32"),
-    )
-)
-_NAMES: Final = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _LOCAL: Final = re.compile(r"(?i)^(/|~|file:)")
-_PORT: Final = re.compile(r":\d*$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,33 +107,3 @@ def _plain_path(href: str) -> str:
     except (ValueError, RuntimeError):  # no address, or the home of nobody
         return ""
     return f"{path}/" if href.endswith("/") and path != "/" else path
-
-
-@lru_cache(maxsize=4096)
-def is_link_local(name: str) -> bool:
-    """Tell whether a host, with or without its port, is link-local or a service that hands out credentials.
-
-    Numbers count in all the spellings that a resolver takes (``0xa9fea9fe``, ``169.254.43518``), and IPv4 within IPv6.
-    """
-    name = unquote(name).lower()
-    bare = name.partition("]")[0].lstrip("[") if name.startswith("[") else _PORT.sub("", name)
-    bare = bare.partition("%")[0].rstrip(".")
-    if bare in _NAMES:
-        return True
-    address = _address(bare)
-    return address is not None and any(address in network for network in _NETWORKS)
-
-
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        try:
-            return ipaddress.IPv4Address(socket.inet_aton(name))
-        except (OSError, ValueError):
-            return None
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        return address.ipv4_mapped or address.sixtofour or address
-    return address

@@ -44,6 +44,7 @@ from rasteret_assets.storage.http_body import MalformedError, OverlongError
 from rasteret_assets.storage.http_headers import GivenHeaders, HostHeaders, header_lines
 from rasteret_assets.storage.http_parts import PARTS_ROOM, is_multipart, read_ends_of
 from rasteret_assets.storage.http_ranges import Origin, RangeConnections
+from rasteret_assets.storage.link_local import is_link_local
 from rasteret_assets.storage.processes import OfProcess
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, difference, replaced
 from rasteret_assets.storage.urls import host
@@ -258,6 +259,10 @@ class HttpBackend(ReadingBackend):
             except ValueError:
                 message = f"{where}: HTTP {answer.status} leads to what is no HTTP address"
                 raise BadAnswerError(message, href=where, status=answer.status) from None
+            # Whoever wrote the address may name such a host where the spec allows it; whoever redirects may not.
+            if is_link_local(origin.authority.decode()) and not is_link_local(first.authority.decode()):
+                message = f"{where}: HTTP {answer.status} leads to a service of this machine or its network: refused"
+                raise BadAnswerError(message, href=where, status=answer.status)
             foreign = not _is_same(first, origin)
             answer = await self._ask(clients, url, origin, path, wanted, headers, foreign=foreign)
             if answer.status not in _REDIRECTS or "location" not in answer.headers:

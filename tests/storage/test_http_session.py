@@ -14,6 +14,7 @@ import pytest
 from rasteret_assets import StorageBackend, create_backend
 from rasteret_assets.errors import (
     AccessDeniedError,
+    BadAnswerError,
     HostUnreachableError,
     RangeReadError,
     ReadTimeoutError,
@@ -71,6 +72,13 @@ def test_a_redirect_to_another_host_carries_none_of_it(server: RangeServer, othe
     (headers,) = other.headers
     assert not {"Authorization", "Cookie"} & headers.keys()
     assert headers["Range"] == "bytes=0-99"
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "0xa9fea9fe", "metadata.google.internal"])
+def test_a_redirect_leads_to_no_service_of_this_machine(server: RangeServer, host: str) -> None:
+    server.answers["/old.tif"] = (302, {"Location": f"http://{host}/latest/meta-data"}, b"")
+    with pytest.raises(BadAnswerError, match="leads to a service of this machine or its network: refused"):
+        read_all(server.url + "/old.tif")
 
 
 def test_a_redirect_to_another_port_is_one_to_another_host(server: RangeServer, other: RangeServer) -> None:

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 #: Bytes of row groups, and of parsed headers, that are kept for the samples to come.
 _GROUP_BYTES: Final = 48 * 2**20
-_RECORD_BYTES: Final = 16 * 2**20
+_RECORD_BYTES: Final = 96 * 2**20
 #: Row groups that are read side by side.
 _GROUPS_AT_ONCE: Final = 2
 #: What a header takes beside its tile tables, and what a record does.
