@@ -26,7 +26,7 @@ from rasteret_assets import schema
 from rasteret_assets.partitions import hive_schema
 
 #: Examples of a property of pixels.
-EXAMPLES = int(os.environ.get("READ_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("READ_EXAMPLES", "20"))
 
 UTM32 = "EPSG:32632"
 ORIGIN = (500_000.0, 5_000_000.0)

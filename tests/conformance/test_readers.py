@@ -87,6 +87,7 @@ def test_duckdb_spatial(published: Published, database: duckdb.DuckDBPyConnectio
         assert sorted(row[0] for row in rows) == ids(folder), folder
 
 
+@pytest.mark.slow
 def test_lonboard(published: Published) -> None:
     python = environment(*LONBOARD)
     shown = {

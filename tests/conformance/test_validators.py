@@ -70,6 +70,7 @@ def gpio_python() -> str:
     return python
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the extension's folder is named after the platform")
 def test_gpio_check_spec(published: Published, native: Published) -> None:
     python = gpio_python()

@@ -72,6 +72,7 @@ def watched(files: RangeServer, tmp_path_factory: pytest.TempPathFactory):
         yield Watched(stack, source, root)
 
 
+@pytest.mark.slow
 def test_the_sensor_keeps_120_months_up_to_date(watched: Watched) -> None:
     server, source = watched.source.server, watched.source
     every_stage = sorted(BUILT)
