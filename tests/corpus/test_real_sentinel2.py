@@ -22,6 +22,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_library_and_graph_publish_the_same_bytes(address: str, tmp_path: Path) -> None:
     arguments = {
         "name": "s2", "enrich_cog": True, "url_rewrite_patterns": {PROVIDER: address},

@@ -92,6 +92,7 @@ def visited(browser, files: RangeServer, tmp_path: Path) -> Iterator[tuple[Visit
         yield Visitor(browser, stack), source
 
 
+@pytest.mark.slow
 def test_a_visit(visited: tuple[Visitor, Source]) -> None:
     visitor, source = visited
 
