@@ -325,7 +325,7 @@ class Collection:
             mosaic: what becomes of their pixels: the ``"first"`` or ``"last"`` with data by time, or the ``"min"``,
                 ``"max"``, ``"mean"`` or ``"median"`` of all with data; the last two are floats with NaN.
             **arguments: how pixels are read: :class:`ReadArguments`. ``masked`` makes variables floats with NaN where
-                there is no data; else they keep their type, and nodata is in the attribute ``_FillValue``.
+                there is no data. Otherwise they keep their type, and the attribute ``_FillValue`` holds nodata.
 
         Returns:
             Dataset with dimensions (time, y, x), a variable for each band, coordinates of pixel centres, the records'
@@ -490,7 +490,7 @@ class Collection:
             such records out.
 
         Raises:
-            CollectionError: if there is no record of an id, naming those, or a file of the collection cannot be read.
+            CollectionError: if an id has no record, naming all such ids, or a file of the collection cannot be read.
             SpecError: if ``record_ids`` is empty, or an argument is not understood.
             BandNotFoundError: if the collection lacks a band.
             WindowError: if the bounds hold no pixel, the grid is too large, or no record has a header of the bands.
@@ -536,7 +536,7 @@ class Collection:
 
         Raises:
             WindowError: if no record has its headers, or bands of one lie on different grids.
-            SpecError: if a size is no number of pixels, or an argument is not understood.
+            SpecError: if a size is not a positive whole number, or an argument is not understood.
             MissingExtraError: if PyTorch is not installed.
         """
         optional("torch", purpose="to_torch_dataset")
@@ -588,7 +588,7 @@ class Collection:
             CollectionError: if there is no such record.
             WindowError: if no record meets the area, or without overviews too much would have to be read.
         """
-        source = Source.of(self, {"backend": backend, "cloud_config": None, "data_source": None})
+        source = Source.of(self, {**AREA_DEFAULTS, "backend": backend})
         return draw_preview(
             self, what, bands, size=size, geometry_crs=geometry_crs, backend=source.open(), options=ReadOptions()
         )

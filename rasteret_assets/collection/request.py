@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import shapely
 
 from rasteret_assets.collection.areas.area import Area, coerce_areas
 from rasteret_assets.collection.areas.grid import Grid
@@ -97,7 +96,7 @@ class ReadRequest:
             requests += len(plan.runs)
             size += sum(run.length for run in plan.runs)
         return ReadPlan(
-            records=len({id(view.record) for view in self.views}),
+            records=self._records,
             windows=len(self.views),
             tiles=tiles,
             requests=requests,
@@ -131,9 +130,12 @@ class ReadRequest:
             for band in range(len(self.bands))
         ]
 
+    @property
+    def _records(self) -> int:
+        return len({id(view.record) for view in self.views})
+
     def __repr__(self) -> str:
-        records = len({id(view.record) for view in self.views})
-        return f"ReadRequest({len(self.areas)} areas, {records} records, bands {', '.join(self.bands)})"
+        return f"ReadRequest({len(self.areas)} areas, {self._records} records, bands {', '.join(self.bands)})"
 
 
 def request_read(
@@ -155,7 +157,7 @@ def request_read(
     if geometries is None:
         if options.grid is None or options.target_crs is None:
             raise SpecError("there is no area: give geometries, or like= for the whole grid of another raster")
-        areas = [Area(geometry=shapely.box(*options.grid.bounds), crs=options.target_crs, is_box=True)]
+        areas = [Area.of_bounds(options.grid.bounds, options.target_crs)]
     else:
         areas, columns = _areas(geometries, arguments)
     source = Source.of(table, arguments)

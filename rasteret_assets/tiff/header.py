@@ -7,8 +7,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rasteret_assets.errors import UnsupportedTiffError
-from rasteret_assets.tiff.constants import ALPHA, ALPHA_BANDS, PlanarConfiguration
+from rasteret_assets.tiff.constants import PlanarConfiguration
 from rasteret_assets.tiff.overviews import TiffOverview
+from rasteret_assets.tiff.samples import find_alpha
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,12 +96,8 @@ class TiffHeader:
 
     @property
     def alpha_index(self) -> int | None:
-        """Position of the band that says how opaque pixels are, by ExtraSamples (TIFF 6.0 p. 31); None without one.
-
-        As for GDAL it is the last band of two or four, of 8 or 16 bits, and hides the pixels of the others.
-        """
-        is_alpha = self.samples_per_pixel in ALPHA_BANDS and not ALPHA.isdisjoint(self.extra_samples[-1:])
-        return self.samples_per_pixel - 1 if is_alpha and self.dtype.kind == "u" and self.dtype.itemsize <= 2 else None
+        """Position of the band that hides pixels of the others; see :func:`~.samples.find_alpha`."""
+        return find_alpha(self.samples_per_pixel, self.extra_samples, self.dtype)
 
     def pages(self, band_index: int) -> tuple[TiffOverview, ...]:
         """The overviews of a band, and the masks of the band and of its overviews.

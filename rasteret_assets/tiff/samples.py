@@ -11,6 +11,8 @@ import numpy as np
 
 from rasteret_assets.errors import CorruptTiffError, UnsupportedTiffError
 from rasteret_assets.tiff.constants import (
+    ALPHA,
+    ALPHA_BANDS,
     COMPRESSIONS,
     JPEG_COMPRESSION,
     PREDICTOR_COMPRESSIONS,
@@ -21,6 +23,8 @@ from rasteret_assets.tiff.constants import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rasteret_assets.tiff.ifd import Ifd
 
 #: numpy kind letter and the bits it may have, by sample format. Undefined samples (4) are unsigned, as in GDAL.
@@ -96,3 +100,17 @@ def read_predictor(ifd: Ifd, compression: int, dtype: np.dtype) -> int:
     if predictor == Predictor.FLOATING_POINT and dtype.kind != "f":
         raise CorruptTiffError(f"Predictor is 3 (floating point), but the samples are {dtype.name}")
     return predictor
+
+
+def find_alpha(samples_per_pixel: int, extra_samples: Sequence[int], dtype: np.dtype) -> int | None:
+    """Return the position of the band that says how opaque pixels are (ExtraSamples, TIFF 6.0 p. 31); None without one.
+
+    As for GDAL it is the last band of two or four, of 8 or 16 bits, and hides the pixels of the others.
+
+    Args:
+        samples_per_pixel: number of bands.
+        extra_samples: meaning of each band beyond the photometric ones.
+        dtype: type of a sample.
+    """
+    is_alpha = samples_per_pixel in ALPHA_BANDS and not ALPHA.isdisjoint(extra_samples[-1:])
+    return samples_per_pixel - 1 if is_alpha and dtype.kind == "u" and dtype.itemsize <= 2 else None

@@ -57,6 +57,11 @@ class Area:
     crs: str = LONLAT
     is_box: bool = False
 
+    @classmethod
+    def of_bounds(cls, bounds: tuple[float, float, float, float], crs: str) -> Area:
+        """The box of (xmin, ymin, xmax, ymax)."""
+        return cls(geometry=shapely.box(*bounds), crs=crs, is_box=True)
+
     def lonlat(self) -> BaseGeometry:
         """Return the geometry in lon/lat, within -180..180: cut at the antimeridian, closed over the poles.
 

@@ -65,7 +65,7 @@ class Window:
         )
 
     def shifted(self, outer: Window) -> Window:
-        """The same pixels, counted from where ``outer`` counts, of which they were a part."""
+        """The same pixels in the numbers that ``outer`` has, if they were counted from the first pixel of ``outer``."""
         return replace(self, col_off=self.col_off + outer.col_off, row_off=self.row_off + outer.row_off)
 
     def tiles(self, tile_width: int, tile_height: int) -> Iterator[tuple[int, int]]:

@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import shapely
 import torch
 from torch.utils.data import Dataset
 
-from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.areas.grid import Grid
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.on_demand import RecordsOnDemand, list_records
@@ -152,6 +150,5 @@ def _count(pixels: npt.NDArray[np.int64], size: int, stride: int) -> npt.NDArray
 
 
 def _planes(record: Record, grid: Grid, pixels: npt.NDArray[Any]) -> list[Plane]:
-    area = Area(geometry=shapely.box(*grid.bounds), crs=record.crs, is_box=True)
-    view = View(record=record, areas=[(0, area)], crs=record.crs, grid=grid)
+    view = View.of_grid(record, record.crs, grid)
     return [Plane(view=view, band=band, pixels=pixels[band]) for band in range(len(pixels))]

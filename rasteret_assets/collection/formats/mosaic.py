@@ -94,12 +94,13 @@ def combined(
     """Combine layers.
 
     Args:
-        pixels: array of shape (layers, rows, columns).
+        pixels: array of shape (layers, ...).
         valid: booleans of that shape, which pixels hold data.
         rule: one of :data:`RULES`; statistics want floats.
 
     Returns:
-        Array of shape (rows, columns), and booleans of that shape: where any layer holds data.
+        Array of the shape of a layer, and booleans of that shape: where any layer holds data. Elsewhere, ``"first"``
+        and ``"last"`` leave what a layer holds there.
     """
     there: npt.NDArray[np.bool_] = np.logical_or.reduce(valid, axis=0)
     if rule in {"first", "last"}:

@@ -134,7 +134,7 @@ def _read(
     """Pixels of one band and which of them hold data, at most ``size`` along the longer side."""
     header = record.known[band]
     if area is None:
-        area = Area(geometry=shapely.box(*header.grid.bounds), crs=record.crs, is_box=True)
+        area = Area.of_bounds(header.grid.bounds, record.crs)
     place = placed_on(area, record.crs, header.grid)
     grid = None if place is None else _level_grid(header, place.bounds, size)
     if grid is None:

@@ -475,8 +475,9 @@ def _table(
 
 def _in_unit(values: npt.NDArray[Any], one: _Sampled, kind: np.dtype[Any], options: ReadOptions) -> npt.NDArray[Any]:
     values = values.astype(kind)
-    header = one.located.header
-    return values * kind.type(header.scale) + kind.type(header.offset) if options.scaled else values
+    if options.scaled:
+        one.located.header.to_unit(values)
+    return values
 
 
 def _neighbourhoods(

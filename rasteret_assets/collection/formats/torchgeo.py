@@ -23,17 +23,16 @@ import shapely
 import torch
 from torchgeo.datasets import GeoDataset
 
-from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.areas.grid import Grid
 from rasteret_assets.collection.areas.reproject import crs_name, reproject_each
+from rasteret_assets.collection.formats.mosaic import combined
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.on_demand import RecordsOnDemand
 from rasteret_assets.collection.pixels.options import ReadOptions
 from rasteret_assets.collection.pixels.planes import Plane, fill
 from rasteret_assets.collection.pixels.select import Record
-from rasteret_assets.collection.pixels.views import View
+from rasteret_assets.collection.pixels.views import View, several_crss
 from rasteret_assets.collection.pixels.warp import suggest_resolution
-from rasteret_assets.errors import WindowError
 
 #: First and last day that pandas has to the nanosecond, which is how it likes moments best.
 _FOREVER = np.datetime64("1677-09-22", "us"), np.datetime64("2262-04-11", "us")
@@ -199,7 +198,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
         ]
 
     def _sample(self, query: Any, grid: Grid, pixels: Any, valid: Any) -> dict[str, Any]:
-        data = torch.from_numpy(pixels if self.time_series else _first_valid(pixels, valid))
+        data = torch.from_numpy(pixels if self.time_series else combined(pixels, valid, "first")[0])
         sample = self._place(query, grid)
         if self.is_image:
             sample["image"] = data.to(torch.float32)
@@ -253,14 +252,13 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
     def _planes(self, records: Sequence[Record], grid: Grid, planes: list[Plane]) -> tuple[Any, Any]:
         """Room for pixels and for which of them hold data, both (records, bands, rows, columns), and their planes."""
         crs = _name(self.crs)  # TorchGeo changes it where datasets are joined
-        area = Area(geometry=shapely.box(*grid.bounds), crs=crs, is_box=True)
         shape = (len(records), len(self.bands), grid.height, grid.width)
         kind = np.result_type(*{header.sample_type for record in records for header in record.known})
         # torch has no unsigned integers beyond 8 bits that it computes with.
         pixels = np.empty(shape, dtype=kind if kind.kind != "u" else np.result_type(kind, np.int16))
         valid = np.empty(shape, dtype=bool)
         for number, record in enumerate(records):
-            view = View(record=record, areas=[(0, area)], crs=crs, grid=grid)
+            view = View.of_grid(record, crs, grid)
             planes += [
                 Plane(view=view, band=band, pixels=pixels[number, band], valid=valid[number, band])
                 for band in range(len(self.bands))
@@ -273,22 +271,10 @@ def _name(crs: pyproj.CRS) -> str:
     return str(crs_name(crs))
 
 
-def _first_valid(pixels: Any, valid: Any) -> Any:
-    merged, filled = pixels[0], valid[0]
-    for other, there in zip(pixels[1:], valid[1:], strict=True):
-        take = there & ~filled
-        merged[take] = other[take]
-        filled |= there
-    return merged
-
-
 def _one_crs(records: RecordsOnDemand) -> str:
     found: list[str] = sorted({records.crs[code] for code in np.unique(records.rasters.crs).tolist()})
     if len(found) > 1:
-        raise WindowError(
-            f"records are in {len(found)} CRSs ({', '.join(name[:40] for name in found[:6])}): choose one for all with "
-            f"target_crs={found[0][:40]!r}, or subset the records"
-        )
+        raise several_crss(found, found[0])
     return found[0]
 
 

@@ -16,9 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import shapely
 
-from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.areas.grid import Grid, Window
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.pixels.backends import Source
@@ -51,14 +49,15 @@ def read_window(
     """The pixels; arguments, result and errors as ``Collection.read_window`` says."""
     if group_by not in _GROUPS:
         raise SpecError(f"group_by={group_by!r} is neither 'datetime' nor 'id', nor None")
-    options = read_options({
+    arguments = {
         **AREA_DEFAULTS, "max_concurrent": max_concurrent, "target_crs": target_crs, "resolution": res,
-        "on_error": on_error,
-    })  # fmt: skip
+        "on_error": on_error, "backend": backend,
+    }  # fmt: skip
+    options = read_options(arguments)
     target = _grid(bounds, options.resolution)
     names = known_bands(collection, bands)
     ids = _ids(record_ids)
-    source = Source.of(collection, {"backend": backend, "cloud_config": None, "data_source": None})
+    source = Source.of(collection, arguments)
     found = by_id.records(ids, names)
     records = [record for _, record in found if record is not None]
     if not records:
@@ -187,10 +186,9 @@ def _layer(record: Record, band: int, step: int, target: Grid, crs: str) -> _Lay
 
 
 def _plane(record: Record, band: int, crs: str, grid: Grid, header: BandHeader) -> Plane:
-    area = Area(geometry=shapely.box(*grid.bounds), crs=crs, is_box=True)
     shape = grid.whole.shape
     return Plane(
-        view=View(record=record, areas=[(0, area)], crs=crs, grid=grid),
+        view=View.of_grid(record, crs, grid),
         band=band,
         pixels=np.empty(shape, dtype=header.sample_type),
         valid=np.empty(shape, dtype=bool),

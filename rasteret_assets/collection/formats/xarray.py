@@ -54,16 +54,12 @@ def read_cube(
     crs, grid = common_grid(views, is_lazy=chunks is not None)
     groups = mosaic.groups(_steps(views, grid))
     kinds = [_kind(groups, band, name, options, mosaic) for band, name in enumerate(bands)]
-    cubes = [
-        _Cube(groups=_of_band(groups, band), bands=[name], kinds=[kind], source=source, options=options, mosaic=mosaic)
-        for band, (name, kind) in enumerate(zip(bands, kinds, strict=True))
-    ]
+    # All bands at once, so that tiles that hold several are read once.
+    whole = _Cube(groups=groups, bands=bands, kinds=kinds, source=source, options=options, mosaic=mosaic)
     if chunks is None:
-        # All bands at once, so that tiles that hold several are read once.
-        whole = _Cube(groups=groups, bands=bands, kinds=kinds, source=source, options=options, mosaic=mosaic)
         pixels: list[Any] = whole.read(slice(None), grid.whole)
     else:
-        pixels = [_lazy(cube, chunks) for cube in cubes]
+        pixels = [_lazy(whole.of_band(band), chunks) for band in range(len(bands))]
     variables = {
         name: (("time", "y", "x"), values, _attributes(kind, options))
         for name, values, kind in zip(bands, pixels, kinds, strict=True)
@@ -169,6 +165,12 @@ class _Cube:
     options: ReadOptions
     mosaic: Mosaic
 
+    def of_band(self, band: int) -> _Cube:
+        """The same of one band, with no headers of others."""
+        return replace(
+            self, groups=_of_band(self.groups, band), bands=[self.bands[band]], kinds=[self.kinds[band]]
+        )  # fmt: skip
+
     def read(self, times: slice, window: Window) -> list[npt.NDArray[Any]]:
         """Some steps of time of a window of the grid, an array for each band."""
         groups = [[replace(step, grid=step.grid.part(window)) for step in group] for group in self.groups[times]]
@@ -247,11 +249,13 @@ class _Layers:
 def _batches(layers: Sequence[_Layers]) -> Iterator[list[_Layers]]:
     """Layers that are read together, of a bounded number of bytes unless one has more."""
     batch: list[_Layers] = []
+    cost = 0
     for layer in layers:
-        if batch and sum(one.cost for one in batch) + layer.cost > _LAYER_BYTES:
+        if batch and cost + layer.cost > _LAYER_BYTES:
             yield batch
-            batch = []
+            batch, cost = [], 0
         batch.append(layer)
+        cost += layer.cost
     if batch:
         yield batch
 

@@ -17,8 +17,8 @@ from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.schema import OVERVIEWS, TILE_TABLES
 from rasteret_assets.storage.unchanged import IndexedFile
-from rasteret_assets.tiff.constants import ALPHA, ALPHA_BANDS
 from rasteret_assets.tiff.nodata import exact_nodata
+from rasteret_assets.tiff.samples import find_alpha
 
 #: What collections that tell nothing of their files know.
 _UNKNOWN: Final = IndexedFile()
@@ -89,6 +89,16 @@ class BandHeader:
         """Whether a mask or an alpha band tells pixels without data from others."""
         return self.mask is not None or self.alpha is not None
 
+    def to_unit(self, values: npt.NDArray[Any]) -> None:
+        """Bring values to their unit, in place.
+
+        Args:
+            values: floats; NaN stays as it is.
+        """
+        if (self.scale, self.offset) != (1.0, 0.0):
+            np.multiply(values, values.dtype.type(self.scale), out=values)
+            np.add(values, values.dtype.type(self.offset), out=values)
+
     @property
     def sample_type(self) -> np.dtype[Any]:
         """Type of a sample in memory: ``dtype`` in native byte order."""
@@ -158,8 +168,9 @@ def parse_header(
             offset=0.0 if offset is None else offset,
             file=IndexedFile(value("etag"), value("last_modified"), value("content_length")),
         )
-        if not planar and _has_alpha(parsed, value("extra_samples")):
-            parsed = replace(parsed, alpha=samples - 1)
+        alpha = None if planar else find_alpha(samples, value("extra_samples", ()), dtype)
+        if alpha != index and parsed.nodata is None:  # nodata goes before alpha, as in GDAL
+            parsed = replace(parsed, alpha=alpha)
         pages = header[OVERVIEWS] if OVERVIEWS in names else None
         if pages is not None and pages.is_valid:
             parsed = _with_pages(parsed, pages)
@@ -180,21 +191,6 @@ def _tiles(image: pa.StructScalar, grid: Grid) -> dict[str, Any]:
     # Copied: a view would keep the tables of a whole batch of records in memory for the sake of one.
     tables = {name: image[name].values.to_numpy().copy().reshape(down, across) for name in TILE_TABLES}
     return {"tile_width": width, "tile_height": height, **tables}
-
-
-def _has_alpha(header: BandHeader, extra_samples: Sequence[int] | None) -> bool:
-    """Whether the last sample of a tile is alpha that hides pixels of the band, by GDAL's rules.
-
-    It does where no nodata does, and the file has two or four bands of 8 or 16 bits.
-    """
-    return (
-        not ALPHA.isdisjoint(list(extra_samples or ())[-1:])
-        and header.nodata is None
-        and header.samples in ALPHA_BANDS
-        and header.band_index != header.samples - 1
-        and header.dtype.kind == "u"
-        and header.dtype.itemsize <= 2
-    )
 
 
 def _with_pages(whole: BandHeader, pages: pa.ListScalar) -> BandHeader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
@@ -16,7 +16,15 @@ import pyarrow.compute as pc
 from rasteret_assets import schema
 from rasteret_assets.collection.areas.grid import Grid
 from rasteret_assets.collection.pixels.options import ReadOptions
-from rasteret_assets.collection.pixels.select import Record, RecordTable, has_href, named_crs, record_at, record_leaves
+from rasteret_assets.collection.pixels.select import (
+    Record,
+    RecordTable,
+    has_href,
+    listed,
+    named_crs,
+    record_at,
+    record_leaves,
+)
 from rasteret_assets.collection.pixels.views import check_one_grid
 from rasteret_assets.collection.table.rasters import Rasters, leaves_of, scan_rasters
 from rasteret_assets.collection.table.rows import Places, Recent, Rows, rows_of, split
@@ -35,8 +43,6 @@ _OVERHEAD: Final = 4096
 
 #: Sets of bands whose headers are kept at once where records are read by id.
 _BAND_SETS: Final = 4
-
-_LISTED: Final = 10
 
 
 class Headers:
@@ -170,7 +176,7 @@ def list_records(collection: RecordTable, bands: Sequence[str], options: ReadOpt
     rows = rows_of(collection.dataset, collection.expression, collection.areas, leaves)
     found = scan_rasters(rows, table, bands)
     if len(found.without):
-        told = listed(found.without.to_pylist())
+        told = listed(list(map(str, found.without.to_pylist())))
         if not len(found.rasters):
             raise WindowError(
                 f"{len(found.without)} records meet the filters, but their headers of {list(bands)} are not in the "
@@ -186,12 +192,6 @@ def list_records(collection: RecordTable, bands: Sequence[str], options: ReadOpt
         for number in found.apart.tolist():  # those that differ by rounding only are not refused
             check_one_grid(records.take([number])[0], bands)
     return replace(records, rasters=found.rasters.in_order())
-
-
-def listed(names: Iterable[Any]) -> str:
-    """The first of some names, and how many there are besides."""
-    texts = [str(name) for name in names]
-    return ", ".join(texts[:_LISTED]) + (f" and {len(texts) - _LISTED} more" if len(texts) > _LISTED else "")
 
 
 def _named(rasters: Rasters) -> tuple[str, ...]:

@@ -98,8 +98,8 @@ def fill(planes: Sequence[Plane], bands: Sequence[str], backend: StorageBackend,
     outside = functools.lru_cache(maxsize=8)(functools.partial(_outside, all_touched=options.all_touched))
     for plane in planes:
         _mask(plane, outside)
-        if options.scaled:
-            _scale(plane)
+        if options.scaled and plane.header is not None:
+            plane.header.to_unit(plane.pixels)
 
 
 def read(
@@ -199,25 +199,30 @@ class _Fetch:
         return self.is_told and self.level.mask is not None
 
 
-def _fetches(planes: Iterable[Plane], options: ReadOptions) -> Iterator[_Fetch]:
-    """What is read of each plane, as much of it as the areas need."""
-    for plane in planes:
-        view, level = plane.view, plane.header
-        if level is None:
-            continue
-        if options.reads_overviews and level.overviews:
-            level = choose_level(level, _ratio(level, view))
-        is_warped = view.crs != view.record.crs or level.grid.offset(view.grid) is None
-        how = None
-        if is_warped:
-            ratio = _ratio(level, view)
-            how = Regrid(source=view.record.crs, target=view.crs, resampling=options.resampling, ratio=ratio)
-        for wanted in _wanted(view):
-            grid = view.grid.part(wanted)
-            pieces = [] if how is not None else [level.grid.shared(grid)]
-            windows = parts(level, grid, how) if how is not None else ((b, a) for a, b in filter(None, pieces))
-            for part, window in windows:
-                yield _Fetch(plane=plane, level=level, window=window, part=part.shifted(wanted), how=how)
+def _level(plane: Plane, header: BandHeader, options: ReadOptions) -> tuple[BandHeader, Regrid | None]:
+    """The band or the overview of it that a plane is read from, and how; None where pixels are copied."""
+    view, level = plane.view, header
+    if options.reads_overviews and header.overviews:
+        level = choose_level(header, _ratio(header, view))
+    if view.crs == view.record.crs and level.grid.offset(view.grid) is not None:
+        return level, None
+    ratio = _ratio(level, view)
+    return level, Regrid(source=view.record.crs, target=view.crs, resampling=options.resampling, ratio=ratio)
+
+
+def _copies(plane: Plane, level: BandHeader) -> Iterator[_Fetch]:
+    """What is copied, as much of it as the areas need."""
+    for wanted in _wanted(plane.view):
+        if (shared := level.grid.shared(plane.view.grid.part(wanted))) is not None:
+            window, part = shared
+            yield _Fetch(plane=plane, level=level, window=window, part=part.shifted(wanted), how=None)
+
+
+def _warps(plane: Plane, level: BandHeader, how: Regrid) -> Iterator[_Fetch]:
+    """What is warped, likewise, in parts."""
+    for wanted in _wanted(plane.view):
+        for part, window in parts(level, plane.view.grid.part(wanted), how):
+            yield _Fetch(plane=plane, level=level, window=window, part=part.shifted(wanted), how=how)
 
 
 def _wanted(view: View) -> list[Window]:
@@ -244,32 +249,39 @@ def _wanted(view: View) -> list[Window]:
     return [around] if is_dense else windows
 
 
-def _jobs(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -> Iterator[Job]:
-    """Copies of one band of a record together, since they share tiles; then warps, each by itself."""
-    copies, warps = _grouped(_fetches(planes, options))
-    for fetches in copies:
-        yield _copying(fetches, bands)
-    for fetch in warps:
-        warping = _Warp(fetch, bands)
-        yield Job(start=warping.start, finish=warping.finish, cost=warping.cost)
+def _together(planes: Iterable[Plane], options: ReadOptions) -> Iterator[list[_Fetch]]:
+    """What is read together: copies of one band of a record, since they share tiles; then warps, each by itself.
 
-
-def _grouped(fetches: Iterable[_Fetch]) -> tuple[list[list[_Fetch]], list[_Fetch]]:
+    The parts of a warp are found out as they are asked for: a large one has thousands, and reading begins meanwhile.
+    """
     copies: dict[tuple[Record, int, BandHeader], list[_Fetch]] = {}
-    warps: list[_Fetch] = []
-    for fetch in fetches:
-        if fetch.how is not None:
-            warps.append(fetch)
+    warped: list[tuple[Plane, BandHeader, Regrid]] = []
+    for plane in planes:
+        if plane.header is None:
+            continue
+        level, how = _level(plane, plane.header, options)
+        if how is not None:
+            warped.append((plane, level, how))
         else:
-            key = (fetch.plane.view.record, fetch.plane.band, fetch.level)
-            copies.setdefault(key, []).append(fetch)
-    return list(copies.values()), warps
+            copies.setdefault((plane.view.record, plane.band, level), []).extend(_copies(plane, level))
+    yield from filter(None, copies.values())
+    for plane, level, how in warped:
+        for fetch in _warps(plane, level, how):
+            yield [fetch]
+
+
+def _jobs(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -> Iterator[Job]:
+    for fetches in _together(planes, options):
+        if fetches[0].how is None:
+            yield _copying(fetches, bands)
+        else:
+            warping = _Warp(fetches[0], bands)
+            yield Job(start=warping.start, finish=warping.finish, cost=warping.cost)
 
 
 def described_reads(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -> Iterator[BandRead]:
     """What filling ``planes`` reads, to be planned and counted; their arrays are not touched."""
-    copies, warps = _grouped(_fetches(planes, options))
-    for fetches in [*copies, *([fetch] for fetch in warps)]:
+    for fetches in _together(planes, options):
         level = fetches[0].level
         targets = [WindowTarget(window=fetch.window, pixels=_NOWHERE) for fetch in fetches]
         yield _band_read(fetches[0].plane, bands, level, targets)
@@ -294,12 +306,11 @@ def _band_read(plane: Plane, bands: Sequence[str], level: BandHeader, targets: S
 def _copying(fetches: Sequence[_Fetch], bands: Sequence[str]) -> Job:
     """The job of copies of one band of a record."""
     level, plane = fetches[0].level, fetches[0].plane
-    told = [fetch for fetch in fetches if fetch.is_told and level.is_transparent]
-    targets = [
-        WindowTarget(window=fetch.window, pixels=fetch.pixels, valid=fetch.valid)
-        for fetch in fetches
-        if fetch not in told
-    ]
+    told: list[_Fetch] = []
+    plain: list[_Fetch] = []
+    for fetch in fetches:
+        (told if fetch.is_told and level.is_transparent else plain).append(fetch)
+    targets = [WindowTarget(window=fetch.window, pixels=fetch.pixels, valid=fetch.valid) for fetch in plain]
     hidden: list[tuple[_Fetch, _Mask, _Mask | None]] = []
 
     def start() -> list[BandRead]:
@@ -401,16 +412,6 @@ def _mask(plane: Plane, outside: Callable[[tuple[Any, ...], str, Grid], _Mask | 
                 valid &= ~hidden
             if absent is not None:
                 valid &= ~absent
-
-
-def _scale(plane: Plane) -> None:
-    """Bring the values of a plane to their unit; pixels without data stay NaN."""
-    header = plane.header
-    if header is None or (header.scale, header.offset) == (1.0, 0.0):
-        return
-    kind = plane.pixels.dtype.type
-    np.multiply(plane.pixels, kind(header.scale), out=plane.pixels)
-    np.add(plane.pixels, kind(header.offset), out=plane.pixels)
 
 
 def is_nodata(pixels: npt.NDArray[Any], nodata: Any) -> _Mask:

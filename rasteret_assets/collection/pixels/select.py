@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,9 @@ _HREF = "href:"
 _INDEX = "index:"
 _ASSET = "asset:{field}:{band}"
 _COLLECTION = "collection"
+
+#: Names that a message tells.
+_LISTED: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -256,21 +259,22 @@ def _select(
         lacking = [*without, *partly]
         raise WindowError(
             f"{len(lacking)} records meet the {what}, but their headers of {list(bands)} are not in the index "
-            f"({_listed(lacking)}): look for the reason with rasteret-assets failures, and build again to retry them"
+            f"({listed(lacking)}): look for the reason with rasteret-assets failures, and build again to retry them"
         )
     if without:
-        _log.warning("%d records are left out, whose headers are not in the index: %s", len(without), _listed(without))
+        _log.warning("%d records are left out, whose headers are not in the index: %s", len(without), listed(without))
     if partly:
         _log.warning(
-            "%d records have no data in the bands whose headers are not in the index: %s", len(partly), _listed(partly)
+            "%d records have no data in the bands whose headers are not in the index: %s", len(partly), listed(partly)
         )
     if not found:
         raise WindowError(f"no record meets the {what}: compare it, and the filters, with the collection's bounds")
     return sorted(found, key=lambda record: record.order)
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+def listed(names: Sequence[str]) -> str:
+    """The first of some names, and how many there are besides."""
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
 
 
 def _record(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -46,6 +46,11 @@ class View:
     areas: Sequence[tuple[int, Area]]
     crs: str
     grid: Grid
+
+    @classmethod
+    def of_grid(cls, record: Record, crs: str, grid: Grid) -> View:
+        """All pixels of a grid."""
+        return cls(record=record, areas=[(0, Area.of_bounds(grid.bounds, crs))], crs=crs, grid=grid)
 
 
 def choose_views(
@@ -221,11 +226,7 @@ def common_grid(views: Sequence[View], *, is_lazy: bool = False) -> tuple[str, G
     right, bottom = first.grid.width, first.grid.height
     for view in views:
         if view.crs != first.crs:
-            found = sorted({view.crs for view in views})
-            raise WindowError(
-                f"records are in {len(found)} CRSs ({', '.join(name[:40] for name in found[:6])}): choose one for all "
-                f"with target_crs={first.crs[:40]!r}, or subset the records"
-            )
+            raise several_crss({view.crs for view in views}, first.crs)
         offset = first.grid.offset(view.grid)
         if offset is None:
             raise WindowError(
@@ -246,6 +247,20 @@ def common_grid(views: Sequence[View], *, is_lazy: bool = False) -> tuple[str, G
         if not is_lazy:
             _check_filled(grid, views)
     return first.crs, grid
+
+
+def several_crss(found: Iterable[str], proposed: str) -> WindowError:
+    """The refusal of records in several CRSs where one is needed.
+
+    Args:
+        found: the CRSs.
+        proposed: the one that is named as a choice.
+    """
+    names = sorted(found)
+    return WindowError(
+        f"records are in {len(names)} CRSs ({', '.join(name[:40] for name in names[:6])}): choose one for all with "
+        f"target_crs={proposed[:40]!r}, or subset the records"
+    )
 
 
 def _check_filled(grid: Grid, views: Sequence[View]) -> None:

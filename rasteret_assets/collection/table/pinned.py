@@ -86,6 +86,11 @@ def pinned(
             yield Pinned(_anew(dataset, group, before), before)
 
 
+def gone(path: str) -> CollectionError:
+    """The error for a file that is not there any more."""
+    return CollectionError(f"{path} is gone since the collection was opened: load the collection again")
+
+
 def _may_hold(dataset: ds.Dataset, fragment: ds.ParquetFileFragment, expression: pc.Expression | None) -> bool:
     """Whether a row group of the file may hold such a row, by its statistics."""
     return expression is None or bool(fragment.subset(expression, schema=dataset.schema).row_groups)
@@ -98,9 +103,7 @@ def _opened(
         try:
             file = dataset.filesystem.open_input_file(fragment.path)
         except FileNotFoundError as error:
-            raise CollectionError(
-                f"{fragment.path} is gone since the collection was opened: load the collection again"
-            ) from error
+            raise gone(fragment.path) from error
         held = _LOCAL.make_fragment(file, partition_expression=fragment.partition_expression)
         if not areas:
             return held

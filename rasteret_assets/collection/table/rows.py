@@ -27,7 +27,8 @@ from shapely.geometry.base import BaseGeometry
 from rasteret_assets import schema
 from rasteret_assets.collection.areas.footprints import intersecting_rows
 from rasteret_assets.collection.table import scan
-from rasteret_assets.errors import CollectionError, StaleRowsError
+from rasteret_assets.collection.table.pinned import gone
+from rasteret_assets.errors import StaleRowsError
 from rasteret_assets.storage.reading import unreadable
 
 T = TypeVar("T")
@@ -262,7 +263,7 @@ class FileRows:
         try:
             opened = pq.ParquetFile(self.fs.open_input_file(path), pre_buffer=not self.is_local)
         except FileNotFoundError as error:
-            raise _gone(path) from error
+            raise gone(path) from error
         except (OSError, pa.ArrowException) as error:
             self._check(number)
             raise unreadable(path, error) from error
@@ -272,7 +273,7 @@ class FileRows:
     def _identity(self, path: str) -> _Identity:
         (info,) = self.fs.get_file_info([path])
         if info.type == pafs.FileType.NotFound:
-            raise _gone(path)
+            raise gone(path)
         return info.size, info.mtime_ns
 
     def _check(self, number: int) -> None:
@@ -285,10 +286,6 @@ class FileRows:
 
 
 _Identity = tuple[int, Any]
-
-
-def _gone(path: str) -> CollectionError:
-    return CollectionError(f"{path} is gone since the collection was opened: load the collection again")
 
 
 def _places(group: int | Places, row: npt.NDArray[Any]) -> Places:
