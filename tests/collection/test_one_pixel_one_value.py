@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import dask
@@ -74,6 +75,23 @@ def test_a_pixel_does_not_depend_on_the_area(scenes, method, target, factor, big
     rows, columns = np.isin(y, v), np.isin(x, u)
     shared = one.values[np.ix_(rows, columns)]
     np.testing.assert_array_equal(shared, other.values[np.ix_(np.isin(v, y), np.isin(u, x))])
+
+
+@pytest.mark.parametrize("ratio", [2, 5])
+def test_sums_are_exact_wherever_the_area_ends(tmp_path: Path, ratio: int) -> None:
+    # GDAL may add a source pixel a little beyond the area to whole rows, depending on where the area ends.
+    data = noise("uint16", rows=300, columns=300, seed=4) // 32
+    found = indexed(tmp_path / "a.tif", data, overviews=False)
+    with rasterio.open(tmp_path / "a.tif") as source:
+        west, size, north = source.bounds.left, source.res[0], source.bounds.top
+    sums = data[0].reshape(300 // ratio, ratio, 300 // ratio, ratio).sum(axis=(1, 3))
+    step = ratio * size
+    for columns, rows in itertools.product(range(10, 40, 2), range(10, 40, 3)):
+        left, top = columns % 7 + 4, rows % 5 + 4
+        x, y = west + left * step, north - top * step
+        area = shapely.box(x, y - rows * step, x + columns * step, y).buffer(-step / 4)
+        got = found.get_numpy(area, "B", geometry_crs=UTM32, resolution=step, resampling="sum")[0]
+        np.testing.assert_array_equal(got, sums[top : top + rows, left : left + columns])
 
 
 @pytest.mark.parametrize("method", sorted(KERNELS))

@@ -33,6 +33,8 @@ _MARGIN: Final = 3
 #: and leaves out some at its edges. More of them for sums of few pixels, which GDAL spreads from each source pixel.
 _BORDER: Final = 2
 _BORDER_OF_SUMS: Final = 8
+#: Source pixels beyond a target grid, more than GDAL looks at for sums.
+_BEYOND: Final = 32
 #: Source pixels by which GDAL may be off when it transforms coordinates. Not 0, which GDAL takes for "as usual".
 _TOLERANCE: Final = 1e-9
 
@@ -82,6 +84,20 @@ class Regrid:
     def border(self) -> int:
         """Target pixels that are warped beside those that are wanted, on every side."""
         return max(_BORDER, math.ceil(_BORDER_OF_SUMS / max(*self.ratio, 1))) if self.resampling == "sum" else _BORDER
+
+    @property
+    def scale(self) -> dict[str, float]:
+        """GDAL's options ``XSCALE`` and ``YSCALE``: the size of a source pixel by that of a target pixel.
+
+        Kernels are not narrower than a source pixel. Sums have no kernel, but GDAL draws a line beyond the grid, twice
+        this many target pixels away. It may take a source pixel on that line for one that the antimeridian tears apart,
+        and add it to whole rows. For sums the line therefore lies where no source pixel is read.
+        """
+        if self.resampling == "sum":
+            across, down = (max(1.0, _BEYOND / 2 / ratio) for ratio in self.ratio)
+        else:
+            across, down = (min(1.0, 1 / ratio) for ratio in self.ratio)
+        return {"XSCALE": across, "YSCALE": down}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -223,9 +239,7 @@ def warp(
                 height=wider.height,
                 resampling=rasterio.enums.Resampling[how.resampling],
                 tolerance=_TOLERANCE,
-                # The size of a source pixel by that of a target pixel; kernels are not narrower than a source pixel.
-                XSCALE=min(1.0, 1 / how.ratio[0]),
-                YSCALE=min(1.0, 1 / how.ratio[1]),
+                **how.scale,
             ) as warped,
         ):
             out: npt.NDArray[Any] = warped.read(1)[border:-border, border:-border]
