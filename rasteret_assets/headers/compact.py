@@ -50,6 +50,8 @@ def compact(workspace: Workspace, key: str) -> bool:
     """
     path = workspace.stage_file(BANDS, key)
     store = HeaderStore(workspace, key)
+    if len(store.names) < 2 and not store.lists_unused:
+        return False  # all its rows were written for the ledger that names them
     schema = workspace.read_schema(path)
     if schema is None or HEADER_FILE not in schema.names:
         return False
@@ -60,7 +62,7 @@ def compact(workspace: Workspace, key: str) -> bool:
         distinct = pairs.group_by([HEADER_FILE, HEADER_ROW]).aggregate([])
         counted = distinct[HEADER_FILE].combine_chunks().value_counts()
         live.update(dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True)))
-    chosen = _worth_writing(rows, live, lately_unused(workspace, key))
+    chosen = _worth_writing(rows, live, lately_unused(workspace, store))
     if not chosen:
         return False
     old = [name for name in store.names if name in chosen]
@@ -76,7 +78,7 @@ def compact(workspace: Workspace, key: str) -> bool:
         writer.close()
     for name in old:
         store.remove(name)
-    forget_unused(workspace, key)
+    forget_unused(workspace, store)
     return True
 
 

@@ -36,6 +36,14 @@ _PARTIAL: Final = f"{BANDS}.partial"
 _LEFT: Final = f"{BANDS}.left"
 
 
+def partitions_with_earlier_headers(workspace: Workspace) -> set[str]:
+    """Return the partitions of which version 0.1.0 left headers beside the ledger: of interrupted builds, or unused."""
+    folders = (f"{workspace.stages}/{name}" for name in (_PARTIAL, _LEFT))
+    partial, left = (list_files(workspace.fs, folder, (".parquet",)) for folder in folders)
+    keys = {info.path.split("/")[-2] for info in partial}
+    return keys | {info.base_name.rpartition("-")[0] for info in left}
+
+
 def bring_up_to_date(workspace: Workspace, key: str) -> None:
     """Move the headers of an earlier version's ledger to the header store; leave a ledger of this version as it is.
 

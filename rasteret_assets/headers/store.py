@@ -38,6 +38,8 @@ _BATCH_OVERHEAD: Final = 8192
 #: Files that are open at once while rows are taken from them.
 _OPEN_FILES: Final = 64
 
+#: Name of the list of a store's header rows that its partition no longer needs.
+UNUSED: Final = "unused.parquet"
 _NAME: Final = re.compile(r"(\d+)-[0-9a-f]+\.arrows")
 
 
@@ -53,8 +55,10 @@ class HeaderStore:
         self._workspace = workspace
         self.key = key
         self.folder = f"{workspace.stages}/{HEADERS}/{key}"
-        infos = list_files(workspace.fs, self.folder, (STREAM_SUFFIX,))
+        infos = list_files(workspace.fs, self.folder, (STREAM_SUFFIX, UNUSED))
         names = [info.path.rpartition("/")[2] for info in infos]
+        #: Whether rows are listed that the partition does not need, for others to find.
+        self.lists_unused = UNUSED in names
         #: Names of the files, the newest first.
         self.names = sorted((name for name in names if _NAME.fullmatch(name)), key=_number, reverse=True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -22,13 +22,12 @@ import pyarrow.fs as pafs
 from rasteret_assets.columns.hashing import hash_texts
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.headers.index import KEY_COLUMNS, HeaderIndex
-from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore, in_order
+from rasteret_assets.headers.store import UNUSED, HeaderFileWriter, HeaderReader, HeaderStore, in_order
 from rasteret_assets.schema import BANDS, HEADER_FILE, HEADER_ROW, HEADER_SCHEMA, HEADERS, ID
 from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.streams import STREAM_SUFFIX
 from rasteret_assets.storage.workspace import Workspace
 
-_UNUSED: Final = "unused.parquet"
 _SCHEMA: Final = pa.schema(
     [*(HEADER_SCHEMA.field(name) for name in KEY_COLUMNS), (HEADER_FILE, pa.string()), (HEADER_ROW, pa.int32())]
 )
@@ -43,15 +42,13 @@ def list_unused(workspace: Workspace, key: str, ids: Callable[[], pa.ChunkedArra
 
     Args:
         workspace: of the collection.
-        key: of the partition, whose ledger is the last one that was written.
+        key: of the partition, whose ledger is the last one that was written; nothing is done where there is none.
         ids: returns the ids of the records that it has now.
 
     Raises:
         CollectionError: if the ledger or a header file is damaged.
     """
     ledger = workspace.stage_file(BANDS, key)
-    if not workspace.has(ledger):
-        return
     have = np.sort(hash_texts(ids().combine_chunks()))
     lost: list[pa.Table] = []
     for batch in workspace.read_batches(ledger, [ID, HEADER_FILE, HEADER_ROW]):
@@ -64,7 +61,7 @@ def list_unused(workspace: Workspace, key: str, ids: Callable[[], pa.ChunkedArra
     if not lost:
         return
     store = HeaderStore(workspace, key)
-    path = f"{store.folder}/{_UNUSED}"
+    path = f"{store.folder}/{UNUSED}"
     places = pa.concat_tables(lost).combine_chunks()
     # Of files that somebody deleted nothing can be lent.
     places = places.filter(pc.is_in(places[HEADER_FILE], pa.array(store.names, pa.string())))
@@ -98,7 +95,7 @@ class Lender:
         key: of the partition that needs them.
         writer: of its store.
         index: of its store; learns what is copied.
-        prepare: called before the lists of other partitions are looked for, so that it may complete them.
+        lists: returns the paths of the lists of all partitions, as :func:`unused_lists` does.
     """
 
     def __init__(
@@ -107,13 +104,13 @@ class Lender:
         key: str,
         writer: HeaderFileWriter,
         index: HeaderIndex,
-        prepare: Callable[[], None] = lambda: None,
+        lists: Callable[[], Sequence[str]],
     ) -> None:
         self._workspace = workspace
         self._key = key
         self._writer = writer
         self._index = index
-        self._prepare = prepare
+        self._all_lists = lists
         self._lists: list[str] | None = None
 
     def lend(self, targets: pa.Table) -> bool:
@@ -126,8 +123,7 @@ class Lender:
             CollectionError: if a file of another partition is damaged.
         """
         if self._lists is None:
-            self._prepare()
-            self._lists = self._unused_lists()
+            self._lists = self._lists_of_others()
         lent = False
         for path in self._lists:
             if not targets.num_rows:
@@ -161,20 +157,24 @@ class Lender:
                 name, first = self._writer.put(copied)
                 self._index.add([(name, first, copied)])
 
-    def _unused_lists(self) -> list[str]:
-        """Paths of the lists of other partitions, those whose keys resemble this one's first."""
-        infos = list_files(self._workspace.fs, f"{self._workspace.stages}/{HEADERS}", (_UNUSED,))
-        paths = [info.path for info in infos if info.path.split("/")[-2] != self._key]
+    def _lists_of_others(self) -> list[str]:
+        """Return the paths of the lists of other partitions, those whose keys resemble this one's first."""
+        paths = [path for path in self._all_lists() if path.split("/")[-2] != self._key]
         return sorted(paths, key=lambda path: (-_common(path.split("/")[-2], self._key), path))
+
+
+def unused_lists(workspace: Workspace) -> list[str]:
+    """Return the paths of the lists of unused header rows of all partitions."""
+    return [info.path for info in list_files(workspace.fs, f"{workspace.stages}/{HEADERS}", (UNUSED,))]
 
 
 def sweep_headers(workspace: Workspace) -> None:
     """Delete the header files of partitions that are gone since a day ago or earlier."""
     root = f"{workspace.stages}/{HEADERS}"
     oldest = time.time() - _KEPT_S
+    ledgers = {info.path for info in list_files(workspace.fs, f"{workspace.stages}/{BANDS}", (".parquet",))}
     for info in workspace.fs.get_file_info(pafs.FileSelector(root, allow_not_found=True)):
-        key = info.base_name
-        if info.type != pafs.FileType.Directory or workspace.has(workspace.stage_file(BANDS, key)):
+        if info.type != pafs.FileType.Directory or workspace.stage_file(BANDS, info.base_name) in ledgers:
             continue
         files = list_files(workspace.fs, info.path, (".parquet", STREAM_SUFFIX))
         if all(file.mtime is not None and file.mtime.timestamp() < oldest for file in files):
@@ -182,9 +182,9 @@ def sweep_headers(workspace: Workspace) -> None:
                 workspace.remove(file.path)
 
 
-def lately_unused(workspace: Workspace, key: str) -> Counter[str]:
+def lately_unused(workspace: Workspace, store: HeaderStore) -> Counter[str]:
     """Return how many rows of each file of a partition's store were listed within a day, for others to find."""
-    path = f"{HeaderStore(workspace, key).folder}/{_UNUSED}"
+    path = f"{store.folder}/{UNUSED}"
     info = workspace.fs.get_file_info(path)
     if info.mtime is None or info.mtime.timestamp() < time.time() - _KEPT_S:
         return Counter()
@@ -195,9 +195,9 @@ def lately_unused(workspace: Workspace, key: str) -> Counter[str]:
     return Counter(distinct[HEADER_FILE].to_pylist())
 
 
-def forget_unused(workspace: Workspace, key: str) -> None:
+def forget_unused(workspace: Workspace, store: HeaderStore) -> None:
     """Delete the list of a partition's unused header rows, which are gone."""
-    workspace.remove(f"{HeaderStore(workspace, key).folder}/{_UNUSED}")
+    workspace.remove(f"{store.folder}/{UNUSED}")
 
 
 def _common(one: str, other: str) -> int:

@@ -192,7 +192,7 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
             require_publishable(workspace, spec, keys)
             build = Build(workspace=workspace, spec=spec)
             results = run_stage(COLLECTION, build, keys)
-            tidy(build, keys)
+            tidy(build)
         if spec.graph.preview:
             _add_previews(context, workspace, spec, results, backend.backend(spec))
         return _reported(context, workspace, spec, COLLECTION, results, forced=options.force)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from rasteret_assets.columns.hashing import ContentDigest
 from rasteret_assets.errors import CollectionError, DamagedFileError
 from rasteret_assets.headers.compact import LEDGER_OPTIONS
-from rasteret_assets.headers.earlier import bring_up_to_date
+from rasteret_assets.headers.earlier import bring_up_to_date, partitions_with_earlier_headers
 from rasteret_assets.headers.index import HeaderIndex
 from rasteret_assets.headers.outcomes import Latencies
 from rasteret_assets.headers.places import Places
@@ -22,7 +22,7 @@ from rasteret_assets.headers.rows import LIGHT_COLUMNS, StoreSink
 from rasteret_assets.headers.stage import BandMetadataReader, KnownHeaders
 from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore
 from rasteret_assets.headers.targets import TARGET_COLUMNS
-from rasteret_assets.headers.unused import Lender, list_unused
+from rasteret_assets.headers.unused import Lender, list_unused, unused_lists
 from rasteret_assets.pipeline.stage import (
     REMOVED,
     Build,
@@ -44,6 +44,7 @@ from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.files import TableWriter
 from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.reading import also_do
+from rasteret_assets.storage.streams import StreamTable
 
 T = TypeVar("T")
 
@@ -59,26 +60,35 @@ def make_band_metadata(build: Build, keys: Sequence[str]) -> dict[str, StageResu
     """Make the ledgers of some partitions; what one of them no longer needs, the others find."""
     if build.backend is None:
         raise CollectionError("the band metadata need a backend")
+    workspace = build.workspace
+    with_earlier = partitions_with_earlier_headers(workspace)
 
-    def prepare(key: str) -> int:
-        with build.workspace.lock(key):
-            _without_damaged_headers(build, lambda: _prepare_headers(build, key))
-        return _targets(build, key)
+    def prepare(key: str) -> bool:
+        # Of a partition that was never built there is nothing to prepare.
+        if key in with_earlier or workspace.has(workspace.stage_file(BANDS, key)):
+            with workspace.lock(key):
+                _without_damaged_headers(build, lambda: _prepare_headers(build, key))
+        return True
 
-    targets = side_by_side(keys, prepare, partitions_at_once(build))
-    at_once = max(1, min(_FETCHED_AT_ONCE, build.spec.max_concurrent // max([1, *targets.values()])))
+    prepared = side_by_side(keys, prepare, partitions_at_once(build), build.failed)
+    at_once = max(1, min(_FETCHED_AT_ONCE, build.spec.max_concurrent // max([1, *map(build.most_headers, prepared)])))
+    guard = Lock()
+
     # Once for all partitions, and only where one of them lacks a header.
-    list_gone, guard = cache(lambda: _list_headers_of_gone(build, keys)), Lock()
+    @cache
+    def lists() -> list[str]:
+        _list_headers_of_gone(build, keys)
+        return unused_lists(workspace)
 
-    def lists_complete() -> None:
+    def guarded_lists() -> list[str]:
         with guard:
-            list_gone()
+            return lists()
 
     def read(key: str) -> StageResult:
-        return _without_damaged_headers(build, lambda: _read_bands(build, key, lists_complete))
+        return _without_damaged_headers(build, lambda: _read_bands(build, key, guarded_lists))
 
     with kept_connected(build.backend):
-        return side_by_side(keys, read, at_once)
+        return side_by_side(list(prepared), read, at_once, build.failed)
 
 
 def _list_headers_of_gone(build: Build, keys: Sequence[str]) -> None:
@@ -117,15 +127,7 @@ def _ids(build: Build, key: str) -> pa.ChunkedArray:
     return pa.chunked_array([batch.column(0) for batch in build.records(key, [ID])], pa.string())
 
 
-def _targets(build: Build, key: str) -> int:
-    """How many headers a partition has at most."""
-    if build.is_gone(key):
-        return 0
-    table = build.table(NORMALIZED, key)
-    return table.rows * len(recipe_of(table.schema, table.path)[0].bands)
-
-
-def _read_bands(build: Build, key: str, lists_complete: Callable[[], None]) -> StageResult:
+def _read_bands(build: Build, key: str, lists: Callable[[], Sequence[str]]) -> StageResult:
     """Read the headers a partition lacks (all of them with ``force``) and write its ledger."""
     workspace, spec, backend = build.workspace, build.spec, build.backend
     path = workspace.stage_file(BANDS, key)
@@ -139,7 +141,7 @@ def _read_bands(build: Build, key: str, lists_complete: Callable[[], None]) -> S
         writer = HeaderFileWriter(workspace, store)
         with HeaderReader(workspace, store, LIGHT_COLUMNS) as light:
             index = HeaderIndex() if build.force else HeaderIndex.of(store)
-            lender = Lender(workspace, key, writer, index, lists_complete)
+            lender = Lender(workspace, key, writer, index, lists)
             known = KnownHeaders(index=index, light=light, borrow=(lambda _: False) if build.force else lender.lend)
             reader = BandMetadataReader(
                 profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent,  # type: ignore[arg-type]
@@ -152,7 +154,7 @@ def _read_bands(build: Build, key: str, lists_complete: Callable[[], None]) -> S
             with workspace.writer(path, ledger_schema, **LEDGER_OPTIONS) as ledger:
                 # Records without bands have no targets: they need not be read to be told so.
                 try:
-                    for rows, more in _slices(build, key, records.rows, reader) if profile.bands else ():
+                    for rows, more in _slices(build, key, records, reader) if profile.bands else ():
                         _write_slice(reader.read(rows, more), ledger, content)
                 except BaseException as error:
                     # Also what an interrupted stage fetched counts.
@@ -186,11 +188,11 @@ def _write_slice(rows: pa.Table, ledger: TableWriter, content: ContentDigest) ->
         content.update(batch)
 
 
-def _slices(build: Build, key: str, total: int, reader: BandMetadataReader) -> Iterator[tuple[pa.Table, int]]:
+def _slices(build: Build, key: str, table: StreamTable, reader: BandMetadataReader) -> Iterator[tuple[pa.Table, int]]:
     """A partition's records as far as targets are made from them, and how many follow each slice."""
     held: list[pa.RecordBatch] = []
-    rows, left = 0, total
-    for whole in build.records(key, TARGET_COLUMNS):
+    rows, left = 0, table.rows
+    for whole in build.records(key, TARGET_COLUMNS, table):
         for start in range(0, whole.num_rows, reader.slice_rows):
             batch = whole.slice(start, reader.slice_rows)
             held.append(batch)

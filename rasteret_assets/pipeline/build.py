@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from rasteret_assets.headers.compact import compact
 from rasteret_assets.headers.stage import check_enrichment
 from rasteret_assets.headers.unused import sweep_headers
 from rasteret_assets.pipeline.bands import LATENCY_PREFIX
-from rasteret_assets.pipeline.stage import Build, StageResult, partitions_at_once, side_by_side
+from rasteret_assets.pipeline.stage import Build, StageResult, held_together
 from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.publish.parameters import KEPT, TAKEN, tell_parameters
 from rasteret_assets.publish.partition import publish_collection_document
@@ -19,13 +17,9 @@ from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW, STAGES
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.commit import announce_new
 from rasteret_assets.storage.filesystems import each_file
-from rasteret_assets.storage.holds import Hold
 from rasteret_assets.storage.workspace import Workspace
 
 # Also where nothing had to be built.
-# Each lock on a disk is an open file.
-_HELD_AT_ONCE: Final = 256
-
 _ALWAYS_COUNTED: Final = ("rejected_records", "headers_fetched", "headers_reused", "headers_failed", "requests")
 
 
@@ -99,7 +93,7 @@ def build_partitions(
         announce_new(workspace, keys)
         run(COLLECTION)
         tell_parameters(*(names_of(results[COLLECTION].values(), name) for name in (KEPT, TAKEN)))
-        tidy(build, keys)
+        tidy(build)
     return results
 
 
@@ -108,40 +102,10 @@ def names_of(results: Iterable[StageResult], count: str) -> set[str]:
     return {name for result in results for name in str(result.counts.get(count, "")).split("\n") if name}
 
 
-@contextmanager
-def held_together(workspace: Workspace, keys: Sequence[str]) -> Iterator[dict[str, Hold]]:
-    """Hold the locks of all partitions of a build, so that other builds of any of them wait until it is done.
-
-    Args:
-        workspace: of the collection.
-        keys: of the partitions; of very many each stage takes the locks one by one.
-
-    Yields:
-        The locks that are held, by partition.
-    """
-    with ExitStack() as stack:
-        # In one order, so that no two builds wait for each other.
-        held = sorted(keys) if len(keys) <= _HELD_AT_ONCE else []
-        yield {key: stack.enter_context(workspace.lock(key)) for key in held}
-
-
-def tidy(build: Build, keys: Sequence[str]) -> None:
-    """Do what follows the publication of partitions: the catalog document, and compact header stores.
-
-    Args:
-        build: what they were built by.
-        keys: of the partitions.
-    """
-    workspace = build.workspace
-    publish_collection_document(workspace, build.spec)
-
-    def compacted(key: str) -> None:
-        with workspace.lock(key):
-            compact(workspace, key)
-
-    if keys:
-        side_by_side(keys, compacted, partitions_at_once(build))
-        sweep_headers(workspace)
+def tidy(build: Build) -> None:
+    """Do what follows the publication of partitions: the catalog document, and headers that nobody needs."""
+    publish_collection_document(build.workspace, build.spec)
+    sweep_headers(build.workspace)
 
 
 def refuse_without_headers(

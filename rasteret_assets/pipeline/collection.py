@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from rasteret_assets.errors import CollectionError
+from rasteret_assets.headers.compact import compact
 from rasteret_assets.headers.stage import count_failures
 from rasteret_assets.pipeline.stage import (
     REMOVED,
@@ -27,6 +28,7 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.recipe import recipe_of
+from rasteret_assets.storage.batches import BATCH_ROWS
 from rasteret_assets.storage.commit import FileFacts, commit, remove_outdated, unpublish
 from rasteret_assets.storage.streams import StreamTable
 from rasteret_assets.storage.workspace import Workspace
@@ -39,7 +41,7 @@ def make_collection(build: Build, keys: Sequence[str]) -> dict[str, StageResult]
     at_once = partitions_at_once(build)
     results: dict[str, StageResult] = {}
     for group in (there, gone):
-        results |= side_by_side(group, lambda key: _publish(build, key), at_once)
+        results |= side_by_side(group, lambda key: _publish(build, key), at_once, build.failed)
     return results
 
 
@@ -51,10 +53,10 @@ def _publish(build: Build, key: str) -> StageResult:
             unpublish(workspace, key)
             return StageResult(key=key, rows=0, version=REMOVED)
         records = build.table(NORMALIZED, key)
-        profile, source_version = _joined_recipe(workspace, key, records)
+        profile, source_version, lacking = _joined_ledger(workspace, key, records)
         published = publish_partition(
-            workspace, spec, key, profile.bands, records=build.records(key), schema=records.schema.remove_metadata(),
-            facts=PublishedFacts.from_json(records.notes["facts"]),
+            workspace, spec, key, profile.bands, records=build.records(key, table=records),
+            schema=records.schema.remove_metadata(), facts=PublishedFacts.from_json(records.notes["facts"]),
         )  # fmt: skip
         build.let_go(key)
         facts, written = published.facts, published.written
@@ -63,13 +65,14 @@ def _publish(build: Build, key: str) -> StageResult:
             "spec_hash": spec.content_hash,
             "parser_version": PARSER_VERSION,
             "bands": list(profile.bands),
-            "failures": _failures(workspace, key),
+            "failures": lacking,
             "bbox": facts.bbox,
             "interval": facts.interval,
             "collections": sorted(facts.collections),
         }
         commit(workspace, key, FileFacts.of(facts.rows, written), built_from)
         remove_outdated(workspace, key)
+        compact(workspace, key)
     counts: dict[str, int | float | str] = {
         "bytes": written.size,
         "crs_corrected_by_header": published.findings.corrected,
@@ -84,24 +87,23 @@ def _publish(build: Build, key: str) -> StageResult:
     )  # fmt: skip
 
 
-def _failures(workspace: Workspace, key: str) -> dict[str, int]:
-    """Headers that a partition lacks, by error class."""
-    counts: Counter[str] = Counter()
-    for batch in workspace.read_batches(workspace.stage_file(BANDS, key), ["status", "error_class"]):
-        counts.update(count_failures(pa.Table.from_batches([batch])))
-    return dict(sorted(counts.items()))
+def _joined_ledger(workspace: Workspace, key: str, records: StreamTable) -> tuple[SourceProfile, str, dict[str, int]]:
+    """Return the profile and version of a partition's records, and the headers that it lacks, by error class.
 
-
-def _joined_recipe(workspace: Workspace, key: str, records: StreamTable) -> tuple[SourceProfile, str]:
-    """The profile and version of a partition's records, which must be those its ledger was made for."""
+    Raises:
+        CollectionError: if there is no ledger, or it was made for other records.
+    """
     ledger = workspace.stage_file(BANDS, key)
-    ledger_schema = workspace.read_schema(ledger)
-    if ledger_schema is None:
-        raise CollectionError(f"{ledger} is missing: build {BANDS} of {key}")
     profile, version = recipe_of(records.schema, records.path)
-    if recipe_of(ledger_schema, ledger)[1] != version:
-        raise CollectionError(
-            f"{BANDS} of {key} was made for other records than {NORMALIZED} holds now (another run may be building "
-            f"the partition): build {BANDS} again, then {COLLECTION}"
-        )
-    return profile, version
+    lacking: Counter[str] = Counter()
+    with workspace.open_table(ledger) as file:
+        if file is None:
+            raise CollectionError(f"{ledger} is missing: build {BANDS} of {key}")
+        if recipe_of(file.schema_arrow, ledger)[1] != version:
+            raise CollectionError(
+                f"{BANDS} of {key} was made for other records than {NORMALIZED} holds now (another run may be building "
+                f"the partition): build {BANDS} again, then {COLLECTION}"
+            )
+        for batch in file.iter_batches(BATCH_ROWS, columns=["status", "error_class"]):
+            lacking.update(count_failures(pa.Table.from_batches([batch])))
+    return profile, version, dict(sorted(lacking.items()))

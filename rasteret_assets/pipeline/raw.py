@@ -12,6 +12,7 @@ from rasteret_assets.pipeline.stage import (
     REMOVED,
     Build,
     StageResult,
+    side_by_side,
 )
 from rasteret_assets.schema import (
     RAW,
@@ -42,9 +43,13 @@ def make_raw_records(build: Build, keys: Sequence[str]) -> dict[str, StageResult
         else:
             spool, seen = build.spool
             profile = build._profile or load_profile(workspace, source, spec)  # noqa: SLF001
+
+        def put(key: str) -> StageResult:
+            return _put_raw(workspace, spec, spool, source, profile, key)
+
         try:
             _fill(build, spool, source, profile, keys, seen)
-            results = {key: _put_raw(workspace, spec, spool, source, profile, key) for key in keys}
+            results = side_by_side(keys, put, at_once=1)
         except (SourceError, DamagedFileError) as error:
             # Once more, from the beginning: what is stored of the source is not true any more. A file that was read
             # when it was looked at, and cannot be read now, has been rewritten too.
@@ -53,7 +58,7 @@ def make_raw_records(build: Build, keys: Sequence[str]) -> dict[str, StageResult
             spool = stack.enter_context(Spool(workspace, source.schema, source.label))
             profile = load_profile(workspace, source, spec, trust_stored=False)
             _fill(build, spool, source, profile, keys, set(), trust_stored=False)
-            results = {key: _put_raw(workspace, spec, spool, source, profile, key) for key in keys}
+            results = side_by_side(keys, put, at_once=1, failed=build.failed)
         build._profile = profile  # noqa: SLF001
     remove_earlier_tables(workspace, set(keys))
     build.most_rows = max((result.rows for result in results.values()), default=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -23,6 +23,7 @@ from rasteret_assets.source.spool import Spool
 from rasteret_assets.source.stored import load_profile, stored_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.holds import Hold
 from rasteret_assets.storage.processes import cancelled_together
 from rasteret_assets.storage.streams import StreamTable, open_stream
 from rasteret_assets.storage.workspace import Workspace
@@ -40,6 +41,8 @@ HANDED_BYTES: Final = 64 * 2**20
 _LARGE_AT_ONCE: Final = 4
 _SMALL_AT_ONCE: Final = 12
 _SMALL_ROWS: Final = 8192
+# Each lock on a disk is an open file.
+_HELD_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,7 @@ class Build:
         revalidate: ask whether the files of known headers have changed, and read those again that have.
         progress: called with each partition key, returns what to call while its headers come in.
         spool: rows of the source that were put aside while it was looked at, and the versions of their files.
+        failed: where given, a partition that fails does not stop the others: it gets its error here, by key.
     """
 
     workspace: Workspace
@@ -86,6 +90,7 @@ class Build:
     revalidate: bool = False
     progress: Callable[[str], ProgressCallback | None] | None = None
     spool: tuple[Spool, set[str]] | None = None
+    failed: dict[str, Exception] | None = None
     _profile: SourceProfile | None = None
     _handed: dict[str, list[pa.RecordBatch]] = field(default_factory=dict)
     _handed_bytes: int = 0
@@ -124,6 +129,12 @@ class Build:
             self._profile = stored_profile(self.workspace)
         return self._profile is not None and key not in self._profile.partitions
 
+    def most_headers(self, key: str) -> int:
+        """Return how many headers a partition has at most, as the source was last looked at."""
+        if self.is_gone(key) or self._profile is None:
+            return 0
+        return self._profile.partitions[key].rows * len(self._profile.bands)
+
     def hand_on(self, key: str, batches: list[pa.RecordBatch]) -> None:
         """Keep normalized records for the next stages of this process, if there is room."""
         size = sum(batch.nbytes for batch in batches)
@@ -131,11 +142,19 @@ class Build:
             self._handed[key] = batches
             self._handed_bytes += size
 
-    def records(self, key: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the normalized records of a partition, from memory where they are there."""
+    def records(
+        self, key: str, columns: Sequence[str] | None = None, table: StreamTable | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the normalized records of a partition, from memory where they are there.
+
+        Args:
+            key: of the partition.
+            columns: to yield; all when omitted.
+            table: of the partition, where it is open already.
+        """
         if (handed := self._handed.get(key)) is not None:
             return (batch if columns is None else batch.select(list(columns)) for batch in handed)
-        return self.table(NORMALIZED, key).batches(columns)
+        return (table or self.table(NORMALIZED, key)).batches(columns)
 
     def let_go(self, key: str) -> None:
         """Forget the records of a partition that is published."""
@@ -179,13 +198,55 @@ def partitions_at_once(build: Build) -> int:
     return max(cores, _SMALL_AT_ONCE) if small else cores
 
 
-def side_by_side(keys: Sequence[str], work: Callable[[str], T], at_once: int) -> dict[str, T]:
+@contextmanager
+def held_together(workspace: Workspace, keys: Sequence[str]) -> Iterator[dict[str, Hold]]:
+    """Hold the locks of all partitions of a build, so that other builds of any of them wait until it is done.
+
+    Args:
+        workspace: of the collection.
+        keys: of the partitions; of very many each stage takes the locks one by one.
+
+    Yields:
+        The locks that are held, by partition.
+    """
+    with ExitStack() as stack:
+        # In one order, so that no two builds wait for each other.
+        held = sorted(keys) if len(keys) <= _HELD_AT_ONCE else []
+        yield {key: stack.enter_context(workspace.lock(key)) for key in held}
+
+
+def side_by_side(
+    keys: Sequence[str], work: Callable[[str], T], at_once: int, failed: dict[str, Exception] | None = None
+) -> dict[str, T]:
     """Do the same work for several partitions at once: it is Arrow's and numpy's, which run beside each other.
 
-    The first failure, and an interrupt, stops the others' requests and keeps those that wait from beginning.
+    Args:
+        keys: of the partitions.
+        work: called with each key.
+        at_once: how many partitions are worked on at a time.
+        failed: gets the error of each partition that fails, by key, and the others go on. Where it is not given, the
+            first failure stops the others' requests and keeps those that wait from beginning. So does an interrupt in
+            any case.
+
+    Returns:
+        What the work returned, by the key of each partition that did not fail.
     """
-    if at_once == 1 or len(keys) < 2:
-        return {key: work(key) for key in keys}
+
+    def tried(key: str) -> T | None:
+        try:
+            return work(key)
+        except Exception as error:
+            if failed is None:
+                raise
+            failed[key] = error
+            return None
+
+    alone = at_once == 1 or len(keys) < 2
+    done = {key: tried(key) for key in keys} if alone else _in_threads(keys, tried, at_once)
+    return {key: result for key, result in done.items() if failed is None or key not in failed}  # type: ignore[misc]
+
+
+def _in_threads(keys: Sequence[str], work: Callable[[str], T], at_once: int) -> dict[str, T]:
     with ThreadPoolExecutor(at_once) as pool, cancelled_together():
         running = {key: pool.submit(copy_context().run, work, key) for key in keys}
         try:

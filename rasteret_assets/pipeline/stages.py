@@ -48,11 +48,11 @@ def run_stage(name: str, build: Build, keys: Sequence[str]) -> list[StageResult]
         keys: of the partitions; those that the source no longer has are removed.
 
     Returns:
-        A result for every partition, in their order.
+        A result for every partition, in their order; none for those that are among ``build.failed`` then.
 
     Raises:
         RasteretAssetsError: what stopped it; partitions that were made before stay made.
     """
     results = STAGES[name].make(build, keys)
     give_back()
-    return [results[key] for key in keys]
+    return [results[key] for key in keys if key in results]

@@ -89,12 +89,13 @@ def publish_partition(
     joined_schema = completed(join_headers(schema.empty_table(), no_headers, spec.secrets)[0]).schema
     published = _published_schema(joined_schema, facts, spec)
     most = group_rows(facts.rows)
+    store = HeaderStore(workspace, key)
     findings = CrsFindings()
 
     def joined(reader: HeaderReader) -> Iterator[pa.Table]:
         nonlocal findings
         ledger = workspace.read_batches(workspace.stage_file(BANDS, key), PLACE_COLUMNS) if bands else ()
-        share = _Share(group=most, weight=len(bands) * reader.row_bytes(HeaderStore(workspace, key).names))
+        share = _Share(group=most, weight=len(bands) * reader.row_bytes(store.names))
         pieces = _cut(records, share) if bands else records
         for table, found in join_batches(pieces, ledger, bands, reader.take_each, spec.secrets):
             findings += found
@@ -104,7 +105,7 @@ def publish_partition(
     def put(beside: str, written: Written) -> None:
         replace_published(workspace, key, beside, FileFacts.of(facts.rows, written))
 
-    with HeaderReader(workspace, HeaderStore(workspace, key), HEADER_COLUMNS) as reader:
+    with HeaderReader(workspace, store, HEADER_COLUMNS) as reader:
         groups = (_as_published(group, published) for group in row_groups(ahead(joined(reader)), most))
         first = next(groups, published.empty_table())
         options = parquet_options(published, first.slice(0, SAMPLE_ROWS))

@@ -90,6 +90,23 @@ class ConditionalStore:
             return None
         return Content(data=data, tag=_tag(meta), modified=meta["last_modified"])
 
+    def head_of(self, path: str, most: int) -> tuple[pa.Buffer, int] | None:
+        """Return the first bytes of an object and the size of all of it, in one request; None where there is none.
+
+        Args:
+            path: of the object, which is not empty.
+            most: bytes to return; fewer where the object is smaller.
+
+        Raises:
+            OSError: if the store does not answer, or the object is empty.
+        """
+        try:
+            with _answers():
+                result = obstore.get(self._files, self._key(path), options={"range": (0, most)})
+                return pa.py_buffer(result.bytes()), result.meta["size"]
+        except FileNotFoundError:
+            return None
+
     def tag(self, path: str) -> Tag | None:
         """Return the tag of an object without reading it, or None where there is none; errors as for the others."""
         try:

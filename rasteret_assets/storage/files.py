@@ -43,6 +43,9 @@ _WRITING: Final = ".writing"
 # Stages whose files keep what grants access: rows as they came, and what is made of them to fetch headers.
 _PRIVATE: Final = frozenset({RAW, NORMALIZED, REJECTED, HEADERS})
 _PIECE_BYTES: Final = 8 * 1024 * 1024
+#: Bytes of an object that are asked for when it is opened: one that is no larger comes with that one request, where
+#: pyarrow takes three (size, end, content).
+_OPENED_BYTES: Final = 2**20
 # What a killed process left behind is taken away once nobody can be writing it any more.
 _ABANDONED_AFTER_S: Final = 24 * 3600
 
@@ -117,6 +120,28 @@ class Files:
         """
         with looking(path):
             return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
+
+    def open_file(self, path: str) -> pa.NativeFile | None:
+        """Open a file to read any part of it, or return None where it does not exist; a small object is read at once.
+
+        Raises:
+            CollectionError: if it cannot be opened.
+        """
+
+        def whole_or_lazy(path: str) -> pa.NativeFile:
+            store = None if self.is_local else open_conditional(self.fs, self.stages)
+            if store is None:
+                return self.fs.open_input_file(path)
+            try:
+                found = store.head_of(path, _OPENED_BYTES)
+            except OSError:
+                return self.fs.open_input_file(path)  # pyarrow knows other ways in, or says better what is wrong
+            if found is None:
+                raise FileNotFoundError(path)
+            content, size = found
+            return pa.BufferReader(content) if size == len(content) else self.fs.open_input_file(path)
+
+        return opened(whole_or_lazy, path)
 
     @contextmanager
     def open_table(self, path: str) -> Iterator[pq.ParquetFile | None]:
@@ -223,7 +248,7 @@ class Files:
         """Open a Parquet file and read its footer, or return None where it does not exist."""
 
         def read() -> tuple[pa.NativeFile, pq.ParquetFile] | None:
-            source = opened(self.fs.open_input_file, path)
+            source = self.open_file(path)
             if source is None:
                 return None
             try:
@@ -310,7 +335,7 @@ class Files:
         """
 
         def read() -> Any | None:
-            source = opened(self.fs.open_input_stream, path)
+            source = self.open_file(path)
             if source is None:
                 return None
             with source:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest, xxh3_128
 
 from rasteret_assets.storage.files import Files, FileWriter, Written
-from rasteret_assets.storage.reading import damaged, opened, patiently, unreadable, writing
+from rasteret_assets.storage.reading import damaged, patiently, unreadable, writing
 
 #: Ends the names of these files.
 STREAM_SUFFIX: Final = ".arrows"
@@ -335,7 +335,7 @@ def _pread(file: int, first: int, count: int) -> pa.Buffer:
 
 
 def _remote(files: Files, path: str) -> _Source | None:
-    source = opened(files.fs.open_input_file, path)
+    source = files.open_file(path)
     if source is None:
         return None
     held = (0, pa.py_buffer(b""))

@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from rasteret_assets.errors import CollectionError, SourceError, SpecError, WorkspaceError
-from rasteret_assets.storage import batches
+from rasteret_assets.storage import batches, files
 from rasteret_assets.storage.files import STAGE_OPTIONS
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
 from rasteret_assets.storage.workspace import Workspace
@@ -75,16 +75,20 @@ def test_an_object_takes_a_request_to_write_and_one_for_each_part_to_read(
         assert asked == [f"PUT /{path}"]
         asked.clear()
         assert pa.Table.from_batches(workspace.read_batches(path)) == table
-        # Its size, its footer, both row groups.
-        assert asked == [f"HEAD /{path}", *2 * [f"GET /{path}"]]
+        assert asked == [f"GET /{path}"]
+        asked.clear()
+        monkeypatch.setattr(files, "_OPENED_BYTES", 100)
+        assert pa.Table.from_batches(workspace.read_batches(path)) == table
+        # What a small object would be, its size, its footer, both row groups.
+        assert asked == [f"GET /{path}", f"HEAD /{path}", *2 * [f"GET /{path}"]]
         asked.clear()
         monkeypatch.setattr(batches, "BATCH_BYTES", 50 * 1000 * 8)
         assert pa.Table.from_batches(workspace.read_batches(path, table.column_names)) == table
-        assert asked == [f"HEAD /{path}", *3 * [f"GET /{path}"]]
+        assert asked == [f"GET /{path}", f"HEAD /{path}", *3 * [f"GET /{path}"]]
         asked.clear()
         assert list(workspace.read_batches(f"{path}.none")) == []
         assert workspace.read_json(f"{path}.none") is None
-        assert asked == 2 * [f"HEAD /{path}.none"]
+        assert asked == 2 * [f"GET /{path}.none"]
 
 
 def test_removing_the_last_file_removes_its_folders(workspace: Workspace) -> None:
