@@ -16,7 +16,9 @@ import shapely
 from affine import Affine
 from rasterio.warp import transform_bounds
 
-from rasteret_assets import build_from_table
+from rasteret_assets import CollectionSpec, build_from_table
+from rasteret_assets.checks import check_partition, registry
+from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 
@@ -80,3 +82,17 @@ def test_the_missing_file_of_the_readme_is_in_the_ledger(tmp_path: Path, server:
     runner = doctest.DocTestRunner()
     runner.run(doctest.DocTestParser().get_doctest(session, {}, "README.md", "README.md", 0))
     assert runner.summarize(verbose=False) == (0, 3)
+
+
+def test_the_check_of_the_docs_is_a_check(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_CHECKS", dict(registry._CHECKS))
+    text = (DOCS / "what-runs-when.md").read_text(encoding="utf-8")
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "@check" in block)
+    exec(compile(block, "what-runs-when.md", "exec"), {})
+    spec = CollectionSpec.of(path="unused", name="scenes", workspace_dir=scenes)
+    (finding,) = (
+        found
+        for found in check_partition(Workspace.of(spec), spec, "2024-05")
+        if found.check == "cloud_cover_is_a_percentage"
+    )
+    assert (finding.passed, finding.message) == (True, "0 records have another cloud cover: correct the record table")

@@ -12,20 +12,20 @@ class Finding:
     """What a check found in one partition.
 
     Args:
-        check: name of the check, one of :data:`~rasteret_assets.checks.catalog.CHECKS`.
         passed: whether there is nothing to mend.
         error: whether what was found makes the table wrong; otherwise it is only worth a look.
         message: one sentence; where the check did not pass, what is wrong and what helps.
         numbers: what was counted, by name.
         rows: what was found by kind, as the rows of a table; empty where the message says it all.
+        check: name of the check, which the decorator of the check fills in.
     """
 
-    check: str
     passed: bool
     error: bool = True
     message: str
     numbers: Mapping[str, int | float | str] = field(default_factory=dict)
     rows: Sequence[Mapping[str, Any]] = ()
+    check: str = ""
 
     @property
     def verdict(self) -> str:
@@ -36,6 +36,6 @@ class Finding:
 
 
 def some(names: Sequence[Any], most: int = 3) -> str:
-    """The first few of many names, and how many more there are."""
+    """Return the first few of many names, and how many more there are."""
     shown = ", ".join(str(name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

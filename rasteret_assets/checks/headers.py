@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasteret_assets.checks.counting import count_rows, sum_up
 from rasteret_assets.checks.finding import Finding, some
+from rasteret_assets.checks.registry import Partition, check
 from rasteret_assets.headers.failures import failure_rows
 from rasteret_assets.headers.stage import count_failures
-from rasteret_assets.schema import HREF, ID, STATUS_OK, TILE_TABLES
+from rasteret_assets.schema import BANDS, HREF, ID, NORMALIZED, STATUS_OK, TILE_TABLES
 from rasteret_assets.secrets import redact
 
 _OFF_GRID, _OUTSIDE = "tiles do not fill the grid", "tiles lie outside the file"
 
 
-def headers_complete(statuses: pa.Table, max_failed: float) -> Finding:
-    """Every band of every record has its header; more failures than ``max_failed`` (a share) are an error.
-
-    Args:
-        statuses: columns ``status`` and ``error_class`` of the ledger.
-        max_failed: share of headers, 0 to 1.
-    """
+@check(
+    stage=BANDS,
+    columns=["status", "error_class"],
+    blocking=True,
+    description="Every band of every record has its header. Missing ones are a warning; more of them than `max_failed` "
+    "(a share, in the spec) block.",
+)
+def headers_complete(partition: Partition) -> Finding:
+    """Every band of every record has its header; more failures than ``max_failed`` (a share) are an error."""
+    statuses, max_failed = partition.table.rows, partition.spec.max_failed
     by_class = dict(Counter(count_failures(statuses)).most_common())
     total, missing = statuses.num_rows, sum(by_class.values())
     share = missing / max(total, 1)
@@ -34,7 +38,6 @@ def headers_complete(statuses: pa.Table, max_failed: float) -> Finding:
     limit = f", more than max_failed={max_failed:g} tolerates" if share > max_failed else ""
     helps = "".join(f"; {row['class']}: {row['what helps']}" for row in rows[:1])
     return Finding(
-        check="headers_complete",
         passed=not missing,
         error=share > max_failed,
         message=f"{missing} of {total} headers could not be read ({text}){limit}{helps}"
@@ -45,53 +48,55 @@ def headers_complete(statuses: pa.Table, max_failed: float) -> Finding:
     )
 
 
-def tile_ranges(batches: Iterable[pa.RecordBatch]) -> Finding:
-    """Every header has as many tiles as its grid, and every tile lies inside its file.
+def _count_tiles(batch: pa.RecordBatch) -> pa.RecordBatch:
+    ok = batch.filter(pc.equal(batch.column("status"), STATUS_OK))
+    masks, tiles = _tile_problems(ok)
+    return count_rows({"headers": ok.num_rows, "tiles": tiles}, masks, lambda row: _named(ok, row))
+
+
+@check(
+    stage=BANDS, columns=[ID, "band", HREF, "status", "content_length", "header"], of_batch=_count_tiles, blocking=True
+)
+def tile_ranges(partition: Partition) -> Finding:
+    """Every header has as many tiles as its grid, and each lies inside its file.
 
     The size of the file is what its store told when the header was read; where it told none, only the grid is checked.
     A tile of no bytes is one that was left out (GDAL's sparse files) and lies nowhere.
-
-    Args:
-        batches: rows of the ledger with a column ``header``.
     """
-    headers, tiles, counts = 0, 0, dict.fromkeys((_OFF_GRID, _OUTSIDE), 0)
-    first: dict[str, str] = {}
-    for batch in batches:
-        ok = batch.filter(pc.equal(batch.column("status"), STATUS_OK))
-        masks, stored = _tile_problems(ok)
-        headers, tiles = headers + ok.num_rows, tiles + stored
-        for problem, mask in masks.items():
-            if mask.any():
-                counts[problem] += int(mask.sum())
-                first.setdefault(problem, _named(ok, int(np.flatnonzero(mask)[0])))
-    rows = [{"problem": name, "headers": counts[name], "first": first[name]} for name in first]
+    found = sum_up(partition.table.rows)
+    rows = [
+        {"problem": name, "headers": found[name].rows, "first": found[name].first}
+        for name in (_OFF_GRID, _OUTSIDE)
+        if name in found
+    ]
+    headers, tiles = found["headers"].rows, found["tiles"].rows
     text = "; ".join(f"{row['problem']} in {row['headers']} headers (first {row['first']})" for row in rows)
     return Finding(
-        check="tile_ranges",
         passed=not rows,
         message=f"{text}: upload these files again, then build with force"
         if rows
         else f"{tiles} tiles of {headers} headers lie inside their files",
-        numbers={"headers": headers, "tiles": tiles, "wrong_headers": sum(counts.values())},
+        numbers={
+            "headers": headers,
+            "tiles": tiles,
+            "wrong_headers": sum(found[str(row["problem"])].rows for row in rows),
+        },
         rows=rows,
     )
 
 
-def one_row_per_band(ids: pa.ChunkedArray, ledger: pa.Table) -> Finding:
-    """The ledger is of these records: it knows no other id, and no record and band twice.
-
-    Args:
-        ids: of the normalized records.
-        ledger: its columns ``id`` and ``band``.
-    """
-    known = pc.is_in(ledger[ID], value_set=ids.combine_chunks())
+@check(stage=BANDS, columns=[ID, "band"], also={NORMALIZED: [ID]}, blocking=True)
+def one_row_per_band(partition: Partition) -> Finding:
+    """The ledger has one row per record and band, and none of a record that is gone."""
+    ledger, records = partition.table.rows, partition.also.get(NORMALIZED)
+    ids = pa.array([], pa.string()) if records is None else records.rows[ID].combine_chunks()
+    known = pc.is_in(ledger[ID], value_set=ids)
     stray = pc.unique(ledger[ID].filter(pc.invert(known))).to_pylist()
     pairs = ledger.group_by([ID, "band"]).aggregate([([], "count_all")])
     repeated = ledger.num_rows - pairs.num_rows
     problems = [f"ids that no record has: {some(stray)}"] if stray else []
     problems += [f"{repeated} rows repeat a record and band"] if repeated else []
     return Finding(
-        check="one_row_per_band",
         passed=not problems,
         message=f"{'; '.join(problems)}: materialize band_metadata again"
         if problems

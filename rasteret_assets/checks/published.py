@@ -7,10 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from rasteret_assets.checks.counting import count_rows, sum_up
 from rasteret_assets.checks.finding import Finding, some
+from rasteret_assets.checks.registry import Partition, check
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import (
+    BANDS,
     BBOX,
     BBOX_AXES,
     COLLECTION,
@@ -23,55 +27,71 @@ from rasteret_assets.schema import (
     RAW,
     RECORD_FIELDS,
     REJECTED,
+    STATUS_OK,
     band_column,
+    is_band_field,
 )
 from rasteret_assets.storage.commit import LOST, may_be
-from rasteret_assets.storage.files import digest_of
 from rasteret_assets.storage.workspace import Workspace
 
 _REBUILD: Final = "build the partition again"
 
 
-def published_file(workspace: Workspace, key: str, state: Mapping[str, Any]) -> Finding:
-    """The published file is the one that was written, by its digest, GeoParquet 1.1, and has the contract's columns."""
-    path = workspace.published_file(key)
-    problems = list(_file_problems(workspace, path, state))
+@check(stage=COLLECTION)
+def published_file(partition: Partition) -> Finding:
+    """The published file is byte for byte what was written, GeoParquet 1.1, and has the contract's columns."""
+    file, state = partition.table, partition.state
+    # While it is being replaced it may be the old file or the new one.
+    written = {facts.content_hash for facts in may_be(state) if facts is not None}
+    problems = [] if file.digest in written else ["its content is not what was published"]
+    problems += [*_contract_problems(file.schema, state.get("bands", ())), *_geo_problems(file.schema)]
     return Finding(
-        check="published_file",
         passed=not problems,
-        message=f"{path}: {some(problems)}; {_REBUILD}"
+        message=f"{file.path}: {some(problems)}; {_REBUILD}"
         if problems
-        else f"{path} is as it was written, and conforms to GeoParquet",
+        else f"{file.path} is as it was written, and conforms to GeoParquet",
         numbers={"bytes": int(state.get("bytes", 0)), "problems": len(problems)},
     )
 
 
-def counts_agree(rows: Mapping[str, int], headers: Mapping[str, tuple[int, int]], state: Mapping[str, Any]) -> Finding:
-    """No stage lost or invented a record, or a header.
+def _band_leaves(schema: pa.Schema) -> list[str]:
+    # One leaf of the struct tells where it is null; the tile tables need not be read.
+    return [f"{field.name}.image_width" for field in schema if is_band_field(field)]
+
+
+def _count_headers(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return count_rows({name: len(batch) - batch.column(name).null_count for name in batch.schema.names})
+
+
+@check(
+    stage=COLLECTION,
+    columns=_band_leaves,
+    also={RAW: (), NORMALIZED: (), REJECTED: (), BANDS: ("band", "status")},
+    of_batch=_count_headers,
+)
+def counts_agree(partition: Partition) -> Finding:
+    """No stage lost or invented a record or a header.
 
     Raw rows are normalized, rejected, or repetitions of another; normalized records are all published; every header of
     the ledger is in its band's column.
-
-    Args:
-        rows: of ``raw_records``, ``normalized_records``, ``rejected_records`` and ``collection``.
-        headers: by band, how many the ledger has and how many are published.
-        state: of the published partition.
     """
-    raw, normalized, rejected, published = (rows[name] for name in (RAW, NORMALIZED, REJECTED, COLLECTION))
+    counts = {stage: table.count for stage, table in partition.also.items() if stage != BANDS}
+    raw, normalized, rejected = (counts.get(stage, 0) for stage in (RAW, NORMALIZED, REJECTED))
+    published, stated = partition.table.count, partition.state.get("rows")
     problems = []
     if normalized + rejected > raw:
         problems.append(f"{normalized + rejected} records were normalized or rejected of {raw} raw rows")
     if published != normalized:
         problems.append(f"{published} of {normalized} normalized records are published")
-    if published != state.get("rows"):
-        problems.append(f"the state says {state.get('rows')} rows, the file has {published}")
+    if published != stated:
+        problems.append(f"the state says {stated} rows, the file has {published}")
     problems += [
         f"{there} of {known} headers of {band} are published"
-        for band, (known, there) in headers.items()
+        for band, known, there in _headers(partition)
         if known != there
     ]
+    rows = {RAW: raw, NORMALIZED: normalized, REJECTED: rejected, COLLECTION: published}
     return Finding(
-        check="counts_agree",
         passed=not problems,
         message=f"{some(problems)}; {_REBUILD}" if problems else "every stage has the records of the one before",
         numbers={**rows, "repeated_rows": max(raw - normalized - rejected, 0)},
@@ -79,22 +99,15 @@ def counts_agree(rows: Mapping[str, int], headers: Mapping[str, tuple[int, int]]
     )
 
 
-def _file_problems(workspace: Workspace, path: str, state: Mapping[str, Any]) -> Iterator[str]:
-    try:
-        # While it is being replaced it may be the old file or the new one.
-        if digest_of(workspace.fs, path) not in {facts.content_hash for facts in may_be(state) if facts is not None}:
-            yield "its content is not what was published"
-        schema = workspace.read_schema(path)
-    except FileNotFoundError:
-        yield "there is no such file"
+def _headers(partition: Partition) -> Iterator[tuple[str, int, int]]:
+    """Yield every band with the number of its headers in the ledger and in the published file."""
+    if (ledger := partition.also.get(BANDS)) is None:
         return
-    except CollectionError:
-        yield "it is damaged"
-        return
-    if schema is None:
-        return
-    yield from _contract_problems(schema, state.get("bands", ()))
-    yield from _geo_problems(schema)
+    ok = ledger.rows.filter(pc.equal(ledger.rows["status"], STATUS_OK))["band"]
+    there = sum_up(partition.table.rows)
+    for band in partition.state.get("bands", ()):
+        found = there.get(band_column(band))
+        yield band, pc.sum(pc.equal(ok, band)).as_py() or 0, found.rows if found else 0
 
 
 def _contract_problems(schema: pa.Schema, bands: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -25,10 +25,25 @@ def read_ledger(workspace: Workspace, key: str) -> Iterator[pa.RecordBatch]:
     Raises:
         CollectionError: if the ledger or a header file is damaged.
     """
-    path, store = workspace.stage_file(BANDS, key), HeaderStore(workspace, key)
+    path = workspace.stage_file(BANDS, key)
+    return with_headers(workspace, key, workspace.read_batches(path, BAND_METADATA_SCHEMA.names))
+
+
+def with_headers(workspace: Workspace, key: str, ledger: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield rows of a partition's ledger as :func:`read_ledger` does.
+
+    Args:
+        workspace: of the collection.
+        key: of the partition.
+        ledger: its rows, with at least ``header_file`` and ``header_row``.
+
+    Raises:
+        CollectionError: if a header file is damaged.
+    """
+    store = HeaderStore(workspace, key)
     with HeaderReader(workspace, store, ["header"]) as reader:
         step = max(1, _BATCH_BYTES // reader.row_bytes(store.names))
-        for whole in workspace.read_batches(path, BAND_METADATA_SCHEMA.names):
+        for whole in ledger:
             for start in range(0, whole.num_rows, step):
                 batch = whole.slice(start, step)
                 encoded = batch.column(HEADER_FILE).dictionary_encode()

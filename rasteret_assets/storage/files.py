@@ -196,12 +196,23 @@ class Files:
             CollectionError: if it cannot be opened or read.
         """
         with self.open_table(path) as file:
-            if file is None:
-                return
-            wanted = None if columns is None else list(columns)
-            rows = self._patiently(path, lambda: batch_rows(file, wanted))
-            for groups in row_group_runs(file.metadata):
-                yield from self._run_of_batches(path, file, groups, rows, wanted)
+            if file is not None:
+                yield from self.batches_of(path, file, columns)
+
+    def batches_of(
+        self, path: str, file: pq.ParquetFile, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a Parquet file that is open as :meth:`read_batches` does.
+
+        Args:
+            path: of the file, for messages.
+            file: the file itself.
+            columns: names of columns, or paths of their leaves; all when omitted.
+        """
+        wanted = None if columns is None else list(columns)
+        rows = self._patiently(path, lambda: batch_rows(file, wanted))
+        for groups in row_group_runs(file.metadata):
+            yield from self._run_of_batches(path, file, groups, rows, wanted)
 
     def _run_of_batches(
         self, path: str, file: pq.ParquetFile, groups: list[int], rows: int, columns: list[str] | None
@@ -252,14 +263,16 @@ class Files:
             if source is None:
                 return None
             try:
-                return source, pq.ParquetFile(
-                    source, pre_buffer=not self.is_local, page_checksum_verification=True
-                )  # fmt: skip
+                return source, self.parquet_of(source)
             except BaseException:
                 source.close()
                 raise
 
         return self._patiently(path, read)
+
+    def parquet_of(self, source: pa.NativeFile) -> pq.ParquetFile:
+        """Read the footer of a Parquet file that is open."""
+        return pq.ParquetFile(source, pre_buffer=not self.is_local, page_checksum_verification=True)
 
     def _patiently(self, path: str, read: Callable[[], T]) -> T:
         """Return what ``read`` returns, trying again where it fails for a reason that may pass."""

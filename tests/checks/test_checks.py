@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 import shapely
 
 from rasteret_assets import CollectionSpec, create_backend
-from rasteret_assets.checks import CHECKS, Finding, check_partition, check_stage, require_publishable
+from rasteret_assets.checks import (
+    Finding,
+    Partition,
+    check,
+    check_partition,
+    check_stage,
+    checks_of,
+    publication_errors,
+    registry,
+    require_publishable,
+)
 from rasteret_assets.errors import CheckError
 from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.pipeline.build import build_partitions
@@ -23,6 +35,7 @@ from rasteret_assets.source.open import open_source
 from rasteret_assets.storage.streams import STREAM_SUFFIX, open_stream, stream_writer
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
+from tests.support.s3 import bucket_server, filesystem_of, requests_seen
 
 KEY = "2024-04"
 
@@ -30,7 +43,7 @@ KEY = "2024-04"
 class Built:
     """A collection of one month with three records of two bands, built by the library."""
 
-    def __init__(self, root: Path, **options) -> None:
+    def __init__(self, root: Path, *, out: str = "", filesystem: pafs.FileSystem | None = None, **options) -> None:
         files = root / "files"
         files.mkdir(parents=True)
         names = ["a", "b", "c"]
@@ -42,9 +55,9 @@ class Built:
         pq.write_table(table, root / "records.parquet")
         self.files = files
         self.spec = CollectionSpec.of(
-            path=root / "records.parquet", name="c", workspace_dir=root / "out", enrich_cog=True, **options
+            path=root / "records.parquet", name="c", workspace_dir=out or root / "out", enrich_cog=True, **options
         )
-        self.workspace = Workspace.at(str(self.spec.published_path))
+        self.workspace = Workspace.of(self.spec, filesystem)
         self.build()
 
     def build(self) -> None:
@@ -91,7 +104,9 @@ def set_column(table: pa.Table, name: str, values: pa.Array | list) -> pa.Table:
 
 def test_a_sound_partition_passes_every_check(built: Built) -> None:
     findings = check_partition(built.workspace, built.spec, KEY)
-    assert [finding.check for finding in findings] == [check.name for check in CHECKS]
+    assert [finding.check for finding in findings] == [
+        check.name for check in checks_of(NORMALIZED, REJECTED, BANDS, COLLECTION)
+    ]
     assert [(finding.check, finding.message) for finding in findings if not finding.passed] == []
     require_publishable(built.workspace, built.spec, [KEY])
 
@@ -118,12 +133,32 @@ def test_broken_records_are_errors(built: Built, column: str, values: list, chec
         require_publishable(built.workspace, built.spec, [KEY])
 
 
-def test_a_column_of_the_wrong_type_stops_the_other_checks(built: Built) -> None:
+def test_a_check_whose_columns_are_missing_or_of_another_type_fails(built: Built) -> None:
     table = built.table(NORMALIZED)
-    built.spoil(NORMALIZED, table.drop_columns(["crs"]).set_column(0, "id", pa.array([1, 2, 3])))
+    built.spoil(NORMALIZED, table.drop_columns(["crs", "bbox"]).set_column(0, "id", pa.array([1, 2, 3])))
     found = built.found(NORMALIZED)
-    assert list(found) == ["schema_contract"]
-    assert "id is int64, not string, there is no crs" in found["schema_contract"].message
+    assert {finding.verdict for finding in found.values()} == {"error"}
+    assert "id is int64, not string, there is no bbox, there is no crs;" in found["schema_contract"].message
+    path = built.path(NORMALIZED)
+    assert found["unique_ids"].message == f"{path}: id is int64, not string; build the partition again"
+    assert found["footprints"].message.startswith(f"{path}: there is no bbox, id is int64, not string;")
+
+
+def test_a_partition_key_of_the_wrong_type_is_told(built: Built) -> None:
+    built.spoil(NORMALIZED, set_column(built.table(NORMALIZED), "month", pa.array(["4", "4", "4"])))
+    assert "month is string, not int32" in built.found(NORMALIZED)["schema_contract"].message
+
+
+@pytest.mark.parametrize("stage", [NORMALIZED, BANDS])
+def test_a_damaged_table_keeps_its_partition_from_being_published(built: Built, stage: str) -> None:
+    file = Path(built.path(stage))
+    file.write_bytes(file.read_bytes()[:-5])
+    assert {finding.verdict for finding in built.found(stage).values()} == {"error"}
+    errors = publication_errors(built.workspace, built.spec, [KEY, "2031-01"])
+    assert list(errors) == [KEY]
+    assert f"{file}: damaged" in errors[KEY]
+    with pytest.raises(CheckError, match="damaged"):
+        require_publishable(built.workspace, built.spec, [KEY])
 
 
 def boxes(*values: tuple[float, float, float, float]) -> pa.Array:
@@ -222,10 +257,11 @@ def test_rejected_records_are_a_warning(built: Built) -> None:
 def test_a_published_file_that_was_tampered_with_is_an_error(built: Built) -> None:
     file = Path(built.workspace.published_file(KEY))
     content = file.read_bytes()
-    file.write_bytes(content[:-20] + b"x" + content[-19:])
+    # Of the first page, which the other checks do not read.
+    file.write_bytes(content[:60] + bytes([content[60] ^ 1]) + content[61:])
     assert "its content is not what was published" in built.found(COLLECTION)["published_file"].message
     file.write_bytes(content[: len(content) // 2])
-    assert "it is damaged" in built.found(COLLECTION)["published_file"].message
+    assert f"{file}: damaged" in built.found(COLLECTION)["published_file"].message
     file.unlink()
     assert "there is no such file" in built.found(COLLECTION)["published_file"].message
 
@@ -261,3 +297,83 @@ def test_lost_records_and_headers_are_errors(built: Built) -> None:
     built.spoil(NORMALIZED, normalized)
     built.spoil(BANDS, ledger.filter(pc.invert(pc.and_(pc.equal(ledger["band"], "B02"), pc.equal(ledger["id"], "a")))))
     assert "3 of 2 headers of B02 are published" in built.found(COLLECTION)["counts_agree"].message
+
+
+def test_every_file_is_opened_once_for_all_checks(tmp_path: Path) -> None:
+    with bucket_server("checked") as endpoint:
+        built = Built(tmp_path, out="s3://checked/out", filesystem=filesystem_of(endpoint))
+        with requests_seen() as seen:
+            findings = check_partition(built.workspace, built.spec, KEY)
+        assert len(findings) == 9
+        assert [finding.message for finding in findings if not finding.passed] == []
+        asked = Counter(seen)
+        assert {times for request, times in asked.items() if request.startswith("HEAD")} == {1}
+        assert asked[f"GET /{built.path(NORMALIZED)}"] == 1
+        assert asked[f"GET /{built.workspace.published_file(KEY)}"] == 1
+        assert len(seen) == 15
+        with requests_seen() as seen:
+            require_publishable(built.workspace, built.spec, [KEY])
+        assert len(seen) == 8
+
+
+@pytest.fixture
+def own_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test declares is forgotten afterwards."""
+    monkeypatch.setattr(registry, "_CHECKS", dict(registry._CHECKS))
+
+
+@pytest.mark.usefixtures("own_checks")
+def test_a_check_of_ones_own(built: Built) -> None:
+    @check(stage="collection", columns=["id"], also={"raw_records": ["id"], "rejected_records": ["id"]})
+    def as_many_as_raw(partition: Partition) -> Finding:
+        """Nothing is left out. Not even repetitions.
+
+        Of no record.
+        """
+        raw = partition.also["raw_records"].rows["id"]
+        missing = set(raw.to_pylist()) - set(partition.table.rows["id"].to_pylist())
+        assert "rejected_records" not in partition.also
+        assert (partition.key, partition.spec, partition.table.count) == (KEY, built.spec, 3)
+        return Finding(passed=not missing, message=f"missing: {missing}")
+
+    found = built.found(COLLECTION)["as_many_as_raw"]
+    assert (found.verdict, found.message) == ("ok", "missing: set()")
+    (own,) = (declared for declared in checks_of(COLLECTION) if declared.name == "as_many_as_raw")
+    assert (own.description, own.blocking) == ("Nothing is left out.", False)
+
+
+@pytest.mark.usefixtures("own_checks")
+@pytest.mark.parametrize("stage", [NORMALIZED, REJECTED])
+def test_a_blocking_check_of_ones_own_keeps_from_publishing(built: Built, stage: str) -> None:
+    @check(stage=stage, columns=["id"], blocking=True, of_batch=lambda batch: batch.slice(0, 0), description="Never.")
+    def never(partition: Partition) -> Finding:
+        return Finding(passed=False, message=f"{partition.table.rows.num_rows} rows of {stage}")
+
+    assert publication_errors(built.workspace, built.spec, [KEY]) == {KEY: f"0 rows of {stage}"}
+
+
+@pytest.mark.usefixtures("own_checks")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stage": "normalised_records"}, "stage='normalised_records' has no checks: write one of normalized_records,"),
+        ({"stage": "raw_records"}, "has no checks"),
+        ({"stage": NORMALIZED, "also": {"bands": ()}}, "also= names bands, which is not another table"),
+        ({"stage": NORMALIZED, "also": {NORMALIZED: ()}}, "which is not another table"),
+        ({"stage": COLLECTION, "blocking": True}, "cannot block"),
+        ({"stage": BANDS, "description": ""}, "says nothing about itself"),
+        ({"stage": NORMALIZED}, "has a check unique_ids already"),
+    ],
+)
+def test_a_check_that_cannot_be_is_refused_where_it_is_declared(options: dict, message: str) -> None:
+    def unique_ids(partition: Partition) -> Finding:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=message):
+        check(**{"description": "Something.", **options})(unique_ids)
+
+
+def test_a_stage_that_does_not_exist_has_no_checks_to_ask_for() -> None:
+    with pytest.raises(ValueError, match="no stage is called headers: write one of raw_records, "):
+        checks_of(NORMALIZED, "headers")
+    assert checks_of("raw_records") == []

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rasteret_assets.checks import checks_of
+from rasteret_assets import CollectionSpec
+from rasteret_assets.checks import Partition, StageTable, checks_of
 from rasteret_assets.checks.records import unique_ids
 from rasteret_assets.errors import CheckError, RasteretAssetsError
 from rasteret_assets.orchestration.checks import _outcome
@@ -92,7 +93,7 @@ def test_what_is_published_can_be_checked_by_itself(scenes: Scenes, instance: dg
     result = job.execute_in_process(instance=instance, tags={PARTITION: "2024-01"})
     found = evaluations(result)["published_file", "2024-01"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert "its content is not what was published" in found.description
+    assert "damaged" in found.description
     assert latest(instance, "2024-01") == made
 
 
@@ -127,7 +128,9 @@ def test_a_failed_check_is_an_error_of_the_package() -> None:
 def test_ids_in_the_words_of_a_check_are_no_markdown() -> None:
     """The UI reads what a check says as Markdown: an id of a stranger's must not load a picture there."""
     bait = "![x](http://h/track.png)<img src=http://h/y.png>"
-    found = {"unique_ids": unique_ids(pa.chunked_array([[bait, bait]]))}
+    rows = pa.table({"id": [bait, bait]})
+    table = StageTable(path="", schema=rows.schema, count=2, rows=rows)
+    found = {"unique_ids": unique_ids(Partition(key="2024-01", spec=CollectionSpec.of(path="x"), table=table))}
     (check,) = (check for check in checks_of(NORMALIZED) if check.name == "unique_ids")
     said = _outcome(check, found)["description"]
     assert bait not in said
