@@ -6,7 +6,7 @@ None of it changes what is published, so none of it is part of a collection's co
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -17,6 +17,8 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 # What Dagster takes for keys and values of tags. It says so only when a code location is loaded, of which then no
 # collection is there; a declaration is refused by itself.
 _TAG_KEY = re.compile(r"([A-Za-z0-9_.-]{1,63}/)?[A-Za-z0-9_.-]{1,63}", re.ASCII)
+_TAG_KEY_FORM: Final = "write up to 63 letters, digits or _.- with or without a namespace/"
+_KEY_PART: Final = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 # The five fields of a cron expression: their least and greatest value, and names from the first value on.
@@ -49,6 +51,14 @@ class GraphOptions(BaseModel):
             for sources that are known to grow that often, since an unchanged source is not built again.
         automation: build by Dagster's declarative automation instead of the sensor; its limits are in the docs.
         preview: draw a picture of some pixels of every published partition, which takes a few range requests.
+        run_tags: of every run of the collection's jobs, such as ``dagster/priority``, ``dagster-celery/queue`` or, as
+            JSON, ``dagster-k8s/config``.
+        op_tags: of every step, where an executor or a launcher asks for them there.
+        key_prefix: parts that the collection's asset keys begin with, before its name.
+        partitions_per_run: the most partitions that one run builds: what a crash may cost, and how coarse the progress
+            in the UI is.
+        headers_per_run: the most headers that one run of several partitions fetches, which is about a minute of one
+            process for every half a million; a partition that needs more has a run of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +74,11 @@ class GraphOptions(BaseModel):
     fresh_within_hours: float | None = Field(default=None, gt=0)
     automation: bool = False
     preview: bool = False
+    run_tags: dict[str, str] = Field(default_factory=dict)
+    op_tags: dict[str, Any] = Field(default_factory=dict)
+    key_prefix: tuple[str, ...] = ()
+    partitions_per_run: int = Field(default=25, ge=1)
+    headers_per_run: int = Field(default=500_000, ge=1)
 
     @field_validator("owners")
     @classmethod
@@ -97,13 +112,25 @@ class GraphOptions(BaseModel):
             raise ValueError(f"{value!r} is not a timezone: write such as 'UTC' or 'Europe/Berlin'") from None
         return value
 
+    @field_validator("run_tags")
+    @classmethod
+    def _named(cls, value: dict[str, str]) -> dict[str, str]:
+        if odd := [key for key in value if not _TAG_KEY.fullmatch(key)]:
+            raise ValueError(f"{odd} are not keys of tags: {_TAG_KEY_FORM}")
+        return value
+
+    @field_validator("key_prefix")
+    @classmethod
+    def _parts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if odd := [part for part in value if not _KEY_PART.fullmatch(part)]:
+            raise ValueError(f"{odd} are not parts of an asset key: write letters, digits, '_', '-' or '.'")
+        return value
+
     @field_validator("tags")
     @classmethod
     def _short(cls, value: dict[str, str]) -> dict[str, str]:
         if odd := [key for key in value if not _TAG_KEY.fullmatch(key)]:
-            raise ValueError(
-                f"{odd} are not keys of tags: write up to 63 letters, digits or _.- with or without a namespace/"
-            )
+            raise ValueError(f"{odd} are not keys of tags: {_TAG_KEY_FORM}")
         if odd := [key for key, text in value.items() if not _TAG_VALUE.fullmatch(text)]:
             raise ValueError(f"the tags {odd} have values that Dagster refuses: write up to 63 letters, digits or _.-")
         return value

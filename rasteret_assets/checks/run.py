@@ -49,15 +49,20 @@ def require_publishable(workspace: Workspace, spec: CollectionSpec, keys: Sequen
         raise CheckError(f"nothing is published, because a check failed: {said}")
 
 
-def publication_errors(workspace: Workspace, spec: CollectionSpec, keys: Sequence[str]) -> dict[str, str]:
+def publication_errors(
+    workspace: Workspace, spec: CollectionSpec, keys: Sequence[str], stages: Sequence[str] = _BEFORE_PUBLISHING
+) -> dict[str, str]:
     """Return the partitions that must not be published, with what the blocking checks say of each.
 
     Args:
         workspace: of the collection.
         spec: of the collection.
         keys: of the partitions to look at.
+        stages: whose checks count; all before the last when omitted.
     """
-    checks = [check for check in checks_of(*_BEFORE_PUBLISHING) if check.blocking]
+    checks = [check for check in checks_of(*stages) if check.blocking]
+    if not checks:
+        return {}
 
     def why(key: str) -> str:
         found = _evaluate(workspace, spec, key, checks)

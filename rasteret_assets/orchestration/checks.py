@@ -1,134 +1,161 @@
-"""The checks of a collection as Dagster asset checks, one evaluation per partition.
+"""The checks of a collection as Dagster asset checks: one evaluation of each for all partitions of a run.
 
-Checks of the stages before the last are part of the step that writes their table: those that block are evaluated
-before anything is published. The published file has a step of its own, so that it can be checked again from the UI
-without being built again.
+Checks of the stages before the last are part of the step that writes their table; a partition that a blocking one
+refuses is taken out of the run, so that it is not published. Blocking is therefore none of Dagster's business: it would
+stop the other partitions of the run too. The published file has a step of its own, so that it can be checked again from
+the UI without being built again.
+
+Dagster keeps an event for each evaluation, which costs it more than the check costs: an evaluation tells how many
+partitions pass, and which do not.
 
 https://docs.dagster.io/guides/test/asset-checks
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import dagster as dg
 
 from rasteret_assets.checks import Check, Finding, check_stage, checks_of
+from rasteret_assets.errors import CheckError
+from rasteret_assets.orchestration.events import failures_of_run, run_failure
 from rasteret_assets.orchestration.markdown import sentence
-from rasteret_assets.orchestration.names import identifier, stage_key
-from rasteret_assets.orchestration.partitions import partitions_of, run_partitions
+from rasteret_assets.orchestration.names import PUBLISHED_CHECKS, op_name, stage_key
+from rasteret_assets.orchestration.partitions import partitions_name, selected_keys
 from rasteret_assets.orchestration.reporting import explained, table_metadata
 from rasteret_assets.orchestration.resources import FilesystemResource
-from rasteret_assets.schema import COLLECTION
+from rasteret_assets.schema import COLLECTION, NORMALIZED, REJECTED
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.workspace import Workspace
 
-_GONE = "the partition's records are gone: nothing is left to check"
-_NOT_REACHED = "not looked at, because an earlier check of this table failed"
+#: What the checks of some partitions found, by partition and then by check; nothing where its records are gone.
+Findings = Mapping[str, Mapping[str, Finding]]
+
+_GONE: Final = "the partition's records are gone: nothing is left to check"
+_NOT_REACHED: Final = "not looked at, because an earlier check of this table failed"
+#: Tables that an asset consists of beside its own.
+_BESIDE: Final[Mapping[str, tuple[str, ...]]] = {NORMALIZED: (REJECTED,)}
+#: Partitions that the table of an evaluation names.
+_MOST_LISTED: Final = 50
 
 
-def check_specs(spec: CollectionSpec, *stages: str) -> list[dg.AssetCheckSpec]:
-    """Return the declarations of the checks of some stages of a collection."""
-    with warnings.catch_warnings():
-        # Because partitions of checks are a preview in Dagster 1.13, which a user cannot act on.
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        return [
-            dg.AssetCheckSpec(
-                check.name,
-                asset=stage_key(spec, check.stage),
-                description=check.description,
-                blocking=check.blocking,
-                partitions_def=partitions_of(spec),
-            )
-            for check in checks_of(*stages)
-        ]
+def checks_of_asset(stage: str) -> list[Check]:
+    """Return the checks of a stage's asset: of its table, and of those that lie beside it."""
+    return checks_of(stage, *_BESIDE.get(stage, ()))
 
 
-def stage_results(
-    context: dg.OpExecutionContext | dg.AssetExecutionContext,
-    workspace: Workspace,
-    spec: CollectionSpec,
-    keys: Sequence[str],
-    stage: str,
-) -> list[dg.AssetCheckResult]:
-    """Evaluate the checks of a stage for the partitions of a run.
+def check_specs(spec: CollectionSpec, stage: str) -> list[dg.AssetCheckSpec]:
+    """Return the declarations of the checks of a stage."""
+    return [
+        dg.AssetCheckSpec(
+            check.name,
+            asset=stage_key(spec, stage),
+            description=f"{check.description} An error keeps the partition from being published."
+            if check.blocking
+            else check.description,
+        )
+        for check in checks_of_asset(stage)
+    ]
 
-    Dagster takes one result per check and run. Where the run has several partitions, each gets an evaluation of its own
-    in the event log, and the result sums them up.
-    """
-    checks = checks_of(stage)
-    found = {key: {finding.check: finding for finding in check_stage(workspace, spec, key, stage)} for key in keys}
-    asset = stage_key(spec, stage)
-    if len(keys) == 1:
-        return [_result(check, asset, found[keys[0]]) for check in checks]
-    for key in keys:
-        for check in checks:
-            evaluation = dg.AssetCheckEvaluation(
-                asset_key=asset,
-                check_name=check.name,
-                blocking=check.blocking,
-                partition=key,
-                **_outcome(check, found[key]),
-            )
-            # Dagster takes evaluations here, though its annotation leaves them out.
-            context.log_event(evaluation)  # type: ignore[arg-type]
-    return [_summary(check, asset, found) for check in checks]
+
+def findings_of(workspace: Workspace, spec: CollectionSpec, stage: str, keys: Sequence[str]) -> Findings:
+    """Check some partitions of a stage."""
+
+    def found(key: str) -> dict[str, Finding]:
+        tables = (stage, *_BESIDE.get(stage, ()))
+        return {finding.check: finding for table in tables for finding in check_stage(workspace, spec, key, table)}
+
+    return dict(zip(keys, each_file(workspace.fs, found, keys), strict=True))
+
+
+def refused(stage: str, findings: Findings) -> dict[str, CheckError]:
+    """Return why the blocking checks of a stage keep partitions from being published, by key."""
+    blocking = {check.name for check in checks_of_asset(stage) if check.blocking}
+    errors = {
+        key: "; ".join(
+            f"check {name}: {finding.message}"
+            for name, finding in found.items()
+            if name in blocking and finding.verdict == "error"
+        )
+        for key, found in findings.items()
+    }
+    return {key: CheckError(text) for key, text in errors.items() if text}
+
+
+def check_results(spec: CollectionSpec, stage: str, findings: Findings) -> list[dg.AssetCheckResult]:
+    """Return an evaluation of every check of a stage."""
+    return [_evaluated(check, stage_key(spec, stage), findings) for check in checks_of_asset(stage)]
 
 
 def published_checks(spec: CollectionSpec) -> dg.AssetChecksDefinition:
     """Return the checks of the published collection, which can be run without building it."""
 
     @dg.multi_asset_check(
-        name=f"{identifier(spec.name)}_published_checks",
+        name=op_name(spec, PUBLISHED_CHECKS),
         specs=check_specs(spec, COLLECTION),
-        description="Whether what is published is what was written, and whole.",
+        description="Whether what is published is what was written, and whole: of the partitions of the run, or of all "
+        "that are published where the run has none.",
     )
     def published(
         context: dg.AssetCheckExecutionContext, filesystem: FilesystemResource
     ) -> Iterator[dg.AssetCheckResult]:
         with explained():
-            keys = run_partitions(context.op_execution_context)
-            yield from stage_results(
-                context.op_execution_context, filesystem.open_workspace(spec), spec, keys, COLLECTION
-            )
+            workspace = filesystem.open_workspace(spec)
+            failures = failures_of_run(context.instance, context.run.run_id, spec)
+            chosen = selected_keys(context.run, context.instance.get_dynamic_partitions(partitions_name(spec)))
+            keys = [key for key in chosen or workspace.states() if key not in failures]
+            findings = findings_of(workspace, spec, COLLECTION, keys)
+        yield from check_results(spec, COLLECTION, findings)
+        if failures:
+            raise run_failure(failures.values(), len(keys))
 
     return published
 
 
-def _result(check: Check, asset: dg.AssetKey, found: Mapping[str, Finding]) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(asset_key=asset, check_name=check.name, **_outcome(check, found))
-
-
-def _outcome(check: Check, found: Mapping[str, Finding]) -> dict[str, Any]:
-    """Return ``passed``, ``severity``, ``description`` and ``metadata`` of one check of one partition."""
-    finding = found.get(check.name)
-    if finding is None:
-        text = _NOT_REACHED if found else _GONE
-        return {"passed": not found, "severity": dg.AssetCheckSeverity.WARN, "description": text, "metadata": {}}
-    metadata: dict[str, Any] = dict(finding.numbers)
-    if finding.rows:
-        metadata["findings"] = table_metadata(finding.rows)
-    return {
-        "passed": finding.passed,
-        "severity": dg.AssetCheckSeverity.ERROR if finding.error else dg.AssetCheckSeverity.WARN,
-        "description": sentence(finding.message),  # which the UI reads as Markdown
-        "metadata": metadata,
-    }
-
-
-def _summary(check: Check, asset: dg.AssetKey, found: Mapping[str, Mapping[str, Finding]]) -> dg.AssetCheckResult:
-    outcomes = {key: _outcome(check, findings) for key, findings in found.items()}
-    failed = [key for key, outcome in outcomes.items() if not outcome["passed"]]
-    wrong = [key for key in failed if outcomes[key]["severity"] is dg.AssetCheckSeverity.ERROR]
-    first = next(iter(wrong or failed), None)
+def _evaluated(check: Check, asset: dg.AssetKey, findings: Findings) -> dg.AssetCheckResult:
+    outcomes = {key: _outcome(check, found) for key, found in findings.items()}
+    amiss = {key: outcome for key, outcome in outcomes.items() if not outcome.passed}
+    wrong = [key for key, outcome in amiss.items() if outcome.is_error]
+    first = next(iter(wrong or amiss), None)
+    numbers: dict[str, Any] = {"partitions": len(outcomes), "failed_partitions": len(amiss)}
+    if first is None:
+        text = f"all {len(outcomes)} partitions of the run pass"
+    else:
+        text = f"{first}: {amiss[first].text}"
+        if len(outcomes) > 1:
+            text = f"{len(amiss)} of {len(outcomes)} partitions of the run do not pass; {text}"
+        rows = [{"partition": key, "finding": outcome.text} for key, outcome in amiss.items()]
+        numbers["failing"] = table_metadata(rows[:_MOST_LISTED])
+    if len(outcomes) == 1:
+        ((key, outcome),) = outcomes.items()
+        text, numbers = f"{key}: {outcome.text}", {**numbers, **outcome.numbers}
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=check.name,
-        passed=not failed,
+        passed=not amiss,
         severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
-        description=f"all {len(outcomes)} partitions of the run pass"
-        if first is None
-        else f"{len(failed)} of {len(outcomes)} partitions of the run do not pass; {first}: "
-        f"{outcomes[first]['description']}",
-        metadata={"partitions": len(outcomes), "failed_partitions": len(failed)},
+        description=sentence(text),  # which the UI reads as Markdown
+        metadata=numbers,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What a check says of a partition."""
+
+    passed: bool
+    is_error: bool
+    text: str
+    numbers: Mapping[str, Any]
+
+
+def _outcome(check: Check, found: Mapping[str, Finding]) -> _Outcome:
+    finding = found.get(check.name)
+    if finding is None:
+        return _Outcome(passed=not found, is_error=False, text=_NOT_REACHED if found else _GONE, numbers={})
+    numbers: dict[str, Any] = dict(finding.numbers)
+    if finding.rows:
+        numbers["findings"] = table_metadata(finding.rows)
+    return _Outcome(passed=finding.passed, is_error=finding.error, text=finding.message, numbers=numbers)

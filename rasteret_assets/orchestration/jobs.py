@@ -1,15 +1,12 @@
 """The jobs of a collection: build what changed, read everything again, ask whether known files have changed."""
 
-from typing import Any, Final
+from typing import Any
 
 import dagster as dg
 
 from rasteret_assets.orchestration.names import build_job_name, rebuild_job_name, revalidate_job_name, stage_key
-from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW, REJECTED
+from rasteret_assets.schema import STAGES
 from rasteret_assets.spec import CollectionSpec
-
-#: The assets of a collection that a job builds, in order.
-BUILT: Final = (RAW, NORMALIZED, REJECTED, BANDS, COLLECTION)
 
 #: Tags of every run: whose it is, and why it was launched.
 COLLECTION_TAG, REASON_TAG = "rasteret_assets/collection", "rasteret_assets/reason"
@@ -38,12 +35,23 @@ def jobs_of(spec: CollectionSpec) -> list[Any]:
 def _job(spec: CollectionSpec, name: str, description: str, **options: bool) -> Any:
     return dg.define_asset_job(
         name,
-        selection=dg.AssetSelection.assets(*(stage_key(spec, stage) for stage in BUILT)),
+        selection=dg.AssetSelection.assets(*(stage_key(spec, stage) for stage in STAGES)),
         description=description,
         config={"resources": {"options": {"config": options}}} if options else None,
         tags={COLLECTION_TAG: spec.name},
         # The header stage is concurrent by itself: a process per step would cost seconds and bring nothing.
         executor_def=dg.in_process_executor,
-        # Where the instance retries runs at all, once: what is wrong with a source or a spec does not mend itself.
-        run_tags={COLLECTION_TAG: spec.name, "dagster/max_retries": "1"},
+        run_tags=run_tags(spec),
     )
+
+
+def run_tags(spec: CollectionSpec) -> dict[str, str]:
+    """Return the tags of every run of a collection's jobs."""
+    return {
+        COLLECTION_TAG: spec.name,
+        # Where the instance retries runs at all, once, and only what was killed: a partition that failed is tried again
+        # by the sensors, ever more rarely.
+        "dagster/max_retries": "1",
+        "dagster/retry_on_asset_or_op_failure": "false",
+        **spec.graph.run_tags,
+    }

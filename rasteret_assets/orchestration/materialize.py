@@ -4,21 +4,25 @@ What it leaves on the instance (partitions, runs, materializations, metadata) is
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
-from dagster._core.errors import DagsterAssetCheckFailedError
 
-from rasteret_assets.checks import require_publishable
 from rasteret_assets.errors import RasteretAssetsError
 from rasteret_assets.orchestration.build import build_definitions
+from rasteret_assets.orchestration.events import (
+    PartitionFailure,
+    combined,
+    failures_of_run,
+    materializations_of_run,
+)
 from rasteret_assets.orchestration.metadata import counts_of
 from rasteret_assets.orchestration.names import build_job_name, source_key
 from rasteret_assets.orchestration.partitions import (
-    PARTITIONS_PER_RUN,
-    contiguous,
     discover_partitions,
+    grouped,
+    headers_to_fetch,
     selection_tags,
 )
 from rasteret_assets.orchestration.resources import default_resources
@@ -57,7 +61,7 @@ def materialize_collection(
         ``headers_failed``, ``requests`` and whatever else the stage counts.
 
     Raises:
-        RasteretAssetsError: what stopped a run; partitions of earlier runs stay materialized.
+        RasteretAssetsError: what stopped a run, or why partitions failed, once all others are materialized.
     """
     provided = {**default_resources(), **(resources or {})}
     filesystem = provided["filesystem"].process_config_and_initialize()
@@ -77,21 +81,22 @@ def materialize_collection(
         # Everything is on the instance; the terminal belongs to the caller, who gets failures as exceptions.
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
-    # A run of its own gives a partition its data version; ranges save many partitions a start and a scan each.
-    most = 1 if len(wanted) <= PARTITIONS_PER_RUN else PARTITIONS_PER_RUN
-    counts: dict[str, StageCounts] = {}
+    headers = headers_to_fetch(profile, {} if force or revalidate else states)
     # What the source has no more goes last: its records may have moved to the others.
     vanished = [key for key in wanted if key not in profile.partitions]
-    for group in chain(contiguous(order, {*wanted}.difference(vanished), most), contiguous(order, vanished, most)):
-        try:
-            done = _run(job, instance, group, config)
-        except DagsterAssetCheckFailedError:
-            require_publishable(workspace, spec, group)  # says in our words which check failed, and why
-            raise
-        counts.update(done)
-        if on_partition is not None:
-            for key, stages in done.items():
-                on_partition(key, stages)
+    there = {*wanted}.difference(vanished)
+    counts: dict[str, StageCounts] = {}
+    failures: dict[str, PartitionFailure] = {}
+    for keys_of_run in (there, vanished):
+        for group in grouped(order, keys_of_run, spec.graph, headers):
+            done, failed = _run(spec, job, instance, group, config)
+            failures |= failed
+            counts.update(done)
+            if on_partition is not None:
+                for key, stages in done.items():
+                    on_partition(key, stages)
+    if failures:
+        raise combined(failures.values())
     return counts
 
 
@@ -107,19 +112,27 @@ def _observe(
 
 
 def _run(
-    job: dg.JobDefinition, instance: dg.DagsterInstance, group: Sequence[str], config: Mapping[str, Any]
-) -> dict[str, StageCounts]:
+    spec: CollectionSpec,
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    group: Sequence[str],
+    config: Mapping[str, Any],
+) -> tuple[dict[str, StageCounts], dict[str, PartitionFailure]]:
+    """Run the job over a group; return counts of the partitions that are done, and why the others failed."""
+    run_id = str(uuid4())
+    key = group[0] if len(group) == 1 else None
     try:
-        result = job.execute_in_process(
-            instance=instance, run_config=config, tags=selection_tags(group),
-            partition_key=group[0] if len(group) == 1 else None,
+        job.execute_in_process(
+            instance=instance, run_id=run_id, run_config=config, tags=selection_tags(group), partition_key=key
         )  # fmt: skip
     except dg.Failure as failure:
-        if isinstance(failure.__cause__, RasteretAssetsError):
-            raise failure.__cause__ from None
-        raise
-    counts: dict[str, StageCounts] = {key: {} for key in group}
-    for event in result.get_asset_materialization_events():
-        made = event.step_materialization_data.materialization
-        counts[str(made.partition)][made.asset_key.path[-1]] = counts_of(made.metadata)
-    return counts
+        failures = failures_of_run(instance, run_id, spec)
+        if not failures:
+            raise (failure.__cause__ if isinstance(failure.__cause__, RasteretAssetsError) else failure) from None
+    else:
+        failures = {}
+    counts: dict[str, StageCounts] = {key: {} for key in group if key not in failures}
+    for made in materializations_of_run(instance, run_id):
+        if made.partition in counts:
+            counts[made.partition][made.asset_key.path[-1]] = counts_of(made.metadata)
+    return counts, failures

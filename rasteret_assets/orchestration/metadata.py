@@ -3,7 +3,7 @@
 Nothing of it is secret: paths and addresses come without user information and query strings.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import dagster as dg
@@ -31,16 +31,29 @@ _LONGEST_TYPE: Final = 80
 _SHOWN_REJECTED: Final = 20
 
 
+#: Requests and bytes that a header of a partition took.
+HeaderCost = tuple[float, float]
+
+
 def stage_metadata(
-    instance: dg.DagsterInstance,
     workspace: Workspace,
     spec: CollectionSpec,
     stage: str,
     result: StageResult,
     *,
     forced: bool,
+    cost: HeaderCost | None = None,
 ) -> dict[str, Any]:
-    """Return the metadata of one partition of one stage."""
+    """Return the metadata of one partition of one stage.
+
+    Args:
+        workspace: of the collection.
+        spec: of the collection.
+        stage: whose table was made.
+        result: of making it.
+        forced: whether the run was.
+        cost: of a header, as :func:`header_costs` tells it.
+    """
     metadata: dict[str, Any] = {ROW_COUNT: result.rows, **result.counts}
     if forced:
         metadata["forced"] = True
@@ -52,31 +65,32 @@ def stage_metadata(
         if (lineage := column_lineage(spec, stage, result.schema)) is not None:
             metadata["dagster/column_lineage"] = lineage
     if stage == BANDS:
-        metadata |= _fetch_metadata(instance, spec, result)
+        metadata |= _fetch_metadata(result, cost)
     if stage == COLLECTION:
         metadata |= _map_metadata(workspace, spec, result)
     return metadata
 
 
 def rejected_metadata(workspace: Workspace, spec: CollectionSpec, key: str) -> dict[str, Any]:
-    """Return the metadata of a partition's rejected records: how many, why, and the first of them."""
+    """Return what tells of a partition's rejected rows: where they are, how many for which reason, and the first."""
     path = workspace.stage_file(REJECTED, key)
     rejected = workspace.read_table(path)
     if rejected is None:
-        return {ROW_COUNT: 0}
+        return {}
     counted = rejected[REJECT_CLASS].combine_chunks().value_counts()
     by_class = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
     first = rejected.slice(0, _SHOWN_REJECTED)
     ids = first[ID if ID in rejected.schema.names else rejected.schema.names[0]].to_pylist()
     return {
-        ROW_COUNT: rejected.num_rows,
-        "path": dg.MetadataValue.path(_uri(spec, path)),
-        "by_reason": table_metadata([{"reason": name, "records": count} for name, count in sorted(by_class)]),
+        "rejected_records": rejected.num_rows,
+        "rejected_path": dg.MetadataValue.path(_uri(spec, path)),
+        "rejected_by_reason": table_metadata([
+            {"reason": name, "records": count} for name, count in sorted(by_class)
+        ]),
         "first_rejected": table_metadata([
             {"record": str(name), "reason": why}
             for name, why in zip(ids, first[REJECT_REASON].to_pylist(), strict=True)
         ]),
-        "dagster/column_schema": column_schema(rejected.schema),
     }  # fmt: skip
 
 
@@ -104,7 +118,7 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
     )
 
 
-def _fetch_metadata(instance: dg.DagsterInstance, spec: CollectionSpec, result: StageResult) -> dict[str, Any]:
+def _fetch_metadata(result: StageResult, cost: HeaderCost | None) -> dict[str, Any]:
     """Return rates of fetching, failures by class, and what reused headers saved."""
     counts, metadata = result.counts, dict[str, Any]()
     fetched, reused = int(counts.get("headers_fetched", 0)), int(counts.get("headers_reused", 0))
@@ -112,7 +126,6 @@ def _fetch_metadata(instance: dg.DagsterInstance, spec: CollectionSpec, result: 
     if fetched and seconds > 0:
         metadata["headers_per_second"] = round(fetched / seconds, 1)
         metadata["bytes_per_second"] = round(float(counts.get("request_bytes", 0)) / seconds, 1)
-    cost = _cost(instance, spec, result)
     if cost is not None:
         metadata |= dict(zip(_PER_HEADER, (round(value, 2) for value in cost), strict=True))
         metadata["requests_saved"] = round(reused * cost[0])
@@ -124,12 +137,29 @@ def _fetch_metadata(instance: dg.DagsterInstance, spec: CollectionSpec, result: 
     return metadata
 
 
-def _cost(instance: dg.DagsterInstance, spec: CollectionSpec, result: StageResult) -> tuple[float, float] | None:
-    """Return requests and bytes per header of a partition, as measured now or when headers were last fetched."""
-    fetched = int(result.counts.get("headers_fetched", 0))
-    if fetched:
-        return tuple(float(result.counts.get(name, 0)) / fetched for name in ("requests", "request_bytes"))  # type: ignore[return-value]
-    records = dg.AssetRecordsFilter(asset_key=stage_key(spec, BANDS), asset_partitions=[result.key])
+def header_costs(
+    instance: dg.DagsterInstance, spec: CollectionSpec, results: Sequence[StageResult]
+) -> dict[str, HeaderCost]:
+    """Return what a header of each partition took, as measured now or when headers were last fetched; by key.
+
+    Args:
+        instance: which knows the last materializations.
+        spec: of the collection.
+        results: of the header stage.
+    """
+    costs: dict[str, HeaderCost] = {}
+    for result in results:
+        fetched = int(result.counts.get("headers_fetched", 0))
+        if fetched:
+            requests, size = (float(result.counts.get(name, 0)) for name in ("requests", "request_bytes"))
+            costs[result.key] = requests / fetched, size / fetched
+        elif result.rows and (known := _last_cost(instance, spec, result.key)) is not None:
+            costs[result.key] = known
+    return costs
+
+
+def _last_cost(instance: dg.DagsterInstance, spec: CollectionSpec, key: str) -> HeaderCost | None:
+    records = dg.AssetRecordsFilter(asset_key=stage_key(spec, BANDS), asset_partitions=[key])
     for record in instance.fetch_materializations(records, limit=1).records:
         made = record.asset_materialization
         known = [made.metadata[name].value for name in _PER_HEADER if made is not None and name in made.metadata]

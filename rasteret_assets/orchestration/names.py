@@ -4,9 +4,12 @@ import re
 
 import dagster as dg
 
+from rasteret_assets.schema import PARSER_VERSION
 from rasteret_assets.spec import CollectionSpec
 
 SOURCE = "source"
+#: Ends the name of the step that checks what is published.
+PUBLISHED_CHECKS = "published_checks"
 
 
 def identifier(name: str) -> str:
@@ -16,12 +19,12 @@ def identifier(name: str) -> str:
 
 def source_key(spec: CollectionSpec) -> dg.AssetKey:
     """Return the asset key of a collection's record table."""
-    return dg.AssetKey([spec.name, SOURCE])
+    return dg.AssetKey([*spec.graph.key_prefix, spec.name, SOURCE])
 
 
 def stage_key(spec: CollectionSpec, stage: str) -> dg.AssetKey:
     """Return the asset key of a stage."""
-    return dg.AssetKey([spec.name, stage])
+    return dg.AssetKey([*spec.graph.key_prefix, spec.name, stage])
 
 
 def build_job_name(spec: CollectionSpec) -> str:
@@ -37,3 +40,13 @@ def rebuild_job_name(spec: CollectionSpec) -> str:
 def revalidate_job_name(spec: CollectionSpec) -> str:
     """Return the name of the job that asks whether the files of known headers changed."""
     return f"{identifier(spec.name)}_revalidate"
+
+
+def op_name(spec: CollectionSpec, step: str) -> str:
+    """Return the name of a collection's step: that of a stage, or of :data:`PUBLISHED_CHECKS`."""
+    return f"{identifier(spec.name)}__{step}"
+
+
+def code_version(spec: CollectionSpec) -> str:
+    """Return the code version of a collection's assets: what was built under another one shows as such."""
+    return f"{PARSER_VERSION}-{spec.content_hash}"

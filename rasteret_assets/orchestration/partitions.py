@@ -6,17 +6,17 @@ datetime belong somewhere too. A key must be registered on the instance before a
 https://docs.dagster.io/guides/build/partitions-and-backfills/partitioning-assets#dynamic-partitions
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
 from rasteret_assets.errors import SpecError
+from rasteret_assets.options import GraphOptions
 from rasteret_assets.orchestration.names import identifier
+from rasteret_assets.schema import PARSER_VERSION
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.spec import CollectionSpec
-
-#: The most partitions one run builds: what a failure may cost, and how coarse the UI's progress is.
-PARTITIONS_PER_RUN = 25
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
@@ -55,22 +55,51 @@ def in_order(keys: Collection[str], of_source: Collection[str]) -> list[str]:
     return sorted(keys, key=lambda key: (key not in of_source, key))
 
 
-def contiguous(order: Sequence[str], keys: Collection[str], most: int) -> list[list[str]]:
-    """Return ``keys`` in groups of at most ``most`` that are neighbours in ``order``, as the partitions are defined.
+def grouped(
+    order: Sequence[str],
+    keys: Collection[str],
+    options: GraphOptions,
+    headers: Mapping[str, int] | None = None,
+    alone: Collection[str] = (),
+) -> list[list[str]]:
+    """Return partitions in groups, one for each run: neighbours in ``order``, no more than a run is to build.
 
     Dagster's ranges follow the order in which dynamic keys were registered, which need not be the calendar's.
+
+    Args:
+        order: all partitions, as they are defined.
+        keys: of the partitions to build.
+        options: how much a run may take.
+        headers: how many headers each of them has to fetch; none where it is not among them.
+        alone: those that get a run of their own.
     """
-    wanted = set(keys)
+    wanted, weights = set(keys), headers or {}
     groups: list[list[str]] = []
-    last = -2
+    last, weight = -2, 0
     for position, key in enumerate(order):
         if key not in wanted:
             continue
-        if position != last + 1 or len(groups[-1]) == most:
+        weight += weights.get(key, 0)
+        is_neighbour = position == last + 1 and key not in alone and groups[-1][-1] not in alone
+        if not is_neighbour or len(groups[-1]) == options.partitions_per_run or weight > options.headers_per_run:
             groups.append([])
+            weight = weights.get(key, 0)
         groups[-1].append(key)
         last = position
     return groups
+
+
+def headers_to_fetch(profile: SourceProfile, states: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Return about how many headers a build of each partition of a source fetches: those of records it did not have.
+
+    Args:
+        profile: of the source.
+        states: of the published partitions; one whose headers another parser read counts as not published.
+    """
+    known = {
+        key: int(state.get("rows", 0)) for key, state in states.items() if state.get("parser_version") == PARSER_VERSION
+    }
+    return {key: max(0, part.rows - known.get(key, 0)) * len(profile.bands) for key, part in profile.partitions.items()}
 
 
 def selection_tags(group: Sequence[str]) -> dict[str, str]:

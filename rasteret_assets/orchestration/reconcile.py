@@ -13,7 +13,7 @@ from typing import Final
 
 import dagster as dg
 
-from rasteret_assets.orchestration.jobs import BUILT, COLLECTION_TAG, REASON_TAG
+from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
 from rasteret_assets.orchestration.names import (
     build_job_name,
     rebuild_job_name,
@@ -22,8 +22,8 @@ from rasteret_assets.orchestration.names import (
     stage_key,
 )
 from rasteret_assets.orchestration.partitions import (
-    PARTITIONS_PER_RUN,
-    contiguous,
+    grouped,
+    headers_to_fetch,
     in_order,
     partitions_name,
     selected_keys,
@@ -31,6 +31,7 @@ from rasteret_assets.orchestration.partitions import (
 )
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.partitions import partition_size
+from rasteret_assets.schema import STAGES
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.commit import verified_states
@@ -56,6 +57,7 @@ class Difference:
         busy: partitions that an unfinished run builds.
         order: all partitions in the order in which Dagster has them, or will have.
         new: those of ``order`` that are not registered yet.
+        headers: about how many headers a build of each partition fetches.
     """
 
     want: Mapping[str, str]
@@ -63,6 +65,12 @@ class Difference:
     busy: Collection[str]
     order: Sequence[str]
     new: Sequence[str]
+    headers: Mapping[str, int]
+
+    @property
+    def differing(self) -> list[str]:
+        """Return the partitions whose published version is not that of the source."""
+        return [key for key in self.order if self.want.get(key) != self.have.get(key)]
 
     @property
     def stale(self) -> list[str]:
@@ -71,7 +79,7 @@ class Difference:
         Partitions of a size that is not wanted any more come last, once all others are published: until then they hold
         the records that the others lack.
         """
-        found = [key for key in self.order if self.want.get(key) != self.have.get(key) and key not in self.busy]
+        found = [key for key in self.differing if key not in self.busy]
         sizes = {partition_size(key) for key in self.want}
         kept = [key for key in found if key in self.want or partition_size(key) in sizes]
         return kept if kept or not self.want.keys().isdisjoint(self.busy) else found
@@ -100,9 +108,11 @@ def compare(instance: dg.DagsterInstance, filesystem: FilesystemResource, spec: 
     # Before the states: a run that ends in between is taken for busy once, not for one that left its work undone.
     busy = busy_partitions(instance, spec)
     want = {key: profile.version(key, spec) for key in profile.partitions}
-    have = {key: str(state["source_version"]) for key, state in verified_states(workspace).items()}
+    states = verified_states(workspace)
+    have = {key: str(state["source_version"]) for key, state in states.items()}
     new = in_order({*want, *have} - set(registered), want)
-    return Difference(want=want, have=have, busy=busy, order=[*registered, *new], new=new)
+    headers = headers_to_fetch(profile, states)
+    return Difference(want=want, have=have, busy=busy, order=[*registered, *new], new=new, headers=headers)
 
 
 def busy_partitions(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[str]:
@@ -111,29 +121,30 @@ def busy_partitions(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[s
 
 
 def build_requests(
-    instance: dg.DagsterInstance, spec: CollectionSpec, found: Difference, salt: str
+    spec: CollectionSpec, found: Difference, keys: Sequence[str], alone: Collection[str], salt: str
 ) -> list[dg.RunRequest]:
-    """Return runs for stale partitions: ranges of them, but a run of its own for each whose run failed lately.
+    """Return runs for some partitions: ranges of neighbours, as much in each as a run may take.
 
     Args:
-        instance: which knows the runs that failed.
         spec: of the collection.
         found: what differs.
+        keys: of the partitions.
+        alone: those that get a run of their own.
         salt: part of every run key. Dagster launches a run key once, so it decides when the same work is tried again.
     """
-    stale = found.stale
-    if not stale:
-        return []
-    since = datetime.now(UTC) - _FAILED_LATELY
-    failed = _partitions_of_runs(
-        instance, spec, dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
-    )
     requests = []
-    for group in _groups(found.order, stale, failed):
+    for group in grouped(found.order, keys, spec.graph, found.headers, alone):
         # What is there belongs to it: a file that is lost after its run is another reason for the same version.
         versions = "|".join(f"{key}@{found.have.get(key)}>{found.want.get(key)}" for key in group)
         requests.append(run_request(spec, group, digest(f"{versions}#{salt}"), found.reason(group)))
     return requests
+
+
+def failed_lately(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[str]:
+    """Return the partitions of runs that failed within a day; some of them may have been killed for their size."""
+    since = datetime.now(UTC) - _FAILED_LATELY
+    failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
+    return _partitions_of_runs(instance, spec, failed)
 
 
 def run_request(spec: CollectionSpec, group: Sequence[str], run_key: str | None, reason: str) -> dg.RunRequest:
@@ -160,17 +171,10 @@ def digest(text: str) -> str:
 def _partitions_of_runs(instance: dg.DagsterInstance, spec: CollectionSpec, runs: dg.RunsFilter) -> set[str]:
     registered = list(instance.get_dynamic_partitions(partitions_name(spec)))
     jobs = {build_job_name(spec), rebuild_job_name(spec), revalidate_job_name(spec)}
-    assets = {stage_key(spec, stage) for stage in BUILT}
+    assets = {stage_key(spec, stage) for stage in STAGES}
     return {
         key
         for run in instance.get_runs(runs)
         if run.job_name in jobs or any(asset in assets for asset in run.asset_selection or ())
         for key in selected_keys(run, registered)
     }
-
-
-def _groups(order: Sequence[str], stale: Sequence[str], failed: Collection[str]) -> list[list[str]]:
-    """Return the stale partitions in groups, one for each run."""
-    together = contiguous(order, [key for key in stale if key not in failed], PARTITIONS_PER_RUN)
-    alone = [[key] for key in stale if key in failed]
-    return sorted([*together, *alone], key=lambda group: order.index(group[0]))

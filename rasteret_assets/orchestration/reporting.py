@@ -19,8 +19,12 @@ def explained() -> Iterator[None]:
     try:
         yield
     except RasteretAssetsError as error:
-        passing = isinstance(error, EnrichmentError | RangeReadError | SourceError)
-        raise dg.Failure(description=str(error), allow_retries=passing) from error
+        raise dg.Failure(description=str(error), allow_retries=is_passing(error)) from error
+
+
+def is_passing(error: RasteretAssetsError) -> bool:
+    """Tell whether an error is of a kind that another try may not meet again."""
+    return isinstance(error, EnrichmentError | RangeReadError | SourceError)
 
 
 def table_metadata(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 import dagster as dg
 
 from rasteret_assets.orchestration.names import build_job_name, identifier, revalidate_job_name
-from rasteret_assets.orchestration.partitions import PARTITIONS_PER_RUN, contiguous, partitions_name
+from rasteret_assets.orchestration.partitions import grouped, headers_to_fetch, partitions_name
 from rasteret_assets.orchestration.reconcile import (
     build_requests,
     busy_partitions,
     compare,
+    failed_lately,
     observations,
     run_request,
 )
 from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.source.stored import stored_profile
 from rasteret_assets.spec import CollectionSpec
 
 
@@ -41,7 +43,8 @@ def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
             context.instance.add_dynamic_partitions(partitions_name(spec), list(found.new))
         for event in observations(spec, found, [key for key in found.stale if key in found.want]):
             context.instance.report_runless_asset_event(event)
-        requests = build_requests(context.instance, spec, found, context.scheduled_execution_time.isoformat())
+        alone, at = failed_lately(context.instance, spec), context.scheduled_execution_time.isoformat()
+        requests = build_requests(spec, found, found.stale, alone, at)
         return requests or dg.SkipReason(f"all {len(found.want)} partitions of the source are published as they are")
 
     return refresh
@@ -64,11 +67,15 @@ def revalidate_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
         context: dg.ScheduleEvaluationContext, filesystem: FilesystemResource
     ) -> Sequence[dg.RunRequest] | dg.SkipReason:
         order = list(context.instance.get_dynamic_partitions(partitions_name(spec)))
-        published = filesystem.open_workspace(spec).states().keys() - busy_partitions(context.instance, spec)
+        workspace = filesystem.open_workspace(spec)
+        published = workspace.states().keys() - busy_partitions(context.instance, spec)
+        profile = stored_profile(workspace)
+        # Every known header is asked about.
+        headers = {} if profile is None else headers_to_fetch(profile, {})
         at = context.scheduled_execution_time.isoformat()
         requests = [
             run_request(spec, group, f"{at}#{group[0]}", "revalidate")
-            for group in contiguous(order, published, PARTITIONS_PER_RUN)
+            for group in grouped(order, published, spec.graph, headers)
         ]
         return requests or dg.SkipReason("nothing is published that could have changed")
 

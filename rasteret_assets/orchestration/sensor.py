@@ -6,7 +6,7 @@ https://docs.dagster.io/guides/automate/sensors
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 import dagster as dg
@@ -17,30 +17,54 @@ from rasteret_assets.orchestration.reconcile import Difference, build_requests, 
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.spec import CollectionSpec
 
-#: A partition whose run failed is requested again after this time, or as soon as anything in the source changes.
-_RETRY_S: Final = 3600
+#: Seconds until a partition whose run did not publish it is asked for again: doubled with each try, up to the longest.
+_FIRST_WAIT_S: Final = 60
+_LONGEST_WAIT_S: Final = 4 * 3600
+_MOST_NAMED: Final = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A partition that was asked for and does not have that version yet.
+
+    Args:
+        version: digest of the version of the source that it was asked for with.
+        tries: how often it was.
+        due: when it is asked for again, in seconds since 1970; 0 until it is known that its last run did not help.
+    """
+
+    version: str
+    tries: int
+    due: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cursor:
     """What the sensor remembers from tick to tick.
 
     Args:
-        generation: counts the ticks that saw a change, so that a version that comes back gets a run key of its own.
+        requests: counts the ticks that requested runs, so that no two of them give the same run key: Dagster launches
+            a run key only once.
         seen: digest of the version last observed, by partition.
+        asked: what was asked for of the partitions that differ, by partition.
     """
 
-    generation: int
-    seen: dict[str, str]
+    requests: int = 0
+    seen: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[str, Asked] = field(default_factory=dict)
 
     @classmethod
     def from_text(cls, text: str | None) -> "Cursor":
         """Return the cursor that Dagster kept; a fresh one at the first tick."""
-        return cls(**json.loads(text)) if text else cls(0, {})
+        document = json.loads(text) if text else {}
+        asked = {key: Asked(**values) for key, values in document.get("asked", {}).items()}
+        # Version 0.1.0 counted something else.
+        requests = document.get("requests", document.get("generation", 0))
+        return cls(requests=requests, seen=document.get("seen", {}), asked=asked)
 
     def to_text(self) -> str:
         """Return the cursor as Dagster keeps it."""
-        return json.dumps({"generation": self.generation, "seen": self.seen}, sort_keys=True)
+        return json.dumps(asdict(self), sort_keys=True)
 
 
 def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
@@ -58,7 +82,8 @@ def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
         default_status=sensor_status(spec),
         description=(
             f"Builds the partitions of {spec.name} whose source changed, and unpublishes those that are gone from it. "
-            "Unchanged partitions are left alone."
+            "Unchanged partitions are left alone; one that failed is tried again after 1, 2, 4 ... minutes, at last "
+            "every 4 hours."
             if builds
             else f"Tells Dagster which partitions of {spec.name} changed; declarative automation builds them."
         ),
@@ -66,11 +91,13 @@ def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
     def refresh(context: dg.SensorEvaluationContext, filesystem: FilesystemResource) -> dg.SensorResult:
         found = compare(context.instance, filesystem, spec)
         cursor, changed = _advance(Cursor.from_text(context.cursor), found.want, found.have)
-        salt = f"{cursor.generation}#{int(time.time() // _RETRY_S)}"
-        requests = build_requests(context.instance, spec, found, salt) if builds else []
+        cursor, due = _ask(cursor, found, time.time())
+        # A run that ended without publishing a partition may have ended for the sake of that one.
+        alone = {key for key in due if cursor.asked[key].tries > 1}
+        requests = build_requests(spec, found, due, alone, str(cursor.requests)) if builds else []
         return dg.SensorResult(
             run_requests=requests or None,
-            skip_reason=None if requests else _skip_reason(found),
+            skip_reason=None if requests else _skip_reason(found, cursor, builds=builds),
             cursor=cursor.to_text(),
             dynamic_partitions_requests=[partitions.build_add_request(list(found.new))] if found.new else [],
             asset_events=observations(spec, found, changed),
@@ -87,15 +114,42 @@ def sensor_status(spec: CollectionSpec) -> dg.DefaultSensorStatus:
 def _advance(cursor: Cursor, want: Mapping[str, str], have: Mapping[str, str]) -> tuple[Cursor, list[str]]:
     """Return the next cursor, and the partitions whose version is new and not published yet."""
     digests = {key: digest(version) for key, version in want.items()}
-    known = {key: digest(version) for key, version in have.items()} | cursor.seen
+    known = {**{key: digest(version) for key, version in have.items()}, **cursor.seen}
     changed = sorted(key for key, version in digests.items() if known.get(key) != version)
-    moved = bool(changed) or bool(cursor.seen.keys() - digests.keys())
-    return Cursor(cursor.generation + moved, digests), changed
+    return replace(cursor, seen=digests), changed
 
 
-def _skip_reason(found: Difference) -> str:
-    if found.stale:
+def _ask(cursor: Cursor, found: Difference, now: float) -> tuple[Cursor, list[str]]:
+    """Return the next cursor, and the partitions to ask for now.
+
+    A partition that differs and that no run builds is asked for at once if its source has another version than when it
+    was last asked for. If it has the same, its run did not publish it: it waits, longer after each try.
+    """
+    # Of a partition that is being built, and of one that waits for others, nothing is known yet.
+    asked = {key: cursor.asked[key] for key in found.differing if key in cursor.asked}
+    due = []
+    for key in found.stale:
+        version = digest(f"{found.want.get(key)}")
+        before = asked.get(key)
+        if before is None or before.version != version:
+            asked[key] = Asked(version=version, tries=1)
+            due.append(key)
+        elif not before.due:
+            wait = min(_FIRST_WAIT_S * 2 ** (before.tries - 1), _LONGEST_WAIT_S)
+            asked[key] = replace(before, due=now + wait)
+        elif before.due <= now:
+            asked[key] = Asked(version=version, tries=before.tries + 1)
+            due.append(key)
+    return replace(cursor, requests=cursor.requests + bool(due), asked=asked), due
+
+
+def _skip_reason(found: Difference, cursor: Cursor, *, builds: bool) -> str:
+    if found.stale and not builds:
         return f"{len(found.stale)} partitions differ from the source; declarative automation builds them"
+    if found.stale:
+        waiting = ", ".join(f"{key} (after {cursor.asked[key].tries} tries)" for key in found.stale[:_MOST_NAMED])
+        more = "" if len(found.stale) <= _MOST_NAMED else f" and {len(found.stale) - _MOST_NAMED} more"
+        return f"partitions whose runs failed wait for their next try: {waiting}{more}"
     if found.busy:
         return f"{len(found.busy)} partitions are being built; no other differs from the source"
     return f"all {len(found.want)} partitions of the source are published as they are"

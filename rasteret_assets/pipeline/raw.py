@@ -32,9 +32,10 @@ _log = logging.getLogger(__name__)
 
 def make_raw_records(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
     """Write the rows of every partition; files that were read while the source was looked at are not read again."""
-    workspace, spec, source = build.workspace, build.spec, build.source
-    if source is None:
+    workspace, spec = build.workspace, build.spec
+    if build.source is None:
         raise CollectionError("the raw records need the record table")
+    source: Source = build.source
     workspace.sweep()
     with ExitStack() as stack:
         if build.spool is None:

@@ -161,19 +161,24 @@ def put_messages(
 def _finished(
     file: BinaryIO, places: Sequence[tuple[int, int, int]], notes: dict[str, Any], *, durable: bool
 ) -> Written:
-    """Append the line that says where the batches of a stream stand."""
+    """Append the line that says where the batches of a stream stand; the digest is that of the columns and rows."""
     file.flush()
     size = file.seek(0, 2)
     # Read, not mapped: pages of a mapped file count as memory of this process.
     sums = [xxh3_64_hexdigest(memoryview(_pread(file.fileno(), first, count))) for first, count, _ in places]
-    head = xxh3_64_hexdigest(memoryview(_pread(file.fileno(), 0, places[0][0] if places else size - len(_END))))
+    start = _pread(file.fileno(), 0, places[0][0] if places else size - len(_END))
+    head = xxh3_64_hexdigest(memoryview(start))
     messages = [[*place, checksum] for place, checksum in zip(places, sums, strict=True)]
     line = json.dumps({"head": head, "messages": messages, "notes": notes}, sort_keys=True).encode()
     file.write(line + _TRAILER.pack(xxh3_64_intdigest(_END + line), len(line)))
     file.flush()
     if durable:
         os.fsync(file.fileno())
-    return Written(file.tell(), xxh3_128("".join([head, *sums]).encode()).hexdigest())
+    # What the rows were made from stands in the metadata of the schema, and is not part of what they are.
+    columns = pa.ipc.read_schema(pa.BufferReader(start)).remove_metadata().serialize()
+    digest = xxh3_128(memoryview(columns))
+    digest.update("".join(sums).encode())
+    return Written(file.tell(), digest.hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True)

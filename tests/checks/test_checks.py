@@ -310,10 +310,10 @@ def test_every_file_is_opened_once_for_all_checks(tmp_path: Path) -> None:
         assert {times for request, times in asked.items() if request.startswith("HEAD")} == {1}
         assert asked[f"GET /{built.path(NORMALIZED)}"] == 1
         assert asked[f"GET /{built.workspace.published_file(KEY)}"] == 1
-        assert len(seen) == 15
+        assert len(seen) == 11
         with requests_seen() as seen:
             require_publishable(built.workspace, built.spec, [KEY])
-        assert len(seen) == 8
+        assert len(seen) == 6
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 from xxhash import xxh3_128
 
 from rasteret_assets import build_from_table, load
 from rasteret_assets.errors import EnrichmentError, InvalidRecordError, MissingColumnError, SpecError
-from rasteret_assets.orchestration.jobs import BUILT
-from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START
+from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START, partitions_of
 from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource
 from rasteret_assets.schema import STAGES
 from rasteret_assets.source import files, profile
@@ -31,7 +32,7 @@ def test_all_partitions_are_discovered_built_and_reported(scenes: Scenes, tmp_pa
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
         counts = scenes.materialize(instance, on_partition=lambda key, stages: done.append((key, stages)))
         assert instance.get_dynamic_partitions("scenes_months") == KEYS
-        assert [(key, sorted(stages)) for key, stages in done] == [(key, sorted(BUILT)) for key in KEYS]
+        assert [(key, sorted(stages)) for key, stages in done] == [(key, sorted(STAGES)) for key in KEYS]
         assert {key: stages["collection"]["rows"] for key, stages in counts.items()} == dict(
             zip(KEYS, [2, 1, 1], strict=True)
         )
@@ -104,22 +105,20 @@ def test_an_unchanged_source_costs_a_listing(
 
 @pytest.mark.parametrize(
     ("lost", "selected"),
-    [("raw_records", ["normalized_records", "rejected_records"]), ("normalized_records", ["band_metadata"])],
+    [("raw_records", "normalized_records"), ("normalized_records", "band_metadata")],
 )
 def test_a_stage_whose_input_is_gone_fails_by_name(
-    scenes: Scenes, instance: dg.DagsterInstance, lost: str, selected: list[str]
+    scenes: Scenes, instance: dg.DagsterInstance, lost: str, selected: str
 ) -> None:
     scenes.materialize(instance)
     before = scenes.published()
     file = scenes.workspace / "scenes_stages" / lost / "2024-01.arrows"
     file.unlink()
-    run = scenes.run(
-        instance, partition_key="2024-01", asset_selection=[dg.AssetKey(["scenes", stage]) for stage in selected]
-    )
+    run = scenes.run(instance, partition_key="2024-01", asset_selection=[dg.AssetKey(["scenes", selected])])
     assert not run.success
     assert failure(run) == (
-        f"{file} does not exist, though the source has the partition 2024-01: build {lost} of it, then the stages "
-        "after it"
+        f"2024-01 in {selected}: {file} does not exist, though the source has the partition 2024-01: build {lost} of "
+        "it, then the stages after it"
     )
     assert scenes.published() == before
 
@@ -183,13 +182,72 @@ def test_a_broken_source_is_one_clear_sentence(scenes: Scenes, instance: dg.Dags
         scenes.materialize(instance)
 
 
-def test_records_that_break_the_contract_stop_their_run(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+def test_records_that_break_the_contract_stop_their_partition(scenes: Scenes, instance: dg.DagsterInstance) -> None:
     table = scenes.table()
     ids = [None, *table["id"].to_pylist()[1:]]
     pq.write_table(table.set_column(0, "id", [ids]), scenes.file)
-    with pytest.raises(InvalidRecordError):
+    with pytest.raises(InvalidRecordError, match=r"2024-01 in normalized_records: 1 of 2 records"):
         scenes.materialize(instance)
-    assert not (scenes.workspace / "scenes_records").exists()
+    assert [path.split("/")[1] for path in scenes.published()] == ["month=2", "month=__HIVE_DEFAULT_PARTITION__"]
+    made = {stage: latest(instance, "2024-02")[stage].partition for stage in STAGES}
+    assert set(made.values()) == {"2024-02"}
+    for stage in STAGES[1:]:
+        records = dg.AssetRecordsFilter(asset_key=dg.AssetKey(["scenes", stage]), asset_partitions=["2024-01"])
+        assert instance.fetch_materializations(records, limit=1).records == []
+
+
+def test_a_bad_partition_of_a_range_fails_alone(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    table = scenes.table()
+    pq.write_table(table.set_column(0, "id", [[*table["id"].to_pylist()[:2], None, "d"]]), scenes.file)
+    instance.add_dynamic_partitions("scenes_months", KEYS)
+    run = scenes.run(instance, tags={RANGE_START: KEYS[0], RANGE_END: KEYS[-1]})
+    assert not run.success
+    # The last step fails, after all others were done for the sound partitions.
+    assert run.get_failed_step_keys() == {"scenes__published_checks"}
+    assert failure(run).startswith("2024-02 in normalized_records: 1 of 1 records")
+    assert failure(run).endswith("The other 2 of the run are done.")
+    checked = {found.check_name: found for found in run.get_asset_check_evaluations()}
+    assert checked["published_file"].description == "all 2 partitions of the run pass"
+    assert len(scenes.published()) == 2
+    alone = scenes.run(instance, partition_key="2024-02")
+    assert alone.get_failed_step_keys() == {"scenes__normalized_records"}
+
+
+def test_every_partition_of_a_range_has_a_version_of_its_own(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    def versions() -> dict[str, dict[str, str]]:
+        """Data version of every stage, by partition."""
+        made = {key: latest(instance, key) for key in KEYS}
+        return {
+            key: {stage: event.tags["dagster/data_version"] for stage, event in stages.items()}
+            for key, stages in made.items()
+        }
+
+    @dg.asset(deps=[dg.AssetKey(["scenes", "collection"])], partitions_def=partitions_of(scenes.spec))
+    def report() -> None:
+        """An asset of a user's."""
+
+    definitions = dg.Definitions.merge(scenes.definitions(), dg.Definitions(assets=[report]))
+    everything = definitions.resolve_implicit_global_asset_job_def()
+    instance.add_dynamic_partitions("scenes_months", KEYS)
+    whole = {RANGE_START: KEYS[0], RANGE_END: KEYS[-1]}
+
+    def stale() -> list[str]:
+        graph = definitions.resolve_asset_graph()
+        resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+        return [key for key in KEYS if resolver.get_status(report.key, key) is StaleStatus.STALE]
+
+    scenes.run(instance, tags=whole)
+    everything.execute_in_process(instance=instance, tags=whole, asset_selection=[report.key])
+    first = versions()
+    assert len({version for stages in first.values() for version in stages.values()}) == 4 * len(KEYS)
+    scenes.run(instance, tags=whole)
+    assert (versions(), stale()) == (first, [])
+    scenes.change(e=2)
+    scenes.run(instance, tags=whole)
+    changed = versions()
+    assert [key for key in KEYS if changed[key] != first[key]] == ["2024-02"]
+    assert all(changed["2024-02"][stage] != first["2024-02"][stage] for stage in STAGES)
+    assert stale() == ["2024-02"]
 
 
 def test_an_outage_publishes_nothing_and_is_made_good_by_a_retry(scenes: Scenes, instance: dg.DagsterInstance) -> None:

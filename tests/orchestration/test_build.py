@@ -13,7 +13,7 @@ from rasteret_assets import CollectionSpec
 from rasteret_assets.declare import read_spec, read_specs
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.build import build_definitions
-from rasteret_assets.orchestration.jobs import BUILT
+from rasteret_assets.schema import STAGES
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -89,7 +89,7 @@ def test_any_name_of_a_collection_loads() -> None:
     definitions = build_definitions([CollectionSpec.of(path="a", name="l8-sr.v2")])
     dg.Definitions.validate_loadable(definitions)
     keys = definitions.resolve_job_def("l8_sr_v2_build").asset_layer.selected_asset_keys
-    assert keys == {dg.AssetKey(["l8-sr.v2", stage]) for stage in BUILT}
+    assert keys == {dg.AssetKey(["l8-sr.v2", stage]) for stage in STAGES}
     sensor = definitions.resolve_sensor_def("l8_sr_v2_refresh")
     assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import dagster as dg
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rasteret_assets import CollectionSpec
-from rasteret_assets.checks import Partition, StageTable, checks_of
-from rasteret_assets.checks.records import unique_ids
 from rasteret_assets.errors import CheckError, RasteretAssetsError
-from rasteret_assets.orchestration.checks import _outcome
 from rasteret_assets.orchestration.partitions import PARTITION, RANGE_END, RANGE_START
-from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, REJECTED
+from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED
 from tests.orchestration.scenes import KEYS, Scenes, latest
 from tests.support.server import RangeServer
 
@@ -24,21 +19,29 @@ def key(stage: str, name: str) -> dg.AssetCheckKey:
     return dg.AssetCheckKey(dg.AssetKey(["scenes", stage]), name)
 
 
-def evaluations(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str | None], dg.AssetCheckEvaluation]:
-    return {(found.check_name, found.partition): found for found in result.get_asset_check_evaluations()}
+def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    return {found.check_name: found for found in result.get_asset_check_evaluations()}
 
 
-def test_every_partition_has_an_evaluation_of_every_check(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+def test_every_check_has_an_evaluation_for_the_partitions_of_a_run(
+    scenes: Scenes, instance: dg.DagsterInstance
+) -> None:
     instance.add_dynamic_partitions("scenes_months", KEYS)
     one = evaluations(scenes.run(instance, partition_key="2024-01"))
-    assert {partition for _, partition in one} == {"2024-01"}
     assert len(one) == 9
     assert all(found.passed for found in one.values())
-    many = evaluations(scenes.run(instance, tags={RANGE_START: KEYS[0], RANGE_END: KEYS[-1]}))
-    assert {partition for _, partition in many} == {*KEYS, None}
-    assert len(many) == 9 * 4
-    assert many["headers_complete", None].description == "all 3 partitions of the run pass"
-    assert many["headers_complete", "2024-01"].metadata["headers"].value == 2
+    assert one["headers_complete"].description.startswith("2024-01: ")
+    assert one["headers_complete"].metadata["headers"].value == 2
+    scenes.server.fault = lambda path, before: "404" if path == "/c.tif" else None
+    scenes.change(c=2, e=2)
+    job = scenes.definitions().resolve_job_def("scenes_rebuild")
+    many = evaluations(job.execute_in_process(instance=instance, tags={RANGE_START: KEYS[0], RANGE_END: KEYS[-1]}))
+    assert len(many) == 9
+    assert many["unique_ids"].description == "all 3 partitions of the run pass"
+    found = many["headers_complete"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert found.description.startswith("1 of 3 partitions of the run do not pass; 2024-02: 1 of 2 headers")
+    assert [row.data["partition"] for row in found.metadata["failing"].records] == ["2024-02"]
 
 
 def test_missing_headers_are_a_warning_that_says_what_helps(scenes: Scenes, instance: dg.DagsterInstance) -> None:
@@ -46,7 +49,7 @@ def test_missing_headers_are_a_warning_that_says_what_helps(scenes: Scenes, inst
     instance.add_dynamic_partitions("scenes_months", KEYS)
     result = scenes.run(instance, partition_key="2024-01")
     assert result.success
-    found = evaluations(result)["headers_complete", "2024-01"]
+    found = evaluations(result)["headers_complete"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     (row,) = found.metadata["findings"].records
     assert (row.data["class"], row.data["headers"]) == ("not_found", 1)
@@ -62,12 +65,12 @@ def test_too_many_missing_headers_keep_the_old_partition(server: RangeServer, tm
     server.fault = lambda path, before: "404" if path == "/e.tif" else None
     result = scenes.run(instance, partition_key="2024-01")
     assert not result.success
-    found = evaluations(result)["headers_complete", "2024-01"]
-    assert (found.passed, found.severity, found.blocking) == (False, dg.AssetCheckSeverity.ERROR, True)
+    found = evaluations(result)["headers_complete"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert "more than max_failed=0.25 tolerates" in found.description
     assert "scenes__collection" not in {event.step_key for event in result.get_step_success_events()}
     assert scenes.published() == before
-    with pytest.raises(RasteretAssetsError, match=r"2024-01: 1 of 3 headers could not be read"):
+    with pytest.raises(RasteretAssetsError, match=r"2024-01 in band_metadata: check headers_complete: 1 of 3 headers"):
         scenes.materialize(instance, keys=["2024-01"])
 
 
@@ -91,13 +94,13 @@ def test_what_is_published_can_be_checked_by_itself(scenes: Scenes, instance: dg
     file.write_bytes(file.read_bytes()[:-1])
     made = latest(instance, "2024-01")
     result = job.execute_in_process(instance=instance, tags={PARTITION: "2024-01"})
-    found = evaluations(result)["published_file", "2024-01"]
+    found = evaluations(result)["published_file"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert "damaged" in found.description
     assert latest(instance, "2024-01") == made
 
 
-def test_rejected_records_are_an_asset_of_their_own(server: RangeServer, tmp_path, instance) -> None:
+def test_rejected_records_are_told_with_the_normalized_ones(server: RangeServer, tmp_path, instance) -> None:
     scenes = Scenes(server, tmp_path, max_rejected=0.5)
     table = scenes.table()
     times = [datetime(2024, 1, 5, tzinfo=UTC)] * 4
@@ -105,33 +108,37 @@ def test_rejected_records_are_an_asset_of_their_own(server: RangeServer, tmp_pat
         table.set_column(0, "id", [[None, "b", "c", "d"]]).set_column(1, "datetime", [times]), scenes.file
     )  # fmt: skip
     counts = scenes.materialize(instance)["2024-01"]
-    assert (counts[REJECTED]["rows"], counts[NORMALIZED]["rows"]) == (1, 3)
-    made = latest(instance, "2024-01", stages=[REJECTED])[REJECTED]
-    assert [row.data for row in made.metadata["by_reason"].records] == [{"reason": "missing_id", "records": 1}]
-    assert pq.read_table(made.metadata["path"].value)["reject_class"].to_pylist() == ["missing_id"]
+    assert (counts[NORMALIZED]["rejected_records"], counts[NORMALIZED]["rows"]) == (1, 3)
+    made = latest(instance, "2024-01")[NORMALIZED]
+    assert [row.data for row in made.metadata["rejected_by_reason"].records] == [{"reason": "missing_id", "records": 1}]
+    assert pq.read_table(made.metadata["rejected_path"].value)["reject_class"].to_pylist() == ["missing_id"]
 
 
 def test_rejected_records_are_shown_when_they_stop_the_build(scenes: Scenes, instance: dg.DagsterInstance) -> None:
     pq.write_table(scenes.table().set_column(0, "id", [[None, "b", "c", "d"]]), scenes.file)
     instance.add_dynamic_partitions("scenes_months", KEYS)
     assert not scenes.run(instance, partition_key="2024-01").success
-    made = latest(instance, "2024-01", stages=[REJECTED])[REJECTED]
-    assert made.metadata["dagster/partition_row_count"].value == 1
-    records = dg.AssetRecordsFilter(asset_key=dg.AssetKey(["scenes", BANDS]), asset_partitions=["2024-01"])
-    assert instance.fetch_materializations(records, limit=1).records == []
+    normalized = dg.AssetRecordsFilter(asset_key=dg.AssetKey(["scenes", NORMALIZED]), asset_partitions=["2024-01"])
+    assert instance.fetch_materializations(normalized, limit=1).records == []
+    (record,) = instance.fetch_observations(normalized, limit=1).records
+    told = record.asset_observation.metadata
+    assert told["rejected_records"].value == 1
+    assert "max_rejected" in told["failure"].value
+    bands = dg.AssetRecordsFilter(asset_key=dg.AssetKey(["scenes", BANDS]), asset_partitions=["2024-01"])
+    assert instance.fetch_materializations(bands, limit=1).records == []
 
 
 def test_a_failed_check_is_an_error_of_the_package() -> None:
     assert issubclass(CheckError, RasteretAssetsError)
 
 
-def test_ids_in_the_words_of_a_check_are_no_markdown() -> None:
+def test_ids_in_the_words_of_a_check_are_no_markdown(scenes: Scenes, instance: dg.DagsterInstance) -> None:
     """The UI reads what a check says as Markdown: an id of a stranger's must not load a picture there."""
     bait = "![x](http://h/track.png)<img src=http://h/y.png>"
-    rows = pa.table({"id": [bait, bait]})
-    table = StageTable(path="", schema=rows.schema, count=2, rows=rows)
-    found = {"unique_ids": unique_ids(Partition(key="2024-01", spec=CollectionSpec.of(path="x"), table=table))}
-    (check,) = (check for check in checks_of(NORMALIZED) if check.name == "unique_ids")
-    said = _outcome(check, found)["description"]
-    assert bait not in said
-    assert "!\\[x](http://h/track.png)\\<img" in said
+    scenes.months = {bait: 1}
+    pq.write_table(scenes.table().set_column(0, "id", [[bait]]), scenes.file)
+    scenes.server.fault = lambda path, before: "404"
+    instance.add_dynamic_partitions("scenes_months", KEYS)
+    found = evaluations(scenes.run(instance, partition_key="2024-01"))["headers_complete"]
+    assert not found.passed
+    assert bait not in found.description

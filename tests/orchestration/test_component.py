@@ -20,7 +20,7 @@ from pydantic import ValidationError
 import rasteret_assets
 from rasteret_assets import CollectionSpec
 from rasteret_assets.orchestration.component import CollectionAttributes, RasterCollection
-from rasteret_assets.orchestration.jobs import BUILT
+from rasteret_assets.schema import STAGES
 from tests.support.rasters import record_table
 
 PROJECT = """\
@@ -99,7 +99,7 @@ def test_dg_scaffolds_and_lists(tmp_path: Path) -> None:
     # Loads what "dg check defs" loads.
     listed = project.dg("list", "defs", "--json")
     assert listed.returncode == 0, listed.stderr
-    assert all(f"{name}/{stage}" in listed.stdout for name in ("naip", "second") for stage in BUILT)
+    assert all(f"{name}/{stage}" in listed.stdout for name in ("naip", "second") for stage in STAGES)
 
 
 def test_dg_names_the_lines_of_mistakes(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_attributes_mean_what_they_mean_in_a_declaration(tmp_path: Path, monkeyp
             **attributes, "name": "naip", "path": str(folder / "items.parquet"), "workspace_dir": "s3://bucket/out",
         })  # fmt: skip
         dg.Definitions.validate_loadable(definitions)
-        assert {spec.key.path[-1] for spec in definitions.resolve_all_asset_specs()} >= set(BUILT)
+        assert {spec.key.path[-1] for spec in definitions.resolve_all_asset_specs()} >= set(STAGES)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::dagster.BetaWarning")

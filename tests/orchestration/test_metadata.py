@@ -155,7 +155,6 @@ def test_every_asset_has_owners_kinds_group_and_description(server: RangeServer,
     assert kinds == {
         "raw_records": {"arrow"},
         "normalized_records": {"arrow"},
-        "rejected_records": {"parquet"},
         "band_metadata": {"parquet", "cog"},
         "collection": {"parquet", "geoparquet", "sentinel2"},
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 
 import boto3
 import dagster as dg
@@ -14,8 +16,10 @@ from moto.server import ThreadedMotoServer
 from rasteret_assets import CollectionSpec
 from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.materialize import materialize_collection
+from rasteret_assets.orchestration.partitions import selection_tags
 from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource
 from tests.support.rasters import record_table, tiff_bytes
+from tests.support.s3 import requests_seen
 
 
 @pytest.fixture
@@ -117,3 +121,27 @@ def test_the_sensor_and_the_compute_logs_are_on_s3_too(settings: dict[str, str],
         assert changed.partition_key == "2024-04"
     written = [item["Key"] for item in client.list_objects_v2(Bucket="watched", Prefix="logs/")["Contents"]]
     assert any(key.endswith(".err") for key in written)
+
+
+def test_what_a_partition_of_a_range_costs(settings: dict[str, str], instance: dg.DagsterInstance) -> None:
+    """Requests on the object store and rows of Dagster's event log, for eighteen months in one run."""
+    months = [f"{2023 + number // 12}-{number % 12 + 1:02}" for number in range(18)]
+    client = boto3.client("s3", **settings)
+    client.create_bucket(Bucket="counted")
+    client.put_object(Bucket="counted", Key="cogs/a.tif", Body=tiff_bytes())
+    ids = [f"{month}-{number}" for month in months for number in range(2)]
+    hrefs = {"B02": [f"s3://counted/cogs/a.tif?{name}" for name in ids]}
+    times = [datetime.fromisoformat(f"{month}-05T00:00:00+00:00") for month in months for _ in range(2)]
+    buffer = io.BytesIO()
+    pq.write_table(record_table(ids, hrefs, datetimes=times), buffer)
+    client.put_object(Bucket="counted", Key="records/items.parquet", Body=buffer.getvalue())
+    resources = {"filesystem": FilesystemResource(**settings), "backend": StorageBackendResource(**settings)}
+    spec = CollectionSpec.of(path="s3://counted/records", name="c", workspace_dir="s3://counted/out", enrich_cog=True)
+    instance.add_dynamic_partitions("c_months", months)
+    job = build_definitions([spec], resources=resources).resolve_job_def("c_build")
+    with requests_seen() as seen:
+        result = job.execute_in_process(instance=instance, tags=selection_tags(months))
+    assert result.success
+    asked = [request for request in seen if "/counted/cogs/" not in request]
+    assert len(asked) <= 60 * len(months), Counter(asked).most_common(20)
+    assert len(instance.all_logs(result.run_id)) <= 12 * len(months)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
 import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from rasteret_assets.orchestration.partitions import PARTITION, RANGE_END, RANGE_START, contiguous
+from rasteret_assets.options import GraphOptions
+from rasteret_assets.orchestration import sensor
+from rasteret_assets.orchestration.partitions import PARTITION, RANGE_END, RANGE_START, grouped
 from tests.orchestration.scenes import KEYS, Scenes, launch, tick
+from tests.support.rasters import record_table
 
 
 def requested(result: dg.SensorResult) -> list[str | tuple[str, str]]:
@@ -32,14 +41,13 @@ def test_a_new_source_is_built_in_one_run(scenes: Scenes, instance: dg.DagsterIn
     first = tick(scenes, instance)
     assert requested(first) == [("2024-01", "undated")]
     assert observed(first) == KEYS
+    # A tick that is evaluated twice must not launch its runs twice.
+    again = tick(scenes, instance)
+    assert [request.run_key for request in again.run_requests] == [request.run_key for request in first.run_requests]
+    assert all(run.success for run in launch(scenes, instance, first))
     second = tick(scenes, instance, first.cursor)
-    assert requested(second) == requested(first)
-    assert second.run_requests[0].run_key == first.run_requests[0].run_key
-    assert observed(second) == []
-    assert all(run.success for run in launch(scenes, instance, second))
-    third = tick(scenes, instance, second.cursor)
-    assert (requested(third), observed(third)) == ([], [])
-    assert third.skip_reason.skip_message == "all 3 partitions of the source are published as they are"
+    assert (requested(second), observed(second)) == ([], [])
+    assert second.skip_reason.skip_message == "all 3 partitions of the source are published as they are"
 
 
 def test_only_changed_new_and_vanished_partitions_are_requested(built: Scenes, instance: dg.DagsterInstance) -> None:
@@ -96,14 +104,93 @@ def test_a_version_that_comes_back_gets_a_run_key_of_its_own(built: Scenes, inst
     assert len(run_keys) == len(set(run_keys))
 
 
-def test_a_failed_range_is_tried_again_partition_by_partition(scenes: Scenes, instance: dg.DagsterInstance) -> None:
-    scenes.server.fault = lambda path, before: "403"
-    first = tick(scenes, instance)
-    assert [run.success for run in launch(scenes, instance, first)] == [False]
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The sensor's time, in seconds since 1970, which may be changed."""
+    now = [1_700_000_000.0]
+    monkeypatch.setattr(sensor.time, "time", lambda: now[0])
+    return now
+
+
+def waits(scenes: Scenes, instance: dg.DagsterInstance, clock: list[float], first: dg.SensorResult) -> Iterator[float]:
+    """Minutes from each failed run of the partition 2024-02 to the next one, which is launched."""
+    result = first
+    while True:
+        launch(scenes, instance, result)
+        # The first tick after a run that failed notices so.
+        result = tick(scenes, instance, result.cursor)
+        assert requested(result) == []
+        due = json.loads(result.cursor)["asked"]["2024-02"]["due"]
+        yield (due - clock[0]) / 60
+        clock[0] = due - 1
+        result = tick(scenes, instance, result.cursor)
+        assert requested(result) == []
+        assert result.skip_reason.skip_message.startswith(
+            "partitions whose runs failed wait for their next try: 2024-02"
+        )
+        clock[0] = due
+        result = tick(scenes, instance, result.cursor)
+        assert requested(result) == ["2024-02"]
+
+
+def test_a_failing_partition_is_tried_again_ever_more_rarely(
+    scenes: Scenes, instance: dg.DagsterInstance, clock: list[float]
+) -> None:
     scenes.server.fault = lambda path, before: "403" if path == "/c.tif" else None
-    second = tick(scenes, instance, first.cursor)
-    assert requested(second) == KEYS
-    assert [run.success for run in launch(scenes, instance, second)] == [True, False, True]
+    first = tick(scenes, instance)
+    assert requested(first) == [("2024-01", "undated")]
+    tried = waits(scenes, instance, clock, first)
+    assert [next(tried) for _ in range(10)] == [1, 2, 4, 8, 16, 32, 64, 128, 240, 240]
+    assert len(scenes.published()) == 2
+
+
+def test_a_failing_partition_is_asked_for_at_once_when_its_source_changes(
+    scenes: Scenes, instance: dg.DagsterInstance, clock: list[float]
+) -> None:
+    scenes.server.fault = lambda path, before: "403" if path == "/c.tif" else None
+    first = tick(scenes, instance)
+    tried = waits(scenes, instance, clock, first)
+    next(tried)
+    scenes.change(e=2)
+    changed = tick(scenes, instance, first.cursor)
+    assert requested(changed) == ["2024-02"]
+    assert all(run.success for run in launch(scenes, instance, changed))
+    assert requested(tick(scenes, instance, changed.cursor)) == []
+
+
+def test_one_bad_partition_blocks_none_of_many(
+    scenes: Scenes, instance: dg.DagsterInstance, clock: list[float]
+) -> None:
+    names = [f"r{year}{month:02}" for year in range(10) for month in range(1, 13)]
+    times = [datetime(2010 + int(name[1]), int(name[2:]), 5, tzinfo=UTC) for name in names]
+    keys = [f"{time:%Y-%m}" for time in times]
+
+    def write(rows: dict[str, str | None]) -> None:
+        """Write one record for each month, with an id each."""
+        kept = [(rows[key], time) for key, time in zip(keys, times, strict=True) if key in rows]
+        bands = {"B02": [f"{scenes.server.url}/a.tif?{name}" for name, _ in kept]}
+        table = record_table([str(name) for name, _ in kept], bands, datetimes=[time for _, time in kept])
+        ids = pa.array([name for name, _ in kept], pa.string())
+        pq.write_table(table.set_column(0, "id", ids), scenes.file)
+
+    rows: dict[str, str | None] = dict(zip(keys[:-1], names, strict=False))
+    write(rows)
+    scenes.build()
+    before = tick(scenes, instance)
+    assert requested(before) == []
+    rows["2012-03"], rows["2014-07"], rows[keys[-1]] = "other", None, "fresh"  # changed, bad, new
+    del rows["2016-11"]
+    write(rows)
+    after = tick(scenes, instance, before.cursor)
+    assert requested(after) == ["2012-03", "2014-07", "2016-11", keys[-1]]
+    assert [run.success for run in launch(scenes, instance, after)] == [True, False, True, True]
+    noticed = tick(scenes, instance, after.cursor)
+    assert requested(noticed) == []
+    rows["2018-01"] = "late"
+    write(rows)
+    assert requested(tick(scenes, instance, noticed.cursor)) == ["2018-01"]
+    clock[0] += 60
+    assert requested(tick(scenes, instance, noticed.cursor)) == ["2014-07", "2018-01"]
 
 
 @pytest.mark.parametrize(
@@ -117,5 +204,17 @@ def test_a_failed_range_is_tried_again_partition_by_partition(scenes: Scenes, in
         ("", 9, []),
     ],
 )
-def test_ranges_are_contiguous_in_definition_order(keys: str, most: int, groups: list[str]) -> None:
-    assert contiguous("abcd", keys, most) == [list(group) for group in groups]
+def test_groups_are_neighbours_in_definition_order(keys: str, most: int, groups: list[str]) -> None:
+    options = GraphOptions(partitions_per_run=most)
+    assert grouped("abcd", keys, options) == [list(group) for group in groups]
+
+
+def test_a_run_takes_as_many_headers_as_it_may() -> None:
+    months = [f"{number}" for number in range(144)]
+    options = GraphOptions()
+    small, large = dict.fromkeys(months, 100), dict.fromkeys(months, 700_000)
+    assert [len(group) for group in grouped(months, months, options, small)] == [25] * 5 + [19]
+    assert [len(group) for group in grouped(months, months, options, large)] == [1] * 144
+    one_large = {**small, "5": 700_000}
+    assert [len(group) for group in grouped(months[:10], months[:10], options, one_large)] == [5, 1, 4]
+    assert grouped("abcd", "abcd", options, alone={"b"}) == [["a"], ["b"], ["c", "d"]]

@@ -1,0 +1,193 @@
+"""What Dagster is told of each partition of a step: made, with versions of its own, or failed, with the reason.
+
+Dagster counts every partition of a run over a range as made once a step has ended, and gives all of them one data
+version (dagster-io/dagster #34013, seen with Dagster 1.13). The steps of this package therefore report their partitions
+themselves: a materialization for each that was made, an observation for each that failed.
+
+https://docs.dagster.io/guides/build/assets/asset-versioning-and-caching
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import dagster as dg
+
+from rasteret_assets import errors
+from rasteret_assets.errors import RasteretAssetsError
+from rasteret_assets.orchestration.markdown import sentence
+from rasteret_assets.orchestration.names import SOURCE, source_key, stage_key
+from rasteret_assets.orchestration.reporting import is_passing, table_metadata
+from rasteret_assets.pipeline.stages import STAGES
+from rasteret_assets.spec import CollectionSpec
+
+#: Tells Dagster not to report the partitions of a step's output as well. Dagster puts it on the outputs of observable
+#: sources, which report their partitions in the same way.
+REPORTED: Final = {"__source_asset_observation__": True}
+
+_FAILURE, _ERROR = "failure", "error"
+_VERSION, _CODE = "dagster/data_version", "dagster/code_version"
+_OWN_VERSION: Final = {"dagster/data_version_is_user_provided": "true"}
+#: What Dagster writes where an input has no version, or no event.
+_NO_VERSION, _NO_EVENT = "INITIAL", "NULL"
+#: Failures that the last sentence of a run tells; the table beside it has all.
+_MOST_TOLD: Final = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionFailure:
+    """Why a partition failed.
+
+    Args:
+        key: of the partition.
+        stage: that failed.
+        reason: one sentence.
+        kind: name of the class of the exception.
+    """
+
+    key: str
+    stage: str
+    reason: str
+    kind: str
+
+    @classmethod
+    def of(cls, key: str, stage: str, error: Exception) -> "PartitionFailure":
+        """Return the failure that an exception is."""
+        told = str(error) if isinstance(error, RasteretAssetsError) else f"{type(error).__name__}: {error}"
+        return cls(key=key, stage=stage, reason=told, kind=type(error).__name__)
+
+    def __str__(self) -> str:
+        return f"{self.key} in {self.stage}: {self.reason}"
+
+    @property
+    def error(self) -> RasteretAssetsError:
+        """Return an exception of the class that the failure had, as far as it is one of this package."""
+        found = getattr(errors, self.kind, None)
+        kind = found if isinstance(found, type) and issubclass(found, RasteretAssetsError) else RasteretAssetsError
+        try:
+            return kind(self.reason)
+        except TypeError:  # it wants more than a sentence
+            return RasteretAssetsError(self.reason)
+
+
+def inputs_of(spec: CollectionSpec, stage: str) -> list[dg.AssetKey]:
+    """Return the assets that a stage's tables are made from."""
+    return [stage_key(spec, name) for name in STAGES[stage].inputs] or [source_key(spec)]
+
+
+def materializations(
+    instance: dg.DagsterInstance,
+    spec: CollectionSpec,
+    stage: str,
+    code_version: str,
+    made: Mapping[str, tuple[str, Mapping[str, Any]]],
+) -> Iterator[dg.AssetMaterialization]:
+    """Yield the events of the partitions that a stage made, each with its own version and those of its inputs.
+
+    Args:
+        instance: which knows the last events of the inputs.
+        spec: of the collection.
+        stage: whose tables were made.
+        code_version: of the stage's asset.
+        made: version and metadata of every partition, by key.
+    """
+    provenance = _provenance(instance, inputs_of(spec, stage), made.keys())
+    for key, (version, metadata) in made.items():
+        tags = {_VERSION: version, _CODE: code_version, **_OWN_VERSION, **provenance[key]}
+        yield dg.AssetMaterialization(
+            asset_key=stage_key(spec, stage), partition=key, metadata={**metadata}, tags=tags
+        )  # fmt: skip
+
+
+def _provenance(
+    instance: dg.DagsterInstance, inputs: Sequence[dg.AssetKey], keys: Collection[str]
+) -> dict[str, dict[str, str]]:
+    """Return the tags that name what each partition was made from, by its key: two queries for each input."""
+    found: dict[str, dict[str, str]] = {key: {} for key in keys}
+    for asset in inputs:
+        is_source = asset.path[-1] == SOURCE
+        kind = dg.DagsterEventType.ASSET_OBSERVATION if is_source else dg.DagsterEventType.ASSET_MATERIALIZATION
+        events = instance.get_latest_storage_id_by_partition(asset, kind, set(keys))
+        storage = instance.event_log_storage
+        tags = storage.get_latest_tags_by_partition(asset, kind, tag_keys=[_VERSION], asset_partitions=list(keys))
+        name = asset.to_user_string()
+        for key in keys:
+            event = events.get(key)
+            found[key][f"dagster/input_data_version/{name}"] = tags.get(key, {}).get(_VERSION, _NO_VERSION)
+            found[key][f"dagster/input_event_pointer/{name}"] = _NO_EVENT if event is None else str(event)
+    return found
+
+
+def observation_of(spec: CollectionSpec, failure: PartitionFailure, metadata: Mapping[str, Any]) -> dg.AssetObservation:
+    """Return the event that tells of a failed partition.
+
+    Args:
+        spec: of the collection.
+        failure: what failed.
+        metadata: what else helps to see why.
+    """
+    return dg.AssetObservation(
+        asset_key=stage_key(spec, failure.stage), partition=failure.key, description=sentence(failure.reason),
+        metadata={_FAILURE: failure.reason, _ERROR: failure.kind, **metadata},
+    )  # fmt: skip
+
+
+def failures_of_run(instance: dg.DagsterInstance, run_id: str, spec: CollectionSpec) -> dict[str, PartitionFailure]:
+    """Return the partitions of a collection that have failed in a run so far, by key."""
+    found: dict[str, PartitionFailure] = {}
+    for entry in _entries(instance, run_id, dg.DagsterEventType.ASSET_OBSERVATION):
+        event = entry.asset_observation
+        if event is None or event.partition is None or _FAILURE not in event.metadata:
+            continue
+        stage = event.asset_key.path[-1]
+        if event.asset_key == stage_key(spec, stage):
+            told, kind = (str(event.metadata[name].value) for name in (_FAILURE, _ERROR))
+            found[event.partition] = PartitionFailure(key=event.partition, stage=stage, reason=told, kind=kind)
+    return found
+
+
+def materializations_of_run(instance: dg.DagsterInstance, run_id: str) -> Iterator[dg.AssetMaterialization]:
+    """Yield the materializations of a run."""
+    for entry in _entries(instance, run_id, dg.DagsterEventType.ASSET_MATERIALIZATION):
+        if entry.asset_materialization is not None:
+            yield entry.asset_materialization
+
+
+def _entries(instance: dg.DagsterInstance, run_id: str, kind: dg.DagsterEventType) -> Iterator[dg.EventLogEntry]:
+    cursor, more = None, True
+    while more:
+        page = instance.get_records_for_run(run_id, cursor, kind)
+        cursor, more = page.cursor, page.has_more
+        for record in page.records:
+            yield record.event_log_entry
+
+
+def combined(failures: Iterable[PartitionFailure]) -> RasteretAssetsError:
+    """Return an exception that names all failures, of the class of the first."""
+    told = sorted(failures, key=lambda failure: failure.key)
+    return replace(told[0], reason="; ".join(map(str, told))).error
+
+
+def run_failure(failures: Iterable[PartitionFailure], done: int) -> dg.Failure:
+    """Return the exception that ends a run of which partitions failed.
+
+    Args:
+        failures: of the partitions.
+        done: how many others were done.
+    """
+    told = sorted(failures, key=lambda failure: failure.key)
+    others = f" The other {done} of the run are done." if done else ""
+    more = [f"and {len(told) - _MOST_TOLD} more"] if len(told) > _MOST_TOLD else []
+    text = "; ".join([*map(str, told[:_MOST_TOLD]), *more])
+    count = f"{len(told)} partitions failed: " if len(told) > 1 else ""
+    errors = [failure.error for failure in told]
+    failure = dg.Failure(
+        description=sentence(f"{count}{text}.{others}" if others else f"{count}{text}"),
+        metadata={
+            "failed": table_metadata([{"partition": one.key, "stage": one.stage, "reason": one.reason} for one in told])
+        },
+        # For the whole step; each partition is tried again by the sensors.
+        allow_retries=all(map(is_passing, errors)),
+    )
+    failure.__cause__ = errors[0]
+    return failure
