@@ -201,14 +201,6 @@ def test_errors_are_one_line_and_exit_with_one(project: Project) -> None:
     assert run("demo", project.declaration / "inside").stderr.endswith(": Not a directory\n")
 
 
-def test_commands_answer_without_dagster() -> None:
-    code = (
-        "import sys; from click.testing import CliRunner; from rasteret_assets.cli import main;"
-        "CliRunner().invoke(main, ['plan', '--help']); sys.exit('dagster' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_init_writes_a_declaration_that_builds(project: Project) -> None:
     result = run("init", "records.parquet", "--workspace", project.root / "fresh")
     assert result.exit_code == 0, result.output
