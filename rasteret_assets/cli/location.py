@@ -75,7 +75,17 @@ class Location:
         """
         if names:
             return [_existing(name) for name in names if _is_file(name)]
-        return [path for path in sorted(self._existing_folder().iterdir()) if path.suffix in _SUFFIXES]
+        folder = self.declarations
+        if not folder.is_dir():
+            raise click.UsageError(
+                f"{folder} is not a folder: name a YAML file, or the folder of the declarations with --collections"
+            )
+        found = [path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES]
+        if not found:
+            raise click.UsageError(
+                f"{folder} holds no YAML file: rasteret-assets init TABLE writes one that declares a collection"
+            )
+        return found
 
     def specs(self, names: Sequence[str] = ()) -> list[CollectionSpec]:
         """Return collections by YAML file or by name; all of the folder where no name is given.
@@ -84,20 +94,17 @@ class Location:
             UsageError: if a file, name or the folder does not exist.
             SpecError: naming file, line and field of every mistake.
         """
-        from rasteret_assets.declare import read_spec, read_specs
+        from rasteret_assets.declare import read_files, read_spec
 
         specs = [read_spec(file) for file in self.files(names)] if names else []
         wanted = [name for name in names if not _is_file(name)]
         if names and not wanted:
             return specs
-        folder = self._existing_folder()
-        known = {spec.name: spec for spec in read_specs(folder)}
-        if not known:
-            raise click.UsageError(
-                f"{folder} holds no YAML file: rasteret-assets init TABLE writes one that declares a collection"
-            )
+        known = {spec.name: spec for spec in read_files(self.files())}
         if unknown := [name for name in wanted if name not in known]:
-            raise click.UsageError(f"{folder} declares no collection {', '.join(unknown)}; it has {', '.join(known)}")
+            raise click.UsageError(
+                f"{self.declarations} declares no collection {', '.join(unknown)}; it has {', '.join(known)}"
+            )
         return [*specs, *(known[name] for name in wanted)] if names else list(known.values())
 
     def published(self, name: str) -> str:
@@ -136,14 +143,6 @@ class Location:
     def backend_of(self, spec: CollectionSpec) -> StorageBackend | None:
         """Return the backend of a collection as the code location has it; None for that of the library."""
         return None if self.code is None else self.code.backend.backend(spec)
-
-    def _existing_folder(self) -> Path:
-        folder = self.declarations
-        if not folder.is_dir():
-            raise click.UsageError(
-                f"{folder} is not a folder: name a YAML file, or the folder of the declarations with --collections"
-            )
-        return folder
 
 
 collections_option = click.option(

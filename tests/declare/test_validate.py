@@ -68,7 +68,7 @@ def test_files_are_validated_by_themselves(folder: Path) -> None:
     assert validate("--collections", folder / "none").exit_code == 2
     for name in FILES:
         (folder / name).unlink()
-    assert validate("--json").stdout.split() == ["{", '"files":', "[],", '"mistakes":', "[]", "}"]
+    assert validate().exit_code == 2  # a folder without any is another than was meant
 
 
 def test_mistakes_are_an_error_with_all_of_them(folder: Path) -> None:
