@@ -1,15 +1,18 @@
 """Keep a Parquet index of cloud GeoTIFF headers right: as a Dagster asset graph, and as a library.
 
-The library is these names; the graph is in ``rasteret_assets.orchestration``, which alone imports dagster.
+The library is these names; the graph is in ``rasteret_assets.orchestration``, which alone imports dagster. Each name is
+imported when it is first used, because Arrow and the rest take a second, which ``rasteret-assets --help`` has not.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from rasteret_assets.api import build, build_from_table, plan
-from rasteret_assets.collection import Collection, as_collection, load
-from rasteret_assets.spec import CloudConfig, CollectionSpec
-from rasteret_assets.storage import StorageBackend, create_backend
+if TYPE_CHECKING:
+    from rasteret_assets.api import build, build_from_table, plan
+    from rasteret_assets.collection.collection import Collection
+    from rasteret_assets.collection.load import as_collection, load
+    from rasteret_assets.spec import CloudConfig, CollectionSpec
+    from rasteret_assets.storage import StorageBackend, create_backend
 
 __version__ = "0.2.0"
 
@@ -26,13 +29,30 @@ __all__ = [
     "plan",
 ]
 
+_MODULES: Final = {
+    "CloudConfig": "spec",
+    "Collection": "collection",
+    "CollectionSpec": "spec",
+    "StorageBackend": "storage",
+    "as_collection": "collection",
+    "build": "api",
+    "build_from_table": "api",
+    "create_backend": "storage",
+    "load": "collection",
+    "plan": "api",
+    # The Dagster component, by the name that a defs.yaml gives it.
+    "RasterCollection": "orchestration.component",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """The Dagster component of this package, imported only where Dagster asks for it: the rest knows no Dagster."""
-    if name == "RasterCollection":
-        return import_module("rasteret_assets.orchestration.component").RasterCollection
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a name of the library from its module."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return [*globals(), "RasterCollection"]
+    return sorted({*globals(), *_MODULES})

@@ -130,6 +130,7 @@ def plan(
     spec: CollectionSpec,
     *,
     filesystem: Any = None,
+    workspace_filesystem: Any = None,
     force: bool = False,
     revalidate: bool = False,
     partitions: Sequence[str] | None = None,
@@ -139,6 +140,7 @@ def plan(
     Args:
         spec: of the collection; it needs a name or a workspace.
         filesystem: pyarrow or fsspec filesystem of the record table.
+        workspace_filesystem: pyarrow or fsspec filesystem of the workspace; that of its path when omitted.
         force: as for the build.
         revalidate: as for the build.
         partitions: keys (such as ``2024-05``, or ``undated``) to look at; all when omitted.
@@ -148,7 +150,7 @@ def plan(
         SourceError: if the table cannot be opened or read.
         RecordError: if a column is missing or cannot be normalized.
     """
-    workspace = _workspace(spec)
+    workspace = _workspace(spec, workspace_filesystem)
     force = force or spec.force
     source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force)
     options = {"force": force, "revalidate": revalidate}
@@ -159,6 +161,7 @@ def build(
     spec: CollectionSpec,
     *,
     filesystem: Any = None,
+    workspace_filesystem: Any = None,
     backend: StorageBackend | None = None,
     force: bool = False,
     revalidate: bool = False,
@@ -173,6 +176,7 @@ def build(
     Args:
         spec: of the collection; it needs a name or a workspace.
         filesystem: pyarrow or fsspec filesystem of the record table.
+        workspace_filesystem: pyarrow or fsspec filesystem of the workspace; that of its path when omitted.
         backend: where bytes come from; see :func:`~rasteret_assets.storage.create_backend`.
         force: read the whole table and every header again, and rebuild every partition.
         revalidate: ask whether the files of known headers have changed, and read those again that have.
@@ -186,7 +190,7 @@ def build(
         CheckError: if more headers are missing than the spec's ``max_failed``, or another check keeps a partition from
             being published; nothing of the build is.
     """
-    workspace = _workspace(spec)
+    workspace = _workspace(spec, workspace_filesystem)
     _refuse_another(workspace, spec)
     force = force or spec.force
     source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force)
@@ -233,12 +237,12 @@ def _sized_as_published(spec: CollectionSpec) -> CollectionSpec:
     return spec.model_copy(update={"partition_by": sizes[0]}) if sizes else spec
 
 
-def _workspace(spec: CollectionSpec) -> Workspace:
+def _workspace(spec: CollectionSpec, filesystem: Any) -> Workspace:
     if not isinstance(spec, CollectionSpec):
         raise SpecError(f"{spec!r} is no CollectionSpec: make one with CollectionSpec.of(path=..., name=...)")
     if spec.published_path is None:
         raise SpecError("the collection is not published anywhere: give its spec a name or a workspace_dir")
-    return Workspace.of(spec)
+    return Workspace.of(spec, filesystem)
 
 
 def _build(

@@ -1,7 +1,8 @@
 """The exception tree. What a caller may catch is here, and nothing is raised that is not.
 
     RasteretAssetsError
-    ├── SpecError                 arguments that are unknown, contradictory or of the wrong type
+    ├── SpecError                 arguments that are unknown, contradictory or of the wrong type; also as:
+    │   └── DeclarationError      they stand in YAML files, each with its line
     ├── SourceError               a record table that cannot be opened or scanned; also as:
     │   └── SourceChangedError    it changed while it was read
     ├── RecordError               a record table that opens but breaks the record contract
@@ -43,6 +44,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Final
 from urllib.parse import urlsplit
 
@@ -67,6 +69,41 @@ class SpecError(RasteretAssetsError, ValueError):
     """Arguments that are unknown, contradictory or of the wrong type."""
 
     error_class = "spec"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """A mistake in a declaration.
+
+    Args:
+        file: in which it stands.
+        line: counted from 1; None where the file cannot be read.
+        field: place of the value, such as ``graph.owners``; empty where no single field is wrong.
+        message: what is wrong, and what to write instead.
+    """
+
+    file: str
+    line: int | None = None
+    field: str = ""
+    message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", redact_text(self.message))
+
+    def __str__(self) -> str:
+        return f"{self.file}{'' if self.line is None else f':{self.line}'}: {self.message}"
+
+
+class DeclarationError(SpecError):
+    """Declarations with mistakes, each in a line of its own.
+
+    Attributes:
+        mistakes: all of them.
+    """
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        super().__init__("\n".join(map(str, mistakes)))
+        self.mistakes = tuple(mistakes)
 
 
 class SourceError(RasteretAssetsError):

@@ -62,7 +62,7 @@ def test_class_host_and_limit_narrow_the_report(built: ServedBuild) -> None:
     assert narrowed.startswith("2 of 4 headers")
     assert "private" not in narrowed
     assert narrowed.endswith("... and 1 more: --limit shows more of them, --json all\n")
-    other = failures(built.published, "--host", "elsewhere", "--strict")
+    other = failures(built.published, "--host", "elsewhere", "--exit-code")
     assert (other.exit_code, other.stdout) == (0, "No failures of this kind among 4 headers.\n")
 
 
@@ -81,9 +81,9 @@ def test_json_is_one_document_with_everything(built: ServedBuild) -> None:
     assert limited["summary"][0]["count"] == 2
 
 
-def test_failures_are_an_error_only_when_strict(built: ServedBuild) -> None:
-    assert failures(built.published, "--strict").exit_code == 1
-    assert failures(built.published, "--strict", "--json").exit_code == 1
+def test_failures_are_an_error_only_where_the_exit_code_is_asked_for(built: ServedBuild) -> None:
+    assert failures(built.published, "--exit-code").exit_code == 1
+    assert failures(built.published, "--exit-code", "--json").exit_code == 1
     assert failures(built.published, "--limit", "-1").exit_code == 2
 
 
@@ -91,7 +91,7 @@ def test_no_failures_is_said(server: RangeServer, tmp_path: Path) -> None:
     server.objects["/good.tif"] = tiff_bytes()
     table = record_table(["good"], {"B02": [f"{server.url}/good.tif"]})
     build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
-    result = failures(tmp_path / "s2_records", "--strict")
+    result = failures(tmp_path / "s2_records", "--exit-code")
     assert (result.exit_code, result.stdout) == (0, "No failures among 1 headers.\n")
     assert json.loads(failures(tmp_path / "s2_records", "--json").stdout) == {"summary": [], "failures": []}
 
@@ -108,8 +108,8 @@ def test_a_declaration_leads_to_its_collection(built: ServedBuild, tmp_path: Pat
     declaration.write_text(f"path: scenes.parquet\nworkspace_dir: {built.root}\nenrich_cog: true\n")
     assert failures(declaration).stdout.startswith("3 of 4 headers")
     missing = failures(tmp_path / "missing.yaml")
-    assert missing.exit_code == 1
-    assert missing.stderr.startswith(f"Error: {tmp_path / 'missing.yaml'}: cannot be read")
+    assert missing.exit_code == 2
+    assert f"{tmp_path / 'missing.yaml'}: no such file" in missing.stderr
 
 
 def test_what_strangers_wrote_cannot_steer_the_terminal(built: ServedBuild, tmp_path: Path) -> None:

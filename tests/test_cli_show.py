@@ -87,9 +87,9 @@ def test_the_ledger_is_shown_with_its_headers(built: Path) -> None:
 
 
 def test_rows_are_as_many_as_are_asked_for(built: Path) -> None:
-    arguments = (built / "scenes.yaml", "--stage", "raw_records", "-p", "2024-01", "--rows")
+    arguments = (built / "scenes.yaml", "--stage", "raw_records", "-p", "2024-01", "--limit")
     assert len(json.loads(show(*arguments, 1, "--json").stdout)["records"]) == 1
-    assert show(*arguments, 1).stdout.splitlines()[-1] == "... and 1 more: --rows shows more of them"
+    assert show(*arguments, 1).stdout.splitlines()[-1] == "... and 1 more: --limit shows more of them"
     assert "row 1" not in show(*arguments, 0).stdout
 
 
@@ -102,7 +102,7 @@ def test_a_partition_of_which_nothing_was_rejected_has_no_rows(built: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "name a partition with -p: collection has 2024-01, 2024-02"),
+        (("--stage", "collection"), "name a partition with -p: collection has 2024-01, 2024-02"),
         (("-p", "2031-01"), "collection has no partition 2031-01; it has 2024-01, 2024-02"),
         (("-p", "May"), "'May' is not a partition key"),
         (("--stage", "nothing"), "'nothing' is not one of"),
@@ -114,5 +114,5 @@ def test_what_is_not_there_is_wrong_usage(built: Path, arguments: tuple[str, ...
 
 
 def test_of_a_collection_that_was_not_built_nothing_is_shown(tmp_path: Path) -> None:
-    result = show(tmp_path / "x_records")
+    result = show(tmp_path / "x_records", "--stage", "collection")
     assert (result.exit_code, "build the collection first" in result.stderr) == (2, True)

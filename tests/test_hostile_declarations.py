@@ -34,7 +34,7 @@ def doubled(first: str, line: str, levels: int = 9) -> str:
 def test_aliases_that_multiply_are_counted_and_not_followed(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(text)
     done = subprocess.run(
-        [sys.executable, "-m", "rasteret_assets.cli", "plan", str(tmp_path / "x.yaml")],
+        [sys.executable, "-m", "rasteret_assets.cli", "build", "--dry-run", str(tmp_path / "x.yaml")],
         capture_output=True, text=True, timeout=LIMIT_S, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
@@ -57,7 +57,7 @@ def test_aliases_that_multiply_are_counted_and_not_followed(text: str, tmp_path:
 )
 def test_what_yaml_cannot_mean_is_told_in_a_sentence(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(text)
-    result = CliRunner().invoke(main, ["plan", str(tmp_path / "x.yaml")])
+    result = CliRunner().invoke(main, ["build", "--dry-run", str(tmp_path / "x.yaml")])
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit), result.exception
     assert message in " ".join(result.output.split())
@@ -66,5 +66,5 @@ def test_what_yaml_cannot_mean_is_told_in_a_sentence(text: str, message: str, tm
 def test_aliases_that_people_write_are_fine(tmp_path: Path) -> None:
     text = "path: none.parquet\nband_codes: &bands [B, C]\ncolumns: *bands\n"
     (tmp_path / "x.yaml").write_text(text)
-    result = CliRunner().invoke(main, ["plan", str(tmp_path / "x.yaml")])
+    result = CliRunner().invoke(main, ["build", "--dry-run", str(tmp_path / "x.yaml")])
     assert "no such file" in result.output

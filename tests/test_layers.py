@@ -116,8 +116,10 @@ def test_the_parser_neither_awaits_nor_reads(path: Path) -> None:
 
 
 def test_importing_the_package_leaves_dagster_alone() -> None:
-    code = "import sys, rasteret_assets; sys.exit(any(m.split('.')[0] in ('dagster', 'aiohttp') for m in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    code = "import sys, rasteret_assets as ra; {}; print(*{{'aiohttp', 'dagster', 'pyarrow'}} & set(sys.modules))"
+    for used, imported in (("ra", ""), ("ra.build, ra.load, ra.CollectionSpec", "pyarrow")):
+        done = subprocess.run([sys.executable, "-c", code.format(used)], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == imported
 
 
 def test_everything_exported_exists() -> None:

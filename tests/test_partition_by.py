@@ -210,7 +210,9 @@ def test_the_command_line_takes_a_day(table: Table, monkeypatch: pytest.MonkeyPa
         assert done.exit_code == 0, done.output
         return done.stdout
 
-    assert "2024-05-17: new, 1 records, 1 headers to fetch" in run("plan", declaration, "-p", "2024-05-17")
+    assert "2024-05-17: new, 1 records, 1 headers to fetch" in run(
+        "build", "--dry-run", declaration, "-p", "2024-05-17"
+    )
     assert "1 partitions (1 new), 1 records" in run("build", declaration, "-p", "2024-05-17")
     assert table.files() == ["year=2024/month=5/day=17/part-0.parquet"]
     assert len(table.server.requests) == 1
@@ -218,7 +220,7 @@ def test_the_command_line_takes_a_day(table: Table, monkeypatch: pytest.MonkeyPa
     asked = CliRunner().invoke(main, ["build", str(declaration), "-p", "2024-05"])
     assert (asked.exit_code, "there is no partition 2024-05; the source has 0001-01-01, " in asked.stderr) == (1, True)
     declaration.write_text(declaration.read_text().replace("day", "week"))
-    refused = CliRunner().invoke(main, ["plan", str(declaration)])
+    refused = CliRunner().invoke(main, ["build", "--dry-run", str(declaration)])
     assert f"{declaration}:4: partition_by='week': input should be 'year', 'month' or 'day'" in refused.stderr
 
 

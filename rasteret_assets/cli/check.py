@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from rasteret_assets.cli.common import (
-    collections_option,
-    declared,
+    exit_code_option,
     in_one_line,
     json_option,
     partition_option,
     print_json,
     printable,
-    workspace_of,
 )
+from rasteret_assets.cli.location import Location, located
 
 # ruff: noqa: PLC0415  (see common.py)
 
 
 @click.command()
-@click.argument("collections", nargs=-1)
-@collections_option
+@click.argument("collections", nargs=-1, metavar="[COLLECTION]...")
+@located
 @partition_option
-@click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
+@exit_code_option("a check finds an error; a warning is none")
 @json_option
 @in_one_line
 def check(
-    collections: tuple[str, ...], *, folder: Path | None, partitions: tuple[str, ...], strict: bool, as_json: bool
+    collections: tuple[str, ...], *, location: Location, partitions: tuple[str, ...], exit_code: bool, as_json: bool
 ) -> None:
-    """Check what is published: the same checks as in Dagster, over all partitions.
+    """Check what is published.
 
-    COLLECTIONS are YAML files or names of declared collections; all that are declared when omitted. Exits with 1 where
-    a check finds an error.
+    By the same checks as in Dagster, over all partitions. A COLLECTION is a YAML file or the name of a declared
+    collection; all that are declared when omitted. Checks of your own are those that the code location imports (-f or
+    -m).
     """
     from rasteret_assets.checks import check_partition
 
     rows: list[dict[str, Any]] = []
-    for spec in declared(collections, folder):
-        workspace = workspace_of(spec)
+    for spec in location.specs(collections):
+        workspace = location.workspace_of(spec)
         published = list(workspace.states())
         if unknown := sorted(set(partitions) - set(published)):
             raise click.UsageError(f"{spec.name} has no published partition {', '.join(unknown)}")
@@ -63,7 +62,7 @@ def check(
             f"{len(rows)} checks of {partitions_seen} partitions: {counts['ok']} passed, {counts['warning']} warnings, "
             f"{counts['error']} errors"
         )
-    if counts["error"] or (strict and counts["warning"]):
+    if exit_code and counts["error"]:
         sys.exit(1)
 
 

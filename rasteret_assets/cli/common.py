@@ -1,47 +1,48 @@
-"""What the commands share: errors in one line, collections by name or file, output for people and for programs."""
+"""What the commands share: options, errors in one line, output for people and for programs."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import dagster as dg
     from rich.console import Console
 
-    from rasteret_assets.spec import CollectionSpec
-    from rasteret_assets.storage.workspace import Workspace
-
-# Dagster, matplotlib and the rest of the package take seconds to import: the commands import what they need
-# themselves, so that --help and --version answer at once.
+# Arrow, Dagster and the rest of the package take seconds to import: the commands import what they need themselves, so
+# that --help and --version answer at once.
 # ruff: noqa: PLC0415
 
 P = ParamSpec("P")
+Command = Callable[P, None]
 
 #: Options that several commands have.
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
-collections_option = click.option(
-    "--collections", "folder", type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Folder of the YAML files with collections.  [default: $RASTERET_ASSETS_COLLECTIONS, else ./collections]",
-)  # fmt: skip
 partition_option = click.option(
     "--partition", "-p", "partitions", multiple=True, metavar="KEY",
     help="Only this partition, such as 2024-05 or undated; may be given several times.",
 )  # fmt: skip
+force_option = click.option("--force", is_flag=True, help="Fetch every header again and rebuild every partition.")
 
 
-def in_one_line(command: Callable[P, None]) -> Callable[P, None]:
+def exit_code_option(where: str) -> Callable[[Command[P]], Command[P]]:
+    """Return the option ``--exit-code``, as git has it: without it a command that did its work exits with 0.
+
+    Args:
+        where: what makes the exit code 1.
+    """
+    return click.option("--exit-code", is_flag=True, help=f"Exit with 1 where {where}.")
+
+
+def in_one_line(command: Command[P]) -> Command[P]:
     """End a command with one line on stderr and code 1 where the package or a file raises an error."""
 
     @wraps(command)
@@ -61,62 +62,6 @@ def in_one_line(command: Callable[P, None]) -> Callable[P, None]:
             sys.exit(1)
 
     return run
-
-
-def declared(names: Sequence[str], folder: Path | None) -> list[CollectionSpec]:
-    """Return collections by YAML file or by name; all of the folder when none is named.
-
-    Raises:
-        UsageError: if there is no such file, name or folder.
-    """
-    from rasteret_assets.declare import read_spec, read_specs
-
-    files = [name for name in names if name.lower().endswith((".yaml", ".yml"))]
-    specs = [read_spec(_existing(name)) for name in files]
-    wanted = [name for name in names if name not in files]
-    if files and not wanted:
-        return specs
-    folder = folder or declarations()
-    if not folder.is_dir():
-        raise click.UsageError(
-            f"{folder} is not a folder: name a YAML file, or the folder of the declarations with --collections"
-        )
-    known = {spec.name: spec for spec in read_specs(folder)}
-    if not known:
-        raise click.UsageError(
-            f"{folder} holds no YAML file: rasteret-assets init writes one that declares a collection"
-        )
-    if unknown := [name for name in wanted if name not in known]:
-        raise click.UsageError(
-            f"{folder} declares no collection {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
-        )
-    return [*specs, *(known[name] for name in wanted)] if names else list(known.values())
-
-
-def declarations() -> Path:
-    """Return the folder of declarations where none is given."""
-    from rasteret_assets.declare import COLLECTIONS_VARIABLE
-
-    return Path(os.environ.get(COLLECTIONS_VARIABLE) or "collections")
-
-
-def published_place(given: str) -> str:
-    """Return where a collection is published: the place given, or that of a declaration by file or name."""
-    from rasteret_assets.declare import read_spec, read_specs
-
-    if given.lower().endswith((".yaml", ".yml")):
-        return str(read_spec(given).published_path)
-    folder = declarations()
-    if "/" not in given and not Path(given).exists() and folder.is_dir():
-        return next((str(spec.published_path) for spec in read_specs(folder) if spec.name == given), given)
-    return given
-
-
-def workspace_of(spec: CollectionSpec) -> Workspace:
-    """Return the workspace of a declared collection."""
-    from rasteret_assets.storage.workspace import Workspace
-
-    return Workspace.of(spec)
 
 
 @contextmanager
@@ -161,12 +106,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 def printable(text: str) -> str:
     """Return text without what a terminal would obey: escape sequences, line ends."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def _existing(name: str) -> Path:
-    if not Path(name).is_file():
-        raise click.UsageError(f"{name}: no such file")
-    return Path(name)
 
 
 def _plain(value: Any) -> Any:

@@ -20,11 +20,11 @@ from rasteret_assets.cli.common import in_one_line
 )
 @in_one_line
 def demo(directory: Path, *, force: bool, serve: bool, port: int | None) -> None:
-    """Make a small collection from nothing in DIRECTORY, and show how to open it.
+    """Make a small collection from nothing.
 
-    Writes twelve scenes of a made-up island as COGs (45 MB), serves them on this machine, materializes the Dagster
-    graph over them, reads one area through the published collection and draws a picture. Run again, it fetches
-    nothing.
+    In DIRECTORY: writes twelve scenes of a made-up island as COGs (45 MB), serves them on this machine, materializes
+    the Dagster graph over them, reads one area through the published collection, draws a picture and prints how to open
+    it. Run again, it fetches nothing.
     """
     from rasteret_assets.demo.run import run_demo
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rasteret_assets.cli.common import console_of_stdout, in_one_line, print_json, printable, published_place
+from rasteret_assets.cli.common import (
+    console_of_stdout,
+    exit_code_option,
+    in_one_line,
+    json_option,
+    print_json,
+    printable,
+)
+from rasteret_assets.cli.location import Location, located
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,35 +28,39 @@ _SHOWN_FAILURES = 20
 
 
 @click.command()
-@click.argument("path")
+@click.argument("collection")
+@located
 @click.option("--class", "error_class", metavar="CLASS", help="Only failures of this class, such as not_found.")
 @click.option("--host", metavar="HOST", help="Only files of this host, as the table names it.")
 @click.option(
     "--limit", type=click.IntRange(0), help=f"Failures to list.  [default: {_SHOWN_FAILURES}; with --json all of them]"
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document: {summary: [...], failures: [...]}.")
-@click.option("--strict", is_flag=True, help="Exit with 1 where headers are missing.")
+@exit_code_option("headers are missing")
+@json_option
 @in_one_line
 def failures(
-    path: str, *, error_class: str | None, host: str | None, limit: int | None, as_json: bool, strict: bool
-) -> None:
-    """Say which headers of a collection could not be read or are in another CRS than their record says, and what to do.
+    collection: str, *, location: Location, error_class: str | None, host: str | None, limit: int | None,
+    exit_code: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Say which headers are missing, and what helps.
 
-    PATH is the folder or URI a collection is published in (..._records), or the YAML file or name of a declared one.
+    Headers that could not be read, and those in another CRS than their record says.
+    COLLECTION is the folder or URI a collection is published in (..._records), or the YAML file or name of a declared
+    one.
     """
     from rasteret_assets.headers.failures import REMEDIES, read_failures
-    from rasteret_assets.storage.workspace import Workspace
 
     if error_class is not None and error_class not in REMEDIES:
         raise click.UsageError(f"no class is called {error_class}; there are {', '.join(REMEDIES)}")
-    found = read_failures(Workspace.at(published_place(path))).select(error_class=error_class, host=host)
+    workspace = location.workspace_at(location.published(collection))
+    found = read_failures(workspace).select(error_class=error_class, host=host)
     if as_json:
         rows = found.table if limit is None else found.table.slice(0, limit)
         print_json({"summary": found.summary().to_pylist(), "failures": rows.to_pylist()})
     else:
         narrowed = error_class is not None or host is not None
         _print_failures(found, _SHOWN_FAILURES if limit is None else limit, narrowed=narrowed)
-    if strict and found.missing:
+    if exit_code and found.missing:
         sys.exit(1)
 
 

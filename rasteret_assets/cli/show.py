@@ -1,4 +1,4 @@
-"""``rasteret-assets show``: the rows of any table that the stages wrote."""
+"""``rasteret-assets show``: what a published collection holds, and the rows of any table that the stages wrote."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rasteret_assets.cli.common import in_one_line, json_option, print_json, printable, published_place
+from rasteret_assets.cli.common import in_one_line, json_option, print_json, printable
+from rasteret_assets.cli.location import Location, located
 
 if TYPE_CHECKING:
     from rasteret_assets.pipeline.tables import StoredTable
@@ -25,28 +26,62 @@ _TEXT, _ITEMS, _VALUE = 120, 5, 400
 
 
 @click.command()
-@click.argument("name")
-@click.option(
-    "--stage", type=click.Choice(_STAGES), default="collection", show_default=True, help="Table to show."
-)  # fmt: skip
+@click.argument("collection")
+@located
 @click.option(
     "--partition", "-p", "key", metavar="KEY",
-    help="Partition to show, such as 2024-05 or undated; may be left out where there is only one.",
+    help="Show rows of this partition, such as 2024-05 or undated; may be left out with --stage where there is one.",
 )  # fmt: skip
-@click.option("--rows", type=click.IntRange(0), default=_ROWS, show_default=True, help="Rows to show.")
+@click.option("--stage", type=click.Choice(_STAGES), help="Show rows of this table.  [default with -p: collection]")
+@click.option("--limit", type=click.IntRange(0), default=_ROWS, show_default=True, help="Rows to show.")
 @json_option
 @in_one_line
-def show(name: str, *, stage: str, key: str | None, rows: int, as_json: bool) -> None:
-    """Show the first rows of a stage's table, its columns, and how many rows it has.
+def show(collection: str, *, location: Location, key: str | None, stage: str | None, limit: int, as_json: bool) -> None:
+    """Show a published collection, or rows of a table.
 
-    NAME is the folder or URI a collection is published in (..._records), or the YAML file or name of a declared one.
-    Signatures, queries and passwords in addresses are left out, and long values are shortened unless --json asks for
-    all of them.
+    Without -p and --stage, what the collection holds; with either, the first rows of a stage's table.
+
+    COLLECTION is the folder or URI a collection is published in (..._records), or the YAML file or name of a declared
+    one. Of rows, signatures, queries and passwords in addresses are left out, and long values are shortened unless
+    --json asks for all of them.
     """
-    from rasteret_assets.pipeline.tables import open_table
-    from rasteret_assets.storage.workspace import Workspace
+    place = location.published(collection)
+    if key is None and stage is None:
+        _show_collection(place, location, as_json=as_json)
+    else:
+        _show_rows(location.workspace_at(place), stage or "collection", key, limit, as_json=as_json)
 
-    workspace = Workspace.at(published_place(name))
+
+def _show_collection(place: str, location: Location, *, as_json: bool) -> None:
+    from rasteret_assets.collection import load
+
+    collection = load(place, filesystem=location.filesystem_of(place))
+    summary, partitions = collection.summary, list(location.workspace_at(place).states())
+    document = {
+        "path": place,
+        "records": summary.rows,
+        "bands": collection.bands,
+        "bounds": summary.bounds,
+        "crs": list(summary.crs),
+        "dates": summary.dates,
+        "partitions": partitions,
+        "columns": {column.name: str(column.type) for column in collection.schema},
+    }
+    if as_json:
+        print_json(document)
+        return
+    click.echo(repr(collection))
+    for name in ("path", "records", "bands", "bounds", "crs"):
+        click.echo(f"{name + ':':12} {_text(document[name])}")
+    if summary.dates:
+        click.echo(f"{'dates:':12} {summary.dates[0]:%Y-%m-%d %H:%M} to {summary.dates[1]:%Y-%m-%d %H:%M} UTC")
+    click.echo(f"{'partitions:':12} {_few(partitions)}")
+    click.echo(f"{'columns:':12} {', '.join(column.name for column in collection.schema)}")
+
+
+def _show_rows(workspace: Workspace, stage: str, key: str | None, limit: int, *, as_json: bool) -> None:
+    from rasteret_assets.pipeline.tables import open_table
+
     key = key or _only_partition(workspace, stage)
     try:
         table = open_table(workspace, stage, key)
@@ -55,9 +90,19 @@ def show(name: str, *, stage: str, key: str | None, rows: int, as_json: bool) ->
     if table is None and not (stage == "rejected_records" and key in _partitions(workspace, stage)):
         raise click.UsageError(_not_there(workspace, stage, key))
     if as_json:
-        print_json(_document(stage, key, table, rows))
+        print_json(_document(stage, key, table, limit))
     else:
-        _print(stage, key, table, rows)
+        _print(stage, key, table, limit)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(f"{item:.6g}" if isinstance(item, float) else str(item) for item in value) or "none"
+    return "none" if value is None else str(value)
+
+
+def _few(keys: list[str]) -> str:
+    return ", ".join(keys) or "none" if len(keys) <= 12 else f"{len(keys)}, from {keys[0]} to {keys[-1]}"
 
 
 def _partitions(workspace: Workspace, stage: str) -> list[str]:
@@ -78,7 +123,7 @@ def _not_there(workspace: Workspace, stage: str, key: str | None) -> str:
     keys = _partitions(workspace, stage)
     if not keys:
         return f"{stage} has no partition in {workspace.stages}: build the collection first"
-    few = ", ".join(keys) if len(keys) <= 12 else f"{len(keys)}, from {keys[0]} to {keys[-1]}"
+    few = _few(keys)
     return (
         f"name a partition with -p: {stage} has {few}"
         if key is None
@@ -111,7 +156,7 @@ def _print(stage: str, key: str, table: StoredTable | None, rows: int) -> None:
         for name, value in row.items():
             click.echo(printable(f"  {name:{width}}  {_cut(_short(_public(value, _size)), _VALUE)}"))
     if len(shown) < table.rows:
-        click.echo(f"\n... and {table.rows - len(shown)} more: --rows shows more of them")
+        click.echo(f"\n... and {table.rows - len(shown)} more: --limit shows more of them")
 
 
 def _public(value: Any, binary: Callable[[bytes], str]) -> Any:

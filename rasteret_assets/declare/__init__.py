@@ -3,7 +3,18 @@
 Nothing here knows Dagster, so that the command line answers without importing it.
 """
 
-from rasteret_assets.declare.files import COLLECTIONS_VARIABLE, collections_folder, read_spec, read_specs
+from rasteret_assets.declare.editor_schema import SCHEMA_FILE, json_schema
+from rasteret_assets.declare.files import COLLECTIONS_VARIABLE, collections_folder, read_files, read_spec, read_specs
 from rasteret_assets.declare.proposal import Proposal, propose
 
-__all__ = ["COLLECTIONS_VARIABLE", "Proposal", "collections_folder", "propose", "read_spec", "read_specs"]
+__all__ = [
+    "COLLECTIONS_VARIABLE",
+    "SCHEMA_FILE",
+    "Proposal",
+    "collections_folder",
+    "json_schema",
+    "propose",
+    "read_files",
+    "read_spec",
+    "read_specs",
+]

@@ -10,14 +10,14 @@ Every mistake is told with file and line, the field and what to write instead.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
 
-from rasteret_assets.errors import SpecError
+from rasteret_assets.errors import DeclarationError, Mistake, SpecError
 from rasteret_assets.spec import CollectionSpec, explain
 
 COLLECTIONS_VARIABLE = "RASTERET_ASSETS_COLLECTIONS"
@@ -27,33 +27,45 @@ DEMO_COLLECTIONS = Path("rasteret_demo") / "collections"
 
 
 def read_specs(folder: str | Path) -> list[CollectionSpec]:
-    """The collections declared in the YAML files of a folder, by file name.
+    """Return the collections declared in the YAML files of a folder, by file name.
 
     Raises:
-        SpecError: naming file, line and field of everything that does not fit, in all of the files.
+        DeclarationError: naming file, line and field of everything that does not fit, in all of the files.
     """
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix in {".yaml", ".yml"})
-    specs, problems = [], []
+    return read_files(sorted(path for path in Path(folder).iterdir() if path.suffix in {".yaml", ".yml"}))
+
+
+def read_files(files: Sequence[Path]) -> list[CollectionSpec]:
+    """Return the collections that some YAML files declare, each of another name.
+
+    Raises:
+        DeclarationError: naming file, line and field of everything that does not fit, in all of the files.
+    """
+    specs, mistakes = list[CollectionSpec](), list[Mistake]()
     file_of: dict[str, Path] = {}
     for file in files:
         try:
             spec = read_spec(file)
-        except SpecError as error:
-            problems.append(str(error))
+        except DeclarationError as error:
+            mistakes += error.mistakes
             continue
         specs.append(spec)
         if (first := file_of.setdefault(spec.name, file)) != file:
-            problems.append(f"{file}: declares {spec.name!r}, and so does {first}: give one of them another name")
-    if problems:
-        raise SpecError("\n".join(problems))
+            said = f"declares {spec.name!r}, and so does {first}: give one of them another name"
+            line = _line(_document(file), ("name",), "")
+            mistakes.append(Mistake(file=str(file), line=line, field="name", message=said))
+    if mistakes:
+        raise DeclarationError(mistakes)
     return specs
 
 
 def read_spec(file: str | Path) -> CollectionSpec:
-    """The collection a YAML file declares; relative paths start at the file's folder, the name defaults to the file's.
+    """Return the collection a YAML file declares.
+
+    Relative paths start at the file's folder, and the name of the collection is by default that of the file.
 
     Raises:
-        SpecError: naming the file, and for every mistake the line, the field and the remedy.
+        DeclarationError: naming the file, and for every mistake the line, the field and the remedy.
     """
     file = Path(file)
     document = _document(file)
@@ -65,8 +77,12 @@ def read_spec(file: str | Path) -> CollectionSpec:
         return CollectionSpec(**{"name": file.stem, **values})
     except ValidationError as error:
         problems = explain(error, CollectionSpec)
-    lines = [f"{file}:{_line(document, place, text)}: {text}" for place, text in problems]
-    raise SpecError("\n".join(lines))
+    raise DeclarationError([
+        Mistake(
+            file=str(file), line=_line(document, place, text), field=".".join(map(str, place)), message=text
+        )
+        for place, text in problems
+    ])  # fmt: skip
 
 
 def from_folder(folder: Path, path: str) -> str:
@@ -106,20 +122,27 @@ def _document(file: Path) -> yaml.MappingNode:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         text = ", ".join(part for part in (error.context, error.problem) if part)
-        raise SpecError(f"{file}:{mark.line + 1 if mark else 1}: not valid YAML: {text}") from None
+        raise _mistake(file, f"not valid YAML: {text}", mark.line + 1 if mark else 1) from None
     except yaml.YAMLError as error:
-        raise SpecError(f"{file}:1: not valid YAML: {' '.join(str(error).split())}") from None
+        raise _mistake(file, f"not valid YAML: {' '.join(str(error).split())}", 1) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{file}: cannot be read: {error}") from None
+        raise _mistake(file, f"cannot be read: {error}") from None
     except RecursionError:
-        raise SpecError(f"{file}: is nested too deeply") from None
+        raise _mistake(file, "is nested too deeply") from None
     if not isinstance(node, yaml.MappingNode):
-        raise SpecError(f"{file}:1: declares no collection: write fields such as path: and name:, one per line")
+        raise _mistake(file, "declares no collection: write fields such as path: and name:, one per line", 1)
     if _entries(node, {}) > _MOST_ENTRIES:
-        raise SpecError(f"{file}: stands for more than {_MOST_ENTRIES:,} entries, each use of an alias counted")
-    for name, line in _repeated(node, set()):
-        raise SpecError(f"{file}:{line}: {name} is written twice; YAML would take the last: leave one out")
+        raise _mistake(file, f"stands for more than {_MOST_ENTRIES:,} entries, each use of an alias counted")
+    if repeated := list(_repeated(node, set())):
+        said = "is written twice; YAML would take the last: leave one out"
+        raise DeclarationError([
+            Mistake(file=str(file), line=line, field=name, message=f"{name} {said}") for name, line in repeated
+        ])  # fmt: skip
     return node
+
+
+def _mistake(file: Path, message: str, line: int | None = None) -> DeclarationError:
+    return DeclarationError([Mistake(file=str(file), line=line, message=message)])
 
 
 def _plain(node: yaml.MappingNode, file: Path) -> dict[str, Any]:
@@ -128,11 +151,11 @@ def _plain(node: yaml.MappingNode, file: Path) -> dict[str, Any]:
         return {str(key): value for key, value in loader.construct_mapping(node, deep=True).items()}
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SpecError(f"{file}:{line}: not valid YAML: {error.problem}") from None
+        raise _mistake(file, f"not valid YAML: {error.problem}", line) from None
     except (ValueError, OverflowError) as error:  # what looks like a date or a number and is none
-        raise SpecError(f"{file}: not valid YAML: {error}; put quotes around what is text") from None
+        raise _mistake(file, f"not valid YAML: {error}; put quotes around what is text") from None
     except RecursionError:
-        raise SpecError(f"{file}: is nested too deeply") from None
+        raise _mistake(file, "is nested too deeply") from None
     finally:
         loader.dispose()
 

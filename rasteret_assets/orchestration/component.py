@@ -6,15 +6,12 @@ in Python. ``dg check yaml`` holds them against the schema made from it, with th
 https://docs.dagster.io/guides/build/components
 """
 
-import inspect
-import re
 from pathlib import Path
 from typing import Any, Final, Self
 
 import dagster as dg
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
@@ -23,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from rasteret_assets.declare.editor_schema import describe
 from rasteret_assets.declare.files import from_folder
 from rasteret_assets.declare.proposal import propose
 from rasteret_assets.orchestration.assets import collection_assets
@@ -33,19 +31,6 @@ from rasteret_assets.spec import CollectionSpec
 _SHARED_RESOURCES = default_resources()
 
 _SWITCH: Final = TypeAdapter(bool)
-_ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
-
-
-def _describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Put the descriptions of a class docstring into its JSON schema, for editors and ``dg utils``."""
-    documented = {
-        name: " ".join(text.replace("``", "`").split())
-        for base in reversed(model.__mro__)
-        for name, text in _ARGUMENT.findall(inspect.cleandoc(base.__doc__ or ""))
-    }
-    for name, value in schema.get("properties", {}).items():
-        if name in documented:
-            value.setdefault("description", documented[name])
 
 
 def _holds_template(value: Any) -> bool:
@@ -79,8 +64,6 @@ class CollectionAttributes(CollectionSpec):
             brings those for local files and credentials of the environment.
     """
 
-    model_config = ConfigDict(json_schema_extra=_describe)
-
     own_resources: bool = False
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -94,6 +77,7 @@ class CollectionAttributes(CollectionSpec):
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the JSON schema that editors and ``dg check yaml`` use."""
         schema = super().model_json_schema(*args, **kwargs)
+        describe(schema, cls)
         _admit_templates(schema)
         return schema
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from xxhash import xxh3_128
 
 from rasteret_assets.storage.files import Files
-from rasteret_assets.storage.reading import opened, patiently, unreadable
+from rasteret_assets.storage.reading import patiently, unreadable
 from rasteret_assets.storage.streams import STREAM_SUFFIX, open_stream
 
 #: Bytes of a file that stay in memory where its digest is asked for: its rows then cost no further request.
@@ -57,7 +57,7 @@ def open_rows(files: Files, path: str, *, digest: bool = False) -> Iterator[Open
             path=path, schema=stream.schema, count=stream.rows, batches=stream.batches
         )  # fmt: skip
         return
-    source = opened(files.fs.open_input_file, path)
+    source = files.open_file(path)
     if source is None:
         yield None
         return

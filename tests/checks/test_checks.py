@@ -306,14 +306,15 @@ def test_every_file_is_opened_once_for_all_checks(tmp_path: Path) -> None:
             findings = check_partition(built.workspace, built.spec, KEY)
         assert len(findings) == 9
         assert [finding.message for finding in findings if not finding.passed] == []
-        asked = Counter(seen)
-        assert {times for request, times in asked.items() if request.startswith("HEAD")} == {1}
-        assert asked[f"GET /{built.path(NORMALIZED)}"] == 1
-        assert asked[f"GET /{built.workspace.published_file(KEY)}"] == 1
-        assert len(seen) == 11
+        files = [built.path(stage) for stage in (NORMALIZED, REJECTED, BANDS, HEADERS)]
+        files += [built.workspace.stage_file("raw_records", KEY), built.workspace.state_file(KEY)]
+        files.append(built.workspace.published_file(KEY))
+        listing = "GET /checked"
+        assert Counter(seen) == Counter([listing, *(f"GET /{file}" for file in files)])
         with requests_seen() as seen:
             require_publishable(built.workspace, built.spec, [KEY])
-        assert len(seen) == 6
+        before = [built.path(stage) for stage in (NORMALIZED, BANDS, HEADERS)]
+        assert Counter(seen) == Counter([listing, *(f"GET /{file}" for file in before)])
 
 
 @pytest.fixture

@@ -1,0 +1,54 @@
+"""The JSON schema of a declaration, with what docstrings say of each field: for editors, and for Dagster's ``dg``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel
+
+from rasteret_assets.spec import CollectionSpec
+
+#: Name of the file that ``rasteret-assets init`` writes beside declarations.
+SCHEMA_FILE: Final = "collection.schema.json"
+
+_ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a declaration: of the fields that a YAML file may have."""
+    schema = CollectionSpec.model_json_schema()
+    describe(schema, CollectionSpec)
+    return schema
+
+
+def describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Put what docstrings say of fields into a JSON schema.
+
+    Args:
+        schema: of ``model``, which is changed.
+        model: whose docstring, and those of its base classes and of the models in its fields, are looked at.
+    """
+    parts = [(schema, model)]
+    parts += [(schema["$defs"][found.__name__], found) for found in set(_inside(model))]
+    for part, found in parts:
+        documented = {
+            name: " ".join(text.replace("``", "`").split())
+            for base in reversed(found.__mro__)
+            for name, text in _ARGUMENT.findall(inspect.cleandoc(base.__doc__ or ""))
+        }
+        part["description"] = " ".join((inspect.getdoc(found) or "").partition("\n\n")[0].replace("``", "`").split())
+        for name, value in part.get("properties", {}).items():
+            if name in documented:
+                value.setdefault("description", documented[name])
+
+
+def _inside(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield the models that stand in the fields of a model."""
+    for field in model.model_fields.values():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield kind
+                yield from _inside(kind)
