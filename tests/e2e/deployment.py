@@ -74,7 +74,7 @@ class Deployment:
             self.step()
             if value := reached():
                 return value
-            time.sleep(0.2)
+            time.sleep(0.4)
         raise AssertionError(f"waited {PATIENCE_S:.0f} s in vain for {what}; runs: {self.statuses()}")
 
     def status(self, run_id: str) -> str:

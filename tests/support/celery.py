@@ -102,6 +102,7 @@ class Workers:
     def __init__(
         self, count: int, folder: Path, settings: Mapping[str, Any] | None, environment: Mapping[str, str]
     ) -> None:
+        self.count = count
         self._names = [f"worker{number}@here" for number in range(count)]
         self._of_all = (folder, settings, environment)
         self._running: dict[str, Worker] = {}
