@@ -20,7 +20,14 @@ CORPUS = Path(__file__).parent.parent.parent / "shared" / "corpus"
 
 #: What takes longest, in the order to begin it: the last worker has little left to wait. The demo between the two that
 #: mostly wait for a daemon, as files are handed to the workers in turn.
-LONGEST = ("e2e/test_refresh.py", "demo/test_demo.py", "e2e/test_browser.py", "orchestration/", "tests/test_cli.py")
+LONGEST = (
+    "e2e/test_celery.py",
+    "e2e/test_refresh.py",
+    "demo/test_demo.py",
+    "e2e/test_browser.py",
+    "orchestration/",
+    "tests/test_cli.py",
+)
 
 
 @pytest.hookimpl(trylast=True)

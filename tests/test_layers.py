@@ -109,6 +109,17 @@ def test_foreign_packages_stay_in_their_place(foreign: str, allowed: set[str]) -
     assert users <= allowed
 
 
+def test_one_module_alone_needs_celery() -> None:
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        if any(name.split(".")[0] in {"celery", "dagster_celery", "dagster_k8s"} for name in IMPORTS[path])
+    }
+    assert users <= {"orchestration/celery.py"}
+    # Celery is an extra: nothing else of the package leads to that module.
+    assert not [path for path in MODULES if "rasteret_assets.orchestration.celery" in IMPORTS[path]]
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "tiff").glob("*.py")), ids=lambda path: path.name)
 def test_the_parser_neither_awaits_nor_reads(path: Path) -> None:
     assert not [node for node in ast.walk(TREES[path]) if isinstance(node, ast.Await | ast.AsyncFunctionDef)]

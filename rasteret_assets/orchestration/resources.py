@@ -1,7 +1,8 @@
 """Resources: what a deployment configures. Each returns a plain object of the library, which never sees Dagster.
 
 Credentials belong into ``dg.EnvVar``: Dagster shows the values of resource fields in its UI, but of an ``EnvVar`` only
-the name. Where none are given, boto3's usual chain applies (environment, profile, instance role).
+the name. Where none are given, boto3's usual chain applies (environment, profile, instance role), and so do AWS' usual
+variables for region and endpoint, which lead to any S3-compatible store.
 
 https://docs.dagster.io/guides/build/external-resources
 """
@@ -9,13 +10,12 @@ https://docs.dagster.io/guides/build/external-resources
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
 import dagster as dg
 import pyarrow.fs as pafs
-from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from rasteret_assets.errors import SpecError
+from rasteret_assets.orchestration.s3 import S3Settings
 from rasteret_assets.source.open import Source
 from rasteret_assets.source.stored import open_known
 from rasteret_assets.spec import CollectionSpec
@@ -25,70 +25,6 @@ from rasteret_assets.storage.urls import scheme
 from rasteret_assets.storage.workspace import Workspace
 
 _SECRET: dict[str, Any] = {"dagster__is_secret": True}
-
-
-class S3Settings(S3Resource):
-    """How S3 is reached, for pyarrow and for obstore alike: dagster-aws' ``S3Resource`` with two more faces."""
-
-    region_name: str | None = Field(default=None, description="Region of the buckets; looked up where it is missing.")
-    endpoint_url: str | None = Field(
-        default=None, description="URL of an S3-compatible service; AWS where it is missing."
-    )
-    aws_access_key_id: str | None = Field(
-        default=None, repr=False, json_schema_extra=_SECRET,
-        description="AWS access key ID; give it as EnvVar. boto3's credential chain applies where it is missing.",
-    )  # fmt: skip
-    aws_secret_access_key: str | None = Field(
-        default=None, repr=False, json_schema_extra=_SECRET,
-        description="AWS secret access key; give it as EnvVar.",
-    )  # fmt: skip
-    aws_session_token: str | None = Field(
-        default=None, repr=False, json_schema_extra=_SECRET,
-        description="AWS session token of temporary credentials; give it as EnvVar.",
-    )  # fmt: skip
-
-    def get_object_to_set_on_execution_context(self) -> Any:
-        """Return this resource itself, not dagster-aws' boto3 client."""
-        return self
-
-    def arrow_filesystem(self, bucket: str) -> pafs.S3FileSystem:
-        """Return a pyarrow filesystem with these settings; the region of ``bucket`` is looked up where none is set."""
-        options: dict[str, Any] = {
-            "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=self.max_attempts),
-            "allow_delayed_open": True,  # small files take one request, not three
-        }
-        if self.endpoint_url:
-            parts = urlsplit(self.endpoint_url)
-            options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
-        if self.use_unsigned_session:
-            options["anonymous"] = True
-        elif credentials := self._credentials():
-            options |= dict(zip(("access_key", "secret_key", "session_token"), credentials, strict=True))
-        if self.region_name:
-            options["region"] = self.region_name
-        elif not self.endpoint_url:
-            options["region"] = pafs.resolve_s3_region(bucket)
-        return pafs.S3FileSystem(**options)
-
-    def obstore_config(self) -> dict[str, Any]:
-        """Return these settings as obstore's S3 configuration; empty where nothing is set."""
-        config: dict[str, Any] = {"endpoint": self.endpoint_url, "region": self.region_name}
-        if self.use_unsigned_session:
-            config["skip_signature"] = True
-        elif self.aws_access_key_id or self.profile_name:
-            names = ("access_key_id", "secret_access_key", "session_token")
-            config |= dict(zip(names, self._credentials() or (None, None, None), strict=True))
-        return {name: value for name, value in config.items() if value is not None}
-
-    def _credentials(self) -> tuple[str, str, str | None] | None:
-        """Return key, secret and token: those given, or those that boto3 finds now, which a run does not renew."""
-        if self.aws_access_key_id:
-            return self.aws_access_key_id, self.aws_secret_access_key or "", self.aws_session_token
-        found = boto3.session.Session(profile_name=self.profile_name).get_credentials()
-        if found is None:
-            return None
-        frozen = found.get_frozen_credentials()
-        return frozen.access_key, frozen.secret_key, frozen.token
 
 
 class FilesystemResource(S3Settings):

@@ -26,7 +26,7 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
-from rasteret_assets.storage.objects import check_obstore_works, environment_credentials, status_of
+from rasteret_assets.storage.objects import check_obstore_works, credentials_of_boto3, status_of
 from rasteret_assets.storage.reading import patiently
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _s3(bucket: str, given: Mapping[str, Any], timeout: timedelta) -> ObjectStor
         if given["session_token"]:
             config["session_token"] = given["session_token"]
     else:
-        config |= environment_credentials()
+        config |= credentials_of_boto3()
     return S3Store(bucket, client_options=client, retry_config=_RETRIES, **config)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -46,6 +47,8 @@ _STATUS = re.compile(
     r"Generic \w+ error: Error performing [A-Z]+ \S+ in [^-]*- Server returned non-2xx status code: (\d+) "
 )
 
+# botocore renews credentials at the latest ten minutes before they expire: those it gives out hold so long.
+_CREDENTIALS_HOLD = timedelta(minutes=10)
 
 #: Why obstore may not work, and what helps.
 FORKED: Final = (
@@ -85,7 +88,8 @@ class ObjectStoreBackend(ReadingBackend):
     Args:
         credential_provider: an obstore credential provider; None signs with the environment's credentials, or sends
             unsigned requests where there are none.
-        s3_config: obstore S3 configuration for every bucket (``region``, ``endpoint``, ``request_payer`` ...).
+        s3_config: obstore S3 configuration for every bucket (``region``, ``endpoint``, ``request_payer`` ...), and
+            ``profile_name`` of AWS' configuration files and ``allow_invalid_certificates``.
         bucket_config: the same for single buckets, over ``s3_config``.
     """
 
@@ -224,23 +228,57 @@ def list_objects(bucket: str, prefix: str, config: Mapping[str, Any]) -> Iterato
 
 
 def _open_s3(bucket: str, config: Mapping[str, Any], signed: Mapping[str, Any], **options: Any) -> S3Store:
-    config = dict(config)
+    config = {name: value for name, value in config.items() if value is not None}
+    if not _endpoints(config) and (endpoint := s3_endpoint_of_environment()):
+        config["endpoint"] = endpoint
+    profile, client = config.pop("profile_name", None), _client_options(config)
     if not signed and not {"skip_signature", "access_key_id", "aws_access_key_id"} & config.keys():
-        signed = environment_credentials()
+        signed = credentials_of_boto3(profile)
         if not signed:
             config["skip_signature"] = True
-    client: ClientConfig = {"allow_http": True} if str(config.get("endpoint", "")).startswith("http://") else {}
     return S3Store(bucket, client_options=client, **signed, **config, **options)
 
 
-def environment_credentials() -> dict[str, Any]:
-    """Return a provider of boto3's credentials (profiles, SSO, instance roles), or nothing where boto3 finds none."""
+def _endpoints(config: Mapping[str, Any]) -> list[str]:
+    """Return the addresses in a configuration, under any of obstore's names: ``endpoint``, ``aws_endpoint`` ..."""
+    return [str(value) for name, value in config.items() if "endpoint" in name.lower()]
+
+
+def _client_options(config: dict[str, Any]) -> ClientConfig:
+    """Return how connections are made, and take what says so out of a configuration."""
+    client: ClientConfig = {}
+    if any(endpoint.startswith("http://") for endpoint in _endpoints(config)):
+        client["allow_http"] = True
+    if config.pop("allow_invalid_certificates", False):
+        client["allow_invalid_certificates"] = True
+    return client
+
+
+def s3_endpoint_of_environment() -> str | None:
+    """Return the address of the S3-compatible store that AWS' own variables name; None for AWS itself.
+
+    https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
+    """
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def credentials_of_boto3(profile: str | None = None) -> dict[str, Any]:
+    """Return a provider of the credentials boto3 finds (profiles, SSO, roles ...), renewed before they expire.
+
+    Args:
+        profile: in AWS' configuration files; that of the environment where it is None.
+
+    Returns:
+        ``credential_provider`` of a store; nothing where boto3 finds no credentials.
+    """
     # boto3 takes 0.2 s to import, and only S3 without explicit credentials needs it.
     import boto3  # noqa: PLC0415
     from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
 
-    session = boto3.Session()
-    return {"credential_provider": Boto3CredentialProvider(session)} if session.get_credentials() is not None else {}
+    session = boto3.Session(profile_name=profile)
+    if session.get_credentials() is None:
+        return {}
+    return {"credential_provider": Boto3CredentialProvider(session, ttl=_CREDENTIALS_HOLD)}
 
 
 def status_of(error: BaseError | OSError | ValueError) -> int | None:

@@ -19,5 +19,15 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
+def shipped_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that the shipped settings take from the environment, leading nowhere."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "DAGSTER_LOG_BUCKET"):
+        monkeypatch.setenv(name, name.lower())
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql+psycopg2://dagster@127.0.0.1/dagster")
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "redis://127.0.0.1:1/1")
+
+
+@pytest.fixture
 def scenes(server: RangeServer, tmp_path: Path) -> Scenes:
     return Scenes(server, tmp_path).write()
