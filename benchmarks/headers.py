@@ -7,7 +7,7 @@ holds itself to:
 - *headers/s* is the median over the repetitions of headers by wall-clock time;
 - *requests* and *KiB* are counted at the server;
 - *CPU ms* per header is the reader's, user and system. On one core no reader exceeds 1000 / CPU ms, and unlike
-  headers/s it hardly depends on what else the machine does;
+  headers/s it hardly depends on what else the machine does, so the ratios are of it;
 - every measurement starts on memory that was in use a moment ago: what a virtual machine takes to get memory from its
   host is no reader's doing;
 - *server busy* is the server's share of its core. Near 100 % the server is measured, not the reader. The reader
@@ -17,7 +17,11 @@ holds itself to:
 ``ours`` is end to end (normalized records to the Arrow ledger); ``transport``, ``obstore``, ``aiohttp`` and ``bare``
 fetch the range that ``ours`` asks for and do not parse.
 
-The trials ``--behind --memory --faults --throttle 200 --dead-host`` run instead of the table, on our reader alone.
+``--tls`` measures the same over TLS. Readers trust the authority that is made for the run; async-tiff and rasterio are
+told to trust everybody instead.
+
+The trials ``--behind --memory --faults --missing --throttle 200 --dead-host`` run instead of the table, on our reader
+alone.
 """
 
 from __future__ import annotations
@@ -29,17 +33,18 @@ from collections.abc import Callable, Iterable, Sequence
 from cogs import KINDS, ServedFile, make_changed_file, make_file
 from processes import COMPARED, READERS, SLOW_READERS, RunningServer, missing_reader, run_reader, running_server
 from report import Measurement, add_file_options, as_json, compare, describe_machine, format_table
-from trials import Trial, try_changed_files, try_dead_host, try_faults, try_memory, try_throttle
+from trials import Trial, try_changed_files, try_dead_host, try_faults, try_memory, try_missing, try_throttle
 
 
 def main() -> None:
     """Run what the command line asks for, print it, and write it as JSON where asked to."""
     options = _options()
     print(describe_machine())
-    print(f"latency {options.latency_ms:g} ms, {options.max_concurrent} in flight", flush=True)
+    over = ", over TLS" if options.tls else ""
+    print(f"latency {options.latency_ms:g} ms, {options.max_concurrent} in flight{over}", flush=True)
     files = [make_file(KINDS[name], options.cache) for name in options.kinds]
     changed = [make_changed_file(file, options.cache) for file in files] if options.behind else []
-    with running_server([*files, *changed], options.latency_ms) as server:
+    with running_server([*files, *changed], options.latency_ms, tls=options.tls) as server:
         trials = run_trials(server, files, changed, options)
         measurements = [] if trials else measure_readers(server, files, options)
     bars = compare(measurements)
@@ -69,7 +74,7 @@ def measure_readers(
             for name, reports in runs.items():
                 report = run_reader(
                     name, server, file, headers=_headers(name, options), max_concurrent=options.max_concurrent,
-                    length=length,
+                    length=length, url=server.tls or server.url,
                 )  # fmt: skip
                 if report is None:
                     raise RuntimeError(f"reader {name} did not end in time")
@@ -105,6 +110,8 @@ def run_trials(
         trials.append(try_memory(server, files[0], concurrency))
     if options.faults:
         trials.append(try_faults(server, files, options.headers, concurrency))
+    if options.missing:
+        trials.append(try_missing(server, files, options.headers, concurrency, options.repeat))
     if options.throttle:
         trials.append(try_throttle(server, files[0], min(options.headers, 3000), concurrency, options.throttle))
     if options.dead_host:
@@ -119,10 +126,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--max-concurrent", type=int, default=300)
     parser.add_argument("--kinds", type=_names_of(KINDS), default=list(KINDS), help=",".join(KINDS))
     parser.add_argument("--readers", type=_names_of(READERS), default=COMPARED, help=",".join(READERS))
+    parser.add_argument("--tls", action="store_true", help="the table over TLS, by a certificate made for the run")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--behind", action="store_true", help="headers behind the pixels, as in files changed later")
     parser.add_argument("--memory", action="store_true", help="peak memory of 100 000 headers in one partition")
     parser.add_argument("--faults", action="store_true", help="10 %% 503s, 5 %% resets, 5 %% short bodies together")
+    parser.add_argument("--missing", action="store_true", help="1 %% 404s with a chunked page, against none")
     parser.add_argument("--throttle", type=int, default=0, metavar="N", help="429 beyond N requests a second")
     parser.add_argument("--dead-host", action="store_true", help="one host of two is dead")
     add_file_options(parser, "folder that keeps the served files between runs")

@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,25 +27,41 @@ READERS: Final = {
     "transport": "transport.py",
     "obstore": "with_obstore.py",
     "aiohttp": "with_aiohttp.py",
+    "pycurl": "with_pycurl.py",
+    "pycurl-thread": "with_pycurl_thread.py",
+    "niquests": "with_niquests.py",
     "async-tiff": "with_async_tiff.py",
     "rasterio": "with_rasterio.py",
     "rasteret": "with_rasteret.py",
     "bare": "bare.py",
 }
 #: Those that stand in the table, one line each.
-COMPARED: Final = [name for name in READERS if name != "ours_stage"]
+COMPARED: Final = [name for name in READERS if name not in {"ours_stage", "pycurl", "pycurl-thread", "niquests"}]
+#: Those that fetch a range with one HTTP client and do not parse it.
+TRANSPORTS: Final = ["transport", "obstore", "pycurl", "pycurl-thread", "niquests", "aiohttp"]
+
+#: Modules of readers that the package's extras do not bring along, or that do not run everywhere.
+_MODULES: Final = {"pycurl": "pycurl", "pycurl-thread": "pycurl", "niquests": "niquests"}
+
+#: Runs a command where its first argument is mounted in the place of ``/etc/hosts``, for that process alone.
+_IN_A_NAMESPACE: Final = [
+    "unshare", "--map-root-user", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"'
+]  # fmt: skip
 
 #: Readers that would take minutes over thousands of headers get this many.
-SLOW_READERS: Final = {"rasterio": 600, "rasteret": 600}
+SLOW_READERS: Final = {"rasterio": 600, "rasteret": 600, "niquests": 1000}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunningServer:
-    """Addresses of the running server and of the dead hosts beside it."""
+    """Addresses of the running server and of dead hosts beside it; ``authority`` is the PEM file to trust for TLS."""
 
     url: str
     silent: str
     refusing: str
+    dead_port: int
+    tls: str = ""
+    authority: str = ""
 
     def ask(self, command: str) -> dict[str, Any]:
         """The answer of a control endpoint."""
@@ -52,23 +70,49 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(files: Sequence[ServedFile], latency_ms: float) -> Iterator[RunningServer]:
-    """A server of the files on the first core, until the context ends."""
+def running_server(files: Sequence[ServedFile], latency_ms: float, *, tls: bool = False) -> Iterator[RunningServer]:
+    """A server of files on the first core, until the context ends; with ``tls`` also by a certificate made for it."""
     command = [sys.executable, str(HERE / "server.py"), "--latency-ms", str(latency_ms)]
-    with _on_core(0):
-        process = subprocess.Popen([*command, *(str(file.path) for file in files)], stdout=subprocess.PIPE, text=True)
-    try:
-        line = process.stdout.readline() if process.stdout else ""
-        if not line:
-            raise RuntimeError("the server did not start; its error is above")
-        yield RunningServer(**json.loads(line))
-    finally:
-        process.kill()
-        process.wait()
+    with ExitStack() as stack:
+        authority = ""
+        if tls:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            authority = str(_make_certificate(folder))
+            command.append(f"--certificate={folder / 'server.pem'}")
+        with _on_core(0):
+            process = subprocess.Popen(
+                [*command, *(str(file.path) for file in files)], stdout=subprocess.PIPE, text=True
+            )
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            if not line:
+                raise RuntimeError("the server did not start; its error is above")
+            yield RunningServer(**json.loads(line), authority=authority)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _make_certificate(folder: Path) -> Path:
+    """Write the server's key and certificate to ``server.pem``, and return the file of the authority that signed it."""
+    import trustme  # noqa: PLC0415 - only needed for TLS
+
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    issued.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    return folder / "authority.pem"
 
 
 def run_reader(
-    name: str, server: RunningServer, file: ServedFile, *, timeout: float = 900, **job: int | str
+    name: str,
+    server: RunningServer,
+    file: ServedFile,
+    *,
+    timeout: float = 900,
+    hosts: Path | None = None,
+    touched_bytes: int = 2 * 2**30,
+    **job: float | str,
 ) -> dict[str, Any] | None:
     """The report of a reader in a fresh process on the last core; None where it did not end in ``timeout`` seconds.
 
@@ -77,18 +121,28 @@ def run_reader(
         server: to read from.
         file: whose copies are read.
         timeout: in seconds.
-        job: fields of the readers' ``Job``.
+        hosts: file that the reader finds in the place of ``/etc/hosts``.
+        touched_bytes: of :func:`settle`: more than the reader will use.
+        job: fields of the readers' ``Job``; ``url`` for another address of the server.
 
     Raises:
         RuntimeError: if the reader failed.
     """
-    job = {"url": server.url, "kind": file.kind.name, "oracle": str(file.oracle), **job}
+    job = {
+        "url": server.url, "control": server.url, "kind": file.kind.name, "oracle": str(file.oracle), **job
+    }  # fmt: skip
     options = [f"--{key.replace('_', '-')}={value}" for key, value in job.items()]
     command = [_python(name), str(HERE / "readers" / READERS[name]), *options]
-    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
-    settle()
+    if hosts is not None:
+        command = [*_IN_A_NAMESPACE, str(hosts), *command]
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
+    }  # fmt: skip
+    if server.authority:
+        environment["SSL_CERT_FILE"] = server.authority
+    settle(touched_bytes)
     with _on_core(-1):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -119,6 +173,8 @@ def missing_reader(name: str) -> str | None:
     """Why a reader cannot run here, if it cannot."""
     if name == "rasteret" and "RASTERET_PYTHON" not in os.environ:
         return "RASTERET_PYTHON names no Python that has rasteret"
+    if name in _MODULES and find_spec(_MODULES[name]) is None:
+        return f"{_MODULES[name]} is not installed"
     return None
 
 

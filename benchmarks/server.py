@@ -1,14 +1,17 @@
 """A range server that is not the bottleneck: one uvloop protocol, answers made once and kept, latency by timer.
 
-``/<kind>/<anything>`` is the file of that kind, so any number of distinct URLs is served from three files. Control,
-which is neither delayed nor counted:
+``/<kind>/<anything>`` is the file of that kind, so any number of distinct URLs is served from three files;
+``/<odd>/<kind>/<anything>`` is the same, answered oddly (``odd_answers.py``). Control, which is neither delayed nor
+counted:
 
 - ``/-/reset`` zeroes the counters,
 - ``/-/stats`` returns them as JSON,
-- ``/-/faults?unavailable=0.1&reset=0.05&short=0.05&throttle=200`` sets what goes wrong from then on (absent: nothing).
+- ``/-/faults?unavailable=0.1&reset=0.05&short=0.05&missing=0.01&throttle=200`` sets what goes wrong from then on
+  (absent: nothing); ``missing`` are 404s with a chunked page, as object stores send them.
 
-The first line of standard output names the server's URL and those of two dead hosts beside it: ``silent`` accepts
-connections and never answers, ``refusing`` is a port nobody listens on.
+The first line of standard output names the server's ``url``, and ``tls``, the same over TLS, where a certificate was
+given. It also names dead hosts: ``silent`` accepts connections and never answers, nobody listens on ``refusing``, and
+``dead_port`` is the server's own port, which takes no connection at ``::1`` (0: this machine has no ``::1``).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import random
 import re
 import resource
 import socket
+import ssl
 import struct
 import time
 from collections import Counter
@@ -30,6 +34,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 import uvloop
+from odd_answers import ODD_ANSWERS, Asked
 
 _REQUEST = re.compile(rb"(GET|HEAD) /([^/ ]*)/([^ ]*) HTTP/1\.1\r\n")
 #: One range, or one and the end of the object beside it.
@@ -40,6 +45,15 @@ _SAMPLE_S = 0.25
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 _THROTTLED = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+_PAGE = (
+    b"<?xml version='1.0' encoding='UTF-8'?>"
+    b"<Error><Code>NoSuchKey</Code><Message>There is no such key.</Message></Error>"
+)
+_MISSING = (
+    b"HTTP/1.1 404 Not Found\r\nContent-Type: application/xml\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"%x\r\n%b\r\n0\r\n\r\n" % (len(_PAGE), _PAGE)
+)
+_ERRORS = {"503": _UNAVAILABLE, "429": _THROTTLED, "404": _MISSING}
 
 
 def _cpu_seconds() -> float:
@@ -54,14 +68,19 @@ class Faults:
     unavailable: float = 0.0
     reset: float = 0.0
     short: float = 0.0
+    missing: float = 0.0
     throttle: float = 0.0
 
 
 @dataclass(kw_only=True)
 class Counters:
-    """What was asked since the last reset; ``concurrency`` holds the most requests in flight per quarter second."""
+    """What was asked since the last reset; ``concurrency`` holds the most requests in flight per quarter second.
+
+    Connections are counted where they are first asked, so that those of control are not.
+    """
 
     requests: int = 0
+    connections: int = 0
     bytes: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     ranges: Counter[str] = field(default_factory=Counter)
@@ -73,7 +92,7 @@ class Counters:
     def report(self) -> dict[str, object]:
         """As JSON tells it: ``seconds`` is from the first request to the last answer."""
         return {
-            "requests": self.requests, "bytes": self.bytes,
+            "requests": self.requests, "connections": self.connections, "bytes": self.bytes,
             "statuses": dict(self.statuses), "ranges": self.ranges.most_common(3), "concurrency": self.concurrency,
             "seconds": self.last - self.first, "cpu_seconds": _cpu_seconds() - self.cpu_started,
         }  # fmt: skip
@@ -158,7 +177,8 @@ class Server:
                 return "429"
         draw = self.random.random()
         for name, share in (
-            ("503", self.faults.unavailable), ("reset", self.faults.reset), ("short", self.faults.short)
+            ("503", self.faults.unavailable), ("reset", self.faults.reset), ("short", self.faults.short),
+            ("404", self.faults.missing),
         ):  # fmt: skip
             if draw < share:
                 return name
@@ -180,9 +200,23 @@ class Connection(asyncio.Protocol):
         self.server = server
         self.loop = asyncio.get_running_loop()
         self.received = b""
+        self.asked_before = False
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self.tasks: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
+        for task in self.tasks:
+            task.cancel()
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -203,15 +237,42 @@ class Connection(asyncio.Protocol):
             return
         counters = server.counters
         counters.requests += 1
+        counters.connections += not self.asked_before
+        self.asked_before = True
         counters.first = counters.first or time.monotonic()
         server.in_flight += 1
         server.most_in_flight = max(server.most_in_flight, server.in_flight)
-        file = server.files.get(name)
+        odd = ODD_ANSWERS.get(name)
+        file = server.files.get(rest.partition(b"/")[0] if odd else name)
         ranged = _RANGE.search(request)
         first, last, tail = ranged.groups(b"") if ranged else (b"", b"", b"")
         head, body = file.answer(method, first, last, tail) if file else (_NOT_FOUND, b"")
         counters.ranges[f"{method.decode()} {first.decode()}-{last.decode()}"] += 1
-        self.loop.call_later(server.latency_s, self.reply, head, body, server.fault())
+        if odd is None:
+            self.loop.call_later(server.latency_s, self.reply, head, body, server.fault())
+            return
+        task = self.loop.create_task(self.reply_oddly(name, Asked(rest, head, body)))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def reply_oddly(self, name: bytes, asked: Asked) -> None:
+        """Send one of the odd answers when the latency is over."""
+        counters = self.server.counters
+        counters.statuses[name.decode()] += 1
+        await asyncio.sleep(self.server.latency_s)
+        try:
+            await ODD_ANSWERS[name](self, asked)
+        finally:
+            self.server.in_flight -= 1
+            counters.last = time.monotonic()
+
+    async def send(self, data: bytes) -> None:
+        self.server.counters.bytes += len(data)
+        self.transport.write(data)
+        await self.writable.wait()
+
+    def close(self) -> None:
+        self.transport.close()
 
     def reply(self, head: bytes, body: bytes, fault: str) -> None:
         """Send an answer, or what is left of it."""
@@ -222,8 +283,8 @@ class Connection(asyncio.Protocol):
         if not fault:
             counters.bytes += len(body)
             self.transport.writelines((head, body))
-        elif fault in {"503", "429"}:
-            self.transport.write(_UNAVAILABLE if fault == "503" else _THROTTLED)
+        elif fault in _ERRORS:
+            self.transport.write(_ERRORS[fault])
         else:
             self.spoil(head, body, fault)
 
@@ -245,7 +306,19 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
 
-async def serve(server: Server) -> None:
+def dead_end(port: int) -> list[socket.socket]:
+    """Sockets that keep ``[::1]:port`` from answering: a listener whose queue is full; none without such an address."""
+    listener, filler = socket.socket(socket.AF_INET6), socket.socket(socket.AF_INET6)
+    try:
+        listener.bind(("::1", port))
+        listener.listen(0)
+        filler.connect(("::1", port))
+    except OSError:
+        return []
+    return [listener, filler]
+
+
+async def serve(server: Server, certificate: Path | None) -> None:
     """Serve until killed."""
     loop = asyncio.get_running_loop()
     living = await loop.create_server(lambda: Connection(server), "127.0.0.1", 0, backlog=4096)
@@ -253,7 +326,15 @@ async def serve(server: Server) -> None:
     refusing = socket.socket()
     refusing.bind(("127.0.0.3", 0))
     ports = {"url": living.sockets[0], "silent": silent.sockets[0], "refusing": refusing}
-    print(json.dumps({name: "http://{}:{}".format(*sock.getsockname()) for name, sock in ports.items()}), flush=True)
+    told = {name: "http://{}:{}".format(*sock.getsockname()) for name, sock in ports.items()}
+    if certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+        safe = await loop.create_server(lambda: Connection(server), "127.0.0.1", 0, backlog=4096, ssl=context)
+        told["tls"] = "https://{}:{}".format(*safe.sockets[0].getsockname())
+    port = living.sockets[0].getsockname()[1]
+    dead = dead_end(port)
+    print(json.dumps({**told, "dead_port": port if dead else 0}), flush=True)
     server.sample()
     await living.serve_forever()
 
@@ -261,10 +342,11 @@ async def serve(server: Server) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latency-ms", type=float, default=20)
+    parser.add_argument("--certificate", type=Path, help="PEM file with key and certificate; without it no TLS")
     parser.add_argument("files", nargs="+", type=Path, help="served under their names without suffix")
     options = parser.parse_args()
     files = {path.stem.encode(): ServedKind(path) for path in options.files}
-    uvloop.run(serve(Server(files, options.latency_ms / 1000)))
+    uvloop.run(serve(Server(files, options.latency_ms / 1000), options.certificate))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Our reader under adversity: a very large partition, faults, a throttling host, a dead host beside a living one."""
+"""Our reader under adversity: a very large partition, faults, missing files, hosts that throttle or are dead."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,7 +47,34 @@ def try_faults(server: RunningServer, files: Sequence[ServedFile], headers: int,
             f"{file.kind.name}: {run['good']} of {headers} right in {run['seconds']:.1f} s, "
             f"failures {run['failures']}, answers {run['server']['statuses']}"
         )
-        trial.bars.extend([_all_right(file, headers, run), _requests(file, headers, run, 1.35)])
+        trial.bars.extend([_all_right(file, headers, run), _requests(file, headers, run, 1.3)])
+    return trial
+
+
+def try_missing(
+    server: RunningServer, files: Sequence[ServedFile], headers: int, concurrency: int, repeat: int
+) -> Trial:
+    """1 % 404s with a chunked page: CPU time against that of a host without, run in turns."""
+    trial = Trial(name="missing")
+    for file in files:
+        cpu: dict[float, list[float]] = {0.0: [], 0.01: []}
+        right = 100.0
+        for share in [0.0, 0.01] * repeat:
+            server.ask(f"faults?missing={share}")
+            run = _finished(run_reader("ours", server, file, headers=headers, max_concurrent=concurrency))
+            trial.raw.append(run)
+            cpu[share].append(1000 * run["cpu_seconds"] / headers)
+            right = min(right, 100 * run["good"] / run["server"]["statuses"]["206"])
+        server.ask("faults")
+        without, with_some = statistics.median(cpu[0.0]), statistics.median(cpu[0.01])
+        name = file.kind.name
+        trial.notes.append(
+            f"{name}: {with_some:.3f} ms of CPU time a header, {without:.3f} without, {repeat} runs each"
+        )
+        trial.bars += [
+            Bar(name=f"{name}: with 1 % missing / without, CPU", value=with_some / without, bar=1.1, at_least=False),
+            Bar(name=f"{name}: headers right of those there", value=right, bar=100, unit=" %"),
+        ]
     return trial
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -46,8 +47,9 @@ async def read(job: Job) -> int:
     address = urlsplit(job.url)
     loop = asyncio.get_running_loop()
     paths = iter(job.paths)
+    context = ssl.create_default_context() if address.scheme == "https" else None
     pairs = [
-        await loop.create_connection(lambda: Asker(paths, job.length), address.hostname, address.port)
+        await loop.create_connection(lambda: Asker(paths, job.length), address.hostname, address.port, ssl=context)
         for _ in range(job.max_concurrent)
     ]
     return sum([await asker.done for _, asker in pairs])

@@ -2,6 +2,9 @@
 
 Standard library only, because rasteret runs in a Python of its own. A reader is warmed up with one header, so that
 imports and thread pools are not counted; then the server's counters are zeroed and the clock starts.
+
+Readers that only fetch do so through :func:`fetch_all`, which tells right bytes, wrong bytes and errors apart. Those
+whose library hands over the head of an answer refuse, as any caller would, what :func:`refuse_other` refuses.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import os
 import resource
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -35,9 +39,15 @@ class Job:
         oracle: JSON file with the true tile table, for readers that check theirs.
         beside: URL of another host that holds every second file.
         first: number of the first file, so that no file is read twice.
+        path: of the one file that is read again and again; "" for a file of its own each time.
+        check: file that begins with the right bytes, compared with all that is fetched; "" to look at the length only.
+        idle_s: seconds without a byte after which a transport is to give up.
+        warm: headers read before the clock starts; 0 where one might hang.
+        control: URL of the server where it can be controlled.
     """
 
     url: str
+    control: str
     kind: str = "s2"
     headers: int = 1000
     max_concurrent: int = 300
@@ -45,10 +55,16 @@ class Job:
     oracle: str = ""
     beside: str = ""
     first: int = 1
+    path: str = ""
+    check: str = ""
+    idle_s: float = 30.0
+    warm: int = 1
 
     @property
     def paths(self) -> list[str]:
         """Of the files, relative to the host."""
+        if self.path:
+            return [self.path] * self.headers
         return [f"{self.kind}/{number}/B02.tif" for number in range(self.first, self.first + self.headers)]
 
     @property
@@ -69,8 +85,8 @@ def measure(
         given: makes what the reader starts from, by default the job; not timed.
     """
     job = _job()
-    first = replace(job, headers=1, first=0, beside="")
-    read(given(first))
+    if job.warm:
+        read(given(replace(job, headers=job.warm, first=0, beside="")))
     material = given(job)
     _ask(job, "reset")
     cpu, start = _cpu_seconds(), time.perf_counter()
@@ -93,16 +109,61 @@ async def in_flight(items: Sequence[str], work: Callable[[str], Awaitable[T]], l
     return results
 
 
+async def fetch_all(job: Job, items: Sequence[str], fetch: Callable[[str], Awaitable[Any]]) -> Counter[str]:
+    """How often ``fetch`` gave ``right`` and ``wrong`` bytes of an item, and how often which error."""
+    expected = _first_bytes(job.check, job.length) if job.check else b""
+    pending = iter(items)
+    outcomes: Counter[str] = Counter()
+
+    async def worker(shared: Iterator[str]) -> None:
+        for item in shared:
+            try:
+                data = memoryview(await fetch(item))
+            except Exception as error:  # noqa: BLE001 - each library has its own
+                outcomes[type(error).__name__] += 1
+                continue
+            right = data == expected if expected else len(data) == job.length
+            outcomes["right" if right else "wrong"] += 1
+
+    await asyncio.gather(*(worker(pending) for _ in range(job.max_concurrent)))
+    return outcomes
+
+
+def _first_bytes(path: str, count: int) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(count)
+
+
+def judge_outcomes(_: Job, outcomes: Counter[str]) -> dict[str, Any]:
+    """What :func:`measure` reports of a reader that fetches."""
+    return {"good": outcomes["right"], "outcomes": dict(outcomes)}
+
+
+class RefusedError(Exception):
+    """An answer that is not the range that was asked for."""
+
+
+def refuse_other(status: int, content_range: str | None, job: Job) -> None:
+    """Raise where the head of an answer says that it is not the range that was asked for."""
+    if status != 206:
+        raise RefusedError(f"HTTP {status}")
+    if not (content_range or "").startswith(f"bytes 0-{job.length - 1}/"):
+        raise RefusedError(f"another range: {content_range}")
+
+
+_TYPES: dict[Any, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+
+
 def _job() -> Job:
     parser = argparse.ArgumentParser()
     for name, kind in ((option.name, option.type) for option in fields(Job)):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int if kind == "int" else str, dest=name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=_TYPES[kind], dest=name)
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     return Job(**given)
 
 
 def _ask(job: Job, command: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{job.url}/-/{command}") as answer:
+    with urllib.request.urlopen(f"{job.control}/-/{command}") as answer:
         return json.load(answer)
 
 

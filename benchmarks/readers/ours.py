@@ -14,6 +14,7 @@ import shapely
 from harness import Job, measure
 
 from rasteret_assets import create_backend
+from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.rows import MemorySink
 from rasteret_assets.headers.stage import BandMetadataReader, count_failures
 from rasteret_assets.records.normalize import normalize_records
@@ -27,7 +28,13 @@ def read(given: tuple[Job, pa.Table], *, overviews: bool = True) -> tuple[pa.Tab
     job, normalized = given
     sink = MemorySink()
     reader = BandMetadataReader(
-        ["B02"], create_backend(), explicit=True, max_concurrent=job.max_concurrent, sink=sink, overviews=overviews
+        ["B02"],
+        create_backend(),
+        explicit=True,
+        places=Places(),
+        max_concurrent=job.max_concurrent,
+        sink=sink,
+        overviews=overviews,
     )
     step, rows = reader.slice_rows, normalized.num_rows
     ledger = pa.concat_tables([

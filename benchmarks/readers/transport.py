@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from harness import Job, in_flight, measure
+from collections import Counter
+from typing import Any
+
+from harness import Job, fetch_all, judge_outcomes, measure
 
 from rasteret_assets import create_backend
+from rasteret_assets.storage import http_ranges
 from rasteret_assets.storage.backend import as_reader
 from rasteret_assets.storage.create import close_backend
 from rasteret_assets.storage.processes import run_sync
 
 
-def read(job: Job) -> list[int]:
+def read(job: Job) -> Counter[str]:
+    http_ranges.IDLE_TIMEOUT_S = job.idle_s
     return run_sync(_read(job))
 
 
-async def _read(job: Job) -> list[int]:
+async def _read(job: Job) -> Counter[str]:
     backend = create_backend()
     reader = as_reader(backend)  # looked up once, as a header fetch does
 
-    async def fetch(url: str) -> int:
-        return len(memoryview((await reader.read(url, 0, job.length)).data))
+    async def fetch(url: str) -> Any:
+        return (await reader.read(url, 0, job.length)).data
 
     try:
-        return await in_flight(job.urls, fetch, job.max_concurrent)
+        return await fetch_all(job, job.urls, fetch)
     finally:
         await close_backend(backend)
 
 
 if __name__ == "__main__":
-    measure(read, lambda job, lengths: {"good": lengths.count(job.length)})
+    measure(read, judge_outcomes)

@@ -6,12 +6,17 @@ Its client refuses plain http, and the server speaks nothing else, so that is sw
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
 from harness import Job, measure
 from rasteret.fetch import cog
 from rasteret.fetch.header_parser import AsyncCOGHeaderParser
 
 cog._OBSTORE_CLIENT_OPTIONS["allow_http"] = "true"  # noqa: SLF001 - there is no public way
+
+if authority := os.environ.get("SSL_CERT_FILE"):
+    cog._OBSTORE_CLIENT_OPTIONS["root_certificate"] = Path(authority).read_text()  # noqa: SLF001 - nor for this
 
 
 async def read(job: Job) -> list[int]:
