@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Protocol
 
 #: A path whose escapes, double slash and query must reach the server as they are written; behind ``/exact/``.
-EXACT: Final = "a//%7Eb%20c.tif?sig=x%2Fy%3D"
+EXACT: Final = "s2//%7Eb%20c.tif?sig=x%2Fy%3D"
 #: Pieces in which a trickling body comes, and seconds between them.
 TRICKLE: Final = (20, 0.1)
 _PIECE: Final = bytes(64 * 1024)

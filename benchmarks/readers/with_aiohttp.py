@@ -7,6 +7,7 @@ from collections import Counter
 import aiohttp
 import uvloop
 from harness import Job, fetch_all, judge_outcomes, measure, refuse_other
+from yarl import URL
 
 
 async def read(job: Job) -> Counter[str]:
@@ -16,7 +17,7 @@ async def read(job: Job) -> Counter[str]:
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
 
         async def fetch(url: str) -> bytes:
-            async with session.get(url, headers=headers) as response:
+            async with session.get(URL(url, encoded=True), headers=headers) as response:
                 refuse_other(response.status, response.headers.get("Content-Range"), job)
                 return await response.content.readexactly(job.length)
 

@@ -3,6 +3,13 @@
 obstore addresses objects by path and normalizes it, so a query string, a ``//`` or a percent-escape would not reach the
 server as written; and it tells an object's validators only at the price of a general request. Ranges therefore go over
 plain connections of our own, and over aiohttp where there is a proxy on the way. Redirects are followed here, for both.
+
+The client is our own because measurements beside well-kept libraries say so (``benchmarks/transports.py``). 1000 ranges
+of 16 KiB take 0.049 s of processor time here, of which 0.007 s would stay with any library. libcurl in a thread takes
+0.076 s, obstore 0.132 s, aiohttp 0.205 s, niquests 1.44 s. Over TLS the five take 0.152, 0.159, 0.270, 0.272, 2.11 s:
+libcurl is the one that comes near, and for ranges of 64 MB over TLS it takes a third less than ours. Reasons against
+libcurl are a compiled library with a TLS implementation and an authority file of its own, a second thread, and an idle
+timeout that is an average over several seconds. obstore also reads an error page as long as the page goes on.
 """
 
 from __future__ import annotations
