@@ -201,7 +201,7 @@ class _Fetch:
         try:
             await self.reader.read(self.targets[index], outcome)
         except RasteretAssetsError as error:
-            outcome.error = error
+            outcome.error = _without_frames(error)
             if not isinstance(error, RangeReadError):
                 queue.state.answered()
             else:
@@ -277,3 +277,12 @@ class _Fetch:
         if self.progress is not None and (final or now - self.reported >= _PROGRESS_INTERVAL_S):
             self.reported = now
             self.progress(self.totals)
+
+
+def _without_frames(error: RasteretAssetsError) -> RasteretAssetsError:
+    """Return an error that keeps no frame alive, because each holds the buffers of the answer that it was raised over.
+
+    Failures are kept until their group is handed on, and Python's own collection of cycles is held back meanwhile.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -37,6 +37,10 @@ def header_structs(headers: Sequence[Header], band_indices: Sequence[int]) -> pa
         else:
             alone.append(header)
             rows.append(row)
+    if len(together) == 1 and not any(alone):
+        (((family, part), (members, places)),) = together.items()
+        found = _together(family, part, members, [band_indices[row] for row in places])
+        return found if not alone else _spread(found, places, len(headers))
     parts = [_single(alone, [band_indices[row] for row in rows])] if alone or not together else []
     for (family, part), (members, places) in together.items():
         parts.append(_together(family, part, members, [band_indices[row] for row in places]))
@@ -44,6 +48,24 @@ def header_structs(headers: Sequence[Header], band_indices: Sequence[int]) -> pa
     if len(parts) == 1:
         return parts[0]
     return pa.concat_arrays(parts).take(pa.array(np.argsort(rows, kind="stable")))
+
+
+def _spread(structs: pa.StructArray, places: Sequence[int], count: int) -> pa.StructArray:
+    """Put structs at some places among ``count`` rows, which are null elsewhere; no tile table is copied."""
+    is_there = np.zeros(count, bool)
+    is_there[np.asarray(places)] = True
+    numbers = pa.array(np.cumsum(is_there) - 1, mask=~is_there)
+    # Of a list that is null the end of the one before it is both start and end.
+    bounds = np.concatenate([[0], np.cumsum(is_there)])
+    columns = []
+    for child in structs.type:
+        column = structs.field(child.name)
+        if pa.types.is_list(child.type) and not column.null_count:
+            ends = pa.array(np.asarray(column.offsets)[bounds], pa.int32())
+            columns.append(pa.ListArray.from_arrays(ends, column.values, type=child.type, mask=pa.array(~is_there)))
+        else:
+            columns.append(column.take(numbers))
+    return pa.StructArray.from_arrays(columns, fields=list(structs.type), mask=pa.array(~is_there))
 
 
 def _together(
