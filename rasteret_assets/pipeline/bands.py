@@ -70,7 +70,7 @@ def make_band_metadata(build: Build, keys: Sequence[str]) -> dict[str, StageResu
                 _without_damaged_headers(build, lambda: _prepare_headers(build, key))
         return True
 
-    prepared = side_by_side(keys, prepare, partitions_at_once(build), build.failed)
+    prepared = side_by_side(keys, prepare, partitions_at_once(build, keys), build.failed)
     at_once = max(1, min(_FETCHED_AT_ONCE, build.spec.max_concurrent // max([1, *map(build.most_headers, prepared)])))
     guard = Lock()
 

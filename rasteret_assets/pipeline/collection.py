@@ -38,7 +38,7 @@ def make_collection(build: Build, keys: Sequence[str]) -> dict[str, StageResult]
     """Publish partitions, and unpublish those that are gone after them: a record that moved is never missing."""
     there = [key for key in keys if not build.is_gone(key)]
     gone = [key for key in keys if build.is_gone(key)]
-    at_once = partitions_at_once(build)
+    at_once = partitions_at_once(build, keys)
     results: dict[str, StageResult] = {}
     for group in (there, gone):
         results |= side_by_side(group, lambda key: _publish(build, key), at_once, build.failed)

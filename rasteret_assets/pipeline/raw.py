@@ -62,7 +62,6 @@ def make_raw_records(build: Build, keys: Sequence[str]) -> dict[str, StageResult
             results = side_by_side(keys, put, at_once=1, failed=build.failed)
         build._profile = profile  # noqa: SLF001
     remove_earlier_tables(workspace, set(keys))
-    build.most_rows = max((result.rows for result in results.values()), default=0)
     return results
 
 

@@ -41,7 +41,7 @@ _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_as
 
 def make_normalized_records(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
     """Normalize the raw records of some partitions."""
-    return side_by_side(keys, lambda key: _normalize(build, key), partitions_at_once(build), build.failed)
+    return side_by_side(keys, lambda key: _normalize(build, key), partitions_at_once(build, keys), build.failed)
 
 
 def _normalize(build: Build, key: str) -> StageResult:

@@ -94,8 +94,6 @@ class Build:
     _profile: SourceProfile | None = None
     _handed: dict[str, list[pa.RecordBatch]] = field(default_factory=dict)
     _handed_bytes: int = 0
-    #: Rows of the largest partition, where they are known.
-    most_rows: int = 0
 
     @contextmanager
     def looking(self, *, trust_stored: bool = True) -> Iterator[SourceProfile]:
@@ -129,11 +127,14 @@ class Build:
             self._profile = stored_profile(self.workspace)
         return self._profile is not None and key not in self._profile.partitions
 
+    def most_rows(self, keys: Sequence[str]) -> int:
+        """Return the rows of the largest of some partitions, as the source was last looked at."""
+        there = [key for key in keys if not self.is_gone(key)]
+        return max((self._profile.partitions[key].rows for key in there), default=0) if self._profile is not None else 0
+
     def most_headers(self, key: str) -> int:
         """Return how many headers a partition has at most, as the source was last looked at."""
-        if self.is_gone(key) or self._profile is None:
-            return 0
-        return self._profile.partitions[key].rows * len(self._profile.bands)
+        return self.most_rows([key]) * (len(self._profile.bands) if self._profile is not None else 0)
 
     def hand_on(self, key: str, batches: list[pa.RecordBatch]) -> None:
         """Keep normalized records for the next stages of this process, if there is room."""
@@ -191,10 +192,10 @@ class Stage:
     make: Callable[[Build, Sequence[str]], dict[str, StageResult]]
 
 
-def partitions_at_once(build: Build) -> int:
-    """Return how many partitions of a build are worked on side by side."""
+def partitions_at_once(build: Build, keys: Sequence[str]) -> int:
+    """Return how many of some partitions of a build are worked on side by side."""
     cores = min(_LARGE_AT_ONCE, os.cpu_count() or 1)
-    small = not build.workspace.is_local and 0 < build.most_rows <= _SMALL_ROWS
+    small = not build.workspace.is_local and 0 < build.most_rows(keys) <= _SMALL_ROWS
     return max(cores, _SMALL_AT_ONCE) if small else cores
 
 
