@@ -60,8 +60,8 @@ class CollectionAttributes(CollectionSpec):
     """What may stand under ``attributes:``; every value may be a template such as ``{{ env.NAME }}``.
 
     Args:
-        own_resources: the project defines the resources ``filesystem`` and ``backend`` itself; otherwise the component
-            brings those for local files and credentials of the environment.
+        own_resources: the project defines the resources ``rasteret_filesystem`` and ``rasteret_backend`` itself;
+            otherwise the component brings those for local files and credentials of the environment.
     """
 
     own_resources: bool = False

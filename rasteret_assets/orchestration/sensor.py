@@ -88,8 +88,8 @@ def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
             else f"Tells Dagster which partitions of {spec.name} changed; declarative automation builds them."
         ),
     )
-    def refresh(context: dg.SensorEvaluationContext, filesystem: FilesystemResource) -> dg.SensorResult:
-        found = compare(context.instance, filesystem, spec)
+    def refresh(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
+        found = compare(context.instance, rasteret_filesystem, spec)
         cursor, changed = _advance(Cursor.from_text(context.cursor), found.want, found.have)
         cursor, due = _ask(cursor, found, time.time())
         # A run that ended without publishing a partition may have ended for the sake of that one.

@@ -47,12 +47,12 @@ def raw_records(spec: CollectionSpec) -> dg.AssetsDefinition:
         kinds={"arrow"},
     )
     def raw_records(
-        context: dg.AssetExecutionContext, filesystem: FilesystemResource, options: BuildOptions
+        context: dg.AssetExecutionContext, rasteret_filesystem: FilesystemResource, rasteret_options: BuildOptions
     ) -> Iterator[dg.MaterializeResult[None]]:
         with explained():
-            step = StageStep(context, filesystem.open_workspace(spec), spec, RAW)
-            force = options.force or spec.force
-            source = filesystem.open_source(spec, trust_stored=not force)
+            step = StageStep(context, rasteret_filesystem.open_workspace(spec), spec, RAW)
+            force = rasteret_options.force or spec.force
+            source = rasteret_filesystem.open_source(spec, trust_stored=not force)
             results = step.run(Build(workspace=step.workspace, spec=spec, source=source, force=force))
         yield from step.report(results, lambda result: stage_metadata(step.workspace, spec, RAW, result, forced=force))
 
@@ -75,15 +75,15 @@ def normalized_records(spec: CollectionSpec) -> dg.AssetsDefinition:
         kinds={"arrow"},
     )
     def normalized_records(
-        context: dg.AssetExecutionContext, filesystem: FilesystemResource, options: BuildOptions
+        context: dg.AssetExecutionContext, rasteret_filesystem: FilesystemResource, rasteret_options: BuildOptions
     ) -> Iterator[dg.MaterializeResult[None]]:
         with explained():
-            step = StageStep(context, filesystem.open_workspace(spec), spec, NORMALIZED)
+            step = StageStep(context, rasteret_filesystem.open_workspace(spec), spec, NORMALIZED)
             build = Build(workspace=step.workspace, spec=spec)
             results = step.run(build, explain=lambda key, error: _rejects(step, key, error))
 
         def described(result: StageResult) -> dict[str, Any]:
-            metadata = stage_metadata(step.workspace, spec, NORMALIZED, result, forced=options.force)
+            metadata = stage_metadata(step.workspace, spec, NORMALIZED, result, forced=rasteret_options.force)
             if result.counts.get("rejected_records"):
                 metadata |= rejected_metadata(step.workspace, spec, result.key)
             return metadata
@@ -116,18 +116,19 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
     )
     def band_metadata(
         context: dg.AssetExecutionContext,
-        filesystem: FilesystemResource,
-        backend: StorageBackendResource,
-        options: BuildOptions,
+        rasteret_filesystem: FilesystemResource,
+        rasteret_backend: StorageBackendResource,
+        rasteret_options: BuildOptions,
     ) -> Iterator[dg.MaterializeResult[None]]:
         with explained():
-            step, force = StageStep(context, filesystem.open_workspace(spec), spec, BANDS), options.force or spec.force
+            step = StageStep(context, rasteret_filesystem.open_workspace(spec), spec, BANDS)
+            force = rasteret_options.force or spec.force
             build = Build(
                 workspace=step.workspace,
                 spec=spec,
-                backend=backend.backend(spec),
+                backend=rasteret_backend.backend(spec),
                 force=force,
-                revalidate=options.revalidate,
+                revalidate=rasteret_options.revalidate,
                 progress=lambda key: logged_progress(context, key),
             )
             results = step.run(build)
@@ -166,12 +167,12 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
     )
     def collection(
         context: dg.AssetExecutionContext,
-        filesystem: FilesystemResource,
-        backend: StorageBackendResource,
-        options: BuildOptions,
+        rasteret_filesystem: FilesystemResource,
+        rasteret_backend: StorageBackendResource,
+        rasteret_options: BuildOptions,
     ) -> Iterator[dg.MaterializeResult[None]]:
         with explained():
-            step = StageStep(context, filesystem.open_workspace(spec), spec, COLLECTION)
+            step = StageStep(context, rasteret_filesystem.open_workspace(spec), spec, COLLECTION)
             # What the run's own steps have checked needs no second look.
             unchecked = [stage for stage in (NORMALIZED, BANDS) if stage not in step.stages_of_run]
             for key, told in publication_errors(step.workspace, spec, step.keys, unchecked).items():
@@ -181,9 +182,9 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
             tidy(build)
 
         def described(result: StageResult) -> dict[str, Any]:
-            metadata = stage_metadata(step.workspace, spec, COLLECTION, result, forced=options.force)
+            metadata = stage_metadata(step.workspace, spec, COLLECTION, result, forced=rasteret_options.force)
             if spec.graph.preview and result.path:
-                picture = preview(step.workspace, result.path, backend.backend(spec))
+                picture = preview(step.workspace, result.path, rasteret_backend.backend(spec))
                 metadata["preview"] = dg.MetadataValue.md(picture)
             return metadata
 

@@ -28,7 +28,7 @@ def evaluate(scenes: Scenes, instance: dg.DagsterInstance, schedule: str, hour: 
     with dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=datetime(2024, 9, 1, hour, tzinfo=UTC),
-        resources={"filesystem": FilesystemResource()},
+        resources={"rasteret_filesystem": FilesystemResource()},
     ) as context:
         made = definition(context)
     return [] if isinstance(made, dg.SkipReason) else list(made)
@@ -92,7 +92,7 @@ def test_the_revalidate_job_reads_files_that_were_replaced(scenes: Scenes, insta
 
 
 def retried(scenes: Scenes, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
-    definitions, resources = scenes.definitions(), {"filesystem": FilesystemResource()}
+    definitions, resources = scenes.definitions(), {"rasteret_filesystem": FilesystemResource()}
     context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=definitions, resources=resources)
     return definitions.resolve_sensor_def("scenes_retry")(context)
 
