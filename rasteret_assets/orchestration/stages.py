@@ -209,7 +209,6 @@ def _stage_asset(
                 tags=spec.graph.tags,
                 # A changed spec or parser shows as "code version changed" on what was built before.
                 code_version=code_version(spec),
-                automation_condition=dg.AutomationCondition.eager() if spec.graph.automation else None,
                 **values,
             )
         ],
