@@ -111,10 +111,17 @@ class BuildOptions(dg.ConfigurableResource[Any]):
     )
 
 
+#: Made once: Dagster merges definitions that have the same resource under a key, but not an equal one.
+_DEFAULT_RESOURCES: Final[dict[str, Any]] = {
+    FILESYSTEM: FilesystemResource(),
+    BACKEND: StorageBackendResource(),
+    OPTIONS: BuildOptions.configure_at_launch(),
+}
+
+
 def default_resources() -> dict[str, Any]:
-    """Return the resources of a collection's assets, by key: local files, credentials of the environment or none."""
-    return {
-        FILESYSTEM: FilesystemResource(),
-        BACKEND: StorageBackendResource(),
-        OPTIONS: BuildOptions.configure_at_launch(),
-    }
+    """Return the resources of a collection's assets, by key: local files, credentials of the environment or none.
+
+    Each call returns the same resources, so that the definitions of several collections and components can be merged.
+    """
+    return dict(_DEFAULT_RESOURCES)
