@@ -49,7 +49,6 @@ class GraphOptions(BaseModel):
         timezone: of both.
         fresh_within_hours: the collection counts as stale in the catalog when nothing was published for so long; only
             for sources that are known to grow that often, since an unchanged source is not built again.
-        automation: build by Dagster's declarative automation instead of the sensor; its limits are in the docs.
         preview: draw a picture of some pixels of every published partition, which takes a few range requests.
         run_tags: of every run of the collection's jobs, such as ``dagster/priority``, ``dagster-celery/queue`` or, as
             JSON, ``dagster-k8s/config``.
@@ -72,7 +71,6 @@ class GraphOptions(BaseModel):
     revalidate_cron: str = "0 3 * * 0"
     timezone: str = "UTC"
     fresh_within_hours: float | None = Field(default=None, gt=0)
-    automation: bool = False
     preview: bool = False
     run_tags: dict[str, str] = Field(default_factory=dict)
     op_tags: dict[str, Any] = Field(default_factory=dict)

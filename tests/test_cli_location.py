@@ -30,7 +30,10 @@ fields = {{
 {definitions}
 """
 PLAIN = """\
-resources = {{"filesystem": FilesystemResource(**fields), "backend": StorageBackendResource(**fields)}}
+resources = {{
+    "rasteret_filesystem": FilesystemResource(**fields),
+    "rasteret_backend": StorageBackendResource(**fields),
+}}
 defs = dg.Definitions(resources=resources)
 """.format()
 LAZY = PLAIN.replace("defs =", "@dg.definitions\ndef defs():\n    return")
@@ -140,8 +143,11 @@ def test_a_code_location_without_resources_of_ours_changes_nothing(tmp_path: Pat
         ("x = 1\n", "No Definitions"),
         ("import dagster as dg\n@dg.job\ndef nothing(): ...\n", "odd.py defines no dg.Definitions"),
         (
-            'import dagster as dg\ndefs = dg.Definitions(resources={"filesystem": dg.FilesystemIOManager()})\n',
-            "odd.py: the resource filesystem is a FilesystemIOManager, not a FilesystemResource",
+            (
+                "import dagster as dg\n"
+                'defs = dg.Definitions(resources={"rasteret_filesystem": dg.FilesystemIOManager()})\n'
+            ),
+            "odd.py: the resource rasteret_filesystem is a FilesystemIOManager, not a FilesystemResource",
         ),
         (
             DEFINITIONS.format(endpoint="x", definitions=PLAIN).replace("BUCKET_SECRET", "NOT_SET_HERE"),

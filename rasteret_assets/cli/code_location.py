@@ -15,7 +15,13 @@ from dagster._core.workspace.autodiscovery import (
 )
 from dagster._utils.test.definitions import LazyDefinitions
 
-from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource, default_resources
+from rasteret_assets.orchestration.resources import (
+    BACKEND,
+    FILESYSTEM,
+    FilesystemResource,
+    StorageBackendResource,
+    default_resources,
+)
 
 Resource = TypeVar("Resource", FilesystemResource, StorageBackendResource)
 
@@ -62,8 +68,8 @@ def load_code_location(python_file: Path | None, module_name: str | None) -> Cod
         provided = {**known, **given}
         return CodeLocation(
             folder=folder,
-            filesystem=_made(name, "filesystem", provided, FilesystemResource),
-            backend=_made(name, "backend", provided, StorageBackendResource),
+            filesystem=_made(name, FILESYSTEM, provided, FilesystemResource),
+            backend=_made(name, BACKEND, provided, StorageBackendResource),
             resources=given,
         )
     except dg.DagsterError as error:

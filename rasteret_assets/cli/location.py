@@ -2,7 +2,7 @@
 
 Declarations are YAML files of one folder. Files are reached as their paths say, with the credentials of the
 environment; or, where a code location is named as ``dagster`` has it (``-f definitions.py``, ``-m
-package.definitions``), with the resources ``filesystem`` and ``backend`` that are defined there.
+package.definitions``), with the resources ``rasteret_filesystem`` and ``rasteret_backend`` that are defined there.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def located(command: Callable[..., None]) -> Callable[..., None]:
     @collections_option
     @click.option(
         "--python-file", "-f", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-        help="File of a Dagster code location whose resources filesystem and backend are used.",
+        help="File of a Dagster code location whose resources rasteret_filesystem and rasteret_backend are used.",
     )  # fmt: skip
     @click.option(
         "--module-name", "-m", metavar="MODULE", help="Module of a Dagster code location, in the place of a file."

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from rasteret_assets.errors import SpecError
+from rasteret_assets.orchestration.asset_specs import GetAssetSpec, checked_spec
 from rasteret_assets.orchestration.checks import published_checks
 from rasteret_assets.orchestration.jobs import jobs_of
 from rasteret_assets.orchestration.retry import retry_sensor
@@ -14,14 +15,18 @@ from rasteret_assets.orchestration.schedules import refresh_schedule, revalidate
 from rasteret_assets.orchestration.sensor import refresh_sensor
 from rasteret_assets.orchestration.source import source_asset
 from rasteret_assets.orchestration.stages import band_metadata, collection, normalized_records, raw_records
+from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW
 from rasteret_assets.spec import CollectionSpec
 
 
-def collection_assets(spec: CollectionSpec) -> dg.Definitions:
+def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | None = None) -> dg.Definitions:
     """Return all definitions of one collection except the resources.
 
     Args:
         spec: of the collection; it must have a name.
+        get_asset_spec: returns the asset spec of a stage by its name, for a project that changes those of
+            :func:`~rasteret_assets.orchestration.asset_specs.stage_spec`: descriptions, metadata, owners, tags, kinds,
+            group, freshness, automation. Keys, partitions and dependencies are not for it to change.
 
     Returns:
         Below ``<name>/`` the source, the four stages and the rejected records, with their checks; the jobs
@@ -30,13 +35,14 @@ def collection_assets(spec: CollectionSpec) -> dg.Definitions:
         ``<name>_revalidate_schedule``.
 
     Raises:
-        SpecError: if the spec has no name.
+        SpecError: if the spec has no name, or ``get_asset_spec`` changes what the steps of the collection go by.
     """
     if not spec.name:
         raise SpecError("a collection of the graph needs a name: give name=")
     with _beta_accepted():
         source = source_asset(spec)
-        stages = [raw_records(spec), normalized_records(spec), band_metadata(spec), collection(spec)]
+        makers = {RAW: raw_records, NORMALIZED: normalized_records, BANDS: band_metadata, COLLECTION: collection}
+        stages = [make(spec, checked_spec(spec, stage, get_asset_spec)) for stage, make in makers.items()]
     return dg.Definitions(
         assets=[source, *stages],
         asset_checks=[published_checks(spec)],

@@ -99,10 +99,10 @@ def published_checks(spec: CollectionSpec) -> dg.AssetChecksDefinition:
         "that are published where the run has none.",
     )
     def published(
-        context: dg.AssetCheckExecutionContext, filesystem: FilesystemResource
+        context: dg.AssetCheckExecutionContext, rasteret_filesystem: FilesystemResource
     ) -> Iterator[dg.AssetCheckResult]:
         with explained():
-            workspace = filesystem.open_workspace(spec)
+            workspace = rasteret_filesystem.open_workspace(spec)
             failures = failures_of_run(context.instance, context.run.run_id, spec)
             chosen = selected_keys(context.run, context.instance.get_dynamic_partitions(partitions_name(spec)))
             keys = [key for key in chosen or workspace.states() if key not in failures]

@@ -23,12 +23,10 @@ from pydantic import (
 from rasteret_assets.declare.editor_schema import describe
 from rasteret_assets.declare.files import from_folder
 from rasteret_assets.declare.proposal import propose
+from rasteret_assets.orchestration.asset_specs import stage_spec
 from rasteret_assets.orchestration.assets import collection_assets
-from rasteret_assets.orchestration.resources import default_resources
+from rasteret_assets.orchestration.resources import BACKEND, FILESYSTEM, default_resources
 from rasteret_assets.spec import CollectionSpec
-
-#: The same objects for all components of a code location: Dagster merges equal resources, but not two of a kind.
-_SHARED_RESOURCES = default_resources()
 
 _SWITCH: Final = TypeAdapter(bool)
 
@@ -60,8 +58,8 @@ class CollectionAttributes(CollectionSpec):
     """What may stand under ``attributes:``; every value may be a template such as ``{{ env.NAME }}``.
 
     Args:
-        own_resources: the project defines the resources ``filesystem`` and ``backend`` itself; otherwise the component
-            brings those for local files and credentials of the environment.
+        own_resources: the project defines the resources ``rasteret_filesystem`` and ``rasteret_backend`` itself;
+            otherwise the component brings those for local files and credentials of the environment.
     """
 
     own_resources: bool = False
@@ -157,5 +155,16 @@ class RasterCollection(dg.Component):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return the definitions of the collection."""
         del context
-        resources = {} if self.own_resources else _SHARED_RESOURCES
-        return dg.Definitions.merge(collection_assets(self.spec), dg.Definitions(resources=resources))
+        own = (FILESYSTEM, BACKEND) if self.own_resources else ()
+        resources = {key: value for key, value in default_resources().items() if key not in own}
+        return dg.Definitions.merge(
+            collection_assets(self.spec, get_asset_spec=self.get_asset_spec), dg.Definitions(resources=resources)
+        )
+
+    def get_asset_spec(self, stage: str) -> dg.AssetSpec:
+        """Return the asset spec of a stage; a subclass changes what ``super().get_asset_spec(stage)`` returns.
+
+        Args:
+            stage: ``raw_records``, ``normalized_records``, ``band_metadata`` or ``collection``.
+        """
+        return stage_spec(self.spec, stage)

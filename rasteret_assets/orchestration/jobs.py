@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from rasteret_assets.orchestration.names import build_job_name, rebuild_job_name, revalidate_job_name, stage_key
+from rasteret_assets.orchestration.resources import OPTIONS
 from rasteret_assets.schema import STAGES
 from rasteret_assets.spec import CollectionSpec
 
@@ -37,7 +38,7 @@ def _job(spec: CollectionSpec, name: str, description: str, **options: bool) -> 
         name,
         selection=dg.AssetSelection.assets(*(stage_key(spec, stage) for stage in STAGES)),
         description=description,
-        config={"resources": {"options": {"config": options}}} if options else None,
+        config={"resources": {OPTIONS: {"config": options}}} if options else None,
         tags={COLLECTION_TAG: spec.name},
         # The header stage is concurrent by itself: a process per step would cost seconds and bring nothing.
         executor_def=dg.in_process_executor,

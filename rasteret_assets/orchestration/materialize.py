@@ -25,7 +25,7 @@ from rasteret_assets.orchestration.partitions import (
     headers_to_fetch,
     selection_tags,
 )
-from rasteret_assets.orchestration.resources import default_resources
+from rasteret_assets.orchestration.resources import FILESYSTEM, OPTIONS, default_resources
 from rasteret_assets.pipeline.plan import refuse_unknown
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.stored import load_profile
@@ -64,7 +64,7 @@ def materialize_collection(
         RasteretAssetsError: what stopped a run, or why partitions failed, once all others are materialized.
     """
     provided = {**default_resources(), **(resources or {})}
-    filesystem = provided["filesystem"].process_config_and_initialize()
+    filesystem = provided[FILESYSTEM].process_config_and_initialize()
     workspace = filesystem.open_workspace(spec)
     source = filesystem.open_source(spec, trust_stored=not force)
     profile = load_profile(workspace, source, spec, trust_stored=not force)
@@ -77,7 +77,7 @@ def materialize_collection(
 
     job = build_definitions([spec], resources=provided).resolve_job_def(build_job_name(spec))
     config = {
-        "resources": {"options": {"config": {"force": force, "revalidate": revalidate}}},
+        "resources": {OPTIONS: {"config": {"force": force, "revalidate": revalidate}}},
         # Everything is on the instance; the terminal belongs to the caller, who gets failures as exceptions.
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }

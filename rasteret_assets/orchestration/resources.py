@@ -7,7 +7,7 @@ variables for region and endpoint, which lead to any S3-compatible store.
 https://docs.dagster.io/guides/build/external-resources
 """
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import dagster as dg
@@ -23,6 +23,12 @@ from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.urls import scheme
 from rasteret_assets.storage.workspace import Workspace
+
+#: Keys of the resources, under names that a project's own resources do not have: Dagster knows a key once in a code
+#: location. The functions of assets, checks, sensors and schedules have parameters of these names.
+FILESYSTEM: Final = "rasteret_filesystem"
+BACKEND: Final = "rasteret_backend"
+OPTIONS: Final = "rasteret_options"
 
 _SECRET: dict[str, Any] = {"dagster__is_secret": True}
 
@@ -105,10 +111,17 @@ class BuildOptions(dg.ConfigurableResource[Any]):
     )
 
 
+#: Made once: Dagster merges definitions that have the same resource under a key, but not an equal one.
+_DEFAULT_RESOURCES: Final[dict[str, Any]] = {
+    FILESYSTEM: FilesystemResource(),
+    BACKEND: StorageBackendResource(),
+    OPTIONS: BuildOptions.configure_at_launch(),
+}
+
+
 def default_resources() -> dict[str, Any]:
-    """Return the resources of a collection's assets, by key: local files, credentials of the environment or none."""
-    return {
-        "filesystem": FilesystemResource(),
-        "backend": StorageBackendResource(),
-        "options": BuildOptions.configure_at_launch(),
-    }
+    """Return the resources of a collection's assets, by key: local files, credentials of the environment or none.
+
+    Each call returns the same resources, so that the definitions of several collections and components can be merged.
+    """
+    return dict(_DEFAULT_RESOURCES)

@@ -56,8 +56,8 @@ def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
             "and files that are gone for good, are left alone."
         ),
     )
-    def retry(context: dg.SensorEvaluationContext, filesystem: FilesystemResource) -> dg.SensorResult:
-        workspace = filesystem.open_workspace(spec)
+    def retry(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
+        workspace = rasteret_filesystem.open_workspace(spec)
         missing = _transient(workspace)
         known = {key: Attempt(**value) for key, value in json.loads(context.cursor or "{}").items()}
         registered = set(context.instance.get_dynamic_partitions(partitions_name(spec)))

@@ -36,9 +36,9 @@ def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
         ),
     )
     def refresh(
-        context: dg.ScheduleEvaluationContext, filesystem: FilesystemResource
+        context: dg.ScheduleEvaluationContext, rasteret_filesystem: FilesystemResource
     ) -> Sequence[dg.RunRequest] | dg.SkipReason:
-        found = compare(context.instance, filesystem, spec)
+        found = compare(context.instance, rasteret_filesystem, spec)
         if found.new:
             context.instance.add_dynamic_partitions(partitions_name(spec), list(found.new))
         for event in observations(spec, found, [key for key in found.stale if key in found.want]):
@@ -64,10 +64,10 @@ def revalidate_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
         ),
     )
     def revalidate(
-        context: dg.ScheduleEvaluationContext, filesystem: FilesystemResource
+        context: dg.ScheduleEvaluationContext, rasteret_filesystem: FilesystemResource
     ) -> Sequence[dg.RunRequest] | dg.SkipReason:
         order = list(context.instance.get_dynamic_partitions(partitions_name(spec)))
-        workspace = filesystem.open_workspace(spec)
+        workspace = rasteret_filesystem.open_workspace(spec)
         published = workspace.states().keys() - busy_partitions(context.instance, spec)
         profile = stored_profile(workspace)
         # Every known header is asked about.

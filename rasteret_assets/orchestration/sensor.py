@@ -68,12 +68,8 @@ class Cursor:
 
 
 def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
-    """Return a sensor that requests runs for partitions that changed, are new or have vanished.
-
-    Where the collection is built by declarative automation it requests none: it tells Dagster about the source, and
-    the conditions on the assets do the rest.
-    """
-    partitions, builds = partitions_of(spec), not spec.graph.automation
+    """Return a sensor that requests runs for partitions that changed, are new or have vanished."""
+    partitions = partitions_of(spec)
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_refresh",
@@ -84,20 +80,18 @@ def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
             f"Builds the partitions of {spec.name} whose source changed, and unpublishes those that are gone from it. "
             "Unchanged partitions are left alone; one that failed is tried again after 1, 2, 4 ... minutes, at last "
             "every 4 hours."
-            if builds
-            else f"Tells Dagster which partitions of {spec.name} changed; declarative automation builds them."
         ),
     )
-    def refresh(context: dg.SensorEvaluationContext, filesystem: FilesystemResource) -> dg.SensorResult:
-        found = compare(context.instance, filesystem, spec)
+    def refresh(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
+        found = compare(context.instance, rasteret_filesystem, spec)
         cursor, changed = _advance(Cursor.from_text(context.cursor), found.want, found.have)
         cursor, due = _ask(cursor, found, time.time())
         # A run that ended without publishing a partition may have ended for the sake of that one.
         alone = {key for key in due if cursor.asked[key].tries > 1}
-        requests = build_requests(spec, found, due, alone, str(cursor.requests)) if builds else []
+        requests = build_requests(spec, found, due, alone, str(cursor.requests))
         return dg.SensorResult(
             run_requests=requests or None,
-            skip_reason=None if requests else _skip_reason(found, cursor, builds=builds),
+            skip_reason=None if requests else _skip_reason(found, cursor),
             cursor=cursor.to_text(),
             dynamic_partitions_requests=[partitions.build_add_request(list(found.new))] if found.new else [],
             asset_events=observations(spec, found, changed),
@@ -143,9 +137,7 @@ def _ask(cursor: Cursor, found: Difference, now: float) -> tuple[Cursor, list[st
     return replace(cursor, requests=cursor.requests + bool(due), asked=asked), due
 
 
-def _skip_reason(found: Difference, cursor: Cursor, *, builds: bool) -> str:
-    if found.stale and not builds:
-        return f"{len(found.stale)} partitions differ from the source; declarative automation builds them"
+def _skip_reason(found: Difference, cursor: Cursor) -> str:
     if found.stale:
         waiting = ", ".join(f"{key} (after {cursor.asked[key].tries} tries)" for key in found.stale[:_MOST_NAMED])
         more = "" if len(found.stale) <= _MOST_NAMED else f" and {len(found.stale) - _MOST_NAMED} more"

@@ -27,10 +27,10 @@ def source_asset(spec: CollectionSpec) -> dg.SourceAsset:
         metadata={"path": dg.MetadataValue.path(redact(spec.path)), "data_source": spec.data_source},
         tags={**spec.graph.tags, "dagster/kind/parquet": ""},
     )
-    def source(context: dg.OpExecutionContext, filesystem: FilesystemResource) -> dg.DataVersionsByPartition:
+    def source(context: dg.OpExecutionContext, rasteret_filesystem: FilesystemResource) -> dg.DataVersionsByPartition:
         with explained():
-            workspace = filesystem.open_workspace(spec)
-            profile = load_profile(workspace, filesystem.open_source(spec), spec)
+            workspace = rasteret_filesystem.open_workspace(spec)
+            profile = load_profile(workspace, rasteret_filesystem.open_source(spec), spec)
         discover_partitions(context.instance, spec, profile)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)

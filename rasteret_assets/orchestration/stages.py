@@ -1,13 +1,12 @@
 """The stages of a collection as assets, each a thin shell around a stage function.
 
-Assets write their files themselves and pass nothing in memory, so there is no IO manager: what a stage reads is what
-the stage before has written. Every step of a run may cover one partition or a contiguous range of them.
+Assets write their files themselves and pass nothing in memory: what a stage reads is what the stage before has written.
+Every step of a run may cover one partition or a contiguous range of them.
 
 https://docs.dagster.io/guides/build/assets
 """
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -15,10 +14,8 @@ import dagster as dg
 from rasteret_assets.checks import publication_errors
 from rasteret_assets.errors import CheckError, EnrichmentError, InvalidRecordError
 from rasteret_assets.orchestration.checks import check_specs
-from rasteret_assets.orchestration.events import inputs_of
 from rasteret_assets.orchestration.metadata import header_costs, rejected_metadata, stage_metadata
-from rasteret_assets.orchestration.names import code_version, identifier, op_name, stage_key
-from rasteret_assets.orchestration.partitions import partitions_of
+from rasteret_assets.orchestration.names import op_name
 from rasteret_assets.orchestration.preview import preview
 from rasteret_assets.orchestration.reporting import explained, logged_progress
 from rasteret_assets.orchestration.resources import BuildOptions, FilesystemResource, StorageBackendResource
@@ -26,64 +23,43 @@ from rasteret_assets.orchestration.step import StageStep
 from rasteret_assets.pipeline.build import refuse_without_headers, tidy
 from rasteret_assets.pipeline.stage import Build, StageResult
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW
-from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec
 
 #: Pool of the header stage: ``dagster instance concurrency set cog_headers 1`` lets one run at a time ask for headers.
 HEADER_POOL = "cog_headers"
 
 
-def raw_records(spec: CollectionSpec) -> dg.AssetsDefinition:
+def raw_records(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
     """Return the asset of stage 1: the partition's rows as the provider wrote them."""
 
-    @_stage_asset(
-        spec,
-        RAW,
-        description=(
-            "The partition's rows exactly as they were scanned from the source, after projection and filter. "
-            "Nothing is renamed or repaired here: this is the evidence of what the provider said. "
-            "`rasteret-assets show` prints the rows."
-        ),
-        kinds={"arrow"},
-    )
+    @_stage_asset(spec, asset)
     def raw_records(
-        context: dg.AssetExecutionContext, filesystem: FilesystemResource, options: BuildOptions
+        context: dg.AssetExecutionContext, rasteret_filesystem: FilesystemResource, rasteret_options: BuildOptions
     ) -> Iterator[dg.MaterializeResult[None]]:
         with explained():
-            step = StageStep(context, filesystem.open_workspace(spec), spec, RAW)
-            force = options.force or spec.force
-            source = filesystem.open_source(spec, trust_stored=not force)
+            step = StageStep(context, rasteret_filesystem.open_workspace(spec), spec, RAW)
+            force = rasteret_options.force or spec.force
+            source = rasteret_filesystem.open_source(spec, trust_stored=not force)
             results = step.run(Build(workspace=step.workspace, spec=spec, source=source, force=force))
         yield from step.report(results, lambda result: stage_metadata(step.workspace, spec, RAW, result, forced=force))
 
     return raw_records
 
 
-def normalized_records(spec: CollectionSpec) -> dg.AssetsDefinition:
+def normalized_records(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
     """Return the asset of stage 2: records under the contract, with the rows that break it beside them."""
 
-    @_stage_asset(
-        spec,
-        NORMALIZED,
-        description=(
-            "The rows under the record contract: text ids, UTC datetimes, WKB footprints in longitude and "
-            "latitude with their bbox, the CRS of the raster, assets as a struct. Columns of the provider stay "
-            "beside them. Rows that cannot be brought under the contract are written beside them as the provider wrote "
-            f"them, with the reason (`rejected_records`); more than {spec.max_rejected:.2%} of a partition "
-            "(`max_rejected`) stop its build."
-        ),
-        kinds={"arrow"},
-    )
+    @_stage_asset(spec, asset)
     def normalized_records(
-        context: dg.AssetExecutionContext, filesystem: FilesystemResource, options: BuildOptions
+        context: dg.AssetExecutionContext, rasteret_filesystem: FilesystemResource, rasteret_options: BuildOptions
     ) -> Iterator[dg.MaterializeResult[None]]:
         with explained():
-            step = StageStep(context, filesystem.open_workspace(spec), spec, NORMALIZED)
+            step = StageStep(context, rasteret_filesystem.open_workspace(spec), spec, NORMALIZED)
             build = Build(workspace=step.workspace, spec=spec)
             results = step.run(build, explain=lambda key, error: _rejects(step, key, error))
 
         def described(result: StageResult) -> dict[str, Any]:
-            metadata = stage_metadata(step.workspace, spec, NORMALIZED, result, forced=options.force)
+            metadata = stage_metadata(step.workspace, spec, NORMALIZED, result, forced=rasteret_options.force)
             if result.counts.get("rejected_records"):
                 metadata |= rejected_metadata(step.workspace, spec, result.key)
             return metadata
@@ -100,34 +76,25 @@ def _rejects(step: StageStep, key: str, error: Exception) -> dict[str, Any]:
     return rejected_metadata(step.workspace, step.spec, key)
 
 
-def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
+def band_metadata(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
     """Return the asset of stage 3: the headers of the files."""
 
-    @_stage_asset(
-        spec,
-        BANDS,
-        description=(
-            "One row per record and band: where the header of its GeoTIFF is stored (grid, CRS, data type, "
-            "place of each tile), or why it has none. A header is fetched only where its file is new, where "
-            "the last try failed for a reason that may pass, or where the run is forced."
-        ),
-        kinds={"parquet", "cog"},
-        pool=HEADER_POOL,
-    )
+    @_stage_asset(spec, asset, pool=HEADER_POOL)
     def band_metadata(
         context: dg.AssetExecutionContext,
-        filesystem: FilesystemResource,
-        backend: StorageBackendResource,
-        options: BuildOptions,
+        rasteret_filesystem: FilesystemResource,
+        rasteret_backend: StorageBackendResource,
+        rasteret_options: BuildOptions,
     ) -> Iterator[dg.MaterializeResult[None]]:
         with explained():
-            step, force = StageStep(context, filesystem.open_workspace(spec), spec, BANDS), options.force or spec.force
+            step = StageStep(context, rasteret_filesystem.open_workspace(spec), spec, BANDS)
+            force = rasteret_options.force or spec.force
             build = Build(
                 workspace=step.workspace,
                 spec=spec,
-                backend=backend.backend(spec),
+                backend=rasteret_backend.backend(spec),
                 force=force,
-                revalidate=options.revalidate,
+                revalidate=rasteret_options.revalidate,
                 progress=lambda key: logged_progress(context, key),
             )
             results = step.run(build)
@@ -148,30 +115,18 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
     return band_metadata
 
 
-def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
+def collection(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
     """Return the asset of stage 4: the published collection."""
-    hours = spec.graph.fresh_within_hours
 
-    @_stage_asset(
-        spec,
-        COLLECTION,
-        description=(
-            f"{spec.description} The published collection: records joined with the headers of their bands as "
-            f"GeoParquet, one file per {spec.partition_by} that is replaced in one step. Open it with "
-            "`rasteret_assets.load`, DuckDB, geopandas or rasteret."
-        ).strip(),
-        kinds={"parquet", "geoparquet", *spec.graph.kinds},
-        metadata={"dagster/uri": redact(str(spec.published_path))},
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours)) if hours else None,
-    )
+    @_stage_asset(spec, asset)
     def collection(
         context: dg.AssetExecutionContext,
-        filesystem: FilesystemResource,
-        backend: StorageBackendResource,
-        options: BuildOptions,
+        rasteret_filesystem: FilesystemResource,
+        rasteret_backend: StorageBackendResource,
+        rasteret_options: BuildOptions,
     ) -> Iterator[dg.MaterializeResult[None]]:
         with explained():
-            step = StageStep(context, filesystem.open_workspace(spec), spec, COLLECTION)
+            step = StageStep(context, rasteret_filesystem.open_workspace(spec), spec, COLLECTION)
             # What the run's own steps have checked needs no second look.
             unchecked = [stage for stage in (NORMALIZED, BANDS) if stage not in step.stages_of_run]
             for key, told in publication_errors(step.workspace, spec, step.keys, unchecked).items():
@@ -181,9 +136,9 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
             tidy(build)
 
         def described(result: StageResult) -> dict[str, Any]:
-            metadata = stage_metadata(step.workspace, spec, COLLECTION, result, forced=options.force)
+            metadata = stage_metadata(step.workspace, spec, COLLECTION, result, forced=rasteret_options.force)
             if spec.graph.preview and result.path:
-                picture = preview(step.workspace, result.path, backend.backend(spec))
+                picture = preview(step.workspace, result.path, rasteret_backend.backend(spec))
                 metadata["preview"] = dg.MetadataValue.md(picture)
             return metadata
 
@@ -193,25 +148,13 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
 
 
 def _stage_asset(
-    spec: CollectionSpec, stage: str, *, pool: str | None = None, **values: Any
+    spec: CollectionSpec, asset: dg.AssetSpec, *, pool: str | None = None
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Return a decorator that makes an asset of a stage's step, with what all stages have in common."""
+    stage = asset.key.path[-1]
     return dg.multi_asset(
         name=op_name(spec, stage),
-        specs=[
-            dg.AssetSpec(
-                key=stage_key(spec, stage),
-                deps=inputs_of(spec, stage),
-                partitions_def=partitions_of(spec),
-                group_name=identifier(spec.name),
-                owners=spec.graph.owners,
-                tags=spec.graph.tags,
-                # A changed spec or parser shows as "code version changed" on what was built before.
-                code_version=code_version(spec),
-                automation_condition=dg.AutomationCondition.eager() if spec.graph.automation else None,
-                **values,
-            )
-        ],
+        specs=[asset],
         check_specs=check_specs(spec, stage) if stage not in (RAW, COLLECTION) else None,
         # A policy knows no rows: how much one run may take is for those to say who launch it.
         backfill_policy=dg.BackfillPolicy.multi_run(spec.graph.partitions_per_run),

@@ -108,8 +108,10 @@ class StageStep:
         by_key = {result.key: result for result in made}
         described = each_file(self.workspace.fs, lambda key: describe(by_key[key]), list(by_key))
         told = {result.key: (result.version, more) for result, more in zip(made, described, strict=True)}
-        instance, version = self.context.instance, code_version(self.spec)
-        for event in materializations(instance, self.spec, self.stage, version, told):
+        # As a project may have changed it: Dagster compares that of the event with that of the asset.
+        (asset,) = self.context.assets_def.specs
+        version = asset.code_version or code_version(self.spec)
+        for event in materializations(self.context.instance, self.spec, self.stage, version, told):
             self.context.log_event(event)
 
     def _check(self, made: Sequence[StageResult]) -> list[dg.AssetCheckResult]:

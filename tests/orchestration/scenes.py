@@ -76,7 +76,10 @@ def tick(scenes: Scenes, instance: dg.DagsterInstance, cursor: str | None = None
     """One evaluation of the collection's sensor, with its partition requests applied."""
     definitions = scenes.definitions()
     context = dg.build_sensor_context(
-        instance=instance, cursor=cursor, definitions=definitions, resources={"filesystem": FilesystemResource()}
+        instance=instance,
+        cursor=cursor,
+        definitions=definitions,
+        resources={"rasteret_filesystem": FilesystemResource()},
     )
     result = definitions.resolve_sensor_def("scenes_refresh")(context)
     for request in result.dynamic_partitions_requests or []:

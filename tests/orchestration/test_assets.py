@@ -287,7 +287,7 @@ def test_an_unknown_partition_is_named(scenes: Scenes, instance: dg.DagsterInsta
 def test_the_backend_sends_the_headers_it_was_given(scenes: Scenes, instance: dg.DagsterInstance, monkeypatch) -> None:
     monkeypatch.setenv("TOKEN", "Bearer abc")
     backend = StorageBackendResource(headers={"X-Team": "maps"}, authorization=dg.EnvVar("TOKEN"))
-    scenes.materialize(instance, keys=["undated"], resources={"backend": backend})
+    scenes.materialize(instance, keys=["undated"], resources={"rasteret_backend": backend})
     (sent,) = scenes.server.headers
     assert (sent["X-Team"], sent["Authorization"]) == ("maps", "Bearer abc")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from pydantic import ValidationError
 
 import rasteret_assets
 from rasteret_assets import CollectionSpec
+from rasteret_assets.errors import SpecError
+from rasteret_assets.orchestration.asset_specs import stage_spec
+from rasteret_assets.orchestration.assets import collection_assets
 from rasteret_assets.orchestration.component import CollectionAttributes, RasterCollection
 from rasteret_assets.schema import STAGES
 from tests.support.rasters import record_table
@@ -33,6 +37,35 @@ directory_type = "project"
 root_module = "maps"
 code_location_target_module = "maps.definitions"
 """
+TYPE = "rasteret_assets.RasterCollection"
+SUBCLASS = """\
+import dagster as dg
+from rasteret_assets import RasterCollection
+
+
+class Ours(RasterCollection):
+    def get_asset_spec(self, stage):
+        spec = super().get_asset_spec(stage).merge_attributes(tags={"stage": stage})
+        return spec.replace_attributes(owners=["team:ours"], code_version="7") if stage == "collection" else spec
+"""
+OWN_RESOURCES = """\
+import dagster as dg
+
+
+class Shelf(dg.ConfigurableResource):
+    name: str
+
+
+@dg.asset
+def listing(filesystem: Shelf, backend: Shelf, options: Shelf) -> list[str]:
+    return [filesystem.name, backend.name, options.name]
+
+
+@dg.definitions
+def defs():
+    names = ("filesystem", "backend", "options")
+    return dg.Definitions(assets=[listing], resources={name: Shelf(name=name) for name in names})
+"""
 DEFINITIONS = """\
 from pathlib import Path
 import dagster as dg
@@ -45,12 +78,15 @@ def defs():
 
 
 @contextmanager
-def loaded_component(attributes: dict[str, Any]) -> Iterator[tuple[RasterCollection, dg.Definitions, Path]]:
+def loaded_component(
+    attributes: dict[str, Any], post_processing: dict[str, Any] | None = None
+) -> Iterator[tuple[RasterCollection, dg.Definitions, Path]]:
     """The component ``naip`` of some attributes, its definitions, and its folder."""
+    document = {"type": TYPE, "attributes": attributes}
     with create_defs_folder_sandbox() as sandbox:
         folder = sandbox.scaffold_component(
             component_cls=RasterCollection, defs_path="naip",
-            defs_yaml_contents={"type": "rasteret_assets.RasterCollection", "attributes": attributes},
+            defs_yaml_contents=document | ({"post_processing": post_processing} if post_processing else {}),
         )  # fmt: skip
         with sandbox.load_component_and_build_defs(defs_path=folder) as (component, definitions):
             yield component, definitions, folder
@@ -69,8 +105,9 @@ class Project:
         pq.write_table(record_table(["a", "b"], {"B02": ["x.tif", "y.tif"]}), root / "items.parquet")
 
     def dg(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        paths = [str(self.root), os.environ.get("PYTHONPATH", "")]
         environment = {
-            **os.environ, "PYTHONPATH": str(self.root), "DAGSTER_HOME": str(self.root),
+            **os.environ, "PYTHONPATH": os.pathsep.join(paths), "DAGSTER_HOME": str(self.root),
             "TARGET": str(self.root / "out"), "COLUMNS": "200",
         }  # fmt: skip
         command = [str(Path(sys.executable).with_name("dg")), *arguments]
@@ -78,10 +115,16 @@ class Project:
             command, cwd=self.root, env=environment, capture_output=True, text=True, check=False
         )  # fmt: skip
 
-    def declare(self, name: str, **attributes: object) -> None:
-        (self.defs / name).mkdir(exist_ok=True)
-        document = {"type": "rasteret_assets.RasterCollection", "attributes": attributes}
-        (self.defs / name / "defs.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    def assets(self) -> dict[str, dict[str, Any]]:
+        """What ``dg list defs`` tells of every asset, by key."""
+        listed = self.dg("list", "defs", "--json")
+        assert listed.returncode == 0, listed.stdout + listed.stderr
+        return {asset["asset_key"]: asset for asset in json.loads(listed.stdout)["assets"]}
+
+    def declare(self, folder: str, *, component: str = TYPE, **attributes: object) -> None:
+        (self.defs / folder).mkdir(exist_ok=True)
+        document = {"type": component, "attributes": attributes}
+        (self.defs / folder / "defs.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
 
 def test_dg_scaffolds_and_lists(tmp_path: Path) -> None:
@@ -97,9 +140,7 @@ def test_dg_scaffolds_and_lists(tmp_path: Path) -> None:
     assert written["attributes"]["band_codes"] == ["B02"]
     project.declare("second", path="../../../items.parquet", workspace_dir="/data", enrich_cog=True)
     # Loads what "dg check defs" loads.
-    listed = project.dg("list", "defs", "--json")
-    assert listed.returncode == 0, listed.stderr
-    assert all(f"{name}/{stage}" in listed.stdout for name in ("naip", "second") for stage in STAGES)
+    assert {f"{name}/{stage}" for name in ("naip", "second") for stage in STAGES} <= project.assets().keys()
 
 
 def test_dg_names_the_lines_of_mistakes(tmp_path: Path) -> None:
@@ -165,6 +206,76 @@ def test_what_is_no_template_is_checked_beside_templates() -> None:
             CollectionAttributes(path="x", band_codes=template, **wrong)
     with pytest.raises(ValidationError):
         CollectionAttributes(path="x", href_column="url")
+
+
+def test_two_components_live_beside_resources_of_the_project(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    for name in ("naip", "second"):
+        project.declare(name, path="../../../items.parquet", workspace_dir=str(tmp_path / "out"))
+    (project.defs / "listing.py").write_text(OWN_RESOURCES)
+    assert {"naip/collection", "second/collection", "listing"} <= project.assets().keys()
+
+
+def test_a_project_may_bring_the_resources_of_the_collection(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.declare("naip", path="../../../items.parquet", own_resources=True)
+    assert project.dg("list", "defs").returncode != 0
+    (project.defs / "ours.py").write_text(
+        "import dagster as dg\n"
+        "from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource\n\n"
+        "@dg.definitions\n"
+        "def defs():\n"
+        '    fields = {"endpoint_url": "http://127.0.0.1:9000"}\n'
+        '    resources = {"rasteret_filesystem": FilesystemResource(**fields)}\n'
+        '    return dg.Definitions(resources={**resources, "rasteret_backend": StorageBackendResource(**fields)})\n'
+    )
+    assert "naip/collection" in project.assets()
+
+
+def test_a_subclass_says_what_the_catalog_shows(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    (tmp_path / "maps" / "ours.py").write_text(SUBCLASS)
+    project.declare(
+        "naip", component="maps.ours.Ours", path="../../../items.parquet", graph={"owners": ["team:theirs"]}
+    )  # fmt: skip
+    found = project.assets()
+    assert found["naip/collection"]["owners"] == [{"team": "ours"}]
+    assert found["naip/raw_records"]["owners"] == [{"team": "theirs"}]
+    assert found["naip/raw_records"]["tags"] == [{"key": "stage", "value": "raw_records"}]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::dagster.BetaWarning")
+def test_assets_are_processed_after_the_component() -> None:
+    processing = {
+        "assets": [
+            {"target": "key:naip/collection", "attributes": {"group_name": "maps", "tags": {"domain": "ice"}}},
+            {"target": "*", "attributes": {"automation_condition": "{{ dg.AutomationCondition.eager() }}"}},
+        ]
+    }
+    with loaded_component({"path": "s3://b/t", "graph": {"tags": {"team": "x"}}}, processing) as (_, definitions, _):
+        found = {spec.key.path[-1]: spec for spec in definitions.resolve_all_asset_specs()}
+    assert found["collection"].group_name == "maps"
+    assert found["collection"].tags.items() >= {"domain": "ice", "team": "x"}.items()
+    assert found["raw_records"].group_name == "naip"
+    assert all(found[stage].automation_condition is not None for stage in STAGES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"key": "other"}, r"get_asset_spec\('collection'\) of the collection x changes key.*key_prefix"),
+        ({"partitions_def": None}, "changes partitions_def.*partition_by"),
+        ({"deps": []}, "changes deps"),
+    ],
+)
+def test_what_steps_go_by_cannot_be_changed(changes: dict[str, Any], message: str) -> None:
+    spec = CollectionSpec.of(path="t", name="x")
+
+    def changed(stage: str) -> dg.AssetSpec:
+        return stage_spec(spec, stage).replace_attributes(**changes if stage == "collection" else {})
+
+    with pytest.raises(SpecError, match=message):
+        collection_assets(spec, get_asset_spec=changed)
 
 
 def test_every_attribute_is_described() -> None:

@@ -49,7 +49,10 @@ def test_a_collection_lives_on_s3(settings: dict[str, str], instance: dg.Dagster
     client.put_object(Bucket="scenes", Key="records/items.parquet", Body=buffer.getvalue())
 
     fields = {**settings, "aws_secret_access_key": dg.EnvVar("S3_SECRET")}
-    resources = {"filesystem": FilesystemResource(**fields), "backend": StorageBackendResource(**fields)}
+    resources = {
+        "rasteret_filesystem": FilesystemResource(**fields),
+        "rasteret_backend": StorageBackendResource(**fields),
+    }
     spec = CollectionSpec.of(path="s3://scenes/records", name="s2", workspace_dir="s3://scenes/out", enrich_cog=True)
     counts = materialize_collection(spec, instance, resources=resources)
     assert {key: stages["band_metadata"]["headers_fetched"] for key, stages in counts.items()} == {
@@ -98,13 +101,17 @@ def test_the_sensor_and_the_compute_logs_are_on_s3_too(settings: dict[str, str],
             "endpoint_url": settings["endpoint_url"], "region": settings["region_name"],
         },
     }  # fmt: skip
-    resources = {"filesystem": FilesystemResource(**settings), "backend": StorageBackendResource(**settings)}
+    resources = {
+        "rasteret_filesystem": FilesystemResource(**settings),
+        "rasteret_backend": StorageBackendResource(**settings),
+    }
     spec = CollectionSpec.of(path="s3://watched/records", name="s2", workspace_dir="s3://watched/out", enrich_cog=True)
     definitions = build_definitions([spec], resources=resources)
 
     def tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
         context = dg.build_sensor_context(
-            instance=instance, cursor=cursor, definitions=definitions, resources={"filesystem": resources["filesystem"]}
+            instance=instance, cursor=cursor, definitions=definitions,
+            resources={"rasteret_filesystem": resources["rasteret_filesystem"]},
         )  # fmt: skip
         return definitions.resolve_sensor_def("s2_refresh")(context)
 
@@ -135,7 +142,10 @@ def test_what_a_partition_of_a_range_costs(settings: dict[str, str], instance: d
     buffer = io.BytesIO()
     pq.write_table(record_table(ids, hrefs, datetimes=times), buffer)
     client.put_object(Bucket="counted", Key="records/items.parquet", Body=buffer.getvalue())
-    resources = {"filesystem": FilesystemResource(**settings), "backend": StorageBackendResource(**settings)}
+    resources = {
+        "rasteret_filesystem": FilesystemResource(**settings),
+        "rasteret_backend": StorageBackendResource(**settings),
+    }
     spec = CollectionSpec.of(path="s3://counted/records", name="c", workspace_dir="s3://counted/out", enrich_cog=True)
     instance.add_dynamic_partitions("c_months", months)
     job = build_definitions([spec], resources=resources).resolve_job_def("c_build")

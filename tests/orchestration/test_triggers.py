@@ -11,11 +11,11 @@ import pytest
 
 from rasteret_assets.orchestration import retry
 from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
-from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START
+from rasteret_assets.orchestration.names import stage_key
+from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START, partitions_of
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.schema import BANDS, COLLECTION
 from tests.orchestration.scenes import KEYS, Scenes, launch, tick
-from tests.support.server import RangeServer
 
 
 def requested(requests: list[dg.RunRequest]) -> list[object]:
@@ -28,7 +28,7 @@ def evaluate(scenes: Scenes, instance: dg.DagsterInstance, schedule: str, hour: 
     with dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=datetime(2024, 9, 1, hour, tzinfo=UTC),
-        resources={"filesystem": FilesystemResource()},
+        resources={"rasteret_filesystem": FilesystemResource()},
     ) as context:
         made = definition(context)
     return [] if isinstance(made, dg.SkipReason) else list(made)
@@ -92,7 +92,7 @@ def test_the_revalidate_job_reads_files_that_were_replaced(scenes: Scenes, insta
 
 
 def retried(scenes: Scenes, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
-    definitions, resources = scenes.definitions(), {"filesystem": FilesystemResource()}
+    definitions, resources = scenes.definitions(), {"rasteret_filesystem": FilesystemResource()}
     context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=definitions, resources=resources)
     return definitions.resolve_sensor_def("scenes_retry")(context)
 
@@ -152,28 +152,25 @@ def test_a_busy_partition_is_tried_when_its_run_is_done(scenes, instance, monkey
 
 
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
-def test_declarative_automation_builds_what_the_sensor_observed(server: RangeServer, tmp_path, instance) -> None:
-    scenes = Scenes(server, tmp_path, graph={"automation": True}).write()
-    scenes.materialize(instance)
-    definitions = scenes.definitions()
+def test_automation_of_assets_below_follows_partitions(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    @dg.asset(
+        deps=[stage_key(scenes.spec, COLLECTION)],
+        partitions_def=partitions_of(scenes.spec),
+        automation_condition=dg.AutomationCondition.eager(),
+    )
+    def mosaic() -> None: ...
+
+    definitions = dg.Definitions.merge(scenes.definitions(), dg.Definitions(assets=[mosaic]))
 
     def automated(cursor: object) -> dg.EvaluateAutomationConditionsResult:
         return dg.evaluate_automation_conditions(definitions, instance, cursor=cursor)
 
-    evaluated = automated(None)
-    before = tick(scenes, instance)
-    assert before.run_requests is None or before.run_requests == []
-    scenes.change(e=2)
-    after = tick(scenes, instance, before.cursor)
-    assert not after.run_requests
-    for event in after.asset_events:
-        instance.report_runless_asset_event(event)
-    evaluated = automated(evaluated.cursor)
-    stages = ("raw_records", "normalized_records", "band_metadata", "collection")
-    for stage in stages:
-        subset = evaluated.get_requested_partitions(dg.AssetKey(["scenes", stage]))
-        assert subset == {"2024-02"}
-    assert automated(evaluated.cursor).total_requested == 0
+    scenes.materialize(instance, keys=["2024-01", "undated"])
+    before = automated(None)
+    scenes.materialize(instance, keys=["2024-02"])
+    after = automated(before.cursor)
+    assert after.get_requested_partitions(mosaic.key) == {"2024-02"}
+    assert automated(after.cursor).total_requested == 0
 
 
 def test_a_run_says_why_it_was_launched(scenes: Scenes, instance: dg.DagsterInstance) -> None:

@@ -1,0 +1,105 @@
+"""What the catalog shows of each stage: description, kinds, tags, owners, freshness, and what the stage is made from.
+
+A project changes these specs where it wants to, by :meth:`RasterCollection.get_asset_spec` or an argument of
+:func:`~rasteret_assets.orchestration.assets.collection_assets`; the steps go on working by what they cannot change.
+
+https://docs.dagster.io/guides/build/assets/metadata-and-tags
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Final, TypeAlias
+
+import dagster as dg
+
+from rasteret_assets.errors import SpecError
+from rasteret_assets.orchestration.events import inputs_of
+from rasteret_assets.orchestration.names import code_version, identifier, stage_key
+from rasteret_assets.orchestration.partitions import partitions_of
+from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW
+from rasteret_assets.secrets import redact
+from rasteret_assets.spec import CollectionSpec
+
+#: Returns the asset spec of a stage.
+GetAssetSpec: TypeAlias = Callable[[str], dg.AssetSpec]
+
+_KINDS: Final = {
+    RAW: {"arrow"}, NORMALIZED: {"arrow"}, BANDS: {"parquet", "cog"}, COLLECTION: {"parquet", "geoparquet"},
+}  # fmt: skip
+
+
+def stage_spec(spec: CollectionSpec, stage: str) -> dg.AssetSpec:
+    """Return the asset spec of a stage as the collection's own fields say it."""
+    more: dict[str, Any] = {}
+    if stage == COLLECTION:
+        more["metadata"] = {"dagster/uri": redact(str(spec.published_path))}
+        if hours := spec.graph.fresh_within_hours:
+            more["freshness_policy"] = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
+    return dg.AssetSpec(
+        key=stage_key(spec, stage),
+        deps=inputs_of(spec, stage),
+        description=_description(spec, stage),
+        partitions_def=partitions_of(spec),
+        group_name=identifier(spec.name),
+        owners=spec.graph.owners,
+        tags=spec.graph.tags,
+        kinds={*_KINDS[stage], *(spec.graph.kinds if stage == COLLECTION else ())},
+        # A changed spec or parser shows as "code version changed" on what was built before.
+        code_version=code_version(spec),
+        **more,
+    )
+
+
+def checked_spec(spec: CollectionSpec, stage: str, get_asset_spec: GetAssetSpec | None) -> dg.AssetSpec:
+    """Return the asset spec of a stage as a project wants it.
+
+    Args:
+        spec: of the collection.
+        stage: name of the stage.
+        get_asset_spec: returns the spec that the project wants; :func:`stage_spec` when omitted.
+
+    Raises:
+        SpecError: if the project changes what the steps, jobs and sensors of the collection go by.
+    """
+    own = stage_spec(spec, stage)
+    given = own if get_asset_spec is None else get_asset_spec(stage)
+    remedies = {
+        "key": "write graph: {key_prefix: [...]} in the declaration for other asset keys",
+        "partitions_def": "partition_by of the declaration is the size of partitions",
+        "deps": "a stage reads the table of the stage before and nothing else",
+    }
+    for field, remedy in remedies.items():
+        if getattr(given, field) != getattr(own, field):
+            raise SpecError(
+                f"get_asset_spec({stage!r}) of the collection {spec.name} changes {field}, which its steps and jobs "
+                f"depend on: {remedy}"
+            )
+    return given
+
+
+def _description(spec: CollectionSpec, stage: str) -> str:
+    if stage == RAW:
+        return (
+            "The partition's rows exactly as they were scanned from the source, after projection and filter. "
+            "Nothing is renamed or repaired here: this is the evidence of what the provider said. "
+            "`rasteret-assets show` prints the rows."
+        )
+    if stage == NORMALIZED:
+        return (
+            "The rows under the record contract: text ids, UTC datetimes, WKB footprints in longitude and "
+            "latitude with their bbox, the CRS of the raster, assets as a struct. Columns of the provider stay "
+            "beside them. Rows that cannot be brought under the contract are written beside them as the provider wrote "
+            f"them, with the reason (`rejected_records`); more than {spec.max_rejected:.2%} of a partition "
+            "(`max_rejected`) stop its build."
+        )
+    if stage == BANDS:
+        return (
+            "One row per record and band: where the header of its GeoTIFF is stored (grid, CRS, data type, "
+            "place of each tile), or why it has none. A header is fetched only where its file is new, where "
+            "the last try failed for a reason that may pass, or where the run is forced."
+        )
+    return (
+        f"{spec.description} The published collection: records joined with the headers of their bands as "
+        f"GeoParquet, one file per {spec.partition_by} that is replaced in one step. Open it with "
+        "`rasteret_assets.load`, DuckDB, geopandas or rasteret."
+    ).strip()
