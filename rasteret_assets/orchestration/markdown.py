@@ -1,5 +1,6 @@
 """Markdown for Dagster's pages, in which the signs of ids and errors mean nothing: they come from files of others."""
 
+import base64
 import re
 from typing import Final
 
@@ -26,12 +27,12 @@ def sentence(text: str) -> str:
     return _OPENING.sub(r"\\\1", text)
 
 
-def picture(alternative: str, kind: str, encoded: str) -> str:
+def picture(alternative: str, kind: str, content: bytes) -> str:
     """Return Markdown with a picture in it.
 
     Args:
         alternative: what the picture shows; plain text.
         kind: media type of the picture.
-        encoded: the picture in base64.
+        content: the picture's bytes.
     """
-    return f"![{plain_text(alternative)}](data:{kind};base64,{encoded})"
+    return f"![{plain_text(alternative)}](data:{kind};base64,{base64.b64encode(content).decode()})"

@@ -11,13 +11,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasteret_assets.collection.show.outlines import boxes_of, footprints_of
+from rasteret_assets.collection.show.svg_map import DRAWN_SINGLY, density_map, footprint_map
 from rasteret_assets.headers.failures import failure_rows
-from rasteret_assets.orchestration.footprint_map import as_markdown, footprint_map
 from rasteret_assets.orchestration.lineage import column_lineage
+from rasteret_assets.orchestration.markdown import picture
 from rasteret_assets.orchestration.names import stage_key
 from rasteret_assets.orchestration.reporting import table_metadata
 from rasteret_assets.pipeline.stage import StageResult
-from rasteret_assets.schema import BANDS, BBOX, COLLECTION, ID, REJECT_CLASS, REJECT_REASON, REJECTED, is_band_field
+from rasteret_assets.schema import (
+    BANDS,
+    BBOX,
+    COLLECTION,
+    GEOMETRY,
+    ID,
+    REJECT_CLASS,
+    REJECT_REASON,
+    REJECTED,
+    is_band_field,
+)
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
@@ -171,21 +183,30 @@ def _last_cost(instance: dg.DagsterInstance, spec: CollectionSpec, key: str) -> 
 def _map_metadata(workspace: Workspace, spec: CollectionSpec, result: StageResult) -> dict[str, Any]:
     """Return a map of the published footprints, and how many records lack headers."""
     bands = [field.name for field in result.schema or () if is_band_field(field)]
-    boxes, lacking = [np.empty((0, 4))], [np.empty(0, bool)]
+    singly = result.rows <= DRAWN_SINGLY
+    boxes, shapes, lacking = [np.empty((0, 4))], [np.empty(0, object)], [np.empty(0, bool)]
+    places = [BBOX, GEOMETRY] if singly else [BBOX]
     # One leaf of a band's struct tells where it is null; the tile tables need not be read.
-    for batch in workspace.read_batches(result.path, [BBOX, *(f"{band}.image_width" for band in bands)]):
-        axes = [pc.struct_field(batch.column(BBOX), [axis]) for axis in range(4)]
-        boxes.append(np.stack([np.asarray(pc.fill_null(axis, np.nan), float) for axis in axes], axis=1))
+    for batch in workspace.read_batches(result.path, [*places, *(f"{band}.image_width" for band in bands)]):
+        if singly:
+            shapes.append(footprints_of(batch))
+        else:
+            boxes.append(boxes_of(batch))
         missing = np.zeros(batch.num_rows, bool)
         for band in bands:
             missing |= np.asarray(pc.is_null(batch.column(band)))
         lacking.append(missing)
-    extent, marked = np.concatenate(boxes), np.concatenate(lacking)
+    marked = np.concatenate(lacking)
     title = f"{spec.name} {result.key}: {_counted(result.rows, 'record')}"
     if marked.any():
         title += f", {int(marked.sum())} without a header"
-    picture = as_markdown(footprint_map(extent, marked, title), f"Footprints of {spec.name} {result.key}")
-    return {"footprints": dg.MetadataValue.md(picture), "records_lacking_headers": int(marked.sum())}
+    draw = (
+        footprint_map(np.concatenate(shapes), marked, title)
+        if singly
+        else density_map(np.concatenate(boxes), marked, title)
+    )
+    shown = picture(f"Footprints of {spec.name} {result.key}", "image/svg+xml", draw.encode())
+    return {"footprints": dg.MetadataValue.md(shown), "records_lacking_headers": int(marked.sum())}
 
 
 def _counted(count: int, name: str) -> str:
