@@ -2,12 +2,15 @@
 
 import base64
 import re
+import string
 from typing import Final
+from urllib.parse import quote
 
 # ASCII punctuation but for the four signs that mean nothing within a line: , - : ;
 _SIGN: Final = re.compile(r"([!-+./<-@\[-`{-~])")
 #: What links, pictures and HTML begin with, and the backslash that would take the meaning of ours away.
 _OPENING: Final = re.compile(r"([\\\[<])")
+_MEANT: Final = str.maketrans("", "", "<>\\" + string.whitespace)
 
 
 def plain_text(text: str) -> str:
@@ -25,6 +28,15 @@ def sentence(text: str) -> str:
     a backslash.
     """
     return _OPENING.sub(r"\\\1", text)
+
+
+def link(address: str) -> str:
+    """Return Markdown that shows an address, as a link where a browser can open it."""
+    if not address.startswith(("https://", "http://")):
+        return plain_text(address)
+    # Between angle brackets only these, and entities, mean anything; the rest of the address stays as it is.
+    target = quote(address, safe=string.printable.translate(_MEANT)).replace("&", "&amp;")
+    return f"[{plain_text(address)}](<{target}>)"
 
 
 def picture(alternative: str, kind: str, content: bytes) -> str:

@@ -54,7 +54,9 @@ def raw_records(spec: CollectionSpec) -> dg.AssetsDefinition:
             force = options.force or spec.force
             source = filesystem.open_source(spec, trust_stored=not force)
             results = step.run(Build(workspace=step.workspace, spec=spec, source=source, force=force))
-        yield from step.report(results, lambda result: stage_metadata(step.workspace, spec, RAW, result, forced=force))
+        yield from step.report(
+            results, lambda result: stage_metadata(step.workspace, spec, RAW, result, filesystem, forced=force)
+        )
 
     return raw_records
 
@@ -83,7 +85,7 @@ def normalized_records(spec: CollectionSpec) -> dg.AssetsDefinition:
             results = step.run(build, explain=lambda key, error: _rejects(step, key, error))
 
         def described(result: StageResult) -> dict[str, Any]:
-            metadata = stage_metadata(step.workspace, spec, NORMALIZED, result, forced=options.force)
+            metadata = stage_metadata(step.workspace, spec, NORMALIZED, result, filesystem, forced=options.force)
             if result.counts.get("rejected_records"):
                 metadata |= rejected_metadata(step.workspace, spec, result.key)
             return metadata
@@ -141,7 +143,7 @@ def band_metadata(spec: CollectionSpec) -> dg.AssetsDefinition:
 
         def described(result: StageResult) -> dict[str, Any]:
             cost = costs.get(result.key)
-            return stage_metadata(step.workspace, spec, BANDS, result, forced=force, cost=cost)
+            return stage_metadata(step.workspace, spec, BANDS, result, filesystem, forced=force, cost=cost)
 
         yield from step.report(results, described)
 
@@ -181,7 +183,7 @@ def collection(spec: CollectionSpec) -> dg.AssetsDefinition:
             tidy(build)
 
         def described(result: StageResult) -> dict[str, Any]:
-            metadata = stage_metadata(step.workspace, spec, COLLECTION, result, forced=options.force)
+            metadata = stage_metadata(step.workspace, spec, COLLECTION, result, filesystem, forced=options.force)
             if spec.graph.preview and result.path:
                 picture = preview(step.workspace, result.path, backend.backend(spec))
                 metadata["preview"] = dg.MetadataValue.md(picture)

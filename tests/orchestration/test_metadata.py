@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import dagster as dg
 import imagecodecs
@@ -23,8 +25,10 @@ from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets import CollectionSpec, build
 from rasteret_assets.collection.show.svg_map import DRAWN_SINGLY, density_map, footprint_map
-from rasteret_assets.orchestration.markdown import picture, plain_text, sentence
+from rasteret_assets.orchestration.markdown import link, picture, plain_text, sentence
+from rasteret_assets.orchestration.places import console_page
 from rasteret_assets.orchestration.preview import preview
+from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.sphere import cut_at_antimeridian
 from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.workspace import Workspace
@@ -150,6 +154,72 @@ def test_failures_are_a_table(scenes: Scenes, instance: dg.DagsterInstance) -> N
     (row,) = made["failures"].records
     assert (row.data["class"], row.data["headers"], row.data["share"]) == ("not_found", 1, 0.5)
     assert made["failed_share"].value == 0.5
+
+
+EVERYWHERE = {"dagster/partition_row_count": int, "bytes": int, "seconds": float}
+COMPARED = {
+    "raw_records": EVERYWHERE,
+    "normalized_records": {**EVERYWHERE, "rejected_records": int},
+    "band_metadata": {
+        **EVERYWHERE, "headers_fetched": int, "headers_reused": int, "headers_failed": int, "failed_share": float,
+        "requests": int, "request_bytes": int, "fetch_seconds": float,
+    },
+    "collection": {**EVERYWHERE, "records_lacking_headers": int},
+}  # fmt: skip
+
+
+def test_numbers_to_compare_are_the_same_in_every_partition(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    """Also where nothing was fetched, a header is missing, and the source has lost the partition."""
+    scenes.server.fault = lambda path, before: "404" if path == "/a.tif" else None
+    scenes.materialize(instance)
+    scenes.change(c=-1)
+    scenes.materialize(instance)
+    for key in ("2024-01", "2024-02", "undated"):
+        for stage, made in latest(instance, key).items():
+            numbers = {name: type(made.metadata[name].value) for name in COMPARED[stage]}
+            assert numbers == COMPARED[stage], (stage, key)
+            texts = {name for name, item in made.metadata.items() if isinstance(item, dg.TextMetadataValue)}
+            assert not texts, (stage, key)
+    assert latest(instance, "2024-01")["band_metadata"].metadata["headers_failed"].value == 1
+    assert latest(instance, "2024-01")["collection"].metadata["records_lacking_headers"].value == 1
+    assert latest(instance, "2024-02")["band_metadata"].metadata["bytes"].value == 0
+    assert latest(instance, "undated")["raw_records"].metadata["bytes"].value > 0
+
+
+def test_missing_headers_are_links_to_their_files(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    scenes.server.fault = lambda path, before: "404" if path == "/a.tif" else None
+    scenes.materialize(instance, keys=["2024-01"])
+    (line,) = latest(instance, "2024-01")["band_metadata"].metadata["missing_headers"].value.splitlines()
+    address = f"{scenes.server.url}/a.tif"
+    assert line.startswith(f"* a, B02: [{plain_text(address)}](<{address}>) ")
+    assert "404" in line
+
+
+@pytest.mark.parametrize(
+    ("uri", "settings", "page"),
+    [
+        ("s3://b/x/year=2024/p 0.parquet", {}, "https://s3.console.aws.amazon.com/s3/object/b?prefix=x%2Fyear%3D2024%2Fp%200.parquet"),
+        ("s3://b/x", {"endpoint_url": "http://127.0.0.1:9000"}, None),
+        ("s3://b/x", {"region_name": "cn-north-1"}, None),
+        ("gs://b/x/y", {}, "https://console.cloud.google.com/storage/browser/_details/b/x/y"),
+        ("/data/x", {}, None),
+        ("abfs://c@a.dfs.core.windows.net/x", {}, None),
+    ],
+)  # fmt: skip
+def test_a_console_is_linked_where_there_is_one(
+    uri: str, settings: dict[str, str], page: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    assert console_page(uri, FilesystemResource(**settings)) == page
+
+
+@given(st.text(max_size=20))
+def test_a_link_leads_nowhere_but_to_its_address(text: str) -> None:
+    shown = link(f"https://h/{text}")
+    target = re.fullmatch(r".*\]\(<([!-;=?-\[\]-~]*)>\)", shown)[1]
+    assert unquote(html.unescape(target)) == unquote(f"https://h/{text}")
+    assert link(f"javascript:{text}") == plain_text(f"javascript:{text}")
 
 
 def test_columns_know_where_they_are_from(server: RangeServer, tmp_path, instance) -> None:
