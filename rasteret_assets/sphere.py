@@ -146,9 +146,12 @@ def cut_at_antimeridian(geometries: Geometries, west: float = -180.0) -> Geometr
     return result
 
 
-def widest_gap(geometry: BaseGeometry) -> float | None:
-    """Return the longitude in the middle of the widest gap between parts of a lon/lat geometry; None without gaps."""
-    spans = shapely.bounds(shapely.get_parts(geometry))[:, ::2]
+def widest_gap(spans: Floats) -> float | None:
+    """Return the longitude in the middle of the widest gap between spans; None without gaps.
+
+    Args:
+        spans: ``[N, 2]`` of west and east within -180..180; N is not 0.
+    """
     spans = spans[np.argsort(spans[:, 0])]
     reach = np.maximum.accumulate(spans[:, 1])
     begins = np.append(spans[1:, 0], spans[0, 0] + 360)

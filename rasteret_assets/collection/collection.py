@@ -684,5 +684,5 @@ class Collection:
         # Footers count headers of the whole; of a part, only reading all of its tile tables would tell.
         counts = None if self.is_filtered else summary.header_counts(self.dataset, self.bands)
         shares = {band: None if counts is None else counts[band] for band in self.bands}
-        picture = plot.footprints_png(self) if self.summary.bounds is not None else None
-        return card.html(self.name, self.description or self.data_source, shares, self.crs, self.summary, picture)
+        picture, subtitle = card.footprints(self), self.description or self.data_source
+        return card.html(self.name, subtitle, shares, self.crs, self.summary, picture)

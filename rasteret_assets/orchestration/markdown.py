@@ -1,12 +1,16 @@
 """Markdown for Dagster's pages, in which the signs of ids and errors mean nothing: they come from files of others."""
 
+import base64
 import re
+import string
 from typing import Final
+from urllib.parse import quote
 
 # ASCII punctuation but for the four signs that mean nothing within a line: , - : ;
 _SIGN: Final = re.compile(r"([!-+./<-@\[-`{-~])")
 #: What links, pictures and HTML begin with, and the backslash that would take the meaning of ours away.
 _OPENING: Final = re.compile(r"([\\\[<])")
+_MEANT: Final = str.maketrans("", "", "<>\\" + string.whitespace)
 
 
 def plain_text(text: str) -> str:
@@ -26,12 +30,21 @@ def sentence(text: str) -> str:
     return _OPENING.sub(r"\\\1", text)
 
 
-def picture(alternative: str, kind: str, encoded: str) -> str:
+def link(address: str) -> str:
+    """Return Markdown that shows an address, as a link where a browser can open it."""
+    if not address.startswith(("https://", "http://")):
+        return plain_text(address)
+    # Between angle brackets only these, and entities, mean anything; the rest of the address stays as it is.
+    target = quote(address, safe=string.printable.translate(_MEANT)).replace("&", "&amp;")
+    return f"[{plain_text(address)}](<{target}>)"
+
+
+def picture(alternative: str, kind: str, content: bytes) -> str:
     """Return Markdown with a picture in it.
 
     Args:
         alternative: what the picture shows; plain text.
         kind: media type of the picture.
-        encoded: the picture in base64.
+        content: the picture's bytes.
     """
-    return f"![{plain_text(alternative)}](data:{kind};base64,{encoded})"
+    return f"![{plain_text(alternative)}](data:{kind};base64,{base64.b64encode(content).decode()})"

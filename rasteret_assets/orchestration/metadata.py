@@ -7,24 +7,46 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import dagster as dg
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rasteret_assets.headers.failures import failure_rows
-from rasteret_assets.orchestration.footprint_map import as_markdown, footprint_map
 from rasteret_assets.orchestration.lineage import column_lineage
+from rasteret_assets.orchestration.maps import map_metadata
 from rasteret_assets.orchestration.names import stage_key
+from rasteret_assets.orchestration.places import missing_headers, place_metadata, uri_of
 from rasteret_assets.orchestration.reporting import table_metadata
+from rasteret_assets.orchestration.s3 import S3Settings
 from rasteret_assets.pipeline.stage import StageResult
-from rasteret_assets.schema import BANDS, BBOX, COLLECTION, ID, REJECT_CLASS, REJECT_REASON, REJECTED, is_band_field
-from rasteret_assets.secrets import redact
+from rasteret_assets.schema import (
+    BANDS,
+    COLLECTION,
+    ID,
+    NORMALIZED,
+    RAW,
+    REJECT_CLASS,
+    REJECT_REASON,
+    REJECTED,
+)
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
 
 ROW_COUNT: Final = "dagster/partition_row_count"
 _FAILED: Final = "failed: "
+#: Numbers that people compare over the partitions of a stage. Dagster plots those that every materialization has.
+_COMPARED: Final[dict[str, dict[str, int | float]]] = {
+    RAW: {},
+    NORMALIZED: {"rejected_records": 0},
+    BANDS: {
+        "headers_fetched": 0, "headers_reused": 0, "headers_failed": 0, "failed_share": 0.0, "requests": 0,
+        "request_bytes": 0, "fetch_seconds": 0.0,
+    },
+    COLLECTION: {"records_lacking_headers": 0},
+}  # fmt: skip
 _PER_HEADER: Final = ("requests_per_header", "bytes_per_header")
+
+_PLAIN: Final = (
+    dg.IntMetadataValue, dg.FloatMetadataValue, dg.BoolMetadataValue, dg.TextMetadataValue, dg.PathMetadataValue,
+)  # fmt: skip
 
 #: Types written out in full; longer ones are named by their kind.
 _LONGEST_TYPE: Final = 80
@@ -40,6 +62,7 @@ def stage_metadata(
     spec: CollectionSpec,
     stage: str,
     result: StageResult,
+    settings: S3Settings,
     *,
     forced: bool,
     cost: HeaderCost | None = None,
@@ -51,23 +74,25 @@ def stage_metadata(
         spec: of the collection.
         stage: whose table was made.
         result: of making it.
+        settings: by which S3 is reached.
         forced: whether the run was.
         cost: of a header, as :func:`header_costs` tells it.
     """
-    metadata: dict[str, Any] = {ROW_COUNT: result.rows, **result.counts}
+    sizes = {"bytes": result.size, "seconds": result.seconds}
+    metadata: dict[str, Any] = {ROW_COUNT: result.rows, **sizes, **_COMPARED[stage], **result.counts}
     if forced:
         metadata["forced"] = True
     if not result.path:
         return {**metadata, "removed": True}
-    metadata["path"] = dg.MetadataValue.path(_uri(spec, result.path))
+    metadata |= place_metadata(spec, result.path, settings)
     if result.schema is not None:
         metadata["dagster/column_schema"] = column_schema(result.schema)
         if (lineage := column_lineage(spec, stage, result.schema)) is not None:
             metadata["dagster/column_lineage"] = lineage
     if stage == BANDS:
-        metadata |= _fetch_metadata(result, cost)
+        metadata |= _fetch_metadata(workspace, result, cost)
     if stage == COLLECTION:
-        metadata |= _map_metadata(workspace, spec, result)
+        metadata |= map_metadata(workspace, spec, result)
     return metadata
 
 
@@ -83,7 +108,7 @@ def rejected_metadata(workspace: Workspace, spec: CollectionSpec, key: str) -> d
     ids = first[ID if ID in rejected.schema.names else rejected.schema.names[0]].to_pylist()
     return {
         "rejected_records": rejected.num_rows,
-        "rejected_path": dg.MetadataValue.path(_uri(spec, path)),
+        "rejected_path": dg.MetadataValue.path(uri_of(spec, path)),
         "rejected_by_reason": table_metadata([
             {"reason": name, "records": count} for name, count in sorted(by_class)
         ]),
@@ -96,11 +121,7 @@ def rejected_metadata(workspace: Workspace, spec: CollectionSpec, key: str) -> d
 
 def counts_of(metadata: Mapping[str, dg.MetadataValue]) -> dict[str, Any]:
     """Return numbers, texts and flags of :func:`stage_metadata`, with the row count under ``rows``."""
-    plain = {
-        name: item.value
-        for name, item in metadata.items()
-        if isinstance(item.value, int | float | str) and name not in ("footprints", "preview")
-    }
+    plain = {name: item.value for name, item in metadata.items() if isinstance(item, _PLAIN)}
     return {"rows": plain.pop(ROW_COUNT, 0), **plain}
 
 
@@ -118,11 +139,11 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
     )
 
 
-def _fetch_metadata(result: StageResult, cost: HeaderCost | None) -> dict[str, Any]:
+def _fetch_metadata(workspace: Workspace, result: StageResult, cost: HeaderCost | None) -> dict[str, Any]:
     """Return rates of fetching, failures by class, and what reused headers saved."""
     counts, metadata = result.counts, dict[str, Any]()
     fetched, reused = int(counts.get("headers_fetched", 0)), int(counts.get("headers_reused", 0))
-    seconds = float(counts.get("seconds", 0.0))
+    seconds = float(counts.get("fetch_seconds", 0.0))
     if fetched and seconds > 0:
         metadata["headers_per_second"] = round(fetched / seconds, 1)
         metadata["bytes_per_second"] = round(float(counts.get("request_bytes", 0)) / seconds, 1)
@@ -133,6 +154,7 @@ def _fetch_metadata(result: StageResult, cost: HeaderCost | None) -> dict[str, A
     failures = {name.removeprefix(_FAILED): int(count) for name, count in counts.items() if name.startswith(_FAILED)}
     if failures:
         metadata["failures"] = table_metadata(failure_rows(failures, result.rows))
+        metadata["missing_headers"] = dg.MetadataValue.md(missing_headers(workspace, result.path))
         metadata["failed_share"] = round(sum(failures.values()) / result.rows, 6)
     return metadata
 
@@ -168,30 +190,6 @@ def _last_cost(instance: dg.DagsterInstance, spec: CollectionSpec, key: str) -> 
     return None
 
 
-def _map_metadata(workspace: Workspace, spec: CollectionSpec, result: StageResult) -> dict[str, Any]:
-    """Return a map of the published footprints, and how many records lack headers."""
-    bands = [field.name for field in result.schema or () if is_band_field(field)]
-    boxes, lacking = [np.empty((0, 4))], [np.empty(0, bool)]
-    # One leaf of a band's struct tells where it is null; the tile tables need not be read.
-    for batch in workspace.read_batches(result.path, [BBOX, *(f"{band}.image_width" for band in bands)]):
-        axes = [pc.struct_field(batch.column(BBOX), [axis]) for axis in range(4)]
-        boxes.append(np.stack([np.asarray(pc.fill_null(axis, np.nan), float) for axis in axes], axis=1))
-        missing = np.zeros(batch.num_rows, bool)
-        for band in bands:
-            missing |= np.asarray(pc.is_null(batch.column(band)))
-        lacking.append(missing)
-    extent, marked = np.concatenate(boxes), np.concatenate(lacking)
-    title = f"{spec.name} {result.key}: {_counted(result.rows, 'record')}"
-    if marked.any():
-        title += f", {int(marked.sum())} without a header"
-    picture = as_markdown(footprint_map(extent, marked, title), f"Footprints of {spec.name} {result.key}")
-    return {"footprints": dg.MetadataValue.md(picture), "records_lacking_headers": int(marked.sum())}
-
-
-def _counted(count: int, name: str) -> str:
-    return f"{count} {name}{'' if count == 1 else 's'}"
-
-
 def _short(kind: pa.DataType) -> str:
     text = str(kind)
     if len(text) <= _LONGEST_TYPE:
@@ -201,9 +199,3 @@ def _short(kind: pa.DataType) -> str:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return f"list<{_short(kind.value_type)}>"
     return f"{text[: _LONGEST_TYPE - 3]}..."
-
-
-def _uri(spec: CollectionSpec, path: str) -> str:
-    """Return a path on the workspace's filesystem as a person would write it."""
-    scheme, mark, _ = redact(spec.published_path or "").partition("://")
-    return f"{scheme}://{path}" if mark else path

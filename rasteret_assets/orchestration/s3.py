@@ -104,6 +104,12 @@ class S3Settings(S3Resource):
             config["profile_name"] = self.profile_name
         return {name: value for name, value in config.items() if value is not None}
 
+    @property
+    def is_public_aws(self) -> bool:
+        """Tell whether buckets lie in AWS' public regions, as far as these settings say."""
+        hidden = (self._region() or "").startswith(("cn-", "us-gov-", "us-iso"))
+        return not hidden and (self.endpoint_url or s3_endpoint_of_environment()) is None
+
     def _endpoint(self) -> str | None:
         """Return the URL of the service: the field's, or the environment's, and of AWS only where it is not HTTPS."""
         url, protocol = self.endpoint_url or s3_endpoint_of_environment(), "https" if self.use_ssl else "http"

@@ -41,7 +41,9 @@ def raw_records(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinitio
             force = rasteret_options.force or spec.force
             source = rasteret_filesystem.open_source(spec, trust_stored=not force)
             results = step.run(Build(workspace=step.workspace, spec=spec, source=source, force=force))
-        yield from step.report(results, lambda result: stage_metadata(step.workspace, spec, RAW, result, forced=force))
+        yield from step.report(
+            results, lambda result: stage_metadata(step.workspace, spec, RAW, result, rasteret_filesystem, forced=force)
+        )
 
     return raw_records
 
@@ -59,7 +61,9 @@ def normalized_records(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDe
             results = step.run(build, explain=lambda key, error: _rejects(step, key, error))
 
         def described(result: StageResult) -> dict[str, Any]:
-            metadata = stage_metadata(step.workspace, spec, NORMALIZED, result, forced=rasteret_options.force)
+            metadata = stage_metadata(
+                step.workspace, spec, NORMALIZED, result, rasteret_filesystem, forced=rasteret_options.force
+            )
             if result.counts.get("rejected_records"):
                 metadata |= rejected_metadata(step.workspace, spec, result.key)
             return metadata
@@ -108,7 +112,7 @@ def band_metadata(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinit
 
         def described(result: StageResult) -> dict[str, Any]:
             cost = costs.get(result.key)
-            return stage_metadata(step.workspace, spec, BANDS, result, forced=force, cost=cost)
+            return stage_metadata(step.workspace, spec, BANDS, result, rasteret_filesystem, forced=force, cost=cost)
 
         yield from step.report(results, described)
 
@@ -136,7 +140,9 @@ def collection(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition
             tidy(build)
 
         def described(result: StageResult) -> dict[str, Any]:
-            metadata = stage_metadata(step.workspace, spec, COLLECTION, result, forced=rasteret_options.force)
+            metadata = stage_metadata(
+                step.workspace, spec, COLLECTION, result, rasteret_filesystem, forced=rasteret_options.force
+            )
             if spec.graph.preview and result.path:
                 picture = preview(step.workspace, result.path, rasteret_backend.backend(spec))
                 metadata["preview"] = dg.MetadataValue.md(picture)

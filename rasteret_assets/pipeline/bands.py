@@ -29,6 +29,7 @@ from rasteret_assets.pipeline.stage import (
     StageResult,
     partitions_at_once,
     side_by_side,
+    timed,
 )
 from rasteret_assets.schema import (
     BAND_METADATA_SCHEMA,
@@ -127,6 +128,7 @@ def _ids(build: Build, key: str) -> pa.ChunkedArray:
     return pa.chunked_array([batch.column(0) for batch in build.records(key, [ID])], pa.string())
 
 
+@timed
 def _read_bands(build: Build, key: str, lists: Callable[[], Sequence[str]]) -> StageResult:
     """Read the headers a partition lacks (all of them with ``force``) and write its ledger."""
     workspace, spec, backend = build.workspace, build.spec, build.backend
@@ -171,12 +173,18 @@ def _read_bands(build: Build, key: str, lists: Callable[[], Sequence[str]]) -> S
         "crs_conflicts": account.conflicts,
         "requests": account.requests,
         "request_bytes": account.bytes,
-        "seconds": round(account.seconds, 3),
+        "fetch_seconds": round(account.seconds, 3),
         **_percentiles(account.latencies),
         **{f"failed: {name}": count for name, count in sorted(account.failures.items())},
     }
     return StageResult(
-        key=key, rows=ledger.rows, version=content.hexdigest(), counts=counts, path=path, schema=BAND_METADATA_SCHEMA
+        key=key,
+        rows=ledger.rows,
+        version=content.hexdigest(),
+        counts=counts,
+        path=path,
+        schema=BAND_METADATA_SCHEMA,
+        size=ledger.written.size,
     )
 
 

@@ -44,7 +44,6 @@ class BuildReport:
                 for name, value in result.counts.items():
                     if not isinstance(value, str) and not name.startswith(LATENCY_PREFIX):
                         sums[name] = sums.get(name, 0) + value
-        sums.pop("bytes", None)
         records = sum(result.rows for result in self.results[COLLECTION].values())
         return {"partitions": len(self.reasons), "records": records, **sums}
 

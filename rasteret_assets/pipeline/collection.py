@@ -16,6 +16,7 @@ from rasteret_assets.pipeline.stage import (
     StageResult,
     partitions_at_once,
     side_by_side,
+    timed,
 )
 from rasteret_assets.publish.footer import PublishedFacts
 from rasteret_assets.publish.parameters import KEPT, TAKEN
@@ -45,6 +46,7 @@ def make_collection(build: Build, keys: Sequence[str]) -> dict[str, StageResult]
     return results
 
 
+@timed
 def _publish(build: Build, key: str) -> StageResult:
     """Publish a partition by replacing its file, or remove it where its records are gone; the state is written last."""
     workspace, spec = build.workspace, build.spec
@@ -74,7 +76,6 @@ def _publish(build: Build, key: str) -> StageResult:
         remove_outdated(workspace, key)
         compact(workspace, key)
     counts: dict[str, int | float | str] = {
-        "bytes": written.size,
         "crs_corrected_by_header": published.findings.corrected,
         "crs_conflicting_bands": published.findings.conflicting,
     }
@@ -83,7 +84,7 @@ def _publish(build: Build, key: str) -> StageResult:
             counts[name] = "\n".join(sorted(names))
     return StageResult(
         key=key, rows=facts.rows, version=written.digest, counts=counts, path=workspace.published_file(key),
-        schema=published.schema,
+        schema=published.schema, size=written.size,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from rasteret_assets.pipeline.stage import (
     Build,
     StageResult,
     side_by_side,
+    timed,
 )
 from rasteret_assets.schema import (
     RAW,
@@ -101,6 +102,7 @@ def _reused(build: Build, spool: Spool, key: str, digests: Mapping[str, str]) ->
         return set()  # the rows are read again
 
 
+@timed
 def _put_raw(
     workspace: Workspace, spec: CollectionSpec, spool: Spool, source: Source, profile: SourceProfile, key: str
 ) -> StageResult:
@@ -119,6 +121,4 @@ def _put_raw(
     written = spool.put(key, path, schema.metadata, digests)
     rows = spool.rows[key]
     spool.drop(key)
-    return StageResult(
-        key=key, rows=rows, version=version, counts={"bytes": written.size}, path=path, schema=source.schema
-    )
+    return StageResult(key=key, rows=rows, version=version, size=written.size, path=path, schema=source.schema)

@@ -18,6 +18,7 @@ from rasteret_assets.pipeline.stage import (
     StageResult,
     partitions_at_once,
     side_by_side,
+    timed,
 )
 from rasteret_assets.publish.footer import PublishedFacts
 from rasteret_assets.publish.stac import is_stac
@@ -44,6 +45,7 @@ def make_normalized_records(build: Build, keys: Sequence[str]) -> dict[str, Stag
     return side_by_side(keys, lambda key: _normalize(build, key), partitions_at_once(build, keys), build.failed)
 
 
+@timed
 def _normalize(build: Build, key: str) -> StageResult:
     """Normalize a partition's raw rows into published order, and write those that cannot be beside them."""
     workspace = build.workspace
@@ -70,6 +72,7 @@ def _normalize(build: Build, key: str) -> StageResult:
         return StageResult(
             key=key, rows=stream.rows, version=stream.written.digest,
             counts={name: counts[name] for name in _RECORD_COUNTS}, path=path, schema=normalized,
+            size=stream.written.size,
         )  # fmt: skip
 
 

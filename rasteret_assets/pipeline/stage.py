@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import Final, ParamSpec, TypeVar
 
 import pyarrow as pa
 
@@ -29,6 +31,7 @@ from rasteret_assets.storage.streams import StreamTable, open_stream
 from rasteret_assets.storage.workspace import Workspace
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 #: Version of a stage's table that does not exist any more, because the source lost the partition.
 REMOVED: Final = "removed"
@@ -56,6 +59,8 @@ class StageResult:
         counts: what a person looks for, by name: numbers and short texts.
         path: file that was written; empty where the partition was removed.
         schema: of the table that was written; None where the partition was removed.
+        size: of the file that was written, in bytes.
+        seconds: that making it took.
     """
 
     key: str
@@ -64,6 +69,8 @@ class StageResult:
     counts: dict[str, int | float | str] = field(default_factory=dict)
     path: str = ""
     schema: pa.Schema | None = None
+    size: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -190,6 +197,18 @@ class Stage:
     name: str
     inputs: tuple[str, ...]
     make: Callable[[Build, Sequence[str]], dict[str, StageResult]]
+
+
+def timed(make: Callable[P, StageResult]) -> Callable[P, StageResult]:
+    """Decorate a function that makes one partition of a stage: its result tells how long it took."""
+
+    @wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> StageResult:
+        start = time.monotonic()
+        result = make(*args, **kwargs)
+        return replace(result, seconds=round(time.monotonic() - start, 3))
+
+    return made
 
 
 def partitions_at_once(build: Build, keys: Sequence[str]) -> int:

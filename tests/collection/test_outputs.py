@@ -278,10 +278,10 @@ def test_footprints_are_drawn_where_they_lie(scenes):
     assert west < scenes.bounds[0] < scenes.bounds[2] < east
     assert "scenes: 2 footprints" in axes.get_title(loc="left")
     assert scenes.plot(axes) is axes
-    assert "first 1 footprints" in scenes.plot(limit=1).get_title(loc="left")
+    assert "first 1 footprint" in scenes.plot(limit=1).get_title(loc="left")
     with pytest.raises(WindowError, match="no footprint to draw"):
         scenes.subset(date_range=("1999", "1999")).plot()
-    assert "data:image/png;base64," in scenes._repr_html_()
+    assert "scenes: 2 footprints</text>" in scenes._repr_html_()
 
 
 def test_footprints_over_the_antimeridian_lie_side_by_side():

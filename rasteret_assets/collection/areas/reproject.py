@@ -165,7 +165,8 @@ def _from_lonlat(geometry: BaseGeometry, target: str) -> BaseGeometry:
     """Bring a lon/lat geometry that reaches over 180, or over a tear of the plane, to ``target``."""
     project = _transformer(LONLAT, target).transform
     tear = tear_of(target)
-    west = widest_gap(geometry) if tear is None else tear.longitude
+    spans = shapely.bounds(shapely.get_parts(geometry))[:, ::2]
+    west = widest_gap(spans) if tear is None else tear.longitude
     if west is not None:
         # Counted from the tear on, or from where nothing of it lies, the geometry has no seam at 180.
         (moved,) = cut_at_antimeridian(np.array([geometry], dtype=object), west=west)

@@ -89,22 +89,42 @@ def draw_preview(
         CollectionError: if there is no such record.
         WindowError: if no record meets the area, or the index has no overview that would make the picture small enough.
     """
-    names = known_bands(collection, _default_bands(collection) if bands is None else bands)
+    names = known_bands(collection, default_bands(collection) if bands is None else bands)
     if len(names) not in {1, 3}:
         raise WindowError(f"a picture takes one band (grey) or three (red, green, blue), not {len(names)}: {names}")
     record, area = _choose(collection, what, names, geometry_crs)
+    return draw_record(record, names, area, size=size, backend=backend, options=options)
+
+
+def draw_record(
+    record: Record, names: Sequence[str], area: Area | None, *, size: int, backend: StorageBackend, options: ReadOptions
+) -> Picture:
+    """Draw a record from the overview that is just fine enough.
+
+    Args:
+        record: with the headers of all bands.
+        names: of its bands, one or three.
+        area: to draw; None for all of the record.
+        size: pixels along the longer side at most.
+        backend: reads the bytes.
+        options: of the read.
+
+    Raises:
+        WindowError: if the area meets no pixel, or the index has no overview that would make the picture small enough.
+    """
     # Every band by itself: they may lie on different grids.
     read = [_read(record, band, area, names, size, backend, options) for band in range(len(names))]
     height, width = max(pixels.shape for pixels, _ in read)
     channels, valid = zip(*(_resized(pair, height, width) for pair in read), strict=True)
-    there = np.logical_and.reduce(valid)
+    there = np.logical_and.reduce([*valid, *(np.isfinite(channel) for channel in channels)])
     colours = [_stretched(channel, there) for channel in channels]
     alpha = np.where(there, np.uint8(255), np.uint8(0))
     pixels = np.dstack([*(colours if len(colours) == 3 else colours * 3), alpha])
     return Picture(pixels=pixels, record=record.id, bands=names)
 
 
-def _default_bands(collection: RecordTable) -> Sequence[str]:
+def default_bands(collection: RecordTable) -> Sequence[str]:
+    """Return red, green and blue of a collection whose bands are called so, else its first band, if it has any."""
     known = set(collection.bands)
     three = next((names for names in _COLOURS if known.issuperset(names)), None)
     return three or collection.bands[:1]
@@ -174,10 +194,11 @@ def _resized(
 
 def _stretched(channel: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """Samples from 0 to 255, so that all but the darkest and the brightest few differ."""
-    seen = valid & np.isfinite(channel) if channel.dtype.kind == "f" else valid
-    if not seen.any():
+    if not valid.any():
         return np.zeros(channel.shape, dtype=np.uint8)
-    low, high = np.percentile(channel[seen], _STRETCH)
-    scaled = (np.where(seen, channel, low).astype(np.float64) - low) / max(high - low, np.finfo(np.float64).tiny)
+    values = channel.astype(np.float64)
+    low, high = np.percentile(values[valid], _STRETCH)
+    # Halved, because the difference of two samples may be beyond the largest float.
+    scaled = (np.where(valid, values, low) / 2 - low / 2) / max(high / 2 - low / 2, np.finfo(np.float64).tiny)
     bright: npt.NDArray[np.uint8] = (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
     return bright

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
 
+import numpy as np
+
+from rasteret_assets.collection.pixels.select import RecordTable
+from rasteret_assets.collection.show.outlines import counted, read_footprints
+from rasteret_assets.collection.show.svg_map import DRAWN_SINGLY, footprint_map
 from rasteret_assets.collection.table.summary import Summary
 
 _SHOWN = 6
@@ -30,7 +34,7 @@ def html(
     bands: Mapping[str, int | None],
     crs: Sequence[str],
     summary: Summary,
-    picture: bytes | None = None,
+    picture: str | None = None,
 ) -> str:
     """A table of what a collection holds; every text in it is escaped.
 
@@ -40,7 +44,7 @@ def html(
         bands: the number of records whose header is present by band; None where it is not known.
         crs: of the rasters.
         summary: its counts and extents.
-        picture: PNG of its footprints, shown beside the table.
+        picture: SVG of its footprints, shown beside the table.
     """
     bounds = "none" if summary.bounds is None else ", ".join(f"{value:.4f}" for value in summary.bounds)
     facts = {
@@ -58,8 +62,14 @@ def html(
     table = f"<div><strong>{escape(name or 'Collection')}</strong>{note}<table>{rows}</table></div>"
     if picture is None:
         return table
-    image = f"<img alt='footprints' src='data:image/png;base64,{base64.b64encode(picture).decode()}'>"
-    return f"<div style='display:flex;flex-wrap:wrap;gap:1em'>{table}{image}</div>"
+    return f"<div style='display:flex;flex-wrap:wrap;gap:1em'>{table}{picture}</div>"
+
+
+def footprints(collection: RecordTable) -> str | None:
+    """Draw the first footprints of a collection as an SVG element; None where there are none."""
+    shapes, _, more = read_footprints(collection, DRAWN_SINGLY)
+    title = counted(collection, len(shapes), more=more)
+    return footprint_map(shapes, np.zeros(len(shapes), bool), title) if len(shapes) else None
 
 
 def _share(band: str, headers: int | None, rows: int) -> str:
