@@ -153,6 +153,10 @@ STATUS_UNSUPPORTED: Final = "unsupported"
 #: Error class of a header that is good, but in another CRS than its record says: the header's is published.
 CRS_CONFLICT: Final = "crs_conflict"
 
+#: Until when later builds try a file again that does not exist; null for all other outcomes, and for missing files that
+#: are not tried again.
+RETRY_UNTIL: Final = "retry_until"
+
 #: The columns of a header row that are neither the header itself nor what it is of.
 OUTCOME_FIELDS: Final = (
     pa.field("status", pa.string()),
@@ -160,6 +164,7 @@ OUTCOME_FIELDS: Final = (
     pa.field("error", pa.string()),
     pa.field("attempts", pa.int32()),
     pa.field("attempted_at", TIMESTAMP),
+    pa.field(RETRY_UNTIL, TIMESTAMP),
     *VALIDATOR_FIELDS,
     pa.field("parser_version", pa.int32()),
 )

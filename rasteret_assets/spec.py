@@ -126,6 +126,9 @@ class CollectionSpec(_Model):
         license: of the data, as STAC's ``collection.json`` wants it: an SPDX identifier, or ``other``.
         max_failed: share (0 to 1) of a partition's headers that may be missing before it is refused to be published;
             all of them by default, since a record without headers says so itself.
+        retry_missing_for: days for which later builds ask again for a file that does not exist, counted from when it
+            was first missed: providers publish records before their files. Then it counts as gone for good; 0 takes the
+            first answer for it. Files that were missed before a change of the days keep theirs.
         graph: owners, schedules and the like of the Dagster graph.
         secret_query: names of parameters in addresses that are secrets besides those that are recognised: they are
             used to fetch, and never published. In any spelling: ``subscription-key`` is ``subscriptionKey`` too.
@@ -157,6 +160,7 @@ class CollectionSpec(_Model):
     link_local: Literal["refuse", "allow"] = "refuse"
     license: str = "other"
     max_failed: float = Field(default=1.0, ge=0.0, le=1.0)
+    retry_missing_for: float = Field(default=3.0, ge=0.0, le=3660.0)
     graph: GraphOptions = Field(default_factory=GraphOptions)
     secret_query: tuple[str, ...] = ()
     keep_query: tuple[str, ...] = ()
@@ -165,7 +169,7 @@ class CollectionSpec(_Model):
     _LATER: ClassVar[frozenset[str]] = frozenset({"local_files", "link_local"})
     #: Fields that change how a build runs but not what it publishes.
     _RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset(
-        {"path", "workspace_dir", "max_concurrent", "force", "max_failed", "graph"}
+        {"path", "workspace_dir", "max_concurrent", "force", "max_failed", "retry_missing_for", "graph"}
     )
 
     @field_validator("path", "workspace_dir", mode="before")

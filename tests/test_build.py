@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +15,13 @@ import pytest
 from pyproj import CRS
 
 from rasteret_assets import CollectionSpec, build, load, plan
-from rasteret_assets.errors import CollectionError, InvalidRecordError, SpecError
+from rasteret_assets.errors import CollectionError, EnrichmentError, InvalidRecordError, SpecError
+from rasteret_assets.headers import retried
+from rasteret_assets.headers.failures import read_failures
+from rasteret_assets.headers.ledger import read_ledger
+from rasteret_assets.pipeline.stage import Build
+from rasteret_assets.pipeline.stages import run_stage
+from rasteret_assets.schema import BANDS, COLLECTION
 from rasteret_assets.source.open import Source, SourcePart
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
@@ -158,9 +164,100 @@ def test_failures_that_may_pass_are_tried_again(scenes: Scenes) -> None:
     assert plan(scenes.spec).partitions["2024-01"].headers_to_fetch == 1
     assert build(scenes.spec).reasons == {"2024-01": "headers to try again"}
     assert scenes.requests() == ["/a.tif"]
+
+
+def later(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
+    """Set the clock forward by which missing files are tried again."""
+    monkeypatch.setattr(retried, "now", lambda: datetime.now(UTC) + timedelta(days=days))
+
+
+def test_files_that_come_after_their_records_are_asked_for_again(scenes: Scenes) -> None:
+    content = scenes.server.objects.pop("/a.tif")
+    build(scenes.spec)
+    scenes.requests()
+    assert plan(scenes.spec).partitions["2024-01"].headers_to_fetch == 1
+    assert build(scenes.spec).reasons == {"2024-01": "headers to try again"}
+    assert scenes.requests() == ["/a.tif"]
+    scenes.server.objects["/a.tif"] = content
+    assert build(scenes.spec).totals["headers_failed"] == 0
+    assert scenes.requests() == ["/a.tif"]
+    assert build(scenes.spec).reasons == {}
+
+
+def test_the_first_miss_says_until_when_a_file_is_asked_for(scenes: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
+    del scenes.server.objects["/a.tif"]
+    build(scenes.spec)
+    (until,) = missing_until(scenes)
+    assert timedelta(days=3) < until - datetime.now(UTC) <= timedelta(days=3, hours=1)
+    later(monkeypatch, 2)
     del scenes.server.objects["/b.tif"]
-    assert build(scenes.spec, force=True).totals["headers_failed"] == 1
-    assert build(scenes.spec).reasons == {}  # a file that is gone is not asked for again and again
+    build(scenes.spec, revalidate=True)  # which notices that another file went
+    assert missing_until(scenes) == [until, max(missing_until(scenes))]
+    scenes.requests()
+    later(monkeypatch, 4)
+    assert build(scenes.spec).reasons == {"2024-01": "headers to try again"}
+    assert scenes.requests() == ["/b.tif"]
+    published = Path(Workspace.of(scenes.spec).published_file("2024-01"))
+    before = published.stat().st_mtime_ns, published.read_bytes()
+    later(monkeypatch, 6)
+    assert plan(scenes.spec).partitions == {}
+    assert build(scenes.spec).reasons == {}
+    assert scenes.requests() == []
+    assert (published.stat().st_mtime_ns, published.read_bytes()) == before
+    # Rebuilt for another reason, the partition asks for nothing either.
+    changed = CollectionSpec.of(**{**scenes.spec.model_dump(), "description": "another"})
+    assert set(build(changed).reasons) == {"2024-01", "2024-02"}
+    assert scenes.requests() == []
+
+
+def test_a_partition_none_of_whose_files_is_there_yet_stops_no_later_build(scenes: Scenes) -> None:
+    content = {path: scenes.server.objects.pop(path) for path in ("/a.tif", "/b.tif")}
+    build(scenes.spec)
+    assert build(scenes.spec).totals["headers_failed"] == 2
+    # Headers that are published are not lost to files that went.
+    scenes.server.objects |= content
+    assert build(scenes.spec).totals["headers_failed"] == 0
+    del scenes.server.objects["/a.tif"], scenes.server.objects["/b.tif"]
+    with pytest.raises(EnrichmentError, match="not one of 2 headers"):
+        build(scenes.spec, force=True, partitions=["2024-01"])
+    assert build(scenes.spec).totals["headers_failed"] == 0
+
+
+def missing_until(scenes: Scenes) -> list[datetime]:
+    """Until when missing files are tried again, as the ledgers say."""
+    table = read_failures(Workspace.of(scenes.spec)).table
+    return sorted(table["retry_until"].to_pylist())
+
+
+def test_days_to_wait_for_files_change_nothing_that_is_published(scenes: Scenes) -> None:
+    del scenes.server.objects["/a.tif"]
+    build(CollectionSpec.of(**{**scenes.spec.model_dump(), "retry_missing_for": 0}))
+    scenes.requests()
+    # Files that were missed before keep their days.
+    assert build(scenes.spec).reasons == {}
+    assert scenes.requests() == []
+    with pytest.raises(SpecError, match="retry_missing_for=-1"):
+        CollectionSpec.of(path="t", retry_missing_for=-1)
+
+
+def test_missing_files_of_an_earlier_version_are_gone_for_good(scenes: Scenes) -> None:
+    del scenes.server.objects["/a.tif"]
+    build(scenes.spec)
+    workspace = Workspace.of(scenes.spec)
+    state, ledger = Path(workspace.state_file("2024-01")), Path(workspace.stage_file(BANDS, "2024-01"))
+    document = json.loads(state.read_text())
+    assert document.pop("retry_until")
+    state.write_text(json.dumps(document))
+    rows = pq.read_table(ledger)
+    pq.write_table(rows.drop_columns(["retry_until"]), ledger)
+    scenes.requests()
+    assert build(scenes.spec).reasons == {}
+    assert scenes.requests() == []
+    assert missing_until(scenes) == [None]
+    assert [batch.num_rows for batch in read_ledger(workspace, "2024-01")] == [2]
+    # The stage after the ledger reads it too.
+    run_stage(COLLECTION, Build(workspace=workspace, spec=scenes.spec), ["2024-01"])
+    assert json.loads(state.read_text())["retry_until"] == {}
 
 
 def test_force_and_revalidate_touch_every_partition(scenes: Scenes) -> None:

@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 
 from rasteret_assets import build_from_table
 from rasteret_assets.cli import main
+from rasteret_assets.headers.failures import read_failures
+from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer, ServedBuild
 
@@ -45,14 +47,15 @@ def test_the_report_counts_explains_and_lists(built: ServedBuild) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert lines[0] == "3 of 4 headers could not be read."
-    assert f"not_found {built.host} 2 50.00% keeps" in lines
+    until = f"{read_failures(Workspace.at(str(built.published))).table['retry_until'][1].as_py():%Y-%m-%d %H:%M} UTC"
+    assert f"not_found {built.host} 2 50.00% tries again until {until}" in lines
     assert f"forbidden {built.host} 1 25.00% tries again" in lines
-    assert any(line.startswith("not_found: the file is gone") for line in lines)
+    assert any(line.startswith("not_found: the file is not there yet, is gone") for line in lines)
     assert any(line.startswith("forbidden: give the backend credentials") for line in lines)
     assert lines[-3:] == [
         f"2024-04 private B02 forbidden: {built.url}/private.tif: HTTP 403 Forbidden",
-        f"2024-05 gone B02 not_found: {built.url}/gone.tif: HTTP 404 Not Found",
-        f"2024-06 gone2 B02 not_found: {built.url}/gone2.tif: HTTP 404 Not Found",
+        f"2024-05 gone B02 not_found: {built.url}/gone.tif: HTTP 404 Not Found (asked for until {until})",
+        f"2024-06 gone2 B02 not_found: {built.url}/gone2.tif: HTTP 404 Not Found (asked for until {until})",
     ]
     assert "verysecret" not in result.output
 
@@ -70,12 +73,13 @@ def test_json_is_one_document_with_everything(built: ServedBuild) -> None:
     document = json.loads(failures(built.published, "--json").stdout)
     assert set(document) == {"summary", "failures"}
     assert [(row["error_class"], row["count"], row["share"], row["retried"]) for row in document["summary"]] == [
-        ("not_found", 2, 0.5, False),
-        ("forbidden", 1, 0.25, True),
+        ("not_found", 2, 0.5, 2),
+        ("forbidden", 1, 0.25, 1),
     ]
     assert [row["id"] for row in document["failures"]] == ["private", "gone", "gone2"]
     assert document["failures"][1]["href"] == f"{built.url}/gone.tif"
     assert datetime.fromisoformat(document["failures"][1]["attempted_at"]).tzinfo is not None
+    assert [row["retry_until"] is not None for row in document["failures"]] == [False, True, True]
     limited = json.loads(failures(built.published, "--json", "--limit", "1", "--class", "not_found").stdout)
     assert [row["id"] for row in limited["failures"]] == ["gone"]
     assert limited["summary"][0]["count"] == 2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -81,9 +82,19 @@ def _print_failures(found: Failures, limit: int, *, narrowed: bool) -> None:
     for row in shown:
         place = f"{row['partition']}  {row['id']}  {row['band']}  {row['error_class']}: "
         address = f"{row['href']}: " if row["href"] and row["href"] not in row["error"] else ""
-        console.print(Text(printable(place + address + row["error"])))
+        until = f" (asked for until {row['retry_until']:%Y-%m-%d %H:%M} UTC)" if row["retry_until"] else ""
+        console.print(Text(printable(place + address + row["error"] + until)))
     if len(shown) < count:
         console.print(Text(f"... and {count - len(shown)} more: --limit shows more of them, --json all"), style="dim")
+
+
+def _next_run(row: Mapping[str, Any]) -> str:
+    """Say what the next build does about the failures of a row of the summary."""
+    if not row["retried"]:
+        return "keeps"
+    some = f" {row['retried']}" if row["retried"] < row["count"] else ""
+    until = row["retry_until"]
+    return f"tries{some} again" + (f" until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "")
 
 
 def _print_summary(console: Console, found: Failures) -> None:
@@ -101,11 +112,11 @@ def _print_summary(console: Console, found: Failures) -> None:
     for row in summary:
         table.add_row(
             row["error_class"], Text(printable(row["host"] or "-")), str(row["count"]), f"{row['share']:.2%}",
-            "tries again" if row["retried"] else "keeps",
+            _next_run(row),
         )  # fmt: skip
     console.print(table)
     for error_class, remedy in {row["error_class"]: row["remedy"] for row in summary}.items():
         console.print(Text.assemble((f"{error_class}: ", "bold"), remedy))
-    if not all(row["retried"] for row in summary):
+    if any(row["retried"] < row["count"] for row in summary):
         console.print("What the next run keeps is read again once its href changes, or with force.", style="dim")
     console.print()

@@ -39,6 +39,24 @@ def conform(column: pa.Array, kind: pa.DataType) -> pa.Array:
     return column.cast(kind, safe=getattr(column.type, "unit", None) != "ns")
 
 
+def conform_rows(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return rows with the columns of a schema, in its order: those that the rows lack are null, others are left out.
+
+    Args:
+        rows: whose columns :func:`conform` to those of the schema.
+        schema: of the result.
+    """
+    if rows.schema.equals(schema):
+        return rows
+    columns = [
+        conform(rows.column(field.name), field.type)
+        if field.name in rows.schema.names
+        else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
 def _same(one: pa.DataType, other: pa.DataType) -> bool:
     """Whether two types are equal, with the names of list items, which Arrow does not compare."""
     return bool(one == other and str(one) == str(other))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasteret_assets.columns.conform import conform
+from rasteret_assets.columns.conform import conform, conform_rows
 from rasteret_assets.headers.compact import LEDGER_OPTIONS
 from rasteret_assets.headers.store import HeaderFileWriter, HeaderStore
 from rasteret_assets.schema import (
@@ -25,7 +25,9 @@ from rasteret_assets.schema import (
     NORMALIZED,
     OUTCOME_FIELDS,
     RAW,
+    RETRY_UNTIL,
     STATUS_OK,
+    TIMESTAMP,
 )
 from rasteret_assets.storage.addresses import identity_hashes
 from rasteret_assets.storage.filesystems import list_files
@@ -94,6 +96,7 @@ def earlier_keys(workspace: Workspace, key: str) -> Iterator[pa.Table]:
             IDENTITY: identity_hashes(batch.column(HREF)),
             BAND_INDEX: batch.column(BAND_INDEX),
             "error_class": pc.if_else(is_ok, pa.scalar(None, pa.string()), batch.column("error_class")),
+            RETRY_UNTIL: pa.nulls(batch.num_rows, TIMESTAMP),
             "parser_version": batch.column("parser_version"),
         })  # fmt: skip
 
@@ -109,7 +112,9 @@ def remove_earlier_tables(workspace: Workspace, keys: Collection[str]) -> None:
 def _header_rows(batch: pa.RecordBatch) -> pa.Table:
     is_ok = pc.equal(batch.column("status"), STATUS_OK)
     header = conform(batch.column("header"), HEADER_STRUCT)
-    columns = {name: batch.column(name) for name in (HREF, BAND_INDEX, *(field.name for field in OUTCOME_FIELDS))}
+    told = conform_rows(batch, pa.schema(list(OUTCOME_FIELDS)))
+    columns = {HREF: batch.column(HREF), BAND_INDEX: batch.column(BAND_INDEX)}
+    columns |= dict(zip(told.schema.names, told.columns, strict=True))
     # A conflict of CRSs is one of the record's with the header, and stands in the ledger only.
     columns |= {
         name: pc.if_else(is_ok, pa.scalar(None, pa.string()), batch.column(name)) for name in ("error_class", "error")
@@ -128,6 +133,6 @@ def _ledger_rows(batch: pa.RecordBatch, name: str, first: int) -> pa.Table:
         HEADER_FILE: pa.array([name] * batch.num_rows, pa.string(), mask=~asked),
         HEADER_ROW: pa.array(np.arange(first, first + batch.num_rows), pa.int32(), mask=~asked),
     }
-    kept = {field: batch.column(field) for field in BAND_METADATA_SCHEMA.names if field not in places}
-    columns = {**kept, **places}
+    rows = conform_rows(batch, BAND_METADATA_SCHEMA)
+    columns = {**dict(zip(rows.schema.names, rows.columns, strict=True)), **places}
     return pa.table([columns[field] for field in BAND_METADATA_SCHEMA.names], BAND_METADATA_SCHEMA)

@@ -16,9 +16,9 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from rasteret_assets.errors import CollectionError
-from rasteret_assets.headers.targets import RETRIED_CLASSES
+from rasteret_assets.headers.retried import are_retried
 from rasteret_assets.partitions import partition_date
-from rasteret_assets.schema import BANDS, CRS_CONFLICT, HREF, ID, TIMESTAMP
+from rasteret_assets.schema import BANDS, CRS_CONFLICT, HREF, ID, RETRY_UNTIL, TIMESTAMP
 from rasteret_assets.storage.addresses import redacted_hrefs, redacted_texts
 from rasteret_assets.storage.urls import host
 from rasteret_assets.storage.workspace import Workspace
@@ -38,18 +38,21 @@ FAILURES_SCHEMA: Final = pa.schema(
         ("error", pa.string()),
         ("attempts", pa.int32()),
         ("attempted_at", TIMESTAMP),
+        (RETRY_UNTIL, TIMESTAMP),
         ("partition", pa.string()),
     ]
 )
 
-#: One row per error class and host, the commonest first.
+#: One row per error class and host, the commonest first. A build that runs now tries ``retried`` of the headers again;
+#: missing files among them are tried until ``retry_until`` at most.
 SUMMARY_SCHEMA: Final = pa.schema(
     [
         ("error_class", pa.string()),
         ("host", pa.string()),
         ("count", pa.int64()),
         ("share", pa.float64()),
-        ("retried", pa.bool_()),
+        ("retried", pa.int64()),
+        (RETRY_UNTIL, TIMESTAMP),
         ("remedy", pa.string()),
         ("example_href", pa.string()),
         ("example_error", pa.string()),
@@ -58,7 +61,8 @@ SUMMARY_SCHEMA: Final = pa.schema(
 
 #: What a person can do about a failure, by error class.
 REMEDIES: Final[dict[str, str]] = {
-    "not_found": "the file is gone or its address is wrong: correct the href, or rewrite it with url_rewrite_patterns",
+    "not_found": "the file is not there yet, is gone, or its address is wrong: correct the href, or rewrite it with "
+    "url_rewrite_patterns",
     "forbidden": "give the backend credentials or fresh signed URLs, or declare requester_pays in cloud_config",
     "throttled": "the host wants fewer requests: lower max_concurrent and build again",
     "timeout": "the host is slow: build again, with a lower max_concurrent where it stays so",
@@ -86,7 +90,7 @@ _OTHER_REMEDY: Final = "the error says what is wrong; build again once it is men
 
 #: Arrow's own name for the file a row of a dataset is from.
 _FILE: Final = "__filename"
-_STORED: Final = (ID, "band", HREF, "status", "error_class", "error", "attempts", "attempted_at")
+_STORED: Final = (ID, "band", HREF, "status", "error_class", "error", "attempts", "attempted_at", RETRY_UNTIL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +127,13 @@ class Failures:
     def summary(self) -> pa.Table:
         """How many headers are missing or in conflict by error class and host: rows of :data:`SUMMARY_SCHEMA`."""
         # Without threads groups keep the order of their rows, so that the examples are the first of each.
-        grouped = self.table.group_by(["error_class", "host"], use_threads=False).aggregate(
-            [(ID, "count", pc.CountOptions(mode="all")), (HREF, "first"), ("error", "first")]
-        )
+        rows = self.table.append_column("retried", pc.cast(are_retried(self.table), pa.int64()))
+        grouped = rows.group_by(["error_class", "host"], use_threads=False).aggregate(
+            [
+                (ID, "count", pc.CountOptions(mode="all")), ("retried", "sum"), (RETRY_UNTIL, "max"),
+                (HREF, "first"), ("error", "first"),
+            ]
+        )  # fmt: skip
         classes, counts = grouped["error_class"], grouped[f"{ID}_count"]
         remedies = [remedy(name) for name in classes.to_pylist()]  # as many as there are groups: a few
         summary = pa.table(
@@ -134,7 +142,8 @@ class Failures:
                 "host": grouped["host"],
                 "count": counts,
                 "share": pc.divide(counts.cast(pa.float64()), pa.scalar(float(max(self.headers, 1)))),
-                "retried": pc.is_in(classes, pa.array(RETRIED_CLASSES, pa.string())),
+                "retried": grouped["retried_sum"],
+                RETRY_UNTIL: grouped[f"{RETRY_UNTIL}_max"],
                 "remedy": pa.array(remedies, pa.string()),
                 "example_href": grouped[f"{HREF}_first"],
                 "example_error": grouped["error_first"],

@@ -13,12 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasteret_assets.headers.retried import are_retried
 from rasteret_assets.headers.store import HeaderStore
-from rasteret_assets.headers.targets import RETRIED_CLASSES
-from rasteret_assets.schema import BAND_INDEX, IDENTITY, PARSER_VERSION
+from rasteret_assets.schema import BAND_INDEX, IDENTITY, PARSER_VERSION, RETRY_UNTIL
 
 #: Columns that a row is known by.
-KEY_COLUMNS: Final = (IDENTITY, BAND_INDEX, "error_class", "parser_version")
+KEY_COLUMNS: Final = (IDENTITY, BAND_INDEX, "error_class", RETRY_UNTIL, "parser_version")
 
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 
@@ -27,12 +27,14 @@ class Found(NamedTuple):
     """Where the header of each target stands.
 
     Args:
-        files: position of the file among the index's names, ``int64[N]``; -1 where nothing is known.
+        files: position of the file among the index's names, ``int64[N]``; -1 where nothing is known that still holds.
         rows: number of the row there, ``int64[N]``.
+        outdated: as ``files``, of a row that does not hold any more; -1 where there is none.
     """
 
     files: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
+    outdated: npt.NDArray[np.int64]
 
 
 class _Run(NamedTuple):
@@ -40,8 +42,8 @@ class _Run(NamedTuple):
 
     Args:
         keys: of the rows, ``uint64[N, 2]``.
-        places: position of the file among the index's names and number of the row there, ``int32[N, 2]``; the file is
-            -1 where the row is not to be used.
+        places: position of the file among the index's names and number of the row there, ``int32[N, 2]``; of a row
+            that does not hold any more the bits of the position are inverted, so that it is negative.
     """
 
     keys: npt.NDArray[np.uint64]
@@ -104,20 +106,22 @@ class HeaderIndex:
             targets: with the columns ``identity`` and ``band_index``.
         """
         count = targets.num_rows
-        found = Found(np.full(count, -1, np.int64), np.zeros(count, np.int64))
+        nothing = np.full(count, -1, np.int64)
+        files, rows, is_known = nothing.copy(), np.zeros(count, np.int64), np.zeros(count, bool)
         if not self._runs or not count:
-            return found
+            return Found(files, rows, nothing)
         identities, indices = (targets[name].combine_chunks() for name in (IDENTITY, BAND_INDEX))
         wanted = _keys(identities, indices)
         left = np.flatnonzero(np.asarray(identities.is_valid()))
         for run in self._runs:
             place = np.minimum(np.searchsorted(run.keys[:, 0], wanted[left, 0]), len(run.keys) - 1)
             known = (run.keys[place] == wanted[left]).all(axis=1)
-            found.files[left[known]], found.rows[left[known]] = run.places[place[known]].T
+            files[left[known]], rows[left[known]] = run.places[place[known]].T
+            is_known[left[known]] = True
             left = left[~known]
-        # A row that is not to be used has no file, and hides what older ones say.
-        found.rows[found.files < 0] = 0
-        return found
+        # A row that does not hold any more hides what older ones say.
+        holds = files >= 0
+        return Found(np.where(holds, files, -1), rows, np.where(is_known & ~holds, ~files, -1))
 
     def _insert(self, parts: Sequence[_Run]) -> None:
         """Add rows, of which those that count first stand first."""
@@ -140,12 +144,12 @@ def _merged(parts: Sequence[_Run]) -> _Run:
 
 
 def _entries(rows: pa.RecordBatch | pa.Table, file: int, first: int) -> _Run:
-    """Keys and places of rows of a file, in its order; the place of a failure that is to be tried again names no file.
+    """Keys and places of rows of a file, in its order; a failure that is to be tried again does not hold.
 
     Such a failure stands before what an older file knows: the header was asked for anew, because it was not trusted.
     """
     holds = _holds(rows)
-    places = np.stack([np.where(holds, file, -1), np.arange(first, first + rows.num_rows)], axis=1).astype(np.int32)
+    places = np.stack([np.where(holds, file, ~file), np.arange(first, first + rows.num_rows)], axis=1).astype(np.int32)
     identities, indices = (_one(rows.column(name)) for name in (IDENTITY, BAND_INDEX))
     named = np.flatnonzero(np.asarray(identities.is_valid()))
     return _Run(_keys(identities, indices)[named], places[named])
@@ -167,5 +171,4 @@ def _keys(identities: pa.Array, indices: pa.Array) -> npt.NDArray[np.uint64]:
 
 def _holds(batch: pa.RecordBatch | pa.Table) -> npt.NDArray[np.bool_]:
     current = pc.fill_null(pc.equal(batch.column("parser_version"), PARSER_VERSION), fill_value=False)
-    again = pc.is_in(batch.column("error_class"), pa.array(RETRIED_CLASSES))
-    return np.asarray(pc.and_(current, pc.invert(again)), bool)
+    return np.asarray(pc.and_(current, pc.invert(are_retried(batch))), bool)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
+from rasteret_assets.columns.conform import conform_rows
 from rasteret_assets.headers.store import HeaderReader, HeaderStore
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, BANDS, HEADER_FILE, HEADER_ROW, HEADER_STRUCT
 from rasteret_assets.storage.workspace import Workspace
@@ -26,7 +27,10 @@ def read_ledger(workspace: Workspace, key: str) -> Iterator[pa.RecordBatch]:
         CollectionError: if the ledger or a header file is damaged.
     """
     path = workspace.stage_file(BANDS, key)
-    return with_headers(workspace, key, workspace.read_batches(path, BAND_METADATA_SCHEMA.names))
+    stored = workspace.read_batches(path, BAND_METADATA_SCHEMA.names)
+    # Of an earlier version's ledger, which held its headers, nothing is made up.
+    whole = (conform_rows(rows, BAND_METADATA_SCHEMA) if HEADER_FILE in rows.schema.names else rows for rows in stored)
+    return with_headers(workspace, key, whole)
 
 
 def with_headers(workspace: Workspace, key: str, ledger: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -18,10 +18,12 @@ import pyarrow.compute as pc
 
 from rasteret_assets.errors import RasteretAssetsError, UnsupportedTiffError
 from rasteret_assets.headers.fetch import BATCH_SECONDS
+from rasteret_assets.headers.index import KEY_COLUMNS
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderTarget
+from rasteret_assets.headers.retried import RETRIED_CLASSES, retry_until
 from rasteret_assets.headers.store import HeaderFileWriter, in_order
 from rasteret_assets.headers.structs import Header, header_structs
-from rasteret_assets.headers.targets import RETRIED_CLASSES, STATED_EPSG
+from rasteret_assets.headers.targets import STATED_EPSG
 from rasteret_assets.schema import (
     BAND_INDEX,
     BAND_METADATA_SCHEMA,
@@ -35,6 +37,7 @@ from rasteret_assets.schema import (
     IDENTITY,
     OUTCOME_FIELDS,
     PARSER_VERSION,
+    RETRY_UNTIL,
     STATUS_FAILED,
     STATUS_OK,
     STATUS_UNSUPPORTED,
@@ -142,12 +145,24 @@ class FreshRows:
         files: the files that are asked for.
         file_of_row: for every target the position of its file, -1 where none is asked for.
         sink: gets the rows.
+        earlier: for every target what was known of it before, as :func:`~rasteret_assets.headers.retried.retry_until`
+            takes it.
+        days: for which a file is tried again that does not exist.
     """
 
     def __init__(
-        self, targets: pa.Table, files: Sequence[HeaderTarget], file_of_row: npt.NDArray[np.int64], sink: RowSink
+        self,
+        targets: pa.Table,
+        files: Sequence[HeaderTarget],
+        file_of_row: npt.NDArray[np.int64],
+        sink: RowSink,
+        *,
+        earlier: pa.Table,
+        days: float,
     ) -> None:
         self.files = files
+        self._earlier = earlier
+        self._days = days
         self._targets = targets
         self._sink = sink
         # Bands that are the same sample of the same file share a row.
@@ -210,7 +225,11 @@ class FreshRows:
         asked = in_order(self._targets.select([IDENTITY, HREF]), self._target_of_pair[pairs])
         indices = self._indices[pairs]
         values = _header_rows(served, indices.tolist())
-        columns = {IDENTITY: asked[IDENTITY], HREF: asked[HREF], BAND_INDEX: pa.array(indices, pa.int32()), **values}
+        earlier = in_order(self._earlier, self._target_of_pair[pairs])
+        columns = {
+            IDENTITY: asked[IDENTITY], HREF: asked[HREF], BAND_INDEX: pa.array(indices, pa.int32()), **values,
+            RETRY_UNTIL: retry_until(values["error_class"], earlier, self._days),
+        }  # fmt: skip
         rows = pa.table([columns[name] for name in HEADER_SCHEMA.names], HEADER_SCHEMA)
         name, first = self._sink.put(rows)
         if not self.names or self.names[-1] != name:
@@ -220,7 +239,7 @@ class FreshRows:
         self._light_of_pair[pairs] = np.arange(self._made, self._made + len(pairs))
         self._made += len(pairs)
         self._light.append(rows.select(list(LIGHT_COLUMNS)))
-        self.added.append((name, first, rows.select([IDENTITY, BAND_INDEX, "error_class", "parser_version"])))
+        self.added.append((name, first, rows.select(list(KEY_COLUMNS))))
 
     def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return for every target the position of its row's file among :attr:`names` (-1 for none), and the row."""

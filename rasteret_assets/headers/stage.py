@@ -21,10 +21,11 @@ from rasteret_assets.headers.fetch import fetch_headers
 from rasteret_assets.headers.index import Found, HeaderIndex
 from rasteret_assets.headers.outcomes import HeaderProgress, Latencies, ProgressCallback
 from rasteret_assets.headers.places import Places
+from rasteret_assets.headers.retried import RETRIED_CLASSES, nothing_earlier
 from rasteret_assets.headers.rows import FreshRows, RowSink, ledger_rows, wrong_rows
 from rasteret_assets.headers.store import HeaderReader, in_order
-from rasteret_assets.headers.targets import RETRIED_CLASSES, distinct_files, ledger_targets
-from rasteret_assets.schema import BAND_INDEX, CRS_CONFLICT, HREF, ID, IDENTITY, STATUS_OK
+from rasteret_assets.headers.targets import distinct_files, ledger_targets
+from rasteret_assets.schema import BAND_INDEX, CRS_CONFLICT, HREF, ID, IDENTITY, RETRY_UNTIL, STATUS_OK
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule, redact
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.processes import run_sync
@@ -101,6 +102,7 @@ class BandMetadataReader:
         revalidate: ask for every header that is reused whether its file has changed, and read it again if so.
         progress: called while headers come in.
         rule: which parameters of addresses are secrets.
+        retry_missing_for: days for which a file is tried again that does not exist.
     """
 
     def __init__(
@@ -117,8 +119,10 @@ class BandMetadataReader:
         revalidate: bool = False,
         progress: ProgressCallback | None = None,
         rule: SecretRule = BY_DEFAULT,
+        retry_missing_for: float = 0.0,
     ) -> None:
         self.bands = bands
+        self.retry_missing_for = retry_missing_for
         self.rule = rule
         self.backend = backend
         self.explicit = explicit
@@ -151,7 +155,9 @@ class BandMetadataReader:
         wanted = (found.files < 0) & askable
         validators = self._validators(found) if self.revalidate else None
         files, file_of_row = distinct_files(targets, wanted, validators)
-        fresh = FreshRows(targets, files, file_of_row, self.sink)
+        fresh = FreshRows(
+            targets, files, file_of_row, self.sink, earlier=self._earlier(found), days=self.retry_missing_for
+        )
         self._records += records.num_rows
         if files:
             self._fetch(fresh, more)
@@ -179,6 +185,13 @@ class BandMetadataReader:
             found = self.known.index.find(targets)
         # What was read under another spec is not used for an address that may not be asked.
         return found._replace(files=np.where(askable, found.files, -1))
+
+    def _earlier(self, found: Found) -> pa.Table:
+        """What was known of every target that is asked for again; nulls for all others."""
+        columns = ["error_class", RETRY_UNTIL]
+        if self.known is None or not (found.outdated >= 0).any():
+            return nothing_earlier(len(found.files))
+        return self._light(found.outdated, found.rows).select(columns)
 
     def _validators(self, found: Found) -> pa.Table:
         """What the known header of every target was read under; nulls where none is known."""

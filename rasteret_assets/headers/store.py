@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rasteret_assets.columns.conform import conform
+from rasteret_assets.columns.conform import conform_rows
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import HEADER_SCHEMA, HEADERS
 from rasteret_assets.storage.filesystems import list_files
@@ -86,12 +86,14 @@ class HeaderStore:
         return table
 
     def batches(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yield some columns of a file, in row order.
+        """Yield some columns of a file, in row order; those that an earlier version did not know are null.
 
         Raises:
             CollectionError: if the file is damaged.
         """
-        return self.open(name).batches(columns)
+        schema, table = pa.schema([HEADER_SCHEMA.field(name) for name in columns]), self.open(name)
+        for batch in table.batches(stored_columns(table, columns)):
+            yield conform_rows(batch, schema)
 
     def remove(self, name: str) -> None:
         """Delete a file of the store."""
@@ -146,6 +148,11 @@ class HeaderFileWriter:
             if self._writer is not None:
                 self._writer = None
                 self._stack.close()
+
+
+def stored_columns(table: StreamTable, columns: Sequence[str]) -> list[str]:
+    """Return those of some columns that a file has: an earlier version may have written it."""
+    return [name for name in columns if name in table.schema.names]
 
 
 def batch_rows(rows: pa.Table) -> int:
@@ -269,19 +276,12 @@ class HeaderReader:
         self._files.move_to_end(name)
         return self._files[name]
 
-    def _conformed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Rows as this version has them: fields that an earlier one did not know are null."""
-        if batch.schema.equals(self._schema):
-            return batch
-        return pa.RecordBatch.from_arrays(
-            [conform(batch.column(field.name), field.type) for field in self._schema], schema=self._schema
-        )
-
     def _group(self, name: str, group: int) -> pa.RecordBatch:
         key = (name, group)
         if key not in self._groups:
             table = self._opened(name).table
-            batch = self._conformed(table.batch(table.messages[group], self._columns))
+            columns = None if self._columns is None else stored_columns(table, self._columns)
+            batch = conform_rows(table.batch(table.messages[group], columns), self._schema)
             self.loads += 1
             self._groups[key] = batch
             self._held += batch.nbytes

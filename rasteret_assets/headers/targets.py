@@ -12,18 +12,6 @@ import pyarrow.compute as pc
 
 from rasteret_assets.columns.assets import asset_field, raster_rows
 from rasteret_assets.columns.types import plain
-from rasteret_assets.errors import (
-    AccessDeniedError,
-    BackendError,
-    BadAnswerError,
-    HostUnreachableError,
-    RangeReadError,
-    ReadTimeoutError,
-    StoreUnavailableError,
-    ThrottledError,
-    TruncatedReadError,
-    WrongRangeError,
-)
 from rasteret_assets.headers.garbage import fewer_collections
 from rasteret_assets.headers.outcomes import HeaderTarget
 from rasteret_assets.headers.places import Places, Refusal
@@ -31,16 +19,6 @@ from rasteret_assets.schema import ASSETS, BAND_INDEX, HREF, ID, IDENTITY, IDENT
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule
 from rasteret_assets.storage.addresses import identity_hashes, unsigned_hrefs
 from rasteret_assets.storage.backend import Validators
-
-#: Failures that a later run tries again by itself: those of the moment, of the network, or of credentials.
-RETRIED_CLASSES: Final = tuple(
-    kind.error_class
-    for kind in (
-        RangeReadError, AccessDeniedError, TruncatedReadError, BadAnswerError, WrongRangeError, StoreUnavailableError,
-        ThrottledError, HostUnreachableError, BackendError, ReadTimeoutError,
-    )
-)  # fmt: skip
-
 
 #: Column of targets: the CRS that the record states, against which the header's is held.
 STATED_EPSG: Final = "stated_epsg"

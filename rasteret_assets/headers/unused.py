@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
+from rasteret_assets.columns.conform import conform_rows
 from rasteret_assets.columns.hashing import hash_texts
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.headers.index import KEY_COLUMNS, HeaderIndex
@@ -67,7 +68,7 @@ def list_unused(workspace: Workspace, key: str, ids: Callable[[], pa.ChunkedArra
     places = places.filter(pc.is_in(places[HEADER_FILE], pa.array(store.names, pa.string())))
     if not places.num_rows:
         return
-    if (before := workspace.read_table(path)) is not None:
+    if (before := _listed(workspace, path)) is not None:
         before = before.filter(pc.is_in(before[HEADER_FILE], pa.array(store.names, pa.string())))
         listed = np.isin(_numbers(places, store), _numbers(before, store))
         if listed.all():
@@ -128,7 +129,7 @@ class Lender:
         for path in self._lists:
             if not targets.num_rows:
                 break
-            listed = self._workspace.read_table(path)
+            listed = _listed(self._workspace, path)
             if listed is None or not listed.num_rows:
                 continue
             index = HeaderIndex()
@@ -193,6 +194,14 @@ def lately_unused(workspace: Workspace, store: HeaderStore) -> Counter[str]:
         return Counter()
     distinct = listed.group_by([HEADER_FILE, HEADER_ROW]).aggregate([])
     return Counter(distinct[HEADER_FILE].to_pylist())
+
+
+def _listed(workspace: Workspace, path: str) -> pa.Table | None:
+    """Return a list of unused header rows, also one of an earlier version, which has fewer columns."""
+    table = workspace.read_table(path)
+    if table is None:
+        return None
+    return pa.Table.from_batches([conform_rows(batch, _SCHEMA) for batch in table.to_batches()], _SCHEMA)
 
 
 def forget_unused(workspace: Workspace, store: HeaderStore) -> None:

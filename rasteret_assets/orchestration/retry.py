@@ -1,4 +1,4 @@
-"""The sensor that tries transient header failures again: throttled, timed out, unavailable, refused.
+"""The sensor that tries transient header failures again: throttled, timed out, unavailable, refused, lately missing.
 
 The source of such a partition is unchanged, so the refresh sensor leaves it alone; without this one, what failed for a
 moment would be missing until the partition changes.
@@ -7,11 +7,12 @@ moment would be missing until the partition changes.
 import json
 import time
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 import dagster as dg
 
-from rasteret_assets.headers.targets import RETRIED_CLASSES
+from rasteret_assets.headers.retried import count_retried
 from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
 from rasteret_assets.orchestration.names import build_job_name, identifier, stage_key
 from rasteret_assets.orchestration.partitions import partitions_name
@@ -52,17 +53,17 @@ def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
         default_status=sensor_status(spec),
         description=(
             f"Tries headers of {spec.name} again that failed for a reason that may pass (throttled, timed out, "
-            "refused, unavailable): after an hour, then after two, four, at last once a day. Headers that are there, "
-            "and files that are gone for good, are left alone."
+            f"refused, unavailable, or for {spec.retry_missing_for:g} days missing): after an hour, then after two, "
+            "four, at last once a day. Headers that are there, and files that are gone for good, are left alone."
         ),
     )
     def retry(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
         workspace = rasteret_filesystem.open_workspace(spec)
-        missing = _transient(workspace)
+        now = time.time()
+        missing = _transient(workspace, now)
         known = {key: Attempt(**value) for key, value in json.loads(context.cursor or "{}").items()}
         registered = set(context.instance.get_dynamic_partitions(partitions_name(spec)))
         blocked = busy_partitions(context.instance, spec) | (missing.keys() - registered)
-        now = time.time()
         plan = {key: _next(known.get(key), failed, now) for key, failed in sorted(missing.items())}
         due = [key for key, (_, is_due) in plan.items() if is_due and key not in blocked]
         attempts = {key: known[key] if is_due and key not in due else made for key, (made, is_due) in plan.items()}
@@ -85,12 +86,10 @@ def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
     return retry
 
 
-def _transient(workspace: Workspace) -> dict[str, int]:
+def _transient(workspace: Workspace, now: float) -> dict[str, int]:
     """Return how many headers another try may bring, by published partition."""
-    missing = {
-        key: sum(count for name, count in state.get("failures", {}).items() if name in RETRIED_CLASSES)
-        for key, state in workspace.states().items()
-    }
+    at = datetime.fromtimestamp(now, UTC)
+    missing = {key: count_retried(state, at) for key, state in workspace.states().items()}
     return {key: count for key, count in missing.items() if count}
 
 

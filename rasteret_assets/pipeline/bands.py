@@ -39,6 +39,7 @@ from rasteret_assets.schema import (
     HEADERS,
     ID,
     NORMALIZED,
+    RETRY_UNTIL,
 )
 from rasteret_assets.source.recipe import recipe_of, with_recipe
 from rasteret_assets.storage.connections import kept_connected
@@ -150,6 +151,7 @@ def _read_bands(build: Build, key: str, lists: Callable[[], Sequence[str]]) -> S
                 places=Places.of(spec, remote=profile.remote), sink=StoreSink(writer), known=known,
                 overviews=spec.overviews, revalidate=build.revalidate,
                 progress=build.progress(key) if build.progress is not None else None, rule=spec.secrets,
+                retry_missing_for=spec.retry_missing_for,
             )  # fmt: skip
             content = ContentDigest()
             ledger_schema = with_recipe(BAND_METADATA_SCHEMA, profile, version)
@@ -191,8 +193,8 @@ def _read_bands(build: Build, key: str, lists: Callable[[], Sequence[str]]) -> S
 def _write_slice(rows: pa.Table, ledger: TableWriter, content: ContentDigest) -> None:
     """Write a slice of a ledger; in a function of its own, so that it is not in memory while the next one is made."""
     ledger.write(rows)
-    # Where a header stands is no content: compaction changes no version.
-    for batch in rows.drop_columns([HEADER_FILE, HEADER_ROW]).combine_chunks().to_batches():
+    # Where a header stands is no content, as compaction changes it; nor is when it is asked for again.
+    for batch in rows.drop_columns([HEADER_FILE, HEADER_ROW, RETRY_UNTIL]).combine_chunks().to_batches():
         content.update(batch)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from rasteret_assets.headers.retried import MISSING
 from rasteret_assets.headers.stage import check_enrichment
 from rasteret_assets.headers.unused import sweep_headers
 from rasteret_assets.pipeline.bands import LATENCY_PREFIX
@@ -112,6 +113,9 @@ def refuse_without_headers(
 ) -> None:
     """Stop a build of which not one header came: what was published before stays.
 
+    A partition that was published without its headers, because their files are missing, loses nothing by a further try
+    that finds none of them: it stops no build.
+
     Args:
         workspace: where the ledgers lie; they are read only if every row of every one failed.
         results: of the band metadata stage, for all partitions of the build.
@@ -122,5 +126,12 @@ def refuse_without_headers(
     """
     built = [result for result in results if result.rows]
     if all(result.counts["headers_failed"] == result.rows for result in built):
+        built = [result for result in built if not _is_waiting(workspace, result)]
         ledgers = [workspace.read_table(result.path) for result in built]
         check_enrichment([ledger for ledger in ledgers if ledger is not None], transient_only=transient_only)
+
+
+def _is_waiting(workspace: Workspace, result: StageResult) -> bool:
+    """Whether a partition is published, and lacks all its headers because their files are missing."""
+    state = workspace.state(result.key) or {}
+    return int(state.get("failures", {}).get(MISSING, 0)) >= result.rows

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from rasteret_assets.columns.conform import conform_rows
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.headers.compact import compact
+from rasteret_assets.headers.retried import count_until
 from rasteret_assets.headers.stage import count_failures
 from rasteret_assets.pipeline.stage import (
     REMOVED,
@@ -22,10 +24,12 @@ from rasteret_assets.publish.footer import PublishedFacts
 from rasteret_assets.publish.parameters import KEPT, TAKEN
 from rasteret_assets.publish.partition import publish_partition
 from rasteret_assets.schema import (
+    BAND_METADATA_SCHEMA,
     BANDS,
     COLLECTION,
     NORMALIZED,
     PARSER_VERSION,
+    RETRY_UNTIL,
 )
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.recipe import recipe_of
@@ -67,7 +71,7 @@ def _publish(build: Build, key: str) -> StageResult:
             "spec_hash": spec.content_hash,
             "parser_version": PARSER_VERSION,
             "bands": list(profile.bands),
-            "failures": lacking,
+            **lacking,
             "bbox": facts.bbox,
             "interval": facts.interval,
             "collections": sorted(facts.collections),
@@ -88,8 +92,12 @@ def _publish(build: Build, key: str) -> StageResult:
     )  # fmt: skip
 
 
-def _joined_ledger(workspace: Workspace, key: str, records: StreamTable) -> tuple[SourceProfile, str, dict[str, int]]:
-    """Return the profile and version of a partition's records, and the headers that it lacks, by error class.
+def _joined_ledger(
+    workspace: Workspace, key: str, records: StreamTable
+) -> tuple[SourceProfile, str, dict[str, dict[str, int]]]:
+    """Return the profile and version of a partition's records, and how many headers it lacks, as its state holds it.
+
+    Headers are counted by error class, and those of missing files by when builds stop asking for them as well.
 
     Raises:
         CollectionError: if there is no ledger, or it was made for other records.
@@ -97,6 +105,8 @@ def _joined_ledger(workspace: Workspace, key: str, records: StreamTable) -> tupl
     ledger = workspace.stage_file(BANDS, key)
     profile, version = recipe_of(records.schema, records.path)
     lacking: Counter[str] = Counter()
+    until: Counter[str] = Counter()
+    schema = pa.schema([BAND_METADATA_SCHEMA.field(name) for name in ("status", "error_class", RETRY_UNTIL)])
     with workspace.open_table(ledger) as file:
         if file is None:
             raise CollectionError(f"{ledger} is missing: build {BANDS} of {key}")
@@ -105,6 +115,8 @@ def _joined_ledger(workspace: Workspace, key: str, records: StreamTable) -> tupl
                 f"{BANDS} of {key} was made for other records than {NORMALIZED} holds now (another run may be building "
                 f"the partition): build {BANDS} again, then {COLLECTION}"
             )
-        for batch in file.iter_batches(BATCH_ROWS, columns=["status", "error_class"]):
-            lacking.update(count_failures(pa.Table.from_batches([batch])))
-    return profile, version, dict(sorted(lacking.items()))
+        for batch in file.iter_batches(BATCH_ROWS, columns=schema.names):
+            rows = conform_rows(batch, schema)
+            lacking.update(count_failures(pa.Table.from_batches([rows])))
+            until.update(count_until(rows))
+    return profile, version, {"failures": dict(sorted(lacking.items())), RETRY_UNTIL: dict(sorted(until.items()))}

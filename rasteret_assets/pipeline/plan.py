@@ -19,8 +19,9 @@ from rasteret_assets.errors import DamagedFileError, SpecError
 from rasteret_assets.headers.earlier import earlier_keys
 from rasteret_assets.headers.index import HeaderIndex
 from rasteret_assets.headers.places import Places
+from rasteret_assets.headers.retried import count_retried
 from rasteret_assets.headers.store import HeaderStore
-from rasteret_assets.headers.targets import RETRIED_CLASSES, ledger_targets
+from rasteret_assets.headers.targets import ledger_targets
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import BAND_INDEX, ID, IDENTITY, IDENTITY_TYPE
 from rasteret_assets.source.open import Source
@@ -180,7 +181,7 @@ def _reason(state: Mapping[str, Any] | None, key: str, profile: SourceProfile, s
     built, wanted = state["source_version"], profile.version(key, spec)
     if built != wanted:
         return CHANGED if built.partition("-")[0] != wanted.partition("-")[0] else RECIPE
-    return RETRY if any(state.get("failures", {}).get(name) for name in RETRIED_CLASSES) else None
+    return RETRY if count_retried(state) else None
 
 
 def plan_build(

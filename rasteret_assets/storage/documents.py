@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from rasteret_assets.errors import CollectionError
+from rasteret_assets.schema import RETRY_UNTIL
 
 #: Key and number of the format of a document; without the key it is of format 1.
 FORMAT_KEY: Final = "format"
@@ -114,6 +116,17 @@ def _are_counts(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_count, value.values()))
 
 
+def _are_counts_by_time(value: Any) -> bool:
+    return _are_counts(value) and all(map(_is_time, value))
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
 _STATE: Final[Mapping[str, Callable[[Any], bool]]] = {
     "source_version": lambda value: isinstance(value, str),
     NEXT: _optional(is_facts),
@@ -123,4 +136,5 @@ _STATE: Final[Mapping[str, Callable[[Any], bool]]] = {
     "collections": _list_of(str),
     "bands": _list_of(str),
     "failures": _are_counts,
+    RETRY_UNTIL: _are_counts_by_time,
 }

@@ -39,7 +39,7 @@ class Month:
     def __init__(self, server: RangeServer, root: Path) -> None:
         self.server, self.root = server, root
         self.files: dict[str, str] = {}
-        self.spec = CollectionSpec.of(path="t", name="s", workspace_dir=root, enrich_cog=True)
+        self.spec = CollectionSpec.of(path="t", name="s", workspace_dir=root, enrich_cog=True, retry_missing_for=0)
         self.workspace = Workspace.of(self.spec)
 
     def put(self, **files: str) -> None:

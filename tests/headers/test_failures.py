@@ -81,11 +81,11 @@ def test_the_summary_counts_by_class_and_host(workspace: Workspace, built: Serve
     assert summary.schema == SUMMARY_SCHEMA
     assert summary["count"].to_pylist() == [2, 1, 1, 1, 1, 1]
     first, *others = summary.to_pylist()
-    assert (first["error_class"], first["share"], first["retried"]) == ("not_found", 0.25, False)
+    assert (first["error_class"], first["share"], first["retried"]) == ("not_found", 0.25, 2)
     assert first["example_href"] == f"{built.url}/gone.tif"
     assert "HTTP 404" in first["example_error"]
     assert {row["error_class"]: row["retried"] for row in others} == {
-        "forbidden": True, "no_href": False, "not_found": False, "not_tiff": False, "not_tiled": False,
+        "forbidden": 1, "no_href": 0, "not_found": 1, "not_tiff": 0, "not_tiled": 0,
     }  # fmt: skip
     assert all(row["remedy"] == REMEDIES[row["error_class"]] for row in others)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rasteret_assets.errors import CollectionError, DamagedFileError
+from rasteret_assets.headers import retried
 from rasteret_assets.headers import store as stores
 from rasteret_assets.headers.index import KEY_COLUMNS, HeaderIndex
+from rasteret_assets.headers.retried import RETRIED_CLASSES
 from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore
-from rasteret_assets.headers.targets import RETRIED_CLASSES
 from rasteret_assets.schema import HEADER_SCHEMA, PARSER_VERSION, STATUS_FAILED, STATUS_OK
 from rasteret_assets.storage.addresses import identity_hashes
+from rasteret_assets.storage.streams import stream_writer
 from rasteret_assets.storage.workspace import Workspace
 
 KEY = "2024-05"
@@ -86,6 +88,25 @@ def test_failures_that_may_pass_are_not_known(tmp_path: Path, error_class: str) 
     assert Stored(tmp_path, [header_row("a", error_class=error_class)]).known(("a", 0)) == [None]
 
 
+def test_missing_files_are_known_once_nobody_waits_for_them(tmp_path: Path) -> None:
+    hour = timedelta(hours=1)
+    times = [None, retried.now() - hour, retried.now() + hour]
+    rows = [header_row(f"f{n}", error_class="not_found", retry_until=until) for n, until in enumerate(times)]
+    assert Stored(tmp_path, rows).known(("f0", 0), ("f1", 0), ("f2", 0)) == ["not_found", "not_found", None]
+
+
+def test_files_of_before_missing_files_were_waited_for(tmp_path: Path) -> None:
+    stored = Stored(tmp_path)
+    store = stored.store
+    rows = table(header_row("a", width=5), header_row("b", error_class="not_found")).drop_columns(["retry_until"])
+    with stream_writer(stored.workspace, store.path(store.next_name()), rows.schema) as writer:
+        writer.write(rows)
+    assert stored.known(("a", 0), ("b", 0)) == [5, "not_found"]
+    with HeaderReader(stored.workspace, stored.store, HEADER_SCHEMA.names) as reader:
+        read = reader.take(stored.store.names, np.array([0, 0]), np.array([0, 1]))
+    assert read.drop_columns(["retry_until"]).equals(rows)
+
+
 def test_rows_of_another_parser_are_not_known(tmp_path: Path) -> None:
     versions = [PARSER_VERSION - 1, None, PARSER_VERSION + 1, PARSER_VERSION]
     rows = [header_row(f"f{n}", width=n + 1, parser_version=version) for n, version in enumerate(versions)]
@@ -122,7 +143,8 @@ def test_what_is_added_later_is_known_too_and_counts_first(tmp_path: Path) -> No
     assert [index.names[file] if file >= 0 else None for file in found.files] == [
         "000002-0.arrows", "000002-0.arrows", None
     ]  # fmt: skip
-    assert found.rows.tolist() == [5, 6, 0]
+    assert found.rows.tolist() == [5, 6, 7]
+    assert [index.names[file] if file >= 0 else None for file in found.outdated] == [None, None, "000002-0.arrows"]
 
 
 @settings(max_examples=60)

@@ -98,6 +98,7 @@ def retried(scenes: Scenes, instance: dg.DagsterInstance, cursor: str | None = N
 
 
 def test_transient_failures_are_tried_again_ever_more_rarely(scenes, instance, monkeypatch) -> None:
+    scenes = Scenes(scenes.server, scenes.file.parent, retry_missing_for=0)
     clock = [1_700_000_000.0]
     monkeypatch.setattr(retry.time, "time", lambda: clock[0])
     assert "no header failed" in retried(scenes, instance).skip_reason.skip_message
@@ -118,6 +119,22 @@ def test_transient_failures_are_tried_again_ever_more_rarely(scenes, instance, m
         assert [asset.path[-1] for asset in request.asset_selection] == [BANDS, COLLECTION]
         cursor = result.cursor
     assert waits == [1, 2, 4, 8, 16, 24]
+
+
+def test_files_that_were_missed_lately_are_tried_again(server: RangeServer, tmp_path, instance, monkeypatch) -> None:
+    scenes = Scenes(server, tmp_path, retry_missing_for=2).write()
+    server.fault = lambda path, before: "404" if path == "/c.tif" else None
+    scenes.materialize(instance, keys=["2024-01", "2024-02"])
+    clock = [retry.time.time()]
+    monkeypatch.setattr(retry.time, "time", lambda: clock[0])
+    cursor, requests = retried(scenes, instance).cursor, []
+    for _ in range(60):
+        clock[0] += 3600
+        result = retried(scenes, instance, cursor)
+        requests += result.run_requests or []
+        cursor = result.cursor
+    assert [request.partition_key for request in requests] == ["2024-02"] * 5
+    assert "no header failed" in result.skip_reason.skip_message
 
 
 def test_a_retry_asks_for_the_failed_headers_only(scenes, instance, monkeypatch) -> None:

@@ -1,0 +1,107 @@
+"""Which failures later builds try again: one rule for header rows, for states of partitions, and for who asks for runs.
+
+What failed for a reason that may pass is tried by every build. A file that does not exist is tried for some days after
+it was first missed, because providers publish records before their files; then it counts as gone for good. The end of
+these days, ``retry_until``, stands in the header row, in the ledger and, counted, in the state of the partition.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rasteret_assets.errors import (
+    AccessDeniedError,
+    BackendError,
+    BadAnswerError,
+    HostUnreachableError,
+    ObjectNotFoundError,
+    RangeReadError,
+    ReadTimeoutError,
+    StoreUnavailableError,
+    ThrottledError,
+    TruncatedReadError,
+    WrongRangeError,
+)
+from rasteret_assets.schema import RETRY_UNTIL, TIMESTAMP
+
+#: Failures that every later build tries again: those of the moment, of the network, or of credentials.
+RETRIED_CLASSES: Final = tuple(
+    kind.error_class
+    for kind in (
+        RangeReadError, AccessDeniedError, TruncatedReadError, BadAnswerError, WrongRangeError, StoreUnavailableError,
+        ThrottledError, HostUnreachableError, BackendError, ReadTimeoutError,
+    )
+)  # fmt: skip
+
+#: The failure of a file that does not exist.
+MISSING: Final = ObjectNotFoundError.error_class
+
+
+def now() -> datetime:
+    """Return the present, in UTC."""
+    return datetime.now(UTC)
+
+
+def are_retried(rows: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
+    """Return a mask of the rows whose failure a build tries again that runs now.
+
+    Args:
+        rows: with the columns ``error_class`` and ``retry_until``.
+    """
+    passing = pc.is_in(rows.column("error_class"), pa.array(RETRIED_CLASSES))
+    waiting = pc.greater(rows.column(RETRY_UNTIL), pa.scalar(now(), TIMESTAMP))
+    return pc.or_(passing, pc.fill_null(waiting, fill_value=False))
+
+
+def count_retried(state: Mapping[str, Any], at: datetime | None = None) -> int:
+    """Return how many headers of a published partition a build tries again.
+
+    Args:
+        state: of the partition.
+        at: when the build runs; now when omitted.
+    """
+    at = now() if at is None else at
+    failures: Mapping[str, int] = state.get("failures", {})
+    waiting: Mapping[str, int] = state.get(RETRY_UNTIL, {})
+    passing = sum(count for name, count in failures.items() if name in RETRIED_CLASSES)
+    return passing + sum(count for until, count in waiting.items() if at < datetime.fromisoformat(until))
+
+
+def count_until(rows: pa.Table | pa.RecordBatch) -> Counter[str]:
+    """Return how many rows are tried again until when: the form in which a partition's state holds it.
+
+    Args:
+        rows: with the column ``retry_until``.
+    """
+    counted = rows.column(RETRY_UNTIL).drop_null().value_counts()
+    times = counted.field("values").to_pylist()  # a few, because they are full hours
+    return Counter({time.isoformat(): n for time, n in zip(times, counted.field("counts").to_pylist(), strict=True)})
+
+
+def retry_until(error_classes: pa.Array, earlier: pa.Table, days: float) -> pa.Array:
+    """Return until when each of some outcomes is tried again, for files that do not exist; null for all others.
+
+    Args:
+        error_classes: of the outcomes.
+        earlier: columns ``error_class`` and ``retry_until`` of what was known of the same files before; null where
+            nothing was. A file that was missing then keeps its time: it is the first miss that counts.
+        days: for which a file is tried again that was not missing before. The time is rounded up to a full hour, so
+            that a partition has few different ones.
+    """
+    end = (now() + timedelta(days=days, hours=1)).replace(minute=0, second=0, microsecond=0)
+    first = pa.scalar(end if days else None, TIMESTAMP)
+    was_missing = pc.fill_null(pc.equal(earlier["error_class"], MISSING), fill_value=False)
+    until = pc.if_else(was_missing, earlier[RETRY_UNTIL], first)
+    is_missing = pc.fill_null(pc.equal(error_classes, MISSING), fill_value=False)
+    return pc.if_else(is_missing, until, pa.scalar(None, TIMESTAMP))
+
+
+def nothing_earlier(rows: int) -> pa.Table:
+    """Return the columns of :func:`retry_until` for files of which nothing was known."""
+    return pa.table({"error_class": pa.nulls(rows, pa.string()), RETRY_UNTIL: pa.nulls(rows, TIMESTAMP)})
