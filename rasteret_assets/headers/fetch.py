@@ -23,6 +23,7 @@ from rasteret_assets.headers.garbage import fewer_collections
 from rasteret_assets.headers.handover import Handover
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
 from rasteret_assets.headers.read import HeaderReader
+from rasteret_assets.headers.workers import View, Workers
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.connections import connected
@@ -49,6 +50,7 @@ async def fetch_headers(
     max_concurrent: int,
     overviews: bool = True,
     progress: ProgressCallback | None = None,
+    workers: Workers | None = None,
 ) -> HeaderProgress:
     """Fetch the headers of all targets; a failure is an outcome and stops nothing.
 
@@ -59,6 +61,7 @@ async def fetch_headers(
         max_concurrent: ceiling of files in work at once, over all hosts.
         overviews: whether to read the overviews that lie with the headers.
         progress: called now and then with the running totals, and once at the end.
+        workers: this process among those that fetch headers of the collection, with which it shares the hosts.
 
     Returns:
         The totals.
@@ -68,7 +71,7 @@ async def fetch_headers(
     """
     totals = HeaderProgress(total=len(targets))
     reader = HeaderReader(backend, totals, overviews=overviews)
-    fetch = _Fetch(targets, reader, totals, sink, max_concurrent, progress)
+    fetch = _Fetch(targets, reader, totals, sink, max_concurrent, progress, workers)
     async with connected(backend) as hosts:
         with fewer_collections():
             await fetch.run(hosts)
@@ -86,8 +89,11 @@ class _Fetch:
         sink: HeaderSink,
         max_concurrent: int,
         progress: ProgressCallback | None,
+        workers: Workers | None,
     ) -> None:
         self.targets = targets
+        self.workers = workers
+        self.others = View()
         self.max_concurrent = max_concurrent
         self.progress = progress
         self.totals = totals
@@ -113,11 +119,14 @@ class _Fetch:
         Args:
             hosts: what was last learned of hosts, by name; this fetch's states take their places.
         """
+        if self.workers is not None:
+            self.others = await asyncio.to_thread(self.workers.begin, len(self.targets))
         for index, target in enumerate(self.targets):
             name = host(target.href)
             queue = self.queues.get(name)
             if queue is None:
-                queue = self.queues[name] = HostQueue(self.max_concurrent, hosts.get(name))
+                known = hosts.get(name) or self.others.known(name, self.ceiling)
+                queue = self.queues[name] = HostQueue(self.ceiling, known, self.others.workers)
                 hosts[name] = queue.state
             queue.fresh.append(index)
         if not self.targets:
@@ -129,6 +138,7 @@ class _Fetch:
                 # Reported even while nothing finishes: a stalled host is what a watcher most wants to see.
                 while not self.complete.is_set():
                     self._report()
+                    self._share()
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self.complete.wait(), _STALL_INTERVAL_S)
                 self._check()
@@ -136,6 +146,8 @@ class _Fetch:
             # What went wrong first has ended the others: it is what a caller can handle.
             raise group.exceptions[0] from None
         finally:
+            if self.workers is not None:
+                self.workers.end(self)
             for timer in self.timers.values():
                 timer.cancel()
             # Also where an interrupt ends it: what is finished need not be asked for again.
@@ -143,6 +155,23 @@ class _Fetch:
             await self.handover.close()
         self._check()
         self._report(final=True)
+
+    @property
+    def ceiling(self) -> int:
+        """Files in work at once: this process' share."""
+        return max(1, self.max_concurrent // self.others.workers)
+
+    def _share(self) -> None:
+        """Exchange with other processes what each has learned of the hosts, and take the share that is left for one."""
+        if self.workers is None:
+            return
+        before, self.others = self.others, self.workers.view
+        for name, queue in self.queues.items():
+            if before.workers != self.others.workers:
+                queue.state.share(self.ceiling, before.workers / self.others.workers)
+            if name in self.others.hosts:
+                queue.state.paused_until = max(queue.state.paused_until, self.others.hosts[name][1])
+        self.workers.tell(self, {name: queue.state for name, queue in self.queues.items() if queue.state.is_throttled})
 
     def _check(self) -> None:
         """Raise what the sink raised."""
@@ -153,7 +182,7 @@ class _Fetch:
         """Start as many workers as the host has room and files for."""
         if queue.state.dead:
             self._give_up(queue)
-        while queue.state.has_room and self.totals.concurrency < self.max_concurrent:
+        while queue.state.has_room and self.totals.concurrency < self.ceiling:
             index = queue.take()
             if index is None:
                 if not queue.state.active:
@@ -205,7 +234,10 @@ class _Fetch:
             if not isinstance(error, RangeReadError):
                 queue.state.answered()
             else:
+                was_throttled = queue.state.is_throttled
                 queue.state.note(error, started)
+                if queue.state.is_throttled and not was_throttled:
+                    self._share()
                 if error.retryable and self._again(queue, index, outcome, error):
                     return
         else:

@@ -25,6 +25,7 @@ from rasteret_assets.headers.retried import RETRIED_CLASSES, nothing_earlier
 from rasteret_assets.headers.rows import FreshRows, RowSink, ledger_rows, wrong_rows
 from rasteret_assets.headers.store import HeaderReader, in_order
 from rasteret_assets.headers.targets import distinct_files, ledger_targets
+from rasteret_assets.headers.workers import Workers
 from rasteret_assets.schema import BAND_INDEX, CRS_CONFLICT, HREF, ID, IDENTITY, RETRY_UNTIL, STATUS_OK
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule, redact
 from rasteret_assets.storage.backend import StorageBackend
@@ -103,6 +104,7 @@ class BandMetadataReader:
         progress: called while headers come in.
         rule: which parameters of addresses are secrets.
         retry_missing_for: days for which a file is tried again that does not exist.
+        workers: this process among those that fetch headers of the collection.
     """
 
     def __init__(
@@ -120,7 +122,9 @@ class BandMetadataReader:
         progress: ProgressCallback | None = None,
         rule: SecretRule = BY_DEFAULT,
         retry_missing_for: float = 0.0,
+        workers: Workers | None = None,
     ) -> None:
+        self.workers = workers
         self.bands = bands
         self.retry_missing_for = retry_missing_for
         self.rule = rule
@@ -236,7 +240,7 @@ class BandMetadataReader:
 
         fetching = fetch_headers(
             fresh.files, self.backend, fresh.take, max_concurrent=self.max_concurrent, overviews=self.overviews,
-            progress=report,
+            progress=report, workers=self.workers,
         )  # fmt: skip
         try:
             account = run_sync(fetching)

@@ -23,6 +23,7 @@ from rasteret_assets.headers.stage import BandMetadataReader, KnownHeaders
 from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore
 from rasteret_assets.headers.targets import TARGET_COLUMNS
 from rasteret_assets.headers.unused import Lender, list_unused, unused_lists
+from rasteret_assets.headers.workers import Workers
 from rasteret_assets.pipeline.stage import (
     REMOVED,
     Build,
@@ -87,9 +88,9 @@ def make_band_metadata(build: Build, keys: Sequence[str]) -> dict[str, StageResu
             return lists()
 
     def read(key: str) -> StageResult:
-        return _without_damaged_headers(build, lambda: _read_bands(build, key, guarded_lists))
+        return _without_damaged_headers(build, lambda: _read_bands(build, key, workers, guarded_lists))
 
-    with kept_connected(build.backend):
+    with kept_connected(build.backend), Workers(workspace) as workers:
         return side_by_side(list(prepared), read, at_once, build.failed)
 
 
@@ -130,7 +131,7 @@ def _ids(build: Build, key: str) -> pa.ChunkedArray:
 
 
 @timed
-def _read_bands(build: Build, key: str, lists: Callable[[], Sequence[str]]) -> StageResult:
+def _read_bands(build: Build, key: str, workers: Workers, lists: Callable[[], Sequence[str]]) -> StageResult:
     """Read the headers a partition lacks (all of them with ``force``) and write its ledger."""
     workspace, spec, backend = build.workspace, build.spec, build.backend
     path = workspace.stage_file(BANDS, key)
@@ -151,7 +152,7 @@ def _read_bands(build: Build, key: str, lists: Callable[[], Sequence[str]]) -> S
                 places=Places.of(spec, remote=profile.remote), sink=StoreSink(writer), known=known,
                 overviews=spec.overviews, revalidate=build.revalidate,
                 progress=build.progress(key) if build.progress is not None else None, rule=spec.secrets,
-                retry_missing_for=spec.retry_missing_for,
+                retry_missing_for=spec.retry_missing_for, workers=workers,
             )  # fmt: skip
             content = ContentDigest()
             ledger_schema = with_recipe(BAND_METADATA_SCHEMA, profile, version)

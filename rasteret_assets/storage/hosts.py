@@ -98,13 +98,40 @@ class HostState:
         """Whether another request may be started."""
         return self.active < int(self.limit)
 
-    def for_another_fetch(self, ceiling: int) -> HostState:
-        """What another fetch begins with: nothing known, but for a host that counts requests the limit it has shown."""
-        if self._growth == 1.0:
-            return HostState(ceiling=ceiling)
-        state = HostState(ceiling=ceiling, first=max(1, int(self.limit)), paused_until=self.paused_until)
-        state._slow_start, state._growth = False, self._growth
+    @classmethod
+    def throttled(cls, ceiling: int, limit: float, paused_until: float) -> HostState:
+        """Return what a fetch begins with at a host that counts requests.
+
+        Args:
+            ceiling: most requests it may be given at once.
+            limit: requests at once that it was last given.
+            paused_until: monotonic time before which nothing may be sent.
+        """
+        state = cls(ceiling=ceiling, first=max(1, int(limit)), paused_until=paused_until)
+        state._slow_start, state._growth = False, _GROWTH_WHEN_THROTTLED
         return state
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether the host has stated a time to wait, and so counts requests."""
+        return self._growth != 1.0
+
+    def for_another_fetch(self, ceiling: int, first: int = FIRST_LIMIT) -> HostState:
+        """What another fetch begins with: nothing known, but for a host that counts requests the limit it has shown."""
+        if not self.is_throttled:
+            return HostState(ceiling=ceiling, first=first)
+        return HostState.throttled(ceiling, self.limit, self.paused_until)
+
+    def share(self, ceiling: int, factor: float) -> None:
+        """Take another share of what the host can take, because the number of processes has changed that ask it.
+
+        Args:
+            ceiling: most requests it may be given at once from now on.
+            factor: the new share of the old one; a limit that the host has not shown stays below the ceiling.
+        """
+        self.ceiling = ceiling
+        limit = self.limit * factor if self.is_throttled else self.limit
+        self.limit = min(float(ceiling), max(1.0, limit))
 
     def answered(self) -> None:
         """A response came: one more request per round trip, fewer for a host that throttles, twice as many at first."""
@@ -156,10 +183,13 @@ class HostQueue:
     Args:
         ceiling: most requests the host may be given at once.
         known: what another fetch has learned of the host.
+        workers: processes that may be asking it, with this one.
     """
 
-    def __init__(self, ceiling: int, known: HostState | None = None) -> None:
-        self.state = HostState(ceiling=ceiling) if known is None else known.for_another_fetch(ceiling)
+    def __init__(self, ceiling: int, known: HostState | None = None, workers: int = 1) -> None:
+        first = max(1, FIRST_LIMIT // workers)
+        learned = HostState(ceiling=ceiling, first=first) if known is None else known
+        self.state = learned.for_another_fetch(ceiling, first)
         self.fresh: deque[int] = deque()
         self.retries: list[tuple[float, int]] = []
 

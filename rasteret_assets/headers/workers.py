@@ -1,0 +1,236 @@
+"""What the processes that fetch headers of one collection tell each other, so that together they ask no host for more.
+
+They meet in one document of the workspace, ``<stages>/workers.json``: who is fetching, and which hosts have asked for
+fewer requests. Each process takes its share of the ceiling, begins with what the others have learned of a host, and
+leaves a host alone for as long as the host told any of them. The document is a convenience: where it cannot be read or
+written, or is lost, a process goes on as if it were alone. Fetches that are soon over neither read nor write it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pydantic import BaseModel, ValidationError
+
+from rasteret_assets.storage.conditional import Tag
+from rasteret_assets.storage.hosts import LONGEST_PAUSE_S, HostState
+from rasteret_assets.storage.workspace import Workspace
+
+_log = logging.getLogger(__name__)
+
+#: Files for fewer of which others' knowledge is not read: a host is given as many requests at once in any case.
+FEW_FILES = 32
+#: Files for at least as many of which a process says at once that it is fetching; otherwise after a while.
+MANY_FILES = 256
+QUIET_S = 2.0
+#: Seconds between two looks at the document: on a disk they cost nothing, on an object store a request or two.
+_LOOK_ON_DISK_S: Final = 1.0
+_LOOK_S: Final = 30.0
+#: Seconds after which a process says again that it is there, and after which one that did not is forgotten.
+_BEAT_S: Final = 15.0
+FORGOTTEN_S: Final = 100.0
+#: Seconds for which it counts what a host was last given at once.
+_HOST_KNOWN_S: Final = 600.0
+_MOST_HOSTS: Final = 100
+_TRIES: Final = 4
+
+
+class _Worker(BaseModel):
+    """A process that fetches.
+
+    Args:
+        beat: when it last said so, in seconds since 1970.
+        limits: requests that it gives at once to hosts that count requests, by host.
+    """
+
+    beat: float
+    limits: dict[str, float] = {}
+
+
+class _Host(BaseModel):
+    """A host that counts requests.
+
+    Args:
+        limit: requests at once that all workers gave it together.
+        until: time before which nothing may be sent, in seconds since 1970.
+        noted: when this was written, in seconds since 1970.
+    """
+
+    limit: float
+    until: float = 0.0
+    noted: float
+
+
+class _Document(BaseModel):
+    workers: dict[str, _Worker] = {}
+    hosts: dict[str, _Host] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What a process knows of the others.
+
+    Args:
+        workers: processes that fetch headers of the collection, with this one.
+        hosts: requests at once that this process may give to hosts that count requests, and the monotonic time before
+            which nothing may be sent to them.
+    """
+
+    workers: int = 1
+    hosts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def known(self, host: str, ceiling: int) -> HostState | None:
+        """Return what is to be known of a host that another process was told to ask less; None for all others."""
+        if host not in self.hosts:
+            return None
+        limit, paused_until = self.hosts[host]
+        return HostState.throttled(ceiling, limit, paused_until)
+
+
+class Workers:
+    """This process among those that fetch headers of a collection; leaves them when its block ends.
+
+    Args:
+        workspace: of the collection.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        #: What is known of the others now; replaced as a whole, so that any thread may read it.
+        self.view = View()
+        self._workspace = workspace
+        self._path = f"{workspace.stages}/workers.json"
+        self._name = uuid.uuid4().hex
+        self._guard = threading.Lock()
+        self._woken, self._over = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._has_looked = self._has_joined = self._has_news = False
+        self._states: dict[int, Mapping[str, HostState]] = {}
+        self._written: tuple[dict[str, Any], Tag] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._woken.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._has_joined:
+            self._exchange(leave=True)
+
+    def begin(self, files: int) -> View:
+        """Say that so many files are about to be asked for; return what is known of other processes."""
+        join = files >= MANY_FILES and not self._has_joined
+        if join or (files >= FEW_FILES and not self._has_looked):
+            self._exchange(join=join)
+            with self._guard:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="rasteret-assets-workers", daemon=True)
+                    self._thread.start()
+        return self.view
+
+    def tell(self, fetch: object, states: Mapping[str, HostState]) -> None:
+        """Say how a fetch treats the hosts that count requests; the others hear of a new one at once."""
+        known = self._states.get(id(fetch), {})
+        self._states[id(fetch)] = states
+        if states.keys() - known.keys():
+            self._has_news = True
+            self._woken.set()
+
+    def end(self, fetch: object) -> None:
+        """Forget a fetch, which is over."""
+        self._states.pop(id(fetch), None)
+
+    def _run(self) -> None:
+        self._woken.wait(QUIET_S)
+        while not self._over.is_set():
+            self._woken.clear()
+            self._exchange(join=True)
+            self._woken.wait(_LOOK_ON_DISK_S if self._workspace.is_local else _LOOK_S)
+
+    def _exchange(self, *, join: bool = False, leave: bool = False) -> None:
+        """Read the document, and write into it what the others have to know, if it is time."""
+        self._has_looked = True
+        try:
+            with self._guard:
+                self._try_exchange(join=join, leave=leave)
+        except Exception:  # noqa: BLE001  (whatever it is, headers can be fetched without the others)
+            _log.debug("%s: other processes are not known", self._path, exc_info=True)
+
+    def _try_exchange(self, *, join: bool, leave: bool) -> None:
+        for _ in range(_TRIES):
+            found, tag = (leave and self._written) or self._workspace.read_tagged(self._path)
+            self._written = None
+            document, now = _parsed(found), time.time()
+            mine = document.workers.get(self._name)
+            is_due = mine is None or self._has_news or now - mine.beat > _BEAT_S
+            document = self._renewed(document, now, leave=leave, join=join)
+            if not leave:
+                self.view = _view(document, self._name, now)
+            if not leave and not (join and is_due):
+                return
+            # On a disk without a lock: who wrote looks again, and writes again where others wrote at the same moment.
+            written = document.model_dump()
+            is_written, tag = self._workspace.swap_json(self._path, written, tag)
+            if is_written:
+                self._has_joined, self._has_news = True, False
+                # With its tag a document need not be read to be replaced, as long as nobody else did so.
+                self._written = (written, tag) if tag is not None else None
+                if tag is not None or leave:
+                    return
+
+    def _renewed(self, document: _Document, now: float, *, leave: bool, join: bool) -> _Document:
+        """Return the document without what is out of date, and with what this process has to say."""
+        workers = {
+            name: worker
+            for name, worker in document.workers.items()
+            if name != self._name and abs(now - worker.beat) < FORGOTTEN_S
+        }
+        hosts = {name: host for name, host in document.hosts.items() if abs(now - host.noted) < _HOST_KNOWN_S}
+        limits, until = self._limits()
+        if join and not leave:
+            workers[self._name] = _Worker(beat=now, limits=limits)
+        for name, limit in limits.items():
+            total = limit + sum(other.limits.get(name, 0.0) for key, other in workers.items() if key != self._name)
+            known = hosts.get(name)
+            pause = max(now + until[name] - time.monotonic(), known.until if known else 0.0)
+            hosts[name] = _Host(limit=total, until=pause, noted=now)
+        newest = sorted(hosts.items(), key=lambda item: -item[1].noted)[:_MOST_HOSTS]
+        return _Document(workers=workers, hosts=dict(newest))
+
+    def _limits(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return requests at once of hosts that count requests, over all fetches, and until when each is paused."""
+        limits: dict[str, float] = {}
+        until: dict[str, float] = {}
+        for states in list(self._states.values()):
+            for name, state in states.items():
+                limits[name] = limits.get(name, 0.0) + state.limit
+                until[name] = max(until.get(name, 0.0), state.paused_until)
+        return limits, until
+
+
+def _parsed(found: object) -> _Document:
+    """Return a document as it was read; an empty one where it is not of our form."""
+    try:
+        return _Document.model_validate(found or {})
+    except ValidationError:
+        return _Document()
+
+
+def _view(document: _Document, name: str, now: float) -> View:
+    count = len(document.workers.keys() | {name})
+    clock = time.monotonic()
+    hosts = {
+        host: (max(1.0, told.limit / count), clock + min(told.until - now, LONGEST_PAUSE_S))
+        for host, told in document.hosts.items()
+    }
+    return View(workers=count, hosts=hosts)
