@@ -201,7 +201,7 @@ def build(
 
 def _backend(given: StorageBackend | None, spec: CollectionSpec) -> StorageBackend:
     if given is None:
-        return create_backend(cloud_config=spec.cloud)
+        return create_backend(cloud_config=spec.cloud, link_local=spec.link_local)
     if not isinstance(given, StorageBackend):
         raise SpecError(
             f"backend= is a {type(given).__name__} without get_range and get_ranges: create_backend() makes one"

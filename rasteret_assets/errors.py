@@ -11,6 +11,7 @@
     ├── RangeReadError            bytes that could not be read
     │   ├── ObjectNotFoundError   the object is not there (404, no such file)
     │   ├── AccessDeniedError     the object is there, but not for us (401, 403)
+    │   ├── LinkLocalRefusedError the name of its host leads into this machine's own network
     │   ├── FileReplacedError     the object is not the one that was indexed
     │   ├── ForkedProcessError    a client that does not work in a forked process
     │   ├── TruncatedReadError    fewer bytes came than the server promised
@@ -168,6 +169,12 @@ class AccessDeniedError(RangeReadError):
     """The store refuses to hand the object over (HTTP 401 or 403, missing permission)."""
 
     error_class = "forbidden"
+
+
+class LinkLocalRefusedError(RangeReadError):
+    """The host's name resolves to link-local addresses or to a service that hands out credentials; it was not asked."""
+
+    error_class = "link_local_refused"
 
 
 class FileReplacedError(RangeReadError):

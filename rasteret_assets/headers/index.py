@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasteret_assets.headers.retried import are_retried
+from rasteret_assets.headers.retried import are_settled
 from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.schema import BAND_INDEX, IDENTITY, PARSER_VERSION, RETRY_UNTIL
 
@@ -171,4 +171,4 @@ def _keys(identities: pa.Array, indices: pa.Array) -> npt.NDArray[np.uint64]:
 
 def _holds(batch: pa.RecordBatch | pa.Table) -> npt.NDArray[np.bool_]:
     current = pc.fill_null(pc.equal(batch.column("parser_version"), PARSER_VERSION), fill_value=False)
-    return np.asarray(pc.and_(current, pc.invert(are_retried(batch))), bool)
+    return np.asarray(pc.and_(current, are_settled(batch)), bool)

@@ -20,6 +20,7 @@ from rasteret_assets.errors import (
     BackendError,
     BadAnswerError,
     HostUnreachableError,
+    LinkLocalRefusedError,
     ObjectNotFoundError,
     RangeReadError,
     ReadTimeoutError,
@@ -39,6 +40,10 @@ RETRIED_CLASSES: Final = tuple(
     )
 )  # fmt: skip
 
+#: The failure of a host that a spec may allow. It is no reason for a build, but no build takes it as it is: looking the
+#: name up again costs nothing, and the spec may have changed.
+REFUSED: Final = LinkLocalRefusedError.error_class
+
 #: The failure of a file that does not exist.
 MISSING: Final = ObjectNotFoundError.error_class
 
@@ -57,6 +62,16 @@ def are_retried(rows: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
     passing = pc.is_in(rows.column("error_class"), pa.array(RETRIED_CLASSES))
     waiting = pc.greater(rows.column(RETRY_UNTIL), pa.scalar(now(), TIMESTAMP))
     return pc.or_(passing, pc.fill_null(waiting, fill_value=False))
+
+
+def are_settled(rows: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
+    """Return a mask of the rows whose outcome a build that runs now takes as it is.
+
+    Args:
+        rows: as for :func:`are_retried`.
+    """
+    refused = pc.fill_null(pc.equal(rows.column("error_class"), REFUSED), fill_value=False)
+    return pc.invert(pc.or_(are_retried(rows), refused))
 
 
 def count_retried(state: Mapping[str, Any], at: datetime | None = None) -> int:

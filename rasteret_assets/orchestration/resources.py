@@ -96,7 +96,9 @@ class StorageBackendResource(S3Settings):
         """Return the backend for a collection's hrefs, with what its ``cloud_config`` says about its buckets."""
         config = {**self.obstore_config(), **({"request_payer": True} if self.requester_pays else {})}
         headers = {**self.headers, **({"Authorization": self.authorization} if self.authorization else {})}
-        return create_backend(cloud_config=spec.cloud, default_s3_config=config, headers=headers)
+        return create_backend(
+            cloud_config=spec.cloud, default_s3_config=config, headers=headers, link_local=spec.link_local
+        )
 
 
 class BuildOptions(dg.ConfigurableResource[Any]):

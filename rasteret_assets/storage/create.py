@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rasteret_assets.errors import RangeReadError
 from rasteret_assets.secrets import redact
@@ -28,6 +28,7 @@ class AutoBackend(ReadingBackend):
         proxy: address of the HTTP proxy to go through; None for what the environment names.
         signs_azure: whether ``https`` hrefs of Azure Blob Storage go to ``objects``, which holds their credentials;
             those with a query, such as a signature of their own, never do.
+        link_local: whether names of HTTP hosts may lead to link-local addresses.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class AutoBackend(ReadingBackend):
         *,
         proxy: str | None = None,
         signs_azure: bool = False,
+        link_local: bool = False,
     ) -> None:
         self._objects = objects
         self._local = LocalBackend()
         self._headers = dict(headers or {})
         self._proxy = proxy
         self._signs_azure = signs_azure
+        self._link_local = link_local
         self._http: HttpBackend | None = None
         if headers:
             self._http_backend()  # headers that are none are refused where they are given, not at the first read
@@ -76,7 +79,7 @@ class AutoBackend(ReadingBackend):
         # An HTTP client takes time to import, and only HTTP hrefs need one.
         from rasteret_assets.storage.http import HttpBackend  # noqa: PLC0415
 
-        self._http = HttpBackend(self._headers, self._proxy)
+        self._http = HttpBackend(self._headers, self._proxy, link_local=self._link_local)
         return self._http
 
     def _route(self, url: str) -> HttpBackend | LocalBackend | ObjectStoreBackend:
@@ -105,6 +108,7 @@ def create_backend(
     *,
     headers: Mapping[str, str | Mapping[str, str]] | None = None,
     proxy: str | None = None,
+    link_local: Literal["refuse", "allow"] = "refuse",
 ) -> AutoBackend:
     """A backend that reads every kind of href.
 
@@ -122,6 +126,8 @@ def create_backend(
             given as ``Authorization``, and no other host sees them.
         proxy: address of the proxy for HTTP(S), such as ``http://user:password@host:3128``; without one the
             environment's (``http_proxy``, ``https_proxy``, ``no_proxy``).
+        link_local: whether names of HTTP hosts may lead to link-local addresses and to the metadata services of clouds,
+            as the field of a spec says of the addresses in a table. Behind a proxy the proxy looks names up.
 
     Returns:
         A backend with ``get_range``, ``get_ranges`` and ``read``; safe to share between builds and reads.
@@ -141,7 +147,9 @@ def create_backend(
         if cloud_config.requester_pays:
             s3_config = {"region": cloud_config.region, **payer, **s3_config}
     objects = ObjectStoreBackend(credential_provider, s3_config, buckets)
-    return AutoBackend(objects, headers, proxy=proxy, signs_azure=credential_provider is not None)
+    return AutoBackend(
+        objects, headers, proxy=proxy, signs_azure=credential_provider is not None, link_local=link_local == "allow"
+    )
 
 
 async def close_backend(backend: object) -> None:

@@ -31,6 +31,7 @@ from yarl import URL
 from rasteret_assets.errors import (
     BadAnswerError,
     HostUnreachableError,
+    LinkLocalRefusedError,
     RangeReadError,
     ReadTimeoutError,
     StoreUnavailableError,
@@ -51,7 +52,7 @@ from rasteret_assets.storage.http_body import MalformedError, OverlongError
 from rasteret_assets.storage.http_headers import GivenHeaders, HostHeaders, header_lines
 from rasteret_assets.storage.http_parts import PARTS_ROOM, is_multipart, read_ends_of
 from rasteret_assets.storage.http_ranges import Origin, RangeConnections
-from rasteret_assets.storage.link_local import is_link_local
+from rasteret_assets.storage.link_local import LinkLocalNameError, is_link_local
 from rasteret_assets.storage.processes import OfProcess
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, difference, replaced
 from rasteret_assets.storage.urls import host
@@ -74,13 +75,19 @@ _MOST_REDIRECTS = 10
 
 
 class _Clients:
-    """The clients of one event loop: connections belong to the loop they were made in."""
+    """The clients of one event loop: connections belong to the loop they were made in.
 
-    def __init__(self) -> None:
+    Args:
+        link_local: whether names may lead to link-local addresses.
+    """
+
+    def __init__(self, *, link_local: bool) -> None:
         # Made per loop rather than once at import, so that SSL_CERT_FILE counts as it is then; reading the system's
         # certificates takes longer than a hundred headers, so plain HTTP does without.
         self._context = functools.cache(ssl.create_default_context)
-        self.ranges = RangeConnections(self._context)
+        self.ranges = RangeConnections(self._context, link_local=link_local)
+        #: For hosts that a redirect of another one names: what may be written may not be led to.
+        self.redirected = RangeConnections(self._context, link_local=False) if link_local else self.ranges
         #: What hosts that redirect have set; None as long as none did.
         self.cookies: Cookies | None = None
         self._session: HttpSession | None = None
@@ -107,6 +114,7 @@ class _Clients:
 
     async def close(self) -> None:
         self.ranges.close()
+        self.redirected.close()
         if self._session is not None:
             await self._session.close()
 
@@ -134,12 +142,16 @@ class HttpBackend(ReadingBackend):
         headers: sent with every request (an ``Authorization``, an API key), or by host; none given for all goes
             along where a redirect leads to another host.
         proxy: to go through for every host; None for what the environment names.
+        link_local: whether names may lead to link-local addresses. A proxy looks names up itself.
 
     Raises:
         SpecError: if a header or host is not one.
     """
 
-    def __init__(self, headers: GivenHeaders | None = None, proxy: str | None = None) -> None:
+    def __init__(
+        self, headers: GivenHeaders | None = None, proxy: str | None = None, *, link_local: bool = False
+    ) -> None:
+        self._link_local = link_local
         self._headers = HostHeaders(headers)
         self._given_proxy = proxy
         self._proxies = urllib.request.getproxies()
@@ -307,20 +319,21 @@ class HttpBackend(ReadingBackend):
             headers: further ones.
             foreign: whether a redirect of another host leads here.
         """
+        connections = clients.redirected if foreign else clients.ranges
         try:
             proxy = self._proxy(origin) if self._given_proxy or self._proxies else None
             if proxy is None and clients.cookies is None:
                 head = self._headers.lines(origin, foreign=foreign)
                 if headers:
                     head += header_lines(headers)
-                return await clients.ranges.get(origin, path, head, *wanted)
+                return await connections.get(origin, path, head, *wanted)
             fields = {**self._headers.of(origin, foreign=foreign), **(headers or {})}
             if clients.cookies is not None:
                 name = next((name for name in fields if name.lower() == "cookie"), "Cookie")
                 if cookie := clients.cookies.of(_address(origin, path), fields.get(name)):
                     fields[name] = cookie
             if proxy is None:
-                return await clients.ranges.get(origin, path, header_lines(fields), *wanted)
+                return await connections.get(origin, path, header_lines(fields), *wanted)
             fields["Range"] = wanted[0]
             return await clients.session.get(_address(origin, path), fields, *wanted[1:], proxy)
         except (OSError, EOFError, MalformedError, ValueError) as error:
@@ -339,7 +352,7 @@ class HttpBackend(ReadingBackend):
         if clients is None:
             for closed in [other for other in here.by_loop if other.is_closed()]:
                 del here.by_loop[closed]
-            clients = here.by_loop[loop] = _Clients()
+            clients = here.by_loop[loop] = _Clients(link_local=self._link_local)
         here.last = _Bound(threading.get_ident(), loop, clients)
         return clients
 
@@ -430,6 +443,12 @@ def _read_error(error: Exception, origin: Origin, url: str, wanted: _Wanted) -> 
 def _connection_error(error: OSError, origin: Origin, where: str) -> RangeReadError:
     """What went wrong on the way to a host, without the URL's query in it."""
     at = f"{origin.host}:{origin.port}"
+    if isinstance(error, LinkLocalNameError):
+        return LinkLocalRefusedError(
+            f"{where}: the name {origin.host!r} leads to a service of this machine or its network, such as a cloud's "
+            "metadata; link_local: allow in the spec, or create_backend(link_local='allow'), lets it be asked",
+            href=where,
+        )
     if isinstance(error, socket.gaierror):
         return HostUnreachableError(f"{where}: host {origin.host!r} is not known", href=where)
     if isinstance(error, ssl.SSLCertVerificationError):

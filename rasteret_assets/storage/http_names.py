@@ -10,6 +10,8 @@ from typing import Final, TypeAlias, TypeVar
 
 from aiohappyeyeballs import start_connection
 
+from rasteret_assets.storage.link_local import LinkLocalNameError, is_link_local, is_link_local_address
+
 #: Seconds for a connection, from looking up the name to the end of the TLS handshake.
 CONNECT_TIMEOUT_S = 10.0
 
@@ -24,9 +26,15 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Names:
-    """Opens connections of one event loop, and knows addresses of names for a short time."""
+    """Opens connections of one event loop, and knows addresses of names for a short time.
 
-    def __init__(self) -> None:
+    Args:
+        link_local: whether names may lead to link-local addresses and to services that hand out credentials. Who writes
+            such an address itself, or such a service's own name, is taken at their word.
+    """
+
+    def __init__(self, *, link_local: bool) -> None:
+        self._link_local = link_local
         self._known: dict[tuple[str, int], tuple[float, list[_Address]]] = {}
         self._asked: dict[tuple[str, int], asyncio.Task[list[_Address]]] = {}
 
@@ -40,7 +48,8 @@ class Names:
             context: for TLS; None for none.
 
         Raises:
-            OSError: if the name is not known (``socket.gaierror``) or no address takes the connection.
+            OSError: if the name is not known (``socket.gaierror``), no address takes the connection, or none may be
+                asked (``LinkLocalNameError``).
             TimeoutError: if it takes longer than :data:`CONNECT_TIMEOUT_S`.
         """
         loop = asyncio.get_running_loop()
@@ -94,6 +103,11 @@ class Names:
         addresses: list[_Address] = list(dict.fromkeys(found))  # type: ignore[arg-type]  # of TCP these are
         if not addresses:
             raise socket.gaierror(socket.EAI_NONAME, "no address")
+        if not self._link_local and not is_link_local(host):
+            # Here, where it is decided what is connected to: who answers for a name may give others at each look-up.
+            addresses = [address for address in addresses if not is_link_local_address(address[4][0])]
+            if not addresses:
+                raise LinkLocalNameError(f"{host} resolves to link-local addresses")
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
         self._known[host, port] = (loop.time() + _KNOWN_S, addresses)

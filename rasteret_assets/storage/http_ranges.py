@@ -52,11 +52,12 @@ class RangeConnections:
 
     Args:
         context: makes the context for ``https``, once one is needed.
+        link_local: whether names may lead to link-local addresses.
     """
 
-    def __init__(self, context: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, context: Callable[[], ssl.SSLContext], *, link_local: bool) -> None:
         self._context = context
-        self._names = Names()
+        self._names = Names(link_local=link_local)
         self._idle: dict[Origin, list[_Connection]] = {}
 
     async def get(

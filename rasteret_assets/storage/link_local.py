@@ -9,6 +9,11 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
+
+class LinkLocalNameError(OSError):
+    """A name that resolves to nothing but such addresses, and was not connected to."""
+
+
 _NETWORKS: Final = tuple(
     map(
         ipaddress.ip_network,
@@ -30,9 +35,12 @@ def is_link_local(name: str) -> bool:
     name = unquote(name).lower()
     bare = name.partition("]")[0].lstrip("[") if name.startswith("[") else _PORT.sub("", name)
     bare = bare.partition("%")[0].rstrip(".")
-    if bare in _NAMES:
-        return True
-    address = _address(bare)
+    return bare in _NAMES or is_link_local_address(bare)
+
+
+def is_link_local_address(text: str) -> bool:
+    """Tell whether an address without a port, IPv6 without brackets, is one of those; of a name it never is."""
+    address = _address(text.partition("%")[0])
     return address is not None and any(address in network for network in _NETWORKS)
 
 

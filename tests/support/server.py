@@ -28,7 +28,7 @@ class RangeServer:
     answer for 5 s).
     """
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, host: str = "127.0.0.1") -> None:
         self.root = root
         self.objects: dict[str, bytes] = {}
         self.fault: Callable[[str, int], str | None] = lambda path, before: None
@@ -49,12 +49,13 @@ class RangeServer:
         #: Whether ``If-Match`` and ``If-Unmodified-Since`` count (RFC 9110, 13.2.2); many servers ignore them.
         self.conditions = True
         self._lock = threading.Lock()
-        self._httpd = _Server(("127.0.0.1", 0), _handler(self))
+        self._httpd = _Server((host, 0), _handler(self))
         self.scheme = "http"
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self._httpd.server_address[1]}"
+        host, port = self._httpd.server_address[:2]
+        return f"{self.scheme}://{host}:{port}"
 
     @property
     def paths(self) -> list[str]:
