@@ -5,6 +5,7 @@ None of it changes what is published, so none of it is part of a collection's co
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -70,7 +71,7 @@ class GraphOptions(BaseModel):
     refresh_cron: str = "0 6 * * *"
     revalidate_cron: str = "0 3 * * 0"
     timezone: str = "UTC"
-    fresh_within_hours: float | None = Field(default=None, gt=0)
+    fresh_within_hours: float | None = Field(default=None, ge=1 / 60, le=1_000_000)
     preview: bool = False
     run_tags: dict[str, str] = Field(default_factory=dict)
     op_tags: dict[str, Any] = Field(default_factory=dict)
@@ -117,6 +118,13 @@ class GraphOptions(BaseModel):
             raise ValueError(f"{odd} are not keys of tags: {_TAG_KEY_FORM}")
         return value
 
+    @field_validator("op_tags")
+    @classmethod
+    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if odd := [key for key, text in value.items() if not _is_json(text)]:
+            raise ValueError(f"the tags {odd} have values that JSON does not keep as they are: write texts as keys")
+        return value
+
     @field_validator("key_prefix")
     @classmethod
     def _parts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -132,6 +140,14 @@ class GraphOptions(BaseModel):
         if odd := [key for key, text in value.items() if not _TAG_VALUE.fullmatch(text)]:
             raise ValueError(f"the tags {odd} have values that Dagster refuses: write up to 63 letters, digits or _.-")
         return value
+
+
+def _is_json(value: Any) -> bool:
+    """Tell whether a value is the same after it was written as JSON, as Dagster asks of tags."""
+    try:
+        return bool(json.loads(json.dumps(value)) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def _wrong_in_cron(text: str) -> str | None:

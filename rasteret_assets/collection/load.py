@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,9 +26,17 @@ from rasteret_assets.storage.workspace import STAGES_SUFFIX, Workspace
 _READ_COLUMNS = (*schema.REQUIRED_COLUMNS, schema.BBOX)
 _LOOKS = 5
 _LOOK_AGAIN_S = 0.05
+_NAMED = 12
 
 
-def load(path: str | Path, name: str = "", *, filesystem: Any = None, verify: Verify = "rows") -> Collection:
+def load(
+    path: str | Path,
+    name: str = "",
+    *,
+    partitions: Sequence[str] | None = None,
+    filesystem: Any = None,
+    verify: Verify = "rows",
+) -> Collection:
     """Open a published collection.
 
     Every footer is read here and held against what was published, so that a damaged, missing or foreign file is refused
@@ -38,17 +46,20 @@ def load(path: str | Path, name: str = "", *, filesystem: Any = None, verify: Ve
         path: a Parquet file, or a directory of them (flat, or in hive folders by the year, month or day of UTC), as a
             local path or URI. Only ``*.parquet`` files count.
         name: name of the collection; by default the one it was published under.
+        partitions: keys of those to open, such as ``["2024-05", "undated"]``, of a collection in hive folders; all when
+            omitted. No file of another partition is opened.
         filesystem: pyarrow or fsspec filesystem that takes precedence over the URI's own.
         verify: what is held against the states beside the data (``<name>_stages/collection``), where there are any:
             ``"rows"`` the number of records and the size of every file, ``"full"`` every byte, ``False`` nothing.
 
     Raises:
-        CollectionError: if there is no such path, a file in it is missing or damaged, or its columns are no
-            collection's.
+        CollectionError: if there is no such path, a file in it is missing or damaged, a partition is not published, or
+            its columns are no collection's.
+        SpecError: if ``partitions`` are no partition keys.
     """
     workspace = Workspace.at(str(path), filesystem)
     root = workspace.published
-    fragments = _verified(workspace, str(path), verify)
+    fragments = _verified(workspace, str(path), verify, _checked_keys(partitions))
     dataset = ds.FileSystemDataset(fragments, _common_schema(fragments), ds.ParquetFileFormat(), workspace.fs)
     check_contract(dataset.schema, where=str(path))
     footer = dataset.schema.metadata or {}
@@ -61,8 +72,32 @@ def load(path: str | Path, name: str = "", *, filesystem: Any = None, verify: Ve
     )
 
 
-def _verified(workspace: Workspace, path: str, verify: Verify) -> list[ds.ParquetFileFragment]:
-    """The files of a collection, their footers read; looked at again while a build may be changing them."""
+def _checked_keys(partitions: Sequence[str] | None) -> frozenset[str] | None:
+    """Return the partitions that are asked for; None for all."""
+    if partitions is None:
+        return None
+    if isinstance(partitions, str) or not partitions:
+        raise SpecError(f"partitions={partitions!r} is not a list of partition keys: write such as ['2024-05']")
+    try:
+        sizes = {partition_size(key) for key in partitions}
+    except (ValueError, TypeError) as error:
+        raise SpecError(f"partitions={list(partitions)!r}: {error}") from None
+    if len(sizes - {None}) > 1:
+        raise SpecError(f"partitions={list(partitions)!r} are of several sizes, which hold the same records: write one")
+    return frozenset(partitions)
+
+
+def _verified(
+    workspace: Workspace, path: str, verify: Verify, keys: frozenset[str] | None
+) -> list[ds.ParquetFileFragment]:  # fmt: skip
+    """The files of a collection, their footers read; looked at again while a build may be changing them.
+
+    Args:
+        workspace: of the collection.
+        path: of the collection, for messages.
+        verify: what is held against the states.
+        keys: of the partitions to open; None for all.
+    """
     if verify not in ("rows", "full", False):
         raise SpecError(f"verify={verify!r} is not understood: write 'rows', 'full' or False")
     for attempt in range(_LOOKS):
@@ -70,18 +105,38 @@ def _verified(workspace: Workspace, path: str, verify: Verify) -> list[ds.Parque
         states = workspace.states() if verify else {}
         try:
             files = _parquet_files(workspace.fs, workspace.published, path)
+            if keys is not None:
+                files = _of_partitions(workspace, path, files, keys)
+                states = {key: state for key, state in states.items() if key in keys}
             # A size that is known saves a request. One that is wrong by now is noticed by what the states say.
             sizes = files if states and not workspace.is_local else {}
             fragments = _fragments(workspace.fs, workspace.published, list(files), sizes)
             problem = problem_with(workspace, states, fragments, files, verify)
             if problem is None:
-                return _of_one_size(workspace, path, fragments)
+                return fragments if keys is not None else _of_one_size(workspace, path, fragments)
         except (CollectionError, FileNotFoundError) as error:
             problem = error
         # States are read before files, so a partition that is being published or removed may look wrong for a moment.
         if states and attempt + 1 < _LOOKS:
             time.sleep(_LOOK_AGAIN_S * 2**attempt)
     raise problem if isinstance(problem, CollectionError) else CollectionError(f"{path}: {problem}")
+
+
+def _of_partitions(workspace: Workspace, path: str, files: Mapping[str, int], keys: frozenset[str]) -> dict[str, int]:
+    """Choose the files of some partitions."""
+    key_of = {file: workspace.partition_of(file) for file in files}
+    if missing := sorted(keys.difference(key_of.values())):
+        there = sorted({key for key in key_of.values() if key is not None})
+        held = f"it holds {', '.join(there[:_NAMED])}" if there else "its files lie in no folders of partitions"
+        more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
+        raise CollectionError(f"{path} holds no partition {', '.join(missing[:_NAMED])}; {held}{more}")
+    chosen = {file: size for file, size in files.items() if key_of[file] in keys}
+    if len(chosen) > len(keys):
+        raise CollectionError(
+            f"{path} holds {schema.UNDATED} records twice, because a build that changes partition_by was interrupted: "
+            "build it again"
+        )
+    return chosen
 
 
 def _of_one_size(

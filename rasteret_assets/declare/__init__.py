@@ -4,16 +4,28 @@ Nothing here knows Dagster, so that the command line answers without importing i
 """
 
 from rasteret_assets.declare.editor_schema import SCHEMA_FILE, json_schema
-from rasteret_assets.declare.files import COLLECTIONS_VARIABLE, collections_folder, read_files, read_spec, read_specs
+from rasteret_assets.declare.files import (
+    COLLECTIONS_VARIABLE,
+    Declarations,
+    collections_folder,
+    declaration_files,
+    read_declarations,
+    read_files,
+    read_spec,
+    read_specs,
+)
 from rasteret_assets.declare.proposal import Proposal, propose
 
 __all__ = [
     "COLLECTIONS_VARIABLE",
     "SCHEMA_FILE",
+    "Declarations",
     "Proposal",
     "collections_folder",
+    "declaration_files",
     "json_schema",
     "propose",
+    "read_declarations",
     "read_files",
     "read_spec",
     "read_specs",

@@ -10,7 +10,8 @@ Every mistake is told with file and line, the field and what to write instead.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,13 +27,26 @@ _MOST_ENTRIES: Final = 100_000
 DEMO_COLLECTIONS = Path("rasteret_demo") / "collections"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Declarations:
+    """What some YAML files declare.
+
+    Args:
+        specs: collections, each of another name, by the file that declares it.
+        mistakes: of the files that declare no collection that could be built, by file.
+    """
+
+    specs: Mapping[Path, CollectionSpec]
+    mistakes: Mapping[Path, Sequence[Mistake]]
+
+
 def read_specs(folder: str | Path) -> list[CollectionSpec]:
     """Return the collections declared in the YAML files of a folder, by file name.
 
     Raises:
         DeclarationError: naming file, line and field of everything that does not fit, in all of the files.
     """
-    return read_files(sorted(path for path in Path(folder).iterdir() if path.suffix in {".yaml", ".yml"}))
+    return read_files(declaration_files(folder))
 
 
 def read_files(files: Sequence[Path]) -> list[CollectionSpec]:
@@ -41,22 +55,41 @@ def read_files(files: Sequence[Path]) -> list[CollectionSpec]:
     Raises:
         DeclarationError: naming file, line and field of everything that does not fit, in all of the files.
     """
-    specs, mistakes = list[CollectionSpec](), list[Mistake]()
+    found = read_declarations(files)
+    if found.mistakes:
+        raise DeclarationError([mistake for of_file in found.mistakes.values() for mistake in of_file])
+    return list(found.specs.values())
+
+
+def declaration_files(folder: str | Path) -> list[Path]:
+    """Return the YAML files of a folder, by name."""
+    return sorted(path for path in Path(folder).iterdir() if path.suffix in {".yaml", ".yml"})
+
+
+def read_declarations(files: Sequence[Path], same: Callable[[str], str] = str) -> Declarations:
+    """Read YAML files; one that does not fit hides none of the others.
+
+    Args:
+        files: to read. Where two of them declare one name, the first of them counts.
+        same: returns what tells names apart, where not all that differ are told apart.
+    """
+    specs, mistakes = dict[Path, CollectionSpec](), dict[Path, Sequence[Mistake]]()
     file_of: dict[str, Path] = {}
     for file in files:
         try:
             spec = read_spec(file)
         except DeclarationError as error:
-            mistakes += error.mistakes
+            mistakes[file] = error.mistakes
             continue
-        specs.append(spec)
-        if (first := file_of.setdefault(spec.name, file)) != file:
-            said = f"declares {spec.name!r}, and so does {first}: give one of them another name"
-            line = _line(_document(file), ("name",), "")
-            mistakes.append(Mistake(file=str(file), line=line, field="name", message=said))
-    if mistakes:
-        raise DeclarationError(mistakes)
-    return specs
+        if (first := file_of.setdefault(same(spec.name), file)) == file:
+            specs[file] = spec
+            continue
+        name = specs[first].name
+        alike = "" if name == spec.name else f", as {name!r}, from which it is not told apart"
+        said = f"declares {spec.name!r}, and so does {first}{alike}: give one of them another name"
+        line = _line(_document(file), ("name",), "")
+        mistakes[file] = [Mistake(file=str(file), line=line, field="name", message=said)]
+    return Declarations(specs=specs, mistakes=mistakes)
 
 
 def read_spec(file: str | Path) -> CollectionSpec:

@@ -14,7 +14,7 @@ import dagster as dg
 
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.events import inputs_of
-from rasteret_assets.orchestration.names import code_version, identifier, stage_key
+from rasteret_assets.orchestration.names import code_version, identifier, io_manager_key, stage_key
 from rasteret_assets.orchestration.partitions import partitions_of
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW
 from rasteret_assets.secrets import redact
@@ -74,7 +74,7 @@ def checked_spec(spec: CollectionSpec, stage: str, get_asset_spec: GetAssetSpec 
                 f"get_asset_spec({stage!r}) of the collection {spec.name} changes {field}, which its steps and jobs "
                 f"depend on: {remedy}"
             )
-    return given
+    return given.with_io_manager_key(io_manager_key(spec)) if stage == COLLECTION else given
 
 
 def _description(spec: CollectionSpec, stage: str) -> str:
@@ -101,5 +101,5 @@ def _description(spec: CollectionSpec, stage: str) -> str:
     return (
         f"{spec.description} The published collection: records joined with the headers of their bands as "
         f"GeoParquet, one file per {spec.partition_by} that is replaced in one step. Open it with "
-        "`rasteret_assets.load`, DuckDB, geopandas or rasteret."
+        "`rasteret_assets.load`, DuckDB, geopandas or rasteret, or take it as an argument of an asset of yours."
     ).strip()

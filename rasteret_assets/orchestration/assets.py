@@ -9,7 +9,9 @@ import dagster as dg
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.asset_specs import GetAssetSpec, checked_spec
 from rasteret_assets.orchestration.checks import published_checks
+from rasteret_assets.orchestration.io_manager import collection_io_manager
 from rasteret_assets.orchestration.jobs import jobs_of
+from rasteret_assets.orchestration.names import io_manager_key
 from rasteret_assets.orchestration.retry import retry_sensor
 from rasteret_assets.orchestration.schedules import refresh_schedule, revalidate_schedule
 from rasteret_assets.orchestration.sensor import refresh_sensor
@@ -20,7 +22,7 @@ from rasteret_assets.spec import CollectionSpec
 
 
 def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | None = None) -> dg.Definitions:
-    """Return all definitions of one collection except the resources.
+    """Return all definitions of one collection, except the resources that it shares with others.
 
     Args:
         spec: of the collection; it must have a name.
@@ -32,7 +34,7 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
         Below ``<name>/`` the source, the four stages and the rejected records, with their checks; the jobs
         ``<name>_build``, ``<name>_rebuild`` and ``<name>_revalidate``; and, stopped until somebody starts them, the
         sensors ``<name>_refresh`` and ``<name>_retry`` and the schedules ``<name>_refresh_schedule`` and
-        ``<name>_revalidate_schedule``.
+        ``<name>_revalidate_schedule``. The IO manager of ``<name>/collection`` is among them.
 
     Raises:
         SpecError: if the spec has no name, or ``get_asset_spec`` changes what the steps of the collection go by.
@@ -49,6 +51,7 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
         jobs=jobs_of(spec),
         sensors=[refresh_sensor(spec), retry_sensor(spec)],
         schedules=[refresh_schedule(spec), revalidate_schedule(spec)],
+        resources={io_manager_key(spec): collection_io_manager(spec)},
     )
 
 

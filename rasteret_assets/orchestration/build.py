@@ -16,9 +16,10 @@ from typing import Any
 
 import dagster as dg
 
-from rasteret_assets.declare import collections_folder, read_specs
+from rasteret_assets.declare import collections_folder, declaration_files, read_declarations
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.assets import collection_assets
+from rasteret_assets.orchestration.broken import broken_declarations
 from rasteret_assets.orchestration.names import identifier
 from rasteret_assets.orchestration.resources import default_resources
 from rasteret_assets.spec import CollectionSpec
@@ -43,23 +44,36 @@ def build_definitions(
         project_dir: folder of the ``definitions.py`` that asks.
         resources: over :func:`~rasteret_assets.orchestration.resources.default_resources`, by key.
 
+    A declaration that does not fit is left out: the log and an asset in the group ``broken_declarations`` name its
+    mistakes, and the other collections are there.
+
     Raises:
-        SpecError: naming the file and field of every declaration that does not fit.
+        SpecError: if a folder that somebody named does not exist, or two of ``specs`` have one name.
     """
+    broken: list[dg.AssetSpec] = []
     if specs is None:
-        folder = collections_folder(collections_dir, project_dir)
-        specs = read_specs(folder) if folder is not None else []
-        if not specs:
-            where = f"no YAML file in {folder}" if folder is not None else "no folder of collections"
-            dg.get_dagster_logger("rasteret_assets").warning(f"No collection is declared ({where}): {_DECLARE}.")
-    _check_names(specs)
+        made, broken = _declared(collections_folder(collections_dir, project_dir))
+    else:
+        _check_names(specs)
+        made = [collection_assets(spec) for spec in specs]
     return dg.Definitions.merge(
-        *(collection_assets(spec) for spec in specs),
+        *made,
         dg.Definitions(
+            assets=broken,
             resources={**default_resources(), **(resources or {})},
             executor=dg.in_process_executor,
         ),
     )
+
+
+def _declared(folder: Path | None) -> tuple[list[dg.Definitions], list[dg.AssetSpec]]:
+    """Return the definitions of the collections that a folder declares, and the assets of broken declarations."""
+    files = [] if folder is None else declaration_files(folder)
+    if not files:
+        where = "no folder of collections" if folder is None else f"no YAML file in {folder}"
+        dg.get_dagster_logger("rasteret_assets").warning(f"No collection is declared ({where}): {_DECLARE}.")
+    found = read_declarations(files, same=identifier)
+    return [collection_assets(spec) for spec in found.specs.values()], broken_declarations(found.mistakes)
 
 
 def _check_names(specs: Sequence[CollectionSpec]) -> None:

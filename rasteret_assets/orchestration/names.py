@@ -47,6 +47,11 @@ def op_name(spec: CollectionSpec, step: str) -> str:
     return f"{identifier(spec.name)}__{step}"
 
 
+def io_manager_key(spec: CollectionSpec) -> str:
+    """Return the resource key of the IO manager that loads a collection for assets that take it as an argument."""
+    return f"rasteret_io_manager_{identifier(spec.name)}"
+
+
 def code_version(spec: CollectionSpec) -> str:
     """Return the code version of a collection's assets: what was built under another one shows as such."""
     return f"{PARSER_VERSION}-{spec.content_hash}"

@@ -76,6 +76,36 @@ def test_file_uri_and_filesystems(published, rows, tmp_path):
     assert ids_of(load("w/s2_records", filesystem=below).subset(date_range=("2024-02", "2024-02"))) == ["r1", "r4"]
 
 
+def test_some_partitions_open_no_other_file(published):
+    (published / "year=2024" / "month=1" / "part-0.parquet").write_bytes(b"damaged")
+    assert ids_of(load(published, partitions=["2024-02"])) == ["r1", "r4"]
+    assert ids_of(load(published, partitions=("2024-03", "2024-02"))) == ["r1", "r2", "r4", "r5"]
+    with pytest.raises(CollectionError, match="month=1"):
+        load(published, partitions=["2024-01"])
+
+
+@pytest.mark.parametrize(
+    ("partitions", "error", "message"),
+    [
+        (["2024-07", "2024-02"], CollectionError, r"no partition 2024-07; it holds 2024-01, 2024-02, 2024-03$"),
+        ("2024-02", SpecError, r"partitions='2024-02' is not a list of partition keys"),
+        ([], SpecError, "is not a list of partition keys"),
+        (["May"], SpecError, "'May' is not a partition key"),
+        ([5], SpecError, "partitions="),
+        (["2024", "2024-02"], SpecError, "of several sizes, which hold the same records"),
+    ],
+)
+def test_partitions_that_are_not_there_are_said(published, partitions, error, message):
+    with pytest.raises(error, match=message):
+        load(published, partitions=partitions)
+
+
+def test_a_file_has_no_partitions(rows, tmp_path):
+    pq.write_table(records_table(rows), tmp_path / "a.parquet")
+    with pytest.raises(CollectionError, match="its files lie in no folders of partitions"):
+        load(tmp_path / "a.parquet", partitions=["2024-01"])
+
+
 def ids_of(collection: Collection) -> list[str]:
     return sorted(collection.to_table(["id"])["id"].to_pylist())
 

@@ -12,6 +12,7 @@ import pytest
 from rasteret_assets import CollectionSpec
 from rasteret_assets.declare import read_spec, read_specs
 from rasteret_assets.errors import SpecError
+from rasteret_assets.orchestration.broken import BROKEN_GROUP
 from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.schema import STAGES
 
@@ -55,7 +56,7 @@ def test_paths_start_at_the_file_and_the_name_is_its_own(tmp_path: Path) -> None
 def test_a_broken_declaration_names_file_field_and_remedy(tmp_path: Path, text: str, message: str) -> None:
     declare(tmp_path, "bad.yaml", text)
     with pytest.raises(SpecError, match=message):
-        build_definitions(collections_dir=tmp_path)
+        read_specs(tmp_path)
 
 
 def test_aliases_that_multiply_are_counted_once(tmp_path: Path) -> None:
@@ -83,6 +84,37 @@ def test_names_that_dagster_cannot_tell_apart_are_refused() -> None:
     specs = [CollectionSpec.of(path="a", name=name) for name in ("l8-sr", "l8.sr")]
     with pytest.raises(SpecError, match=r"several collections are called l8-sr, l8\.sr"):
         build_definitions(specs)
+
+
+def test_a_broken_declaration_takes_none_of_the_others_along(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    declare(tmp_path, "a.yaml", "path: x\nenrich: true\ngraph:\n  timezone: Mars\n")
+    declare(tmp_path, "b.yaml", "path: [")
+    declare(tmp_path, "l8-sr.yaml", "path: x")
+    declare(tmp_path, "l8.sr.yaml", "path: x")
+    declare(tmp_path, "tags.yaml", "path: x\ngraph:\n  op_tags: {a: {1: 2}}\n")
+    definitions = build_definitions(collections_dir=tmp_path)
+    dg.Definitions.validate_loadable(definitions)
+    assert [job.name for job in definitions.resolve_all_job_defs() if job.name.endswith("_build")] == ["l8_sr_build"]
+    found = {
+        spec.key.path[-1]: spec for spec in definitions.resolve_all_asset_specs() if spec.key.path[0] == BROKEN_GROUP
+    }
+    assert found.keys() == {"a.yaml", "b.yaml", "l8.sr.yaml", "tags.yaml"}
+    assert {spec.group_name for spec in found.values()} == {BROKEN_GROUP}
+    assert "a.yaml:2: unknown argument 'enrich': did you mean 'enrich_cog'?" in str(found["a.yaml"].description)
+    assert "a.yaml:4: graph.timezone: 'Mars' is not a timezone" in str(found["a.yaml"].description)
+    assert [row.data["line"] for row in found["a.yaml"].metadata["mistakes"].records] == [2, 4]
+    assert "'l8.sr'" in str(found["l8.sr.yaml"].description)
+    assert "tags.yaml:3: graph.op_tags: the tags ['a']" in str(found["tags.yaml"].description).replace("\\", "")
+    assert "b.yaml:1: not valid YAML" in caplog.text
+    assert "the other collections are loaded" in caplog.text
+
+
+def test_a_folder_of_broken_declarations_loads(tmp_path: Path) -> None:
+    declare(tmp_path, "a.yaml", "{}")
+    definitions = build_definitions(collections_dir=tmp_path)
+    dg.Definitions.validate_loadable(definitions)
+    (only,) = definitions.resolve_all_asset_specs()
+    assert only.key == dg.AssetKey([BROKEN_GROUP, "a.yaml"])
 
 
 def test_any_name_of_a_collection_loads() -> None:
