@@ -79,7 +79,9 @@ def stage_metadata(
         cost: of a header, as :func:`header_costs` tells it.
     """
     sizes = {"bytes": result.size, "seconds": result.seconds}
-    metadata: dict[str, Any] = {ROW_COUNT: result.rows, **sizes, **_COMPARED[stage], **result.counts}
+    # By class failures are a table: as numbers, every class that a partition happens to have would be a plot.
+    counts = {name: count for name, count in result.counts.items() if not name.startswith(_FAILED)}
+    metadata: dict[str, Any] = {ROW_COUNT: result.rows, **sizes, **_COMPARED[stage], **counts}
     if forced:
         metadata["forced"] = True
     if not result.path:

@@ -26,7 +26,7 @@ from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.workspace import Workspace
 
 #: Pixels along the longer side of a picture. A whole record is drawn where one of its overviews is as small as this.
-_SIZE: Final = 360
+_SIZE: Final = 400
 #: Pixels along each side of the middle of a record that has no such overview.
 _MIDDLE: Final = 224
 #: What shows where there is no data.
@@ -56,7 +56,7 @@ def _shown(collection: Collection, bands: Sequence[str], backend: StorageBackend
     name = collection.to_table(columns=["id"])["id"][0].as_py()
     try:
         (record,) = every_record(collection.batches(projection(collection.schema, bands)), bands)
-        size = _smallest(record.finest)
+        size = _fitting(record.finest)
         # The record's raster is drawn, wherever its footprint says that it lies.
         area = _middle(record.finest, record.crs) if size is None else None
         drawn = draw_record(record, bands, area, size=size or _MIDDLE, backend=backend, options=ReadOptions())
@@ -65,11 +65,10 @@ def _shown(collection: Collection, bands: Sequence[str], backend: StorageBackend
     return picture(f"{name}: {', '.join(bands)}", "image/jpeg", _jpeg(drawn))
 
 
-def _smallest(header: BandHeader) -> int | None:
-    """Return the longer side of the coarsest copy of an image, None where a picture of it would be too large."""
-    grid = (header, *header.overviews)[-1].grid
-    size = max(grid.width, grid.height)
-    return size if size <= _SIZE else None
+def _fitting(header: BandHeader) -> int | None:
+    """Return the longer side of the largest copy of an image that a picture may show; None where all are larger."""
+    sizes = [max(level.grid.width, level.grid.height) for level in (header, *header.overviews)]
+    return next((size for size in sizes if size <= _SIZE), None)
 
 
 def _middle(header: BandHeader, crs: str) -> Area:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -101,12 +101,15 @@ def wait_for(what: str, found: Callable[[], T | None]) -> T:
 
 
 @contextmanager
-def dagster_dev(root: Path, declarations: dict[str, dict[str, Any]]) -> Iterator[Stack]:
+def dagster_dev(
+    root: Path, declarations: dict[str, dict[str, Any]], environment: Mapping[str, str] | None = None
+) -> Iterator[Stack]:
     """Run ``dagster dev`` on the repository's workspace.yaml until the block ends.
 
     Args:
         root: folder for the instance, the declarations and the log.
         declarations: the collections, by file name.
+        environment: of its processes, over this one's.
     """
     home, collections = root / "dagster_home", root / "collections"
     for folder in (home, collections):
@@ -126,14 +129,15 @@ def dagster_dev(root: Path, declarations: dict[str, dict[str, Any]]) -> Iterator
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {
+    inherited = {
         **os.environ, "DAGSTER_HOME": str(home), "RASTERET_ASSETS_COLLECTIONS": str(collections), "NO_COLOR": "1",
+        **(environment or {}),
     }  # fmt: skip
     command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
     # Opened first: several processes that create the same SQLite files at once get into each other's way.
     with dg.DagsterInstance.from_config(str(home)) as instance, (root / "dagster-dev.log").open("w") as log:
         process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, start_new_session=True
+            command, cwd=REPOSITORY, env=inherited, stdout=log, stderr=log, start_new_session=True
         )
         stack = Stack(instance, port)
         try:

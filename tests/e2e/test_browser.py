@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import ARTIFACTS, Source, Stack, dagster_dev, wait_for
+from tests.e2e.catalog import BUCKET, FILES, Catalog, catalog
+from tests.e2e.stack import ARTIFACTS, Stack, dagster_dev, wait_for
 from tests.support.server import RangeServer
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -38,10 +39,13 @@ class Visitor:
 
     def __init__(self, browser: playwright.Browser, stack: Stack) -> None:
         self.stack = stack
-        self.page = browser.new_page(viewport={"width": 1280, "height": 860})
+        self.page = browser.new_page(viewport={"width": 1360, "height": 860})
         self.page.set_default_timeout(PATIENCE_MS)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        # Every page is half as wide again without it.
+        self.open("/overview")
+        self.page.get_by_text("Hide navigation").first.click()
 
     def open(self, path: str) -> None:
         self.page.goto(self.stack.url + path)
@@ -52,9 +56,13 @@ class Visitor:
     def click(self, name: str | re.Pattern[str]) -> None:
         self.page.get_by_role("button", name=name).first.click()
 
+    def show(self, metadata: str) -> None:
+        """Open long Markdown of the partition on the page."""
+        self.page.locator("tr", has_text=metadata).get_by_text("[Show Markdown]").first.click()
+
     def keep(self, name: str) -> None:
         """Take a picture, once nothing moves any more."""
-        self.page.wait_for_timeout(800)
+        self.page.wait_for_timeout(1500)
         ARTIFACTS.mkdir(exist_ok=True)
         self.page.screenshot(path=str(ARTIFACTS / f"{name}.png"))
 
@@ -79,21 +87,22 @@ class Visitor:
 
 
 @pytest.fixture
-def visited(browser, files: RangeServer, tmp_path: Path) -> Iterator[tuple[Visitor, Source]]:
-    source = Source(files, tmp_path, ["2024-01", "2024-02", "2024-03"])
-    source.months["2024-02"] += ["2024-02-b", "2024-02-c"]
-    source.write()
-    del files.objects["/2024-02-c.tif"]
-    declaration = {
-        "path": str(source.file), "workspace_dir": str(tmp_path / "workspace"), "enrich_cog": True,
-        "description": "Scenes of three months.", "graph": {"owners": ["team:maps"], "refresh_seconds": 2},
-    }  # fmt: skip
-    with dagster_dev(tmp_path, {"scenes": declaration}) as stack:
-        yield Visitor(browser, stack), source
+def visited(browser, files: RangeServer, tmp_path: Path) -> Iterator[tuple[Visitor, Catalog]]:
+    with catalog(files, tmp_path) as source:
+        source.write()
+        gone = {f"{FILES}/{source.records(month)[1].id}/nir.tif" for month in ("2023-12", "2024-05")}
+        files.fault = lambda path, before: "404" if path in gone else None
+        declaration = {
+            "path": source.table, "workspace_dir": f"s3://{BUCKET}/index", "enrich_cog": True, "max_rejected": 0.25,
+            "description": "Scenes of the island of Frisland.",
+            "graph": {"owners": ["team:maps"], "refresh_seconds": 2, "preview": True},
+        }  # fmt: skip
+        with dagster_dev(tmp_path / "dagster", {"scenes": declaration}, source.environment) as stack:
+            yield Visitor(browser, stack), source
 
 
 @pytest.mark.slow
-def test_a_visit(visited: tuple[Visitor, Source]) -> None:
+def test_a_visit(visited: tuple[Visitor, Catalog]) -> None:
     visitor, source = visited
 
     # The record table is observed by clicking, which registers its partitions.
@@ -101,50 +110,78 @@ def test_a_visit(visited: tuple[Visitor, Source]) -> None:
     visitor.click(re.compile("Observe"))
     wait_for("the observation", lambda: [run for run in visitor.stack.runs() if run.dagster_run.is_success])
 
-    visitor.open("/locations/rasteret_assets/asset-groups/scenes/lineage")
-    for stage in ("raw_records", "normalized_records", "rejected_records", "band_metadata", "collection"):
-        visitor.sees(stage)
-    visitor.keep("1-asset-graph")
-
-    # A partition is materialized by clicking; its page shows the counts and the map.
-    visitor.materialize("2024-02")
-    visitor.open("/assets/scenes/collection?view=partitions&partition=2024-02")
+    # A partition is materialized by clicking; its page shows the counts, the map and some pixels.
+    visitor.materialize("2023-12")
+    visitor.open("/assets/scenes/collection?view=partitions&partition=2023-12")
     visitor.sees("records_lacking_headers")
     visitor.keep("2-partition")
-    visitor.page.get_by_text("[Show Markdown]").first.click()
-    picture = visitor.page.get_by_alt_text("Footprints of scenes 2024-02")
-    picture.wait_for()
-    assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
-    visitor.keep("3-footprints")
+    for metadata, shown, name in (
+        ("footprints", "Footprints of scenes 2023-12", "3-footprints"),
+        ("preview", re.compile("frisland_.*: red, green, blue"), "4-preview"),
+    ):
+        visitor.show(metadata)
+        picture = visitor.page.get_by_alt_text(shown)
+        picture.wait_for()
+        assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
+        visitor.keep(name)
+        visitor.click("Close")
+
+    visitor.open("/assets/scenes/band_metadata?view=partitions&partition=2023-12")
+    link = visitor.page.get_by_role("link", name=re.compile("nir.tif"))
+    link.scroll_into_view_if_needed()
+    assert link.get_attribute("href").startswith(f"{FILES}/{source.records('2023-12')[1].id}/")
+    visitor.keep("5-missing-headers")
 
     visitor.open("/assets/scenes/band_metadata?view=checks")
-    visitor.sees("1 of 3 headers could not be read (1 not_found)")
+    visitor.sees(re.compile(r"1 of 20 headers could not be read \(1 not_found\)"))
     visitor.sees("what helps")
-    visitor.keep("4-failing-check")
+    visitor.keep("6-failing-check")
 
-    # The source changes; the sensor, started by clicking, notes it and builds what is missing.
-    source.months["2024-02"].append("2024-02-d")
+    # The source changes: two records are added to a month, and another has records that cannot be read.
+    source.added["2023-12"] = 2
+    source.wrong = {scene.id for scene in source.records("2024-03")[:3]}
     source.write()
     visitor.open("/assets/scenes/source")
     before = len(visitor.stack.runs())
     visitor.click(re.compile("Observe"))
     wait_for("the observation", lambda: len(visitor.stack.runs()) > before)
     wait_for("its end", lambda: all(run.dagster_run.is_finished for run in visitor.stack.runs()))
-    visitor.open("/assets/scenes/raw_records?view=partitions&partition=2024-02")
+    visitor.open("/assets/scenes/raw_records?view=partitions&partition=2023-12")
     visitor.sees(re.compile("Unsynced|Stale"))
-    visitor.keep("5-stale")
+    visitor.keep("7-stale")
 
+    # The sensor, started by clicking, builds what differs. The month that fails does not stop the others.
     visitor.open("/locations/rasteret_assets/sensors/scenes_refresh")
     visitor.page.locator("label[for^=checkbox]").first.click()
-    wait_for("the sensor's runs", lambda: visitor.stack.ticks("scenes_refresh"))
-    runs = wait_for("the sensor's runs", lambda: by_sensor(visitor.stack))
-    wait_for("their end", lambda: all(run.dagster_run.is_success for run in by_sensor(visitor.stack)))
-    visitor.open("/locations/rasteret_assets/sensors/scenes_refresh")
-    visitor.sees(re.compile(r"\d requested|1 run|2 run"))
-    visitor.keep("6-sensor")
-    visitor.open(f"/runs/{runs[0].dagster_run.run_id}")
+    (run,) = wait_for("the sensor's run", lambda: by_sensor(visitor.stack))
+    wait_for("its end", lambda: all(run.dagster_run.is_finished for run in by_sensor(visitor.stack)))
+    visitor.open(f"/runs/{run.dagster_run.run_id}")
     visitor.sees("scenes_refresh")
-    visitor.keep("7-run-of-the-sensor")
+    visitor.sees(re.compile("2024-03 in normalized_records"))
+    visitor.keep("8-run-of-the-sensor")
+    visitor.open("/assets/scenes/normalized_records?view=events&partition=2024-03")
+    visitor.sees(re.compile("3 of 6 records break the record contract"))
+    visitor.keep("9-failed-partition")
+
+    # It says what waits for its next try.
+    visitor.open("/locations/rasteret_assets/sensors/scenes_refresh")
+    visitor.page.locator("tbody").get_by_text("0 runs requested").last.click()
+    visitor.sees(re.compile("wait for their next try: 2024-03"))
+    visitor.keep("10-sensor")
+
+    # Numbers of all months are plotted.
+    visitor.page.locator("body").press("Escape")
+    visitor.open("/assets/scenes/band_metadata?view=overview")
+    visitor.click("Plots")
+    plot = visitor.page.get_by_text("headers_fetched", exact=True).last
+    plot.scroll_into_view_if_needed()
+    visitor.keep("11-plots")
+
+    visitor.page.set_viewport_size({"width": 1500, "height": 500})
+    visitor.open("/locations/rasteret_assets/asset-groups/scenes/lineage")
+    for stage in ("raw_records", "normalized_records", "band_metadata", "collection"):
+        visitor.sees(stage)
+    visitor.keep("1-asset-graph")
     assert visitor.errors == []
 
 

@@ -269,7 +269,7 @@ def test_an_outage_publishes_nothing_and_is_made_good_by_a_retry(scenes: Scenes,
 def test_failed_files_stop_no_run(scenes: Scenes, instance: dg.DagsterInstance) -> None:
     scenes.server.fault = lambda path, before: "404" if path in {"/a.tif", "/c.tif"} else None
     counts = scenes.materialize(instance)
-    assert counts["2024-01"]["band_metadata"]["failed: not_found"] == 1
+    assert counts["2024-01"]["band_metadata"]["headers_failed"] == 1
     assert counts["2024-02"]["band_metadata"]["headers_failed"] == 1
     assert counts["2024-02"]["collection"]["rows"] == 1
 
