@@ -6,8 +6,9 @@ moment would be missing until the partition changes.
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 
@@ -20,7 +21,7 @@ from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.orchestration.sensor import sensor_status
 from rasteret_assets.schema import BANDS, COLLECTION
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.known_states import KnownStates
 
 _INTERVAL_S: Final = 600
 _FIRST_S: Final = 3600
@@ -44,6 +45,7 @@ class Attempt:
 
 def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
     """Return a sensor that fetches headers again that failed for a passing reason, at ever longer intervals."""
+    states = KnownStates()
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_retry",
@@ -58,7 +60,7 @@ def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
     )
     def retry(context: dg.SensorEvaluationContext, filesystem: FilesystemResource) -> dg.SensorResult:
         workspace = filesystem.open_workspace(spec)
-        missing = _transient(workspace)
+        missing = _transient(states.read(workspace))
         known = {key: Attempt(**value) for key, value in json.loads(context.cursor or "{}").items()}
         registered = set(context.instance.get_dynamic_partitions(partitions_name(spec)))
         blocked = busy_partitions(context.instance, spec) | (missing.keys() - registered)
@@ -85,11 +87,11 @@ def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
     return retry
 
 
-def _transient(workspace: Workspace) -> dict[str, int]:
+def _transient(states: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """Return how many headers another try may bring, by published partition."""
     missing = {
         key: sum(count for name, count in state.get("failures", {}).items() if name in RETRIED_CLASSES)
-        for key, state in workspace.states().items()
+        for key, state in states.items()
     }
     return {key: count for key, count in missing.items() if count}
 
