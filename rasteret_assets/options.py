@@ -55,6 +55,8 @@ class GraphOptions(BaseModel):
             JSON, ``dagster-k8s/config``.
         op_tags: of every step, where an executor or a launcher asks for them there.
         key_prefix: parts that the collection's asset keys begin with, before its name.
+        deps: keys of the assets that write the record table, which then stand upstream of ``source``; ``/`` separates
+            the parts of a key.
         partitions_per_run: the most partitions that one run builds: what a crash may cost, and how coarse the progress
             in the UI is.
         headers_per_run: the most headers that one run of several partitions fetches, which is about a minute of one
@@ -76,6 +78,7 @@ class GraphOptions(BaseModel):
     run_tags: dict[str, str] = Field(default_factory=dict)
     op_tags: dict[str, Any] = Field(default_factory=dict)
     key_prefix: tuple[str, ...] = ()
+    deps: tuple[str, ...] = ()
     partitions_per_run: int = Field(default=25, ge=1)
     headers_per_run: int = Field(default=500_000, ge=1)
 
@@ -130,6 +133,18 @@ class GraphOptions(BaseModel):
     def _parts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if odd := [part for part in value if not _KEY_PART.fullmatch(part)]:
             raise ValueError(f"{odd} are not parts of an asset key: write letters, digits, '_', '-' or '.'")
+        return value
+
+    @field_validator("deps")
+    @classmethod
+    def _keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if odd := [key for key in value if not all(map(_KEY_PART.fullmatch, key.split("/")))]:
+            raise ValueError(
+                f"{odd} are not asset keys: write parts of letters, digits, '_', '-' or '.' with '/' between them, "
+                "such as catalog/items"
+            )
+        if len(set(value)) < len(value):
+            raise ValueError(f"{list(value)} name an asset twice")
         return value
 
     @field_validator("tags")

@@ -13,7 +13,7 @@ from rasteret_assets.orchestration.io_manager import collection_io_manager
 from rasteret_assets.orchestration.jobs import jobs_of
 from rasteret_assets.orchestration.names import io_manager_key
 from rasteret_assets.orchestration.retry import retry_sensor
-from rasteret_assets.orchestration.schedules import refresh_schedule, revalidate_schedule
+from rasteret_assets.orchestration.schedules import after_look_sensor, refresh_schedule, revalidate_schedule
 from rasteret_assets.orchestration.sensor import refresh_sensor
 from rasteret_assets.orchestration.source import source_asset
 from rasteret_assets.orchestration.stages import band_metadata, collection, normalized_records, raw_records
@@ -31,10 +31,11 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
             group, freshness, automation. Keys, partitions and dependencies are not for it to change.
 
     Returns:
-        Below ``<name>/`` the source, the four stages and the rejected records, with their checks; the jobs
-        ``<name>_build``, ``<name>_rebuild`` and ``<name>_revalidate``; and, stopped until somebody starts them, the
+        Below ``<name>/`` the source and the four stages, with their checks; the jobs ``<name>_build``,
+        ``<name>_rebuild``, ``<name>_revalidate`` and ``<name>_look``; and, stopped until somebody starts them, the
         sensors ``<name>_refresh`` and ``<name>_retry`` and the schedules ``<name>_refresh_schedule`` and
-        ``<name>_revalidate_schedule``. The IO manager of ``<name>/collection`` is among them.
+        ``<name>_revalidate_schedule``. The sensor ``<name>_after_look`` runs: it builds what the looks found that the
+        refresh schedule launched. The IO manager of ``<name>/collection`` is among them.
 
     Raises:
         SpecError: if the spec has no name, or ``get_asset_spec`` changes what the steps of the collection go by.
@@ -42,14 +43,14 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
     if not spec.name:
         raise SpecError("a collection of the graph needs a name: give name=")
     with _beta_accepted():
-        source = source_asset(spec)
+        source, jobs = source_asset(spec), jobs_of(spec)
         makers = {RAW: raw_records, NORMALIZED: normalized_records, BANDS: band_metadata, COLLECTION: collection}
         stages = [make(spec, checked_spec(spec, stage, get_asset_spec)) for stage, make in makers.items()]
     return dg.Definitions(
         assets=[source, *stages],
         asset_checks=[published_checks(spec)],
-        jobs=jobs_of(spec),
-        sensors=[refresh_sensor(spec), retry_sensor(spec)],
+        jobs=list(jobs),
+        sensors=[refresh_sensor(spec, jobs), retry_sensor(spec), after_look_sensor(spec, jobs)],
         schedules=[refresh_schedule(spec), revalidate_schedule(spec)],
         resources={io_manager_key(spec): collection_io_manager(spec)},
     )

@@ -21,8 +21,8 @@ from rasteret_assets.orchestration.reporting import is_passing, table_metadata
 from rasteret_assets.pipeline.stages import STAGES
 from rasteret_assets.spec import CollectionSpec
 
-#: Tells Dagster not to report the partitions of a step's output as well. Dagster puts it on the outputs of observable
-#: sources, which report their partitions in the same way.
+#: Tells Dagster not to report the partitions of a step's output as well. Dagster puts it on the outputs of its own
+#: observable sources, which report their partitions in the same way.
 REPORTED: Final = {"__source_asset_observation__": True}
 
 _FAILURE, _ERROR = "failure", "error"
@@ -116,6 +116,27 @@ def _provenance(
             found[key][f"dagster/input_data_version/{name}"] = tags.get(key, {}).get(_VERSION, _NO_VERSION)
             found[key][f"dagster/input_event_pointer/{name}"] = _NO_EVENT if event is None else str(event)
     return found
+
+
+def source_observations(
+    instance: dg.DagsterInstance, spec: CollectionSpec, versions: Mapping[str, str]
+) -> list[dg.AssetObservation]:
+    """Return the events that tell Dagster the source's versions of partitions which it was not told yet.
+
+    Args:
+        instance: which knows what it was told last.
+        spec: of the collection.
+        versions: of the source, by partition.
+    """
+    key = source_key(spec)
+    told = instance.event_log_storage.get_latest_tags_by_partition(
+        key, dg.DagsterEventType.ASSET_OBSERVATION, tag_keys=[_VERSION], asset_partitions=list(versions)
+    )
+    return [
+        dg.AssetObservation(key, partition=partition, tags={_VERSION: version})
+        for partition, version in versions.items()
+        if told.get(partition, {}).get(_VERSION) != version
+    ]
 
 
 def observation_of(spec: CollectionSpec, failure: PartitionFailure, metadata: Mapping[str, Any]) -> dg.AssetObservation:

@@ -1,10 +1,18 @@
-"""The jobs of a collection: build what changed, read everything again, ask whether known files have changed."""
+"""The jobs of a collection: build what changed, read all again, ask whether known files changed, look at the source."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import dagster as dg
 
-from rasteret_assets.orchestration.names import build_job_name, rebuild_job_name, revalidate_job_name, stage_key
+from rasteret_assets.orchestration.names import (
+    build_job_name,
+    look_job_name,
+    rebuild_job_name,
+    revalidate_job_name,
+    source_key,
+    stage_key,
+)
 from rasteret_assets.orchestration.resources import OPTIONS
 from rasteret_assets.schema import STAGES
 from rasteret_assets.spec import CollectionSpec
@@ -13,30 +21,50 @@ from rasteret_assets.spec import CollectionSpec
 COLLECTION_TAG, REASON_TAG = "rasteret_assets/collection", "rasteret_assets/reason"
 
 
-def jobs_of(spec: CollectionSpec) -> list[Any]:
-    """Return the three jobs of a collection."""
-    return [
-        _job(spec, build_job_name(spec), f"All stages of {spec.name}, for one partition or a range of them."),
-        _job(
+class Jobs(NamedTuple):
+    """The jobs of a collection."""
+
+    build: Any
+    rebuild: Any
+    revalidate: Any
+    look: Any
+
+
+def jobs_of(spec: CollectionSpec) -> Jobs:
+    """Return the jobs of a collection."""
+    stages = [stage_key(spec, stage) for stage in STAGES]
+    return Jobs(
+        build=_job(
+            spec, build_job_name(spec), stages, f"All stages of {spec.name}, for one partition or a range of them."
+        ),
+        rebuild=_job(
             spec,
             rebuild_job_name(spec),
+            stages,
             f"All stages of {spec.name} by force: every header is fetched again, also those whose last outcome holds.",
             force=True,
         ),
-        _job(
+        revalidate=_job(
             spec,
             revalidate_job_name(spec),
+            stages,
             f"All stages of {spec.name}; every header that is known is asked about by a conditional request, and read "
             "again where its file has changed.",
             revalidate=True,
         ),
-    ]
+        look=_job(
+            spec,
+            look_job_name(spec),
+            [source_key(spec)],
+            f"Looks at the record table of {spec.name}, notes its partitions and their versions, and builds nothing.",
+        ),
+    )
 
 
-def _job(spec: CollectionSpec, name: str, description: str, **options: bool) -> Any:
+def _job(spec: CollectionSpec, name: str, assets: Sequence[dg.AssetKey], description: str, **options: bool) -> Any:
     return dg.define_asset_job(
         name,
-        selection=dg.AssetSelection.assets(*(stage_key(spec, stage) for stage in STAGES)),
+        selection=dg.AssetSelection.assets(*assets),
         description=description,
         config={"resources": {OPTIONS: {"config": options}}} if options else None,
         tags={COLLECTION_TAG: spec.name},

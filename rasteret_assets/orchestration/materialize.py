@@ -16,9 +16,10 @@ from rasteret_assets.orchestration.events import (
     combined,
     failures_of_run,
     materializations_of_run,
+    source_observations,
 )
 from rasteret_assets.orchestration.metadata import counts_of
-from rasteret_assets.orchestration.names import build_job_name, source_key
+from rasteret_assets.orchestration.names import build_job_name
 from rasteret_assets.orchestration.partitions import (
     discover_partitions,
     grouped,
@@ -104,11 +105,10 @@ def _observe(
     instance: dg.DagsterInstance, spec: CollectionSpec, profile: SourceProfile, published: Mapping[str, str]
 ) -> None:
     """Note the source's versions that are not published yet, as the sensor does."""
-    for key in profile.partitions:
-        version = profile.version(key, spec)
-        if published.get(key) != version:
-            tags = {"dagster/data_version": version}
-            instance.report_runless_asset_event(dg.AssetObservation(source_key(spec), partition=key, tags=tags))
+    versions = {key: profile.version(key, spec) for key in profile.partitions}
+    unpublished = {key: version for key, version in versions.items() if published.get(key) != version}
+    for event in source_observations(instance, spec, unpublished):
+        instance.report_runless_asset_event(event)
 
 
 def _run(

@@ -42,8 +42,18 @@ def revalidate_job_name(spec: CollectionSpec) -> str:
     return f"{identifier(spec.name)}_revalidate"
 
 
+def look_job_name(spec: CollectionSpec) -> str:
+    """Return the name of the job that looks at the record table of a collection."""
+    return f"{identifier(spec.name)}_look"
+
+
+def refresh_schedule_name(spec: CollectionSpec) -> str:
+    """Return the name of the schedule that looks at the record table at given times."""
+    return f"{identifier(spec.name)}_refresh_schedule"
+
+
 def op_name(spec: CollectionSpec, step: str) -> str:
-    """Return the name of a collection's step: that of a stage, or of :data:`PUBLISHED_CHECKS`."""
+    """Return the name of a collection's step: :data:`SOURCE`, a stage, or :data:`PUBLISHED_CHECKS`."""
     return f"{identifier(spec.name)}__{step}"
 
 

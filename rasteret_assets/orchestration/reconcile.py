@@ -16,6 +16,7 @@ import dagster as dg
 from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
 from rasteret_assets.orchestration.names import (
     build_job_name,
+    look_job_name,
     rebuild_job_name,
     revalidate_job_name,
     source_key,
@@ -29,12 +30,13 @@ from rasteret_assets.orchestration.partitions import (
     selected_keys,
     selection_tags,
 )
-from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.partitions import partition_size
 from rasteret_assets.schema import STAGES
-from rasteret_assets.source.stored import load_profile
+from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.commit import verified_states
+from rasteret_assets.storage.known_states import KnownStates
+from rasteret_assets.storage.workspace import Workspace
 
 _UNFINISHED: Final = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -96,19 +98,23 @@ class Difference:
         return "changed" if self.have[key] else "incomplete"
 
 
-def compare(instance: dg.DagsterInstance, filesystem: FilesystemResource, spec: CollectionSpec) -> Difference:
+def compare(
+    instance: dg.DagsterInstance, spec: CollectionSpec, workspace: Workspace, profile: SourceProfile, known: KnownStates
+) -> Difference:
     """Compare the source with the instance and with what is published.
 
-    Raises:
-        SourceError: if the source cannot be read.
+    Args:
+        instance: which knows the registered partitions and the runs.
+        spec: of the collection.
+        workspace: of the collection.
+        profile: of its source, as it is now.
+        known: remembers the states of the published partitions from one comparison to the next.
     """
-    workspace = filesystem.open_workspace(spec)
-    profile = load_profile(workspace, filesystem.open_source(spec), spec)
     registered = list(instance.get_dynamic_partitions(partitions_name(spec)))
     # Before the states: a run that ends in between is taken for busy once, not for one that left its work undone.
     busy = busy_partitions(instance, spec)
     want = {key: profile.version(key, spec) for key in profile.partitions}
-    states = verified_states(workspace)
+    states = verified_states(workspace, known.read(workspace))
     have = {key: str(state["source_version"]) for key, state in states.items()}
     new = in_order({*want, *have} - set(registered), want)
     headers = headers_to_fetch(profile, states)
@@ -118,6 +124,13 @@ def compare(instance: dg.DagsterInstance, filesystem: FilesystemResource, spec: 
 def busy_partitions(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[str]:
     """Return the partitions that an unfinished run builds."""
     return _partitions_of_runs(instance, spec, dg.RunsFilter(statuses=_UNFINISHED))
+
+
+def is_looked_at(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:
+    """Tell whether an unfinished run looks at the source."""
+    job, key = look_job_name(spec), source_key(spec)
+    runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+    return any(run.job_name == job or key in (run.asset_selection or ()) for run in runs)
 
 
 def build_requests(
@@ -136,7 +149,9 @@ def build_requests(
     for group in grouped(found.order, keys, spec.graph, found.headers, alone):
         # What is there belongs to it: a file that is lost after its run is another reason for the same version.
         versions = "|".join(f"{key}@{found.have.get(key)}>{found.want.get(key)}" for key in group)
-        requests.append(run_request(spec, group, digest(f"{versions}#{salt}"), found.reason(group)))
+        requests.append(
+            run_request(spec, group, digest(f"{versions}#{salt}"), found.reason(group), build_job_name(spec))
+        )
     return requests
 
 
@@ -147,20 +162,22 @@ def failed_lately(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[str
     return _partitions_of_runs(instance, spec, failed)
 
 
-def run_request(spec: CollectionSpec, group: Sequence[str], run_key: str | None, reason: str) -> dg.RunRequest:
-    """Return the request of a run for a contiguous group of partitions."""
+def run_request(
+    spec: CollectionSpec, group: Sequence[str], run_key: str | None, reason: str, job_name: str | None = None
+) -> dg.RunRequest:
+    """Return the request of a run for a contiguous group of partitions.
+
+    Args:
+        spec: of the collection.
+        group: the partitions.
+        run_key: Dagster launches a key once.
+        reason: why they are built.
+        job_name: of the job, where a sensor requests runs of several.
+    """
     tags = {COLLECTION_TAG: spec.name, REASON_TAG: reason}
     if len(group) == 1:
-        return dg.RunRequest(run_key=run_key, partition_key=group[0], tags=tags)
-    return dg.RunRequest(run_key=run_key, tags={**tags, **selection_tags(group)})
-
-
-def observations(spec: CollectionSpec, found: Difference, keys: Sequence[str]) -> list[dg.AssetObservation]:
-    """Return events that tell Dagster the source's version of partitions, as an observation run would."""
-    return [
-        dg.AssetObservation(source_key(spec), partition=key, tags={"dagster/data_version": found.want[key]})
-        for key in keys
-    ]
+        return dg.RunRequest(run_key=run_key, job_name=job_name, partition_key=group[0], tags=tags)
+    return dg.RunRequest(run_key=run_key, job_name=job_name, tags={**tags, **selection_tags(group)})
 
 
 def digest(text: str) -> str:

@@ -6,9 +6,10 @@ moment would be missing until the partition changes.
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 
@@ -21,7 +22,7 @@ from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.orchestration.sensor import sensor_status
 from rasteret_assets.schema import BANDS, COLLECTION
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.known_states import KnownStates
 
 _INTERVAL_S: Final = 600
 _FIRST_S: Final = 3600
@@ -45,6 +46,7 @@ class Attempt:
 
 def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
     """Return a sensor that fetches headers again that failed for a passing reason, at ever longer intervals."""
+    states = KnownStates()
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_retry",
@@ -60,7 +62,7 @@ def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
     def retry(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
         workspace = rasteret_filesystem.open_workspace(spec)
         now = time.time()
-        missing = _transient(workspace, now)
+        missing = _transient(states.read(workspace), now)
         known = {key: Attempt(**value) for key, value in json.loads(context.cursor or "{}").items()}
         registered = set(context.instance.get_dynamic_partitions(partitions_name(spec)))
         blocked = busy_partitions(context.instance, spec) | (missing.keys() - registered)
@@ -86,10 +88,10 @@ def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
     return retry
 
 
-def _transient(workspace: Workspace, now: float) -> dict[str, int]:
+def _transient(states: Mapping[str, Mapping[str, Any]], now: float) -> dict[str, int]:
     """Return how many headers another try may bring, by published partition."""
     at = datetime.fromtimestamp(now, UTC)
-    missing = {key: count_retried(state, at) for key, state in workspace.states().items()}
+    missing = {key: count_retried(state, at) for key, state in states.items()}
     return {key: count for key, count in missing.items() if count}
 
 

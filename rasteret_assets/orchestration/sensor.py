@@ -11,11 +11,16 @@ from typing import Final
 
 import dagster as dg
 
-from rasteret_assets.orchestration.names import build_job_name, identifier
+from rasteret_assets.orchestration.events import source_observations
+from rasteret_assets.orchestration.jobs import Jobs
+from rasteret_assets.orchestration.look import look_in_tick, look_request
+from rasteret_assets.orchestration.names import identifier
 from rasteret_assets.orchestration.partitions import partitions_of
-from rasteret_assets.orchestration.reconcile import Difference, build_requests, compare, digest, observations
+from rasteret_assets.orchestration.reconcile import Difference, build_requests, compare, digest, is_looked_at
 from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.source.stored import stored_profile
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.known_states import KnownStates
 
 #: Seconds until a partition whose run did not publish it is asked for again: doubled with each try, up to the longest.
 _FIRST_WAIT_S: Final = 60
@@ -25,10 +30,10 @@ _MOST_NAMED: Final = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A partition that was asked for and does not have that version yet.
+    """A partition that was asked for and does not have that version yet, or a look that did not find anything yet.
 
     Args:
-        version: digest of the version of the source that it was asked for with.
+        version: digest of the version of the source that it was asked for with; of a look, of what is known so far.
         tries: how often it was.
         due: when it is asked for again, in seconds since 1970; 0 until it is known that its last run did not help.
     """
@@ -47,11 +52,13 @@ class Cursor:
             a run key only once.
         seen: digest of the version last observed, by partition.
         asked: what was asked for of the partitions that differ, by partition.
+        look: a look at the source that was asked for; None where what is known of the source is up to date.
     """
 
     requests: int = 0
     seen: Mapping[str, str] = field(default_factory=dict)
     asked: Mapping[str, Asked] = field(default_factory=dict)
+    look: Asked | None = None
 
     @classmethod
     def from_text(cls, text: str | None) -> "Cursor":
@@ -60,20 +67,28 @@ class Cursor:
         asked = {key: Asked(**values) for key, values in document.get("asked", {}).items()}
         # Version 0.1.0 counted something else.
         requests = document.get("requests", document.get("generation", 0))
-        return cls(requests=requests, seen=document.get("seen", {}), asked=asked)
+        look = Asked(**document["look"]) if document.get("look") else None
+        return cls(requests=requests, seen=document.get("seen", {}), asked=asked, look=look)
 
     def to_text(self) -> str:
         """Return the cursor as Dagster keeps it."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
-    """Return a sensor that requests runs for partitions that changed, are new or have vanished."""
-    partitions = partitions_of(spec)
+def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
+    """Return a sensor that requests runs for partitions that changed, are new or have vanished.
+
+    Where too much of the source changed for a tick, it requests a run that looks at it first, one at a time.
+
+    Args:
+        spec: of the collection.
+        jobs: of the collection.
+    """
+    partitions, known = partitions_of(spec), KnownStates()
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_refresh",
-        job_name=build_job_name(spec),
+        jobs=[jobs.build, jobs.look],
         minimum_interval_seconds=spec.graph.refresh_seconds,
         default_status=sensor_status(spec),
         description=(
@@ -83,8 +98,13 @@ def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
         ),
     )
     def refresh(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
-        found = compare(context.instance, rasteret_filesystem, spec)
-        cursor, changed = _advance(Cursor.from_text(context.cursor), found.want, found.have)
+        cursor, workspace = Cursor.from_text(context.cursor), rasteret_filesystem.open_workspace(spec)
+        profile = look_in_tick(rasteret_filesystem, spec, workspace)
+        if profile is None:
+            stored = stored_profile(workspace)
+            return _look(spec, cursor, stored.fingerprint if stored else "", is_looked_at(context.instance, spec))
+        found = compare(context.instance, spec, workspace, profile, known)
+        cursor, changed = _advance(replace(cursor, look=None), found.want, found.have)
         cursor, due = _ask(cursor, found, time.time())
         # A run that ended without publishing a partition may have ended for the sake of that one.
         alone = {key for key in due if cursor.asked[key].tries > 1}
@@ -94,7 +114,7 @@ def refresh_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
             skip_reason=None if requests else _skip_reason(found, cursor),
             cursor=cursor.to_text(),
             dynamic_partitions_requests=[partitions.build_add_request(list(found.new))] if found.new else [],
-            asset_events=observations(spec, found, changed),
+            asset_events=source_observations(context.instance, spec, {key: found.want[key] for key in changed}),
         )
 
     return refresh
@@ -123,18 +143,37 @@ def _ask(cursor: Cursor, found: Difference, now: float) -> tuple[Cursor, list[st
     asked = {key: cursor.asked[key] for key in found.differing if key in cursor.asked}
     due = []
     for key in found.stale:
-        version = digest(f"{found.want.get(key)}")
-        before = asked.get(key)
-        if before is None or before.version != version:
-            asked[key] = Asked(version=version, tries=1)
-            due.append(key)
-        elif not before.due:
-            wait = min(_FIRST_WAIT_S * 2 ** (before.tries - 1), _LONGEST_WAIT_S)
-            asked[key] = replace(before, due=now + wait)
-        elif before.due <= now:
-            asked[key] = Asked(version=version, tries=before.tries + 1)
+        asked[key], is_due = _ask_again(asked.get(key), digest(f"{found.want.get(key)}"), now)
+        if is_due:
             due.append(key)
     return replace(cursor, requests=cursor.requests + bool(due), asked=asked), due
+
+
+def _ask_again(before: Asked | None, version: str, now: float) -> tuple[Asked, bool]:
+    """Return what was asked for after this tick, and whether it is due now, where no run does it at the moment."""
+    if before is None or before.version != version:
+        return Asked(version=version, tries=1), True
+    if not before.due:
+        wait = min(_FIRST_WAIT_S * 2 ** (before.tries - 1), _LONGEST_WAIT_S)
+        return replace(before, due=now + wait), False
+    if before.due <= now:
+        return Asked(version=version, tries=before.tries + 1), True
+    return before, False
+
+
+def _look(spec: CollectionSpec, cursor: Cursor, known: str, is_running: bool) -> dg.SensorResult:
+    """Return what a tick does where a look at the source is due that is too large for it."""
+    if is_running:
+        told = "a run looks at the source, of which too much changed for a tick; partitions are compared after it"
+        return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
+    look, is_due = _ask_again(cursor.look, digest(known), time.time())
+    if is_due:
+        cursor = replace(cursor, requests=cursor.requests + 1, look=look)
+        request = look_request(spec, digest(f"look {known}#{cursor.requests}"))
+        return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
+    cursor = replace(cursor, look=look)
+    told = f"the run that looks at the source did not come to its end; it waits for its next try, after {look.tries}"
+    return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
 
 
 def _skip_reason(found: Difference, cursor: Cursor) -> str:

@@ -1,10 +1,15 @@
-"""The record table of a collection as Dagster sees it: an asset that others write, and that is observed here."""
+"""The record table of a collection as Dagster sees it: an asset that others write, and that is observed here.
 
-import warnings
+https://docs.dagster.io/guides/build/assets/external-assets
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import dagster as dg
 
-from rasteret_assets.orchestration.names import identifier, source_key
+from rasteret_assets.orchestration.events import REPORTED, source_observations
+from rasteret_assets.orchestration.names import SOURCE, identifier, op_name, source_key
 from rasteret_assets.orchestration.partitions import discover_partitions, partitions_of
 from rasteret_assets.orchestration.reporting import explained
 from rasteret_assets.orchestration.resources import FilesystemResource
@@ -13,27 +18,47 @@ from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 
 
-def source_asset(spec: CollectionSpec) -> dg.SourceAsset:
-    """Return the asset of the record table: observing it registers partitions and notes their versions."""
-
-    @dg.observable_source_asset(
-        key=source_key(spec),
-        partitions_def=partitions_of(spec),
-        group_name=identifier(spec.name),
-        description=(
-            f"The record table at `{redact(spec.path)}`: one row per raster item, with the addresses of its files. "
-            "Others write it; observing it (one look at all rows) notes its partitions and a data version of each."
-        ),
-        metadata={"path": dg.MetadataValue.path(redact(spec.path)), "data_source": spec.data_source},
-        tags={**spec.graph.tags, "dagster/kind/parquet": ""},
+def source_asset(spec: CollectionSpec) -> dg.AssetsDefinition:
+    """Return the asset of the record table: observing it registers partitions and notes versions that changed."""
+    key = source_key(spec)
+    # Dagster does not say what the decorator returns.
+    observed: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.multi_observable_source_asset(
+        name=op_name(spec, SOURCE),
+        specs=[
+            dg.AssetSpec(
+                key=key,
+                deps=[
+                    dg.AssetDep(dg.AssetKey(written.split("/")), partition_mapping=dg.AllPartitionMapping())
+                    for written in spec.graph.deps
+                ],
+                partitions_def=partitions_of(spec),
+                group_name=identifier(spec.name),
+                description=(
+                    f"The record table at `{redact(spec.path)}`: one row per raster item, with the addresses of its "
+                    "files. Others write it; observing it (one look at the rows of files that changed) notes its "
+                    "partitions and a data version of each."
+                ),
+                metadata={"path": dg.MetadataValue.path(redact(spec.path)), "data_source": spec.data_source},
+                tags=spec.graph.tags,
+                kinds={"parquet"},
+            )
+        ],
     )
-    def source(context: dg.OpExecutionContext, rasteret_filesystem: FilesystemResource) -> dg.DataVersionsByPartition:
+
+    @observed
+    def source(
+        context: dg.AssetExecutionContext, rasteret_filesystem: FilesystemResource
+    ) -> Iterator[dg.ObserveResult]:
         with explained():
             workspace = rasteret_filesystem.open_workspace(spec)
             profile = load_profile(workspace, rasteret_filesystem.open_source(spec), spec)
-        discover_partitions(context.instance, spec, profile)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", dg.BetaWarning)
-            return dg.DataVersionsByPartition({key: profile.version(key, spec) for key in profile.partitions})
+            published = workspace.states()
+        discover_partitions(context.instance, spec, profile, published)
+        versions = {partition: profile.version(partition, spec) for partition in profile.partitions}
+        changed = source_observations(context.instance, spec, versions)
+        for event in changed:
+            context.log_event(event)
+        context.log.info("%s of %s partitions of the source have a new version", len(changed), len(versions))
+        yield dg.ObserveResult(asset_key=key, metadata=REPORTED)
 
     return source

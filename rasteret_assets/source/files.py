@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol
 
 import pyarrow as pa
@@ -52,6 +53,9 @@ _told: set[str] = set()
 class SchemaStore(Protocol):
     """Keeps the schemas of files between two looks at a record table."""
 
+    def alone(self) -> AbstractContextManager[object]:
+        """Keep other processes from opening files of the same table meanwhile."""
+
     def load(self) -> dict[str, pa.Schema]:
         """Return the schemas that were kept last, by version of the file."""
 
@@ -60,11 +64,12 @@ class SchemaStore(Protocol):
 
 
 class TableFile(NamedTuple):
-    """A file of a record table: where it is, its version, and what counts of its schema."""
+    """A file of a record table: where it is, its version, what counts of its schema, and its size where it is told."""
 
     path: str
     version: str
     schema: pa.Schema
+    size: int | None
 
 
 class TableFiles(NamedTuple):
@@ -74,6 +79,16 @@ class TableFiles(NamedTuple):
     label: str
     folder: str | None
     files: list[TableFile]
+
+
+class TableListing(NamedTuple):
+    """The Parquet files of a table as their store lists them, in path order, and their versions."""
+
+    fs: pafs.FileSystem
+    label: str
+    folder: str | None
+    listed: list[Listed]
+    versions: list[FileVersion]
 
 
 def find_files(path: str, filesystem: Any, known: SchemaStore | None) -> TableFiles:
@@ -86,6 +101,25 @@ def find_files(path: str, filesystem: Any, known: SchemaStore | None) -> TableFi
 
     Raises:
         SourceError: if there is nothing there, or it cannot be read as Parquet files.
+    """
+    found = list_parquet(path, filesystem)
+    schemas = _schemas(found.fs, [one.path for one in found.listed], found.versions, known)
+    files = [
+        TableFile(one.path, version.version, schema, one.size)
+        for one, version, schema in zip(found.listed, found.versions, schemas, strict=True)
+    ]
+    return TableFiles(found.fs, found.label, found.folder, files)
+
+
+def list_parquet(path: str, filesystem: Any) -> TableListing:
+    """List the Parquet files of a table and tell their versions; no file is opened.
+
+    Args:
+        path: path or URI of a file or a folder.
+        filesystem: pyarrow or fsspec filesystem of the path, or None.
+
+    Raises:
+        SourceError: if there is nothing there, or what is there is not a table of Parquet files.
     """
     label = redact(path)
     fs, inside = resolve_filesystem(path, filesystem)
@@ -106,12 +140,7 @@ def find_files(path: str, filesystem: Any, known: SchemaStore | None) -> TableFi
     if odd := next((one for one in listed if one.kind is not None), None):
         raise SourceError(f"{redact(odd.path)}: is {odd.kind}, not a regular file: nothing can be read from it twice")
     versions = _versions(fs, label, listed, looked_ns)
-    schemas = _schemas(fs, [one.path for one in listed], versions, known)
-    files = [
-        TableFile(one.path, version.version, schema)
-        for one, version, schema in zip(listed, versions, schemas, strict=True)
-    ]
-    return TableFiles(fs, label, inside if is_folder else None, files)
+    return TableListing(fs, label, inside if is_folder else None, listed, versions)
 
 
 def _versions(fs: pafs.FileSystem, label: str, listed: Sequence[Listed], looked_ns: int) -> list[FileVersion]:
@@ -135,6 +164,20 @@ def _schemas(
 ) -> list[pa.Schema]:
     """Schemas of files, in their order; files of equal schemas share one object."""
     kept = {} if known is None else known.load()
+    if known is None or kept.keys() >= {version.version for version in versions}:
+        return _opened_schemas(fs, paths, versions, kept, known)
+    with known.alone():
+        # Whoever held the lock before may have opened the same files.
+        return _opened_schemas(fs, paths, versions, known.load(), known)
+
+
+def _opened_schemas(
+    fs: pafs.FileSystem,
+    paths: Sequence[str],
+    versions: Sequence[FileVersion],
+    kept: Mapping[str, pa.Schema],
+    known: SchemaStore | None,
+) -> list[pa.Schema]:
     found = {version.version: kept[version.version] for version in versions if version.version in kept}
     fresh = [at for at, version in enumerate(versions) if version.version not in found]
     opened = each_file(fs, lambda path: _file_schema(fs, path), [paths[at] for at in fresh])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import pyarrow as pa
@@ -25,6 +26,10 @@ class KnownSchemas:
         self._workspace = workspace
         self._trust_stored = trust_stored
         self._path = f"{workspace.stages}/source_schemas.parquet"
+
+    def alone(self) -> AbstractContextManager[object]:
+        """Hold the lock of the look at the source, so that of several processes one opens the files that are new."""
+        return self._workspace.lock_source() if self._trust_stored else nullcontext()
 
     def load(self) -> dict[str, pa.Schema]:
         """Return the schemas that were kept last, by version of the file; files of equal schemas share one object."""

@@ -48,6 +48,7 @@ class SourcePart:
         schema: its own columns, with the footer's metadata.
         scanned: what it is scanned with: its own columns, and those of the whole table that it lacks.
         label: what to call it in messages.
+        size: of the file in bytes; None for an object, and where the store does not tell.
         footprints: how its footprints are to be read, and the number of their CRS, where they are written as EWKB
             because the files differ in it; None where the rows stay as they are.
     """
@@ -57,6 +58,7 @@ class SourcePart:
     schema: pa.Schema
     scanned: pa.Schema
     label: str = ""
+    size: int | None = None
     footprints: tuple[GeometryColumn, int] | None = None
 
 
@@ -233,7 +235,7 @@ def _of_files(found: TableFiles, geometry: str | None, instants: frozenset[str])
     parts = tuple(
         SourcePart(
             version=file.version, dataset=fragments[file.path], schema=file.schema,
-            scanned=scanned[id(file.schema)], label=redact(file.path),
+            scanned=scanned[id(file.schema)], label=redact(file.path), size=file.size,
         )
         for file in found.files
     )  # fmt: skip

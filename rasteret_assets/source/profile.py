@@ -8,8 +8,9 @@ that are new or rewritten.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -76,6 +77,15 @@ class PartProfile:
     asset_names: tuple[str, ...] = ()
     rasters: tuple[str, ...] = ()
 
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> PartProfile:
+        """The profile that ``dataclasses.asdict`` made a document of."""
+        return cls(
+            partitions=_partitions(document["partitions"]),
+            asset_names=tuple(document["asset_names"]),
+            rasters=tuple(document["rasters"]),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceProfile:
@@ -111,14 +121,7 @@ class SourceProfile:
     def from_json(cls, document: Mapping[str, Any]) -> SourceProfile:
         """The profile a document of :meth:`to_json` describes."""
         lists = {name: tuple(document[name]) for name in ("asset_names", "bands", "conflicting_ids")}
-        parts = {
-            version: PartProfile(
-                partitions=_partitions(part["partitions"]),
-                asset_names=tuple(part["asset_names"]),
-                rasters=tuple(part["rasters"]),
-            )
-            for version, part in document.get("parts", {}).items()
-        }
+        parts = {version: PartProfile.from_json(part) for version, part in document.get("parts", {}).items()}
         return cls(
             fingerprint=document["fingerprint"], columns=document.get("columns", ""),
             partitions=_partitions(document["partitions"]), parts=parts,
@@ -145,6 +148,13 @@ def _partitions(document: Mapping[str, Any]) -> dict[str, PartitionProfile]:
     return {key: PartitionProfile(**value) for key, value in document.items()}
 
 
+class FoundPart(NamedTuple):
+    """What was found in one file of a source, and a 64-bit hash of the id of each of its rows."""
+
+    profile: PartProfile
+    ids: npt.NDArray[np.uint64]
+
+
 class Look(NamedTuple):
     """A look at a source: what it found, and a 64-bit hash of the id of every row, by version of the file."""
 
@@ -152,9 +162,9 @@ class Look(NamedTuple):
     ids: dict[str, npt.NDArray[np.uint64]]
 
 
-def profile_fingerprint(source: Source, spec: CollectionSpec) -> str:
-    """What the profile of a source under a spec depends on, without reading a row."""
-    return f"{PROFILE_VERSION}-{source.fingerprint}-{spec.content_hash}"
+def profile_fingerprint(source_fingerprint: str, spec: CollectionSpec) -> str:
+    """Return what the profile of a source under a spec depends on: the versions of its files, and the spec."""
+    return f"{PROFILE_VERSION}-{source_fingerprint}-{spec.content_hash}"
 
 
 def profile_source(source: Source, spec: CollectionSpec) -> SourceProfile:
@@ -171,7 +181,19 @@ def profile_source(source: Source, spec: CollectionSpec) -> SourceProfile:
 RowKeeper = Callable[[str, str, pa.RecordBatch], None]
 
 
-def look_at(source: Source, spec: CollectionSpec, last: Look | None = None, keep: RowKeeper | None = None) -> Look:
+#: Takes what was found in a file as soon as it was read: version of the file, what was found.
+PartKeeper = Callable[[str, FoundPart], None]
+
+
+def look_at(
+    source: Source,
+    spec: CollectionSpec,
+    last: Look | None = None,
+    keep: RowKeeper | None = None,
+    *,
+    begun: Mapping[str, FoundPart] | None = None,
+    keep_part: PartKeeper | None = None,
+) -> Look:
     """Look at the files of a source that the last look, under the same spec, did not see as they are now.
 
     Args:
@@ -179,23 +201,24 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None, keep
         spec: of the collection.
         last: what the last look found.
         keep: called with the rows of every file that is read, so that they need not be read again; from two threads.
+        begun: what a look that did not come to its end found in files that the last look did not see, by version.
+        keep_part: called with what was found in each file that is read, once it was read; from two threads.
 
     Raises:
         BandNotFoundError: if ``band_codes`` names an asset no record has.
         RecordError: if a contract column has a type that cannot be normalized.
     """
-    parts: dict[str, PartProfile] = {}
-    ids: dict[str, npt.NDArray[np.uint64]] = {}
-    seen = last.profile.parts.keys() & last.ids.keys() if last is not None else set()
-    fresh = [part for part in source.parts if part.version not in seen]
-    # Reading and hashing run outside of Python's lock, each on one core.
-    with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
-        found_in = pool.map(lambda part: _profile_part(source, part, spec, keep), fresh)
-        for part in source.parts:
-            if last is not None and part.version in seen:
-                parts[part.version], ids[part.version] = last.profile.parts[part.version], last.ids[part.version]
-            else:
-                parts[part.version], ids[part.version] = next(found_in)
+    found_in: dict[str, FoundPart] = {}
+    if last is not None:
+        for version in last.profile.parts.keys() & last.ids.keys():
+            found_in[version] = FoundPart(last.profile.parts[version], last.ids[version])
+    # Only of the others it is not known whether their ids occur again.
+    fresh = [part for part in source.parts if part.version not in found_in]
+    found_in |= {part.version: begun[part.version] for part in fresh if begun and part.version in begun}
+    unread = [part for part in fresh if part.version not in found_in]
+    found_in |= _read_parts(source, unread, spec, keep, keep_part)
+    parts = {part.version: found_in[part.version].profile for part in source.parts}
+    ids = {part.version: found_in[part.version].ids for part in source.parts}
     stated = _schema_names(source, spec)
     ordered = stated or sorted({name for part in parts.values() for name in part.asset_names})
     rasters = {name for part in parts.values() for name in part.rasters}
@@ -210,7 +233,7 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None, keep
         # A record is rejected for what another partition holds: that partition's change is a change of this one.
         found[key] = replace(found[key], version=_digest([found[key].version, *shared]))
     profile = SourceProfile(
-        fingerprint=profile_fingerprint(source, spec),
+        fingerprint=profile_fingerprint(source.fingerprint, spec),
         columns=columns_version(source, spec),
         partitions=found or {UNDATED: PartitionProfile(rows=0, version="empty")},
         asset_names=tuple(ordered),
@@ -221,6 +244,31 @@ def look_at(source: Source, spec: CollectionSpec, last: Look | None = None, keep
         remote=source.remote,
     )
     return Look(profile, ids)
+
+
+def _read_parts(
+    source: Source,
+    parts: Sequence[SourcePart],
+    spec: CollectionSpec,
+    keep: RowKeeper | None,
+    keep_part: PartKeeper | None,
+) -> dict[str, FoundPart]:
+    """Read files side by side: reading and hashing run outside of Python's lock, each on one core."""
+
+    def read(part: SourcePart) -> FoundPart:
+        found = _profile_part(source, part, spec, keep)
+        if keep_part is not None:
+            keep_part(part.version, found)
+        return found
+
+    with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+        # With the caller's context: locks that are held here are held there too.
+        running = {part.version: pool.submit(copy_context().run, read, part) for part in parts}
+        try:
+            return {version: future.result() for version, future in running.items()}
+        finally:
+            for future in running.values():
+                future.cancel()
 
 
 def _combined(parts: Collection[PartProfile]) -> dict[str, PartitionProfile]:
@@ -240,9 +288,7 @@ def _digest(texts: Iterable[str]) -> str:
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
 
 
-def _profile_part(
-    source: Source, part: SourcePart, spec: CollectionSpec, keep: RowKeeper | None
-) -> tuple[PartProfile, npt.NDArray[np.uint64]]:
+def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec, keep: RowKeeper | None) -> FoundPart:
     digests: dict[str, RowsDigest] = {}
     names: set[str] = set()
     rasters: set[str] = set()
@@ -262,7 +308,7 @@ def _profile_part(
             if spec.enrich_cog and spec.band_codes is None:
                 rasters |= _raster_names(aliased.column(ASSETS), [name for name in in_batch if name not in rasters])
     found = PartProfile(partitions=_profiled(digests), asset_names=tuple(sorted(names)), rasters=tuple(sorted(rasters)))
-    return found, np.concatenate(hashes)
+    return FoundPart(found, np.concatenate(hashes))
 
 
 def scan_parts(

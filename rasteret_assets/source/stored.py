@@ -1,18 +1,25 @@
-"""The last look at a source, kept in the workspace: who asks again pays only for the files that have changed since."""
+"""The last look at a source, kept in the workspace: who asks again pays only for the files that have changed since.
+
+``source.json`` holds the profile of the source. It is replaced in one step, and names the tables that hold what was
+found in each file (:mod:`~rasteret_assets.source.found`). One process looks at a time; the others wait for it, and take
+what it found.
+"""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
-import pyarrow as pa
-
+from rasteret_assets.source.files import TableListing, list_parquet
+from rasteret_assets.source.found import ID_BYTES, FoundFiles
 from rasteret_assets.source.known import KnownSchemas
 from rasteret_assets.source.open import Source, open_source
 from rasteret_assets.source.profile import (
     PROFILE_VERSION,
+    FoundPart,
     Look,
     RowKeeper,
     SourceProfile,
@@ -21,11 +28,39 @@ from rasteret_assets.source.profile import (
     profile_fingerprint,
 )
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.filesystems import is_local
+from rasteret_assets.storage.reading import also_do
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.versions import files_version
 
 _log = logging.getLogger(__name__)
 
 _LOOKED_UNDER: Final = "looked_under"
+_TABLES: Final = "tables"
+#: Where version 0.1.0 kept the hashes of all files.
+_EARLIER: Final = "source_ids.parquet"
+
+#: What a look may read to be done in passing: bytes (of files, and of what is stored of known ids), and files.
+SMALL_LOOK_BYTES: Final = 64 * 2**20
+SMALL_LOOK_FILES: Final = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookAhead:
+    """What a look at a source would have to read.
+
+    Args:
+        files: of the source that are new or changed.
+        bytes: of these files, and of what is stored of the others.
+    """
+
+    files: int
+    bytes: int
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the look takes seconds rather than minutes."""
+        return self.files <= SMALL_LOOK_FILES and self.bytes <= SMALL_LOOK_BYTES
 
 
 def open_known(
@@ -57,28 +92,92 @@ def load_profile(
 ) -> SourceProfile:
     """Return the source's profile: the stored one where source and spec are unchanged, else that of a new look.
 
+    Of several processes one looks, and the others wait for what it finds. What is found is kept file by file, and a
+    look that is killed is continued by the next.
+
     Args:
         workspace: keeps the profile.
         source: opened record table.
         spec: of the collection.
         keep: called with the rows of the files that are read.
-        trust_stored: whether what was found earlier counts; otherwise every row is read again.
+        trust_stored: whether what was found earlier counts; otherwise every row is read again, also while another
+            process looks.
     """
-    path = _document(workspace)
-    stored = workspace.read_json(path, cache=True) if trust_stored else None
-    profile = _parsed(stored)
-    if profile is not None and profile.fingerprint == profile_fingerprint(source, spec):
-        return replace(profile, remote=source.remote)  # which earlier versions did not store
-    look = look_at(source, spec, _last_look(workspace, source, stored, spec), keep)
-    # The ids first: the document is what makes them count.
-    _keep_ids(workspace, look, spec)
-    workspace.write_json(path, {**look.profile.to_json(), _LOOKED_UNDER: _looked_under(spec)})
-    return look.profile
+    if not trust_stored:
+        look = look_at(source, spec, None, keep)
+        with workspace.lock_source():
+            found = FoundFiles(workspace, _part_version(source, spec))
+            for version, part in _parts_of(look).items():
+                found.add(version, part)
+            return _store(workspace, spec, look, found)
+    profile = _current(_stored(workspace), source.fingerprint, spec, remote=source.remote)
+    if profile is not None:
+        return profile
+    with workspace.lock_source():
+        # Whoever held the lock before may have looked.
+        stored = _stored(workspace)
+        profile = _current(stored, source.fingerprint, spec, remote=source.remote)
+        if profile is not None:
+            return profile
+        found = FoundFiles(workspace, _part_version(source, spec))
+        finished, begun = found.load(_tables_of(stored))
+        last = _last_look(stored, source, spec, finished)
+        try:
+            look = look_at(source, spec, last, keep, begun={**finished, **begun}, keep_part=found.add)
+        except BaseException as error:
+            also_do(found.flush, error)
+            raise
+        return _store(workspace, spec, look, found)
+
+
+def listed_profile(
+    workspace: Workspace, spec: CollectionSpec, filesystem: Any = None
+) -> tuple[SourceProfile | None, LookAhead]:
+    """Return the stored profile where a listing of the source shows that it is up to date, and what a look would read.
+
+    Costs one listing and one document; no file of the source is opened.
+
+    Args:
+        workspace: keeps the profile.
+        spec: of the collection, whose path is that of the record table.
+        filesystem: pyarrow or fsspec filesystem of the record table.
+
+    Raises:
+        SourceError: if the source cannot be listed.
+    """
+    listing, stored = list_parquet(spec.path, filesystem), _stored(workspace)
+    fingerprint = files_version(version.version for version in listing.versions)
+    profile = _current(stored, fingerprint, spec, remote=not is_local(listing.fs))
+    if profile is not None:
+        return profile, LookAhead(files=0, bytes=0)
+    return None, _ahead(_last_profile(stored, spec), _sizes(listing))
+
+
+def is_small_look(workspace: Workspace, source: Source, spec: CollectionSpec) -> bool:
+    """Tell whether a look at an opened source would be small: one whose columns changed is read as a whole."""
+    profile = _last_profile(_stored(workspace), spec)
+    if profile is not None and profile.columns != columns_version(source, spec):
+        profile = None
+    return _ahead(profile, {part.version: part.size for part in source.parts}).is_small
 
 
 def stored_profile(workspace: Workspace) -> SourceProfile | None:
     """Return what the last look at the source found; None where nobody has looked."""
-    return _parsed(workspace.read_json(_document(workspace), cache=True))
+    return _parsed(_stored(workspace))
+
+
+def source_partitions(workspace: Workspace) -> set[str]:
+    """Return the keys of the partitions that the last look at the source found; none where there was no look."""
+    profile = stored_profile(workspace)
+    return set() if profile is None else set(profile.partitions)
+
+
+def _stored(workspace: Workspace) -> Any:
+    return workspace.read_json(_document(workspace), cache=True)
+
+
+def _document(workspace: Workspace) -> str:
+    return f"{workspace.stages}/source.json"
 
 
 def _parsed(stored: Any) -> SourceProfile | None:
@@ -90,53 +189,64 @@ def _parsed(stored: Any) -> SourceProfile | None:
         return None
 
 
-def _document(workspace: Workspace) -> str:
-    return f"{workspace.stages}/source.json"
-
-
-def source_partitions(workspace: Workspace) -> set[str]:
-    """Return the keys of the partitions that the last look at the source found; none where there was no look."""
-    profile = stored_profile(workspace)
-    return set() if profile is None else set(profile.partitions)
-
-
-def _last_look(workspace: Workspace, source: Source, stored: Any, spec: CollectionSpec) -> Look | None:
-    """What an earlier look under the same spec found."""
+def _current(stored: Any, fingerprint: str, spec: CollectionSpec, *, remote: bool) -> SourceProfile | None:
+    """The profile of a document, where the source's files and the spec are those that it was made of."""
     profile = _parsed(stored)
-    if profile is None or stored.get(_LOOKED_UNDER) != _looked_under(spec):
+    if profile is None or profile.fingerprint != profile_fingerprint(fingerprint, spec):
         return None
-    if profile.columns != columns_version(source, spec):
+    return replace(profile, remote=remote)  # which earlier versions did not store
+
+
+def _last_profile(stored: Any, spec: CollectionSpec) -> SourceProfile | None:
+    """The profile that an earlier look under the same spec made."""
+    profile = _parsed(stored)
+    return None if profile is None or stored.get(_LOOKED_UNDER) != _looked_under(spec) else profile
+
+
+def _last_look(stored: Any, source: Source, spec: CollectionSpec, finished: dict[str, FoundPart]) -> Look | None:
+    profile = _last_profile(stored, spec)
+    if profile is None or profile.columns != columns_version(source, spec):
         return None  # rows of another form: all of them are read again anyway, because every partition is built
-    table = workspace.read_table(_ids_file(workspace), cache=True)
-    if table is None or not table.schema.equals(_ids_schema(spec), check_metadata=True):
-        return None
-    ids = {
-        part: np.frombuffer(hashes.as_buffer() or b"", np.uint64)
-        for part, hashes in zip(table["part"].to_pylist(), table["hashes"], strict=True)
-    }
-    return Look(profile, ids)
+    return Look(profile, {version: part.ids for version, part in finished.items()})
 
 
-def _keep_ids(workspace: Workspace, look: Look, spec: CollectionSpec) -> None:
-    # All hashes as one buffer: millions of them take longer to copy than to write.
-    ends = np.cumsum([0, *(hashes.nbytes for hashes in look.ids.values())])
-    values = np.concatenate([np.zeros(0, np.uint64), *look.ids.values()])
-    hashes = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(look.ids), [None, pa.py_buffer(ends), pa.py_buffer(values)]
+def _tables_of(stored: Any) -> Sequence[str]:
+    named = stored.get(_TABLES) if isinstance(stored, dict) else None
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
+def _store(workspace: Workspace, spec: CollectionSpec, look: Look, found: FoundFiles) -> SourceProfile:
+    """Write the document that makes a look count, after the tables it names; then take away all other tables."""
+    tables = found.settle(_parts_of(look))
+    workspace.write_json(
+        _document(workspace), {**look.profile.to_json(), _LOOKED_UNDER: _looked_under(spec), _TABLES: tables}
     )
-    table = pa.table([pa.array(list(look.ids), pa.string()), hashes], _ids_schema(spec))
-    # Hashes are noise: a dictionary, compression or statistics would only cost time.
-    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    workspace.write_table(_ids_file(workspace), table, **plain)
+    found.remove_others(tables)
+    workspace.remove(f"{workspace.stages}/{_EARLIER}")
+    return look.profile
 
 
-def _ids_schema(spec: CollectionSpec) -> pa.Schema:
-    """A row for each file: its version, and the hashes of its ids, ``uint64``, as bytes."""
-    return pa.schema([("part", pa.string()), ("hashes", pa.large_binary())], {_LOOKED_UNDER: _looked_under(spec)})
+def _parts_of(look: Look) -> dict[str, FoundPart]:
+    return {version: FoundPart(part, look.ids[version]) for version, part in look.profile.parts.items()}
 
 
-def _ids_file(workspace: Workspace) -> str:
-    return f"{workspace.stages}/source_ids.parquet"
+def _sizes(listing: TableListing) -> dict[str, int | None]:
+    return {version.version: one.size for version, one in zip(listing.versions, listing.listed, strict=True)}
+
+
+def _ahead(profile: SourceProfile | None, sizes: dict[str, int | None]) -> LookAhead:
+    """What a look at files of some sizes, by version, would read, where an earlier look made a profile."""
+    # Where ids repeat, the rows of any file may have to be compared with those of the new ones.
+    known = set() if profile is None or profile.repeats_ids else sizes.keys() & profile.parts.keys()
+    unread = [size for version, size in sizes.items() if version not in known]
+    ids = sum(found.rows for found in profile.partitions.values()) * ID_BYTES if profile is not None else 0
+    size = sum(one if one is not None else sys.maxsize for one in unread)
+    return LookAhead(files=len(unread), bytes=ids + size)
+
+
+def _part_version(source: Source, spec: CollectionSpec) -> str:
+    """What the findings in a file depend on beside the file."""
+    return f"{_looked_under(spec)}-{columns_version(source, spec)}"
 
 
 def _looked_under(spec: CollectionSpec) -> str:

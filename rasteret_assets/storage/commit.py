@@ -195,15 +195,21 @@ def _change(workspace: Workspace, key: str, changed: Callable[[dict[str, Any]], 
     raise WorkspaceError(f"{path} cannot be written: something else replaces it again and again")
 
 
-def verified_states(workspace: Workspace) -> dict[str, dict[str, Any]]:
+def verified_states(
+    workspace: Workspace, states: Mapping[str, dict[str, Any]] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return the state of every published partition, held against the size of its file: by key, in key order.
 
     One whose file is not there, or is of another size, is marked as :data:`LOST` and names no source version, so that
     it is built again, or taken away where the source has no more of it. So is one whose state is not there, if the
     stages hold something of it: a file that was not built here is left alone. The files' bytes are not looked at;
     ``load(verify="full")`` does that.
+
+    Args:
+        workspace: of the collection.
+        states: of the published partitions, where they were read just now.
     """
-    states = workspace.states()
+    states = workspace.states() if states is None else dict(states)
     sizes = {info.path: info.size for info in list_files(workspace.fs, workspace.published, (".parquet",))}
     for key, state in states.items():
         size = sizes.get(workspace.published_file(key))

@@ -6,6 +6,8 @@
 <root>/<name>_stages/headers/<partition>/                  files of headers, to which new ones are added
 <root>/<name>_stages/collection/<partition>.json           state of a published partition, written last
 <root>/<name>_stages/source.json                           what the last look at the source found
+<root>/<name>_stages/source_files/                         what that look found in each file of the source
+<root>/<name>_stages/locks/source                          who looks at the source
 <root>/<name>_stages/locks/<partition>                     who builds a partition, and the number of the last who did
 <root>/<name>_stages/.writing/                             files that are being written
 """
@@ -40,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 PART_NAME = "part-0.parquet"
 STATE_STAGE = "collection"
+# No partition has this key.
+_SOURCE_LOCK: Final = "source"
 _TRIES: Final = 20
 # Locks that a build confirms before it publishes one of its partitions, with a request each.
 _CONFIRMED_AT_MOST: Final = 16
@@ -218,7 +222,20 @@ class Workspace(Files):
         Raises:
             WorkspaceError: if there cannot be a lock.
         """
-        path = f"{self.stages}/locks/{key}"
+        told = f"waiting for another run that builds {key} of {self.published}"
+        with self._lock(key, f"partition {key} of {self.published}", told) as hold:
+            yield hold
+
+    @contextmanager
+    def lock_source(self) -> Iterator[Hold]:
+        """Be the only one that looks at the record table; waits for whoever does so now. Otherwise as :meth:`lock`."""
+        told = f"waiting for another process that looks at the record table of {self.published}"
+        with self._lock(_SOURCE_LOCK, f"the look at the record table of {self.published}", told) as hold:
+            yield hold
+
+    @contextmanager
+    def _lock(self, name: str, what: str, told: str) -> Iterator[Hold]:
+        path = f"{self.stages}/locks/{name}"
         name = f"{self.fs.type_name}:{path}"
         if (hold := _HOLDS.get().get(name)) is not None and not hold.is_over:
             yield hold
@@ -226,8 +243,7 @@ class Workspace(Files):
         if self.is_local:
             with writing(path):
                 self.refuse_links(path)
-        told = f"waiting for another run that builds {key} of {self.published}"
-        with held(self.fs, path, lambda: _log.info(told), what=f"partition {key} of {self.published}") as hold:
+        with held(self.fs, path, lambda: _log.info(told), what=what) as hold:
             before = _HOLDS.set({**_HOLDS.get(), name: hold})
             try:
                 yield hold

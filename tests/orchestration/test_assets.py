@@ -18,7 +18,12 @@ from rasteret_assets import build_from_table, load
 from rasteret_assets.errors import EnrichmentError, InvalidRecordError, MissingColumnError, SpecError
 from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START, partitions_of
-from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource, default_resources
+from rasteret_assets.orchestration.resources import (
+    BACKEND,
+    FilesystemResource,
+    StorageBackendResource,
+    default_resources,
+)
 from rasteret_assets.schema import STAGES
 from rasteret_assets.source import files, profile
 from tests.orchestration.scenes import KEYS, Scenes, latest, tick
@@ -305,7 +310,7 @@ def test_headers_by_host_go_to_their_host_and_are_shown_to_nobody(scenes: Scenes
         headers={"X-Team": "maps"}, authorization=dg.EnvVar("TOKEN"),
         host_headers={ours: {"X-Key": dg.EnvVar("KEY"), "x-team": "ours"}, other: {"X-Other": dg.EnvVar("KEY")}},
     )  # fmt: skip
-    definitions = build_definitions([scenes.spec], resources={**default_resources(), "backend": backend})
+    definitions = build_definitions([scenes.spec], resources={**default_resources(), BACKEND: backend})
     instance.add_dynamic_partitions("scenes_months", KEYS)
     job = definitions.resolve_job_def("scenes_build")
     result = job.execute_in_process(instance=instance, partition_key="undated")
@@ -315,7 +320,7 @@ def test_headers_by_host_go_to_their_host_and_are_shown_to_nobody(scenes: Scenes
     assert {name.lower(): value for name, value in sent.items()}["x-team"] == "ours"
     assert "X-Other" not in sent
     # What the UI is told of the resource, of the run and of its events.
-    (shown,) = RepositorySnap.from_def(dg.Definitions(resources={"backend": backend}).get_repository_def()).resources
+    (shown,) = RepositorySnap.from_def(dg.Definitions(resources={BACKEND: backend}).get_repository_def()).resources
     assert json.loads(shown.configured_values["host_headers"])[ours]["X-Key"] == {"env": "KEY"}
     assert all(field.is_secret for field in shown.config_field_snaps if field.name == "host_headers")
     run = instance.get_run_by_id(result.run_id)

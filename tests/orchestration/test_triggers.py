@@ -16,14 +16,16 @@ from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START, par
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.schema import BANDS, COLLECTION
 from tests.orchestration.scenes import KEYS, Scenes, launch, tick
+from tests.support.server import RangeServer
 
 
 def requested(requests: list[dg.RunRequest]) -> list[object]:
     return [request.partition_key or (request.tags[RANGE_START], request.tags[RANGE_END]) for request in requests]
 
 
-def evaluate(scenes: Scenes, instance: dg.DagsterInstance, schedule: str, hour: int = 6) -> list[dg.RunRequest]:
-    definition = scenes.definitions().resolve_schedule_def(f"scenes_{schedule}_schedule")
+def evaluate(scenes: Scenes, instance: dg.DagsterInstance, hour: int = 6) -> list[dg.RunRequest]:
+    """What the schedule for revalidation requests."""
+    definition = scenes.definitions().resolve_schedule_def("scenes_revalidate_schedule")
     # The context opens the instance anew; left open, it would stay Dagster's current one after the test.
     with dg.build_schedule_context(
         instance=instance,
@@ -41,30 +43,74 @@ def kept(tmp_path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def test_the_schedule_requests_what_the_sensor_would(scenes: Scenes, kept: dg.DagsterInstance) -> None:
-    instance = kept
-    first = evaluate(scenes, instance, "refresh")
+class Clock:
+    """The schedule for changes: each tick launches a look, after which a sensor is evaluated as the daemon does it."""
+
+    def __init__(self, scenes: Scenes, instance: dg.DagsterInstance) -> None:
+        self.scenes = scenes
+        self.instance = instance
+        self.cursor: str | None = None
+        self._evaluate()
+
+    def tick(self, hour: int = 6) -> list[dg.RunRequest]:
+        definitions = self.scenes.definitions()
+        schedule = definitions.resolve_schedule_def("scenes_refresh_schedule")
+        context = dg.build_schedule_context(
+            self.instance, scheduled_execution_time=datetime(2024, 9, 1, hour, tzinfo=UTC)
+        )
+        with context:
+            (request,) = schedule.evaluate_tick(context).run_requests
+        job = definitions.resolve_job_def(schedule.job_name)
+        assert job.execute_in_process(instance=self.instance, tags=request.tags).success
+        return self._evaluate()
+
+    def _evaluate(self) -> list[dg.RunRequest]:
+        definitions = self.scenes.definitions()
+        repository = definitions.get_repository_def()
+        # With a reference, as in a code server: Dagster looks the partitions of the requests up by it.
+        context = dg.SensorEvaluationContext(
+            instance_ref=self.instance.get_ref(), cursor=self.cursor, repository_def=repository,
+            repository_name=None, resources=dict(repository.get_top_level_resources()),
+        )  # fmt: skip
+        with context:
+            data = definitions.resolve_sensor_def("scenes_after_look").evaluate_tick(context)
+        self.cursor = data.cursor
+        return list(data.run_requests or [])
+
+
+def test_the_schedule_leads_to_what_the_sensor_would_request(scenes: Scenes, kept: dg.DagsterInstance) -> None:
+    instance, clock = kept, Clock(scenes, kept)
+    first = clock.tick()
     assert requested(first) == [("2024-01", "undated")]
     assert first[0].tags[REASON_TAG] == "new"
     assert instance.get_dynamic_partitions("scenes_months") == KEYS
-    assert len(instance.fetch_observations(dg.AssetKey(["scenes", "source"]), limit=9).records) == 3
+    source = dg.AssetKey(["scenes", "source"])
+    assert len(instance.fetch_observations(source, limit=9).records) == 3
     scenes.build()
-    assert evaluate(scenes, instance, "refresh") == []
+    assert clock.tick() == []
     scenes.change(c=-1, e=7)
-    after = evaluate(scenes, instance, "refresh", hour=7)
+    after = clock.tick(hour=7)
     assert [(request.partition_key, request.tags[REASON_TAG]) for request in after] == [
         ("2024-02", "vanished"), ("2024-07", "new"),
     ]  # fmt: skip
-    again = evaluate(scenes, instance, "refresh", hour=8)
+    # Only what changed is told to Dagster.
+    assert len(instance.fetch_observations(source, limit=9).records) == 4
+    again = clock.tick(hour=8)
     assert requested(again) == requested(after)
     assert {request.run_key for request in again}.isdisjoint({request.run_key for request in after})
 
 
+def test_a_look_that_the_schedule_did_not_launch_builds_nothing(scenes: Scenes, kept: dg.DagsterInstance) -> None:
+    clock = Clock(scenes, kept)
+    assert scenes.definitions().resolve_job_def("scenes_look").execute_in_process(instance=kept).success
+    assert clock._evaluate() == []
+
+
 def test_revalidation_covers_what_is_published(scenes: Scenes, kept: dg.DagsterInstance) -> None:
     instance = kept
-    assert evaluate(scenes, instance, "revalidate") == []
+    assert evaluate(scenes, instance) == []
     scenes.materialize(instance, keys=["2024-01", "undated"])
-    requests = evaluate(scenes, instance, "revalidate")
+    requests = evaluate(scenes, instance)
     assert requested(requests) == ["2024-01", "undated"]
     assert {request.tags[COLLECTION_TAG] for request in requests} == {"scenes"}
 

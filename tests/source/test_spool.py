@@ -336,9 +336,9 @@ class Rewritten:
                 changes += 1
             return scan(*args)
 
-        def looked(*args: Any) -> Any:
+        def looked(*args: Any, **options: Any) -> Any:
             self.looks += 1
-            return look(*args)
+            return look(*args, **options)
 
         patched.setattr(stages, "scan_parts", scanned)
         patched.setattr(stored, "look_at", looked)

@@ -1,0 +1,174 @@
+"""What looks found in the files of a source, kept in the workspace as it is found.
+
+``source_files/`` holds tables with a row for each file of the source that was read. A look adds a table every few
+seconds, so that one that is killed is continued by the next, and no table is changed. ``source.json``, which is written
+last, names the tables that belong to it; tables that it does not name are those of a look that did not come to its end.
+All of this happens under the lock of the source.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from rasteret_assets.source.profile import FoundPart, PartProfile
+from rasteret_assets.storage.filesystems import each_file
+from rasteret_assets.storage.reading import looking
+from rasteret_assets.storage.workspace import Workspace
+
+#: Seconds, and bytes of hashes, after which what was found is written.
+KEPT_EVERY_S = 10.0
+_KEPT_BYTES: Final = 32 * 2**20
+#: Tables that a finished look may consist of before they are written as one.
+_TABLES_AT_MOST: Final = 24
+_SCHEMA: Final = pa.schema([("part", pa.string()), ("found", pa.string()), ("hashes", pa.large_binary())])
+_UNDER: Final = b"looked_under"
+#: Bytes of the hash of an id.
+ID_BYTES: Final = 8
+# Hashes are noise: a dictionary, compression or statistics would only cost time.
+_PLAIN: Final[dict[str, Any]] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+
+
+class FoundFiles:
+    """Keeps what was found in files of a source; the lock of the source has to be held.
+
+    Args:
+        workspace: of the collection.
+        under: what the findings depend on beside the files: tables of looks under anything else do not count.
+    """
+
+    def __init__(self, workspace: Workspace, under: str) -> None:
+        self._workspace = workspace
+        self._folder = f"{workspace.stages}/source_files"
+        self._schema = _SCHEMA.with_metadata({_UNDER: under})
+        self._guard = threading.Lock()
+        self._waiting: dict[str, FoundPart] = {}
+        self._waiting_bytes = 0
+        self._kept_at = time.monotonic()
+        #: Rows of ids by version of the file, for each table.
+        self._tables: dict[str, dict[str, int]] = {}
+
+    def load(self, named: Collection[str]) -> tuple[dict[str, FoundPart], dict[str, FoundPart]]:
+        """Return what earlier looks found, by version of the file: in the tables that are named, and in all others.
+
+        A table that is damaged, or of another form, counts as not there.
+
+        Args:
+            named: the tables of the look that came to its end last.
+        """
+        names = self._listed()
+        tables = each_file(self._workspace.fs, self._read, names)
+        finished: dict[str, FoundPart] = {}
+        begun: dict[str, FoundPart] = {}
+        for name, found in zip(names, tables, strict=True):
+            if found:
+                (finished if name in named else begun).update(found)
+                self._tables[name] = {version: len(part.ids) for version, part in found.items()}
+        return finished, begun
+
+    def add(self, version: str, found: FoundPart) -> None:
+        """Keep what was found in a file; it is written once it has waited long enough, or is large enough."""
+        with self._guard:
+            self._waiting[version] = found
+            self._waiting_bytes += found.ids.nbytes
+            if self._waiting_bytes >= _KEPT_BYTES or time.monotonic() - self._kept_at >= KEPT_EVERY_S:
+                self._write_waiting()
+
+    def flush(self) -> None:
+        """Write what waits to be written.
+
+        Raises:
+            WorkspaceError: if it cannot be written.
+        """
+        with self._guard:
+            self._write_waiting()
+
+    def settle(self, parts: Mapping[str, FoundPart]) -> list[str]:
+        """Write what waits, and return the names of the tables in which all of some files stand, in as few as is cheap.
+
+        Args:
+            parts: what was found in all files of the source, by version.
+        """
+        self.flush()
+        needed = {name: rows for name, rows in self._tables.items() if rows.keys() & parts.keys()}
+        stored = sum(rows for table in needed.values() for rows in table.values())
+        # Where most of what is stored is of files that are gone, reading it costs more than writing the rest anew.
+        if len(needed) > _TABLES_AT_MOST or stored > 2 * sum(len(part.ids) for part in parts.values()):
+            return [self._write(parts)]
+        return sorted(needed)
+
+    def remove_others(self, named: Collection[str]) -> None:
+        """Delete the tables that the finished look does not name."""
+        for name in self._listed():
+            if name not in named:
+                self._workspace.remove(f"{self._folder}/{name}")
+
+    def _listed(self) -> list[str]:
+        with looking(self._folder):
+            infos = self._workspace.fs.get_file_info(pafs.FileSelector(self._folder, allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.base_name.endswith(".parquet"))
+
+    def _read(self, name: str) -> dict[str, FoundPart]:
+        table = self._workspace.read_table(f"{self._folder}/{name}", cache=True)
+        if table is None or not table.schema.equals(self._schema, check_metadata=True):
+            return {}
+        try:
+            return {
+                part: FoundPart(PartProfile.from_json(json.loads(found)), _hashes(hashes))
+                for part, found, hashes in zip(
+                    table["part"].to_pylist(), table["found"].to_pylist(), table["hashes"], strict=True
+                )
+            }
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return {}
+
+    def _write_waiting(self) -> None:
+        if self._waiting:
+            self._write(self._waiting)
+        self._waiting, self._waiting_bytes, self._kept_at = {}, 0, time.monotonic()
+
+    def _write(self, parts: Mapping[str, FoundPart]) -> str:
+        name = f"{uuid.uuid4().hex[:16]}.parquet"
+        with self._workspace.writer(f"{self._folder}/{name}", self._schema, **_PLAIN) as writer:
+            for some in _in_pieces(parts):
+                writer.write(_table(some, self._schema))
+        self._tables[name] = {version: len(part.ids) for version, part in parts.items()}
+        return name
+
+
+def _hashes(value: pa.LargeBinaryScalar) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    return np.frombuffer(value.as_buffer() or b"", np.uint64)
+
+
+def _in_pieces(parts: Mapping[str, FoundPart]) -> Iterable[dict[str, FoundPart]]:
+    """Split findings so that the hashes of a piece take some megabytes, or are those of one file."""
+    piece: dict[str, FoundPart] = {}
+    size = 0
+    for version, part in parts.items():
+        piece[version] = part
+        size += part.ids.nbytes
+        if size >= _KEPT_BYTES:
+            yield piece
+            piece, size = {}, 0
+    if piece:
+        yield piece
+
+
+def _table(parts: Mapping[str, FoundPart], schema: pa.Schema) -> pa.Table:
+    # All hashes as one buffer: millions of them take longer to copy one by one than to write.
+    ends = np.cumsum([0, *(part.ids.nbytes for part in parts.values())])
+    values = np.concatenate([np.zeros(0, np.uint64), *(part.ids for part in parts.values())])
+    hashes = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(parts), [None, pa.py_buffer(ends), pa.py_buffer(values)]
+    )
+    found = [json.dumps(asdict(part.profile), sort_keys=True) for part in parts.values()]
+    return pa.table([pa.array(list(parts), pa.string()), pa.array(found, pa.string()), hashes], schema)
