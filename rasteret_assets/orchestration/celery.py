@@ -11,8 +11,11 @@ from collections import Counter
 from typing import Any, Final
 
 import dagster as dg
-from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
-from dagster_celery.launcher import CeleryRunLauncher
+from dagster_celery.launcher import (  # type: ignore[attr-defined]  # what a launcher answers has no public name
+    CeleryRunLauncher,
+    CheckRunHealthResult,
+    WorkerStatus,
+)
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from rasteret_assets.errors import SpecError
