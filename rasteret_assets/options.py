@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any, Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -32,6 +32,25 @@ _CRON_PART: Final = re.compile(
     r"(?:\*|(?P<first>[0-9]{1,2}|[a-z]{3})(?:-(?P<last>[0-9]{1,2}|[a-z]{3}))?)(?:/[1-9][0-9]?)?"
 )
 _CRON_WORDS: Final = {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
+
+
+def _texts(pattern: str) -> dict[str, Any]:
+    return {"items": {"type": "string", "pattern": f"^({pattern})$"}}
+
+
+def _tags(key: str, value: str = ".*") -> dict[str, Any]:
+    values = {"additionalProperties": {"type": "string", "pattern": f"^({value})$"}} if value != ".*" else {}
+    return {"propertyNames": {"pattern": f"^({key})$"}, **values}
+
+
+def _of_zones(schema: dict[str, Any]) -> None:
+    """Put into a JSON schema what names of time zones look like; those without a region are named one by one."""
+    plain = sorted(name for name in available_timezones() if "/" not in name)
+    schema["pattern"] = f"^([A-Z][A-Za-z]+/.+|{'|'.join(map(re.escape, plain))})$"
+
+
+# What editors and dg see of a cron expression; the rest is checked when a declaration is read.
+_CRON_FORM: Final[dict[str, Any]] = {"pattern": r"^ *(@[A-Za-z]+|[^ ]+( +[^ ]+){4}) *$"}
 
 
 class GraphOptions(BaseModel):
@@ -65,20 +84,22 @@ class GraphOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    owners: tuple[str, ...] = ()
-    tags: dict[str, str] = Field(default_factory=dict)
-    kinds: tuple[str, ...] = ()
+    owners: tuple[str, ...] = Field(default=(), json_schema_extra=_texts(f"{_TEAM.pattern}|{_EMAIL.pattern}"))
+    tags: dict[str, str] = Field(
+        default_factory=dict, json_schema_extra=_tags(_TAG_KEY.pattern, _TAG_VALUE.pattern)
+    )  # fmt: skip
+    kinds: tuple[str, ...] = Field(default=(), json_schema_extra={"maxItems": 1})
     autostart: bool = False
     refresh_seconds: int = Field(default=30, ge=1)
-    refresh_cron: str = "0 6 * * *"
-    revalidate_cron: str = "0 3 * * 0"
-    timezone: str = "UTC"
+    refresh_cron: str = Field(default="0 6 * * *", json_schema_extra=_CRON_FORM)
+    revalidate_cron: str = Field(default="0 3 * * 0", json_schema_extra=_CRON_FORM)
+    timezone: str = Field(default="UTC", json_schema_extra=_of_zones)
     fresh_within_hours: float | None = Field(default=None, ge=1 / 60, le=1_000_000)
     preview: bool = False
-    run_tags: dict[str, str] = Field(default_factory=dict)
+    run_tags: dict[str, str] = Field(default_factory=dict, json_schema_extra=_tags(_TAG_KEY.pattern))
     op_tags: dict[str, Any] = Field(default_factory=dict)
-    key_prefix: tuple[str, ...] = ()
-    deps: tuple[str, ...] = ()
+    key_prefix: tuple[str, ...] = Field(default=(), json_schema_extra=_texts(_KEY_PART.pattern))
+    deps: tuple[str, ...] = Field(default=(), json_schema_extra=_texts(f"{_KEY_PART.pattern}(/{_KEY_PART.pattern})*"))
     partitions_per_run: int = Field(default=25, ge=1)
     headers_per_run: int = Field(default=500_000, ge=1)
 

@@ -136,7 +136,7 @@ class CollectionSpec(_Model):
     """
 
     path: str
-    name: str = ""
+    name: str = Field(default="", json_schema_extra={"pattern": f"^({_NAME.pattern})?$"})
     data_source: str = ""
     workspace_dir: str | None = None
     column_map: dict[str, str] = Field(default_factory=dict)

@@ -7,94 +7,17 @@ https://docs.dagster.io/guides/build/components
 """
 
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import dagster as dg
-from pydantic import (
-    BaseModel,
-    Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field
 
-from rasteret_assets.declare.editor_schema import describe
-from rasteret_assets.declare.files import from_folder
 from rasteret_assets.declare.proposal import propose
 from rasteret_assets.orchestration.asset_specs import stage_spec
 from rasteret_assets.orchestration.assets import collection_assets
+from rasteret_assets.orchestration.attributes import CollectionAttributes, resolved_attributes
 from rasteret_assets.orchestration.resources import BACKEND, FILESYSTEM, default_resources
 from rasteret_assets.spec import CollectionSpec
-
-_SWITCH: Final = TypeAdapter(bool)
-
-
-def _holds_template(value: Any) -> bool:
-    """Tell whether a value as YAML gives it is a template, or has one in it."""
-    if isinstance(value, str):
-        return "{{" in value
-    if isinstance(value, dict):
-        return any(map(_holds_template, value.values()))
-    return isinstance(value, list) and any(map(_holds_template, value))
-
-
-def _admit_templates(schema: dict[str, Any]) -> None:
-    """Let every property of a JSON schema be a template too, but for those with properties of their own.
-
-    A mistake in one of these would be told without its line, as a value that fits neither schema.
-    """
-    for model in (schema, *schema.get("$defs", {}).values()):
-        for name, value in model.get("properties", {}).items():
-            if "$ref" in value:
-                continue
-            described = {key: value.pop(key) for key in ("default", "description", "title") if key in value}
-            template = {"type": "string", "pattern": r"\{\{.*\}\}"}
-            model["properties"][name] = {"anyOf": [value, template], **described}
-
-
-class CollectionAttributes(CollectionSpec):
-    """What may stand under ``attributes:``; every value may be a template such as ``{{ env.NAME }}``.
-
-    Args:
-        own_resources: the project defines the resources ``rasteret_filesystem`` and ``rasteret_backend`` itself;
-            otherwise the component brings those for local files and credentials of the environment.
-    """
-
-    own_resources: bool = False
-
-    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """Return the attributes as they were written, with their templates."""
-        return self._given
-
-    @classmethod
-    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the JSON schema that editors and ``dg check yaml`` use."""
-        schema = super().model_json_schema(*args, **kwargs)
-        describe(schema, cls)
-        _admit_templates(schema)
-        return schema
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _later(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Check attributes without templates; the others are checked when their templates are filled in."""
-        if not isinstance(values, dict):
-            return handler(values)
-        known = {name: value for name, value in values.items() if name == "path" or not _holds_template(value)}
-        try:
-            made = handler(known)
-        except ValidationError as error:
-            if len(known) == len(values) or any(problem["loc"] for problem in error.errors()):
-                raise
-            # Fields contradict each other, of which some are not known yet.
-            made = handler({"path": known["path"]})
-        made._given = values  # noqa: SLF001  (of the model that is being made)
-        return made
 
 
 class ScaffoldParams(BaseModel):
@@ -142,15 +65,10 @@ class RasterCollection(dg.Component):
         return CollectionAttributes
 
     @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "RasterCollection":
-        """Return the component of a ``defs.yaml``: templates are filled in, relative paths start at the file."""
-        given = attributes.given if isinstance(attributes, CollectionAttributes) else {}
-        values: dict[str, Any] = context.resolution_context.resolve_value(given, as_type=dict)
-        own_resources = _SWITCH.validate_python(values.pop("own_resources", False))
-        for field in ("path", "workspace_dir"):
-            if isinstance(values.get(field), str):
-                values[field] = from_folder(context.path, values[field])
-        return cls(CollectionSpec.of(**{"name": context.path.name, **values}), own_resources=own_resources)
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        """Return the component of a ``defs.yaml``."""
+        spec, own_resources = resolved_attributes(attributes, context)
+        return cls(spec, own_resources=own_resources)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return the definitions of the collection."""

@@ -19,11 +19,12 @@ from dagster.components.testing import create_defs_folder_sandbox
 from pydantic import ValidationError
 
 import rasteret_assets
-from rasteret_assets import CollectionSpec
+from rasteret_assets import CloudConfig, CollectionSpec
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.asset_specs import stage_spec
 from rasteret_assets.orchestration.assets import collection_assets
-from rasteret_assets.orchestration.component import CollectionAttributes, RasterCollection
+from rasteret_assets.orchestration.attributes import CollectionAttributes
+from rasteret_assets.orchestration.component import RasterCollection
 from rasteret_assets.schema import STAGES
 from tests.support.rasters import record_table
 
@@ -108,7 +109,7 @@ class Project:
         paths = [str(self.root), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ, "PYTHONPATH": os.pathsep.join(paths), "DAGSTER_HOME": str(self.root),
-            "TARGET": str(self.root / "out"), "COLUMNS": "200",
+            "TARGET": str(self.root / "out"), "ZONE": "Mars", "COLUMNS": "200",
         }  # fmt: skip
         command = [str(Path(sys.executable).with_name("dg")), *arguments]
         return subprocess.run(
@@ -145,12 +146,37 @@ def test_dg_scaffolds_and_lists(tmp_path: Path) -> None:
 
 def test_dg_names_the_lines_of_mistakes(tmp_path: Path) -> None:
     project = Project(tmp_path)
-    project.declare("naip", path="x.parquet", enrich=True, max_concurrent="lots")
+    graph = {"refresh_cron": "daily", "timezone": "Mars", "tags": {"a b": "x"}, "owners": ["team:x", "me"]}
+    project.declare("naip", path="x.parquet", enrich=True, max_concurrent="lots", max_failed=5, graph=graph)
     found = project.dg("check", "yaml")
     text = found.stdout + found.stderr
     assert found.returncode == 1
-    assert "naip/defs.yaml:4 - rasteret_assets.RasterCollection attributes.enrich Additional properties" in text
-    assert "naip/defs.yaml:5 - rasteret_assets.RasterCollection attributes.max_concurrent 'lots' is not" in text
+    told = "naip/defs.yaml:{} - rasteret_assets.RasterCollection attributes.{}"
+    for line, message in {
+        4: "enrich Additional properties",
+        5: "max_concurrent 'lots' is not of type 'integer'",
+        6: "max_failed 5 is greater than the maximum of 1",
+        8: "graph.refresh_cron 'daily' does not match",
+        9: "graph.timezone 'Mars' does not match",
+        10: "graph.tags 'a b' does not match",
+        14: "graph.owners.1 'me' does not match",
+    }.items():
+        assert told.format(line, message) in text
+
+
+def test_what_templates_give_is_checked_with_its_line(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    graph = {"timezone": "{{ env.ZONE }}", "owners": ["team:x", "{{ env.ZONE }}"]}
+    project.declare("naip", path="x.parquet", max_concurrent="{{ env.ZONE }}", graph=graph)
+    assert project.dg("check", "yaml").returncode == 0
+    found = project.dg("list", "defs")
+    text = found.stdout + found.stderr
+    assert "naip/defs.yaml:4: max_concurrent='Mars': input should be a valid integer" in text
+    assert "naip/defs.yaml:6: graph.timezone: 'Mars' is not a timezone" in text
+    assert "naip/defs.yaml:7: graph.owners: ['Mars'] are no owners" in text
+    project.declare("naip", path="x.parquet", own_resources="{{ env.ZONE }}")
+    found = project.dg("list", "defs")
+    assert "naip/defs.yaml:4: own_resources='Mars': write true or false" in found.stdout + found.stderr
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::dagster.BetaWarning")
@@ -195,6 +221,19 @@ def test_any_attribute_may_be_a_template(monkeypatch: pytest.MonkeyPatch) -> Non
             },
         )  # fmt: skip
         assert component.own_resources is False
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::dagster.BetaWarning")
+def test_a_template_may_give_a_whole_group_of_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "GRAPH", '{"autostart": true, "partitions_per_run": 7, "tags": {"domain": "ice"}, "fresh_within_hours": null}'
+    )
+    attributes = {"path": "s3://b/t", "graph": "{{ env.GRAPH }}", "cloud_config": "{{ dict(provider='aws') }}"}
+    with loaded_component(attributes) as (component, _, _):
+        assert component.spec.graph.partitions_per_run == 7
+        assert component.spec.graph.autostart
+        assert component.spec.graph.tags == {"domain": "ice"}
+        assert component.spec.cloud_config == CloudConfig("aws")
 
 
 def test_what_is_no_template_is_checked_beside_templates() -> None:
