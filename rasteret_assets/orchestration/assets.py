@@ -35,6 +35,9 @@ def collection_assets(spec: CollectionSpec) -> dg.Definitions:
     """
     if not spec.name:
         raise SpecError("a collection of the graph needs a name: give name=")
+    # Dagster warns of a parameter of its own when it copies a sensor to bind resources to its job, which it does after
+    # this function has returned.
+    warnings.filterwarnings("ignore", "Parameter `owners` of initializer `SensorDefinition", dg.BetaWarning)
     with _beta_accepted():
         source, jobs = source_asset(spec), jobs_of(spec)
         stages = [raw_records(spec), normalized_records(spec), band_metadata(spec), collection(spec)]
