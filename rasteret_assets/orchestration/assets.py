@@ -42,6 +42,9 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
     """
     if not spec.name:
         raise SpecError("a collection of the graph needs a name: give name=")
+    # Dagster warns of a parameter of its own when it copies a sensor to bind resources to its job, which it does after
+    # this function has returned.
+    warnings.filterwarnings("ignore", "Parameter `owners` of initializer `SensorDefinition", dg.BetaWarning)
     with _beta_accepted():
         source, jobs = source_asset(spec), jobs_of(spec)
         makers = {RAW: raw_records, NORMALIZED: normalized_records, BANDS: band_metadata, COLLECTION: collection}

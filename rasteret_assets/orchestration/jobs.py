@@ -8,12 +8,13 @@ import dagster as dg
 from rasteret_assets.orchestration.names import (
     build_job_name,
     look_job_name,
+    op_name,
     rebuild_job_name,
     revalidate_job_name,
-    source_key,
     stage_key,
 )
-from rasteret_assets.orchestration.resources import OPTIONS
+from rasteret_assets.orchestration.resources import OPTIONS, FilesystemResource
+from rasteret_assets.orchestration.source import observe_source
 from rasteret_assets.schema import STAGES
 from rasteret_assets.spec import CollectionSpec
 
@@ -52,19 +53,40 @@ def jobs_of(spec: CollectionSpec) -> Jobs:
             "again where its file has changed.",
             revalidate=True,
         ),
-        look=_job(
-            spec,
-            look_job_name(spec),
-            [source_key(spec)],
-            f"Looks at the record table of {spec.name}, notes its partitions and their versions, and builds nothing.",
-        ),
+        look=_look_job(spec),
     )
 
 
-def _job(spec: CollectionSpec, name: str, assets: Sequence[dg.AssetKey], description: str, **options: bool) -> Any:
+def _look_job(spec: CollectionSpec) -> dg.JobDefinition:
+    """Return the job that does what *Observe* on the record table does.
+
+    Not a job of that asset: Dagster (1.13) cannot run the step of a partitioned asset without a partition where one of
+    the assets upstream is partitioned too, and the first look finds out which partitions there are.
+    """
+
+    @dg.op(name=op_name(spec, "look"), tags=spec.graph.op_tags)
+    def look(context: dg.OpExecutionContext, rasteret_filesystem: FilesystemResource) -> None:
+        observe_source(context, rasteret_filesystem, spec)
+
+    @dg.job(
+        name=look_job_name(spec),
+        description=(
+            f"Looks at the record table of {spec.name}, notes its partitions and their versions, and builds nothing."
+        ),
+        tags={COLLECTION_TAG: spec.name},
+        executor_def=dg.in_process_executor,
+        run_tags=run_tags(spec),
+    )
+    def look_job() -> None:
+        look()
+
+    return look_job
+
+
+def _job(spec: CollectionSpec, name: str, stages: Sequence[dg.AssetKey], description: str, **options: bool) -> Any:
     return dg.define_asset_job(
         name,
-        selection=dg.AssetSelection.assets(*assets),
+        selection=dg.AssetSelection.assets(*stages),
         description=description,
         config={"resources": {OPTIONS: {"config": options}}} if options else None,
         tags={COLLECTION_TAG: spec.name},

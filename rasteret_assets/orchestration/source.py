@@ -49,16 +49,27 @@ def source_asset(spec: CollectionSpec) -> dg.AssetsDefinition:
     def source(
         context: dg.AssetExecutionContext, rasteret_filesystem: FilesystemResource
     ) -> Iterator[dg.ObserveResult]:
-        with explained():
-            workspace = rasteret_filesystem.open_workspace(spec)
-            profile = load_profile(workspace, rasteret_filesystem.open_source(spec), spec)
-            published = workspace.states()
-        discover_partitions(context.instance, spec, profile, published)
-        versions = {partition: profile.version(partition, spec) for partition in profile.partitions}
-        changed = source_observations(context.instance, spec, versions)
-        for event in changed:
-            context.log_event(event)
-        context.log.info("%s of %s partitions of the source have a new version", len(changed), len(versions))
+        observe_source(context, rasteret_filesystem, spec)
         yield dg.ObserveResult(asset_key=key, metadata=REPORTED)
 
     return source
+
+
+def observe_source(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext, filesystem: FilesystemResource, spec: CollectionSpec
+) -> None:
+    """Look at the record table, register its partitions, and tell Dagster which have a version that it does not know.
+
+    Raises:
+        dagster.Failure: if the record table cannot be read.
+    """
+    with explained():
+        workspace = filesystem.open_workspace(spec)
+        profile = load_profile(workspace, filesystem.open_source(spec), spec)
+        published = workspace.states()
+    discover_partitions(context.instance, spec, profile, published)
+    versions = {partition: profile.version(partition, spec) for partition in profile.partitions}
+    changed = source_observations(context.instance, spec, versions)
+    for event in changed:
+        context.log_event(event)
+    context.log.info("%s of %s partitions of the source have a new version", len(changed), len(versions))
