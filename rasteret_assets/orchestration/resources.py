@@ -7,6 +7,7 @@ variables for region and endpoint, which lead to any S3-compatible store.
 https://docs.dagster.io/guides/build/external-resources
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -87,6 +88,11 @@ class StorageBackendResource(S3Settings):
     headers: dict[str, str] = Field(
         default_factory=dict, description="Headers sent with every HTTP request; no secrets, Dagster shows them."
     )
+    host_headers: dict[str, dict[str, str]] = Field(
+        default_factory=dict, repr=False, json_schema_extra=_SECRET,
+        description="Headers by host, such as {'data.example': {'X-Api-Key': EnvVar('KEY')}}: sent to that host only, "
+        "and counting over those for all. A host may have its port: 'data.example:8443'.",
+    )  # fmt: skip
     authorization: str | None = Field(
         default=None, repr=False, json_schema_extra=_SECRET,
         description="Authorization header of every HTTP request, such as EnvVar of 'Bearer ...'.",
@@ -95,7 +101,9 @@ class StorageBackendResource(S3Settings):
     def backend(self, spec: CollectionSpec) -> StorageBackend:
         """Return the backend for a collection's hrefs, with what its ``cloud_config`` says about its buckets."""
         config = {**self.obstore_config(), **({"request_payer": True} if self.requester_pays else {})}
-        headers = {**self.headers, **({"Authorization": self.authorization} if self.authorization else {})}
+        headers: dict[str, str | Mapping[str, str]] = {**self.headers, **self.host_headers}
+        if self.authorization:
+            headers["Authorization"] = self.authorization
         return create_backend(
             cloud_config=spec.cloud, default_s3_config=config, headers=headers, link_local=spec.link_local
         )

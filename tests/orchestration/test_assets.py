@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import dagster as dg
@@ -10,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.remote_representation.external_data import RepositorySnap
 from xxhash import xxh3_128
 
 from rasteret_assets import build_from_table, load
 from rasteret_assets.errors import EnrichmentError, InvalidRecordError, MissingColumnError, SpecError
+from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START, partitions_of
-from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource
+from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource, default_resources
 from rasteret_assets.schema import STAGES
 from rasteret_assets.source import files, profile
 from tests.orchestration.scenes import KEYS, Scenes, latest, tick
@@ -292,6 +295,32 @@ def test_the_backend_sends_the_headers_it_was_given(scenes: Scenes, instance: dg
     scenes.materialize(instance, keys=["undated"], resources={"rasteret_backend": backend})
     (sent,) = scenes.server.headers
     assert (sent["X-Team"], sent["Authorization"]) == ("maps", "Bearer abc")
+
+
+def test_headers_by_host_go_to_their_host_and_are_shown_to_nobody(scenes: Scenes, instance, monkeypatch) -> None:
+    monkeypatch.setenv("KEY", "verysecret")
+    monkeypatch.setenv("TOKEN", "Bearer alsosecret")
+    ours, other = scenes.server.url.removeprefix("http://"), "other.example"
+    backend = StorageBackendResource(
+        headers={"X-Team": "maps"}, authorization=dg.EnvVar("TOKEN"),
+        host_headers={ours: {"X-Key": dg.EnvVar("KEY"), "x-team": "ours"}, other: {"X-Other": dg.EnvVar("KEY")}},
+    )  # fmt: skip
+    definitions = build_definitions([scenes.spec], resources={**default_resources(), "rasteret_backend": backend})
+    instance.add_dynamic_partitions("scenes_months", KEYS)
+    job = definitions.resolve_job_def("scenes_build")
+    result = job.execute_in_process(instance=instance, partition_key="undated")
+    assert result.success
+    (sent,) = scenes.server.headers
+    assert (sent["X-Key"], sent["Authorization"]) == ("verysecret", "Bearer alsosecret")
+    assert {name.lower(): value for name, value in sent.items()}["x-team"] == "ours"
+    assert "X-Other" not in sent
+    # What the UI is told of the resource, of the run and of its events.
+    (shown,) = RepositorySnap.from_def(dg.Definitions(resources={"backend": backend}).get_repository_def()).resources
+    assert json.loads(shown.configured_values["host_headers"])[ours]["X-Key"] == {"env": "KEY"}
+    assert all(field.is_secret for field in shown.config_field_snaps if field.name == "host_headers")
+    run = instance.get_run_by_id(result.run_id)
+    told = [str(shown), repr(backend), str(run), *(str(entry) for entry in instance.all_logs(result.run_id))]
+    assert not [text for text in told if "verysecret" in text or "alsosecret" in text]
 
 
 def test_uris_that_say_how_they_are_reached_are_left_to_pyarrow() -> None:
