@@ -167,7 +167,7 @@ def test_transient_failures_are_tried_again_ever_more_rarely(scenes, instance, m
     assert waits == [1, 2, 4, 8, 16, 24]
 
 
-def test_files_that_were_missed_lately_are_tried_again(server: RangeServer, tmp_path, instance, monkeypatch) -> None:
+def test_files_that_were_missed_lately_are_tried_again(server, tmp_path, instance, monkeypatch) -> None:
     scenes = Scenes(server, tmp_path, retry_missing_for=2).write()
     server.fault = lambda path, before: "404" if path == "/c.tif" else None
     scenes.materialize(instance, keys=["2024-01", "2024-02"])
