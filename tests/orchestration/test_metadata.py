@@ -6,6 +6,7 @@ import base64
 import html
 import re
 import xml.etree.ElementTree as ET
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -295,7 +296,8 @@ def test_a_preview_shows_pixels_of_the_partition(server: RangeServer, tmp_path, 
 )
 def test_a_preview_shows_the_clearest_record(tmp_path, clouds: list[Any], shown: str) -> None:
     (tmp_path / "a.tif").write_bytes(tiff_bytes())
-    table = record_table(list("abcd"), {"B02": [str(tmp_path / "a.tif")] * 4})
+    times = [datetime(2024, 5, day, tzinfo=UTC) for day in (1, 2, 3, 4)]
+    table = record_table(list("abcd"), {"B02": [str(tmp_path / "a.tif")] * 4}, datetimes=times)
     pq.write_table(table.append_column("eo:cloud_cover", pa.array(clouds)), tmp_path / "t.parquet")
     spec = CollectionSpec.of(path=tmp_path / "t.parquet", name="x", workspace_dir=tmp_path / "w", enrich_cog=True)
     build(spec)
