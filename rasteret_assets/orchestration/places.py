@@ -74,7 +74,7 @@ def missing_headers(workspace: Workspace, path: str) -> str:
 
 
 def _line(name: str, band: str, href: str | None, error: str | None) -> str:
-    address = "" if href is None else f" {link(href)}"
-    return (
-        f"* {plain_text(str(name))}, {plain_text(band)}:{address} {plain_text((error or '').replace(href or '', ''))}"
-    )
+    # Errors begin with the address that they are about.
+    reason = (error or "").removeprefix(f"{href}: ")
+    where = f"{plain_text(name)}, {plain_text(band)}"
+    return f"* {where}: {plain_text(reason)}" if href is None else f"* {where}: {link(href)} {plain_text(reason)}"

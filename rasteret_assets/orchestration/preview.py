@@ -21,7 +21,7 @@ from rasteret_assets.collection.pixels.options import ReadOptions
 from rasteret_assets.collection.pixels.select import every_record, projection
 from rasteret_assets.errors import RasteretAssetsError
 from rasteret_assets.orchestration.markdown import picture, plain_text
-from rasteret_assets.schema import band_column
+from rasteret_assets.schema import CLOUD_COVER, band_column
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.workspace import Workspace
 
@@ -47,9 +47,19 @@ def preview(workspace: Workspace, path: str, backend: StorageBackend) -> str:
     for batch in workspace.read_batches(path) if bands else ():
         whole = np.logical_and.reduce([np.asarray(pc.is_valid(batch.column(band_column(band)))) for band in bands])
         if whole.any():
-            record = pa.Table.from_batches([batch.slice(int(np.flatnonzero(whole)[0]), 1)])
-            return _shown(as_collection(record), bands, backend)
+            record = batch.slice(_clearest(batch, np.flatnonzero(whole)), 1)
+            return _shown(as_collection(pa.Table.from_batches([record])), bands, backend)
     return "no record has all the headers that a picture takes"
+
+
+def _clearest(records: pa.RecordBatch, rows: npt.NDArray[np.intp]) -> int:
+    """Return the row with the fewest clouds, the first of equals; the first row where the records do not say."""
+    place = records.schema.get_field_index(CLOUD_COVER)
+    kind = None if place < 0 else records.schema.field(place).type
+    if kind is None or not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        return int(rows[0])
+    clouds = np.asarray(pc.fill_null(records.column(place).cast(pa.float64()), np.inf))[rows]
+    return int(rows[np.argmin(np.nan_to_num(clouds, nan=np.inf))])
 
 
 def _shown(collection: Collection, bands: Sequence[str], backend: StorageBackend) -> str:
