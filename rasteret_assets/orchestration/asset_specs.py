@@ -1,4 +1,4 @@
-"""What the catalog shows of each stage: description, kinds, tags, owners, freshness, and what the stage is made from.
+"""What the catalog shows of each asset of a collection: description, kinds, tags, owners, and what it is made from.
 
 A project changes these specs where it wants to, by :meth:`RasterCollection.get_asset_spec` or an argument of
 :func:`~rasteret_assets.orchestration.assets.collection_assets`; the steps go on working by what they cannot change.
@@ -14,13 +14,13 @@ import dagster as dg
 
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.events import inputs_of
-from rasteret_assets.orchestration.names import code_version, identifier, io_manager_key, stage_key
+from rasteret_assets.orchestration.names import SOURCE, code_version, identifier, io_manager_key, source_key, stage_key
 from rasteret_assets.orchestration.partitions import partitions_of
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec
 
-#: Returns the asset spec of a stage.
+#: Returns the asset spec of the source or of a stage, by the last part of its key.
 GetAssetSpec: TypeAlias = Callable[[str], dg.AssetSpec]
 
 _KINDS: Final = {
@@ -29,7 +29,9 @@ _KINDS: Final = {
 
 
 def stage_spec(spec: CollectionSpec, stage: str) -> dg.AssetSpec:
-    """Return the asset spec of a stage as the collection's own fields say it."""
+    """Return the asset spec of the source or of a stage as the collection's own fields say it."""
+    if stage == SOURCE:
+        return _source_spec(spec)
     more: dict[str, Any] = {}
     if stage == COLLECTION:
         more["metadata"] = {"dagster/uri": redact(str(spec.published_path))}
@@ -51,11 +53,11 @@ def stage_spec(spec: CollectionSpec, stage: str) -> dg.AssetSpec:
 
 
 def checked_spec(spec: CollectionSpec, stage: str, get_asset_spec: GetAssetSpec | None) -> dg.AssetSpec:
-    """Return the asset spec of a stage as a project wants it.
+    """Return the asset spec of the source or of a stage as a project wants it.
 
     Args:
         spec: of the collection.
-        stage: name of the stage.
+        stage: name of the stage, or ``source``.
         get_asset_spec: returns the spec that the project wants; :func:`stage_spec` when omitted.
 
     Raises:
@@ -66,7 +68,7 @@ def checked_spec(spec: CollectionSpec, stage: str, get_asset_spec: GetAssetSpec 
     remedies = {
         "key": "write graph: {key_prefix: [...]} in the declaration for other asset keys",
         "partitions_def": "partition_by of the declaration is the size of partitions",
-        "deps": "a stage reads the table of the stage before and nothing else",
+        "deps": "write graph: {deps: [...]} in the declaration for the assets that write its record table",
     }
     for field, remedy in remedies.items():
         if getattr(given, field) != getattr(own, field):
@@ -75,6 +77,26 @@ def checked_spec(spec: CollectionSpec, stage: str, get_asset_spec: GetAssetSpec 
                 f"depend on: {remedy}"
             )
     return given.with_io_manager_key(io_manager_key(spec)) if stage == COLLECTION else given
+
+
+def _source_spec(spec: CollectionSpec) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key=source_key(spec),
+        deps=[
+            dg.AssetDep(dg.AssetKey(written.split("/")), partition_mapping=dg.AllPartitionMapping())
+            for written in spec.graph.deps
+        ],
+        description=(
+            f"The record table at `{redact(spec.path)}`: one row per raster item, with the addresses of its files. "
+            "Others write it; observing it (one look at the rows of files that changed) notes its partitions and a "
+            "data version of each."
+        ),
+        partitions_def=partitions_of(spec),
+        group_name=identifier(spec.name),
+        metadata={"path": dg.MetadataValue.path(redact(spec.path)), "data_source": spec.data_source},
+        tags=spec.graph.tags,
+        kinds={"parquet"},
+    )
 
 
 def _description(spec: CollectionSpec, stage: str) -> str:

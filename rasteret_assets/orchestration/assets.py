@@ -11,7 +11,7 @@ from rasteret_assets.orchestration.asset_specs import GetAssetSpec, checked_spec
 from rasteret_assets.orchestration.checks import published_checks
 from rasteret_assets.orchestration.io_manager import collection_io_manager
 from rasteret_assets.orchestration.jobs import jobs_of
-from rasteret_assets.orchestration.names import io_manager_key
+from rasteret_assets.orchestration.names import SOURCE, io_manager_key
 from rasteret_assets.orchestration.retry import retry_sensor
 from rasteret_assets.orchestration.schedules import after_look_sensor, refresh_schedule, revalidate_schedule
 from rasteret_assets.orchestration.sensor import refresh_sensor
@@ -26,9 +26,9 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
 
     Args:
         spec: of the collection; it must have a name.
-        get_asset_spec: returns the asset spec of a stage by its name, for a project that changes those of
-            :func:`~rasteret_assets.orchestration.asset_specs.stage_spec`: descriptions, metadata, owners, tags, kinds,
-            group, freshness, automation. Keys, partitions and dependencies are not for it to change.
+        get_asset_spec: returns the asset spec of the source or of a stage by its name, for a project that changes
+            those of :func:`~rasteret_assets.orchestration.asset_specs.stage_spec`: descriptions, metadata, owners,
+            tags, kinds, group, freshness, automation. Keys, partitions and dependencies are not for it to change.
 
     Returns:
         Below ``<name>/`` the source and the four stages, with their checks; the jobs ``<name>_build``,
@@ -46,7 +46,7 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
     # this function has returned.
     warnings.filterwarnings("ignore", "Parameter `owners` of initializer `SensorDefinition", dg.BetaWarning)
     with _beta_accepted():
-        source, jobs = source_asset(spec), jobs_of(spec)
+        source, jobs = source_asset(spec, checked_spec(spec, SOURCE, get_asset_spec)), jobs_of(spec)
         makers = {RAW: raw_records, NORMALIZED: normalized_records, BANDS: band_metadata, COLLECTION: collection}
         stages = [make(spec, checked_spec(spec, stage, get_asset_spec)) for stage, make in makers.items()]
     return dg.Definitions(

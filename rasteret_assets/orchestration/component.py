@@ -80,9 +80,11 @@ class RasterCollection(dg.Component):
         )
 
     def get_asset_spec(self, stage: str) -> dg.AssetSpec:
-        """Return the asset spec of a stage; a subclass changes what ``super().get_asset_spec(stage)`` returns.
+        """Return the asset spec of the source or of a stage.
+
+        A subclass changes what ``super().get_asset_spec(stage)`` returns.
 
         Args:
-            stage: ``raw_records``, ``normalized_records``, ``band_metadata`` or ``collection``.
+            stage: ``source``, ``raw_records``, ``normalized_records``, ``band_metadata`` or ``collection``.
         """
         return stage_spec(self.spec, stage)

@@ -9,40 +9,20 @@ from typing import Any
 import dagster as dg
 
 from rasteret_assets.orchestration.events import REPORTED, source_observations
-from rasteret_assets.orchestration.names import SOURCE, identifier, op_name, source_key
-from rasteret_assets.orchestration.partitions import discover_partitions, partitions_of
+from rasteret_assets.orchestration.names import SOURCE, op_name
+from rasteret_assets.orchestration.partitions import discover_partitions
 from rasteret_assets.orchestration.reporting import explained
 from rasteret_assets.orchestration.resources import FilesystemResource
-from rasteret_assets.secrets import redact
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 
 
-def source_asset(spec: CollectionSpec) -> dg.AssetsDefinition:
+def source_asset(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
     """Return the asset of the record table: observing it registers partitions and notes versions that changed."""
-    key = source_key(spec)
     # Dagster does not say what the decorator returns.
     observed: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.multi_observable_source_asset(
         name=op_name(spec, SOURCE),
-        specs=[
-            dg.AssetSpec(
-                key=key,
-                deps=[
-                    dg.AssetDep(dg.AssetKey(written.split("/")), partition_mapping=dg.AllPartitionMapping())
-                    for written in spec.graph.deps
-                ],
-                partitions_def=partitions_of(spec),
-                group_name=identifier(spec.name),
-                description=(
-                    f"The record table at `{redact(spec.path)}`: one row per raster item, with the addresses of its "
-                    "files. Others write it; observing it (one look at the rows of files that changed) notes its "
-                    "partitions and a data version of each."
-                ),
-                metadata={"path": dg.MetadataValue.path(redact(spec.path)), "data_source": spec.data_source},
-                tags=spec.graph.tags,
-                kinds={"parquet"},
-            )
-        ],
+        specs=[asset],
     )
 
     @observed
@@ -50,7 +30,7 @@ def source_asset(spec: CollectionSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, rasteret_filesystem: FilesystemResource
     ) -> Iterator[dg.ObserveResult]:
         observe_source(context, rasteret_filesystem, spec)
-        yield dg.ObserveResult(asset_key=key, metadata=REPORTED)
+        yield dg.ObserveResult(asset_key=asset.key, metadata=REPORTED)
 
     return source
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from rasteret_assets.orchestration.component import RasterCollection
 from rasteret_assets.schema import STAGES
 from tests.support.rasters import record_table
 
+DOCS = Path(__file__).parent.parent.parent / "docs" / "components.md"
 PROJECT = """\
 [project]
 name = "maps"
@@ -280,6 +282,7 @@ def test_a_subclass_says_what_the_catalog_shows(tmp_path: Path) -> None:
     found = project.assets()
     assert found["naip/collection"]["owners"] == [{"team": "ours"}]
     assert found["naip/raw_records"]["owners"] == [{"team": "theirs"}]
+    assert found["naip/source"]["tags"] == [{"key": "stage", "value": "source"}]
     assert found["naip/raw_records"]["tags"] == [{"key": "stage", "value": "raw_records"}]
 
 
@@ -296,7 +299,7 @@ def test_assets_are_processed_after_the_component() -> None:
     assert found["collection"].group_name == "maps"
     assert found["collection"].tags.items() >= {"domain": "ice", "team": "x"}.items()
     assert found["raw_records"].group_name == "naip"
-    assert all(found[stage].automation_condition is not None for stage in STAGES)
+    assert all(found[name].automation_condition is not None for name in ("source", *STAGES))
 
 
 @pytest.mark.parametrize(
@@ -315,6 +318,21 @@ def test_what_steps_go_by_cannot_be_changed(changes: dict[str, Any], message: st
 
     with pytest.raises(SpecError, match=message):
         collection_assets(spec, get_asset_spec=changed)
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_the_examples_of_the_page_load() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    subclass, declared, argument = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    page: dict[str, Any] = {}
+    exec(compile(subclass + declared + argument, str(DOCS), "exec", dont_inherit=True), page)
+    changed = page["MapsCollection"](page["scenes"])
+    assert changed.get_asset_spec("collection").description.startswith("Scenes for the maps.")
+    assert "runbook" in changed.get_asset_spec("source").metadata
+    definitions = dg.Definitions.merge(page["defs"], dg.Definitions(assets=[page["cloudless"]]))
+    dg.Definitions.validate_loadable(definitions)
+    (declaration,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    CollectionAttributes(**yaml.safe_load(declaration)["attributes"])
 
 
 def test_every_attribute_is_described() -> None:

@@ -16,7 +16,6 @@ from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START, par
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.schema import BANDS, COLLECTION
 from tests.orchestration.scenes import KEYS, Scenes, launch, tick
-from tests.support.server import RangeServer
 
 
 def requested(requests: list[dg.RunRequest]) -> list[object]:
