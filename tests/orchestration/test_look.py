@@ -223,12 +223,12 @@ def test_an_idle_tick_costs_a_handful_of_requests(settings: dict[str, str], inst
     )  # fmt: skip
     with build.looking() as found:
         build_partitions(build, sorted(found.partitions))
-    definitions = build_definitions([spec], resources={"filesystem": filesystem})
+    definitions = build_definitions([spec], resources={"rasteret_filesystem": filesystem})
     watching = definitions.resolve_sensor_def("c_refresh")
 
     def idle(cursor: str | None) -> tuple[list[str], dg.SensorResult]:
         context = dg.build_sensor_context(
-            instance=instance, cursor=cursor, definitions=definitions, resources={"filesystem": filesystem}
+            instance=instance, cursor=cursor, definitions=definitions, resources={"rasteret_filesystem": filesystem}
         )
         with requests_seen() as seen:
             result = watching(context)
@@ -244,7 +244,7 @@ def test_an_idle_tick_costs_a_handful_of_requests(settings: dict[str, str], inst
     path = workspace.state_file(months[7])
     workspace.write_json(path, {**workspace.read_json(path), "source_version": "other"})
     context = dg.build_sensor_context(
-        instance=instance, cursor=second.cursor, definitions=definitions, resources={"filesystem": filesystem}
+        instance=instance, cursor=second.cursor, definitions=definitions, resources={"rasteret_filesystem": filesystem}
     )
     with requests_seen() as seen:
         changed = watching(context)
