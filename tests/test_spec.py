@@ -127,6 +127,7 @@ def test_a_mistake_inside_of_a_field_is_told_by_its_own_fields() -> None:
         ("timezone", "Mars"), ("timezone", ""), ("timezone", "../etc/passwd"), ("timezone", "Europe"),
         ("tags", {"a b": "c"}), ("tags", {"a": "c!"}), ("tags", {"a": "x" * 64}), ("tags", {"a/b/c": "x"}),
         ("tags", {"a": "é"}), ("tags", {"a\n": "b"}),
+        ("deps", ["a//b"]), ("deps", [""]), ("deps", ["a/"]), ("deps", ["a b"]), ("deps", ["a", "a"]),
     ],
 )  # fmt: skip
 def test_what_dagster_would_refuse_is_refused_by_its_field(field: str, value: object) -> None:
