@@ -167,6 +167,7 @@ def test_a_visit(visited: tuple[Visitor, Catalog]) -> None:
 
     # It says what waits for its next try.
     visitor.open("/locations/rasteret_assets/sensors/scenes_refresh")
+    visitor.page.get_by_role("button", name="0 runs requested").first.wait_for()
     visitor.keep("10-sensor")
     visitor.click("0 runs requested")
     visitor.sees(re.compile("wait for their next try: 2024-03"))
