@@ -172,13 +172,13 @@ def _look(spec: CollectionSpec, cursor: Cursor, known: str, is_running: bool) ->
         request = look_request(spec, digest(f"look {known}#{cursor.requests}"))
         return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
     cursor = replace(cursor, look=look)
-    told = f"the run that looks at the source did not come to its end; it waits for its next try, after {look.tries}"
+    told = f"the run that looks at the source did not come to its end; it waits for its next try (so far: {look.tries})"
     return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
 
 
 def _skip_reason(found: Difference, cursor: Cursor) -> str:
     if found.stale:
-        waiting = ", ".join(f"{key} (after {cursor.asked[key].tries} tries)" for key in found.stale[:_MOST_NAMED])
+        waiting = ", ".join(f"{key} (tries so far: {cursor.asked[key].tries})" for key in found.stale[:_MOST_NAMED])
         more = "" if len(found.stale) <= _MOST_NAMED else f" and {len(found.stale) - _MOST_NAMED} more"
         return f"partitions whose runs failed wait for their next try: {waiting}{more}"
     if found.busy:
