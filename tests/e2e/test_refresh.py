@@ -8,7 +8,8 @@ import dagster as dg
 import pytest
 
 from rasteret_assets import build_from_table, load
-from rasteret_assets.orchestration.jobs import BUILT, REASON_TAG
+from rasteret_assets.orchestration.jobs import REASON_TAG
+from rasteret_assets.schema import STAGES
 from rasteret_assets.storage.workspace import Workspace
 from tests.e2e.stack import Source, Stack, dagster_dev, wait_for
 from tests.support.server import RangeServer
@@ -75,7 +76,7 @@ def watched(files: RangeServer, tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.slow
 def test_the_sensor_keeps_120_months_up_to_date(watched: Watched) -> None:
     server, source = watched.source.server, watched.source
-    every_stage = sorted(BUILT)
+    every_stage = sorted(STAGES)
 
     # What the library built is not built again.
     watched.quiet(ticks=3)
