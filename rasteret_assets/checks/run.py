@@ -30,12 +30,12 @@ def check_partition(workspace: Workspace, spec: CollectionSpec, key: str) -> lis
     return _evaluate(workspace, spec, key, checks_of(*CHECKED))
 
 
-def check_stage(workspace: Workspace, spec: CollectionSpec, key: str, stage: str) -> list[Finding]:
-    """Return what the checks of one stage find in a partition; errors as for :func:`check_partition`.
+def check_stage(workspace: Workspace, spec: CollectionSpec, key: str, *stages: str) -> list[Finding]:
+    """Return what the checks of one or more stages find in a partition; errors as for :func:`check_partition`.
 
     A partition whose records are gone passes: there is nothing left that could be wrong.
     """
-    return _evaluate(workspace, spec, key, checks_of(stage))
+    return _evaluate(workspace, spec, key, checks_of(*stages))
 
 
 def require_publishable(workspace: Workspace, spec: CollectionSpec, keys: Sequence[str]) -> None:

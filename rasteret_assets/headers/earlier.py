@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -38,45 +38,47 @@ _PARTIAL: Final = f"{BANDS}.partial"
 _LEFT: Final = f"{BANDS}.left"
 
 
-def partitions_with_earlier_headers(workspace: Workspace) -> set[str]:
-    """Return the partitions of which version 0.1.0 left headers beside the ledger: of interrupted builds, or unused."""
-    folders = (f"{workspace.stages}/{name}" for name in (_PARTIAL, _LEFT))
-    partial, left = (list_files(workspace.fs, folder, (".parquet",)) for folder in folders)
-    keys = {info.path.split("/")[-2] for info in partial}
-    return keys | {info.base_name.rpartition("-")[0] for info in left}
+def earlier_header_files(workspace: Workspace) -> dict[str, list[str]]:
+    """Return the files in which version 0.1.0 left headers beside the ledger, by partition.
+
+    They are headers of interrupted builds, and such that a partition did not need any more.
+    """
+    found: dict[str, list[str]] = {}
+    for info in list_files(workspace.fs, f"{workspace.stages}/{_PARTIAL}", (".parquet",)):
+        found.setdefault(info.path.split("/")[-2], []).append(info.path)
+    for info in list_files(workspace.fs, f"{workspace.stages}/{_LEFT}", (".parquet",)):
+        found.setdefault(info.base_name.rpartition("-")[0], []).append(info.path)
+    return found
 
 
-def bring_up_to_date(workspace: Workspace, key: str) -> None:
-    """Move the headers of an earlier version's ledger to the header store; leave a ledger of this version as it is.
+def bring_up_to_date(workspace: Workspace, key: str, beside: Iterable[str] = ()) -> None:
+    """Move the headers of an earlier version to the header store; leave a ledger of this version as it is.
 
     Args:
         workspace: of the collection.
         key: of the partition, whose lock is held.
+        beside: its files among :func:`earlier_header_files`.
 
     Raises:
         CollectionError: if the ledger is damaged.
     """
     path = workspace.stage_file(BANDS, key)
     schema = workspace.read_schema(path)
-    store = HeaderStore(workspace, key)
     if schema is not None and "header" in schema.names and pa.types.is_struct(schema.field("header").type):
-        writer = HeaderFileWriter(workspace, store)
+        writer = HeaderFileWriter(workspace, HeaderStore(workspace, key))
         made = BAND_METADATA_SCHEMA.with_metadata(schema.metadata)
         with workspace.writer(path, made, **LEDGER_OPTIONS) as ledger:
             for batch in workspace.read_batches(path):
                 name, first = writer.put(_header_rows(batch))
                 ledger.write(_ledger_rows(batch, name, first))
             writer.close()
-    for folder in (f"{workspace.stages}/{_PARTIAL}/{key}", f"{workspace.stages}/{_LEFT}"):
-        for info in list_files(workspace.fs, folder, (".parquet",)):
-            if folder.endswith(_LEFT) and not info.path.rpartition("/")[2].startswith(f"{key}-"):
-                continue
-            writer = HeaderFileWriter(workspace, store)
-            for batch in workspace.read_batches(info.path):
-                if pa.types.is_struct(batch.schema.field("header").type):
-                    writer.put(_header_rows(batch))
-            writer.close()
-            workspace.remove(info.path)
+    for file in beside:
+        writer = HeaderFileWriter(workspace, HeaderStore(workspace, key))
+        for batch in workspace.read_batches(file):
+            if pa.types.is_struct(batch.schema.field("header").type):
+                writer.put(_header_rows(batch))
+        writer.close()
+        workspace.remove(file)
 
 
 def earlier_keys(workspace: Workspace, key: str) -> Iterator[pa.Table]:

@@ -43,7 +43,11 @@ _MOST_LISTED: Final = 50
 
 def checks_of_asset(stage: str) -> list[Check]:
     """Return the checks of a stage's asset: of its table, and of those that lie beside it."""
-    return checks_of(stage, *_BESIDE.get(stage, ()))
+    return checks_of(*_tables_of(stage))
+
+
+def _tables_of(stage: str) -> tuple[str, ...]:
+    return (stage, *_BESIDE.get(stage, ()))
 
 
 def check_specs(spec: CollectionSpec, stage: str) -> list[dg.AssetCheckSpec]:
@@ -64,8 +68,7 @@ def findings_of(workspace: Workspace, spec: CollectionSpec, stage: str, keys: Se
     """Check some partitions of a stage."""
 
     def found(key: str) -> dict[str, Finding]:
-        tables = (stage, *_BESIDE.get(stage, ()))
-        return {finding.check: finding for table in tables for finding in check_stage(workspace, spec, key, table)}
+        return {finding.check: finding for finding in check_stage(workspace, spec, key, *_tables_of(stage))}
 
     return dict(zip(keys, each_file(workspace.fs, found, keys), strict=True))
 

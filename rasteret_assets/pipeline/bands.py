@@ -14,7 +14,7 @@ import pyarrow as pa
 from rasteret_assets.columns.hashing import ContentDigest
 from rasteret_assets.errors import CollectionError, DamagedFileError
 from rasteret_assets.headers.compact import LEDGER_OPTIONS
-from rasteret_assets.headers.earlier import bring_up_to_date, partitions_with_earlier_headers
+from rasteret_assets.headers.earlier import bring_up_to_date, earlier_header_files
 from rasteret_assets.headers.index import HeaderIndex
 from rasteret_assets.headers.outcomes import Latencies
 from rasteret_assets.headers.places import Places
@@ -64,13 +64,13 @@ def make_band_metadata(build: Build, keys: Sequence[str]) -> dict[str, StageResu
     if build.backend is None:
         raise CollectionError("the band metadata need a backend")
     workspace = build.workspace
-    with_earlier = partitions_with_earlier_headers(workspace)
+    earlier = earlier_header_files(workspace)
 
     def prepare(key: str) -> bool:
         # Of a partition that was never built there is nothing to prepare.
-        if key in with_earlier or workspace.has(workspace.stage_file(BANDS, key)):
+        if key in earlier or workspace.has(workspace.stage_file(BANDS, key)):
             with workspace.lock(key):
-                _without_damaged_headers(build, lambda: _prepare_headers(build, key))
+                _without_damaged_headers(build, lambda: _prepare_headers(build, key, earlier.get(key, ())))
         return True
 
     prepared = side_by_side(keys, prepare, partitions_at_once(build, keys), build.failed)
@@ -105,8 +105,8 @@ def _list_headers_of_gone(build: Build, keys: Sequence[str]) -> None:
                 list_unused(build.workspace, key, lambda: pa.chunked_array([], pa.string()))
 
 
-def _prepare_headers(build: Build, key: str) -> None:
-    bring_up_to_date(build.workspace, key)
+def _prepare_headers(build: Build, key: str, beside: Sequence[str]) -> None:
+    bring_up_to_date(build.workspace, key, beside)
     if not build.force:
         list_unused(build.workspace, key, lambda: _ids(build, key))
 
