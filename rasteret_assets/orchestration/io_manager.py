@@ -16,6 +16,7 @@ from typing import Any, Final, Never
 import dagster as dg
 import pyarrow.compute as pc
 
+from rasteret_assets.checks.finding import some
 from rasteret_assets.collection import Collection, load
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.orchestration.events import failures_of_run, run_failure
@@ -110,11 +111,14 @@ class _CollectionIOManager(dg.IOManager):
         gone = self.instance.get_materialized_partitions(stage_key(self.spec, COLLECTION)) & set(missing)
         unbuilt = [key for key in missing if key not in gone]
         if unbuilt and not (context.definition_metadata or {}).get(ALLOW_MISSING):
+            told = some(unbuilt, _MOST_NAMED)
             raise CollectionError(
-                f"{self.spec.name} was not built yet for {_named(unbuilt)}: materialize it first, or let the input do "
-                f"without by metadata={{{ALLOW_MISSING!r}: True}}"
+                f"{self.spec.name} was not built yet for {told}: materialize it first, or let the input do without by "
+                f"metadata={{{ALLOW_MISSING!r}: True}}"
             )
-        context.log.info("%s has no records for %s: nothing is published of them", self.spec.name, _named(missing))
+        context.log.info(
+            "%s has no records for %s: nothing is published of them", self.spec.name, some(missing, _MOST_NAMED)
+        )
 
     def _load(self, workspace: Workspace, keys: Keys[str]) -> Collection:
         path, backend = str(self.spec.published_path), self.backend.backend(self.spec)
@@ -128,7 +132,3 @@ class _CollectionIOManager(dg.IOManager):
             raise CollectionError(f"nothing of {self.spec.name} is published: materialize it first")
         found = load(path, self.spec.name, partitions=others, filesystem=filesystem)
         return replace(found.where(pc.scalar(value=False)), backend=backend)
-
-
-def _named(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:_MOST_NAMED]) + (f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else "")

@@ -11,6 +11,7 @@ from typing import Final
 
 import dagster as dg
 
+from rasteret_assets.checks.finding import some
 from rasteret_assets.orchestration.events import source_observations
 from rasteret_assets.orchestration.jobs import Jobs
 from rasteret_assets.orchestration.look import look_in_tick, look_request
@@ -178,9 +179,8 @@ def _look(spec: CollectionSpec, cursor: Cursor, known: str, is_running: bool) ->
 
 def _skip_reason(found: Difference, cursor: Cursor) -> str:
     if found.stale:
-        waiting = ", ".join(f"{key} (tries so far: {cursor.asked[key].tries})" for key in found.stale[:_MOST_NAMED])
-        more = "" if len(found.stale) <= _MOST_NAMED else f" and {len(found.stale) - _MOST_NAMED} more"
-        return f"partitions whose runs failed wait for their next try: {waiting}{more}"
+        waiting = some([f"{key} (tries so far: {cursor.asked[key].tries})" for key in found.stale], _MOST_NAMED)
+        return f"partitions whose runs failed wait for their next try: {waiting}"
     if found.busy:
         return f"{len(found.busy)} partitions are being built; no other differs from the source"
     return f"all {len(found.want)} partitions of the source are published as they are"

@@ -132,7 +132,7 @@ def collection(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition
         with explained():
             step = StageStep(context, rasteret_filesystem.open_workspace(spec), spec, COLLECTION)
             # What the run's own steps have checked needs no second look.
-            unchecked = [stage for stage in (NORMALIZED, BANDS) if stage not in step.stages_of_run]
+            unchecked = [stage for stage in (NORMALIZED, BANDS) if stage not in step.steps_of_run]
             for key, told in publication_errors(step.workspace, spec, step.keys, unchecked).items():
                 step.fail(key, CheckError(told))
             build = Build(workspace=step.workspace, spec=spec)

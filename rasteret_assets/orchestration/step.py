@@ -58,9 +58,14 @@ class StageStep:
         self.keys = [key for key in all_keys if key not in self.failures]
 
     @property
-    def stages_of_run(self) -> list[str]:
-        """Return the stages that are part of the run, in the order in which data flows."""
-        return stages_of_run(self.context.job_def, self.context.run, self.spec)
+    def steps_of_run(self) -> list[str]:
+        """Return the collection's steps that the run has, in the order in which data flows.
+
+        They are named by their stages; :data:`~rasteret_assets.orchestration.names.PUBLISHED_CHECKS` is the last.
+        """
+        there, chosen = {node.name for node in self.context.job_def.nodes}, self.context.run.step_keys_to_execute
+        names = {step: op_name(self.spec, step) for step in (*STAGES, PUBLISHED_CHECKS)}
+        return [step for step, name in names.items() if name in there and (chosen is None or name in chosen)]
 
     def run(self, build: Build, explain: Explain = lambda _key, _error: {}) -> list[StageResult]:
         """Run the stage over the partitions that have not failed.
@@ -125,23 +130,5 @@ class StageStep:
 
     def finish(self) -> None:
         """End the step; see :meth:`report`."""
-        followed = checks_published(self.context.job_def, self.context.run, self.spec)
-        is_last = self.stage == self.stages_of_run[-1] and not followed
-        if self.failures and (not self.keys or is_last):
+        if self.failures and (not self.keys or self.stage == self.steps_of_run[-1]):
             raise run_failure(self.failures.values(), len(self.keys))
-
-
-def stages_of_run(job: dg.JobDefinition, run: dg.DagsterRun, spec: CollectionSpec) -> list[str]:
-    """Return the stages of a collection that a run has a step of, in the order in which data flows."""
-    selected, steps = job.asset_layer.selected_asset_keys, run.step_keys_to_execute
-    return [
-        stage
-        for stage in STAGES
-        if stage_key(spec, stage) in selected and (steps is None or op_name(spec, stage) in steps)
-    ]
-
-
-def checks_published(job: dg.JobDefinition, run: dg.DagsterRun, spec: CollectionSpec) -> bool:
-    """Tell whether a run has the step that checks what is published."""
-    step, steps = op_name(spec, PUBLISHED_CHECKS), run.step_keys_to_execute
-    return step in {node.name for node in job.nodes} and (steps is None or step in steps)

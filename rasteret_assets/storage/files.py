@@ -554,8 +554,13 @@ def _log_made_anew(error: DamagedFileError) -> None:
 
 def digest_of(fs: pafs.FileSystem, path: str) -> str:
     """Return the digest of a file as :class:`Written` has it, read in pieces."""
-    digest = xxh3_128()
     with fs.open_input_stream(path) as stream:
-        while piece := stream.read(_PIECE_BYTES):
-            digest.update(piece)
+        return stream_digest(stream)
+
+
+def stream_digest(stream: pa.NativeFile) -> str:
+    """Return the digest of what is left to read of a file, as :class:`Written` has it, read in pieces."""
+    digest = xxh3_128()
+    while piece := stream.read(_PIECE_BYTES):
+        digest.update(piece)
     return digest.hexdigest()

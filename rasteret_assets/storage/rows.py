@@ -10,13 +10,12 @@ from typing import Final
 import pyarrow as pa
 from xxhash import xxh3_128
 
-from rasteret_assets.storage.files import Files
+from rasteret_assets.storage.files import Files, stream_digest
 from rasteret_assets.storage.reading import patiently, unreadable
 from rasteret_assets.storage.streams import STREAM_SUFFIX, open_stream
 
 #: Bytes of a file that stay in memory where its digest is asked for: its rows then cost no further request.
 _HELD_BYTES: Final = 64 * 2**20
-_PIECE_BYTES: Final = 8 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,4 @@ def _digest(source: pa.NativeFile) -> tuple[str, pa.Buffer | None]:
     if source.size() <= _HELD_BYTES:
         content = source.read_buffer()
         return xxh3_128(memoryview(content)).hexdigest(), content
-    digest = xxh3_128()
-    while piece := source.read(_PIECE_BYTES):
-        digest.update(piece)
-    return digest.hexdigest(), None
+    return stream_digest(source), None
