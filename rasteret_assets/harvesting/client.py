@@ -21,6 +21,7 @@ from pystac import Link
 from pystac.errors import STACError
 from pystac_client import Client
 from pystac_client.conformance import ConformanceClasses
+from pystac_client.errors import ClientTypeError
 from pystac_client.exceptions import APIError
 from pystac_client.item_search import ItemSearch
 from pystac_client.stac_api_io import StacApiIO
@@ -173,7 +174,7 @@ class StacApi:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what an API does not say that it can is decided here
                 self._client = Client.from_dict(document, href=address, preserve_dict=False)
-        except (STACError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except (STACError, ClientTypeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise HarvestError(f"{redact(address)}: not the first page of a STAC API ({_short(error)})") from None
         self._client._stac_io = self.io  # noqa: SLF001  (as pystac-client's own constructors do)
         links = [link for link in self._client.get_links("search") if link.get_absolute_href()]

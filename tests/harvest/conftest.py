@@ -44,7 +44,7 @@ def spec_of(stac: StacServer, tmp_path: Path) -> Callable[..., CollectionSpec]:
     def make(**options: Any) -> CollectionSpec:
         asked = {"collections": [COLLECTION], "datetime": "2024", "limit": 50, **options}
         if "stac_catalog" not in asked:
-            asked["stac_api"] = stac.url
+            asked.setdefault("stac_api", stac.url)
         return CollectionSpec.of(name="scenes", workspace_dir=tmp_path / "workspace", harvest=asked)
 
     return make
