@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from rasteret_assets.errors import BadPageError
 from rasteret_assets.harvesting.client import StacApi
@@ -20,6 +20,8 @@ from rasteret_assets.harvesting.items import content_of, key_of
 from rasteret_assets.harvesting.ledger import digest_of
 from rasteret_assets.harvesting.rows import WindowRows
 from rasteret_assets.harvesting.windows import Window, time_of
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -125,6 +127,28 @@ def ask_window(
         _log.info("window %s: %s; it is asked for again", window.key, reason)
         time.sleep(pause)
     raise BadPageError(f"{reason} (asked {len(ASKED_AGAIN_AFTER_S) + 1} times)")
+
+
+def until_whole(search: Callable[[], T], what: str) -> T:
+    """Return what a search gives, which is tried again where its pages do not add up.
+
+    Args:
+        search: raises :class:`BadPageError` where they do not.
+        what: is searched for, for messages.
+
+    Raises:
+        BadPageError: if the pages did not add up, however often they were asked for.
+    """
+    for pause in ASKED_AGAIN_AFTER_S:
+        try:
+            return search()
+        except BadPageError as error:
+            _log.info("%s: %s; it is tried again", what, error)
+        time.sleep(pause)
+    try:
+        return search()
+    except BadPageError as error:
+        raise BadPageError(f"{what}: {error} (asked {len(ASKED_AGAIN_AFTER_S) + 1} times)") from None
 
 
 def _read_pages(api: StacApi, answer: Answer, *, is_first: bool, check_stop: Callable[[int], None]) -> None:

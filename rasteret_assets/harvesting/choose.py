@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
-from rasteret_assets.errors import HarvestError
+from rasteret_assets.errors import BadPageError, HarvestError
 from rasteret_assets.harvest_options import Interval
+from rasteret_assets.harvesting.ask import until_whole
 from rasteret_assets.harvesting.client import StacApi, changed_since
 from rasteret_assets.harvesting.items import content_of, key_of
 from rasteret_assets.harvesting.ledger import Hashes, Ledger, WindowState, read_hashes
@@ -126,12 +128,25 @@ def _updated_windows(
     since = newest - UPDATED_OVERLAP if recent else newest
     for way in changed_since(api, utc_text(since), included=recent):
         try:
-            return _Probe(windows, workspace, since, included=recent).windows_of(api, way)
+            return until_whole(
+                partial(_updated_since, api, windows, workspace, since, way, included=recent),
+                "the search for updated items",
+            )
         except _NotToldError as error:
             _log.info("%s; windows are asked for by their age", error)
+        except BadPageError:
+            # Whatever it would have told must not be missed.
+            raise
         except HarvestError as error:
             _log.info("the API does not tell which items were updated: %s", error)
     return None
+
+
+def _updated_since(
+    api: StacApi, windows: Sequence[Window], workspace: Workspace, since: datetime, way: Mapping[str, Any], *,
+    included: bool,
+) -> set[str]:  # fmt: skip
+    return _Probe(windows, workspace, since, included=included).windows_of(api, way)
 
 
 class _NotToldError(Exception):
@@ -162,11 +177,13 @@ class _Probe:
 
         Raises:
             HarvestError: if the API does not take the search.
+            BadPageError: if pages cannot be had, or fewer items come than the API says.
             _NotToldError: if it takes the search but ignores what was asked.
         """
-        last = None
+        last, matched, received = None, None, set[bytes]()
         whole = Window(key=ALL, start=api.options.interval.start, end=api.options.interval.end)
         for page in api.pages(whole, **way):
+            matched = page.matched if page.matched is not None else matched
             for item in page.items:
                 at = updated_of(item)
                 if at is None:
@@ -178,15 +195,20 @@ class _Probe:
                         return self._found
                     raise _NotToldError("the API does not filter by updated, though it says so")
                 last = at
-                self._note(item)
+                received.add(self._note(item))
+        if matched is not None and api.options.trust_count and len(received) < matched:
+            raise BadPageError(f"{matched} items match, but {len(received)} came")
         return self._found
 
-    def _note(self, item: Mapping[str, Any]) -> None:
+    def _note(self, item: Mapping[str, Any]) -> bytes:
+        """Note the window of an item that is not known as it is; return the hash of the item's name."""
+        content = content_of(item)
+        key = key_of(item, content)
         window = self._calendar.window_of(time_of(item))
         if window is None or window.key in self._found:
-            return
+            return key
         if window.key not in self._known:
             self._known[window.key] = read_hashes(self._workspace, window.key) or {}
-        content = content_of(item)
-        if self._known[window.key].get(key_of(item, content)) != content:
+        if self._known[window.key].get(key) != content:
             self._found.add(window.key)
+        return key
