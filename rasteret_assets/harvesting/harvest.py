@@ -37,6 +37,7 @@ from rasteret_assets.harvesting.store import HarvestStore
 from rasteret_assets.harvesting.windows import UNDATED, Calendar, Window, time_of, utc_text, window_at
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.garbage import fewer_collections
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.versions import spec_version
 
@@ -76,7 +77,7 @@ def harvest_items(
     """
     if spec.harvest is None:
         raise SpecError(f"{spec.name}: has no harvest options, which say where its STAC items come from")
-    with workspace.lock_harvest():
+    with workspace.lock_harvest(), fewer_collections():
         workspace.sweep()
         harvest = _Harvest(spec, workspace, now or datetime.now(UTC), progress, force=force)
         report = harvest.of_catalog() if spec.harvest.stac_catalog is not None else harvest.of_api()

@@ -110,7 +110,8 @@ class StacServer:
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    def answer(self, path: str, asked: Mapping[str, Any], method: str) -> dict[str, Any] | None:
+    def answer(self, path: str, asked: Mapping[str, Any], method: str) -> Any:
+        """A document; None where there is none. A subclass may give its bytes."""
         if path == "/":
             return self._root()
         if path.startswith("/collections/"):
@@ -135,7 +136,7 @@ class StacServer:
             "extent": {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [self.extent]}},
         }  # fmt: skip
 
-    def _page(self, asked: Mapping[str, Any], method: str) -> dict[str, Any]:
+    def _page(self, asked: Mapping[str, Any], method: str) -> Any:
         with self._lock:
             found = [item for item in self.items.values() if _matches(item, asked, self.can - self.ignores)]
         found.sort(key=lambda item: (str(item["properties"].get("datetime")), str(item.get("id"))))
@@ -209,9 +210,9 @@ def _in_time(properties: Mapping[str, Any], asked: str) -> bool:
 
 
 @contextmanager
-def serve_stac() -> Iterator[StacServer]:
+def serve_stac(kind: type[StacServer] = StacServer) -> Iterator[Any]:
     """A STAC API as long as the block runs."""
-    server = StacServer()
+    server = kind()
     thread = threading.Thread(target=server._httpd.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
@@ -249,6 +250,9 @@ def _handler(server: StacServer) -> type[BaseHTTPRequestHandler]:
             document = server.answer(path, asked, method)
             if document is None:
                 self._send(404, b"{}")
+                return
+            if isinstance(document, bytes):
+                self._send(200, document)
                 return
             self._send_faulty(_spoiled(document, fault, asked, server, method), fault)
 
