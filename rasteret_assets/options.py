@@ -60,13 +60,16 @@ class GraphOptions(BaseModel):
         owners: who is asked about the collection: ``team:<name>`` or an e-mail address.
         tags: of every asset, shown and searched in the catalog.
         kinds: shown beside ``parquet`` on the published collection, such as ``sentinel2``.
-        autostart: start the sensors ``<name>_refresh`` and ``<name>_retry`` with the code location; otherwise somebody
-            starts them in the UI.
+        autostart: start the sensors ``<name>_refresh`` and ``<name>_retry`` with the code location, and the schedule
+            ``<name>_harvest_schedule``; otherwise somebody starts them in the UI.
         refresh_seconds: how often the sensor looks at the source, at most.
         refresh_cron: when the schedule ``<name>_refresh_schedule`` looks for changes, for those who prefer a clock to
             the sensor.
         revalidate_cron: when ``<name>_revalidate_schedule`` asks whether known files have changed.
-        timezone: of both.
+        harvest_cron: when the schedule ``<name>_harvest_schedule`` harvests STAC items, of a collection that is
+            harvested.
+        newest_item_within_hours: the check ``newest_item_is_recent`` warns where the newest harvested item is older.
+        timezone: of all of them.
         fresh_within_hours: the collection counts as stale in the catalog when nothing was published for so long; only
             for sources that are known to grow that often, since an unchanged source is not built again.
         preview: draw a picture of some pixels of every published partition, which takes a few range requests.
@@ -93,6 +96,8 @@ class GraphOptions(BaseModel):
     refresh_seconds: int = Field(default=30, ge=1)
     refresh_cron: str = Field(default="0 6 * * *", json_schema_extra=_CRON_FORM)
     revalidate_cron: str = Field(default="0 3 * * 0", json_schema_extra=_CRON_FORM)
+    harvest_cron: str = Field(default="0 5 * * *", json_schema_extra=_CRON_FORM)
+    newest_item_within_hours: float | None = Field(default=None, gt=0, le=1_000_000)
     timezone: str = Field(default="UTC", json_schema_extra=_of_zones)
     fresh_within_hours: float | None = Field(default=None, ge=1 / 60, le=1_000_000)
     preview: bool = False
@@ -117,7 +122,7 @@ class GraphOptions(BaseModel):
             raise ValueError("Dagster shows three kinds, of which two are parquet and geoparquet: name one")
         return value
 
-    @field_validator("refresh_cron", "revalidate_cron")
+    @field_validator("refresh_cron", "revalidate_cron", "harvest_cron")
     @classmethod
     def _regular(cls, value: str) -> str:
         if (wrong := _wrong_in_cron(value)) is not None:

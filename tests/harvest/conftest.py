@@ -11,7 +11,7 @@ import pytest
 
 from rasteret_assets import CollectionSpec
 from rasteret_assets.harvesting import ask, client
-from rasteret_assets.harvesting.harvest import harvest_items
+from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_windows
 from rasteret_assets.harvesting.report import HarvestReport
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.stac import COLLECTION, StacServer, make_item, serve_stac
@@ -55,6 +55,8 @@ def harvest() -> Harvest:
     """Harvests a spec at a moment."""
 
     def run(spec: CollectionSpec, now: datetime = NOW, *, force: bool = False) -> HarvestReport:
-        return harvest_items(spec, Workspace.of(spec), now=now, force=force)
+        report = harvest_items(spec, Workspace.of(spec), now=now, force=force)
+        refuse_failed_windows(spec, report)
+        return report
 
     return run
