@@ -14,7 +14,7 @@ import dagster as dg
 
 from rasteret_assets.errors import HarvestError
 from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_windows
-from rasteret_assets.harvesting.ledger import read_ledger
+from rasteret_assets.harvesting.ledger import Ledger, read_ledger
 from rasteret_assets.harvesting.report import HarvestReport
 from rasteret_assets.harvesting.windows import moment_of
 from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG, run_tags
@@ -23,6 +23,7 @@ from rasteret_assets.orchestration.names import HARVESTED, harvest_job_name, ide
 from rasteret_assets.orchestration.reporting import PROGRESS_INTERVAL_S, explained, table_metadata
 from rasteret_assets.orchestration.resources import BuildOptions, FilesystemResource
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.versions import files_version
 
 COMPLETE_CHECK: Final = "all_matching_items_harvested"
@@ -77,10 +78,8 @@ def _harvested_items(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefi
             )
             ledger = read_ledger(workspace)
         context.log.info("%s", report)
-        # In the order of windows: what the asset holds, whenever it was harvested.
-        version = files_version(f"{key} {state.digest}" for key, state in sorted(ledger.windows.items()))
         yield dg.MaterializeResult(
-            asset_key=asset.key, metadata=_metadata(report), data_version=dg.DataVersion(version),
+            asset_key=asset.key, metadata=_metadata(report), data_version=dg.DataVersion(_version(ledger)),
             check_results=[_complete(spec, report), _recent(spec, report, datetime.now(UTC))],
         )  # fmt: skip
         try:
@@ -90,6 +89,42 @@ def _harvested_items(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefi
             raise dg.Failure(description=str(error), allow_retries=True) from error
 
     return harvested_items
+
+
+def report_harvest(
+    instance: dg.DagsterInstance, spec: CollectionSpec, workspace: Workspace, report: HarvestReport
+) -> None:
+    """Tell an instance of a harvest that no run of it did.
+
+    Args:
+        instance: on which the asset is shown.
+        spec: of the collection.
+        workspace: of the collection.
+        report: of the harvest.
+    """
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            stage_key(spec, HARVESTED),
+            metadata=_metadata(report),
+            tags={"dagster/data_version": _version(read_ledger(workspace))},
+        )
+    )
+    for result in (_complete(spec, report), _recent(spec, report, datetime.now(UTC))):
+        instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=stage_key(spec, HARVESTED),
+                check_name=str(result.check_name),
+                passed=result.passed,
+                metadata=result.metadata or {},
+                severity=result.severity,
+                description=result.description,
+            )
+        )
+
+
+def _version(ledger: Ledger) -> str:
+    """What the asset holds, whenever it was harvested."""
+    return files_version(f"{key} {state.digest}" for key, state in sorted(ledger.windows.items()))
 
 
 def _check_specs(spec: CollectionSpec) -> list[dg.AssetCheckSpec]:
