@@ -25,6 +25,8 @@ from pystac_client.errors import ClientTypeError
 from pystac_client.exceptions import APIError
 from pystac_client.item_search import ItemSearch
 from pystac_client.stac_api_io import StacApiIO
+from requests import PreparedRequest, Response
+from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from rasteret_assets.errors import BadPageError, HarvestError
@@ -37,7 +39,7 @@ from rasteret_assets.storage.link_local import is_link_local
 from rasteret_assets.versions import spec_version
 
 #: Seconds between the tries of a document that breaks off or is not JSON.
-RETRIED_AFTER_S: tuple[float, ...] = (0.2, 1.0, 5.0)
+RETRIED_AFTER_S: tuple[float, ...] = (0.2, 1.0, 5.0, 15.0)
 #: Grows the pause of urllib3 between tries of an answer that may pass: 0, 1, 2, 4, 8 s, unless the host says how long.
 BACKOFF_S: float = 0.5
 _TRIES: Final = 6
@@ -63,6 +65,33 @@ class Page(NamedTuple):
     matched: int | None
 
 
+class _GuardedAdapter(HTTPAdapter):
+    """Sends requests, also those to which a redirect leads, unless a catalog has no business with their address.
+
+    Args:
+        retry: which answers are waited out.
+        link_local: whether addresses of a machine's own network may be asked.
+    """
+
+    def __init__(self, retry: Retry, *, link_local: bool) -> None:
+        super().__init__(max_retries=retry)
+        self._link_local = link_local
+
+    def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
+        """Send a request.
+
+        Raises:
+            HarvestError: if it leads to an address of this machine's own network.
+        """
+        href = str(request.url)
+        if not self._link_local and is_link_local(urlsplit(href).netloc.rpartition("@")[2]):
+            raise HarvestError(
+                f"{redact(href)}: is an address of this machine's own network, or hands out its credentials; allow it "
+                "with link_local: allow"
+            )
+        return super().send(request, *args, **kwargs)
+
+
 class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
     """Reads documents of an API or a catalog, from HTTP(S), a disk or any filesystem that pyarrow knows.
 
@@ -71,12 +100,14 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
     """
 
     def __init__(self, *, link_local: bool = False) -> None:
+        # Broken connections are for this class: urllib3 logs the addresses of those that it tries again, keys included.
         retry = Retry(
-            total=_TRIES, status_forcelist=_PASSING, allowed_methods=None, backoff_factor=BACKOFF_S,
-            raise_on_status=False, retry_after_max=_LONGEST_PAUSE_S,
+            total=_TRIES, connect=0, read=0, other=0, status_forcelist=_PASSING, allowed_methods=None,
+            backoff_factor=BACKOFF_S, raise_on_status=False, retry_after_max=_LONGEST_PAUSE_S,
         )  # fmt: skip
-        super().__init__(timeout=_TIMEOUT_S, max_retries=retry)
-        self._link_local = link_local
+        super().__init__(timeout=_TIMEOUT_S, max_retries=None)
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, _GuardedAdapter(retry, link_local=link_local))
         self._counting = threading.Lock()
         self.requests = 0
 
@@ -92,12 +123,7 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
             return str(stream.read().decode("utf-8"))
 
     def request(self, href: str, *args: Any, **kwargs: Any) -> str:
-        """Send a request, unless it leads to an address that a catalog has no business with."""
-        if not self._link_local and is_link_local(urlsplit(href).netloc.rpartition("@")[2]):
-            raise HarvestError(
-                f"{redact(href)}: is an address of this machine's own network, or hands out its credentials; allow it "
-                "with link_local: allow"
-            )
+        """Send a request, and count it."""
         self._count()
         return str(super().request(href, *args, **kwargs))
 
@@ -124,6 +150,8 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
             try:
                 return self.json_loads(self.read_text(source, **more))
             except APIError as error:
+                if isinstance(error.__context__, HarvestError):  # of the adapter
+                    raise error.__context__ from None
                 status = getattr(error, "status_code", None)
                 if status in _FINAL and status not in _PASSING:
                     raise HarvestError(f"{told}: the host answers {status}: {_short(error)}") from None

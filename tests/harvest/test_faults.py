@@ -173,6 +173,20 @@ def test_a_page_may_not_lead_into_this_machines_own_network(stac, spec_of, harve
         harvest(spec_of(datetime="2024-01"))
 
 
+def test_a_redirect_may_not_lead_there_either(stac, spec_of, harvest) -> None:
+    stac.redirects["/"] = "http://169.254.169.254/latest/meta-data"
+    with pytest.raises(HarvestError, match=r"169\.254\.169\.254/latest/meta-data: is an address of this machine's own"):
+        harvest(spec_of())
+
+
+@pytest.mark.parametrize("fault", ["reset", "short", "503", "400"])
+def test_no_key_of_an_address_is_logged_when_it_is_tried_again(stac, spec_of, harvest, fault, caplog) -> None:
+    stac.fault = lambda *_: fault
+    with caplog.at_level("INFO"), pytest.raises(HarvestError) as caught:
+        harvest(spec_of(stac_api=f"{stac.url}/?subscription-key=hunter2hunter2"))
+    assert "hunter2" not in f"{caplog.text} {caught.value!r}"
+
+
 def test_no_key_of_an_address_is_written_or_shown(stac, spec_of, harvest, caplog) -> None:
     stac.fault = on_search("broken", lambda number: True)
     spec = spec_of(datetime="2024-01", stac_api=f"{stac.url}/?subscription-key=hunter2hunter2")
