@@ -40,10 +40,10 @@ def run():
     return time.perf_counter() - began, time.process_time() - cpu, report
 first, cpu, report = run()
 again, _, unchanged = run()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 began = time.perf_counter()
 build = ra.build(spec)
 built = time.perf_counter() - began
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 print(json.dumps({"items": report.items, "seconds": first, "cpu_seconds": cpu,
                   "requests": report.requests, "windows": report.windows,
                   "unchanged_seconds": again, "unchanged_requests": unchanged.requests, "build_seconds": built,
