@@ -90,7 +90,9 @@ class CollectionSpec(_Model):
     The first sixteen fields are the arguments of ``build_from_table`` under the same names.
 
     Args:
-        path: path or URI of a Parquet or GeoParquet file or dataset directory.
+        path: path, URI or HTTP(S) address of a Parquet or GeoParquet file, of a dataset directory, or of a STAC
+            Collection (``.json``) whose assets are Parquet files; a glob (``s3://bucket/items/*/part-*.parquet``); or
+            a list of these.
         name: name of the collection; required where it is published under a workspace.
         data_source: identifier of the provider's product, carried into the published footer.
         workspace_dir: folder or URI under which ``<name>_records`` is published.
@@ -135,7 +137,7 @@ class CollectionSpec(_Model):
         keep_query: names of parameters that are published though they look like secrets, because they name the file.
     """
 
-    path: str
+    path: str | tuple[str, ...]
     name: str = Field(default="", json_schema_extra={"pattern": f"^({_NAME.pattern})?$"})
     data_source: str = ""
     workspace_dir: str | None = None
@@ -175,6 +177,10 @@ class CollectionSpec(_Model):
     @field_validator("path", "workspace_dir", mode="before")
     @classmethod
     def _path_text(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            if not value:
+                raise ValueError("an empty list names no file: write the paths of the record table")
+            return tuple(map(cls._path_text, value))
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{value!r} holds a NUL, which no path does")
         return str(value) if isinstance(value, Path) else value
@@ -252,6 +258,11 @@ class CollectionSpec(_Model):
     def secrets(self) -> SecretRule:
         """Which parameters of addresses are secrets, as far as ``secret_query`` and ``keep_query`` say."""
         return SecretRule.of(self.secret_query, self.keep_query)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of the record table: one, or those of a list."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
     @property
     def published_path(self) -> str | None:

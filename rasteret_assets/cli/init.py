@@ -49,7 +49,7 @@ def init(
     # The file lies elsewhere: what is relative in it starts there, and what was typed here.
     workspace = None if workspace_dir is None else _from_here(workspace_dir)
     place = _from_here(table)
-    proposal = propose(place, name=name, workspace_dir=workspace, filesystem=location.filesystem_of(place))
+    proposal = propose(place, name=name, workspace_dir=workspace, filesystem=location.filesystem_of)
     file = out or location.declarations / f"{proposal.values['name']}.yaml"
     if not dry_run:
         if file.exists() and not overwrite:

@@ -103,9 +103,7 @@ def read_spec(file: str | Path) -> CollectionSpec:
     file = Path(file)
     document = _document(file)
     values = _plain(document, file)
-    for field in ("path", "workspace_dir"):
-        if isinstance(values.get(field), str):
-            values[field] = from_folder(file.parent, values[field])
+    resolve_paths(values, file.parent)
     try:
         return CollectionSpec(**{"name": file.stem, **values})
     except ValidationError as error:
@@ -116,6 +114,16 @@ def read_spec(file: str | Path) -> CollectionSpec:
         )
         for place, text in problems
     ])  # fmt: skip
+
+
+def resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a declaration start at the folder of its file; those that are not text stay as they are."""
+    for field in ("path", "workspace_dir"):
+        value = values.get(field)
+        if isinstance(value, str):
+            values[field] = from_folder(folder, value)
+        elif isinstance(value, list):
+            values[field] = [from_folder(folder, one) if isinstance(one, str) else one for one in value]
 
 
 def from_folder(folder: Path, path: str) -> str:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ModelWrapValidatorHandler, PrivateAttr, TypeAdapter, ValidationError, model_validator
 
 from rasteret_assets.declare.editor_schema import describe
-from rasteret_assets.declare.files import from_folder
+from rasteret_assets.declare.files import resolve_paths
 from rasteret_assets.errors import DeclarationError, Mistake
 from rasteret_assets.spec import CollectionSpec, explain
 
@@ -134,9 +134,7 @@ def resolved_attributes(attributes: BaseModel | None, context: dg.ComponentLoadC
     """
     given = attributes.given if isinstance(attributes, CollectionAttributes) else {}
     values: dict[str, Any] = context.resolution_context.resolve_value(given, as_type=dict)
-    for field in ("path", "workspace_dir"):
-        if isinstance(values.get(field), str):
-            values[field] = from_folder(context.path, values[field])
+    resolve_paths(values, context.path)
     own = values.pop("own_resources", False)
     try:
         own_resources = _SWITCH.validate_python(own)

@@ -1,15 +1,16 @@
 """Stage 1, raw records: open a record table, whatever it is, and scan its rows.
 
-A source is a Parquet file, a directory of them (hive keys become columns), or any Arrow object. The projection and the
-filter are pushed into the scan. Files of one directory may differ in schema: each is scanned as it is, and its rows are
-brought to the columns that all files have together, so that a column that only a later file has is not lost.
+A source is a Parquet file, a directory of them (hive keys become columns), several of both, or any Arrow object. The
+projection and the filter are pushed into the scan. Files of one table may differ in schema: each is scanned as it is,
+and its rows are brought to the columns that all files have together, so that a column that only a later file has is not
+lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import groupby
 from typing import Any, Final
 
 import pyarrow as pa
@@ -20,11 +21,11 @@ from rasteret_assets.columns.hashing import ContentDigest
 from rasteret_assets.errors import MissingColumnError, RasteretAssetsError, SourceError
 from rasteret_assets.geometry import GeometryColumn, primary_geometry
 from rasteret_assets.schema import DATETIME, END_DATETIME, GEOMETRY, START_DATETIME
-from rasteret_assets.secrets import redact
 from rasteret_assets.source.arrow import as_dataset
 from rasteret_assets.source.contract import OF_THE_SCANNER, check_contract, check_storable, listed, projection
 from rasteret_assets.source.crs import as_ewkb, describe_footprints, is_one, srid_of
-from rasteret_assets.source.files import FORMAT, SchemaStore, TableFiles, find_files
+from rasteret_assets.source.files import FORMAT, SchemaStore, TableFile, TableFiles, find_files
+from rasteret_assets.source.locate import paths_of
 from rasteret_assets.source.schemas import reduced, unite_schemas
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.batches import BATCH_ROWS
@@ -156,10 +157,11 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: 
     """Open ``data`` as a record table.
 
     Args:
-        data: path or URI of a Parquet file or directory, or an Arrow Table, Dataset, RecordBatch, RecordBatchReader,
-            any object with ``__arrow_c_stream__``, or a GeoDataFrame.
+        data: path, URI or address of a Parquet file, directory, STAC document or glob, or a list of these; or an Arrow
+            Table, Dataset, RecordBatch, RecordBatchReader, any object with ``__arrow_c_stream__``, or a GeoDataFrame.
         spec: gives ``columns``, ``filter_expr``, ``column_map`` and ``href_column``.
-        filesystem: pyarrow or fsspec filesystem of ``data`` where it is a path.
+        filesystem: pyarrow or fsspec filesystem of ``data`` where it is a path, or a function that returns that of a
+            path.
         known: where schemas of files are kept between two looks (see :class:`~.known.KnownSchemas`): only the footers
             of files that changed are then opened.
 
@@ -169,7 +171,7 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: 
     """
     geometry = spec.source_column(GEOMETRY)
     instants = frozenset(map(spec.source_column, (DATETIME, START_DATETIME, END_DATETIME)))
-    table = _open(data, filesystem, known, geometry, instants)
+    table = _open(data, filesystem, known, geometry, instants, link_local=spec.link_local == "allow")
     if spec.filter is not None:
         table = replace(table, parts=tuple(_in_one_unit(part, table.schema) for part in table.parts))
     names = projection(table.label, table.schema.names, spec)
@@ -177,7 +179,7 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: 
     footers = list({id(part.schema): part.schema for part in table.parts}.values())
     check_contract(table.label, schema, footers, spec)
     source = _with_one_crs(replace(table, schema=schema, filter=spec.filter))
-    if isinstance(data, str | Path):
+    if paths_of(data) is not None:
         return replace(source, reopen=lambda: open_source(data, spec, filesystem, known))
     check_storable(source.label, source.schema)
     return _with_content_version(source)
@@ -194,10 +196,10 @@ def open_table(data: Any, filesystem: Any = None) -> Source:
 
 def _open(
     data: Any, filesystem: Any, known: SchemaStore | None = None, geometry: str | None = None,
-    instants: frozenset[str] = frozenset({DATETIME, START_DATETIME, END_DATETIME}),
+    instants: frozenset[str] = frozenset({DATETIME, START_DATETIME, END_DATETIME}), *, link_local: bool = False,
 ) -> Source:  # fmt: skip
-    if isinstance(data, str | Path):
-        return _of_files(find_files(str(data), filesystem, known), geometry, instants)
+    if (paths := paths_of(data)) is not None:
+        return _of_files(find_files(paths, filesystem, known, link_local=link_local), geometry, instants)
     dataset = as_dataset(data)
     label = f"the {type(data).__name__}"
     schema = reduced(dataset.schema)
@@ -219,31 +221,48 @@ def _is_remote(dataset: ds.Dataset) -> bool:
 def _of_files(found: TableFiles, geometry: str | None, instants: frozenset[str]) -> Source:
     distinct = list({id(file.schema): file.schema for file in found.files}.values())
     united = unite_schemas(found.label, distinct, geometry or primary_geometry(distinct[0].metadata), instants)
+    groups = [list(group) for _, group in groupby(found.files, key=lambda file: (id(file.fs), file.folder))]
     try:
-        hive = ds.HivePartitioning.discover(schema=None) if found.folder is not None else None
-        factory = ds.FileSystemDatasetFactory(
-            found.fs, [file.path for file in found.files], FORMAT,
-            ds.FileSystemFactoryOptions(partition_base_dir=found.folder, partitioning=hive),
-        )  # fmt: skip
-        keys = factory.inspect(promote_options="permissive", fragments=0) if hive is not None else pa.schema([])
-        united = pa.schema([*united, *(key for key in keys if key.name not in united.names)], united.metadata)
-        dataset = factory.finish(united)
+        datasets = [_DatasetOfFiles(group) for group in groups]
+        for keys in (dataset.keys for dataset in datasets):
+            united = pa.schema([*united, *(key for key in keys if key.name not in united.names)], united.metadata)
+        fragments = [fragment for dataset in datasets for fragment in dataset.fragments(united)]
     except pa.ArrowException as error:
         raise SourceError(f"{found.label}: its files do not fit together: {error}") from error
-    fragments = {fragment.path: fragment for fragment in dataset.get_fragments()}
     scanned = {id(schema): _as_it_is(schema, united) for schema in distinct}
     parts = tuple(
         SourcePart(
-            version=file.version, dataset=fragments[file.path], schema=file.schema,
-            scanned=scanned[id(file.schema)], label=redact(file.path), size=file.size,
+            version=file.version, dataset=fragment, schema=file.schema,
+            scanned=scanned[id(file.schema)], label=file.label, size=file.size,
         )
-        for file in found.files
+        for file, fragment in zip(found.files, fragments, strict=True)
     )  # fmt: skip
     fingerprint = files_version(part.version for part in parts)
     return Source(
         schema=united, fingerprint=fingerprint, label=found.label, parts=parts, geometry=geometry or GEOMETRY,
-        remote=not is_local(found.fs),
+        remote=not all(is_local(group[0].fs) for group in groups),
     )  # fmt: skip
+
+
+class _DatasetOfFiles:
+    """Files of one filesystem and folder, and the columns that ``key=value`` folders make."""
+
+    def __init__(self, files: Sequence[TableFile]) -> None:
+        self._paths = [file.path for file in files]
+        folder = files[0].folder
+        hive = ds.HivePartitioning.discover(schema=None) if folder is not None else None
+        self._factory = ds.FileSystemDatasetFactory(
+            files[0].fs, self._paths, FORMAT,
+            ds.FileSystemFactoryOptions(partition_base_dir=folder, partitioning=hive),
+        )  # fmt: skip
+        self.keys = (
+            self._factory.inspect(promote_options="permissive", fragments=0) if hive is not None else pa.schema([])
+        )
+
+    def fragments(self, schema: pa.Schema) -> list[ds.Fragment]:
+        """Return the files in their order, to be scanned with the columns of the whole table."""
+        found = {fragment.path: fragment for fragment in self._factory.finish(schema).get_fragments()}
+        return [found[path] for path in self._paths]
 
 
 def _as_it_is(schema: pa.Schema, united: pa.Schema) -> pa.Schema:

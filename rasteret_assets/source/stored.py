@@ -28,7 +28,6 @@ from rasteret_assets.source.profile import (
     profile_fingerprint,
 )
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.filesystems import is_local
 from rasteret_assets.storage.reading import also_do
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.versions import files_version
@@ -145,9 +144,10 @@ def listed_profile(
     Raises:
         SourceError: if the source cannot be listed.
     """
-    listing, stored = list_parquet(spec.path, filesystem), _stored(workspace)
+    listing = list_parquet(spec.paths, filesystem, link_local=spec.link_local == "allow")
+    stored = _stored(workspace)
     fingerprint = files_version(version.version for version in listing.versions)
-    profile = _current(stored, fingerprint, spec, remote=not is_local(listing.fs))
+    profile = _current(stored, fingerprint, spec, remote=listing.remote)
     if profile is not None:
         return profile, LookAhead(files=0, bytes=0)
     return None, _ahead(_last_profile(stored, spec), _sizes(listing))
