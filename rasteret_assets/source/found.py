@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from rasteret_assets.source.overlap import ROW_FACTS
 from rasteret_assets.source.profile import FoundPart, PartProfile
 from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.reading import looking
@@ -31,6 +32,8 @@ _KEPT_BYTES: Final = 32 * 2**20
 #: Tables that a finished look may consist of before they are written as one.
 _TABLES_AT_MOST: Final = 24
 _SCHEMA: Final = pa.schema([("part", pa.string()), ("found", pa.string()), ("hashes", pa.large_binary())])
+#: Under ``overlap`` also what the newest row of an id is found by.
+_SCHEMA_OF_OVERLAP: Final = _SCHEMA.append(pa.field("facts", pa.large_binary()))
 _UNDER: Final = b"looked_under"
 #: Bytes of the hash of an id.
 ID_BYTES: Final = 8
@@ -44,12 +47,13 @@ class FoundFiles:
     Args:
         workspace: of the collection.
         under: what the findings depend on beside the files: tables of looks under anything else do not count.
+        overlap: whether the facts of rows are kept as well, by which the newest row of an id is found.
     """
 
-    def __init__(self, workspace: Workspace, under: str) -> None:
+    def __init__(self, workspace: Workspace, under: str, *, overlap: bool = False) -> None:
         self._workspace = workspace
         self._folder = f"{workspace.stages}/source_files"
-        self._schema = _SCHEMA.with_metadata({_UNDER: under})
+        self._schema = (_SCHEMA_OF_OVERLAP if overlap else _SCHEMA).with_metadata({_UNDER: under})
         self._guard = threading.Lock()
         self._waiting: dict[str, FoundPart] = {}
         self._waiting_bytes = 0
@@ -79,7 +83,7 @@ class FoundFiles:
         """Keep what was found in a file; it is written once it has waited long enough, or is large enough."""
         with self._guard:
             self._waiting[version] = found
-            self._waiting_bytes += found.ids.nbytes
+            self._waiting_bytes += _bytes_of(found)
             if self._waiting_bytes >= _KEPT_BYTES or time.monotonic() - self._kept_at >= KEPT_EVERY_S:
                 self._write_waiting()
 
@@ -122,12 +126,12 @@ class FoundFiles:
         if table is None or not table.schema.equals(self._schema, check_metadata=True):
             return {}
         try:
-            return {
-                part: FoundPart(PartProfile.from_json(json.loads(found)), _hashes(hashes))
-                for part, found, hashes in zip(
-                    table["part"].to_pylist(), table["found"].to_pylist(), table["hashes"], strict=True
-                )
-            }
+            profiles = [PartProfile.from_json(json.loads(found)) for found in table["found"].to_pylist()]
+            ids = [_values(hashes, np.dtype(np.uint64)) for hashes in table["hashes"]]
+            stored = table["facts"] if "facts" in table.schema.names else [None] * len(table)
+            facts = [None if one is None else _values(one, ROW_FACTS) for one in stored]
+            parts = map(FoundPart, profiles, ids, facts)
+            return dict(zip(table["part"].to_pylist(), parts, strict=True))
         except (KeyError, TypeError, ValueError, AttributeError):
             return {}
 
@@ -145,8 +149,12 @@ class FoundFiles:
         return name
 
 
-def _hashes(value: pa.LargeBinaryScalar) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    return np.frombuffer(value.as_buffer() or b"", np.uint64)
+def _values(value: pa.LargeBinaryScalar, kind: np.dtype[Any]) -> np.ndarray[tuple[int], np.dtype[Any]]:
+    return np.frombuffer(value.as_buffer() or b"", kind)
+
+
+def _bytes_of(part: FoundPart) -> int:
+    return part.ids.nbytes + (0 if part.facts is None else part.facts.nbytes)
 
 
 def _in_pieces(parts: Mapping[str, FoundPart]) -> Iterable[dict[str, FoundPart]]:
@@ -155,7 +163,7 @@ def _in_pieces(parts: Mapping[str, FoundPart]) -> Iterable[dict[str, FoundPart]]
     size = 0
     for version, part in parts.items():
         piece[version] = part
-        size += part.ids.nbytes
+        size += _bytes_of(part)
         if size >= _KEPT_BYTES:
             yield piece
             piece, size = {}, 0
@@ -165,10 +173,18 @@ def _in_pieces(parts: Mapping[str, FoundPart]) -> Iterable[dict[str, FoundPart]]
 
 def _table(parts: Mapping[str, FoundPart], schema: pa.Schema) -> pa.Table:
     # All hashes as one buffer: millions of them take longer to copy one by one than to write.
-    ends = np.cumsum([0, *(part.ids.nbytes for part in parts.values())])
-    values = np.concatenate([np.zeros(0, np.uint64), *(part.ids for part in parts.values())])
-    hashes = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(parts), [None, pa.py_buffer(ends), pa.py_buffer(values)]
-    )
+    columns = [_joined([part.ids for part in parts.values()])]
+    if "facts" in schema.names:
+        none = np.zeros(0, ROW_FACTS)
+        columns.append(_joined([none if part.facts is None else part.facts for part in parts.values()]))
     found = [json.dumps(asdict(part.profile), sort_keys=True) for part in parts.values()]
-    return pa.table([pa.array(list(parts), pa.string()), pa.array(found, pa.string()), hashes], schema)
+    return pa.table([pa.array(list(parts), pa.string()), pa.array(found, pa.string()), *columns], schema)
+
+
+def _joined(values: list[np.ndarray[tuple[int], np.dtype[Any]]]) -> pa.Array:
+    """Arrays end to end, each as one binary value."""
+    ends = np.cumsum([0, *(one.nbytes for one in values)])
+    content = np.concatenate([values[0][:0], *values])
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(values), [None, pa.py_buffer(ends), pa.py_buffer(content)]
+    )

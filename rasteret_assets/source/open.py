@@ -88,23 +88,28 @@ class Source:
     remote: bool = False
     reopen: Callable[[], Source] | None = field(default=None, repr=False, compare=False)
 
-    def batches(self, part: SourcePart | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the selected rows in file order, in bounded batches: of one part, or of all.
+    def batches(self, part: SourcePart | None = None, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the selected rows in file order, in bounded batches.
+
+        Args:
+            part: whose rows are wanted; those of all parts when omitted.
+            columns: to read; all when omitted.
 
         Raises:
             SourceError: if a file turns out unreadable on the way.
             MissingColumnError: if the filter names a column that is not there.
         """
+        names = self.schema.names if columns is None else list(columns)
         for chosen in self.parts if part is None else (part,):
             try:
                 for rows in self._pieces(chosen):
                     # A fragment by itself does not know the columns that only other files have.
                     united = {"schema": chosen.scanned} if isinstance(rows, ds.Fragment) else {}
                     scanner = rows.scanner(
-                        columns=self.schema.names, filter=self.filter, batch_size=BATCH_ROWS, **_READAHEAD, **united
+                        columns=names, filter=self.filter, batch_size=BATCH_ROWS, **_READAHEAD, **united
                     )
                     for batch in scanner.to_batches():
-                        yield self._united(batch, chosen)
+                        yield self._united(batch, chosen, names)
             except (pa.ArrowException, OSError) as error:
                 raise self._explained(error, chosen) from error
 
@@ -133,13 +138,15 @@ class Source:
         else:
             yield part.dataset
 
-    def _united(self, batch: pa.RecordBatch, part: SourcePart) -> pa.RecordBatch:
+    def _united(self, batch: pa.RecordBatch, part: SourcePart, names: Sequence[str]) -> pa.RecordBatch:
         """A part's rows as those of all parts."""
-        columns = {name: batch.column(name) for name in self.schema.names}
-        if part.footprints is not None:
+        columns = {name: batch.column(name) for name in names}
+        if part.footprints is not None and self.geometry in columns:
             columns[self.geometry] = as_ewkb(columns[self.geometry], *part.footprints)
-        united = [conform(columns[field.name], field.type) for field in self.schema]
-        return pa.RecordBatch.from_arrays(united, schema=self.schema)
+        whole = self.schema.names == list(names)
+        schema = self.schema if whole else pa.schema([self.schema.field(name) for name in names], self.schema.metadata)
+        united = [conform(columns[field.name], field.type) for field in schema]
+        return pa.RecordBatch.from_arrays(united, schema=schema)
 
     def _explained(self, error: Exception, part: SourcePart) -> RasteretAssetsError:
         text = str(error)

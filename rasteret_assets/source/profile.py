@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasteret_assets.columns.ages import row_ages
 from rasteret_assets.columns.assets import asset_names, normalize_assets, raster_rows
 from rasteret_assets.columns.hashing import RowsDigest, batch_hashes, hash_texts, repeated, repeated_by, row_hashes
 from rasteret_assets.columns.scalars import normalize_ids, normalize_times
@@ -39,6 +40,7 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.source.crs import crs_name
 from rasteret_assets.source.open import Source, SourcePart
+from rasteret_assets.source.overlap import ROW_FACTS, Overlap, RowFacts, find_overlap
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
 
@@ -101,6 +103,8 @@ class SourceProfile:
         repeats_ids: whether any id occurs more than once (or, by a clash of hashes, seems to).
         parts: by version of the source's file.
         remote: whether the source lies on another machine.
+        superseded: ids whose rows in a partition are older than the one in another, by partition; such rows count
+            neither there nor in its version.
     """
 
     fingerprint: str
@@ -112,6 +116,7 @@ class SourceProfile:
     repeats_ids: bool = True
     parts: dict[str, PartProfile] = field(default_factory=dict)
     remote: bool = False
+    superseded: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A document for :meth:`from_json`."""
@@ -126,6 +131,7 @@ class SourceProfile:
             fingerprint=document["fingerprint"], columns=document.get("columns", ""),
             partitions=_partitions(document["partitions"]), parts=parts,
             repeats_ids=document.get("repeats_ids", True), remote=bool(document.get("remote")), **lists,
+            superseded={key: tuple(ids) for key, ids in document.get("superseded", {}).items()},
         )  # fmt: skip
 
     @property
@@ -149,17 +155,24 @@ def _partitions(document: Mapping[str, Any]) -> dict[str, PartitionProfile]:
 
 
 class FoundPart(NamedTuple):
-    """What was found in one file of a source, and a 64-bit hash of the id of each of its rows."""
+    """What was found in one file of a source.
+
+    Args:
+        profile: of the file.
+        ids: a 64-bit hash of the id of each row.
+        facts: of the same rows, as :data:`~rasteret_assets.source.overlap.ROW_FACTS`, where files may overlap.
+    """
 
     profile: PartProfile
     ids: npt.NDArray[np.uint64]
+    facts: RowFacts | None = None
 
 
 class Look(NamedTuple):
-    """A look at a source: what it found, and a 64-bit hash of the id of every row, by version of the file."""
+    """A look at a source: the profile, and what was found in each file, by its version."""
 
     profile: SourceProfile
-    ids: dict[str, npt.NDArray[np.uint64]]
+    found: dict[str, FoundPart]
 
 
 def profile_fingerprint(source_fingerprint: str, spec: CollectionSpec) -> str:
@@ -210,25 +223,31 @@ def look_at(
     """
     found_in: dict[str, FoundPart] = {}
     if last is not None:
-        for version in last.profile.parts.keys() & last.ids.keys():
-            found_in[version] = FoundPart(last.profile.parts[version], last.ids[version])
+        found_in |= {version: last.found[version] for version in last.profile.parts.keys() & last.found.keys()}
     # Only of the others it is not known whether their ids occur again.
     fresh = [part for part in source.parts if part.version not in found_in]
     found_in |= {part.version: begun[part.version] for part in fresh if begun and part.version in begun}
     unread = [part for part in fresh if part.version not in found_in]
     found_in |= _read_parts(source, unread, spec, keep, keep_part)
-    parts = {part.version: found_in[part.version].profile for part in source.parts}
-    ids = {part.version: found_in[part.version].ids for part in source.parts}
+    found_in = {part.version: found_in[part.version] for part in source.parts}
+    parts = {version: part.profile for version, part in found_in.items()}
+    ids = {version: part.ids for version, part in found_in.items()}
     stated = _schema_names(source, spec)
     ordered = stated or sorted({name for part in parts.values() for name in part.asset_names})
     rasters = {name for part in parts.values() for name in part.rasters}
-    found = _combined(parts.values())
+    digests = _combined(parts.values())
     if last is not None and not last.profile.repeats_ids:
         of_fresh = {part.version: ids[part.version] for part in fresh}
         suspects = repeated_by(of_fresh.values(), [ids[version] for version in ids.keys() - of_fresh.keys()])
     else:
         suspects = repeated(ids.values())
-    conflicts = _conflicting(source, spec, ids, suspects)
+    overlap = (
+        Overlap(conflicts=_conflicting(source, spec, ids, suspects))
+        if spec.newest_by is None
+        else _overlapping(source, spec, found_in, suspects)
+    )
+    conflicts = overlap.conflicts
+    found = _counted(digests, overlap)
     for key, shared in conflicts.items():
         # A record is rejected for what another partition holds: that partition's change is a change of this one.
         found[key] = replace(found[key], version=_digest([found[key].version, *shared]))
@@ -242,8 +261,9 @@ def look_at(
         repeats_ids=bool(len(suspects)),
         parts=parts,
         remote=source.remote,
+        superseded=overlap.superseded,
     )
-    return Look(profile, ids)
+    return Look(profile, found_in)
 
 
 def _read_parts(
@@ -271,13 +291,34 @@ def _read_parts(
                 future.cancel()
 
 
-def _combined(parts: Collection[PartProfile]) -> dict[str, PartitionProfile]:
-    """Partitions over all files; which file a row is in does not count, only which rows all files hold."""
+def _overlapping(
+    source: Source, spec: CollectionSpec, found_in: Mapping[str, FoundPart], suspects: npt.NDArray[np.uint64]
+) -> Overlap:
+    facts = {version: part.facts for version, part in found_in.items() if part.facts is not None}
+    ids = {version: part.ids for version, part in found_in.items()}
+    keys = {version: sorted(part.profile.partitions) for version, part in found_in.items()}
+    return find_overlap(source, spec, ids, facts, keys, suspects)
+
+
+def _counted(digests: Mapping[str, RowsDigest], overlap: Overlap) -> dict[str, PartitionProfile]:
+    """Partitions with the versions of the rows that count; those in which none does are not there."""
+    found: dict[str, PartitionProfile] = {}
+    for key, digest in sorted(digests.items()):
+        rows = digest.rows
+        if key in overlap.digests:
+            digest.remove(overlap.digests[key])
+        if digest.rows:
+            found[key] = PartitionProfile(rows=rows, version=digest.hexdigest())
+    return found
+
+
+def _combined(parts: Collection[PartProfile]) -> dict[str, RowsDigest]:
+    """Rows of partitions over all files; which file a row is in does not count, only which rows all files hold."""
     digests: dict[str, RowsDigest] = {}
     for part in parts:
         for key, found in part.partitions.items():
             digests.setdefault(key, RowsDigest()).merge(RowsDigest(found.version, found.rows))
-    return _profiled(digests)
+    return digests
 
 
 def _profiled(digests: Mapping[str, RowsDigest]) -> dict[str, PartitionProfile]:
@@ -293,11 +334,15 @@ def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec, keep: 
     names: set[str] = set()
     rasters: set[str] = set()
     hashes = [np.zeros(0, np.uint64)]
+    facts = _FactsOfRows(spec) if spec.newest_by is not None else None
     stated = _schema_names(source, spec)
     for batch in ahead(source.batches(part)):
         aliased = with_aliases(batch, spec)
         hashed = batch_hashes(batch)
-        for key, places in _places(aliased, spec):
+        placed = list(_places(aliased, spec))
+        if facts is not None:
+            facts.add(aliased, hashed, placed)
+        for key, places in placed:
             digests.setdefault(key, RowsDigest()).add(hashed[places])
             if keep is not None:
                 keep(part.version, key, _taken(batch, places))
@@ -308,7 +353,38 @@ def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec, keep: 
             if spec.enrich_cog and spec.band_codes is None:
                 rasters |= _raster_names(aliased.column(ASSETS), [name for name in in_batch if name not in rasters])
     found = PartProfile(partitions=_profiled(digests), asset_names=tuple(sorted(names)), rasters=tuple(sorted(rasters)))
-    return FoundPart(found, np.concatenate(hashes))
+    return FoundPart(found, np.concatenate(hashes), None if facts is None else facts.table(sorted(digests)))
+
+
+class _FactsOfRows:
+    """Collects what is kept of the rows of a file under ``overlap``, by which the newest row of an id is found."""
+
+    def __init__(self, spec: CollectionSpec) -> None:
+        self._spec = spec
+        self._keys: dict[str, int] = {}
+        self._pieces = [np.zeros(0, ROW_FACTS)]
+
+    def add(
+        self,
+        aliased: pa.RecordBatch,
+        contents: npt.NDArray[np.uint64],
+        placed: Sequence[tuple[str, npt.NDArray[np.int64]]],
+    ) -> None:
+        """Append rows, with the hashes of their contents and their places by partition."""
+        piece = np.zeros(aliased.num_rows, ROW_FACTS)
+        name = self._spec.newest_by or ""
+        piece["age"], piece["content"] = row_ages(aliased.column(name), name), contents
+        for key, places in placed:
+            piece["partition"][places] = self._keys.setdefault(key, len(self._keys))
+        piece["partition"][np.asarray(normalize_ids(aliased.column(ID)).is_null())] = -1
+        self._pieces.append(piece)
+
+    def table(self, keys: Sequence[str]) -> RowFacts:
+        """Return the facts of all rows, with the places of their partitions among those of the file."""
+        facts = np.concatenate(self._pieces)
+        ranks = np.array([keys.index(key) for key in self._keys] + [-1])
+        facts["partition"] = ranks[facts["partition"]]
+        return facts
 
 
 def scan_parts(

@@ -105,8 +105,8 @@ def load_profile(
     if not trust_stored:
         look = look_at(source, spec, None, keep)
         with workspace.lock_source():
-            found = FoundFiles(workspace, _part_version(source, spec))
-            for version, part in _parts_of(look).items():
+            found = FoundFiles(workspace, _part_version(source, spec), overlap=spec.newest_by is not None)
+            for version, part in look.found.items():
                 found.add(version, part)
             return _store(workspace, spec, look, found)
     profile = _current(_stored(workspace), source.fingerprint, spec, remote=source.remote)
@@ -118,7 +118,7 @@ def load_profile(
         profile = _current(stored, source.fingerprint, spec, remote=source.remote)
         if profile is not None:
             return profile
-        found = FoundFiles(workspace, _part_version(source, spec))
+        found = FoundFiles(workspace, _part_version(source, spec), overlap=spec.newest_by is not None)
         finished, begun = found.load(_tables_of(stored))
         last = _last_look(stored, source, spec, finished)
         try:
@@ -150,7 +150,7 @@ def listed_profile(
     profile = _current(stored, fingerprint, spec, remote=listing.remote)
     if profile is not None:
         return profile, LookAhead(files=0, bytes=0)
-    return None, _ahead(_last_profile(stored, spec), _sizes(listing))
+    return None, _ahead(_last_profile(stored, spec), _sizes(listing), spec)
 
 
 def is_small_look(workspace: Workspace, source: Source, spec: CollectionSpec) -> bool:
@@ -158,7 +158,7 @@ def is_small_look(workspace: Workspace, source: Source, spec: CollectionSpec) ->
     profile = _last_profile(_stored(workspace), spec)
     if profile is not None and profile.columns != columns_version(source, spec):
         profile = None
-    return _ahead(profile, {part.version: part.size for part in source.parts}).is_small
+    return _ahead(profile, {part.version: part.size for part in source.parts}, spec).is_small
 
 
 def stored_profile(workspace: Workspace) -> SourceProfile | None:
@@ -207,7 +207,7 @@ def _last_look(stored: Any, source: Source, spec: CollectionSpec, finished: dict
     profile = _last_profile(stored, spec)
     if profile is None or profile.columns != columns_version(source, spec):
         return None  # rows of another form: all of them are read again anyway, because every partition is built
-    return Look(profile, {version: part.ids for version, part in finished.items()})
+    return Look(profile, finished)
 
 
 def _tables_of(stored: Any) -> Sequence[str]:
@@ -217,7 +217,7 @@ def _tables_of(stored: Any) -> Sequence[str]:
 
 def _store(workspace: Workspace, spec: CollectionSpec, look: Look, found: FoundFiles) -> SourceProfile:
     """Write the document that makes a look count, after the tables it names; then take away all other tables."""
-    tables = found.settle(_parts_of(look))
+    tables = found.settle(look.found)
     workspace.write_json(
         _document(workspace), {**look.profile.to_json(), _LOOKED_UNDER: _looked_under(spec), _TABLES: tables}
     )
@@ -226,18 +226,16 @@ def _store(workspace: Workspace, spec: CollectionSpec, look: Look, found: FoundF
     return look.profile
 
 
-def _parts_of(look: Look) -> dict[str, FoundPart]:
-    return {version: FoundPart(part, look.ids[version]) for version, part in look.profile.parts.items()}
-
-
 def _sizes(listing: TableListing) -> dict[str, int | None]:
     return {version.version: one.size for version, one in zip(listing.versions, listing.listed, strict=True)}
 
 
-def _ahead(profile: SourceProfile | None, sizes: dict[str, int | None]) -> LookAhead:
+def _ahead(profile: SourceProfile | None, sizes: dict[str, int | None], spec: CollectionSpec) -> LookAhead:
     """What a look at files of some sizes, by version, would read, where an earlier look made a profile."""
-    # Where ids repeat, the rows of any file may have to be compared with those of the new ones.
-    known = set() if profile is None or profile.repeats_ids else sizes.keys() & profile.parts.keys()
+    # Where ids repeat, the rows of any file may have to be compared with those of the new ones; under overlap what is
+    # compared is stored.
+    compared = profile is None or (profile.repeats_ids and spec.newest_by is None)
+    known = set() if profile is None or compared else sizes.keys() & profile.parts.keys()
     unread = [size for version, size in sizes.items() if version not in known]
     ids = sum(found.rows for found in profile.partitions.values()) * ID_BYTES if profile is not None else 0
     size = sum(one if one is not None else sys.maxsize for one in unread)
