@@ -129,7 +129,8 @@ def _located(place: _Place, filesystem: Any, check_folder: FolderCheck) -> Liste
         if found is not None and found[1]:
             check_folder(fs, label, inside, found[0])
     except OSError as error:
-        raise SourceError(f"{label}: cannot be reached ({error})") from error
+        # Some libraries tell of a failure in several lines.
+        raise SourceError(f"{label}: cannot be reached ({' '.join(str(error).split())})") from error
     if folder is not None:
         return ListedFiles(fs, inside, _matching(label, path, folder, inside, found[0] if found else []))
     if found is None:

@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 
 from rasteret_assets.errors import (
     AccessDeniedError,
+    FileReplacedError,
     LinkLocalRefusedError,
     ObjectNotFoundError,
     RangeReadError,
@@ -245,6 +246,8 @@ class _HttpFile(io.RawIOBase):
             read = run_sync(
                 _tried(lambda: self._backend.read_unchanged(self._url, start, length, self._indexed))
             )  # fmt: skip
+        except FileReplacedError as error:
+            raise OSError(f"{redact(self._url)} was replaced while it was read: build again") from error
         except RangeReadError as error:
             # As a failure of a file, which pyarrow and whoever scans expect.
             raise OSError(str(error)) from error
