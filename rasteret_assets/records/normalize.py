@@ -118,7 +118,7 @@ def normalize_records(
     assets, bad_assets = _assets(aliased, spec, profile)
     codes, crs_texts, conflicts = normalize_crs(aliased)
 
-    reasons = _rejections(ids, bad_times, footprints, profile)
+    reasons = _rejections(ids, bad_times, footprints, profile, spec.newest_by)
     older = _older(aliased, spec, profile, newest)
     older &= reasons[:, 0] != "duplicate_id"
     reasons[older] = None
@@ -178,14 +178,20 @@ def _rejections(
     bad_times: pa.Array,
     footprints: Footprints,
     profile: SourceProfile,
+    newest_by: str | None,
 ) -> npt.NDArray[np.object_]:
     """Class and reason per row, ``[N, 2]``; None where the row stands. The first reason found is kept."""
     reasons = np.full((len(ids), 2), None, dtype=object)
+    differ = "several records with different content carry this id, and " + (
+        "overlap: newest by COLUMN in the spec says which counts"
+        if newest_by is None
+        else f"no {newest_by} is the latest"
+    )
     conflicting = pc.fill_null(pc.is_in(ids, pa.array(profile.conflicting_ids, pa.string())), fill_value=False)
     misplaced = footprints.misplaced
     found: list[tuple[str, npt.NDArray[np.bool_], str | None]] = [
         ("missing_id", np.asarray(pc.is_null(ids)), "the record has no id"),
-        ("duplicate_id", np.asarray(conflicting), "several records with different content carry this id"),
+        ("duplicate_id", np.asarray(conflicting), differ),
         ("invalid_datetime", np.asarray(bad_times), "datetime is no ISO 8601, or not in the years 1 to 9999"),
         ("invalid_geometry", footprints.unreadable, "geometry cannot be read"),
         ("invalid_geometry", misplaced != None, None),  # noqa: E711  (element-wise)

@@ -21,7 +21,7 @@ import pyarrow.fs as pafs
 
 from rasteret_assets.errors import SourceError
 from rasteret_assets.secrets import redact
-from rasteret_assets.storage.filesystems import each_file, resolve_filesystem
+from rasteret_assets.storage.filesystems import each_file, filesystem_of, reads_addresses, resolve_filesystem
 from rasteret_assets.storage.http_files import is_http, read_addresses
 from rasteret_assets.storage.urls import scheme
 
@@ -78,7 +78,7 @@ def files_of_document(path: str, filesystem: Any, *, link_local: bool = False) -
 
 
 def _read(paths: Sequence[str], filesystem: Any, *, link_local: bool) -> list[dict[str, Any]]:
-    if paths and all(map(is_http, paths)):
+    if paths and all(is_http(path) and not reads_addresses(filesystem_of(path, filesystem)) for path in paths):
         texts = read_addresses(paths, _MOST_BYTES, link_local=link_local)
     else:
         texts = [_read_file(path, filesystem) for path in paths]

@@ -13,8 +13,8 @@ import pyarrow.fs as pafs
 from rasteret_assets.errors import SourceError
 from rasteret_assets.secrets import redact
 from rasteret_assets.source.documents import PARQUET_SUFFIXES, files_of_document, is_document
-from rasteret_assets.storage.filesystems import resolve_filesystem
-from rasteret_assets.storage.http_files import is_http, list_addresses
+from rasteret_assets.storage.filesystems import filesystem_of, reads_addresses, resolve_filesystem
+from rasteret_assets.storage.http_files import is_http, list_addresses, name_of
 from rasteret_assets.storage.listing import Listed, list_table, visible_files
 from rasteret_assets.storage.urls import scheme
 
@@ -65,7 +65,8 @@ def locate(
 
     Args:
         paths: paths, URIs or HTTP(S) addresses of files, of folders, of STAC documents, and globs.
-        filesystem: pyarrow or fsspec filesystem of the paths, a function that returns that of a path, or None.
+        filesystem: pyarrow or fsspec filesystem of the paths, a function that returns that of a path, or None. HTTP(S)
+            addresses are read by the package's own client, unless the filesystem is fsspec's of these.
         check_folder: called for every folder.
         link_local: whether link-local hosts may be asked.
 
@@ -77,7 +78,8 @@ def locate(
     for place in _without_documents(paths, filesystem, link_local=link_local):
         if is_http(place.path):
             _refuse_glob_of_addresses(place.path)
-        (addresses if is_http(place.path) else local).append(place)
+        own = is_http(place.path) and not reads_addresses(filesystem_of(place.path, filesystem))
+        (addresses if own else local).append(place)
     found = _merged(_side_by_side(local, lambda place: _located(place, filesystem, check_folder)))
     if addresses:
         fs, files = list_addresses(list(dict.fromkeys(place.path for place in addresses)), link_local=link_local)
@@ -157,7 +159,7 @@ def _root_of_addresses(places: Sequence[_Place], files: Sequence[Listed]) -> str
     document = documents.pop()
     if documents or document is None:
         return None
-    folder = document.partition("://")[2].partition("?")[0].rpartition("/")[0].rpartition("@")[2]
+    folder = name_of(document).rpartition("/")[0]
     return folder if all(one.path.startswith(f"{folder}/") for one in files) else None
 
 

@@ -38,10 +38,10 @@ def resolve_filesystem(path: str, filesystem: Any = None) -> tuple[pafs.FileSyst
         SourceError: if the scheme is unknown to pyarrow and no filesystem was given.
         MissingExtraError: if the path is of Hugging Face (``hf://``) and its package is not installed.
     """
-    if callable(filesystem):
-        filesystem = filesystem(path)
+    filesystem = filesystem_of(path, filesystem)
     if filesystem is not None:
-        return _as_arrow(filesystem), path.partition("://")[2] if "://" in path else path
+        inside = path.partition("://")[2] if "://" in path and not reads_addresses(filesystem) else path
+        return _as_arrow(filesystem), inside
     if "://" not in path:
         return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
     if path.startswith("hf://") and find_spec("huggingface_hub") is None:
@@ -56,6 +56,17 @@ def resolve_filesystem(path: str, filesystem: Any = None) -> tuple[pafs.FileSyst
         reason = redact_text(str(error))
         raise SourceError(f"{redact(path)}: pyarrow cannot open this URI ({reason}); {remedy}") from None
     return fs, inside
+
+
+def filesystem_of(path: str, filesystem: Any) -> Any:
+    """Return the filesystem that was given for a path: itself, or what a function that was given returns."""
+    return filesystem(path) if callable(filesystem) else filesystem
+
+
+def reads_addresses(filesystem: Any) -> bool:
+    """Tell whether a filesystem of fsspec takes HTTP addresses as paths, with headers and clients of the user's."""
+    protocol = getattr(filesystem, "protocol", ())
+    return "http" in ((protocol,) if isinstance(protocol, str) else tuple(protocol))
 
 
 def _with_delayed_open(uri: str) -> str:

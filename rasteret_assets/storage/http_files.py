@@ -28,7 +28,7 @@ from rasteret_assets.errors import (
     SourceError,
     WrongRangeError,
 )
-from rasteret_assets.secrets import redact
+from rasteret_assets.secrets import redact, without_user
 from rasteret_assets.storage.backend import RangeRead
 from rasteret_assets.storage.hosts import DEADLINE_S, attempts_allowed, backoff
 from rasteret_assets.storage.http import HttpBackend
@@ -53,6 +53,12 @@ _NS: Final = 10**9
 def is_http(path: str) -> bool:
     """Tell whether a path is an HTTP or HTTPS address."""
     return scheme(path) in {"http", "https"}
+
+
+def name_of(url: str) -> str:
+    """Return host and path of an address: its name among files, in which no query and no user stands."""
+    rest = without_user(url).partition("://")[2].partition("?")[0].partition("#")[0]
+    return f"{host(url)}/{rest.partition('/')[2]}"
 
 
 def list_addresses(urls: Sequence[str], *, link_local: bool = False) -> tuple[pafs.FileSystem, list[Listed]]:
@@ -134,7 +140,7 @@ class HttpFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no
 
     def add(self, url: str, look: RangeRead) -> Listed:
         """Take in a file that answered, and return it as it is to be listed."""
-        name = host(url) + "/" + url.partition("://")[2].partition("?")[0].partition("#")[0].partition("/")[2]
+        name = name_of(url)
         while name in self._files and self._files[name][0] != url:
             name += "~"  # a file that only its query tells from another
         self._files[name] = url, IndexedFile(look.etag, look.last_modified, look.size)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -236,3 +237,10 @@ def test_a_table_of_several_addresses_is_built_and_kept_up_to_date(server: Range
     assert list(build(declared).reasons) == ["2024-01"]
     assert {path for path, ranged in server.requests if ranged != "bytes=0-3"} == {"/b.parquet"}
     assert load(declared.published_path).to_table().num_rows == 2 * 12 * 70 + 1
+
+
+def test_a_client_of_the_users_is_used_in_place_of_the_packages_own(server: RangeServer) -> None:
+    url = serve(server, "/t.parquet", records(3))
+    client = fsspec.filesystem("http", client_kwargs={"headers": {"X-Api-Key": "k"}}, skip_instance_cache=True)
+    assert open_source(url, spec(url), client).table().num_rows == 3
+    assert {headers.get("X-Api-Key") for headers in server.headers} == {"k"}
