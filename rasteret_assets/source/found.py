@@ -12,7 +12,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from rasteret_assets.source.overlap import ROW_FACTS
+from rasteret_assets.errors import DamagedFileError
+from rasteret_assets.source.overlap import ROW_FACTS, RowFacts
 from rasteret_assets.source.profile import FoundPart, PartProfile
 from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.reading import looking
@@ -53,6 +54,7 @@ class FoundFiles:
     def __init__(self, workspace: Workspace, under: str, *, overlap: bool = False) -> None:
         self._workspace = workspace
         self._folder = f"{workspace.stages}/source_files"
+        self._overlap = overlap
         self._schema = (_SCHEMA_OF_OVERLAP if overlap else _SCHEMA).with_metadata({_UNDER: under})
         self._guard = threading.Lock()
         self._waiting: dict[str, FoundPart] = {}
@@ -110,6 +112,36 @@ class FoundFiles:
             return [self._write(parts)]
         return sorted(needed)
 
+    def facts_of(self, versions: Collection[str]) -> Iterator[tuple[str, RowFacts]]:
+        """Yield what is kept of the rows of files under ``overlap``, one file after the other.
+
+        Raises:
+            DamagedFileError: if a table is damaged, which is then removed, so that the next look reads its files again.
+        """
+        missing = set(versions)
+        with self._guard:
+            waiting = [(version, part) for version, part in self._waiting.items() if version in missing]
+        for version, part in waiting:
+            missing.discard(version)
+            if part.facts is not None:
+                yield version, part.facts
+        for name, rows in list(self._tables.items()):
+            if not missing & rows.keys():
+                continue
+            for version, facts in self._facts_in(f"{self._folder}/{name}"):
+                if version in missing:
+                    missing.discard(version)
+                    yield version, facts
+
+    def _facts_in(self, path: str) -> Iterator[tuple[str, RowFacts]]:
+        try:
+            for batch in self._workspace.read_batches(path, ["part", "facts"]):
+                for part, facts in zip(batch.column("part").to_pylist(), batch.column("facts"), strict=True):
+                    yield part, _values(facts, ROW_FACTS)
+        except DamagedFileError:
+            self._workspace.remove(path)
+            raise
+
     def remove_others(self, named: Collection[str]) -> None:
         """Delete the tables that the finished look does not name."""
         for name in self._listed():
@@ -122,16 +154,18 @@ class FoundFiles:
         return sorted(info.base_name for info in infos if info.base_name.endswith(".parquet"))
 
     def _read(self, name: str) -> dict[str, FoundPart]:
-        table = self._workspace.read_table(f"{self._folder}/{name}", cache=True)
-        if table is None or not table.schema.equals(self._schema, check_metadata=True):
+        # The facts of rows are read when they are asked for, a file of the source at a time.
+        path, schema = f"{self._folder}/{name}", self._schema
+        table = self._workspace.read_table(path, columns=_SCHEMA.names, cache=True)
+        if table is None or not table.schema.equals(_SCHEMA.with_metadata(schema.metadata), check_metadata=True):
             return {}
         try:
-            profiles = [PartProfile.from_json(json.loads(found)) for found in table["found"].to_pylist()]
-            ids = [_values(hashes, np.dtype(np.uint64)) for hashes in table["hashes"]]
-            stored = table["facts"] if "facts" in table.schema.names else [None] * len(table)
-            facts = [None if one is None else _values(one, ROW_FACTS) for one in stored]
-            parts = map(FoundPart, profiles, ids, facts)
-            return dict(zip(table["part"].to_pylist(), parts, strict=True))
+            return {
+                part: FoundPart(PartProfile.from_json(json.loads(found)), _values(hashes, np.dtype(np.uint64)))
+                for part, found, hashes in zip(
+                    table["part"].to_pylist(), table["found"].to_pylist(), table["hashes"], strict=True
+                )
+            }
         except (KeyError, TypeError, ValueError, AttributeError):
             return {}
 
@@ -144,6 +178,10 @@ class FoundFiles:
         name = f"{uuid.uuid4().hex[:16]}.parquet"
         with self._workspace.writer(f"{self._folder}/{name}", self._schema, **_PLAIN) as writer:
             for some in _in_pieces(parts):
+                if self._overlap:
+                    lacking = [version for version, part in some.items() if part.facts is None]
+                    for version, facts in self.facts_of(lacking) if lacking else ():
+                        some[version] = some[version]._replace(facts=facts)
                 writer.write(_table(some, self._schema))
         self._tables[name] = {version: len(part.ids) for version, part in parts.items()}
         return name
@@ -154,7 +192,7 @@ def _values(value: pa.LargeBinaryScalar, kind: np.dtype[Any]) -> np.ndarray[tupl
 
 
 def _bytes_of(part: FoundPart) -> int:
-    return part.ids.nbytes + (0 if part.facts is None else part.facts.nbytes)
+    return part.ids.nbytes + (0 if part.facts is None else int(part.facts.nbytes))
 
 
 def _in_pieces(parts: Mapping[str, FoundPart]) -> Iterable[dict[str, FoundPart]]:

@@ -6,11 +6,12 @@ neither in what is published nor in the versions of partitions: a partition chan
 that are equally new and differ, or do not say how new they are, are in conflict as without the option.
 
 Judged are 20 bytes of a row, kept beside the hash of its id: how new it is, the hash of its content, its partition.
+They are in memory for one file at a time, and for the rows whose id occurs more than once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -29,6 +30,8 @@ from rasteret_assets.spec import CollectionSpec
 #: order; -1 where the row has no id.
 ROW_FACTS: Final = np.dtype([("age", "<i8"), ("content", "<u8"), ("partition", "<i4")])
 RowFacts = npt.NDArray[np.void]
+#: Yields the facts of the rows of some files, by their versions, in any order.
+FactsOf = Callable[[Collection[str]], Iterator[tuple[str, RowFacts]]]
 
 
 class Judged(NamedTuple):
@@ -101,7 +104,7 @@ def find_overlap(
     source: Source,
     spec: CollectionSpec,
     hashes: Mapping[str, npt.NDArray[np.uint64]],
-    facts: Mapping[str, RowFacts],
+    facts: FactsOf,
     keys: Mapping[str, Sequence[str]],
     suspects: npt.NDArray[np.uint64],
 ) -> Overlap:
@@ -114,16 +117,17 @@ def find_overlap(
         source: opened record table.
         spec: of the collection.
         hashes: of the ids of each file's rows, by version of the file.
-        facts: of the same rows.
+        facts: returns those of the same rows.
         keys: of each file's partitions, in order.
         suspects: hashes of ids that occur more than once.
     """
     names = sorted({key for of_file in keys.values() for key in of_file})
     place = {key: at for at, key in enumerate(names)}
     of_file = {version: np.array([place[key] for key in of_part], np.int64) for version, of_part in keys.items()}
-    rows = [
-        _chosen(hashes[part.version], facts[part.version], of_file[part.version], suspects) for part in source.parts
-    ]
+    held = [version for version, of_rows in hashes.items() if np.isin(of_rows, suspects).any()]
+    rows = [_chosen(hashes[version], found, of_file[version], suspects) for version, found in facts(held)]
+    if not rows:
+        return Overlap()
     ids, ages, contents, partitions = (np.concatenate(column) for column in zip(*rows, strict=True))
     judged = judge(ids, ages, contents, partitions)
     overlap = Overlap()
@@ -151,7 +155,7 @@ def _name(
     source: Source,
     spec: CollectionSpec,
     hashes: Mapping[str, npt.NDArray[np.uint64]],
-    facts: Mapping[str, RowFacts],
+    facts: FactsOf,
     of_file: Mapping[str, npt.NDArray[np.int64]],
     told: npt.NDArray[np.uint64],
     names: Sequence[str],
@@ -159,18 +163,17 @@ def _name(
 ) -> None:
     """Judge rows again by their ids themselves, and name the ids in conflict and those that moved."""
     texts, chosen = [pa.array([], pa.string())], []
-    for part in source.parts:
-        if not np.isin(hashes[part.version], told).any():
-            continue
+    parts = {part.version: part for part in source.parts if np.isin(hashes[part.version], told).any()}
+    for version, of_rows in facts(parts):
         start = 0
-        for batch in source.batches(part, [spec.source_column(ID)]):
+        for batch in source.batches(parts[version], [spec.source_column(ID)]):
             rows = slice(start, start + batch.num_rows)
             start += batch.num_rows
-            ids, here = normalize_ids(batch.column(0)), facts[part.version][rows]
-            places = np.flatnonzero(np.isin(hashes[part.version][rows], told) & (here["partition"] >= 0))
+            ids, here = normalize_ids(batch.column(0)), of_rows[rows]
+            places = np.flatnonzero(np.isin(hashes[version][rows], told) & (here["partition"] >= 0))
             texts.append(ids.take(pa.array(places)))
             found = here[places]
-            chosen.append((found["age"], found["content"], of_file[part.version][found["partition"]]))
+            chosen.append((found["age"], found["content"], of_file[version][found["partition"]]))
     encoded = pa.chunked_array(texts).combine_chunks().dictionary_encode()
     ages, contents, partitions = (np.concatenate(column) for column in zip(*chosen, strict=True))
     codes = np.asarray(encoded.indices)

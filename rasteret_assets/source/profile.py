@@ -40,7 +40,7 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.source.crs import crs_name
 from rasteret_assets.source.open import Source, SourcePart
-from rasteret_assets.source.overlap import ROW_FACTS, Overlap, RowFacts, find_overlap
+from rasteret_assets.source.overlap import ROW_FACTS, FactsOf, Overlap, RowFacts, find_overlap
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
 
@@ -160,7 +160,8 @@ class FoundPart(NamedTuple):
     Args:
         profile: of the file.
         ids: a 64-bit hash of the id of each row.
-        facts: of the same rows, as :data:`~rasteret_assets.source.overlap.ROW_FACTS`, where files may overlap.
+        facts: of the same rows, as :data:`~rasteret_assets.source.overlap.ROW_FACTS`, where files may overlap and the
+            facts are not stored.
     """
 
     profile: PartProfile
@@ -206,6 +207,7 @@ def look_at(
     *,
     begun: Mapping[str, FoundPart] | None = None,
     keep_part: PartKeeper | None = None,
+    stored_facts: FactsOf | None = None,
 ) -> Look:
     """Look at the files of a source that the last look, under the same spec, did not see as they are now.
 
@@ -216,6 +218,7 @@ def look_at(
         keep: called with the rows of every file that is read, so that they need not be read again; from two threads.
         begun: what a look that did not come to its end found in files that the last look did not see, by version.
         keep_part: called with what was found in each file that is read, once it was read; from two threads.
+        stored_facts: yields the facts of files that an earlier look found, or that were given to ``keep_part``.
 
     Raises:
         BandNotFoundError: if ``band_codes`` names an asset no record has.
@@ -244,7 +247,7 @@ def look_at(
     overlap = (
         Overlap(conflicts=_conflicting(source, spec, ids, suspects))
         if spec.newest_by is None
-        else _overlapping(source, spec, found_in, suspects)
+        else _overlapping(source, spec, found_in, suspects, stored_facts)
     )
     conflicts = overlap.conflicts
     found = _counted(digests, overlap)
@@ -279,6 +282,7 @@ def _read_parts(
         found = _profile_part(source, part, spec, keep)
         if keep_part is not None:
             keep_part(part.version, found)
+            found = found._replace(facts=None)  # they are kept
         return found
 
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
@@ -292,9 +296,22 @@ def _read_parts(
 
 
 def _overlapping(
-    source: Source, spec: CollectionSpec, found_in: Mapping[str, FoundPart], suspects: npt.NDArray[np.uint64]
+    source: Source,
+    spec: CollectionSpec,
+    found_in: Mapping[str, FoundPart],
+    suspects: npt.NDArray[np.uint64],
+    stored_facts: FactsOf | None,
 ) -> Overlap:
-    facts = {version: part.facts for version, part in found_in.items() if part.facts is not None}
+    def facts(versions: Collection[str]) -> Iterator[tuple[str, RowFacts]]:
+        elsewhere = []
+        for version in versions:
+            if (here := found_in[version].facts) is None:
+                elsewhere.append(version)
+            else:
+                yield version, here
+        if elsewhere and stored_facts is not None:
+            yield from stored_facts(elsewhere)
+
     ids = {version: part.ids for version, part in found_in.items()}
     keys = {version: sorted(part.profile.partitions) for version, part in found_in.items()}
     return find_overlap(source, spec, ids, facts, keys, suspects)

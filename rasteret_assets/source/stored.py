@@ -122,7 +122,9 @@ def load_profile(
         finished, begun = found.load(_tables_of(stored))
         last = _last_look(stored, source, spec, finished)
         try:
-            look = look_at(source, spec, last, keep, begun={**finished, **begun}, keep_part=found.add)
+            look = look_at(
+                source, spec, last, keep, begun={**finished, **begun}, keep_part=found.add, stored_facts=found.facts_of
+            )
         except BaseException as error:
             also_do(found.flush, error)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 
 from rasteret_assets import CollectionSpec, build, build_from_table, load, plan
 from rasteret_assets.columns.ages import UNKNOWN_AGE, row_ages
-from rasteret_assets.errors import MissingColumnError, RecordError, SpecError
+from rasteret_assets.errors import DamagedFileError, MissingColumnError, RecordError, SpecError
+from rasteret_assets.source import found
 from rasteret_assets.source.open import open_source
 from rasteret_assets.source.overlap import judge
 from rasteret_assets.source.profile import profile_source
@@ -45,12 +47,15 @@ def table(rows: Sequence[Row]) -> pa.Table:
 
 
 def write(folder: Path, files: dict[str, Sequence[Row]], version: int = 0) -> CollectionSpec:
-    """Write files in place of all that are there; the version is in their size, whatever the clock says."""
+    """Write the files that changed, and take away all others; the version is in their size, whatever the clock says."""
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.parquet"):
-        old.unlink()
+        if old.stem not in files:
+            old.unlink()
     for name, rows in files.items():
-        pq.write_table(table(rows).replace_schema_metadata({"version": "." * version}), folder / f"{name}.parquet")
+        path, wanted = folder / f"{name}.parquet", table(rows)
+        if not path.exists() or not pq.read_table(path).equals(wanted):
+            pq.write_table(wanted.replace_schema_metadata({"version": "." * version}), path)
     return CollectionSpec.of(path=folder, name="s2", workspace_dir=folder.parent / "w", overlap=NEWEST)
 
 
@@ -61,11 +66,11 @@ def versions(spec: CollectionSpec) -> dict[str, str]:
 
 def published(spec: CollectionSpec) -> dict[str, tuple[str, int]]:
     """Month and content of what is published, by id."""
-    found = load(spec.published_path).to_table().select(["id", "datetime", "assets"]).to_pylist()
-    assert len({row["id"] for row in found}) == len(found)
+    rows = load(spec.published_path).to_table().select(["id", "datetime", "assets"]).to_pylist()
+    assert len({row["id"] for row in rows}) == len(rows)
     return {
         row["id"]: (row["datetime"].month, int(row["assets"]["B02"]["href"].rpartition("/")[2].removesuffix(".tif")))
-        for row in found
+        for row in rows
     }
 
 
@@ -162,12 +167,13 @@ def test_random_rounds_end_as_a_plain_reading_of_the_rule(tmp_path: Path, seed: 
     workspace = Workspace.at(str(tmp_path / "w" / "s2_records"))
     files: dict[str, list[Row]] = {}
     for number in range(8):
-        for name in draw.sample("abcd", 2):
+        for name in draw.sample("abcd", 2):  # the others stay as they are
             files[name] = [
                 Row(f"r{draw.randrange(12)}", draw.randrange(1, 4), draw.choice([1, 2, 3, None]), draw.randrange(2))
                 for _ in range(draw.randrange(8))
             ]
         spec = write(tmp_path / "t", files, number)
+        time.sleep(0.05)  # until a further write would have another time
         spec = CollectionSpec.of(**{**spec.model_dump(), "max_rejected": 1.0})
         build(spec)
         assert published(spec) == expected(files)
@@ -237,3 +243,35 @@ def test_the_option_counts_in_what_is_published_and_its_absence_does_not() -> No
     plain = CollectionSpec.of(path="x")
     assert CollectionSpec.of(path="x", overlap=None).content_hash == plain.content_hash
     assert CollectionSpec.of(path="x", overlap=NEWEST).content_hash != plain.content_hash
+
+
+def test_tables_of_facts_that_are_put_together_or_damaged_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(found, "KEPT_EVERY_S", 0.0)  # a table for each file
+    workspace = Workspace.at(str(tmp_path / "w" / "s2_records"))
+    files = {f"f{number}": [Row(f"r{number}", 1, 1), Row("all", 1, number, number)] for number in range(26)}
+
+    def look() -> None:
+        source = open_source(spec.path, spec)
+        assert load_profile(workspace, source, spec) == profile_source(source, spec)
+
+    spec = write(tmp_path / "t", files)
+    time.sleep(0.05)  # until a further write would have another time
+    look()
+    folder = tmp_path / "w" / "s2_stages" / "source_files"
+    assert len(list(folder.iterdir())) == 1  # more tables than a look may consist of
+    spec = write(tmp_path / "t", {**files, "f1": [Row("new", 2, 1)], "f2": [Row("all", 1, 99, 9)]}, 1)
+    time.sleep(0.05)
+    look()
+    # The last pages of a table hold facts.
+    for path in folder.iterdir():
+        content = bytearray(path.read_bytes())
+        footer = int.from_bytes(content[-8:-4], "little")
+        content[-footer - 8 - 40] ^= 0xFF
+        path.write_bytes(content)
+    spec = write(tmp_path / "t", {**files, "f2": [Row("all", 1, 98, 8)]}, 1)
+    source = open_source(spec.path, spec)
+    with pytest.raises(DamagedFileError):
+        load_profile(workspace, source, spec)
+    look()
