@@ -47,6 +47,8 @@ _ASKED_AT_ONCE: Final = 16
 #: Bytes of the ends of files that are kept, because footers are read by whoever looks at a schema and by each scan.
 _KEPT_TAIL: Final = 2**20
 _KEPT_TAILS: Final = 32 * 2**20
+#: Seconds after its first failure within which a look at a file is tried again: a tick of Dagster ends after a minute.
+_LOOK_S: Final = 30.0
 _NS: Final = 10**9
 
 
@@ -100,7 +102,7 @@ def read_addresses(urls: Sequence[str], most: int, *, link_local: bool = False) 
 
     async def read(url: str) -> bytes:
         try:
-            data = bytes((await _tried(lambda: backend.read(url, 0, most + 1))).data)
+            data = bytes((await _tried(lambda: backend.read(url, 0, most + 1), _LOOK_S)).data)
         except RangeReadError as error:
             raise _explained(url, error) from error
         if len(data) > most:
@@ -284,7 +286,7 @@ async def _each(urls: Sequence[str], ask: Callable[[str], Awaitable[T]]) -> list
 async def _look(backend: HttpBackend, url: str) -> RangeRead:
     where = redact(url)
     try:
-        look = await _tried(lambda: backend.read_range(url, 0, len(_MAGIC[0])))
+        look = await _tried(lambda: backend.read_range(url, 0, len(_MAGIC[0])), _LOOK_S)
     except RangeReadError as error:
         raise _explained(url, error) from error
     begin = bytes(look.data)
@@ -296,8 +298,8 @@ async def _look(backend: HttpBackend, url: str) -> RangeRead:
     return look
 
 
-async def _tried(ask: Callable[[], Awaitable[T]]) -> T:
-    """The answer to a request that is sent again, a few times, where it failed for a moment."""
+async def _tried(ask: Callable[[], Awaitable[T]], within: float = DEADLINE_S) -> T:
+    """The answer to a request that is sent again, a few times within some seconds, where it failed for a moment."""
     began, attempts = time.monotonic(), 0
     while True:
         attempts += 1
@@ -305,7 +307,7 @@ async def _tried(ask: Callable[[], Awaitable[T]]) -> T:
             return await ask()
         except RangeReadError as error:
             wait = backoff(attempts, error.retry_after)
-            if attempts >= attempts_allowed(error) or time.monotonic() - began + wait > DEADLINE_S:
+            if attempts >= attempts_allowed(error) or time.monotonic() - began + wait > within:
                 raise
             await asyncio.sleep(wait)
 
