@@ -41,8 +41,9 @@ def init(
 ) -> None:
     """Write a declaration for a record table.
 
-    TABLE is a path or URI of a Parquet or GeoParquet file or a folder of such files. What was recognised, and what
-    would be rejected, stands in the file as comments, and what is wrong is told as warnings.
+    TABLE is a path, URI or address of a Parquet or GeoParquet file, a folder or glob of such files, or a STAC
+    Collection of them. What was recognised, and what would be rejected, stands in the file as comments, and what is
+    wrong is told as warnings.
     """
     from rasteret_assets.declare import SCHEMA_FILE, json_schema, propose
 

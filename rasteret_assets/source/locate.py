@@ -77,7 +77,7 @@ def locate(
     addresses: list[_Place] = []
     for place in _without_documents(paths, filesystem, link_local=link_local):
         if is_http(place.path):
-            _refuse_glob_of_addresses(place.path)
+            _refuse_to_list_addresses(place.path)
         own = is_http(place.path) and not reads_addresses(filesystem_of(place.path, filesystem))
         (addresses if own else local).append(place)
     found = _merged(_side_by_side(local, lambda place: _located(place, filesystem, check_folder)))
@@ -216,10 +216,10 @@ def _expression(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(pieces), re.DOTALL)
 
 
-def _refuse_glob_of_addresses(path: str) -> None:
+def _refuse_to_list_addresses(path: str) -> None:
     base, _ = _split(path)
-    if "*" in base:
+    if "*" in base or base.endswith("/"):
         raise SourceError(
-            f"{redact(path)}: a web server lists no files, so that a glob finds none: give a list of the files, the "
-            "address of the STAC Collection that describes them, or the s3:// path of their bucket"
+            f"{redact(path)}: a web server lists no files, so that a folder or a glob cannot be read: give a list of "
+            "the files, the address of the STAC Collection that describes them, or the s3:// path of their bucket"
         )

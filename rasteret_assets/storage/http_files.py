@@ -2,7 +2,9 @@
 
 The ranges go over the package's own transport (:mod:`~rasteret_assets.storage.http`), so that redirects, proxies, users
 in addresses and link-local hosts are treated as for headers, and every range says which version of the file it is of.
-fsspec's HTTP filesystem, the other way, reads on from a file that was replaced, and asks any host a redirect names.
+fsspec's HTTP filesystem, the other way, reads on from a file that was replaced, and asks any host a redirect names. Of a
+file of 87 MB in 20 row groups a whole scan takes 24 requests and 87 MB here, and 70 requests and 186 MB (87 MB without its
+cache) there; one of the row groups takes 5 requests here and 13 there.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -73,7 +73,7 @@ class Listed:
     times_ns: tuple[int, ...] = ()
     tag: str | None = None
     kind: str | None = None
-    address: str | None = None
+    address: str | None = field(default=None, repr=False)
 
     @property
     def shown(self) -> str:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasteret_assets import CollectionSpec, build, build_from_table, load, plan
+from rasteret_assets.declare import propose
 from rasteret_assets.errors import EnrichmentError, SourceError
 from rasteret_assets.source.open import open_source, open_table
 from rasteret_assets.source.profile import profile_source
@@ -217,15 +218,29 @@ def test_a_file_that_is_not_parquet_is_told_by_its_first_bytes(server: RangeServ
 
 
 def test_a_file_that_was_cut_short_is_named(server: RangeServer) -> None:
-    url = serve(server, "/t.parquet", records(3))
+    url = serve(server, "/t.parquet", records(3)) + "?sig=topsecret"
     server.objects["/t.parquet"] = server.objects["/t.parquet"][:-20]
-    with pytest.raises(SourceError, match=r"t\.parquet: not a readable Parquet file"):
+    with pytest.raises(SourceError, match=r"t\.parquet: not a readable Parquet file") as caught:
         open_table(url)
+    assert "topsecret" not in str(caught.value)
 
 
-def test_a_glob_of_addresses_is_refused(server: RangeServer) -> None:
+@pytest.mark.parametrize("path", ["/year=*/t.parquet", "/t/"])
+def test_what_a_web_server_would_have_to_list_is_refused(server: RangeServer, path: str) -> None:
     with pytest.raises(SourceError, match=r"a web server lists no files.*give a list of the files"):
-        open_table(server.url + "/year=*/t.parquet")
+        open_table(server.url + path)
+
+
+def test_a_user_in_an_address_is_sent_to_its_host_and_shown_nowhere(server: RangeServer) -> None:
+    url = serve(server, "/t.parquet", records(3)).replace("://", "://me:pass%2Fword@")
+    source = open_source(url, spec(url))
+    assert source.table().num_rows == 3
+    assert {headers["Authorization"] for headers in server.headers} == {"Basic bWU6cGFzcy93b3Jk"}
+    assert "pass" not in repr(source)
+    server.objects["/t.parquet"] = server.objects["/t.parquet"][:-20]
+    with pytest.raises(SourceError) as caught:
+        open_table(url)
+    assert "pass" not in str(caught.value)
 
 
 def test_a_table_of_several_addresses_is_built_and_kept_up_to_date(server: RangeServer, tmp_path: Path) -> None:
@@ -244,3 +259,10 @@ def test_a_client_of_the_users_is_used_in_place_of_the_packages_own(server: Rang
     client = fsspec.filesystem("http", client_kwargs={"headers": {"X-Api-Key": "k"}}, skip_instance_cache=True)
     assert open_source(url, spec(url), client).table().num_rows == 3
     assert {headers.get("X-Api-Key") for headers in server.headers} == {"k"}
+
+
+def test_a_declaration_is_proposed_for_an_address(server: RangeServer) -> None:
+    url = serve(server, "/scenes.parquet", records(30))
+    assert propose(url).values == {
+        "name": "scenes", "path": url, "enrich_cog": True, "partition_by": "month", "band_codes": ["B02"]
+    }  # fmt: skip
