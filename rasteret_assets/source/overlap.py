@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rasteret_assets.columns.ages import UNKNOWN_AGE
+from rasteret_assets.columns.ages import UNKNOWN_AGE, row_ages
 from rasteret_assets.columns.hashing import RowsDigest
 from rasteret_assets.columns.scalars import normalize_ids
 from rasteret_assets.schema import ID
@@ -61,6 +61,41 @@ class Overlap:
     digests: dict[str, RowsDigest] = field(default_factory=dict)
     conflicts: dict[str, list[str]] = field(default_factory=dict)
     superseded: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class FactsOfRows:
+    """Collects what is kept of the rows of a file.
+
+    Args:
+        spec: names the column by which rows are newer.
+    """
+
+    def __init__(self, spec: CollectionSpec) -> None:
+        self._spec = spec
+        self._keys: dict[str, int] = {}
+        self._pieces = [np.zeros(0, ROW_FACTS)]
+
+    def add(
+        self,
+        aliased: pa.RecordBatch,
+        contents: npt.NDArray[np.uint64],
+        placed: Sequence[tuple[str, npt.NDArray[np.int64]]],
+    ) -> None:
+        """Append rows, with the hashes of their contents and their places by partition."""
+        piece = np.zeros(aliased.num_rows, ROW_FACTS)
+        name = self._spec.newest_by or ""
+        piece["age"], piece["content"] = row_ages(aliased.column(name), name), contents
+        for key, places in placed:
+            piece["partition"][places] = self._keys.setdefault(key, len(self._keys))
+        piece["partition"][np.asarray(normalize_ids(aliased.column(ID)).is_null())] = -1
+        self._pieces.append(piece)
+
+    def table(self, keys: Sequence[str]) -> RowFacts:
+        """Return the facts of all rows, with the places of their partitions among those of the file."""
+        facts = np.concatenate(self._pieces)
+        ranks = np.array([keys.index(key) for key in self._keys] + [-1])
+        facts["partition"] = ranks[facts["partition"]]
+        return facts
 
 
 def judge(

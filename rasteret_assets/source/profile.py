@@ -19,7 +19,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasteret_assets.columns.ages import row_ages
 from rasteret_assets.columns.assets import asset_names, normalize_assets, raster_rows
 from rasteret_assets.columns.hashing import RowsDigest, batch_hashes, hash_texts, repeated, repeated_by, row_hashes
 from rasteret_assets.columns.scalars import normalize_ids, normalize_times
@@ -40,7 +39,7 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.source.crs import crs_name
 from rasteret_assets.source.open import Source, SourcePart
-from rasteret_assets.source.overlap import ROW_FACTS, FactsOf, Overlap, RowFacts, find_overlap
+from rasteret_assets.source.overlap import FactsOf, FactsOfRows, Overlap, RowFacts, find_overlap
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
 
@@ -233,12 +232,7 @@ def look_at(
     unread = [part for part in fresh if part.version not in found_in]
     found_in |= _read_parts(source, unread, spec, keep, keep_part)
     found_in = {part.version: found_in[part.version] for part in source.parts}
-    parts = {version: part.profile for version, part in found_in.items()}
     ids = {version: part.ids for version, part in found_in.items()}
-    stated = _schema_names(source, spec)
-    ordered = stated or sorted({name for part in parts.values() for name in part.asset_names})
-    rasters = {name for part in parts.values() for name in part.rasters}
-    digests = _combined(parts.values())
     if last is not None and not last.profile.repeats_ids:
         of_fresh = {part.version: ids[part.version] for part in fresh}
         suspects = repeated_by(of_fresh.values(), [ids[version] for version in ids.keys() - of_fresh.keys()])
@@ -249,24 +243,34 @@ def look_at(
         if spec.newest_by is None
         else _overlapping(source, spec, found_in, suspects, stored_facts)
     )
+    profile = _profile_of(source, spec, found_in, overlap)
+    return Look(replace(profile, repeats_ids=bool(len(suspects))), found_in)
+
+
+def _profile_of(
+    source: Source, spec: CollectionSpec, found_in: Mapping[str, FoundPart], overlap: Overlap
+) -> SourceProfile:
+    """The profile of a source by what was found in its files, and in their rows of equal ids."""
+    parts = {version: part.profile for version, part in found_in.items()}
+    stated = _schema_names(source, spec)
+    ordered = stated or sorted({name for part in parts.values() for name in part.asset_names})
+    rasters = {name for part in parts.values() for name in part.rasters}
     conflicts = overlap.conflicts
-    found = _counted(digests, overlap)
+    found = _counted(_combined(parts.values()), overlap)
     for key, shared in conflicts.items():
         # A record is rejected for what another partition holds: that partition's change is a change of this one.
         found[key] = replace(found[key], version=_digest([found[key].version, *shared]))
-    profile = SourceProfile(
+    return SourceProfile(
         fingerprint=profile_fingerprint(source.fingerprint, spec),
         columns=columns_version(source, spec),
         partitions=found or {UNDATED: PartitionProfile(rows=0, version="empty")},
         asset_names=tuple(ordered),
         bands=_bands(source, spec, ordered, rasters, any_rows=bool(found)),
         conflicting_ids=tuple(sorted({name for shared in conflicts.values() for name in shared})),
-        repeats_ids=bool(len(suspects)),
         parts=parts,
         remote=source.remote,
         superseded=overlap.superseded,
     )
-    return Look(profile, found_in)
 
 
 def _read_parts(
@@ -351,7 +355,7 @@ def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec, keep: 
     names: set[str] = set()
     rasters: set[str] = set()
     hashes = [np.zeros(0, np.uint64)]
-    facts = _FactsOfRows(spec) if spec.newest_by is not None else None
+    facts = FactsOfRows(spec) if spec.newest_by is not None else None
     stated = _schema_names(source, spec)
     for batch in ahead(source.batches(part)):
         aliased = with_aliases(batch, spec)
@@ -371,37 +375,6 @@ def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec, keep: 
                 rasters |= _raster_names(aliased.column(ASSETS), [name for name in in_batch if name not in rasters])
     found = PartProfile(partitions=_profiled(digests), asset_names=tuple(sorted(names)), rasters=tuple(sorted(rasters)))
     return FoundPart(found, np.concatenate(hashes), None if facts is None else facts.table(sorted(digests)))
-
-
-class _FactsOfRows:
-    """Collects what is kept of the rows of a file under ``overlap``, by which the newest row of an id is found."""
-
-    def __init__(self, spec: CollectionSpec) -> None:
-        self._spec = spec
-        self._keys: dict[str, int] = {}
-        self._pieces = [np.zeros(0, ROW_FACTS)]
-
-    def add(
-        self,
-        aliased: pa.RecordBatch,
-        contents: npt.NDArray[np.uint64],
-        placed: Sequence[tuple[str, npt.NDArray[np.int64]]],
-    ) -> None:
-        """Append rows, with the hashes of their contents and their places by partition."""
-        piece = np.zeros(aliased.num_rows, ROW_FACTS)
-        name = self._spec.newest_by or ""
-        piece["age"], piece["content"] = row_ages(aliased.column(name), name), contents
-        for key, places in placed:
-            piece["partition"][places] = self._keys.setdefault(key, len(self._keys))
-        piece["partition"][np.asarray(normalize_ids(aliased.column(ID)).is_null())] = -1
-        self._pieces.append(piece)
-
-    def table(self, keys: Sequence[str]) -> RowFacts:
-        """Return the facts of all rows, with the places of their partitions among those of the file."""
-        facts = np.concatenate(self._pieces)
-        ranks = np.array([keys.index(key) for key in self._keys] + [-1])
-        facts["partition"] = ranks[facts["partition"]]
-        return facts
 
 
 def scan_parts(

@@ -2,9 +2,9 @@
 
 The ranges go over the package's own transport (:mod:`~rasteret_assets.storage.http`), so that redirects, proxies, users
 in addresses and link-local hosts are treated as for headers, and every range says which version of the file it is of.
-fsspec's HTTP filesystem, the other way, reads on from a file that was replaced, and asks any host a redirect names. Of a
-file of 87 MB in 20 row groups a whole scan takes 24 requests and 87 MB here, and 70 requests and 186 MB (87 MB without its
-cache) there; one of the row groups takes 5 requests here and 13 there.
+fsspec's HTTP filesystem, the other way, reads on from a file that was replaced, and asks any host a redirect names. For
+a file of 87 MB in 20 row groups a whole scan takes 24 requests and 87 MB here, there 70 requests and 186 MB (87 MB
+without its cache); one of the row groups takes 5 requests here and 13 there.
 """
 
 from __future__ import annotations
@@ -22,109 +22,30 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from rasteret_assets.errors import (
-    AccessDeniedError,
     FileReplacedError,
-    LinkLocalRefusedError,
-    ObjectNotFoundError,
     RangeReadError,
-    SourceError,
-    WrongRangeError,
 )
 from rasteret_assets.secrets import redact, without_user
 from rasteret_assets.storage.backend import RangeRead
 from rasteret_assets.storage.hosts import DEADLINE_S, attempts_allowed, backoff
 from rasteret_assets.storage.http import HttpBackend
-from rasteret_assets.storage.link_local import is_link_local
 from rasteret_assets.storage.listing import Listed
 from rasteret_assets.storage.processes import run_sync
 from rasteret_assets.storage.unchanged import IndexedFile
-from rasteret_assets.storage.urls import host, scheme
+from rasteret_assets.storage.urls import host
 
 T = TypeVar("T")
 
-#: First and last bytes of a Parquet file, of which the second are those of one with an encrypted footer.
-_MAGIC: Final = (b"PAR1", b"PARE")
-#: Files that are asked about at once.
-_ASKED_AT_ONCE: Final = 16
 #: Bytes of the ends of files that are kept, because footers are read by whoever looks at a schema and by each scan.
 _KEPT_TAIL: Final = 2**20
 _KEPT_TAILS: Final = 32 * 2**20
-#: Seconds after its first failure within which a look at a file is tried again: a tick of Dagster ends after a minute.
-_LOOK_S: Final = 30.0
 _NS: Final = 10**9
-
-
-def is_http(path: str) -> bool:
-    """Tell whether a path is an HTTP or HTTPS address."""
-    return scheme(path) in {"http", "https"}
 
 
 def name_of(url: str) -> str:
     """Return host and path of an address: its name among files, in which no query and no user stands."""
     rest = without_user(url).partition("://")[2].partition("?")[0].partition("#")[0]
     return f"{host(url)}/{rest.partition('/')[2]}"
-
-
-def list_addresses(urls: Sequence[str], *, link_local: bool = False) -> tuple[pafs.FileSystem, list[Listed]]:
-    """Ask for the first bytes of Parquet files at HTTP(S) addresses: one request each, which tells size and validators.
-
-    Args:
-        urls: of the files, which may be signed.
-        link_local: whether link-local hosts and the metadata services of clouds may be asked.
-
-    Returns:
-        A filesystem that opens these files, and the files in their order.
-
-    Raises:
-        SourceError: naming the first file that does not exist, is not to be had, is not Parquet, or whose server does
-            not answer ranges.
-    """
-    for url in urls:
-        refuse_link_local(url, link_local=link_local)
-    backend = HttpBackend(link_local=link_local)
-    looks = run_sync(_each(urls, lambda url: _look(backend, url)))
-    handler = HttpFiles(backend)
-    return pafs.PyFileSystem(handler), [handler.add(url, look) for url, look in zip(urls, looks, strict=True)]
-
-
-def read_addresses(urls: Sequence[str], most: int, *, link_local: bool = False) -> list[bytes]:
-    """Return the contents of small documents at HTTP(S) addresses.
-
-    Args:
-        urls: of the documents.
-        most: bytes that a document may have.
-        link_local: whether link-local hosts and the metadata services of clouds may be asked.
-
-    Raises:
-        SourceError: naming the first document that cannot be had, or is larger.
-    """
-    for url in urls:
-        refuse_link_local(url, link_local=link_local)
-    backend = HttpBackend(link_local=link_local)
-
-    async def read(url: str) -> bytes:
-        try:
-            data = bytes((await _tried(lambda: backend.read(url, 0, most + 1), _LOOK_S)).data)
-        except RangeReadError as error:
-            raise _explained(url, error) from error
-        if len(data) > most:
-            raise SourceError(f"{redact(url)}: is larger than {most // 2**20} MiB, which no document of a catalog is")
-        return data
-
-    return run_sync(_each(urls, read))
-
-
-def refuse_link_local(url: str, *, link_local: bool) -> None:
-    """Refuse an address whose host is link-local, or hands out credentials, unless such hosts are allowed.
-
-    Raises:
-        SourceError: naming the address and the field of a spec that allows it.
-    """
-    if not link_local and is_link_local(host(url)):
-        raise SourceError(
-            f"{redact(url)}: is an address of this machine's own network, such as a cloud's metadata service; "
-            "link_local: allow in the spec lets it be asked"
-        )
 
 
 class HttpFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
@@ -254,7 +175,7 @@ class _HttpFile(io.RawIOBase):
             return kept
         try:
             read = run_sync(
-                _tried(lambda: self._backend.read_unchanged(self._url, start, length, self._indexed))
+                tried(lambda: self._backend.read_unchanged(self._url, start, length, self._indexed))
             )  # fmt: skip
         except FileReplacedError as error:
             raise OSError(f"{redact(self._url)} was replaced while it was read: build again") from error
@@ -269,38 +190,17 @@ class _HttpFile(io.RawIOBase):
         return data
 
 
-async def _each(urls: Sequence[str], ask: Callable[[str], Awaitable[T]]) -> list[T]:
-    """What is answered for each address, in order, some of them asked at once."""
-    room = asyncio.Semaphore(_ASKED_AT_ONCE)
-
-    async def one(url: str) -> T:
-        async with room:
-            return await ask(url)
-
-    tasks = [asyncio.ensure_future(one(url)) for url in urls]
+def _times_ns(last_modified: str | None) -> tuple[int, ...]:
+    """The time of a ``Last-Modified`` header in ns since 1970; none where there is none, or it is not a date."""
+    if not last_modified:
+        return ()
     try:
-        return [await task for task in tasks]  # in order, so that of several failures the first is told
-    finally:
-        for task in tasks:
-            task.cancel()
+        return (int(parsedate_to_datetime(last_modified).timestamp()) * _NS,)
+    except (TypeError, ValueError, OverflowError):
+        return ()
 
 
-async def _look(backend: HttpBackend, url: str) -> RangeRead:
-    where = redact(url)
-    try:
-        look = await _tried(lambda: backend.read_range(url, 0, len(_MAGIC[0])), _LOOK_S)
-    except RangeReadError as error:
-        raise _explained(url, error) from error
-    begin = bytes(look.data)
-    if begin not in _MAGIC:
-        shown = f"it begins with {begin!r}" if begin else "it is empty"
-        raise SourceError(f"{where}: is not a Parquet file: {shown}")
-    if look.size is None:
-        raise SourceError(f"{where}: its server does not tell how long the file is, so its end cannot be found")
-    return look
-
-
-async def _tried(ask: Callable[[], Awaitable[T]], within: float = DEADLINE_S) -> T:
+async def tried(ask: Callable[[], Awaitable[T]], within: float = DEADLINE_S) -> T:
     """The answer to a request that is sent again, a few times within some seconds, where it failed for a moment."""
     began, attempts = time.monotonic(), 0
     while True:
@@ -312,34 +212,3 @@ async def _tried(ask: Callable[[], Awaitable[T]], within: float = DEADLINE_S) ->
             if attempts >= attempts_allowed(error) or time.monotonic() - began + wait > within:
                 raise
             await asyncio.sleep(wait)
-
-
-def _explained(url: str, error: RangeReadError) -> SourceError:
-    """A sentence of what keeps a file of a table from being read, and what to do."""
-    where = redact(url)
-    match error:
-        case ObjectNotFoundError():
-            return SourceError(f"{where}: does not exist (HTTP {error.status}): check the address")
-        case AccessDeniedError():
-            return SourceError(
-                f"{where}: its server refuses access (HTTP {error.status}): give an address that is signed or has a "
-                "user and password, or download the file"
-            )
-        case LinkLocalRefusedError():
-            return SourceError(str(error))
-        case WrongRangeError() if error.status == 200:
-            return SourceError(
-                f"{where}: its server does not answer ranges, so that only the whole file could be read: download it, "
-                "and give the path"
-            )
-    return SourceError(f"{error}: the table cannot be read")
-
-
-def _times_ns(last_modified: str | None) -> tuple[int, ...]:
-    """The time of a ``Last-Modified`` header in ns since 1970; none where there is none, or it is not a date."""
-    if not last_modified:
-        return ()
-    try:
-        return (int(parsedate_to_datetime(last_modified).timestamp()) * _NS,)
-    except (TypeError, ValueError, OverflowError):
-        return ()
