@@ -41,15 +41,16 @@ def init(
 ) -> None:
     """Write a declaration for a record table.
 
-    TABLE is a path or URI of a Parquet or GeoParquet file or a folder of such files. What was recognised, and what
-    would be rejected, stands in the file as comments, and what is wrong is told as warnings.
+    TABLE is a path, URI or address of a Parquet or GeoParquet file, a folder or glob of such files, or a STAC
+    Collection of them. What was recognised, and what would be rejected, stands in the file as comments, and what is
+    wrong is told as warnings.
     """
     from rasteret_assets.declare import SCHEMA_FILE, json_schema, propose
 
     # The file lies elsewhere: what is relative in it starts there, and what was typed here.
     workspace = None if workspace_dir is None else _from_here(workspace_dir)
     place = _from_here(table)
-    proposal = propose(place, name=name, workspace_dir=workspace, filesystem=location.filesystem_of(place))
+    proposal = propose(place, name=name, workspace_dir=workspace, filesystem=location.filesystem_of)
     file = out or location.declarations / f"{proposal.values['name']}.yaml"
     if not dry_run:
         if file.exists() and not overwrite:
