@@ -203,7 +203,7 @@ class Tokens:
             lasts = self._lasts(token)
         except IssuerError as error:
             self._refuse(kept, pending, error)
-        except Exception as error:  # noqa: BLE001  (whoever waits must hear of it)
+        except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it, or waits for ever)
             # Without its text, which may hold what was asked for.
             kind = type(error).__name__
             self._refuse(kept, pending, IssuerError(f"no credentials of {self.issuer.name}: {kind}", passing=True))

@@ -1,4 +1,4 @@
-"""Files that a token opens: had once, renewed in time and when it is refused, and told in one sentence where it fails."""
+"""Files that a token opens: it is had once, renewed in time, and where there is none that is told in one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +31,9 @@ from rasteret_assets.errors import (
     SpecError,
     StoreUnavailableError,
 )
+from rasteret_assets.headers.failures import read_failures
 from rasteret_assets.storage.tokens import IssuerError, Token, Tokens
+from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import footprint, record_table, tiff_bytes
 from tests.support.s3 import KEYS, bucket_server
 from tests.support.server import RangeServer
@@ -79,7 +81,7 @@ class Azure:
 
 def azure_pages(azure: Azure) -> type[Page]:
     class Pages(Page):
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802  (the name that the base class looks for)
             parts = urlsplit(self.path)
             if self.host == "planetarycomputer.microsoft.com":
                 container = parts.path.rpartition("/")[2]
@@ -236,7 +238,9 @@ def test_a_collection_is_built_and_read_with_signatures_that_nothing_keeps(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     hrefs = [f"{BLOBS}/sentinel2-l2/{name}.tif" for name in ("a", "b", "gone")] + [f"{BLOBS}/unknown/c.tif"]
-    pq.write_table(record_table(["a", "b", "c", "d"], {"B02": hrefs}, outline=footprint(azure.body)), tmp_path / "t.parquet")
+    pq.write_table(
+        record_table(["a", "b", "c", "d"], {"B02": hrefs}, outline=footprint(azure.body)), tmp_path / "t.parquet"
+    )
     spec = ra.CollectionSpec.of(
         path=str(tmp_path / "t.parquet"), name="t", workspace_dir=str(tmp_path / "out"), enrich_cog=True,
         band_codes=["B02"], credentials="planetary_computer",
@@ -259,7 +263,402 @@ def test_a_collection_is_built_and_read_with_signatures_that_nothing_keeps(
 
 
 def _ledger(published: Path) -> list[dict[str, Any]]:
-    from rasteret_assets.headers.failures import read_failures
-    from rasteret_assets.storage.workspace import Workspace
-
     return read_failures(Workspace.at(str(published))).table.to_pylist()
+
+
+# --- Earthdata --------------------------------------------------------------------------------------------------------
+
+LOGIN, DATA, CLOUD = "urs.earthdata.nasa.gov", "data.lpdaac.earthdatacloud.nasa.gov", "d1nklfio7vscoe.cloudfront.net"
+GRANULES = f"https://{DATA}/lp-prod-protected/HLSL30.020"
+
+
+@dataclass
+class Nasa:
+    """Earthdata Login, an archive's web server, which leads to a signed address, and the host of that."""
+
+    tokens: set[str] = field(default_factory=set)
+    expiry: str = "12/31/2037"
+    logins: list[str] = field(default_factory=list)
+    s3: list[str] = field(default_factory=list)
+    at_cloud: list[dict[str, str]] = field(default_factory=list)
+    cookies: list[str] = field(default_factory=list)
+    body: bytes = field(default_factory=tiff_bytes)
+    closed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def nasa_pages(nasa: Nasa) -> type[Page]:
+    class Pages(Page):
+        def do_POST(self) -> None:  # noqa: N802  (likewise)
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            given = self.headers.get("Authorization") or ""
+            with nasa.lock:
+                nasa.logins.append(given)
+                if given != "Basic bWU6UExBTlRFRHBhc3M=":
+                    self.answer(401, b'{"error": "invalid_credentials"}')
+                    return
+                token = f"PLANTEDtoken{len(nasa.logins)}"
+                nasa.tokens.add(token)
+            told = {"access_token": token, "token_type": "Bearer", "expiration_date": nasa.expiry}
+            self.answer(200, json.dumps(told).encode(), {"Content-Type": "application/json"})
+
+        def do_GET(self) -> None:  # noqa: N802  (the name that the base class looks for)
+            if self.host == LOGIN:
+                self.answer(200, b"<!DOCTYPE html>Log in")
+            elif self.host == CLOUD:
+                nasa.at_cloud.append(dict(self.headers))
+                is_signed = "Signature=PLANTEDcloud" in self.path
+                self.file(nasa.body) if is_signed else self.answer(403)
+            elif (self.headers.get("Authorization") or "").removeprefix("Bearer ") not in nasa.tokens:
+                self.answer(302, headers={"Location": f"https://{LOGIN}/oauth/authorize?client_id=x"})
+            elif nasa.closed:
+                self.answer(403, b"EULA Acceptance Failure")
+            elif self.path == "/s3credentials":
+                nasa.s3.append(self.headers.get("Authorization") or "")
+                expiration = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S+00:00")
+                told = {
+                    "accessKeyId": "k",
+                    "secretAccessKey": "s",
+                    "sessionToken": "PLANTEDs3",
+                    "expiration": expiration,
+                }
+                self.answer(200, json.dumps(told).encode())
+            else:
+                if cookie := self.headers.get("Cookie"):
+                    nasa.cookies.append(cookie)
+                self.answer(303, headers={
+                    "Location": f"https://{CLOUD}{self.path}?Expires=1&Signature=PLANTEDcloud",
+                    "Set-Cookie": "asf-urs=PLANTEDcookie; Path=/; Secure",
+                })  # fmt: skip
+
+    return Pages
+
+
+@pytest.fixture
+def nasa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nasa]:
+    made = Nasa()
+    for name in ("EARTHDATA_TOKEN", "EARTHDATA_USERNAME", "EARTHDATA_PASSWORD", "EARTHDATA_HOST", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with served(nasa_pages(made), [LOGIN, DATA, CLOUD], tmp_path, monkeypatch):
+        yield made
+
+
+def test_one_login_opens_the_archives_and_no_other_host_sees_its_token(nasa: Nasa, tmp_path: Path) -> None:
+    (tmp_path / ".netrc").write_text(f"machine {LOGIN} login me password PLANTEDpass\n")
+    backend = create_backend(credentials="earthdata")
+    urls = [f"{GRANULES}/{number}.tif" for number in range(30)]
+    assert set(read(backend, *urls)) == {nasa.body[:4]}
+    assert len(nasa.logins) == 1
+    assert len(nasa.at_cloud) == 30
+    assert not [headers for headers in nasa.at_cloud if "Authorization" in headers or "Cookie" in headers]
+    assert set(nasa.cookies) <= {"asf-urs=PLANTEDcookie"}
+    assert b"PLANTED" not in pickle.dumps(backend)
+
+
+@pytest.mark.parametrize("given", ["token", "account"])
+def test_the_environment_says_who_asks(nasa: Nasa, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    if given == "token":
+        nasa.tokens.add("mine")
+        monkeypatch.setenv("EARTHDATA_TOKEN", "mine")
+    else:
+        monkeypatch.setenv("EARTHDATA_USERNAME", "me")
+        monkeypatch.setenv("EARTHDATA_PASSWORD", "PLANTEDpass")
+    assert read(create_backend(credentials="earthdata"), f"{GRANULES}/a.tif") == [nasa.body[:4]]
+    assert len(nasa.logins) == (given == "account")
+
+
+def test_a_login_page_in_the_place_of_a_file_makes_the_token_anew(nasa: Nasa, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EARTHDATA_USERNAME", "me")
+    monkeypatch.setenv("EARTHDATA_PASSWORD", "PLANTEDpass")
+    backend = create_backend(credentials="earthdata")
+    urls = [f"{GRANULES}/{number}.tif" for number in range(20)]
+    read(backend, urls[0])
+    nasa.tokens.clear()
+    assert set(read(backend, *urls)) == {nasa.body[:4]}
+    assert len(nasa.logins) == 2
+
+
+@pytest.mark.parametrize(
+    ("netrc", "environment", "sentence"),
+    [
+        (None, {}, "no account for urs.earthdata.nasa.gov is given, and there is no netrc file: set EARTHDATA_TOKEN"),
+        ("machine example.com login a password b\n", {}, "and the netrc file has none: set EARTHDATA_TOKEN, or"),
+        ("machine PLANTED\nbroken PLANTED", {}, "cannot be read (NetrcParseError): set EARTHDATA_TOKEN, or"),
+        (None, {"EARTHDATA_USERNAME": "me", "EARTHDATA_PASSWORD": "PLANTEDwrong"},
+         "Earthdata Login (urs.earthdata.nasa.gov) answers HTTP 401: it does not know this user and password"),
+        (None, {"EARTHDATA_TOKEN": "PLANTED two"}, "EARTHDATA_TOKEN holds a space or a line end"),
+        (None, {"EARTHDATA_TOKEN": "PLANTEDold"}, "also with renewed credentials of earthdata: the account may have"),
+    ],
+)  # fmt: skip
+def test_what_keeps_an_account_out_is_one_sentence(
+    nasa: Nasa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, netrc: str | None, environment: dict[str, str],
+    sentence: str,
+) -> None:  # fmt: skip
+    if netrc is not None:
+        (tmp_path / ".netrc").write_text(netrc)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (error,) = read(create_backend(credentials="earthdata"), f"{GRANULES}/a.tif")
+    assert isinstance(error, CredentialsError | AccessDeniedError)
+    assert str(error).startswith(f"{GRANULES}/a.tif: ")
+    assert sentence in str(error)
+    assert "PLANTED" not in str(error)
+
+
+def test_data_whose_terms_nobody_accepted_is_told(nasa: Nasa, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EARTHDATA_USERNAME", "me")
+    monkeypatch.setenv("EARTHDATA_PASSWORD", "PLANTEDpass")
+    nasa.closed = True
+    (error,) = read(create_backend(credentials="earthdata"), f"{GRANULES}/a.tif")
+    assert "the account may have to accept the terms of the data" in str(error)
+
+
+def test_buckets_of_an_archive_are_opened_by_credentials_of_their_own(
+    nasa: Nasa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nasa.tokens.add("mine")
+    monkeypatch.setenv("EARTHDATA_TOKEN", "mine")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    with bucket_server("lp-prod-protected") as endpoint:
+        client = boto3.client("s3", endpoint_url=f"http://{endpoint}", region_name="us-east-1", **KEYS)
+        client.put_object(Bucket="lp-prod-protected", Key="a.tif", Body=nasa.body)
+        client.close()
+        backend = create_backend(
+            credentials="earthdata", default_s3_config={"endpoint": f"http://{endpoint}", "region": "us-east-1"}
+        )
+        assert set(read(backend, *["s3://lp-prod-protected/a.tif"] * 10)) == {nasa.body[:4]}
+        assert nasa.s3 == ["Bearer mine"]
+        monkeypatch.setenv("EARTHDATA_TOKEN", "PLANTEDold")
+        other = pickle.loads(pickle.dumps(backend))
+        (error,) = read(other, "s3://lp-prod-protected/a.tif")
+    assert isinstance(error, CredentialsError)
+    assert "it does not take the token of this account" in str(error)
+
+
+# --- a function of the user's own -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module ``opened_by`` whose text a test writes."""
+    folder = tmp_path / "code"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder / "opened_by.py"
+    sys.modules.pop("opened_by", None)
+
+
+OWN = {"opened_by": "open_place"}
+
+
+def test_a_function_opens_hosts_by_headers_or_by_a_query(own: Path, server: RangeServer) -> None:
+    own.write_text(
+        "asked = []\n"
+        "def open_place(place):\n"
+        "    asked.append(place)\n"
+        "    return {'headers': {'X-Key': 'PLANTED'}, 'query': 'token=PLANTED2'}\n"
+    )
+    server.objects["/a.tif"] = server.objects["/b.tif"] = b"data"
+    backend = create_backend(credentials=OWN, headers={"x-key": "other"})
+    assert read(backend, f"{server.url}/a.tif", f"{server.url}/b.tif?v=1") == [b"data"] * 2
+    assert sorted(server.paths) == ["/a.tif?token=PLANTED2", "/b.tif?v=1&token=PLANTED2"]
+    sent = [{key.lower(): value for key, value in headers.items()} for headers in server.headers]
+    assert {headers["x-key"] for headers in sent} == {"PLANTED"}
+    assert sys.modules["opened_by"].asked == [server.url]
+    assert b"PLANTED" not in pickle.dumps(backend)
+
+
+def test_a_function_that_returns_nothing_leaves_requests_as_they_are(own: Path, server: RangeServer) -> None:
+    own.write_text("def open_place(place): return None\n")
+    server.objects["/a.tif"] = b"data"
+    server.fault = lambda path, before: "403" if path == "/b.tif" else None
+    found = read(create_backend(credentials=OWN), f"{server.url}/a.tif", f"{server.url}/b.tif")
+    assert found[0] == b"data"
+    assert str(found[1]) == f"{server.url}/b.tif: HTTP 403 Forbidden"
+    assert sorted(server.paths) == ["/a.tif", "/b.tif"]
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("raise ValueError('PLANTED')", "opened_by:open_place raised ValueError for"),
+        ("return 'PLANTED'", "it is a str"),
+        ("return {}", "nothing is in it; return None for a place that needs nothing"),
+        ("return {'headers': {'X': 'PLANTED\\n'}}", "the value given for the HTTP header X is no text"),
+        ("return {'headers': 'PLANTED'}", "headers are not a mapping"),
+        ("return {'query': 'a b#PLANTED'}", "query is not a text that may stand behind an address"),
+        ("return {'query': 'a=1', 'expires_at': 'PLANTED'}", "expires_at is not a datetime with a time zone"),
+        ("return {'access_key_id': 'PLANTED'}", "['access_key_id'] open a bucket, and this is a web server"),
+        ("import sys; sys.exit('PLANTED')", "opened_by:open_place raised SystemExit for"),
+    ],
+)
+def test_a_function_that_fails_is_told_without_what_it_says(
+    own: Path, server: RangeServer, body: str, sentence: str
+) -> None:
+    own.write_text(f"def open_place(place):\n    {body}\n")
+    server.objects["/a.tif"] = b"data"
+    (error,) = read(create_backend(credentials=OWN), f"{server.url}/a.tif")
+    assert isinstance(error, CredentialsError)
+    assert str(error).startswith(f"{server.url}/a.tif: ")
+    assert sentence in str(error)
+    assert "PLANTED" not in str(error)
+    assert server.paths == []
+
+
+@pytest.mark.parametrize(
+    ("credentials", "sentence"),
+    [
+        ({"no_such.module": "f"}, "the module cannot be imported (ModuleNotFoundError: No module named 'no_such')"),
+        ({"json": "no_such"}, "{json: no_such}: the module has no such name"),
+        ({"json": "__name__"}, "the module has something of this name that cannot be called"),
+        ("planetary_komputer", "no provider has this name: write planetary_computer, earthdata, or the module"),
+        ({"a": "b", "c": "d"}, "credentials are not understood: write planetary_computer"),
+        ({"a b": "c"}, "do not name a module and a function of Python"),
+        (5, "credentials are not understood"),
+    ],
+)
+def test_credentials_that_are_none_are_refused_before_anything_is_asked(credentials: Any, sentence: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        create_backend(credentials=credentials)
+    assert sentence in str(caught.value)
+
+
+def test_two_ways_to_open_files_are_one_too_many() -> None:
+    with pytest.raises(SpecError, match="give one of them"):
+        create_backend(dict, credentials="earthdata")
+
+
+def test_a_spec_names_credentials_and_refuses_tokens() -> None:
+    spec = ra.CollectionSpec.of(path="t.parquet", credentials=OWN)
+    assert spec.credentials == OWN
+    plain = ra.CollectionSpec.of(path="t.parquet")
+    assert plain.content_hash != spec.content_hash
+    with pytest.raises(SpecError, match=r"^credentials: credentials are named, not given") as caught:
+        ra.CollectionSpec.of(path="t.parquet", credentials="PLANTED")
+    assert "PLANTED" not in str(caught.value)
+
+
+def test_no_published_file_decides_which_code_runs(own: Path, server: RangeServer, tmp_path: Path) -> None:
+    own.write_text("def open_place(place): return {'headers': {'Authorization': 'Bearer PLANTED'}}\n")
+    server.objects["/a.tif"] = body = tiff_bytes()
+    table = record_table(["a"], {"B02": [f"{server.url}/a.tif"]}, outline=footprint(body))
+    pq.write_table(table, tmp_path / "t.parquet")
+    spec = ra.CollectionSpec.of(
+        path=str(tmp_path / "t.parquet"), name="t", workspace_dir=str(tmp_path), enrich_cog=True, credentials=OWN
+    )
+    ra.build(spec)
+    published = tmp_path / "t_records"
+    with pytest.raises(SpecError, match=r"not imported on the word of a file: allow it by load\(\.\.\., credentials="):
+        ra.load(published).get_numpy(footprint(body), bands="B02")
+    assert ra.load(published).subset(bbox=(-180, -90, 180, 90)).to_table().num_rows == 1
+    collection = ra.load(published, credentials=OWN)
+    server.reset()
+    assert collection.get_numpy(footprint(body), bands="B02").any()
+    assert {headers.get("Authorization") for headers in server.headers} == {"Bearer PLANTED"}
+    for file in published.rglob("*.parquet"):
+        assert b"PLANTED" not in file.read_bytes()
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+class Issuing:
+    """Gives tokens that hold for a hundred seconds, as long as it is told to."""
+
+    name, remedy = "test", "none"
+
+    def __init__(self, clock: Any) -> None:
+        self.clock = clock
+        self.asked = 0
+        self.fails: IssuerError | None = None
+
+    def scope(self, url: str) -> str | None:
+        return url
+
+    def fetch(self, scope: str) -> Token:
+        self.asked += 1
+        if self.fails is not None:
+            raise self.fails
+        return Token(query=f"sig={self.asked}", expires_at=datetime.fromtimestamp(self.clock() + 100, UTC))
+
+    def is_login(self, host: str) -> bool:
+        return False
+
+
+def test_a_token_is_renewed_before_it_expires_and_serves_until_then() -> None:
+    now = [1000.0]
+    issuer = Issuing(lambda: now[0])
+    tokens = Tokens(issuer, lambda: now[0])
+
+    def get() -> str:
+        return asyncio.run(tokens.get("a")).query
+
+    def settled() -> None:
+        """Whoever fetches in the background has ended."""
+        for thread in threading.enumerate():
+            if thread.name == "rasteret-assets-token":
+                thread.join()
+
+    assert [get(), get()] == ["sig=1", "sig=1"]
+    now[0] += 60
+    assert get() == "sig=1"  # its successor is asked for meanwhile
+    settled()
+    assert get() == "sig=2"
+    now[0] += 60
+    issuer.fails = IssuerError("closed today", passing=True)
+    assert get() == "sig=2"
+    settled()
+    assert [get(), get(), issuer.asked] == ["sig=2", "sig=2", 3]
+    now[0] += 60
+    with pytest.raises(IssuerError, match="closed today"):
+        get()
+    issuer.fails = None
+    now[0] += 2
+    assert get() == "sig=5"
+
+
+def test_a_refusal_is_asked_for_once_a_minute() -> None:
+    now = [1000.0]
+    issuer = Issuing(lambda: now[0])
+    issuer.fails = IssuerError("no account")
+    tokens = Tokens(issuer, lambda: now[0])
+    for seconds, asked in ((0, 1), (30, 1), (31, 2)):
+        now[0] += seconds
+        with pytest.raises(IssuerError, match="no account"):
+            asyncio.run(tokens.get("a"))
+        assert issuer.asked == asked
+
+
+# --- requester pays ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def paid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: RangeServer) -> RangeServer:
+    """A server in S3's place that demands that the requester pays."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)
+    server.objects["/usgs-landsat/a.tif"] = tiff_bytes()
+    server.fault = lambda path, before: None if "requester" in set(server.headers[-1].values()) else "403"
+    return server
+
+
+def test_a_requester_who_pays_reads_pixels_too(paid: RangeServer, tmp_path: Path) -> None:
+    body = paid.objects["/usgs-landsat/a.tif"]
+    table = record_table(["a"], {"red": ["https://landsatlook.example/a.tif"]}, outline=footprint(body))
+    pq.write_table(table, tmp_path / "t.parquet")
+    cloud = ra.CloudConfig(
+        "aws", requester_pays=True, region="us-west-2",
+        url_patterns={"https://landsatlook.example/": "s3://usgs-landsat/"},
+    )  # fmt: skip
+    spec = ra.CollectionSpec.of(
+        path=str(tmp_path / "t.parquet"), name="t", workspace_dir=str(tmp_path), enrich_cog=True, cloud_config=cloud
+    )
+    assert ra.build(spec).totals["headers_fetched"] == 1
+    published = tmp_path / "t_records"
+    with pytest.raises(AccessDeniedError, match="check credentials, requester pays and region"):
+        ra.load(published).get_numpy(footprint(body), bands="red")
+    pixels = ra.load(published, cloud_config=cloud).get_numpy(footprint(body), bands="red")
+    assert pixels.any()
+    assert ra.load(published).get_numpy(footprint(body), bands="red", cloud_config=cloud).any()

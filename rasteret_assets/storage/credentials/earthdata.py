@@ -82,10 +82,11 @@ def _bearer() -> Token:
         return Token(headers={"Authorization": f"Bearer {given}"})
     user, password = _account()
 
+    address = f"https://{_login_host()}/api/users/find_or_create_token"
+
     async def request(session: aiohttp.ClientSession) -> Token:
         account = base64.b64encode(f"{user}:{password}".encode()).decode()
         headers = {"Accept": "application/json", "Authorization": f"Basic {account}"}
-        address = f"https://{_login_host()}/api/users/find_or_create_token"
         async with session.post(address, headers=headers, raise_for_status=True) as answer:
             told = await answer.json(content_type=None)
         token = told["access_token"]
@@ -100,7 +101,7 @@ def _bearer() -> Token:
             return "it does not know this user and password; check EARTHDATA_USERNAME and EARTHDATA_PASSWORD, or netrc"
         return "check EARTHDATA_HOST"
 
-    return ask(f"Earthdata Login ({_login_host()})", request, reason)
+    return ask(f"Earthdata Login ({_login_host()})", address, request, reason)
 
 
 def _account() -> tuple[str, str]:
@@ -143,4 +144,4 @@ def _s3_credentials(address: str, bearer: Token) -> Token:
             return "it does not take the token of this account; check EARTHDATA_TOKEN, or let another be made"
         return "this archive may give S3 credentials elsewhere"
 
-    return ask(address, request, reason)
+    return ask(address, address, request, reason)

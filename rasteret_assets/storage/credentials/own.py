@@ -55,7 +55,7 @@ class OwnFunction:
             given = imported(*self._place)(scope)
         except SpecError as error:  # in a process that lacks the module
             raise IssuerError(str(error)) from None
-        except Exception as error:  # noqa: BLE001  (it may raise anything)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (it may raise anything)
             # Without its text, which may hold what must not be told.
             raise IssuerError(f"{self.name} raised {type(error).__name__} for {scope}") from None
         return Token() if given is None else self._understood(given, scope)
@@ -97,7 +97,7 @@ def imported(module: str, function: str) -> Callable[[str], object]:
     name = f"credentials: {{{module}: {function}}}"
     try:
         found = getattr(importlib.import_module(module), function, None)
-    except Exception as error:  # noqa: BLE001  (what runs on import may raise anything)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (what runs on import may raise anything)
         # Of a package that is missing the text says which; other texts may hold what must not be told.
         reason = f": {error}" if isinstance(error, ImportError) else ""
         raise SpecError(f"{name}: the module cannot be imported ({type(error).__name__}{reason})") from None

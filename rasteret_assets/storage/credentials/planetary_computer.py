@@ -9,6 +9,7 @@ https://planetarycomputer.microsoft.com/docs/concepts/sas/
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # An address with a query has a signature of its own. TLS alone, since the signature is in the address.
 _BLOB: Final = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([a-z0-9$-]+)/[^?#]+")
+_ENDPOINT: Final = "https://planetarycomputer.microsoft.com"
 #: Accounts whose containers are public, so that nobody signs for them.
 _PUBLIC: Final = frozenset({"ai4edatasetspublicassets"})
 
@@ -60,7 +62,7 @@ class PlanetaryComputer:
 
         who = f"the token endpoint of {self.name}"
         try:
-            return ask(who, request, reason)
+            return ask(who, os.environ.get("PC_SDK_SAS_URL") or _ENDPOINT, request, reason)
         except ImportError:
             raise IssuerError(
                 "~/.planetarycomputer/settings.env is read by the package python-dotenv, which is not installed: "
