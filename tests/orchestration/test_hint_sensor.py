@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import dagster as dg
 import pytest
-from moto.server import ThreadedMotoServer
 
 from rasteret_assets import CollectionSpec
 from rasteret_assets.errors import SpecError
@@ -21,8 +18,7 @@ from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.source import stored
 from tests.orchestration.scenes import Scenes, launch
 from tests.support.server import RangeServer
-
-KEYS = {"aws_access_key_id": "k", "aws_secret_access_key": "s"}
+from tests.support.sqs import Queue, queue_server
 
 
 def item(name: str, datetime: str | None = "2024-02-05T10:00:00Z", **properties: Any) -> dict[str, Any]:
@@ -48,42 +44,12 @@ def wrapped(message: object) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Queue:
-    """A queue on moto's server."""
-
-    def __init__(self, client: Any, url: str) -> None:
-        self.client, self.url = client, url
-
-    def send(self, *messages: object) -> None:
-        for message in messages:
-            body = message if isinstance(message, str) else json.dumps(message)
-            self.client.send_message(QueueUrl=self.url, MessageBody=body)
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """How many messages are seen, and how many are hidden."""
-        names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
-        told = self.client.get_queue_attributes(QueueUrl=self.url, AttributeNames=list(names))["Attributes"]
-        seen, hidden = (int(told[name]) for name in names)
-        return seen, hidden
-
-
 @pytest.fixture
 def queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client("sqs", endpoint_url=f"http://{host}:{port}", region_name="us-east-1", **KEYS)
-    try:
-        # moto keeps its queues as long as the process lives.
-        name = f"items-{uuid.uuid4().hex}"
-        path = client.create_queue(QueueName=name)["QueueUrl"].partition("://")[2].partition("/")[2]
-        yield Queue(client, f"http://{host}:{port}/{path}")
-    finally:
-        client.close()
-        server.stop()
+    with queue_server() as made:
+        yield made
 
 
 @pytest.fixture

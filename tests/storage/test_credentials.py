@@ -21,9 +21,11 @@ from urllib.parse import parse_qs, urlsplit
 import boto3
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 import rasteret_assets as ra
 from rasteret_assets import create_backend
+from rasteret_assets.cli import main
 from rasteret_assets.errors import (
     AccessDeniedError,
     CredentialsError,
@@ -51,7 +53,8 @@ class Azure:
     #: Requests that a signature opens; None for as many as there are.
     uses: int | None = None
     status: int = 200
-    keys: set[str] = field(default_factory=set)
+    #: Requests for a signature that fail before one is answered.
+    failing: int = 0
     asked: Counter[str] = field(default_factory=Counter)
     queries: list[str] = field(default_factory=list)
     left: dict[str, int | None] = field(default_factory=dict)
@@ -85,7 +88,10 @@ def azure_pages(azure: Azure) -> type[Page]:
             parts = urlsplit(self.path)
             if self.host == "planetarycomputer.microsoft.com":
                 container = parts.path.rpartition("/")[2]
-                if azure.status != 200:
+                if azure.failing:
+                    azure.failing -= 1
+                    self.answer(503, b"later")
+                elif azure.status != 200:
                     self.answer(azure.status, b"no")
                 elif container == "unknown":
                     self.answer(404, b"{}")
@@ -177,6 +183,15 @@ def test_a_container_that_stays_closed_costs_one_more_signature(azure: Azure) ->
         "planetary_computer: the container may not be open to everyone, or the file lies outside it"
     )
     assert azure.body[:4] in found
+
+
+def test_files_wait_for_an_endpoint_that_fails_for_a_moment(azure: Azure, tmp_path: Path) -> None:
+    azure.failing = 2
+    hrefs = [f"{BLOBS}/sentinel2-l2/{number}.tif" for number in range(5)]
+    table = record_table([f"r{number}" for number in range(5)], {"B02": hrefs})
+    built = ra.build_from_table(table, enrich_cog=True, backend=create_backend(credentials="planetary_computer"))
+    assert built.to_table()["B02_metadata"].null_count == 0
+    assert azure.asked["sentinel2-l2"] == 1
 
 
 @pytest.mark.parametrize(
@@ -434,6 +449,47 @@ def test_buckets_of_an_archive_are_opened_by_credentials_of_their_own(
         (error,) = read(other, "s3://lp-prod-protected/a.tif")
     assert isinstance(error, CredentialsError)
     assert "it does not take the token of this account" in str(error)
+
+
+@pytest.mark.parametrize("way", ["command", "graph"])
+def test_no_token_is_in_anything_that_a_build_or_a_read_leaves(
+    nasa: Nasa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("EARTHDATA_USERNAME", "me")
+    monkeypatch.setenv("EARTHDATA_PASSWORD", "PLANTEDpass")
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    if way == "graph":
+        (tmp_path / "home").mkdir()
+        monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    hrefs = [f"{GRANULES}/{name}.tif" for name in ("a", "b")] + [f"https://{CLOUD}/c.tif"]
+    times = [datetime(2024, 4, 5, tzinfo=UTC)] * 3
+    table = record_table(["a", "b", "c"], {"B02": hrefs}, datetimes=times, outline=footprint(nasa.body))
+    pq.write_table(table, tmp_path / "t.parquet")
+    declaration = {
+        "path": str(tmp_path / "t.parquet"), "workspace_dir": str(tmp_path / "out"), "enrich_cog": True,
+        "credentials": "earthdata",
+    }  # fmt: skip
+    (tmp_path / "collections").mkdir()
+    (tmp_path / "collections" / "t.yaml").write_text(json.dumps(declaration))
+    told = ""
+    for arguments in (["build"], ["status"], ["failures", "t"], ["show", "t"], ["check"]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        told += result.output
+    assert len(nasa.logins) == 1
+    collection = ra.load(tmp_path / "out" / "t_records")
+    assert collection.get_numpy(footprint(nasa.body), bands="B02").shape[0] == 2
+    written = {"told": told, "log": caplog.text}
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            text = path.read_bytes().decode(errors="replace")
+            if path.suffix == ".parquet":
+                text += str(pq.read_table(path, partitioning=None).to_pylist())
+            written[str(path)] = text
+    assert {place for place, text in written.items() if "PLANTED" in text} == set()
+    assert "forbidden" in told  # the file of a host that is not one of Earthdata's
 
 
 # --- a function of the user's own -------------------------------------------------------------------------------------
