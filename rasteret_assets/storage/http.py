@@ -39,6 +39,7 @@ from rasteret_assets.errors import (
     WrongRangeError,
 )
 from rasteret_assets.secrets import redact
+from rasteret_assets.storage.addresses import identity_href
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.http_answer import (
     HttpAnswer,
@@ -274,12 +275,13 @@ class HttpBackend(ReadingBackend):
             headers: further ones.
             token: what opens the object.
         """
+        query = "" if token is None else token.query
         try:
-            origin, path = _split(url)
+            origin, path = _split(identity_href(url) if query else url)
         except ValueError:  # its text may repeat a password
             raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from None
-        if token is not None and token.query:
-            path += ("&" if "?" in path else "?") + token.query
+        if query:
+            path += ("&" if "?" in path else "?") + query
         clients = self._clients_here()
         answer = await self._ask(clients, url, origin, path, wanted, headers, token)
         if answer.status in _REDIRECTS and "location" in answer.headers:

@@ -151,13 +151,22 @@ def test_a_container_is_signed_for_once_however_many_ask(azure: Azure) -> None:
     assert all("sig=PLANTED" in query for query in azure.queries)
 
 
-def test_an_address_that_is_signed_or_public_is_asked_for_as_it_is(azure: Azure) -> None:
+def test_a_signature_of_the_table_counts_as_long_as_it_holds(azure: Azure) -> None:
     backend = create_backend(credentials="planetary_computer")
-    own = f"{BLOBS}/sentinel2-l2/a.tif?sv=1&sig=mine"
-    (error,) = read(backend, own)
-    assert isinstance(error, AccessDeniedError)
-    assert str(error) == f"{BLOBS}/sentinel2-l2/a.tif: HTTP 403 Forbidden"
+    azure.left["sentinel2-l2 mine"] = 1
+    url = f"{BLOBS}/sentinel2-l2/a.tif?sv=1&sig=mine"
+    assert read(backend, url) == [azure.body[:4]]
     assert (azure.asked, azure.queries) == ({}, ["sv=1&sig=mine"])
+    assert read(backend, url) == [azure.body[:4]]
+    assert azure.asked == {"sentinel2-l2": 1}
+    assert azure.queries[1:] == ["sv=1&sig=mine", "sv=2021-06-08&sr=c&sig=PLANTEDsentinel2-l21"]
+
+
+def test_an_address_that_is_no_container_of_theirs_is_asked_for_as_it_is(azure: Azure, server: RangeServer) -> None:
+    server.objects["/sentinel2-l2/a.tif?x=1"] = b"data"
+    backend = create_backend(credentials="planetary_computer")
+    assert read(backend, f"{server.url}/sentinel2-l2/a.tif?x=1") == [b"data"]
+    assert azure.asked == {}
 
 
 def test_a_signature_that_is_refused_is_renewed_once_for_all(azure: Azure) -> None:

@@ -2,7 +2,7 @@
 
 Anybody is given one, for about an hour and for a whole container; with a subscription key more often. obstore's
 provider asks for it, by the settings that the package ``planetary-computer`` knows too: ``PC_SDK_SUBSCRIPTION_KEY``
-and ``PC_SDK_SAS_URL``.
+and ``PC_SDK_SAS_URL``, in the environment or in ``~/.planetarycomputer/settings.env``.
 
 https://planetarycomputer.microsoft.com/docs/concepts/sas/
 """
@@ -13,13 +13,14 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
+from rasteret_assets.storage.addresses import identity_href
 from rasteret_assets.storage.credentials.asking import ask
-from rasteret_assets.storage.tokens import IssuerError, Token
+from rasteret_assets.storage.tokens import Token
 
 if TYPE_CHECKING:
     import aiohttp
 
-# An address with a query has a signature of its own. TLS alone, since the signature is in the address.
+# TLS alone, since the signature is in the address.
 _BLOB: Final = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([a-z0-9$-]+)/[^?#]+")
 _ENDPOINT: Final = "https://planetarycomputer.microsoft.com"
 #: Accounts whose containers are public, so that nobody signs for them.
@@ -33,8 +34,8 @@ class PlanetaryComputer:
     remedy = "the container may not be open to everyone, or the file lies outside it"
 
     def scope(self, url: str) -> str | None:
-        """Return ``account/container`` of an address in Azure Blob Storage that is not signed."""
-        match = _BLOB.fullmatch(url)
+        """Return ``account/container`` of an address in Azure Blob Storage, whatever signature it has."""
+        match = _BLOB.fullmatch(identity_href(url))
         return None if match is None or match[1] in _PUBLIC else f"{match[1]}/{match[2]}"
 
     def fetch(self, scope: str) -> Token:
@@ -61,13 +62,7 @@ class PlanetaryComputer:
             return "check the address in PC_SDK_SAS_URL"
 
         who = f"the token endpoint of {self.name}"
-        try:
-            return ask(who, os.environ.get("PC_SDK_SAS_URL") or _ENDPOINT, request, reason)
-        except ImportError:
-            raise IssuerError(
-                "~/.planetarycomputer/settings.env is read by the package python-dotenv, which is not installed: "
-                "install it, or set PC_SDK_SUBSCRIPTION_KEY and PC_SDK_SAS_URL in the environment"
-            ) from None
+        return ask(who, os.environ.get("PC_SDK_SAS_URL") or _ENDPOINT, request, reason)
 
     def is_login(self, host: str) -> bool:
         """Tell that no redirect of Azure leads to a login."""
