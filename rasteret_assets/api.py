@@ -152,6 +152,7 @@ def plan(
     """
     workspace = _workspace(spec, workspace_filesystem)
     force = force or spec.force
+    filesystem = _of_table(spec, filesystem, workspace_filesystem)
     source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force)
     options = {"force": force, "revalidate": revalidate}
     return plan_build(workspace, source, spec, only=partitions, **options)
@@ -193,10 +194,16 @@ def build(
     workspace = _workspace(spec, workspace_filesystem)
     _refuse_another(workspace, spec)
     force = force or spec.force
+    filesystem = _of_table(spec, filesystem, workspace_filesystem)
     source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force)
     backend = _backend(backend, spec)
     options = {"force": force, "revalidate": revalidate}
     return _build(workspace, source, spec, backend, partitions=partitions, **options)
+
+
+def _of_table(spec: CollectionSpec, filesystem: Any, workspace_filesystem: Any) -> Any:
+    """Return the filesystem of the record table: that of the workspace where harvested items are the table."""
+    return workspace_filesystem if filesystem is None and spec.harvest is not None else filesystem
 
 
 def _backend(given: StorageBackend | None, spec: CollectionSpec) -> StorageBackend:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from rasteret_assets.credentials import Credentials
 from rasteret_assets.errors import SpecError
+from rasteret_assets.harvest_options import HarvestOptions
 from rasteret_assets.options import GraphOptions
 from rasteret_assets.partitions import PartitionBy
 from rasteret_assets.secrets import SecretRule
@@ -27,6 +28,8 @@ from rasteret_assets.versions import spec_version
 DEFAULT_MAX_CONCURRENT = 300
 DEFAULT_WORKSPACE = "~/rasteret_workspace"
 PUBLISHED_SUFFIXES = ("_records", "_stac")
+#: Ends the name of the folder of harvested STAC items, which lies beside the published one.
+HARVEST_SUFFIX = "_harvest"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -85,13 +88,20 @@ class CloudConfig(_Model):
         return cls._registry.get(data_source.lower())
 
 
+def _path_or_harvest(schema: dict[str, Any]) -> None:
+    """Put into a JSON schema that a collection is made of a table or of harvested items."""
+    schema["required"] = [name for name in schema.get("required", ()) if name != "path"]
+    schema["anyOf"] = [{"required": ["path"]}, {"required": ["harvest"]}]
+
+
 class CollectionSpec(_Model):
     """Everything that decides what a collection holds.
 
-    The first sixteen fields are the arguments of ``build_from_table`` under the same names.
+    All fields from ``path`` to ``force`` are arguments of ``build_from_table`` under the same names.
 
     Args:
-        path: path or URI of a Parquet or GeoParquet file or dataset directory.
+        harvest: where STAC items are harvested from, which then are the record table, in the place of ``path``.
+        path: path or URI of a Parquet or GeoParquet file or dataset directory. With ``harvest`` it is left out.
         name: name of the collection; required where it is published under a workspace.
         data_source: identifier of the provider's product, carried into the published footer.
         workspace_dir: folder or URI under which ``<name>_records`` is published.
@@ -138,6 +148,9 @@ class CollectionSpec(_Model):
         keep_query: names of parameters that are published though they look like secrets, because they name the file.
     """
 
+    model_config = ConfigDict(json_schema_extra=_path_or_harvest)
+
+    harvest: HarvestOptions | None = None
     path: str
     name: str = Field(default="", json_schema_extra={"pattern": f"^({_NAME.pattern})?$"})
     data_source: str = ""
@@ -173,8 +186,24 @@ class CollectionSpec(_Model):
     _LATER: ClassVar[frozenset[str]] = frozenset({"local_files", "link_local", "credentials"})
     #: Fields that change how a build runs but not what it publishes.
     _RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset(
-        {"path", "workspace_dir", "max_concurrent", "force", "max_failed", "retry_missing_for", "graph"}
+        {"harvest", "path", "workspace_dir", "max_concurrent", "force", "max_failed", "retry_missing_for", "graph"}
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_of_harvest(cls, values: Any) -> Any:
+        """The path of a collection that is harvested, which nobody chooses."""
+        if not isinstance(values, dict) or values.get("harvest") is None:
+            return values
+        name, workspace_dir = values.get("name") or "", values.get("workspace_dir")
+        if not isinstance(name, str) or not isinstance(workspace_dir, str | Path | None):
+            return values  # refused below
+        path = harvest_path(workspace_dir, name)
+        if path is None:
+            raise ValueError("a collection that is harvested has to be published: give it a name or a workspace_dir")
+        if values.get("path", path) != path:
+            raise ValueError("path and harvest are given: harvested items are the record table, so leave path out")
+        return {**values, "path": path}
 
     @field_validator("path", "workspace_dir", mode="before")
     @classmethod
@@ -293,6 +322,18 @@ def published_path(workspace_dir: str | Path | None, name: str) -> str | None:
     if root.endswith(PUBLISHED_SUFFIXES) or not name:
         return root
     return f"{root}/{name}_records"
+
+
+def harvest_path(workspace_dir: str | Path | None, name: str) -> str | None:
+    """Where the items of a collection are harvested to: ``<workspace_dir>/<name>_harvest``, beside what is published.
+
+    Arguments as for :func:`published_path`; None where that returns None.
+    """
+    published = published_path(workspace_dir, name)
+    if published is None:
+        return None
+    suffix = next((suffix for suffix in PUBLISHED_SUFFIXES if published.endswith(suffix)), "")
+    return f"{published.removesuffix(suffix)}{HARVEST_SUFFIX}"
 
 
 def _contradictions(spec: CollectionSpec) -> Iterator[str]:

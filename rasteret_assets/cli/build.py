@@ -24,6 +24,7 @@ from rasteret_assets.cli.common import (
     print_json,
     printable,
 )
+from rasteret_assets.cli.harvest import harvest_collections
 from rasteret_assets.cli.location import Location, located
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ _COUNTS = ("records", "headers_fetched", "headers_reused", "headers_failed", "re
     "--revalidate", is_flag=True, help="Ask whether the files of known headers have changed, and read those that have."
 )
 @click.option(
+    "--no-harvest", is_flag=True, help="Build from what was harvested before; otherwise STAC items are harvested first."
+)
+@click.option(
     "--dry-run", is_flag=True,
     help="Only say what a build would do: partitions and why, headers to fetch. Asks no host and publishes nothing.",
 )  # fmt: skip
@@ -53,14 +57,16 @@ _COUNTS = ("records", "headers_fetched", "headers_reused", "headers_failed", "re
 @in_one_line
 def build(
     collections: tuple[str, ...], *, location: Location, partitions: tuple[str, ...], force: bool, revalidate: bool,
-    dry_run: bool, exit_code: bool, as_json: bool,
+    no_harvest: bool, dry_run: bool, exit_code: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Bring collections up to date, touching only what changed.
 
     A COLLECTION is a YAML file or the name of a declared collection; all that are declared when omitted. Where
-    DAGSTER_HOME is set the build is recorded on that instance.
+    DAGSTER_HOME is set the build is recorded on that instance. Collections of STAC items are harvested first.
     """
     specs = location.specs(collections)
+    if not (no_harvest or dry_run):
+        harvest_collections(specs, location, quiet=as_json)
     asked = _asked(specs, partitions, location)
     options: dict[str, Any] = {"force": force, "revalidate": revalidate}
     found = (

@@ -74,7 +74,7 @@ class Source:
         filter: row filter, or None.
         parts: its files, in path order.
         geometry: name of the column of footprints.
-        remote: whether its files lie on another machine.
+        remote: whether its files, or the catalog that they were harvested from, lie on another machine.
         reopen: opens the files at its path as they are now; None for an Arrow object, which cannot change.
     """
 
@@ -176,7 +176,8 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: 
     schema = pa.schema([table.schema.field(name) for name in names], table.schema.metadata)
     footers = list({id(part.schema): part.schema for part in table.parts}.values())
     check_contract(table.label, schema, footers, spec)
-    source = _with_one_crs(replace(table, schema=schema, filter=spec.filter))
+    remote = table.remote or (spec.harvest is not None and spec.harvest.is_remote)
+    source = _with_one_crs(replace(table, schema=schema, filter=spec.filter, remote=remote))
     if isinstance(data, str | Path):
         return replace(source, reopen=lambda: open_source(data, spec, filesystem, known))
     check_storable(source.label, source.schema)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from rasteret_assets.errors import NotHarvestedError, SourceError
 from rasteret_assets.source.files import TableListing, list_parquet
 from rasteret_assets.source.found import ID_BYTES, FoundFiles
 from rasteret_assets.source.known import KnownSchemas
@@ -28,7 +30,7 @@ from rasteret_assets.source.profile import (
     profile_fingerprint,
 )
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.filesystems import is_local
+from rasteret_assets.storage.filesystems import is_local, list_files
 from rasteret_assets.storage.reading import also_do
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.versions import files_version
@@ -76,10 +78,33 @@ def open_known(
         trust_stored: whether the schemas that are kept count, as they do not where a build is forced.
 
     Raises:
+        NotHarvestedError: if STAC items are harvested into the table, but were not yet.
         SourceError: if there is nothing there, or what is there is not Parquet.
         MissingColumnError: if a column that the spec or the record contract names is not there.
     """
-    return open_source(data, spec, filesystem, KnownSchemas(workspace, trust_stored=trust_stored))
+    with _told_to_harvest(workspace, spec):
+        return open_source(data, spec, filesystem, KnownSchemas(workspace, trust_stored=trust_stored))
+
+
+@contextmanager
+def _told_to_harvest(workspace: Workspace, spec: CollectionSpec) -> Iterator[None]:
+    """Say of a table that is not there that it has to be harvested, where it has.
+
+    Raises:
+        NotHarvestedError: in the place of a SourceError, where nothing was harvested.
+    """
+    try:
+        yield
+    except SourceError as error:
+        if spec.harvest is None or list_files(workspace.fs, workspace.harvested, (".parquet",)):
+            raise
+        if workspace.has(workspace.harvest_ledger):
+            raise NotHarvestedError(
+                f"{spec.name}: the harvest found no item: look at collections, bbox and datetime of its harvest options"
+            ) from error
+        raise NotHarvestedError(
+            f"{spec.name}: not harvested yet: run rasteret-assets harvest {spec.name}, or harvest(spec) in Python"
+        ) from error
 
 
 def load_profile(
@@ -143,14 +168,20 @@ def listed_profile(
         filesystem: pyarrow or fsspec filesystem of the record table.
 
     Raises:
+        NotHarvestedError: if STAC items are harvested into the source, but were not yet.
         SourceError: if the source cannot be listed.
     """
-    listing, stored = list_parquet(spec.path, filesystem), _stored(workspace)
+    with _told_to_harvest(workspace, spec):
+        listing, stored = list_parquet(spec.path, filesystem), _stored(workspace)
     fingerprint = files_version(version.version for version in listing.versions)
-    profile = _current(stored, fingerprint, spec, remote=not is_local(listing.fs))
+    profile = _current(stored, fingerprint, spec, remote=_is_remote(listing, spec))
     if profile is not None:
         return profile, LookAhead(files=0, bytes=0)
     return None, _ahead(_last_profile(stored, spec), _sizes(listing))
+
+
+def _is_remote(listing: TableListing, spec: CollectionSpec) -> bool:
+    return not is_local(listing.fs) or (spec.harvest is not None and spec.harvest.is_remote)
 
 
 def is_small_look(workspace: Workspace, source: Source, spec: CollectionSpec) -> bool:

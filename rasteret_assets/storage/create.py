@@ -89,12 +89,12 @@ class AutoBackend(ReadingBackend):
 
     def _route(self, url: str) -> HttpBackend | LocalBackend | ObjectStoreBackend:
         kind = scheme(url)
-        if (written := remedy_for(url)) is not None:
-            raise RangeReadError(f"{redact(url)}: {written}", href=redact(url))
         if kind in {"http", "https"}:
             if self._signs_azure and is_azure_blob(url):
                 return self._objects
             return self._http or self._http_backend()
+        if (written := remedy_for(url)) is not None:
+            raise RangeReadError(f"{redact(url)}: {written}", href=redact(url))
         if kind in OBJECT_SCHEMES:
             return self._objects
         if kind == "file" or (not kind and url.startswith(("/", "~"))):

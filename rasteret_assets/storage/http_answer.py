@@ -79,7 +79,7 @@ def validators_of(headers: Mapping[str, str]) -> tuple[str | None, str | None]:
 
     A tag with a line end in it would write headers of the server's choice into the request that sends it back.
     """
-    etag, modified = (headers.get(name) for name in ("etag", "last-modified"))
+    etag, modified = headers.get("etag"), headers.get("last-modified")
     return etag if is_sendable(etag) else None, modified if is_sendable(modified) else None
 
 
