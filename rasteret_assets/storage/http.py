@@ -277,7 +277,7 @@ class HttpBackend(ReadingBackend):
         """
         query = "" if token is None else token.query
         try:
-            origin, path = _split(identity_href(url) if query else url)
+            origin, path = _split(identity_href(url) if query and "?" in url else url)
         except ValueError:  # its text may repeat a password
             raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from None
         if query:

@@ -154,8 +154,10 @@ class Tokens:
             kept = here.by_scope.setdefault(scope, _Kept())
             if kept.token is not None and kept.token is not refused:
                 return kept.token
-            if kept.pending is None and self._clock() < kept.vain_until:
-                return None
+            if kept.pending is None:
+                if self._clock() < kept.vain_until:
+                    return None
+                self._raise_refusal(kept)
             pending = kept.pending or self._begin(scope, kept)
         return await asyncio.wrap_future(pending)
 
@@ -175,14 +177,20 @@ class Tokens:
                 kept = here.by_scope[scope] = _Kept()
             if kept.token is not None and now < kept.renew_at:
                 return kept.token
-            is_refused = kept.refusal is not None and now < kept.refusal_until
-            if kept.pending is None and not is_refused:
-                self._begin(scope, kept)
-            if kept.token is not None and now < kept.expires_at:
-                return kept.token  # it holds while its successor is on its way
-            if kept.pending is not None:
-                return kept.pending
-            assert kept.refusal is not None  # noqa: S101  (nothing is asked for only because it was refused)
+            holds = kept.token is not None and now < kept.expires_at
+            if kept.pending is None:
+                if not holds:
+                    self._raise_refusal(kept)
+                if now >= kept.refusal_until:
+                    self._begin(scope, kept)
+            if kept.token is not None and holds:
+                return kept.token  # while its successor is on its way
+            assert kept.pending is not None  # noqa: S101  (begun above, or refused)
+            return kept.pending
+
+    def _raise_refusal(self, kept: _Kept) -> None:
+        """Raise why there is no other token, as long as that is taken for the answer."""
+        if kept.refusal is not None and self._clock() < kept.refusal_until:
             raise IssuerError(str(kept.refusal), passing=kept.refusal.passing)
 
     def _begin(self, scope: str, kept: _Kept) -> Future[Token]:
@@ -210,7 +218,7 @@ class Tokens:
         else:
             with here.lock:
                 now = self._clock()
-                kept.token, kept.pending, kept.refusal = token, None, None
+                kept.token, kept.pending, kept.refusal, kept.refusal_until = token, None, None, 0.0
                 kept.expires_at = now + lasts
                 kept.renew_at = kept.expires_at - min(_RENEW_BEFORE_S, lasts / 2)
             pending.set_result(token)

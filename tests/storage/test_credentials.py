@@ -695,6 +695,21 @@ def test_a_refusal_is_asked_for_once_a_minute() -> None:
         assert issuer.asked == asked
 
 
+def test_a_refusal_of_another_token_is_asked_for_once_a_minute() -> None:
+    now = [1000.0]
+    issuer = Issuing(lambda: now[0])
+    tokens = Tokens(issuer, lambda: now[0])
+    token = asyncio.run(tokens.get("a"))
+    issuer.fails = IssuerError("the account is closed")
+    for _ in range(3):
+        with pytest.raises(IssuerError, match="the account is closed"):
+            asyncio.run(tokens.another("a", token))
+    assert issuer.asked == 2
+    now[0] += 61
+    issuer.fails = None
+    assert asyncio.run(tokens.another("a", token)).query == "sig=3"
+
+
 # --- requester pays ---------------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ class PlanetaryComputer:
 
     def scope(self, url: str) -> str | None:
         """Return ``account/container`` of an address in Azure Blob Storage, whatever signature it has."""
-        match = _BLOB.fullmatch(identity_href(url))
+        match = _BLOB.fullmatch(identity_href(url) if "?" in url else url)
         return None if match is None or match[1] in _PUBLIC else f"{match[1]}/{match[2]}"
 
     def fetch(self, scope: str) -> Token:
