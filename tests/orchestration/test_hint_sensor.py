@@ -130,6 +130,21 @@ def test_a_file_that_names_no_partition_has_all_of_them_looked_at(
     assert requested(tick(heard, instance, result.cursor)) == []
 
 
+@pytest.mark.parametrize("way", ["topic", "raw topic", "bucket"])
+def test_messages_as_the_services_themselves_write_them_are_heeded(
+    heard: Scenes, instance: dg.DagsterInstance, queue: Queue, way: str
+) -> None:
+    heard.change(e=2)
+    if way == "bucket":
+        queue.notify("catalog/items.parquet")
+    else:
+        queue.publish(item("e"), raw=way == "raw topic")
+    result = tick(heard, instance)
+    assert requested(result) == ["2024-02"]
+    tick(heard, instance, result.cursor)
+    assert queue.counts == (0, 0)
+
+
 def test_messages_of_what_is_published_build_nothing(heard: Scenes, instance: dg.DagsterInstance, queue: Queue) -> None:
     queue.send(item("c"), item("c"), item("old", "1999-01-01T00:00:00Z"))
     first = tick(heard, instance)

@@ -25,6 +25,36 @@ class Queue:
             body = message if isinstance(message, str) else json.dumps(message)
             self.client.send_message(QueueUrl=self.url, MessageBody=body)
 
+    def publish(self, message: object, *, raw: bool) -> None:
+        """Send a message by a topic of SNS that the queue is subscribed to."""
+        sns = boto3.client("sns", endpoint_url=self.endpoint, region_name="us-east-1", **KEYS)
+        topic = sns.create_topic(Name=f"items-{uuid.uuid4().hex}")["TopicArn"]
+        attributes = {"RawMessageDelivery": "true" if raw else "false"}
+        sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=self.arn, Attributes=attributes)
+        sns.publish(TopicArn=topic, Message=json.dumps(message))
+        sns.close()
+
+    def notify(self, key: str) -> None:
+        """Write an object to a bucket of S3 that notifies the queue."""
+        s3 = boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **KEYS)
+        bucket = f"items-{uuid.uuid4().hex}"
+        s3.create_bucket(Bucket=bucket)
+        told = {"QueueConfigurations": [{"QueueArn": self.arn, "Events": ["s3:ObjectCreated:*"]}]}
+        s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=told)
+        s3.put_object(Bucket=bucket, Key=key, Body=b"PAR1")
+        s3.close()
+
+    @property
+    def endpoint(self) -> str:
+        """Address of moto's server, for all services."""
+        return "/".join(self.url.split("/")[:3])
+
+    @property
+    def arn(self) -> str:
+        """Name of the queue among all of AWS' resources."""
+        attributes = self.client.get_queue_attributes(QueueUrl=self.url, AttributeNames=["QueueArn"])["Attributes"]
+        return str(attributes["QueueArn"])
+
     @property
     def counts(self) -> tuple[int, int]:
         """How many messages are seen, and how many are hidden."""
