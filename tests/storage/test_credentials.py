@@ -26,6 +26,7 @@ from click.testing import CliRunner
 import rasteret_assets as ra
 from rasteret_assets import create_backend
 from rasteret_assets.cli import main
+from rasteret_assets.collection.pixels import backends
 from rasteret_assets.errors import (
     AccessDeniedError,
     CredentialsError,
@@ -34,6 +35,7 @@ from rasteret_assets.errors import (
     StoreUnavailableError,
 )
 from rasteret_assets.headers.failures import read_failures
+from rasteret_assets.storage.processes import OfProcess
 from rasteret_assets.storage.tokens import IssuerError, Token, Tokens
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import footprint, record_table, tiff_bytes
@@ -112,9 +114,15 @@ def azure_pages(azure: Azure) -> type[Page]:
     return Pages
 
 
+def _reads_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads that share a backend take the proxy of this test, not of the one before."""
+    monkeypatch.setattr(backends, "_shared", OfProcess(dict))
+
+
 @pytest.fixture
 def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
     made = Azure()
+    _reads_anew(monkeypatch)
     for name in ("PC_SDK_SUBSCRIPTION_KEY", "PC_SDK_SAS_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -361,6 +369,7 @@ def nasa_pages(nasa: Nasa) -> type[Page]:
 @pytest.fixture
 def nasa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nasa]:
     made = Nasa()
+    _reads_anew(monkeypatch)
     for name in ("EARTHDATA_TOKEN", "EARTHDATA_USERNAME", "EARTHDATA_PASSWORD", "EARTHDATA_HOST", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -569,6 +578,43 @@ def test_a_function_that_fails_is_told_without_what_it_says(
     assert sentence in str(error)
     assert "PLANTED" not in str(error)
     assert server.paths == []
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "sentence"),
+    [
+        (
+            "s3://b/k",
+            "{'access_key_id': 'PLANTED'}",
+            "a bucket of s3:// is opened by access_key_id and secret_access_key",
+        ),
+        ("gs://b/k", "{'foo': 'PLANTED'}", "a bucket of gs:// is opened by token"),
+        ("az://c/k", "{'foo': 'PLANTED'}", "a bucket of az:// is opened by sas_token or by token or by access_key"),
+        ("s3://b/k", "{'headers': {'X': 'PLANTED'}}", "headers and query are for web servers, and this is a bucket"),
+    ],
+)
+def test_credentials_that_open_no_bucket_are_told(own: Path, url: str, body: str, sentence: str) -> None:
+    own.write_text(f"def open_place(place): return {body}\n")
+    (error,) = read(create_backend(credentials=OWN), url)
+    assert isinstance(error, CredentialsError)
+    assert str(error).endswith(sentence)
+
+
+def test_a_function_opens_a_bucket(own: Path) -> None:
+    own.write_text(
+        "from datetime import UTC, datetime, timedelta\n"
+        "def open_place(place):\n"
+        "    keys = {'access_key_id': 'k', 'secret_access_key': 's', 'token': 'PLANTED'}\n"
+        "    return {**keys, 'expires_at': datetime.now(UTC) + timedelta(hours=1)} if place == 's3://mine' else None\n"
+    )
+    with bucket_server("mine") as endpoint:
+        client = boto3.client("s3", endpoint_url=f"http://{endpoint}", region_name="us-east-1", **KEYS)
+        client.put_object(Bucket="mine", Key="a.tif", Body=b"data")
+        client.close()
+        config = {"endpoint": f"http://{endpoint}", "region": "us-east-1"}
+        backend = create_backend(credentials=OWN, default_s3_config=config)
+        assert read(backend, "s3://mine/a.tif") == [b"data"]
+    assert b"PLANTED" not in pickle.dumps(backend)
 
 
 @pytest.mark.parametrize(

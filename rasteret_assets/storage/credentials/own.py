@@ -24,6 +24,12 @@ from rasteret_assets.storage.tokens import IssuerError, Token
 from rasteret_assets.storage.urls import host, scheme
 
 _FORM: Final = "a mapping with headers, query or a store's credentials, and expires_at"
+#: What obstore needs to open a bucket: one of these sets of keys.
+_S3: Final = (frozenset({"access_key_id", "secret_access_key"}),)
+_GOOGLE: Final = (frozenset({"token"}),)
+_AZURE: Final = (frozenset({"sas_token"}), frozenset({"token"}), frozenset({"access_key"}))
+_STORES: Final = {"s3": _S3, "s3a": _S3, "gs": _GOOGLE, "gcs": _GOOGLE}
+_OPTIONAL: Final = frozenset({"token"})
 _QUERY: Final = re.compile(r"[!-~]+")
 
 
@@ -78,14 +84,33 @@ class OwnFunction:
             raise IssuerError(f"{wrong}: expires_at is not a datetime with a time zone")
         if query is not None and not (isinstance(query, str) and _QUERY.fullmatch(query) and "#" not in query):
             raise IssuerError(f"{wrong}: query is not a text that may stand behind an address")
-        if scope.startswith("http") and rest:
-            raise IssuerError(f"{wrong}: {sorted(rest)} open a bucket, and this is a web server")
+        if (problem := _misplaced(scope, rest, on_web=bool(headers or query))) is not None:
+            raise IssuerError(f"{wrong}: {problem}")
         try:
             checked = {name: checked_header(name, value) for name, value in dict(headers or {}).items()}
         except (SpecError, ValueError, TypeError) as error:
             reason = str(error) if isinstance(error, SpecError) else "headers are not a mapping"
             raise IssuerError(f"{wrong}: {reason}") from None
         return Token(headers=checked, query=(query or "").removeprefix("?"), store=rest, expires_at=expires)
+
+
+def _misplaced(scope: str, store: Mapping[str, Any], *, on_web: bool) -> str | None:
+    """Return why credentials do not fit a place; None where they do.
+
+    Args:
+        scope: the place.
+        store: what of them goes to obstore.
+        on_web: whether there are headers or a query.
+    """
+    kind = scope.partition("://")[0]
+    if kind in {"http", "https"}:
+        return f"{sorted(store)} open a bucket, and this is a web server" if store else None
+    if on_web:
+        return "headers and query are for web servers, and this is a bucket"
+    forms = _STORES.get(kind, _AZURE)
+    if any(needs <= store.keys() <= needs | _OPTIONAL for needs in forms):
+        return None
+    return f"a bucket of {kind}:// is opened by {' or by '.join(' and '.join(sorted(needs)) for needs in forms)}"
 
 
 def imported(module: str, function: str) -> Callable[[str], object]:
