@@ -209,7 +209,7 @@ def _of_table(spec: CollectionSpec, filesystem: Any, workspace_filesystem: Any) 
 
 def _backend(given: StorageBackend | None, spec: CollectionSpec) -> StorageBackend:
     if given is None:
-        return create_backend(cloud_config=spec.cloud, link_local=spec.link_local)
+        return create_backend(cloud_config=spec.cloud, link_local=spec.link_local, credentials=spec.credentials)
     if not isinstance(given, StorageBackend):
         raise SpecError(
             f"backend= is a {type(given).__name__} without get_range and get_ranges: create_backend() makes one"
@@ -320,7 +320,9 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
     # Last, as in a published collection.
     keys = hive_keys(spec.partition_by)
     table = table.select([*(name for name in table.schema.names if name not in keys), *keys])
-    return as_collection(table, name=spec.name, data_source=spec.data_source, require_band_metadata=False)
+    return as_collection(
+        table, name=spec.name, data_source=spec.data_source, require_band_metadata=False, credentials=spec.credentials
+    )
 
 
 def _warn_of_no_address(records: float, headers: int) -> None:

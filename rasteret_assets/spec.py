@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
+from rasteret_assets.credentials import Credentials
 from rasteret_assets.errors import SpecError
 from rasteret_assets.harvest_options import HarvestOptions
 from rasteret_assets.options import GraphOptions
@@ -136,6 +137,8 @@ class CollectionSpec(_Model):
             Tables that lie on this machine may name them in any case, and so may rewrites.
         link_local: whether addresses that hand out a machine's credentials, or are of its own network, may be asked:
             link-local ones (169.254.0.0/16, fe80::/10) and the metadata services of clouds. ``refuse`` or ``allow``.
+        credentials: what opens the files: ``planetary_computer``, ``earthdata``, or a function of yours as
+            ``{module: function}``. Addresses are kept unsigned and are signed when their files are read.
         license: of the data, as STAC's ``collection.json`` wants it: an SPDX identifier, or ``other``.
         max_failed: share (0 to 1) of a partition's headers that may be missing before it is refused to be published;
             all of them by default, since a record without headers says so itself.
@@ -177,6 +180,7 @@ class CollectionSpec(_Model):
     geometry_encoding: Literal["wkb", "native"] = "wkb"
     local_files: Literal["refuse", "allow"] = "refuse"
     link_local: Literal["refuse", "allow"] = "refuse"
+    credentials: Credentials | None = None
     license: str = "other"
     max_failed: float = Field(default=1.0, ge=0.0, le=1.0)
     retry_missing_for: float = Field(default=3.0, ge=0.0, le=3660.0)
@@ -186,7 +190,7 @@ class CollectionSpec(_Model):
     overlap: str | None = Field(default=None, json_schema_extra={"pattern": f"^{_OVERLAP.pattern}$"})
 
     #: Fields that count in the content's hash only where they say something else than all did before there were any.
-    _LATER: ClassVar[frozenset[str]] = frozenset({"local_files", "link_local", "overlap"})
+    _LATER: ClassVar[frozenset[str]] = frozenset({"local_files", "link_local", "credentials", "overlap"})
     #: Fields that change how a build runs but not what it publishes.
     _RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset(
         {"harvest", "path", "workspace_dir", "max_concurrent", "force", "max_failed", "retry_missing_for", "graph"}
@@ -324,7 +328,10 @@ class CollectionSpec(_Model):
         values = self.model_dump(mode="json", exclude={*self._RUNTIME_FIELDS, "filter_expr", "cloud_config"})
         # As before there were these fields: otherwise every collection would be published anew.
         values = {
-            name: value for name, value in values.items() if name not in self._LATER or value not in {"refuse", None}
+            # A function's credentials are a mapping, which has no hash.
+            name: value
+            for name, value in values.items()
+            if name not in self._LATER or value not in ("refuse", None)
         }
         cloud = self.cloud.model_dump(mode="json") if self.cloud else None
         return spec_version({**values, "cloud": cloud, "rewrites": self.rewrites}, self.filter)

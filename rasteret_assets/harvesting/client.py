@@ -296,7 +296,7 @@ def _unanswered(error: APIError) -> str:
     causes = getattr(error.__cause__ or error.__context__, "args", ())
     # Of requests' errors the first argument is urllib3's, whose reason ends with the system's own words.
     reason = getattr(causes[0], "reason", None) if causes else None
-    told = error if reason is None else str(reason).rpartition(": ")[2]
+    told = error if reason is None else Exception(str(reason).rpartition(": ")[2])
     return f"the host does not answer ({_short(told)})"
 
 
