@@ -14,6 +14,7 @@
     ├── RangeReadError            bytes that could not be read
     │   ├── ObjectNotFoundError   the object is not there (404, no such file)
     │   ├── AccessDeniedError     the object is there, but not for us (401, 403)
+    │   ├── CredentialsError      no credentials could be had that open the object
     │   ├── LinkLocalRefusedError the name of its host leads into this machine's own network
     │   ├── FileReplacedError     the object is not the one that was indexed
     │   ├── ForkedProcessError    a client that does not work in a forked process
@@ -198,6 +199,12 @@ class AccessDeniedError(RangeReadError):
     """The store refuses to hand the object over (HTTP 401 or 403, missing permission)."""
 
     error_class = "forbidden"
+
+
+class CredentialsError(RangeReadError):
+    """Whoever gives the credentials that open the object gave none; the store was not asked for the object."""
+
+    error_class = "credentials"
 
 
 class LinkLocalRefusedError(RangeReadError):

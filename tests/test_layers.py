@@ -15,7 +15,7 @@ PACKAGE = Path(rasteret_assets.__file__).parent
 
 #: A layer may import itself and the layers before it: the order in which data flows.
 LAYERS = [
-    {"errors", "harvest_options", "options", "partitions", "schema", "secrets", "spec", "versions"},
+    {"credentials", "errors", "harvest_options", "options", "partitions", "schema", "secrets", "spec", "versions"},
     {"sphere", "tiff"},
     {"geometry"},
     {"storage"},

@@ -26,6 +26,7 @@ from rasteret_assets.orchestration.names import (
 from rasteret_assets.orchestration.partitions import partitions_of
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW
 from rasteret_assets.secrets import redact
+from rasteret_assets.source.locate import label_of
 from rasteret_assets.spec import CollectionSpec
 
 #: Returns the asset spec of the source or of a stage, by the last part of its key.
@@ -101,7 +102,7 @@ def _harvest_spec(spec: CollectionSpec) -> dg.AssetSpec:
             "had. The refresh sensor then builds what changed."
         ),
         group_name=identifier(spec.name),
-        metadata={"path": dg.MetadataValue.path(redact(spec.path)), "address": address},
+        metadata={"path": dg.MetadataValue.path(label_of(spec.paths)), "address": address},
         owners=spec.graph.owners,
         tags=spec.graph.tags,
         kinds={"stac", "parquet"},
@@ -117,13 +118,13 @@ def _source_spec(spec: CollectionSpec) -> dg.AssetSpec:
         ]
         + ([] if spec.harvest is None else [dg.AssetDep(stage_key(spec, HARVESTED))]),
         description=(
-            f"The record table at `{redact(spec.path)}`: one row per raster item, with the addresses of its files. "
+            f"The record table at `{label_of(spec.paths)}`: one row per raster item, with the addresses of its files. "
             "Others write it; observing it (one look at the rows of files that changed) notes its partitions and a "
             "data version of each."
         ),
         partitions_def=partitions_of(spec),
         group_name=identifier(spec.name),
-        metadata={"path": dg.MetadataValue.path(redact(spec.path)), "data_source": spec.data_source},
+        metadata={"path": dg.MetadataValue.path(label_of(spec.paths)), "data_source": spec.data_source},
         tags=spec.graph.tags,
         kinds={"parquet"},
     )

@@ -10,6 +10,7 @@ from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.asset_specs import GetAssetSpec, checked_spec
 from rasteret_assets.orchestration.checks import published_checks
 from rasteret_assets.orchestration.harvest import harvest_definitions
+from rasteret_assets.orchestration.hint_sensor import hint_sensor
 from rasteret_assets.orchestration.io_manager import collection_io_manager
 from rasteret_assets.orchestration.jobs import jobs_of
 from rasteret_assets.orchestration.names import HARVESTED, SOURCE, io_manager_key
@@ -37,7 +38,8 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
         sensors ``<name>_refresh`` and ``<name>_retry`` and the schedules ``<name>_refresh_schedule`` and
         ``<name>_revalidate_schedule``. The sensor ``<name>_after_look`` runs: it builds what the looks found that the
         refresh schedule launched. A collection that is harvested has the asset ``<name>/harvested_items`` upstream of
-        its source, the job ``<name>_harvest`` and the schedule ``<name>_harvest_schedule`` too. The IO manager of
+        its source, the job ``<name>_harvest`` and the schedule ``<name>_harvest_schedule`` too. The sensor
+        ``<name>_events`` is there where the spec names a queue. The IO manager of
         ``<name>/collection`` is among them.
 
     Raises:
@@ -55,11 +57,17 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
         harvest = (
             [] if spec.harvest is None else [harvest_definitions(spec, checked_spec(spec, HARVESTED, get_asset_spec))]
         )
+    queue = spec.graph.events_queue
     own = dg.Definitions(
         assets=[source, *stages],
         asset_checks=[published_checks(spec)],
         jobs=list(jobs),
-        sensors=[refresh_sensor(spec, jobs), retry_sensor(spec), after_look_sensor(spec, jobs)],
+        sensors=[
+            refresh_sensor(spec, jobs),
+            retry_sensor(spec),
+            after_look_sensor(spec, jobs),
+            *([hint_sensor(spec, jobs, queue)] if queue is not None else []),
+        ],
         schedules=[refresh_schedule(spec), revalidate_schedule(spec)],
         resources={io_manager_key(spec): collection_io_manager(spec)},
     )
