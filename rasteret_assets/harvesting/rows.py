@@ -17,16 +17,10 @@ from typing import Any, Final, NamedTuple, Self
 
 import pyarrow as pa
 
-from rasteret_assets.harvesting.items import (
-    Texts,
-    batch_of,
-    conformed,
-    content_of,
-    key_of,
-    united_schema,
-    with_texts,
-)
+from rasteret_assets.harvesting.items import batch_of, content_of, key_of
 from rasteret_assets.harvesting.ledger import digest_of
+from rasteret_assets.harvesting.texts import Texts, conformed
+from rasteret_assets.harvesting.unite import unite
 from rasteret_assets.harvesting.windows import time_of, updated_of, utc_text
 from rasteret_assets.schema import ASSETS, GEOMETRY, ID
 from rasteret_assets.storage.disk import make_folder
@@ -163,17 +157,6 @@ class WindowRows:
 def with_digest(schema: pa.Schema, digest: str) -> pa.Schema:
     """Return a schema whose footer tells the digest of a window's items."""
     return schema.with_metadata({**(schema.metadata or {}), DIGEST_KEY: digest.encode()})
-
-
-def unite(schemas: Sequence[pa.Schema], texts: Texts) -> pa.Schema:
-    """Return the schema of batches with some schemas after what ``texts`` names is text, to which is added."""
-    while True:
-        known = len(texts)
-        empty = (with_texts(pa.RecordBatch.from_pylist([], schema), texts) for schema in schemas)
-        found, more = united_schema([batch.schema for batch in empty])
-        texts.add(more)
-        if len(texts) == known:
-            return found
 
 
 def write_batches(workspace: Workspace, path: str, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> None:

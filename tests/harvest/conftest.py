@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rasteret_assets import CollectionSpec
-from rasteret_assets.harvesting import ask, client
+from rasteret_assets.harvesting import ask, reader
 from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_windows
 from rasteret_assets.harvesting.report import HarvestReport
 from rasteret_assets.storage.workspace import Workspace
@@ -24,8 +24,8 @@ Harvest = Callable[..., HarvestReport]
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "RETRIED_AFTER_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(client, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(reader, "RETRIED_AFTER_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(reader, "BACKOFF_S", 0.0)
     monkeypatch.setattr(ask, "ASKED_AGAIN_AFTER_S", (0.0, 0.0))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rasteret_assets.errors import HarvestError
-from rasteret_assets.harvesting import client
+from rasteret_assets.harvesting import reader
 from rasteret_assets.harvesting.ledger import read_ledger
 from rasteret_assets.storage.workspace import Workspace
 from tests.harvest.conftest import NOW
@@ -94,7 +94,7 @@ def test_the_host_says_how_long_to_wait(stac, spec_of, harvest, monkeypatch) -> 
     stac.retry_after = "1000000"
     stac.fault = on_search("429", lambda number: number == 1)
     harvest(spec_of(), force=True)
-    assert waited == [7.0, client._LONGEST_PAUSE_S]
+    assert waited == [7.0, reader._LONGEST_PAUSE_S]
 
 
 def test_a_search_that_the_host_refuses_ends_the_harvest_at_once(stac, spec_of, harvest) -> None:

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from rasteret_assets import CollectionSpec, load
-from rasteret_assets.harvesting import ask, client
+from rasteret_assets.harvesting import ask, reader
 from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.harvest import COMPLETE_CHECK, RECENT_CHECK
 from rasteret_assets.orchestration.resources import FilesystemResource
@@ -21,8 +21,8 @@ HARVESTED = dg.AssetKey(["scenes", "harvested_items"])
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "RETRIED_AFTER_S", (0.0,))
-    monkeypatch.setattr(client, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(reader, "RETRIED_AFTER_S", (0.0,))
+    monkeypatch.setattr(reader, "BACKOFF_S", 0.0)
     monkeypatch.setattr(ask, "ASKED_AGAIN_AFTER_S", (0.0,))
 
 
