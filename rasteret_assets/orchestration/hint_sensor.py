@@ -12,10 +12,10 @@ from typing import Final
 import dagster as dg
 
 from rasteret_assets.checks.finding import some
-from rasteret_assets.orchestration.jobs import Jobs
+from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG, Jobs
 from rasteret_assets.orchestration.look import look_in_tick, look_request
 from rasteret_assets.orchestration.messages import Hint, MessageError, hint_of
-from rasteret_assets.orchestration.names import identifier
+from rasteret_assets.orchestration.names import harvest_job_name, identifier
 from rasteret_assets.orchestration.partitions import partitions_of
 from rasteret_assets.orchestration.queue import EventQueue, Message, open_queue
 from rasteret_assets.orchestration.reconcile import (
@@ -24,6 +24,7 @@ from rasteret_assets.orchestration.reconcile import (
     compare,
     digest,
     failed_lately,
+    is_harvested_now,
     is_looked_at,
 )
 from rasteret_assets.orchestration.resources import FilesystemResource
@@ -70,7 +71,7 @@ def hint_sensor(spec: CollectionSpec, jobs: Jobs, queue_url: str) -> dg.SensorDe
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_events",
-        jobs=[jobs.build, jobs.look],
+        jobs=[jobs.build, jobs.look, *([jobs.harvest] if jobs.harvest is not None else [])],
         minimum_interval_seconds=_EVERY_S,
         default_status=sensor_status(spec),
         description=(
@@ -88,6 +89,11 @@ def hint_sensor(spec: CollectionSpec, jobs: Jobs, queue_url: str) -> dg.SensorDe
             if not any(hints.values()):
                 told = "the queue is empty" if not hints else f"{len(hints)} messages tell of no change"
                 return dg.SensorResult(skip_reason=told, cursor=replace(cursor, heeded=list(hints)).to_text())
+            if spec.harvest is not None:
+                is_running = is_harvested_now(context.instance, spec)
+                if is_running:  # it may have asked for a window before the change
+                    queue.give_back(list(hints))
+                return _harvest(spec, cursor, list(hints), is_running=is_running)
             workspace = rasteret_filesystem.open_workspace(spec)
             profile = look_in_tick(rasteret_filesystem, spec, workspace)
             if profile is None:
@@ -152,6 +158,19 @@ def _meant(hints: Sequence[Hint], found: Difference) -> list[str]:
     for hint in hints:
         whole |= hint
     return [key for key in found.stale if whole.is_vague or key in whole.partitions]
+
+
+def _harvest(spec: CollectionSpec, cursor: HintCursor, heeded: Sequence[str], *, is_running: bool) -> dg.SensorResult:
+    """Return what a tick does for a collection that is harvested: its windows are asked for, of whatever item."""
+    if is_running:
+        told = "a run harvests the items; the messages wait for the end of it"
+        return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
+    cursor = replace(cursor, requests=cursor.requests + 1, heeded=heeded)
+    request = dg.RunRequest(
+        run_key=digest(f"harvest events#{cursor.requests}"), job_name=harvest_job_name(spec),
+        tags={COLLECTION_TAG: spec.name, REASON_TAG: "harvest"},
+    )  # fmt: skip
+    return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
 
 
 def _look(spec: CollectionSpec, cursor: HintCursor, *, is_running: bool) -> dg.SensorResult:
