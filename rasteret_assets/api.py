@@ -26,6 +26,7 @@ from rasteret_assets.publish.parameters import tell_parameters
 from rasteret_assets.publish.stac import COLLECTION_DOCUMENT
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import BANDS, ID, STATUS_OK
+from rasteret_assets.source.locate import paths_of
 from rasteret_assets.source.open import Source, open_source
 from rasteret_assets.source.profile import profile_source
 from rasteret_assets.source.stored import open_known
@@ -65,7 +66,8 @@ def build_from_table(
     out, or whose files are lost, are built. Without either it stays in memory.
 
     Args:
-        path: path or URI of a Parquet or GeoParquet file or dataset directory, or an Arrow Table, Dataset,
+        path: path, URI or HTTP(S) address of a Parquet or GeoParquet file, of a dataset directory, or of a STAC
+            Collection whose assets are Parquet files; a glob; a list of these; or an Arrow Table, Dataset,
             RecordBatchReader or any object with ``__arrow_c_stream__``.
         name: name of the collection.
         data_source: identifier of the provider's product.
@@ -96,9 +98,8 @@ def build_from_table(
         BandNotFoundError: if ``band_codes`` names an asset that is not there.
         EnrichmentError: if not one header could be read.
     """
-    in_memory = not isinstance(path, str | Path)
     spec = CollectionSpec.of(
-        path="" if in_memory else path, name=name, data_source=data_source, workspace_dir=workspace_dir,
+        path="" if paths_of(path) is None else path, name=name, data_source=data_source, workspace_dir=workspace_dir,
         column_map=column_map, href_column=href_column, band_index_map=band_index_map,
         url_rewrite_patterns=url_rewrite_patterns, columns=columns, filter_expr=filter_expr, enrich_cog=enrich_cog,
         band_codes=band_codes, cloud_config=cloud_config, max_concurrent=max_concurrent, force=force,

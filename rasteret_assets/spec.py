@@ -32,6 +32,7 @@ PUBLISHED_SUFFIXES = ("_records", "_stac")
 HARVEST_SUFFIX = "_harvest"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_OVERLAP = re.compile(r"newest by \S(.*\S)?")
 
 # Values in messages: those of YAML with aliases may be longer than memory is.
 _SHORT = reprlib.Repr()
@@ -101,7 +102,9 @@ class CollectionSpec(_Model):
 
     Args:
         harvest: where STAC items are harvested from, which then are the record table, in the place of ``path``.
-        path: path or URI of a Parquet or GeoParquet file or dataset directory. With ``harvest`` it is left out.
+        path: path, URI or HTTP(S) address of a Parquet or GeoParquet file, of a dataset directory, or of a STAC
+            Collection (``.json``) whose assets are Parquet files; a glob (``s3://bucket/items/*/part-*.parquet``); or
+            a list of these. With ``harvest`` it is left out.
         name: name of the collection; required where it is published under a workspace.
         data_source: identifier of the provider's product, carried into the published footer.
         workspace_dir: folder or URI under which ``<name>_records`` is published.
@@ -146,12 +149,15 @@ class CollectionSpec(_Model):
         secret_query: names of parameters in addresses that are secrets besides those that are recognised: they are
             used to fetch, and never published. In any spelling: ``subscription-key`` is ``subscriptionKey`` too.
         keep_query: names of parameters that are published though they look like secrets, because they name the file.
+        overlap: ``newest by`` and the name of a column, such as ``newest by updated``: of several rows with one id the
+            one with the greatest value counts and the others do not, as where an archive and its live tail overlap.
+            Without it such rows are in conflict, and so are rows that differ and have the same value or none.
     """
 
     model_config = ConfigDict(json_schema_extra=_path_or_harvest)
 
     harvest: HarvestOptions | None = None
-    path: str
+    path: str | tuple[str, ...]
     name: str = Field(default="", json_schema_extra={"pattern": f"^({_NAME.pattern})?$"})
     data_source: str = ""
     workspace_dir: str | None = None
@@ -181,9 +187,10 @@ class CollectionSpec(_Model):
     graph: GraphOptions = Field(default_factory=GraphOptions)
     secret_query: tuple[str, ...] = ()
     keep_query: tuple[str, ...] = ()
+    overlap: str | None = Field(default=None, json_schema_extra={"pattern": f"^{_OVERLAP.pattern}$"})
 
     #: Fields that count in the content's hash only where they say something else than all did before there were any.
-    _LATER: ClassVar[frozenset[str]] = frozenset({"local_files", "link_local", "credentials"})
+    _LATER: ClassVar[frozenset[str]] = frozenset({"local_files", "link_local", "credentials", "overlap"})
     #: Fields that change how a build runs but not what it publishes.
     _RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset(
         {"harvest", "path", "workspace_dir", "max_concurrent", "force", "max_failed", "retry_missing_for", "graph"}
@@ -208,6 +215,10 @@ class CollectionSpec(_Model):
     @field_validator("path", "workspace_dir", mode="before")
     @classmethod
     def _path_text(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            if not value:
+                raise ValueError("an empty list names no file: write the paths of the record table")
+            return tuple(map(cls._path_text, value))
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{value!r} holds a NUL, which no path does")
         return str(value) if isinstance(value, Path) else value
@@ -217,6 +228,13 @@ class CollectionSpec(_Model):
     def _plain_name(cls, value: str) -> str:
         if value and not _NAME.fullmatch(value):
             raise ValueError(f"{value!r} is no name for a collection: use letters, digits, '_', '-' and '.'")
+        return value
+
+    @field_validator("overlap")
+    @classmethod
+    def _names_a_column(cls, value: str | None) -> str | None:
+        if value is not None and not _OVERLAP.fullmatch(value):
+            raise ValueError(f"{value!r} does not say which row counts: write for example 'newest by updated'")
         return value
 
     @field_validator("columns", "band_codes", "secret_query", "keep_query", mode="before")
@@ -282,9 +300,19 @@ class CollectionSpec(_Model):
         return next((name for name, alias in self.column_map.items() if alias == contract), contract)
 
     @property
+    def newest_by(self) -> str | None:
+        """The column by which the newest of several rows with one id counts, or None."""
+        return None if self.overlap is None else self.overlap.removeprefix("newest by ")
+
+    @property
     def secrets(self) -> SecretRule:
         """Which parameters of addresses are secrets, as far as ``secret_query`` and ``keep_query`` say."""
         return SecretRule.of(self.secret_query, self.keep_query)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of the record table: one, or those of a list."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
     @property
     def published_path(self) -> str | None:
@@ -300,7 +328,10 @@ class CollectionSpec(_Model):
         values = self.model_dump(mode="json", exclude={*self._RUNTIME_FIELDS, "filter_expr", "cloud_config"})
         # As before there were these fields: otherwise every collection would be published anew.
         values = {
-            name: value for name, value in values.items() if name not in self._LATER or value not in ("refuse", None)
+            # A function's credentials are a mapping, which has no hash.
+            name: value
+            for name, value in values.items()
+            if name not in self._LATER or value not in ("refuse", None)
         }
         cloud = self.cloud.model_dump(mode="json") if self.cloud else None
         return spec_version({**values, "cloud": cloud, "rewrites": self.rewrites}, self.filter)
@@ -378,7 +409,11 @@ def _column_problems(spec: CollectionSpec) -> Iterator[str]:
         yield f"column_map maps several columns to {double}; each contract column has one source"
     if spec.columns is None:
         return
-    named = {"href_column": [spec.href_column] if spec.href_column else [], "column_map": list(spec.column_map)}
+    named = {
+        "href_column": [spec.href_column] if spec.href_column else [],
+        "column_map": list(spec.column_map),
+        "overlap": [spec.source_column(spec.newest_by)] if spec.newest_by else [],
+    }
     for argument, wanted in named.items():
         if missing := [column for column in wanted if column not in spec.columns]:
             yield f"{argument} uses {missing}, which columns={list(spec.columns)} does not scan; add it"

@@ -93,7 +93,7 @@ def _plan(
     documents, partitions = [], 0
     for spec in specs:
         found = plan(
-            spec, filesystem=location.filesystem_of(spec.path), force=force, revalidate=revalidate,
+            spec, filesystem=location.filesystem_of, force=force, revalidate=revalidate,
             workspace_filesystem=location.filesystem_of(str(spec.published_path)), partitions=asked.get(spec.name),
         )  # fmt: skip
         partitions += len(found.partitions)
@@ -173,7 +173,7 @@ def _by_library(spec: CollectionSpec, location: Location, **options: Any) -> dic
     from rasteret_assets.api import build as library_build
 
     report = library_build(
-        spec, filesystem=location.filesystem_of(spec.path), backend=location.backend_of(spec),
+        spec, filesystem=location.filesystem_of, backend=location.backend_of(spec),
         workspace_filesystem=location.filesystem_of(str(spec.published_path)), **options,
     )  # fmt: skip
     totals = {name: report.totals.get(name, 0) for name in _COUNTS}

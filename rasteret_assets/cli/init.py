@@ -51,9 +51,9 @@ def init(
 ) -> None:
     """Write a declaration for a record table or a known dataset.
 
-    TABLE is a path or URI of a Parquet or GeoParquet file or a folder of such files. What was recognised, and what
-    would be rejected, stands in the file as comments, and what is wrong is told as warnings. Or it is a dataset that
-    --list names, such as earth-search/sentinel-2-c1-l2a.
+    TABLE is a path, URI or address of a Parquet or GeoParquet file, a folder or glob of such files, or a STAC
+    Collection of them. What was recognised, and what would be rejected, stands in the file as comments, and what is
+    wrong is told as warnings. Or it is a dataset that --list names, such as earth-search/sentinel-2-c1-l2a.
     """
     from rasteret_assets.declare import find_recipe
 
@@ -76,7 +76,7 @@ def init(
         from rasteret_assets.declare import propose
 
         place = _from_here(table)
-        proposal = propose(place, name=name, workspace_dir=workspace, filesystem=location.filesystem_of(place))
+        proposal = propose(place, name=name, workspace_dir=workspace, filesystem=location.filesystem_of)
         text, told = proposal.to_yaml(), vars(proposal)
     file = out or location.declarations / f"{told['values']['name']}.yaml"
     if not dry_run:

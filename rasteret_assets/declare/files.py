@@ -120,8 +120,11 @@ def with_absolute_paths(folder: Path, values: Mapping[str, Any]) -> dict[str, An
     """Return the fields of a declaration in ``folder``, whose relative paths start there."""
     made = {**values}
     for field in ("path", "workspace_dir"):
-        if isinstance(made.get(field), str):
-            made[field] = from_folder(folder, made[field])
+        value = made.get(field)
+        if isinstance(value, str):
+            made[field] = from_folder(folder, value)
+        elif isinstance(value, list):
+            made[field] = [from_folder(folder, one) if isinstance(one, str) else one for one in value]
     harvest = made.get("harvest")
     if isinstance(harvest, dict) and isinstance(harvest.get("stac_catalog"), str):
         made["harvest"] = {**harvest, "stac_catalog": from_folder(folder, harvest["stac_catalog"])}

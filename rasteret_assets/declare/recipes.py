@@ -106,9 +106,10 @@ def find_recipe(name: str) -> Recipe | None:
     if file.is_file():
         return _read(file)
     known = [f"{found.parent.name}/{found.stem}" for found in sorted(_FOLDER.glob("*/*.yaml"))]
-    if name.partition("/")[0] not in {found.partition("/")[0] for found in known} or Path(name).exists():
+    provider = name.partition("/")[0] in {found.partition("/")[0] for found in known}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0 if provider else 0.7)
+    if not near or Path(name).exists():
         return None
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0)
     raise SpecError(f"there is no recipe {name}: did you mean {near[0]}? rasteret-assets init --list names all")
 
 

@@ -127,7 +127,7 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
                 status = getattr(error, "status_code", None)
                 if status in _FINAL and status not in _PASSING:
                     raise HarvestError(f"{told}: the host answers {status}: {_short(error)}") from None
-                reason = _short(error) if status is None else f"the host answers {status}: {_short(error)}"
+                reason = _unanswered(error) if status is None else f"the host answers {status}: {_short(error)}"
             except FileNotFoundError:
                 raise HarvestError(f"{told}: there is no such document") from None
             except (ValueError, RecursionError) as error:
@@ -289,6 +289,15 @@ def _matched(page: Mapping[str, Any]) -> int | None:
     if told is None and isinstance(context, dict):
         told = context.get("matched")
     return told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else None
+
+
+def _unanswered(error: APIError) -> str:
+    """Say why no answer came, without the layers of clients that repeat it."""
+    causes = getattr(error.__cause__ or error.__context__, "args", ())
+    # Of requests' errors the first argument is urllib3's, whose reason ends with the system's own words.
+    reason = getattr(causes[0], "reason", None) if causes else None
+    told = error if reason is None else Exception(str(reason).rpartition(": ")[2])
+    return f"the host does not answer ({_short(told)})"
 
 
 def _short(error: BaseException) -> str:

@@ -61,8 +61,7 @@ class FilesystemResource(S3Settings):
             SourceError: if the table does not exist, or is not Parquet.
             SpecError: if the spec names no place for the workspace.
         """
-        workspace, filesystem = self.open_workspace(spec), self.filesystem(spec.path)
-        return open_known(workspace, spec.path, spec, filesystem, trust_stored=trust_stored)
+        return open_known(self.open_workspace(spec), spec.path, spec, self.filesystem, trust_stored=trust_stored)
 
     def open_workspace(self, spec: CollectionSpec) -> Workspace:
         """Return the workspace of a collection: where it and its stages lie.

@@ -178,6 +178,21 @@ class HttpBackend(ReadingBackend):
         answer = await self._answer(url, _one_range(start, length))
         return interpret(answer, url, start, length)
 
+    async def read_range(self, url: str, start: int, length: int) -> RangeRead:
+        """As :meth:`read`, of a server that answers ranges: one that sends the whole object is refused.
+
+        Raises:
+            WrongRangeError: with the status 200, if the server ignores ``Range``.
+            RangeReadError: in the subclass that fits the status or the failure of the connection.
+        """
+        answer = await self._answer(url, _one_range(start, length))
+        if answer.status == 200:
+            where = redact(url)
+            raise WrongRangeError(
+                f"{where}: the server sends the whole object in place of a range", href=where, status=200
+            )
+        return interpret(answer, url, start, length)
+
     async def read_ends(self, url: str, head: int, tail: int) -> EndsRead:
         """The first ``head`` and the last ``tail`` bytes: one request, or two where the host takes a range at a time.
 

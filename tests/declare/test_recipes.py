@@ -172,6 +172,10 @@ def test_the_list_names_all_recipes_and_what_they_need() -> None:
 def test_what_is_no_recipe_is_told(tmp_path: Path) -> None:
     for arguments, sentence in (
         (["earth-search/sentinel-2-c1"], "there is no recipe earth-search/sentinel-2-c1: did you mean earth-search/"),
+        (
+            ["earthsearch/sentinel-2-l2a"],
+            "there is no recipe earthsearch/sentinel-2-l2a: did you mean earth-search/sentinel-2-l2a?",
+        ),
         ([], "name a record table, or one of the datasets of: rasteret-assets init --list"),
         ([str(tmp_path / "t.parquet"), "--bbox", "1", "2", "3", "4"], "--bbox and --datetime are for datasets"),
         (["source-cooperative/sentinel-2-c1-l2a", "--datetime", "2024"], "is read from a table, of which no datetime"),

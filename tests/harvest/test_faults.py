@@ -159,6 +159,11 @@ def test_an_address_that_is_not_an_api_is_told(stac, spec_of, harvest, address, 
         harvest(spec_of(stac_api=address.format(url=stac.url)))
 
 
+def test_a_host_that_does_not_answer_is_told_in_a_few_words(spec_of, harvest) -> None:
+    with pytest.raises(HarvestError, match=r"v1: the host does not answer \(\[Errno \d+\] Connection refused\); asked"):
+        harvest(spec_of(stac_api="http://127.0.0.1:9/v1"))
+
+
 def test_a_page_may_not_lead_into_this_machines_own_network(stac, spec_of, harvest) -> None:
     answer = stac.answer
 
