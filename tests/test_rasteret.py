@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from rasterio.windows import from_bounds
 
 from rasteret_assets import CollectionSpec, build, build_from_table
 from rasteret_assets.partitions import SIZES, PartitionBy
-from tests.support.environments import environment
+from tests.support.environments import environment, find_python
 from tests.support.rasters import footprint, record_table, tiff_bytes
 
 VERSION = "0.4.1"
@@ -54,8 +53,7 @@ def rasteret_python() -> str:
     if given := os.environ.get("RASTERET_PYTHON"):
         assert succeeds(given, "-c", CHECK), f"RASTERET_PYTHON={given} has no rasteret {VERSION}"
         return given
-    found = [*sorted((Path.home() / ".pyenv" / "versions").glob("3.12*/bin/python")), shutil.which("python3.12")]
-    base = next((str(path) for path in found if path and succeeds(str(path), "-c", "import venv")), None)
+    base = find_python("3.12")
     if base is None:
         pytest.skip("no Python 3.12 here")
     return environment(f"rasteret-{VERSION}", [f"rasteret=={VERSION}"], python=base)

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from rasteret_assets import schema
 from rasteret_assets.collection.areas.area import AUTO, Area, bbox_geometry, coerce_areas
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.formats import window
+from rasteret_assets.collection.formats.gti import TileIndexLayer, write_tile_index
 from rasteret_assets.collection.formats.outlines import draw_outlines
 from rasteret_assets.collection.formats.picture import Picture, draw_preview
 from rasteret_assets.collection.formats.points import PointChoice, read_points
@@ -547,6 +549,37 @@ class Collection:
             self.subset(**filters_of(given)), bands, chip_size=chip_size, stride=stride, dtype=dtype,
             source=Source.of(self, given), options=read_options(given), transforms=transforms,
         )  # fmt: skip
+
+    # --- ways out ----------------------------------------------------------------------------------------------------
+
+    def to_gti(self, path: str | Path, bands: str | Sequence[str] | None = None) -> list[TileIndexLayer]:
+        """Write the records as a GDAL tile index, which GDAL, rasterio and QGIS open as a mosaic; no raster is opened.
+
+        A layer for each band and CRS, with the resolution, type, nodata, colour and extent of the mosaic. Where files
+        overlap, the last one by datetime and id whose pixel holds data lies on top, undated ones above all. Beside a
+        GeoPackage ``scenes.gti.gpkg`` lies a folder ``scenes_layers`` with a file ``<layer>.gti`` for each layer, which
+        opens that layer. Addresses are in GDAL's spelling (``/vsicurl/https://...``, ``/vsis3/bucket/key``) and hold
+        nothing that grants access: GDAL takes credentials from its own configuration.
+
+        It takes about a kilobyte of memory for each record, a band at a time.
+
+        Args:
+            path: file on a disk that ends with ``.gti.gpkg`` (GeoPackage), or with ``.gti.fgb`` (FlatGeobuf, of one
+                layer); an index that is there is replaced.
+            bands: a band or several; all by default.
+
+        Returns:
+            The layers, by band, in the order of the file.
+
+        Raises:
+            SpecError: if ``path`` is no such file, or a FlatGeobuf file would have several layers.
+            BandNotFoundError: if the collection lacks a band.
+            WindowError: if no record has the header of a band, or a raster has no CRS that is known.
+            CollectionError: if a header contradicts itself, an address has no spelling of GDAL's, or a file of the
+                collection cannot be read.
+            MissingExtraError: if pyogrio is not installed.
+        """
+        return write_tile_index(self, path, bands)
 
     # --- pictures ----------------------------------------------------------------------------------------------------
 
