@@ -107,3 +107,18 @@ def test_rasteret_opens_partitions_of_every_size(rasteret_python: str, tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"all": ["a", "b", "c"], "evening": ["a"]}
+
+
+@pytest.mark.parametrize("by", [None, *SIZES])
+def test_rasteret_opens_an_exported_subset(rasteret_python: str, tmp_path: Path, by: PartitionBy | None) -> None:
+    days = [(2024, 5, 17, 23), (2024, 5, 18, 1), (2023, 1, 2)]
+    times = [datetime(*day, tzinfo=UTC) for day in days]
+    (tmp_path / "x.tif").write_bytes(tiff_bytes())
+    table = record_table(["a", "b", "c"], {"B02": [str(tmp_path / "x.tif")] * 3}, datetimes=times)
+    whole = build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    target = tmp_path / ("some.parquet" if by is None else "some")
+    whole.subset(date_range="2024").export(target, by)
+    command = [rasteret_python, "-c", LIST, str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"all": ["a", "b"], "evening": ["a"]}

@@ -20,6 +20,7 @@ from rasteret_assets import schema
 from rasteret_assets.collection.areas.area import AUTO, Area, bbox_geometry, coerce_areas
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.formats import window
+from rasteret_assets.collection.formats.export import export_records
 from rasteret_assets.collection.formats.gti import TileIndexLayer, write_tile_index
 from rasteret_assets.collection.formats.outlines import draw_outlines
 from rasteret_assets.collection.formats.picture import Picture, draw_preview
@@ -47,6 +48,7 @@ from rasteret_assets.collection.table.dates import parse_date_range
 from rasteret_assets.collection.table.rasters import first_scale, leaves_of
 from rasteret_assets.collection.table.rows import rows_of
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.partitions import PartitionBy
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.processes import off_loop
 
@@ -580,6 +582,42 @@ class Collection:
             MissingExtraError: if pyogrio is not installed.
         """
         return write_tile_index(self, path, bands)
+
+    def export(
+        self,
+        path: str | Path,
+        partition_by: PartitionBy | Sequence[str] | None = "month",
+        *,
+        name: str = "",
+        overwrite: bool = False,
+    ) -> int:
+        """Write the records, with their headers, as a collection of its own, which ``load`` and rasteret open.
+
+        It is GeoParquet as published here, a file for each partition. It has no stages beside it: nothing fetches its
+        headers again, and whether a file of it went missing later is not noticed. Records stay in the order of this
+        collection. Whatever in an address may grant access is taken out, as where a collection is published; those of
+        a published collection stay as they are.
+
+        One row group of this collection is in memory at a time, and up to 96 MB of rows that wait for theirs; up to 64
+        files are written side by side.
+
+        Args:
+            path: folder on a disk, or file that ends with ``.parquet`` where all records go into one. It appears when
+                all is written.
+            partition_by: size of the partitions: ``"year"``, ``"month"``, ``"day"``, or as rasteret has it
+                ``("year", "month")``; None for one file.
+            name: of the new collection; by default that of this one, else of the path.
+            overwrite: whether to replace what is at ``path``.
+
+        Returns:
+            Number of records.
+
+        Raises:
+            SpecError: if an argument is not understood, ``path`` exists, or a collection is built there.
+            CollectionError: if no record is left, or a file of this collection cannot be read or was replaced
+                meanwhile.
+        """
+        return export_records(self, path, partition_by, name=name, overwrite=overwrite)
 
     # --- pictures ----------------------------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ def files_of(collection: RecordTable, band: str) -> BandFiles:
             columns.append(_columns(there, band, storages))
     if not rasters:
         raise WindowError(
-            f"none of {without} records has the header of band {band!r}: look for the reason with rasteret-assets failures"
+            f"none of {without} records has the header of band {band!r}: rasteret-assets failures tells why"
             if without
             else "no record satisfies the filters: compare them with what the collection holds"
         )
