@@ -25,6 +25,7 @@ from rasteret_assets.collection.formats.gti import TileIndexLayer, write_tile_in
 from rasteret_assets.collection.formats.outlines import draw_outlines
 from rasteret_assets.collection.formats.picture import Picture, draw_preview
 from rasteret_assets.collection.formats.points import PointChoice, read_points
+from rasteret_assets.collection.formats.zonal import summarize_areas
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.on_demand import RecordsById, list_records
 from rasteret_assets.collection.pixels.options import (
@@ -41,7 +42,7 @@ from rasteret_assets.collection.pixels.options import (
     takes_areas,
 )
 from rasteret_assets.collection.pixels.select import indexed_band, known_bands
-from rasteret_assets.collection.request import ReadRequest, request_read
+from rasteret_assets.collection.request import ReadRequest, polygons_of, request_read
 from rasteret_assets.collection.show import card, plot
 from rasteret_assets.collection.table import query, scan, summary
 from rasteret_assets.collection.table.dates import parse_date_range
@@ -415,10 +416,49 @@ class Collection:
         found = self.subset(**filters_of(given))
         return read_points(found, points, bands, given, choice, x_column=x_column, y_column=y_column)
 
+    @takes({"ops": ("mean", "count"), **POINT_DEFAULTS})
+    def zonal(
+        self,
+        geometries: Any,
+        bands: str | Sequence[str],
+        ops: str | Sequence[str] = ("mean", "count"),
+        **arguments: Unpack[PointArguments],
+    ) -> pa.Table:
+        """Statistics of the pixels under areas, by exactextract: a pixel counts by the part of it that an area covers.
+
+        Pixels are those of the rasters' own grids, of the full image; bands may lie on different grids. Those that hold
+        no data do not count. An area is what its outline encloses, a box too, with its edges followed along their
+        course; areas may be of any number. Up to 64 MB of pixels are read together, and larger windows piece by piece.
+
+        Args:
+            geometries: polygons or boxes; see :func:`coerce_areas` for their forms. A table's columns are kept.
+            bands: a band or several.
+            ops: operations by exactextract's names: ``mean``, ``sum``, ``count`` (pixels, with their fractions),
+                ``min``, ``max``, ``stdev``, ``variance``, ``median``, ``quantile(q=0.25)``, ``mode``, ``variety`` ...;
+                ``"name=mean"`` calls the column otherwise. Those that are lists, such as ``values``, ``coverage`` or
+                ``unique`` with ``frac``, make columns of lists.
+            **arguments: how pixels are read: :class:`PointArguments`. ``mask_and_scale`` makes statistics of physical
+                values.
+
+        Returns:
+            Table with ``record_id, datetime, collection, geometry_id`` (position of the area, from 0), ``band``, a
+            column for each operation, and the columns of the areas' table; a row for each record, area and band whose
+            raster the area reaches, by datetime, record, area and band. Null where no pixel holds data.
+
+        Raises:
+            SpecError: also if exactextract does not know an operation, or a column would be there twice.
+            MissingExtraError: if exactextract is not installed.
+            RasteretAssetsError: as :meth:`get_numpy`.
+        """
+        given = point_arguments(arguments)
+        areas, columns = polygons_of(geometries, given)
+        return summarize_areas(self.subset(**filters_of(given)), areas, columns, bands, ops, given)
+
     get_numpy_async = off_loop(get_numpy)
     get_xarray_async = off_loop(get_xarray)
     get_gdf_async = off_loop(get_gdf)
     sample_points_async = off_loop(sample_points)
+    zonal_async = off_loop(zonal)
 
     @takes({"is_image": True, "time_series": False, "transforms": None, **AREA_DEFAULTS})
     def to_torchgeo_dataset(
