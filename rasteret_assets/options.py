@@ -34,6 +34,10 @@ _CRON_PART: Final = re.compile(
 _CRON_WORDS: Final = {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
 
 
+#: Without a user, a query or a fragment, none of which the address of a queue has.
+_QUEUE: Final = re.compile(r"^https?://[A-Za-z0-9.:-]+/[0-9A-Za-z_./-]+$")
+
+
 def _texts(pattern: str) -> dict[str, Any]:
     return {"items": {"type": "string", "pattern": f"^({pattern})$"}}
 
@@ -67,6 +71,8 @@ class GraphOptions(BaseModel):
             the sensor.
         revalidate_cron: when ``<name>_revalidate_schedule`` asks whether known files have changed.
         timezone: of both.
+        events_queue: address of an Amazon SQS queue whose messages (S3 notifications, or SNS messages that carry STAC
+            items) make the sensor ``<name>_events`` look at the source at once. They are hints: what differs decides.
         fresh_within_hours: the collection counts as stale in the catalog when nothing was published for so long; only
             for sources that are known to grow that often, since an unchanged source is not built again.
         preview: draw a picture of some pixels of every published partition, which takes a few range requests.
@@ -94,6 +100,7 @@ class GraphOptions(BaseModel):
     refresh_cron: str = Field(default="0 6 * * *", json_schema_extra=_CRON_FORM)
     revalidate_cron: str = Field(default="0 3 * * 0", json_schema_extra=_CRON_FORM)
     timezone: str = Field(default="UTC", json_schema_extra=_of_zones)
+    events_queue: str | None = Field(default=None, json_schema_extra={"pattern": _QUEUE.pattern})
     fresh_within_hours: float | None = Field(default=None, ge=1 / 60, le=1_000_000)
     preview: bool = False
     run_tags: dict[str, str] = Field(default_factory=dict, json_schema_extra=_tags(_TAG_KEY.pattern))
@@ -133,6 +140,15 @@ class GraphOptions(BaseModel):
             ZoneInfo(value)
         except (LookupError, ValueError, OSError):
             raise ValueError(f"{value!r} is not a timezone: write such as 'UTC' or 'Europe/Berlin'") from None
+        return value
+
+    @field_validator("events_queue")
+    @classmethod
+    def _is_queue(cls, value: str | None) -> str | None:
+        if value is not None and not _QUEUE.fullmatch(value):
+            raise ValueError(
+                "it is not the address of a queue: write such as https://sqs.us-west-2.amazonaws.com/123456789012/items"
+            )
         return value
 
     @field_validator("run_tags")

@@ -50,6 +50,7 @@ from rasteret_assets.collection.table.rasters import first_scale, leaves_of
 from rasteret_assets.collection.table.rows import rows_of
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.partitions import PartitionBy
+from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.processes import off_loop
 
@@ -74,6 +75,9 @@ class Collection:
         description: one sentence for people.
         path: where it was opened; None in memory.
         backend: reads the bytes of rasters; None for the default one.
+        credentials: what opens the files where ``backend`` is not given, as in a spec; None for files that need
+            nothing.
+        cloud_config: how the provider's objects are reached where neither ``backend`` nor a read says so.
         expression: what records must satisfy; None for all.
         areas: groups of lon/lat geometries; a record must meet one of every group, exactly.
     """
@@ -84,6 +88,8 @@ class Collection:
     description: str = ""
     path: str | None = None
     backend: StorageBackend | None = None
+    credentials: str | Mapping[str, str] | None = None
+    cloud_config: CloudConfig | None = None
     expression: pc.Expression | None = None
     areas: tuple[tuple[BaseGeometry, ...], ...] = ()
 

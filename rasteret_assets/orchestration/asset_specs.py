@@ -18,6 +18,7 @@ from rasteret_assets.orchestration.names import SOURCE, code_version, identifier
 from rasteret_assets.orchestration.partitions import partitions_of
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW
 from rasteret_assets.secrets import redact
+from rasteret_assets.source.locate import label_of
 from rasteret_assets.spec import CollectionSpec
 
 #: Returns the asset spec of the source or of a stage, by the last part of its key.
@@ -87,13 +88,13 @@ def _source_spec(spec: CollectionSpec) -> dg.AssetSpec:
             for written in spec.graph.deps
         ],
         description=(
-            f"The record table at `{redact(spec.path)}`: one row per raster item, with the addresses of its files. "
+            f"The record table at `{label_of(spec.paths)}`: one row per raster item, with the addresses of its files. "
             "Others write it; observing it (one look at the rows of files that changed) notes its partitions and a "
             "data version of each."
         ),
         partitions_def=partitions_of(spec),
         group_name=identifier(spec.name),
-        metadata={"path": dg.MetadataValue.path(redact(spec.path)), "data_source": spec.data_source},
+        metadata={"path": dg.MetadataValue.path(label_of(spec.paths)), "data_source": spec.data_source},
         tags=spec.graph.tags,
         kinds={"parquet"},
     )

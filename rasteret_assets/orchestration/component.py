@@ -24,7 +24,7 @@ class ScaffoldParams(BaseModel):
     """Options of ``dg scaffold defs rasteret_assets.RasterCollection NAME``."""
 
     table: str | None = Field(default=None, description="Record table to look at: path or URI of Parquet files.")
-    workspace_dir: str | None = Field(default=None, description="Folder or URI to publish in.")
+    workspace: str | None = Field(default=None, description="Folder or URI to publish in.")
 
 
 class RasterCollectionScaffolder(dg.Scaffolder[ScaffoldParams]):
@@ -42,9 +42,9 @@ class RasterCollectionScaffolder(dg.Scaffolder[ScaffoldParams]):
             attributes: dict[str, Any] = {"path": "s3://bucket/items.parquet", "enrich_cog": True}
         else:
             table = params.table if "://" in params.table else str(Path(params.table).expanduser().absolute())
-            attributes = propose(table, name=name, workspace_dir=params.workspace_dir).values
-        if params.workspace_dir is not None:
-            attributes["workspace_dir"] = params.workspace_dir
+            attributes = propose(table, name=name, workspace_dir=params.workspace).values
+        if params.workspace is not None:
+            attributes["workspace_dir"] = params.workspace
         dg.scaffold_component(request, attributes)
 
 

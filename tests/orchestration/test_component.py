@@ -135,7 +135,7 @@ def test_dg_scaffolds_and_lists(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     scaffold = project.dg(
         "scaffold", "defs", "rasteret_assets.RasterCollection", "naip",
-        "--table", "items.parquet", "--workspace-dir", "{{ env.TARGET }}",
+        "--table", "items.parquet", "--workspace", "{{ env.TARGET }}",
     )  # fmt: skip
     assert scaffold.returncode == 0, scaffold.stderr
     written = yaml.safe_load((project.defs / "naip" / "defs.yaml").read_text())

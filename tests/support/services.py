@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import boto3
 import psycopg2
@@ -21,6 +22,9 @@ from tests.support.s3 import KEYS
 
 #: What must be installed for them: by ``apt-get install postgresql redis-server`` (.ci/nightly does so).
 INSTALL = "apt-get install postgresql redis-server"
+
+#: Names the file in which Postgres notes its connections, with the application that each says it is (``PGAPPNAME``).
+POSTGRES_LOG = "POSTGRES_LOG"
 
 
 def missing() -> list[str]:
@@ -53,7 +57,9 @@ def services(bucket: str) -> Iterator[dict[str, str]]:
             shutil.chown(data, user)
         made = [_postgres("initdb"), "-D", data, "-A", "trust", "-U", "dagster"]
         subprocess.run(made, check=True, capture_output=True, user=user, cwd="/")
-        _start(stack, [_postgres("postgres"), "-D", data, "-p", database, "-k", data, "-h", "127.0.0.1"], user)
+        log = stack.enter_context((folder / "postgres.log").open("wb"))
+        listens = ["-p", database, "-k", data, "-h", "127.0.0.1", "-c", "log_connections=on"]
+        _start(stack, [_postgres("postgres"), "-D", data, *listens], user, log)
         _start(stack, [_redis(), "--port", broker, "--bind", "127.0.0.1", "--dir", folder, "--save", ""])
         _start(stack, [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", store])
         variables = {
@@ -66,6 +72,7 @@ def services(bucket: str) -> Iterator[dict[str, str]]:
             "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"],
             "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"],
             "DAGSTER_LOG_BUCKET": bucket,
+            POSTGRES_LOG: log.name,
         }
         _once(lambda: psycopg2.connect(host="127.0.0.1", port=database, user="dagster", dbname="postgres").close())
         _once(lambda: redis.Redis(port=broker).ping())
@@ -81,10 +88,9 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _start(stack: ExitStack, command: Sequence[object], user: str | None = None) -> None:
-    process = subprocess.Popen(
-        [str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user, cwd="/"
-    )
+def _start(stack: ExitStack, command: Sequence[object], user: str | None = None, log: BinaryIO | None = None) -> None:
+    told = log or subprocess.DEVNULL
+    process = subprocess.Popen([str(word) for word in command], stdout=told, stderr=told, user=user, cwd="/")
     stack.callback(process.wait)
     stack.callback(process.terminate if user is None else lambda: process.send_signal(2))
 

@@ -4,6 +4,8 @@
 lie on S3 (moto's server); everything else is ``examples/celery`` as it is shipped. Wall times are printed: one worker
 has all months in one run and should take at most 3 times what the library does; two have half of them each and should
 take at most 0.65 of one. ``WORKER_MONTHS`` makes it shorter.
+
+Postgres' log tells how many connections the workers and their runs opened.
 """
 
 from __future__ import annotations
@@ -28,12 +30,13 @@ from tests.e2e.deployment import Deployment, deployment
 from tests.support.celery import EXAMPLE, Workers
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
-from tests.support.services import INSTALL, missing, services
+from tests.support.services import INSTALL, POSTGRES_LOG, missing, services
 
 MONTHS = int(os.environ.get("WORKER_MONTHS", "18"))
 RECORDS, BANDS = 30, ["B02", "B03", "B04", "B08"]
 KEYS = [f"{2021 + month // 12}-{month % 12 + 1:02d}" for month in range(MONTHS)]
 BUCKET = "workers"
+APPLICATION = "workers"
 ANSWER_SECONDS = 0.02
 
 pytestmark = [
@@ -84,6 +87,11 @@ def timed(deployed: Deployment, name: str, months: list[str], months_per_run: in
     return time.monotonic() - start
 
 
+def connections_opened(log: str) -> int:
+    """Connections to Postgres that Celery workers and their runs have opened so far."""
+    return Path(log).read_text().count(f"application_name={APPLICATION}")
+
+
 @contextmanager
 def running(workers: Workers, deployed: Deployment) -> Iterator[None]:
     """Workers that have built something before, as those of a cluster have."""
@@ -113,7 +121,7 @@ def test_workers_beside_the_library(tmp_path: Path, server: RangeServer, monkeyp
         for name in ("one", "two", "warm"):
             text = yaml.safe_dump(spec(name, "few" if name == "warm" else "all", "graph"))
             (tmp_path / "collections" / f"{name}.yaml").write_text(text)
-        seconds, asked = {}, {}
+        seconds, asked, opened = {}, {}, {}
         for name in ("one", "two"):  # a collection's files name it
             server.reset()
             start = time.monotonic()
@@ -125,16 +133,21 @@ def test_workers_beside_the_library(tmp_path: Path, server: RangeServer, monkeyp
             deployment(instance, environment) as deployed,
         ):
             for name, count in (("one", 1), ("two", 2)):
-                with running(Workers(count, tmp_path, None, {**os.environ, **environment}), deployed):
+                with running(
+                    Workers(count, tmp_path, None, {**os.environ, **environment, "PGAPPNAME": APPLICATION}), deployed
+                ):
                     server.reset()
+                    before = connections_opened(environment[POSTGRES_LOG])
                     seconds[name] = timed(deployed, name, KEYS, -(-MONTHS // count))
+                    opened[name] = connections_opened(environment[POSTGRES_LOG]) - before
                     asked[name] = len(server.requests)
         files = {name: [published(name, where) for where in ("graph", "library")] for name in ("one", "two")}
     print(
         f"{MONTHS} months, {MONTHS * RECORDS * len(BANDS)} headers, load {os.getloadavg()[1]:.1f}: "
         + ", ".join(f"{name} {took:.1f} s" for name, took in seconds.items())
         + f"; one worker takes {seconds['one'] / seconds['library']:.2f} of the library (bar 3), "
-        f"two {seconds['two'] / seconds['one']:.2f} of one (bar 0.65)",
+        f"two {seconds['two'] / seconds['one']:.2f} of one (bar 0.65); "
+        f"workers opened {opened['one']} and {opened['two']} connections to Postgres",
         flush=True,
     )
     assert asked == dict.fromkeys(seconds, MONTHS * RECORDS * len(BANDS))

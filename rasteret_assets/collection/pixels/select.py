@@ -26,6 +26,7 @@ from rasteret_assets.collection.table import query
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError
+from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 
 _log = logging.getLogger(__name__)
@@ -122,6 +123,16 @@ class RecordTable(Protocol):
     @property
     def data_source(self) -> str:
         """Provider of the records."""
+        ...
+
+    @property
+    def credentials(self) -> str | Mapping[str, str] | None:
+        """What opens the files of rasters; None for files that need nothing."""
+        ...
+
+    @property
+    def cloud_config(self) -> CloudConfig | None:
+        """How the provider's objects are reached, where the collection says so itself."""
         ...
 
     def where(self, expression: pc.Expression) -> Self:
