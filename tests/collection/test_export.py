@@ -134,6 +134,18 @@ def test_addresses_grant_nothing(tmp_path: Path) -> None:
     ]
 
 
+def test_what_opens_the_files_is_named(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", noise())
+    row = record("a", {"B": (path, 0)})
+    plain = pa.Table.from_pylist([{name: row[name] for name in ("id", "datetime", "geometry", "assets")}])
+    pq.write_table(plain, tmp_path / "records.parquet")
+    build(CollectionSpec.of(
+        path=tmp_path / "records.parquet", name="mpc", workspace_dir=tmp_path, credentials="planetary_computer"
+    ))  # fmt: skip
+    load(tmp_path / "mpc_records").export(tmp_path / "copy")
+    assert load(tmp_path / "copy").credentials == "planetary_computer"
+
+
 def test_native_geometry_is_written_as_bytes(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise())
     row = record("a", {"B": (path, 0)})

@@ -75,6 +75,7 @@ def export_records(
         name=name or collection.name or target.name.removesuffix(".parquet"),
         description=collection.description,
         data_source=collection.data_source,
+        credentials=collection.credentials,
     )
     facts = _gather(collection, by, spec.name)
     if not facts:
