@@ -21,7 +21,8 @@ from rasteret_assets.collection.areas.area import AUTO, Area, bbox_geometry, coe
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.formats import window
 from rasteret_assets.collection.formats.export import export_records
-from rasteret_assets.collection.formats.gti import TileIndexLayer, write_tile_index
+from rasteret_assets.collection.formats.gti import write_tile_index
+from rasteret_assets.collection.formats.gti_layers import TileIndexLayer
 from rasteret_assets.collection.formats.outlines import draw_outlines
 from rasteret_assets.collection.formats.picture import Picture, draw_preview
 from rasteret_assets.collection.formats.points import PointChoice, read_points
@@ -614,7 +615,7 @@ class Collection:
         Args:
             path: file on a disk that ends with ``.gti.gpkg`` (GeoPackage), or with ``.gti.fgb`` (FlatGeobuf, of one
                 layer); an index that is there is replaced.
-            bands: a band or several; all by default.
+            bands: a band or several; all that have headers by default.
 
         Returns:
             The layers, by band, in the order of the file.

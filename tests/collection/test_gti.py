@@ -299,6 +299,17 @@ def test_what_cannot_be_written_is_refused(scenes, tmp_path, path, bands, error,
     assert not list(tmp_path.iterdir())
 
 
+def test_bands_without_headers_are_left_out_unless_they_are_named(
+    scenes: Collection, files: Path, tmp_path: Path
+) -> None:
+    row = record("a", {"B": (files / "grey0.tif", 0), "C": (files / "grey0.tif", 0)}, missing=["C"])
+    scene = Collection(dataset=pa.dataset.dataset(records_table([row], ["B", "C"])))
+    assert [layer.band for layer in scene.to_gti(tmp_path / "a.gti.gpkg")] == ["B"]
+    with pytest.raises(WindowError, match="none of 1 records has the header of band 'C'"):
+        scene.to_gti(tmp_path / "a.gti.gpkg", ["B", "C"])
+    assert pyogrio.list_layers(tmp_path / "a.gti.gpkg")[:, 0].tolist() == ["B_32632"]
+
+
 def test_records_without_a_place_in_the_index_are_named(scenes: Collection, files: Path, tmp_path: Path) -> None:
     path = files / "grey0.tif"
     lost = Collection(dataset=pa.dataset.dataset(records_table([record("a", {"B": (path, 0)}, missing=["B"])])))

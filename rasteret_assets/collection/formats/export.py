@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rasteret_assets import schema
+from rasteret_assets.collection.formats.export_files import PartitionFiles
 from rasteret_assets.collection.pixels.select import RecordTable
 from rasteret_assets.collection.table.dates import Interval, parse_date_range
 from rasteret_assets.collection.table.query import acquired_within, partition_keys
@@ -25,19 +25,15 @@ from rasteret_assets.collection.table.scan import scan
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.partitions import SIZES, PartitionBy, hive_folder, hive_keys, rows_by_partition
-from rasteret_assets.publish.encoding import SAMPLE_ROWS, parquet_options
-from rasteret_assets.publish.footer import PublishedFacts, footer
+from rasteret_assets.publish.footer import PublishedFacts
 from rasteret_assets.publish.parameters import changed_parameters, tell_parameters
-from rasteret_assets.publish.row_groups import ROW_GROUP_TILE_BYTES, group_rows, row_groups
-from rasteret_assets.publish.stac import is_stac, stac_footer
+from rasteret_assets.publish.stac import is_stac
 from rasteret_assets.records.signatures import without_signatures
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.memory import give_back
 from rasteret_assets.storage.workspace import PART_NAME, Workspace
 
-#: Files that are written side by side, and bytes of rows that wait for their row groups in all of them.
+#: Files that are written side by side.
 _FILES_AT_ONCE: Final = 64
-_WAITING_BYTES: Final = 3 * ROW_GROUP_TILE_BYTES
 #: Stands for the partition where all records go into one file.
 _WHOLE: Final = ""
 _LIGHT: Final = (
@@ -84,7 +80,7 @@ def export_records(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
         beside = Path(folder) / target.name
         for keys in _together(list(facts)):
-            with _Files({key: _file(beside, key, by) for key in keys}, facts, spec) as files:
+            with PartitionFiles({key: _file(beside, key, by) for key in keys}, facts, spec) as files:
                 for key, rows in _rows(collection, keys, by):
                     files.add(key, rows)
         _put(beside, target, Path(folder) / "replaced")
@@ -201,88 +197,6 @@ def _as_binary(table: pa.Table) -> pa.Table:
     if isinstance(column.type, pa.ExtensionType):
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
     return table.set_column(position, schema.GEOMETRY, column.cast(pa.binary()))
-
-
-class _Files:
-    """Files that are written side by side, row group by row group.
-
-    Args:
-        paths: of the files, by partition key.
-        facts: about all rows of each, which stand in its footer.
-        spec: name and description of the collection.
-    """
-
-    def __init__(self, paths: Mapping[str, Path], facts: Mapping[str, PublishedFacts], spec: CollectionSpec) -> None:
-        self._paths = paths
-        self._facts = facts
-        self._spec = spec
-        self._writers: dict[str, pq.ParquetWriter] = {}
-        self._waiting: dict[str, list[pa.Table]] = {key: [] for key in paths}
-        self._bytes = dict.fromkeys(paths, 0)
-        self._rows = dict.fromkeys(paths, 0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            for key in self._paths:
-                self._write(key)
-        for writer in self._writers.values():
-            writer.close()
-        if kind is None:
-            self._finish()
-
-    def add(self, key: str, rows: pa.Table) -> None:
-        """Take rows for a file; they are written once they make a row group, or too many bytes wait in all files.
-
-        Raises:
-            CollectionError: if the rows are not those that the facts were gathered from.
-        """
-        self._waiting[key].append(rows)
-        self._bytes[key] += rows.nbytes
-        most = group_rows(self._facts[key].rows)
-        if self._bytes[key] > ROW_GROUP_TILE_BYTES or sum(piece.num_rows for piece in self._waiting[key]) >= most:
-            self._write(key, whole=False)
-        while sum(self._bytes.values()) > _WAITING_BYTES:
-            self._write(max(self._bytes, key=self._bytes.__getitem__))
-
-    def _write(self, key: str, *, whole: bool = True) -> None:
-        """Write what waits for a file; with ``whole=False`` without the rows that do not make a row group yet."""
-        pieces, self._waiting[key] = self._waiting[key], []
-        self._bytes[key] = 0
-        groups = list(row_groups(pieces, group_rows(self._facts[key].rows)))
-        if not whole and len(groups) > 1:
-            self._waiting[key] = [groups.pop()]
-            self._bytes[key] = self._waiting[key][0].nbytes
-        for group in groups:
-            self._rows[key] += group.num_rows
-            self._writer(key, group).write_table(group.replace_schema_metadata(None), row_group_size=group.num_rows)
-        give_back()
-
-    def _writer(self, key: str, group: pa.Table) -> pq.ParquetWriter:
-        if key not in self._writers:
-            keys = footer(self._facts[key], self._spec)
-            if is_stac(group.schema):
-                keys |= stac_footer(self._facts[key], self._spec)
-            plain = group.schema.remove_metadata()
-            self._paths[key].parent.mkdir(parents=True, exist_ok=True)
-            self._writers[key] = pq.ParquetWriter(
-                self._paths[key], plain.with_metadata(keys), write_page_checksum=True,
-                **parquet_options(plain, group.replace_schema_metadata(None).slice(0, SAMPLE_ROWS)),
-            )  # fmt: skip
-        return self._writers[key]
-
-    def _finish(self) -> None:
-        """Bring the files to the disk, and compare what was written with what was counted."""
-        for key, path in self._paths.items():
-            if self._rows[key] != self._facts[key].rows:
-                raise CollectionError(
-                    f"{self._facts[key].rows} records of {key or 'the collection'} were found at first, and then "
-                    f"{self._rows[key]}: the collection was published anew meanwhile. Load it again, and export again"
-                )
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
 
 
 def _put(beside: Path, target: Path, aside: Path) -> None:
