@@ -48,6 +48,18 @@ def environment(name: str, *requirements: Sequence[str], python: str = sys.execu
     return str(home / "bin" / "python")
 
 
+def find_python(version: str) -> str | None:
+    """The interpreter of a version such as ``"3.12"``, of pyenv or on the path; None where there is none."""
+    found = [
+        *sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}*/bin/python")),
+        shutil.which(f"python{version}"),
+    ]
+    for path in found:
+        if path and subprocess.run([path, "-c", "import venv"], capture_output=True, check=False).returncode == 0:
+            return str(path)
+    return None
+
+
 def _folder() -> Path:
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(caches) / "rasteret-assets-tests"
