@@ -17,6 +17,9 @@ _EXTRAS: Final = {
     "geopandas": "geopandas",
     "torch": "torchgeo",
     "torchgeo.datasets": "torchgeo",
+    "icechunk": "icechunk",
+    "zarr": "icechunk",
+    "virtual_tiff": "icechunk",
 }
 
 

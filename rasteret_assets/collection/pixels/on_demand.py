@@ -52,12 +52,13 @@ class Headers:
         rows: where they are.
         table: schema of the record table.
         bands: names of the bands.
+        scaled: whether scale and offset of STAC count where a file states none.
     """
 
-    def __init__(self, rows: Rows, table: pa.Schema, bands: Sequence[str]) -> None:
+    def __init__(self, rows: Rows, table: pa.Schema, bands: Sequence[str], *, scaled: bool = False) -> None:
         self.rows = rows
         self.bands = tuple(bands)
-        self.leaves = record_leaves(table, bands)
+        self.leaves = record_leaves(table, bands, scaled=scaled)
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -203,15 +203,24 @@ def every_record(batches: Iterator[pa.RecordBatch], bands: Sequence[str]) -> lis
     return _select(batches, bands, lambda batch: ((row, []) for row in range(batch.num_rows)), "drop", "filters")
 
 
-def record_leaves(table: pa.Schema, bands: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The columns that :func:`record_at` needs, as ways to fields: those of :func:`projection` without footprints."""
+def record_leaves(table: pa.Schema, bands: Sequence[str], *, scaled: bool = False) -> dict[str, tuple[str, ...]]:
+    """The columns that :func:`record_at` needs, as ways to fields: those of :func:`projection` without footprints.
+
+    Args:
+        table: schema of the records.
+        bands: names of the bands.
+        scaled: whether scale and offset are needed, which STAC may state where the file does not.
+    """
     plain = (schema.ID, schema.DATETIME, schema.PROJ_EPSG, schema.CRS, schema.CLOUD_COVER, _COLLECTION)
     leaves: dict[str, tuple[str, ...]] = {name: (name,) for name in plain if name in table.names}
     for band in bands:
         leaves[schema.band_column(band)] = (schema.band_column(band),)
         leaves[_HREF + band] = (schema.ASSETS, band, schema.HREF)
-        if table.field(schema.ASSETS).type.field(band).type.get_field_index(schema.BAND_INDEX) >= 0:
+        asset = table.field(schema.ASSETS).type.field(band).type
+        if asset.get_field_index(schema.BAND_INDEX) >= 0:
             leaves[_INDEX + band] = (schema.ASSETS, band, schema.BAND_INDEX)
+        for name in scaling_fields(asset) if scaled else ():
+            leaves[_ASSET.format(field=name, band=band)] = (schema.ASSETS, band, name)
     return leaves
 
 
