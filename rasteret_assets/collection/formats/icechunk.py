@@ -104,7 +104,7 @@ def _written(zarr: Any, repository: Repository) -> list[Written]:
         return found
     for name, group in zarr.open_group(store, mode="r").groups():
         if (own := read_group(group)) is not None:
-            ids, versions = group[FULL][ID][:], group[FULL][VERSION][:]
+            ids, versions = group[f"{FULL}/{ID}"][:], group[f"{FULL}/{VERSION}"][:]
             found.append(Written(name=name, bands=own[0], ids=pa.array(ids, pa.string()), versions=versions))
     return found
 

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.secrets import redact
-from rasteret_assets.storage.addresses import unsigned
 from rasteret_assets.storage.local import local_path
 from rasteret_assets.storage.unchanged import IndexedFile, parse_instant
 from rasteret_assets.storage.urls import scheme
@@ -30,24 +29,24 @@ _HOST: Final = re.compile(r"[^:]+://[^/]+/")
 
 
 def location_of(href: str, where: str) -> str:
-    """Return the address of a file as Icechunk writes it, without anything that grants access.
+    """Return the address of a file as Icechunk writes it.
 
     Args:
-        href: as the collection publishes it.
+        href: of the file, without anything that grants access (``unsigned_hrefs``).
         where: record and band, for messages.
 
     Raises:
         CollectionError: if Icechunk cannot read such an address.
     """
-    plain, kind = unsigned(href), scheme(href)
+    kind = scheme(href)
     if kind in {"", "file"}:
-        return f"file://{_escaped(str(local_path(plain).absolute()))}"
+        return f"file://{_escaped(str(local_path(href).absolute()))}"
     if kind not in _SCHEMES:
         raise CollectionError(
             f"{where}: Icechunk reads no address such as {redact(href)!r}: it reads https://, s3://, gs:// and files "
             "on a disk. Rewrite it with url_rewrite_patterns, or leave the record out"
         )
-    rest = plain.partition("://")[2]
+    rest = href.partition("://")[2]
     if kind in {"http", "https"}:
         if "?" in rest or "#" in rest:
             raise CollectionError(
@@ -83,14 +82,21 @@ def prefixes_of(hrefs: Iterable[pa.Array]) -> list[str]:
     """Return the prefixes under which files lie: a bucket or a host each, and the folders common to files on a disk.
 
     Args:
-        hrefs: string arrays of addresses.
+        hrefs: string arrays of addresses, as for :func:`location_of`.
     """
-    folders = pc.unique(
-        pa.chunked_array([pc.replace_substring_regex(array, r"[^/]*$", "") for array in hrefs], pa.string())
-    )
+    remote = r"^([A-Za-z0-9+.-]+://[^/]+/).*"
+    parts = [
+        pc.if_else(
+            pc.match_substring_regex(array, r"^(?i:file|[^:/]*$|[^:]*/)"),
+            pc.replace_substring_regex(array, r"[^/]*$", ""),
+            pc.replace_substring_regex(array, remote, r"\1"),
+        )
+        for array in hrefs
+    ]
+    folders = pc.unique(pa.chunked_array(parts, pa.string()))
     hosts: set[str] = set()
     local: list[Path] = []
-    for folder in folders.drop_null().to_pylist():  # folders are few where files are many
+    for folder in folders.drop_null().to_pylist():  # hosts and folders are few where files are many
         kind = scheme(folder)
         if kind in {"", "file"}:
             local.append(local_path(folder).absolute())

@@ -7,7 +7,7 @@ keeps it beside the ids, so that a record is new, replaced or the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -79,9 +79,9 @@ class NewRecords:
         return int(self.table.num_rows)
 
     def hrefs(self) -> Iterator[pa.Array]:
-        """Addresses of the files, a string array for each band."""
+        """Addresses of the files, without anything that grants access: a string array for each band."""
         for band in self.versions:
-            yield unsigned_hrefs(self.table[f"{_HREF}:{band}"].combine_chunks())
+            yield self.table[f"{_HREF}:{band}"].combine_chunks()
 
     def versions_of(self, bands: tuple[str, ...]) -> Hashes:
         """Versions of the files of some bands, uint64 ``[N]``."""
@@ -90,7 +90,7 @@ class NewRecords:
         return self._joined[bands]
 
     def take(self, start: int, stop: int) -> Iterator[tuple[int, Record, str | None]]:
-        """Position, record and label of the records of a span.
+        """Read the records of a span: position, record with such addresses, and label.
 
         Raises:
             CollectionError: if a file was published anew meanwhile, or a header contradicts itself.
@@ -100,9 +100,10 @@ class NewRecords:
         part = self.table.slice(start, stop - start)
         records = self.headers.take(part[_PLACE].to_numpy())
         labels = part[_LABEL].to_pylist()
-        for number, (record, label) in enumerate(zip(records, labels, strict=True), start):
+        hrefs = zip(*(part[f"{_HREF}:{band}"].to_pylist() for band in self.versions), strict=True)
+        for number, (record, own, label) in enumerate(zip(records, hrefs, labels, strict=True), start):
             if record is not None:
-                yield number, record, label
+                yield number, replace(record, hrefs=own), label
 
 
 def join_versions(versions: dict[str, Hashes], bands: Sequence[str]) -> Hashes:
@@ -179,10 +180,10 @@ def _part(places: npt.NDArray[np.int64], table: pa.Table | None, bands: Sequence
     }
     there = np.ones(rows, bool)
     for band in bands:
-        href = column(f"{_HREF}:{band}", pa.string())
+        href = unsigned_hrefs(column(f"{_HREF}:{band}", pa.string()))
         told = [column(f"{name}:{band}", pa.string()) for name in _TELLING]
         columns[f"{_HREF}:{band}"] = href
-        columns[f"version:{band}"] = row_hashes([unsigned_hrefs(href), *told])
+        columns[f"version:{band}"] = row_hashes([href, *told])
         there &= np.asarray(column(f"image_width:{band}", pa.int64()).is_valid()) & np.asarray(href.is_valid())
     return pa.table(columns | {"there": there})
 

@@ -10,8 +10,11 @@ sections 13 and 14 and TIFF Technical Note 3 for the order in which they apply.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from functools import lru_cache
 from typing import Any, Final
+
+import numpy as np
 
 from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.collection.pixels.codecs import COMPRESSION_NAMES
@@ -31,21 +34,6 @@ _COMPRESSORS: Final[dict[int, list[Codec]]] = {
 _DIFFERENCES, _FLOATS = 2, 3
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CodecChain:
-    """The codecs of an array, in the order in which Zarr encodes; reading undoes them from the last to the first.
-
-    Args:
-        filters: of arrays to arrays.
-        serializer: of arrays to bytes.
-        compressors: of bytes to bytes.
-    """
-
-    filters: list[Codec]
-    serializer: Codec
-    compressors: list[Codec]
-
-
 def refusal(header: BandHeader) -> str | None:
     """Say why tiles of a band cannot be chunks of a Zarr array; None where they can.
 
@@ -62,27 +50,40 @@ def refusal(header: BandHeader) -> str | None:
     return None
 
 
-def codec_chain(header: BandHeader) -> CodecChain:
+def codec_chain(header: BandHeader) -> str:
     """Return the codecs of the array (time, y, x), or (time, band, y, x) of interleaved samples, of a band.
+
+    They stand in the order in which Zarr encodes; reading undoes them from the last to the first.
 
     Args:
         header: of a band for which :func:`refusal` says nothing.
+
+    Returns:
+        JSON object with ``filters`` (arrays to arrays), ``serializer`` (arrays to bytes) and ``compressors`` (bytes to
+        bytes), as zarr-python's ``create_array`` takes them.
     """
+    tile = header.tile_height, header.tile_width
+    return _codec_chain(header.compression, header.predictor, header.samples, header.dtype, tile)
+
+
+# Millions of headers share few chains.
+@lru_cache(maxsize=1024)
+def _codec_chain(compression: int, predictor: int, samples: int, dtype: np.dtype[Any], tile: tuple[int, int]) -> str:
     filters: list[Codec] = []
-    shape = [1, header.tile_height, header.tile_width]
-    if header.predictor == _DIFFERENCES:
+    shape = [1, *tile]
+    if predictor == _DIFFERENCES:
         filters.append({"name": "virtual_tiff.HorizontalDeltaCodec"})  # along x, the last dimension
-    if header.samples > 1:
+    if samples > 1:
         # A tile holds the samples of a pixel side by side: (y, x, band).
         filters.append({"name": "transpose", "configuration": {"order": [0, 2, 3, 1]}})
-        shape.append(header.samples)
-    # Predictor 3 stores the most significant bytes first, whatever the byte order of the file.
-    order = "little" if header.dtype.str[0] in "<|" or header.predictor == _FLOATS else "big"
-    if header.predictor == _FLOATS:
-        axis = -2 if header.samples > 1 else -1
-        configuration = {"shape": shape, "dtype": header.dtype.newbyteorder("<").str, "axis": axis, "dist": 1}
+        shape.append(samples)
+    if predictor == _FLOATS:
+        axis = -2 if samples > 1 else -1
+        configuration = {"shape": shape, "dtype": dtype.newbyteorder("<").str, "axis": axis, "dist": 1}
         filters.append({"name": "imagecodecs_floatpred", "configuration": configuration})
     serializer: Codec = {"name": "bytes"}
-    if header.dtype.itemsize > 1:
-        serializer["configuration"] = {"endian": order}
-    return CodecChain(filters=filters, serializer=serializer, compressors=_COMPRESSORS[header.compression])
+    if dtype.itemsize > 1:
+        # Predictor 3 stores the most significant bytes first, whatever the byte order of the file.
+        is_little = dtype.newbyteorder("<") == dtype or predictor == _FLOATS
+        serializer["configuration"] = {"endian": "little" if is_little else "big"}
+    return json.dumps({"filters": filters, "serializer": serializer, "compressors": _COMPRESSORS[compression]})

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -40,7 +41,8 @@ class ArrayLayout:
         bands: names of the collection's bands that it holds, by their place in a pixel; one for a band by itself.
         samples: names of all samples that a tile interleaves; empty for a band by itself.
         dtype: numpy's name of the type of a sample.
-        codecs: the chain of codecs of every level, as JSON.
+        codecs: the chain of codecs of every level, as JSON: what zarr's ``create_array`` calls filters, serializer and
+            compressors.
         nodata: value without data, as text; None where there is none.
         scale: factor that makes a pixel a physical value.
         offset: what is added then.
@@ -51,7 +53,7 @@ class ArrayLayout:
     bands: tuple[str, ...]
     samples: tuple[str, ...]
     dtype: str
-    codecs: str
+    codecs: tuple[str, ...]
     nodata: str | None
     scale: float
     offset: float
@@ -79,7 +81,7 @@ class GroupLayout:
     @property
     def digest(self) -> str:
         """Hash of all of it, the same in every process."""
-        return xxh3_64_hexdigest(json.dumps(asdict(self), sort_keys=True).encode())
+        return _digest(self)
 
     @property
     def name(self) -> str:
@@ -111,6 +113,12 @@ class Member:
     def grid(self) -> Grid:
         """The pixel grid of the full image."""
         return self.files[0][0].grid
+
+
+# Many records share few layouts.
+@lru_cache(maxsize=4096)
+def _digest(layout: GroupLayout) -> str:
+    return xxh3_64_hexdigest(json.dumps(asdict(layout), sort_keys=True).encode())
 
 
 def members_of(record: Record, bands: Sequence[str], label: str | None) -> Iterator[Member]:
@@ -181,7 +189,7 @@ def _layout(name: str, bands: Sequence[str], samples: Sequence[str], header: Ban
         bands=tuple(bands),
         samples=tuple(samples),
         dtype=header.sample_type.name,
-        codecs=json.dumps([asdict(codec_chain(level)) for level in levels]),
+        codecs=tuple(codec_chain(level) for level in levels),
         nodata=None if header.nodata is None else str(header.nodata),
         scale=header.scale,
         offset=header.offset,

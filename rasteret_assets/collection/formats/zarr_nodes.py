@@ -103,15 +103,14 @@ def append_rows(group: Any, members: Sequence[Member], versions: npt.NDArray[np.
     ids = np.array([member.record.id for member in members], dtype=object)
     start = 0
     for name in level_names(layout):
-        node = group[name]
         columns = {TIME: _moments(members), ID: ids} | ({VERSION: versions} if name == FULL else {})
         for column, values in columns.items():
-            array = node[column]
+            array = group[f"{name}/{column}"]
             start = array.shape[0]
             array.resize((start + len(members),))
             array[start:] = values
         for one in layout.arrays:
-            array = node[one.name]
+            array = group[f"{name}/{one.name}"]
             array.resize((start + len(members), *array.shape[1:]))
     return start
 
@@ -120,8 +119,8 @@ def rewrite_row(group: Any, member: Member, version: np.uint64, position: int) -
     """Write the coordinates of a record whose files were replaced."""
     (moment,) = _moments([member])
     for name in level_names(member.layout):
-        group[name][TIME][position] = moment
-    group[FULL][VERSION][position] = version
+        group[f"{name}/{TIME}"][position] = moment
+    group[f"{FULL}/{VERSION}"][position] = version
 
 
 def _moments(members: Sequence[Member]) -> npt.NDArray[np.int64]:
@@ -179,7 +178,7 @@ def _create_array(node: Any, layout: GroupLayout, array: ArrayLayout, level: int
         shape=(0, *samples, *layout.levels[level]),
         chunks=(1, *samples, *array.tiles[level]),
         dtype=array.dtype,
-        **json.loads(array.codecs)[level],
+        **json.loads(array.codecs[level]),
         # Tiles that are not stored hold it, as GDAL reads them.
         fill_value=np.dtype(array.dtype).type(0) if nodata is None else nodata,
         dimension_names=names,

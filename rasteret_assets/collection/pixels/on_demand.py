@@ -28,6 +28,7 @@ from rasteret_assets.collection.pixels.select import (
 from rasteret_assets.collection.pixels.views import check_one_grid
 from rasteret_assets.collection.table.rasters import Rasters, leaves_of, scan_rasters
 from rasteret_assets.collection.table.rows import Places, Recent, Rows, rows_of, split
+from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import CollectionError, StaleRowsError, WindowError
 from rasteret_assets.storage.memory import give_back
 
@@ -106,7 +107,9 @@ class Headers:
     def _batch(self, group: int) -> pa.RecordBatch:
         batch = self._groups.get(group)
         if batch is None:
-            (batch,) = self.rows.group(group, self.leaves).to_batches()
+            table = self.rows.group(group, self.leaves)
+            place = table.schema.get_field_index(schema.DATETIME)
+            (batch,) = table.set_column(place, schema.DATETIME, utc_instants(table[schema.DATETIME])).to_batches()
             self._groups.put(group, batch)
         return batch
 
