@@ -102,7 +102,11 @@ def _written(zarr: Any, repository: Repository) -> list[Written]:
     found: list[Written] = []
     if store is None:
         return found
-    for name, group in zarr.open_group(store, mode="r").groups():
+    try:
+        root = zarr.open_group(store, mode="r")
+    except zarr.errors.GroupNotFoundError:  # a repository to which nobody has written
+        return found
+    for name, group in root.groups():
         if (own := read_group(group)) is not None:
             ids, versions = group[f"{FULL}/{ID}"][:], group[f"{FULL}/{VERSION}"][:]
             found.append(Written(name=name, bands=own[0], ids=pa.array(ids, pa.string()), versions=versions))

@@ -26,6 +26,8 @@ from rasteret_assets.storage.urls import scheme
 #: How Icechunk spells the scheme of an address.
 _SCHEMES: Final = {"http": "http", "https": "https", "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _HOST: Final = re.compile(r"[^:]+://[^/]+/")
+#: Folders that Icechunk finds as a prefix: it compares prefixes of other letters before and after it escapes them.
+_PLAIN: Final = re.compile(r"(/[A-Za-z0-9._~+=@,-]+)+(?=/|$)")
 
 
 def location_of(href: str, where: str) -> str:
@@ -102,17 +104,22 @@ def prefixes_of(hrefs: Iterable[pa.Array]) -> list[str]:
             local.append(local_path(folder).absolute())
         elif kind in _SCHEMES and (host := _HOST.match(location_of(folder, "a file"))):
             hosts.add(host.group())
-    return [*sorted(hosts), *(f"file://{_escaped(path)}/" for path in _common(local))]
+    return [*sorted(hosts), *_common(local)]
 
 
 def _common(folders: Sequence[Path]) -> list[str]:
-    """The deepest folder that holds all files of a disk; where that is the root, one for each of its folders."""
+    """The prefix of the deepest folder that holds all of some; where that is the root, one for each of its folders."""
     if not folders:
         return []
     common = os.path.commonpath(folders)
-    if common != os.sep:
-        return [common]
-    return sorted({os.path.join(os.sep, folder.parts[1]) for folder in folders if len(folder.parts) > 1})  # noqa: PTH118
+    tops = [common] if common != os.sep else sorted({f"{os.sep}{folder.parts[1]}" for folder in folders})
+    plain = [_PLAIN.match(top) for top in tops]
+    if None in plain:
+        raise CollectionError(
+            f"Icechunk finds no files below {tops[plain.index(None)]!r}, whose name has unusual letters: rename the "
+            "folder, or link to it from another one"
+        )
+    return [f"file://{found.group()}/" for found in plain if found is not None]
 
 
 def container_of(icechunk: Any, prefix: str) -> Any:

@@ -73,7 +73,6 @@ class Writer:
     def _write_group(self, name: str, several: Sequence[tuple[int, Member]]) -> None:
         group = open_group(self._root, several[0][1])
         layout = several[0][1].layout
-        self._arrays[name] = len(layout.arrays) * len(layout.levels)
         versions = self._new.versions_of(layout.bands)
         positions, held = self._held(name)
         fresh = [(number, member) for number, member in several if member.record.id not in positions]
@@ -83,7 +82,9 @@ class Writer:
                 rewrite_row(group, member, versions[number], position)
                 self._refer(member, position, clear=True)
                 self._rewritten.add((name, record))
+                self._arrays[name] = len(layout.arrays) * len(layout.levels)
         if fresh:
+            self._arrays[name] = len(layout.arrays) * len(layout.levels)
             start = append_rows(group, [member for _, member in fresh], versions[[number for number, _ in fresh]])
             for position, (_, member) in enumerate(fresh, start):
                 self._refer(member, position)

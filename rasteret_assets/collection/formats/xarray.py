@@ -12,7 +12,13 @@ import numpy.typing as npt
 from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.areas.grid import Grid, Window
 from rasteret_assets.collection.extras import optional
-from rasteret_assets.collection.formats.cf import GRID_MAPPING, axis_attributes, mapping_attributes, pixel_centres
+from rasteret_assets.collection.formats.cf import (
+    GRID_MAPPING,
+    axis_attributes,
+    instants,
+    mapping_attributes,
+    pixel_centres,
+)
 from rasteret_assets.collection.formats.mosaic import Mosaic, combined
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.band import BandHeader
@@ -331,9 +337,8 @@ def _attributes(kind: _Kind, options: ReadOptions) -> dict[str, Any]:
     return attributes
 
 
-def _times(moments: Sequence[np.datetime64]) -> npt.NDArray[np.datetime64]:
+def _times(times: npt.NDArray[np.datetime64]) -> npt.NDArray[np.datetime64]:
     """Nanoseconds, as everybody's cubes have them, unless one lies beyond the years they reach (1678 to 2261)."""
-    times = np.array(moments, dtype="datetime64[us]")
     fine = times.astype("datetime64[ns]")
     return fine if np.array_equal(fine.astype(times.dtype), times, equal_nan=True) else times
 
@@ -341,15 +346,11 @@ def _times(moments: Sequence[np.datetime64]) -> npt.NDArray[np.datetime64]:
 def _coordinates(groups: _Groups, crs: str, grid: Grid, mosaic: Mosaic) -> dict[str, Any]:
     x, y = pixel_centres(grid)
     steps = [group[0] for group in groups]
-    moments = [
-        np.datetime64("NaT") if step.record.moment is None else np.datetime64(step.record.moment.replace(tzinfo=None))
-        for step in steps
-    ]
     axes = axis_attributes(crs)
     counts = {} if mosaic.groupby is None else {"records": ("time", np.array([len(group) for group in groups]))}
     return {
         **counts,
-        "time": ("time", _times(moments)),
+        "time": ("time", _times(instants([step.record.moment for step in steps]))),
         "y": ("y", y, axes["Y"]),
         "x": ("x", x, axes["X"]),
         "id": ("time", np.array([step.record.id for step in steps], dtype=object)),

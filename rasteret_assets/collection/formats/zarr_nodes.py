@@ -19,7 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rasteret_assets.collection.areas.grid import Grid
-from rasteret_assets.collection.formats.cf import GRID_MAPPING, axis_attributes, mapping_attributes, pixel_centres
+from rasteret_assets.collection.formats.cf import (
+    GRID_MAPPING,
+    axis_attributes,
+    instants,
+    mapping_attributes,
+    pixel_centres,
+)
 from rasteret_assets.collection.formats.zarr_layout import FULL, ArrayLayout, GroupLayout, Member, levels_of, nodata_of
 from rasteret_assets.errors import CollectionError
 
@@ -32,7 +38,6 @@ VERSION: Final = "file_version"
 _OWN: Final = "rasteret_assets"
 #: Records in a chunk of the coordinates along time.
 _TIMES_AT_ONCE: Final = 1024
-_NO_TIME: Final = int(np.iinfo(np.int64).min)
 
 _MULTISCALES: Final = {
     "name": "multiscales",
@@ -125,9 +130,7 @@ def rewrite_row(group: Any, member: Member, version: np.uint64, position: int) -
 
 def _moments(members: Sequence[Member]) -> npt.NDArray[np.int64]:
     """Datetimes as microseconds since 1970, and the least number for undated records, which xarray reads as NaT."""
-    moments = [member.record.moment for member in members]
-    values = [np.datetime64("NaT") if one is None else np.datetime64(one.replace(tzinfo=None)) for one in moments]
-    return np.array(values, "datetime64[us]").astype(np.int64)
+    return instants([member.record.moment for member in members]).astype(np.int64)
 
 
 def _multiscales(layout: GroupLayout) -> dict[str, Any]:
