@@ -574,8 +574,8 @@ class Collection:
         that were replaced: by their ETag on S3, elsewhere by the time at which they were modified.
 
         Addresses are written as the collection publishes them, without anything that grants access; readers name what
-        they may read, and bring credentials, with ``authorize_virtual_chunk_access``. It takes about 50 MB and some 150
-        bytes for each reference.
+        they may read, and bring credentials, with ``authorize_virtual_chunk_access``. Icechunk holds what a commit
+        writes in memory, some 600 bytes for each reference: write many millions of them in several calls.
 
         Args:
             store: a folder, ``s3://bucket/prefix`` or ``gs://bucket/prefix``, or a ``Storage`` or ``Repository`` of

@@ -27,7 +27,7 @@ from rasteret_assets.errors import SpecError, WindowError
 _log = logging.getLogger(__name__)
 
 #: Headers that are in memory at once; one of a Sentinel-2 band with its overviews takes some 10 kB.
-_HEADERS_AT_ONCE: Final = 4096
+_HEADERS_AT_ONCE: Final = 1024
 #: Names that a group needs for arrays of its own.
 _TAKEN: Final = frozenset({"time", "band", "y", "x", "id", "image", "file_version", "spatial_ref"})
 
@@ -118,16 +118,14 @@ def _write(
 ) -> dict[str, Any]:
     """Write all new records and commit them; return what the report says of them."""
     step = max(1, _HEADERS_AT_ONCE // len(bands))
-    writer: Writer | None = None
-    for start in range(0, new.total, step):
-        members = _members(new, bands, start, start + step)
-        if writer is None:
-            tiles = max(header.tile_offsets.size for _, member in members for header, _ in member.files)
-            repository.prepare(prefixes_of(new.hrefs()), tiles=tiles)
-            session = repository.writable_session()
-            writer = Writer(session.store, zarr.open_group(session.store, mode="a"), new, written)
-        writer.write(members)
-    assert writer is not None  # noqa: S101  (there are new records)
+    members = _members(new, bands, 0, step)
+    tiles = max(header.tile_offsets.size for _, member in members for header, _ in member.files)
+    repository.prepare(prefixes_of(new.hrefs()), tiles=tiles)
+    session = repository.writable_session()
+    writer = Writer(session.store, zarr.open_group(session.store, mode="a"), new, written)
+    writer.write(members)
+    for start in range(step, new.total, step):
+        writer.write(_members(new, bands, start, start + step))
     report = writer.report
     return report | {"commit": repository.commit(session, f"{new.total} records of {', '.join(bands)}")}
 

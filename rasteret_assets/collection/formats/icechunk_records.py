@@ -1,7 +1,8 @@
 """Which records a repository does not hold yet: told by small columns, without a tile table.
 
-The version of a record's files is a hash of their addresses, tags, times of change and sizes. A group of the repository
-keeps it beside the ids, so that a record is new, replaced or the same.
+The version of a record's files is a hash of their addresses, tags, times of change and sizes, of the record's datetime,
+and of the scales that STAC states. A group of the repository keeps it beside the ids, and tells by it whether a record
+is new, changed or the same.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import pyarrow.compute as pc
 from rasteret_assets import schema
 from rasteret_assets.collection.pixels.on_demand import Headers
 from rasteret_assets.collection.pixels.select import Record, RecordTable, record_leaves
-from rasteret_assets.collection.table.rows import rows_of
+from rasteret_assets.collection.pixels.stac import SCALING_FIELDS
+from rasteret_assets.collection.table.rows import Leaves, rows_of
 from rasteret_assets.columns.hashing import row_hashes
 from rasteret_assets.columns.instants import utc_instants
-from rasteret_assets.errors import CollectionError
+from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.storage.addresses import unsigned_hrefs
 
 Hashes = npt.NDArray[np.uint64]
@@ -121,13 +123,16 @@ def find_new(collection: RecordTable, bands: Sequence[str], groups: str, written
         written: what the repository holds.
 
     Raises:
+        WindowError: if there is no record.
         CollectionError: if there is no such column, or a file of the collection cannot be read.
     """
-    small, label = _leaves(collection.schema, bands, groups)
+    small = _leaves(collection.schema, bands, groups)
     everything = small | record_leaves(collection.schema, bands, scaled=True)
     rows = rows_of(collection.dataset, collection.expression, collection.areas, everything)
-    parts = [_part(places, table, bands, label) for places, table in rows.scan(small)]
-    table = pa.concat_tables(parts).combine_chunks() if parts else _part(np.empty(0, np.int64), None, bands, label)
+    parts = [_part(places, table, bands, small) for places, table in rows.scan(small)]
+    if not parts:
+        raise WindowError("no record meets the filters: compare them with the collection's bounds")
+    table = pa.concat_tables(parts).combine_chunks()
     versions = {band: table[f"version:{band}"].to_numpy() for band in bands}
     there = table["there"].to_numpy(zero_copy_only=False)
     is_known, replaced = _compare(table[schema.ID].combine_chunks(), versions, written)
@@ -146,45 +151,46 @@ def find_new(collection: RecordTable, bands: Sequence[str], groups: str, written
     )
 
 
-def _leaves(table: pa.Schema, bands: Sequence[str], groups: str) -> tuple[dict[str, tuple[str, ...]], str | None]:
-    """The small fields that tell a record's files, and the name of the one that begins the names of groups."""
-    leaves: dict[str, tuple[str, ...]] = {name: (name,) for name in (schema.ID, schema.DATETIME)}
+def _leaves(table: pa.Schema, bands: Sequence[str], groups: str) -> dict[str, tuple[str, ...]]:
+    """The small fields that tell a record's files, and the one that begins the names of groups."""
+    stac = record_leaves(table, bands, scaled=True)
+    leaves = {name: path for name, path in stac.items() if len(path) > 2 and path[2] in SCALING_FIELDS}
+    leaves |= {name: (name,) for name in (schema.ID, schema.DATETIME)}
     for band in bands:
         column = schema.band_column(band)
         names = {field.name for field in table.field(column).type}
         leaves |= {f"{name}:{band}": (column, name) for name in ("image_width", *_TELLING) if name in names}
         leaves[f"{_HREF}:{band}"] = (schema.ASSETS, band, schema.HREF)
     if groups == BY_GRID:
-        return leaves, None
+        return leaves
     if groups not in table.names:
         raise CollectionError(f"groups={groups!r}: this collection has no such column, and {BY_GRID!r} groups by grids")
-    leaves[_LABEL] = (groups,)
-    return leaves, _LABEL
+    return leaves | {_LABEL: (groups,)}
 
 
-def _part(places: npt.NDArray[np.int64], table: pa.Table | None, bands: Sequence[str], label: str | None) -> pa.Table:
+def _part(places: npt.NDArray[np.int64], table: pa.Table, bands: Sequence[str], leaves: Leaves) -> pa.Table:
     """Columns of some rows: place, id, datetime, label, addresses, and which version of each file they have."""
-    rows = len(places)
-    nothing = pa.nulls(rows)
 
-    def column(name: str, kind: pa.DataType) -> pa.Array:
-        found = nothing if table is None or name not in table.column_names else table[name].combine_chunks()
-        return found.cast(kind)
+    def column(name: str) -> pa.Array:
+        return (table[name].combine_chunks() if name in leaves else pa.nulls(len(places))).cast(pa.string())
 
-    moments = column(schema.DATETIME, schema.TIMESTAMP) if table is None else utc_instants(table[schema.DATETIME])
+    moments = utc_instants(table[schema.DATETIME].combine_chunks())
     columns: dict[str, Any] = {
         _PLACE: places,
-        schema.ID: column(schema.ID, pa.string()),
+        schema.ID: column(schema.ID),
         schema.DATETIME: moments,
-        _LABEL: column(label or "", pa.string()),
+        _LABEL: column(_LABEL),
     }
-    there = np.ones(rows, bool)
+    there = np.ones(len(places), bool)
     for band in bands:
-        href = unsigned_hrefs(column(f"{_HREF}:{band}", pa.string()))
-        told = [column(f"{name}:{band}", pa.string()) for name in _TELLING]
+        href = unsigned_hrefs(column(f"{_HREF}:{band}"))
+        told = [column(f"{name}:{band}") for name in _TELLING]
+        # What else is read of an asset says its scale.
+        scales = [name for name, (*parent, leaf) in leaves.items() if parent == [schema.ASSETS, band] and leaf != _HREF]
+        told += [table[name].combine_chunks() for name in scales]
         columns[f"{_HREF}:{band}"] = href
-        columns[f"version:{band}"] = row_hashes([href, *told])
-        there &= np.asarray(column(f"image_width:{band}", pa.int64()).is_valid()) & np.asarray(href.is_valid())
+        columns[f"version:{band}"] = row_hashes([href, *told, moments])
+        there &= np.asarray(column(f"image_width:{band}").is_valid()) & np.asarray(href.is_valid())
     return pa.table(columns | {"there": there})
 
 

@@ -220,3 +220,71 @@ def test_two_writers_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         slow.to_icechunk(repository)
     report = slow.to_icechunk(repository)
     assert opened(repository, report).id.values.tolist() == ["a", "c", "b"]
+
+
+def test_changed_datetimes_and_scales_count(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", noise())
+    asset = pa.struct([("href", pa.string()), ("raster:scale", pa.float64())])
+
+    def scenes(day: int, scale: float | None) -> Collection:
+        rows = [record(name, {"B": (path, 0)}, moment=moment(day)) for name in "ab"]
+        rows[1]["assets"]["B"] |= {"raster:scale": scale}
+        table = records_table(rows)
+        assets = pa.array([row["assets"] for row in rows], pa.struct([("B", asset)]))
+        return as_collection(table.set_column(table.schema.get_field_index("assets"), "assets", assets))
+
+    repository = tmp_path / "repository"
+    scenes(1, None).to_icechunk(repository)
+    moved = scenes(2, None).to_icechunk(repository)
+    assert (moved.rewritten, moved.appended) == (("a", "b"), 0)
+    days = opened(repository, moved).time.values.astype("datetime64[D]")
+    assert (days == np.datetime64("2024-05-02")).all()
+    scaled = scenes(2, 0.5).to_icechunk(repository)
+    assert (scaled.moved, scaled.unchanged, scaled.rewritten) == (("b",), 1, ())
+    assert opened(repository, scaled, mask_and_scale=True).B.values[0, 0, 0] == noise()[0, 0, 0] * 0.5
+
+
+def test_a_repository_learns_where_files_lie(tmp_path: Path) -> None:
+    rows = local(tmp_path, ["a"])
+    storage = icechunk.local_filesystem_storage(str(tmp_path / "repository"))
+    report = as_collection(records_table(rows)).to_icechunk(icechunk.Repository.create(storage))
+    assert report.containers == (f"file://{tmp_path}/",)
+    assert_same(opened(tmp_path / "repository", report), whole(as_collection(records_table(rows)), "B"), ["B"])
+    other = tmp_path / "repository" / "other"
+    other.mkdir()
+    more = as_collection(records_table([*rows, *local(other, ["b"])])).to_icechunk(storage)
+    assert more.containers == report.containers
+
+
+def test_appending_writes_little(tmp_path: Path) -> None:
+    """Ten records to 100,000 references: counted in bytes, as a share of what those took."""
+
+    def scenes(first: int, count: int) -> pa.Table:
+        tiles = 11 * 11
+        rows = []
+        for number in range(first, first + count):
+            row = record(f"{number:05}", footprint=footprint, moment=moment(1) + dt.timedelta(hours=number))
+            row["assets"] = {"B": {"href": f"s3://bucket/some/long/path/S2A_{number:05}/B.tif", "band_index": 0}}
+            row["B_metadata"] = header | {
+                "tile_offsets": (np.arange(tiles) * 900_000 + number + 8).tolist(),
+                "tile_byte_counts": [800_000] * tiles,
+                "etag": f'"{number:032x}"', "last_modified": TIMES[0], "content_length": 10**8,
+            }  # fmt: skip
+            rows.append(row)
+        return records_table(rows)
+
+    path = write_raster(tmp_path / "a.tif", noise())
+    footprint, (row,) = footprint_of(path), local(tmp_path, ["a"])
+    header = row["B_metadata"] | {"image_width": 10980, "image_height": 10980, "tile_width": 1024, "tile_height": 1024}
+    repository = tmp_path / "repository"
+
+    def size() -> int:
+        return sum(path.stat().st_size for path in repository.rglob("*") if path.is_file())
+
+    first = scenes(0, 830)
+    report = as_collection(first).to_icechunk(repository)
+    assert report.references == 830 * 121
+    before = size()
+    more = as_collection(pa.concat_tables([first, scenes(830, 10)])).to_icechunk(repository)
+    assert (more.appended, more.unchanged, more.references) == (10, 830, 1210)
+    assert size() - before < before / 10

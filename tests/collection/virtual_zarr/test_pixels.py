@@ -11,6 +11,7 @@ import pytest
 import rasterio
 import tifffile
 
+from rasteret_assets import build_from_table
 from rasteret_assets.collection import Collection, as_collection
 from rasteret_assets.errors import TileError
 from tests.collection.support import noise, record, records_table, write_raster
@@ -103,6 +104,21 @@ def test_one_sample_of_several_and_planes_apart(tmp_path: Path) -> None:
     assert_same(planes, whole(scenes, ["a", "d"]), ["a", "d"])
 
 
+def test_alpha_is_a_sample_for_readers_to_heed(tmp_path: Path) -> None:
+    data = noise("uint8", bands=4, seed=3)
+    data[3, :50] = 0
+    path = write_raster(tmp_path / "a.tif", data, interleave="pixel", photometric="RGB", alpha="yes")
+    table = records_table([record("r", {"green": (path, 1)})], ["green"])
+    plain = table.select(["id", "datetime", "geometry", "assets"])
+    scenes = build_from_table(plain, enrich_cog=True)
+    cube = opened(tmp_path / "repository", scenes.to_icechunk(tmp_path / "repository"))
+    assert cube.band.values.tolist() == ["sample_0", "green", "sample_2", "alpha"]
+    green = cube.image.sel(band="green")
+    np.testing.assert_array_equal(green.values, whole(scenes, "green").green.values)
+    shown = green.where(cube.image.sel(band="alpha") > 0)
+    np.testing.assert_array_equal(shown.values, whole(scenes, "green", masked=True).green.values)
+
+
 def test_tiles_that_are_not_stored_are_nodata(tmp_path: Path) -> None:
     rows = []
     for number, nodata in enumerate((None, None, 9, 9)):
@@ -155,8 +171,6 @@ def test_what_zarr_has_no_codec_for_is_refused(tmp_path: Path, options: dict[str
 
 
 def test_masks_are_refused(tmp_path: Path) -> None:
-    from rasteret_assets import build_from_table  # noqa: PLC0415
-
     path = write_raster(tmp_path / "a.tif", noise())
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as target:
         target.write_mask(np.eye(200, 230, dtype="uint8") * 255)
