@@ -23,6 +23,7 @@ from rasteret_assets.collection.formats import window
 from rasteret_assets.collection.formats.export import export_records
 from rasteret_assets.collection.formats.gti import write_tile_index
 from rasteret_assets.collection.formats.gti_layers import TileIndexLayer
+from rasteret_assets.collection.formats.icechunk import IcechunkReport, write_icechunk
 from rasteret_assets.collection.formats.outlines import draw_outlines
 from rasteret_assets.collection.formats.picture import Picture, draw_preview
 from rasteret_assets.collection.formats.points import PointChoice, read_points
@@ -665,6 +666,57 @@ class Collection:
                 meanwhile.
         """
         return export_records(self, path, partition_by, name=name, overwrite=overwrite)
+
+    def to_icechunk(
+        self,
+        store: Any,
+        bands: str | Sequence[str] | None = None,
+        *,
+        area: Any = None,
+        geometry_crs: Any = AUTO,
+        groups: str = "grid",
+    ) -> IcechunkReport:
+        """Write the records as a virtual Zarr store in Icechunk, whose chunks are the tiles of the rasters themselves.
+
+        No raster is opened, and no pixel copied: references come from the tile tables of the index. Records share a
+        group if their rasters lie on one grid and are stored in one way. A group holds the subgroup ``full`` and one
+        for each overview (``overview_1`` ...), and each an array (time, y, x) for every band, named by it, with ``id``,
+        ``time`` and the CRS; or, of files that hold several samples of a pixel side by side, one array ``image`` (time,
+        band, y, x). Records stand by datetime and id, undated ones last; those of one datetime all stay. What a later
+        call appends stands behind what was there.
+
+        A later call on the same repository appends the records that are not there, and writes those anew whose files
+        were replaced since. It is one commit, so that readers see all of it or nothing. Icechunk refuses to read files
+        that were replaced: by their ETag on S3, elsewhere by the time at which they were modified.
+
+        Addresses are written as the collection publishes them, without anything that grants access; readers name what
+        they may read, and bring credentials, with ``authorize_virtual_chunk_access``. Icechunk holds what a commit
+        writes in memory, some 600 bytes for each reference: write many millions of them in several calls.
+
+        Args:
+            store: a folder, ``s3://bucket/prefix`` or ``gs://bucket/prefix``, or a ``Storage`` or ``Repository`` of
+                Icechunk's; the repository is made if it does not exist. Containers that it has are kept, so that
+                buckets of a certain region or endpoint get theirs before.
+            bands: a band or several; all by default. Records that lack the header of one are left out.
+            area: geometries that the footprint of a record must meet one of, as for :meth:`subset`; None for all.
+            geometry_crs: CRS of ``area``.
+            groups: ``"grid"``, or a column of text, such as ``"grid:code"``, by which records are kept apart too and
+                with which the names of groups begin, in place of the code of the CRS.
+
+        Returns:
+            Names of the groups, counts, and the prefixes that readers have to authorize.
+
+        Raises:
+            MissingExtraError: if Icechunk 2 is not installed, which needs Python 3.12.
+            SpecError: if ``store`` is no place for a repository, or a band cannot be the name of an array.
+            BandNotFoundError: if the collection lacks a band.
+            WindowError: if no record has the headers of all bands, or one has no CRS.
+            TileError: if tiles have no codec in Zarr (JPEG, WebP, LERC), or a mask says which pixels hold data.
+            CollectionError: if Icechunk cannot read an address, the repository was changed meanwhile, a header
+                contradicts itself, or a file of the collection cannot be read.
+        """
+        found = self if area is None else self.subset(geometries=area, geometry_crs=geometry_crs)
+        return write_icechunk(found, store, bands, groups=groups)
 
     # --- pictures ----------------------------------------------------------------------------------------------------
 

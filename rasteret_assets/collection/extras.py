@@ -19,6 +19,9 @@ _EXTRAS: Final = {
     "exactextract": "zonal",
     "torch": "torchgeo",
     "torchgeo.datasets": "torchgeo",
+    "icechunk": "icechunk",
+    "zarr": "icechunk",
+    "virtual_tiff": "icechunk",
 }
 
 

@@ -72,7 +72,7 @@ def harvest_items(
 
     Raises:
         SpecError: if the collection is not harvested.
-        HarvestError: if the API refuses the search, or windows could not be harvested: all others are.
+        HarvestError: if the API refuses the search. (Windows that could not be harvested stand in the report.)
         WorkspaceError: if files cannot be written.
     """
     if spec.harvest is None:
@@ -81,7 +81,9 @@ def harvest_items(
         workspace.sweep()
         harvest = _Harvest(spec, workspace, now or datetime.now(UTC), progress, force=force)
         report = harvest.of_catalog() if spec.harvest.stac_catalog is not None else harvest.of_api()
-    _tell(spec, report)
+    for name, count in report.without.items():
+        if count:
+            _log.warning("%s: %d harvested items have no %s", spec.name, count, name)
     return report
 
 
@@ -99,10 +101,12 @@ def _question(options: HarvestOptions) -> str:
     return spec_version({**options.question, **address, "version": HARVEST_VERSION}, None)
 
 
-def _tell(spec: CollectionSpec, report: HarvestReport) -> None:
-    for name, count in report.without.items():
-        if count:
-            _log.warning("%s: %d harvested items have no %s", spec.name, count, name)
+def refuse_failed_windows(spec: CollectionSpec, report: HarvestReport) -> None:
+    """Refuse a harvest in which windows failed.
+
+    Raises:
+        HarvestError: naming them, and why.
+    """
     if not report.failed:
         return
     lines = [f"{key}: {reason}" for key, reason in sorted(report.failed.items())]
