@@ -6,7 +6,7 @@ https://docs.dagster.io/guides/build/assets/defining-assets
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_wind
 from rasteret_assets.harvesting.ledger import Ledger, read_ledger
 from rasteret_assets.harvesting.report import HarvestReport
 from rasteret_assets.harvesting.windows import moment_of
-from rasteret_assets.orchestration.jobs import REASON_TAG
+from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG, run_tags
 from rasteret_assets.orchestration.markdown import sentence
 from rasteret_assets.orchestration.names import HARVESTED, harvest_job_name, identifier, op_name, stage_key
 from rasteret_assets.orchestration.reporting import PROGRESS_INTERVAL_S, explained, table_metadata
@@ -26,6 +26,8 @@ from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.versions import files_version
 
+#: Tag of a run: years, months or days, separated by commas, whose windows it asks for in any case.
+WINDOWS_TAG: Final = "rasteret_assets/windows"
 COMPLETE_CHECK: Final = "all_matching_items_harvested"
 RECENT_CHECK: Final = "newest_item_is_recent"
 #: Windows that a table on the asset's page lists.
@@ -33,13 +35,23 @@ _MOST_LISTED: Final = 50
 
 
 def harvest_definitions(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.Definitions:
-    """Return the asset of harvested items, and the schedule of the job that makes it.
+    """Return the asset of harvested items, the job that makes it, and the schedule of that job.
 
     Args:
         spec: of the collection, with ``harvest``.
         asset: spec of the asset.
     """
     harvested = _harvested_items(spec, asset)
+    job = dg.define_asset_job(
+        harvest_job_name(spec),
+        selection=dg.AssetSelection.assets(asset.key),
+        description=(
+            f"Harvests the STAC items of {spec.name}: the windows that can have changed; all of them with force."
+        ),
+        tags={COLLECTION_TAG: spec.name},
+        executor_def=dg.in_process_executor,
+        run_tags=run_tags(spec),
+    )
     schedule = dg.ScheduleDefinition(
         name=f"{identifier(spec.name)}_harvest_schedule",
         job_name=harvest_job_name(spec),
@@ -51,7 +63,7 @@ def harvest_definitions(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.Definit
             f"Harvests the STAC items of {spec.name}; {identifier(spec.name)}_refresh then builds what changed."
         ),
     )
-    return dg.Definitions(assets=[harvested], schedules=[schedule])
+    return dg.Definitions(assets=[harvested], jobs=[job], schedules=[schedule])
 
 
 def _harvested_items(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
@@ -63,9 +75,11 @@ def _harvested_items(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefi
     ) -> Iterator[Any]:
         with explained():
             workspace = rasteret_filesystem.open_workspace(spec)
+            also = context.run.tags.get(WINDOWS_TAG, "")
             report = harvest_items(
-                spec, workspace, force=rasteret_options.force or spec.force, progress=_logged_progress(context)
-            )
+                spec, workspace, force=rasteret_options.force or spec.force, also=also.split(",") if also else (),
+                progress=_logged_progress(context),
+            )  # fmt: skip
             ledger = read_ledger(workspace)
         context.log.info("%s", report)
         yield dg.MaterializeResult(
@@ -79,6 +93,18 @@ def _harvested_items(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefi
             raise dg.Failure(description=str(error), allow_retries=True) from error
 
     return harvested_items
+
+
+def harvest_request(spec: CollectionSpec, windows: Collection[str], run_key: str) -> dg.RunRequest:
+    """Return the request of a run that harvests.
+
+    Args:
+        spec: of the collection.
+        windows: years, months or days whose windows it asks for in any case.
+        run_key: of the run; Dagster launches each once.
+    """
+    tags = {COLLECTION_TAG: spec.name, REASON_TAG: "events", WINDOWS_TAG: ",".join(sorted(windows))}
+    return dg.RunRequest(run_key=run_key, job_name=harvest_job_name(spec), tags=tags)
 
 
 def report_harvest(
