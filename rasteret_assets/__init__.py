@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rasteret_assets.api import build, build_from_table, plan
     from rasteret_assets.collection.collection import Collection
     from rasteret_assets.collection.load import as_collection, load
+    from rasteret_assets.from_stac import build_from_stac, harvest
     from rasteret_assets.spec import CloudConfig, CollectionSpec
     from rasteret_assets.storage import StorageBackend, create_backend
 
@@ -23,8 +24,10 @@ __all__ = [
     "StorageBackend",
     "as_collection",
     "build",
+    "build_from_stac",
     "build_from_table",
     "create_backend",
+    "harvest",
     "load",
     "plan",
 ]
@@ -36,8 +39,10 @@ _MODULES: Final = {
     "StorageBackend": "storage",
     "as_collection": "collection",
     "build": "api",
+    "build_from_stac": "from_stac",
     "build_from_table": "api",
     "create_backend": "storage",
+    "harvest": "from_stac",
     "load": "collection",
     "plan": "api",
     # The Dagster component, by the name that a defs.yaml gives it.

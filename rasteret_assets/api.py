@@ -21,11 +21,13 @@ from rasteret_assets.pipeline.build import BuildReport, build_partitions
 from rasteret_assets.pipeline.plan import GONE, BuildPlan, plan_build, refuse_unknown, stale_partitions
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.progress import terminal_progress
+from rasteret_assets.publish.describe import describe_assets
 from rasteret_assets.publish.join import PLACE_COLUMNS, band_headers, join_headers
 from rasteret_assets.publish.parameters import tell_parameters
 from rasteret_assets.publish.stac import COLLECTION_DOCUMENT
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import BANDS, ID, STATUS_OK
+from rasteret_assets.source.locate import paths_of
 from rasteret_assets.source.open import Source, open_source
 from rasteret_assets.source.profile import profile_source
 from rasteret_assets.source.stored import open_known
@@ -65,7 +67,8 @@ def build_from_table(
     out, or whose files are lost, are built. Without either it stays in memory.
 
     Args:
-        path: path or URI of a Parquet or GeoParquet file or dataset directory, or an Arrow Table, Dataset,
+        path: path, URI or HTTP(S) address of a Parquet or GeoParquet file, of a dataset directory, or of a STAC
+            Collection whose assets are Parquet files; a glob; a list of these; or an Arrow Table, Dataset,
             RecordBatchReader or any object with ``__arrow_c_stream__``.
         name: name of the collection.
         data_source: identifier of the provider's product.
@@ -96,9 +99,8 @@ def build_from_table(
         BandNotFoundError: if ``band_codes`` names an asset that is not there.
         EnrichmentError: if not one header could be read.
     """
-    in_memory = not isinstance(path, str | Path)
     spec = CollectionSpec.of(
-        path="" if in_memory else path, name=name, data_source=data_source, workspace_dir=workspace_dir,
+        path="" if paths_of(path) is None else path, name=name, data_source=data_source, workspace_dir=workspace_dir,
         column_map=column_map, href_column=href_column, band_index_map=band_index_map,
         url_rewrite_patterns=url_rewrite_patterns, columns=columns, filter_expr=filter_expr, enrich_cog=enrich_cog,
         band_codes=band_codes, cloud_config=cloud_config, max_concurrent=max_concurrent, force=force,
@@ -152,6 +154,7 @@ def plan(
     """
     workspace = _workspace(spec, workspace_filesystem)
     force = force or spec.force
+    filesystem = _of_table(spec, filesystem, workspace_filesystem)
     source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force)
     options = {"force": force, "revalidate": revalidate}
     return plan_build(workspace, source, spec, only=partitions, **options)
@@ -193,15 +196,21 @@ def build(
     workspace = _workspace(spec, workspace_filesystem)
     _refuse_another(workspace, spec)
     force = force or spec.force
+    filesystem = _of_table(spec, filesystem, workspace_filesystem)
     source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force)
     backend = _backend(backend, spec)
     options = {"force": force, "revalidate": revalidate}
     return _build(workspace, source, spec, backend, partitions=partitions, **options)
 
 
+def _of_table(spec: CollectionSpec, filesystem: Any, workspace_filesystem: Any) -> Any:
+    """Return the filesystem of the record table: that of the workspace where harvested items are the table."""
+    return workspace_filesystem if filesystem is None and spec.harvest is not None else filesystem
+
+
 def _backend(given: StorageBackend | None, spec: CollectionSpec) -> StorageBackend:
     if given is None:
-        return create_backend(cloud_config=spec.cloud, link_local=spec.link_local)
+        return create_backend(cloud_config=spec.cloud, link_local=spec.link_local, credentials=spec.credentials)
     if not isinstance(given, StorageBackend):
         raise SpecError(
             f"backend= is a {type(given).__name__} without get_range and get_ranges: create_backend() makes one"
@@ -309,10 +318,14 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
         _warn_of_no_address(result.records.num_rows, 0 if ledger is None else ledger.num_rows)
     table, findings = join_headers(result.records, headers, spec.secrets)
     tell_parameters(findings.kept, findings.taken)
+    if spec.describe_assets:
+        table = describe_assets(table, profile.bands)
     # Last, as in a published collection.
     keys = hive_keys(spec.partition_by)
     table = table.select([*(name for name in table.schema.names if name not in keys), *keys])
-    return as_collection(table, name=spec.name, data_source=spec.data_source, require_band_metadata=False)
+    return as_collection(
+        table, name=spec.name, data_source=spec.data_source, require_band_metadata=False, credentials=spec.credentials
+    )
 
 
 def _warn_of_no_address(records: float, headers: int) -> None:

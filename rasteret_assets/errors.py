@@ -4,13 +4,17 @@
     ├── SpecError                 arguments that are unknown, contradictory or of the wrong type; also as:
     │   └── DeclarationError      they stand in YAML files, each with its line
     ├── SourceError               a record table that cannot be opened or scanned; also as:
-    │   └── SourceChangedError    it changed while it was read
+    │   ├── SourceChangedError    it changed while it was read
+    │   └── NotHarvestedError     its STAC items were not harvested yet
+    ├── HarvestError              a STAC API or catalog that does not give its items; also as:
+    │   └── BadPageError          a document of it that does not come, or contradicts another
     ├── RecordError               a record table that opens but breaks the record contract
     │   ├── MissingColumnError    a column the contract needs is not there
     │   └── InvalidRecordError    rows that cannot be normalized, or more of them than tolerated
     ├── RangeReadError            bytes that could not be read
     │   ├── ObjectNotFoundError   the object is not there (404, no such file)
     │   ├── AccessDeniedError     the object is there, but not for us (401, 403)
+    │   ├── CredentialsError      no credentials could be had that open the object
     │   ├── LinkLocalRefusedError the name of its host leads into this machine's own network
     │   ├── FileReplacedError     the object is not the one that was indexed
     │   ├── ForkedProcessError    a client that does not work in a forked process
@@ -44,7 +48,7 @@ address it concerns and what the server said, so that a ledger row is made from 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 from urllib.parse import urlsplit
@@ -113,6 +117,32 @@ class SourceError(RasteretAssetsError):
     error_class = "source"
 
 
+class NotHarvestedError(SourceError):
+    """A collection of STAC items of which nothing was harvested yet."""
+
+    error_class = "not_harvested"
+
+
+class HarvestError(RasteretAssetsError):
+    """A STAC API or catalog that does not give the items it was asked for.
+
+    Attributes:
+        windows: what is wrong, by key of the window whose items could not be had; empty where nothing could be asked.
+    """
+
+    error_class = "harvest"
+
+    def __init__(self, message: str, windows: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.windows = dict(windows or {})
+
+
+class BadPageError(HarvestError):
+    """A document of a STAC API or catalog that does not come, is not what it should be, or contradicts another."""
+
+    error_class = "bad_page"
+
+
 class SourceChangedError(SourceError):
     """A record table that changed while it was read."""
 
@@ -169,6 +199,12 @@ class AccessDeniedError(RangeReadError):
     """The store refuses to hand the object over (HTTP 401 or 403, missing permission)."""
 
     error_class = "forbidden"
+
+
+class CredentialsError(RangeReadError):
+    """Whoever gives the credentials that open the object gave none; the store was not asked for the object."""
+
+    error_class = "credentials"
 
 
 class LinkLocalRefusedError(RangeReadError):

@@ -60,7 +60,7 @@ def read_progress() -> Iterator[Callable[[int, int, int], None]]:
         What to call with the requests that have ended, those of the whole read, and the bytes that have come.
     """
     started = time.monotonic()
-    shown = _ReadBar() if _bar_is_wanted() else _ReadLog()
+    shown = _ReadBar("requests") if _bar_is_wanted() else _ReadLog("pixels: requests")
 
     def report(done: int, total: int, size: int) -> None:
         seconds = time.monotonic() - started
@@ -75,18 +75,45 @@ def read_progress() -> Iterator[Callable[[int, int, int], None]]:
             shown.close()
 
 
+@contextmanager
+def harvest_progress(name: str) -> Iterator[Callable[[int, int, int], None]]:
+    """Show the progress of a harvest while the block runs.
+
+    Args:
+        name: of the collection.
+
+    Yields:
+        What to call with the windows that are done, all windows that are asked for, and the items that have come.
+    """
+    started = time.monotonic()
+    shown = _ReadBar("windows") if _bar_is_wanted() else _ReadLog(f"{name}: windows")
+
+    def report(done: int, total: int, items: int) -> None:
+        seconds = time.monotonic() - started
+        if seconds >= QUIET_SECONDS:
+            with suppress(OSError):  # the terminal may be gone
+                shown.show(done, total, f"{items} items  {items / seconds:.0f}/s")
+
+    try:
+        yield report
+    finally:
+        with suppress(OSError):
+            shown.close()
+
+
 class _ReadBar:
     """A bar on stderr that is gone when the read is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self.what = what
         self.progress: Progress | None = None
 
     def show(self, done: int, total: int, figures: str) -> None:
         if self.progress is None:
             self.progress = _new_bar()
-            self.progress.add_task("requests", total=total, figures="")
+            self.progress.add_task(self.what, total=total, figures="")
             self.progress.start()
-        self.progress.update(self.progress.task_ids[0], completed=done, figures=figures)
+        self.progress.update(self.progress.task_ids[0], completed=done, total=total, figures=figures)
 
     def close(self) -> None:
         if self.progress is not None:
@@ -96,13 +123,14 @@ class _ReadBar:
 class _ReadLog:
     """A line in the log now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self.what = what
         self.logged = time.monotonic()
 
     def show(self, done: int, total: int, figures: str) -> None:
         if time.monotonic() - self.logged >= LOG_SECONDS:
             self.logged = time.monotonic()
-            _logger.info("pixels: %d of %d requests, %s", done, total, figures)
+            _logger.info("%s: %d of %d, %s", self.what, done, total, figures)
 
     def close(self) -> None:
         """Nothing is left to say."""

@@ -17,7 +17,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
+from rasteret_assets.credentials import Credentials
 from rasteret_assets.errors import SpecError
+from rasteret_assets.harvest_options import HarvestOptions
 from rasteret_assets.options import GraphOptions
 from rasteret_assets.partitions import PartitionBy
 from rasteret_assets.secrets import SecretRule
@@ -26,8 +28,11 @@ from rasteret_assets.versions import spec_version
 DEFAULT_MAX_CONCURRENT = 300
 DEFAULT_WORKSPACE = "~/rasteret_workspace"
 PUBLISHED_SUFFIXES = ("_records", "_stac")
+#: Ends the name of the folder of harvested STAC items, which lies beside the published one.
+HARVEST_SUFFIX = "_harvest"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_OVERLAP = re.compile(r"newest by \S(.*\S)?")
 
 # Values in messages: those of YAML with aliases may be longer than memory is.
 _SHORT = reprlib.Repr()
@@ -84,13 +89,22 @@ class CloudConfig(_Model):
         return cls._registry.get(data_source.lower())
 
 
+def _path_or_harvest(schema: dict[str, Any]) -> None:
+    """Put into a JSON schema that a collection is made of a table or of harvested items."""
+    schema["required"] = [name for name in schema.get("required", ()) if name != "path"]
+    schema["anyOf"] = [{"required": ["path"]}, {"required": ["harvest"]}]
+
+
 class CollectionSpec(_Model):
     """Everything that decides what a collection holds.
 
-    The first sixteen fields are the arguments of ``build_from_table`` under the same names.
+    All fields from ``path`` to ``force`` are arguments of ``build_from_table`` under the same names.
 
     Args:
-        path: path or URI of a Parquet or GeoParquet file or dataset directory.
+        harvest: where STAC items are harvested from, which then are the record table, in the place of ``path``.
+        path: path, URI or HTTP(S) address of a Parquet or GeoParquet file, of a dataset directory, or of a STAC
+            Collection (``.json``) whose assets are Parquet files; a glob (``s3://bucket/items/*/part-*.parquet``); or
+            a list of these. With ``harvest`` it is left out.
         name: name of the collection; required where it is published under a workspace.
         data_source: identifier of the provider's product, carried into the published footer.
         workspace_dir: folder or URI under which ``<name>_records`` is published.
@@ -118,11 +132,15 @@ class CollectionSpec(_Model):
             publishes everything anew, without asking for a header.
         geometry_encoding: ``wkb`` publishes GeoParquet 1.1, which every reader opens; ``native`` GeoParquet 2.0 with
             Parquet's own geometry type, which keeps statistics of geometries (polars 2.1 does not open it).
+        describe_assets: whether published assets say ``proj:code``, ``proj:shape``, ``proj:transform`` and
+            ``raster:bands`` of STAC's extensions, from the headers of their files, where the record table lacks them.
         local_files: whether a table that was read from another machine (``s3://...``, a filesystem that is not local)
             may name files of the machine that builds it. ``refuse`` makes each of them a failure; ``allow`` opens them.
             Tables that lie on this machine may name them in any case, and so may rewrites.
         link_local: whether addresses that hand out a machine's credentials, or are of its own network, may be asked:
             link-local ones (169.254.0.0/16, fe80::/10) and the metadata services of clouds. ``refuse`` or ``allow``.
+        credentials: what opens the files: ``planetary_computer``, ``earthdata``, or a function of yours as
+            ``{module: function}``. Addresses are kept unsigned and are signed when their files are read.
         license: of the data, as STAC's ``collection.json`` wants it: an SPDX identifier, or ``other``.
         max_failed: share (0 to 1) of a partition's headers that may be missing before it is refused to be published;
             all of them by default, since a record without headers says so itself.
@@ -133,9 +151,15 @@ class CollectionSpec(_Model):
         secret_query: names of parameters in addresses that are secrets besides those that are recognised: they are
             used to fetch, and never published. In any spelling: ``subscription-key`` is ``subscriptionKey`` too.
         keep_query: names of parameters that are published though they look like secrets, because they name the file.
+        overlap: ``newest by`` and the name of a column, such as ``newest by updated``: of several rows with one id the
+            one with the greatest value counts and the others do not, as where an archive and its live tail overlap.
+            Without it such rows are in conflict, and so are rows that differ and have the same value or none.
     """
 
-    path: str
+    model_config = ConfigDict(json_schema_extra=_path_or_harvest)
+
+    harvest: HarvestOptions | None = None
+    path: str | tuple[str, ...]
     name: str = Field(default="", json_schema_extra={"pattern": f"^({_NAME.pattern})?$"})
     data_source: str = ""
     workspace_dir: str | None = None
@@ -156,25 +180,50 @@ class CollectionSpec(_Model):
     interval_partition: Literal["undated", "start_datetime"] = "undated"
     partition_by: PartitionBy = "month"
     geometry_encoding: Literal["wkb", "native"] = "wkb"
+    describe_assets: bool = False
     local_files: Literal["refuse", "allow"] = "refuse"
     link_local: Literal["refuse", "allow"] = "refuse"
+    credentials: Credentials | None = None
     license: str = "other"
     max_failed: float = Field(default=1.0, ge=0.0, le=1.0)
     retry_missing_for: float = Field(default=3.0, ge=0.0, le=3660.0)
     graph: GraphOptions = Field(default_factory=GraphOptions)
     secret_query: tuple[str, ...] = ()
     keep_query: tuple[str, ...] = ()
+    overlap: str | None = Field(default=None, json_schema_extra={"pattern": f"^{_OVERLAP.pattern}$"})
 
     #: Fields that count in the content's hash only where they say something else than all did before there were any.
-    _LATER: ClassVar[frozenset[str]] = frozenset({"local_files", "link_local"})
+    _LATER: ClassVar[frozenset[str]] = frozenset(
+        {"local_files", "link_local", "credentials", "overlap", "describe_assets"}
+    )
     #: Fields that change how a build runs but not what it publishes.
     _RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset(
-        {"path", "workspace_dir", "max_concurrent", "force", "max_failed", "retry_missing_for", "graph"}
+        {"harvest", "path", "workspace_dir", "max_concurrent", "force", "max_failed", "retry_missing_for", "graph"}
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_of_harvest(cls, values: Any) -> Any:
+        """The path of a collection that is harvested, which nobody chooses."""
+        if not isinstance(values, dict) or values.get("harvest") is None:
+            return values
+        name, workspace_dir = values.get("name") or "", values.get("workspace_dir")
+        if not isinstance(name, str) or not isinstance(workspace_dir, str | Path | None):
+            return values  # refused below
+        path = harvest_path(workspace_dir, name)
+        if path is None:
+            raise ValueError("a collection that is harvested has to be published: give it a name or a workspace_dir")
+        if values.get("path", path) != path:
+            raise ValueError("path and harvest are given: harvested items are the record table, so leave path out")
+        return {**values, "path": path}
 
     @field_validator("path", "workspace_dir", mode="before")
     @classmethod
     def _path_text(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            if not value:
+                raise ValueError("an empty list names no file: write the paths of the record table")
+            return tuple(map(cls._path_text, value))
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{value!r} holds a NUL, which no path does")
         return str(value) if isinstance(value, Path) else value
@@ -184,6 +233,13 @@ class CollectionSpec(_Model):
     def _plain_name(cls, value: str) -> str:
         if value and not _NAME.fullmatch(value):
             raise ValueError(f"{value!r} is no name for a collection: use letters, digits, '_', '-' and '.'")
+        return value
+
+    @field_validator("overlap")
+    @classmethod
+    def _names_a_column(cls, value: str | None) -> str | None:
+        if value is not None and not _OVERLAP.fullmatch(value):
+            raise ValueError(f"{value!r} does not say which row counts: write for example 'newest by updated'")
         return value
 
     @field_validator("columns", "band_codes", "secret_query", "keep_query", mode="before")
@@ -249,9 +305,19 @@ class CollectionSpec(_Model):
         return next((name for name, alias in self.column_map.items() if alias == contract), contract)
 
     @property
+    def newest_by(self) -> str | None:
+        """The column by which the newest of several rows with one id counts, or None."""
+        return None if self.overlap is None else self.overlap.removeprefix("newest by ")
+
+    @property
     def secrets(self) -> SecretRule:
         """Which parameters of addresses are secrets, as far as ``secret_query`` and ``keep_query`` say."""
         return SecretRule.of(self.secret_query, self.keep_query)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of the record table: one, or those of a list."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
     @property
     def published_path(self) -> str | None:
@@ -266,7 +332,12 @@ class CollectionSpec(_Model):
         """
         values = self.model_dump(mode="json", exclude={*self._RUNTIME_FIELDS, "filter_expr", "cloud_config"})
         # As before there were these fields: otherwise every collection would be published anew.
-        values = {name: value for name, value in values.items() if name not in self._LATER or value != "refuse"}
+        values = {
+            # A function's credentials are a mapping, which has no hash.
+            name: value
+            for name, value in values.items()
+            if name not in self._LATER or value not in ("refuse", None, False)
+        }
         cloud = self.cloud.model_dump(mode="json") if self.cloud else None
         return spec_version({**values, "cloud": cloud, "rewrites": self.rewrites}, self.filter)
 
@@ -287,6 +358,18 @@ def published_path(workspace_dir: str | Path | None, name: str) -> str | None:
     if root.endswith(PUBLISHED_SUFFIXES) or not name:
         return root
     return f"{root}/{name}_records"
+
+
+def harvest_path(workspace_dir: str | Path | None, name: str) -> str | None:
+    """Where the items of a collection are harvested to: ``<workspace_dir>/<name>_harvest``, beside what is published.
+
+    Arguments as for :func:`published_path`; None where that returns None.
+    """
+    published = published_path(workspace_dir, name)
+    if published is None:
+        return None
+    suffix = next((suffix for suffix in PUBLISHED_SUFFIXES if published.endswith(suffix)), "")
+    return f"{published.removesuffix(suffix)}{HARVEST_SUFFIX}"
 
 
 def _contradictions(spec: CollectionSpec) -> Iterator[str]:
@@ -331,7 +414,11 @@ def _column_problems(spec: CollectionSpec) -> Iterator[str]:
         yield f"column_map maps several columns to {double}; each contract column has one source"
     if spec.columns is None:
         return
-    named = {"href_column": [spec.href_column] if spec.href_column else [], "column_map": list(spec.column_map)}
+    named = {
+        "href_column": [spec.href_column] if spec.href_column else [],
+        "column_map": list(spec.column_map),
+        "overlap": [spec.source_column(spec.newest_by)] if spec.newest_by else [],
+    }
     for argument, wanted in named.items():
         if missing := [column for column in wanted if column not in spec.columns]:
             yield f"{argument} uses {missing}, which columns={list(spec.columns)} does not scan; add it"

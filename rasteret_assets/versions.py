@@ -44,9 +44,10 @@ def file_version(
 ) -> FileVersion:
     """Return the version of a file by what its store tells of it.
 
-    A tag changes with every write. Without a tag, a file that was modified within a step of the clock before it was
-    looked at may be written again under the same time (it is "racy", as in git's index), and a file without a time says
-    nothing. The versions of both hold the moment of the look, so that they never come again.
+    A tag changes with every write, unless it says itself that it is weak (RFC 9110, 8.8.1). Without a strong tag, a
+    file that was modified within a step of the clock before it was looked at may be written again under the same time
+    (it is "racy", as in git's index), and a file without a time says nothing. The versions of both hold the moment of
+    the look, so that they never come again.
 
     Args:
         store: kind of the filesystem, such as ``local`` or ``s3``.
@@ -58,9 +59,14 @@ def file_version(
         looked_ns: when the store was asked, in ns since 1970.
     """
     latest = max(times_ns, default=None)
-    believed = bool(tag) or (latest is not None and looked_ns - latest >= _step_ns(store, latest))
+    believed = is_strong(tag) or (latest is not None and looked_ns - latest >= _step_ns(store, latest))
     told = (store, path, size, list(times_ns), tag, None if believed else looked_ns)
     return FileVersion(_hexdigest(json.dumps(told).encode()), believed)
+
+
+def is_strong(tag: str | None) -> bool:
+    """Tell whether a tag changes with every byte; a weak one may stay where bytes change (RFC 9110, 8.8.1)."""
+    return bool(tag) and 'W/"' not in str(tag)
 
 
 def files_version(versions: Iterable[str]) -> str:

@@ -15,18 +15,19 @@ PACKAGE = Path(rasteret_assets.__file__).parent
 
 #: A layer may import itself and the layers before it: the order in which data flows.
 LAYERS = [
-    {"errors", "options", "partitions", "schema", "secrets", "spec", "versions"},
+    {"credentials", "errors", "harvest_options", "options", "partitions", "schema", "secrets", "spec", "versions"},
     {"sphere", "tiff"},
     {"geometry"},
     {"storage"},
     {"columns"},
-    {"source"},
+    {"harvesting", "source"},
     {"records"},
     {"headers"},
     {"publish"},
     {"pipeline"},
     {"checks", "collection", "declare", "progress"},
     {"api"},
+    {"from_stac"},
     {"orchestration"},
     {"demo"},
     {"cli"},
@@ -98,6 +99,8 @@ def test_no_room_of_the_collection_imports_a_later_one(path: Path) -> None:
         ("dagster_aws", {"orchestration"}),
         ("obstore", {"storage"}),
         ("aiohttp", {"storage", "demo"}),
+        ("pystac", {"harvesting"}),
+        ("pystac_client", {"harvesting"}),
     ],
 )
 def test_foreign_packages_stay_in_their_place(foreign: str, allowed: set[str]) -> None:

@@ -35,7 +35,7 @@ def test_signature_of_build_from_table_is_rasterets() -> None:
     ("values", "sentence"),
     [
         ({"hrefcolumn": "x"}, "unknown argument 'hrefcolumn': did you mean 'href_column'"),
-        ({"zzz": 1}, "unknown argument 'zzz': known are: path, name"),
+        ({"zzz": 1}, "unknown argument 'zzz': known are: harvest, path, name"),
         ({"href_column": "url"}, "href_column='url' needs band_index_map"),
         ({"band_index_map": {"B02": 0}}, "href_column is not given"),
         ({"href_column": "u", "band_index_map": {"B02": -1}}, "count from 0"),

@@ -72,8 +72,8 @@ def _count_headers(batch: pa.RecordBatch) -> pa.RecordBatch:
 def counts_agree(partition: Partition) -> Finding:
     """No stage lost or invented a record or a header.
 
-    Raw rows are normalized, rejected, or repetitions of another; normalized records are all published; every header of
-    the ledger is in its band's column.
+    Raw rows are normalized, rejected, or repeat another row (under ``overlap`` also older than another); normalized
+    records are all published; every header of the ledger is in its band's column.
     """
     counts = {stage: table.count for stage, table in partition.also.items() if stage != BANDS}
     raw, normalized, rejected = (counts.get(stage, 0) for stage in (RAW, NORMALIZED, REJECTED))

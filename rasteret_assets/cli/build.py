@@ -24,6 +24,7 @@ from rasteret_assets.cli.common import (
     print_json,
     printable,
 )
+from rasteret_assets.cli.harvest import harvest_collections
 from rasteret_assets.cli.location import Location, located
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ _COUNTS = ("records", "headers_fetched", "headers_reused", "headers_failed", "re
     "--revalidate", is_flag=True, help="Ask whether the files of known headers have changed, and read those that have."
 )
 @click.option(
+    "--no-harvest", is_flag=True, help="Build from what was harvested before; otherwise STAC items are harvested first."
+)
+@click.option(
     "--dry-run", is_flag=True,
     help="Only say what a build would do: partitions and why, headers to fetch. Asks no host and publishes nothing.",
 )  # fmt: skip
@@ -53,14 +57,16 @@ _COUNTS = ("records", "headers_fetched", "headers_reused", "headers_failed", "re
 @in_one_line
 def build(
     collections: tuple[str, ...], *, location: Location, partitions: tuple[str, ...], force: bool, revalidate: bool,
-    dry_run: bool, exit_code: bool, as_json: bool,
+    no_harvest: bool, dry_run: bool, exit_code: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Bring collections up to date, touching only what changed.
 
     A COLLECTION is a YAML file or the name of a declared collection; all that are declared when omitted. Where
-    DAGSTER_HOME is set the build is recorded on that instance.
+    DAGSTER_HOME is set the build is recorded on that instance. Collections of STAC items are harvested first.
     """
     specs = location.specs(collections)
+    if not (no_harvest or dry_run):
+        harvest_collections(specs, location, quiet=as_json)
     asked = _asked(specs, partitions, location)
     options: dict[str, Any] = {"force": force, "revalidate": revalidate}
     found = (
@@ -87,7 +93,7 @@ def _plan(
     documents, partitions = [], 0
     for spec in specs:
         found = plan(
-            spec, filesystem=location.filesystem_of(spec.path), force=force, revalidate=revalidate,
+            spec, filesystem=location.filesystem_of, force=force, revalidate=revalidate,
             workspace_filesystem=location.filesystem_of(str(spec.published_path)), partitions=asked.get(spec.name),
         )  # fmt: skip
         partitions += len(found.partitions)
@@ -167,7 +173,7 @@ def _by_library(spec: CollectionSpec, location: Location, **options: Any) -> dic
     from rasteret_assets.api import build as library_build
 
     report = library_build(
-        spec, filesystem=location.filesystem_of(spec.path), backend=location.backend_of(spec),
+        spec, filesystem=location.filesystem_of, backend=location.backend_of(spec),
         workspace_filesystem=location.filesystem_of(str(spec.published_path)), **options,
     )  # fmt: skip
     totals = {name: report.totals.get(name, 0) for name in _COUNTS}

@@ -1,21 +1,28 @@
-"""``rasteret-assets init``: look at a record table and propose a declaration."""
+"""``rasteret-assets init``: propose a declaration for a record table, or make one of a recipe."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rasteret_assets.cli.common import in_one_line, json_option, print_json
 from rasteret_assets.cli.location import Location, located
 
+if TYPE_CHECKING:
+    from rasteret_assets.declare import Recipe
+
 # ruff: noqa: PLC0415  (see common.py)
 
 
 @click.command()
-@click.argument("table")
+@click.argument("table", required=False)
 @located
+@click.option("--list", "lists", is_flag=True, help="List the datasets that have a recipe.")
+@click.option("--bbox", type=float, nargs=4, metavar="W S E N", help="Area of a recipe, in degrees.")
+@click.option("--datetime", help="Time of a recipe, such as 2024-05 or 2024-01-01/2024-06-30.")
 @click.option("--name", default="", help="Name of the collection.  [default: that of the table]")
 @click.option("--workspace", "workspace_dir", help="Folder or URI to publish in.  [default: ~/rasteret_workspace]")
 @click.option(
@@ -29,9 +36,12 @@ from rasteret_assets.cli.location import Location, located
 @json_option
 @in_one_line
 def init(
-    table: str,
+    table: str | None,
     *,
     location: Location,
+    lists: bool,
+    bbox: tuple[float, float, float, float] | None,
+    datetime: str | None,
     name: str,
     workspace_dir: str | None,
     out: Path | None,
@@ -39,36 +49,82 @@ def init(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Write a declaration for a record table.
+    """Write a declaration for a record table or a known dataset.
 
-    TABLE is a path or URI of a Parquet or GeoParquet file or a folder of such files. What was recognised, and what
-    would be rejected, stands in the file as comments, and what is wrong is told as warnings.
+    TABLE is a path, URI or address of a Parquet or GeoParquet file, a folder or glob of such files, or a STAC
+    Collection of them. What was recognised, and what would be rejected, stands in the file as comments, and what is
+    wrong is told as warnings. Or it is a dataset that --list names, such as earth-search/sentinel-2-c1-l2a.
     """
-    from rasteret_assets.declare import SCHEMA_FILE, json_schema, propose
+    from rasteret_assets.declare import find_recipe
 
+    if lists:
+        _list(as_json=as_json)
+        return
+    if table is None:
+        raise click.UsageError("name a record table, or one of the datasets of: rasteret-assets init --list")
     # The file lies elsewhere: what is relative in it starts there, and what was typed here.
     workspace = None if workspace_dir is None else _from_here(workspace_dir)
-    place = _from_here(table)
-    proposal = propose(place, name=name, workspace_dir=workspace, filesystem=location.filesystem_of(place))
-    file = out or location.declarations / f"{proposal.values['name']}.yaml"
-    if not dry_run:
-        if file.exists() and not overwrite:
-            raise click.UsageError(f"{file} is there already: give another --out, or --overwrite")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Where editors look for what they complete and underline.
-        (file.parent / SCHEMA_FILE).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
-        head = f"# yaml-language-server: $schema={SCHEMA_FILE}\n"
-        file.write_text(head + proposal.to_yaml(), encoding="utf-8")
-    if as_json:
-        print_json({"file": None if dry_run else str(file), **vars(proposal)})
-    elif dry_run:
-        click.echo(proposal.to_yaml(), nl=False)
+    recipe = find_recipe(table)
+    told: dict[str, Any]
+    if recipe is not None:
+        values = recipe.declaration(name=name, workspace_dir=workspace, bbox=bbox, datetime=datetime)
+        text = recipe.to_yaml(values)
+        told = {"values": values, "notes": list(recipe.head), "warnings": _wide(recipe, values)}
+    elif bbox is not None or datetime is not None:
+        raise click.UsageError(f"--bbox and --datetime are for datasets of --list, and {table} is a record table")
     else:
-        for note in proposal.notes:
-            click.echo(note)
-        for warning in proposal.warnings:
-            click.echo(f"Warning: {warning}", err=True)
+        from rasteret_assets.declare import propose
+
+        place = _from_here(table)
+        proposal = propose(place, name=name, workspace_dir=workspace, filesystem=location.filesystem_of)
+        text, told = proposal.to_yaml(), vars(proposal)
+    file = out or location.declarations / f"{told['values']['name']}.yaml"
+    if not dry_run:
+        _write(file, text, overwrite=overwrite)
+    if as_json:
+        print_json({"file": None if dry_run else str(file), **told})
+        return
+    for note in () if dry_run else told["notes"]:
+        click.echo(note)
+    for warning in () if dry_run and recipe is None else told["warnings"]:
+        click.echo(f"Warning: {warning}", err=True)
+    if dry_run:
+        click.echo(text, nl=False)
+    else:
         click.echo(f"wrote {file}; see what a build would do with: rasteret-assets build --dry-run {file}")
+
+
+def _write(file: Path, text: str, *, overwrite: bool) -> None:
+    """Write a declaration, and beside it the schema that editors ask for."""
+    from rasteret_assets.declare import SCHEMA_FILE, json_schema
+
+    if file.exists() and not overwrite:
+        raise click.UsageError(f"{file} is there already: give another --out, or --overwrite")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Where editors look for what they complete and underline.
+    (file.parent / SCHEMA_FILE).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
+    file.write_text(f"# yaml-language-server: $schema={SCHEMA_FILE}\n{text}", encoding="utf-8")
+
+
+def _list(*, as_json: bool) -> None:
+    """Tell which datasets have a recipe, what they are and what a reader must have."""
+    from rasteret_assets.declare import recipes
+
+    found = recipes()
+    if as_json:
+        print_json([{"id": one.id, "title": one.title, "needs": one.needs, "about": list(one.head)} for one in found])
+        return
+    width = max(len(one.id) for one in found)
+    for one in found:
+        click.echo(f"{one.id:<{width}}  {one.title}{f' ({one.needs})' if one.needs else ''}")
+
+
+def _wide(recipe: Recipe, values: dict[str, Any]) -> list[str]:
+    """Return a warning where all of a catalog would be asked for."""
+    harvest = values.get("harvest")
+    if harvest is None or {"bbox", "intersects", "datetime"} & harvest.keys():
+        return []
+    return [f"all of {recipe.id} will be harvested: give an area with --bbox, or a time with --datetime"]
 
 
 def _from_here(path: str) -> str:

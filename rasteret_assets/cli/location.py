@@ -138,7 +138,7 @@ class Location:
         """Open the record table of a collection; errors as for :func:`~rasteret_assets.source.stored.open_known`."""
         from rasteret_assets.source.stored import open_known
 
-        return open_known(workspace, spec.path, spec, self.filesystem_of(spec.path), trust_stored=trust_stored)
+        return open_known(workspace, spec.path, spec, self.filesystem_of, trust_stored=trust_stored)
 
     def backend_of(self, spec: CollectionSpec) -> StorageBackend | None:
         """Return the backend of a collection as the code location has it; None for that of the library."""

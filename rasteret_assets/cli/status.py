@@ -16,6 +16,7 @@ from rasteret_assets.cli.common import (
     json_option,
     print_json,
     print_table,
+    printable,
 )
 from rasteret_assets.cli.location import Location, located
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from rasteret_assets.spec import CollectionSpec
+    from rasteret_assets.storage.workspace import Workspace
 
 # ruff: noqa: PLC0415  (see common.py)
 
@@ -84,21 +86,42 @@ def discover(collections: tuple[str, ...], *, location: Location, as_json: bool)
 
 
 def _status(spec: CollectionSpec, location: Location, instance: dg.DagsterInstance | None) -> dict[str, Any]:
+    from rasteret_assets.errors import NotHarvestedError
     from rasteret_assets.pipeline.plan import stale_partitions
     from rasteret_assets.source.stored import load_profile
     from rasteret_assets.storage.commit import verified_states
 
     workspace = location.workspace_of(spec)
     states = verified_states(workspace)
-    profile = load_profile(workspace, location.source_of(spec, workspace), spec)
+    try:
+        profile = load_profile(workspace, location.source_of(spec, workspace), spec)
+        stale = stale_partitions(states, profile, spec)
+    except NotHarvestedError:
+        stale = {}
     return {
         "collection": spec.name,
         "path": spec.published_path,
         "partitions": len(states),
         "records": sum(int(state.get("rows", 0)) for state in states.values()),
-        "stale": stale_partitions(states, profile, spec),
+        "stale": stale,
         "failures": workspace.failures(states),
         "last_run": None if instance is None else _last_run(spec, instance),
+        **({} if spec.harvest is None else {"harvest": _harvest_of(workspace)}),
+    }
+
+
+def _harvest_of(workspace: Workspace) -> dict[str, Any]:
+    """Return what was harvested of a collection, and until when."""
+    from rasteret_assets.harvesting.ledger import read_ledger
+
+    ledger = read_ledger(workspace)
+    return {
+        "harvested": ledger.harvested,
+        "windows": len(ledger.windows),
+        "items": ledger.items,
+        "newest_window": max((key for key, state in ledger.windows.items() if state.items), default=None),
+        "newest_item": ledger.newest,
+        "failed": {key: state.failed for key, state in ledger.windows.items() if state.failed},
     }
 
 
@@ -124,7 +147,17 @@ def _print(documents: list[dict[str, Any]]) -> None:
         for document in documents
     ])  # fmt: skip
     for document in documents:
+        if "harvest" in document:
+            click.echo(printable(f"{document['collection']}: {_harvest_line(document['harvest'])}"))
         reasons = Counter(document["stale"].values())
         if reasons:
             text = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
             click.echo(f"{document['collection']}: to build: {text}")
+
+
+def _harvest_line(found: dict[str, Any]) -> str:
+    if found["harvested"] is None:
+        return "not harvested yet"
+    text = f"harvested {found['harvested'][:16].replace('T', ' ')}: {found['items']} items, the newest of "
+    text += f"{found['newest_item'] or '-'} in window {found['newest_window'] or '-'}"
+    return text if not found["failed"] else f"{text}; failed windows: {', '.join(sorted(found['failed']))}"

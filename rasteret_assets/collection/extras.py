@@ -15,6 +15,8 @@ _EXTRAS: Final = {
     "xarray": "xarray",
     "dask.array": "xarray",
     "geopandas": "geopandas",
+    "pyogrio": "gti",
+    "exactextract": "zonal",
     "torch": "torchgeo",
     "torchgeo.datasets": "torchgeo",
     "icechunk": "icechunk",

@@ -15,10 +15,11 @@ import pyarrow.fs as pafs
 from rasteret_assets import schema
 from rasteret_assets.collection.collection import Collection
 from rasteret_assets.collection.verify import Verify, problem_with
+from rasteret_assets.credentials import checked_credentials
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.partitions import PartitionBy, partition_size
 from rasteret_assets.source.stored import source_partitions
-from rasteret_assets.spec import PUBLISHED_SUFFIXES
+from rasteret_assets.spec import PUBLISHED_SUFFIXES, CloudConfig
 from rasteret_assets.storage.filesystems import each_file, list_files
 from rasteret_assets.storage.reading import unreadable
 from rasteret_assets.storage.workspace import STAGES_SUFFIX, Workspace
@@ -36,6 +37,8 @@ def load(
     partitions: Sequence[str] | None = None,
     filesystem: Any = None,
     verify: Verify = "rows",
+    credentials: str | Mapping[str, str] | None = None,
+    cloud_config: CloudConfig | None = None,
 ) -> Collection:
     """Open a published collection.
 
@@ -51,11 +54,15 @@ def load(
         filesystem: pyarrow or fsspec filesystem that takes precedence over the URI's own.
         verify: what is held against the states beside the data (``<name>_stages/collection``), where there are any:
             ``"rows"`` the number of records and the size of every file, ``"full"`` every byte, ``False`` nothing.
+        credentials: what opens the rasters' files, as in a spec. By default the provider that the collection was
+            published with; a function of somebody's own must be named here, as no file decides what code runs.
+        cloud_config: how the provider's objects are reached by reads that do not say it themselves, such as that the
+            requester pays.
 
     Raises:
         CollectionError: if there is no such path, a file in it is missing or damaged, a partition is not published, or
             its columns are no collection's.
-        SpecError: if ``partitions`` are no partition keys.
+        SpecError: if ``partitions`` are no partition keys, or ``credentials`` are of no known form.
     """
     workspace = Workspace.at(str(path), filesystem)
     root = workspace.published
@@ -69,6 +76,8 @@ def load(
         data_source=_text(footer, schema.DATA_SOURCE_KEY),
         description=_text(footer, schema.DESCRIPTION_KEY),
         path=str(path),
+        credentials=_credentials(credentials, footer),
+        cloud_config=cloud_config,
     )
 
 
@@ -171,6 +180,7 @@ def as_collection(
     data_source: str = "",
     description: str = "",
     require_band_metadata: bool = True,
+    credentials: str | Mapping[str, str] | None = None,
 ) -> Collection:
     """Wrap an Arrow object that already keeps the read contract, as it is: nothing is fetched or enriched.
 
@@ -184,10 +194,11 @@ def as_collection(
         data_source: likewise.
         description: likewise.
         require_band_metadata: whether a table without a single ``{band}_metadata`` column is refused.
+        credentials: what opens the rasters' files, as for :func:`load`.
 
     Raises:
         CollectionError: if columns are missing or of another type than the contract asks.
-        SpecError: if ``table`` is no Arrow object.
+        SpecError: if ``table`` is no Arrow object, or ``credentials`` are of no known form.
     """
     dataset = table.dataset if isinstance(table, Collection) and not table.is_filtered else _as_dataset(table)
     check_contract(dataset.schema, where="the table")
@@ -202,7 +213,24 @@ def as_collection(
         name=name or _text(known, schema.NAME_KEY),
         data_source=data_source or _text(known, schema.DATA_SOURCE_KEY),
         description=description or _text(known, schema.DESCRIPTION_KEY),
+        credentials=_credentials(credentials or getattr(table, "credentials", None), known),
     )
+
+
+def _credentials(
+    given: str | Mapping[str, str] | None, footer: Mapping[bytes, bytes]
+) -> str | Mapping[str, str] | None:
+    """Return the credentials that are given, else the text by which a footer names them, else None.
+
+    Raises:
+        SpecError: if what is given is of no known form.
+    """
+    try:
+        checked: str | dict[str, str] | None = checked_credentials(given)
+    except ValueError as error:
+        raise SpecError(f"credentials: {error}") from None
+    # The text of a function is not the mapping that names it: a read refuses to import it.
+    return checked or _text(footer, schema.CREDENTIALS_KEY) or None
 
 
 def check_contract(table: pa.Schema, *, where: str) -> None:
@@ -287,7 +315,13 @@ def _common_schema(fragments: list[ds.ParquetFileFragment]) -> pa.Schema:
 
 def _whole_metadata(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """Footer keys that hold for the whole; ``geo`` without its bbox, which is of one file only."""
-    wanted = (schema.NAME_KEY, schema.DATA_SOURCE_KEY, schema.DESCRIPTION_KEY, schema.COLLECTION_VERSION_KEY)
+    wanted = (
+        schema.NAME_KEY,
+        schema.DATA_SOURCE_KEY,
+        schema.DESCRIPTION_KEY,
+        schema.COLLECTION_VERSION_KEY,
+        schema.CREDENTIALS_KEY,
+    )
     kept = {key: metadata[key] for key in wanted if key in metadata}
     try:
         geo = json.loads(metadata.get(schema.GEO_KEY, b"null"))

@@ -110,6 +110,12 @@ class RowsDigest:
         """Add the rows of another digest."""
         self._add(other.rows, other._sums)
 
+    def remove(self, other: RowsDigest) -> None:
+        """Take away the rows of another digest, which were added before."""
+        first, second = ((total - less) & _MOST_WORD for total, less in zip(self._sums, other._sums, strict=True))
+        self._sums = (first, second)
+        self.rows -= other.rows
+
     def hexdigest(self) -> str:
         """The digest, as 32 hex digits."""
         return "".join(f"{total:016x}" for total in self._sums)

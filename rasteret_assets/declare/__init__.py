@@ -15,18 +15,22 @@ from rasteret_assets.declare.files import (
     read_specs,
 )
 from rasteret_assets.declare.proposal import Proposal, propose
+from rasteret_assets.declare.recipes import Recipe, find_recipe, recipes
 
 __all__ = [
     "COLLECTIONS_VARIABLE",
     "SCHEMA_FILE",
     "Declarations",
     "Proposal",
+    "Recipe",
     "collections_folder",
     "declaration_files",
+    "find_recipe",
     "json_schema",
     "propose",
     "read_declarations",
     "read_files",
     "read_spec",
     "read_specs",
+    "recipes",
 ]

@@ -103,9 +103,7 @@ def read_spec(file: str | Path) -> CollectionSpec:
     file = Path(file)
     document = _document(file)
     values = _plain(document, file)
-    for field in ("path", "workspace_dir"):
-        if isinstance(values.get(field), str):
-            values[field] = from_folder(file.parent, values[field])
+    values = with_absolute_paths(file.parent, values)
     try:
         return CollectionSpec(**{"name": file.stem, **values})
     except ValidationError as error:
@@ -116,6 +114,21 @@ def read_spec(file: str | Path) -> CollectionSpec:
         )
         for place, text in problems
     ])  # fmt: skip
+
+
+def with_absolute_paths(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a declaration in ``folder``, whose relative paths start there."""
+    made = {**values}
+    for field in ("path", "workspace_dir"):
+        value = made.get(field)
+        if isinstance(value, str):
+            made[field] = from_folder(folder, value)
+        elif isinstance(value, list):
+            made[field] = [from_folder(folder, one) if isinstance(one, str) else one for one in value]
+    harvest = made.get("harvest")
+    if isinstance(harvest, dict) and isinstance(harvest.get("stac_catalog"), str):
+        made["harvest"] = {**harvest, "stac_catalog": from_folder(folder, harvest["stac_catalog"])}
+    return made
 
 
 def from_folder(folder: Path, path: str) -> str:

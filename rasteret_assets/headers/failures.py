@@ -63,7 +63,9 @@ SUMMARY_SCHEMA: Final = pa.schema(
 REMEDIES: Final[dict[str, str]] = {
     "not_found": "the file is not there yet, is gone, or its address is wrong: correct the href, or rewrite it with "
     "url_rewrite_patterns",
-    "forbidden": "give the backend credentials or fresh signed URLs, or declare requester_pays in cloud_config",
+    "forbidden": "name credentials in the spec, give the backend some or fresh signed URLs, or declare "
+    "requester_pays in cloud_config",
+    "credentials": "the error says why no credentials could be had: mend it, then build again",
     "throttled": "the host wants fewer requests: lower max_concurrent and build again",
     "timeout": "the host is slow: build again, with a lower max_concurrent where it stays so",
     "unavailable": "the host failed: see that it is up, then build again",

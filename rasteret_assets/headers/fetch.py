@@ -19,7 +19,6 @@ from rasteret_assets.errors import (
     RangeReadError,
     RasteretAssetsError,
 )
-from rasteret_assets.headers.garbage import fewer_collections
 from rasteret_assets.headers.handover import Handover
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
 from rasteret_assets.headers.read import HeaderReader
@@ -27,6 +26,7 @@ from rasteret_assets.headers.workers import View, Workers
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.connections import connected
+from rasteret_assets.storage.garbage import fewer_collections
 from rasteret_assets.storage.hosts import DEADLINE_S, HostQueue, HostState, attempts_allowed, backoff
 from rasteret_assets.storage.urls import host
 

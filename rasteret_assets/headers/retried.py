@@ -19,6 +19,7 @@ from rasteret_assets.errors import (
     AccessDeniedError,
     BackendError,
     BadAnswerError,
+    CredentialsError,
     HostUnreachableError,
     LinkLocalRefusedError,
     ObjectNotFoundError,
@@ -36,7 +37,7 @@ RETRIED_CLASSES: Final = tuple(
     kind.error_class
     for kind in (
         RangeReadError, AccessDeniedError, TruncatedReadError, BadAnswerError, WrongRangeError, StoreUnavailableError,
-        ThrottledError, HostUnreachableError, BackendError, ReadTimeoutError,
+        ThrottledError, HostUnreachableError, BackendError, ReadTimeoutError, CredentialsError,
     )
 )  # fmt: skip
 

@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 
 from rasteret_assets.columns.assets import asset_field, raster_rows
 from rasteret_assets.columns.types import plain
-from rasteret_assets.headers.garbage import fewer_collections
 from rasteret_assets.headers.outcomes import HeaderTarget
 from rasteret_assets.headers.places import Places, Refusal
 from rasteret_assets.schema import ASSETS, BAND_INDEX, HREF, ID, IDENTITY, IDENTITY_TYPE, PROJ_EPSG, STATUS_OK
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule
 from rasteret_assets.storage.addresses import identity_hashes, unsigned_hrefs
 from rasteret_assets.storage.backend import Validators
+from rasteret_assets.storage.garbage import fewer_collections
 
 #: Column of targets: the CRS that the record states, against which the header's is held.
 STATED_EPSG: Final = "stated_epsg"

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ModelWrapValidatorHandler, PrivateAttr, TypeAdapter, ValidationError, model_validator
 
 from rasteret_assets.declare.editor_schema import describe
-from rasteret_assets.declare.files import from_folder
+from rasteret_assets.declare.files import with_absolute_paths
 from rasteret_assets.errors import DeclarationError, Mistake
 from rasteret_assets.spec import CollectionSpec, explain
 
@@ -112,13 +112,15 @@ class CollectionAttributes(CollectionSpec):
         if not isinstance(values, dict):
             return handler(values)
         known = {name: value for name, value in values.items() if name == "path" or not _holds_template(value)}
+        # Where items are harvested to says the name, which is that of the folder where it is not given.
+        unsaid = {"name": "harvested"} if "harvest" in known else {"path": ""} if "harvest" in values else {}
         try:
-            made = handler(known)
+            made = handler({**unsaid, **known})
         except ValidationError as error:
             if len(known) == len(values) or any(problem["loc"] for problem in error.errors()):
                 raise
             # Fields contradict each other, of which some are not known yet.
-            made = handler({"path": known["path"]})
+            made = handler({"path": known.get("path", "")})
         made._given = values  # noqa: SLF001  (of the model that is being made)
         return made
 
@@ -134,9 +136,7 @@ def resolved_attributes(attributes: BaseModel | None, context: dg.ComponentLoadC
     """
     given = attributes.given if isinstance(attributes, CollectionAttributes) else {}
     values: dict[str, Any] = context.resolution_context.resolve_value(given, as_type=dict)
-    for field in ("path", "workspace_dir"):
-        if isinstance(values.get(field), str):
-            values[field] = from_folder(context.path, values[field])
+    values = with_absolute_paths(context.path, values)
     own = values.pop("own_resources", False)
     try:
         own_resources = _SWITCH.validate_python(own)

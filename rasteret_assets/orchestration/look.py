@@ -21,7 +21,7 @@ def look_in_tick(filesystem: FilesystemResource, spec: CollectionSpec, workspace
     Raises:
         SourceError: if the source cannot be read.
     """
-    profile, ahead = listed_profile(workspace, spec, filesystem.filesystem(spec.path))
+    profile, ahead = listed_profile(workspace, spec, filesystem.filesystem)
     if profile is not None or not ahead.is_small:
         return profile
     source = filesystem.open_source(spec)

@@ -61,8 +61,7 @@ class FilesystemResource(S3Settings):
             SourceError: if the table does not exist, or is not Parquet.
             SpecError: if the spec names no place for the workspace.
         """
-        workspace, filesystem = self.open_workspace(spec), self.filesystem(spec.path)
-        return open_known(workspace, spec.path, spec, filesystem, trust_stored=trust_stored)
+        return open_known(self.open_workspace(spec), spec.path, spec, self.filesystem, trust_stored=trust_stored)
 
     def open_workspace(self, spec: CollectionSpec) -> Workspace:
         """Return the workspace of a collection: where it and its stages lie.
@@ -99,14 +98,15 @@ class StorageBackendResource(S3Settings):
     )  # fmt: skip
 
     def backend(self, spec: CollectionSpec) -> StorageBackend:
-        """Return the backend for a collection's hrefs, with what its ``cloud_config`` says about its buckets."""
+        """Return the backend for a collection's hrefs, with what it says of its buckets and credentials."""
         config = {**self.obstore_config(), **({"request_payer": True} if self.requester_pays else {})}
         headers: dict[str, str | Mapping[str, str]] = {**self.headers, **self.host_headers}
         if self.authorization:
             headers["Authorization"] = self.authorization
         return create_backend(
-            cloud_config=spec.cloud, default_s3_config=config, headers=headers, link_local=spec.link_local
-        )
+            cloud_config=spec.cloud, default_s3_config=config, headers=headers, link_local=spec.link_local,
+            credentials=spec.credentials,
+        )  # fmt: skip
 
 
 class BuildOptions(dg.ConfigurableResource[Any]):

@@ -22,6 +22,7 @@ from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.retried import count_retried
 from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.headers.targets import ledger_targets
+from rasteret_assets.records.newest import NewestRows, age_columns
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import BAND_INDEX, ID, IDENTITY, IDENTITY_TYPE
 from rasteret_assets.source.open import Source
@@ -216,7 +217,8 @@ def plan_build(
         if plan.reason == GONE:
             plan.records_removed = int(states[key].get("rows", 0))
     build = {key for key, plan in plans.items() if plan.reason != GONE}
-    forecasts = {key: _Forecast(workspace, spec, profile, key, force=force) for key in build}
+    newest = _newest(source, spec, profile, build)
+    forecasts = {key: _Forecast(workspace, spec, profile, key, newest, force=force) for key in build}
     metadata = source.schema.metadata
     for _, key, rows in scan_parts(source, spec, profile, parts_of(source, profile, build)):
         forecasts[key].add(rows, metadata)
@@ -229,14 +231,30 @@ def plan_build(
     return BuildPlan(partitions=plans, current=tuple(current))
 
 
+def _newest(source: Source, spec: CollectionSpec, profile: SourceProfile, keys: Collection[str]) -> NewestRows | None:
+    """The newest row of each id in files that hold rows of some partitions, under ``overlap``; older ones are moved."""
+    if spec.newest_by is None or not profile.repeats_ids:
+        return None
+    held = parts_of(source, profile, keys)
+    parts = [part for part in source.parts if part.version in held]
+    moved = {name for key in keys for name in profile.superseded.get(key, ())}
+    others = [part for part in source.parts if part.version not in held] if moved else []
+    columns = age_columns(spec)
+    return NewestRows(
+        lambda: (batch for part in [*parts, *others] for batch in source.batches(part, columns)), spec
+    )  # fmt: skip
+
+
 class _Forecast:
     """What the stages would make of one partition's rows, batch by batch."""
 
     def __init__(
-        self, workspace: Workspace, spec: CollectionSpec, profile: SourceProfile, key: str, *, force: bool
-    ) -> None:
+        self, workspace: Workspace, spec: CollectionSpec, profile: SourceProfile, key: str, newest: NewestRows | None,
+        *, force: bool,
+    ) -> None:  # fmt: skip
         self.spec = spec
         self.profile = profile
+        self.newest = newest
         self.known = HeaderIndex() if force else _known(workspace, key)
         self.records = self.rejected = self.reused = 0
         self.unknown: list[pa.Table] = []
@@ -244,7 +262,7 @@ class _Forecast:
 
     def add(self, rows: pa.RecordBatch, metadata: Mapping[bytes, bytes] | None) -> None:
         table = pa.Table.from_batches([rows]).replace_schema_metadata(metadata)
-        result = normalize_records(table, self.spec, self.profile)
+        result = normalize_records(table, self.spec, self.profile, newest=self.newest)
         self.records += rows.num_rows
         self.rejected += result.rejected.num_rows
         fresh = self._unseen(result.records)

@@ -22,6 +22,7 @@ from rasteret_assets.pipeline.stage import (
 )
 from rasteret_assets.publish.footer import PublishedFacts
 from rasteret_assets.publish.stac import is_stac
+from rasteret_assets.records.newest import NewestRows, age_columns
 from rasteret_assets.records.normalize import RepeatedIds, check_rejected, normalize_records
 from rasteret_assets.records.order import RecordSorter
 from rasteret_assets.schema import (
@@ -33,6 +34,7 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.recipe import recipe_of, with_recipe
+from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.batches import BATCH_BYTES, BATCH_ROWS
 from rasteret_assets.storage.files import STAGE_OPTIONS, TableWriter
 from rasteret_assets.storage.streams import StreamTable, stream_writer
@@ -60,7 +62,7 @@ def _normalize(build: Build, key: str) -> StageResult:
         counts: Counter[str] = Counter()
         facts = PublishedFacts()
         with RecordSorter() as sorter:
-            normalized = _sort_records(build, raw, profile, sorter, rejected_path, counts, facts)
+            normalized = _sort_records(build, key, raw, profile, sorter, rejected_path, counts, facts)
             handed = _Handed()
             with stream_writer(workspace, path, with_recipe(normalized, profile, version)) as stream:
                 for piece in sorter.drain():
@@ -71,13 +73,14 @@ def _normalize(build: Build, key: str) -> StageResult:
             build.hand_on(key, handed.batches)
         return StageResult(
             key=key, rows=stream.rows, version=stream.written.digest,
-            counts={name: counts[name] for name in _RECORD_COUNTS}, path=path, schema=normalized,
+            counts={name: counts[name] for name in _counted(build.spec)}, path=path, schema=normalized,
             size=stream.written.size,
         )  # fmt: skip
 
 
 def _sort_records(
     build: Build,
+    key: str,
     raw: StreamTable,
     profile: SourceProfile,
     sorter: RecordSorter,
@@ -89,13 +92,16 @@ def _sort_records(
     workspace, spec = build.workspace, build.spec
     ids = raw.batches([spec.source_column(ID)]) if profile.repeats_ids else ()
     repeats = RepeatedIds(normalize_ids(batch.column(0)) for batch in ids)
+    newest = None
+    if spec.newest_by is not None and profile.repeats_ids:
+        newest = NewestRows(lambda: raw.batches(age_columns(spec)), spec, profile.superseded.get(key, ()))
     metadata = {name: text for name, text in (raw.schema.metadata or {}).items() if name != RECIPE_KEY}
     first_rejected: pa.Table | None = None
     normalized = pa.schema([])
     with ExitStack() as stack:
         rejected: TableWriter | None = None
         for rows in _whole_batches(raw):
-            result = normalize_records(rows.replace_schema_metadata(metadata), spec, profile, repeats)
+            result = normalize_records(rows.replace_schema_metadata(metadata), spec, profile, repeats, newest)
             normalized = result.records.schema
             sorter.add(result.records)
             facts.add(result.records, spec.name if is_stac(normalized) else None)
@@ -107,6 +113,7 @@ def _sort_records(
                 rejected.write(result.rejected)
             counts["rejected_records"] += result.rejected.num_rows
             counts["duplicate_records"] += result.duplicates
+            counts["superseded_records"] += result.superseded
             counts["unreadable_assets"] += result.unreadable_assets
             counts["crs_conflicts"] += result.crs_conflicts
     if first_rejected is None:
@@ -114,6 +121,11 @@ def _sort_records(
     else:
         check_rejected(first_rejected, counts["rejected_records"], raw.rows, spec.max_rejected)
     return normalized
+
+
+def _counted(spec: CollectionSpec) -> tuple[str, ...]:
+    """What is counted of the records of a partition."""
+    return _RECORD_COUNTS if spec.newest_by is None else (*_RECORD_COUNTS, "superseded_records")
 
 
 @dataclass

@@ -19,12 +19,14 @@ import pyarrow.compute as pc
 
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.columns.types import is_text
+from rasteret_assets.credentials import credentials_text
 from rasteret_assets.geometry import wkb_types
 from rasteret_assets.schema import (
     BBOX,
     BBOX_AXES,
     COLLECTION_VERSION,
     COLLECTION_VERSION_KEY,
+    CREDENTIALS_KEY,
     DATA_SOURCE_KEY,
     DATETIME,
     DESCRIPTION_KEY,
@@ -125,12 +127,15 @@ def united(one: list[float] | None, other: list[float] | None) -> list[float] | 
 
 def footer(facts: PublishedFacts, spec: CollectionSpec) -> dict[bytes, bytes]:
     """Footer metadata of a published file: the ``geo`` document and the collection's own keys."""
+    # Only where there are some, so that the files of all other collections stay what they are.
+    signed = {} if spec.credentials is None else {CREDENTIALS_KEY: credentials_text(spec.credentials).encode()}
     return {
         GEO_KEY: json.dumps(_geo(facts, native=spec.geometry_encoding == "native"), sort_keys=True).encode(),
         NAME_KEY: spec.name.encode(),
         DATA_SOURCE_KEY: spec.data_source.encode(),
         DESCRIPTION_KEY: spec.description.encode(),
         COLLECTION_VERSION_KEY: COLLECTION_VERSION,
+        **signed,
     }
 
 

@@ -22,6 +22,7 @@ from rasteret_assets.errors import InvalidRecordError
 from rasteret_assets.geometry import describe_geometry
 from rasteret_assets.partitions import hive_columns, hive_keys
 from rasteret_assets.records.footprints import Footprints, read_footprints
+from rasteret_assets.records.newest import NewestRows
 from rasteret_assets.schema import (
     ASSETS,
     BBOX,
@@ -45,6 +46,7 @@ class NormalizedRecords:
         records: rows that meet the contract, in source order.
         rejected: raw rows that do not, with ``reject_class`` and ``reject_reason``.
         duplicates: exact repetitions that were left out.
+        superseded: rows that were left out because a newer one has their id.
         unreadable_assets: records whose ``assets`` could not be read (they stay, without assets).
         crs_conflicts: records whose CRS columns disagree.
     """
@@ -52,6 +54,7 @@ class NormalizedRecords:
     records: pa.Table
     rejected: pa.Table
     duplicates: int = 0
+    superseded: int = 0
     unreadable_assets: int = 0
     crs_conflicts: int = 0
 
@@ -61,7 +64,7 @@ class NormalizedRecords:
         Raises:
             InvalidRecordError: naming the first ids, their reasons and the remedy.
         """
-        total = self.records.num_rows + self.rejected.num_rows + self.duplicates
+        total = self.records.num_rows + self.rejected.num_rows + self.duplicates + self.superseded
         check_rejected(self.rejected, self.rejected.num_rows, total, max_rejected)
 
 
@@ -89,7 +92,11 @@ class RepeatedIds:
 
 
 def normalize_records(
-    raw: pa.Table, spec: CollectionSpec, profile: SourceProfile, repeats: RepeatedIds | None = None
+    raw: pa.Table,
+    spec: CollectionSpec,
+    profile: SourceProfile,
+    repeats: RepeatedIds | None = None,
+    newest: NewestRows | None = None,
 ) -> NormalizedRecords:
     """Raw rows of one partition, or a batch of them, or a whole in-memory table, as the record contract wants them.
 
@@ -98,6 +105,7 @@ def normalize_records(
         spec: aliases, hrefs, rewrites.
         profile: of the source; decides the asset names and which ids are in conflict.
         repeats: of the whole partition where ``raw`` is one batch of it.
+        newest: the same, under ``overlap``.
 
     Raises:
         RecordError: if a whole column cannot be normalized: its type or its CRS is wrong.
@@ -110,8 +118,11 @@ def normalize_records(
     assets, bad_assets = _assets(aliased, spec, profile)
     codes, crs_texts, conflicts = normalize_crs(aliased)
 
-    reasons = _rejections(ids, bad_times, footprints, profile)
-    standing = np.asarray(reasons[:, 0] == None, bool)  # noqa: E711  (element-wise)
+    reasons = _rejections(ids, bad_times, footprints, profile, spec.newest_by)
+    older = _older(aliased, spec, profile, newest)
+    older &= reasons[:, 0] != "duplicate_id"
+    reasons[older] = None
+    standing = np.asarray(reasons[:, 0] == None, bool) & ~older  # noqa: E711  (element-wise)
     duplicate = (repeats or RepeatedIds([ids])).again(ids, standing)
     kept = standing & ~duplicate
     keep = pa.array(kept)
@@ -131,9 +142,19 @@ def normalize_records(
         records=records if kept.all() else records.filter(keep),
         rejected=_rejected(raw, reasons),
         duplicates=int(duplicate.sum()),
+        superseded=int(older.sum()),
         unreadable_assets=int(pc.sum(bad_assets.filter(keep)).as_py() or 0),
         crs_conflicts=conflicts,
     )
+
+
+def _older(
+    aliased: pa.RecordBatch, spec: CollectionSpec, profile: SourceProfile, newest: NewestRows | None
+) -> npt.NDArray[np.bool_]:
+    """Mark the rows that do not count, because a newer one has their id."""
+    if spec.newest_by is None or not profile.repeats_ids:
+        return np.zeros(aliased.num_rows, bool)
+    return (newest or NewestRows(lambda: [aliased], spec)).older(aliased)
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
@@ -157,14 +178,20 @@ def _rejections(
     bad_times: pa.Array,
     footprints: Footprints,
     profile: SourceProfile,
+    newest_by: str | None,
 ) -> npt.NDArray[np.object_]:
     """Class and reason per row, ``[N, 2]``; None where the row stands. The first reason found is kept."""
     reasons = np.full((len(ids), 2), None, dtype=object)
+    differ = "several records with different content carry this id, and " + (
+        "overlap: newest by COLUMN in the spec says which counts"
+        if newest_by is None
+        else f"no {newest_by} is the latest"
+    )
     conflicting = pc.fill_null(pc.is_in(ids, pa.array(profile.conflicting_ids, pa.string())), fill_value=False)
     misplaced = footprints.misplaced
     found: list[tuple[str, npt.NDArray[np.bool_], str | None]] = [
         ("missing_id", np.asarray(pc.is_null(ids)), "the record has no id"),
-        ("duplicate_id", np.asarray(conflicting), "several records with different content carry this id"),
+        ("duplicate_id", np.asarray(conflicting), differ),
         ("invalid_datetime", np.asarray(bad_times), "datetime is no ISO 8601, or not in the years 1 to 9999"),
         ("invalid_geometry", footprints.unreadable, "geometry cannot be read"),
         ("invalid_geometry", misplaced != None, None),  # noqa: E711  (element-wise)

@@ -79,6 +79,10 @@ def check_contract(label: str, schema: pa.Schema, footers: Iterable[pa.Schema], 
                 f"{label}: href_column={spec.href_column!r} is not there, {_nearest([spec.href_column], names)}"
             )
         available.add(ASSETS)
+    if spec.newest_by is not None and spec.newest_by not in available:
+        raise MissingColumnError(
+            f"{label}: overlap is by {spec.newest_by!r}, which is not there, {_nearest([spec.newest_by], names)}"
+        )
     if missing := [name for name in REQUIRED_COLUMNS if name not in available]:
         projected = " columns= leaves out part of the table;" if spec.columns is not None else ""
         href = ", or the column of addresses with href_column= and band_index_map=" if ASSETS in missing else ""

@@ -12,7 +12,8 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, NamedTuple, Protocol
+from itertools import groupby
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -21,16 +22,16 @@ import pyarrow.parquet as pq
 
 from rasteret_assets.errors import SourceError
 from rasteret_assets.geometry import GeometryColumn, describe_geometry
-from rasteret_assets.secrets import redact
 from rasteret_assets.source.crs import crs_name
+from rasteret_assets.source.locate import ListedFiles, label_of, locate
 from rasteret_assets.source.schemas import reduced
-from rasteret_assets.storage.filesystems import each_file, resolve_filesystem
-from rasteret_assets.storage.listing import Listed, list_table, visible_files
-from rasteret_assets.versions import FileVersion, file_version
+from rasteret_assets.storage.addresses import identity_hashes
+from rasteret_assets.storage.filesystems import each_file, is_local
+from rasteret_assets.storage.listing import Listed
+from rasteret_assets.versions import FileVersion, file_version, is_strong
 
 _log = logging.getLogger(__name__)
 
-PARQUET_SUFFIXES: Final = (".parquet", ".geoparquet", ".parq", ".pq")
 #: INT96 holds any year; as nanoseconds, which is how Arrow reads it by default, those of 1677 to 2262.
 _INT96_UNIT: Final = "us"
 FORMAT: Final = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit=_INT96_UNIT))
@@ -49,6 +50,8 @@ _TABLE_LOGS: Final = (
 )
 _told: set[str] = set()
 
+_Placed: TypeAlias = tuple[ListedFiles, Listed]
+
 
 class SchemaStore(Protocol):
     """Keeps the schemas of files between two looks at a record table."""
@@ -64,123 +67,147 @@ class SchemaStore(Protocol):
 
 
 class TableFile(NamedTuple):
-    """A file of a record table: where it is, its version, what counts of its schema, and its size where it is told."""
+    """A file of a record table.
 
+    Args:
+        fs: filesystem of the file.
+        folder: from which on ``key=value`` folders count, or None.
+        path: on the filesystem.
+        version: changes whenever the file does.
+        schema: what counts of its columns.
+        size: in bytes, where the store tells.
+        label: what to call it in messages.
+    """
+
+    fs: pafs.FileSystem
+    folder: str | None
     path: str
     version: str
     schema: pa.Schema
     size: int | None
+    label: str
 
 
 class TableFiles(NamedTuple):
-    """The files of a record table, in path order, and the folder they lie in (None where one file is the table)."""
+    """The files of a record table."""
 
-    fs: pafs.FileSystem
     label: str
-    folder: str | None
     files: list[TableFile]
 
 
 class TableListing(NamedTuple):
-    """The Parquet files of a table as their store lists them, in path order, and their versions."""
+    """The Parquet files of a table as their stores list them, each once, and their versions in the same order."""
 
-    fs: pafs.FileSystem
     label: str
-    folder: str | None
-    listed: list[Listed]
+    groups: list[ListedFiles]
     versions: list[FileVersion]
 
+    @property
+    def listed(self) -> list[Listed]:
+        """All files."""
+        return [one for group in self.groups for one in group.files]
 
-def find_files(path: str, filesystem: Any, known: SchemaStore | None) -> TableFiles:
+    @property
+    def remote(self) -> bool:
+        """Whether a file of the table lies on another machine."""
+        return not all(is_local(group.fs) for group in self.groups)
+
+
+def find_files(
+    paths: Sequence[str], filesystem: Any, known: SchemaStore | None, *, link_local: bool = False
+) -> TableFiles:
     """Find the Parquet files of a table and their schemas.
 
     Args:
-        path: path or URI of a file or a folder.
-        filesystem: pyarrow or fsspec filesystem of the path, or None.
+        paths: as for :func:`list_parquet`.
+        filesystem: as for :func:`list_parquet`.
         known: where the schemas of files that did not change are kept; all footers are opened without it.
+        link_local: as for :func:`list_parquet`.
 
     Raises:
         SourceError: if there is nothing there, or it cannot be read as Parquet files.
     """
-    found = list_parquet(path, filesystem)
-    schemas = _schemas(found.fs, [one.path for one in found.listed], found.versions, known)
+    found = list_parquet(paths, filesystem, link_local=link_local)
+    places = [(group, one) for group in found.groups for one in group.files]
+    schemas = _schemas(places, found.versions, known)
     files = [
-        TableFile(one.path, version.version, schema, one.size)
-        for one, version, schema in zip(found.listed, found.versions, schemas, strict=True)
+        TableFile(group.fs, group.folder, one.path, version.version, schema, one.size, one.shown)
+        for (group, one), version, schema in zip(places, found.versions, schemas, strict=True)
     ]
-    return TableFiles(found.fs, found.label, found.folder, files)
+    return TableFiles(found.label, files)
 
 
-def list_parquet(path: str, filesystem: Any) -> TableListing:
-    """List the Parquet files of a table and tell their versions; no file is opened.
+def list_parquet(paths: Sequence[str], filesystem: Any, *, link_local: bool = False) -> TableListing:
+    """List the Parquet files of a table and tell their versions; no footer is read.
 
     Args:
-        path: path or URI of a file or a folder.
-        filesystem: pyarrow or fsspec filesystem of the path, or None.
+        paths: paths, URIs or HTTP(S) addresses of files, folders and STAC documents, and globs.
+        filesystem: pyarrow or fsspec filesystem of the paths, a function that returns that of a path, or None.
+        link_local: whether link-local hosts may be asked.
 
     Raises:
         SourceError: if there is nothing there, or what is there is not a table of Parquet files.
     """
-    label = redact(path)
-    fs, inside = resolve_filesystem(path, filesystem)
+    label = label_of(paths)
     looked_ns = time.time_ns()
-    try:
-        found = list_table(fs, inside)
-        if found is not None and found[1]:
-            _refuse_table_formats(fs, label, inside, found[0])
-    except OSError as error:
-        raise SourceError(f"{label}: cannot be reached ({error})") from error
-    if found is None:
-        raise SourceError(f"{label}: no such file or folder; give the path or URI of a Parquet file or dataset")
-    listed, is_folder = found
-    if is_folder:
-        listed = visible_files(listed, inside, PARQUET_SUFFIXES)
-    if not listed:
-        raise SourceError(f"{label}: holds no Parquet file (looked for names ending in {', '.join(PARQUET_SUFFIXES)})")
-    if odd := next((one for one in listed if one.kind is not None), None):
-        raise SourceError(f"{redact(odd.path)}: is {odd.kind}, not a regular file: nothing can be read from it twice")
-    versions = _versions(fs, label, listed, looked_ns)
-    return TableListing(fs, label, inside if is_folder else None, listed, versions)
+    found = locate(paths, filesystem, _refuse_table_formats, link_local=link_local)
+    groups: list[ListedFiles] = []
+    versions: dict[str, FileVersion] = {}
+    for group in found:
+        files = []
+        for one, version in zip(group.files, _versions(group.fs, label, group.files, looked_ns), strict=True):
+            if one.kind is not None:
+                raise SourceError(f"{one.shown}: is {one.kind}, not a regular file: nothing can be read from it twice")
+            # Paths of a list may lead to one file by two ways.
+            if version.version not in versions:
+                versions[version.version] = version
+                files.append(one)
+        groups.append(ListedFiles(group.fs, group.folder, files))
+    return TableListing(label, groups, list(versions.values()))
 
 
 def _versions(fs: pafs.FileSystem, label: str, listed: Sequence[Listed], looked_ns: int) -> list[FileVersion]:
     versions = [
         file_version(
-            fs.type_name, one.path, size=one.size, times_ns=one.times_ns, tag=one.tag, looked_ns=looked_ns
+            fs.type_name, _identity(one), size=one.size, times_ns=one.times_ns, tag=one.tag, looked_ns=looked_ns
         )
         for one in listed
     ]  # fmt: skip
-    if label not in _told and any(not (one.times_ns or one.tag) for one in listed):
+    if label not in _told and any(not (one.times_ns or is_strong(one.tag)) for one in listed):
         _told.add(label)
         _log.warning(
-            "%s: its filesystem (%s) tells neither when a file was changed nor an ETag: all are read at each look",
-            label, fs.type_name,
+            "%s: its filesystem (%s) tells neither when a file was changed nor a strong ETag: such files are read at "
+            "each look", label, fs.type_name,
         )  # fmt: skip
     return versions
 
 
-def _schemas(
-    fs: pafs.FileSystem, paths: Sequence[str], versions: Sequence[FileVersion], known: SchemaStore | None
-) -> list[pa.Schema]:
+def _identity(listed: Listed) -> str:
+    """What tells a file from all others of its kind of store; of an address a hash, because addresses hold secrets."""
+    if listed.address is None:
+        return listed.path
+    return str(identity_hashes(pa.array([listed.address], pa.string()))[0].as_py().hex())
+
+
+def _schemas(places: Sequence[_Placed], versions: Sequence[FileVersion], known: SchemaStore | None) -> list[pa.Schema]:
     """Schemas of files, in their order; files of equal schemas share one object."""
     kept = {} if known is None else known.load()
     if known is None or kept.keys() >= {version.version for version in versions}:
-        return _opened_schemas(fs, paths, versions, kept, known)
+        return _opened_schemas(places, versions, kept, known)
     with known.alone():
         # Whoever held the lock before may have opened the same files.
-        return _opened_schemas(fs, paths, versions, known.load(), known)
+        return _opened_schemas(places, versions, known.load(), known)
 
 
 def _opened_schemas(
-    fs: pafs.FileSystem,
-    paths: Sequence[str],
+    places: Sequence[_Placed],
     versions: Sequence[FileVersion],
     kept: Mapping[str, pa.Schema],
     known: SchemaStore | None,
 ) -> list[pa.Schema]:
     found = {version.version: kept[version.version] for version in versions if version.version in kept}
     fresh = [at for at, version in enumerate(versions) if version.version not in found]
-    opened = each_file(fs, lambda path: _file_schema(fs, path), [paths[at] for at in fresh])
+    opened = _each_schema([places[at] for at in fresh])
     distinct = {id(schema): schema for schema in found.values()} if fresh else {}
     shared = {schema.serialize().to_pybytes(): schema for schema in distinct.values()}
     for at, schema in zip(fresh, opened, strict=True):
@@ -192,14 +219,29 @@ def _opened_schemas(
     return [found[version.version] for version in versions]
 
 
-def _file_schema(fs: pafs.FileSystem, path: str) -> pa.Schema:
+def _each_schema(places: Sequence[_Placed]) -> list[pa.Schema]:
+    """Schemas of files in their order, by store, many at once where a store takes time to answer."""
+    found: list[pa.Schema] = []
+    for _, same in groupby(places, key=lambda place: id(place[0])):
+        some = list(same)
+        found += _of_one_store(some[0][0].fs, [one for _, one in some])
+    return found
+
+
+def _of_one_store(fs: pafs.FileSystem, files: Sequence[Listed]) -> list[pa.Schema]:
+    by_path = {one.path: one for one in files}
+    return each_file(fs, lambda path: _file_schema(fs, by_path[path]), list(by_path))
+
+
+def _file_schema(fs: pafs.FileSystem, file: Listed) -> pa.Schema:
+    label = file.shown
     try:
-        with fs.open_input_file(path) as source, pq.ParquetFile(
+        with fs.open_input_file(file.path) as source, pq.ParquetFile(
             source, coerce_int96_timestamp_unit=_INT96_UNIT
-        ) as file:  # fmt: skip
-            return _with_logical_crs(redact(path), reduced(file.schema_arrow), file)
+        ) as opened:  # fmt: skip
+            return _with_logical_crs(label, reduced(opened.schema_arrow), opened)
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{redact(path)}: not a readable Parquet file: {error}{_other_format(path)}") from error
+        raise SourceError(f"{label}: not a readable Parquet file: {error}{_other_format(file.path)}") from error
 
 
 def _with_logical_crs(label: str, schema: pa.Schema, file: pq.ParquetFile) -> pa.Schema:

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -20,6 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from rasteret_assets.errors import DamagedFileError
+from rasteret_assets.source.overlap import ROW_FACTS, RowFacts
 from rasteret_assets.source.profile import FoundPart, PartProfile
 from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.reading import looking
@@ -31,6 +33,8 @@ _KEPT_BYTES: Final = 32 * 2**20
 #: Tables that a finished look may consist of before they are written as one.
 _TABLES_AT_MOST: Final = 24
 _SCHEMA: Final = pa.schema([("part", pa.string()), ("found", pa.string()), ("hashes", pa.large_binary())])
+#: Under ``overlap`` also what the newest row of an id is found by.
+_SCHEMA_OF_OVERLAP: Final = _SCHEMA.append(pa.field("facts", pa.large_binary()))
 _UNDER: Final = b"looked_under"
 #: Bytes of the hash of an id.
 ID_BYTES: Final = 8
@@ -44,12 +48,14 @@ class FoundFiles:
     Args:
         workspace: of the collection.
         under: what the findings depend on beside the files: tables of looks under anything else do not count.
+        overlap: whether the facts of rows are kept as well, by which the newest row of an id is found.
     """
 
-    def __init__(self, workspace: Workspace, under: str) -> None:
+    def __init__(self, workspace: Workspace, under: str, *, overlap: bool = False) -> None:
         self._workspace = workspace
         self._folder = f"{workspace.stages}/source_files"
-        self._schema = _SCHEMA.with_metadata({_UNDER: under})
+        self._overlap = overlap
+        self._schema = (_SCHEMA_OF_OVERLAP if overlap else _SCHEMA).with_metadata({_UNDER: under})
         self._guard = threading.Lock()
         self._waiting: dict[str, FoundPart] = {}
         self._waiting_bytes = 0
@@ -79,7 +85,7 @@ class FoundFiles:
         """Keep what was found in a file; it is written once it has waited long enough, or is large enough."""
         with self._guard:
             self._waiting[version] = found
-            self._waiting_bytes += found.ids.nbytes
+            self._waiting_bytes += _bytes_of(found)
             if self._waiting_bytes >= _KEPT_BYTES or time.monotonic() - self._kept_at >= KEPT_EVERY_S:
                 self._write_waiting()
 
@@ -106,6 +112,36 @@ class FoundFiles:
             return [self._write(parts)]
         return sorted(needed)
 
+    def facts_of(self, versions: Collection[str]) -> Iterator[tuple[str, RowFacts]]:
+        """Yield what is kept of the rows of files under ``overlap``, one file after the other.
+
+        Raises:
+            DamagedFileError: if a table is damaged, which is then removed, so that the next look reads its files again.
+        """
+        missing = set(versions)
+        with self._guard:
+            waiting = [(version, part) for version, part in self._waiting.items() if version in missing]
+        for version, part in waiting:
+            missing.discard(version)
+            if part.facts is not None:
+                yield version, part.facts
+        for name, rows in list(self._tables.items()):
+            if not missing & rows.keys():
+                continue
+            for version, facts in self._facts_in(f"{self._folder}/{name}"):
+                if version in missing:
+                    missing.discard(version)
+                    yield version, facts
+
+    def _facts_in(self, path: str) -> Iterator[tuple[str, RowFacts]]:
+        try:
+            for batch in self._workspace.read_batches(path, ["part", "facts"]):
+                for part, facts in zip(batch.column("part").to_pylist(), batch.column("facts"), strict=True):
+                    yield part, _values(facts, ROW_FACTS)
+        except DamagedFileError:
+            self._workspace.remove(path)
+            raise
+
     def remove_others(self, named: Collection[str]) -> None:
         """Delete the tables that the finished look does not name."""
         for name in self._listed():
@@ -118,12 +154,14 @@ class FoundFiles:
         return sorted(info.base_name for info in infos if info.base_name.endswith(".parquet"))
 
     def _read(self, name: str) -> dict[str, FoundPart]:
-        table = self._workspace.read_table(f"{self._folder}/{name}", cache=True)
-        if table is None or not table.schema.equals(self._schema, check_metadata=True):
+        # The facts of rows are read when they are asked for, a file of the source at a time.
+        path, schema = f"{self._folder}/{name}", self._schema
+        table = self._workspace.read_table(path, columns=_SCHEMA.names, cache=True)
+        if table is None or not table.schema.equals(_SCHEMA.with_metadata(schema.metadata), check_metadata=True):
             return {}
         try:
             return {
-                part: FoundPart(PartProfile.from_json(json.loads(found)), _hashes(hashes))
+                part: FoundPart(PartProfile.from_json(json.loads(found)), _values(hashes, np.dtype(np.uint64)))
                 for part, found, hashes in zip(
                     table["part"].to_pylist(), table["found"].to_pylist(), table["hashes"], strict=True
                 )
@@ -140,13 +178,21 @@ class FoundFiles:
         name = f"{uuid.uuid4().hex[:16]}.parquet"
         with self._workspace.writer(f"{self._folder}/{name}", self._schema, **_PLAIN) as writer:
             for some in _in_pieces(parts):
+                if self._overlap:
+                    lacking = [version for version, part in some.items() if part.facts is None]
+                    for version, facts in self.facts_of(lacking) if lacking else ():
+                        some[version] = some[version]._replace(facts=facts)
                 writer.write(_table(some, self._schema))
         self._tables[name] = {version: len(part.ids) for version, part in parts.items()}
         return name
 
 
-def _hashes(value: pa.LargeBinaryScalar) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    return np.frombuffer(value.as_buffer() or b"", np.uint64)
+def _values(value: pa.LargeBinaryScalar, kind: np.dtype[Any]) -> np.ndarray[tuple[int], np.dtype[Any]]:
+    return np.frombuffer(value.as_buffer() or b"", kind)
+
+
+def _bytes_of(part: FoundPart) -> int:
+    return part.ids.nbytes + (0 if part.facts is None else int(part.facts.nbytes))
 
 
 def _in_pieces(parts: Mapping[str, FoundPart]) -> Iterable[dict[str, FoundPart]]:
@@ -155,7 +201,7 @@ def _in_pieces(parts: Mapping[str, FoundPart]) -> Iterable[dict[str, FoundPart]]
     size = 0
     for version, part in parts.items():
         piece[version] = part
-        size += part.ids.nbytes
+        size += _bytes_of(part)
         if size >= _KEPT_BYTES:
             yield piece
             piece, size = {}, 0
@@ -165,10 +211,18 @@ def _in_pieces(parts: Mapping[str, FoundPart]) -> Iterable[dict[str, FoundPart]]
 
 def _table(parts: Mapping[str, FoundPart], schema: pa.Schema) -> pa.Table:
     # All hashes as one buffer: millions of them take longer to copy one by one than to write.
-    ends = np.cumsum([0, *(part.ids.nbytes for part in parts.values())])
-    values = np.concatenate([np.zeros(0, np.uint64), *(part.ids for part in parts.values())])
-    hashes = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(parts), [None, pa.py_buffer(ends), pa.py_buffer(values)]
-    )
+    columns = [_joined([part.ids for part in parts.values()])]
+    if "facts" in schema.names:
+        none = np.zeros(0, ROW_FACTS)
+        columns.append(_joined([none if part.facts is None else part.facts for part in parts.values()]))
     found = [json.dumps(asdict(part.profile), sort_keys=True) for part in parts.values()]
-    return pa.table([pa.array(list(parts), pa.string()), pa.array(found, pa.string()), hashes], schema)
+    return pa.table([pa.array(list(parts), pa.string()), pa.array(found, pa.string()), *columns], schema)
+
+
+def _joined(values: list[np.ndarray[tuple[int], np.dtype[Any]]]) -> pa.Array:
+    """Arrays end to end, each as one binary value."""
+    ends = np.cumsum([0, *(one.nbytes for one in values)])
+    content = np.concatenate([values[0][:0], *values])
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(values), [None, pa.py_buffer(ends), pa.py_buffer(content)]
+    )

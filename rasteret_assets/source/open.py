@@ -1,15 +1,16 @@
 """Stage 1, raw records: open a record table, whatever it is, and scan its rows.
 
-A source is a Parquet file, a directory of them (hive keys become columns), or any Arrow object. The projection and the
-filter are pushed into the scan. Files of one directory may differ in schema: each is scanned as it is, and its rows are
-brought to the columns that all files have together, so that a column that only a later file has is not lost.
+A source is a Parquet file, a directory of them (hive keys become columns), several of both, or any Arrow object. The
+projection and the filter are pushed into the scan. Files of one table may differ in schema: each is scanned as it is,
+and its rows are brought to the columns that all files have together, so that a column that only a later file has is not
+lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import groupby
 from typing import Any, Final
 
 import pyarrow as pa
@@ -20,11 +21,11 @@ from rasteret_assets.columns.hashing import ContentDigest
 from rasteret_assets.errors import MissingColumnError, RasteretAssetsError, SourceError
 from rasteret_assets.geometry import GeometryColumn, primary_geometry
 from rasteret_assets.schema import DATETIME, END_DATETIME, GEOMETRY, START_DATETIME
-from rasteret_assets.secrets import redact
 from rasteret_assets.source.arrow import as_dataset
 from rasteret_assets.source.contract import OF_THE_SCANNER, check_contract, check_storable, listed, projection
 from rasteret_assets.source.crs import as_ewkb, describe_footprints, is_one, srid_of
-from rasteret_assets.source.files import FORMAT, SchemaStore, TableFiles, find_files
+from rasteret_assets.source.files import FORMAT, SchemaStore, TableFile, TableFiles, find_files
+from rasteret_assets.source.locate import paths_of
 from rasteret_assets.source.schemas import reduced, unite_schemas
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.batches import BATCH_ROWS
@@ -74,7 +75,7 @@ class Source:
         filter: row filter, or None.
         parts: its files, in path order.
         geometry: name of the column of footprints.
-        remote: whether its files lie on another machine.
+        remote: whether its files, or the catalog that they were harvested from, lie on another machine.
         reopen: opens the files at its path as they are now; None for an Arrow object, which cannot change.
     """
 
@@ -87,23 +88,28 @@ class Source:
     remote: bool = False
     reopen: Callable[[], Source] | None = field(default=None, repr=False, compare=False)
 
-    def batches(self, part: SourcePart | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the selected rows in file order, in bounded batches: of one part, or of all.
+    def batches(self, part: SourcePart | None = None, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the selected rows in file order, in bounded batches.
+
+        Args:
+            part: whose rows are wanted; those of all parts when omitted.
+            columns: to read; all when omitted.
 
         Raises:
             SourceError: if a file turns out unreadable on the way.
             MissingColumnError: if the filter names a column that is not there.
         """
+        names = self.schema.names if columns is None else list(columns)
         for chosen in self.parts if part is None else (part,):
             try:
                 for rows in self._pieces(chosen):
                     # A fragment by itself does not know the columns that only other files have.
                     united = {"schema": chosen.scanned} if isinstance(rows, ds.Fragment) else {}
                     scanner = rows.scanner(
-                        columns=self.schema.names, filter=self.filter, batch_size=BATCH_ROWS, **_READAHEAD, **united
+                        columns=names, filter=self.filter, batch_size=BATCH_ROWS, **_READAHEAD, **united
                     )
                     for batch in scanner.to_batches():
-                        yield self._united(batch, chosen)
+                        yield self._united(batch, chosen, names)
             except (pa.ArrowException, OSError) as error:
                 raise self._explained(error, chosen) from error
 
@@ -132,13 +138,15 @@ class Source:
         else:
             yield part.dataset
 
-    def _united(self, batch: pa.RecordBatch, part: SourcePart) -> pa.RecordBatch:
+    def _united(self, batch: pa.RecordBatch, part: SourcePart, names: Sequence[str]) -> pa.RecordBatch:
         """A part's rows as those of all parts."""
-        columns = {name: batch.column(name) for name in self.schema.names}
-        if part.footprints is not None:
+        columns = {name: batch.column(name) for name in names}
+        if part.footprints is not None and self.geometry in columns:
             columns[self.geometry] = as_ewkb(columns[self.geometry], *part.footprints)
-        united = [conform(columns[field.name], field.type) for field in self.schema]
-        return pa.RecordBatch.from_arrays(united, schema=self.schema)
+        whole = self.schema.names == list(names)
+        schema = self.schema if whole else pa.schema([self.schema.field(name) for name in names], self.schema.metadata)
+        united = [conform(columns[field.name], field.type) for field in schema]
+        return pa.RecordBatch.from_arrays(united, schema=schema)
 
     def _explained(self, error: Exception, part: SourcePart) -> RasteretAssetsError:
         text = str(error)
@@ -156,10 +164,11 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: 
     """Open ``data`` as a record table.
 
     Args:
-        data: path or URI of a Parquet file or directory, or an Arrow Table, Dataset, RecordBatch, RecordBatchReader,
-            any object with ``__arrow_c_stream__``, or a GeoDataFrame.
+        data: path, URI or address of a Parquet file, directory, STAC document or glob, or a list of these; or an Arrow
+            Table, Dataset, RecordBatch, RecordBatchReader, any object with ``__arrow_c_stream__``, or a GeoDataFrame.
         spec: gives ``columns``, ``filter_expr``, ``column_map`` and ``href_column``.
-        filesystem: pyarrow or fsspec filesystem of ``data`` where it is a path.
+        filesystem: pyarrow or fsspec filesystem of ``data`` where it is a path, or a function that returns that of a
+            path.
         known: where schemas of files are kept between two looks (see :class:`~.known.KnownSchemas`): only the footers
             of files that changed are then opened.
 
@@ -169,15 +178,16 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: 
     """
     geometry = spec.source_column(GEOMETRY)
     instants = frozenset(map(spec.source_column, (DATETIME, START_DATETIME, END_DATETIME)))
-    table = _open(data, filesystem, known, geometry, instants)
+    table = _open(data, filesystem, known, geometry, instants, link_local=spec.link_local == "allow")
     if spec.filter is not None:
         table = replace(table, parts=tuple(_in_one_unit(part, table.schema) for part in table.parts))
     names = projection(table.label, table.schema.names, spec)
     schema = pa.schema([table.schema.field(name) for name in names], table.schema.metadata)
     footers = list({id(part.schema): part.schema for part in table.parts}.values())
     check_contract(table.label, schema, footers, spec)
-    source = _with_one_crs(replace(table, schema=schema, filter=spec.filter))
-    if isinstance(data, str | Path):
+    remote = table.remote or (spec.harvest is not None and spec.harvest.is_remote)
+    source = _with_one_crs(replace(table, schema=schema, filter=spec.filter, remote=remote))
+    if paths_of(data) is not None:
         return replace(source, reopen=lambda: open_source(data, spec, filesystem, known))
     check_storable(source.label, source.schema)
     return _with_content_version(source)
@@ -194,10 +204,10 @@ def open_table(data: Any, filesystem: Any = None) -> Source:
 
 def _open(
     data: Any, filesystem: Any, known: SchemaStore | None = None, geometry: str | None = None,
-    instants: frozenset[str] = frozenset({DATETIME, START_DATETIME, END_DATETIME}),
+    instants: frozenset[str] = frozenset({DATETIME, START_DATETIME, END_DATETIME}), *, link_local: bool = False,
 ) -> Source:  # fmt: skip
-    if isinstance(data, str | Path):
-        return _of_files(find_files(str(data), filesystem, known), geometry, instants)
+    if (paths := paths_of(data)) is not None:
+        return _of_files(find_files(paths, filesystem, known, link_local=link_local), geometry, instants)
     dataset = as_dataset(data)
     label = f"the {type(data).__name__}"
     schema = reduced(dataset.schema)
@@ -219,31 +229,48 @@ def _is_remote(dataset: ds.Dataset) -> bool:
 def _of_files(found: TableFiles, geometry: str | None, instants: frozenset[str]) -> Source:
     distinct = list({id(file.schema): file.schema for file in found.files}.values())
     united = unite_schemas(found.label, distinct, geometry or primary_geometry(distinct[0].metadata), instants)
+    groups = [list(group) for _, group in groupby(found.files, key=lambda file: (id(file.fs), file.folder))]
     try:
-        hive = ds.HivePartitioning.discover(schema=None) if found.folder is not None else None
-        factory = ds.FileSystemDatasetFactory(
-            found.fs, [file.path for file in found.files], FORMAT,
-            ds.FileSystemFactoryOptions(partition_base_dir=found.folder, partitioning=hive),
-        )  # fmt: skip
-        keys = factory.inspect(promote_options="permissive", fragments=0) if hive is not None else pa.schema([])
-        united = pa.schema([*united, *(key for key in keys if key.name not in united.names)], united.metadata)
-        dataset = factory.finish(united)
+        datasets = [_DatasetOfFiles(group) for group in groups]
+        for keys in (dataset.keys for dataset in datasets):
+            united = pa.schema([*united, *(key for key in keys if key.name not in united.names)], united.metadata)
+        fragments = [fragment for dataset in datasets for fragment in dataset.fragments(united)]
     except pa.ArrowException as error:
         raise SourceError(f"{found.label}: its files do not fit together: {error}") from error
-    fragments = {fragment.path: fragment for fragment in dataset.get_fragments()}
     scanned = {id(schema): _as_it_is(schema, united) for schema in distinct}
     parts = tuple(
         SourcePart(
-            version=file.version, dataset=fragments[file.path], schema=file.schema,
-            scanned=scanned[id(file.schema)], label=redact(file.path), size=file.size,
+            version=file.version, dataset=fragment, schema=file.schema,
+            scanned=scanned[id(file.schema)], label=file.label, size=file.size,
         )
-        for file in found.files
+        for file, fragment in zip(found.files, fragments, strict=True)
     )  # fmt: skip
     fingerprint = files_version(part.version for part in parts)
     return Source(
         schema=united, fingerprint=fingerprint, label=found.label, parts=parts, geometry=geometry or GEOMETRY,
-        remote=not is_local(found.fs),
+        remote=not all(is_local(group[0].fs) for group in groups),
     )  # fmt: skip
+
+
+class _DatasetOfFiles:
+    """Files of one filesystem and folder, and the columns that ``key=value`` folders make."""
+
+    def __init__(self, files: Sequence[TableFile]) -> None:
+        self._paths = [file.path for file in files]
+        folder = files[0].folder
+        hive = ds.HivePartitioning.discover(schema=None) if folder is not None else None
+        self._factory = ds.FileSystemDatasetFactory(
+            files[0].fs, self._paths, FORMAT,
+            ds.FileSystemFactoryOptions(partition_base_dir=folder, partitioning=hive),
+        )  # fmt: skip
+        self.keys = (
+            self._factory.inspect(promote_options="permissive", fragments=0) if hive is not None else pa.schema([])
+        )
+
+    def fragments(self, schema: pa.Schema) -> list[ds.Fragment]:
+        """Return the files in their order, to be scanned with the columns of the whole table."""
+        found = {fragment.path: fragment for fragment in self._factory.finish(schema).get_fragments()}
+        return [found[path] for path in self._paths]
 
 
 def _as_it_is(schema: pa.Schema, united: pa.Schema) -> pa.Schema:

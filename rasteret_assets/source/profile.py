@@ -39,6 +39,7 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.source.crs import crs_name
 from rasteret_assets.source.open import Source, SourcePart
+from rasteret_assets.source.overlap import FactsOf, FactsOfRows, Overlap, RowFacts, find_overlap
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.ahead import ahead
 
@@ -101,6 +102,8 @@ class SourceProfile:
         repeats_ids: whether any id occurs more than once (or, by a clash of hashes, seems to).
         parts: by version of the source's file.
         remote: whether the source lies on another machine.
+        superseded: ids whose rows in a partition are older than the one in another, by partition; such rows count
+            neither there nor in its version.
     """
 
     fingerprint: str
@@ -112,6 +115,7 @@ class SourceProfile:
     repeats_ids: bool = True
     parts: dict[str, PartProfile] = field(default_factory=dict)
     remote: bool = False
+    superseded: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A document for :meth:`from_json`."""
@@ -126,6 +130,7 @@ class SourceProfile:
             fingerprint=document["fingerprint"], columns=document.get("columns", ""),
             partitions=_partitions(document["partitions"]), parts=parts,
             repeats_ids=document.get("repeats_ids", True), remote=bool(document.get("remote")), **lists,
+            superseded={key: tuple(ids) for key, ids in document.get("superseded", {}).items()},
         )  # fmt: skip
 
     @property
@@ -149,17 +154,25 @@ def _partitions(document: Mapping[str, Any]) -> dict[str, PartitionProfile]:
 
 
 class FoundPart(NamedTuple):
-    """What was found in one file of a source, and a 64-bit hash of the id of each of its rows."""
+    """What was found in one file of a source.
+
+    Args:
+        profile: of the file.
+        ids: a 64-bit hash of the id of each row.
+        facts: of the same rows, as :data:`~rasteret_assets.source.overlap.ROW_FACTS`, where files may overlap and the
+            facts are not stored.
+    """
 
     profile: PartProfile
     ids: npt.NDArray[np.uint64]
+    facts: RowFacts | None = None
 
 
 class Look(NamedTuple):
-    """A look at a source: what it found, and a 64-bit hash of the id of every row, by version of the file."""
+    """A look at a source: the profile, and what was found in each file, by its version."""
 
     profile: SourceProfile
-    ids: dict[str, npt.NDArray[np.uint64]]
+    found: dict[str, FoundPart]
 
 
 def profile_fingerprint(source_fingerprint: str, spec: CollectionSpec) -> str:
@@ -193,6 +206,7 @@ def look_at(
     *,
     begun: Mapping[str, FoundPart] | None = None,
     keep_part: PartKeeper | None = None,
+    stored_facts: FactsOf | None = None,
 ) -> Look:
     """Look at the files of a source that the last look, under the same spec, did not see as they are now.
 
@@ -203,6 +217,7 @@ def look_at(
         keep: called with the rows of every file that is read, so that they need not be read again; from two threads.
         begun: what a look that did not come to its end found in files that the last look did not see, by version.
         keep_part: called with what was found in each file that is read, once it was read; from two threads.
+        stored_facts: yields the facts of files that an earlier look found, or that were given to ``keep_part``.
 
     Raises:
         BandNotFoundError: if ``band_codes`` names an asset no record has.
@@ -210,40 +225,52 @@ def look_at(
     """
     found_in: dict[str, FoundPart] = {}
     if last is not None:
-        for version in last.profile.parts.keys() & last.ids.keys():
-            found_in[version] = FoundPart(last.profile.parts[version], last.ids[version])
+        found_in |= {version: last.found[version] for version in last.profile.parts.keys() & last.found.keys()}
     # Only of the others it is not known whether their ids occur again.
     fresh = [part for part in source.parts if part.version not in found_in]
     found_in |= {part.version: begun[part.version] for part in fresh if begun and part.version in begun}
     unread = [part for part in fresh if part.version not in found_in]
     found_in |= _read_parts(source, unread, spec, keep, keep_part)
-    parts = {part.version: found_in[part.version].profile for part in source.parts}
-    ids = {part.version: found_in[part.version].ids for part in source.parts}
-    stated = _schema_names(source, spec)
-    ordered = stated or sorted({name for part in parts.values() for name in part.asset_names})
-    rasters = {name for part in parts.values() for name in part.rasters}
-    found = _combined(parts.values())
+    found_in = {part.version: found_in[part.version] for part in source.parts}
+    ids = {version: part.ids for version, part in found_in.items()}
     if last is not None and not last.profile.repeats_ids:
         of_fresh = {part.version: ids[part.version] for part in fresh}
         suspects = repeated_by(of_fresh.values(), [ids[version] for version in ids.keys() - of_fresh.keys()])
     else:
         suspects = repeated(ids.values())
-    conflicts = _conflicting(source, spec, ids, suspects)
+    overlap = (
+        Overlap(conflicts=_conflicting(source, spec, ids, suspects))
+        if spec.newest_by is None
+        else _overlapping(source, spec, found_in, suspects, stored_facts)
+    )
+    profile = _profile_of(source, spec, found_in, overlap)
+    return Look(replace(profile, repeats_ids=bool(len(suspects))), found_in)
+
+
+def _profile_of(
+    source: Source, spec: CollectionSpec, found_in: Mapping[str, FoundPart], overlap: Overlap
+) -> SourceProfile:
+    """The profile of a source by what was found in its files, and in their rows of equal ids."""
+    parts = {version: part.profile for version, part in found_in.items()}
+    stated = _schema_names(source, spec)
+    ordered = stated or sorted({name for part in parts.values() for name in part.asset_names})
+    rasters = {name for part in parts.values() for name in part.rasters}
+    conflicts = overlap.conflicts
+    found = _counted(_combined(parts.values()), overlap)
     for key, shared in conflicts.items():
         # A record is rejected for what another partition holds: that partition's change is a change of this one.
         found[key] = replace(found[key], version=_digest([found[key].version, *shared]))
-    profile = SourceProfile(
+    return SourceProfile(
         fingerprint=profile_fingerprint(source.fingerprint, spec),
         columns=columns_version(source, spec),
         partitions=found or {UNDATED: PartitionProfile(rows=0, version="empty")},
         asset_names=tuple(ordered),
         bands=_bands(source, spec, ordered, rasters, any_rows=bool(found)),
         conflicting_ids=tuple(sorted({name for shared in conflicts.values() for name in shared})),
-        repeats_ids=bool(len(suspects)),
         parts=parts,
         remote=source.remote,
+        superseded=overlap.superseded,
     )
-    return Look(profile, ids)
 
 
 def _read_parts(
@@ -259,6 +286,7 @@ def _read_parts(
         found = _profile_part(source, part, spec, keep)
         if keep_part is not None:
             keep_part(part.version, found)
+            found = found._replace(facts=None)  # they are kept
         return found
 
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
@@ -271,13 +299,47 @@ def _read_parts(
                 future.cancel()
 
 
-def _combined(parts: Collection[PartProfile]) -> dict[str, PartitionProfile]:
-    """Partitions over all files; which file a row is in does not count, only which rows all files hold."""
+def _overlapping(
+    source: Source,
+    spec: CollectionSpec,
+    found_in: Mapping[str, FoundPart],
+    suspects: npt.NDArray[np.uint64],
+    stored_facts: FactsOf | None,
+) -> Overlap:
+    def facts(versions: Collection[str]) -> Iterator[tuple[str, RowFacts]]:
+        elsewhere = []
+        for version in versions:
+            if (here := found_in[version].facts) is None:
+                elsewhere.append(version)
+            else:
+                yield version, here
+        if elsewhere and stored_facts is not None:
+            yield from stored_facts(elsewhere)
+
+    ids = {version: part.ids for version, part in found_in.items()}
+    keys = {version: sorted(part.profile.partitions) for version, part in found_in.items()}
+    return find_overlap(source, spec, ids, facts, keys, suspects)
+
+
+def _counted(digests: Mapping[str, RowsDigest], overlap: Overlap) -> dict[str, PartitionProfile]:
+    """Partitions with the versions of the rows that count; those in which none does are not there."""
+    found: dict[str, PartitionProfile] = {}
+    for key, digest in sorted(digests.items()):
+        rows = digest.rows
+        if key in overlap.digests:
+            digest.remove(overlap.digests[key])
+        if digest.rows:
+            found[key] = PartitionProfile(rows=rows, version=digest.hexdigest())
+    return found
+
+
+def _combined(parts: Collection[PartProfile]) -> dict[str, RowsDigest]:
+    """Rows of partitions over all files; which file a row is in does not count, only which rows all files hold."""
     digests: dict[str, RowsDigest] = {}
     for part in parts:
         for key, found in part.partitions.items():
             digests.setdefault(key, RowsDigest()).merge(RowsDigest(found.version, found.rows))
-    return _profiled(digests)
+    return digests
 
 
 def _profiled(digests: Mapping[str, RowsDigest]) -> dict[str, PartitionProfile]:
@@ -293,11 +355,15 @@ def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec, keep: 
     names: set[str] = set()
     rasters: set[str] = set()
     hashes = [np.zeros(0, np.uint64)]
+    facts = FactsOfRows(spec) if spec.newest_by is not None else None
     stated = _schema_names(source, spec)
     for batch in ahead(source.batches(part)):
         aliased = with_aliases(batch, spec)
         hashed = batch_hashes(batch)
-        for key, places in _places(aliased, spec):
+        placed = list(_places(aliased, spec))
+        if facts is not None:
+            facts.add(aliased, hashed, placed)
+        for key, places in placed:
             digests.setdefault(key, RowsDigest()).add(hashed[places])
             if keep is not None:
                 keep(part.version, key, _taken(batch, places))
@@ -308,7 +374,7 @@ def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec, keep: 
             if spec.enrich_cog and spec.band_codes is None:
                 rasters |= _raster_names(aliased.column(ASSETS), [name for name in in_batch if name not in rasters])
     found = PartProfile(partitions=_profiled(digests), asset_names=tuple(sorted(names)), rasters=tuple(sorted(rasters)))
-    return FoundPart(found, np.concatenate(hashes))
+    return FoundPart(found, np.concatenate(hashes), None if facts is None else facts.table(sorted(digests)))
 
 
 def scan_parts(

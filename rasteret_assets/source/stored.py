@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from rasteret_assets.errors import NotHarvestedError, SourceError
 from rasteret_assets.source.files import TableListing, list_parquet
 from rasteret_assets.source.found import ID_BYTES, FoundFiles
 from rasteret_assets.source.known import KnownSchemas
@@ -28,7 +30,7 @@ from rasteret_assets.source.profile import (
     profile_fingerprint,
 )
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.filesystems import is_local
+from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.reading import also_do
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.versions import files_version
@@ -76,10 +78,33 @@ def open_known(
         trust_stored: whether the schemas that are kept count, as they do not where a build is forced.
 
     Raises:
+        NotHarvestedError: if STAC items are harvested into the table, but were not yet.
         SourceError: if there is nothing there, or what is there is not Parquet.
         MissingColumnError: if a column that the spec or the record contract names is not there.
     """
-    return open_source(data, spec, filesystem, KnownSchemas(workspace, trust_stored=trust_stored))
+    with _told_to_harvest(workspace, spec):
+        return open_source(data, spec, filesystem, KnownSchemas(workspace, trust_stored=trust_stored))
+
+
+@contextmanager
+def _told_to_harvest(workspace: Workspace, spec: CollectionSpec) -> Iterator[None]:
+    """Say of a table that is not there that it has to be harvested, where it has.
+
+    Raises:
+        NotHarvestedError: in the place of a SourceError, where nothing was harvested.
+    """
+    try:
+        yield
+    except SourceError as error:
+        if spec.harvest is None or list_files(workspace.fs, workspace.harvested, (".parquet",)):
+            raise
+        if workspace.has(workspace.harvest_ledger):
+            raise NotHarvestedError(
+                f"{spec.name}: the harvest found no item: look at collections, bbox and datetime of its harvest options"
+            ) from error
+        raise NotHarvestedError(
+            f"{spec.name}: not harvested yet: run rasteret-assets harvest {spec.name}, or harvest(spec) in Python"
+        ) from error
 
 
 def load_profile(
@@ -106,8 +131,8 @@ def load_profile(
     if not trust_stored:
         look = look_at(source, spec, None, keep)
         with workspace.lock_source():
-            found = FoundFiles(workspace, _part_version(source, spec))
-            for version, part in _parts_of(look).items():
+            found = FoundFiles(workspace, _part_version(source, spec), overlap=spec.newest_by is not None)
+            for version, part in look.found.items():
                 found.add(version, part)
             return _store(workspace, spec, look, found)
     profile = _current(_stored(workspace), source.fingerprint, spec, remote=source.remote)
@@ -119,11 +144,13 @@ def load_profile(
         profile = _current(stored, source.fingerprint, spec, remote=source.remote)
         if profile is not None:
             return profile
-        found = FoundFiles(workspace, _part_version(source, spec))
+        found = FoundFiles(workspace, _part_version(source, spec), overlap=spec.newest_by is not None)
         finished, begun = found.load(_tables_of(stored))
         last = _last_look(stored, source, spec, finished)
         try:
-            look = look_at(source, spec, last, keep, begun={**finished, **begun}, keep_part=found.add)
+            look = look_at(
+                source, spec, last, keep, begun={**finished, **begun}, keep_part=found.add, stored_facts=found.facts_of
+            )
         except BaseException as error:
             also_do(found.flush, error)
             raise
@@ -143,14 +170,21 @@ def listed_profile(
         filesystem: pyarrow or fsspec filesystem of the record table.
 
     Raises:
+        NotHarvestedError: if STAC items are harvested into the source, but were not yet.
         SourceError: if the source cannot be listed.
     """
-    listing, stored = list_parquet(spec.path, filesystem), _stored(workspace)
+    with _told_to_harvest(workspace, spec):
+        listing = list_parquet(spec.paths, filesystem, link_local=spec.link_local == "allow")
+    stored = _stored(workspace)
     fingerprint = files_version(version.version for version in listing.versions)
-    profile = _current(stored, fingerprint, spec, remote=not is_local(listing.fs))
+    profile = _current(stored, fingerprint, spec, remote=_is_remote(listing, spec))
     if profile is not None:
         return profile, LookAhead(files=0, bytes=0)
-    return None, _ahead(_last_profile(stored, spec), _sizes(listing))
+    return None, _ahead(_last_profile(stored, spec), _sizes(listing), spec)
+
+
+def _is_remote(listing: TableListing, spec: CollectionSpec) -> bool:
+    return listing.remote or (spec.harvest is not None and spec.harvest.is_remote)
 
 
 def is_small_look(workspace: Workspace, source: Source, spec: CollectionSpec) -> bool:
@@ -158,7 +192,7 @@ def is_small_look(workspace: Workspace, source: Source, spec: CollectionSpec) ->
     profile = _last_profile(_stored(workspace), spec)
     if profile is not None and profile.columns != columns_version(source, spec):
         profile = None
-    return _ahead(profile, {part.version: part.size for part in source.parts}).is_small
+    return _ahead(profile, {part.version: part.size for part in source.parts}, spec).is_small
 
 
 def stored_profile(workspace: Workspace) -> SourceProfile | None:
@@ -207,7 +241,7 @@ def _last_look(stored: Any, source: Source, spec: CollectionSpec, finished: dict
     profile = _last_profile(stored, spec)
     if profile is None or profile.columns != columns_version(source, spec):
         return None  # rows of another form: all of them are read again anyway, because every partition is built
-    return Look(profile, {version: part.ids for version, part in finished.items()})
+    return Look(profile, finished)
 
 
 def _tables_of(stored: Any) -> Sequence[str]:
@@ -217,7 +251,7 @@ def _tables_of(stored: Any) -> Sequence[str]:
 
 def _store(workspace: Workspace, spec: CollectionSpec, look: Look, found: FoundFiles) -> SourceProfile:
     """Write the document that makes a look count, after the tables it names; then take away all other tables."""
-    tables = found.settle(_parts_of(look))
+    tables = found.settle(look.found)
     workspace.write_json(
         _document(workspace), {**look.profile.to_json(), _LOOKED_UNDER: _looked_under(spec), _TABLES: tables}
     )
@@ -226,18 +260,16 @@ def _store(workspace: Workspace, spec: CollectionSpec, look: Look, found: FoundF
     return look.profile
 
 
-def _parts_of(look: Look) -> dict[str, FoundPart]:
-    return {version: FoundPart(part, look.ids[version]) for version, part in look.profile.parts.items()}
-
-
 def _sizes(listing: TableListing) -> dict[str, int | None]:
     return {version.version: one.size for version, one in zip(listing.versions, listing.listed, strict=True)}
 
 
-def _ahead(profile: SourceProfile | None, sizes: dict[str, int | None]) -> LookAhead:
+def _ahead(profile: SourceProfile | None, sizes: dict[str, int | None], spec: CollectionSpec) -> LookAhead:
     """What a look at files of some sizes, by version, would read, where an earlier look made a profile."""
-    # Where ids repeat, the rows of any file may have to be compared with those of the new ones.
-    known = set() if profile is None or profile.repeats_ids else sizes.keys() & profile.parts.keys()
+    # Where ids repeat, the rows of any file may have to be compared with those of the new ones; under overlap what is
+    # compared is stored.
+    compared = profile is None or (profile.repeats_ids and spec.newest_by is None)
+    known = set() if profile is None or compared else sizes.keys() & profile.parts.keys()
     unread = [size for version, size in sizes.items() if version not in known]
     ids = sum(found.rows for found in profile.partitions.values()) * ID_BYTES if profile is not None else 0
     size = sum(one if one is not None else sys.maxsize for one in unread)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from rasteret_assets.errors import RangeReadError
+from rasteret_assets.errors import RangeReadError, SpecError
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
+from rasteret_assets.storage.credentials import open_credentials
 from rasteret_assets.storage.gdal import remedy as remedy_for
 from rasteret_assets.storage.local import LocalBackend
 from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend, is_azure_blob
@@ -17,6 +18,7 @@ from rasteret_assets.storage.urls import scheme
 
 if TYPE_CHECKING:
     from rasteret_assets.storage.http import HttpBackend
+    from rasteret_assets.storage.signing import Signer
 
 
 class AutoBackend(ReadingBackend):
@@ -29,6 +31,7 @@ class AutoBackend(ReadingBackend):
         signs_azure: whether ``https`` hrefs of Azure Blob Storage go to ``objects``, which holds their credentials;
             those with a query, such as a signature of their own, never do.
         link_local: whether names of HTTP hosts may lead to link-local addresses.
+        signer: signs the HTTP requests of addresses that need a token.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class AutoBackend(ReadingBackend):
         proxy: str | None = None,
         signs_azure: bool = False,
         link_local: bool = False,
+        signer: Signer | None = None,
     ) -> None:
+        self._signer = signer
         self._objects = objects
         self._local = LocalBackend()
         self._headers = dict(headers or {})
@@ -79,7 +84,7 @@ class AutoBackend(ReadingBackend):
         # An HTTP client takes time to import, and only HTTP hrefs need one.
         from rasteret_assets.storage.http import HttpBackend  # noqa: PLC0415
 
-        self._http = HttpBackend(self._headers, self._proxy, link_local=self._link_local)
+        self._http = HttpBackend(self._headers, self._proxy, link_local=self._link_local, signer=self._signer)
         return self._http
 
     def _route(self, url: str) -> HttpBackend | LocalBackend | ObjectStoreBackend:
@@ -109,6 +114,7 @@ def create_backend(
     headers: Mapping[str, str | Mapping[str, str]] | None = None,
     proxy: str | None = None,
     link_local: Literal["refuse", "allow"] = "refuse",
+    credentials: str | Mapping[str, str] | None = None,
 ) -> AutoBackend:
     """A backend that reads every kind of href.
 
@@ -128,13 +134,18 @@ def create_backend(
             environment's (``http_proxy``, ``https_proxy``, ``no_proxy``).
         link_local: whether names of HTTP hosts may lead to link-local addresses and to the metadata services of clouds,
             as the field of a spec says of the addresses in a table. Behind a proxy the proxy looks names up.
+        credentials: what opens files, as in a spec: ``"planetary_computer"``, ``"earthdata"``, or a function of yours
+            as ``{"module": "function"}``. Tokens are fetched when they are first needed, by every process for itself.
 
     Returns:
         A backend with ``get_range``, ``get_ranges`` and ``read``; safe to share between builds and reads.
 
     Raises:
-        SpecError: if a header or its host is not one.
+        SpecError: if a header or its host is not one, or the credentials name no function.
     """
+    if credential_provider is not None and credentials is not None:
+        raise SpecError("credential_provider and credentials both open files: give one of them")
+    signer = open_credentials(credentials)
     s3_config = dict(default_s3_config or {})
     if region is not None:
         s3_config.setdefault("region", region)
@@ -146,10 +157,11 @@ def create_backend(
                 buckets[target.split("/")[2]] = {"region": cloud_config.region, **payer}
         if cloud_config.requester_pays:
             s3_config = {"region": cloud_config.region, **payer, **s3_config}
-    objects = ObjectStoreBackend(credential_provider, s3_config, buckets)
+    objects = ObjectStoreBackend(credential_provider, s3_config, buckets, signer)
     return AutoBackend(
-        objects, headers, proxy=proxy, signs_azure=credential_provider is not None, link_local=link_local == "allow"
-    )
+        objects, headers, proxy=proxy, signs_azure=credential_provider is not None, link_local=link_local == "allow",
+        signer=signer,
+    )  # fmt: skip
 
 
 async def close_backend(backend: object) -> None:

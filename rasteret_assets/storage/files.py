@@ -165,11 +165,12 @@ class Files:
         except (pa.ArrowInvalid, OSError) as error:
             raise unreadable(path, error) from error
 
-    def read_table(self, path: str, *, cache: bool = False) -> pa.Table | None:
+    def read_table(self, path: str, *, columns: Sequence[str] | None = None, cache: bool = False) -> pa.Table | None:
         """Read a Parquet file as a table, or return None where it does not exist; errors as for :meth:`open_table`.
 
         Args:
             path: of the file.
+            columns: to read, as far as there are such; all when omitted.
             cache: return None for a damaged file too, and log it: the table is made anew.
         """
 
@@ -178,7 +179,7 @@ class Files:
                 return None
             source, file = found
             with source, file:
-                return file.read()
+                return file.read(None if columns is None else list(columns))
 
         try:
             return self._patiently(path, read)

@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from rasteret_assets.errors import SourceError, SpecError
+from rasteret_assets.errors import MissingExtraError, SourceError, SpecError
 from rasteret_assets.secrets import redact, redact_text
 from rasteret_assets.storage.walk import is_hidden, walk
 
@@ -29,16 +30,24 @@ def resolve_filesystem(path: str, filesystem: Any = None) -> tuple[pafs.FileSyst
 
     Args:
         path: local path, or URI of any scheme pyarrow knows (``s3://``, ``gs://``, ``file://`` ...).
-        filesystem: a pyarrow or fsspec filesystem that takes precedence over the URI's own.
+        filesystem: a pyarrow or fsspec filesystem that takes precedence over the URI's own, or a function that
+            returns the one of a path, or None.
 
     Raises:
         SpecError: if ``filesystem`` is neither.
         SourceError: if the scheme is unknown to pyarrow and no filesystem was given.
+        MissingExtraError: if the path is of Hugging Face (``hf://``) and its package is not installed.
     """
+    filesystem = filesystem_of(path, filesystem)
     if filesystem is not None:
-        return _as_arrow(filesystem), path.partition("://")[2] if "://" in path else path
+        inside = path.partition("://")[2] if "://" in path and not reads_addresses(filesystem) else path
+        return _as_arrow(filesystem), inside
     if "://" not in path:
         return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    if path.startswith("hf://") and find_spec("huggingface_hub") is None:
+        raise MissingExtraError(
+            f"{redact(path)}: files of Hugging Face need huggingface_hub: pip install 'rasteret-assets[huggingface]'"
+        )
     try:
         fs, inside = pafs.FileSystem.from_uri(_with_delayed_open(path))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
@@ -47,6 +56,17 @@ def resolve_filesystem(path: str, filesystem: Any = None) -> tuple[pafs.FileSyst
         reason = redact_text(str(error))
         raise SourceError(f"{redact(path)}: pyarrow cannot open this URI ({reason}); {remedy}") from None
     return fs, inside
+
+
+def filesystem_of(path: str, filesystem: Any) -> Any:
+    """Return the filesystem that was given for a path: itself, or what a function that was given returns."""
+    return filesystem(path) if callable(filesystem) else filesystem
+
+
+def reads_addresses(filesystem: Any) -> bool:
+    """Tell whether a filesystem of fsspec takes HTTP addresses as paths, with headers and clients of the user's."""
+    protocol = getattr(filesystem, "protocol", ())
+    return "http" in ((protocol,) if isinstance(protocol, str) else tuple(protocol))
 
 
 def _with_delayed_open(uri: str) -> str:

@@ -39,6 +39,7 @@ from rasteret_assets.errors import (
     WrongRangeError,
 )
 from rasteret_assets.secrets import redact
+from rasteret_assets.storage.addresses import identity_href
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.http_answer import (
     HttpAnswer,
@@ -60,6 +61,8 @@ from rasteret_assets.storage.urls import host
 if TYPE_CHECKING:
     from rasteret_assets.storage.http_cookies import Cookies
     from rasteret_assets.storage.http_session import HttpSession
+    from rasteret_assets.storage.signing import Signer
+    from rasteret_assets.storage.tokens import Token
 
 _URL = re.compile(r"(https?://[^/?#]+)([^#]*)", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^\x21-\x7e]")
@@ -143,14 +146,21 @@ class HttpBackend(ReadingBackend):
             along where a redirect leads to another host.
         proxy: to go through for every host; None for what the environment names.
         link_local: whether names may lead to link-local addresses. A proxy looks names up itself.
+        signer: signs the requests of addresses that need a token.
 
     Raises:
         SpecError: if a header or host is not one.
     """
 
     def __init__(
-        self, headers: GivenHeaders | None = None, proxy: str | None = None, *, link_local: bool = False
+        self,
+        headers: GivenHeaders | None = None,
+        proxy: str | None = None,
+        *,
+        link_local: bool = False,
+        signer: Signer | None = None,
     ) -> None:
+        self._signer = signer
         self._link_local = link_local
         self._headers = HostHeaders(headers)
         self._given_proxy = proxy
@@ -166,6 +176,21 @@ class HttpBackend(ReadingBackend):
             RangeReadError: in the subclass that fits the status or the failure of the connection.
         """
         answer = await self._answer(url, _one_range(start, length))
+        return interpret(answer, url, start, length)
+
+    async def read_range(self, url: str, start: int, length: int) -> RangeRead:
+        """As :meth:`read`, of a server that answers ranges: one that sends the whole object is refused.
+
+        Raises:
+            WrongRangeError: with the status 200, if the server ignores ``Range``.
+            RangeReadError: in the subclass that fits the status or the failure of the connection.
+        """
+        answer = await self._answer(url, _one_range(start, length))
+        if answer.status == 200:
+            where = redact(url)
+            raise WrongRangeError(
+                f"{where}: the server sends the whole object in place of a range", href=where, status=200
+            )
         return interpret(answer, url, start, length)
 
     async def read_ends(self, url: str, head: int, tail: int) -> EndsRead:
@@ -241,21 +266,41 @@ class HttpBackend(ReadingBackend):
         return check_unchanged(await self.read(url, start, length), url, indexed)
 
     async def _answer(self, url: str, wanted: _Wanted, headers: Mapping[str, str] | None = None) -> HttpAnswer:
-        """The answer to a range request, behind all redirects.
+        """The answer to a range request, signed where the address needs a token.
 
         Args:
             url: of the object.
             wanted: what is asked for.
             headers: further ones.
         """
+        if self._signer is None:
+            return await self._answer_to(url, wanted, headers, None)
+        return await self._signer.read(
+            url, lambda token: self._answer_to(url, wanted, headers, token), lambda answer: answer.status
+        )
+
+    async def _answer_to(
+        self, url: str, wanted: _Wanted, headers: Mapping[str, str] | None, token: Token | None
+    ) -> HttpAnswer:
+        """The answer to a range request, behind all redirects.
+
+        Args:
+            url: of the object.
+            wanted: what is asked for.
+            headers: further ones.
+            token: what opens the object.
+        """
+        query = "" if token is None else token.query
         try:
-            origin, path = _split(url)
+            origin, path = _split(identity_href(url) if query and "?" in url else url)
         except ValueError:  # its text may repeat a password
             raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from None
+        if query:
+            path += ("&" if "?" in path else "?") + query
         clients = self._clients_here()
-        answer = await self._ask(clients, url, origin, path, wanted, headers)
+        answer = await self._ask(clients, url, origin, path, wanted, headers, token)
         if answer.status in _REDIRECTS and "location" in answer.headers:
-            return await self._follow(clients, url, origin, path, answer, wanted, headers)
+            return await self._follow(clients, url, origin, path, answer, wanted, headers, token)
         return answer
 
     async def _follow(
@@ -267,6 +312,7 @@ class HttpBackend(ReadingBackend):
         answer: HttpAnswer,
         wanted: _Wanted,
         headers: Mapping[str, str] | None,
+        token: Token | None,
     ) -> HttpAnswer:
         """The answer at the end of redirects (RFC 9110, 15.4); the error of whatever happens there tells of ``url``."""
         first, where = origin, redact(url)
@@ -278,12 +324,16 @@ class HttpBackend(ReadingBackend):
             except ValueError:
                 message = f"{where}: HTTP {answer.status} leads to what is no HTTP address"
                 raise BadAnswerError(message, href=where, status=answer.status) from None
+            if token is not None and self._signer is not None and self._signer.issuer.is_login(origin.host):
+                return HttpAnswer(401, {}, b"")
             # Whoever wrote the address may name such a host where the spec allows it; whoever redirects may not.
             if is_link_local(origin.authority.decode()) and not is_link_local(first.authority.decode()):
                 message = f"{where}: HTTP {answer.status} leads to a service of this machine or its network: refused"
                 raise BadAnswerError(message, href=where, status=answer.status)
             foreign = not _is_same(first, origin)
-            answer = await self._ask(clients, url, origin, path, wanted, headers, foreign=foreign)
+            answer = await self._ask(
+                clients, url, origin, path, wanted, headers, None if foreign else token, foreign=foreign
+            )
             if answer.status not in _REDIRECTS or "location" not in answer.headers:
                 clients.keep_cookies(answer, _address(origin, path))
                 return answer
@@ -305,6 +355,7 @@ class HttpBackend(ReadingBackend):
         path: str,
         wanted: _Wanted,
         headers: Mapping[str, str] | None,
+        token: Token | None,
         *,
         foreign: bool = False,
     ) -> HttpAnswer:
@@ -317,17 +368,22 @@ class HttpBackend(ReadingBackend):
             path: on it.
             wanted: what is asked for.
             headers: further ones.
+            token: whose headers count over those given for the host.
             foreign: whether a redirect of another host leads here.
         """
         connections = clients.redirected if foreign else clients.ranges
         try:
             proxy = self._proxy(origin) if self._given_proxy or self._proxies else None
-            if proxy is None and clients.cookies is None:
+            signed = {} if token is None else token.headers
+            if proxy is None and clients.cookies is None and not signed:
                 head = self._headers.lines(origin, foreign=foreign)
                 if headers:
                     head += header_lines(headers)
                 return await connections.get(origin, path, head, *wanted)
-            fields = {**self._headers.of(origin, foreign=foreign), **(headers or {})}
+            names = {name.lower() for name in signed}
+            given = self._headers.of(origin, foreign=foreign)
+            fields = {name: value for name, value in given.items() if name.lower() not in names}
+            fields |= {**(headers or {}), **signed}
             if clients.cookies is not None:
                 name = next((name for name in fields if name.lower() == "cookie"), "Cookie")
                 if cookie := clients.cookies.of(_address(origin, path), fields.get(name)):

@@ -35,10 +35,10 @@ class HostHeaders:
         self._by_host: dict[str, dict[str, str]] = {}
         for name, value in (given or {}).items():
             if isinstance(value, Mapping):
-                inside = {inner: _checked(inner, text) for inner, text in value.items()}
+                inside = {inner: checked_header(inner, text) for inner, text in value.items()}
                 self._by_host.setdefault(_host_key(name), {}).update(inside)
             else:
-                self._plain[name] = _checked(name, value)
+                self._plain[name] = checked_header(name, value)
         self._known: tuple[dict[Origin, bytes], dict[Origin, bytes]] = ({}, {})
 
     def lines(self, origin: Origin, *, foreign: bool = False) -> bytes:
@@ -78,7 +78,7 @@ def header_lines(headers: Mapping[str, str]) -> bytes:
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
 
 
-def _checked(name: str, value: object) -> str:
+def checked_header(name: str, value: object) -> str:
     """A header's value.
 
     Raises:

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -18,11 +18,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from obstore.exceptions import BaseError
 
+from rasteret_assets.secrets import redact
 from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.objects import list_objects
 from rasteret_assets.storage.walk import is_hidden, walk
 
-# What fsspec's filesystems call the state of a content (s3fs, gcsfs, adlfs, http; git's and zip's), and its time.
+# What fsspec's filesystems call the state of a content (s3fs, gcsfs, adlfs, http; those of git, zip and Hugging Face),
+# and its time.
 _TAGS: Final = (
     "ETag",
     "etag",
@@ -34,6 +36,7 @@ _TAGS: Final = (
     "md5Hash",
     "sha",
     "hex",
+    "blob_id",
 )
 _TIMES: Final = (
     "mtime",
@@ -62,6 +65,7 @@ class Listed:
             can set); empty where the store does not tell.
         tag: what the store says of the content: ETag, version or generation.
         kind: what it is where it is no regular file, such as ``a named pipe``.
+        address: its address, which may hold secrets, where the path is only a name for it.
     """
 
     path: str
@@ -69,6 +73,12 @@ class Listed:
     times_ns: tuple[int, ...] = ()
     tag: str | None = None
     kind: str | None = None
+    address: str | None = field(default=None, repr=False)
+
+    @property
+    def shown(self) -> str:
+        """What to call the file in messages."""
+        return redact(self.path if self.address is None else self.address)
 
 
 def list_table(fs: pafs.FileSystem, path: str) -> tuple[list[Listed], bool] | None:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from obstore import GetOptions
     from obstore.store import ClientConfig  # exists for type checkers only
 
+    from rasteret_assets.storage.signing import Signer
+    from rasteret_assets.storage.tokens import Token
+
 _AZURE_SCHEMES = frozenset({"az", "azure", "abfs", "abfss"})
 OBJECT_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs"}) | _AZURE_SCHEMES
 # No store has a bucket of other letters (a tenant before a colon is Ceph's); a client asked for one panics or retries.
@@ -91,6 +94,7 @@ class ObjectStoreBackend(ReadingBackend):
         s3_config: obstore S3 configuration for every bucket (``region``, ``endpoint``, ``request_payer`` ...), and
             ``profile_name`` of AWS' configuration files and ``allow_invalid_certificates``.
         bucket_config: the same for single buckets, over ``s3_config``.
+        signer: gives the credentials of buckets that need some of its own.
     """
 
     def __init__(
@@ -98,11 +102,13 @@ class ObjectStoreBackend(ReadingBackend):
         credential_provider: Any = None,
         s3_config: Mapping[str, Any] | None = None,
         bucket_config: Mapping[str, Mapping[str, Any]] | None = None,
+        signer: Signer | None = None,
     ) -> None:
+        self._signer = signer
         self._credential_provider = credential_provider
         self._s3_config = dict(s3_config or {})
         self._bucket_config = {bucket: dict(config) for bucket, config in (bucket_config or {}).items()}
-        self._stores: OfProcess[dict[tuple[str, str], ObjectStore]] = OfProcess(dict)
+        self._stores: OfProcess[dict[tuple[str, str], tuple[Token | None, ObjectStore]]] = OfProcess(dict)
 
     async def read(self, url: str, start: int, length: int) -> RangeRead:
         """One range with the object's size and validators.
@@ -156,11 +162,30 @@ class ObjectStoreBackend(ReadingBackend):
             raise
 
     async def _get(self, url: str, options: GetOptions) -> RangeRead:
+        """Return what a request brings, signed by the signer where it has credentials for the bucket."""
+        if self._signer is None:
+            return await self._get_with(url, options, None)
+
+        async def ask(token: Token | None) -> RangeRead | AccessDeniedError:
+            try:
+                return await self._get_with(url, options, token)
+            except AccessDeniedError as error:
+                if token is None:
+                    raise
+                return error
+
+        answer = await self._signer.read(
+            url, ask, lambda answer: 403 if isinstance(answer, AccessDeniedError) else 206
+        )  # fmt: skip
+        assert isinstance(answer, RangeRead)  # noqa: S101  (the signer raises what was refused)
+        return answer
+
+    async def _get_with(self, url: str, options: GetOptions, token: Token | None) -> RangeRead:
         if not obstore_works():
             where = redact(url)
             raise ForkedProcessError(f"{where}: cannot be read in this process. {FORKED}", href=where)
         try:
-            store, path = self._locate(url)
+            store, path = self._locate(url, token)
             result = await obstore.get_async(store, path, options=options)
             meta = result.meta
             data = await result.bytes_async()
@@ -174,26 +199,30 @@ class ObjectStoreBackend(ReadingBackend):
         modified = meta["last_modified"].isoformat()
         return RangeRead(data.to_bytes(), meta["size"], meta["e_tag"], modified)
 
-    def _locate(self, url: str) -> tuple[ObjectStore, str]:
+    def _locate(self, url: str, token: Token | None) -> tuple[ObjectStore, str]:
         if azure := _AZURE_HOST.fullmatch(url):
             account, container, path = azure.groups()
-            return self._store("azure", container, account_name=account), path
+            return self._store("azure", container, token, account_name=account), path
         match = _BUCKET_URL.fullmatch(url)
         if match is None or scheme(url) not in OBJECT_SCHEMES:
             raise RangeReadError(f"{redact(url)}: no address of an object, write scheme://bucket/key", href=redact(url))
         bucket, path = match.groups()
-        return self._store(scheme(url), bucket), path
+        return self._store(scheme(url), bucket, token), path
 
-    def _store(self, kind: str, bucket: str, **azure: str) -> ObjectStore:
+    def _store(self, kind: str, bucket: str, token: Token | None, **azure: str) -> ObjectStore:
+        """Return the store of a bucket; another one for another token, since obstore keeps what it was given."""
         key = (azure.get("account_name", kind), bucket)
         stores = self._stores.get()
-        if key not in stores:
-            stores[key] = self._open(kind, bucket, azure)
-        return stores[key]
+        found = stores.get(key)
+        if found is None or found[0] is not token:
+            found = stores[key] = token, self._open(kind, bucket, token, azure)
+        return found[1]
 
-    def _open(self, kind: str, bucket: str, azure: Mapping[str, str]) -> ObjectStore:
+    def _open(self, kind: str, bucket: str, token: Token | None, azure: Mapping[str, str]) -> ObjectStore:
         signed: dict[str, Any] = {}
-        if self._credential_provider is not None:
+        if token is not None and token.store:
+            signed["credential_provider"] = lambda: {**token.store, "expires_at": token.expires_at}
+        elif self._credential_provider is not None:
             signed["credential_provider"] = self._credential_provider
         if kind in {"gs", "gcs"}:
             return GCSStore(bucket, **signed)

@@ -9,7 +9,10 @@
 <root>/<name>_stages/source_files/                         what that look found in each file of the source
 <root>/<name>_stages/locks/source                          who looks at the source
 <root>/<name>_stages/locks/<partition>                     who builds a partition, and the number of the last who did
+<root>/<name>_stages/harvest.json                          the ledger of a harvest of STAC items
+<root>/<name>_stages/harvested_items/<window>.parquet      hashes of the items that a window has
 <root>/<name>_stages/.writing/                             files that are being written
+<root>/<name>_harvest/<window>.parquet                     harvested STAC items, which a build reads
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import pyarrow.fs as pafs
 from rasteret_assets.errors import DamagedFileError, WorkspaceError
 from rasteret_assets.partitions import SIZES, PartitionBy, hive_folder, partition_of_folder
 from rasteret_assets.schema import NORMALIZED, RAW
-from rasteret_assets.spec import PUBLISHED_SUFFIXES, CollectionSpec
+from rasteret_assets.spec import HARVEST_SUFFIX, PUBLISHED_SUFFIXES, CollectionSpec
 from rasteret_assets.storage import disk
 from rasteret_assets.storage.documents import is_state, lost_state
 from rasteret_assets.storage.files import Files
@@ -44,6 +47,7 @@ PART_NAME = "part-0.parquet"
 STATE_STAGE = "collection"
 # No partition has this key.
 _SOURCE_LOCK: Final = "source"
+_HARVEST_LOCK: Final = "harvest"
 _TRIES: Final = 20
 # Locks that a build confirms before it publishes one of its partitions, with a request each.
 _CONFIRMED_AT_MOST: Final = 16
@@ -104,6 +108,24 @@ class Workspace(Files):
         """
         paths = {f"{self.published}/{hive_folder(key, by)}/{PART_NAME}" for by in SIZES}
         return sorted(paths - {self.published_file(key)})
+
+    @property
+    def harvested(self) -> str:
+        """Folder of harvested STAC items, beside the other two."""
+        return f"{self.stages.removesuffix(STAGES_SUFFIX)}{HARVEST_SUFFIX}"
+
+    def harvested_file(self, window: str) -> str:
+        """Return the path of the file with the items of a window."""
+        return f"{self.harvested}/{window}.parquet"
+
+    @property
+    def harvest_ledger(self) -> str:
+        """Path of the document that says what was harvested when."""
+        return f"{self.stages}/harvest.json"
+
+    def harvest_hashes(self, window: str) -> str:
+        """Return the path of the hashes of a window's items."""
+        return f"{self.stages}/harvested_items/{window}.parquet"
 
     def partition_of(self, path: str) -> str | None:
         """Return the partition of a published file by its path; None where no partition's file has such a path."""
@@ -234,6 +256,21 @@ class Workspace(Files):
             yield hold
 
     @contextmanager
+    def lock_harvest(self) -> Iterator[Hold]:
+        """Be the only one that harvests; waits for whoever does so now. Otherwise as :meth:`lock`."""
+        told = f"waiting for another process that harvests the items of {self.published}"
+        with self._lock(_HARVEST_LOCK, f"the harvest of {self.published}", told) as hold:
+            yield hold
+
+    def is_private(self, path: str) -> bool:
+        """Whether a file holds addresses as they are fetched: harvested items are such too."""
+        return path.startswith(f"{self.harvested}/") or super().is_private(path)
+
+    def private_folders(self, path: str) -> list[str]:
+        """Return the folders of a private file."""
+        return [self.harvested] if path.startswith(f"{self.harvested}/") else super().private_folders(path)
+
+    @contextmanager
     def _lock(self, name: str, what: str, told: str) -> Iterator[Hold]:
         path = f"{self.stages}/locks/{name}"
         name = f"{self.fs.type_name}:{path}"
@@ -307,7 +344,7 @@ class Workspace(Files):
         Raises:
             OSError: naming the link.
         """
-        disk.refuse_links(path, [self.stages, self.published])
+        disk.refuse_links(path, [self.stages, self.published, self.harvested])
 
     def exists(self) -> bool:
         """Whether anything was published here."""

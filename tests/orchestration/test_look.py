@@ -11,12 +11,14 @@ from datetime import datetime
 
 import boto3
 import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from rasteret_assets import CollectionSpec
+from rasteret_assets import CollectionSpec, load
 from rasteret_assets.orchestration import sensor
 from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.jobs import REASON_TAG
@@ -250,3 +252,30 @@ def test_an_idle_tick_costs_a_handful_of_requests(settings: dict[str, str], inst
         changed = watching(context)
     assert [request.partition_key for request in changed.run_requests] == [months[7]]
     assert len([request for request in seen if "/c_stages/collection/" in request]) == 1
+
+
+def test_a_list_of_an_archive_and_its_live_file_at_an_address_is_kept_up_to_date(
+    scenes: Scenes, server: RangeServer, instance: dg.DagsterInstance
+) -> None:
+    def live(*names: str) -> None:
+        rows = scenes.table().append_column("updated", pa.array([len(names)] * len(scenes.months)))
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows.filter(pc.is_in(rows["id"], pa.array(names, pa.string()))), sink)
+        server.objects["/live.parquet"] = sink.getvalue().to_pybytes()
+
+    archive = scenes.table().append_column("updated", pa.array([0] * len(scenes.months)))
+    pq.write_table(archive, scenes.file)
+    live("a")
+    paths = [str(scenes.file), f"{server.url}/live.parquet"]
+    scenes.spec = CollectionSpec.of(**{**scenes.spec.model_dump(), "path": paths, "overlap": "newest by updated"})
+    first = tick(scenes, instance)
+    assert jobs(first) == ["scenes_build"]
+    assert all(result.success for result in launch(scenes, instance, first))
+    assert sorted(load(scenes.spec.published_path).to_table()["updated"].to_pylist()) == [0, 0, 0, 1]
+    assert jobs(tick(scenes, instance, first.cursor)) == []
+    live("c", "d")
+    second = tick(scenes, instance, first.cursor)
+    assert all(result.success for result in launch(scenes, instance, second))
+    # What the live file does not have any more is as the archive has it.
+    assert sorted(load(scenes.spec.published_path).to_table()["updated"].to_pylist()) == [0, 0, 2, 2]
+    assert jobs(tick(scenes, instance, second.cursor)) == []

@@ -27,6 +27,7 @@ from rasteret_assets.source import files as source_files
 from rasteret_assets.source.known import KnownSchemas
 from rasteret_assets.source.open import open_source
 from rasteret_assets.source.stored import load_profile, open_known
+from rasteret_assets.storage.listing import Listed
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table
 from tests.support.s3 import bucket_server, filesystem_of, requests_seen
@@ -217,9 +218,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     read = source_files._file_schema
 
-    def noted(fs: pafs.FileSystem, path: str) -> pa.Schema:
-        names.append(Path(path).stem)
-        return read(fs, path)
+    def noted(fs: pafs.FileSystem, file: Listed) -> pa.Schema:
+        names.append(Path(file.path).stem)
+        return read(fs, file)
 
     monkeypatch.setattr(source_files, "_file_schema", noted)
     return names

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasteret_assets import CollectionSpec, build, create_backend, plan
-from rasteret_assets.errors import BadAnswerError, LinkLocalRefusedError, RangeReadError
+from rasteret_assets.errors import BadAnswerError, LinkLocalRefusedError, RangeReadError, SourceError
 from rasteret_assets.headers.failures import read_failures
+from rasteret_assets.source.open import open_source
 from rasteret_assets.storage import close_backend, link_local, read_range
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
@@ -144,3 +145,23 @@ def test_a_build_lists_such_headers_and_reads_them_once_they_are_allowed(
     allowed = CollectionSpec.of(**{**spec.model_dump(), "link_local": "allow"})
     assert build(allowed).totals["headers_failed"] == 0
     assert (len(server.requests), len(forbidden.requests)) == (1, 1)
+
+
+def test_a_table_at_such_an_address_is_read_only_where_the_spec_allows_it(
+    forbidden: RangeServer, server: RangeServer, tmp_path: Path
+) -> None:
+    pq.write_table(record_table(["a"], {"B02": ["https://e.test/x.tif"]}), tmp_path / "t.parquet")
+    forbidden.objects["/t.parquet"] = (tmp_path / "t.parquet").read_bytes()
+    url = f"{forbidden.url}/t.parquet"
+    with pytest.raises(SourceError, match="link_local: allow"):
+        open_source(url, CollectionSpec.of(path=url))
+    assert open_source(url, CollectionSpec.of(path=url, link_local="allow")).table().num_rows == 1
+    # Who is allowed to name such an address may not be led to it.
+    forbidden.reset()
+    for name in ("/led.parquet", "/led.json"):
+        server.answers[name] = (302, {"Location": url}, b"")
+        for word in ("refuse", "allow"):
+            led = server.url + name
+            with pytest.raises(SourceError, match="refused"):
+                open_source(led, CollectionSpec.of(path=led, link_local=word))
+    assert not forbidden.requests

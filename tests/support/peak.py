@@ -45,11 +45,13 @@ def main() -> None:
     """Build, and print what was fetched and the most memory this process ever held, in MB."""
     job = json.loads(Path(sys.argv[1]).read_text())
     backend = HeadersInMemory(Path(job["header"]).read_bytes(), job["place"], job["tiles"])
-    totals = build(CollectionSpec.of(**job["spec"]), backend=backend).totals
+    report = build(CollectionSpec.of(**job["spec"]), backend=backend)
+    totals = report.totals
     # Not ru_maxrss, which a child inherits from its parent.
     status = Path("/proc/self/status").read_text()
     peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
-    print(json.dumps({"fetched": totals["headers_fetched"], "records": totals["records"], "peak": round(peak)}))  # noqa: T201
+    answer = {"fetched": totals["headers_fetched"], "records": totals["records"], "peak": round(peak)}
+    print(json.dumps({**answer, "partitions": sorted(report.reasons)}))  # noqa: T201
 
 
 if __name__ == "__main__":

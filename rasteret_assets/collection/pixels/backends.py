@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rasteret_assets.credentials import credentials_key
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import close_backend, create_backend
@@ -26,11 +27,13 @@ class Source:
         backend: the user's own; None for the shared one.
         data_source: of the collection.
         config: how the provider's objects are reached.
+        credentials: what opens the files.
     """
 
     backend: StorageBackend | None
     data_source: str
     config: CloudConfig | None
+    credentials: str | Mapping[str, str] | None = None
 
     @classmethod
     def of(cls, table: RecordTable, arguments: Mapping[str, Any]) -> Source:
@@ -44,26 +47,42 @@ class Source:
         return cls(
             backend=backend or (None if config or data_source else table.backend),
             data_source=table.data_source if data_source is None else data_source,
-            config=config,
+            config=config or (None if data_source else table.cloud_config),
+            credentials=table.credentials,
         )
 
     def open(self) -> StorageBackend:
-        """Return the backend."""
-        return self.backend or shared_backend(self.data_source, self.config)
+        """Return the backend.
+
+        Raises:
+            SpecError: if the credentials name no function.
+        """
+        return self.backend or shared_backend(self.data_source, self.config, self.credentials)
 
 
-def shared_backend(data_source: str, config: CloudConfig | None = None) -> StorageBackend:
-    """The backend for a cloud configuration: the one given, else the one registered for a data source, if any."""
+def shared_backend(
+    data_source: str, config: CloudConfig | None = None, credentials: str | Mapping[str, str] | None = None
+) -> StorageBackend:
+    """The backend for a cloud configuration: the one given, else the one registered for a data source, if any.
+
+    Args:
+        data_source: of a collection.
+        config: how the provider's objects are reached.
+        credentials: what opens the files.
+
+    Raises:
+        SpecError: if the credentials name no function.
+    """
     config = config or CloudConfig.get_config(data_source)
-    text = "" if config is None else config.model_dump_json()
+    text = f"{'' if config is None else config.model_dump_json()} {credentials_key(credentials)}"
     backends = _shared.get()
     backend = backends.get(text)
     if backend is None:
         shared_loop()  # before the backend, so that it is stopped after the backend's connections are closed
-        backend = backends.setdefault(text, create_backend(cloud_config=config))
+        backend = backends.setdefault(text, create_backend(cloud_config=config, credentials=credentials))
         at_exit(lambda: run_sync(close_backend(backend)))
     return backend
 
 
-#: By cloud configuration, as JSON.
+#: By cloud configuration and credentials, as JSON.
 _shared: OfProcess[dict[str, StorageBackend]] = OfProcess(dict)

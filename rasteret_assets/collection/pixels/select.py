@@ -26,6 +26,7 @@ from rasteret_assets.collection.table import query
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError
+from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 
 _log = logging.getLogger(__name__)
@@ -124,6 +125,16 @@ class RecordTable(Protocol):
         """Provider of the records."""
         ...
 
+    @property
+    def credentials(self) -> str | Mapping[str, str] | None:
+        """What opens the files of rasters; None for files that need nothing."""
+        ...
+
+    @property
+    def cloud_config(self) -> CloudConfig | None:
+        """How the provider's objects are reached, where the collection says so itself."""
+        ...
+
     def where(self, expression: pc.Expression) -> Self:
         """The records that satisfy an expression too."""
         ...
@@ -181,6 +192,17 @@ def select_records(
     Raises:
         WindowError: if no footprint meets an area, or if no record that does has its headers.
     """
+    return _sorted(stream_records(batches, bands, shapes, missing=missing, what=what))
+
+
+def stream_records(
+    batches: Iterator[pa.RecordBatch], bands: Sequence[str], shapes: Sequence[BaseGeometry], *, missing: Missing,
+    what: str = "area",
+) -> Iterator[list[Record]]:  # fmt: skip
+    """Yield the records of each batch whose footprint meets an area, in the order of the table.
+
+    Arguments and errors as for :func:`select_records`; what it raises, it raises after the last batch.
+    """
 
     def meeting(batch: pa.RecordBatch) -> Iterator[tuple[int, list[int]]]:
         area, row = intersecting_pairs(batch.column(schema.GEOMETRY), batch.column(schema.BBOX), shapes)
@@ -194,13 +216,19 @@ def select_records(
     return _select(batches, bands, meeting, missing, what)
 
 
+def _sorted(parts: Iterable[list[Record]]) -> list[Record]:
+    return sorted((record for part in parts for record in part), key=lambda record: record.order)
+
+
 def every_record(batches: Iterator[pa.RecordBatch], bands: Sequence[str]) -> list[Record]:
     """All records that have the headers of ``bands``, by datetime and id.
 
     Raises:
         WindowError: if there is none.
     """
-    return _select(batches, bands, lambda batch: ((row, []) for row in range(batch.num_rows)), "drop", "filters")
+    return _sorted(
+        _select(batches, bands, lambda batch: ((row, []) for row in range(batch.num_rows)), "drop", "filters")
+    )
 
 
 def record_leaves(table: pa.Schema, bands: Sequence[str], *, scaled: bool = False) -> dict[str, tuple[str, ...]]:
@@ -249,13 +277,14 @@ def _select(
     wanted: Callable[[pa.RecordBatch], Iterable[tuple[int, list[int]]]],
     missing: Missing,
     what: str,
-) -> list[Record]:
-    found: list[Record] = []
+) -> Iterator[list[Record]]:
+    count = 0
     without: list[str] = []
     partly: list[str] = []
     for batch in batches:
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         moments = utc_instants(columns[schema.DATETIME])
+        found: list[Record] = []
         for row, areas in wanted(batch):
             lacking = [band for band in bands if not batch.column(schema.band_column(band))[row].is_valid]
             if lacking:
@@ -265,7 +294,10 @@ def _select(
                 if is_left_out:
                     continue
             found.append(_record(columns, row, moments[row].as_py(), bands, areas))
-    if (missing == "raise" and (without or partly)) or (without and not found):
+        if found:
+            count += len(found)
+            yield found
+    if (missing == "raise" and (without or partly)) or (without and not count):
         lacking = [*without, *partly]
         raise WindowError(
             f"{len(lacking)} records meet the {what}, but their headers of {list(bands)} are not in the index "
@@ -277,9 +309,8 @@ def _select(
         _log.warning(
             "%d records have no data in the bands whose headers are not in the index: %s", len(partly), listed(partly)
         )
-    if not found:
+    if not count:
         raise WindowError(f"no record meets the {what}: compare it, and the filters, with the collection's bounds")
-    return sorted(found, key=lambda record: record.order)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -1,0 +1,86 @@
+"""How a declaration says which credentials open the files of a collection.
+
+Two providers are known by name. Any other is a function of the user's own, as a mapping of its module to its name::
+
+    credentials: planetary_computer
+    credentials: earthdata
+    credentials: {my_package.tokens: open_archive}
+
+Only names stand in a declaration and in what is published, never a token. What the names mean is decided in
+:mod:`rasteret_assets.storage.credentials`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, TypeAlias
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+#: Providers whose tokens this package fetches itself.
+PLANETARY_COMPUTER: Final = "planetary_computer"
+EARTHDATA: Final = "earthdata"
+KNOWN: Final = (PLANETARY_COMPUTER, EARTHDATA)
+
+_IDENTIFIER: Final = r"[A-Za-z_][A-Za-z0-9_]*"
+_MODULE: Final = re.compile(rf"{_IDENTIFIER}(\.{_IDENTIFIER})*")
+_FUNCTION: Final = re.compile(_IDENTIFIER)
+_FORM: Final = (
+    f"write {PLANETARY_COMPUTER}, {EARTHDATA}, or the module and the name of a function of yours, such as "
+    "{my_package.tokens: open_archive}"
+)
+
+
+def checked_credentials(value: Any) -> Any:
+    """Return what was given as ``credentials``.
+
+    Args:
+        value: one of :data:`KNOWN`, a mapping of one module to one function in it, or None.
+
+    Raises:
+        ValueError: if it is anything else. Its message does not repeat a text that might be a token.
+    """
+    if value is None or (isinstance(value, str) and value in KNOWN):
+        return value
+    if isinstance(value, str):
+        raise ValueError(f"credentials are named, not given, and no provider has this name: {_FORM}")  # noqa: TRY004
+    if not isinstance(value, Mapping) or len(value) != 1:
+        raise ValueError(f"credentials are not understood: {_FORM}")
+    ((module, function),) = value.items()
+    fits = isinstance(module, str) and isinstance(function, str)
+    if not fits or not _MODULE.fullmatch(module) or not _FUNCTION.fullmatch(function):
+        raise ValueError(f"credentials do not name a module and a function of Python: {_FORM}")
+    return {module: function}
+
+
+#: ``planetary_computer``, ``earthdata`` or ``{module: function}``.
+Credentials: TypeAlias = Annotated[
+    str | dict[str, str],
+    BeforeValidator(checked_credentials),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": list(KNOWN)},
+                {
+                    "type": "object",
+                    "minProperties": 1,
+                    "maxProperties": 1,
+                    "propertyNames": {"pattern": f"^({_MODULE.pattern})$"},
+                    "additionalProperties": {"type": "string", "pattern": f"^({_FUNCTION.pattern})$"},
+                },
+            ]
+        }
+    ),
+]
+
+
+def credentials_text(credentials: str | Mapping[str, str]) -> str:
+    """Return credentials as messages and footers name them: ``earthdata``, or ``my_package.tokens:open_archive``."""
+    return credentials if isinstance(credentials, str) else ":".join(*credentials.items())
+
+
+def credentials_key(credentials: str | Mapping[str, str] | None) -> str:
+    """Return a text that is the same for equal credentials and different for others."""
+    return json.dumps(credentials if credentials is None or isinstance(credentials, str) else dict(credentials))

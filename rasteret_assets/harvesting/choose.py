@@ -1,0 +1,214 @@
+"""Which windows of an API have to be asked for, and why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final
+
+from rasteret_assets.errors import BadPageError, HarvestError
+from rasteret_assets.harvest_options import Interval
+from rasteret_assets.harvesting.ask import until_whole
+from rasteret_assets.harvesting.client import StacApi, changed_since
+from rasteret_assets.harvesting.items import content_of, key_of
+from rasteret_assets.harvesting.ledger import Hashes, Ledger, WindowState, read_hashes
+from rasteret_assets.harvesting.windows import (
+    ALL,
+    Calendar,
+    Window,
+    moment_of,
+    plan_windows,
+    time_of,
+    updated_of,
+    utc_text,
+)
+from rasteret_assets.storage.workspace import Workspace
+
+_log = logging.getLogger(__name__)
+
+#: How much later than its ``updated`` says an item may appear in an API.
+UPDATED_OVERLAP: Final = timedelta(days=1)
+
+
+def planned_windows(api: StacApi, ledger: Ledger, now: datetime, *, full: bool) -> list[Window]:
+    """Return all windows of a harvest, in order of time; note in the ledger where the catalog begins.
+
+    Args:
+        api: that is asked for its extent, where the windows of the last harvest do not tell.
+        ledger: of the harvest.
+        now: the moment that counts as now.
+        full: whether all windows are asked for from now on.
+    """
+    options = api.options
+    extent = Interval(None, None)
+    if options.interval.start is None:
+        first, last = moment_of(ledger.first or ""), _last_end(ledger)
+        if full or first is None:
+            extent = api.extent()
+            ledger.first = None if extent.start is None else utc_text(extent.start)
+        else:
+            # As planned before: windows that were harvested stay windows.
+            extent = Interval(first, last and last - timedelta(microseconds=1))
+    return plan_windows(options.interval, extent, options.window, now)
+
+
+def _last_end(ledger: Ledger) -> datetime | None:
+    ends = [moment_of(state.end) for state in ledger.windows.values() if state.start and state.end]
+    return max((end for end in ends if end is not None), default=None)
+
+
+def windows_to_ask(
+    api: StacApi, windows: Sequence[Window], ledger: Ledger, workspace: Workspace, present: set[str], now: datetime
+) -> list[Window]:
+    """Return the windows of an API that can have changed since they were asked for, or are to be asked in any case.
+
+    Args:
+        api: that is asked which items were updated, where it can tell.
+        windows: all windows of the harvest.
+        ledger: what they brought.
+        workspace: of the collection.
+        present: windows that have a file.
+        now: the moment that counts as now.
+    """
+    pending = moment_of(ledger.full_since or "")
+    lasting = {
+        window.key
+        for window in windows
+        if _is_settled(window, state := ledger.windows.get(window.key), present)
+        and (pending is None or (state is not None and (moment_of(state.asked or "") or now) >= pending))
+    }
+    updated = _updated_windows(api, windows, ledger, workspace) if lasting else set()
+    if updated is None:
+        days = api.options.lookback_days
+        return [
+            window
+            for window in windows
+            if window.key not in lasting or _is_young(window, ledger.windows[window.key], days, now)
+        ]
+    return [window for window in windows if window.key not in lasting or window.key in updated]
+
+
+def _is_settled(window: Window, state: WindowState | None, present: set[str]) -> bool:
+    """Whether a window was harvested as it is now, and its file is there."""
+    return (
+        state is not None
+        and state.asked is not None
+        and not state.failed
+        and (state.start, state.end) == bounds(window)
+        and (state.items == 0 or window.key in present)
+    )
+
+
+def bounds(window: Window) -> tuple[str | None, str | None]:
+    """Return start and end of a window as the ledger has them."""
+    start, end = (None if moment is None else utc_text(moment) for moment in (window.start, window.end))
+    return start, end
+
+
+def _is_young(window: Window, state: WindowState, days: float, now: datetime) -> bool:
+    """Whether items may have come late to a window after it was asked for last."""
+    asked = moment_of(state.asked or "") or now
+    return window.end is None or window.end >= asked - timedelta(days=days)
+
+
+def _updated_windows(
+    api: StacApi, windows: Sequence[Window], ledger: Ledger, workspace: Workspace
+) -> set[str] | None:  # fmt: skip
+    """The windows with items that were updated; None where the API cannot tell, or items do not say it."""
+    told = [state.updated for state in ledger.windows.values() if state.items]
+    known = [moment for text in told if text and (moment := moment_of(text)) is not None]
+    if not known or len(known) < len(told):
+        return None
+    newest = max(known)
+    harvested = moment_of(ledger.harvested or "")
+    # Long after an item was updated, all that were updated before it have appeared.
+    recent = harvested is None or harvested < newest + UPDATED_OVERLAP
+    since = newest - UPDATED_OVERLAP if recent else newest
+    for way in changed_since(api, utc_text(since), included=recent):
+        try:
+            return until_whole(
+                partial(_updated_since, api, windows, workspace, since, way, included=recent),
+                "the search for updated items",
+            )
+        except _NotToldError as error:
+            _log.info("%s; windows are asked for by their age", error)
+        except BadPageError:
+            # Whatever it would have told must not be missed.
+            raise
+        except HarvestError as error:
+            _log.info("the API does not tell which items were updated: %s", error)
+    return None
+
+
+def _updated_since(
+    api: StacApi, windows: Sequence[Window], workspace: Workspace, since: datetime, way: Mapping[str, Any], *,
+    included: bool,
+) -> set[str]:  # fmt: skip
+    return _Probe(windows, workspace, since, included=included).windows_of(api, way)
+
+
+class _NotToldError(Exception):
+    """An API that answers something else than it was asked for."""
+
+
+class _Probe:
+    """Finds the windows of items that are new or have another content than is known.
+
+    Args:
+        windows: of the harvest.
+        workspace: of the collection.
+        since: items that were updated before this moment are not looked at.
+        included: whether those that were updated at that very moment are.
+    """
+
+    def __init__(self, windows: Sequence[Window], workspace: Workspace, since: datetime, *, included: bool) -> None:
+        self._windows = windows
+        self._calendar = Calendar(windows)
+        self._workspace = workspace
+        self._since = since
+        self._included = included
+        self._found: set[str] = set()
+        self._known: dict[str, Hashes] = {}
+
+    def windows_of(self, api: StacApi, way: Mapping[str, Any]) -> set[str]:
+        """Search for updated items in some way.
+
+        Raises:
+            HarvestError: if the API does not take the search.
+            BadPageError: if pages cannot be had, or fewer items come than the API says.
+            _NotToldError: if it takes the search but ignores what was asked.
+        """
+        last, matched, received = None, None, set[bytes]()
+        whole = Window(key=ALL, start=api.options.interval.start, end=api.options.interval.end)
+        for page in api.pages(whole, **way):
+            matched = page.matched if page.matched is not None else matched
+            for item in page.items:
+                at = updated_of(item)
+                if at is None:
+                    raise _NotToldError("the API gives items that do not say when they were updated")
+                if "sortby" in way and last is not None and at > last:
+                    raise _NotToldError("the API does not sort by updated, though it says so")
+                if at < self._since or (at == self._since and not self._included):
+                    if "sortby" in way:
+                        return self._found
+                    raise _NotToldError("the API does not filter by updated, though it says so")
+                last = at
+                received.add(self._note(item))
+        if matched is not None and api.options.trust_count and len(received) < matched:
+            raise BadPageError(f"{matched} items match, but {len(received)} came")
+        return self._found
+
+    def _note(self, item: Mapping[str, Any]) -> bytes:
+        """Note the window of an item that is not known as it is; return the hash of the item's name."""
+        content = content_of(item)
+        key = key_of(item, content)
+        window = self._calendar.window_of(time_of(item))
+        if window is None or window.key in self._found:
+            return key
+        if window.key not in self._known:
+            self._known[window.key] = read_hashes(self._workspace, window.key) or {}
+        if self._known[window.key].get(key) != content:
+            self._found.add(window.key)
+        return key

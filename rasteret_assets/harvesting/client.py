@@ -1,0 +1,208 @@
+"""Searches a STAC API: pages of items as they came.
+
+pystac-client makes the searches. Paging that goes round in a circle, which it would follow for ever, is told here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+from urllib.parse import urljoin
+
+from pystac import Link
+from pystac.errors import STACError
+from pystac_client import Client
+from pystac_client.conformance import ConformanceClasses
+from pystac_client.errors import ClientTypeError
+from pystac_client.item_search import ItemSearch
+
+from rasteret_assets.errors import BadPageError, HarvestError
+from rasteret_assets.harvest_options import HarvestOptions, Interval
+from rasteret_assets.harvesting.items import with_bands
+from rasteret_assets.harvesting.reader import StacReader, short
+from rasteret_assets.harvesting.windows import Window, moment_of
+from rasteret_assets.secrets import redact
+from rasteret_assets.versions import spec_version
+
+#: Pages without an item that may follow one another: some APIs filter after they have cut pages.
+_EMPTY_PAGES: Final = 20
+
+
+class Page(NamedTuple):
+    """A page of a search.
+
+    Args:
+        items: as the API gives them.
+        matched: how many items match the whole search, where the API tells.
+    """
+
+    items: list[dict[str, Any]]
+    matched: int | None
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What an API says that it can do with the time of an item's last change."""
+
+    query: bool
+    filter: bool
+    sort: bool
+
+
+class StacApi:
+    """A STAC API.
+
+    Args:
+        options: of the harvest.
+        link_local: as for :class:`~rasteret_assets.harvesting.reader.StacReader`.
+
+    Raises:
+        HarvestError: if the address is not one of a STAC API.
+        BadPageError: if it does not answer.
+    """
+
+    def __init__(self, options: HarvestOptions, *, link_local: bool = False) -> None:
+        self.options = options
+        self.io = StacReader(link_local=link_local)
+        address = options.address
+        document = self.io.document(address)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what an API does not say that it can is decided here
+                self._client = Client.from_dict(document, href=address, preserve_dict=False)
+        except (STACError, ClientTypeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise HarvestError(f"{redact(address)}: not the first page of a STAC API ({short(error)})") from None
+        self._client._stac_io = self.io  # noqa: SLF001  (as pystac-client's own constructors do)
+        links = [link for link in self._client.get_links("search") if link.get_absolute_href()]
+        if not links:
+            raise HarvestError(
+                f"{redact(address)}: has no link to search for items: it may be a static catalog, which stac_catalog "
+                "names in the place of stac_api"
+            )
+        methods = {str(link.extra_fields.get("method", "GET")).upper(): link for link in links}
+        self._method = "POST" if "POST" in methods else "GET"
+        self._search = str((methods.get(self._method) or links[0]).get_absolute_href())
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the API says that it can do."""
+        conforms = self._client.conforms_to
+        return Abilities(
+            query=conforms(ConformanceClasses.QUERY), filter=conforms(ConformanceClasses.FILTER),
+            sort=conforms(ConformanceClasses.SORT),
+        )  # fmt: skip
+
+    def extent(self) -> Interval:
+        """Return the time that the collections say their items are of."""
+        starts, ends = [], []
+        for document in self._collections():
+            try:
+                first, last = document["extent"]["temporal"]["interval"][0]
+            except (LookupError, TypeError, ValueError):
+                return Interval(None, None)
+            starts.append(moment_of(first) if isinstance(first, str) else None)
+            ends.append(moment_of(last) if isinstance(last, str) else None)
+        told = [start for start in starts if start is not None]
+        start = min(told) if told and len(told) == len(starts) else None
+        closed = [end for end in ends if end is not None]
+        return Interval(start, max(closed) if closed and len(closed) == len(ends) else None)
+
+    def _collections(self) -> Iterator[dict[str, Any]]:
+        root = next((link.get_absolute_href() for link in self._client.get_links("data")), None)
+        if root is None:
+            root = f"{self.options.address.partition('?')[0].rstrip('/')}/collections"
+        if self.options.collections:
+            base, mark, query = root.partition("?")
+            for name in self.options.collections:
+                yield self.io.document(f"{base.rstrip('/')}/{name}{mark}{query}")
+        else:
+            for page in self._pages(root, "GET", {}):
+                yield from (found for found in page.get("collections") or () if isinstance(found, dict))
+
+    def pages(self, window: Window, **more: Any) -> Iterator[Page]:
+        """Yield the pages of a window's items.
+
+        Args:
+            window: stretch of time.
+            more: arguments of ``ItemSearch`` in place of those that the options make.
+
+        Raises:
+            BadPageError: if a page cannot be had, is not one, or leads back to an earlier one.
+            HarvestError: if the host refuses the search.
+        """
+        options = self.options
+        asked: dict[str, Any] = {
+            "collections": list(options.collections) or None, "bbox": options.bbox, "intersects": options.intersects,
+            "datetime": window.asked, "query": dict(options.query) or None, "filter": options.filter,
+            "filter_lang": "cql2-json" if options.filter is not None or "filter" in more else None,
+            "limit": options.limit, **more,
+        }  # fmt: skip
+        search = ItemSearch(self._search, method=self._method, stac_io=self.io, max_items=None, **asked)
+        for page in self._pages(search.url, self._method, search.get_parameters()):
+            items = page.get("features")
+            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                raise BadPageError(f"{redact(self._search)}: a page has no list of items as its features")
+            bands = [with_bands(item, options.band_map, options.band_index_map) for item in items]
+            yield Page(bands, _matched(page))
+
+    def _pages(self, url: str, method: str, parameters: Any) -> Iterator[dict[str, Any]]:
+        page = self.io.document(url, method=method, parameters=parameters)
+        seen, empty = {_page_key(url, parameters)}, 0
+        while True:
+            yield page
+            empty = 0 if page.get("features") or page.get("collections") else empty + 1
+            following = _next(page, url)
+            if following is None or empty >= _EMPTY_PAGES:
+                return
+            key = _page_key(following.get("href"), [following.get(name) for name in ("method", "body", "headers")])
+            if key in seen:
+                raise BadPageError(f"{redact(url)}: paging leads back to a page that was read before")
+            seen.add(key)
+            try:
+                page = self.io.document(Link.from_dict(following), parameters=parameters)
+            except BadPageError:
+                raise
+            except HarvestError as error:
+                # What was asked for is right, as the first page says; a token may have run out.
+                raise BadPageError(str(error)) from None
+
+
+def _next(page: Mapping[str, Any], url: str) -> dict[str, Any] | None:
+    links = page.get("links")
+    for link in links if isinstance(links, list) else ():
+        if isinstance(link, dict) and link.get("rel") == "next" and isinstance(link.get("href"), str):
+            return {**link, "href": urljoin(url, link["href"])}
+    return None
+
+
+def _page_key(href: Any, rest: Any) -> str:
+    return spec_version({"href": href, "rest": rest}, None)
+
+
+def _matched(page: Mapping[str, Any]) -> int | None:
+    context = page.get("context")
+    told = page.get("numberMatched")
+    if told is None and isinstance(context, dict):
+        told = context.get("matched")
+    return told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else None
+
+
+def changed_since(api: StacApi, moment: str, *, included: bool) -> list[dict[str, Any]]:
+    """Return the arguments of searches for items that changed since a moment: the surest first.
+
+    Args:
+        api: that is asked.
+        moment: as RFC 3339 has it.
+        included: whether items that changed at that very moment are meant too.
+    """
+    options, can, ways = api.options, api.abilities, list[dict[str, Any]]()
+    if can.query and "updated" not in options.query and options.filter is None:
+        ways.append({"query": {**options.query, "updated": {"gte" if included else "gt": moment}}})
+    if can.filter and not options.query:
+        since = {"op": ">=" if included else ">", "args": [{"property": "updated"}, {"timestamp": moment}]}
+        ways.append({"filter": since if options.filter is None else {"op": "and", "args": [options.filter, since]}})
+    if can.sort:
+        ways.append({"sortby": [{"field": "properties.updated", "direction": "desc"}]})
+    return ways

@@ -1,0 +1,354 @@
+"""The harvest: which windows have to be asked for, what came of each, and the ledger that says so.
+
+A window is asked for again where it can have changed: it was never harvested or failed, its file is lost, an item in it
+was updated, it is young, or it is time for all windows. What a window brought is compared by content, and its file is
+replaced only where that is another. A window that fails keeps its old file; the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from contextvars import copy_context
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from rasteret_assets.errors import BadPageError, HarvestError, SpecError
+from rasteret_assets.harvest_options import HarvestOptions
+from rasteret_assets.harvesting.ask import Answer, StoppedError, TooLargeError, ask_window, told
+from rasteret_assets.harvesting.choose import bounds, planned_windows, windows_to_ask
+from rasteret_assets.harvesting.client import StacApi
+from rasteret_assets.harvesting.ledger import (
+    HARVEST_VERSION,
+    WindowState,
+    age_days,
+    read_hashes,
+    read_ledger,
+)
+from rasteret_assets.harvesting.report import HarvestReport, WindowResult
+from rasteret_assets.harvesting.rows import BATCH_ITEMS, WindowRows
+from rasteret_assets.harvesting.static import StaticCatalog
+from rasteret_assets.harvesting.store import HarvestStore
+from rasteret_assets.harvesting.windows import UNDATED, Calendar, Window, time_of, utc_text, window_at
+from rasteret_assets.secrets import redact
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.garbage import fewer_collections
+from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.versions import spec_version
+
+_log = logging.getLogger(__name__)
+
+#: Called with the windows that are done, all windows that are asked for, and the items that have come.
+HarvestProgress = Callable[[int, int, int], None]
+
+#: Windows that are asked for side by side: their pages are waited for at once, and an API is not overrun.
+WINDOWS_AT_ONCE: Final = 4
+#: Seconds between writes of the ledger while windows come in.
+_LEDGER_EVERY_S: Final = 10.0
+_LISTED: Final = 10
+
+
+def harvest_items(
+    spec: CollectionSpec,
+    workspace: Workspace,
+    *,
+    force: bool = False,
+    now: datetime | None = None,
+    progress: HarvestProgress | None = None,
+) -> HarvestReport:
+    """Bring the harvested items of a collection up to date with its STAC API or catalog.
+
+    Args:
+        spec: of the collection, with ``harvest``.
+        workspace: of the collection.
+        force: ask for all windows.
+        now: moment that counts as now; the clock's when omitted.
+        progress: called as windows and pages come in, from several threads.
+
+    Raises:
+        SpecError: if the collection is not harvested.
+        HarvestError: if the API refuses the search. (Windows that could not be harvested stand in the report.)
+        WorkspaceError: if files cannot be written.
+    """
+    if spec.harvest is None:
+        raise SpecError(f"{spec.name}: has no harvest options, which say where its STAC items come from")
+    with workspace.lock_harvest(), fewer_collections():
+        workspace.sweep()
+        harvest = _Harvest(spec, workspace, now or datetime.now(UTC), progress, force=force)
+        report = harvest.of_catalog() if spec.harvest.stac_catalog is not None else harvest.of_api()
+    for name, count in report.without.items():
+        if count:
+            _log.warning("%s: %d harvested items have no %s", spec.name, count, name)
+    return report
+
+
+def is_harvested(spec: CollectionSpec, workspace: Workspace) -> bool:
+    """Whether all that a collection asks for was harvested before, up to a moment of the past."""
+    if spec.harvest is None:
+        return False
+    ledger = read_ledger(workspace)
+    return ledger.question == _question(spec.harvest) and ledger.full is not None and ledger.full_since is None
+
+
+def _question(options: HarvestOptions) -> str:
+    # Without the keys in the address: another key asks for the same items.
+    address = {"stac_api": None, "stac_catalog": None, "address": redact(options.address)}
+    return spec_version({**options.question, **address, "version": HARVEST_VERSION}, None)
+
+
+def refuse_failed_windows(spec: CollectionSpec, report: HarvestReport) -> None:
+    """Refuse a harvest in which windows failed.
+
+    Raises:
+        HarvestError: naming them, and why.
+    """
+    if not report.failed:
+        return
+    lines = [f"{key}: {reason}" for key, reason in sorted(report.failed.items())]
+    more = f"\n... and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    listing = "\n".join(lines[:_LISTED])
+    raise HarvestError(
+        f"{spec.name}: {len(lines)} of {report.windows} windows could not be harvested; they keep what they had, and "
+        f"are asked for again by the next harvest\n{listing}{more}",
+        report.failed,
+    )
+
+
+def _silent(done: int, total: int, items: int) -> None:
+    """Show no progress."""
+    del done, total, items
+
+
+class _Harvest:
+    """One harvest, under its lock."""
+
+    def __init__(
+        self,
+        spec: CollectionSpec,
+        workspace: Workspace,
+        now: datetime,
+        progress: HarvestProgress | None,
+        *,
+        force: bool,
+    ) -> None:
+        if spec.harvest is None:
+            raise SpecError("no harvest options")
+        self.options, self.workspace, self.now = spec.harvest, workspace, now
+        self.link_local = spec.link_local == "allow"
+        self.report_progress = progress or _silent
+        self.ledger = read_ledger(workspace)
+        question = _question(self.options)
+        self.is_other = self.ledger.question != question
+        begins = force or self.is_other or (self.ledger.full_since is None and self._is_due())
+        if self.is_other:
+            self.ledger.forget(self.ledger.windows)
+        if begins:
+            self.ledger.full_since = utc_text(now)
+        self.begins = begins
+        self.ledger.question = question
+        self.store = HarvestStore(workspace, self.ledger.texts)
+        self.results: dict[str, WindowResult] = {}
+        self.failed: dict[str, str] = {}
+        self.strays: dict[bytes, tuple[str, datetime]] = {}
+        self.items = 0
+        self.stopped = threading.Event()
+        self.guard = threading.Lock()
+        self.saved = time.monotonic()
+
+    # --- an API ------------------------------------------------------------------------------------------------------
+
+    def of_api(self) -> HarvestReport:
+        """Harvest a STAC API."""
+        api = StacApi(self.options, link_local=self.link_local)
+        windows = planned_windows(api, self.ledger, self.now, full=self.begins)
+        if not self.is_other:
+            windows = [leaf for window in windows for leaf in window.leaves(self.ledger.windows)]
+        self.first = windows[0].start
+        asked = windows_to_ask(api, windows, self.ledger, self.workspace, self.store.present, self.now)
+        leaves = {window.key: window for window in windows}
+        if asked:
+            self.ledger.forget(window.key for window in asked)
+            self._save()
+        try:
+            self._ask_all(api, asked, leaves)
+            if self.store.is_written:
+                # Items whose time changed may be in their old and in their new window.
+                self._ask_all(api, [leaves[key] for key in self.store.windows_that_share() if key in leaves], leaves)
+            self._check_strays(leaves)
+        finally:
+            self._save()
+        return self._end(leaves, api.io.requests)
+
+    def _is_due(self) -> bool:
+        return age_days(self.ledger.full, self.now) >= self.options.full_every
+
+    def _ask_all(self, api: StacApi, asked: Sequence[Window], leaves: dict[str, Window]) -> None:
+        """Ask for windows side by side; those that are split are replaced by their parts."""
+        waiting, total = list(reversed(asked)), len(asked)
+        running: dict[Future[None], Window] = {}
+        with ThreadPoolExecutor(WINDOWS_AT_ONCE) as pool:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < WINDOWS_AT_ONCE:
+                        window = waiting.pop()
+                        # With this context, in which the lock is held.
+                        running[pool.submit(copy_context().run, self._ask, api, window)] = window
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        window = running.pop(future)
+                        parts = self._ended(future, window, leaves)
+                        waiting += reversed(parts)
+                        total += len(parts) - bool(parts)
+                    self.report_progress(total - len(waiting) - len(running), total, self.items)
+                    self._save(every=_LEDGER_EVERY_S)
+            except BaseException:
+                self.stopped.set()  # before the pool waits for its threads
+                raise
+
+    def _ended(self, future: Future[None], window: Window, leaves: dict[str, Window]) -> list[Window]:
+        """Note how a question ended; return what is to be asked in its place, where a window is too large."""
+        try:
+            future.result()
+        except TooLargeError:
+            parts = window.parts()
+            leaves.pop(window.key, None)
+            leaves.update((part.key, part) for part in parts)
+            return parts
+        except BadPageError as error:
+            self._fail(window, str(error))
+        return []
+
+    def _ask(self, api: StacApi, window: Window) -> None:
+        def check_stop(items: int) -> None:
+            if self.stopped.is_set():
+                raise StoppedError
+            with self.guard:
+                self.items += items
+
+        ask_window(
+            api, window, self.workspace.scratch, is_first=window.start == self.first, check_stop=check_stop,
+            done=self._take,
+        )  # fmt: skip
+
+    def _take(self, answer: Answer) -> None:
+        self._put(answer.window, answer.rows)
+        with self.guard:
+            self.strays.update(answer.strays)
+
+    def _put(self, window: Window, rows: WindowRows) -> None:
+        before = self.ledger.windows.get(window.key)
+        digest, found, rewritten = self.store.put(window.key, rows)
+        start, end = bounds(window)
+        now = utc_text(self.now)
+        state = WindowState(
+            start=start, end=end, items=len(rows.contents), digest=digest, asked=now,
+            changed=now if rewritten or before is None else before.changed, updated=rows.updated, newest=rows.newest,
+            without={name: count for name, count in rows.without.items() if count},
+        )  # fmt: skip
+        with self.guard:
+            self.ledger.windows[window.key] = state
+            first = self.results.get(window.key, WindowResult(items=0))
+            self.results[window.key] = first.then(state.items, *found, rewritten=rewritten)
+
+    def _fail(self, window: Window, reason: str) -> None:
+        start, end = bounds(window)
+        with self.guard:
+            self.failed[window.key] = reason
+            self.ledger.fail(window.key, WindowState(start=start, end=end), reason)
+
+    def _check_strays(self, leaves: dict[str, Window]) -> None:
+        """Fail windows that hold the time of an item that came only with another window."""
+        calendar = Calendar(sorted(leaves.values(), key=lambda window: (window.start is not None, window.start)))
+        homes: dict[str, dict[bytes, str]] = {}
+        for item, (name, moment) in self.strays.items():
+            home = calendar.window_of(moment)
+            if home is not None and home.key in self.results:
+                homes.setdefault(home.key, {})[item] = name
+        for key, items in homes.items():
+            known = read_hashes(self.workspace, key) or {}
+            if missing := {name: None for item, name in items.items() if item not in known}:
+                self._fail(
+                    leaves[key],
+                    f"the API has {told(missing)} for another window, but not for this one, which holds their datetime",
+                )
+
+    # --- a static catalog --------------------------------------------------------------------------------------------
+
+    def of_catalog(self) -> HarvestReport:
+        """Harvest a static catalog, all of whose items are read."""
+        self.ledger.full_since = utc_text(self.now)
+        catalog = StaticCatalog(self.options, link_local=self.link_local)
+        leaves: dict[str, Window] = {}
+        with ExitStack() as stack:
+            rows: dict[str, WindowRows] = {}
+            held: dict[str, list[dict[str, Any]]] = {}
+            for item in catalog.items():
+                moment = time_of(item)
+                window = (
+                    Window(key=UNDATED, start=None, end=None)
+                    if moment is None
+                    else window_at(moment, self.options.window)
+                )
+                if window.key not in rows:
+                    leaves[window.key] = window
+                    rows[window.key] = stack.enter_context(WindowRows(self.workspace.scratch))
+                held.setdefault(window.key, []).append(item)
+                self.items += 1
+                if len(held[window.key]) >= BATCH_ITEMS:
+                    rows[window.key].add(held.pop(window.key))
+                if self.items % BATCH_ITEMS == 0:
+                    self.report_progress(0, len(rows), self.items)
+            for key, items in held.items():
+                rows[key].add(items)
+            self._put_all(leaves, rows)
+        self._save()
+        return self._end(leaves, catalog.io.requests)
+
+    def _put_all(self, leaves: dict[str, Window], rows: dict[str, WindowRows]) -> None:
+        for done, (key, found) in enumerate(sorted(rows.items()), 1):
+            if found.contradicted:
+                self._fail(leaves[key], f"{found.contradicted} items are there twice, and differ")
+            else:
+                self._put(leaves[key], found)
+            self.report_progress(done, len(rows), self.items)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _end(self, leaves: dict[str, Window], requests: int) -> HarvestReport:
+        """Take away what no window has any more, bring types together, and say what was done."""
+        if self.store.is_written:
+            self.store.settle_types()
+        full = self.ledger.full_since is not None
+        if not self.failed:
+            gone = (self.store.present | self.ledger.windows.keys()) - leaves.keys()
+            lost = {key: self.store.remove(key) for key in sorted(gone)}
+            self._count_gone(lost)
+            self.ledger.windows = {key: self.ledger.windows[key] for key in sorted(leaves)}
+            self.ledger.full = self.ledger.full_since or self.ledger.full
+            self.ledger.full_since = None
+        self.ledger.harvested = utc_text(self.now)
+        self._save()
+        without: Counter[str] = Counter()
+        for state in self.ledger.windows.values():
+            without.update(state.without)
+        return HarvestReport(
+            path=self.workspace.harvested, full=full, windows=len(leaves), asked=self.results, failed=self.failed,
+            items=self.ledger.items, newest=self.ledger.newest, requests=requests, without=dict(without),
+        )  # fmt: skip
+
+    def _count_gone(self, lost: dict[str, int]) -> None:
+        """Count the items of files that were taken away, unless other windows have taken them over."""
+        for key, items in lost.items():
+            if items and not any(other.startswith(key) for other in self.results):
+                self.results[key] = WindowResult(items=0, gone=items, rewritten=True)
+
+    def _save(self, every: float = 0.0) -> None:
+        if time.monotonic() - self.saved >= every:
+            with self.guard:
+                document = self.ledger.to_json()
+            self.workspace.write_json(self.workspace.harvest_ledger, document)
+            self.saved = time.monotonic()

@@ -1,0 +1,198 @@
+"""The ledger of a harvest: one small JSON document that says of each window when it was asked for, and what it brought.
+
+It is replaced in one step after the files that it tells of, so that a harvest that was killed asks again for windows
+whose files are newer than the ledger says. What each item was when it was harvested stands in a table per window, as
+hashes, for those who ask what changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
+from typing import Any, Final, NamedTuple, Self
+
+import pyarrow as pa
+from xxhash import xxh3_128_hexdigest
+
+from rasteret_assets.harvesting.texts import Texts
+from rasteret_assets.harvesting.windows import moment_of
+from rasteret_assets.storage.documents import FORMAT, FORMAT_KEY
+from rasteret_assets.storage.workspace import Workspace
+
+#: Raised whenever the same items would be stored as other rows.
+HARVEST_VERSION: Final = 1
+
+_HASH: Final = pa.binary(16)
+_HASHES_SCHEMA: Final = pa.schema([("item", _HASH), ("content", _HASH)])
+#: Hash of the content of each item of a window, by the hash of the item's name.
+Hashes = Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowState:
+    """What a window brought when it was asked for last.
+
+    Args:
+        start: first moment, as ISO 8601; None where the window is open.
+        end: the moment right after the last one; None where the window is open.
+        items: items in its file; there is no file where it is 0.
+        digest: changes with any of these items.
+        asked: when it was asked for.
+        changed: when its items became what they are.
+        updated: the newest ``updated`` of its items; None where an item has none.
+        newest: time of its newest item.
+        without: items without a geometry, without assets and without an id.
+        failed: why it could not be harvested when it was asked for after that; empty where it could.
+    """
+
+    start: str | None
+    end: str | None
+    items: int = 0
+    digest: str = ""
+    asked: str | None = None
+    changed: str | None = None
+    updated: str | None = None
+    newest: str | None = None
+    without: Mapping[str, int] = field(default_factory=dict)
+    failed: str = ""
+
+    @classmethod
+    def from_json(cls, document: Any) -> Self | None:
+        """Read a state; None where it is not one, so that its window is asked for again."""
+        if not isinstance(document, dict):
+            return None
+        known = {name.name for name in fields(cls)}
+        values = {name: value for name, value in document.items() if name in known}
+        try:
+            state = cls(**values)
+        except TypeError:
+            return None
+        times = (state.start, state.end, state.asked, state.changed, state.updated, state.newest)
+        fit = all(time is None or (isinstance(time, str) and moment_of(time) is not None) for time in times)
+        return state if fit and isinstance(state.items, int) and isinstance(state.digest, str) else None
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """All windows of a harvest.
+
+    Args:
+        question: hash of what was asked for; another question means that all windows are asked for.
+        windows: by key.
+        harvested: when a harvest came to its end last.
+        full: when all windows were asked for last, without a failure.
+        full_since: when the harvest began that asks for all windows, as long as some of them are not harvested yet.
+        first: the first moment that the catalog said it has items of.
+        texts: columns, and fields of assets, that are text because items disagree about their type.
+    """
+
+    question: str = ""
+    windows: dict[str, WindowState] = field(default_factory=dict)
+    harvested: str | None = None
+    full: str | None = None
+    full_since: str | None = None
+    first: str | None = None
+    texts: Texts = field(default_factory=Texts)
+
+    @property
+    def items(self) -> int:
+        """Items of all windows."""
+        return sum(state.items for state in self.windows.values())
+
+    @property
+    def newest(self) -> str | None:
+        """Time of the newest item."""
+        return max((state.newest for state in self.windows.values() if state.newest), default=None)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Note that windows have to be asked for, until they were."""
+        for key in keys:
+            if key in self.windows:
+                self.windows[key] = replace(self.windows[key], asked=None)
+
+    def fail(self, key: str, state: WindowState, reason: str) -> None:
+        """Note that a window could not be harvested; what it brought before stays."""
+        self.windows[key] = replace(self.windows.get(key, state), failed=reason)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ledger as a document."""
+        return {
+            FORMAT_KEY: FORMAT, "question": self.question, "harvested": self.harvested, "full": self.full,
+            "full_since": self.full_since,
+            "first": self.first, "texts": sorted(self.texts.columns), "asset_texts": sorted(self.texts.asset_fields),
+            "windows": {key: asdict(state) for key, state in sorted(self.windows.items())},
+        }  # fmt: skip
+
+
+def read_ledger(workspace: Workspace) -> Ledger:
+    """Read the ledger of a harvest; an empty one where there is none, or it is damaged.
+
+    Raises:
+        CollectionError: if it cannot be read, or a newer version wrote it.
+    """
+    document = workspace.read_json(workspace.harvest_ledger, cache=True)
+    if document is None:
+        return Ledger()
+    windows = document.get("windows")
+    states = {
+        key: WindowState.from_json(found) for key, found in (windows if isinstance(windows, dict) else {}).items()
+    }
+    times = {name: _time(document.get(name)) for name in ("harvested", "full", "full_since", "first")}
+    texts = Texts(_names(document.get("texts")), _names(document.get("asset_texts")))
+    found = {key: state for key, state in states.items() if state is not None}
+    return Ledger(question=str(document.get("question")), windows=found, texts=texts, **times)
+
+
+def _time(value: Any) -> str | None:
+    return value if isinstance(value, str) and moment_of(value) is not None else None
+
+
+def _names(value: Any) -> set[str]:
+    return {name for name in value if isinstance(name, str)} if isinstance(value, list) else set()
+
+
+# --- hashes of items -------------------------------------------------------------------------------------------------
+
+
+class Changes(NamedTuple):
+    """How many items of a window are new, have another content, and are gone."""
+
+    new: int
+    changed: int
+    gone: int
+
+
+def digest_of(hashes: Hashes) -> str:
+    """Return a digest that changes with any item of a window, but not with their order."""
+    return xxh3_128_hexdigest(b"".join(item + content for item, content in sorted(hashes.items())))
+
+
+def changes(before: Hashes, after: Hashes) -> Changes:
+    """Compare the items of a window with those that it had before."""
+    return Changes(
+        new=len(after.keys() - before.keys()),
+        changed=sum(before[item] != content for item, content in after.items() if item in before),
+        gone=len(before.keys() - after.keys()),
+    )
+
+
+def write_hashes(workspace: Workspace, key: str, hashes: Hashes) -> None:
+    """Keep the hashes of a window's items."""
+    columns = [pa.array(list(values), _HASH) for values in (hashes.keys(), hashes.values())]
+    workspace.write_table(workspace.harvest_hashes(key), pa.table(columns, _HASHES_SCHEMA), durable=False)
+
+
+def read_hashes(workspace: Workspace, key: str) -> Hashes | None:
+    """Return the hashes of a window's items; None where they are lost."""
+    table = workspace.read_table(workspace.harvest_hashes(key), cache=True)
+    if table is None or not table.schema.equals(_HASHES_SCHEMA):
+        return None
+    items, contents = (column.to_pylist() for column in table.columns)
+    return dict(zip(items, contents, strict=True))
+
+
+def age_days(text: str | None, now: datetime) -> float:
+    """Return how many days ago a moment was; infinite where there is none."""
+    moment = None if text is None else moment_of(text)
+    return float("inf") if moment is None else (now - moment).total_seconds() / 86_400

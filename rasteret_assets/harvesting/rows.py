@@ -1,0 +1,176 @@
+"""The items of one window: taken page by page into a temporary file, and written as one Parquet file at the end.
+
+Pages differ in schema, and what of a window has to become text is known only after its last page. So the pages of a
+large window lie in a temporary file as Arrow messages, and memory holds no more than some of them, one page that comes
+and one row group that goes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+import pyarrow as pa
+
+from rasteret_assets.harvesting.items import batch_of, content_of, key_of
+from rasteret_assets.harvesting.ledger import digest_of
+from rasteret_assets.harvesting.texts import Texts, conformed
+from rasteret_assets.harvesting.unite import unite
+from rasteret_assets.harvesting.windows import time_of, updated_of, utc_text
+from rasteret_assets.schema import ASSETS, GEOMETRY, ID
+from rasteret_assets.storage.disk import make_folder
+from rasteret_assets.storage.streams import STREAM_OPTIONS
+from rasteret_assets.storage.workspace import Workspace
+
+#: Key of a file's footer: digest of its items, which says what the file holds whatever else was lost.
+DIGEST_KEY: Final = b"rasteret_assets:items"
+#: Rows of a row group, and bytes of Arrow above which fewer make one: the memory that writing takes.
+_GROUP_ROWS: Final = 4096
+_GROUP_BYTES: Final = 64 * 2**20
+#: Arrow bytes of a window above which its items go to the temporary file.
+_HELD_BYTES: Final = 24 * 2**20
+#: Items that become a batch at once.
+BATCH_ITEMS: Final = 500
+
+_OPTIONS: Final[Mapping[str, Any]] = {"compression": "zstd", "compression_level": 3}
+
+
+class _Piece(NamedTuple):
+    first: int
+    size: int
+
+
+class WindowRows:
+    """Takes the items of a window; those that come again are taken once.
+
+    Args:
+        scratch: folder of the temporary file.
+    """
+
+    def __init__(self, scratch: str) -> None:
+        make_folder(Path(scratch))
+        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  (closed by __exit__)
+        self._pieces: list[_Piece] = []
+        self._held: list[pa.RecordBatch] = []
+        self._held_bytes = 0
+        self._schemas: dict[pa.Schema, None] = {}
+        #: Hash of the content of each item, by that of its name.
+        self.contents: dict[bytes, bytes] = {}
+        #: Items that came again as they were, and with another content.
+        self.repeated = 0
+        self.contradicted = 0
+        self.without: Counter[str] = Counter()
+        self._updated: datetime | None = None
+        self._newest: datetime | None = None
+        self._all_updated = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Take items of a page."""
+        fresh = []
+        for item in items:  # the only loop over items; Arrow has the rest
+            content = content_of(item)
+            key = key_of(item, content)
+            known = self.contents.setdefault(key, content)
+            if known is content:
+                fresh.append(item)
+            else:
+                self.repeated += known == content
+                self.contradicted += known != content
+        if fresh:
+            self._note(fresh)
+            for first in range(0, len(fresh), BATCH_ITEMS):
+                self._take(batch_of(fresh[first : first + BATCH_ITEMS]))
+
+    def _note(self, items: Sequence[Mapping[str, Any]]) -> None:
+        for name in (ID, GEOMETRY, ASSETS):
+            self.without[name] += sum(not item.get(name) for item in items)
+        self._newest = _latest([self._newest, *map(time_of, items)])
+        updated = [updated_of(item) for item in items]
+        self._all_updated &= None not in updated
+        self._updated = _latest([self._updated, *updated])
+
+    @property
+    def updated(self) -> str | None:
+        """The newest ``updated`` of all items; None where an item has none."""
+        return utc_text(self._updated) if self._updated and self._all_updated else None
+
+    @property
+    def newest(self) -> str | None:
+        """Time of the newest item; None without one."""
+        return None if self._newest is None else utc_text(self._newest)
+
+    def _take(self, batch: pa.RecordBatch) -> None:
+        self._schemas.setdefault(batch.schema)
+        self._held.append(batch)
+        self._held_bytes += batch.nbytes
+        if self._held_bytes > _HELD_BYTES:
+            for held in self._held:
+                self._spool(held)
+            self._held, self._held_bytes = [], 0
+
+    def _spool(self, batch: pa.RecordBatch) -> None:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema, options=STREAM_OPTIONS) as writer:
+            writer.write_batch(batch)
+        data = sink.getvalue()
+        self._pieces.append(_Piece(self._file.seek(0, 2), data.size))
+        self._file.write(data)
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        for piece in self._pieces:
+            self._file.seek(piece.first)
+            with pa.ipc.open_stream(self._file.read(piece.size)) as reader:
+                yield from reader
+        yield from self._held
+
+    def write(self, workspace: Workspace, path: str, texts: Texts) -> None:
+        """Write all items as one Parquet file, which replaces what was there in one step.
+
+        Args:
+            workspace: of the collection.
+            path: of the file.
+            texts: what other windows have as text; what this one needs as text is added.
+
+        Raises:
+            WorkspaceError: if the file cannot be written.
+        """
+        own = texts.copy()  # other windows may add to theirs meanwhile
+        united = unite(list(self._schemas), own)
+        schema = with_digest(united, digest_of(self.contents))
+        write_batches(workspace, path, (conformed(batch, schema, own) for batch in self._batches()), schema)
+        texts.add(own)
+
+
+def with_digest(schema: pa.Schema, digest: str) -> pa.Schema:
+    """Return a schema whose footer tells the digest of a window's items."""
+    return schema.with_metadata({**(schema.metadata or {}), DIGEST_KEY: digest.encode()})
+
+
+def write_batches(workspace: Workspace, path: str, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> None:
+    """Write rows as one Parquet file in row groups of a bounded size."""
+    with workspace.writer(path, schema, **_OPTIONS) as writer:
+        held: list[pa.RecordBatch] = []
+        for batch in batches:
+            held.append(batch)
+            if sum(map(len, held)) >= _GROUP_ROWS or sum(one.nbytes for one in held) >= _GROUP_BYTES:
+                writer.write(pa.Table.from_batches(held, schema))
+                held = []
+        if held:
+            writer.write(pa.Table.from_batches(held, schema))
+
+
+def _latest(moments: Iterable[datetime | None]) -> datetime | None:
+    return max((moment for moment in moments if moment is not None), default=None)

@@ -1,0 +1,153 @@
+"""Static catalogs: documents that link to one another, on a disk, a bucket or a web server.
+
+All of their items are read at each harvest, because nothing in such a catalog says what changed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import shapely
+from pystac.utils import make_absolute_href
+
+from rasteret_assets.errors import HarvestError
+from rasteret_assets.harvest_options import HarvestOptions, Interval
+from rasteret_assets.harvesting.items import with_bands
+from rasteret_assets.harvesting.reader import StacReader
+from rasteret_assets.harvesting.windows import moment_of
+from rasteret_assets.secrets import redact
+
+#: Documents that are read side by side, and links that wait for them.
+_AT_ONCE: Final = 8
+_CHUNK: Final = 256
+_NAMED: Final = 10
+
+
+class StaticCatalog:
+    """A catalog or collection of linked documents.
+
+    Args:
+        options: of the harvest.
+        link_local: as for :class:`~rasteret_assets.harvesting.reader.StacReader`.
+    """
+
+    def __init__(self, options: HarvestOptions, *, link_local: bool = False) -> None:
+        self.options = options
+        self.io = StacReader(link_local=link_local)
+        self._area = _area(options)
+
+    def items(self) -> Iterator[dict[str, Any]]:
+        """Yield the items that the options choose, with absolute addresses.
+
+        Raises:
+            HarvestError: naming the documents that could not be read; after all others were yielded.
+        """
+        address = make_absolute_href(self.options.address)
+        root = self.io.document(address)
+        if root.get("type") == "Feature":
+            raise HarvestError(f"{redact(address)}: is one item; stac_catalog names a catalog or a collection of items")
+        if not isinstance(root.get("links"), list):
+            raise HarvestError(f"{redact(address)}: not a STAC catalog, because it has no links")
+        failures: list[str] = []
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for href, document in self._documents(pool, address, root, failures):
+                item = _absolute(document, href)
+                if self._is_chosen(item):
+                    yield with_bands(item, self.options.band_map, self.options.band_index_map)
+        if failures:
+            more = f" and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+            raise HarvestError(
+                f"{redact(address)}: {len(failures)} of its documents cannot be read, so that nothing of it is stored: "
+                f"{'; '.join(failures[:_NAMED])}{more}"
+            )
+
+    def _documents(
+        self, pool: ThreadPoolExecutor, address: str, root: Mapping[str, Any], failures: list[str]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the items with their addresses, in no order; note the documents that cannot be read."""
+        catalogs, items = deque([(address, root)]), deque[str]()
+        seen, waiting = {address}, deque[str]()
+        while catalogs or items or waiting:
+            while catalogs:
+                for rel, href in _links(*catalogs.popleft()):
+                    if href not in seen:
+                        seen.add(href)
+                        (items if rel == "item" else waiting).append(href)
+            # Items first: links that wait take memory.
+            chosen = items or waiting
+            chunk = [chosen.popleft() for _ in range(min(_CHUNK, len(chosen)))]
+            for href, document in zip(chunk, pool.map(self._read, chunk), strict=True):
+                if isinstance(document, HarvestError):
+                    failures.append(str(document))
+                elif document.get("type") == "Feature":
+                    yield href, document
+                else:
+                    catalogs.append((href, document))
+
+    def _read(self, href: str) -> dict[str, Any] | HarvestError:
+        try:
+            return self.io.document(href)
+        except HarvestError as error:
+            return error
+
+    def _is_chosen(self, item: Mapping[str, Any]) -> bool:
+        options = self.options
+        if options.collections and item.get("collection") not in options.collections:
+            return False
+        return self._meets(item.get("geometry")) and _overlaps(item.get("properties"), options.interval)
+
+    def _meets(self, geometry: Any) -> bool:
+        if self._area is None:
+            return True
+        try:
+            return bool(isinstance(geometry, dict) and self._area.intersects(shapely.geometry.shape(geometry)))
+        except (shapely.errors.ShapelyError, LookupError, TypeError, ValueError, AttributeError):
+            return False
+
+
+def _area(options: HarvestOptions) -> Any:
+    if options.intersects is not None:
+        try:
+            return shapely.geometry.shape(options.intersects)
+        except (shapely.errors.ShapelyError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise HarvestError(f"intersects is not a GeoJSON geometry: {error}") from None
+    if options.bbox is None:
+        return None
+    west, south, east, north = options.bbox
+    if west <= east:
+        return shapely.box(west, south, east, north)
+    return shapely.union(shapely.box(west, south, 180, north), shapely.box(-180, south, east, north))
+
+
+def _overlaps(properties: Any, asked: Interval) -> bool:
+    if asked == (None, None):
+        return True
+    found = properties if isinstance(properties, dict) else {}
+    moments = {name: moment_of(text) for name, text in found.items() if isinstance(text, str) and "datetime" in name}
+    at = moments.get("datetime")
+    start, end = moments.get("start_datetime") or at, moments.get("end_datetime") or at
+    if start is None and end is None:
+        return False
+    first = datetime.min.replace(tzinfo=UTC) if asked.start is None else asked.start
+    last = datetime.max.replace(tzinfo=UTC) if asked.end is None else asked.end
+    return (end or start or first) >= first and (start or end or last) < last
+
+
+def _links(href: str, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    links = document.get("links")
+    for link in links if isinstance(links, list) else ():
+        if isinstance(link, dict) and link.get("rel") in {"item", "child"} and isinstance(link.get("href"), str):
+            yield link["rel"], make_absolute_href(link["href"], href)
+
+
+def _absolute(item: dict[str, Any], href: str) -> dict[str, Any]:
+    """An item whose links and assets can be found from anywhere."""
+    assets, links = item.get("assets"), item.get("links")
+    for found in (*(assets.values() if isinstance(assets, dict) else ()), *(links if isinstance(links, list) else ())):
+        if isinstance(found, dict) and isinstance(found.get("href"), str):
+            found["href"] = make_absolute_href(found["href"], href)
+    return item

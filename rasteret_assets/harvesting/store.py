@@ -1,0 +1,158 @@
+"""The folder of harvested items: one Parquet file per window, whose columns fit together."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rasteret_assets.errors import DamagedFileError
+from rasteret_assets.harvesting.ledger import (
+    Changes,
+    changes,
+    digest_of,
+    read_hashes,
+    write_hashes,
+)
+from rasteret_assets.harvesting.rows import DIGEST_KEY, WindowRows, with_digest, write_batches
+from rasteret_assets.harvesting.texts import Texts, conformed
+from rasteret_assets.harvesting.unite import unite
+from rasteret_assets.schema import ASSETS
+from rasteret_assets.storage.filesystems import each_file, list_files
+from rasteret_assets.storage.workspace import Workspace
+
+_log = logging.getLogger(__name__)
+
+#: Names of our own files: others of the folder are somebody else's.
+_OURS: Final = re.compile(r"(\d{4}(-\d\d(-\d\d(T\d\d)?)?)?|before|after|all|undated)\.parquet")
+
+
+class HarvestStore:
+    """The files of a harvest.
+
+    Args:
+        workspace: of the collection, whose lock on the harvest is held.
+        texts: what is text because items disagree about its type.
+    """
+
+    def __init__(self, workspace: Workspace, texts: Texts) -> None:
+        self.workspace = workspace
+        self.texts = texts
+        self.present = {
+            name.removesuffix(".parquet")
+            for info in list_files(workspace.fs, workspace.harvested, (".parquet",))
+            if _OURS.fullmatch(name := info.base_name)
+        }
+        self.is_written = False
+        self._guard = threading.Lock()
+
+    def put(self, key: str, rows: WindowRows) -> tuple[str, Changes, bool]:
+        """Bring the file of a window to some items.
+
+        Args:
+            key: of the window.
+            rows: all of its items.
+
+        Returns:
+            Digest of the items, how many of them changed, and whether the file was replaced.
+
+        Raises:
+            WorkspaceError: if it cannot be written.
+        """
+        digest, path = digest_of(rows.contents), self.workspace.harvested_file(key)
+        known = read_hashes(self.workspace, key) if key in self.present else None
+        rewritten = (self._digest(key) or digest_of({})) != digest
+        if rewritten and rows.contents:
+            rows.write(self.workspace, path, self.texts)
+        elif rewritten:
+            self.workspace.remove(path)
+        # After the file: hashes that are newer than the file would hide that it is old.
+        if known is None or digest_of(known) != digest:
+            write_hashes(self.workspace, key, rows.contents)
+        with self._guard:
+            (self.present.add if rows.contents else self.present.discard)(key)
+            self.is_written |= rewritten
+        return digest, changes(known or {}, rows.contents), rewritten
+
+    def _digest(self, key: str) -> str | None:
+        """The digest of the items that a window's file holds; None where there is no file, or it is damaged."""
+        if key not in self.present:
+            return None
+        try:
+            schema = self.workspace.read_schema(self.workspace.harvested_file(key))
+        except DamagedFileError as error:
+            _log.warning("%s: damaged; it is made anew (%s)", error.path, error.__cause__)
+            return ""
+        return None if schema is None else (schema.metadata or {}).get(DIGEST_KEY, b"").decode()
+
+    def remove(self, key: str) -> int:
+        """Delete the file of a window; return how many items it held."""
+        known = read_hashes(self.workspace, key)
+        self.workspace.remove(self.workspace.harvested_file(key))
+        self.workspace.remove(self.workspace.harvest_hashes(key))
+        self.present.discard(key)
+        return len(known or {})
+
+    def windows_that_share(self) -> list[str]:
+        """Return windows that hold an item of another window, as when its time changed between two questions."""
+        keys = sorted(self.present)
+        hashes = each_file(self.workspace.fs, self._items, keys)
+        ends = np.cumsum([0, *map(len, hashes)])
+        every = np.concatenate([np.empty(0, np.uint64), *hashes])
+        _, inverse, counts = np.unique(every, return_inverse=True, return_counts=True)
+        places = np.searchsorted(ends, np.flatnonzero(counts[inverse] > 1), side="right") - 1
+        return [keys[place] for place in np.unique(places)]
+
+    def _items(self, key: str) -> npt.NDArray[np.uint64]:
+        """The first halves of the hashes of a window's items."""
+        return np.frombuffer(b"".join(read_hashes(self.workspace, key) or ()), np.uint64)[::2]
+
+    def settle_types(self) -> list[str]:
+        """Write those files anew whose columns do not fit to those of the others; return their windows.
+
+        Raises:
+            CollectionError: if a file cannot be read.
+            WorkspaceError: if a file cannot be written.
+        """
+        keys = sorted(self.present)
+        schemas = each_file(self.workspace.fs, self._schema, keys)
+        found = {key: schema for key, schema in zip(keys, schemas, strict=True) if schema is not None}
+        if not found:
+            return []
+        unite(list(dict.fromkeys(found.values())), self.texts)
+        odd = [key for key, schema in found.items() if not _fits(schema, self.texts)]
+        for key in odd:
+            schema = with_digest(unite([found[key]], self.texts.copy()), self._digest(key) or "")
+            path = self.workspace.harvested_file(key)
+            write_batches(self.workspace, path, self._rewritten(path, schema), schema)
+        if odd:
+            _log.info(
+                "%s: items disagree about the types of %s, which are kept as text", self.workspace.harvested,
+                ", ".join(sorted(self.texts.columns | self.texts.asset_fields)),
+            )  # fmt: skip
+        return odd
+
+    def _schema(self, key: str) -> pa.Schema | None:
+        found = self.workspace.read_schema(self.workspace.harvested_file(key))
+        return None if found is None else found.remove_metadata()
+
+    def _rewritten(self, path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        for batch in self.workspace.read_batches(path):
+            yield conformed(batch, schema, self.texts)
+
+
+def _fits(schema: pa.Schema, texts: Texts) -> bool:
+    """Whether all that is to be text is text."""
+    if any(field.name in texts.columns and not pa.types.is_string(field.type) for field in schema):
+        return False
+    assets = schema.field(ASSETS).type if ASSETS in schema.names else pa.null()
+    if not pa.types.is_struct(assets):
+        return True
+    fields = [child for asset in assets if pa.types.is_struct(asset.type) for child in asset.type]
+    return not any(child.name in texts.asset_fields and not pa.types.is_string(child.type) for child in fields)

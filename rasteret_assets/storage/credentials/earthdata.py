@@ -1,0 +1,147 @@
+"""NASA's Earthdata Login: a bearer token for the web servers of all its archives, and S3 credentials for their buckets.
+
+The account is that of ``EARTHDATA_TOKEN``, else of ``EARTHDATA_USERNAME`` and ``EARTHDATA_PASSWORD``, else of the netrc
+file (``NETRC``, or ``~/.netrc``) for ``urs.earthdata.nasa.gov``, or for the host in ``EARTHDATA_HOST``. With a user and
+a password a token is asked for, which holds for weeks. A web server that does not take a token redirects to the login.
+
+https://urs.earthdata.nasa.gov/documentation/for_users/user_token
+"""
+
+from __future__ import annotations
+
+import base64
+import netrc
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from rasteret_assets.storage.credentials.asking import ask
+from rasteret_assets.storage.http_answer import is_sendable
+from rasteret_assets.storage.tokens import IssuerError, Token
+
+if TYPE_CHECKING:
+    import aiohttp
+
+#: Ends of the names of hosts that take the token; no other host ever sees it.
+_HOSTS: Final = (".earthdata.nasa.gov", ".earthdatacloud.nasa.gov", ".asf.alaska.edu")
+#: Where S3 credentials are had, by the beginning of the names of an archive's buckets.
+_BUCKETS: Final = {
+    "gesdisc-cumulus-": "https://data.gesdisc.earthdata.nasa.gov/s3credentials",
+    "lp-prod-": "https://data.lpdaac.earthdatacloud.nasa.gov/s3credentials",
+    "nsidc-cumulus-": "https://data.nsidc.earthdatacloud.nasa.gov/s3credentials",
+    "ornl-cumulus-": "https://data.ornldaac.earthdata.nasa.gov/s3credentials",
+    "podaac-": "https://archive.podaac.earthdata.nasa.gov/s3credentials",
+}
+_HTTPS: Final = "https"
+
+
+class Earthdata:
+    """Gives the bearer token of an account, and S3 credentials for the buckets of an archive."""
+
+    name = "earthdata"
+    remedy = (
+        "the account may have to accept the terms of the data, or to approve the archive's application, in its profile "
+        "at urs.earthdata.nasa.gov; buckets are open within AWS' region us-west-2 only"
+    )
+
+    def scope(self, url: str) -> str | None:
+        """Return ``https`` for all web servers of the archives, the address of S3 credentials for their buckets."""
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+        except ValueError:  # refused as an address where it is read
+            return None
+        if parts.scheme == "https":
+            return _HTTPS if host.endswith(_HOSTS) and not parts.username else None
+        if parts.scheme in {"s3", "s3a"}:
+            return next((address for prefix, address in _BUCKETS.items() if host.startswith(prefix)), None)
+        return None
+
+    def fetch(self, scope: str) -> Token:
+        """Return the token of the account, or S3 credentials that it is given."""
+        token = _bearer()
+        return token if scope == _HTTPS else _s3_credentials(scope, token)
+
+    def is_login(self, host: str) -> bool:
+        """Tell whether a host is the one where people log in."""
+        return host == _login_host().partition(":")[0]
+
+
+def _login_host() -> str:
+    return os.environ.get("EARTHDATA_HOST") or "urs.earthdata.nasa.gov"
+
+
+def _bearer() -> Token:
+    """Return the token of the environment, or the one that user and password are given."""
+    given = os.environ.get("EARTHDATA_TOKEN")
+    if given:
+        if not is_sendable(given) or " " in given:
+            raise IssuerError("EARTHDATA_TOKEN holds a space or a line end, which no token does: set it anew")
+        return Token(headers={"Authorization": f"Bearer {given}"})
+    user, password = _account()
+
+    address = f"https://{_login_host()}/api/users/find_or_create_token"
+
+    async def request(session: aiohttp.ClientSession) -> Token:
+        account = base64.b64encode(f"{user}:{password}".encode()).decode()
+        headers = {"Accept": "application/json", "Authorization": f"Basic {account}"}
+        async with session.post(address, headers=headers, raise_for_status=True) as answer:
+            told = await answer.json(content_type=None)
+        token = told["access_token"]
+        if not is_sendable(token) or " " in token:
+            raise ValueError("not a token")
+        # A day without a time of day, and the day is not over yet.
+        expires = datetime.strptime(told["expiration_date"], "%m/%d/%Y").replace(tzinfo=UTC) + timedelta(days=1)
+        return Token(headers={"Authorization": f"Bearer {token}"}, expires_at=expires)
+
+    def reason(status: int) -> str:
+        if status in {401, 403}:
+            return "it does not know this user and password; check EARTHDATA_USERNAME and EARTHDATA_PASSWORD, or netrc"
+        return "check EARTHDATA_HOST"
+
+    return ask(f"Earthdata Login ({_login_host()})", address, request, reason)
+
+
+def _account() -> tuple[str, str]:
+    """Return user and password of the environment, or of the netrc file."""
+    user, password = os.environ.get("EARTHDATA_USERNAME"), os.environ.get("EARTHDATA_PASSWORD")
+    if user and password:
+        return user, password
+    host, file = _login_host(), Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    ways = f"set EARTHDATA_TOKEN, or EARTHDATA_USERNAME and EARTHDATA_PASSWORD, or write {host} into {file}"
+    try:
+        found = netrc.netrc(file).authenticators(host)
+    except FileNotFoundError:
+        raise IssuerError(f"no account for {host} is given, and there is no netrc file: {ways}") from None
+    except (netrc.NetrcParseError, OSError, ValueError) as error:
+        # Without its text, which may repeat what stands in the file.
+        raise IssuerError(f"the netrc file {file} cannot be read ({type(error).__name__}): {ways}") from None
+    if found is None or not found[0] or not found[2]:
+        raise IssuerError(f"no account for {host} is given, and the netrc file has none: {ways}")
+    return found[0], found[2]
+
+
+def _s3_credentials(address: str, bearer: Token) -> Token:
+    """Return the S3 credentials of an archive, which hold for an hour."""
+    token = bearer.headers["Authorization"].removeprefix("Bearer ")
+
+    async def request(session: aiohttp.ClientSession) -> Token:
+        from obstore.auth.earthdata import NasaEarthdataAsyncCredentialProvider  # noqa: PLC0415
+
+        provider = NasaEarthdataAsyncCredentialProvider(address, auth=token, session=session)
+        given = await provider()
+        keys = {
+            "access_key_id": given["access_key_id"],
+            "secret_access_key": given["secret_access_key"],
+            "token": given["token"],
+        }
+        return Token(store=keys, expires_at=given["expires_at"])
+
+    def reason(status: int) -> str:
+        if status in {200, 401, 403}:
+            return "it does not take the token of this account; check EARTHDATA_TOKEN, or let another be made"
+        return "this archive may give S3 credentials elsewhere"
+
+    return ask(address, address, request, reason)

@@ -1,0 +1,417 @@
+"""Harvests of a STAC API: what is stored, what is asked for again, and what a build makes of it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+import rustac
+
+import rasteret_assets as ra
+from rasteret_assets.errors import EnrichmentError, HarvestError, InvalidRecordError, NotHarvestedError, SpecError
+from rasteret_assets.harvesting.ledger import read_ledger
+from rasteret_assets.storage.workspace import Workspace
+from tests.harvest.conftest import NOW
+from tests.support.s3 import bucket_server, filesystem_of
+from tests.support.stac import make_item, text_of
+
+
+def stored(spec) -> dict[str, dict]:
+    """Harvested rows by id."""
+    tables = [pq.read_table(path) for path in sorted(Path(spec.path).iterdir())]
+    rows = pa.concat_tables(tables, promote_options="permissive").to_pylist()
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: row for row in rows}
+
+
+def covers(spec) -> dict[str, float]:
+    return {name: row["eo:cloud_cover"] for name, row in stored(spec).items()}
+
+
+def expected(stac) -> dict[str, float]:
+    return {item["id"]: item["properties"]["eo:cloud_cover"] for item in stac.items.values()}
+
+
+def mtimes(spec) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in Path(spec.path).iterdir()}
+
+
+def test_a_window_is_a_file_with_the_items_of_its_month(stac, spec_of, harvest) -> None:
+    spec = spec_of()
+    report = harvest(spec)
+    assert covers(spec) == expected(stac)
+    assert sorted(mtimes(spec)) == ["2024-01.parquet", "2024-02.parquet", "2024-03.parquet"]
+    assert (report.items, report.windows, len(report.asked), report.totals["new"]) == (400, 12, 12, 400)
+    assert report.newest == max(item["properties"]["datetime"] for item in stac.items.values())
+    assert report.requests == len(stac.requests)
+    assert "400 items in 12 windows" in str(report)
+    # Addresses as they are fetched may grant access.
+    assert Path(spec.path).stat().st_mode & 0o077 == 0
+
+
+def test_a_build_publishes_what_a_build_of_the_same_items_as_parquet_does(stac, spec_of, harvest, tmp_path) -> None:
+    spec = spec_of()
+    harvest(spec)
+    ra.build(spec)
+    rustac.write_sync(str(tmp_path / "items.parquet"), list(stac.items.values()))
+    ra.build(ra.CollectionSpec.of(path=tmp_path / "items.parquet", name="same", workspace_dir=tmp_path / "other"))
+    one, other = (
+        ds.dataset(path, partitioning="hive").to_table().sort_by("id")
+        for path in (spec.published_path, tmp_path / "other" / "same_records")
+    )
+    assert one.num_rows == other.num_rows == 400
+    names = ["id", "datetime", "geometry", "bbox", "assets", "eo:cloud_cover", "collection", "year", "month"]
+    assert one.select(names).to_pylist() == other.select(names).to_pylist()
+
+
+@pytest.mark.parametrize("methods", [("POST", "GET"), ("POST",), ("GET",)])
+@pytest.mark.parametrize("merges", [False, True])
+def test_pages_are_followed_by_token(stac, spec_of, harvest, methods, merges) -> None:
+    stac.methods, stac.merges = methods, merges
+    spec = spec_of(query={"eo:cloud_cover": {"lt": 50}}, bbox=(-10, -10, 0.4, 10))
+    harvest(spec)
+    cloudless = {name: cover for name, cover in expected(stac).items() if cover < 50}
+    assert covers(spec) == {name: cover for name, cover in cloudless.items() if int(name[-2:]) <= 40}
+    assert {method for method, path, _ in stac.requests if path == "/search"} == {methods[0]}
+
+
+def test_a_filter_and_an_area_are_passed_on(stac, spec_of, harvest) -> None:
+    area = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}
+    spec = spec_of(filter={"op": "<", "args": [{"property": "eo:cloud_cover"}, 7]}, intersects=area)
+    harvest(spec)
+    assert set(covers(spec).values()) == set(range(7))
+    asked = stac.searches[0]
+    assert (asked["intersects"], asked["filter-lang"], asked["collections"]) == (area, "cql2-json", ["scenes"])
+
+
+# --- increments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("can", [{"query"}, {"filter"}, {"sort"}, {"query", "filter", "sort"}])
+def test_an_api_that_knows_what_was_updated_is_asked_once(stac, spec_of, harvest, can) -> None:
+    stac.can = can
+    spec = spec_of()
+    harvest(spec)
+    before, requests = mtimes(spec), len(stac.requests)
+    report = harvest(spec, NOW + timedelta(days=2))
+    assert report.asked == {}
+    assert len(stac.requests) - requests == 2  # what the API can do, and what was updated
+    assert mtimes(spec) == before
+
+
+@pytest.mark.parametrize("can", [{"query"}, {"filter"}, {"sort"}])
+def test_only_windows_with_updated_items_are_asked_for(stac, spec_of, harvest, can) -> None:
+    stac.can = can
+    spec = spec_of()
+    harvest(spec)
+    before = mtimes(spec)
+    stac.change("scene-00200", "2024-12-21T00:00:00Z", **{"eo:cloud_cover": 1.5})
+    stac.put(make_item(900, datetime(2024, 7, 3, tzinfo=UTC), updated="2024-12-21T01:00:00Z"))
+    report = harvest(spec, NOW + timedelta(days=2))
+    assert sorted(report.asked) == ["2024-02", "2024-07"]
+    assert report.totals == {"new": 1, "changed": 1, "gone": 0, "rewritten": 2}
+    assert covers(spec) == expected(stac)
+    after = mtimes(spec)
+    assert {name for name in after if after[name] != before.get(name)} == {"2024-02.parquet", "2024-07.parquet"}
+
+
+def test_an_item_that_appears_late_is_found_for_a_day(stac, spec_of, harvest) -> None:
+    spec = spec_of()
+    harvest(spec, datetime(2024, 12, 1, 6, tzinfo=UTC))
+    stac.put(make_item(900, updated="2024-11-30T12:00:00Z"))
+    harvest(spec, datetime(2024, 12, 1, 7, tzinfo=UTC))
+    assert covers(spec) == expected(stac)
+
+
+def test_an_item_whose_time_changed_is_stored_once(stac, spec_of, harvest) -> None:
+    spec = spec_of()
+    harvest(spec)
+    stac.change("scene-00003", "2024-12-21T00:00:00Z", datetime="2024-03-05T00:00:00Z")
+    report = harvest(spec, NOW + timedelta(days=2))
+    assert stored(spec)["scene-00003"]["datetime"] == datetime(2024, 3, 5, tzinfo=UTC)
+    assert sorted(report.asked) == ["2024-01", "2024-03"]
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_without_updated_only_young_windows_are_asked_for(stac, spec_of, harvest, honest) -> None:
+    stac.can = set()
+    for item in stac.items.values():
+        del item["properties"]["updated"]
+    if not honest:
+        # An API that says that it filters, and ignores it.
+        stac.can = {"query"}
+        for item in stac.items.values():
+            item["properties"]["updated"] = "2024-12-01T00:00:00Z"
+        stac.items["scenes", "scene-00000"]["properties"]["updated"] = "2024-12-03T00:00:00Z"
+        stac.ignores = {"query"}
+    spec = spec_of(lookback_days=40, limit=1000)
+    harvest(spec, datetime(2024, 3, 20, tzinfo=UTC))
+    stac.put(make_item(900, datetime(2024, 2, 29, 23, tzinfo=UTC)), make_item(901, datetime(2024, 1, 2, tzinfo=UTC)))
+    report = harvest(spec, datetime(2024, 3, 21, tzinfo=UTC))
+    assert sorted(report.asked) == [f"2024-{month:02}" for month in range(2, 13)]
+    assert "scene-00900" in stored(spec)
+    assert "scene-00901" not in stored(spec)
+
+
+def test_a_full_pass_finds_what_was_deleted_or_changed_without_a_word(stac, spec_of, harvest) -> None:
+    spec = spec_of(full_every=30)
+    harvest(spec)
+    stac.delete("scene-00010")
+    stac.change("scene-00011", None, **{"eo:cloud_cover": 3.25})
+    for number in range(300, 400):
+        if f"scene-{number:05}" in {name for name, row in stored(spec).items() if row["datetime"].month == 3}:
+            stac.delete(f"scene-{number:05}")
+    assert harvest(spec, NOW + timedelta(days=29)).asked == {}
+    report = harvest(spec, NOW + timedelta(days=31))
+    assert report.full
+    assert len(report.asked) == 12
+    assert report.totals["gone"] > 1
+    assert covers(spec) == expected(stac)
+    # A window without items has no file.
+    assert {Path(name).stem for name in mtimes(spec)} == {
+        item["properties"]["datetime"][:7] for item in stac.items.values()
+    }
+    assert not harvest(spec, NOW + timedelta(days=32)).full
+    assert harvest(spec, NOW + timedelta(days=32), force=True).full
+
+
+def test_windows_that_are_large_are_split_and_stay_so(stac, spec_of, harvest) -> None:
+    spec = spec_of(max_items_per_window=120, window="year")
+    harvest(spec)
+    names = sorted(mtimes(spec))
+    assert {"2024-01-01.parquet", "2024-03.parquet"} < set(names)
+    assert "2024.parquet" not in names
+    assert "2024-01.parquet" not in names
+    assert covers(spec) == expected(stac)
+    stac.change("scene-00000", "2024-12-21T00:00:00Z", **{"eo:cloud_cover": 42.5})
+    assert list(harvest(spec, NOW + timedelta(days=2)).asked) == ["2024-01-01"]
+    assert covers(spec) == expected(stac)
+    # March grows.
+    stac.put(*(make_item(1000 + day, datetime(2024, 3, 1, day % 24, day, tzinfo=UTC)) for day in range(59)))
+    harvest(spec, NOW + timedelta(days=2), force=True)
+    assert "2024-03.parquet" not in mtimes(spec)
+    assert covers(spec) == expected(stac)
+
+
+def test_without_counts_a_large_window_is_split_on_the_way(stac, spec_of, harvest) -> None:
+    stac.counts = False
+    spec = spec_of(max_items_per_window=60, window="year")
+    harvest(spec)
+    assert "2024-01-01.parquet" in mtimes(spec)
+    assert covers(spec) == expected(stac)
+
+
+def test_without_a_datetime_all_of_the_catalog_is_harvested(stac, spec_of, harvest) -> None:
+    stac.extent = ["2024-02-01T00:00:00Z", None]
+    stac.put(make_item(900, datetime(2031, 1, 1, tzinfo=UTC)))
+    spec = spec_of(datetime=None)
+    report = harvest(spec)
+    assert sorted(mtimes(spec)) == ["2024-02.parquet", "2024-03.parquet", "after.parquet", "before.parquet"]
+    assert covers(spec) == expected(stac)
+    assert report.windows == 2 + 11
+    # Months that begin become windows, and the future gives up their items.
+    assert "2031-01.parquet" in (harvest(spec, datetime(2031, 2, 1, tzinfo=UTC)) and mtimes(spec))
+    assert "after.parquet" not in mtimes(spec)
+
+
+@pytest.mark.parametrize("extent", [[None, None], ["nonsense", None]])
+def test_an_api_that_does_not_say_when_it_begins_is_one_window(stac, spec_of, harvest, extent) -> None:
+    stac.extent = extent
+    spec = spec_of(datetime=None, collections=[])
+    harvest(spec)
+    assert list(mtimes(spec)) == ["all.parquet"]
+    assert covers(spec) == expected(stac)
+
+
+def test_items_at_the_edge_of_windows_and_across_it_are_stored_once(stac, spec_of, harvest) -> None:
+    stac.items.clear()
+    stac.put(
+        make_item(1, datetime(2024, 2, 1, tzinfo=UTC)),
+        make_item(2, datetime(2024, 2, 1, tzinfo=UTC) - timedelta(microseconds=1)),
+        make_item(3, datetime=None, start_datetime="2024-01-20T00:00:00Z", end_datetime="2024-02-20T00:00:00Z"),
+        # It began before all that is asked for.
+        make_item(4, datetime=None, start_datetime="2023-12-20T00:00:00Z", end_datetime="2024-01-02T00:00:00Z"),
+        # Not asked for, though an interval of STAC has both its ends.
+        make_item(5, datetime(2025, 1, 1, tzinfo=UTC)),
+    )
+    spec = spec_of()
+    report = harvest(spec)
+    files = {path.stem: ds.dataset(path).to_table()["id"].to_pylist() for path in Path(spec.path).iterdir()}
+    assert {key: sorted(int(name[-1]) for name in names) for key, names in files.items()} == {
+        "2024-01": [2, 3, 4], "2024-02": [1],
+    }  # fmt: skip
+    assert report.items == 4
+
+
+def test_another_question_is_asked_of_all_windows(stac, spec_of, harvest) -> None:
+    harvest(spec_of())
+    spec = spec_of(query={"eo:cloud_cover": {"lt": 10}}, datetime="2024-02/2024-03")
+    assert len(harvest(spec).asked) == 2 + 1  # and January, whose file is gone
+    assert covers(spec) == {
+        item["id"]: item["properties"]["eo:cloud_cover"]
+        for item in stac.items.values()
+        if item["properties"]["eo:cloud_cover"] < 10 and item["properties"]["datetime"] >= "2024-02"
+    }
+
+
+def test_a_file_that_is_lost_or_damaged_is_harvested_again(stac, spec_of, harvest) -> None:
+    spec = spec_of()
+    harvest(spec)
+    (Path(spec.path) / "2024-02.parquet").unlink()
+    assert list(harvest(spec, NOW + timedelta(days=2)).asked) == ["2024-02"]
+    (Path(spec.path) / "2024-01.parquet").write_bytes(b"PAR1 no more")
+    harvest(spec, NOW + timedelta(days=2), force=True)
+    assert covers(spec) == expected(stac)
+    # Without its ledger, all is asked for, and nothing is written.
+    before = mtimes(spec)
+    Path(Workspace.of(spec).harvest_ledger).write_text("{")
+    assert len(harvest(spec, NOW + timedelta(days=2)).asked) == 12
+    assert mtimes(spec) == before
+
+
+def test_files_of_others_in_the_folder_stay(stac, spec_of, harvest) -> None:
+    spec = spec_of(datetime="2024-01")
+    Path(spec.path).mkdir(parents=True)
+    mine = Path(spec.path) / "mine.parquet"
+    mine.write_bytes(b"")
+    harvest(spec)
+    assert mine.exists()
+
+
+def test_a_harvest_that_was_ended_goes_on_where_it_stopped(stac, spec_of, harvest) -> None:
+    spec = spec_of()
+    stac.fault = lambda number, method, path: "400" if number > 12 else None
+    with pytest.raises(HarvestError, match="the host answers 400"):
+        harvest(spec)
+    done = {key for key, state in read_ledger(Workspace.of(spec)).windows.items() if state.asked}
+    assert done
+    stac.fault = lambda number, method, path: None
+    report = harvest(spec, NOW + timedelta(hours=1))
+    assert report.full
+    assert not done & report.asked.keys()
+    assert covers(spec) == expected(stac)
+    assert not harvest(spec, NOW + timedelta(hours=2)).asked
+
+
+# --- what items are --------------------------------------------------------------------------------------------------
+
+
+def test_items_that_break_the_record_contract_are_rows_and_told(stac, spec_of, harvest, caplog) -> None:
+    for number, part in enumerate(["geometry", "assets", "id"]):
+        item = make_item(number)
+        item[part] = None
+        stac.items["scenes", str(number)] = item
+        del stac.items["scenes", f"scene-{number:05}"]
+    del stac.items["scenes", "1"]["assets"]
+    spec = spec_of()
+    report = harvest(spec)
+    assert report.without == {"geometry": 1, "assets": 1, "id": 1}
+    assert "1 harvested items have no geometry" in caplog.text
+    assert ds.dataset(spec.path).count_rows() == 400
+    with pytest.raises(InvalidRecordError, match=r"the record has no id.*max_rejected"):
+        ra.build(spec)
+
+
+def test_properties_of_many_minds_are_kept_as_text_in_all_files(stac, spec_of, harvest) -> None:
+    spec = spec_of()
+    stac.change("scene-00001", None, version=1, odd={"a": [1, None, {"b": 2.0}]}, empty={})
+    harvest(spec)
+    before = mtimes(spec)
+    stac.change("scene-00201", "2024-12-21T00:00:00Z", version="2b", odd=["x"])
+    stac.items["scenes", "scene-00201"]["assets"]["B02"]["roles"] = "data"
+    report = harvest(spec, NOW + timedelta(days=2))
+    assert list(report.asked) == ["2024-02"]
+    rows = stored(spec)
+    assert (rows["scene-00001"]["version"], rows["scene-00201"]["version"]) == ("1", "2b")
+    assert rows["scene-00001"]["odd"] == '{"a":[1,null,{"b":2}]}'
+    assert rows["scene-00201"]["odd"] == '["x"]'
+    assert rows["scene-00001"]["assets"]["B02"]["roles"] == '["data"]'
+    assert {name for name, at in mtimes(spec).items() if at != before[name]} == set(before)
+    # Whatever was text stays so, and is compared as it was harvested.
+    after = mtimes(spec)
+    harvest(spec, NOW + timedelta(days=3), force=True)
+    assert mtimes(spec) == after
+    ra.build(spec)
+    assert len(ra.load(spec.published_path)) == 400
+
+
+def test_bands_may_have_other_names_than_assets(stac, spec_of, harvest) -> None:
+    spec = spec_of(band_map={"blue": "B02", "green": "B03", "again": "B02"}, band_index_map={"again": 1})
+    harvest(spec)
+    assets = stored(spec)["scene-00000"]["assets"]
+    assert {band: (asset["href"], asset.get("band_index")) for band, asset in assets.items()} == {
+        "blue": ("https://data.example/0/B02.tif", None),
+        "green": ("https://data.example/0/B03.tif", None),
+        "again": ("https://data.example/0/B02.tif", 1),
+    }
+
+
+def test_items_of_an_api_may_not_name_files_of_this_machine(stac, spec_of, harvest, server) -> None:
+    for item in stac.items.values():
+        item["assets"]["B02"]["href"] = "/etc/passwd"
+    spec = spec_of(datetime="2024-01").model_copy(update={"enrich_cog": True, "band_codes": ("B02",)})
+    harvest(spec)
+    with pytest.raises(EnrichmentError, match="local_files"):
+        ra.build(spec)
+
+
+# --- declarations ----------------------------------------------------------------------------------------------------
+
+
+def test_a_collection_that_was_not_harvested_says_so(spec_of) -> None:
+    with pytest.raises(NotHarvestedError, match="not harvested yet: run rasteret-assets harvest scenes"):
+        ra.build(spec_of())
+
+
+def test_a_harvest_without_items_says_where_to_look(spec_of, harvest) -> None:
+    spec = spec_of(datetime="1999")
+    assert harvest(spec).items == 0
+    with pytest.raises(NotHarvestedError, match="found no item: look at collections, bbox and datetime"):
+        ra.build(spec)
+
+
+def test_a_collection_of_a_table_cannot_be_harvested(tmp_path) -> None:
+    with pytest.raises(SpecError, match="no harvest options"):
+        ra.harvest(ra.CollectionSpec.of(path="x.parquet", name="x", workspace_dir=tmp_path))
+
+
+def test_the_ledger_is_a_document_of_the_windows(stac, spec_of, harvest) -> None:
+    spec = spec_of(datetime="2024-01/2024-02")
+    harvest(spec)
+    document = json.loads(Path(Workspace.of(spec).harvest_ledger).read_text())
+    assert sorted(document["windows"]) == ["2024-01", "2024-02"]
+    january = document["windows"]["2024-01"]
+    assert (january["start"], january["end"]) == ("2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z")
+    assert january["asked"] == january["changed"] == text_of(NOW)
+    assert january["updated"] == "2024-12-01T00:00:00Z"
+
+
+def test_a_harvest_to_a_bucket_is_the_same(stac, spec_of, harvest) -> None:
+    spec = ra.CollectionSpec.of(
+        name="scenes", workspace_dir="s3://bucket/w", harvest={"stac_api": stac.url, "datetime": "2024-01/2024-03"}
+    )
+    assert spec.path == "s3://bucket/w/scenes_harvest"
+    with bucket_server("bucket") as endpoint:
+        fs = filesystem_of(endpoint)
+        assert ra.harvest(spec, workspace_filesystem=fs).items == 400
+        assert ra.harvest(spec, workspace_filesystem=fs).asked == {}
+        assert ra.build(spec, workspace_filesystem=fs).totals["records"] == 400
+        files = fs.get_file_info(pafs.FileSelector("bucket/w/scenes_harvest"))
+        assert sorted(file.base_name for file in files) == [f"2024-0{month}.parquet" for month in (1, 2, 3)]
+
+
+def test_schemas_of_windows_may_differ(stac, spec_of, harvest) -> None:
+    stac.change("scene-00300", None, **{"proj:code": "EPSG:32631", "gsd": 10})
+    stac.change("scene-00001", None, gsd=2.5)
+    spec = spec_of()
+    harvest(spec)
+    ra.build(spec)
+    table = ds.dataset(spec.published_path, partitioning="hive").to_table()
+    gsd = dict(zip(table["id"].to_pylist(), table["gsd"].to_pylist(), strict=True))
+    assert (gsd["scene-00001"], gsd["scene-00300"], gsd["scene-00002"]) == (2.5, 10, None)

@@ -1,0 +1,126 @@
+"""Static catalogs: on a disk and on a web server, with links that are relative."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import rasteret_assets as ra
+from rasteret_assets.errors import HarvestError
+from tests.harvest.test_harvest import covers, mtimes, stored
+from tests.support.stac import make_item, write_catalog
+
+
+@pytest.fixture
+def items() -> list[dict]:
+    """Forty items of January, and one of another month."""
+    return [*(make_item(number) for number in range(40)), make_item(40, datetime(2023, 6, 1, tzinfo=UTC))]
+
+
+@pytest.fixture
+def catalog(tmp_path, items) -> Path:
+    """A catalog whose assets lie beside its items."""
+    for item in items:
+        item["assets"]["B02"]["href"] = "./B02.tif"
+    return write_catalog(tmp_path / "objects" / "catalog", items)
+
+
+def test_a_catalog_on_a_disk_is_followed(catalog, spec_of, harvest) -> None:
+    spec = spec_of(stac_catalog=str(catalog), datetime=None)
+    report = harvest(spec)
+    assert (report.items, report.windows) == (41, 2)
+    assert sorted(mtimes(spec)) == ["2023-06.parquet", "2024-01.parquet"]
+    assets = stored(spec)["scene-00007"]["assets"]
+    assert assets["B02"]["href"] == str(catalog.parent / "scenes" / "scene-00007" / "B02.tif")
+    assert assets["B03"]["href"] == "https://data.example/7/B03.tif"
+    before = mtimes(spec)
+    assert harvest(spec).totals["rewritten"] == 0
+    assert mtimes(spec) == before
+    assert ra.build(spec).totals["records"] == 41
+
+
+def test_a_catalog_on_a_web_server_is_the_same(server, catalog, spec_of, harvest) -> None:
+    spec = spec_of(stac_catalog=f"{server.url}/catalog/catalog.json", datetime=None)
+    assert harvest(spec).items == 41
+    assert stored(spec)["scene-00007"]["assets"]["B02"]["href"] == (
+        f"{server.url}/catalog/scenes/scene-00007/B02.tif"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [
+        ({"datetime": "2023"}, {40}),
+        ({"datetime": "2024-01-01/2024-01-02"}, set(range(9))),
+        ({"bbox": (-1, -1, 0.03, 0.5)}, {0, 1, 2, 3}),
+        ({"intersects": {"type": "Point", "coordinates": [1.385, 0.5]}}, {39, 40}),
+        ({"bbox": (170, -1, 0.005, 1)}, {0}),
+        ({"collections": ["others"]}, set()),
+    ],
+)
+def test_items_are_chosen_as_by_an_api(catalog, spec_of, harvest, options, numbers) -> None:
+    spec = spec_of(stac_catalog=str(catalog), **{"datetime": None, **options})
+    harvest(spec)
+    found = stored(spec) if numbers else {}
+    assert {int(name[-5:]) for name in found} == numbers
+
+
+def test_items_that_are_added_changed_and_taken_away_are_found(catalog, items, spec_of, harvest) -> None:
+    spec = spec_of(stac_catalog=str(catalog), datetime=None)
+    harvest(spec)
+    before = mtimes(spec)
+    items[3]["properties"]["eo:cloud_cover"] = 88.5
+    write_catalog(catalog.parent, [item for item in items[:-1] if item["id"] != "scene-00005"] + [make_item(50)])
+    report = harvest(spec)
+    assert report.totals == {"new": 1, "changed": 1, "gone": 2, "rewritten": 2}
+    assert list(mtimes(spec)) == ["2024-01.parquet"]
+    assert covers(spec)["scene-00003"] == 88.5
+    assert mtimes(spec)["2024-01.parquet"] != before["2024-01.parquet"]
+
+
+def test_items_without_a_time_have_a_window_of_their_own(catalog, spec_of, harvest) -> None:
+    path = catalog.parent / "scenes" / "scene-00001" / "scene-00001.json"
+    document = json.loads(path.read_text())
+    document["properties"]["datetime"] = None
+    path.write_text(json.dumps(document))
+    spec = spec_of(stac_catalog=str(catalog), datetime=None)
+    harvest(spec)
+    assert "undated.parquet" in mtimes(spec)
+    assert len(stored(spec)) == 41
+
+
+def test_documents_that_cannot_be_read_are_named_and_nothing_is_stored(catalog, spec_of, harvest) -> None:
+    spec = spec_of(stac_catalog=str(catalog), datetime=None)
+    harvest(spec)
+    before = mtimes(spec)
+    (catalog.parent / "scenes" / "scene-00001" / "scene-00001.json").unlink()
+    (catalog.parent / "scenes" / "scene-00002" / "scene-00002.json").write_text('{"type": "Feat')
+    with pytest.raises(HarvestError, match="2 of its documents cannot be read") as caught:
+        harvest(spec)
+    for name in ("scene-00001.json: there is no such document", "scene-00002.json: not a JSON document"):
+        assert name in str(caught.value)
+    assert mtimes(spec) == before
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        ({"type": "Feature", "id": "x"}, "is one item"),
+        ({"type": "Catalog"}, "it has no links"),
+        ([], "not a JSON document"),
+    ],
+)
+def test_what_is_no_catalog_is_told(tmp_path, spec_of, harvest, document, sentence) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(document))
+    with pytest.raises(HarvestError, match=sentence):
+        harvest(spec_of(stac_catalog=str(tmp_path / "x.json"), datetime=None))
+
+
+def test_links_in_a_circle_end(tmp_path, spec_of, harvest) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        document = {"type": "Catalog", "links": [{"rel": "child", "href": f"./{other}.json"}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    assert harvest(spec_of(stac_catalog=str(tmp_path / "a.json"), datetime=None)).items == 0
