@@ -103,7 +103,7 @@ def _written(zarr: Any, repository: Repository) -> list[Written]:
     if store is None:
         return found
     try:
-        root = zarr.open_group(store, mode="r")
+        root = zarr.open_group(store, mode="r", use_consolidated=False)
     except zarr.errors.GroupNotFoundError:  # a repository to which nobody has written
         return found
     for name, group in root.groups():
@@ -122,7 +122,7 @@ def _write(
     tiles = max(header.tile_offsets.size for _, member in members for header, _ in member.files)
     repository.prepare(prefixes_of(new.hrefs()), tiles=tiles)
     session = repository.writable_session()
-    writer = Writer(session.store, zarr.open_group(session.store, mode="a"), new, written)
+    writer = Writer(session.store, zarr.open_group(session.store, mode="a", use_consolidated=False), new, written)
     writer.write(members)
     for start in range(step, new.total, step):
         writer.write(_members(new, bands, start, start + step))
