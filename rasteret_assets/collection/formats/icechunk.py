@@ -120,7 +120,7 @@ def _write(
     step = max(1, _HEADERS_AT_ONCE // len(bands))
     members = _members(new, bands, 0, step)
     tiles = max(header.tile_offsets.size for _, member in members for header, _ in member.files)
-    repository.prepare(prefixes_of(new.hrefs()), tiles=tiles)
+    repository.prepare(prefixes_of(new.hrefs()), tiles=tiles, is_new=not written)
     session = repository.writable_session()
     writer = Writer(session.store, zarr.open_group(session.store, mode="a", use_consolidated=False), new, written)
     writer.write(members)
