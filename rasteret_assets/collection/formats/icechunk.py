@@ -42,7 +42,7 @@ class IcechunkReport:
         references: number of tiles that were referred to.
         unchecked: number of these that Icechunk cannot refuse once their file is replaced, because its host told
             nothing by which Icechunk would know.
-        appended: number of records that were not there.
+        appended: number of records that a group got which it did not hold.
         rewritten: ids of records whose files were replaced since an earlier call, in their place.
         moved: ids of records that a group of an earlier call still holds, although their files were replaced by files
             of another grid or storage, which are in another group now.
