@@ -6,7 +6,7 @@ https://docs.dagster.io/guides/build/assets/defining-assets
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.versions import files_version
 
+#: Tag of a run: years, months or days, separated by commas, whose windows it asks for in any case.
+WINDOWS_TAG: Final = "rasteret_assets/windows"
 COMPLETE_CHECK: Final = "all_matching_items_harvested"
 RECENT_CHECK: Final = "newest_item_is_recent"
 #: Windows that a table on the asset's page lists.
@@ -73,9 +75,11 @@ def _harvested_items(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefi
     ) -> Iterator[Any]:
         with explained():
             workspace = rasteret_filesystem.open_workspace(spec)
+            also = context.run.tags.get(WINDOWS_TAG, "")
             report = harvest_items(
-                spec, workspace, force=rasteret_options.force or spec.force, progress=_logged_progress(context)
-            )
+                spec, workspace, force=rasteret_options.force or spec.force, also=also.split(",") if also else (),
+                progress=_logged_progress(context),
+            )  # fmt: skip
             ledger = read_ledger(workspace)
         context.log.info("%s", report)
         yield dg.MaterializeResult(
@@ -89,6 +93,18 @@ def _harvested_items(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefi
             raise dg.Failure(description=str(error), allow_retries=True) from error
 
     return harvested_items
+
+
+def harvest_request(spec: CollectionSpec, windows: Collection[str], run_key: str) -> dg.RunRequest:
+    """Return the request of a run that harvests.
+
+    Args:
+        spec: of the collection.
+        windows: years, months or days whose windows it asks for in any case.
+        run_key: of the run; Dagster launches each once.
+    """
+    tags = {COLLECTION_TAG: spec.name, REASON_TAG: "events", WINDOWS_TAG: ",".join(sorted(windows))}
+    return dg.RunRequest(run_key=run_key, job_name=harvest_job_name(spec), tags=tags)
 
 
 def report_harvest(

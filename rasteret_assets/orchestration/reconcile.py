@@ -133,6 +133,11 @@ def is_looked_at(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:
     return any(run.job_name == job or key in (run.asset_selection or ()) for run in runs)
 
 
+def is_running(instance: dg.DagsterInstance, job_name: str) -> bool:
+    """Tell whether a job has an unfinished run."""
+    return bool(instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=_UNFINISHED), limit=1))
+
+
 def build_requests(
     spec: CollectionSpec, found: Difference, keys: Sequence[str], alone: Collection[str], salt: str
 ) -> list[dg.RunRequest]:
