@@ -61,7 +61,7 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
     own = dg.Definitions(
         assets=[source, *stages],
         asset_checks=[published_checks(spec)],
-        jobs=list(jobs),
+        jobs=jobs.all(),
         sensors=[
             refresh_sensor(spec, jobs),
             retry_sensor(spec),

@@ -17,7 +17,7 @@ from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_wind
 from rasteret_assets.harvesting.ledger import Ledger, read_ledger
 from rasteret_assets.harvesting.report import HarvestReport
 from rasteret_assets.harvesting.windows import moment_of
-from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG, run_tags
+from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
 from rasteret_assets.orchestration.markdown import sentence
 from rasteret_assets.orchestration.names import HARVESTED, harvest_job_name, identifier, op_name, stage_key
 from rasteret_assets.orchestration.reporting import PROGRESS_INTERVAL_S, explained, table_metadata
@@ -35,23 +35,13 @@ _MOST_LISTED: Final = 50
 
 
 def harvest_definitions(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.Definitions:
-    """Return the asset of harvested items, the job that makes it, and the schedule of that job.
+    """Return the asset of harvested items, and the schedule of the job that makes it.
 
     Args:
         spec: of the collection, with ``harvest``.
         asset: spec of the asset.
     """
     harvested = _harvested_items(spec, asset)
-    job = dg.define_asset_job(
-        harvest_job_name(spec),
-        selection=dg.AssetSelection.assets(asset.key),
-        description=(
-            f"Harvests the STAC items of {spec.name}: the windows that can have changed; all of them with force."
-        ),
-        tags={COLLECTION_TAG: spec.name},
-        executor_def=dg.in_process_executor,
-        run_tags=run_tags(spec),
-    )
     schedule = dg.ScheduleDefinition(
         name=f"{identifier(spec.name)}_harvest_schedule",
         job_name=harvest_job_name(spec),
@@ -63,7 +53,7 @@ def harvest_definitions(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.Definit
             f"Harvests the STAC items of {spec.name}; {identifier(spec.name)}_refresh then builds what changed."
         ),
     )
-    return dg.Definitions(assets=[harvested], jobs=[job], schedules=[schedule])
+    return dg.Definitions(assets=[harvested], schedules=[schedule])
 
 
 def _harvested_items(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
@@ -103,7 +93,7 @@ def harvest_request(spec: CollectionSpec, windows: Collection[str], run_key: str
         windows: years, months or days whose windows it asks for in any case.
         run_key: of the run; Dagster launches each once.
     """
-    tags = {COLLECTION_TAG: spec.name, REASON_TAG: "events", WINDOWS_TAG: ",".join(sorted(windows))}
+    tags = {COLLECTION_TAG: spec.name, REASON_TAG: "harvest", WINDOWS_TAG: ",".join(sorted(windows))}
     return dg.RunRequest(run_key=run_key, job_name=harvest_job_name(spec), tags=tags)
 
 

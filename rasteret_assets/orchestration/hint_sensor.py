@@ -16,7 +16,7 @@ from rasteret_assets.orchestration.harvest import harvest_request
 from rasteret_assets.orchestration.jobs import Jobs
 from rasteret_assets.orchestration.look import look_in_tick, look_request
 from rasteret_assets.orchestration.messages import Hint, MessageError, hint_of
-from rasteret_assets.orchestration.names import harvest_job_name, identifier
+from rasteret_assets.orchestration.names import identifier
 from rasteret_assets.orchestration.partitions import partitions_of
 from rasteret_assets.orchestration.queue import EventQueue, Message, open_queue
 from rasteret_assets.orchestration.reconcile import (
@@ -25,8 +25,8 @@ from rasteret_assets.orchestration.reconcile import (
     compare,
     digest,
     failed_lately,
+    is_harvested_now,
     is_looked_at,
-    is_running,
 )
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.orchestration.sensor import sensor_status
@@ -72,9 +72,7 @@ def hint_sensor(spec: CollectionSpec, jobs: Jobs, queue_url: str) -> dg.SensorDe
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_events",
-        # By name where another module defines the job: Dagster takes two definitions of one name for a mistake.
-        jobs=[jobs.build, jobs.look] if spec.harvest is None else None,
-        job_name=None if spec.harvest is None else harvest_job_name(spec),
+        jobs=[jobs.build, jobs.look, *([jobs.harvest] if jobs.harvest is not None else [])],
         minimum_interval_seconds=_EVERY_S,
         default_status=sensor_status(spec),
         description=(
@@ -168,9 +166,11 @@ def _harvest(
     What a harvest brings is then found by the refresh sensor, as any change of the record table. A harvest that goes on
     may have asked before the change, so messages wait for its end.
     """
-    if is_running(instance, harvest_job_name(spec)):
+    if is_harvested_now(instance, spec):
         queue.give_back(list(hints))
-        return dg.SensorResult(skip_reason="a harvest goes on; the messages wait for it", cursor=cursor.to_text())
+        return dg.SensorResult(
+            skip_reason="a run harvests the items; the messages wait for the end of it", cursor=cursor.to_text()
+        )
     cursor = replace(cursor, requests=cursor.requests + 1, heeded=list(hints))
     windows = {key for hint in hints.values() for key in hint.partitions}
     request = harvest_request(spec, windows, digest(f"harvest events#{cursor.requests}"))

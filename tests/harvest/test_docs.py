@@ -1,4 +1,4 @@
-"""The examples of ``docs/stac.md``, against an API on loopback."""
+"""The examples of ``docs/stac.md`` and the README, against an API on loopback."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.support.rasters import footprint, tiff_bytes
 from tests.support.stac import make_item
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "stac.md"
+README = PAGE.parent.parent / "README.md"
 URL, COLLECTION = "https://earth-search.aws.element84.com/v1", "sentinel-2-c1-l2a"
 
 
@@ -52,6 +53,16 @@ def test_the_examples_run(stac, tmp_path, monkeypatch, capsys) -> None:
     assert namespace["pixels"].shape[:2] == (2, 2)
     assert np.all(np.isfinite(namespace["pixels"]))
     assert "2 items in 2 windows" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("bavaria")
+def test_the_first_example_of_the_readme_runs(stac, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = README.read_text(encoding="utf-8")
+    block = next(block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if URL in block)
+    namespace: dict = {}
+    exec(compile(block.replace(URL, stac.url), str(README), "exec"), namespace)
+    assert namespace["pixels"].shape[:2] == (2, 2)
 
 
 def test_the_declaration_is_one_and_every_option_is_told(tmp_path) -> None:

@@ -347,5 +347,5 @@ def test_messages_of_a_harvested_collection_have_their_windows_asked_for(
             definitions.resolve_job_def("scenes_harvest"), status=dg.DagsterRunStatus.STARTED
         )
         waiting = hear(heard.cursor)
-        assert waiting.skip_reason.skip_message == "a harvest goes on; the messages wait for it"
+        assert waiting.skip_reason.skip_message == "a run harvests the items; the messages wait for the end of it"
         instance.delete_run(run.run_id)

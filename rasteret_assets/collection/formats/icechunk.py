@@ -42,7 +42,7 @@ class IcechunkReport:
         references: number of tiles that were referred to.
         unchecked: number of these that Icechunk cannot refuse once their file is replaced, because its host told
             nothing by which Icechunk would know.
-        appended: number of records that were not there.
+        appended: number of records that a group got which it did not hold.
         rewritten: ids of records whose files were replaced since an earlier call, in their place.
         moved: ids of records that a group of an earlier call still holds, although their files were replaced by files
             of another grid or storage, which are in another group now.
@@ -103,7 +103,7 @@ def _written(zarr: Any, repository: Repository) -> list[Written]:
     if store is None:
         return found
     try:
-        root = zarr.open_group(store, mode="r")
+        root = zarr.open_group(store, mode="r", use_consolidated=False)
     except zarr.errors.GroupNotFoundError:  # a repository to which nobody has written
         return found
     for name, group in root.groups():
@@ -120,9 +120,9 @@ def _write(
     step = max(1, _HEADERS_AT_ONCE // len(bands))
     members = _members(new, bands, 0, step)
     tiles = max(header.tile_offsets.size for _, member in members for header, _ in member.files)
-    repository.prepare(prefixes_of(new.hrefs()), tiles=tiles)
+    repository.prepare(prefixes_of(new.hrefs()), tiles=tiles, is_new=not written)
     session = repository.writable_session()
-    writer = Writer(session.store, zarr.open_group(session.store, mode="a"), new, written)
+    writer = Writer(session.store, zarr.open_group(session.store, mode="a", use_consolidated=False), new, written)
     writer.write(members)
     for start in range(step, new.total, step):
         writer.write(_members(new, bands, start, start + step))

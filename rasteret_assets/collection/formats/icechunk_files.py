@@ -25,6 +25,7 @@ from rasteret_assets.storage.urls import scheme
 
 #: How Icechunk spells the scheme of an address.
 _SCHEMES: Final = {"http": "http", "https": "https", "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+_PORTS: Final = {"http": ":80", "https": ":443"}
 _HOST: Final = re.compile(r"[^:]+://[^/]+/")
 #: Folders that Icechunk finds as a prefix: it compares prefixes of other letters before and after it escapes them.
 _PLAIN: Final = re.compile(r"(/[A-Za-z0-9._~+=@,-]+)+(?=/|$)")
@@ -55,7 +56,9 @@ def location_of(href: str, where: str) -> str:
                 f"{where}: Icechunk drops the query of {redact(href)!r}, so that another file would be read: leave the "
                 "record out"
             )
-        return f"{kind}://{rest}"
+        # Icechunk compares prefixes with addresses that it has brought to this form.
+        host, slash, path = rest.partition("/")
+        return f"{kind}://{host.lower().removesuffix(_PORTS[kind])}{slash}{path}"
     return f"{_SCHEMES[kind]}://{_escaped(rest)}"
 
 

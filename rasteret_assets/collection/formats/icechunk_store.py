@@ -61,12 +61,13 @@ class Repository:
         """Return what the repository holds, as a store of Zarr's; None where it does not exist."""
         return None if self._opened is None else self._opened.readonly_session(_BRANCH).store
 
-    def prepare(self, prefixes: Iterable[str], *, tiles: int) -> None:
+    def prepare(self, prefixes: Iterable[str], *, tiles: int, is_new: bool) -> None:
         """Make the repository if it does not exist, and let it read files under some prefixes.
 
         Args:
             prefixes: of addresses; those that a container of the repository's own covers are left to it.
-            tiles: of a typical record, which decide how many records a manifest of a new repository holds.
+            tiles: of a typical record, which decide how many records share a manifest.
+            is_new: whether the repository holds no records yet, so that this may still be decided.
         """
         icechunk = self._icechunk
         config = icechunk.RepositoryConfig.default() if self._opened is None else self._opened.config
@@ -74,15 +75,17 @@ class Repository:
         lacking = [prefix for prefix in prefixes if not any(prefix.startswith(one) for one in there)]
         for prefix in lacking:
             config.set_virtual_chunk_container(container_of(icechunk, prefix))
-        if self._opened is None:
-            # Without, every append would write the manifest of all earlier records anew.
+        is_split = is_new and config.manifest is None
+        if is_split:
+            # Otherwise every append would write the manifest of all earlier records anew.
             along_time = {icechunk.ManifestSplitDimCondition.DimensionName("time"): max(1, _REFERENCES // tiles)}
             splitting = icechunk.ManifestSplittingConfig.from_dict(
                 {icechunk.ManifestSplitCondition.AnyArray(): along_time}
             )
             config.manifest = icechunk.ManifestConfig(splitting=splitting)
+        if self._opened is None:
             self._opened = icechunk.Repository.create(self._storage, config=config)
-        elif lacking:
+        elif lacking or is_split:
             self._opened = self._opened.reopen(config=config)
             self._opened.save_config()
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +15,7 @@ from rasteret_assets.collection.formats.zarr_layout import Member, levels_of
 from rasteret_assets.collection.formats.zarr_nodes import append_rows, level_names, open_group, rewrite_row
 from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.errors import CollectionError
+from rasteret_assets.storage.processes import run_sync
 
 
 class Writer:
@@ -149,6 +148,4 @@ class Writer:
                 await self._store.delete(key)
 
         if keys:
-            # In a thread of its own, because the caller's may run an event loop.
-            with ThreadPoolExecutor(1) as pool:
-                pool.submit(asyncio.run, delete()).result()
+            run_sync(delete())

@@ -77,6 +77,12 @@ def _codec_chain(compression: int, predictor: int, samples: int, dtype: np.dtype
         # A tile holds the samples of a pixel side by side: (y, x, band).
         filters.append({"name": "transpose", "configuration": {"order": [0, 2, 3, 1]}})
         shape.append(samples)
+    is_little = dtype.newbyteorder("<") == dtype
+    if predictor == _DIFFERENCES and not is_little:
+        # zarr-python 3.1 leaves numbers in the byte order of the file, and virtual-tiff's codec takes their bytes for
+        # the machine's: without this, sums of the differences would be wrong.
+        orders = {"encode_dtype": dtype.newbyteorder(">").str, "decode_dtype": dtype.newbyteorder("<").str}
+        filters.append({"name": "numcodecs.astype", "configuration": orders})
     if predictor == _FLOATS:
         axis = -2 if samples > 1 else -1
         configuration = {"shape": shape, "dtype": dtype.newbyteorder("<").str, "axis": axis, "dist": 1}
@@ -84,6 +90,5 @@ def _codec_chain(compression: int, predictor: int, samples: int, dtype: np.dtype
     serializer: Codec = {"name": "bytes"}
     if dtype.itemsize > 1:
         # Predictor 3 stores the most significant bytes first, whatever the byte order of the file.
-        is_little = dtype.newbyteorder("<") == dtype or predictor == _FLOATS
-        serializer["configuration"] = {"endian": "little" if is_little else "big"}
+        serializer["configuration"] = {"endian": "little" if is_little or predictor == _FLOATS else "big"}
     return json.dumps({"filters": filters, "serializer": serializer, "compressors": _COMPRESSORS[compression]})

@@ -8,10 +8,11 @@ whose arrays have no chunk of their own; coordinates are stored.
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from rasteret_assets.collection.formats.cf import (
 )
 from rasteret_assets.collection.formats.zarr_layout import FULL, ArrayLayout, GroupLayout, Member, levels_of, nodata_of
 from rasteret_assets.errors import CollectionError
+from rasteret_assets.storage.processes import run_sync
 
 TIME: Final = "time"
 ID: Final = "id"
@@ -38,6 +40,9 @@ VERSION: Final = "file_version"
 _OWN: Final = "rasteret_assets"
 #: Records in a chunk of the coordinates along time.
 _TIMES_AT_ONCE: Final = 1024
+
+#: Names under which virtual-tiff registers codecs, by those that it writes.
+_REGISTERED: Final = {"HorizontalDeltaCodec": "virtual_tiff.HorizontalDeltaCodec"}
 
 _MULTISCALES: Final = {
     "name": "multiscales",
@@ -93,7 +98,33 @@ def open_group(root: Any, member: Member) -> Any:
         _create_coordinates(node, layout, levels_of(member.files[0][0])[number].grid, is_full=name == FULL)
         for array in layout.arrays:
             _create_array(node, layout, array, number)
+    _change_documents(group, _array_paths(layout), _name_codecs)
     return group
+
+
+def _array_paths(layout: GroupLayout) -> list[str]:
+    """Paths of all arrays of tiles within a group."""
+    return [f"{name}/{array.name}" for name in level_names(layout) for array in layout.arrays]
+
+
+def _name_codecs(document: dict[str, Any]) -> None:
+    # virtual-tiff writes another name than the one that it registers, by which readers find the codec.
+    for codec in document["codecs"]:
+        codec["name"] = _REGISTERED.get(codec["name"], codec["name"])
+
+
+def _change_documents(group: Any, paths: Sequence[str], change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the metadata documents of arrays, as Zarr v3 names them, without a look at their codecs."""
+    buffers = importlib.import_module("zarr.buffer.cpu").buffer_prototype
+
+    async def rewrite() -> None:
+        for path in paths:
+            key = f"{group.path}/{path}/zarr.json"
+            document = json.loads((await group.store.get(key, buffers)).to_bytes())
+            change(document)
+            await group.store.set(key, buffers.buffer.from_bytes(json.dumps(document).encode()))
+
+    run_sync(rewrite())
 
 
 def append_rows(group: Any, members: Sequence[Member], versions: npt.NDArray[np.uint64]) -> int:
@@ -114,9 +145,11 @@ def append_rows(group: Any, members: Sequence[Member], versions: npt.NDArray[np.
             start = array.shape[0]
             array.resize((start + len(members),))
             array[start:] = values
-        for one in layout.arrays:
-            array = group[f"{name}/{one.name}"]
-            array.resize((start + len(members), *array.shape[1:]))
+
+    def lengthen(document: dict[str, Any]) -> None:
+        document["shape"][0] = start + len(members)
+
+    _change_documents(group, _array_paths(layout), lengthen)
     return start
 
 

@@ -256,7 +256,8 @@ def test_a_repository_learns_where_files_lie(tmp_path: Path) -> None:
     assert more.containers == report.containers
 
 
-def test_appending_writes_little(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_there", [False, True])
+def test_appending_writes_little(tmp_path: Path, is_there: bool) -> None:
     """Ten records to 100,000 references: counted in bytes, as a share of what those took."""
 
     def scenes(first: int, count: int) -> pa.Table:
@@ -281,6 +282,8 @@ def test_appending_writes_little(tmp_path: Path) -> None:
     def size() -> int:
         return sum(path.stat().st_size for path in repository.rglob("*") if path.is_file())
 
+    if is_there:
+        icechunk.Repository.create(icechunk.local_filesystem_storage(str(repository)))
     first = scenes(0, 830)
     report = as_collection(first).to_icechunk(repository)
     assert report.references == 830 * 121

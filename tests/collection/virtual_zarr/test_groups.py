@@ -164,6 +164,20 @@ def test_addresses_that_icechunk_cannot_read_are_refused(tmp_path: Path, href: s
         as_collection(records_table([row])).to_icechunk(tmp_path / "repository")
 
 
+def test_addresses_are_written_as_icechunk_compares_them(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", noise())
+    hrefs = ["https://Host.example:443/A/b%20c.tif", "HTTP://host.example:8080/a.tif", "s3a://bucket/50%/a?b.tif"]
+    rows = [record(f"r{number}", {"B": (path, 0)}) for number in range(len(hrefs))]
+    for row, href in zip(rows, hrefs, strict=True):
+        row["assets"]["B"]["href"] = href
+    report = as_collection(records_table(rows)).to_icechunk(tmp_path / "repository")
+    assert report.containers == ("http://host.example:8080/", "https://host.example/", "s3://bucket/")
+    repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(tmp_path / "repository")))
+    assert set(repository.readonly_session("main").all_virtual_chunk_locations()) == {
+        "https://host.example/A/b%20c.tif", "http://host.example:8080/a.tif", "s3://bucket/50%25/a%3Fb.tif",
+    }  # fmt: skip
+
+
 def test_nothing_that_grants_access_is_written(tmp_path: Path) -> None:
     row = record("r", {"B": (write_raster(tmp_path / "a.tif", noise()), 0)})
     row["assets"]["B"]["href"] = "https://me:planted@host/a.tif?AWSAccessKeyId=planted&Signature=planted&Expires=9"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,43 @@ def test_every_way_to_store_a_band(tmp_path: Path) -> None:
     report = scenes.to_icechunk(tmp_path / "repository")
     assert report.arrays == len(STORED)
     assert_same(opened(tmp_path / "repository", report), whole(scenes, list(STORED)), list(STORED))
+
+
+READER = """
+import sys, icechunk, xarray
+folder, group, prefix, *bands = sys.argv[1:]
+storage = icechunk.local_filesystem_storage(folder)
+access = {prefix: icechunk.credentials.LocalFileSystemAccess}
+repository = icechunk.Repository.open(storage, authorize_virtual_chunk_access=access)
+cube = xarray.open_zarr(repository.readonly_session("main").store, group=f"{group}/full", consolidated=False)
+print(*(int(cube[band].values.sum()) for band in bands))
+print(*sorted(name for name in sys.modules if name in {"virtual_tiff", "rasteret_assets"}))
+"""
+
+
+def test_another_process_finds_the_codecs(tmp_path: Path) -> None:
+    for bands, imported in ((["plain", "deflate", "zstd", "lzma"], ""), (["lzw", "deflate2"], "virtual_tiff")):
+        files = {}
+        for name in bands:
+            dtype, options = STORED[name]
+            files[name] = (write_raster(tmp_path / f"{name}.tif", noise(dtype), **options), 0)
+        repository = tmp_path / f"repository_{bands[0]}"
+        report = as_collection(records_table([record("r", files)], bands)).to_icechunk(repository)
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            READER,
+            str(repository),
+            *report.groups,
+            *report.containers,
+            *bands,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        sums = [str(int(noise(STORED[name][0]).sum())) for name in bands]
+        assert done.stdout.splitlines() == [" ".join(sums), imported]
 
 
 def test_samples_side_by_side(tmp_path: Path) -> None:
