@@ -18,7 +18,7 @@ from rasteret_assets.errors import BadPageError
 from rasteret_assets.harvesting.client import StacApi
 from rasteret_assets.harvesting.items import content_of, key_of
 from rasteret_assets.harvesting.ledger import digest_of
-from rasteret_assets.harvesting.rows import WindowRows
+from rasteret_assets.harvesting.rows import Spool, WindowRows
 from rasteret_assets.harvesting.windows import Window, time_of
 
 T = TypeVar("T")
@@ -106,7 +106,8 @@ def ask_window(
     """
     reason, seen = "", set[str]()
     for pause in (*ASKED_AGAIN_AFTER_S, None):
-        with WindowRows(scratch) as rows:
+        with Spool(scratch) as spool:
+            rows = WindowRows(spool)
             answer = Answer(window=window, rows=rows, strays={})
             try:
                 _read_pages(api, answer, is_first=is_first, check_stop=check_stop)

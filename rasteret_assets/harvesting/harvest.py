@@ -11,15 +11,15 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
 from contextvars import copy_context
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final
 
 from rasteret_assets.errors import BadPageError, HarvestError, SpecError
-from rasteret_assets.harvest_options import HarvestOptions
+from rasteret_assets.harvest_options import HarvestOptions, WindowSize
 from rasteret_assets.harvesting.ask import Answer, StoppedError, TooLargeError, ask_window, told
 from rasteret_assets.harvesting.choose import bounds, planned_windows, windows_to_ask
 from rasteret_assets.harvesting.client import StacApi
@@ -31,7 +31,7 @@ from rasteret_assets.harvesting.ledger import (
     read_ledger,
 )
 from rasteret_assets.harvesting.report import HarvestReport, WindowResult
-from rasteret_assets.harvesting.rows import BATCH_ITEMS, WindowRows
+from rasteret_assets.harvesting.rows import Spool, WindowRows
 from rasteret_assets.harvesting.static import StaticCatalog
 from rasteret_assets.harvesting.store import HarvestStore
 from rasteret_assets.harvesting.windows import UNDATED, Calendar, Window, time_of, utc_text, window_at
@@ -51,6 +51,9 @@ WINDOWS_AT_ONCE: Final = 4
 #: Seconds between writes of the ledger while windows come in.
 _LEDGER_EVERY_S: Final = 10.0
 _LISTED: Final = 10
+#: Items of a static catalog that are sorted into windows at once, and Arrow bytes of all windows that memory holds.
+_CHUNK: Final = 2048
+_HELD_BYTES: Final = 96 * 2**20
 
 
 def harvest_items(
@@ -152,6 +155,8 @@ class _Harvest:
         if begins:
             self.ledger.full_since = utc_text(now)
         self.begins = begins
+        # Files of a harvest that was killed may share items, or differ in types.
+        self.is_resumed, self.ledger.unfinished = self.ledger.unfinished, True
         self.ledger.question = question
         self.store = HarvestStore(workspace, self.ledger.texts)
         self.results: dict[str, WindowResult] = {}
@@ -178,7 +183,7 @@ class _Harvest:
             self._save()
         try:
             self._ask_all(api, asked, leaves)
-            if self.store.is_written:
+            if self.store.is_written or self.is_resumed:
                 # Items whose time changed may be in their old and in their new window.
                 self._ask_all(api, [leaves[key] for key in self.store.windows_that_share() if key in leaves], leaves)
             self._check_strays(leaves)
@@ -285,27 +290,17 @@ class _Harvest:
         self.ledger.full_since = utc_text(self.now)
         catalog = StaticCatalog(self.options, link_local=self.link_local)
         leaves: dict[str, Window] = {}
-        with ExitStack() as stack:
-            rows: dict[str, WindowRows] = {}
-            held: dict[str, list[dict[str, Any]]] = {}
-            for item in catalog.items():
-                moment = time_of(item)
-                window = (
-                    Window(key=UNDATED, start=None, end=None)
-                    if moment is None
-                    else window_at(moment, self.options.window)
-                )
-                if window.key not in rows:
+        rows: dict[str, WindowRows] = {}
+        with Spool(self.workspace.scratch) as spool:
+            for items in _in_chunks(catalog.items()):
+                for window, own in _by_window(items, self.options.window):
                     leaves[window.key] = window
-                    rows[window.key] = stack.enter_context(WindowRows(self.workspace.scratch))
-                held.setdefault(window.key, []).append(item)
-                self.items += 1
-                if len(held[window.key]) >= BATCH_ITEMS:
-                    rows[window.key].add(held.pop(window.key))
-                if self.items % BATCH_ITEMS == 0:
-                    self.report_progress(0, len(rows), self.items)
-            for key, items in held.items():
-                rows[key].add(items)
+                    rows.setdefault(window.key, WindowRows(spool)).add(own)
+                if sum(found.held_bytes for found in rows.values()) > _HELD_BYTES:
+                    for found in rows.values():
+                        found.spill()
+                self.items += len(items)
+                self.report_progress(0, len(rows), self.items)
             self._put_all(leaves, rows)
         self._save()
         return self._end(leaves, catalog.io.requests)
@@ -322,7 +317,7 @@ class _Harvest:
 
     def _end(self, leaves: dict[str, Window], requests: int) -> HarvestReport:
         """Take away what no window has any more, bring types together, and say what was done."""
-        if self.store.is_written:
+        if self.store.is_written or self.is_resumed:
             self.store.settle_types()
         full = self.ledger.full_since is not None
         if not self.failed:
@@ -332,7 +327,7 @@ class _Harvest:
             self.ledger.windows = {key: self.ledger.windows[key] for key in sorted(leaves)}
             self.ledger.full = self.ledger.full_since or self.ledger.full
             self.ledger.full_since = None
-        self.ledger.harvested = utc_text(self.now)
+        self.ledger.harvested, self.ledger.unfinished = utc_text(self.now), False
         self._save()
         without: Counter[str] = Counter()
         for state in self.ledger.windows.values():
@@ -354,3 +349,19 @@ class _Harvest:
                 document = self.ledger.to_json()
             self.workspace.write_json(self.workspace.harvest_ledger, document)
             self.saved = time.monotonic()
+
+
+def _in_chunks(items: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    found = iter(items)
+    while chunk := list(islice(found, _CHUNK)):
+        yield chunk
+
+
+def _by_window(items: Iterable[dict[str, Any]], size: WindowSize) -> Iterator[tuple[Window, list[dict[str, Any]]]]:
+    """Yield items of a static catalog by the window that holds their time."""
+    found: dict[Window, list[dict[str, Any]]] = {}
+    for item in items:
+        moment = time_of(item)
+        window = Window(key=UNDATED, start=None, end=None) if moment is None else window_at(moment, size)
+        found.setdefault(window, []).append(item)
+    yield from found.items()

@@ -84,6 +84,7 @@ class Ledger:
         full: when all windows were asked for last, without a failure.
         full_since: when the harvest began that asks for all windows, as long as some of them are not harvested yet.
         first: the first moment that the catalog said it has items of.
+        unfinished: whether a harvest began to write files, and did not come to its end.
         texts: columns, and fields of assets, that are text because items disagree about their type.
     """
 
@@ -93,6 +94,7 @@ class Ledger:
     full: str | None = None
     full_since: str | None = None
     first: str | None = None
+    unfinished: bool = False
     texts: Texts = field(default_factory=Texts)
 
     @property
@@ -120,7 +122,8 @@ class Ledger:
         return {
             FORMAT_KEY: FORMAT, "question": self.question, "harvested": self.harvested, "full": self.full,
             "full_since": self.full_since,
-            "first": self.first, "texts": sorted(self.texts.columns), "asset_texts": sorted(self.texts.asset_fields),
+            "first": self.first, "unfinished": self.unfinished, "texts": sorted(self.texts.columns),
+            "asset_texts": sorted(self.texts.asset_fields),
             "windows": {key: asdict(state) for key, state in sorted(self.windows.items())},
         }  # fmt: skip
 
@@ -141,7 +144,8 @@ def read_ledger(workspace: Workspace) -> Ledger:
     times = {name: _time(document.get(name)) for name in ("harvested", "full", "full_since", "first")}
     texts = Texts(_names(document.get("texts")), _names(document.get("asset_texts")))
     found = {key: state for key, state in states.items() if state is not None}
-    return Ledger(question=str(document.get("question")), windows=found, texts=texts, **times)
+    unfinished = bool(document.get("unfinished"))
+    return Ledger(question=str(document.get("question")), windows=found, unfinished=unfinished, texts=texts, **times)
 
 
 def _time(value: Any) -> str | None:

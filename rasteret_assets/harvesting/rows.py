@@ -45,19 +45,59 @@ class _Piece(NamedTuple):
     size: int
 
 
+class Spool:
+    """A temporary file, of one window or of many; there is none before something is put into it.
+
+    Args:
+        folder: in which the file lies, without a name.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._file: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def put(self, batch: pa.RecordBatch) -> _Piece:
+        """Append rows; return where they stand."""
+        if self._file is None:
+            make_folder(Path(self._folder))
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  (closed by __exit__)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema, options=STREAM_OPTIONS) as writer:
+            writer.write_batch(batch)
+        data = sink.getvalue()
+        first = self._file.seek(0, 2)
+        self._file.write(data)
+        return _Piece(first, data.size)
+
+    def get(self, piece: _Piece) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a place."""
+        self._file.seek(piece.first)
+        with pa.ipc.open_stream(self._file.read(piece.size)) as reader:
+            yield from reader
+
+
 class WindowRows:
     """Takes the items of a window; those that come again are taken once.
 
     Args:
-        scratch: folder of the temporary file.
+        spool: takes the items of a large window.
     """
 
-    def __init__(self, scratch: str) -> None:
-        make_folder(Path(scratch))
-        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  (closed by __exit__)
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
         self._pieces: list[_Piece] = []
         self._held: list[pa.RecordBatch] = []
-        self._held_bytes = 0
+        #: Arrow bytes of the items that memory holds.
+        self.held_bytes = 0
         self._schemas: dict[pa.Schema, None] = {}
         #: Hash of the content of each item, by that of its name.
         self.contents: dict[bytes, bytes] = {}
@@ -68,14 +108,6 @@ class WindowRows:
         self._updated: datetime | None = None
         self._newest: datetime | None = None
         self._all_updated = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     def add(self, items: Sequence[Mapping[str, Any]]) -> None:
         """Take items of a page."""
@@ -115,25 +147,18 @@ class WindowRows:
     def _take(self, batch: pa.RecordBatch) -> None:
         self._schemas.setdefault(batch.schema)
         self._held.append(batch)
-        self._held_bytes += batch.nbytes
-        if self._held_bytes > _HELD_BYTES:
-            for held in self._held:
-                self._spool(held)
-            self._held, self._held_bytes = [], 0
+        self.held_bytes += batch.nbytes
+        if self.held_bytes > _HELD_BYTES:
+            self.spill()
 
-    def _spool(self, batch: pa.RecordBatch) -> None:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema, options=STREAM_OPTIONS) as writer:
-            writer.write_batch(batch)
-        data = sink.getvalue()
-        self._pieces.append(_Piece(self._file.seek(0, 2), data.size))
-        self._file.write(data)
+    def spill(self) -> None:
+        """Put what memory holds into the temporary file."""
+        self._pieces += [self._spool.put(batch) for batch in self._held]
+        self._held, self.held_bytes = [], 0
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for piece in self._pieces:
-            self._file.seek(piece.first)
-            with pa.ipc.open_stream(self._file.read(piece.size)) as reader:
-                yield from reader
+            yield from self._spool.get(piece)
         yield from self._held
 
     def write(self, workspace: Workspace, path: str, texts: Texts) -> None:

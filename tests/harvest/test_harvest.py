@@ -15,7 +15,9 @@ import rustac
 
 import rasteret_assets as ra
 from rasteret_assets.errors import EnrichmentError, HarvestError, InvalidRecordError, NotHarvestedError, SpecError
+from rasteret_assets.harvesting import rows as rows_module
 from rasteret_assets.harvesting.ledger import read_ledger
+from rasteret_assets.harvesting.store import HarvestStore
 from rasteret_assets.storage.workspace import Workspace
 from tests.harvest.conftest import NOW
 from tests.support.s3 import bucket_server, filesystem_of
@@ -297,6 +299,37 @@ def test_a_harvest_that_was_ended_goes_on_where_it_stopped(stac, spec_of, harves
     assert not done & report.asked.keys()
     assert covers(spec) == expected(stac)
     assert not harvest(spec, NOW + timedelta(hours=2)).asked
+
+
+def test_a_harvest_that_was_killed_before_it_compared_windows_is_compared_by_the_next(
+    stac, spec_of, harvest, monkeypatch
+) -> None:
+    spec = spec_of()
+    harvest(spec)
+    stac.change("scene-00003", "2024-12-21T00:00:00Z", datetime="2024-03-05T00:00:00Z", version="x")
+    stac.change("scene-00300", "2024-12-21T00:00:00Z", version=7)
+    with monkeypatch.context() as patched:
+        patched.setattr(HarvestStore, "windows_that_share", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            harvest(spec, NOW + timedelta(days=2))
+    assert harvest(spec, NOW + timedelta(days=3)).failed == {}
+    rows = stored(spec)
+    assert rows["scene-00003"]["datetime"] == datetime(2024, 3, 5, tzinfo=UTC)
+    assert rows["scene-00300"]["version"] == "7"
+
+
+def _killed(_: HarvestStore) -> list[str]:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("held", [0, 100_000])
+def test_large_windows_go_through_a_temporary_file(stac, spec_of, harvest, monkeypatch, held) -> None:
+    monkeypatch.setattr(rows_module, "_HELD_BYTES", held)
+    monkeypatch.setattr(rows_module, "_GROUP_ROWS", 60)
+    spec = spec_of()
+    harvest(spec)
+    assert covers(spec) == expected(stac)
+    assert pq.ParquetFile(Path(spec.path) / "2024-01.parquet").num_row_groups > 1
 
 
 # --- what items are --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 
 import rasteret_assets as ra
 from rasteret_assets.errors import HarvestError
+from rasteret_assets.harvesting import harvest as harvesting
 from tests.harvest.test_harvest import covers, mtimes, stored
 from tests.support.stac import make_item, write_catalog
 
@@ -79,6 +80,14 @@ def test_items_that_are_added_changed_and_taken_away_are_found(catalog, items, s
     assert list(mtimes(spec)) == ["2024-01.parquet"]
     assert covers(spec)["scene-00003"] == 88.5
     assert mtimes(spec)["2024-01.parquet"] != before["2024-01.parquet"]
+
+
+def test_many_windows_share_a_temporary_file(catalog, spec_of, harvest, monkeypatch) -> None:
+    monkeypatch.setattr(harvesting, "_HELD_BYTES", 0)
+    monkeypatch.setattr(harvesting, "_CHUNK", 7)
+    spec = spec_of(stac_catalog=str(catalog), datetime=None, window="day")
+    assert harvest(spec).windows == 10
+    assert len(stored(spec)) == 41
 
 
 def test_items_without_a_time_have_a_window_of_their_own(catalog, spec_of, harvest) -> None:
