@@ -127,10 +127,12 @@ class Trial:
         asked = self.api.requests[before:]
         assert len(asked) == found["requests"]
         assert {status for _, _, status in asked} == {200}
+        is_whole = len(found["asked"]) == found["windows"]
+        rate = f", {found['items'] / found['seconds']:.0f} items/s" if is_whole else ""
         print(
             f"{what}: {found['items']} items, {len(found['asked'])} of {found['windows']} windows, "
             f"{found['new']} new, {found['changed']} changed, {found['gone']} gone; {len(asked)} requests, "
-            f"{found['seconds']:.1f} s, {found['items'] / found['seconds']:.0f} items/s, {found['peak']} MB held",
+            f"{found['seconds']:.1f} s{rate}, {found['peak']} MB held",
             flush=True,
         )  # fmt: skip
         assert found["items"] == len(self.items)
