@@ -107,19 +107,21 @@ class Trial:
         for name in names:
             self.api.delete(self.items.pop(name))
 
-    def spec(self, **more: Any) -> dict[str, Any]:
-        """The declaration of the collection."""
-        asked = {"stac_api": self.api.url, "collections": COLLECTIONS, "datetime": "2022/2023", **more}
+    def spec(self) -> dict[str, Any]:
+        """The declaration of the collection, whose windows have some five pages each."""
+        asked = {
+            "stac_api": self.api.url, "collections": COLLECTIONS, "datetime": "2022/2023", "limit": max(10, ITEMS // 100),
+        }  # fmt: skip
         return {
             "name": "scenes", "workspace_dir": str(self.folder / "harvested"), "enrich_cog": True, "band_codes": BANDS,
             "harvest": asked,
         }  # fmt: skip
 
-    def harvest(self, what: str, *, full: bool = False, **more: Any) -> dict[str, Any]:
+    def harvest(self, what: str, *, full: bool = False) -> dict[str, Any]:
         """Harvest in a process of its own; print and return what it says."""
         before = len(self.api.requests)
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", HARVEST, json.dumps(self.spec(**more)), "full" if full else ""],
+            [sys.executable, "-W", "ignore", "-c", HARVEST, json.dumps(self.spec()), "full" if full else ""],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
