@@ -4,7 +4,8 @@
 
 Items have twelve assets, as Sentinel-2's do. rasteret reads headers too, which cannot be turned off; so that this costs
 it as little as possible, its ``band_map`` names one band, whose file is one small GeoTIFF on the disk. Both run in
-processes of their own, the server in another.
+processes of their own, the server in another. ``--bands 12`` lets rasteret read the headers of all bands, as its users
+do.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ def run():
     return time.perf_counter() - began, time.process_time() - cpu, report
 first, cpu, report = run()
 again, _, unchanged = run()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 began = time.perf_counter()
 build = ra.build(spec)
 built = time.perf_counter() - began
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 print(json.dumps({"items": report.items, "seconds": first, "cpu_seconds": cpu,
                   "requests": report.requests, "windows": report.windows,
                   "unchanged_seconds": again, "unchanged_requests": unchanged.requests, "build_seconds": built,
@@ -52,10 +53,11 @@ print(json.dumps({"items": report.items, "seconds": first, "cpu_seconds": cpu,
 
 THEIRS = """
 import json, resource, sys, time, rasteret, rasteret.ingest.stac_indexer
-url, folder, limit = sys.argv[1:]
+url, folder, limit, bands = sys.argv[1:]
+bands = {f"B{number:02}": f"B{number:02}" for number in range(1, int(bands) + 1)}
 began, cpu = time.perf_counter(), time.process_time()
 collection = rasteret.build_from_stac(name="scenes", stac_api=url, collection="scenes", workspace_dir=folder,
-    band_map={"B01": "B01"}, date_range=("2024-01-01", "2024-12-31"), max_concurrent=300)
+    band_map=bands, date_range=("2024-01-01", "2024-12-31"), max_concurrent=300)
 seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 print(json.dumps({"items": len(collection), "seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak}))
@@ -71,7 +73,7 @@ def item(number: int, count: int, file: str) -> dict[str, Any]:
     })  # fmt: skip
     made["assets"] = {
         band: {
-            "href": file if band == "B01" else f"https://data.example/{number}/{band}.tif",
+            "href": file,
             "title": f"Band {band}", "roles": ["data", "reflectance"],
             "type": "image/tiff; application=geotiff; profile=cloud-optimized", "proj:shape": [10980, 10980],
             "proj:transform": [10, 0, 399960, 0, -10, 5500020], "file:size": 123456789 + number,
@@ -115,10 +117,13 @@ def serve(count: int, channel: Connection) -> None:
         channel.recv()
 
 
-def run(python: str, code: str, url: str, limit: int) -> dict[str, Any]:
+def run(python: str, code: str, url: str, *numbers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [python, "-W", "ignore", "-c", code, url, folder, str(limit)], capture_output=True, text=True, check=False
+            [python, "-W", "ignore", "-c", code, url, folder, *map(str, numbers)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     if done.returncode:
         sys.exit(done.stderr)
@@ -129,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=5000)
     parser.add_argument("--limit", type=int, default=250)
+    parser.add_argument("--bands", type=int, default=1, help="bands whose headers rasteret reads")
     parser.add_argument("--rasteret", help="python of an environment that has rasteret")
     options = parser.parse_args()
     ours, theirs = multiprocessing.Pipe()
@@ -136,10 +142,12 @@ def main() -> None:
     server.start()
     try:
         url = ours.recv()
-        for name, python, code in (("rasteret_assets", sys.executable, OURS), ("rasteret", options.rasteret, THEIRS)):
+        jobs = [("rasteret_assets", sys.executable, OURS, [options.limit])]
+        jobs.append(("rasteret", options.rasteret, THEIRS, [options.limit, options.bands]))
+        for name, python, code, numbers in jobs:
             if python:
                 began = time.perf_counter()
-                found = run(python, code, url, options.limit)
+                found = run(python, code, url, *numbers)
                 found["items_per_s"] = round(found["items"] / found["seconds"])
                 print(name, json.dumps(found), f"{time.perf_counter() - began:.1f} s in all")
         print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")

@@ -21,6 +21,7 @@ from rasteret_assets.pipeline.build import BuildReport, build_partitions
 from rasteret_assets.pipeline.plan import GONE, BuildPlan, plan_build, refuse_unknown, stale_partitions
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.progress import terminal_progress
+from rasteret_assets.publish.describe import describe_assets
 from rasteret_assets.publish.join import PLACE_COLUMNS, band_headers, join_headers
 from rasteret_assets.publish.parameters import tell_parameters
 from rasteret_assets.publish.stac import COLLECTION_DOCUMENT
@@ -317,6 +318,8 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
         _warn_of_no_address(result.records.num_rows, 0 if ledger is None else ledger.num_rows)
     table, findings = join_headers(result.records, headers, spec.secrets)
     tell_parameters(findings.kept, findings.taken)
+    if spec.describe_assets:
+        table = describe_assets(table, profile.bands)
     # Last, as in a published collection.
     keys = hive_keys(spec.partition_by)
     table = table.select([*(name for name in table.schema.names if name not in keys), *keys])

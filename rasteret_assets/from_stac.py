@@ -10,7 +10,7 @@ from rasteret_assets.api import build
 from rasteret_assets.collection.collection import Collection
 from rasteret_assets.collection.load import load
 from rasteret_assets.errors import SpecError
-from rasteret_assets.harvesting.harvest import harvest_items, is_harvested
+from rasteret_assets.harvesting.harvest import harvest_items, is_harvested, refuse_failed_windows
 from rasteret_assets.harvesting.report import HarvestReport
 from rasteret_assets.progress import harvest_progress
 from rasteret_assets.spec import CloudConfig, CollectionSpec
@@ -39,7 +39,9 @@ def harvest(spec: CollectionSpec, *, workspace_filesystem: Any = None, force: bo
     if not isinstance(spec, CollectionSpec):
         raise SpecError(f"{spec!r} is no CollectionSpec: make one with CollectionSpec.of(harvest=..., name=...)")
     with harvest_progress(spec.name) as progress:
-        return harvest_items(spec, Workspace.of(spec, workspace_filesystem), force=force, progress=progress)
+        report = harvest_items(spec, Workspace.of(spec, workspace_filesystem), force=force, progress=progress)
+    refuse_failed_windows(spec, report)
+    return report
 
 
 def build_from_stac(

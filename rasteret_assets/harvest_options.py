@@ -47,7 +47,7 @@ class HarvestOptions(BaseModel):
             filters nor sorts by ``updated``.
         full_every: days after which all windows are asked for again, which finds items that were deleted, and old ones
             that changed without a word.
-        limit: items that an API is asked for per page.
+        limit: items that an API is asked for per page; some answer with an error where a page is larger than 6 MB.
         band_map: ``{band: asset}``: only these assets are kept, under the names of the bands.
         band_index_map: ``{band: 0-based sample}`` where several bands of ``band_map`` are samples of one asset.
         trust_count: whether a window fails where an API says that more items match than it gives. Turn it off for an
@@ -70,7 +70,7 @@ class HarvestOptions(BaseModel):
     max_items_per_window: int = Field(default=20_000, ge=1)
     lookback_days: float = Field(default=30.0, ge=0.0, le=36_600.0)
     full_every: float = Field(default=90.0, ge=0.0, le=36_600.0)
-    limit: int = Field(default=250, ge=1, le=10_000)
+    limit: int = Field(default=100, ge=1, le=10_000)
     trust_count: bool = True
 
     #: Fields that decide how items are asked for, but not which.

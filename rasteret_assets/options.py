@@ -64,13 +64,16 @@ class GraphOptions(BaseModel):
         owners: who is asked about the collection: ``team:<name>`` or an e-mail address.
         tags: of every asset, shown and searched in the catalog.
         kinds: shown beside ``parquet`` on the published collection, such as ``sentinel2``.
-        autostart: start the sensors ``<name>_refresh`` and ``<name>_retry`` with the code location; otherwise somebody
-            starts them in the UI.
+        autostart: start the sensors ``<name>_refresh`` and ``<name>_retry`` with the code location, and the schedule
+            ``<name>_harvest_schedule``; otherwise somebody starts them in the UI.
         refresh_seconds: how often the sensor looks at the source, at most.
         refresh_cron: when the schedule ``<name>_refresh_schedule`` looks for changes, for those who prefer a clock to
             the sensor.
         revalidate_cron: when ``<name>_revalidate_schedule`` asks whether known files have changed.
-        timezone: of both.
+        harvest_cron: when the schedule ``<name>_harvest_schedule`` harvests STAC items, of a collection that is
+            harvested.
+        newest_item_within_hours: the check ``newest_item_is_recent`` warns where the newest harvested item is older.
+        timezone: of all of them.
         events_queue: address of an Amazon SQS queue whose messages (S3 notifications, or SNS messages that carry STAC
             items) make the sensor ``<name>_events`` look at the source at once. They are hints: what differs decides.
         fresh_within_hours: the collection counts as stale in the catalog when nothing was published for so long; only
@@ -99,6 +102,8 @@ class GraphOptions(BaseModel):
     refresh_seconds: int = Field(default=30, ge=1)
     refresh_cron: str = Field(default="0 6 * * *", json_schema_extra=_CRON_FORM)
     revalidate_cron: str = Field(default="0 3 * * 0", json_schema_extra=_CRON_FORM)
+    harvest_cron: str = Field(default="0 5 * * *", json_schema_extra=_CRON_FORM)
+    newest_item_within_hours: float | None = Field(default=None, gt=0, le=1_000_000)
     timezone: str = Field(default="UTC", json_schema_extra=_of_zones)
     events_queue: str | None = Field(default=None, json_schema_extra={"pattern": _QUEUE.pattern})
     fresh_within_hours: float | None = Field(default=None, ge=1 / 60, le=1_000_000)
@@ -124,7 +129,7 @@ class GraphOptions(BaseModel):
             raise ValueError("Dagster shows three kinds, of which two are parquet and geoparquet: name one")
         return value
 
-    @field_validator("refresh_cron", "revalidate_cron")
+    @field_validator("refresh_cron", "revalidate_cron", "harvest_cron")
     @classmethod
     def _regular(cls, value: str) -> str:
         if (wrong := _wrong_in_cron(value)) is not None:

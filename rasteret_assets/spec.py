@@ -132,6 +132,8 @@ class CollectionSpec(_Model):
             publishes everything anew, without asking for a header.
         geometry_encoding: ``wkb`` publishes GeoParquet 1.1, which every reader opens; ``native`` GeoParquet 2.0 with
             Parquet's own geometry type, which keeps statistics of geometries (polars 2.1 does not open it).
+        describe_assets: whether published assets say ``proj:code``, ``proj:shape``, ``proj:transform`` and
+            ``raster:bands`` of STAC's extensions, from the headers of their files, where the record table lacks them.
         local_files: whether a table that was read from another machine (``s3://...``, a filesystem that is not local)
             may name files of the machine that builds it. ``refuse`` makes each of them a failure; ``allow`` opens them.
             Tables that lie on this machine may name them in any case, and so may rewrites.
@@ -178,6 +180,7 @@ class CollectionSpec(_Model):
     interval_partition: Literal["undated", "start_datetime"] = "undated"
     partition_by: PartitionBy = "month"
     geometry_encoding: Literal["wkb", "native"] = "wkb"
+    describe_assets: bool = False
     local_files: Literal["refuse", "allow"] = "refuse"
     link_local: Literal["refuse", "allow"] = "refuse"
     credentials: Credentials | None = None
@@ -190,7 +193,9 @@ class CollectionSpec(_Model):
     overlap: str | None = Field(default=None, json_schema_extra={"pattern": f"^{_OVERLAP.pattern}$"})
 
     #: Fields that count in the content's hash only where they say something else than all did before there were any.
-    _LATER: ClassVar[frozenset[str]] = frozenset({"local_files", "link_local", "credentials", "overlap"})
+    _LATER: ClassVar[frozenset[str]] = frozenset(
+        {"local_files", "link_local", "credentials", "overlap", "describe_assets"}
+    )
     #: Fields that change how a build runs but not what it publishes.
     _RUNTIME_FIELDS: ClassVar[frozenset[str]] = frozenset(
         {"harvest", "path", "workspace_dir", "max_concurrent", "force", "max_failed", "retry_missing_for", "graph"}
@@ -331,7 +336,7 @@ class CollectionSpec(_Model):
             # A function's credentials are a mapping, which has no hash.
             name: value
             for name, value in values.items()
-            if name not in self._LATER or value not in ("refuse", None)
+            if name not in self._LATER or value not in ("refuse", None, False)
         }
         cloud = self.cloud.model_dump(mode="json") if self.cloud else None
         return spec_version({**values, "cloud": cloud, "rewrites": self.rewrites}, self.filter)

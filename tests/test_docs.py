@@ -54,7 +54,9 @@ def scenes(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("page", "examples"), [("reading.md", 14), ("schema.md", 3), ("layout.md", 1)])
+@pytest.mark.parametrize(
+    ("page", "examples"), [("reading.md", 15), ("schema.md", 3), ("layout.md", 1), ("other-tools.md", 3)]
+)
 def test_examples_run(
     scenes: Path, page: str, examples: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

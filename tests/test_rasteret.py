@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from rasterio.windows import from_bounds
 
 from rasteret_assets import CollectionSpec, build, build_from_table
 from rasteret_assets.partitions import SIZES, PartitionBy
-from tests.support.environments import environment
+from tests.support.environments import environment, find_python
 from tests.support.rasters import footprint, record_table, tiff_bytes
 
 VERSION = "0.4.1"
@@ -54,8 +53,7 @@ def rasteret_python() -> str:
     if given := os.environ.get("RASTERET_PYTHON"):
         assert succeeds(given, "-c", CHECK), f"RASTERET_PYTHON={given} has no rasteret {VERSION}"
         return given
-    found = [*sorted((Path.home() / ".pyenv" / "versions").glob("3.12*/bin/python")), shutil.which("python3.12")]
-    base = next((str(path) for path in found if path and succeeds(str(path), "-c", "import venv")), None)
+    base = find_python("3.12")
     if base is None:
         pytest.skip("no Python 3.12 here")
     return environment(f"rasteret-{VERSION}", [f"rasteret=={VERSION}"], python=base)
@@ -109,3 +107,18 @@ def test_rasteret_opens_partitions_of_every_size(rasteret_python: str, tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"all": ["a", "b", "c"], "evening": ["a"]}
+
+
+@pytest.mark.parametrize("by", [None, *SIZES])
+def test_rasteret_opens_an_exported_subset(rasteret_python: str, tmp_path: Path, by: PartitionBy | None) -> None:
+    days = [(2024, 5, 17, 23), (2024, 5, 18, 1), (2023, 1, 2)]
+    times = [datetime(*day, tzinfo=UTC) for day in days]
+    (tmp_path / "x.tif").write_bytes(tiff_bytes())
+    table = record_table(["a", "b", "c"], {"B02": [str(tmp_path / "x.tif")] * 3}, datetimes=times)
+    whole = build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
+    target = tmp_path / ("some.parquet" if by is None else "some")
+    whole.subset(date_range="2024").export(target, by)
+    command = [rasteret_python, "-c", LIST, str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"all": ["a", "b"], "evening": ["a"]}

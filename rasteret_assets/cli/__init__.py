@@ -12,6 +12,7 @@ import click
 from rasteret_assets.cli.build import build
 from rasteret_assets.cli.check import check
 from rasteret_assets.cli.demo import demo
+from rasteret_assets.cli.export_gti import export_gti
 from rasteret_assets.cli.failures import failures
 from rasteret_assets.cli.harvest import harvest
 from rasteret_assets.cli.init import init
@@ -38,5 +39,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, init, validate, harvest, build, status, failures, check, show, discover, schema):
+for _command in (demo, init, validate, harvest, build, status, failures, check, show, export_gti, discover, schema):
     main.add_command(_command)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rasteret_assets.cli.common import in_one_line, json_option, print_json, printable
+from rasteret_assets.cli.common import dagster_instance, in_one_line, json_option, print_json, printable
 from rasteret_assets.cli.location import Location, located
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def harvest(collections: tuple[str, ...], *, location: Location, full: bool, as_
 
     Only windows are asked for that can have changed, and only files are replaced whose items did. A COLLECTION is a
     YAML file or the name of a declared collection; all that are harvested when omitted. What was harvested is built
-    with rasteret-assets build.
+    with rasteret-assets build. Where DAGSTER_HOME is set the harvest is reported to that instance.
     """
     specs = location.specs(collections)
     chosen = [spec for spec in specs if spec.harvest is not None or collections]
@@ -47,10 +47,18 @@ def harvest_collections(specs: Sequence[CollectionSpec], location: Location, *, 
 
 def harvest_collection(spec: CollectionSpec, location: Location, *, full: bool = False, quiet: bool) -> HarvestReport:
     """Harvest a collection, and print what was done."""
-    from rasteret_assets.from_stac import harvest as library_harvest
+    from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_windows
+    from rasteret_assets.progress import harvest_progress
 
-    filesystem = location.filesystem_of(str(spec.published_path))
-    report = library_harvest(spec, workspace_filesystem=filesystem, force=full)
+    workspace = location.workspace_of(spec)
+    with harvest_progress(spec.name) as progress:
+        report = harvest_items(spec, workspace, force=full, progress=progress)
+    with dagster_instance() as instance:
+        if instance is not None:
+            from rasteret_assets.orchestration.harvest import report_harvest
+
+            report_harvest(instance, spec, workspace, report)
     if not quiet:
         click.echo(printable(f"{spec.name}: {report}"))
+    refuse_failed_windows(spec, report)
     return report

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy.typing as npt
@@ -19,9 +20,14 @@ from rasteret_assets import schema
 from rasteret_assets.collection.areas.area import AUTO, Area, bbox_geometry, coerce_areas
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.formats import window
+from rasteret_assets.collection.formats.export import export_records
+from rasteret_assets.collection.formats.gti import write_tile_index
+from rasteret_assets.collection.formats.gti_layers import TileIndexLayer
+from rasteret_assets.collection.formats.icechunk import IcechunkReport, write_icechunk
 from rasteret_assets.collection.formats.outlines import draw_outlines
 from rasteret_assets.collection.formats.picture import Picture, draw_preview
 from rasteret_assets.collection.formats.points import PointChoice, read_points
+from rasteret_assets.collection.formats.zonal import summarize_areas
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.on_demand import RecordsById, list_records
 from rasteret_assets.collection.pixels.options import (
@@ -38,13 +44,14 @@ from rasteret_assets.collection.pixels.options import (
     takes_areas,
 )
 from rasteret_assets.collection.pixels.select import indexed_band, known_bands
-from rasteret_assets.collection.request import ReadRequest, request_read
+from rasteret_assets.collection.request import ReadRequest, polygons_of, request_read
 from rasteret_assets.collection.show import card, plot
 from rasteret_assets.collection.table import query, scan, summary
 from rasteret_assets.collection.table.dates import parse_date_range
 from rasteret_assets.collection.table.rasters import first_scale, leaves_of
 from rasteret_assets.collection.table.rows import rows_of
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.partitions import PartitionBy
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.processes import off_loop
@@ -417,10 +424,49 @@ class Collection:
         found = self.subset(**filters_of(given))
         return read_points(found, points, bands, given, choice, x_column=x_column, y_column=y_column)
 
+    @takes({"ops": ("mean", "count"), **POINT_DEFAULTS})
+    def zonal(
+        self,
+        geometries: Any,
+        bands: str | Sequence[str],
+        ops: str | Sequence[str] = ("mean", "count"),
+        **arguments: Unpack[PointArguments],
+    ) -> pa.Table:
+        """Statistics of the pixels under areas, by exactextract: a pixel counts by the part of it that an area covers.
+
+        Pixels are those of the rasters' own grids, of the full image; bands may lie on different grids. Those that hold
+        no data do not count. An area is what its outline encloses, a box too, with its edges followed along their
+        course; areas may be of any number. Up to 64 MB of pixels are read together, and larger windows piece by piece.
+
+        Args:
+            geometries: polygons or boxes; see :func:`coerce_areas` for their forms. A table's columns are kept.
+            bands: a band or several.
+            ops: operations by exactextract's names: ``mean``, ``sum``, ``count`` (pixels, with their fractions),
+                ``min``, ``max``, ``stdev``, ``variance``, ``median``, ``quantile(q=0.25)``, ``mode``, ``variety`` ...;
+                ``"name=mean"`` calls the column otherwise. Those that are lists, such as ``values``, ``coverage`` or
+                ``unique`` with ``frac``, make columns of lists.
+            **arguments: how pixels are read: :class:`PointArguments`. ``mask_and_scale`` makes statistics of physical
+                values.
+
+        Returns:
+            Table with ``record_id, datetime, collection, geometry_id`` (position of the area, from 0), ``band``, a
+            column for each operation, and the columns of the areas' table; a row for each record, area and band whose
+            raster the area reaches, by datetime, record, area and band. Null where no pixel holds data.
+
+        Raises:
+            SpecError: also if exactextract does not know an operation, or a column would be there twice.
+            MissingExtraError: if exactextract is not installed.
+            RasteretAssetsError: as :meth:`get_numpy`.
+        """
+        given = point_arguments(arguments)
+        areas, columns = polygons_of(geometries, given)
+        return summarize_areas(self.subset(**filters_of(given)), areas, columns, bands, ops, given)
+
     get_numpy_async = off_loop(get_numpy)
     get_xarray_async = off_loop(get_xarray)
     get_gdf_async = off_loop(get_gdf)
     sample_points_async = off_loop(sample_points)
+    zonal_async = off_loop(zonal)
 
     @takes({"is_image": True, "time_series": False, "transforms": None, **AREA_DEFAULTS})
     def to_torchgeo_dataset(
@@ -553,6 +599,124 @@ class Collection:
             self.subset(**filters_of(given)), bands, chip_size=chip_size, stride=stride, dtype=dtype,
             source=Source.of(self, given), options=read_options(given), transforms=transforms,
         )  # fmt: skip
+
+    # --- ways out ----------------------------------------------------------------------------------------------------
+
+    def to_gti(self, path: str | Path, bands: str | Sequence[str] | None = None) -> list[TileIndexLayer]:
+        """Write the records as a GDAL tile index, which GDAL, rasterio and QGIS open as a mosaic; no raster is opened.
+
+        A layer for each band and CRS, with the resolution, type, nodata, colour and extent of the mosaic. Where files
+        overlap, the last one by datetime and id whose pixel holds data lies on top, undated ones above all. Beside a
+        GeoPackage ``scenes.gti.gpkg`` lies a folder ``scenes_layers`` with a file ``<layer>.gti`` for each layer, which
+        opens that layer. Addresses are in GDAL's spelling (``/vsicurl/https://...``, ``/vsis3/bucket/key``) and hold
+        nothing that grants access: GDAL takes credentials from its own configuration.
+
+        It takes about a kilobyte of memory for each record, a band at a time.
+
+        Args:
+            path: file on a disk that ends with ``.gti.gpkg`` (GeoPackage), or with ``.gti.fgb`` (FlatGeobuf, of one
+                layer); an index that is there is replaced.
+            bands: a band or several; all that have headers by default.
+
+        Returns:
+            The layers, by band, in the order of the file.
+
+        Raises:
+            SpecError: if ``path`` is no such file, or a FlatGeobuf file would have several layers.
+            BandNotFoundError: if the collection lacks a band.
+            WindowError: if no record has the header of a band, or a raster has no CRS that is known.
+            CollectionError: if a header contradicts itself, an address has no spelling of GDAL's, or a file of the
+                collection cannot be read.
+            MissingExtraError: if pyogrio is not installed.
+        """
+        return write_tile_index(self, path, bands)
+
+    def export(
+        self,
+        path: str | Path,
+        partition_by: PartitionBy | Sequence[str] | None = "month",
+        *,
+        name: str = "",
+        overwrite: bool = False,
+    ) -> int:
+        """Write the records, with their headers, as a collection of its own, which ``load`` and rasteret open.
+
+        It is GeoParquet as published here, a file for each partition. It has no stages beside it: nothing fetches its
+        headers again, and whether a file of it went missing later is not noticed. Records stay in the order of this
+        collection. Whatever in an address may grant access is taken out, as where a collection is published; those of
+        a published collection stay as they are.
+
+        One row group of this collection is in memory at a time, and up to 96 MB of rows that wait for theirs; up to 64
+        files are written side by side.
+
+        Args:
+            path: folder on a disk, or file that ends with ``.parquet`` where all records go into one. It appears when
+                all is written.
+            partition_by: size of the partitions: ``"year"``, ``"month"``, ``"day"``, or as rasteret has it
+                ``("year", "month")``; None for one file.
+            name: of the new collection; by default that of this one, else of the path.
+            overwrite: whether to replace what is at ``path``.
+
+        Returns:
+            Number of records.
+
+        Raises:
+            SpecError: if an argument is not understood, ``path`` exists, or a collection is built there.
+            CollectionError: if no record is left, or a file of this collection cannot be read or was replaced
+                meanwhile.
+        """
+        return export_records(self, path, partition_by, name=name, overwrite=overwrite)
+
+    def to_icechunk(
+        self,
+        store: Any,
+        bands: str | Sequence[str] | None = None,
+        *,
+        area: Any = None,
+        geometry_crs: Any = AUTO,
+        groups: str = "grid",
+    ) -> IcechunkReport:
+        """Write the records as a virtual Zarr store in Icechunk, whose chunks are the tiles of the rasters themselves.
+
+        No raster is opened, and no pixel copied: references come from the tile tables of the index. Records share a
+        group if their rasters lie on one grid and are stored in one way. A group holds the subgroup ``full`` and one
+        for each overview (``overview_1`` ...), and each an array (time, y, x) for every band, named by it, with ``id``,
+        ``time`` and the CRS; or, of files that hold several samples of a pixel side by side, one array ``image`` (time,
+        band, y, x). Records stand by datetime and id, undated ones last; those of one datetime all stay. What a later
+        call appends stands behind what was there.
+
+        A later call on the same repository appends the records that are not there, and writes those anew whose files
+        were replaced since. It is one commit, so that readers see all of it or nothing. Icechunk refuses to read files
+        that were replaced: by their ETag on S3, elsewhere by the time at which they were modified.
+
+        Addresses are written as the collection publishes them, without anything that grants access; readers name what
+        they may read, and bring credentials, with ``authorize_virtual_chunk_access``. Icechunk holds what a commit
+        writes in memory, some 600 bytes for each reference: write many millions of them in several calls.
+
+        Args:
+            store: a folder, ``s3://bucket/prefix`` or ``gs://bucket/prefix``, or a ``Storage`` or ``Repository`` of
+                Icechunk's; the repository is made if it does not exist. Containers that it has are kept, so that
+                buckets of a certain region or endpoint get theirs before.
+            bands: a band or several; all by default. Records that lack the header of one are left out.
+            area: geometries that the footprint of a record must meet one of, as for :meth:`subset`; None for all.
+            geometry_crs: CRS of ``area``.
+            groups: ``"grid"``, or a column of text, such as ``"grid:code"``, by which records are kept apart too and
+                with which the names of groups begin, in place of the code of the CRS.
+
+        Returns:
+            Names of the groups, counts, and the prefixes that readers have to authorize.
+
+        Raises:
+            MissingExtraError: if Icechunk 2 is not installed, which needs Python 3.12.
+            SpecError: if ``store`` is no place for a repository, or a band cannot be the name of an array.
+            BandNotFoundError: if the collection lacks a band.
+            WindowError: if no record has the headers of all bands, or one has no CRS.
+            TileError: if tiles have no codec in Zarr (JPEG, WebP, LERC), or a mask says which pixels hold data.
+            CollectionError: if Icechunk cannot read an address, the repository was changed meanwhile, a header
+                contradicts itself, or a file of the collection cannot be read.
+        """
+        found = self if area is None else self.subset(geometries=area, geometry_crs=geometry_crs)
+        return write_icechunk(found, store, bands, groups=groups)
 
     # --- pictures ----------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,13 @@ _EXTRAS: Final = {
     "xarray": "xarray",
     "dask.array": "xarray",
     "geopandas": "geopandas",
+    "pyogrio": "gti",
+    "exactextract": "zonal",
     "torch": "torchgeo",
     "torchgeo.datasets": "torchgeo",
+    "icechunk": "icechunk",
+    "zarr": "icechunk",
+    "virtual_tiff": "icechunk",
 }
 
 

@@ -159,7 +159,7 @@ def request_read(
             raise SpecError("there is no area: give geometries, or like= for the whole grid of another raster")
         areas = [Area.of_bounds(options.grid.bounds, options.target_crs)]
     else:
-        areas, columns = _areas(geometries, arguments)
+        areas, columns = polygons_of(geometries, arguments)
     source = Source.of(table, arguments)
     names = known_bands(table, bands)
     return ReadRequest(
@@ -173,8 +173,16 @@ def request_read(
     )
 
 
-def _areas(geometries: Any, arguments: Mapping[str, Any]) -> tuple[list[Area], pa.Table | None]:
-    """The areas, and the other columns of their table, if they come in one."""
+def polygons_of(geometries: Any, arguments: Mapping[str, Any]) -> tuple[list[Area], pa.Table | None]:
+    """Return the areas, and the other columns of their table, if they come in one.
+
+    Args:
+        geometries: in any form.
+        arguments: ``geometry_crs`` and ``geometry_column`` of the read.
+
+    Raises:
+        WindowError: if one has no area.
+    """
     column = arguments["geometry_column"]
     table = as_arrow_table(geometries)
     areas = coerce_areas(geometries if table is None else table, arguments["geometry_crs"], column)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -62,8 +62,9 @@ def _last_end(ledger: Ledger) -> datetime | None:
 
 
 def windows_to_ask(
-    api: StacApi, windows: Sequence[Window], ledger: Ledger, workspace: Workspace, present: set[str], now: datetime
-) -> list[Window]:
+    api: StacApi, windows: Sequence[Window], ledger: Ledger, workspace: Workspace, present: set[str], now: datetime,
+    also: Collection[str] = (),
+) -> list[Window]:  # fmt: skip
     """Return the windows of an API that can have changed since they were asked for, or are to be asked in any case.
 
     Args:
@@ -73,12 +74,14 @@ def windows_to_ask(
         workspace: of the collection.
         present: windows that have a file.
         now: the moment that counts as now.
+        also: years, months or days (``2024-05``) whose windows are asked for in any case.
     """
     pending = moment_of(ledger.full_since or "")
     lasting = {
         window.key
         for window in windows
         if _is_settled(window, state := ledger.windows.get(window.key), present)
+        and not any(window.key.startswith(key) or key.startswith(window.key) for key in also)
         and (pending is None or (state is not None and (moment_of(state.asked or "") or now) >= pending))
     }
     updated = _updated_windows(api, windows, ledger, workspace) if lasting else set()

@@ -1,58 +1,37 @@
-"""Talks to STAC APIs and static catalogs: pages of items as they came, each read until it is whole.
+"""Searches a STAC API: pages of items as they came.
 
-pystac-client builds the requests and urllib3 waits out what passes (429 with ``Retry-After``, 5xx, broken connections).
-What they do not know is here: a body that breaks off or is not JSON is asked for again, and paging that goes round in
-a circle is told.
+pystac-client makes the searches. Paging that goes round in a circle, which it would follow for ever, is told here.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import threading
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
-import orjson
 from pystac import Link
 from pystac.errors import STACError
 from pystac_client import Client
 from pystac_client.errors import ClientTypeError
-from pystac_client.exceptions import APIError
 from pystac_client.item_search import ItemSearch
-from pystac_client.stac_api_io import StacApiIO
-from urllib3 import Retry
 
 from rasteret_assets.errors import BadPageError, HarvestError
 from rasteret_assets.harvest_options import HarvestOptions, Interval
 from rasteret_assets.harvesting.items import with_bands
+from rasteret_assets.harvesting.reader import StacReader, short
 from rasteret_assets.harvesting.windows import Window, moment_of
-from rasteret_assets.secrets import redact, redact_text
-from rasteret_assets.storage.filesystems import resolve_filesystem
-from rasteret_assets.storage.link_local import is_link_local
+from rasteret_assets.secrets import redact
 from rasteret_assets.versions import spec_version
 
-#: Seconds between the tries of a document that breaks off or is not JSON.
-RETRIED_AFTER_S: tuple[float, ...] = (0.2, 1.0, 5.0)
-#: Grows the pause of urllib3 between tries of an answer that may pass: 0, 1, 2, 4, 8 s, unless the host says how long.
-BACKOFF_S: float = 0.5
-_TRIES: Final = 6
-#: The longest pause that a host may ask for.
-_LONGEST_PAUSE_S: Final = 300
-_PASSING: Final = (408, 425, 429, 500, 502, 503, 504)
-_TIMEOUT_S: Final = (30.0, 300.0)
 #: Pages without an item that may follow one another: some APIs filter after they have cut pages.
 _EMPTY_PAGES: Final = 20
-_SHOWN: Final = 300
 #: Begins the names of what the search of an API can do.
 _SEARCHES: Final = r"https://api\.stacspec\.org/v1\.[^/]+/item-search#"
 #: In what an API says of a property that is a time: as its format, or in the address of the schema that says so.
 _TIMES: Final = ("date-time", "datetime.json", "/updated")
-_FINAL: Final = range(400, 500)
 
 
 class Page(NamedTuple):
@@ -65,87 +44,6 @@ class Page(NamedTuple):
 
     items: list[dict[str, Any]]
     matched: int | None
-
-
-class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
-    """Reads documents of an API or a catalog, from HTTP(S), a disk or any filesystem that pyarrow knows.
-
-    Args:
-        link_local: whether addresses of a machine's own network may be asked.
-    """
-
-    def __init__(self, *, link_local: bool = False) -> None:
-        retry = Retry(
-            total=_TRIES, status_forcelist=_PASSING, allowed_methods=None, backoff_factor=BACKOFF_S,
-            raise_on_status=False, retry_after_max=_LONGEST_PAUSE_S,
-        )  # fmt: skip
-        super().__init__(timeout=_TIMEOUT_S, max_retries=retry)
-        self._link_local = link_local
-        self._counting = threading.Lock()
-        self.requests = 0
-
-    def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
-        """Read a document from where its address says."""
-        href = source.get_absolute_href() if isinstance(source, Link) else str(source)
-        scheme = urlsplit(str(href)).scheme
-        if scheme in {"http", "https"}:
-            return str(super().read_text(source, *args, **kwargs))
-        fs, path = resolve_filesystem(str(href))
-        self._count()
-        with fs.open_input_stream(path) as stream:
-            return str(stream.read().decode("utf-8"))
-
-    def request(self, href: str, *args: Any, **kwargs: Any) -> str:
-        """Send a request, unless it leads to an address that a catalog has no business with."""
-        if not self._link_local and is_link_local(urlsplit(href).netloc.rpartition("@")[2]):
-            raise HarvestError(
-                f"{redact(href)}: is an address of this machine's own network, or hands out its credentials; allow it "
-                "with link_local: allow"
-            )
-        self._count()
-        return str(super().request(href, *args, **kwargs))
-
-    def json_loads(self, txt: str, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002  (pystac's signature)
-        """Parse a document, also one that has NaN for a number, as Python writes it."""
-        try:
-            found = orjson.loads(txt)
-        except orjson.JSONDecodeError:
-            found = json.loads(txt)
-        if not isinstance(found, dict):
-            raise ValueError("not a JSON object")  # noqa: TRY004  (as for any other text that is not)
-        return found
-
-    def document(self, source: str | Link, *, method: str | None = None, parameters: Any = None) -> dict[str, Any]:
-        """Read a JSON document, again where it breaks off or is not one.
-
-        Raises:
-            HarvestError: if the host refuses it.
-            BadPageError: if it cannot be had, or is not JSON, however often it is asked for.
-        """
-        told = redact(str(source.href if isinstance(source, Link) else source))
-        more = {} if isinstance(source, Link) and parameters is None else {"method": method, "parameters": parameters}
-        for pause in (*RETRIED_AFTER_S, None):
-            try:
-                return self.json_loads(self.read_text(source, **more))
-            except APIError as error:
-                status = getattr(error, "status_code", None)
-                if status in _FINAL and status not in _PASSING:
-                    raise HarvestError(f"{told}: the host answers {status}: {_short(error)}") from None
-                reason = _unanswered(error) if status is None else f"the host answers {status}: {_short(error)}"
-            except FileNotFoundError:
-                raise HarvestError(f"{told}: there is no such document") from None
-            except (ValueError, RecursionError) as error:
-                reason = f"not a JSON document ({_short(error)})"
-            except OSError as error:
-                reason = _short(error)
-            if pause is None:
-                break
-            time.sleep(pause)
-        raise BadPageError(f"{told}: {reason}; asked {len(RETRIED_AFTER_S) + 1} times")
-
-    def _count(self) -> None:
-        with self._counting:
-            self.requests += 1
 
 
 @dataclass(frozen=True)
@@ -162,7 +60,7 @@ class StacApi:
 
     Args:
         options: of the harvest.
-        link_local: as for :class:`StacReader`.
+        link_local: as for :class:`~rasteret_assets.harvesting.reader.StacReader`.
 
     Raises:
         HarvestError: if the address is not one of a STAC API.
@@ -179,7 +77,7 @@ class StacApi:
                 warnings.simplefilter("ignore")  # what an API does not say that it can is decided here
                 self._client = Client.from_dict(document, href=address, preserve_dict=False)
         except (STACError, ClientTypeError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise HarvestError(f"{redact(address)}: not the first page of a STAC API ({_short(error)})") from None
+            raise HarvestError(f"{redact(address)}: not the first page of a STAC API ({short(error)})") from None
         self._client._stac_io = self.io  # noqa: SLF001  (as pystac-client's own constructors do)
         links = [link for link in self._client.get_links("search") if link.get_absolute_href()]
         if not links:
@@ -307,20 +205,6 @@ def _matched(page: Mapping[str, Any]) -> int | None:
     if told is None and isinstance(context, dict):
         told = context.get("matched")
     return told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else None
-
-
-def _unanswered(error: APIError) -> str:
-    """Say why no answer came, without the layers of clients that repeat it."""
-    causes = getattr(error.__cause__ or error.__context__, "args", ())
-    # Of requests' errors the first argument is urllib3's, whose reason ends with the system's own words.
-    reason = getattr(causes[0], "reason", None) if causes else None
-    told = error if reason is None else Exception(str(reason).rpartition(": ")[2])
-    return f"the host does not answer ({_short(told)})"
-
-
-def _short(error: BaseException) -> str:
-    text = redact_text(" ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
 def changed_since(api: StacApi, moment: str, *, included: bool) -> Iterator[dict[str, Any]]:

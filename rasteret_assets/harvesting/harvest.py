@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from contextvars import copy_context
@@ -58,6 +58,7 @@ def harvest_items(
     workspace: Workspace,
     *,
     force: bool = False,
+    also: Collection[str] = (),
     now: datetime | None = None,
     progress: HarvestProgress | None = None,
 ) -> HarvestReport:
@@ -67,12 +68,13 @@ def harvest_items(
         spec: of the collection, with ``harvest``.
         workspace: of the collection.
         force: ask for all windows.
+        also: years, months or days (``2024-05``) whose windows of an API are asked for in any case.
         now: moment that counts as now; the clock's when omitted.
         progress: called as windows and pages come in, from several threads.
 
     Raises:
         SpecError: if the collection is not harvested.
-        HarvestError: if the API refuses the search, or windows could not be harvested: all others are.
+        HarvestError: if the API refuses the search. (Windows that could not be harvested stand in the report.)
         WorkspaceError: if files cannot be written.
     """
     if spec.harvest is None:
@@ -80,8 +82,10 @@ def harvest_items(
     with workspace.lock_harvest(), fewer_collections():
         workspace.sweep()
         harvest = _Harvest(spec, workspace, now or datetime.now(UTC), progress, force=force)
-        report = harvest.of_catalog() if spec.harvest.stac_catalog is not None else harvest.of_api()
-    _tell(spec, report)
+        report = harvest.of_catalog() if spec.harvest.stac_catalog is not None else harvest.of_api(also)
+    for name, count in report.without.items():
+        if count:
+            _log.warning("%s: %d harvested items have no %s", spec.name, count, name)
     return report
 
 
@@ -99,10 +103,12 @@ def _question(options: HarvestOptions) -> str:
     return spec_version({**options.question, **address, "version": HARVEST_VERSION}, None)
 
 
-def _tell(spec: CollectionSpec, report: HarvestReport) -> None:
-    for name, count in report.without.items():
-        if count:
-            _log.warning("%s: %d harvested items have no %s", spec.name, count, name)
+def refuse_failed_windows(spec: CollectionSpec, report: HarvestReport) -> None:
+    """Refuse a harvest in which windows failed.
+
+    Raises:
+        HarvestError: naming them, and why.
+    """
     if not report.failed:
         return
     lines = [f"{key}: {reason}" for key, reason in sorted(report.failed.items())]
@@ -158,14 +164,14 @@ class _Harvest:
 
     # --- an API ------------------------------------------------------------------------------------------------------
 
-    def of_api(self) -> HarvestReport:
-        """Harvest a STAC API."""
+    def of_api(self, also: Collection[str]) -> HarvestReport:
+        """Harvest a STAC API; ``also`` as for :func:`harvest_items`."""
         api = StacApi(self.options, link_local=self.link_local)
         windows = planned_windows(api, self.ledger, self.now, full=self.begins)
         if not self.is_other:
             windows = [leaf for window in windows for leaf in window.leaves(self.ledger.windows)]
         self.first = windows[0].start
-        asked = windows_to_ask(api, windows, self.ledger, self.workspace, self.store.present, self.now)
+        asked = windows_to_ask(api, windows, self.ledger, self.workspace, self.store.present, self.now, also)
         leaves = {window.key: window for window in windows}
         if asked:
             self.ledger.forget(window.key for window in asked)

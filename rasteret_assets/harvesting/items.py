@@ -1,27 +1,23 @@
 """STAC items to Arrow: a page of JSON becomes a batch with the columns of STAC-GeoParquet.
 
 Properties stand as columns beside ``id``, ``collection``, ``assets`` and the rest; footprints are WKB in lon/lat. Items
-of one catalog are rarely of one mind about a field: what is a number in one and a text in the next is kept as text
-(:class:`Texts`) in all of them, and so are the assets of catalogs that name each of them differently.
+of one catalog are rarely of one mind about a field: what is a number in one and a text in the next is kept as text in
+all of them (:mod:`~rasteret_assets.harvesting.texts`), and so are the assets of catalogs that name each of them
+differently.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
-import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import shapely
 from xxhash import xxh3_128_digest
 
-from rasteret_assets.columns.conform import conform_rows
-from rasteret_assets.columns.types import is_list, is_text, small_type
+from rasteret_assets.columns.types import is_list
+from rasteret_assets.harvesting.texts import MOST_ASSETS, Texts, dumped, text_of
 from rasteret_assets.schema import (
     ASSETS,
     BAND_INDEX,
@@ -30,7 +26,6 @@ from rasteret_assets.schema import (
     BBOX_TYPE,
     DATETIME,
     END_DATETIME,
-    GEO_KEY,
     GEOMETRY,
     ID,
     ITEM_COLLECTION,
@@ -47,40 +42,8 @@ _INSTANTS: Final = (DATETIME, START_DATETIME, END_DATETIME, "created", "updated"
 _OF_ITEMS: Final = (
     STAC_TYPE, STAC_VERSION, STAC_EXTENSIONS, ID, GEOMETRY, BBOX, "properties", LINKS, ASSETS, ITEM_COLLECTION,
 )  # fmt: skip
-#: Distinct names of assets above which they are kept as JSON text: a struct would have a field for each.
-MOST_ASSETS: Final = 200
 
-_GEO: Final = {
-    "version": "1.1.0",
-    "primary_column": GEOMETRY,
-    "columns": {GEOMETRY: {"encoding": "WKB", "geometry_types": []}},
-}
 _ARROW_REFUSES: Final = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError)
-
-
-@dataclass
-class Texts:
-    """What is kept as JSON text, because items disagree about its type.
-
-    Args:
-        columns: names of columns.
-        asset_fields: names of fields of assets, in all assets.
-    """
-
-    columns: set[str] = field(default_factory=set)
-    asset_fields: set[str] = field(default_factory=set)
-
-    def __len__(self) -> int:
-        return len(self.columns) + len(self.asset_fields)
-
-    def copy(self) -> Texts:
-        """Return another one that names the same."""
-        return Texts(set(self.columns), set(self.asset_fields))
-
-    def add(self, other: Texts) -> None:
-        """Take over what another one names."""
-        self.columns |= other.columns
-        self.asset_fields |= other.asset_fields
 
 
 # --- one item --------------------------------------------------------------------------------------------------------
@@ -95,14 +58,7 @@ def key_of(item: Mapping[str, Any], content: bytes) -> bytes:
 
 def content_of(item: Mapping[str, Any]) -> bytes:
     """Return 16 bytes that change with anything an item says, but not with the order in which it says it."""
-    return xxh3_128_digest(_dumped(item))
-
-
-def _dumped(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    except (orjson.JSONEncodeError, TypeError):
-        return json.dumps(value, sort_keys=True).encode()  # integers beyond 64 bits, lone surrogates
+    return xxh3_128_digest(dumped(item))
 
 
 def with_bands(item: dict[str, Any], band_map: Mapping[str, str], band_index_map: Mapping[str, int]) -> dict[str, Any]:
@@ -146,26 +102,6 @@ def batch_of(items: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
 
 def _texts(values: list[Any]) -> pa.Array:
     return pa.array([None if value is None else text_of(value) for value in values], pa.string())
-
-
-def text_of(value: Any) -> str | None:
-    """Return a value as text: a text as it is, an instant as ISO 8601, anything else as JSON without its nulls."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    return _dumped(_without_nulls(value)).decode("utf-8", "replace")
-
-
-def _without_nulls(value: Any) -> Any:
-    """A value that is the same whether it comes from JSON or from Arrow, which has no absent fields and one number."""
-    if isinstance(value, dict):
-        return {name: _without_nulls(found) for name, found in value.items() if found is not None}
-    if isinstance(value, list):
-        return [_without_nulls(found) for found in value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
-    return text_of(value) if isinstance(value, datetime) else value
 
 
 def _column(values: list[Any]) -> pa.Array:
@@ -215,7 +151,7 @@ def _assets_with_texts(document: Mapping[str, Mapping[str, Any]], names: set[str
 
 def _footprints(values: list[Any]) -> pa.Array:
     """GeoJSON geometries as WKB; null where there is none, or it cannot be read."""
-    texts = np.array([_dumped(value).decode() if isinstance(value, dict) else None for value in values], object)
+    texts = np.array([dumped(value).decode() if isinstance(value, dict) else None for value in values], object)
     shapes = shapely.from_geojson(texts, on_invalid="ignore")
     return pa.array(list(shapely.to_wkb(shapes)), pa.binary())
 
@@ -260,106 +196,3 @@ def _holds_empty(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return kind.num_fields == 0 or any(_holds_empty(child.type) for child in kind)
     return is_list(kind) and _holds_empty(kind.value_type)
-
-
-# --- one schema over many pages and files ----------------------------------------------------------------------------
-
-
-def united_schema(schemas: Sequence[pa.Schema]) -> tuple[pa.Schema, Texts]:
-    """Return the schema that batches are brought to, and what has to become text before.
-
-    Args:
-        schemas: of batches, as :func:`batch_of` makes them.
-    """
-    texts, fields = Texts(), []
-    kinds: dict[str, list[pa.DataType]] = {}
-    for schema in schemas:
-        for column in schema:
-            found = kinds.setdefault(column.name, [])
-            if (kind := small_type(column.type)) not in found:
-                found.append(kind)
-    for name, found in kinds.items():
-        kind = _united(found)
-        if kind is None and name == ASSETS:
-            kind = _united_assets(found, texts)
-        if kind is None or (name == ASSETS and pa.types.is_struct(kind) and kind.num_fields > MOST_ASSETS):
-            texts.columns.add(name)
-            kind = pa.string()
-        fields.append(pa.field(name, kind))
-    return pa.schema(fields, {GEO_KEY: json.dumps(_GEO, sort_keys=True).encode()}), texts
-
-
-def _united(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
-    """The type that holds the values of all; None where no type does."""
-    try:
-        one = pa.unify_schemas([pa.schema([("x", kind)]) for kind in kinds], promote_options="permissive")
-    except pa.ArrowException:
-        return None
-    return one.field(0).type
-
-
-def _united_assets(kinds: Sequence[pa.DataType], texts: Texts) -> pa.DataType | None:
-    """The type of assets whose fields differ, which are added to ``texts``; None where an asset itself is not one."""
-    if not all(pa.types.is_struct(kind) for kind in kinds):
-        return None
-    mixed: dict[str, list[pa.DataType]] = {}
-    for kind in kinds:
-        for asset in kind:
-            for child in asset.type if pa.types.is_struct(asset.type) else ():
-                mixed.setdefault(child.name, []).append(child.type)
-    wrong = {name for name, found in mixed.items() if _united(found) is None}
-    texts.asset_fields |= wrong
-    return _united([_asset_type(kind, wrong) for kind in kinds])
-
-
-def _asset_type(kind: pa.StructType, names: set[str]) -> pa.DataType:
-    def changed(asset: pa.DataType) -> pa.DataType:
-        if not pa.types.is_struct(asset):
-            return asset
-        return pa.struct([(child.name, pa.string() if child.name in names else child.type) for child in asset])
-
-    return pa.struct([(asset.name, changed(asset.type)) for asset in kind])
-
-
-def with_texts(batch: pa.RecordBatch, texts: Texts) -> pa.RecordBatch:
-    """Return rows whose columns and fields of assets that ``texts`` names are text."""
-    columns = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if name in texts.columns:
-            columns[name] = as_text(column)
-        elif name == ASSETS and texts.asset_fields and pa.types.is_struct(column.type):
-            columns[name] = _each_asset(column, texts.asset_fields)
-        else:
-            columns[name] = column
-    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-
-
-def as_text(column: pa.Array) -> pa.Array:
-    """Return a column as text, as :func:`text_of` makes it of each value."""
-    if is_text(column.type):
-        return column.cast(pa.string())
-    # Values that no Arrow type holds together; there are few such columns.
-    return pa.array([text_of(value) for value in column.to_pylist()], pa.string())
-
-
-def _each_asset(assets: pa.StructArray, names: set[str]) -> pa.StructArray:
-    def changed(asset: pa.Array) -> pa.Array:
-        if not pa.types.is_struct(asset.type):
-            return asset
-        fields = {
-            child.name: as_text(asset.field(place)) if child.name in names else asset.field(place)
-            for place, child in enumerate(asset.type)
-        }
-        return _struct(fields, asset)
-
-    return _struct({asset.name: changed(assets.field(place)) for place, asset in enumerate(assets.type)}, assets)
-
-
-def _struct(fields: Mapping[str, pa.Array], like: pa.StructArray) -> pa.StructArray:
-    return pa.StructArray.from_arrays(list(fields.values()), names=list(fields), mask=pc.is_null(like))
-
-
-def conformed(batch: pa.RecordBatch, schema: pa.Schema, texts: Texts) -> pa.RecordBatch:
-    """Return rows as :func:`united_schema` says."""
-    rows = with_texts(batch, texts) if len(texts) else batch
-    return conform_rows(rows, schema)

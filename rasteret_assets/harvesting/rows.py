@@ -1,7 +1,8 @@
 """The items of one window: taken page by page into a temporary file, and written as one Parquet file at the end.
 
-Pages differ in schema, and what a window has to become text is known only after its last page. So pages lie in a
-temporary file as Arrow messages, and memory holds no more than one page that comes and one row group that goes.
+Pages differ in schema, and what of a window has to become text is known only after its last page. So the pages of a
+large window lie in a temporary file as Arrow messages, and memory holds no more than some of them, one page that comes
+and one row group that goes.
 """
 
 from __future__ import annotations
@@ -16,16 +17,10 @@ from typing import Any, Final, NamedTuple, Self
 
 import pyarrow as pa
 
-from rasteret_assets.harvesting.items import (
-    Texts,
-    batch_of,
-    conformed,
-    content_of,
-    key_of,
-    united_schema,
-    with_texts,
-)
+from rasteret_assets.harvesting.items import batch_of, content_of, key_of
 from rasteret_assets.harvesting.ledger import digest_of
+from rasteret_assets.harvesting.texts import Texts, conformed
+from rasteret_assets.harvesting.unite import unite
 from rasteret_assets.harvesting.windows import time_of, updated_of, utc_text
 from rasteret_assets.schema import ASSETS, GEOMETRY, ID
 from rasteret_assets.storage.disk import make_folder
@@ -37,6 +32,8 @@ DIGEST_KEY: Final = b"rasteret_assets:items"
 #: Rows of a row group, and bytes of Arrow above which fewer make one: the memory that writing takes.
 _GROUP_ROWS: Final = 4096
 _GROUP_BYTES: Final = 64 * 2**20
+#: Arrow bytes of a window above which its items go to the temporary file.
+_HELD_BYTES: Final = 24 * 2**20
 #: Items that become a batch at once.
 BATCH_ITEMS: Final = 500
 
@@ -46,7 +43,6 @@ _OPTIONS: Final[Mapping[str, Any]] = {"compression": "zstd", "compression_level"
 class _Piece(NamedTuple):
     first: int
     size: int
-    schema: pa.Schema
 
 
 class WindowRows:
@@ -60,6 +56,9 @@ class WindowRows:
         make_folder(Path(scratch))
         self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  (closed by __exit__)
         self._pieces: list[_Piece] = []
+        self._held: list[pa.RecordBatch] = []
+        self._held_bytes = 0
+        self._schemas: dict[pa.Schema, None] = {}
         #: Hash of the content of each item, by that of its name.
         self.contents: dict[bytes, bytes] = {}
         #: Items that came again as they were, and with another content.
@@ -93,7 +92,7 @@ class WindowRows:
         if fresh:
             self._note(fresh)
             for first in range(0, len(fresh), BATCH_ITEMS):
-                self._spool(batch_of(fresh[first : first + BATCH_ITEMS]))
+                self._take(batch_of(fresh[first : first + BATCH_ITEMS]))
 
     def _note(self, items: Sequence[Mapping[str, Any]]) -> None:
         for name in (ID, GEOMETRY, ASSETS):
@@ -113,12 +112,21 @@ class WindowRows:
         """Time of the newest item; None without one."""
         return None if self._newest is None else utc_text(self._newest)
 
+    def _take(self, batch: pa.RecordBatch) -> None:
+        self._schemas.setdefault(batch.schema)
+        self._held.append(batch)
+        self._held_bytes += batch.nbytes
+        if self._held_bytes > _HELD_BYTES:
+            for held in self._held:
+                self._spool(held)
+            self._held, self._held_bytes = [], 0
+
     def _spool(self, batch: pa.RecordBatch) -> None:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema, options=STREAM_OPTIONS) as writer:
             writer.write_batch(batch)
         data = sink.getvalue()
-        self._pieces.append(_Piece(self._file.seek(0, 2), data.size, batch.schema))
+        self._pieces.append(_Piece(self._file.seek(0, 2), data.size))
         self._file.write(data)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
@@ -126,6 +134,7 @@ class WindowRows:
             self._file.seek(piece.first)
             with pa.ipc.open_stream(self._file.read(piece.size)) as reader:
                 yield from reader
+        yield from self._held
 
     def write(self, workspace: Workspace, path: str, texts: Texts) -> None:
         """Write all items as one Parquet file, which replaces what was there in one step.
@@ -139,7 +148,7 @@ class WindowRows:
             WorkspaceError: if the file cannot be written.
         """
         own = texts.copy()  # other windows may add to theirs meanwhile
-        united = unite(list(dict.fromkeys(piece.schema for piece in self._pieces)), own)
+        united = unite(list(self._schemas), own)
         schema = with_digest(united, digest_of(self.contents))
         write_batches(workspace, path, (conformed(batch, schema, own) for batch in self._batches()), schema)
         texts.add(own)
@@ -148,17 +157,6 @@ class WindowRows:
 def with_digest(schema: pa.Schema, digest: str) -> pa.Schema:
     """Return a schema whose footer tells the digest of a window's items."""
     return schema.with_metadata({**(schema.metadata or {}), DIGEST_KEY: digest.encode()})
-
-
-def unite(schemas: Sequence[pa.Schema], texts: Texts) -> pa.Schema:
-    """Return the schema of batches with some schemas after what ``texts`` names is text, to which is added."""
-    while True:
-        known = len(texts)
-        empty = (with_texts(pa.RecordBatch.from_pylist([], schema), texts) for schema in schemas)
-        found, more = united_schema([batch.schema for batch in empty])
-        texts.add(more)
-        if len(texts) == known:
-            return found
 
 
 def write_batches(workspace: Workspace, path: str, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> None:

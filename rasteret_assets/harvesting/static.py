@@ -16,8 +16,8 @@ from pystac.utils import make_absolute_href
 
 from rasteret_assets.errors import HarvestError
 from rasteret_assets.harvest_options import HarvestOptions, Interval
-from rasteret_assets.harvesting.client import StacReader
 from rasteret_assets.harvesting.items import with_bands
+from rasteret_assets.harvesting.reader import StacReader
 from rasteret_assets.harvesting.windows import moment_of
 from rasteret_assets.secrets import redact
 
@@ -32,7 +32,7 @@ class StaticCatalog:
 
     Args:
         options: of the harvest.
-        link_local: as for :class:`~rasteret_assets.harvesting.client.StacReader`.
+        link_local: as for :class:`~rasteret_assets.harvesting.reader.StacReader`.
     """
 
     def __init__(self, options: HarvestOptions, *, link_local: bool = False) -> None:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rasteret_assets.errors import DamagedFileError
-from rasteret_assets.harvesting.items import Texts, conformed
 from rasteret_assets.harvesting.ledger import (
     Changes,
     changes,
@@ -21,7 +20,9 @@ from rasteret_assets.harvesting.ledger import (
     read_hashes,
     write_hashes,
 )
-from rasteret_assets.harvesting.rows import DIGEST_KEY, WindowRows, unite, with_digest, write_batches
+from rasteret_assets.harvesting.rows import DIGEST_KEY, WindowRows, with_digest, write_batches
+from rasteret_assets.harvesting.texts import Texts, conformed
+from rasteret_assets.harvesting.unite import unite
 from rasteret_assets.schema import ASSETS
 from rasteret_assets.storage.filesystems import each_file, list_files
 from rasteret_assets.storage.workspace import Workspace

@@ -14,7 +14,15 @@ import dagster as dg
 
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.events import inputs_of
-from rasteret_assets.orchestration.names import SOURCE, code_version, identifier, io_manager_key, source_key, stage_key
+from rasteret_assets.orchestration.names import (
+    HARVESTED,
+    SOURCE,
+    code_version,
+    identifier,
+    io_manager_key,
+    source_key,
+    stage_key,
+)
 from rasteret_assets.orchestration.partitions import partitions_of
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW
 from rasteret_assets.secrets import redact
@@ -33,6 +41,8 @@ def stage_spec(spec: CollectionSpec, stage: str) -> dg.AssetSpec:
     """Return the asset spec of the source or of a stage as the collection's own fields say it."""
     if stage == SOURCE:
         return _source_spec(spec)
+    if stage == HARVESTED:
+        return _harvest_spec(spec)
     more: dict[str, Any] = {}
     if stage == COLLECTION:
         more["metadata"] = {"dagster/uri": redact(str(spec.published_path))}
@@ -80,13 +90,33 @@ def checked_spec(spec: CollectionSpec, stage: str, get_asset_spec: GetAssetSpec 
     return given.with_io_manager_key(io_manager_key(spec)) if stage == COLLECTION else given
 
 
+def _harvest_spec(spec: CollectionSpec) -> dg.AssetSpec:
+    options = spec.harvest
+    address = "" if options is None else redact(options.address)
+    kind = "STAC API" if options is not None and options.stac_api is not None else "static STAC catalog"
+    return dg.AssetSpec(
+        key=stage_key(spec, HARVESTED),
+        description=(
+            f"The STAC items of the {kind} at `{address}`, one Parquet file per window of time. A harvest asks for the "
+            "windows that can have changed, and replaces only files whose items did; a window that fails keeps what it "
+            "had. The refresh sensor then builds what changed."
+        ),
+        group_name=identifier(spec.name),
+        metadata={"path": dg.MetadataValue.path(label_of(spec.paths)), "address": address},
+        owners=spec.graph.owners,
+        tags=spec.graph.tags,
+        kinds={"stac", "parquet"},
+    )
+
+
 def _source_spec(spec: CollectionSpec) -> dg.AssetSpec:
     return dg.AssetSpec(
         key=source_key(spec),
         deps=[
             dg.AssetDep(dg.AssetKey(written.split("/")), partition_mapping=dg.AllPartitionMapping())
             for written in spec.graph.deps
-        ],
+        ]
+        + ([] if spec.harvest is None else [dg.AssetDep(stage_key(spec, HARVESTED))]),
         description=(
             f"The record table at `{label_of(spec.paths)}`: one row per raster item, with the addresses of its files. "
             "Others write it; observing it (one look at the rows of files that changed) notes its partitions and a "

@@ -9,10 +9,11 @@ import dagster as dg
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.asset_specs import GetAssetSpec, checked_spec
 from rasteret_assets.orchestration.checks import published_checks
+from rasteret_assets.orchestration.harvest import harvest_definitions
 from rasteret_assets.orchestration.hint_sensor import hint_sensor
 from rasteret_assets.orchestration.io_manager import collection_io_manager
 from rasteret_assets.orchestration.jobs import jobs_of
-from rasteret_assets.orchestration.names import SOURCE, io_manager_key
+from rasteret_assets.orchestration.names import HARVESTED, SOURCE, io_manager_key
 from rasteret_assets.orchestration.retry import retry_sensor
 from rasteret_assets.orchestration.schedules import after_look_sensor, refresh_schedule, revalidate_schedule
 from rasteret_assets.orchestration.sensor import refresh_sensor
@@ -36,7 +37,9 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
         ``<name>_rebuild``, ``<name>_revalidate`` and ``<name>_look``; and, stopped until somebody starts them, the
         sensors ``<name>_refresh`` and ``<name>_retry`` and the schedules ``<name>_refresh_schedule`` and
         ``<name>_revalidate_schedule``. The sensor ``<name>_after_look`` runs: it builds what the looks found that the
-        refresh schedule launched. The sensor ``<name>_events`` is there where the spec names a queue. The IO manager of
+        refresh schedule launched. A collection that is harvested has the asset ``<name>/harvested_items`` upstream of
+        its source, the job ``<name>_harvest`` and the schedule ``<name>_harvest_schedule`` too. The sensor
+        ``<name>_events`` is there where the spec names a queue. The IO manager of
         ``<name>/collection`` is among them.
 
     Raises:
@@ -51,11 +54,14 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
         source, jobs = source_asset(spec, checked_spec(spec, SOURCE, get_asset_spec)), jobs_of(spec)
         makers = {RAW: raw_records, NORMALIZED: normalized_records, BANDS: band_metadata, COLLECTION: collection}
         stages = [make(spec, checked_spec(spec, stage, get_asset_spec)) for stage, make in makers.items()]
+        harvest = (
+            [] if spec.harvest is None else [harvest_definitions(spec, checked_spec(spec, HARVESTED, get_asset_spec))]
+        )
     queue = spec.graph.events_queue
-    return dg.Definitions(
+    own = dg.Definitions(
         assets=[source, *stages],
         asset_checks=[published_checks(spec)],
-        jobs=list(jobs),
+        jobs=jobs.all(),
         sensors=[
             refresh_sensor(spec, jobs),
             retry_sensor(spec),
@@ -65,6 +71,7 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
         schedules=[refresh_schedule(spec), revalidate_schedule(spec)],
         resources={io_manager_key(spec): collection_io_manager(spec)},
     )
+    return dg.Definitions.merge(own, *harvest)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Final
 import dagster as dg
 
 from rasteret_assets.checks.finding import some
+from rasteret_assets.orchestration.harvest import harvest_request
 from rasteret_assets.orchestration.jobs import Jobs
 from rasteret_assets.orchestration.look import look_in_tick, look_request
 from rasteret_assets.orchestration.messages import Hint, MessageError, hint_of
@@ -24,6 +25,7 @@ from rasteret_assets.orchestration.reconcile import (
     compare,
     digest,
     failed_lately,
+    is_harvested_now,
     is_looked_at,
 )
 from rasteret_assets.orchestration.resources import FilesystemResource
@@ -70,7 +72,7 @@ def hint_sensor(spec: CollectionSpec, jobs: Jobs, queue_url: str) -> dg.SensorDe
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_events",
-        jobs=[jobs.build, jobs.look],
+        jobs=[jobs.build, jobs.look, *([jobs.harvest] if jobs.harvest is not None else [])],
         minimum_interval_seconds=_EVERY_S,
         default_status=sensor_status(spec),
         description=(
@@ -88,6 +90,8 @@ def hint_sensor(spec: CollectionSpec, jobs: Jobs, queue_url: str) -> dg.SensorDe
             if not any(hints.values()):
                 told = "the queue is empty" if not hints else f"{len(hints)} messages tell of no change"
                 return dg.SensorResult(skip_reason=told, cursor=replace(cursor, heeded=list(hints)).to_text())
+            if spec.harvest is not None:
+                return _harvest(context.instance, spec, cursor, hints, queue)
             workspace = rasteret_filesystem.open_workspace(spec)
             profile = look_in_tick(rasteret_filesystem, spec, workspace)
             if profile is None:
@@ -152,6 +156,25 @@ def _meant(hints: Sequence[Hint], found: Difference) -> list[str]:
     for hint in hints:
         whole |= hint
     return [key for key in found.stale if whole.is_vague or key in whole.partitions]
+
+
+def _harvest(
+    instance: dg.DagsterInstance, spec: CollectionSpec, cursor: HintCursor, hints: Mapping[str, Hint], queue: EventQueue
+) -> dg.SensorResult:
+    """Return what a tick does where items are harvested: it has the windows of the messages asked for.
+
+    What a harvest brings is then found by the refresh sensor, as any change of the record table. A harvest that goes on
+    may have asked before the change, so messages wait for its end.
+    """
+    if is_harvested_now(instance, spec):
+        queue.give_back(list(hints))
+        return dg.SensorResult(
+            skip_reason="a run harvests the items; the messages wait for the end of it", cursor=cursor.to_text()
+        )
+    cursor = replace(cursor, requests=cursor.requests + 1, heeded=list(hints))
+    windows = {key for hint in hints.values() for key in hint.partitions}
+    request = harvest_request(spec, windows, digest(f"harvest events#{cursor.requests}"))
+    return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
 
 
 def _look(spec: CollectionSpec, cursor: HintCursor, *, is_running: bool) -> dg.SensorResult:

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 from rasteret_assets.orchestration.names import (
+    HARVESTED,
     build_job_name,
+    harvest_job_name,
     look_job_name,
     op_name,
     rebuild_job_name,
@@ -23,12 +25,17 @@ COLLECTION_TAG, REASON_TAG = "rasteret_assets/collection", "rasteret_assets/reas
 
 
 class Jobs(NamedTuple):
-    """The jobs of a collection."""
+    """The jobs of a collection; ``harvest`` is None where it is not harvested."""
 
     build: Any
     rebuild: Any
     revalidate: Any
     look: Any
+    harvest: Any | None = None
+
+    def all(self) -> list[Any]:
+        """Return all that there are."""
+        return [job for job in self if job is not None]
 
 
 def jobs_of(spec: CollectionSpec) -> Jobs:
@@ -54,7 +61,11 @@ def jobs_of(spec: CollectionSpec) -> Jobs:
             revalidate=True,
         ),
         look=_look_job(spec),
-    )
+        harvest=None if spec.harvest is None else _job(
+            spec, harvest_job_name(spec), [stage_key(spec, HARVESTED)],
+            f"Harvests the STAC items of {spec.name}: the windows that can have changed; all of them with force.",
+        ),
+    )  # fmt: skip
 
 
 def _look_job(spec: CollectionSpec) -> dg.JobDefinition:

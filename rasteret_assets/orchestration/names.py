@@ -8,6 +8,8 @@ from rasteret_assets.schema import PARSER_VERSION
 from rasteret_assets.spec import CollectionSpec
 
 SOURCE = "source"
+#: Last part of the key of the asset of harvested STAC items.
+HARVESTED = "harvested_items"
 #: Ends the name of the step that checks what is published.
 PUBLISHED_CHECKS = "published_checks"
 
@@ -45,6 +47,11 @@ def revalidate_job_name(spec: CollectionSpec) -> str:
 def look_job_name(spec: CollectionSpec) -> str:
     """Return the name of the job that looks at the record table of a collection."""
     return f"{identifier(spec.name)}_look"
+
+
+def harvest_job_name(spec: CollectionSpec) -> str:
+    """Return the name of the job that harvests the STAC items of a collection."""
+    return f"{identifier(spec.name)}_harvest"
 
 
 def refresh_schedule_name(spec: CollectionSpec) -> str:

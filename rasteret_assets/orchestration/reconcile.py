@@ -15,7 +15,9 @@ import dagster as dg
 
 from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
 from rasteret_assets.orchestration.names import (
+    HARVESTED,
     build_job_name,
+    harvest_job_name,
     look_job_name,
     rebuild_job_name,
     revalidate_job_name,
@@ -124,6 +126,13 @@ def compare(
 def busy_partitions(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[str]:
     """Return the partitions that an unfinished run builds."""
     return _partitions_of_runs(instance, spec, dg.RunsFilter(statuses=_UNFINISHED))
+
+
+def is_harvested_now(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:
+    """Tell whether an unfinished run harvests the items of a collection."""
+    job, key = harvest_job_name(spec), stage_key(spec, HARVESTED)
+    runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+    return any(run.job_name == job or key in (run.asset_selection or ()) for run in runs)
 
 
 def is_looked_at(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:

@@ -11,6 +11,7 @@ from typing import Final
 
 import dagster as dg
 
+from rasteret_assets.errors import NotHarvestedError
 from rasteret_assets.orchestration.jobs import REASON_TAG, Jobs
 from rasteret_assets.orchestration.look import look_in_tick
 from rasteret_assets.orchestration.names import (
@@ -72,7 +73,10 @@ def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
         if run.tags.get(_SCHEDULE_TAG) != refresh_schedule_name(spec):
             return dg.SensorResult(skip_reason=f"the look {run.run_id} was not launched by the schedule")
         workspace = rasteret_filesystem.open_workspace(spec)
-        profile = look_in_tick(rasteret_filesystem, spec, workspace)
+        try:
+            profile = look_in_tick(rasteret_filesystem, spec, workspace)
+        except NotHarvestedError as error:
+            return dg.SensorResult(skip_reason=str(error))
         if profile is None:
             again = "too much of the source changed again since the look; the next one will see it"
             return dg.SensorResult(skip_reason=again)

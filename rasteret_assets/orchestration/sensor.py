@@ -12,10 +12,11 @@ from typing import Final
 import dagster as dg
 
 from rasteret_assets.checks.finding import some
+from rasteret_assets.errors import NotHarvestedError
 from rasteret_assets.orchestration.events import source_observations
 from rasteret_assets.orchestration.jobs import Jobs
 from rasteret_assets.orchestration.look import look_in_tick, look_request
-from rasteret_assets.orchestration.names import identifier
+from rasteret_assets.orchestration.names import harvest_job_name, identifier
 from rasteret_assets.orchestration.partitions import partitions_of
 from rasteret_assets.orchestration.reconcile import Difference, build_requests, compare, digest, is_looked_at
 from rasteret_assets.orchestration.resources import FilesystemResource
@@ -100,7 +101,10 @@ def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
     )
     def refresh(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
         cursor, workspace = Cursor.from_text(context.cursor), rasteret_filesystem.open_workspace(spec)
-        profile = look_in_tick(rasteret_filesystem, spec, workspace)
+        try:
+            profile = look_in_tick(rasteret_filesystem, spec, workspace)
+        except NotHarvestedError as error:
+            return dg.SensorResult(skip_reason=f"{error}; or launch the job {harvest_job_name(spec)}")
         if profile is None:
             stored = stored_profile(workspace)
             return _look(spec, cursor, stored.fingerprint if stored else "", is_looked_at(context.instance, spec))

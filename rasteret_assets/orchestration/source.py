@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from rasteret_assets.errors import NotHarvestedError
 from rasteret_assets.orchestration.events import REPORTED, source_observations
 from rasteret_assets.orchestration.names import SOURCE, op_name
 from rasteret_assets.orchestration.partitions import discover_partitions
@@ -45,7 +46,11 @@ def observe_source(
     """
     with explained():
         workspace = filesystem.open_workspace(spec)
-        profile = load_profile(workspace, filesystem.open_source(spec), spec)
+        try:
+            profile = load_profile(workspace, filesystem.open_source(spec), spec)
+        except NotHarvestedError as error:
+            context.log.warning("%s", error)
+            return
         published = workspace.states()
     discover_partitions(context.instance, spec, profile, published)
     versions = {partition: profile.version(partition, spec) for partition in profile.partitions}

@@ -16,6 +16,7 @@ import pyarrow as pa
 from rasteret_assets.errors import CollectionError, SourceError
 from rasteret_assets.headers.store import HeaderReader, HeaderStore
 from rasteret_assets.partitions import hive_keys
+from rasteret_assets.publish.describe import describe_assets
 from rasteret_assets.publish.encoding import SAMPLE_ROWS, parquet_options
 from rasteret_assets.publish.footer import PublishedFacts, footer
 from rasteret_assets.publish.join import HEADER_COLUMNS, PLACE_COLUMNS, CrsFindings, join_batches, join_headers
@@ -83,6 +84,8 @@ def publish_partition(
     document = f"{up}{workspace.stages.rpartition('/')[2]}/{COLLECTION_DOCUMENT}"
 
     def completed(table: pa.Table) -> pa.Table:
+        if spec.describe_assets:
+            table = describe_assets(table, bands)
         return complete_items(_without_keys(table, spec), spec, document)
 
     no_headers = {band: pa.array([], BAND_STRUCT) for band in bands}

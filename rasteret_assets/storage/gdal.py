@@ -1,13 +1,15 @@
 """GDAL's spellings of addresses (``/vsicurl/https://...``, ``/vsis3/bucket/key``): read as what they stand for.
 
-Those that stand for something else than a whole file are refused by name, with what to write instead.
+Those that stand for something else than a whole file are refused by name, with what to write instead. The other way
+round, :func:`gdal_addresses` writes addresses as GDAL takes them.
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +22,15 @@ _CURL: Final = re.compile(r"(?i)/vsicurl(?:_streaming)?/((?:https?|ftp)://.+)", 
 _CURL_OPTIONS: Final = re.compile(r"(?i)/vsicurl(?:_streaming)?\?(.+)", re.DOTALL)
 _BUCKET: Final = re.compile(r"(?i)/vsi(s3|gs)(?:_streaming)?/([^/]+/.+)", re.DOTALL)
 _FIRST_IMAGE: Final = re.compile(r"(?i)GTIFF_DIR:1:(.+)", re.DOTALL)
+#: What an address in any other spelling begins with, in RE2, and what GDAL writes in its place.
+_PREFIXES: Final = (
+    (r"^(?i:https?)://", r"/vsicurl/\0"),
+    (r"^(?i:s3a?)://", "/vsis3/"),
+    (r"^(?i:gs|gcs)://", "/vsigs/"),
+    # The account of abfss://container@account.dfs.core.windows.net/key is for GDAL's configuration to name.
+    (r"^(?i:abfss?)://([^/@]+)@[^/]*/", r"/vsiadls/\1/"),
+    (r"^(?i:az|azure|abfss?)://", "/vsiaz/"),
+)
 # Options of /vsicurl? that change how GDAL asks, not what it reads.
 _HARMLESS: Final = frozenset({"max_retry", "retry_delay", "use_head", "list_dir", "empty_dir"})
 
@@ -67,3 +78,29 @@ def plain_addresses(hrefs: pa.Array) -> pa.Array:
         return hrefs
     made = pa.array([plain_address(href) for href in hrefs.filter(spelled).to_pylist()], hrefs.type)
     return pc.replace_with_mask(hrefs, spelled, made)
+
+
+def gdal_addresses(hrefs: pa.Array) -> pa.Array:
+    """Write addresses as GDAL takes them: ``/vsicurl/https://...``, ``/vsis3/bucket/key``, an absolute path.
+
+    Args:
+        hrefs: string array of addresses.
+
+    Returns:
+        A string array of the same length; null where the address is, is a relative path, or is of a scheme that GDAL
+        does not have.
+    """
+    written = hrefs
+    for pattern, prefix in _PREFIXES:
+        written = pc.replace_substring_regex(written, pattern, prefix)
+    # Whatever is not in GDAL's spelling now is on a disk, or of a scheme that GDAL does not have.
+    rest = pc.fill_null(pc.invert(pc.match_substring_regex(written, GDAL_ADDRESS)), fill_value=False)
+    local = pa.array([_local(href) for href in written.filter(rest).to_pylist()], written.type)
+    return pc.replace_with_mask(written, rest, local)
+
+
+def _local(href: str) -> str | None:
+    """Return the absolute path of a file on a disk; None for any other address."""
+    if re.match(r"(?i)file://", href):
+        return unquote(urlsplit(href).path)
+    return str(Path(href).expanduser()) if href.startswith(("/", "~")) else None

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -30,7 +33,7 @@ from rasteret_assets.storage.backend import RangeRead
 from rasteret_assets.storage.hosts import DEADLINE_S, attempts_allowed, backoff
 from rasteret_assets.storage.http import HttpBackend
 from rasteret_assets.storage.listing import Listed
-from rasteret_assets.storage.processes import run_sync
+from rasteret_assets.storage.processes import run_sync, shared_loop
 from rasteret_assets.storage.unchanged import IndexedFile
 from rasteret_assets.storage.urls import host
 
@@ -51,6 +54,8 @@ def name_of(url: str) -> str:
 class HttpFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
     """Files at HTTP(S) addresses by names of their own, in which no query and no user stands.
 
+    Connections are kept from file to file, and closed when nobody holds the filesystem any more.
+
     A name is host and path, so that ``key=value`` folders of it count, and errors of pyarrow's show nothing that grants
     access.
 
@@ -62,6 +67,7 @@ class HttpFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no
         self._backend = backend
         self._files: dict[str, tuple[str, IndexedFile]] = {}
         self._tails = _Tails()
+        weakref.finalize(self, _close, backend, os.getpid()).atexit = False
 
     def add(self, url: str, look: RangeRead) -> Listed:
         """Take in a file that answered, and return it as it is to be listed."""
@@ -108,6 +114,15 @@ class HttpFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no
 
     create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = _refuse
     move = copy_file = open_output_stream = open_append_stream = _refuse
+
+
+def _close(backend: HttpBackend, process: int) -> None:
+    """Close the connections of a backend soon; called by the garbage collector, which may wait for nothing."""
+    if process != os.getpid():
+        return  # they are the parent's
+    loop = shared_loop().loop
+    with suppress(RuntimeError):  # the loop has come to its end, and its connections with it
+        loop.call_soon_threadsafe(lambda: loop.create_task(backend.aclose()))
 
 
 class _Tails:

@@ -18,6 +18,7 @@ from rasteret_assets.errors import (
 )
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import RangeRead
+from rasteret_assets.storage.connections import connected
 from rasteret_assets.storage.http import HttpBackend
 from rasteret_assets.storage.http_files import HttpFiles, tried
 from rasteret_assets.storage.link_local import is_link_local
@@ -57,8 +58,8 @@ def list_addresses(urls: Sequence[str], *, link_local: bool = False) -> tuple[pa
     for url in urls:
         refuse_link_local(url, link_local=link_local)
     backend = HttpBackend(link_local=link_local)
-    looks = run_sync(_each(urls, lambda url: _look(backend, url)))
     handler = HttpFiles(backend)
+    looks = run_sync(_each(urls, lambda url: _look(backend, url)))
     return pafs.PyFileSystem(handler), [handler.add(url, look) for url, look in zip(urls, looks, strict=True)]
 
 
@@ -86,7 +87,11 @@ def read_addresses(urls: Sequence[str], most: int, *, link_local: bool = False) 
             raise SourceError(f"{redact(url)}: is larger than {most // 2**20} MiB, which no document of a catalog is")
         return data
 
-    return run_sync(_each(urls, read))
+    async def read_all() -> list[bytes]:
+        async with connected(backend):
+            return await _each(urls, read)
+
+    return run_sync(read_all())
 
 
 def refuse_link_local(url: str, *, link_local: bool) -> None:

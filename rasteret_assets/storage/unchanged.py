@@ -133,17 +133,18 @@ def _same_time(one: str, other: str) -> bool:
     """Whether two times are one, in whole seconds: HTTP dates have no parts of a second, and ISO 8601 may."""
     if one == other:
         return True
-    first, second = _instant(one), _instant(other)
+    first, second = (found and found.replace(microsecond=0) for found in (parse_instant(one), parse_instant(other)))
     return first is not None and first == second
 
 
-def _instant(text: str) -> datetime | None:
+def parse_instant(text: str) -> datetime | None:
+    """Return the instant of a modification time (an HTTP date or ISO 8601, UTC without a zone); None if it is none."""
     for parse in _PARSERS:
         try:
             found = parse(text)
         except (ValueError, TypeError, OverflowError):
             continue
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).replace(microsecond=0)
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
     return None
 
 

@@ -54,6 +54,11 @@ def read(side):
         options = {"masked": True}
     if how == "warp":
         options = {"resolution": 20, "resampling": "bilinear"}
+    if how == "zones":
+        # One that is read piece by piece, and many that are not.
+        corners = np.linspace(0, side * 5, 30)
+        fields = [shapely.box(left + x, top - x - side * 2, left + x + side * 2, top - x) for x in corners]
+        return collection(side).zonal([area, *fields], "B", geometry_crs=32632, backend=Zeros())
     return collection(side).get_numpy(area, "B", geometry_crs=32632, backend=Zeros(), **options)
 
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -65,7 +70,7 @@ print(peak() - before - result)
 """
 
 
-@pytest.mark.parametrize("how", ["box", "polygon", "warp"])
+@pytest.mark.parametrize("how", ["box", "polygon", "warp", "zones"])
 def test_a_read_takes_little_beside_its_result(tmp_path: Path, how: str) -> None:
     script = tmp_path / "read.py"
     script.write_text(SCRIPT)

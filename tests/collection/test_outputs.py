@@ -262,6 +262,8 @@ def test_splits(scenes):
         ("geopandas", lambda c: c.get_gdf(box(0, 0, 9, 9), "fine", **HERE), "geopandas"),
         ("rasterio", lambda c: c.get_numpy(box(0, 0, 9, 9), "fine", resolution=7, **HERE), "warp"),
         ("torchgeo.datasets", lambda c: c.to_torchgeo_dataset("fine"), "torchgeo"),
+        ("pyogrio", lambda c: c.to_gti("x.gti.gpkg", "fine"), "gti"),
+        ("exactextract", lambda c: c.zonal(box(0, 0, 9, 9), "fine", **HERE), "zonal"),
     ],
 )
 def test_missing_packages_are_named_with_their_extra(scenes, monkeypatch, module, call, extra):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rasteret_assets import CollectionSpec
-from rasteret_assets.harvesting import ask, client
-from rasteret_assets.harvesting.harvest import harvest_items
+from rasteret_assets.harvesting import ask, reader
+from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_windows
 from rasteret_assets.harvesting.report import HarvestReport
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.stac import COLLECTION, StacServer, make_item, serve_stac
@@ -24,8 +24,8 @@ Harvest = Callable[..., HarvestReport]
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "RETRIED_AFTER_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(client, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(reader, "RETRIED_AFTER_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(reader, "BACKOFF_S", 0.0)
     monkeypatch.setattr(ask, "ASKED_AGAIN_AFTER_S", (0.0, 0.0))
 
 
@@ -55,6 +55,8 @@ def harvest() -> Harvest:
     """Harvests a spec at a moment."""
 
     def run(spec: CollectionSpec, now: datetime = NOW, *, force: bool = False) -> HarvestReport:
-        return harvest_items(spec, Workspace.of(spec), now=now, force=force)
+        report = harvest_items(spec, Workspace.of(spec), now=now, force=force)
+        refuse_failed_windows(spec, report)
+        return report
 
     return run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rasteret_assets.errors import HarvestError
-from rasteret_assets.harvesting import client
+from rasteret_assets.harvesting import reader
 from rasteret_assets.harvesting.ledger import read_ledger
 from rasteret_assets.storage.workspace import Workspace
 from tests.harvest.conftest import NOW
@@ -94,7 +94,7 @@ def test_the_host_says_how_long_to_wait(stac, spec_of, harvest, monkeypatch) -> 
     stac.retry_after = "1000000"
     stac.fault = on_search("429", lambda number: number == 1)
     harvest(spec_of(), force=True)
-    assert waited == [7.0, client._LONGEST_PAUSE_S]
+    assert waited == [7.0, reader._LONGEST_PAUSE_S]
 
 
 def test_a_search_that_the_host_refuses_ends_the_harvest_at_once(stac, spec_of, harvest) -> None:
@@ -176,6 +176,20 @@ def test_a_page_may_not_lead_into_this_machines_own_network(stac, spec_of, harve
     stac.answer = led_away
     with pytest.raises(HarvestError, match="own network"):
         harvest(spec_of(datetime="2024-01"))
+
+
+def test_a_redirect_may_not_lead_there_either(stac, spec_of, harvest) -> None:
+    stac.redirects["/"] = "http://169.254.169.254/latest/meta-data"
+    with pytest.raises(HarvestError, match=r"169\.254\.169\.254/latest/meta-data: is an address of this machine's own"):
+        harvest(spec_of())
+
+
+@pytest.mark.parametrize("fault", ["reset", "short", "503", "400"])
+def test_no_key_of_an_address_is_logged_when_it_is_tried_again(stac, spec_of, harvest, fault, caplog) -> None:
+    stac.fault = lambda *_: fault
+    with caplog.at_level("INFO"), pytest.raises(HarvestError) as caught:
+        harvest(spec_of(stac_api=f"{stac.url}/?subscription-key=hunter2hunter2"))
+    assert "hunter2" not in f"{caplog.text} {caught.value!r}"
 
 
 def test_no_key_of_an_address_is_written_or_shown(stac, spec_of, harvest, caplog) -> None:

@@ -7,6 +7,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -121,6 +122,20 @@ def test_a_build_harvests_first(folder, stac) -> None:
 
 def _later() -> str:
     return (datetime.now(UTC) + timedelta(hours=1)).isoformat().replace("+00:00", "Z")
+
+
+def test_where_dagster_is_its_instance_is_told(folder, stac, monkeypatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(folder))
+    (folder / "dagster.yaml").touch()
+    assert "400 records" in run("build", "scenes")
+    key = dg.AssetKey(["scenes", "harvested_items"])
+    with dg.DagsterInstance.get() as instance:
+        (record,) = instance.fetch_materializations(key, limit=1).records
+        assert record.asset_materialization is not None
+        assert record.asset_materialization.metadata["items_new"].value == 400
+        check = dg.AssetCheckKey(key, "all_matching_items_harvested")
+        (evaluated,) = instance.event_log_storage.get_asset_check_execution_history(check, limit=1)
+        assert evaluated.event is not None
 
 
 def test_a_harvest_that_fails_names_its_windows(folder, stac) -> None:

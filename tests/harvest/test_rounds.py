@@ -70,10 +70,9 @@ class Rounds:
         """Harvest; whether no window failed."""
         self.now += timedelta(hours=self.random.randrange(1, 60))
         try:
-            harvest_items(self.spec, Workspace.of(self.spec), now=self.now, force=force)
+            return not harvest_items(self.spec, Workspace.of(self.spec), now=self.now, force=force).failed
         except HarvestError:
             return False
-        return True
 
     def check(self) -> None:
         """Refuse stored items that are not those of the API."""

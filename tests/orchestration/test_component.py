@@ -95,6 +95,17 @@ def loaded_component(
             yield component, definitions, folder
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::dagster.BetaWarning")
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/stac", "{{ env.STAC_ADDRESS }}"])
+def test_a_component_may_be_harvested(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAC_ADDRESS", "http://127.0.0.1:9/stac")
+    attributes = {"harvest": {"stac_api": address, "datetime": "2024"}, "workspace_dir": "out"}
+    with loaded_component(attributes) as (_, definitions, folder):
+        asset = definitions.resolve_asset_graph().get(dg.AssetKey(["naip", "harvested_items"]))
+        assert asset.metadata["path"].value == str((folder / "out" / "naip_harvest").resolve())
+        assert asset.metadata["address"] == "http://127.0.0.1:9/stac"
+
+
 class Project:
     """A ``dg`` project without any definition."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import pytest
 
 from rasteret_assets import CollectionSpec
 from rasteret_assets.errors import SpecError
+from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.messages import Hint, MessageError, hint_of
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.source import stored
 from tests.orchestration.scenes import Scenes, launch
 from tests.support.server import RangeServer
 from tests.support.sqs import Queue, queue_server
+from tests.support.stac import COLLECTION, make_item, serve_stac
 
 
 def item(name: str, datetime: str | None = "2024-02-05T10:00:00Z", **properties: Any) -> dict[str, Any]:
@@ -298,3 +301,51 @@ def test_lost_doubled_and_reordered_messages_end_in_the_same_collection(
     other.months = dict(heard.months)
     other.write().build()
     assert heard.published() == other.published()
+
+
+def test_messages_of_a_harvested_collection_have_their_windows_asked_for(
+    instance: dg.DagsterInstance, queue: Queue, tmp_path: Path
+) -> None:
+    with serve_stac() as stac:
+        stac.can = set()  # so that nothing else tells of an item that comes late
+        stac.put(*(make_item(number) for number in range(200)))
+        asked = {"stac_api": stac.url, "collections": [COLLECTION], "datetime": "2024-01/2024-03"}
+        spec = CollectionSpec.of(
+            name="scenes", workspace_dir=tmp_path, harvest=asked, graph={"events_queue": queue.url}
+        )
+        definitions = build_definitions([spec])
+
+        def hear(cursor: str | None = None) -> dg.SensorResult:
+            context = dg.build_sensor_context(
+                instance=instance, cursor=cursor, definitions=definitions,
+                resources={"rasteret_filesystem": FilesystemResource()},
+            )  # fmt: skip
+            return definitions.resolve_sensor_def("scenes_events")(context)
+
+        def harvest(**tags: str) -> dict[str, Any]:
+            job = definitions.resolve_job_def("scenes_harvest")
+            assert job.execute_in_process(instance=instance, tags=tags).success
+            (record,) = instance.fetch_materializations(dg.AssetKey(["scenes", "harvested_items"]), limit=1).records
+            return {name: value.value for name, value in record.asset_materialization.metadata.items()}
+
+        harvest()
+        late = make_item(900, datetime(2024, 2, 20, tzinfo=UTC))
+        stac.put(late)
+        assert harvest()["items_new"] == 0
+        queue.send(late)
+        heard = hear()
+        (request,) = heard.run_requests
+        assert request.job_name == "scenes_harvest"
+        found = harvest(**request.tags)
+        assert (found["windows_asked"], found["items_new"]) == (1, 1)
+        assert queue.counts == (0, 1)  # until it is known that Dagster has the request
+        assert hear(heard.cursor).skip_reason.skip_message == "the queue is empty"
+        assert queue.counts == (0, 0)
+
+        queue.send(late)
+        run = instance.create_run_for_job(
+            definitions.resolve_job_def("scenes_harvest"), status=dg.DagsterRunStatus.STARTED
+        )
+        waiting = hear(heard.cursor)
+        assert waiting.skip_reason.skip_message == "a run harvests the items; the messages wait for the end of it"
+        instance.delete_run(run.run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,8 @@ from rasteret_assets.errors import EnrichmentError, SourceError
 from rasteret_assets.source.open import open_source, open_table
 from rasteret_assets.source.profile import profile_source
 from rasteret_assets.source.stored import load_profile, open_known
+from rasteret_assets.storage.http_listing import list_addresses
+from rasteret_assets.storage.processes import run_sync
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table
 from tests.support.server import RangeServer
@@ -91,6 +94,23 @@ def test_a_failure_of_the_moment_is_tried_again(server: RangeServer) -> None:
     url = serve(server, "/t.parquet", records(10))
     server.fault = lambda path, before: ["503", "reset", None][min(before, 2)]
     assert open_source(url, spec(url)).table().num_rows == 10
+
+
+def test_connections_are_kept_until_nobody_holds_the_files(server: RangeServer) -> None:
+    noise = pa.array([bytes([row % 251]) * 1024 for row in range(2000)])
+    url = serve(server, "/t.parquet", records(2000, noise=noise), row_group_size=100, compression="none")
+    fs, (file,) = list_addresses([url])
+    clients = fs.handler._backend._here.get().by_loop
+    with fs.open_input_file(file.path) as opened:
+        assert len(opened.read()) == file.size
+    assert len(clients) == 1
+    source = open_source(url, spec(url))
+    assert source.table().num_rows == 2000
+    # Twenty row groups and two looks, each over one connection.
+    assert len(server.clients) == 2
+    del fs, opened
+    run_sync(asyncio.sleep(0))
+    assert not clients
 
 
 # --- identity --------------------------------------------------------------------------------------------------------

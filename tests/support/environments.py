@@ -48,6 +48,18 @@ def environment(name: str, *requirements: Sequence[str], python: str = sys.execu
     return str(home / "bin" / "python")
 
 
+def find_python(version: str) -> str | None:
+    """The interpreter of a version such as ``"3.12"``, of pyenv or on the path; None where there is none."""
+    found = [
+        *sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}*/bin/python")),
+        shutil.which(f"python{version}"),
+    ]
+    for path in found:
+        if path and subprocess.run([path, "-c", "import venv"], capture_output=True, check=False).returncode == 0:
+            return str(path)
+    return None
+
+
 def _folder() -> Path:
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(caches) / "rasteret-assets-tests"
@@ -59,6 +71,9 @@ def _make(home: Path, requirements: Sequence[Sequence[str]], python: str) -> str
     commands = [[python, "-m", "venv", "--clear", "--without-pip", str(home)]]
     # The tests' own pip, and no byte code but of what is imported: half of the time otherwise.
     install = [sys.executable, "-m", "pip", "--python", str(home), "install", "-q", "--no-compile"]
+    uv = Path(sys.executable).with_name("uv")
+    if uv.exists():  # as where CI runs: a tenth of the time
+        install = [str(uv), "pip", "install", "-q", "-p", str(home / "bin" / "python")]
     commands += [[*install, *packages] for packages in requirements]
     for command in commands:
         try:

@@ -81,6 +81,8 @@ class StacServer:
         self.fault: Callable[[int, str, str], str | None] = lambda number, method, path: None
         self.retry_after = "0"
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
+        #: Addresses that paths lead to.
+        self.redirects: dict[str, str] = {}
         self.said_no: Counter[str] = Counter()
         self.before: Callable[[], None] = lambda: None
         self._lock = threading.RLock()
@@ -251,6 +253,9 @@ def _handler(server: StacServer) -> type[BaseHTTPRequestHandler]:
                 server.before()
                 fault = server.fault(number, method, path)
                 server.said_no[fault or ""] += 1
+            if path in server.redirects:
+                self._send(302, b"", {"Location": server.redirects[path]})
+                return
             if fault is not None and fault.isdigit():
                 headers = {"Retry-After": server.retry_after} if fault == "429" else {}
                 self._send(int(fault), b'{"description": "the API is not well"}', headers)

@@ -110,7 +110,8 @@ class Trial:
     def spec(self) -> dict[str, Any]:
         """The declaration of the collection, whose windows have some five pages each."""
         asked = {
-            "stac_api": self.api.url, "collections": COLLECTIONS, "datetime": "2022/2023", "limit": max(10, ITEMS // 100),
+            "stac_api": self.api.url, "collections": COLLECTIONS, "datetime": "2022/2023",
+            "limit": max(10, ITEMS // 100),
         }  # fmt: skip
         return {
             "name": "scenes", "workspace_dir": str(self.folder / "harvested"), "enrich_cog": True, "band_codes": BANDS,

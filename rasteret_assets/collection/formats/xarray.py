@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyproj
 
 from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.areas.grid import Grid, Window
 from rasteret_assets.collection.extras import optional
+from rasteret_assets.collection.formats.cf import (
+    GRID_MAPPING,
+    axis_attributes,
+    instants,
+    mapping_attributes,
+    pixel_centres,
+)
 from rasteret_assets.collection.formats.mosaic import Mosaic, combined
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.band import BandHeader
@@ -23,8 +29,6 @@ from rasteret_assets.errors import SpecError, WindowError
 
 if TYPE_CHECKING:
     import xarray as xr
-
-_GRID_MAPPING = "spatial_ref"
 
 #: Bytes of layers that are in memory at once while they are combined.
 _LAYER_BYTES: Final = 128 * 2**20
@@ -327,41 +331,28 @@ def _strips(edges: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
 
 
 def _attributes(kind: _Kind, options: ReadOptions) -> dict[str, Any]:
-    attributes: dict[str, Any] = {"grid_mapping": _GRID_MAPPING}
+    attributes: dict[str, Any] = {"grid_mapping": GRID_MAPPING}
     if kind.fill is not None and not np.isnan(kind.fill):
         attributes["_FillValue"] = kind.fill if options.dtype is None else options.dtype.type(kind.fill)
     return attributes
 
 
-def _times(moments: Sequence[np.datetime64]) -> npt.NDArray[np.datetime64]:
+def _times(times: npt.NDArray[np.datetime64]) -> npt.NDArray[np.datetime64]:
     """Nanoseconds, as everybody's cubes have them, unless one lies beyond the years they reach (1678 to 2261)."""
-    times = np.array(moments, dtype="datetime64[us]")
     fine = times.astype("datetime64[ns]")
     return fine if np.array_equal(fine.astype(times.dtype), times, equal_nan=True) else times
 
 
 def _coordinates(groups: _Groups, crs: str, grid: Grid, mosaic: Mosaic) -> dict[str, Any]:
-    known = pyproj.CRS.from_user_input(crs)
-    x = grid.origin_x + (np.arange(grid.width) + 0.5) * grid.scale_x
-    y = grid.origin_y + (np.arange(grid.height) + 0.5) * grid.scale_y
+    x, y = pixel_centres(grid)
     steps = [group[0] for group in groups]
-    moments = [
-        np.datetime64("NaT") if step.record.moment is None else np.datetime64(step.record.moment.replace(tzinfo=None))
-        for step in steps
-    ]
-    a, b, c, d, e, f = grid.affine
-    mapping = {
-        **known.to_cf(),
-        "spatial_ref": known.to_wkt(),  # GDAL's name of crs_wkt
-        "GeoTransform": " ".join(repr(number) for number in (c, a, b, f, d, e)),
-    }
-    axes = {"X": {}, "Y": {}} | {axis["axis"]: axis for axis in known.cs_to_cf() if axis.get("axis") in {"X", "Y"}}
+    axes = axis_attributes(crs)
     counts = {} if mosaic.groupby is None else {"records": ("time", np.array([len(group) for group in groups]))}
     return {
         **counts,
-        "time": ("time", _times(moments)),
+        "time": ("time", _times(instants([step.record.moment for step in steps]))),
         "y": ("y", y, axes["Y"]),
         "x": ("x", x, axes["X"]),
         "id": ("time", np.array([step.record.id for step in steps], dtype=object)),
-        _GRID_MAPPING: ((), 0, mapping),
+        GRID_MAPPING: ((), 0, mapping_attributes(crs, grid)),
     }

@@ -160,7 +160,7 @@ def parse_header(
             predictor=value("predictor", 1),
             samples=samples,
             band_index=index,
-            nodata=_nodata(dtype, value("nodata"), value("nodata_text")),
+            nodata=nodata_value(dtype, value("nodata"), value("nodata_text")),
             photometric=value("photometric", 1),
             jpeg_tables=_bytes(value("jpeg_tables")),
             crs=crs_code(value("epsg"), value("crs")),
@@ -243,8 +243,8 @@ def _grid(width: int, height: int, transform: list[float]) -> Grid:
     return Grid(width=width, height=height, scale_x=scale_x, scale_y=scale_y, origin_x=origin_x, origin_y=origin_y)
 
 
-def _nodata(dtype: np.dtype[Any], nodata: float | None, text: str | None) -> Any:
-    """Nodata in the band's own type; None where there is none, or none that the type can hold.
+def nodata_value(dtype: np.dtype[Any], nodata: float | None, text: str | None) -> Any:
+    """Return nodata in the band's own type; None where there is none, or none that the type can hold.
 
     Args:
         dtype: of a sample.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.errors import TileError
 
 #: TIFF compression numbers by name: what messages say, whether it is read here or not.
-_NAMES = {
+COMPRESSION_NAMES: Final = {
     1: "none",
     5: "LZW",
     6: "old-style JPEG",
@@ -52,8 +52,8 @@ def check_supported(header: BandHeader, where: str) -> None:
         TileError: naming the compression or predictor of ``where``.
     """
     if header.compression not in _decompressors() and header.compression not in _image_decoders():
-        name = _NAMES.get(header.compression, "unknown")
-        readable = sorted({_NAMES[number] for number in (*_decompressors(), *_image_decoders())})
+        name = COMPRESSION_NAMES.get(header.compression, "unknown")
+        readable = sorted({COMPRESSION_NAMES[number] for number in (*_decompressors(), *_image_decoders())})
         raise TileError(f"{where} is compressed by {name} ({header.compression}), which is not read; {readable} are")
     kinds = {1: "iuf", 2: "iuf", 3: "f"}
     if header.dtype.kind not in kinds.get(header.predictor, ""):
@@ -80,7 +80,9 @@ def decode_tile(data: _Bytes, header: BandHeader) -> tuple[_Samples, _Samples | 
     try:
         samples = _inflate(data, header) if decoder is None else decoder(data, header)
     except RuntimeError as error:  # the base of every imagecodecs error
-        raise TileError(f"its {len(data)} bytes are no {_NAMES[header.compression]} stream ({error})") from error
+        raise TileError(
+            f"its {len(data)} bytes are no {COMPRESSION_NAMES[header.compression]} stream ({error})"
+        ) from error
     shape = (header.tile_height, header.tile_width, header.samples)
     if samples.shape != shape or samples.dtype != header.sample_type:
         raise TileError(f"it holds {samples.dtype} of shape {samples.shape}, not {header.sample_type} of {shape}")

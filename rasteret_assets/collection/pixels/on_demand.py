@@ -28,6 +28,7 @@ from rasteret_assets.collection.pixels.select import (
 from rasteret_assets.collection.pixels.views import check_one_grid
 from rasteret_assets.collection.table.rasters import Rasters, leaves_of, scan_rasters
 from rasteret_assets.collection.table.rows import Places, Recent, Rows, rows_of, split
+from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import CollectionError, StaleRowsError, WindowError
 from rasteret_assets.storage.memory import give_back
 
@@ -52,12 +53,13 @@ class Headers:
         rows: where they are.
         table: schema of the record table.
         bands: names of the bands.
+        scaled: whether scale and offset of STAC count where a file states none.
     """
 
-    def __init__(self, rows: Rows, table: pa.Schema, bands: Sequence[str]) -> None:
+    def __init__(self, rows: Rows, table: pa.Schema, bands: Sequence[str], *, scaled: bool = False) -> None:
         self.rows = rows
         self.bands = tuple(bands)
-        self.leaves = record_leaves(table, bands)
+        self.leaves = record_leaves(table, bands, scaled=scaled)
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,7 +107,9 @@ class Headers:
     def _batch(self, group: int) -> pa.RecordBatch:
         batch = self._groups.get(group)
         if batch is None:
-            (batch,) = self.rows.group(group, self.leaves).to_batches()
+            table = self.rows.group(group, self.leaves)
+            place = table.schema.get_field_index(schema.DATETIME)
+            (batch,) = table.set_column(place, schema.DATETIME, utc_instants(table[schema.DATETIME])).to_batches()
             self._groups.put(group, batch)
         return batch
 

@@ -192,6 +192,17 @@ def select_records(
     Raises:
         WindowError: if no footprint meets an area, or if no record that does has its headers.
     """
+    return _sorted(stream_records(batches, bands, shapes, missing=missing, what=what))
+
+
+def stream_records(
+    batches: Iterator[pa.RecordBatch], bands: Sequence[str], shapes: Sequence[BaseGeometry], *, missing: Missing,
+    what: str = "area",
+) -> Iterator[list[Record]]:  # fmt: skip
+    """Yield the records of each batch whose footprint meets an area, in the order of the table.
+
+    Arguments and errors as for :func:`select_records`; what it raises, it raises after the last batch.
+    """
 
     def meeting(batch: pa.RecordBatch) -> Iterator[tuple[int, list[int]]]:
         area, row = intersecting_pairs(batch.column(schema.GEOMETRY), batch.column(schema.BBOX), shapes)
@@ -205,24 +216,39 @@ def select_records(
     return _select(batches, bands, meeting, missing, what)
 
 
+def _sorted(parts: Iterable[list[Record]]) -> list[Record]:
+    return sorted((record for part in parts for record in part), key=lambda record: record.order)
+
+
 def every_record(batches: Iterator[pa.RecordBatch], bands: Sequence[str]) -> list[Record]:
     """All records that have the headers of ``bands``, by datetime and id.
 
     Raises:
         WindowError: if there is none.
     """
-    return _select(batches, bands, lambda batch: ((row, []) for row in range(batch.num_rows)), "drop", "filters")
+    return _sorted(
+        _select(batches, bands, lambda batch: ((row, []) for row in range(batch.num_rows)), "drop", "filters")
+    )
 
 
-def record_leaves(table: pa.Schema, bands: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The columns that :func:`record_at` needs, as ways to fields: those of :func:`projection` without footprints."""
+def record_leaves(table: pa.Schema, bands: Sequence[str], *, scaled: bool = False) -> dict[str, tuple[str, ...]]:
+    """The columns that :func:`record_at` needs, as ways to fields: those of :func:`projection` without footprints.
+
+    Args:
+        table: schema of the records.
+        bands: names of the bands.
+        scaled: whether scale and offset are needed, which STAC may state where the file does not.
+    """
     plain = (schema.ID, schema.DATETIME, schema.PROJ_EPSG, schema.CRS, schema.CLOUD_COVER, _COLLECTION)
     leaves: dict[str, tuple[str, ...]] = {name: (name,) for name in plain if name in table.names}
     for band in bands:
         leaves[schema.band_column(band)] = (schema.band_column(band),)
         leaves[_HREF + band] = (schema.ASSETS, band, schema.HREF)
-        if table.field(schema.ASSETS).type.field(band).type.get_field_index(schema.BAND_INDEX) >= 0:
+        asset = table.field(schema.ASSETS).type.field(band).type
+        if asset.get_field_index(schema.BAND_INDEX) >= 0:
             leaves[_INDEX + band] = (schema.ASSETS, band, schema.BAND_INDEX)
+        for name in scaling_fields(asset) if scaled else ():
+            leaves[_ASSET.format(field=name, band=band)] = (schema.ASSETS, band, name)
     return leaves
 
 
@@ -230,7 +256,7 @@ def record_at(batch: pa.RecordBatch, row: int, bands: Sequence[str]) -> Record |
     """One record; None where it has the header of no band.
 
     Args:
-        batch: rows with the columns of :func:`record_leaves`.
+        batch: rows with the columns of :func:`record_leaves`, datetimes in UTC microseconds.
         row: the position of the record in it.
         bands: names of the bands.
 
@@ -239,10 +265,10 @@ def record_at(batch: pa.RecordBatch, row: int, bands: Sequence[str]) -> Record |
         WindowError: if bands are in different CRSs, or there is none.
         TileError: if tiles are compressed in a way that is not read.
     """
-    if not any(batch.column(schema.band_column(band))[row].is_valid for band in bands):
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    if not any(columns[schema.band_column(band)][row].is_valid for band in bands):
         return None
-    (moment,) = utc_instants(batch.column(schema.DATETIME).slice(row, 1)).to_pylist()
-    return _record(batch, row, moment, bands, [])
+    return _record(columns, row, columns[schema.DATETIME][row].as_py(), bands, [])
 
 
 def _select(
@@ -251,12 +277,14 @@ def _select(
     wanted: Callable[[pa.RecordBatch], Iterable[tuple[int, list[int]]]],
     missing: Missing,
     what: str,
-) -> list[Record]:
-    found: list[Record] = []
+) -> Iterator[list[Record]]:
+    count = 0
     without: list[str] = []
     partly: list[str] = []
     for batch in batches:
-        moments = utc_instants(batch.column(schema.DATETIME))
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        moments = utc_instants(columns[schema.DATETIME])
+        found: list[Record] = []
         for row, areas in wanted(batch):
             lacking = [band for band in bands if not batch.column(schema.band_column(band))[row].is_valid]
             if lacking:
@@ -265,8 +293,11 @@ def _select(
                 (without if is_left_out else partly).append(name)
                 if is_left_out:
                     continue
-            found.append(_record(batch, row, moments[row].as_py(), bands, areas))
-    if (missing == "raise" and (without or partly)) or (without and not found):
+            found.append(_record(columns, row, moments[row].as_py(), bands, areas))
+        if found:
+            count += len(found)
+            yield found
+    if (missing == "raise" and (without or partly)) or (without and not count):
         lacking = [*without, *partly]
         raise WindowError(
             f"{len(lacking)} records meet the {what}, but their headers of {list(bands)} are not in the index "
@@ -278,9 +309,8 @@ def _select(
         _log.warning(
             "%d records have no data in the bands whose headers are not in the index: %s", len(partly), listed(partly)
         )
-    if not found:
+    if not count:
         raise WindowError(f"no record meets the {what}: compare it, and the filters, with the collection's bounds")
-    return sorted(found, key=lambda record: record.order)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -289,10 +319,10 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _record(
-    batch: pa.RecordBatch, row: int, moment: datetime | None, bands: Sequence[str], areas: Sequence[int]
+    columns: Mapping[str, pa.Array], row: int, moment: datetime | None, bands: Sequence[str], areas: Sequence[int]
 ) -> Record:
     def value(name: str) -> Any:
-        return batch.column(name)[row].as_py() if name in batch.schema.names else None
+        return columns[name][row].as_py() if name in columns else None
 
     def stac_scaling(band: str, band_index: int) -> Scaling:
         return asset_scaling({f: value(_ASSET.format(field=f, band=band)) for f in SCALING_FIELDS}, band_index)
@@ -300,12 +330,12 @@ def _record(
     name = value(schema.ID)
     headers = [
         parse_header(
-            batch.column(schema.band_column(band))[row],
+            columns[schema.band_column(band)][row],
             band_index=value(_INDEX + band) or 0,
             where=f"record {name!r}, band {band!r}",
             stac_scaling=functools.partial(stac_scaling, band),
         )
-        if batch.column(schema.band_column(band))[row].is_valid
+        if columns[schema.band_column(band)][row].is_valid
         else None
         for band in bands
     ]
@@ -318,7 +348,7 @@ def _record(
                 f"record {name!r}: band {band!r} is in {header.crs}, but band {first_band!r} in {first.crs}: "
                 "read them in separate calls"
             )
-    stated = batch.column(schema.DATETIME)[row]
+    stated = columns[schema.DATETIME][row]
     return Record(
         id=name,
         order=(not stated.is_valid, stated.value or 0, str(name)),

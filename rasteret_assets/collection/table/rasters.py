@@ -68,11 +68,15 @@ class Rasters:
             crs=self.crs[rows],
         )
 
-    def in_order(self) -> Rasters:
-        """The same by datetime and id, undated ones last."""
+    def order(self) -> npt.NDArray[np.int64]:
+        """Positions ``[N]`` by datetime and id, undated ones last."""
         table = pa.table({"moment": self.moments, "id": self.ids})
         keys = [("moment", "ascending", "at_end"), ("id", "ascending", "at_end")]
-        return self.take(np.asarray(pc.sort_indices(table, sort_keys=keys)))
+        return np.asarray(pc.sort_indices(table, sort_keys=keys)).astype(np.int64)
+
+    def in_order(self) -> Rasters:
+        """The same by datetime and id, undated ones last."""
+        return self.take(self.order())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,20 +120,30 @@ def scan_rasters(rows: Rows, table: pa.Schema, bands: Sequence[str]) -> Found:
     names: dict[str, int] = {}
     parts = list(_parts(rows, leaves_of(table, bands), bands, names))
     if not parts:
-        parts = [_part(np.empty(0, np.int64), _nothing(table, bands), bands, names)]
+        parts = [rasters_of(np.empty(0, np.int64), _nothing(table, bands), bands, names)]
+    starts = np.cumsum([0, *(len(part.rasters) for part in parts)])
+    return Found(
+        rasters=join_rasters([part.rasters for part in parts], names),
+        without=pa.chunked_array([part.without for part in parts]).combine_chunks(),
+        apart=np.concatenate([part.apart + start for part, start in zip(parts, starts, strict=False)]),
+    )
+
+
+def join_rasters(parts: Sequence[Rasters], names: Mapping[str, int]) -> Rasters:
+    """Put what :func:`rasters_of` found of several parts, one at least, into one.
+
+    Args:
+        parts: in order.
+        names: position of every CRS by its name.
+    """
     joined: dict[str, Any] = {}
     for field in fields(Rasters):
-        values = [getattr(part.rasters, field.name) for part in parts]
+        values = [getattr(part, field.name) for part in parts]
         if field.name in ("ids", "moments"):
             joined[field.name] = pa.chunked_array(values).combine_chunks()
         elif field.name != "crs_names":
             joined[field.name] = np.concatenate(values)
-    starts = np.cumsum([0, *(len(part.rasters) for part in parts)])
-    return Found(
-        rasters=Rasters(**joined, crs_names=tuple(names)),
-        without=pa.chunked_array([part.without for part in parts]).combine_chunks(),
-        apart=np.concatenate([part.apart + start for part, start in zip(parts, starts, strict=False)]),
-    )
+    return Rasters(**joined, crs_names=tuple(names))
 
 
 def first_scale(rows: Rows, table: pa.Schema, band: str) -> tuple[float, float]:
@@ -160,11 +174,21 @@ def _nothing(table: pa.Schema, bands: Sequence[str]) -> pa.Table:
 
 def _parts(rows: Rows, leaves: Leaves, bands: Sequence[str], names: dict[str, int]) -> Iterator[Found]:
     for places, table in rows.scan(leaves):
-        yield _part(places, table, bands, names)
+        yield rasters_of(places, table, bands, names)
 
 
-def _part(places: Places, table: pa.Table, bands: Sequence[str], names: dict[str, int]) -> Found:
-    """Arrays of some rows; CRSs that are new are added to ``names``."""
+def rasters_of(places: Places, table: pa.Table, bands: Sequence[str], names: dict[str, int]) -> Found:
+    """Return where the rasters of some rows lie.
+
+    Args:
+        places: of the rows.
+        table: their leaves, as :func:`leaves_of` names them.
+        bands: as for :func:`scan_rasters`.
+        names: position of every CRS by its name; new ones are added.
+
+    Raises:
+        CollectionError: if a header contradicts itself.
+    """
     headers = [_header(table, schema.band_column(band)) for band in bands]
     complete = np.logical_and.reduce([header["there"] for header in headers])
     kept = np.flatnonzero(complete)

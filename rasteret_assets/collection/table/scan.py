@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +20,9 @@ from rasteret_assets.storage.reading import unreadable
 #: A row may carry tile tables of megabytes: small batches keep what is in flight small.
 _BATCH_ROWS = 4096
 
+# Arrow reads 16 batches of 4 files ahead by default, which hold all of their row groups.
+_ONE_BY_ONE: Final[dict[str, Any]] = {"batch_readahead": 0, "fragment_readahead": 1, "use_threads": False}
+
 #: Names under which the refinement's own columns travel; removed before a batch is handed out.
 _GEOMETRY = "\0geometry"
 _BBOX = "\0bbox"
@@ -29,6 +33,8 @@ def scan(
     columns: Mapping[str, pc.Expression],
     expression: pc.Expression | None,
     areas: Sequence[Sequence[BaseGeometry]],
+    *,
+    ahead: bool = True,
 ) -> Iterator[pa.RecordBatch]:
     """Batches of the rows that satisfy ``expression`` and meet one area of every group.
 
@@ -37,15 +43,17 @@ def scan(
         columns: an expression per column name.
         expression: filter; None for all rows.
         areas: groups of lon/lat geometries.
+        ahead: whether row groups are read before they are asked for, many at once. Without, one is in memory.
 
     Raises:
         CollectionError: if a file is damaged, naming it.
     """
+    reading = {} if ahead else _ONE_BY_ONE
     wanted = dict(columns)
     if areas:
         wanted |= {_GEOMETRY: pc.field(schema.GEOMETRY), _BBOX: pc.field(schema.BBOX)}
     for part in pinned(dataset, expression, [boxes_of(group) for group in areas]):
-        source = part.dataset.scanner(columns=wanted, filter=expression, batch_size=_BATCH_ROWS).to_batches()
+        source = part.dataset.scanner(columns=wanted, filter=expression, batch_size=_BATCH_ROWS, **reading).to_batches()
         while True:
             try:
                 batch = next(source, None)

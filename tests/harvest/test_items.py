@@ -1,0 +1,143 @@
+"""Items as rows: whatever their JSON holds, it comes into a Parquet file and out of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rasteret_assets.harvesting.items import batch_of, content_of, key_of
+from rasteret_assets.harvesting.texts import MOST_ASSETS, Texts, conformed
+from rasteret_assets.harvesting.unite import unite
+from tests.support.stac import make_item
+
+
+def table_of(pages: list[list[dict[str, Any]]]) -> pa.Table:
+    """Pages as they are read from one Parquet file."""
+    batches, texts = [batch_of(page) for page in pages], Texts()
+    schema = unite([batch.schema for batch in batches], texts)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_batches([conformed(batch, schema, texts) for batch in batches], schema), sink)
+    return pq.read_table(pa.BufferReader(sink.getvalue()))
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+PAGE = st.lists(st.dictionaries(st.sampled_from("xyz"), VALUES, max_size=3), min_size=1, max_size=3)
+
+
+@given(st.lists(PAGE, max_size=3))
+def test_any_properties_and_fields_of_assets_are_kept(pages: list[list[dict[str, Any]]]) -> None:
+    if not pages:
+        return
+    items = [
+        [{**make_item(number), "properties": found, "assets": {"a": found, "b": {"href": "x"}}} for found in page]
+        for number, page in enumerate(pages)
+    ]
+    table = table_of(items)
+    assert table.num_rows == sum(map(len, pages))
+    flat = [found for page in pages for found in page]
+    for name in set().union(*flat):
+        kept = table[name].to_pylist()
+        for value, given_value in zip(kept, (found.get(name) for found in flat), strict=True):
+            assert same(value, given_value, is_text=pa.types.is_string(table.schema.field(name).type))
+
+
+def same(value: Any, given_value: Any, *, is_text: bool) -> bool:
+    """Whether a stored value is what was given; nulls, empty structs and absent fields are one."""
+    if is_text and value is not None and not isinstance(given_value, str):
+        value = json.loads(value)
+    return bare(value) == bare(given_value)
+
+
+def bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: found for name, inner in value.items() if (found := bare(inner)) is not None} or None
+    if isinstance(value, list):
+        return [bare(inner) for inner in value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("geometry", "kind"),
+    [
+        ({"type": "Point", "coordinates": [1, 2]}, "Point"),
+        ({"type": "MultiPolygon", "coordinates": [[[[0, 0], [1, 0], [1, 1], [0, 0]]]]}, "MultiPolygon"),
+        ({"type": "Polygon", "coordinates": "nonsense"}, None),
+        ({"type": "Cube", "coordinates": []}, None),
+        ("POINT (1 2)", None),
+        (None, None),
+    ],
+)
+def test_a_geometry_is_wkb_or_null(geometry: Any, kind: str | None) -> None:
+    (wkb,) = table_of([[{**make_item(1), "geometry": geometry}]])["geometry"].to_pylist()
+    assert (wkb and shapely.from_wkb(wkb).geom_type) == kind
+
+
+@pytest.mark.parametrize(
+    ("box", "corners"),
+    [([1, 2, 3, 4], (1, 2, 3, 4)), ([1, 2, 0, 3, 4, 9], (1, 2, 3, 4)), ([1, 2], None), ("x", None), (None, None)],
+)
+def test_a_box_has_four_corners_or_is_null(box: Any, corners: Any) -> None:
+    (found,) = table_of([[{**make_item(1), "bbox": box}]])["bbox"].to_pylist()
+    assert (found and tuple(found.values())) == corners
+
+
+def test_instants_are_such_where_all_are() -> None:
+    fine = {
+        **make_item(1),
+        "properties": {"datetime": "2024-05-01T00:00:00.123456789Z", "created": "2024-05-01T02:00:00+02:00"},
+    }
+    table = table_of([[fine]])
+    assert pa.types.is_timestamp(table.schema.field("datetime").type)
+    assert str(table["created"][0].as_py()) == "2024-05-01 00:00:00+00:00"
+    odd = {**make_item(2), "properties": {"datetime": "first of May", "created": None}}
+    table = table_of([[fine], [odd]])
+    assert table["datetime"].to_pylist() == ["2024-05-01T00:00:00.123456Z", "first of May"]
+
+
+def test_properties_with_names_of_items_and_unknown_members_stand_beside_them() -> None:
+    item = {**make_item(1), "extra": {"a": 1}}
+    item["properties"] |= {"id": "another", "assets": 5}
+    (row,) = table_of([[item]]).to_pylist()
+    assert (row["id"], row["properties:id"], row["properties:assets"]) == ("scene-00001", "another", 5)
+    assert row["extra"] == {"a": 1}
+
+
+@pytest.mark.parametrize("assets", [None, [], "x", {"a": "x.tif"}, {"a": None, "b": {"href": "y.tif"}}, {}])
+def test_assets_that_are_none_are_null(assets: Any) -> None:
+    (row,) = table_of([[{**make_item(1), "assets": assets}]]).to_pylist()
+    assert not row["assets"] or row["assets"] == {"b": {"href": "y.tif"}}
+
+
+def test_assets_that_each_item_names_differently_are_text() -> None:
+    items = [{**make_item(number), "assets": {f"{number}_B02": {"href": "x.tif"}}} for number in range(MOST_ASSETS + 1)]
+    for pages in ([items], [items[:100], items[100:]]):
+        table = table_of(pages)
+        assert json.loads(table["assets"][7].as_py()) == {"7_B02": {"href": "x.tif"}}
+
+
+def test_the_content_of_an_item_has_no_order_and_its_key_is_its_name() -> None:
+    item = make_item(1)
+    turned = dict(reversed(item.items()))
+    assert content_of(item) == content_of(turned)
+    assert content_of({**item, "bbox": None}) != content_of(item)
+    content = content_of(item)
+    assert key_of(item, content) == key_of({**item, "bbox": None}, b"")
+    assert key_of(item, content) != key_of({**item, "collection": "others"}, content)
+    assert key_of({**item, "id": None}, content) == content
