@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 #: How much later than its ``updated`` says an item may appear in an API.
 UPDATED_OVERLAP: Final = timedelta(days=1)
+#: What an API that compares times as text may take one for another by: a fraction of a second stands before ``Z``.
+_SAME: Final = timedelta(seconds=1)
 
 
 def planned_windows(api: StacApi, ledger: Ledger, now: datetime, *, full: bool) -> list[Window]:
@@ -128,8 +130,9 @@ def _updated_windows(
     harvested = moment_of(ledger.harvested or "")
     # Long after an item was updated, all that were updated before it have appeared.
     recent = harvested is None or harvested < newest + UPDATED_OVERLAP
-    since = newest - UPDATED_OVERLAP if recent else newest
-    for way in changed_since(api, utc_text(since), included=recent):
+    since = (newest - UPDATED_OVERLAP).replace(microsecond=0) if recent else newest
+    failure: BadPageError | None = None
+    for way in changed_since(api, _as_written(since), included=recent):
         try:
             return until_whole(
                 partial(_updated_since, api, windows, workspace, since, way, included=recent),
@@ -137,12 +140,21 @@ def _updated_windows(
             )
         except _NotToldError as error:
             _log.info("%s; windows are asked for by their age", error)
-        except BadPageError:
-            # Whatever it would have told must not be missed.
-            raise
+        except BadPageError as error:
+            _log.info("%s", error)
+            failure = failure or error
         except HarvestError as error:
             _log.info("the API does not tell which items were updated: %s", error)
+    if failure is not None:
+        # Whatever it would have told must not be missed.
+        raise failure
     return None
+
+
+def _as_written(moment: datetime) -> str:
+    """Return a moment as most write it, for APIs that compare it as text: milliseconds where they say it all."""
+    is_short = moment.microsecond and moment.microsecond % 1000 == 0
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if is_short else utc_text(moment)
 
 
 def _updated_since(
@@ -183,7 +195,7 @@ class _Probe:
             BadPageError: if pages cannot be had, or fewer items come than the API says.
             _NotToldError: if it takes the search but ignores what was asked.
         """
-        last, matched, received = None, None, set[bytes]()
+        last, matched, received, again = None, None, set[bytes](), 0
         whole = Window(key=ALL, start=api.options.interval.start, end=api.options.interval.end)
         for page in api.pages(whole, **way):
             matched = page.matched if page.matched is not None else matched
@@ -191,12 +203,14 @@ class _Probe:
                 at = updated_of(item)
                 if at is None:
                     raise _NotToldError("the API gives items that do not say when they were updated")
-                if "sortby" in way and last is not None and at > last:
+                if "sortby" in way and last is not None and at > last + _SAME:
                     raise _NotToldError("the API does not sort by updated, though it says so")
                 if at < self._since or (at == self._since and not self._included):
                     if "sortby" in way:
                         return self._found
-                    raise _NotToldError("the API does not filter by updated, though it says so")
+                    again += 1
+                    if at < self._since - _SAME or again > api.options.limit:
+                        raise _NotToldError("the API does not filter by updated, though it says so")
                 last = at
                 received.add(self._note(item))
         if matched is not None and api.options.trust_count and len(received) < matched:

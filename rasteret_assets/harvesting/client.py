@@ -5,6 +5,7 @@ pystac-client makes the searches. Paging that goes round in a circle, which it w
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from urllib.parse import urljoin
 from pystac import Link
 from pystac.errors import STACError
 from pystac_client import Client
-from pystac_client.conformance import ConformanceClasses
 from pystac_client.errors import ClientTypeError
 from pystac_client.item_search import ItemSearch
 
@@ -28,6 +28,10 @@ from rasteret_assets.versions import spec_version
 
 #: Pages without an item that may follow one another: some APIs filter after they have cut pages.
 _EMPTY_PAGES: Final = 20
+#: Begins the names of what the search of an API can do.
+_SEARCHES: Final = r"https://api\.stacspec\.org/v1\.[^/]+/item-search#"
+#: In what an API says of a property that is a time: as its format, or in the address of the schema that says so.
+_TIMES: Final = ("date-time", "datetime.json", "/updated")
 
 
 class Page(NamedTuple):
@@ -88,11 +92,12 @@ class StacApi:
     @property
     def abilities(self) -> Abilities:
         """What the API says that it can do."""
-        conforms = self._client.conforms_to
-        return Abilities(
-            query=conforms(ConformanceClasses.QUERY), filter=conforms(ConformanceClasses.FILTER),
-            sort=conforms(ConformanceClasses.SORT),
-        )  # fmt: skip
+        # Not by pystac-client, which knows extensions as of 1.0 only.
+        classes = [str(one) for one in self._client.get_conforms_to()]
+        query, filters, sort = (
+            any(re.match(rf"{_SEARCHES}{name}\b", one) for one in classes) for name in ("query", "filter", "sort")
+        )
+        return Abilities(query=query, filter=filters, sort=sort)
 
     def extent(self) -> Interval:
         """Return the time that the collections say their items are of."""
@@ -120,6 +125,19 @@ class StacApi:
         else:
             for page in self._pages(root, "GET", {}):
                 yield from (found for found in page.get("collections") or () if isinstance(found, dict))
+
+    def updated_is_text(self) -> bool:
+        """Whether the API says by which properties it filters, and does not say of ``updated`` that it is a time."""
+        names = self.options.collections
+        path = f"collections/{names[0]}/queryables" if len(names) == 1 else "queryables"
+        base, mark, query = self.options.address.partition("?")
+        try:
+            document = self.io.document(f"{base.rstrip('/')}/{path}{mark}{query}")
+        except (HarvestError, BadPageError):
+            return False
+        properties = document.get("properties")
+        told = properties.get("updated") if isinstance(properties, dict) else None
+        return isinstance(properties, dict) and not any(mark in str(told) for mark in _TIMES)
 
     def pages(self, window: Window, **more: Any) -> Iterator[Page]:
         """Yield the pages of a window's items.
@@ -189,20 +207,22 @@ def _matched(page: Mapping[str, Any]) -> int | None:
     return told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else None
 
 
-def changed_since(api: StacApi, moment: str, *, included: bool) -> list[dict[str, Any]]:
-    """Return the arguments of searches for items that changed since a moment: the surest first.
+def changed_since(api: StacApi, moment: str, *, included: bool) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of searches for items that changed since a moment: the surest first.
 
     Args:
         api: that is asked.
         moment: as RFC 3339 has it.
         included: whether items that changed at that very moment are meant too.
     """
-    options, can, ways = api.options, api.abilities, list[dict[str, Any]]()
+    options, can = api.options, api.abilities
     if can.query and "updated" not in options.query and options.filter is None:
-        ways.append({"query": {**options.query, "updated": {"gte" if included else "gt": moment}}})
+        yield {"query": {**options.query, "updated": {"gte" if included else "gt": moment}}}
     if can.filter and not options.query:
-        since = {"op": ">=" if included else ">", "args": [{"property": "updated"}, {"timestamp": moment}]}
-        ways.append({"filter": since if options.filter is None else {"op": "and", "args": [options.filter, since]}})
+        # Some compare as text what they do not know to be a time, and fail where they are given one.
+        literals: list[Any] = [{"timestamp": moment}, moment]
+        for literal in reversed(literals) if api.updated_is_text() else literals:
+            since = {"op": ">=" if included else ">", "args": [{"property": "updated"}, literal]}
+            yield {"filter": since if options.filter is None else {"op": "and", "args": [options.filter, since]}}
     if can.sort:
-        ways.append({"sortby": [{"field": "properties.updated", "direction": "desc"}]})
-    return ways
+        yield {"sortby": [{"field": "properties.updated", "direction": "desc"}]}

@@ -103,7 +103,8 @@ def test_an_api_that_knows_what_was_updated_is_asked_once(stac, spec_of, harvest
     before, requests = mtimes(spec), len(stac.requests)
     report = harvest(spec, NOW + timedelta(days=2))
     assert report.asked == {}
-    assert len(stac.requests) - requests == 2  # what the API can do, and what was updated
+    # What the API can do, what was updated, and where a filter says so, by what it filters.
+    assert len(stac.requests) - requests == (3 if can == {"filter"} else 2)
     assert mtimes(spec) == before
 
 
@@ -138,6 +139,39 @@ def test_an_item_whose_time_changed_is_stored_once(stac, spec_of, harvest) -> No
     report = harvest(spec, NOW + timedelta(days=2))
     assert stored(spec)["scene-00003"]["datetime"] == datetime(2024, 3, 5, tzinfo=UTC)
     assert sorted(report.asked) == ["2024-01", "2024-03"]
+
+
+@pytest.mark.parametrize("can", [{"query"}, {"filter"}, {"sort"}, {"query", "filter", "sort"}])
+@pytest.mark.parametrize("forms", [(".123Z",), ("Z", ".500Z", ".5Z", ".123456Z")], ids=["one form", "many"])
+def test_an_api_may_compare_updated_as_text(stac, spec_of, harvest, can, forms) -> None:
+    stac.can, stac.updated_is_text, stac.queryables = can, True, {"properties": {"id": {}}}
+    for number, item in enumerate(stac.items.values()):
+        item["properties"]["updated"] = f"2024-11-{number % 15 + 10}T00:00:00{forms[number % len(forms)]}"
+    spec = spec_of()
+    harvest(spec)
+    requests = len(stac.requests)
+    assert harvest(spec, NOW + timedelta(days=2)).asked == {}
+    assert len(stac.requests) - requests <= 3
+    stac.change("scene-00200", f"2024-12-21T00:00:00{forms[0]}", **{"eo:cloud_cover": 1.5})
+    assert list(harvest(spec, NOW + timedelta(days=3)).asked) == ["2024-02"]
+    assert covers(spec) == expected(stac)
+
+
+@pytest.mark.parametrize("queryables", [None, {"properties": {"updated": {"format": "date-time"}}}])
+def test_a_way_to_search_that_fails_is_followed_by_the_next(stac, spec_of, harvest, queryables) -> None:
+    stac.can, stac.updated_is_text, stac.queryables = {"filter"}, True, queryables
+    spec = spec_of(filter={"op": "<", "args": [{"property": "eo:cloud_cover"}, 200]})
+    harvest(spec)
+    stac.change("scene-00200", "2024-12-21T00:00:00Z", **{"eo:cloud_cover": 1.5})
+    assert list(harvest(spec, NOW + timedelta(days=2)).asked) == ["2024-02"]
+
+
+def test_an_api_may_be_of_a_later_version(stac, spec_of, harvest) -> None:
+    stac.can, stac.version = {"sort"}, "v1.1.0"
+    spec = spec_of()
+    harvest(spec)
+    stac.change("scene-00200", "2024-12-21T00:00:00Z", **{"eo:cloud_cover": 1.5})
+    assert list(harvest(spec, NOW + timedelta(days=2)).asked) == ["2024-02"]
 
 
 @pytest.mark.parametrize("honest", [True, False])

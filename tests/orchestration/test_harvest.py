@@ -13,9 +13,7 @@ from rasteret_assets import CollectionSpec, load
 from rasteret_assets.harvesting import ask, reader
 from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.harvest import COMPLETE_CHECK, RECENT_CHECK
-from rasteret_assets.orchestration.jobs import REASON_TAG
 from rasteret_assets.orchestration.resources import FilesystemResource
-from tests.support.sqs import queue_server
 from tests.support.stac import COLLECTION, StacServer, make_item, serve_stac
 
 HARVESTED = dg.AssetKey(["scenes", "harvested_items"])
@@ -168,37 +166,6 @@ def test_the_schedule_launches_harvests(
     assert schedule.default_status.value == ("RUNNING" if autostart else "STOPPED")
     tick = schedule.evaluate_tick(dg.build_schedule_context(instance=instance))
     assert len(tick.run_requests or []) == 1
-
-
-def test_a_message_of_a_queue_launches_a_harvest(
-    stac: StacServer, tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-    with queue_server() as queue:
-        graph = Graph(stac, tmp_path, instance, events_queue=queue.url)
-
-        def tick(cursor: str | None) -> dg.SensorResult:
-            context = dg.build_sensor_context(
-                instance=instance, cursor=cursor, definitions=graph.definitions,
-                resources={"rasteret_filesystem": FilesystemResource()},
-            )  # fmt: skip
-            return graph.definitions.resolve_sensor_def("scenes_events")(context)
-
-        queue.send(make_item(3))
-        first = tick(None)
-        (request,) = first.run_requests or []
-        assert (request.job_name, request.tags[REASON_TAG]) == ("scenes_harvest", "harvest")
-        # Of a harvest that runs nobody knows whether it saw the change.
-        job = graph.definitions.resolve_job_def("scenes_harvest")
-        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-        queue.send(make_item(4))
-        second = tick(first.cursor)
-        assert not second.run_requests
-        assert "wait for the end of it" in str(second.skip_reason and second.skip_reason.skip_message)
-        instance.report_run_canceled(run)
-        assert graph.run("scenes_harvest").success
-        assert graph.materialized()["items_new"] == 200
 
 
 def test_a_collection_of_a_table_has_no_harvest(tmp_path: Path) -> None:

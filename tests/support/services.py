@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -48,20 +48,10 @@ def services(bucket: str) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="services-", ignore_cleanup_errors=True)))
         folder.chmod(0o755)
-        database, broker, store = (_free_port() for _ in range(3))
-        data = folder / "postgres"
-        data.mkdir()
-        # Postgres refuses to run as root.
-        user = "postgres" if os.geteuid() == 0 else None
-        if user:
-            shutil.chown(data, user)
-        made = [_postgres("initdb"), "-D", data, "-A", "trust", "-U", "dagster"]
-        subprocess.run(made, check=True, capture_output=True, user=user, cwd="/")
-        log = stack.enter_context((folder / "postgres.log").open("wb"))
-        listens = ["-p", database, "-k", data, "-h", "127.0.0.1", "-c", "log_connections=on"]
-        _start(stack, [_postgres("postgres"), "-D", data, *listens], user, log)
-        _start(stack, [_redis(), "--port", broker, "--bind", "127.0.0.1", "--dir", folder, "--save", ""])
-        _start(stack, [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", store])
+        broker, store = free_port(), free_port()
+        database, log = run_postgres(stack, folder, "log_connections=on")
+        start(stack, [_redis(), "--port", broker, "--bind", "127.0.0.1", "--dir", folder, "--save", ""])
+        start(stack, [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", store])
         variables = {
             "DAGSTER_POSTGRES_URL": f"postgresql+psycopg2://dagster@127.0.0.1:{database}/postgres",
             "CELERY_BROKER_URL": f"redis://127.0.0.1:{broker}/0",
@@ -72,30 +62,87 @@ def services(bucket: str) -> Iterator[dict[str, str]]:
             "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"],
             "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"],
             "DAGSTER_LOG_BUCKET": bucket,
-            POSTGRES_LOG: log.name,
+            POSTGRES_LOG: str(log),
         }
-        _once(lambda: psycopg2.connect(host="127.0.0.1", port=database, user="dagster", dbname="postgres").close())
-        _once(lambda: redis.Redis(port=broker).ping())
+        once(lambda: redis.Redis(port=broker).ping())
         client = boto3.client("s3", endpoint_url=variables["AWS_ENDPOINT_URL"], region_name="us-east-1", **KEYS)
-        _once(lambda: client.create_bucket(Bucket=bucket))
+        once(lambda: client.create_bucket(Bucket=bucket))
         client.close()
         yield variables
 
 
-def _free_port() -> int:
+def run_postgres(stack: ExitStack, folder: Path, *settings: str) -> tuple[int, Path]:
+    """Run a Postgres with an empty database ``postgres`` of the user ``dagster`` until the stack ends.
+
+    Args:
+        stack: that ends it.
+        folder: for its data and its log.
+        settings: such as ``log_connections=on``.
+
+    Returns:
+        Its port on loopback, and the file that it logs to.
+    """
+    folder.chmod(0o755)
+    data, log, port = folder / "postgres", folder / "postgres.log", free_port()
+    data.mkdir()
+    # Postgres refuses to run as root.
+    user = "postgres" if os.geteuid() == 0 else None
+    if user:
+        shutil.chown(data, user)
+    made = [_postgres("initdb"), "-D", data, "-A", "trust", "-U", "dagster", "-E", "UTF8"]
+    subprocess.run(made, check=True, capture_output=True, user=user, cwd="/")
+    told = [word for setting in settings for word in ("-c", setting)]
+    command = [_postgres("postgres"), "-D", data, "-p", port, "-k", data, "-h", "127.0.0.1", *told]
+    start(stack, command, user, stack.enter_context(log.open("wb")))
+    once(lambda: psycopg2.connect(host="127.0.0.1", port=port, user="dagster", dbname="postgres").close())
+    return port, log
+
+
+def postgis_is_missing() -> bool:
+    """Whether the newest Postgres is not there, or has no PostGIS."""
+    program = _postgres("initdb")
+    if program is None:
+        return True
+    shared = Path("/usr/share/postgresql") / Path(program).resolve().parent.parent.name
+    return not (shared / "extension" / "postgis.control").is_file()
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
 
 
-def _start(stack: ExitStack, command: Sequence[object], user: str | None = None, log: BinaryIO | None = None) -> None:
+def start(
+    stack: ExitStack,
+    command: Sequence[object],
+    user: str | None = None,
+    log: BinaryIO | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> None:
+    """Run a program until the stack ends.
+
+    Args:
+        stack: that ends it.
+        command: the program and its arguments.
+        user: to run it as.
+        log: takes what it says.
+        variables: of its environment, over those of the tests.
+    """
     told = log or subprocess.DEVNULL
-    process = subprocess.Popen([str(word) for word in command], stdout=told, stderr=told, user=user, cwd="/")
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        stdout=told,
+        stderr=told,
+        user=user,
+        cwd="/",
+        env={**os.environ, **(variables or {})},
+    )
     stack.callback(process.wait)
     stack.callback(process.terminate if user is None else lambda: process.send_signal(2))
 
 
-def _once(works) -> None:
+def once(works: Callable[[], object]) -> None:
     """Call something that fails until its service is up."""
     end = time.monotonic() + 60
     while True:

@@ -72,6 +72,11 @@ class StacServer:
         self.counts = True
         self.methods = ("POST", "GET")
         self.merges = False
+        self.version = "v1.0.0"
+        #: What it says of the properties that it filters by.
+        self.queryables: dict[str, Any] | None = None
+        #: Whether ``updated`` is a text to it, so that it fails where it is asked to compare it with a time.
+        self.updated_is_text = False
         self.extent: list[str | None] = ["2024-01-01T00:00:00Z", None]
         self.fault: Callable[[int, str, str], str | None] = lambda number, method, path: None
         self.retry_after = "0"
@@ -116,6 +121,8 @@ class StacServer:
         """A document; None where there is none. A subclass may give its bytes."""
         if path == "/":
             return self._root()
+        if path.endswith("/queryables"):
+            return self.queryables
         if path.startswith("/collections/"):
             return self._collection(path.rpartition("/")[2])
         if path == "/collections":
@@ -127,7 +134,8 @@ class StacServer:
         links = [{"rel": "search", "href": f"{self.url}/search", "method": method} for method in self.methods]
         return {
             "type": "Catalog", "id": "test", "stac_version": "1.0.0", "description": "of the tests",
-            "conformsTo": [f"{_CONFORMS}{name}" for name in (*_CORE, *(f"item-search#{can}" for can in self.can))],
+            "conformsTo": [f"{_CONFORMS}{name}" for name in _CORE]
+            + [f"https://api.stacspec.org/{self.version}/item-search#{can}" for can in sorted(self.can)],
             "links": [{"rel": "data", "href": f"{self.url}/collections"}, {"rel": "self", "href": self.url}, *links],
         }  # fmt: skip
 
@@ -251,6 +259,9 @@ def _handler(server: StacServer) -> type[BaseHTTPRequestHandler]:
             if fault is not None and fault.isdigit():
                 headers = {"Retry-After": server.retry_after} if fault == "429" else {}
                 self._send(int(fault), b'{"description": "the API is not well"}', headers)
+                return
+            if server.updated_is_text and "timestamp" in json.dumps(asked):
+                self._send(500, b"Internal Server Error")
                 return
             document = server.answer(path, asked, method)
             if document is None:
