@@ -22,6 +22,7 @@ CORPUS = Path(__file__).parent.parent.parent / "shared" / "corpus"
 #: mostly wait for a daemon, as files are handed to the workers in turn.
 LONGEST = (
     "e2e/test_celery.py",
+    "collection/test_icechunk.py",
     "e2e/test_refresh.py",
     "demo/test_demo.py",
     "e2e/test_browser.py",

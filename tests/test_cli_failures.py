@@ -51,7 +51,7 @@ def test_the_report_counts_explains_and_lists(built: ServedBuild) -> None:
     assert f"not_found {built.host} 2 50.00% tries again until {until}" in lines
     assert f"forbidden {built.host} 1 25.00% tries again" in lines
     assert any(line.startswith("not_found: the file is not there yet, is gone") for line in lines)
-    assert any(line.startswith("forbidden: give the backend credentials") for line in lines)
+    assert any(line.startswith("forbidden: name credentials in the spec") for line in lines)
     assert lines[-3:] == [
         f"2024-04 private B02 forbidden: {built.url}/private.tif: HTTP 403 Forbidden",
         f"2024-05 gone B02 not_found: {built.url}/gone.tif: HTTP 404 Not Found (asked for until {until})",

@@ -33,6 +33,8 @@ class Rounds:
     def __init__(self, server: StacServer, folder: Path, seed: int, can: set[str]) -> None:
         self.random = random.Random(seed)
         self.server, self.now, self.number = server, START, 0
+        #: Why the last harvest failed.
+        self.said = ""
         server.can, server.counts = can, bool(seed % 2)
         # What an API leaves out without a count, or after the page on which a search by time ends, nobody can tell.
         self.faults = FAULTS if server.counts and "sort" not in can else [fault for fault in FAULTS if fault != "lose"]
@@ -70,9 +72,12 @@ class Rounds:
         """Harvest; whether no window failed."""
         self.now += timedelta(hours=self.random.randrange(1, 60))
         try:
-            return not harvest_items(self.spec, Workspace.of(self.spec), now=self.now, force=force).failed
-        except HarvestError:
+            report = harvest_items(self.spec, Workspace.of(self.spec), now=self.now, force=force)
+        except HarvestError as error:
+            self.said = str(error)
             return False
+        self.said = str(report.failed)
+        return not report.failed
 
     def check(self) -> None:
         """Refuse stored items that are not those of the API."""
@@ -87,23 +92,22 @@ class Rounds:
 
 
 def run_rounds(folder: Path, seed: int, count: int, can: set[str]) -> int:
-    """Run rounds, each of which ends on a good day; return how many harvests failed on bad ones."""
-    failed = 0
+    """Run rounds, each of which ends on a good day; return how many answers of bad ones were faults."""
     with serve_stac() as server:
         rounds = Rounds(server, folder, seed, can)
         for number in range(count):
             rounds.change()
             rounds.bad_day()
-            failed += not rounds.harvest()
+            rounds.harvest()
             rounds.change()
             server.fault = lambda *_: None
             if number % 5 == 4:
                 rounds.delete()
-            assert rounds.harvest(force=number % 5 == 4)
+            assert rounds.harvest(force=number % 5 == 4), rounds.said
             rounds.check()
         ra.build(rounds.spec)
         assert len(ra.load(str(rounds.spec.published_path))) == len(server.items)
-    return failed
+        return server.said_no.total()
 
 
 @pytest.mark.parametrize(("seed", "can"), [(1, {"query"}), (2, {"sort"}), (3, {"filter"}), (4, set())])

@@ -270,7 +270,7 @@ def test_what_is_not_understood_is_an_error_that_repeats_nothing(body: str) -> N
     assert "PLANTED" not in str(caught.value)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(1))
 def test_lost_doubled_and_reordered_messages_end_in_the_same_collection(
     heard: Scenes, instance: dg.DagsterInstance, queue: Queue, seed: int, tmp_path: Path, server: RangeServer
 ) -> None:

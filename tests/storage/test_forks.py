@@ -86,16 +86,22 @@ def one_range(backend: StorageBackend, url: str) -> str:
         return f"{type(error).__name__}: {error}"
 
 
-def end_when_told() -> None:
-    """Let a worker end by the signal that its pool sends; Dagster, in tests before, has taken its default away."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+@pytest.fixture(autouse=True)
+def _workers_end_when_told() -> Iterator[None]:
+    """Let workers end by the signal that their pool sends; Dagster, in tests before, has taken its default away.
+
+    Not in the workers themselves: a pool that has its results ends one that has only begun, whose signal would be lost.
+    """
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_and_their_parent_read_at_once_over_http(letters: RangeServer, method: str) -> None:
     backend = create_backend()
     assert wrong_objects(backend, letters.url) == []  # leaves connections open
-    with multiprocessing.get_context(method).Pool(2, initializer=end_when_told) as pool:
+    with multiprocessing.get_context(method).Pool(2) as pool:
         there = [pool.apply_async(wrong_objects, (backend, letters.url)) for _ in range(6)]
         with ThreadPoolExecutor(2) as threads:
             here = [threads.submit(wrong_objects, backend, letters.url) for _ in range(6)]
@@ -109,7 +115,7 @@ def test_workers_read_the_items_of_a_dataset(scenes: tuple[Collection, np.ndarra
     expected = [float(image.mean()) for image in pixels]
     # A read before, as everybody makes one, and one of each worker beside one of the parent.
     assert mean_of(built, 0) == expected[0]
-    with multiprocessing.get_context(method).Pool(2, initializer=end_when_told) as pool:
+    with multiprocessing.get_context(method).Pool(2) as pool:
         there = pool.starmap_async(mean_of, [(built, number) for number in range(8)], chunksize=1)
         assert [mean_of(built, number) for number in range(8)] == expected
         assert there.get(LIMIT_S) == expected
@@ -187,7 +193,7 @@ def bucket() -> Iterator[dict[str, Any]]:
 def test_an_object_store_is_read_by_workers_or_refused_at_once(bucket: dict[str, Any], method: str) -> None:
     backend = create_backend(default_s3_config=bucket)
     assert one_range(backend, "s3://bucket/a") == "abcd"
-    with multiprocessing.get_context(method).Pool(2, initializer=end_when_told) as pool:
+    with multiprocessing.get_context(method).Pool(2) as pool:
         there = [pool.apply_async(one_range, (backend, "s3://bucket/a")) for _ in range(4)]
         assert one_range(backend, "s3://bucket/a") == "abcd"
         found = {reading.get(LIMIT_S) for reading in there}
