@@ -440,6 +440,12 @@ def failed_parts(failures: Sequence[RasteretAssetsError]) -> str:
     return f"{len(failures)} parts of this read failed ({told}{f'; {where}{more}' if where else ''})"
 
 
+def some(names: Sequence[object], most: int = 3) -> str:
+    """Return the first few of many names, and how many more there are, as a message lists them."""
+    shown = ", ".join(str(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
 def list_failures(failures: Sequence[RasteretAssetsError], where: str = "") -> str:
     """Return the first failures, each on a line of its own, and how many there are besides.
 

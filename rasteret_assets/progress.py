@@ -59,20 +59,10 @@ def read_progress() -> Iterator[Callable[[int, int, int], None]]:
     Yields:
         What to call with the requests that have ended, those of the whole read, and the bytes that have come.
     """
-    started = time.monotonic()
-    shown = _ReadBar("requests") if _bar_is_wanted() else _ReadLog("pixels: requests")
-
-    def report(done: int, total: int, size: int) -> None:
-        seconds = time.monotonic() - started
-        if seconds >= QUIET_SECONDS:
-            with suppress(OSError):  # the terminal may be gone
-                shown.show(done, total, f"{size / 1e6:.0f} MB  {size / 1e6 / seconds:.0f} MB/s")
-
-    try:
+    with _shown(
+        "requests", "pixels: requests", lambda size, seconds: f"{size / 1e6:.0f} MB  {size / 1e6 / seconds:.0f} MB/s"
+    ) as report:
         yield report
-    finally:
-        with suppress(OSError):
-            shown.close()
 
 
 @contextmanager
@@ -85,14 +75,29 @@ def harvest_progress(name: str) -> Iterator[Callable[[int, int, int], None]]:
     Yields:
         What to call with the windows that are done, all windows that are asked for, and the items that have come.
     """
-    started = time.monotonic()
-    shown = _ReadBar("windows") if _bar_is_wanted() else _ReadLog(f"{name}: windows")
+    with _shown(
+        "windows", f"{name}: windows", lambda items, seconds: f"{items} items  {items / seconds:.0f}/s"
+    ) as report:
+        yield report
 
-    def report(done: int, total: int, items: int) -> None:
+
+@contextmanager
+def _shown(what: str, log_name: str, rate: Callable[[int, float], str]) -> Iterator[Callable[[int, int, int], None]]:
+    """Show how many of some things are done, once that takes longer than a moment.
+
+    Args:
+        what: the things, as the bar names them.
+        log_name: as the log names them, where there is no terminal.
+        rate: says what has come by now, and how fast, from its amount and the seconds it took.
+    """
+    started = time.monotonic()
+    shown = _ReadBar(what) if _bar_is_wanted() else _ReadLog(log_name)
+
+    def report(done: int, total: int, amount: int) -> None:
         seconds = time.monotonic() - started
         if seconds >= QUIET_SECONDS:
             with suppress(OSError):  # the terminal may be gone
-                shown.show(done, total, f"{items} items  {items / seconds:.0f}/s")
+                shown.show(done, total, rate(amount, seconds))
 
     try:
         yield report

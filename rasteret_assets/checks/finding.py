@@ -33,9 +33,3 @@ class Finding:
         if self.passed:
             return "ok"
         return "error" if self.error else "warning"
-
-
-def some(names: Sequence[Any], most: int = 3) -> str:
-    """Return the first few of many names, and how many more there are."""
-    shown = ", ".join(str(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets.checks.counting import count_rows, sum_up
-from rasteret_assets.checks.finding import Finding, some
+from rasteret_assets.checks.finding import Finding
 from rasteret_assets.checks.registry import Partition, check
-from rasteret_assets.errors import CollectionError
+from rasteret_assets.errors import CollectionError, some
 from rasteret_assets.schema import (
     BANDS,
     BBOX,

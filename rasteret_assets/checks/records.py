@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import shapely
 
 from rasteret_assets.checks.counting import count_rows, sum_up
-from rasteret_assets.checks.finding import Finding, some
+from rasteret_assets.checks.finding import Finding
 from rasteret_assets.checks.registry import Partition, check
+from rasteret_assets.errors import some
 from rasteret_assets.partitions import hive_schema, partition_date
 from rasteret_assets.schema import (
     ASSETS,

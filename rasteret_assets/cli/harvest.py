@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -39,10 +39,11 @@ def harvest(collections: tuple[str, ...], *, location: Location, full: bool, as_
         print_json([{"collection": spec.name, **report.to_json()} for spec, report in reports])
 
 
-def harvest_collections(specs: Sequence[CollectionSpec], location: Location, *, quiet: bool) -> dict[str, Any]:
-    """Harvest those of some collections that are harvested; return what was done, by name."""
-    found = {spec.name: harvest_collection(spec, location, quiet=quiet) for spec in specs if spec.harvest is not None}
-    return {name: report.to_json() for name, report in found.items()}
+def harvest_collections(specs: Sequence[CollectionSpec], location: Location, *, quiet: bool) -> None:
+    """Harvest those of some collections that are harvested."""
+    for spec in specs:
+        if spec.harvest is not None:
+            harvest_collection(spec, location, quiet=quiet)
 
 
 def harvest_collection(spec: CollectionSpec, location: Location, *, full: bool = False, quiet: bool) -> HarvestReport:

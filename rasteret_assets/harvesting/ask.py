@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import TypeVar
 
 from rasteret_assets.errors import BadPageError
 from rasteret_assets.harvesting.client import StacApi
@@ -27,7 +27,6 @@ _log = logging.getLogger(__name__)
 
 #: Seconds before a window whose pages do not add up is asked for again.
 ASKED_AGAIN_AFTER_S: tuple[float, ...] = (1.0, 5.0)
-_NAMED: Final = 3
 
 
 class TooLargeError(Exception):
@@ -181,9 +180,3 @@ def holds(window: Window, moment: datetime, *, is_first: bool) -> bool:
     """
     after_start = window.start is None or is_first or moment >= window.start
     return after_start and (window.end is None or moment < window.end)
-
-
-def told(strays: Mapping[str, Any]) -> str:
-    """Return the names of some items, as a message lists them."""
-    names = list(strays)
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
-from rasteret_assets.errors import BadPageError, HarvestError, SpecError
+from rasteret_assets.errors import BadPageError, HarvestError, SpecError, some
 from rasteret_assets.harvest_options import HarvestOptions, WindowSize
-from rasteret_assets.harvesting.ask import Answer, StoppedError, TooLargeError, ask_window, told
+from rasteret_assets.harvesting.ask import Answer, StoppedError, TooLargeError, ask_window
 from rasteret_assets.harvesting.choose import bounds, planned_windows, windows_to_ask
 from rasteret_assets.harvesting.client import StacApi
 from rasteret_assets.harvesting.ledger import (
@@ -277,11 +277,9 @@ class _Harvest:
                 homes.setdefault(home.key, {})[item] = name
         for key, items in homes.items():
             known = read_hashes(self.workspace, key) or {}
-            if missing := {name: None for item, name in items.items() if item not in known}:
-                self._fail(
-                    leaves[key],
-                    f"the API has {told(missing)} for another window, but not for this one, which holds their datetime",
-                )
+            if missing := list(dict.fromkeys(name for item, name in items.items() if item not in known)):
+                where = "for another window, but not for this one, which holds their datetime"
+                self._fail(leaves[key], f"the API has {some(missing)} {where}")
 
     # --- a static catalog --------------------------------------------------------------------------------------------
 

@@ -16,9 +16,8 @@ from typing import Any, Final, Never
 import dagster as dg
 import pyarrow.compute as pc
 
-from rasteret_assets.checks.finding import some
 from rasteret_assets.collection import Collection, load
-from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.errors import CollectionError, SpecError, some
 from rasteret_assets.orchestration.events import failures_of_run, run_failure
 from rasteret_assets.orchestration.names import stage_key
 from rasteret_assets.orchestration.reporting import explained

@@ -130,14 +130,16 @@ def busy_partitions(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[s
 
 def is_harvested_now(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:
     """Tell whether an unfinished run harvests the items of a collection."""
-    job, key = harvest_job_name(spec), stage_key(spec, HARVESTED)
-    runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
-    return any(run.job_name == job or key in (run.asset_selection or ()) for run in runs)
+    return _is_made_now(instance, harvest_job_name(spec), stage_key(spec, HARVESTED))
 
 
 def is_looked_at(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:
     """Tell whether an unfinished run looks at the source."""
-    job, key = look_job_name(spec), source_key(spec)
+    return _is_made_now(instance, look_job_name(spec), source_key(spec))
+
+
+def _is_made_now(instance: dg.DagsterInstance, job: str, key: dg.AssetKey) -> bool:
+    """Tell whether an unfinished run is of a job, or of a selection that has its asset."""
     runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
     return any(run.job_name == job or key in (run.asset_selection or ()) for run in runs)
 

@@ -11,13 +11,14 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasteret_assets.errors import MissingColumnError, SourceError
+from rasteret_assets.errors import MissingColumnError, SourceError, some
 from rasteret_assets.geometry import primary_geometry
 from rasteret_assets.schema import ASSETS, GEOMETRY, REQUIRED_COLUMNS
 from rasteret_assets.spec import CollectionSpec
 
 #: Names that Arrow's scanner adds to every table by itself.
 OF_THE_SCANNER: Final = frozenset({"__fragment_index", "__batch_index", "__last_in_fragment", "__filename"})
+_MOST_LISTED: Final = 20
 
 
 _PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
@@ -138,6 +139,6 @@ def _nearest(missing: list[str], names: list[str]) -> str:
     return f"did you mean {near}?" if near else f"the table has {listed(names)}"
 
 
-def listed(names: list[str], most: int = 20) -> str:
+def listed(names: list[str]) -> str:
     """Return the first names, as a message lists them."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return some(names, _MOST_LISTED)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeVar
 
 import pyarrow.parquet as pq
+
+T = TypeVar("T")
 
 #: Rows of a batch of a stage: what streams through a partition that is larger than memory.
 BATCH_ROWS: Final = 32_768
@@ -18,15 +20,30 @@ _AS_IN_MEMORY: Final = frozenset({"PLAIN", "RLE"})
 
 def row_group_runs(metadata: pq.FileMetaData) -> Iterator[list[int]]:
     """The row groups of a file in runs of at most :data:`BATCH_BYTES`, or of a single larger group."""
-    run: list[int] = []
-    size = 0
-    for group in range(metadata.num_row_groups):
-        more = metadata.row_group(group).total_byte_size
-        if run and size + more > BATCH_BYTES:
+    groups = range(metadata.num_row_groups)
+    return bounded_runs(groups, lambda group: metadata.row_group(group).total_byte_size, BATCH_BYTES)
+
+
+def bounded_runs(
+    things: Iterable[T], size: Callable[[T], int], most: int, *, count: int | None = None
+) -> Iterator[list[T]]:
+    """Yield neighbours together, as many as their sizes allow; one that is larger stands alone.
+
+    Args:
+        things: in order.
+        size: says how large one is.
+        most: of the sizes of a run together.
+        count: most things of a run; as many as there are by default.
+    """
+    run: list[T] = []
+    taken = 0
+    for thing in things:
+        more = size(thing)
+        if run and (taken + more > most or len(run) == count):
             yield run
-            run, size = [], 0
-        run.append(group)
-        size += more
+            run, taken = [], 0
+        run.append(thing)
+        taken += more
     if run:
         yield run
 

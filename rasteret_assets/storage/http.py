@@ -22,8 +22,8 @@ import socket
 import ssl
 import threading
 import urllib.request
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import urljoin
 
 from yarl import URL
@@ -265,8 +265,12 @@ class HttpBackend(ReadingBackend):
         # A server that refuses a condition and repeats what was demanded has not understood it.
         return check_unchanged(await self.read(url, start, length), url, indexed)
 
-    async def _answer(self, url: str, wanted: _Wanted, headers: Mapping[str, str] | None = None) -> HttpAnswer:
+    def _answer(
+        self, url: str, wanted: _Wanted, headers: Mapping[str, str] | None = None
+    ) -> Coroutine[Any, Any, HttpAnswer]:
         """The answer to a range request, signed where the address needs a token.
+
+        Not a coroutine of its own, of which every header would take one more.
 
         Args:
             url: of the object.
@@ -274,8 +278,8 @@ class HttpBackend(ReadingBackend):
             headers: further ones.
         """
         if self._signer is None:
-            return await self._answer_to(url, wanted, headers, None)
-        return await self._signer.read(
+            return self._answer_to(url, wanted, headers, None)
+        return self._signer.read(
             url, lambda token: self._answer_to(url, wanted, headers, token), lambda answer: answer.status
         )
 

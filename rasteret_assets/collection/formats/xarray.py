@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from rasteret_assets.collection.pixels.options import ReadOptions
 from rasteret_assets.collection.pixels.planes import Plane, fill
 from rasteret_assets.collection.pixels.views import View, common_grid
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.storage.batches import bounded_runs
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -189,7 +191,7 @@ class _Cube:
         backend = self.source.open()
         if alone:
             fill(alone, self.bands, backend, self.options)
-        for layers in _batches(list(self._layers(groups, pixels))):
+        for layers in bounded_runs(list(self._layers(groups, pixels)), attrgetter("cost"), _LAYER_BYTES):
             fill([plane for layer in layers for plane in layer.planes], self.bands, backend, self.options)
             for layer in layers:
                 layer.combine(self.mosaic)
@@ -248,20 +250,6 @@ class _Layers:
         self.out[...], there = combined(self.pixels, self.valid, mosaic.rule)
         self.out[~there] = 0 if self.kind.fill is None else self.kind.fill
         self.pixels, self.valid = np.empty(0), np.empty(0, dtype=bool)
-
-
-def _batches(layers: Sequence[_Layers]) -> Iterator[list[_Layers]]:
-    """Layers that are read together, of a bounded number of bytes unless one has more."""
-    batch: list[_Layers] = []
-    cost = 0
-    for layer in layers:
-        if batch and cost + layer.cost > _LAYER_BYTES:
-            yield batch
-            batch, cost = [], 0
-        batch.append(layer)
-        cost += layer.cost
-    if batch:
-        yield batch
 
 
 class _LazyBand:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +36,7 @@ from rasteret_assets.collection.table import query
 from rasteret_assets.collection.table.scan import scan
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.batches import bounded_runs
 
 #: Bytes of pixels that are read together, and zones: a zone takes a kilobyte, however small it is.
 _BYTES_AT_ONCE: Final = 64 * 2**20
@@ -109,7 +111,9 @@ def summarize_areas(
     exact = [replace(area, is_box=False) for area in areas]
     parts = [
         _rows(zones, reader.summarize(zones, wanted), names, reader.bands)
-        for zones in _together(_zones(table, exact, reader.bands, options))
+        for zones in bounded_runs(
+            _zones(table, exact, reader.bands, options), attrgetter("size"), _BYTES_AT_ONCE, count=_ZONES_AT_ONCE
+        )
     ]
     if not parts:
         raise WindowError(
@@ -169,20 +173,6 @@ def _of_band(record: Record, band: int, header: BandHeader, areas: Sequence[Area
         window = None if shape is None else header.grid.window(shape.bounds)
         if shape is not None and window is not None:
             yield _Zone(record=record, band=band, header=header, area=position, shape=shape, window=window)
-
-
-def _together(zones: Iterable[_Zone]) -> Iterator[list[_Zone]]:
-    """Zones in parts that are read at once."""
-    part: list[_Zone] = []
-    size = 0
-    for zone in zones:
-        if part and (size + zone.size > _BYTES_AT_ONCE or len(part) == _ZONES_AT_ONCE):
-            yield part
-            part, size = [], 0
-        part.append(zone)
-        size += zone.size
-    if part:
-        yield part
 
 
 @dataclass(frozen=True, slots=True)

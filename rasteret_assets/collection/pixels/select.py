@@ -25,7 +25,7 @@ from rasteret_assets.collection.pixels.stac import SCALING_FIELDS, Scaling, asse
 from rasteret_assets.collection.table import query
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.columns.instants import utc_instants
-from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError
+from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError, some
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 
@@ -315,7 +315,7 @@ def _select(
 
 def listed(names: Sequence[str]) -> str:
     """The first of some names, and how many there are besides."""
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    return some(names, _LISTED)
 
 
 def _record(
