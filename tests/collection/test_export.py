@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -134,26 +135,23 @@ def test_addresses_grant_nothing(tmp_path: Path) -> None:
     ]
 
 
-def test_what_opens_the_files_is_named(tmp_path: Path) -> None:
-    path = write_raster(tmp_path / "a.tif", noise())
-    row = record("a", {"B": (path, 0)})
+def build_one(folder: Path, name: str, **fields: Any) -> dict[str, Any]:
+    """Build a collection of one record, and return the record."""
+    row = record("a", {"B": (write_raster(folder / "a.tif", noise()), 0)})
     plain = pa.Table.from_pylist([{name: row[name] for name in ("id", "datetime", "geometry", "assets")}])
-    pq.write_table(plain, tmp_path / "records.parquet")
-    build(CollectionSpec.of(
-        path=tmp_path / "records.parquet", name="mpc", workspace_dir=tmp_path, credentials="planetary_computer"
-    ))  # fmt: skip
+    pq.write_table(plain, folder / "records.parquet")
+    build(CollectionSpec.of(path=folder / "records.parquet", name=name, workspace_dir=folder, **fields))
+    return row
+
+
+def test_what_opens_the_files_is_named(tmp_path: Path) -> None:
+    build_one(tmp_path, "mpc", credentials="planetary_computer")
     load(tmp_path / "mpc_records").export(tmp_path / "copy")
     assert load(tmp_path / "copy").credentials == "planetary_computer"
 
 
 def test_native_geometry_is_written_as_bytes(tmp_path: Path) -> None:
-    path = write_raster(tmp_path / "a.tif", noise())
-    row = record("a", {"B": (path, 0)})
-    plain = pa.Table.from_pylist([{name: row[name] for name in ("id", "datetime", "geometry", "assets")}])
-    pq.write_table(plain, tmp_path / "records.parquet")
-    build(CollectionSpec.of(
-        path=tmp_path / "records.parquet", name="native", workspace_dir=tmp_path, geometry_encoding="native"
-    ))  # fmt: skip
+    row = build_one(tmp_path, "native", geometry_encoding="native")
     load(tmp_path / "native_records").export(tmp_path / "copy.parquet", None)
     assert pq.read_schema(tmp_path / "copy.parquet").field("geometry").type == pa.binary()
     assert gpd.read_parquet(tmp_path / "copy.parquet").geometry.iloc[0].equals(shapely.from_wkb(row["geometry"]))

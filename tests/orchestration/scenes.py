@@ -72,8 +72,10 @@ class Scenes:
         return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def tick(scenes: Scenes, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
-    """One evaluation of the collection's sensor, with its partition requests applied."""
+def tick(
+    scenes: Scenes, instance: dg.DagsterInstance, cursor: str | None = None, sensor: str = "scenes_refresh"
+) -> dg.SensorResult:
+    """One evaluation of a sensor of the collection, with its partition requests applied."""
     definitions = scenes.definitions()
     context = dg.build_sensor_context(
         instance=instance,
@@ -81,7 +83,7 @@ def tick(scenes: Scenes, instance: dg.DagsterInstance, cursor: str | None = None
         definitions=definitions,
         resources={"rasteret_filesystem": FilesystemResource()},
     )
-    result = definitions.resolve_sensor_def("scenes_refresh")(context)
+    result = definitions.resolve_sensor_def(sensor)(context)
     for request in result.dynamic_partitions_requests or []:
         instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
     return result

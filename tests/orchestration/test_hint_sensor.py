@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.messages import Hint, MessageError, hint_of
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.source import stored
+from tests.orchestration import scenes
 from tests.orchestration.scenes import Scenes, launch
 from tests.support.server import RangeServer
 from tests.support.sqs import Queue, queue_server
@@ -63,19 +65,7 @@ def heard(server: RangeServer, tmp_path: Path, queue: Queue) -> Scenes:
     return scenes
 
 
-def tick(scenes: Scenes, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
-    """One evaluation of the sensor that hears, with its partition requests applied."""
-    definitions = scenes.definitions()
-    context = dg.build_sensor_context(
-        instance=instance,
-        cursor=cursor,
-        definitions=definitions,
-        resources={"rasteret_filesystem": FilesystemResource()},
-    )
-    result = definitions.resolve_sensor_def("scenes_events")(context)
-    for request in result.dynamic_partitions_requests or []:
-        instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
-    return result
+tick = partial(scenes.tick, sensor="scenes_events")
 
 
 def requested(result: dg.SensorResult) -> list[str | None]:
