@@ -22,6 +22,7 @@ _EXTRAS: Final = {
     "icechunk": "icechunk",
     "zarr": "icechunk",
     "virtual_tiff": "icechunk",
+    "rio_tiler": "tiles",
 }
 
 
