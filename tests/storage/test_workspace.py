@@ -15,10 +15,10 @@ import pyarrow.fs as pafs
 import pytest
 
 from rasteret_assets.errors import CollectionError, SourceError, SpecError, WorkspaceError
-from rasteret_assets.storage import batches, files
-from rasteret_assets.storage.files import STAGE_OPTIONS
+from rasteret_assets.storage import batches
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
-from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace import Workspace, files
+from rasteret_assets.storage.workspace.files import STAGE_OPTIONS
 from tests.support.s3 import bucket_server, filesystem_of, requests_seen
 
 TABLE = pa.table({"x": [1, 2, 3]})

@@ -1,6 +1,6 @@
 """Range requests over connections of our own, at a fraction of the processor time of a general HTTP client.
 
-A header is a few kilobytes, so the client is most of what it costs (:mod:`~rasteret_assets.storage.http` has the
+A header is a few kilobytes, so the client is most of what it costs (:mod:`~rasteret_assets.storage.http.client` has the
 numbers). This one asks one GET at a time on each connection, keeps connections alive, and reads every body that HTTP/1
 knows. Redirects and proxies are left to who asks.
 """
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from rasteret_assets.storage.http_answer import HttpAnswer
-from rasteret_assets.storage.http_body import DROPPED_BYTES, BodyReader, Chunks, MalformedError, OverlongError
-from rasteret_assets.storage.http_head import CHUNKED, LONGEST_HEAD, Head, read_head
-from rasteret_assets.storage.http_names import Names
+from rasteret_assets.storage.http.answer import HttpAnswer
+from rasteret_assets.storage.http.body import DROPPED_BYTES, BodyReader, Chunks, MalformedError, OverlongError
+from rasteret_assets.storage.http.connector import Connector
+from rasteret_assets.storage.http.head import CHUNKED, LONGEST_HEAD, Head, read_head
 
 #: Seconds for the head of an answer, and seconds without a byte of its body, after which it is given up.
 IDLE_TIMEOUT_S = 30.0
@@ -57,7 +57,7 @@ class RangeConnections:
 
     def __init__(self, context: Callable[[], ssl.SSLContext], *, link_local: bool) -> None:
         self._context = context
-        self._names = Names(link_local=link_local)
+        self._connector = Connector(link_local=link_local)
         self._idle: dict[Origin, list[_Connection]] = {}
 
     async def get(
@@ -108,7 +108,7 @@ class RangeConnections:
     async def _connect(self, origin: Origin) -> _Connection:
         loop = asyncio.get_running_loop()
         context = self._context() if origin.secure else None
-        return await self._names.connect(origin.host, origin.port, lambda: _Connection(loop), context)
+        return await self._connector.connect(origin.host, origin.port, lambda: _Connection(loop), context)
 
     def close(self) -> None:
         """Close every connection that is not in use."""
@@ -116,7 +116,7 @@ class RangeConnections:
             for connection in idle:
                 connection.close()
         self._idle.clear()
-        self._names.close()
+        self._connector.close()
 
 
 class _StaleConnectionError(OSError):

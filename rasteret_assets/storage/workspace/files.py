@@ -26,11 +26,11 @@ from xxhash import xxh3_128
 
 from rasteret_assets.errors import DamagedFileError
 from rasteret_assets.schema import HEADERS, NORMALIZED, RAW, REJECTED
-from rasteret_assets.storage import disk
 from rasteret_assets.storage.batches import batch_rows, row_group_runs
-from rasteret_assets.storage.conditional import LARGEST_PUT, ConditionalStore, Tag, open_conditional
-from rasteret_assets.storage.documents import dumped, parse, refuse_newer
 from rasteret_assets.storage.reading import damaged, looking, opened, patiently, unreadable, writing
+from rasteret_assets.storage.workspace import disk
+from rasteret_assets.storage.workspace.conditional import LARGEST_PUT, ConditionalStore, Tag, open_conditional
+from rasteret_assets.storage.workspace.documents import dumped, parse, refuse_newer
 
 _log = logging.getLogger(__name__)
 

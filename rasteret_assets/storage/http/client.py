@@ -41,7 +41,8 @@ from rasteret_assets.errors import (
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.addresses import identity_href
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
-from rasteret_assets.storage.http_answer import (
+from rasteret_assets.storage.http._multipart import PARTS_ROOM, is_multipart, read_ends_of
+from rasteret_assets.storage.http.answer import (
     HttpAnswer,
     interpret,
     is_sendable,
@@ -49,18 +50,17 @@ from rasteret_assets.storage.http_answer import (
     total_size,
     validators_of,
 )
-from rasteret_assets.storage.http_body import MalformedError, OverlongError
-from rasteret_assets.storage.http_headers import GivenHeaders, HostHeaders, header_lines
-from rasteret_assets.storage.http_parts import PARTS_ROOM, is_multipart, read_ends_of
-from rasteret_assets.storage.http_ranges import Origin, RangeConnections
+from rasteret_assets.storage.http.body import MalformedError, OverlongError
+from rasteret_assets.storage.http.given_headers import GivenHeaders, HostHeaders, header_lines
+from rasteret_assets.storage.http.ranges import Origin, RangeConnections
 from rasteret_assets.storage.link_local import LinkLocalNameError, is_link_local
 from rasteret_assets.storage.processes import OfProcess
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, difference, replaced
 from rasteret_assets.storage.urls import host
 
 if TYPE_CHECKING:
-    from rasteret_assets.storage.http_cookies import Cookies
-    from rasteret_assets.storage.http_session import HttpSession
+    from rasteret_assets.storage.http._cookies import Cookies
+    from rasteret_assets.storage.http._proxy_session import ProxySession
     from rasteret_assets.storage.signing import Signer
     from rasteret_assets.storage.tokens import Token
 
@@ -93,16 +93,16 @@ class _Clients:
         self.redirected = RangeConnections(self._context, link_local=False) if link_local else self.ranges
         #: What hosts that redirect have set; None as long as none did.
         self.cookies: Cookies | None = None
-        self._session: HttpSession | None = None
+        self._session: ProxySession | None = None
 
     @property
-    def session(self) -> HttpSession:
+    def session(self) -> ProxySession:
         """The client that goes through proxies, made when it is first needed."""
         if self._session is None:
             # aiohttp takes as long to import as all the rest, and most builds never need it.
-            from rasteret_assets.storage.http_session import HttpSession  # noqa: PLC0415
+            from rasteret_assets.storage.http._proxy_session import ProxySession  # noqa: PLC0415
 
-            self._session = HttpSession(self._context(), _SESSION_LIMIT)
+            self._session = ProxySession(self._context(), _SESSION_LIMIT)
         return self._session
 
     def keep_cookies(self, answer: HttpAnswer, url: URL) -> None:
@@ -110,7 +110,7 @@ class _Clients:
         if (lines := answer.headers.get("set-cookie")) is None:
             return
         if self.cookies is None:
-            from rasteret_assets.storage.http_cookies import Cookies  # noqa: PLC0415  (as above)
+            from rasteret_assets.storage.http._cookies import Cookies  # noqa: PLC0415  (as above)
 
             self.cookies = Cookies()
         self.cookies.keep(lines, url)
