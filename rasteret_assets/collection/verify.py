@@ -14,7 +14,7 @@ from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.reading import patiently, unreadable
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import LOST, FileFacts, may_be
-from rasteret_assets.storage.workspace.files import digest_of
+from rasteret_assets.storage.workspace.placed_files import digest_of
 
 Verify = Literal["rows", "full", False]
 

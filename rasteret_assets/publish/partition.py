@@ -28,7 +28,7 @@ from rasteret_assets.storage.background import in_background
 from rasteret_assets.storage.memory import give_back
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import FileFacts, replace_published
-from rasteret_assets.storage.workspace.files import Written
+from rasteret_assets.storage.workspace.placed_files import Written
 
 #: Bytes of records and headers that are joined at once, and of row groups that are joined as a whole.
 _JOINED_BYTES: Final = 8 * 2**20

@@ -27,7 +27,7 @@ from rasteret_assets.storage.workspace.commit import (
     verified_states,
 )
 from rasteret_assets.storage.workspace.conditional import Tag
-from rasteret_assets.storage.workspace.files import Written
+from rasteret_assets.storage.workspace.placed_files import Written
 from tests.support.s3 import bucket_server, filesystem_of, requests_seen
 
 KEY = "2024-05"

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from rasteret_assets.storage.http.answer import HttpAnswer
 from rasteret_assets.storage.http.body import DROPPED_BYTES, BodyReader, Chunks, MalformedError, OverlongError
 from rasteret_assets.storage.http.connector import Connector
 from rasteret_assets.storage.http.head import CHUNKED, LONGEST_HEAD, Head, read_head
+from rasteret_assets.storage.http.origin import Origin
 
 #: Seconds for the head of an answer, and seconds without a byte of its body, after which it is given up.
 IDLE_TIMEOUT_S = 30.0
@@ -26,25 +26,6 @@ DROPPED_TIMEOUT_S: Final = 2.0
 #: sends a byte now and then would hold a file up for days.
 SLOW_AFTER_S: Final = 300.0
 LEAST_RATE: Final = 1000.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Origin:
-    """A server: scheme, host and port of a URL. Looked up by identity, for every request: whoever makes one keeps it.
-
-    Args:
-        secure: whether it speaks TLS.
-        host: name or address.
-        port: TCP port.
-        authority: host and port as the ``Host`` header writes them.
-        user: value of the ``Authorization`` header that the URL's user and password make (RFC 7617); ``""`` for none.
-    """
-
-    secure: bool
-    host: str
-    port: int
-    authority: bytes
-    user: str = ""
 
 
 class RangeConnections:

@@ -58,7 +58,7 @@ from rasteret_assets.storage.workspace.documents import (
     is_state,
     lost_state,
 )
-from rasteret_assets.storage.workspace.files import Written
+from rasteret_assets.storage.workspace.placed_files import Written
 
 __all__ = [
     "LOST",
