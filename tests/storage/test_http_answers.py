@@ -28,8 +28,8 @@ from rasteret_assets.errors import (
     WrongRangeError,
 )
 from rasteret_assets.storage.http import ranges as http_ranges
-from rasteret_assets.storage.http.client import HttpBackend
-from rasteret_assets.storage.http.client import connector as http_names
+from rasteret_assets.storage.http.http_backend import HttpBackend
+from rasteret_assets.storage.http.http_backend import connector as http_names
 from rasteret_assets.storage.processes import run_sync
 from tests.support.raw import RawServer, answering
 

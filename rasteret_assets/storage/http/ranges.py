@@ -1,8 +1,8 @@
 """Range requests over connections of our own, at a fraction of the processor time of a general HTTP client.
 
-A header is a few kilobytes, so the client is most of what it costs (:mod:`~rasteret_assets.storage.http.client` has the
-numbers). This one asks one GET at a time on each connection, keeps connections alive, and reads every body that HTTP/1
-knows. Redirects and proxies are left to who asks.
+A header is a few kilobytes, so the client is most of what it costs (:mod:`~rasteret_assets.storage.http.http_backend`
+has the numbers). This one asks one GET at a time on each connection, keeps connections alive, and reads every body that
+HTTP/1 knows. Redirects and proxies are left to who asks.
 """
 
 from __future__ import annotations
