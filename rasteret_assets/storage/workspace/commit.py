@@ -46,10 +46,19 @@ from typing import Any, Final
 
 from rasteret_assets.errors import WorkspaceError
 from rasteret_assets.schema import BANDS, NORMALIZED, RAW
-from rasteret_assets.storage.documents import FENCE, FORMAT, FORMAT_KEY, LOST, NEXT, fence_of, is_state, lost_state
-from rasteret_assets.storage.files import Written
 from rasteret_assets.storage.filesystems import each_file, list_files
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.documents import (
+    FENCE,
+    FORMAT,
+    FORMAT_KEY,
+    LOST,
+    NEXT,
+    fence_of,
+    is_state,
+    lost_state,
+)
+from rasteret_assets.storage.workspace.placed_files import Written
 
 __all__ = [
     "LOST",

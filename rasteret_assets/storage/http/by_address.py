@@ -19,8 +19,8 @@ from rasteret_assets.errors import (
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import RangeRead
 from rasteret_assets.storage.connections import connected
-from rasteret_assets.storage.http import HttpBackend
-from rasteret_assets.storage.http_files import HttpFiles, tried
+from rasteret_assets.storage.http.file_handler import HttpFiles, tried
+from rasteret_assets.storage.http.http_backend import HttpBackend
 from rasteret_assets.storage.link_local import is_link_local
 from rasteret_assets.storage.listing import Listed
 from rasteret_assets.storage.processes import run_sync

@@ -25,7 +25,7 @@ _Address: TypeAlias = tuple[int, int, int, str, tuple[str, int] | tuple[str, int
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
-class Names:
+class Connector:
     """Opens connections of one event loop, and knows addresses of names for a short time.
 
     Args:

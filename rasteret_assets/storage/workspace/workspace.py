@@ -32,14 +32,14 @@ from rasteret_assets.errors import DamagedFileError, WorkspaceError
 from rasteret_assets.partitions import SIZES, PartitionBy, hive_folder, partition_of_folder
 from rasteret_assets.schema import NORMALIZED, RAW
 from rasteret_assets.spec import HARVEST_SUFFIX, PUBLISHED_SUFFIXES, CollectionSpec
-from rasteret_assets.storage import disk
-from rasteret_assets.storage.documents import is_state, lost_state
-from rasteret_assets.storage.files import Files
 from rasteret_assets.storage.filesystems import each_file, list_files, resolve_filesystem
-from rasteret_assets.storage.holds import Hold
-from rasteret_assets.storage.locks import held
 from rasteret_assets.storage.reading import looking, writing
-from rasteret_assets.storage.streams import STREAM_SUFFIX
+from rasteret_assets.storage.workspace import disk
+from rasteret_assets.storage.workspace._locks import held
+from rasteret_assets.storage.workspace.documents import is_state, lost_state
+from rasteret_assets.storage.workspace.files import Files
+from rasteret_assets.storage.workspace.holds import Hold
+from rasteret_assets.storage.workspace.streams import STREAM_SUFFIX
 
 _log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Range requests over connections of our own, at a fraction of the processor time of a general HTTP client.
 
-A header is a few kilobytes, so the client is most of what it costs (:mod:`~rasteret_assets.storage.http` has the
-numbers). This one asks one GET at a time on each connection, keeps connections alive, and reads every body that HTTP/1
-knows. Redirects and proxies are left to who asks.
+A header is a few kilobytes, so the client is most of what it costs (:mod:`~rasteret_assets.storage.http.http_backend`
+has the numbers). This one asks one GET at a time on each connection, keeps connections alive, and reads every body that
+HTTP/1 knows. Redirects and proxies are left to who asks.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-from rasteret_assets.storage.http_answer import HttpAnswer
-from rasteret_assets.storage.http_body import DROPPED_BYTES, BodyReader, Chunks, MalformedError, OverlongError
-from rasteret_assets.storage.http_head import CHUNKED, LONGEST_HEAD, Head, read_head
-from rasteret_assets.storage.http_names import Names
+from rasteret_assets.storage.http.answer import HttpAnswer
+from rasteret_assets.storage.http.body import DROPPED_BYTES, BodyReader, Chunks, MalformedError, OverlongError
+from rasteret_assets.storage.http.connector import Connector
+from rasteret_assets.storage.http.head import CHUNKED, LONGEST_HEAD, Head, read_head
+from rasteret_assets.storage.http.origin import Origin
 
 #: Seconds for the head of an answer, and seconds without a byte of its body, after which it is given up.
 IDLE_TIMEOUT_S = 30.0
@@ -26,25 +26,6 @@ DROPPED_TIMEOUT_S: Final = 2.0
 #: sends a byte now and then would hold a file up for days.
 SLOW_AFTER_S: Final = 300.0
 LEAST_RATE: Final = 1000.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Origin:
-    """A server: scheme, host and port of a URL. Looked up by identity, for every request: whoever makes one keeps it.
-
-    Args:
-        secure: whether it speaks TLS.
-        host: name or address.
-        port: TCP port.
-        authority: host and port as the ``Host`` header writes them.
-        user: value of the ``Authorization`` header that the URL's user and password make (RFC 7617); ``""`` for none.
-    """
-
-    secure: bool
-    host: str
-    port: int
-    authority: bytes
-    user: str = ""
 
 
 class RangeConnections:
@@ -57,7 +38,7 @@ class RangeConnections:
 
     def __init__(self, context: Callable[[], ssl.SSLContext], *, link_local: bool) -> None:
         self._context = context
-        self._names = Names(link_local=link_local)
+        self._connector = Connector(link_local=link_local)
         self._idle: dict[Origin, list[_Connection]] = {}
 
     async def get(
@@ -108,7 +89,7 @@ class RangeConnections:
     async def _connect(self, origin: Origin) -> _Connection:
         loop = asyncio.get_running_loop()
         context = self._context() if origin.secure else None
-        return await self._names.connect(origin.host, origin.port, lambda: _Connection(loop), context)
+        return await self._connector.connect(origin.host, origin.port, lambda: _Connection(loop), context)
 
     def close(self) -> None:
         """Close every connection that is not in use."""
@@ -116,7 +97,7 @@ class RangeConnections:
             for connection in idle:
                 connection.close()
         self._idle.clear()
-        self._names.close()
+        self._connector.close()
 
 
 class _StaleConnectionError(OSError):

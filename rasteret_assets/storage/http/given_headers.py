@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 from yarl import URL
 
 from rasteret_assets.errors import SpecError
-from rasteret_assets.storage.http_ranges import Origin
+from rasteret_assets.storage.http.origin import Origin
 
 #: Headers by name, or by host and name: ``{"data.example": {"X-Api-Key": "..."}}``.
 GivenHeaders: TypeAlias = Mapping[str, "str | Mapping[str, str]"]

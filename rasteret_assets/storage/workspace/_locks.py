@@ -1,9 +1,9 @@
 """One holder at a time: a lock by name, on a local disk or on an object store, with a number that grows.
 
 On a disk the operating system holds the lock (``flock``) and gives it back when a process dies; the lock's file keeps
-the number. On S3, GCS and Azure the lock is a lease in one object (:mod:`~rasteret_assets.storage.leases`), elsewhere a
-claim in a folder (:mod:`~rasteret_assets.storage.claims`): both may be taken over when they were not renewed for
-:data:`~rasteret_assets.storage.holds.DEAD_AFTER_S`.
+the number. On S3, GCS and Azure the lock is a lease in one object (:mod:`~rasteret_assets.storage.workspace._leases`),
+elsewhere a claim in a folder (:mod:`~rasteret_assets.storage.workspace._claims`): both may be taken over when they were
+not renewed for :data:`~rasteret_assets.storage.workspace.holds.DEAD_AFTER_S`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Final
 
 import pyarrow.fs as pafs
 
-from rasteret_assets.storage.claims import claimed
-from rasteret_assets.storage.conditional import open_conditional
-from rasteret_assets.storage.disk import in_folder
-from rasteret_assets.storage.holds import Hold
-from rasteret_assets.storage.leases import leased
 from rasteret_assets.storage.reading import writing
+from rasteret_assets.storage.workspace._claims import claimed
+from rasteret_assets.storage.workspace._leases import leased
+from rasteret_assets.storage.workspace.conditional import open_conditional
+from rasteret_assets.storage.workspace.disk import in_folder
+from rasteret_assets.storage.workspace.holds import Hold
 
 _log = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
 """Files at HTTP(S) addresses as a filesystem of pyarrow: known by one short range each, and read by ranges.
 
-The ranges go over the package's own transport (:mod:`~rasteret_assets.storage.http`), so that redirects, proxies, users
-in addresses and link-local hosts are treated as for headers, and every range says which version of the file it is of.
-fsspec's HTTP filesystem, the other way, reads on from a file that was replaced, and asks any host a redirect names. For
-a file of 87 MB in 20 row groups a whole scan takes 24 requests and 87 MB here, there 70 requests and 186 MB (87 MB
-without its cache); one of the row groups takes 5 requests here and 13 there.
+The ranges go over the package's own transport (:mod:`~rasteret_assets.storage.http.http_backend`), so that redirects,
+proxies, users in addresses and link-local hosts are treated as for headers, and every range says which version of the
+file it is of. fsspec's HTTP filesystem, the other way, reads on from a file that was replaced, and asks any host a
+redirect names. For a file of 87 MB in 20 row groups a whole scan takes 24 requests and 87 MB here, there 70 requests
+and 186 MB (87 MB without its cache); one of the row groups takes 5 requests here and 13 there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rasteret_assets.errors import (
 from rasteret_assets.secrets import redact, without_user
 from rasteret_assets.storage.backend import RangeRead
 from rasteret_assets.storage.hosts import DEADLINE_S, attempts_allowed, backoff
-from rasteret_assets.storage.http import HttpBackend
+from rasteret_assets.storage.http.http_backend import HttpBackend
 from rasteret_assets.storage.listing import Listed
 from rasteret_assets.storage.processes import run_sync, shared_loop
 from rasteret_assets.storage.unchanged import IndexedFile

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from rasteret_assets.storage.http_body import MalformedError
+from rasteret_assets.storage.http.body import MalformedError
 
 #: Longer heads than this, and more lines, are somebody's mistake.
 LONGEST_HEAD: Final = 64 * 1024

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from rasteret_assets.tiff._crs import resolve_crs
 from rasteret_assets.tiff.constants import RASTER_PIXEL_IS_POINT, GeoKey, Tag
-from rasteret_assets.tiff.crs import resolve_crs
 
 if TYPE_CHECKING:
     from rasteret_assets.tiff.projections import Keys

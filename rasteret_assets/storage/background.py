@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def in_background(items: Iterable[T]) -> Iterator[T]:
     """The same items in the same order; while one is worked on, the next is made in a thread.
 
     One item waits at most. What ``items`` raises is raised where its item would have come.

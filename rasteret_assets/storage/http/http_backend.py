@@ -15,33 +15,20 @@ timeout that is an average over several seconds. obstore also reads an error pag
 from __future__ import annotations
 
 import asyncio
-import base64
-import functools
-import re
-import socket
-import ssl
 import threading
 import urllib.request
 from collections.abc import Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urljoin
 
-from yarl import URL
-
-from rasteret_assets.errors import (
-    BadAnswerError,
-    HostUnreachableError,
-    LinkLocalRefusedError,
-    RangeReadError,
-    ReadTimeoutError,
-    StoreUnavailableError,
-    TruncatedReadError,
-    WrongRangeError,
-)
+from rasteret_assets.errors import BadAnswerError, RangeReadError, WrongRangeError
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.addresses import identity_href
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
-from rasteret_assets.storage.http_answer import (
+from rasteret_assets.storage.http._failures import read_error
+from rasteret_assets.storage.http._loop_clients import BoundClients, LoopClients, ProcessClients
+from rasteret_assets.storage.http._multipart import PARTS_ROOM, is_multipart, read_ends_of
+from rasteret_assets.storage.http.answer import (
     HttpAnswer,
     interpret,
     is_sendable,
@@ -49,25 +36,19 @@ from rasteret_assets.storage.http_answer import (
     total_size,
     validators_of,
 )
-from rasteret_assets.storage.http_body import MalformedError, OverlongError
-from rasteret_assets.storage.http_headers import GivenHeaders, HostHeaders, header_lines
-from rasteret_assets.storage.http_parts import PARTS_ROOM, is_multipart, read_ends_of
-from rasteret_assets.storage.http_ranges import Origin, RangeConnections
-from rasteret_assets.storage.link_local import LinkLocalNameError, is_link_local
+from rasteret_assets.storage.http.body import MalformedError
+from rasteret_assets.storage.http.given_headers import GivenHeaders, HostHeaders, header_lines
+from rasteret_assets.storage.http.origin import Origin, address_of, as_written, is_same_server, split_url
+from rasteret_assets.storage.link_local import is_link_local
 from rasteret_assets.storage.processes import OfProcess
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, difference, replaced
 from rasteret_assets.storage.urls import host
 
 if TYPE_CHECKING:
-    from rasteret_assets.storage.http_cookies import Cookies
-    from rasteret_assets.storage.http_session import HttpSession
     from rasteret_assets.storage.signing import Signer
     from rasteret_assets.storage.tokens import Token
 
-_URL = re.compile(r"(https?://[^/?#]+)([^#]*)", re.IGNORECASE)
-_UNSAFE = re.compile(r"[^\x21-\x7e]")
-_SESSION_LIMIT = 1024
-#: Answers that say of a request for several ranges that it should be made for one.
+#: Answers to a request for several ranges after which each range is asked for by itself.
 _RANGES_IGNORED = frozenset({200, 206, 400, 416})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: What is asked for: the ``Range`` header; start and end of what is kept of a whole object in the place of the ranges;
@@ -75,67 +56,6 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _Wanted: TypeAlias = tuple[str, int, int, int]
 #: Redirects that are followed one after the other.
 _MOST_REDIRECTS = 10
-
-
-class _Clients:
-    """The clients of one event loop: connections belong to the loop they were made in.
-
-    Args:
-        link_local: whether names may lead to link-local addresses.
-    """
-
-    def __init__(self, *, link_local: bool) -> None:
-        # Made per loop rather than once at import, so that SSL_CERT_FILE counts as it is then; reading the system's
-        # certificates takes longer than a hundred headers, so plain HTTP does without.
-        self._context = functools.cache(ssl.create_default_context)
-        self.ranges = RangeConnections(self._context, link_local=link_local)
-        #: For hosts that a redirect of another one names: what may be written may not be led to.
-        self.redirected = RangeConnections(self._context, link_local=False) if link_local else self.ranges
-        #: What hosts that redirect have set; None as long as none did.
-        self.cookies: Cookies | None = None
-        self._session: HttpSession | None = None
-
-    @property
-    def session(self) -> HttpSession:
-        """The client that goes through proxies, made when it is first needed."""
-        if self._session is None:
-            # aiohttp takes as long to import as all the rest, and most builds never need it.
-            from rasteret_assets.storage.http_session import HttpSession  # noqa: PLC0415
-
-            self._session = HttpSession(self._context(), _SESSION_LIMIT)
-        return self._session
-
-    def keep_cookies(self, answer: HttpAnswer, url: URL) -> None:
-        """Keep the cookies of an answer on the way of a redirect."""
-        if (lines := answer.headers.get("set-cookie")) is None:
-            return
-        if self.cookies is None:
-            from rasteret_assets.storage.http_cookies import Cookies  # noqa: PLC0415  (as above)
-
-            self.cookies = Cookies()
-        self.cookies.keep(lines, url)
-
-    async def close(self) -> None:
-        self.ranges.close()
-        self.redirected.close()
-        if self._session is not None:
-            await self._session.close()
-
-
-class _Bound(NamedTuple):
-    """Which clients were used last, and where."""
-
-    thread: int
-    loop: asyncio.AbstractEventLoop
-    clients: _Clients
-
-
-class _Here:
-    """The clients of one process."""
-
-    def __init__(self) -> None:
-        self.by_loop: dict[asyncio.AbstractEventLoop, _Clients] = {}
-        self.last: _Bound | None = None
 
 
 class HttpBackend(ReadingBackend):
@@ -165,7 +85,7 @@ class HttpBackend(ReadingBackend):
         self._headers = HostHeaders(headers)
         self._given_proxy = proxy
         self._proxies = urllib.request.getproxies()
-        self._here = OfProcess(_Here)
+        self._here = OfProcess(ProcessClients)
         #: Hosts that do not answer several ranges at once.
         self._single_ranges: set[str] = set()
 
@@ -296,7 +216,7 @@ class HttpBackend(ReadingBackend):
         """
         query = "" if token is None else token.query
         try:
-            origin, path = _split(identity_href(url) if query and "?" in url else url)
+            origin, path = split_url(identity_href(url) if query and "?" in url else url)
         except ValueError:  # its text may repeat a password
             raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from None
         if query:
@@ -309,7 +229,7 @@ class HttpBackend(ReadingBackend):
 
     async def _follow(
         self,
-        clients: _Clients,
+        clients: LoopClients,
         url: str,
         origin: Origin,
         path: str,
@@ -321,10 +241,10 @@ class HttpBackend(ReadingBackend):
         """The answer at the end of redirects (RFC 9110, 15.4); the error of whatever happens there tells of ``url``."""
         first, where = origin, redact(url)
         for _ in range(_MOST_REDIRECTS):
-            address = _address(origin, path)
+            address = address_of(origin, path)
             clients.keep_cookies(answer, address)
             try:
-                origin, path = _split(urljoin(str(address), _as_written(answer.headers["location"])))
+                origin, path = split_url(urljoin(str(address), as_written(answer.headers["location"])))
             except ValueError:
                 message = f"{where}: HTTP {answer.status} leads to what is no HTTP address"
                 raise BadAnswerError(message, href=where, status=answer.status) from None
@@ -334,12 +254,12 @@ class HttpBackend(ReadingBackend):
             if is_link_local(origin.authority.decode()) and not is_link_local(first.authority.decode()):
                 message = f"{where}: HTTP {answer.status} leads to a service of this machine or its network: refused"
                 raise BadAnswerError(message, href=where, status=answer.status)
-            foreign = not _is_same(first, origin)
+            foreign = not is_same_server(first, origin)
             answer = await self._ask(
                 clients, url, origin, path, wanted, headers, None if foreign else token, foreign=foreign
             )
             if answer.status not in _REDIRECTS or "location" not in answer.headers:
-                clients.keep_cookies(answer, _address(origin, path))
+                clients.keep_cookies(answer, address_of(origin, path))
                 return answer
         raise BadAnswerError(f"{where}: more than {_MOST_REDIRECTS} redirects", href=where, status=answer.status)
 
@@ -353,7 +273,7 @@ class HttpBackend(ReadingBackend):
 
     async def _ask(
         self,
-        clients: _Clients,
+        clients: LoopClients,
         url: str,
         origin: Origin,
         path: str,
@@ -390,17 +310,17 @@ class HttpBackend(ReadingBackend):
             fields |= {**(headers or {}), **signed}
             if clients.cookies is not None:
                 name = next((name for name in fields if name.lower() == "cookie"), "Cookie")
-                if cookie := clients.cookies.of(_address(origin, path), fields.get(name)):
+                if cookie := clients.cookies.of(address_of(origin, path), fields.get(name)):
                     fields[name] = cookie
             if proxy is None:
                 return await connections.get(origin, path, header_lines(fields), *wanted)
             fields["Range"] = wanted[0]
-            return await clients.session.get(_address(origin, path), fields, *wanted[1:], proxy)
+            return await clients.session.get(address_of(origin, path), fields, *wanted[1:], proxy)
         except (OSError, EOFError, MalformedError, ValueError) as error:
             # Their texts may repeat a URL with its query.
-            raise _read_error(error, origin, url, wanted) from None
+            raise read_error(error, origin, url, longest=wanted[3]) from None
 
-    def _clients_here(self) -> _Clients:
+    def _clients_here(self) -> LoopClients:
         """The clients of the event loop that is running in this thread."""
         here = self._here.get()
         last = here.last
@@ -412,8 +332,8 @@ class HttpBackend(ReadingBackend):
         if clients is None:
             for closed in [other for other in here.by_loop if other.is_closed()]:
                 del here.by_loop[closed]
-            clients = here.by_loop[loop] = _Clients(link_local=self._link_local)
-        here.last = _Bound(threading.get_ident(), loop, clients)
+            clients = here.by_loop[loop] = LoopClients(link_local=self._link_local)
+        here.last = BoundClients(threading.get_ident(), loop, clients)
         return clients
 
     def _proxy(self, origin: Origin) -> str | None:
@@ -428,94 +348,3 @@ class HttpBackend(ReadingBackend):
 def _one_range(start: int, length: int) -> _Wanted:
     end = start + length
     return f"bytes={start}-{end - 1}", start, end, length
-
-
-def _address(origin: Origin, path: str) -> URL:
-    """The URL of a request, without a user."""
-    return URL(f"{'https' if origin.secure else 'http'}://{origin.authority.decode()}{path}", encoded=True)
-
-
-def _is_same(one: Origin, other: Origin) -> bool:
-    """Whether what is meant for one server may be sent to another: it is the same, or has changed to TLS."""
-    if one.host != other.host:
-        return False
-    ports = (one.port, other.port)
-    return (one.secure == other.secure and ports[0] == ports[1]) or (other.secure and ports == (80, 443))
-
-
-def _as_written(location: str) -> str:
-    """A ``Location`` as its server wrote it: heads are read as latin-1, addresses written in UTF-8."""
-    try:
-        return location.encode("latin-1").decode()
-    except UnicodeDecodeError:
-        return location
-
-
-def _split(url: str) -> tuple[Origin, str]:
-    """Server and path of a URL as its author wrote it: escapes are kept, what no request line may hold is escaped.
-
-    Raises:
-        ValueError: if there is no host in it, or no valid port.
-    """
-    match = _URL.match(url)
-    if match is None:
-        raise ValueError("not an HTTP URL")
-    path = match.group(2) or "/"
-    if not path.startswith("/"):
-        path = "/" + path
-    if _UNSAFE.search(path):
-        path = _UNSAFE.sub(lambda part: "".join(f"%{byte:02X}" for byte in part.group().encode()), path)
-    return _origin(match.group(1)), path
-
-
-@functools.lru_cache(maxsize=4096)
-def _origin(base: str) -> Origin:
-    address = URL(base)
-    if not address.host or address.port is None:
-        raise ValueError("no host")
-    host = address.raw_host or ""
-    name = f"[{host}]" if ":" in host else host
-    authority = name if address.is_default_port() else f"{name}:{address.port}"
-    user = ""
-    if address.user is not None or address.password is not None:
-        told = f"{address.user or ''}:{address.password or ''}"  # both with their escapes undone
-        user = "Basic " + base64.b64encode(told.encode()).decode()
-    return Origin(address.scheme == "https", address.host, address.port, authority.encode(), user)
-
-
-def _read_error(error: Exception, origin: Origin, url: str, wanted: _Wanted) -> RangeReadError:
-    """What went wrong with a request, by the failure of the client that made it."""
-    where = redact(url)
-    match error:
-        case TimeoutError():
-            return ReadTimeoutError(f"{where}: no answer in time", href=where)
-        case EOFError():
-            return TruncatedReadError(f"{where}: the body ended before its announced length", href=where)
-        case OSError():
-            return _connection_error(error, origin, where)
-        case OverlongError():
-            return WrongRangeError(f"{where}: asked for {wanted[3]} bytes: {error}", href=where, status=206)
-        case MalformedError():
-            return BadAnswerError(f"{where}: {error}", href=where)
-    return RangeReadError(f"{where}: not a valid URL", href=where)
-
-
-def _connection_error(error: OSError, origin: Origin, where: str) -> RangeReadError:
-    """What went wrong on the way to a host, without the URL's query in it."""
-    at = f"{origin.host}:{origin.port}"
-    if isinstance(error, LinkLocalNameError):
-        return LinkLocalRefusedError(
-            f"{where}: the name {origin.host!r} leads to a service of this machine or its network, such as a cloud's "
-            "metadata; link_local: allow in the spec, or create_backend(link_local='allow'), lets it be asked",
-            href=where,
-        )
-    if isinstance(error, socket.gaierror):
-        return HostUnreachableError(f"{where}: host {origin.host!r} is not known", href=where)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return HostUnreachableError(f"{where}: certificate of {origin.host!r} is not trusted", href=where)
-    if isinstance(error, ConnectionRefusedError):
-        return HostUnreachableError(f"{where}: cannot connect to {at} (connection refused)", href=where)
-    if isinstance(error, ConnectionError | ssl.SSLError):
-        return StoreUnavailableError(f"{where}: the connection to {at} failed ({type(error).__name__})", href=where)
-    reason = error.strerror or type(error).__name__
-    return HostUnreachableError(f"{where}: cannot connect to {at} ({reason})", href=where)

@@ -10,9 +10,10 @@ from typing import Final
 import pyarrow as pa
 from xxhash import xxh3_128
 
-from rasteret_assets.storage.files import Files, stream_digest
 from rasteret_assets.storage.reading import patiently, unreadable
-from rasteret_assets.storage.streams import STREAM_SUFFIX, open_stream
+from rasteret_assets.storage.workspace.files import Files
+from rasteret_assets.storage.workspace.placed_files import stream_digest
+from rasteret_assets.storage.workspace.streams import STREAM_SUFFIX, open_stream
 
 #: Bytes of a file that stay in memory where its digest is asked for: its rows then cost no further request.
 _HELD_BYTES: Final = 64 * 2**20
@@ -75,7 +76,10 @@ def open_rows(files: Files, path: str, *, digest: bool = False) -> Iterator[Open
 
 
 def _digest(source: pa.NativeFile) -> tuple[str, pa.Buffer | None]:
-    """Return the digest of a file as :class:`~rasteret_assets.storage.files.Written` has it, and its bytes if few."""
+    """Return the digest of a file, as :class:`~rasteret_assets.storage.workspace.placed_files.Written` has it.
+
+    The second value is the bytes of the file if they are at most :data:`_HELD_BYTES`, else None.
+    """
     source.seek(0)
     if source.size() <= _HELD_BYTES:
         content = source.read_buffer()

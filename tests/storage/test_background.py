@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rasteret_assets.storage.ahead import ahead
+from rasteret_assets.storage.background import in_background
 
 
 def numbers(made: list[int], count: int, *, fail_at: int | None = None) -> Iterator[int]:
@@ -20,25 +20,25 @@ def numbers(made: list[int], count: int, *, fail_at: int | None = None) -> Itera
 
 @pytest.mark.parametrize("count", [0, 1, 2, 100])
 def test_items_come_in_their_order(count: int) -> None:
-    assert list(ahead(numbers([], count))) == list(range(count))
+    assert list(in_background(numbers([], count))) == list(range(count))
 
 
 def test_an_error_comes_after_the_items_before_it() -> None:
     came: list[int] = []
     with pytest.raises(ValueError, match="no 3"):
-        came.extend(ahead(numbers([], 5, fail_at=3)))
+        came.extend(in_background(numbers([], 5, fail_at=3)))
     assert came == [0, 1, 2]
 
 
 def test_one_item_waits_at_most() -> None:
     made: list[int] = []
-    for number in ahead(numbers(made, 50)):
+    for number in in_background(numbers(made, 50)):
         assert len(made) <= number + 2
 
 
 def test_who_stops_early_leaves_no_thread_behind() -> None:
     made: list[int] = []
-    items = ahead(numbers(made, 50))
+    items = in_background(numbers(made, 50))
     assert next(items) == 0
     items.close()
     assert len(made) <= 2

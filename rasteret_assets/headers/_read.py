@@ -18,8 +18,8 @@ from rasteret_assets.errors import (
     RasteretAssetsError,
     TruncatedReadError,
 )
+from rasteret_assets.headers._prefetch import FILE_HEADER, Prefetch
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderProgress, HeaderTarget
-from rasteret_assets.headers.prefetch import FILE_HEADER, Prefetch
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import EndsReader, RangeRead, Revalidator, StorageBackend, Validators, as_reader
 from rasteret_assets.storage.urls import scheme

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from rasteret_assets.storage.backend import RangeRead
-from rasteret_assets.storage.http_answer import HttpAnswer, validators_of
+from rasteret_assets.storage.http.answer import HttpAnswer, validators_of
 
 #: Bytes that boundaries and part headers may add to two parts.
 PARTS_ROOM: Final = 4096

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 import aiohttp
 from yarl import URL
 
-from rasteret_assets.storage.http_answer import HttpAnswer
-from rasteret_assets.storage.http_body import DROPPED_BYTES, BodyReader, MalformedError
-from rasteret_assets.storage.http_head import fields_of
-from rasteret_assets.storage.http_names import CONNECT_TIMEOUT_S
-from rasteret_assets.storage.http_ranges import DROPPED_TIMEOUT_S, IDLE_TIMEOUT_S
+from rasteret_assets.storage.http.answer import HttpAnswer
+from rasteret_assets.storage.http.body import DROPPED_BYTES, BodyReader, MalformedError
+from rasteret_assets.storage.http.connector import CONNECT_TIMEOUT_S
+from rasteret_assets.storage.http.head import fields_of
+from rasteret_assets.storage.http.ranges import DROPPED_TIMEOUT_S, IDLE_TIMEOUT_S
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S)
 
 
-class HttpSession:
+class ProxySession:
     """An aiohttp session of one event loop. It follows no redirect, keeps no cookie and decodes nothing.
 
     Args:

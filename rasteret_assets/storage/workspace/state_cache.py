@@ -16,7 +16,7 @@ from rasteret_assets.storage.workspace import STATE_STAGE, Workspace
 from rasteret_assets.versions import file_version
 
 
-class KnownStates:
+class StateCache:
     """Remembers the states of one collection, in memory."""
 
     def __init__(self) -> None:

@@ -18,8 +18,8 @@ from typing import Final
 
 import pyarrow.fs as pafs
 
-from rasteret_assets.storage import holds
-from rasteret_assets.storage.holds import Hold, kept_renewed
+from rasteret_assets.storage.workspace import holds
+from rasteret_assets.storage.workspace.holds import Hold, kept_renewed
 
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 5.0
