@@ -11,8 +11,8 @@ from typing import Final
 
 import dagster as dg
 
-from rasteret_assets.errors import some
-from rasteret_assets.orchestration.harvest import harvest_request
+from rasteret_assets.message_lists import some
+from rasteret_assets.orchestration.harvested_items import harvest_request
 from rasteret_assets.orchestration.jobs import Jobs
 from rasteret_assets.orchestration.look import look_in_tick, look_request
 from rasteret_assets.orchestration.messages import Hint, MessageError, hint_of

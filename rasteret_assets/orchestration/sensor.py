@@ -11,7 +11,8 @@ from typing import Final
 
 import dagster as dg
 
-from rasteret_assets.errors import NotHarvestedError, some
+from rasteret_assets.errors import NotHarvestedError
+from rasteret_assets.message_lists import some
 from rasteret_assets.orchestration.events import source_observations
 from rasteret_assets.orchestration.jobs import Jobs
 from rasteret_assets.orchestration.look import look_in_tick, look_request

@@ -17,7 +17,8 @@ from rasteret_assets.collection.pixels.masks import Mask, is_nodata, outside_are
 from rasteret_assets.collection.pixels.planes import Plane, described_reads, plane_jobs
 from rasteret_assets.collection.pixels.read_options import ReadOptions, ReadProgress
 from rasteret_assets.collection.pixels.tile_plan import BandRead, plan_read
-from rasteret_assets.errors import PixelReadError, RasteretAssetsError, failed_parts, list_failures
+from rasteret_assets.errors import PixelReadError, RasteretAssetsError
+from rasteret_assets.message_lists import failed_parts, list_failures
 from rasteret_assets.progress import read_progress
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.processes import run_sync

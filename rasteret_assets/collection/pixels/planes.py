@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,8 +19,6 @@ from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.tile_plan import BandRead, WindowTarget
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.collection.pixels.warp import Regrid, choose_level, parts, pixel_ratio, warp
-
-_log = logging.getLogger(__name__)
 
 _Mask = npt.NDArray[np.bool_]
 

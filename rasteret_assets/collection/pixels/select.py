@@ -25,7 +25,8 @@ from rasteret_assets.collection.pixels.stac_scaling import SCALING_FIELDS, Scali
 from rasteret_assets.collection.table import query
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.columns.instants import utc_instants
-from rasteret_assets.errors import SpecError, WindowError, some
+from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.message_lists import some
 
 _log = logging.getLogger(__name__)
 
