@@ -15,7 +15,8 @@ PACKAGE = Path(rasteret_assets.__file__).parent
 
 #: A layer may import itself and the layers before it: the order in which data flows.
 LAYERS = [
-    {"credentials", "errors", "harvest_options", "options", "partitions", "schema", "secrets", "spec", "versions"},
+    {"error_classes", "errors", "message_lists", "options", "partitions", "schema", "secrets", "spec", "versions"}
+    | {"credentials", "harvest_options"},
     {"sphere", "tiff"},
     {"geometry"},
     {"storage"},
@@ -90,6 +91,14 @@ def test_no_room_of_the_collection_imports_a_later_one(path: Path) -> None:
         parts = name.split(".")
         if parts[:2] == ["rasteret_assets", "collection"] and len(parts) > 2:
             assert ROOM_RANK[parts[2]] <= ROOM_RANK[room], f"{room} imports {parts[2]}"
+
+
+def test_only_the_workspace_knows_the_workspace() -> None:
+    """The rest of ``storage`` reads and writes bytes, whatever collection they are of."""
+    storage = PACKAGE / "storage"
+    for path in storage.rglob("*.py"):
+        if path.relative_to(storage).parts[0] != "workspace":
+            assert not [name for name in IMPORTS[path] if name.startswith("rasteret_assets.storage.workspace")], path
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def harvest_collection(spec: CollectionSpec, location: Location, *, full: bool =
         report = harvest_items(spec, workspace, force=full, progress=progress)
     with dagster_instance() as instance:
         if instance is not None:
-            from rasteret_assets.orchestration.harvest import report_harvest
+            from rasteret_assets.orchestration.harvested_items import report_harvest
 
             report_harvest(instance, spec, workspace, report)
     if not quiet:

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
-from rasteret_assets.storage.commit import LOST, FileFacts, may_be
-from rasteret_assets.storage.files import digest_of
 from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.reading import patiently, unreadable
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import LOST, FileFacts, may_be
+from rasteret_assets.storage.workspace.placed_files import digest_of
 
 Verify = Literal["rows", "full", False]
 

@@ -9,7 +9,7 @@ import dagster as dg
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.asset_specs import GetAssetSpec, checked_spec
 from rasteret_assets.orchestration.checks import published_checks
-from rasteret_assets.orchestration.harvest import harvest_definitions
+from rasteret_assets.orchestration.harvested_items import harvest_definitions
 from rasteret_assets.orchestration.hint_sensor import hint_sensor
 from rasteret_assets.orchestration.io_manager import collection_io_manager
 from rasteret_assets.orchestration.jobs import jobs_of

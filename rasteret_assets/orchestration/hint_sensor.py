@@ -11,8 +11,8 @@ from typing import Final
 
 import dagster as dg
 
-from rasteret_assets.errors import some
-from rasteret_assets.orchestration.harvest import harvest_request
+from rasteret_assets.message_lists import some
+from rasteret_assets.orchestration.harvested_items import harvest_request
 from rasteret_assets.orchestration.jobs import Jobs
 from rasteret_assets.orchestration.look import look_in_tick, look_request
 from rasteret_assets.orchestration.messages import Hint, MessageError, hint_of
@@ -31,7 +31,7 @@ from rasteret_assets.orchestration.reconcile import (
 from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.orchestration.sensor import sensor_status
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.known_states import KnownStates
+from rasteret_assets.storage.workspace.state_cache import StateCache
 
 _MOST_NAMED: Final = 5
 #: Seconds between two ticks, at least.
@@ -68,7 +68,7 @@ def hint_sensor(spec: CollectionSpec, jobs: Jobs, queue_url: str) -> dg.SensorDe
         jobs: of the collection.
         queue_url: address of the queue.
     """
-    partitions, known = partitions_of(spec), KnownStates()
+    partitions, known = partitions_of(spec), StateCache()
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_events",
