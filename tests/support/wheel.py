@@ -22,7 +22,7 @@ def unpacked_wheel(folder: Path) -> Path:
 
 
 def run_from_wheel(site: Path, cwd: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run ``python <command>`` in the folder ``cwd``, with the unpacked wheel before every other copy of the package."""
+    """Run ``python <command>`` in the folder ``cwd``, with the unpacked wheel before other copies of the package."""
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     environment |= {"NO_COLOR": "1", "PYTHONPATH": str(site)}
     return subprocess.run(
