@@ -9,6 +9,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from rasteret_assets.checks._open_table import OpenTable, open_rows
 from rasteret_assets.checks.registry import Check, StageTable
 from rasteret_assets.errors import DamagedFileError
 from rasteret_assets.headers.ledger import with_headers
@@ -22,7 +23,6 @@ from rasteret_assets.schema import (
     NORMALIZED,
     RECORD_FIELDS,
 )
-from rasteret_assets.storage.rows import OpenTable, open_rows
 from rasteret_assets.storage.workspace import Workspace
 
 _HEADER: Final = "header"

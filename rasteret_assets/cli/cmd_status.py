@@ -23,8 +23,8 @@ from rasteret_assets.harvesting.ledger import read_ledger
 from rasteret_assets.pipeline.plan import stale_partitions
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.commit import verified_states
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import verified_states
 
 if TYPE_CHECKING:
     from rasteret_assets.cli.instance import Instance

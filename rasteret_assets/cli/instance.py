@@ -23,8 +23,8 @@ from rasteret_assets.pipeline.plan import refuse_unknown, stale_partitions
 from rasteret_assets.publish.parameters import KEPT, TAKEN
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.commit import verified_states
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import verified_states
 
 #: Numbers of a stage that the totals of a build add up.
 HEADER_COUNTS = ("headers_fetched", "headers_reused", "headers_failed", "requests", "request_bytes")
