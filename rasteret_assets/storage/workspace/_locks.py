@@ -19,7 +19,7 @@ from typing import Final
 
 import pyarrow.fs as pafs
 
-from rasteret_assets.storage.reading import writing
+from rasteret_assets.storage.io_errors import writing
 from rasteret_assets.storage.workspace._claims import claimed
 from rasteret_assets.storage.workspace._leases import leased
 from rasteret_assets.storage.workspace.conditional import open_conditional

@@ -26,8 +26,8 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
+from rasteret_assets.storage.io_errors import patiently
 from rasteret_assets.storage.objects import check_obstore_works, credentials_of_boto3, status_of
-from rasteret_assets.storage.reading import patiently
 
 if TYPE_CHECKING:
     from obstore import PutMode, UpdateVersion

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from rasteret_assets.errors import LockLostError
+from rasteret_assets.storage.io_errors import writing
 from rasteret_assets.storage.processes import OfProcess
-from rasteret_assets.storage.reading import writing
 
 #: Seconds between renewals of a lease, and after which one that was not renewed may be taken over.
 RENEWED_EVERY_S = 20.0

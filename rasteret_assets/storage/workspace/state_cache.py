@@ -10,8 +10,8 @@ import time
 from typing import Any
 
 from rasteret_assets.storage.filesystems import each_file
+from rasteret_assets.storage.io_errors import finding
 from rasteret_assets.storage.listing import list_table
-from rasteret_assets.storage.reading import looking
 from rasteret_assets.storage.workspace import STATE_STAGE, Workspace
 from rasteret_assets.versions import file_version
 
@@ -34,7 +34,7 @@ class StateCache:
         """
         folder = f"{workspace.stages}/{STATE_STAGE}"
         looked_ns = time.time_ns()
-        with looking(folder):
+        with finding(folder):
             listed, _ = list_table(workspace.fs, folder) or ([], True)
         versions = {
             one.path.rpartition("/")[2].removesuffix(".json"): file_version(

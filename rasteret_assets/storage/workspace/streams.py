@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import pyarrow as pa
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest, xxh3_128
 
-from rasteret_assets.storage.reading import damaged, patiently, unreadable, writing
+from rasteret_assets.storage.io_errors import damaged, patiently, unreadable, writing
 from rasteret_assets.storage.workspace.files import Files
 from rasteret_assets.storage.workspace.placed_files import FileWriter, Written
 

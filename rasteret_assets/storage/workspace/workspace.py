@@ -33,7 +33,7 @@ from rasteret_assets.partitions import SIZES, PartitionBy, hive_folder, partitio
 from rasteret_assets.schema import NORMALIZED, RAW
 from rasteret_assets.spec import HARVEST_SUFFIX, PUBLISHED_SUFFIXES, CollectionSpec
 from rasteret_assets.storage.filesystems import each_file, list_files, resolve_filesystem
-from rasteret_assets.storage.reading import looking, writing
+from rasteret_assets.storage.io_errors import finding, writing
 from rasteret_assets.storage.workspace import disk
 from rasteret_assets.storage.workspace._locks import held
 from rasteret_assets.storage.workspace.documents import is_state, lost_state
@@ -215,7 +215,7 @@ class Workspace(Files):
     def states(self) -> dict[str, dict[str, Any]]:
         """Read the state of every published partition, as :meth:`state` does: by key, in key order."""
         folder = pafs.FileSelector(f"{self.stages}/{STATE_STAGE}", allow_not_found=True)
-        with looking(folder.base_dir):
+        with finding(folder.base_dir):
             infos = self.fs.get_file_info(folder)
         names = sorted(info.base_name for info in infos if info.base_name.endswith(".json"))
         keys = [name.removesuffix(".json") for name in names]
@@ -349,5 +349,5 @@ class Workspace(Files):
     def exists(self) -> bool:
         """Whether anything was published here."""
         selector = pafs.FileSelector(self.published, allow_not_found=True, recursive=True)
-        with looking(self.published):
+        with finding(self.published):
             return any(info.type == pafs.FileType.File for info in self.fs.get_file_info(selector))

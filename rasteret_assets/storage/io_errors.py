@@ -10,7 +10,7 @@ import errno
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, TypeVar
 
 import pyarrow as pa
@@ -18,6 +18,8 @@ import pyarrow as pa
 from rasteret_assets.errors import CollectionError, DamagedFileError, RasteretAssetsError, WorkspaceError
 
 T = TypeVar("T")
+
+_BARRED: Final = "one of the folders in its path is a file: choose another workspace_dir"
 
 #: Seconds between the tries of a read that failed.
 RETRIED_AFTER_S: tuple[float, ...] = (0.1, 0.4, 1.0)
@@ -93,35 +95,32 @@ def damaged(path: str, error: Exception | str) -> DamagedFileError:
     return DamagedFileError(f"{path}: damaged ({error}); build it again with force=True", path=path)
 
 
-@contextmanager
-def looking(path: str) -> Iterator[None]:
-    """Turn what the storage says when a file is looked for into an error that names the file.
+def finding(path: str) -> AbstractContextManager[None]:
+    """Raise failures of a block that asks whether ``path`` exists as errors that name the file.
 
     Raises:
-        WorkspaceError: naming it.
+        WorkspaceError: in place of an OSError.
     """
-    try:
-        yield
-    except OSError as error:
-        raise WorkspaceError(f"{path} cannot be looked for ({error}): {_reach(error)}") from error
+    return _as_workspace_error(f"whether {path} exists cannot be told", _reach)
+
+
+def writing(path: str) -> AbstractContextManager[None]:
+    """Raise failures of a block that writes or deletes the file at ``path`` as errors that name the file.
+
+    Raises:
+        WorkspaceError: in place of an OSError.
+    """
+    return _as_workspace_error(f"{path} cannot be written", _room)
 
 
 @contextmanager
-def writing(path: str) -> Iterator[None]:
-    """Turn what the storage says when a file is written or deleted into an error that names the file.
-
-    Raises:
-        WorkspaceError: naming it.
-    """
+def _as_workspace_error(failed: str, remedy: Callable[[OSError], str]) -> Iterator[None]:
     try:
         yield
     except WorkspaceError:
         raise
     except OSError as error:
-        helps = "the workspace has to be a folder, with room, that may be written to"
-        raise WorkspaceError(
-            f"{path} cannot be written ({error}): {_reach(error) if error.errno == errno.ENOTDIR else helps}"
-        ) from error
+        raise WorkspaceError(f"{failed} ({error}): {remedy(error)}") from error
 
 
 def opened(open_file: Callable[[str], pa.NativeFile], path: str) -> pa.NativeFile | None:
@@ -139,10 +138,17 @@ def opened(open_file: Callable[[str], pa.NativeFile], path: str) -> pa.NativeFil
 
 
 def _reach(error: Exception) -> str:
-    """Say what helps where the way to a file is barred."""
-    if isinstance(error, OSError) and error.errno == errno.ENOTDIR:
-        return "a folder on its way is a file: choose another workspace_dir"
-    return "see that its storage can be reached, and that you may read there"
+    """Return what to do about a file that cannot be reached."""
+    return _BARRED if _is_barred(error) else "see that its storage can be reached, and that you may read there"
+
+
+def _room(error: OSError) -> str:
+    """Return what to do about a file that cannot be written."""
+    return _BARRED if _is_barred(error) else "the workspace has to be a folder, with room, that may be written to"
+
+
+def _is_barred(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENOTDIR
 
 
 def also_do(step: Callable[[], object], error: BaseException) -> None:
