@@ -6,7 +6,7 @@ import dagster as dg
 import numpy as np
 import pyarrow.compute as pc
 
-from rasteret_assets.collection.show.outlines import boxes_of, footprints_of
+from rasteret_assets.collection.show.footprint_shapes import boxes_of, footprints_of
 from rasteret_assets.collection.show.svg_map import DRAWN_SINGLY, density_map, footprint_map
 from rasteret_assets.orchestration.markdown import picture
 from rasteret_assets.pipeline.stage import StageResult

@@ -8,8 +8,8 @@ from html import escape
 
 import numpy as np
 
-from rasteret_assets.collection.pixels.select import RecordTable
-from rasteret_assets.collection.show.outlines import counted, read_footprints
+from rasteret_assets.collection.pixels.record_table import RecordTable
+from rasteret_assets.collection.show.footprint_shapes import counted, read_footprints
 from rasteret_assets.collection.show.svg_map import DRAWN_SINGLY, footprint_map
 from rasteret_assets.collection.table.summary import Summary
 

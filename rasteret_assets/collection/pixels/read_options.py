@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rasteret_assets.collection.areas.area import AUTO
 from rasteret_assets.collection.areas.grid import Grid
 from rasteret_assets.collection.areas.reproject import crs_name
-from rasteret_assets.collection.pixels.like import grid_of
+from rasteret_assets.collection.pixels._like import grid_of
 from rasteret_assets.errors import SpecError
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend

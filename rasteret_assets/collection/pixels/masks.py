@@ -1,11 +1,12 @@
-"""Which pixels an area covers, by GDAL's rules: those whose centre it holds, or all that it touches.
+"""Which pixels an area covers, by GDAL's rules (those whose centre it holds, or all that it touches), or are nodata.
 
-Both work on the outline in pixel coordinates, where the pixel (row, column) spans one unit from its own number.
+Both rules work on the outline in pixel coordinates, where the pixel (row, column) spans one unit from its own number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,15 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets.collection.areas.grid import Grid, Window
+from rasteret_assets.collection.areas.placing import placed_on
 
 Mask = npt.NDArray[np.bool_]
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.intp]
+
+#: Float32 pixels beyond this hold no measurement but its largest or lowest value, which writers state with fewer digits
+#: in the nodata text than in the pixels ("-3.4e+38"). GDAL takes such neighbours for equal too.
+_NEAR_LARGEST: Final = np.float32(3.4e38)
 
 #: Ends of an edge this close to a border between pixels (in pixels) lie on it.
 _ON_BORDER = 1e-4
@@ -49,6 +55,32 @@ def covered(area: BaseGeometry, grid: Grid, window: Window, *, all_touched: bool
     if all_touched:
         _fill_crossed(mask, edges)
     return mask
+
+
+def outside_areas(areas: tuple[Any, ...], crs: str, grid: Grid, *, all_touched: bool) -> Mask:
+    """Pixels of a grid that no area covers."""
+    inside = np.zeros((grid.height, grid.width), dtype=bool)
+    for area in areas:
+        shape = placed_on(area, crs, grid)
+        if shape is None:
+            continue
+        if not area.is_box:
+            inside |= covered(shape, grid, grid.whole, all_touched=all_touched)
+            continue
+        for part in shapely.get_parts(shape):
+            if (window := grid.window(part.bounds)) is not None:
+                inside[window.slices] = True
+    return ~inside
+
+
+def is_nodata(pixels: npt.NDArray[Any], nodata: Any) -> Mask:
+    """Pixels that equal ``nodata``, which may be NaN."""
+    if pixels.dtype == np.float32 and _NEAR_LARGEST <= abs(nodata) < np.inf:
+        beyond: Mask = pixels <= -_NEAR_LARGEST if nodata < 0 else pixels >= _NEAR_LARGEST
+        beyond &= np.isfinite(pixels)
+        return beyond
+    found: Mask = np.isnan(pixels) if np.isnan(nodata) else pixels == nodata
+    return found
 
 
 def _edges(area: BaseGeometry, grid: Grid, window: Window) -> _Floats:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from rasteret_assets.collection.pixels.select import RecordTable
-from rasteret_assets.collection.show.outlines import (
+from rasteret_assets.collection.pixels.record_table import RecordTable
+from rasteret_assets.collection.show.footprint_shapes import (
     counted,
     latitude,
     longitude,

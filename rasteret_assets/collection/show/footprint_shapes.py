@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import shapely
 
 from rasteret_assets.collection.areas.footprints import decode_wkb
-from rasteret_assets.collection.pixels.select import RecordTable
+from rasteret_assets.collection.pixels.record_table import RecordTable
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.schema import BBOX, DATETIME, GEOMETRY
 from rasteret_assets.sphere import cut_at_antimeridian, widest_gap

@@ -14,6 +14,8 @@ from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.errors import FileReplacedError, TileError
 from rasteret_assets.secrets import redact
 
+_Indices = npt.NDArray[np.intp]
+
 #: Bytes between two tiles that are read and dropped rather than asked around: a request costs more than they do.
 MAX_GAP = 64 * 1024
 
@@ -74,6 +76,48 @@ class WindowTarget:
                 self.pixels[place] = samples[source]
             if self.valid is not None:
                 self.valid[place] = True if opaque is None else opaque[source]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PointTarget:
+    """Pixels, one by one.
+
+    Args:
+        rows: of each pixel on the band's grid.
+        columns: likewise.
+        values: filled with their samples.
+        valid: made True where a tile was read and its alpha hides nothing.
+    """
+
+    rows: _Indices
+    columns: _Indices
+    values: npt.NDArray[Any]
+    valid: npt.NDArray[np.bool_]
+
+    def parts(self, tile_width: int, tile_height: int) -> Iterator[tuple[tuple[int, int], Part]]:
+        """The pixels of each tile."""
+        across, down = self.columns // tile_width, self.rows // tile_height
+        order = np.lexsort((across, down))
+        tiles = np.column_stack([down[order], across[order]])
+        starts = np.flatnonzero(np.any(np.diff(tiles, axis=0), axis=1)) + 1
+        for chosen in np.split(order, starts):
+            yield (int(down[chosen[0]]), int(across[chosen[0]])), _TilePoints(self, chosen)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _TilePoints:
+    """The pixels of a target that lie in one tile."""
+
+    target: PointTarget
+    chosen: _Indices
+
+    def place(
+        self, samples: npt.NDArray[Any] | None, opaque: npt.NDArray[np.bool_] | None, extent: Window
+    ) -> None:  # fmt: skip
+        pixels = (self.target.rows[self.chosen] - extent.row_off, self.target.columns[self.chosen] - extent.col_off)
+        if samples is not None:
+            self.target.values[self.chosen] = samples[pixels]
+        self.target.valid[self.chosen] = True if opaque is None else opaque[pixels]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
