@@ -64,7 +64,7 @@ class LocalBackend(ReadingBackend):
 
 
 def _time_of(tag: str) -> str:
-    """Return the modification time in a file's tag, in hexadecimal nanoseconds; tags of earlier versions hold no more."""
+    """Return the modification time (hexadecimal ns) of a file's tag; tags of earlier versions hold nothing else."""
     return tag.partition("-")[0]
 
 

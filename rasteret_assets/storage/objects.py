@@ -50,7 +50,7 @@ _STATUS = re.compile(
     r"Generic \w+ error: Error performing [A-Z]+ \S+ in [^-]*- Server returned non-2xx status code: (\d+) "
 )
 
-# botocore renews credentials at the latest ten minutes before they expire, so those that it gives out are valid so long.
+# botocore renews credentials at the latest ten minutes before they expire, so new ones are valid at least so long.
 _CREDENTIALS_HOLD = timedelta(minutes=10)
 
 #: Why obstore may not work, and what helps.

@@ -139,7 +139,7 @@ def _same_time(one: str, other: str) -> bool:
 
 
 def parse_instant(text: str) -> datetime | None:
-    """Return the instant of a modification time (an HTTP date, or ISO 8601 with UTC as the default); None if invalid."""
+    """Return the instant of a modification time: an HTTP date, or ISO 8601 with UTC as default; None if invalid."""
     for parse in _PARSERS:
         try:
             found = parse(text)
