@@ -189,7 +189,7 @@ def _by_graph(
     revalidate: bool,
     partitions: Sequence[str] | None,
 ) -> dict[str, Any]:
-    from rasteret_assets.orchestration.materialize import materialize_collection
+    from rasteret_assets.dagster import materialize_collection
     from rasteret_assets.pipeline.plan import refuse_unknown, stale_partitions
     from rasteret_assets.publish.parameters import KEPT, TAKEN
     from rasteret_assets.source.stored import load_profile

@@ -66,7 +66,7 @@ def discover(collections: tuple[str, ...], *, location: Location, as_json: bool)
     if not os.environ.get("DAGSTER_HOME"):
         raise click.UsageError("DAGSTER_HOME is not set: it names the folder of the Dagster instance")
     specs = location.specs(collections)
-    from rasteret_assets.orchestration.partitions import discover_partitions
+    from rasteret_assets.orchestration.graph_partitions import discover_partitions
     from rasteret_assets.source.stored import load_profile
 
     found = {}
