@@ -15,7 +15,8 @@ PACKAGE = Path(rasteret_assets.__file__).parent
 
 #: A layer may import itself and the layers before it: the order in which data flows.
 LAYERS = [
-    {"credentials", "errors", "harvest_options", "options", "partitions", "schema", "secrets", "spec", "versions"},
+    {"error_classes", "errors", "message_lists", "options", "partitions", "schema", "secrets", "spec", "versions"}
+    | {"credentials", "harvest_options"},
     {"sphere", "tiff"},
     {"geometry"},
     {"storage"},

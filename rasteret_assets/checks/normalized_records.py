@@ -14,7 +14,7 @@ import shapely
 from rasteret_assets.checks.counting import count_rows, sum_up
 from rasteret_assets.checks.finding import Finding
 from rasteret_assets.checks.registry import Partition, check
-from rasteret_assets.errors import some
+from rasteret_assets.message_lists import some
 from rasteret_assets.partitions import hive_schema, partition_date
 from rasteret_assets.schema import (
     ASSETS,

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from rasteret_assets.checks.counting import count_rows, sum_up
 from rasteret_assets.checks.finding import Finding
 from rasteret_assets.checks.registry import Partition, check
-from rasteret_assets.errors import CollectionError, some
+from rasteret_assets.errors import CollectionError
+from rasteret_assets.message_lists import some
 from rasteret_assets.schema import (
     BANDS,
     BBOX,

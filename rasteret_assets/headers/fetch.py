@@ -238,7 +238,7 @@ class _Fetch:
                 queue.state.note(error, started)
                 if queue.state.is_throttled and not was_throttled:
                     self._share()
-                if error.retryable and self._again(queue, index, outcome, error):
+                if error.is_retried_at_once and self._again(queue, index, outcome, error):
                     return
         else:
             outcome.error = None

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasteret_assets.error_classes import ErrorClass
 from rasteret_assets.errors import EnrichmentError
 from rasteret_assets.headers.failures import LOCAL_FILES, remedy
 from rasteret_assets.headers.fetch import fetch_headers
@@ -26,7 +27,7 @@ from rasteret_assets.headers.rows import FreshRows, RowSink, ledger_rows, wrong_
 from rasteret_assets.headers.store import HeaderReader, in_order
 from rasteret_assets.headers.targets import distinct_files, ledger_targets
 from rasteret_assets.headers.workers import Workers
-from rasteret_assets.schema import BAND_INDEX, CRS_CONFLICT, HREF, ID, IDENTITY, RETRY_UNTIL, STATUS_OK
+from rasteret_assets.schema import BAND_INDEX, HREF, ID, IDENTITY, RETRY_UNTIL, STATUS_OK
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule, redact
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.processes import run_sync
@@ -69,7 +70,7 @@ class BandAccount:
         """Add rows of the ledger."""
         self.rows += rows.num_rows
         self.failures.update(count_failures(rows))
-        self.conflicts += pc.sum(pc.equal(rows["error_class"], CRS_CONFLICT)).as_py() or 0
+        self.conflicts += pc.sum(pc.equal(rows["error_class"], ErrorClass.CRS_CONFLICT)).as_py() or 0
 
 
 @dataclass(frozen=True, kw_only=True)

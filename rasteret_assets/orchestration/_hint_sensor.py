@@ -11,7 +11,7 @@ from typing import Final
 
 import dagster as dg
 
-from rasteret_assets.errors import some
+from rasteret_assets.message_lists import some
 from rasteret_assets.orchestration._hints import Hint, MessageError, hint_of
 from rasteret_assets.orchestration._message_queue import EventQueue, Message, open_queue
 from rasteret_assets.orchestration.graph_names import identifier

@@ -17,7 +17,8 @@ import dagster as dg
 import pyarrow.compute as pc
 
 from rasteret_assets.collection import Collection, load
-from rasteret_assets.errors import CollectionError, SpecError, some
+from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.message_lists import some
 from rasteret_assets.orchestration.events import failures_of_run, run_failure
 from rasteret_assets.orchestration.graph_names import stage_key
 from rasteret_assets.orchestration.graph_resources import (

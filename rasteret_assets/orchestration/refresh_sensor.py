@@ -11,7 +11,8 @@ from typing import Final
 
 import dagster as dg
 
-from rasteret_assets.errors import NotHarvestedError, some
+from rasteret_assets.errors import NotHarvestedError
+from rasteret_assets.message_lists import some
 from rasteret_assets.orchestration.events import source_observations
 from rasteret_assets.orchestration.graph_names import harvest_job_name, identifier
 from rasteret_assets.orchestration.graph_partitions import partitions_of

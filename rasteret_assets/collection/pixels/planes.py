@@ -23,7 +23,8 @@ from rasteret_assets.collection.pixels.plan import BandRead, WindowTarget, plan_
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.collection.pixels.warp import Regrid, choose_level, parts, pixel_ratio, warp
-from rasteret_assets.errors import PixelReadError, RasteretAssetsError, failed_parts, list_failures
+from rasteret_assets.errors import PixelReadError, RasteretAssetsError
+from rasteret_assets.message_lists import failed_parts, list_failures
 from rasteret_assets.progress import read_progress
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.processes import run_sync

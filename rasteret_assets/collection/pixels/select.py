@@ -25,7 +25,8 @@ from rasteret_assets.collection.pixels.stac import SCALING_FIELDS, Scaling, asse
 from rasteret_assets.collection.table import query
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.columns.instants import utc_instants
-from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError, some
+from rasteret_assets.errors import BandNotFoundError, CollectionError, SpecError, WindowError
+from rasteret_assets.message_lists import some
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 
