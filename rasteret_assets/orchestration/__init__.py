@@ -15,7 +15,7 @@ from typing import Any, Final
 #: Names that projects imported from modules of this package, by module, and what they are called in
 #: ``rasteret_assets.dagster``.
 _MOVED: Final[dict[str, dict[str, str]]] = {
-    "assets": {"collection_definitions": "collection_definitions"},
+    "assets": {"collection_assets": "collection_definitions"},
     "build": {"build_definitions": "build_definitions"},
     "celery": {"WatchfulCeleryRunLauncher": "WatchfulCeleryRunLauncher"},
     "partitions": {"partitions_of": "partitions_of"},

@@ -24,8 +24,8 @@ from pydantic import (
 )  # fmt: skip
 
 from rasteret_assets.declare.editor_schema import describe
-from rasteret_assets.declare.files import with_absolute_paths
 from rasteret_assets.declare.proposal import propose
+from rasteret_assets.declare.yaml_files import with_absolute_paths
 from rasteret_assets.errors import DeclarationError, Mistake
 from rasteret_assets.orchestration.asset_specs import stage_spec
 from rasteret_assets.orchestration.definitions import collection_definitions

@@ -20,8 +20,8 @@ def test_every_public_name_exists_and_says_what_it_is() -> None:
     assert face.__all__ == sorted(face.__all__)
     for name in face.__all__:
         assert getattr(face, name).__doc__, name
-    with pytest.raises(AttributeError, match="no attribute 'collection_definitions'"):
-        _ = face.collection_definitions
+    with pytest.raises(AttributeError, match="no attribute 'collection_assets'"):
+        _ = face.collection_assets
 
 
 def test_the_component_has_one_class_under_both_names() -> None:
@@ -38,7 +38,7 @@ def test_the_documentation_lists_every_public_name() -> None:
 @pytest.mark.parametrize(
     ("module", "old", "new"),
     [
-        ("assets", "collection_definitions", "collection_definitions"),
+        ("assets", "collection_assets", "collection_definitions"),
         ("build", "build_definitions", "build_definitions"),
         ("celery", "WatchfulCeleryRunLauncher", "WatchfulCeleryRunLauncher"),
         ("partitions", "partitions_of", "partitions_of"),
@@ -60,12 +60,12 @@ def test_an_old_path_leads_to_the_same_object_and_names_the_new_one(module: str,
 
 def test_an_old_path_has_its_public_names_only() -> None:
     with pytest.raises(ImportError, match="cannot import name 'op_name'"):
-        from rasteret_assets.orchestration.definitions import op_name  # noqa: F401, PLC0415
+        from rasteret_assets.orchestration.assets import op_name  # noqa: F401, PLC0415
 
 
 def test_what_an_old_path_warns_of_names_the_line_that_imports(tmp_path: Path) -> None:
     file = tmp_path / "definitions.py"
-    file.write_text("x = 1\nfrom rasteret_assets.orchestration.definitions import build_definitions\n")
+    file.write_text("x = 1\nfrom rasteret_assets.orchestration.build import build_definitions\n")
     done = subprocess.run([sys.executable, "-W", "always", str(file)], capture_output=True, text=True, check=True)
     assert re.search(
         r"definitions\.py:2: DeprecationWarning: .*rasteret_assets\.dagster\.build_definitions", done.stderr
