@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from rasteret_assets.checks.counting import count_rows, sum_up
 from rasteret_assets.checks.finding import Finding
 from rasteret_assets.checks.registry import Partition, check
+from rasteret_assets.headers.band_metadata import count_failures
 from rasteret_assets.headers.failures import failure_rows
-from rasteret_assets.headers.stage import count_failures
 from rasteret_assets.message_lists import some
 from rasteret_assets.schema import BANDS, HREF, ID, NORMALIZED, STATUS_OK, TILE_TABLES
 from rasteret_assets.secrets import redact

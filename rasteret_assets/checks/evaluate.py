@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from rasteret_assets.checks._open_table import OpenTable, open_rows
 from rasteret_assets.checks.finding import Finding
 from rasteret_assets.checks.published import state_of
 from rasteret_assets.checks.registry import CHECKED, Check, Partition, StageTable, checks_of
@@ -27,7 +28,6 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.filesystems import each_file
-from rasteret_assets.storage.rows import OpenTable, open_rows
 from rasteret_assets.storage.workspace import Workspace
 
 #: Stages whose checks can keep a partition from being published.

@@ -193,7 +193,7 @@ def _by_graph(
     from rasteret_assets.pipeline.plan import refuse_unknown, stale_partitions
     from rasteret_assets.publish.parameters import KEPT, TAKEN
     from rasteret_assets.source.stored import load_profile
-    from rasteret_assets.storage.commit import verified_states
+    from rasteret_assets.storage.workspace.commit import verified_states
 
     workspace, trust_stored = location.workspace_of(spec), not (force or spec.force)
     source = location.source_of(spec, workspace, trust_stored=trust_stored)

@@ -89,7 +89,7 @@ def _status(spec: CollectionSpec, location: Location, instance: dg.DagsterInstan
     from rasteret_assets.errors import NotHarvestedError
     from rasteret_assets.pipeline.plan import stale_partitions
     from rasteret_assets.source.stored import load_profile
-    from rasteret_assets.storage.commit import verified_states
+    from rasteret_assets.storage.workspace.commit import verified_states
 
     workspace = location.workspace_of(spec)
     states = verified_states(workspace)

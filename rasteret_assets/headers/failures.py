@@ -1,7 +1,7 @@
 """The failure ledgers of a workspace, read as one table: which headers are missing, where, why, and what helps.
 
-The ledgers are the ``band_metadata`` tables that :mod:`~rasteret_assets.headers.stage` writes, one per partition. The
-headers in them are nearly all of their size and are never read here.
+The ledgers are the ``band_metadata`` tables that :mod:`~rasteret_assets.headers.band_metadata` writes, one per
+partition. The headers in them are nearly all of their size and are never read here.
 """
 
 from __future__ import annotations

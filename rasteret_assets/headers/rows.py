@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 
 from rasteret_assets.error_classes import ErrorClass
 from rasteret_assets.errors import RasteretAssetsError, UnsupportedTiffError
+from rasteret_assets.headers._structs import Header, header_structs
 from rasteret_assets.headers.fetch import BATCH_SECONDS
 from rasteret_assets.headers.index import KEY_COLUMNS
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderTarget
 from rasteret_assets.headers.retried import RETRIED_CLASSES, retry_until
 from rasteret_assets.headers.store import HeaderFileWriter, in_order
-from rasteret_assets.headers.structs import Header, header_structs
 from rasteret_assets.headers.targets import STATED_EPSG
 from rasteret_assets.schema import (
     BAND_INDEX,

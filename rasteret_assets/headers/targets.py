@@ -19,7 +19,7 @@ from rasteret_assets.schema import ASSETS, BAND_INDEX, HREF, ID, IDENTITY, IDENT
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule
 from rasteret_assets.storage.addresses import identity_hashes, unsigned_hrefs
 from rasteret_assets.storage.backend import Validators
-from rasteret_assets.storage.garbage import fewer_collections
+from rasteret_assets.storage.collector import fewer_collections
 
 #: Column of targets: the CRS that the record states, against which the header's is held.
 STATED_EPSG: Final = "stated_epsg"

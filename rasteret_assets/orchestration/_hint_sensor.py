@@ -32,7 +32,7 @@ from rasteret_assets.orchestration.reconcile import (
 )
 from rasteret_assets.orchestration.refresh_sensor import sensor_status
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.known_states import KnownStates
+from rasteret_assets.storage.workspace.state_cache import StateCache
 
 _MOST_NAMED: Final = 5
 #: Seconds between two ticks, at least.
@@ -69,7 +69,7 @@ def hint_sensor(spec: CollectionSpec, jobs: Jobs, queue_url: str) -> dg.SensorDe
         jobs: of the collection.
         queue_url: address of the queue.
     """
-    partitions, known = partitions_of(spec), KnownStates()
+    partitions, known = partitions_of(spec), StateCache()
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_events",

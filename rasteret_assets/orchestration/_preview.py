@@ -17,7 +17,7 @@ from rasteret_assets.collection import Collection, as_collection
 from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.formats.picture import Picture, default_bands, draw_record
 from rasteret_assets.collection.pixels.band import BandHeader
-from rasteret_assets.collection.pixels.options import ReadOptions
+from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.select import every_record, projection
 from rasteret_assets.errors import RasteretAssetsError
 from rasteret_assets.orchestration.markdown import picture, plain_text

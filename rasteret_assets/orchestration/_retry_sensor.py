@@ -22,7 +22,7 @@ from rasteret_assets.orchestration.reconcile import busy_partitions
 from rasteret_assets.orchestration.refresh_sensor import sensor_status
 from rasteret_assets.schema import BANDS, COLLECTION
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.known_states import KnownStates
+from rasteret_assets.storage.workspace.state_cache import StateCache
 
 _INTERVAL_S: Final = 600
 _FIRST_S: Final = 3600
@@ -46,7 +46,7 @@ class Attempt:
 
 def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
     """Return a sensor that fetches headers again that failed for a passing reason, at ever longer intervals."""
-    states = KnownStates()
+    states = StateCache()
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_retry",

@@ -31,7 +31,7 @@ from rasteret_assets.orchestration.reconcile import (
 )
 from rasteret_assets.source.stored import stored_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.known_states import KnownStates
+from rasteret_assets.storage.workspace.state_cache import StateCache
 
 _SCHEDULE_TAG: Final = "dagster/schedule_name"
 
@@ -54,7 +54,7 @@ def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
 
 def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
     """Return a sensor that requests, after each look that the schedule launched, what the refresh sensor would."""
-    known = KnownStates()
+    known = StateCache()
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasteret_assets.collection.show.outlines import boxes_of, footprints_of
+from rasteret_assets.collection.show.footprint_shapes import boxes_of, footprints_of
 from rasteret_assets.collection.show.svg_map import DRAWN_SINGLY, density_map, footprint_map
 from rasteret_assets.headers.failures import failure_rows
 from rasteret_assets.orchestration._lineage import column_lineage

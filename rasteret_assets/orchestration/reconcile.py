@@ -38,9 +38,9 @@ from rasteret_assets.schema import STAGES
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.stored import is_small_look, listed_profile, load_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.commit import verified_states
-from rasteret_assets.storage.known_states import KnownStates
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import verified_states
+from rasteret_assets.storage.workspace.state_cache import StateCache
 
 _UNFINISHED: Final = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -122,7 +122,7 @@ def look_request(spec: CollectionSpec, run_key: str) -> dg.RunRequest:
 
 
 def compare(
-    instance: dg.DagsterInstance, spec: CollectionSpec, workspace: Workspace, profile: SourceProfile, known: KnownStates
+    instance: dg.DagsterInstance, spec: CollectionSpec, workspace: Workspace, profile: SourceProfile, known: StateCache
 ) -> Difference:
     """Compare the source with the instance and with what is published.
 

@@ -29,7 +29,7 @@ from rasteret_assets.orchestration.reconcile import (
 )
 from rasteret_assets.source.stored import stored_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.known_states import KnownStates
+from rasteret_assets.storage.workspace.state_cache import StateCache
 
 #: Seconds until a partition whose run did not publish it is asked for again: doubled with each try, up to the longest.
 _FIRST_WAIT_S: Final = 60
@@ -93,7 +93,7 @@ def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
         spec: of the collection.
         jobs: of the collection.
     """
-    partitions, known = partitions_of(spec), KnownStates()
+    partitions, known = partitions_of(spec), StateCache()
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_refresh",

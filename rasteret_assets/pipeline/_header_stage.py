@@ -13,13 +13,13 @@ import pyarrow as pa
 
 from rasteret_assets.columns.hashing import ContentDigest
 from rasteret_assets.errors import CollectionError, DamagedFileError
+from rasteret_assets.headers.band_metadata import BandMetadataReader, KnownHeaders
 from rasteret_assets.headers.compact import LEDGER_OPTIONS
 from rasteret_assets.headers.earlier import bring_up_to_date, earlier_header_files
 from rasteret_assets.headers.index import HeaderIndex
 from rasteret_assets.headers.outcomes import Latencies
 from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.rows import LIGHT_COLUMNS, StoreSink
-from rasteret_assets.headers.stage import BandMetadataReader, KnownHeaders
 from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore
 from rasteret_assets.headers.targets import TARGET_COLUMNS
 from rasteret_assets.headers.unused import Lender, list_unused, unused_lists
@@ -44,10 +44,10 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.source.recipe import recipe_of, with_recipe
 from rasteret_assets.storage.connections import kept_connected
-from rasteret_assets.storage.files import TableWriter
 from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.reading import also_do
-from rasteret_assets.storage.streams import StreamTable
+from rasteret_assets.storage.workspace.files import TableWriter
+from rasteret_assets.storage.workspace.streams import StreamTable
 
 T = TypeVar("T")
 

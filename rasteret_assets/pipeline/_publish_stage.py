@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from rasteret_assets.columns.conform import conform_rows
 from rasteret_assets.errors import CollectionError
+from rasteret_assets.headers.band_metadata import count_failures
 from rasteret_assets.headers.compact import compact
 from rasteret_assets.headers.retried import count_until
-from rasteret_assets.headers.stage import count_failures
 from rasteret_assets.pipeline.stage import (
     REMOVED,
     Build,
@@ -34,9 +34,9 @@ from rasteret_assets.schema import (
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.recipe import recipe_of
 from rasteret_assets.storage.batches import BATCH_ROWS
-from rasteret_assets.storage.commit import FileFacts, commit, remove_outdated, unpublish
-from rasteret_assets.storage.streams import StreamTable
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import FileFacts, commit, remove_outdated, unpublish
+from rasteret_assets.storage.workspace.streams import StreamTable
 
 
 def make_collection(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:

@@ -24,9 +24,9 @@ from rasteret_assets.source.recipe import recipe_of, with_recipe
 from rasteret_assets.source.spool import Spool
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.ahead import ahead
-from rasteret_assets.storage.streams import open_stream
+from rasteret_assets.storage.background import in_background
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.streams import open_stream
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def _fill(
             }
             for version in _reused(build, spool, key, digests):
                 wanted[version].discard(key)
-    for version, key, rows in ahead(scan_parts(source, build.spec, profile, wanted)):
+    for version, key, rows in in_background(scan_parts(source, build.spec, profile, wanted)):
         spool.add(version, key, rows)
 
 

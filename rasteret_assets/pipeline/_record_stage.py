@@ -36,8 +36,8 @@ from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.recipe import recipe_of, with_recipe
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.batches import BATCH_BYTES, BATCH_ROWS
-from rasteret_assets.storage.files import STAGE_OPTIONS, TableWriter
-from rasteret_assets.storage.streams import StreamTable, stream_writer
+from rasteret_assets.storage.workspace.files import STAGE_OPTIONS, TableWriter
+from rasteret_assets.storage.workspace.streams import StreamTable, stream_writer
 
 _RECORD_COUNTS: Final = ("rejected_records", "duplicate_records", "unreadable_assets", "crs_conflicts")
 

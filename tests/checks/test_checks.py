@@ -34,8 +34,8 @@ from rasteret_assets.pipeline.build import build_partitions
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.schema import BANDS, BBOX_TYPE, COLLECTION, HEADERS, NORMALIZED, REJECTED
 from rasteret_assets.source.open import open_source
-from rasteret_assets.storage.streams import STREAM_SUFFIX, open_stream, stream_writer
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.streams import STREAM_SUFFIX, open_stream, stream_writer
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.s3 import bucket_server, filesystem_of, requests_seen
 

@@ -14,9 +14,9 @@ from affine import Affine
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rasteret_assets.collection.areas import mask
 from rasteret_assets.collection.areas.grid import Grid, Window
-from rasteret_assets.collection.areas.mask import covered
+from rasteret_assets.collection.pixels import masks
+from rasteret_assets.collection.pixels.masks import covered
 from rasteret_assets.errors import WindowError
 
 from .support import EXAMPLES
@@ -248,7 +248,7 @@ def test_all_touched_with_holes_and_parts_is_rasterios(shape):
 @pytest.mark.parametrize("pieces", [1, 7, 1 << 16])
 @pytest.mark.parametrize("size", [30, 300])
 def test_masks_of_many_edges_are_rasterios(monkeypatch, pieces, size):
-    monkeypatch.setattr(mask, "_PIECES", pieces)
+    monkeypatch.setattr(masks, "_PIECES", pieces)
     grid = grid_of(size, size, origin=(0.0, float(size)))
     window = grid.whole
     angle = np.linspace(0, 2 * np.pi, 2000, endpoint=False)

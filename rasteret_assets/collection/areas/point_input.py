@@ -11,8 +11,13 @@ import pyarrow as pa
 import shapely
 
 from rasteret_assets.collection.areas.area import AUTO, coerce_shapes
+from rasteret_assets.collection.areas.geometry_tables import (
+    as_arrow_table,
+    geometry_name,
+    other_columns,
+    read_geometries,
+)
 from rasteret_assets.collection.areas.reproject import LONLAT, crs_name, transform_points
-from rasteret_assets.collection.areas.tables import as_arrow_table, geometry_name, other_columns, read_geometries
 from rasteret_assets.errors import SpecError, WindowError
 
 _Floats = npt.NDArray[np.float64]
