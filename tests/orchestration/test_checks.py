@@ -53,7 +53,7 @@ def test_missing_headers_are_a_warning_that_says_what_helps(scenes: Scenes, inst
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     (row,) = found.metadata["findings"].records
     assert (row.data["class"], row.data["headers"]) == ("not_found", 1)
-    assert "correct the href" in row.data["what helps"]
+    assert "correct or rewrite it" in row.data["what helps"]
 
 
 def test_too_many_missing_headers_keep_the_old_partition(server: RangeServer, tmp_path, instance) -> None:
