@@ -1,4 +1,4 @@
-"""A Dagster code location, loaded as ``dagster -f`` and ``-m`` load it, for the resources that it defines."""
+"""A Dagster code location, loaded as ``dagster -f`` and ``-m`` load it, for its resources."""
 
 from __future__ import annotations
 

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rasteret_assets.cli.common import in_one_line, json_option, print_json
 from rasteret_assets.cli.location import Location, located
-
-if TYPE_CHECKING:
-    from rasteret_assets.declare import Recipe
-
-# ruff: noqa: PLC0415  (see common.py)
+from rasteret_assets.declare import SCHEMA_FILE, Recipe, find_recipe, json_schema, propose, recipes
 
 
 @click.command()
 @click.argument("table", required=False)
 @located
-@click.option("--list", "lists", is_flag=True, help="List the datasets that have a recipe.")
-@click.option("--bbox", type=float, nargs=4, metavar="W S E N", help="Area of a recipe, in degrees.")
-@click.option("--datetime", help="Time of a recipe, such as 2024-05 or 2024-01-01/2024-06-30.")
+@click.option("--list", "lists", is_flag=True, help="List the well-known datasets.")
+@click.option("--bbox", type=float, nargs=4, metavar="W S E N", help="Area of a well-known dataset, in degrees.")
+@click.option("--datetime", help="Time of a well-known dataset, such as 2024-05 or 2024-01-01/2024-06-30.")
 @click.option("--name", default="", help="Name of the collection.  [default: that of the table]")
 @click.option("--workspace", "workspace_dir", help="Folder or URI to publish in.  [default: ~/rasteret_workspace]")
 @click.option(
@@ -31,7 +27,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write.  [default: NAME.yaml in the folder of --collections]",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace the file where it exists.")
 @click.option("--dry-run", is_flag=True, help="Print the declaration instead of writing it.")
 @json_option
 @in_one_line
@@ -49,20 +45,19 @@ def init(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Write a declaration for a record table or a known dataset.
+    """Write a declaration for a record table or a well-known dataset.
 
     TABLE is a path, URI or address of a Parquet or GeoParquet file, a folder or glob of such files, or a STAC
-    Collection of them. What was recognised, and what would be rejected, stands in the file as comments, and what is
-    wrong is told as warnings. Or it is a dataset that --list names, such as earth-search/sentinel-2-c1-l2a.
+    Collection of them; or a dataset that --list names, such as earth-search/sentinel-2-c1-l2a. Comments in the
+    declaration say which columns of a table were recognised, and which of its records would be rejected. Warnings say
+    what is wrong.
     """
-    from rasteret_assets.declare import find_recipe
-
     if lists:
         _list(as_json=as_json)
         return
     if table is None:
         raise click.UsageError("name a record table, or one of the datasets of: rasteret-assets init --list")
-    # The file lies elsewhere: what is relative in it starts there, and what was typed here.
+    # Because relative paths in a declaration start at its folder, and those that were typed at the current one.
     workspace = None if workspace_dir is None else _from_here(workspace_dir)
     recipe = find_recipe(table)
     told: dict[str, Any]
@@ -73,8 +68,6 @@ def init(
     elif bbox is not None or datetime is not None:
         raise click.UsageError(f"--bbox and --datetime are for datasets of --list, and {table} is a record table")
     else:
-        from rasteret_assets.declare import propose
-
         place = _from_here(table)
         proposal = propose(place, name=name, workspace_dir=workspace, filesystem=location.filesystem_of)
         text, told = proposal.to_yaml(), vars(proposal)
@@ -95,21 +88,17 @@ def init(
 
 
 def _write(file: Path, text: str, *, overwrite: bool) -> None:
-    """Write a declaration, and beside it the schema that editors ask for."""
-    from rasteret_assets.declare import SCHEMA_FILE, json_schema
-
+    """Write a declaration, and beside it the JSON schema that editors use."""
     if file.exists() and not overwrite:
-        raise click.UsageError(f"{file} is there already: give another --out, or --overwrite")
+        raise click.UsageError(f"{file} exists already: name another file with --out, or replace it with --overwrite")
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Where editors look for what they complete and underline.
+    # Editors find the schema by the first line of the declaration.
     (file.parent / SCHEMA_FILE).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
     file.write_text(f"# yaml-language-server: $schema={SCHEMA_FILE}\n{text}", encoding="utf-8")
 
 
 def _list(*, as_json: bool) -> None:
-    """Tell which datasets have a recipe, what they are and what a reader must have."""
-    from rasteret_assets.declare import recipes
-
+    """Print the datasets that have a recipe: their ids, titles and what reading them takes."""
     found = recipes()
     if as_json:
         print_json([{"id": one.id, "title": one.title, "needs": one.needs, "about": list(one.head)} for one in found])
@@ -120,7 +109,7 @@ def _list(*, as_json: bool) -> None:
 
 
 def _wide(recipe: Recipe, values: dict[str, Any]) -> list[str]:
-    """Return a warning where all of a catalog would be asked for."""
+    """Return a warning where a recipe would harvest its whole catalog."""
     harvest = values.get("harvest")
     if harvest is None or {"bbox", "intersects", "datetime"} & harvest.keys():
         return []

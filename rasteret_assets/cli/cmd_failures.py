@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from rasteret_assets.cli.common import (
     console_of_stdout,
@@ -17,13 +21,7 @@ from rasteret_assets.cli.common import (
     printable,
 )
 from rasteret_assets.cli.location import Location, located
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rasteret_assets.headers.failures import Failures
-
-# ruff: noqa: PLC0415  (see common.py)
+from rasteret_assets.headers.failures import REMEDIES, Failures, read_failures
 
 _SHOWN_FAILURES = 20
 
@@ -34,7 +32,7 @@ _SHOWN_FAILURES = 20
 @click.option("--class", "error_class", metavar="CLASS", help="Only failures of this class, such as not_found.")
 @click.option("--host", metavar="HOST", help="Only files of this host, as the table names it.")
 @click.option(
-    "--limit", type=click.IntRange(0), help=f"Failures to list.  [default: {_SHOWN_FAILURES}; with --json all of them]"
+    "--limit", type=click.IntRange(0), help=f"Most failures to list.  [default: {_SHOWN_FAILURES}; with --json all]"
 )
 @exit_code_option("headers are missing")
 @json_option
@@ -43,16 +41,13 @@ def failures(
     collection: str, *, location: Location, error_class: str | None, host: str | None, limit: int | None,
     exit_code: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Say which headers are missing, and what helps.
+    """List the headers that are missing, and what helps.
 
-    Headers that could not be read, and those in another CRS than their record says.
-    COLLECTION is the folder or URI a collection is published in (..._records), or the YAML file or name of a declared
-    one.
+    Also lists the headers that are in another CRS than their record says. COLLECTION is the folder or URI a collection
+    is published in (..._records), or the YAML file or name of a declared one.
     """
-    from rasteret_assets.headers.failures import REMEDIES, read_failures
-
     if error_class is not None and error_class not in REMEDIES:
-        raise click.UsageError(f"no class is called {error_class}; there are {', '.join(REMEDIES)}")
+        raise click.UsageError(f"{error_class} is not a class of failures; write one of {', '.join(REMEDIES)}")
     workspace = location.workspace_at(location.published(collection))
     found = read_failures(workspace).select(error_class=error_class, host=host)
     if as_json:
@@ -67,8 +62,6 @@ def failures(
 
 def _print_failures(found: Failures, limit: int, *, narrowed: bool) -> None:
     """Print the report for people: counts by class and host, what helps, and the first failures by name."""
-    from rich.text import Text
-
     console = console_of_stdout()
     count = found.table.num_rows
     if not count:
@@ -98,10 +91,6 @@ def _next_run(row: Mapping[str, Any]) -> str:
 
 
 def _print_summary(console: Console, found: Failures) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
     summary = found.summary().to_pylist()
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("class", no_wrap=True)

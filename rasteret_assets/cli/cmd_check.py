@@ -1,4 +1,4 @@
-"""``rasteret-assets check``: is what is published right?"""
+"""``rasteret-assets check``: the checks of published collections, without Dagster."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from rasteret_assets.checks import Finding, check_partition
 from rasteret_assets.cli.common import (
     exit_code_option,
     in_one_line,
@@ -17,27 +18,23 @@ from rasteret_assets.cli.common import (
 )
 from rasteret_assets.cli.location import Location, located
 
-# ruff: noqa: PLC0415  (see common.py)
-
 
 @click.command()
 @click.argument("collections", nargs=-1, metavar="[COLLECTION]...")
 @located
 @partition_option
-@exit_code_option("a check finds an error; a warning is none")
+@exit_code_option("a check finds an error (a warning is not an error)")
 @json_option
 @in_one_line
 def check(
     collections: tuple[str, ...], *, location: Location, partitions: tuple[str, ...], exit_code: bool, as_json: bool
 ) -> None:
-    """Check what is published.
+    """Check published collections.
 
-    By the same checks as in Dagster, over all partitions. A COLLECTION is a YAML file or the name of a declared
-    collection; all that are declared when omitted. Checks of your own are those that the code location imports (-f or
-    -m).
+    Runs the checks that Dagster runs, over all partitions. A COLLECTION is a YAML file or the name of a declared
+    collection; without one, all declared collections are meant. Checks of your own run too where a code location that
+    imports them is named (-f or -m).
     """
-    from rasteret_assets.checks import check_partition
-
     rows: list[dict[str, Any]] = []
     for spec in location.specs(collections):
         workspace = location.workspace_of(spec)
@@ -66,7 +63,7 @@ def check(
         sys.exit(1)
 
 
-def _document(finding: Any) -> dict[str, Any]:
+def _document(finding: Finding) -> dict[str, Any]:
     return {
         "check": finding.check,
         "message": finding.message,

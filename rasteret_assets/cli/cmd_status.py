@@ -1,8 +1,7 @@
-"""``rasteret-assets status`` and ``discover``: how collections stand, and which partitions Dagster knows."""
+"""``rasteret-assets status``: what is published of collections, and what a build has to do."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -19,14 +18,16 @@ from rasteret_assets.cli.common import (
     printable,
 )
 from rasteret_assets.cli.location import Location, located
+from rasteret_assets.errors import NotHarvestedError
+from rasteret_assets.harvesting.ledger import read_ledger
+from rasteret_assets.pipeline.plan import stale_partitions
+from rasteret_assets.source.stored import load_profile
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import verified_states
 
 if TYPE_CHECKING:
-    import dagster as dg
-
-    from rasteret_assets.spec import CollectionSpec
-    from rasteret_assets.storage.workspace import Workspace
-
-# ruff: noqa: PLC0415  (see common.py)
+    from rasteret_assets.cli.instance import Instance
 
 
 @click.command()
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
 @json_option
 @in_one_line
 def status(collections: tuple[str, ...], *, location: Location, exit_code: bool, as_json: bool) -> None:
-    """Say how collections stand.
+    """Show what is published and what a build has to do.
 
-    What is published, what differs from the record table, and how many headers are missing.
-    A COLLECTION is a YAML file or the name of a declared collection; all that are declared when omitted. What a build
-    would do about it says rasteret-assets build --dry-run.
+    Counts the published partitions and records, the partitions that differ from the record table, and the headers that
+    are missing. A COLLECTION is a YAML file or the name of a declared collection; without one, all declared collections
+    are meant. build --dry-run says more about what a build would do.
     """
     with dagster_instance() as instance:
         documents = [_status(spec, location, instance) for spec in location.specs(collections)]
@@ -52,45 +53,7 @@ def status(collections: tuple[str, ...], *, location: Location, exit_code: bool,
         sys.exit(1)
 
 
-@click.command()
-@click.argument("collections", nargs=-1, metavar="[COLLECTION]...")
-@located
-@json_option
-@in_one_line
-def discover(collections: tuple[str, ...], *, location: Location, as_json: bool) -> None:
-    """Register partitions on the Dagster instance.
-
-    It is the instance of DAGSTER_HOME. A COLLECTION is a YAML file or the name of a declared collection; all that are
-    declared when omitted.
-    """
-    if not os.environ.get("DAGSTER_HOME"):
-        raise click.UsageError("DAGSTER_HOME is not set: it names the folder of the Dagster instance")
-    specs = location.specs(collections)
-    from rasteret_assets.orchestration.graph_partitions import discover_partitions
-    from rasteret_assets.source.stored import load_profile
-
-    found = {}
-    with dagster_instance() as instance:
-        if instance is None:
-            return
-        for spec in specs:
-            workspace = location.workspace_of(spec)
-            profile = load_profile(workspace, location.source_of(spec, workspace), spec)
-            keys = discover_partitions(instance, spec, profile, workspace.states())
-            found[spec.name] = keys
-            if not as_json:
-                shown = [keys[0], "...", keys[-1]] if len(keys) > 3 else keys
-                click.echo(f"{spec.name}: {len(keys)} partitions ({', '.join(shown)})")
-    if as_json:
-        print_json(found)
-
-
-def _status(spec: CollectionSpec, location: Location, instance: dg.DagsterInstance | None) -> dict[str, Any]:
-    from rasteret_assets.errors import NotHarvestedError
-    from rasteret_assets.pipeline.plan import stale_partitions
-    from rasteret_assets.source.stored import load_profile
-    from rasteret_assets.storage.workspace.commit import verified_states
-
+def _status(spec: CollectionSpec, location: Location, instance: Instance | None) -> dict[str, Any]:
     workspace = location.workspace_of(spec)
     states = verified_states(workspace)
     try:
@@ -105,15 +68,13 @@ def _status(spec: CollectionSpec, location: Location, instance: dg.DagsterInstan
         "records": sum(int(state.get("rows", 0)) for state in states.values()),
         "stale": stale,
         "failures": workspace.failures(states),
-        "last_run": None if instance is None else _last_run(spec, instance),
+        "last_run": None if instance is None else instance.last_run(spec),
         **({} if spec.harvest is None else {"harvest": _harvest_of(workspace)}),
     }
 
 
 def _harvest_of(workspace: Workspace) -> dict[str, Any]:
     """Return what was harvested of a collection, and until when."""
-    from rasteret_assets.harvesting.ledger import read_ledger
-
     ledger = read_ledger(workspace)
     return {
         "harvested": ledger.harvested,
@@ -123,18 +84,6 @@ def _harvest_of(workspace: Workspace) -> dict[str, Any]:
         "newest_item": ledger.newest,
         "failed": {key: state.failed for key, state in ledger.windows.items() if state.failed},
     }
-
-
-def _last_run(spec: CollectionSpec, instance: dg.DagsterInstance) -> str | None:
-    """Return status and end of the collection's last run on an instance."""
-    import dagster as dg
-
-    from rasteret_assets.orchestration.jobs import COLLECTION_TAG
-
-    records = instance.get_run_records(dg.RunsFilter(tags={COLLECTION_TAG: spec.name}), limit=1)
-    if not records:
-        return None
-    return f"{records[0].dagster_run.status.value.lower()} {records[0].update_timestamp:%Y-%m-%d %H:%M}"
 
 
 def _print(documents: list[dict[str, Any]]) -> None:

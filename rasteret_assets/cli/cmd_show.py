@@ -1,24 +1,20 @@
-"""``rasteret-assets show``: what a published collection holds, and the rows of any table that the stages wrote."""
+"""``rasteret-assets show``: what a published collection holds, and rows of the tables that the stages wrote."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rasteret_assets.cli.common import in_one_line, json_option, print_json, printable
 from rasteret_assets.cli.location import Location, located
-
-if TYPE_CHECKING:
-    from rasteret_assets.pipeline.tables import StoredTable
-    from rasteret_assets.storage.workspace import Workspace
-
-# ruff: noqa: PLC0415  (see common.py)
-
-# As in pipeline/tables.py, which takes seconds to import.
-_STAGES = ("raw_records", "normalized_records", "rejected_records", "band_metadata", "collection")
+from rasteret_assets.collection import load
+from rasteret_assets.pipeline.tables import TABLES, StoredTable, list_partitions, open_table
+from rasteret_assets.schema import COLLECTION, NORMALIZED, REJECTED
+from rasteret_assets.secrets import redact_text
+from rasteret_assets.storage.workspace import Workspace
 
 _ROWS = 20
 #: Letters of a text, items of a list and letters of a value that people are shown.
@@ -30,31 +26,31 @@ _TEXT, _ITEMS, _VALUE = 120, 5, 400
 @located
 @click.option(
     "--partition", "-p", "key", metavar="KEY",
-    help="Show rows of this partition, such as 2024-05 or undated; may be left out with --stage where there is one.",
+    help="Show rows of this partition, such as 2024-05 or undated. Needed with --stage where a table has several.",
 )  # fmt: skip
-@click.option("--stage", type=click.Choice(_STAGES), help="Show rows of this table.  [default with -p: collection]")
-@click.option("--limit", type=click.IntRange(0), default=_ROWS, show_default=True, help="Rows to show.")
+@click.option(
+    "--stage", type=click.Choice(TABLES), help="Show rows of the table of this stage.  [default with -p: collection]"
+)
+@click.option("--limit", type=click.IntRange(0), default=_ROWS, show_default=True, help="Most rows to show.")
 @json_option
 @in_one_line
 def show(collection: str, *, location: Location, key: str | None, stage: str | None, limit: int, as_json: bool) -> None:
     """Show a published collection, or rows of a table.
 
-    Without -p and --stage, what the collection holds; with either, the first rows of a stage's table.
+    Without -p and --stage, prints what the collection holds; with either, the first rows of a stage's table.
 
     COLLECTION is the folder or URI a collection is published in (..._records), or the YAML file or name of a declared
-    one. Of rows, signatures, queries and passwords in addresses are left out, and long values are shortened unless
-    --json asks for all of them.
+    one. Rows are printed without the signatures, queries and passwords in addresses. Long values are shortened, except
+    with --json.
     """
     place = location.published(collection)
     if key is None and stage is None:
         _show_collection(place, location, as_json=as_json)
     else:
-        _show_rows(location.workspace_at(place), stage or "collection", key, limit, as_json=as_json)
+        _show_rows(location.workspace_at(place), stage or COLLECTION, key, limit, as_json=as_json)
 
 
 def _show_collection(place: str, location: Location, *, as_json: bool) -> None:
-    from rasteret_assets.collection import load
-
     collection = load(place, filesystem=location.filesystem_of(place))
     summary, partitions = collection.summary, list(location.workspace_at(place).states())
     document = {
@@ -80,14 +76,12 @@ def _show_collection(place: str, location: Location, *, as_json: bool) -> None:
 
 
 def _show_rows(workspace: Workspace, stage: str, key: str | None, limit: int, *, as_json: bool) -> None:
-    from rasteret_assets.pipeline.tables import open_table
-
     key = key or _only_partition(workspace, stage)
     try:
         table = open_table(workspace, stage, key)
     except ValueError as error:  # not a partition key
         raise click.UsageError(str(error)) from error
-    if table is None and not (stage == "rejected_records" and key in _partitions(workspace, stage)):
+    if table is None and not (stage == REJECTED and key in _partitions(workspace, stage)):
         raise click.UsageError(_not_there(workspace, stage, key))
     if as_json:
         print_json(_document(stage, key, table, limit))
@@ -106,10 +100,8 @@ def _few(keys: list[str]) -> str:
 
 
 def _partitions(workspace: Workspace, stage: str) -> list[str]:
-    from rasteret_assets.pipeline.tables import list_partitions
-
     # A partition of which no record was rejected has no file of rejected records.
-    return list_partitions(workspace, "normalized_records" if stage == "rejected_records" else stage)
+    return list_partitions(workspace, NORMALIZED if stage == REJECTED else stage)
 
 
 def _only_partition(workspace: Workspace, stage: str) -> str:
@@ -161,8 +153,6 @@ def _print(stage: str, key: str, table: StoredTable | None, rows: int) -> None:
 
 def _public(value: Any, binary: Callable[[bytes], str]) -> Any:
     """Return a value without what would grant access in its addresses, and with its bytes as text, at any depth."""
-    from rasteret_assets.secrets import redact_text
-
     if isinstance(value, str):
         return redact_text(value)
     if isinstance(value, bytes):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import yaml
+from pyarrow.parquet import filters_to_expression
 
 from rasteret_assets.cli.common import in_one_line, json_option, print_json, print_table
 from rasteret_assets.cli.location import Location, located
-
-if TYPE_CHECKING:
-    from rasteret_assets.collection.collection import Collection
-
-# ruff: noqa: PLC0415  (see common.py)
+from rasteret_assets.collection import load
+from rasteret_assets.collection.collection import Collection
 
 #: What may stand between a column and a value.
 _OPERATORS = ("=", "==", "!=", "<", "<=", ">", ">=", "in", "not in")
@@ -24,13 +23,11 @@ _OPERATORS = ("=", "==", "!=", "<", "<=", ">", ">=", "in", "not in")
 @click.argument("collection")
 @click.argument("path", required=False)
 @located
-@click.option(
-    "--bands", "-b", metavar="BANDS", help="Bands, such as B04,B08; all of the collection where none is given."
-)
+@click.option("--bands", "-b", metavar="BANDS", help="Bands, such as B04,B08.  [default: all of the collection]")
 @click.option(
     "--where", "conditions", nargs=3, multiple=True, metavar="COLUMN OP VALUE",
-    help="Only records that satisfy it, such as: --where eo:cloud_cover '<' 20. The value is read as YAML, [a, b] is a "
-    "list. May be given several times.",
+    help="Only records that meet a condition, such as: --where eo:cloud_cover '<' 20. VALUE is YAML, [a, b] is a list. "
+    "May be given several times.",
 )  # fmt: skip
 @click.option("--bbox", nargs=4, type=float, metavar="W S E N", help="Only records that meet this box of lon/lat.")
 @click.option("--dates", metavar="RANGE", help="Only records of these dates, such as 2024-05 or 2024-05-01/2024-05-10.")
@@ -41,14 +38,13 @@ def export_gti(
     conditions: Sequence[tuple[str, str, str]], bbox: tuple[float, float, float, float] | None, dates: str | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Write a tile index that GDAL and QGIS open as a mosaic.
+    """Write a tile index that GDAL and QGIS open.
 
-    A layer for each band and CRS, from the headers in the index: no raster is opened.
-    COLLECTION is the folder or URI a collection is published in (..._records), or the YAML file or name of a declared
-    one. PATH ends with .gti.gpkg or .gti.fgb; it is <name of the collection>.gti.gpkg where it is not given.
+    The index has a layer for each band and CRS, which GDAL and QGIS show as a mosaic. It is made from the headers in
+    the collection: no raster is opened. COLLECTION is the folder or URI a collection is published in (..._records), or
+    the YAML file or name of a declared one. PATH ends with .gti.gpkg or .gti.fgb; without it, the index is written to
+    NAME.gti.gpkg.
     """
-    from rasteret_assets.collection import load
-
     place = location.published(collection)
     whole = load(place, filesystem=location.filesystem_of(place))
     asked = [band.strip() for band in bands.split(",")] if bands is not None else None
@@ -75,12 +71,12 @@ def _chosen(
     bbox: tuple[float, float, float, float] | None, dates: str | None,
 ) -> Collection:  # fmt: skip
     """Return the records that the options ask for."""
-    from pyarrow.parquet import filters_to_expression
-
     found = collection.subset(bbox=bbox, date_range=dates)
     for column, operator, text in conditions:
         if column not in collection.schema.names:
-            raise click.UsageError(f"--where {column}: there is no such column; show lists those there are")
+            raise click.UsageError(
+                f"--where {column}: the collection has no such column; rasteret-assets show lists its columns"
+            )
         if operator not in _OPERATORS:
             raise click.UsageError(f"--where {column} {operator}: write one of {' '.join(_OPERATORS)}")
         try:
@@ -93,8 +89,6 @@ def _chosen(
 
 def _value(text: str) -> Any:
     """Read a value as YAML, as it would stand in a declaration: 20, text, [a, b], 2024-05-01."""
-    import yaml
-
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
