@@ -17,11 +17,11 @@ from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_wind
 from rasteret_assets.harvesting.ledger import Ledger, read_ledger
 from rasteret_assets.harvesting.report import HarvestReport
 from rasteret_assets.harvesting.windows import moment_of
+from rasteret_assets.orchestration.graph_names import HARVESTED, harvest_job_name, identifier, op_name, stage_key
+from rasteret_assets.orchestration.graph_resources import BuildOptions, FilesystemResource
 from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
 from rasteret_assets.orchestration.markdown import sentence
-from rasteret_assets.orchestration.names import HARVESTED, harvest_job_name, identifier, op_name, stage_key
 from rasteret_assets.orchestration.reporting import PROGRESS_INTERVAL_S, explained, table_metadata
-from rasteret_assets.orchestration.resources import BuildOptions, FilesystemResource
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.versions import files_version

@@ -10,10 +10,10 @@ import dagster as dg
 
 from rasteret_assets.errors import NotHarvestedError
 from rasteret_assets.orchestration.events import REPORTED, source_observations
-from rasteret_assets.orchestration.names import SOURCE, op_name
-from rasteret_assets.orchestration.partitions import discover_partitions
+from rasteret_assets.orchestration.graph_names import SOURCE, op_name
+from rasteret_assets.orchestration.graph_partitions import discover_partitions
+from rasteret_assets.orchestration.graph_resources import FilesystemResource
 from rasteret_assets.orchestration.reporting import explained
-from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 

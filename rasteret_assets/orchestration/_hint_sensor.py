@@ -12,13 +12,13 @@ from typing import Final
 import dagster as dg
 
 from rasteret_assets.message_lists import some
+from rasteret_assets.orchestration._hints import Hint, MessageError, hint_of
+from rasteret_assets.orchestration._message_queue import EventQueue, Message, open_queue
+from rasteret_assets.orchestration.graph_names import identifier
+from rasteret_assets.orchestration.graph_partitions import partitions_of
+from rasteret_assets.orchestration.graph_resources import FilesystemResource
 from rasteret_assets.orchestration.harvested_items import harvest_request
 from rasteret_assets.orchestration.jobs import Jobs
-from rasteret_assets.orchestration.look import look_in_tick, look_request
-from rasteret_assets.orchestration.messages import Hint, MessageError, hint_of
-from rasteret_assets.orchestration.names import identifier
-from rasteret_assets.orchestration.partitions import partitions_of
-from rasteret_assets.orchestration.queue import EventQueue, Message, open_queue
 from rasteret_assets.orchestration.reconcile import (
     Difference,
     build_requests,
@@ -27,9 +27,10 @@ from rasteret_assets.orchestration.reconcile import (
     failed_lately,
     is_harvested_now,
     is_looked_at,
+    look_in_tick,
+    look_request,
 )
-from rasteret_assets.orchestration.resources import FilesystemResource
-from rasteret_assets.orchestration.sensor import sensor_status
+from rasteret_assets.orchestration.refresh_sensor import sensor_status
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace.state_cache import StateCache
 

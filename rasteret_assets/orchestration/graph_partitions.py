@@ -13,7 +13,7 @@ import dagster as dg
 
 from rasteret_assets.errors import SpecError
 from rasteret_assets.options import GraphOptions
-from rasteret_assets.orchestration.names import identifier
+from rasteret_assets.orchestration.graph_names import identifier
 from rasteret_assets.schema import PARSER_VERSION
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.spec import CollectionSpec
