@@ -9,7 +9,7 @@ import dagster as dg
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.asset_specs import GetAssetSpec, checked_spec
 from rasteret_assets.orchestration.checks import published_checks
-from rasteret_assets.orchestration.harvested_items import harvest_definitions
+from rasteret_assets.orchestration.harvested_items import harvest_definitions, harvest_jobs
 from rasteret_assets.orchestration.hint_sensor import hint_sensor
 from rasteret_assets.orchestration.io_manager import collection_io_manager
 from rasteret_assets.orchestration.jobs import jobs_of
@@ -38,7 +38,8 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
         sensors ``<name>_refresh`` and ``<name>_retry`` and the schedules ``<name>_refresh_schedule`` and
         ``<name>_revalidate_schedule``. The sensor ``<name>_after_look`` runs: it builds what the looks found that the
         refresh schedule launched. A collection that is harvested has the asset ``<name>/harvested_items`` upstream of
-        its source, the job ``<name>_harvest`` and the schedule ``<name>_harvest_schedule`` too. The sensor
+        its source, the jobs ``<name>_harvest`` and ``<name>_harvest_windows`` and the schedule
+        ``<name>_harvest_schedule`` too. The sensor
         ``<name>_events`` is there where the spec names a queue. The IO manager of
         ``<name>/collection`` is among them.
 
@@ -54,6 +55,7 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
         source, jobs = source_asset(spec, checked_spec(spec, SOURCE, get_asset_spec)), jobs_of(spec)
         makers = {RAW: raw_records, NORMALIZED: normalized_records, BANDS: band_metadata, COLLECTION: collection}
         stages = [make(spec, checked_spec(spec, stage, get_asset_spec)) for stage, make in makers.items()]
+        harvests = [] if spec.harvest is None else harvest_jobs(spec)
         harvest = (
             [] if spec.harvest is None else [harvest_definitions(spec, checked_spec(spec, HARVESTED, get_asset_spec))]
         )
@@ -61,12 +63,12 @@ def collection_assets(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec | No
     own = dg.Definitions(
         assets=[source, *stages],
         asset_checks=[published_checks(spec)],
-        jobs=jobs.all(),
+        jobs=[*jobs, *harvests],
         sensors=[
             refresh_sensor(spec, jobs),
             retry_sensor(spec),
             after_look_sensor(spec, jobs),
-            *([hint_sensor(spec, jobs, queue)] if queue is not None else []),
+            *([hint_sensor(spec, [jobs.build, jobs.look, *harvests], queue)] if queue is not None else []),
         ],
         schedules=[refresh_schedule(spec), revalidate_schedule(spec)],
         resources={io_manager_key(spec): collection_io_manager(spec)},
