@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from rasteret_assets.checks import require_publishable
 from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.headers.band_metadata import BandMetadataReader, check_enrichment, count_failures
 from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.rows import MemorySink
-from rasteret_assets.headers.stage import BandMetadataReader, check_enrichment, count_failures
 from rasteret_assets.partitions import hive_keys
 from rasteret_assets.pipeline.build import BuildReport, build_partitions
 from rasteret_assets.pipeline.plan import GONE, BuildPlan, plan_build, refuse_unknown, stale_partitions
@@ -33,9 +33,9 @@ from rasteret_assets.source.profile import profile_source
 from rasteret_assets.source.stored import open_known
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.commit import unfinished_partitions, verified_states
 from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import unfinished_partitions, verified_states
 
 _log = logging.getLogger(__name__)
 

@@ -47,23 +47,19 @@ address it concerns and what the server said, so that a ledger row is made from 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final
-from urllib.parse import urlsplit
+from typing import ClassVar
 
+from rasteret_assets.error_classes import ErrorClass, Retry
+from rasteret_assets.message_lists import failed_parts, list_failures
 from rasteret_assets.secrets import redact, redact_text
-
-#: Failures that one message lists.
-_LISTED: Final = 20
-_LISTED_HOSTS: Final = 5
 
 
 class RasteretAssetsError(Exception):
     """Base of every error this package raises on purpose; addresses in its text show no parameter and no password."""
 
-    error_class: ClassVar[str] = "error"
+    error_class: ClassVar[ErrorClass] = ErrorClass.ERROR
 
     def __init__(self, *args: object) -> None:
         # Here, because texts of other packages' errors and values of the user's are repeated in many places.
@@ -73,7 +69,7 @@ class RasteretAssetsError(Exception):
 class SpecError(RasteretAssetsError, ValueError):
     """Arguments that are unknown, contradictory or of the wrong type."""
 
-    error_class = "spec"
+    error_class = ErrorClass.SPEC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +110,13 @@ class DeclarationError(SpecError):
 class SourceError(RasteretAssetsError):
     """A record table that cannot be opened or scanned."""
 
-    error_class = "source"
+    error_class = ErrorClass.SOURCE
 
 
 class NotHarvestedError(SourceError):
     """A collection of STAC items of which nothing was harvested yet."""
 
-    error_class = "not_harvested"
+    error_class = ErrorClass.NOT_HARVESTED
 
 
 class HarvestError(RasteretAssetsError):
@@ -130,7 +126,7 @@ class HarvestError(RasteretAssetsError):
         windows: what is wrong, by key of the window whose items could not be had; empty where nothing could be asked.
     """
 
-    error_class = "harvest"
+    error_class = ErrorClass.HARVEST
 
     def __init__(self, message: str, windows: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -140,31 +136,31 @@ class HarvestError(RasteretAssetsError):
 class BadPageError(HarvestError):
     """A document of a STAC API or catalog that does not come, is not what it should be, or contradicts another."""
 
-    error_class = "bad_page"
+    error_class = ErrorClass.BAD_PAGE
 
 
 class SourceChangedError(SourceError):
     """A record table that changed while it was read."""
 
-    error_class = "source_changed"
+    error_class = ErrorClass.SOURCE_CHANGED
 
 
 class RecordError(RasteretAssetsError, ValueError):
     """A record table that opens but breaks the record contract."""
 
-    error_class = "record"
+    error_class = ErrorClass.RECORD
 
 
 class MissingColumnError(RecordError):
     """A column the record contract needs is not in the table."""
 
-    error_class = "missing_column"
+    error_class = ErrorClass.MISSING_COLUMN
 
 
 class InvalidRecordError(RecordError):
     """Rows that cannot be normalized, or more of them than ``max_rejected`` tolerates."""
 
-    error_class = "invalid_record"
+    error_class = ErrorClass.INVALID_RECORD
 
 
 class RangeReadError(RasteretAssetsError):
@@ -177,8 +173,7 @@ class RangeReadError(RasteretAssetsError):
         retry_after: seconds the server asked to wait, where it did.
     """
 
-    error_class: ClassVar[str] = "read_failed"
-    retryable: ClassVar[bool] = False
+    error_class = ErrorClass.READ_FAILED
 
     def __init__(
         self, message: str, *, href: str = "", status: int | None = None, retry_after: float | None = None
@@ -188,97 +183,100 @@ class RangeReadError(RasteretAssetsError):
         self.status = status
         self.retry_after = retry_after
 
+    @property
+    def is_retried_at_once(self) -> bool:
+        """Whether another try in the same fetch may bring the bytes."""
+        return self.error_class.retry is Retry.SAME_FETCH
+
 
 class ObjectNotFoundError(RangeReadError):
     """The object does not exist (HTTP 404 or 410, no such key, no such file)."""
 
-    error_class = "not_found"
+    error_class = ErrorClass.NOT_FOUND
 
 
 class AccessDeniedError(RangeReadError):
     """The store refuses to hand the object over (HTTP 401 or 403, missing permission)."""
 
-    error_class = "forbidden"
+    error_class = ErrorClass.FORBIDDEN
 
 
 class CredentialsError(RangeReadError):
     """Whoever gives the credentials that open the object gave none; the store was not asked for the object."""
 
-    error_class = "credentials"
+    error_class = ErrorClass.CREDENTIALS
 
 
 class LinkLocalRefusedError(RangeReadError):
     """The host's name resolves to link-local addresses or to a service that hands out credentials; it was not asked."""
 
-    error_class = "link_local_refused"
+    error_class = ErrorClass.LINK_LOCAL_REFUSED
 
 
 class FileReplacedError(RangeReadError):
     """The file is not the one whose header was indexed, so the index does not say where its pixels lie."""
 
-    error_class = "replaced"
+    error_class = ErrorClass.REPLACED
 
 
 class ForkedProcessError(RangeReadError):
     """The client of the store was used before this process was forked, and does not work in it."""
 
-    error_class = "forked"
+    error_class = ErrorClass.FORKED
 
 
 class TruncatedReadError(RangeReadError):
     """Fewer bytes arrived than were promised."""
 
-    error_class = "truncated"
-    retryable = True
+    error_class = ErrorClass.TRUNCATED
 
 
 class BadAnswerError(RangeReadError):
     """An answer that cannot be used: not HTTP, without an end, in an encoding nobody reads, or led in circles."""
 
-    error_class = "bad_answer"
+    error_class = ErrorClass.BAD_ANSWER
 
 
 class WrongRangeError(BadAnswerError):
     """An answer with other bytes than were asked for, or one that does not say which they are (RFC 9110, 15.3.7)."""
 
-    error_class = "wrong_range"
+    error_class = ErrorClass.WRONG_RANGE
 
 
 class StoreUnavailableError(RangeReadError):
     """A failure of the moment: throttling, a 5xx, a reset connection, an unreachable host."""
 
-    error_class = "unavailable"
-    retryable = True
+    error_class = ErrorClass.UNAVAILABLE
 
 
 class ThrottledError(StoreUnavailableError):
     """The server asked for fewer requests (HTTP 429, 503 with ``Retry-After``)."""
 
-    error_class = "throttled"
+    error_class = ErrorClass.THROTTLED
 
 
 class HostUnreachableError(StoreUnavailableError):
     """No connection to the host: its name is not known, it refuses, or it was found dead earlier in the same fetch."""
 
-    error_class = "unreachable"
+    error_class = ErrorClass.UNREACHABLE
 
 
 class BackendError(StoreUnavailableError):
     """A backend of the user's raised an exception of its own."""
 
-    error_class = "backend_failed"
+    error_class = ErrorClass.BACKEND_FAILED
 
 
 class ReadTimeoutError(StoreUnavailableError):
     """No answer came within the time allowed."""
 
-    error_class = "timeout"
+    error_class = ErrorClass.TIMEOUT
 
 
 class TiffError(RasteretAssetsError, ValueError):
     """Bytes that give no header worth indexing."""
 
-    error_class: ClassVar[str] = "corrupt"
+    error_class = ErrorClass.CORRUPT
 
 
 class NotATiffError(TiffError):
@@ -289,7 +287,7 @@ class NotATiffError(TiffError):
         quotes: whether the message holds some of the bytes.
     """
 
-    error_class = "not_tiff"
+    error_class = ErrorClass.NOT_TIFF
 
     def __init__(self, message: str, *, quotes: bool = False) -> None:
         super().__init__(message)
@@ -299,43 +297,43 @@ class NotATiffError(TiffError):
 class CorruptTiffError(TiffError):
     """A TIFF whose header contradicts itself or points outside its file."""
 
-    error_class = "corrupt"
+    error_class = ErrorClass.CORRUPT
 
 
 class UnsupportedTiffError(TiffError):
     """A sound TIFF that a tile index cannot describe: rotated, complex samples, a codec nobody reads."""
 
-    error_class = "unsupported"
+    error_class = ErrorClass.UNSUPPORTED
 
 
 class NotTiledError(UnsupportedTiffError):
     """A TIFF stored in strips: it has no tiles to index."""
 
-    error_class = "not_tiled"
+    error_class = ErrorClass.NOT_TILED
 
 
 class NotGeoreferencedError(UnsupportedTiffError):
     """A TIFF without a usable geotransform: none at all, ground control points only, or a degenerate one."""
 
-    error_class = "not_georeferenced"
+    error_class = ErrorClass.NOT_GEOREFERENCED
 
 
 class EnrichmentError(RasteretAssetsError):
     """Not one header of a build could be read."""
 
-    error_class = "enrichment"
+    error_class = ErrorClass.ENRICHMENT
 
 
 class CheckError(RasteretAssetsError):
     """A partition that failed a check and is therefore not published; what was published before stays."""
 
-    error_class = "check"
+    error_class = ErrorClass.CHECK
 
 
 class BandNotFoundError(RasteretAssetsError, KeyError):
     """A band that the collection does not have."""
 
-    error_class = "band_not_found"
+    error_class = ErrorClass.BAND_NOT_FOUND
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -344,7 +342,7 @@ class BandNotFoundError(RasteretAssetsError, KeyError):
 class WindowError(RasteretAssetsError, ValueError):
     """A window, area or grid that cannot be read as asked."""
 
-    error_class = "window"
+    error_class = ErrorClass.WINDOW
 
 
 class TileError(RasteretAssetsError):
@@ -355,7 +353,7 @@ class TileError(RasteretAssetsError):
         href: the file's address with its query string removed.
     """
 
-    error_class = "tile"
+    error_class = ErrorClass.TILE
 
     def __init__(self, message: str, *, href: str = "") -> None:
         super().__init__(message)
@@ -369,7 +367,7 @@ class PixelReadError(RasteretAssetsError):
         failures: one error for each, a TileError or a RangeReadError.
     """
 
-    error_class = "pixels"
+    error_class = ErrorClass.PIXELS
 
     def __init__(self, failures: Sequence[RasteretAssetsError]) -> None:
         self.failures = tuple(failures)
@@ -381,31 +379,31 @@ class PixelReadError(RasteretAssetsError):
 class MissingExtraError(RasteretAssetsError, ImportError):
     """An optional package that is not installed."""
 
-    error_class = "missing_extra"
+    error_class = ErrorClass.MISSING_EXTRA
 
 
 class LoopThreadError(RasteretAssetsError, RuntimeError):
     """A synchronous call in the thread of the event loop that it needs, which would wait for itself."""
 
-    error_class = "loop_thread"
+    error_class = ErrorClass.LOOP_THREAD
 
 
 class WorkspaceError(RasteretAssetsError, OSError):
     """A workspace that cannot be written: no folder, no permission, no room."""
 
-    error_class = "workspace"
+    error_class = ErrorClass.WORKSPACE
 
 
 class CollectionError(RasteretAssetsError):
     """A published collection that is missing, damaged, or not laid out as one."""
 
-    error_class = "collection"
+    error_class = ErrorClass.COLLECTION
 
 
 class StaleRowsError(CollectionError):
     """A file of a collection that was published anew after its records were listed: what was listed is of another."""
 
-    error_class = "stale_rows"
+    error_class = ErrorClass.STALE_ROWS
 
 
 class DamagedFileError(CollectionError):
@@ -416,7 +414,7 @@ class DamagedFileError(CollectionError):
         path: of the file.
     """
 
-    error_class = "damaged"
+    error_class = ErrorClass.DAMAGED
 
     def __init__(self, message: str, *, path: str = "") -> None:
         super().__init__(message)
@@ -426,38 +424,4 @@ class DamagedFileError(CollectionError):
 class LockLostError(RasteretAssetsError):
     """A partition that another build took over, because this one did not renew its lock in time."""
 
-    error_class = "lock_lost"
-
-
-def failed_parts(failures: Sequence[RasteretAssetsError]) -> str:
-    """Say how many parts of a read failed, of which class and at which hosts."""
-    kinds = Counter(failure.error_class for failure in failures)
-    hrefs = [href for failure in failures if (href := getattr(failure, "href", ""))]
-    hosts = Counter(urlsplit(href).netloc or "local files" for href in hrefs)
-    told = ", ".join(f"{count} {name}" for name, count in kinds.most_common())
-    where = ", ".join(f"{name} {count}" for name, count in hosts.most_common(_LISTED_HOSTS))
-    more = f" and {len(hosts) - _LISTED_HOSTS} other hosts" if len(hosts) > _LISTED_HOSTS else ""
-    return f"{len(failures)} parts of this read failed ({told}{f'; {where}{more}' if where else ''})"
-
-
-def some(names: Sequence[object], most: int = 3) -> str:
-    """Return the first few of many names, and how many more there are, as a message lists them."""
-    shown = ", ".join(str(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def list_failures(failures: Sequence[RasteretAssetsError], where: str = "") -> str:
-    """Return the first failures, each on a line of its own, and how many there are besides.
-
-    Args:
-        failures: all of them.
-        where: a few words on where the others are found.
-    """
-    listed = "".join(f"\n  {describe(failure)}" for failure in failures[:_LISTED])
-    more = f"\n  and {len(failures) - _LISTED} more{where}" if len(failures) > _LISTED else ""
-    return listed + more
-
-
-def describe(error: RasteretAssetsError) -> str:
-    """An error in one line, with the notes that say what it concerns."""
-    return "; ".join([str(error), *getattr(error, "__notes__", ())])
+    error_class = ErrorClass.LOCK_LOST

@@ -150,9 +150,6 @@ STATUS_OK: Final = "ok"
 STATUS_FAILED: Final = "failed"
 STATUS_UNSUPPORTED: Final = "unsupported"
 
-#: Error class of a header that is good, but in another CRS than its record says: the header's is published.
-CRS_CONFLICT: Final = "crs_conflict"
-
 #: Until when later builds try a file again that does not exist; null for all other outcomes, and for missing files that
 #: are not tried again.
 RETRY_UNTIL: Final = "retry_until"

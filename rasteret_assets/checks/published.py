@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from rasteret_assets.checks.counting import count_rows, sum_up
 from rasteret_assets.checks.finding import Finding
 from rasteret_assets.checks.registry import Partition, check
-from rasteret_assets.errors import CollectionError, some
+from rasteret_assets.errors import CollectionError
+from rasteret_assets.message_lists import some
 from rasteret_assets.schema import (
     BANDS,
     BBOX,
@@ -31,8 +32,8 @@ from rasteret_assets.schema import (
     band_column,
     is_band_field,
 )
-from rasteret_assets.storage.commit import LOST, may_be
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import LOST, may_be
 
 _REBUILD: Final = "build the partition again"
 

@@ -13,8 +13,8 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from rasteret_assets import schema
+from rasteret_assets.collection._verify import Verify, problem_with
 from rasteret_assets.collection.collection import Collection
-from rasteret_assets.collection.verify import Verify, problem_with
 from rasteret_assets.credentials import checked_credentials
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.partitions import PartitionBy, partition_size

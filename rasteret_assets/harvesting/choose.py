@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
-from rasteret_assets.errors import BadPageError, HarvestError, some
+from rasteret_assets.errors import BadPageError, HarvestError
 from rasteret_assets.harvest_options import Interval
 from rasteret_assets.harvesting.ask import until_whole
 from rasteret_assets.harvesting.client import StacApi, changed_since
@@ -24,6 +24,7 @@ from rasteret_assets.harvesting.windows import (
     updated_of,
     utc_text,
 )
+from rasteret_assets.message_lists import some
 from rasteret_assets.storage.workspace import Workspace
 
 _log = logging.getLogger(__name__)

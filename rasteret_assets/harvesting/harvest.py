@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
-from rasteret_assets.errors import BadPageError, HarvestError, SpecError, some
+from rasteret_assets.errors import BadPageError, HarvestError, SpecError
 from rasteret_assets.harvest_options import HarvestOptions, WindowSize
 from rasteret_assets.harvesting.ask import Answer, StoppedError, TooLargeError, ask_window
 from rasteret_assets.harvesting.choose import bounds, named_windows, planned_windows, windows_to_ask
@@ -35,9 +35,10 @@ from rasteret_assets.harvesting.rows import Spool, WindowRows
 from rasteret_assets.harvesting.static import StaticCatalog
 from rasteret_assets.harvesting.store import HarvestStore
 from rasteret_assets.harvesting.windows import UNDATED, Calendar, Window, time_of, utc_text, window_at
+from rasteret_assets.message_lists import some
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.garbage import fewer_collections
+from rasteret_assets.storage.collector import fewer_collections
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.versions import spec_version
 

@@ -17,8 +17,8 @@ from xxhash import xxh3_128_hexdigest
 
 from rasteret_assets.harvesting.texts import Texts
 from rasteret_assets.harvesting.windows import moment_of
-from rasteret_assets.storage.documents import FORMAT, FORMAT_KEY
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.documents import FORMAT, FORMAT_KEY
 
 #: Raised whenever the same items would be stored as other rows.
 HARVEST_VERSION: Final = 1

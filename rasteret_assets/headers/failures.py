@@ -1,7 +1,7 @@
 """The failure ledgers of a workspace, read as one table: which headers are missing, where, why, and what helps.
 
-The ledgers are the ``band_metadata`` tables that :mod:`~rasteret_assets.headers.stage` writes, one per partition. The
-headers in them are nearly all of their size and are never read here.
+The ledgers are the ``band_metadata`` tables that :mod:`~rasteret_assets.headers.band_metadata` writes, one per
+partition. The headers in them are nearly all of their size and are never read here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
+from rasteret_assets.error_classes import ErrorClass
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.headers.retried import are_retried
 from rasteret_assets.partitions import partition_date
-from rasteret_assets.schema import BANDS, CRS_CONFLICT, HREF, ID, RETRY_UNTIL, TIMESTAMP
+from rasteret_assets.schema import BANDS, HREF, ID, RETRY_UNTIL, TIMESTAMP
 from rasteret_assets.storage.addresses import redacted_hrefs, redacted_texts
 from rasteret_assets.storage.urls import host
 from rasteret_assets.storage.workspace import Workspace
@@ -59,35 +60,8 @@ SUMMARY_SCHEMA: Final = pa.schema(
     ]
 )
 
-#: What a person can do about a failure, by error class.
-REMEDIES: Final[dict[str, str]] = {
-    "not_found": "the file is not there yet, is gone, or its address is wrong: correct the href, or rewrite it with "
-    "url_rewrite_patterns",
-    "forbidden": "name credentials in the spec, give the backend some or fresh signed URLs, or declare "
-    "requester_pays in cloud_config",
-    "credentials": "the error says why no credentials could be had: mend it, then build again",
-    "throttled": "the host wants fewer requests: lower max_concurrent and build again",
-    "timeout": "the host is slow: build again, with a lower max_concurrent where it stays so",
-    "unavailable": "the host failed: see that it is up, then build again",
-    "unreachable": "no connection to the host: check its name, the network and the proxy, then build again",
-    "backend_failed": "the backend you gave raised an exception: the error names it; mend the backend and build again",
-    "forked": "object stores cannot be read in a fork of a process that has read some: start processes by 'spawn'",
-    "replaced": "the file was replaced since it was indexed: build again with --revalidate",
-    "truncated": "the connection broke or the file changed meanwhile: build again; check the file's upload if it stays",
-    "bad_answer": "what answers there is no sound web server: look at the address with curl -v, then build again",
-    "wrong_range": "the host, or a proxy before it, sends other bytes than asked for: mend it, then build again",
-    "read_failed": "the bytes could not be read: the error says why; build again once that is mended",
-    "not_tiff": "something else answers at this address, such as a login page: check the href, or leave out the asset",
-    "not_tiled": "the file is stored in strips: rewrite it as a COG (gdal_translate -of COG)",
-    "not_georeferenced": "the file has no usable geotransform: georeference it (gdalwarp, or gdal_translate -a_ullr)",
-    "unsupported": "a tile index cannot describe this file: rewrite it as a COG, or check the band index asked for",
-    "corrupt": "the header contradicts the file: upload it again, or ask its provider",
-    CRS_CONFLICT: "the header is used, in the file's own CRS: correct proj:epsg or proj:code in the record table",
-    "no_href": "the record names the asset but no address: fill in its href, or leave out the band with band_codes",
-    "local_file_refused": "if the table may name files of this machine, write local_files: allow in its spec",
-    "link_local_refused": "if the table may name services of its own network, write link_local: allow in its spec",
-    "invalid_band_index": "write band_index as a whole number, 0 for the first band of the file",
-}
+#: What a person can do about a failure, by the classes that a ledger may hold.
+REMEDIES: Final[dict[str, str]] = {kind.value: kind.remedy for kind in ErrorClass if kind.retry is not None}
 _OTHER_REMEDY: Final = "the error says what is wrong; build again once it is mended"
 
 #: Arrow's own name for the file a row of a dataset is from.
@@ -124,7 +98,7 @@ class Failures:
     @property
     def missing(self) -> int:
         """How many headers the collection lacks; the others are in conflict with their record only."""
-        return int(pc.sum(pc.not_equal(self.table["error_class"], CRS_CONFLICT)).as_py() or 0)
+        return int(pc.sum(pc.not_equal(self.table["error_class"], ErrorClass.CRS_CONFLICT)).as_py() or 0)
 
     def summary(self) -> pa.Table:
         """How many headers are missing or in conflict by error class and host: rows of :data:`SUMMARY_SCHEMA`."""
@@ -156,7 +130,7 @@ class Failures:
 
 
 def remedy(error_class: str | None) -> str:
-    """What a person can do about failures of a class."""
+    """Return what a person can do about failures of a class, also of one that only a later version knows."""
     return REMEDIES.get(error_class or "", _OTHER_REMEDY)
 
 

@@ -1,6 +1,6 @@
 """Fetch the headers of many files at once: as many in flight as their hosts like, every failure an outcome.
 
-What is asked of one file is told in :mod:`~rasteret_assets.headers.read`; here is who is asked when, what is tried
+What is asked of one file is told in :mod:`~rasteret_assets.headers._read`; here is who is asked when, what is tried
 again, and when finished headers are handed on.
 """
 
@@ -19,14 +19,14 @@ from rasteret_assets.errors import (
     RangeReadError,
     RasteretAssetsError,
 )
-from rasteret_assets.headers.handover import Handover
+from rasteret_assets.headers._handover import Handover
+from rasteret_assets.headers._read import HeaderReader
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
-from rasteret_assets.headers.read import HeaderReader
 from rasteret_assets.headers.workers import View, Workers
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.collector import fewer_collections
 from rasteret_assets.storage.connections import connected
-from rasteret_assets.storage.garbage import fewer_collections
 from rasteret_assets.storage.hosts import DEADLINE_S, HostQueue, HostState, attempts_allowed, backoff
 from rasteret_assets.storage.urls import host
 
@@ -238,7 +238,7 @@ class _Fetch:
                 queue.state.note(error, started)
                 if queue.state.is_throttled and not was_throttled:
                     self._share()
-                if error.retryable and self._again(queue, index, outcome, error):
+                if error.is_retried_at_once and self._again(queue, index, outcome, error):
                     return
         else:
             outcome.error = None

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasteret_assets.error_classes import ErrorClass
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.link_local import is_link_local
 from rasteret_assets.storage.local import local_path
@@ -31,16 +32,16 @@ class Refusal(NamedTuple):
         error: for people; it says nothing of what lies at the address.
     """
 
-    error_class: str
+    error_class: ErrorClass
     error: str
 
 
 LOCAL_FILE: Final = Refusal(
-    "local_file_refused",
+    ErrorClass.LOCAL_FILE_REFUSED,
     "the table was read from another machine and may not name local files; local_files: allow in the spec lets it",
 )
 LINK_LOCAL: Final = Refusal(
-    "link_local_refused",
+    ErrorClass.LINK_LOCAL_REFUSED,
     "the address is that of a service of this machine or its network, such as a cloud's metadata; "
     "link_local: allow in the spec lets tables name it",
 )

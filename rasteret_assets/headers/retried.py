@@ -15,38 +15,18 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasteret_assets.errors import (
-    AccessDeniedError,
-    BackendError,
-    BadAnswerError,
-    CredentialsError,
-    HostUnreachableError,
-    LinkLocalRefusedError,
-    ObjectNotFoundError,
-    RangeReadError,
-    ReadTimeoutError,
-    StoreUnavailableError,
-    ThrottledError,
-    TruncatedReadError,
-    WrongRangeError,
-)
+from rasteret_assets.error_classes import ErrorClass
 from rasteret_assets.schema import RETRY_UNTIL, TIMESTAMP
 
 #: Failures that every later build tries again: those of the moment, of the network, or of credentials.
-RETRIED_CLASSES: Final = tuple(
-    kind.error_class
-    for kind in (
-        RangeReadError, AccessDeniedError, TruncatedReadError, BadAnswerError, WrongRangeError, StoreUnavailableError,
-        ThrottledError, HostUnreachableError, BackendError, ReadTimeoutError, CredentialsError,
-    )
-)  # fmt: skip
+RETRIED_CLASSES: Final = tuple(kind.value for kind in ErrorClass if kind.is_retried_by_every_build)
 
-#: The failure of a host that a spec may allow. It is no reason for a build, but no build takes it as it is: looking the
-#: name up again costs nothing, and the spec may have changed.
-REFUSED: Final = LinkLocalRefusedError.error_class
+#: The failure of a host that a spec may allow. It is not a reason for a build, but no build takes it as it is: looking
+#: the name up again costs nothing, and the spec may have changed.
+REFUSED: Final = ErrorClass.LINK_LOCAL_REFUSED.value
 
 #: The failure of a file that does not exist.
-MISSING: Final = ObjectNotFoundError.error_class
+MISSING: Final = ErrorClass.NOT_FOUND.value
 
 
 def now() -> datetime:

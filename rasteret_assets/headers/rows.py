@@ -16,18 +16,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rasteret_assets.error_classes import ErrorClass
 from rasteret_assets.errors import RasteretAssetsError, UnsupportedTiffError
+from rasteret_assets.headers._structs import Header, header_structs
 from rasteret_assets.headers.fetch import BATCH_SECONDS
 from rasteret_assets.headers.index import KEY_COLUMNS
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderTarget
 from rasteret_assets.headers.retried import RETRIED_CLASSES, retry_until
 from rasteret_assets.headers.store import HeaderFileWriter, in_order
-from rasteret_assets.headers.structs import Header, header_structs
 from rasteret_assets.headers.targets import STATED_EPSG
 from rasteret_assets.schema import (
     BAND_INDEX,
     BAND_METADATA_SCHEMA,
-    CRS_CONFLICT,
     HEADER_FILE,
     HEADER_ROW,
     HEADER_SCHEMA,
@@ -297,7 +297,7 @@ def _with_conflicts(targets: pa.Table, light: pa.Table) -> dict[str, pa.ChunkedA
     if pc.any(conflict).as_py():
         stated, found = targets[STATED_EPSG].cast(pa.string()), epsg.cast(pa.string())
         text = pc.binary_join_element_wise("the record says EPSG:", stated, ", its file is in EPSG:", found, "")
-        kind, said = pc.if_else(conflict, CRS_CONFLICT, kind), pc.if_else(conflict, text, said)
+        kind, said = pc.if_else(conflict, ErrorClass.CRS_CONFLICT, kind), pc.if_else(conflict, text, said)
     return {"error_class": kind, "error": said}
 
 

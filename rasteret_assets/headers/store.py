@@ -25,8 +25,14 @@ from rasteret_assets.columns.conform import conform_rows
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import HEADER_SCHEMA, HEADERS
 from rasteret_assets.storage.filesystems import list_files
-from rasteret_assets.storage.streams import STREAM_SUFFIX, StreamTable, StreamWriter, open_stream, stream_writer
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.streams import (
+    STREAM_SUFFIX,
+    StreamTable,
+    StreamWriter,
+    open_stream,
+    stream_writer,
+)
 
 #: Bytes and rows of a batch: the least that is read to get at one header.
 GROUP_BYTES: Final = 4 * 2**20

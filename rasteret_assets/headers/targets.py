@@ -12,13 +12,14 @@ import pyarrow.compute as pc
 
 from rasteret_assets.columns.assets import asset_field, raster_rows
 from rasteret_assets.columns.types import plain
+from rasteret_assets.error_classes import ErrorClass
 from rasteret_assets.headers.outcomes import HeaderTarget
 from rasteret_assets.headers.places import Places, Refusal
 from rasteret_assets.schema import ASSETS, BAND_INDEX, HREF, ID, IDENTITY, IDENTITY_TYPE, PROJ_EPSG, STATUS_OK
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule
 from rasteret_assets.storage.addresses import identity_hashes, unsigned_hrefs
 from rasteret_assets.storage.backend import Validators
-from rasteret_assets.storage.garbage import fewer_collections
+from rasteret_assets.storage.collector import fewer_collections
 
 #: Column of targets: the CRS that the record states, against which the header's is held.
 STATED_EPSG: Final = "stated_epsg"
@@ -57,8 +58,8 @@ def ledger_targets(
         href = asset_field(asset, HREF)
         index, bad_index = _band_indices(asset)
         wrong = [
-            (Refusal("no_href", f"the record's asset {band!r} has no href"), pc.is_null(href)),
-            (Refusal("invalid_band_index", f"band_index of asset {band!r} is no whole number from 0"), bad_index),
+            (Refusal(ErrorClass.NO_HREF, f"the record's asset {band!r} has no href"), pc.is_null(href)),
+            (Refusal(ErrorClass.INVALID_BAND_INDEX, f"band_index of asset {band!r} is not 0, 1, 2, ..."), bad_index),
             *((refusal, pa.array(mask)) for refusal, mask in places.refused(href)),
         ]
         masks = pc.make_struct(*(mask for _, mask in wrong))

@@ -26,8 +26,8 @@ from rasteret_assets.headers.index import KEY_COLUMNS, HeaderIndex
 from rasteret_assets.headers.store import UNUSED, HeaderFileWriter, HeaderReader, HeaderStore, in_order
 from rasteret_assets.schema import BANDS, HEADER_FILE, HEADER_ROW, HEADER_SCHEMA, HEADERS, ID
 from rasteret_assets.storage.filesystems import list_files
-from rasteret_assets.storage.streams import STREAM_SUFFIX
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.streams import STREAM_SUFFIX
 
 _SCHEMA: Final = pa.schema(
     [*(HEADER_SCHEMA.field(name) for name in KEY_COLUMNS), (HEADER_FILE, pa.string()), (HEADER_ROW, pa.int32())]

@@ -19,9 +19,9 @@ from typing import Any, Final, Self
 
 from pydantic import BaseModel, ValidationError
 
-from rasteret_assets.storage.conditional import Tag
 from rasteret_assets.storage.hosts import LONGEST_PAUSE_S, HostState
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.conditional import Tag
 
 _log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """What the catalog shows of each asset of a collection: description, kinds, tags, owners, and what it is made from.
 
-A project changes these specs where it wants to, by :meth:`RasterCollection.get_asset_spec` or an argument of
-:func:`~rasteret_assets.orchestration.assets.collection_assets`; the steps go on working by what they cannot change.
+A project changes these specs by :meth:`RasterCollection.get_asset_spec`, or by the argument ``get_asset_spec`` of
+:func:`~rasteret_assets.dagster.collection_definitions`. Keys, partitions and dependencies stay, because steps, jobs and
+sensors depend on them.
 
 https://docs.dagster.io/guides/build/assets/metadata-and-tags
 """
@@ -14,7 +15,7 @@ import dagster as dg
 
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.events import inputs_of
-from rasteret_assets.orchestration.names import (
+from rasteret_assets.orchestration.graph_names import (
     HARVESTED,
     SOURCE,
     code_version,
@@ -24,7 +25,7 @@ from rasteret_assets.orchestration.names import (
     source_key,
     stage_key,
 )
-from rasteret_assets.orchestration.partitions import partitions_of, windows_of
+from rasteret_assets.orchestration.graph_partitions import partitions_of, windows_of
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW
 from rasteret_assets.secrets import redact
 from rasteret_assets.source.locate import label_of

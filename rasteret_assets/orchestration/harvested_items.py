@@ -20,9 +20,7 @@ from rasteret_assets.harvesting.ledger import WindowState, read_ledger
 from rasteret_assets.harvesting.report import HarvestReport, WindowResult
 from rasteret_assets.harvesting.windows import moment_of
 from rasteret_assets.orchestration.events import REPORTED
-from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG, asset_job, run_tags
-from rasteret_assets.orchestration.markdown import sentence
-from rasteret_assets.orchestration.names import (
+from rasteret_assets.orchestration.graph_names import (
     HARVESTED,
     harvest_job_name,
     harvest_windows_job_name,
@@ -30,9 +28,11 @@ from rasteret_assets.orchestration.names import (
     op_name,
     stage_key,
 )
-from rasteret_assets.orchestration.partitions import grouped, run_partitions, selection_tags, windows_of
+from rasteret_assets.orchestration.graph_partitions import grouped, run_partitions, selection_tags, windows_of
+from rasteret_assets.orchestration.graph_resources import BuildOptions, FilesystemResource
+from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG, asset_job, run_tags
+from rasteret_assets.orchestration.markdown import sentence
 from rasteret_assets.orchestration.reporting import PROGRESS_INTERVAL_S, explained, table_metadata
-from rasteret_assets.orchestration.resources import BuildOptions, FilesystemResource
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 
-from rasteret_assets.orchestration.names import (
+from rasteret_assets.orchestration.graph_names import (
     build_job_name,
     look_job_name,
     op_name,
@@ -13,8 +13,8 @@ from rasteret_assets.orchestration.names import (
     revalidate_job_name,
     stage_key,
 )
-from rasteret_assets.orchestration.resources import OPTIONS, FilesystemResource
-from rasteret_assets.orchestration.source import observe_source
+from rasteret_assets.orchestration.graph_resources import OPTIONS, FilesystemResource
+from rasteret_assets.orchestration.source_asset import observe_source
 from rasteret_assets.schema import STAGES
 from rasteret_assets.spec import CollectionSpec
 

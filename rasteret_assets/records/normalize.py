@@ -18,6 +18,7 @@ from rasteret_assets.columns.assets import assets_from_href, normalize_assets
 from rasteret_assets.columns.hashing import hash_texts, repeated
 from rasteret_assets.columns.scalars import normalize_crs, normalize_ids
 from rasteret_assets.columns.types import plain
+from rasteret_assets.error_classes import RejectClass
 from rasteret_assets.errors import InvalidRecordError
 from rasteret_assets.geometry import describe_geometry
 from rasteret_assets.partitions import hive_columns, hive_keys
@@ -120,7 +121,7 @@ def normalize_records(
 
     reasons = _rejections(ids, bad_times, footprints, profile, spec.newest_by)
     older = _older(aliased, spec, profile, newest)
-    older &= reasons[:, 0] != "duplicate_id"
+    older &= reasons[:, 0] != RejectClass.DUPLICATE_ID
     reasons[older] = None
     standing = np.asarray(reasons[:, 0] == None, bool) & ~older  # noqa: E711  (element-wise)
     duplicate = (repeats or RepeatedIds([ids])).again(ids, standing)
@@ -190,11 +191,11 @@ def _rejections(
     conflicting = pc.fill_null(pc.is_in(ids, pa.array(profile.conflicting_ids, pa.string())), fill_value=False)
     misplaced = footprints.misplaced
     found: list[tuple[str, npt.NDArray[np.bool_], str | None]] = [
-        ("missing_id", np.asarray(pc.is_null(ids)), "the record has no id"),
-        ("duplicate_id", np.asarray(conflicting), differ),
-        ("invalid_datetime", np.asarray(bad_times), "datetime is no ISO 8601, or not in the years 1 to 9999"),
-        ("invalid_geometry", footprints.unreadable, "geometry cannot be read"),
-        ("invalid_geometry", misplaced != None, None),  # noqa: E711  (element-wise)
+        (RejectClass.MISSING_ID, np.asarray(pc.is_null(ids)), "the record has no id"),
+        (RejectClass.DUPLICATE_ID, np.asarray(conflicting), differ),
+        (RejectClass.INVALID_DATETIME, np.asarray(bad_times), "datetime is no ISO 8601, or not in the years 1 to 9999"),
+        (RejectClass.INVALID_GEOMETRY, footprints.unreadable, "geometry cannot be read"),
+        (RejectClass.INVALID_GEOMETRY, misplaced != None, None),  # noqa: E711  (element-wise)
     ]
     for name, mask, reason in found:
         fresh = mask & (reasons[:, 0] == None)  # noqa: E711  (element-wise)

@@ -11,8 +11,9 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rasteret_assets.errors import MissingColumnError, SourceError, some
+from rasteret_assets.errors import MissingColumnError, SourceError
 from rasteret_assets.geometry import primary_geometry
+from rasteret_assets.message_lists import some
 from rasteret_assets.schema import ASSETS, GEOMETRY, REQUIRED_COLUMNS
 from rasteret_assets.spec import CollectionSpec
 

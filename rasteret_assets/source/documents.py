@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 from rasteret_assets.errors import SourceError
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.filesystems import each_file, filesystem_of, reads_addresses, resolve_filesystem
-from rasteret_assets.storage.http_listing import is_http, read_addresses
+from rasteret_assets.storage.http.by_address import is_http, read_addresses
 from rasteret_assets.storage.urls import scheme
 
 PARQUET_SUFFIXES: Final = (".parquet", ".geoparquet", ".parq", ".pq")

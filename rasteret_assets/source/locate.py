@@ -14,8 +14,8 @@ from rasteret_assets.errors import SourceError
 from rasteret_assets.secrets import redact
 from rasteret_assets.source.documents import PARQUET_SUFFIXES, files_of_document, is_document
 from rasteret_assets.storage.filesystems import filesystem_of, reads_addresses, resolve_filesystem
-from rasteret_assets.storage.http_files import name_of
-from rasteret_assets.storage.http_listing import is_http, list_addresses
+from rasteret_assets.storage.http.by_address import is_http, list_addresses
+from rasteret_assets.storage.http.file_handler import name_of
 from rasteret_assets.storage.listing import Listed, list_table, visible_files
 from rasteret_assets.storage.urls import scheme
 

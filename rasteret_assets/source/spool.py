@@ -23,9 +23,10 @@ from rasteret_assets.columns.types import plain
 from rasteret_assets.errors import SourceError
 from rasteret_assets.schema import RAW
 from rasteret_assets.storage.batches import BATCH_ROWS
-from rasteret_assets.storage.files import Files, Written
 from rasteret_assets.storage.reading import writing
-from rasteret_assets.storage.streams import STREAM_OPTIONS, Message, StreamTable, put_messages
+from rasteret_assets.storage.workspace.files import Files
+from rasteret_assets.storage.workspace.placed_files import Written
+from rasteret_assets.storage.workspace.streams import STREAM_OPTIONS, Message, StreamTable, put_messages
 
 #: Arrow bytes of all partitions that wait until a partition has rows enough for a message.
 _HELD_BYTES: Final = 48 * 2**20

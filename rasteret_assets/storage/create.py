@@ -17,7 +17,7 @@ from rasteret_assets.storage.unchanged import IndexedFile
 from rasteret_assets.storage.urls import scheme
 
 if TYPE_CHECKING:
-    from rasteret_assets.storage.http import HttpBackend
+    from rasteret_assets.storage.http.http_backend import HttpBackend
     from rasteret_assets.storage.signing import Signer
 
 
@@ -82,7 +82,7 @@ class AutoBackend(ReadingBackend):
 
     def _http_backend(self) -> HttpBackend:
         # An HTTP client takes time to import, and only HTTP hrefs need one.
-        from rasteret_assets.storage.http import HttpBackend  # noqa: PLC0415
+        from rasteret_assets.storage.http.http_backend import HttpBackend  # noqa: PLC0415
 
         self._http = HttpBackend(self._headers, self._proxy, link_local=self._link_local, signer=self._signer)
         return self._http

@@ -169,7 +169,7 @@ class HostState:
 
     def note(self, error: RangeReadError, started: float) -> None:
         """Learn from a failed request that was sent at ``started`` (monotonic seconds)."""
-        if not error.retryable or isinstance(error, TruncatedReadError):
+        if not error.is_retried_at_once or isinstance(error, TruncatedReadError):
             self.answered()
             return
         if isinstance(error, HostUnreachableError | ReadTimeoutError):
@@ -219,7 +219,7 @@ class HostQueue:
 
 def attempts_allowed(error: RangeReadError) -> int:
     """How often a request may be sent in all, after it failed like this."""
-    if not error.retryable:
+    if not error.is_retried_at_once:
         return 1
     return _FEW_ATTEMPTS if isinstance(error, HostUnreachableError | BackendError) else _ATTEMPTS
 

@@ -26,8 +26,8 @@ from rasteret_assets.publish import partition
 from rasteret_assets.records import order
 from rasteret_assets.schema import BAND_STRUCT, BANDS, COLLECTION, CONTRACT_BAND_FIELDS, NORMALIZED
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.streams import open_stream, stream_writer
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.streams import open_stream, stream_writer
 from tests.support.rasters import footprint, record_table, tiff_bytes
 from tests.support.server import RangeServer
 

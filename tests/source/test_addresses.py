@@ -19,7 +19,7 @@ from rasteret_assets.errors import EnrichmentError, SourceError
 from rasteret_assets.source.open import open_source, open_table
 from rasteret_assets.source.profile import profile_source
 from rasteret_assets.source.stored import load_profile, open_known
-from rasteret_assets.storage.http_listing import list_addresses
+from rasteret_assets.storage.http.by_address import list_addresses
 from rasteret_assets.storage.processes import run_sync
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table

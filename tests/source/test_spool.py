@@ -29,9 +29,9 @@ from rasteret_assets.source import spool as spools
 from rasteret_assets.source import stored
 from rasteret_assets.source.open import Source, open_source
 from rasteret_assets.source.spool import Spool
-from rasteret_assets.storage.files import Files
-from rasteret_assets.storage.streams import StreamTable, open_stream
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.files import Files
+from rasteret_assets.storage.workspace.streams import StreamTable, open_stream
 from tests.support.rasters import record_table
 
 SCHEMA = pa.schema([("file", pa.string()), ("row", pa.int64())])

@@ -291,8 +291,8 @@ def test_every_read_error_tells_whether_to_try_again() -> None:
             yield child
             yield from all_of(child)
 
-    retryable = {kind.__name__ for kind in all_of(RangeReadError) if kind.retryable}
-    assert retryable == {
+    at_once = {kind.__name__ for kind in all_of(RangeReadError) if kind("it failed").is_retried_at_once}
+    assert at_once == {
         "TruncatedReadError", "StoreUnavailableError", "ThrottledError", "HostUnreachableError", "ReadTimeoutError",
         "BackendError",
     }  # fmt: skip

@@ -16,8 +16,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from rasteret_assets.errors import CollectionError, LockLostError
-from rasteret_assets.storage import holds
-from rasteret_assets.storage.commit import (
+from rasteret_assets.storage.workspace import Workspace, holds
+from rasteret_assets.storage.workspace.commit import (
     LOST,
     FileFacts,
     announce_new,
@@ -26,9 +26,8 @@ from rasteret_assets.storage.commit import (
     unpublish,
     verified_states,
 )
-from rasteret_assets.storage.conditional import Tag
-from rasteret_assets.storage.files import Written
-from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.conditional import Tag
+from rasteret_assets.storage.workspace.placed_files import Written
 from tests.support.s3 import bucket_server, filesystem_of, requests_seen
 
 KEY = "2024-05"

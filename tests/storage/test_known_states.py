@@ -10,8 +10,8 @@ import fsspec
 import pyarrow.fs as pafs
 import pytest
 
-from rasteret_assets.storage.known_states import KnownStates
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.state_cache import StateCache
 from tests.support.s3 import bucket_server, filesystem_of, requests_seen
 
 
@@ -31,7 +31,7 @@ def write(workspace: Workspace, key: str, version: str) -> None:
 
 
 def test_what_is_remembered_is_what_is_there(workspace: Workspace) -> None:
-    known = KnownStates()
+    known = StateCache()
     assert known.read(workspace) == workspace.states() == {}
     for number in range(3):
         write(workspace, f"2024-0{number + 1}", "a")
@@ -45,7 +45,7 @@ def test_what_is_remembered_is_what_is_there(workspace: Workspace) -> None:
 
 
 def test_a_damaged_state_is_told_again(workspace: Workspace) -> None:
-    known = KnownStates()
+    known = StateCache()
     write(workspace, "2024-01", "a")
     known.read(workspace)
     with workspace.fs.open_output_stream(workspace.state_file("2024-01")) as file:
@@ -57,7 +57,7 @@ def test_a_damaged_state_is_told_again(workspace: Workspace) -> None:
 def test_on_an_object_store_only_what_changed_is_read() -> None:
     with bucket_server("known") as endpoint:
         workspace: Workspace = Workspace.at("known/s2_records", filesystem_of(endpoint))
-        known = KnownStates()
+        known = StateCache()
         for number in range(20):
             write(workspace, f"{2000 + number}", "a")
         known.read(workspace)
@@ -72,7 +72,7 @@ def test_on_a_disk_only_what_changed_is_read(tmp_path: Path, monkeypatch: pytest
     for number in range(3):
         write(workspace, f"{2000 + number}", "a")
     time.sleep(0.05)  # until a further write would have another time
-    known = KnownStates()
+    known = StateCache()
     known.read(workspace)
     read: list[str] = []
     states = Workspace.state

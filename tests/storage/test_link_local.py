@@ -74,7 +74,7 @@ def test_a_name_that_leads_to_such_an_address_is_refused(resolve: Resolve, addre
     resolve("files.example", address)
     with pytest.raises(LinkLocalRefusedError, match=r"name 'files\.example' leads to .* link_local: allow") as caught:
         read("http://files.example/x.tif?sig=secret")
-    assert not caught.value.retryable
+    assert not caught.value.is_retried_at_once
     assert "secret" not in str(caught.value)
 
 

@@ -18,8 +18,8 @@ import pytest
 import rasteret_assets as ra
 from rasteret_assets import create_backend
 from rasteret_assets.errors import RangeReadError, StoreUnavailableError
-from rasteret_assets.storage.conditional import open_conditional
 from rasteret_assets.storage.reading import also_do
+from rasteret_assets.storage.workspace.conditional import open_conditional
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.s3 import filesystem_of
 from tests.support.server import RangeServer

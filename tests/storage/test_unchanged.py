@@ -77,7 +77,7 @@ def test_a_replaced_file_is_told_in_one_request(server: RangeServer, conditions,
     with pytest.raises(FileReplacedError, match=r"/x\.tif was replaced since it was indexed \(.+\)") as caught:
         read(url, known)
     assert "secret" not in str(caught.value)
-    assert not caught.value.retryable
+    assert not caught.value.is_retried_at_once
     assert len(server.requests) == 1
 
 

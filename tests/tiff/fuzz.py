@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rasteret_assets.errors import TiffError
-from rasteret_assets.headers.structs import header_structs
+from rasteret_assets.headers._structs import header_structs
 from rasteret_assets.tiff import NeedBytes, TiffHeader, parse_header
 from tests.support.rasters import tiff_bytes
 from tests.tiff.damage import damage

@@ -9,28 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from rasteret_assets.collection.pixels.budget import Budget
+from rasteret_assets.collection.pixels._budget import Budget
 from rasteret_assets.collection.pixels.codecs import decode_tile
-from rasteret_assets.collection.pixels.plan import BandRead, Run, plan_read
-from rasteret_assets.errors import (
-    BackendError,
-    FileReplacedError,
-    HostUnreachableError,
-    RangeReadError,
-    RasteretAssetsError,
-    TileError,
-)
-from rasteret_assets.secrets import redact
+from rasteret_assets.collection.pixels.fetching import RangeFetcher
+from rasteret_assets.collection.pixels.tile_plan import BandRead, Run, plan_read
+from rasteret_assets.errors import FileReplacedError, RangeReadError, RasteretAssetsError, TileError
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.hosts import DEADLINE_S, HostState, attempts_allowed, backoff
-from rasteret_assets.storage.unchanged import as_unchanged_reader
-from rasteret_assets.storage.urls import host
 
 _DECODE_THREADS = min(16, os.cpu_count() or 1)
 
@@ -100,7 +89,7 @@ async def read_jobs(
 
 @dataclass(eq=False)
 class _Reading:
-    """One call: the jobs that are left, the hosts they lead to, what has failed."""
+    """One call: the jobs that are left and what has failed."""
 
     jobs: Iterator[Job]
     backend: StorageBackend
@@ -109,17 +98,15 @@ class _Reading:
     pool: ThreadPoolExecutor
     ended: Callable[[int], None] | None = None
     waiting: deque[tuple[_Running, Run]] = field(default_factory=deque)
-    hosts: dict[str, HostState] = field(default_factory=dict)
     failures: list[RasteretAssetsError] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.reader = as_unchanged_reader(self.backend)
+        self.fetcher = RangeFetcher(self.backend, self.max_concurrent)
         self.fetched = Budget(_FETCHED_BYTES)
         self.decoded = Budget(_DECODED_BYTES)
         self.held = Budget(_JOB_BYTES)
         self.turn = asyncio.Lock()
-        self.room = asyncio.Condition()
 
     async def run(self) -> list[RasteretAssetsError]:
         async with asyncio.TaskGroup() as group:
@@ -202,69 +189,16 @@ class _Reading:
         return len(data)
 
     async def fetch(self, run: Run) -> memoryview:
-        """The bytes of a run, asked for again while that promises something.
+        """Return the bytes of a run.
 
         Raises:
             RangeReadError: if they do not come.
         """
-        href = run.read.href
-        state = self.hosts.setdefault(host(href), HostState(ceiling=self.max_concurrent, first=self.max_concurrent))
-        attempts, deadline = 0, 0.0
-        while True:
-            await self.wait_for_room(state, href)
-            attempts += 1
-            started = time.monotonic()
-            state.active += 1
-            try:
-                data = await self.ask(href, run)
-            except RangeReadError as error:
-                state.note(error, started)
-                wait = backoff(attempts, error.retry_after)
-                deadline = deadline or started + DEADLINE_S
-                if attempts >= attempts_allowed(error) or started + wait > deadline:
-                    raise
-            else:
-                state.answered()
-                return data
-            finally:
-                state.active -= 1
-                await self.tell_of_room()
-            await asyncio.sleep(wait)
-
-    async def ask(self, href: str, run: Run) -> memoryview:
+        read = run.read
         try:
-            read = await self.reader.read_unchanged(href, run.start, run.length, run.read.header.file)
-            return memoryview(read.data)
+            return await self.fetcher.fetch(read.href, run.start, run.length, read.header.file)
         except FileReplacedError as error:
-            raise run.read.replaced_error(error) from error
-        except RasteretAssetsError:
-            raise
-        except Exception as error:  # a user's backend may raise anything
-            where = redact(href)
-            reason = str(error).replace(href, where)
-            raise BackendError(f"{where}: the backend failed: {type(error).__name__}: {reason}", href=where) from error
-
-    async def wait_for_room(self, state: HostState, href: str) -> None:
-        """Wait until the host may be asked."""
-        while True:
-            if state.dead:
-                where, name = redact(href), host(href) or "this machine"
-                raise HostUnreachableError(
-                    f"{where}: given up, because {name} gave no answer to the last {state.refusals} requests",
-                    href=where,
-                )
-            pause = state.paused_until - time.monotonic()
-            if pause > 0:
-                await asyncio.sleep(pause)
-            elif state.has_room:
-                return
-            else:
-                async with self.room:
-                    await self.room.wait_for(lambda: state.has_room or state.dead)
-
-    async def tell_of_room(self) -> None:
-        async with self.room:
-            self.room.notify_all()
+            raise read.replaced_error(error) from error
 
 
 def _place(run: Run, data: memoryview) -> list[TileError]:

@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from rasteret_assets.collection.table.prune import Boxes, groups_near
+from rasteret_assets.collection.table._prune import Boxes, groups_near
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.storage.reading import unreadable
 
