@@ -32,6 +32,8 @@ PARQUET_SUFFIXES: Final = (".parquet", ".geoparquet", ".parq", ".pq")
 #: Container and path of an address in Azure that leaves the account to somebody else, and what an account is called.
 _AZURE: Final = re.compile(r"(?:abfss?|az|azure)://([^/@]+)/(.+)", re.DOTALL)
 _ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
+#: Collections of an API have this address (STAC API 1.0, and OGC API - Features 7.11).
+_IN_API: Final = re.compile(r"/collections/[^/]+/?$")
 _PARQUET_TYPES: Final = ("application/vnd.apache.parquet", "application/x-parquet")
 #: Bytes of a document, and Items of a Collection, that no catalog of Parquet files comes near.
 _MOST_BYTES: Final = 32 * 2**20
@@ -40,8 +42,9 @@ _NAMED: Final = 8
 
 
 def is_document(path: str) -> bool:
-    """Tell whether a path is one of a JSON document, by its name."""
-    return _bare(path).lower().endswith(".json")
+    """Tell whether a path is the path of a JSON document: by its name, or as the address of a Collection in an API."""
+    bare = _bare(path)
+    return bare.lower().endswith(".json") or (is_http(path) and _IN_API.search(bare) is not None)
 
 
 def files_of_document(path: str, access: TableAccess) -> list[str]:

@@ -248,7 +248,9 @@ def azure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Azur
         yield Handler
 
 
-def test_parquet_of_a_planetary_computer_collection_is_signed(azure: type[Azure], tmp_path: Path) -> None:
+def test_parquet_of_a_planetary_computer_collection_is_signed(
+    azure: type[Azure], server: RangeServer, tmp_path: Path
+) -> None:
     document = {
         "type": "Collection",
         "id": "t",
@@ -260,14 +262,14 @@ def test_parquet_of_a_planetary_computer_collection_is_signed(azure: type[Azure]
             }
         },
     }
-    path = tmp_path / "collection.json"
-    path.write_text(json.dumps(document))
-    source = opened(str(path), credentials="planetary_computer")
+    server.objects["/collections/t"] = json.dumps(document).encode()
+    path = f"{server.url}/collections/t"
+    source = opened(path, credentials="planetary_computer")
     assert ids(source) == ["a", "b"]
     assert "PLANTED" not in repr(source)
-    spec = CollectionSpec.of(path=str(path), name="t", workspace_dir=tmp_path / "w", credentials="planetary_computer")
+    spec = CollectionSpec.of(path=path, name="t", workspace_dir=tmp_path / "w", credentials="planetary_computer")
     first = open_known(Workspace.of(spec), spec.path, spec)
     assert first.fingerprint == source.fingerprint == open_known(Workspace.of(spec), spec.path, spec).fingerprint
     azure.signed = "ANOTHER"
     azure.objects = {"t.parquet/part-1.parquet": parquet("c", "d")}
-    assert ids(opened(str(path), credentials="planetary_computer")) == ["c", "d"]
+    assert ids(opened(path, credentials="planetary_computer")) == ["c", "d"]
