@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from rasteret_assets.checks import require_publishable
 from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.headers.band_metadata import BandMetadataReader, check_enrichment, count_failures
 from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.rows import MemorySink
-from rasteret_assets.headers.stage import BandMetadataReader, check_enrichment, count_failures
 from rasteret_assets.partitions import hive_keys
 from rasteret_assets.pipeline.build import BuildReport, build_partitions
 from rasteret_assets.pipeline.plan import GONE, BuildPlan, plan_build, refuse_unknown, stale_partitions
@@ -33,9 +33,9 @@ from rasteret_assets.source.profile import profile_source
 from rasteret_assets.source.stored import open_known
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.commit import unfinished_partitions, verified_states
 from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import unfinished_partitions, verified_states
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def build_from_table(
     backend = _backend(backend, spec)
     target = spec.published_path
     if target is None:
-        return _build_in_memory(open_source(path, spec, filesystem), spec, backend)
+        return _build_in_memory(open_source(path, spec, filesystem, backend=backend), spec, backend)
     spec = _sized_as_published(spec)
     workspace = Workspace.of(spec)
     _refuse_another(workspace, spec)
@@ -123,7 +123,7 @@ def build_from_table(
         )  # fmt: skip
     # Another process may have ended what was unfinished a moment ago.
     options: dict[str, Any] = {"force": force, "partitions": unfinished, "must_exist": False}
-    source = open_known(workspace, path, spec, filesystem, trust_stored=not force)
+    source = open_known(workspace, path, spec, filesystem, trust_stored=not force, backend=backend)
     _build(workspace, source, spec, backend, **options)
     return load(target, name=name)
 
@@ -197,8 +197,8 @@ def build(
     _refuse_another(workspace, spec)
     force = force or spec.force
     filesystem = _of_table(spec, filesystem, workspace_filesystem)
-    source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force)
     backend = _backend(backend, spec)
+    source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force, backend=backend)
     options = {"force": force, "revalidate": revalidate}
     return _build(workspace, source, spec, backend, partitions=partitions, **options)
 

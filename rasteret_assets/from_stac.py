@@ -15,8 +15,8 @@ from rasteret_assets.harvesting.report import HarvestReport
 from rasteret_assets.progress import harvest_progress
 from rasteret_assets.spec import CloudConfig, CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.commit import unfinished_partitions
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import unfinished_partitions
 
 
 def harvest(spec: CollectionSpec, *, workspace_filesystem: Any = None, force: bool = False) -> HarvestReport:

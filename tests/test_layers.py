@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,9 @@ LAYERS = [
     {"pipeline"},
     {"checks", "collection", "declare", "progress"},
     {"api"},
-    {"from_stac"},
+    {"from_stac", "tiles"},
     {"orchestration"},
+    {"dagster"},
     {"demo"},
     {"cli"},
 ]
@@ -43,9 +45,10 @@ ROOMS = [
     {"pixels"},
     {"formats"},
     {"show"},
-    {"request"},
+    {"record_query", "request"},
+    {"_exports", "_reads"},
     {"collection"},
-    {"load", "verify"},
+    {"_verify", "load"},
 ]
 ROOM_RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}
 
@@ -93,6 +96,14 @@ def test_no_room_of_the_collection_imports_a_later_one(path: Path) -> None:
             assert ROOM_RANK[parts[2]] <= ROOM_RANK[room], f"{room} imports {parts[2]}"
 
 
+def test_only_the_workspace_knows_the_workspace() -> None:
+    """The rest of ``storage`` reads and writes bytes, whatever collection they are of."""
+    storage = PACKAGE / "storage"
+    for path in storage.rglob("*.py"):
+        if path.relative_to(storage).parts[0] != "workspace":
+            assert not [name for name in IMPORTS[path] if name.startswith("rasteret_assets.storage.workspace")], path
+
+
 @pytest.mark.parametrize(
     ("foreign", "allowed"),
     [
@@ -119,15 +130,30 @@ def test_one_module_alone_needs_celery() -> None:
         for path in MODULES
         if any(name.split(".")[0] in {"celery", "dagster_celery", "dagster_k8s"} for name in IMPORTS[path])
     }
-    assert users <= {"orchestration/celery.py"}
-    # Celery is an extra: nothing else of the package leads to that module.
-    assert not [path for path in MODULES if "rasteret_assets.orchestration.celery" in IMPORTS[path]]
+    assert users <= {"orchestration/celery_launcher.py"}
+    # Celery is an extra, so that only the public face, for type checkers, imports that module.
+    leading = [path.name for path in MODULES if "rasteret_assets.orchestration.celery_launcher" in IMPORTS[path]]
+    assert leading == ["dagster.py"]
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "tiff").glob("*.py")), ids=lambda path: path.name)
 def test_the_parser_neither_awaits_nor_reads(path: Path) -> None:
     assert not [node for node in ast.walk(TREES[path]) if isinstance(node, ast.Await | ast.AsyncFunctionDef)]
     assert not {name.split(".")[0] for name in IMPORTS[path]} & {"pyarrow", "asyncio", "io", "os", "socket"}
+
+
+def test_every_extra_that_messages_name_exists() -> None:
+    named = {
+        keyword.value.value
+        for path in MODULES
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "optional"
+        for keyword in node.keywords
+        if keyword.arg == "extra" and isinstance(keyword.value, ast.Constant)
+    }
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert named
+    assert named <= set(project["optional-dependencies"])
 
 
 def test_importing_the_package_leaves_dagster_alone() -> None:

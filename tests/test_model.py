@@ -21,9 +21,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from rasteret_assets import CollectionSpec, build, load, plan
 from rasteret_assets.headers import fetch, rows
-from rasteret_assets.storage.files import TableWriter
-from rasteret_assets.storage.streams import StreamWriter
 from rasteret_assets.storage.workspace import PART_NAME, Workspace
+from rasteret_assets.storage.workspace.files import TableWriter
+from rasteret_assets.storage.workspace.streams import StreamWriter
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 

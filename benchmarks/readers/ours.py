@@ -14,9 +14,9 @@ import shapely
 from harness import Job, measure
 
 from rasteret_assets import create_backend
+from rasteret_assets.headers.band_metadata import BandMetadataReader, count_failures
 from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.rows import MemorySink
-from rasteret_assets.headers.stage import BandMetadataReader, count_failures
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import HEADER_FILE, HEADER_ROW, TILE_TABLES
 from rasteret_assets.source.open import open_source

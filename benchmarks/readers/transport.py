@@ -8,9 +8,9 @@ from typing import Any
 from harness import Job, fetch_all, judge_outcomes, measure
 
 from rasteret_assets import create_backend
-from rasteret_assets.storage import http_ranges
 from rasteret_assets.storage.backend import as_reader
 from rasteret_assets.storage.create import close_backend
+from rasteret_assets.storage.http import ranges as http_ranges
 from rasteret_assets.storage.processes import run_sync
 
 

@@ -32,8 +32,8 @@ from rasteret_assets.schema import (
     band_column,
     is_band_field,
 )
-from rasteret_assets.storage.commit import LOST, may_be
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import LOST, may_be
 
 _REBUILD: Final = "build the partition again"
 

@@ -23,9 +23,9 @@ from rasteret_assets.harvesting.texts import Texts, conformed
 from rasteret_assets.harvesting.unite import unite
 from rasteret_assets.harvesting.windows import time_of, updated_of, utc_text
 from rasteret_assets.schema import ASSETS, GEOMETRY, ID
-from rasteret_assets.storage.disk import make_folder
-from rasteret_assets.storage.streams import STREAM_OPTIONS
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.disk import make_folder
+from rasteret_assets.storage.workspace.streams import STREAM_OPTIONS
 
 #: Key of a file's footer: digest of its items, which says what the file holds whatever else was lost.
 DIGEST_KEY: Final = b"rasteret_assets:items"

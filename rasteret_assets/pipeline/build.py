@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from rasteret_assets.headers.band_metadata import check_enrichment
 from rasteret_assets.headers.retried import MISSING
-from rasteret_assets.headers.stage import check_enrichment
 from rasteret_assets.headers.unused import sweep_headers
-from rasteret_assets.pipeline.bands import LATENCY_PREFIX
+from rasteret_assets.pipeline._header_stage import LATENCY_PREFIX
 from rasteret_assets.pipeline.stage import Build, StageResult, held_together
 from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.publish.parameters import KEPT, TAKEN, tell_parameters
 from rasteret_assets.publish.partition import publish_collection_document
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW, STAGES
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.commit import announce_new
 from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import announce_new
 
 # Also where nothing had to be built.
 _ALWAYS_COUNTED: Final = ("rejected_records", "headers_fetched", "headers_reused", "headers_failed", "requests")

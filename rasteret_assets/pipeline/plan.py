@@ -29,8 +29,8 @@ from rasteret_assets.source.open import Source
 from rasteret_assets.source.profile import SourceProfile, parts_of, scan_parts
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.commit import LOST, NEXT, verified_states
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import LOST, NEXT, verified_states
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def stale_partitions(
 
     Args:
         states: of the published partitions, by key, as
-            :func:`~rasteret_assets.storage.commit.verified_states` has them.
+            :func:`~rasteret_assets.storage.workspace.commit.verified_states` has them.
         profile: of the source.
         spec: of the collection.
         force: whether every partition is to be built.

@@ -12,8 +12,8 @@ from rasteret_assets.headers.ledger import read_ledger
 from rasteret_assets.records.signatures import without_signatures
 from rasteret_assets.schema import BANDS, COLLECTION, HEADER_FILE, NORMALIZED, RAW, RECIPE_KEY, REJECTED
 from rasteret_assets.storage.filesystems import list_files
-from rasteret_assets.storage.streams import STREAM_SUFFIX, open_stream
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.streams import STREAM_SUFFIX, open_stream
 
 #: Tables that can be looked at, in the order in which data flows.
 TABLES = (RAW, NORMALIZED, REJECTED, BANDS, COLLECTION)

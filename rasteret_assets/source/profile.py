@@ -41,7 +41,7 @@ from rasteret_assets.source.crs import crs_name
 from rasteret_assets.source.open import Source, SourcePart
 from rasteret_assets.source.overlap import FactsOf, FactsOfRows, Overlap, RowFacts, find_overlap
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.ahead import ahead
+from rasteret_assets.storage.background import in_background
 
 #: Raised whenever a profile of the same rows would come out differently: stored ones are then made anew.
 PROFILE_VERSION = 5
@@ -357,7 +357,7 @@ def _profile_part(source: Source, part: SourcePart, spec: CollectionSpec, keep: 
     hashes = [np.zeros(0, np.uint64)]
     facts = FactsOfRows(spec) if spec.newest_by is not None else None
     stated = _schema_names(source, spec)
-    for batch in ahead(source.batches(part)):
+    for batch in in_background(source.batches(part)):
         aliased = with_aliases(batch, spec)
         hashed = batch_hashes(batch)
         placed = list(_places(aliased, spec))

@@ -8,8 +8,8 @@ at its end two or three. :class:`HeaderFamily` takes the headers of files that a
 
 from __future__ import annotations
 
+from rasteret_assets.tiff._family import FamilyMember, HeaderFamily, StackedTables
 from rasteret_assets.tiff.buffer import NeedBytes
-from rasteret_assets.tiff.family import FamilyMember, HeaderFamily, StackedTables
 from rasteret_assets.tiff.header import TiffHeader
 from rasteret_assets.tiff.parse import parse_header
 

@@ -10,9 +10,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from rasteret_assets.errors import CorruptTiffError, NotGeoreferencedError, NotTiledError, UnsupportedTiffError
+from rasteret_assets.tiff._geokeys import GeoReference, read_geokeys
 from rasteret_assets.tiff.buffer import MAX_INT32, SparseBuffer
 from rasteret_assets.tiff.constants import BYTE_TYPES, PlanarConfiguration, Tag
-from rasteret_assets.tiff.geokeys import GeoReference, read_geokeys
 from rasteret_assets.tiff.header import TiffHeader
 from rasteret_assets.tiff.ifd import MAX_REMEMBERED, Entry, Ifd, index_entries, read_first_ifd
 from rasteret_assets.tiff.layout import Layout

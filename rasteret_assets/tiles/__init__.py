@@ -13,7 +13,7 @@ Needs the extra ``tiles``: rio-tiler is imported with this package, and by nothi
 
 from rasteret_assets.collection.extras import optional
 
-optional("rio_tiler", purpose="rasteret_assets.tiles")
+optional("rio_tiler", extra="tiles", purpose="rasteret_assets.tiles")
 
 from rasteret_assets.tiles.mosaic_backend import CollectionBackend, TooManyRecordsError  # noqa: E402
 from rasteret_assets.tiles.readers import BandReader, PaletteWarning, RecordReader  # noqa: E402

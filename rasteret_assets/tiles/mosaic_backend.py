@@ -13,6 +13,7 @@ from rio_tiler.errors import MissingAssets, PointOutsideBounds, TileOutsideBound
 from rio_tiler.io.base import SpatialMixin
 from rio_tiler.models import ImageData, PointData
 from rio_tiler.mosaic.backend import BaseBackend
+from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.areas.reproject import crs_name
@@ -136,7 +137,7 @@ class CollectionBackend(BaseBackend):  # type: ignore[misc]  # Any to mypy, whic
         return found
 
 
-def _area(geometry: shapely.Geometry, crs: CRS | None) -> Area:
+def _area(geometry: BaseGeometry, crs: CRS | None) -> Area:
     if crs is None or crs == WGS84_CRS:
         return Area(geometry=geometry)
     return Area(geometry=geometry, crs=crs_name(crs.to_wkt()))

@@ -20,7 +20,7 @@ from rasterio.abc import MultiByteRangeResourceContainer
 
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.fetching import RangeFetcher
-from rasteret_assets.collection.pixels.plan import MAX_GAP, MAX_RUN
+from rasteret_assets.collection.pixels.tile_plan import MAX_GAP, MAX_RUN
 from rasteret_assets.errors import FileReplacedError, RasteretAssetsError, TileError
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.processes import run_sync

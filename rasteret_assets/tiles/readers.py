@@ -198,7 +198,7 @@ def raster_bounds(transform: Sequence[float], size: tuple[int, int]) -> tuple[fl
 
 def _bounds(file: BandFile, crs: CRS) -> tuple[float, float, float, float]:
     box, own = raster_bounds(file.transform, file.size), raster_crs(file.crs)
-    return box if own == crs else tuple(transform_bounds(own, crs, *box))  # type: ignore[return-value]
+    return box if own == crs else tuple(transform_bounds(own, crs, *box))
 
 
 def _union(boxes: Sequence[tuple[float, float, float, float]]) -> tuple[float, ...]:

@@ -18,10 +18,11 @@ from rasteret_assets import schema
 from rasteret_assets.collection.areas.footprints import FootprintTree
 from rasteret_assets.collection.collection import Collection
 from rasteret_assets.collection.pixels.backends import Source
-from rasteret_assets.collection.pixels.options import AREA_DEFAULTS
-from rasteret_assets.collection.pixels.select import has_href, named_crs
+from rasteret_assets.collection.pixels.read_options import AREA_DEFAULTS
+from rasteret_assets.collection.pixels.record_table import has_href
+from rasteret_assets.collection.pixels.select import named_crs
 from rasteret_assets.collection.table.rasters import leaves_of, rasters_of
-from rasteret_assets.collection.table.rows import Places, Recent, Rows, rows_of, split
+from rasteret_assets.collection.table.row_places import Places, Recent, Rows, rows_of, split
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import CollectionError, SpecError, StaleRowsError

@@ -224,7 +224,7 @@ def _place_tags(transform: Sequence[float], crs: str) -> list[tuple[int, tuple[i
 @functools.lru_cache(maxsize=64)
 def _geo_keys(crs: str) -> tuple[tuple[int, tuple[int, str], Any], ...]:
     """GeoTIFF's keys of a CRS, as GDAL writes them."""
-    rasterio = optional("rasterio", purpose="rasteret_assets.tiles")
+    rasterio = optional("rasterio", extra="tiles", purpose="rasteret_assets.tiles")
     affine = rasterio.Affine(2, 0, 1, 0, -2, 1)  # any but the identity, which GDAL takes for none
     with rasterio.MemoryFile() as memory:
         with memory.open(driver="GTiff", width=1, height=1, count=1, dtype="uint8", crs=crs, transform=affine):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rasterio.io import MemoryFile
 
 from rasteret_assets.errors import TiffError
-from rasteret_assets.headers.structs import header_structs
+from rasteret_assets.headers._structs import header_structs
 from rasteret_assets.tiff import FamilyMember, HeaderFamily, NeedBytes, TiffHeader, parse_header
 from rasteret_assets.tiff.parse import read_shared
 from tests.support.rasters import tiff_bytes

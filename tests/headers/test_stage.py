@@ -13,11 +13,12 @@ import rasterio
 
 from rasteret_assets import create_backend
 from rasteret_assets.errors import EnrichmentError
-from rasteret_assets.headers import fetch, rows, stage
+from rasteret_assets.headers import band_metadata as stage
+from rasteret_assets.headers import fetch, rows
+from rasteret_assets.headers.band_metadata import check_enrichment, count_failures
 from rasteret_assets.headers.failures import remedy
 from rasteret_assets.headers.fetch import fetch_headers
 from rasteret_assets.headers.outcomes import HeaderProgress, HeaderTarget
-from rasteret_assets.headers.stage import check_enrichment, count_failures
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, PARSER_VERSION
 from rasteret_assets.storage import hosts
 from tests.support.ledgers import Ledgers, comparable

@@ -19,15 +19,15 @@ from rasteret_assets.api import build
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.geometry import hilbert_distance
 from rasteret_assets.headers import store
-from rasteret_assets.pipeline import records as normalizing
+from rasteret_assets.pipeline import _record_stage as normalizing
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.publish import partition
 from rasteret_assets.records import order
 from rasteret_assets.schema import BAND_STRUCT, BANDS, COLLECTION, CONTRACT_BAND_FIELDS, NORMALIZED
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.streams import open_stream, stream_writer
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.streams import open_stream, stream_writer
 from tests.support.rasters import footprint, record_table, tiff_bytes
 from tests.support.server import RangeServer
 

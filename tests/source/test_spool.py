@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from rasteret_assets import CollectionSpec, build, load
 from rasteret_assets.errors import DamagedFileError, SourceChangedError
-from rasteret_assets.pipeline import raw as stages
+from rasteret_assets.pipeline import _raw_stage as stages
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.schema import RAW
@@ -29,9 +29,9 @@ from rasteret_assets.source import spool as spools
 from rasteret_assets.source import stored
 from rasteret_assets.source.open import Source, open_source
 from rasteret_assets.source.spool import Spool
-from rasteret_assets.storage.files import Files
-from rasteret_assets.storage.streams import StreamTable, open_stream
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.files import Files
+from rasteret_assets.storage.workspace.streams import StreamTable, open_stream
 from tests.support.rasters import record_table
 
 SCHEMA = pa.schema([("file", pa.string()), ("row", pa.int64())])

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pytest
 
 from rasteret_assets.errors import WorkspaceError
-from rasteret_assets.storage import disk
-from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace import Workspace, disk
 
 TABLE = pa.table({"x": [1, 2, 3]})
 

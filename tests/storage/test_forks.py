@@ -26,10 +26,10 @@ from fsspec.implementations.local import LocalFileSystem
 from rasteret_assets import build_from_table, create_backend
 from rasteret_assets.collection import Collection
 from rasteret_assets.errors import LoopThreadError
-from rasteret_assets.storage import holds
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.locks import held
 from rasteret_assets.storage.processes import OfProcess, run_sync
+from rasteret_assets.storage.workspace import holds
+from rasteret_assets.storage.workspace._locks import held
 from tests.support.rasters import footprint, record_table, tiff_bytes
 from tests.support.s3 import KEYS, bucket_server
 from tests.support.server import RangeServer

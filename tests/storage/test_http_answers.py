@@ -27,8 +27,9 @@ from rasteret_assets.errors import (
     TruncatedReadError,
     WrongRangeError,
 )
-from rasteret_assets.storage import http_names, http_ranges
-from rasteret_assets.storage.http import HttpBackend
+from rasteret_assets.storage.http import connector as http_names
+from rasteret_assets.storage.http import ranges as http_ranges
+from rasteret_assets.storage.http.http_backend import HttpBackend
 from rasteret_assets.storage.processes import run_sync
 from tests.support.raw import RawServer, answering
 

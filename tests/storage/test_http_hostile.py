@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rasteret_assets.errors import RangeReadError
-from rasteret_assets.storage import http_ranges
 from rasteret_assets.storage.backend import Validators
-from rasteret_assets.storage.http import HttpBackend
-from rasteret_assets.storage.http_answer import HttpAnswer, interpret
-from rasteret_assets.storage.http_parts import read_ends_of, read_parts
+from rasteret_assets.storage.http import ranges as http_ranges
+from rasteret_assets.storage.http._multipart import read_ends_of, read_parts
+from rasteret_assets.storage.http.answer import HttpAnswer, interpret
+from rasteret_assets.storage.http.http_backend import HttpBackend
 
 BODY = bytes(range(100))
 SOUND = (

@@ -23,7 +23,8 @@ from rasteret_assets.errors import (
     ThrottledError,
     TruncatedReadError,
 )
-from rasteret_assets.storage import close_backend, http_ranges, read_range
+from rasteret_assets.storage import close_backend, read_range
+from rasteret_assets.storage.http import ranges as http_ranges
 from tests.support.server import RangeServer
 
 DATA = bytes(range(256)) * 40

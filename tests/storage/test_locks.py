@@ -17,10 +17,9 @@ import pyarrow.fs as pafs
 import pytest
 
 from rasteret_assets.errors import LockLostError, WorkspaceError
-from rasteret_assets.storage import holds
-from rasteret_assets.storage.holds import Hold
-from rasteret_assets.storage.locks import held
-from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace import Workspace, holds
+from rasteret_assets.storage.workspace._locks import held
+from rasteret_assets.storage.workspace.holds import Hold
 from tests.support.s3 import bucket_server, filesystem_of, requests_seen
 
 Place = tuple[pafs.FileSystem, str]
@@ -112,7 +111,7 @@ def test_an_error_gives_the_lock_back(place: Place) -> None:
 def test_the_system_gives_back_the_lock_of_a_killed_process(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     script = (
-        "import sys, time, pyarrow.fs as pafs; from rasteret_assets.storage.locks import held\n"
+        "import sys, time, pyarrow.fs as pafs; from rasteret_assets.storage.workspace._locks import held\n"
         "with held(pafs.LocalFileSystem(), sys.argv[1]):\n    print('held', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from rasteret_assets.errors import CollectionError, DamagedFileError
 from rasteret_assets.schema import BAND_STRUCT, BBOX_TYPE
-from rasteret_assets.storage.files import Files
-from rasteret_assets.storage.streams import StreamTable, open_stream, put_messages, stream_writer
+from rasteret_assets.storage.workspace.files import Files
+from rasteret_assets.storage.workspace.streams import StreamTable, open_stream, put_messages, stream_writer
 from tests.support.s3 import bucket_server, filesystem_of
 
 ROWS = 500

@@ -15,10 +15,10 @@ import pyarrow.fs as pafs
 import pytest
 
 from rasteret_assets.errors import CollectionError, SourceError, SpecError, WorkspaceError
-from rasteret_assets.storage import batches, files
-from rasteret_assets.storage.files import STAGE_OPTIONS
+from rasteret_assets.storage import batches
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
-from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace import Workspace, placed_files
+from rasteret_assets.storage.workspace.files import STAGE_OPTIONS
 from tests.support.s3 import bucket_server, filesystem_of, requests_seen
 
 TABLE = pa.table({"x": [1, 2, 3]})
@@ -77,7 +77,7 @@ def test_an_object_takes_a_request_to_write_and_one_for_each_part_to_read(
         assert pa.Table.from_batches(workspace.read_batches(path)) == table
         assert asked == [f"GET /{path}"]
         asked.clear()
-        monkeypatch.setattr(files, "_OPENED_BYTES", 100)
+        monkeypatch.setattr(placed_files, "_OPENED_BYTES", 100)
         assert pa.Table.from_batches(workspace.read_batches(path)) == table
         # What a small object would be, its size, its footer, both row groups.
         assert asked == [f"GET /{path}", f"HEAD /{path}", *2 * [f"GET /{path}"]]

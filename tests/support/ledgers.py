@@ -15,8 +15,8 @@ from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, BANDS, HEADER_SCHEMA, HEADER_STRUCT, NORMALIZED, RAW, UNDATED
 from rasteret_assets.source.open import open_source
-from rasteret_assets.storage.streams import stream_writer
 from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.streams import stream_writer
 
 _FAILED = "failed: "
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rasteret_assets.errors import CorruptTiffError, TiffError, UnsupportedTiffError
-from rasteret_assets.headers.structs import header_structs
+from rasteret_assets.headers._structs import header_structs
 from rasteret_assets.tiff import NeedBytes, TiffHeader, parse_header
 from tests.tiff.support import craft, geo_keys, serve
 

@@ -44,7 +44,10 @@ def with_alpha(data: np.ndarray) -> np.ndarray:
 #: Files by name: their pixels, and how they are written.
 FILES: dict[str, tuple[Any, dict[str, Any]]] = {
     "uint16": (lambda: punched(pixels(), 0), {"compress": "deflate", "predictor": 2, "describe": {"nodata": 0}}),
-    "int16": (lambda: punched(pixels("int16"), -9), {"compress": "lzw", "crs": "EPSG:4326", "describe": {"nodata": -9}}),
+    "int16": (
+        lambda: punched(pixels("int16"), -9),
+        {"compress": "lzw", "crs": "EPSG:4326", "describe": {"nodata": -9}},
+    ),
     "float32": (
         lambda: punched(pixels("float32"), np.nan),
         {"compress": "zstd", "predictor": 3, "describe": {"nodata": np.nan}},
@@ -52,7 +55,7 @@ FILES: dict[str, tuple[Any, dict[str, Any]]] = {
     "float64": (lambda: pixels("float64"), {"crs": "EPSG:3857", "compress": "lzma"}),
     "int8": (lambda: pixels("int8"), {"crs": "EPSG:3857", "compress": "packbits"}),
     "uint32": (lambda: pixels("uint32"), {"compress": "lerc"}),
-    "big_endian": (lambda: pixels(), {"endianness": "big", "compress": "deflate", "predictor": 2}),
+    "big_endian": (pixels, {"endianness": "big", "compress": "deflate", "predictor": 2}),
     "masked": (lambda: pixels("uint8"), {"mask": HOLES, "compress": "deflate", "crs": "EPSG:3857"}),
     "masked_utm": (lambda: pixels("uint16", bands=2), {"mask": HALF, "compress": "deflate"}),
     "jpeg": (lambda: pixels("uint8", bands=3), {"compress": "jpeg", "photometric": "YCBCR"}),
@@ -75,10 +78,10 @@ FILES: dict[str, tuple[Any, dict[str, Any]]] = {
         lambda: np.where(np.arange(900) < 400, pixels(), 0).astype("uint16"),
         {"sparse_ok": True, "compress": "deflate", "describe": {"nodata": 0}},
     ),
-    "scaled": (lambda: pixels(), {"describe": {"scales": [0.0001], "offsets": [-0.1]}, "compress": "deflate"}),
+    "scaled": (pixels, {"describe": {"scales": [0.0001], "offsets": [-0.1]}, "compress": "deflate"}),
     "without_overviews": (lambda: pixels(rows=300, columns=400), {"overviews": (), "compress": "deflate"}),
     "south_up": (
-        lambda: pixels(), {"transform": Affine(10, 0, 500_000, 0, 10, 5_000_000), "compress": "deflate"}
+        pixels, {"transform": Affine(10, 0, 500_000, 0, 10, 5_000_000), "compress": "deflate"}
     ),
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from rasteret_assets.storage.credentials.asking import ask
-from rasteret_assets.storage.http_answer import is_sendable
+from rasteret_assets.storage.http.answer import is_sendable
 from rasteret_assets.storage.tokens import IssuerError, Token
 
 if TYPE_CHECKING:

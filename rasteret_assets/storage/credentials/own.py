@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from rasteret_assets.errors import SpecError
-from rasteret_assets.storage.http_headers import checked_header
+from rasteret_assets.storage.http.given_headers import checked_header
 from rasteret_assets.storage.tokens import IssuerError, Token
 from rasteret_assets.storage.urls import host, scheme
 
