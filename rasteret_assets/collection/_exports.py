@@ -27,9 +27,11 @@ from rasteret_assets.collection.pixels.read_options import (
 )
 from rasteret_assets.collection.pixels.record_table import known_bands
 from rasteret_assets.collection.record_query import RecordQuery
+from rasteret_assets.inputs import AreasLike, CRSLike
 from rasteret_assets.partitions import PartitionBy
 
 if TYPE_CHECKING:
+    from icechunk import Repository, Storage
     from torch.utils.data import Dataset
     from torchgeo.datasets import GeoDataset
 
@@ -104,11 +106,11 @@ class Exports(RecordQuery):
 
     def to_icechunk(
         self,
-        store: Any,
+        store: str | Path | Storage | Repository,
         bands: str | Sequence[str] | None = None,
         *,
-        area: Any = None,
-        geometry_crs: Any = AUTO,
+        area: AreasLike | None = None,
+        geometry_crs: CRSLike = AUTO,
         groups: str = "grid",
     ) -> IcechunkReport:
         """Write the records as a virtual Zarr store in Icechunk, whose chunks are the tiles of the rasters themselves.
@@ -160,7 +162,7 @@ class Exports(RecordQuery):
         *,
         is_image: bool = True,
         time_series: bool = False,
-        transforms: Any = None,
+        transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         **arguments: Unpack[ReadArguments],
     ) -> GeoDataset:
         """The records as a TorchGeo ``GeoDataset`` for its samplers, ``DataLoader`` workers included.

@@ -34,6 +34,18 @@ from rasteret_assets.collection.record_query import RecordQuery
 from rasteret_assets.collection.request import ReadRequest, polygons_of, request_read
 from rasteret_assets.collection.table.rasters import first_scale, leaves_of
 from rasteret_assets.collection.table.row_places import rows_of
+from rasteret_assets.inputs import (
+    AreasLike,
+    ChunksLike,
+    CRSLike,
+    GroupBy,
+    MosaicRule,
+    Neighbourhood,
+    OnError,
+    PointMatch,
+    PointsLike,
+    WindowGroup,
+)
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.processes import off_loop
 
@@ -47,7 +59,7 @@ class Reads(RecordQuery):
 
     @takes_areas
     def read(
-        self, geometries: Any, bands: str | Sequence[str], **arguments: Unpack[ReadArguments]
+        self, geometries: AreasLike | None, bands: str | Sequence[str], **arguments: Unpack[ReadArguments]
     ) -> ReadRequest:  # fmt: skip
         """Decide what is read of which record under areas of interest, and read no pixel yet.
 
@@ -71,7 +83,7 @@ class Reads(RecordQuery):
 
     @takes_areas
     def get_numpy(
-        self, geometries: Any, bands: str | Sequence[str], **arguments: Unpack[ReadArguments]
+        self, geometries: AreasLike | None, bands: str | Sequence[str], **arguments: Unpack[ReadArguments]
     ) -> npt.NDArray[Any]:  # fmt: skip
         """Pixels under areas of interest, on the rasters' own grids unless another one is asked for.
 
@@ -102,12 +114,12 @@ class Reads(RecordQuery):
     @takes({"chunks": None, "groupby": None, "mosaic": "first", **AREA_DEFAULTS})
     def get_xarray(
         self,
-        geometries: Any,
+        geometries: AreasLike | None,
         bands: str | Sequence[str],
         *,
-        chunks: Any = None,
-        groupby: str | None = None,
-        mosaic: str = "first",
+        chunks: ChunksLike | None = None,
+        groupby: GroupBy | None = None,
+        mosaic: MosaicRule = "first",
         **arguments: Unpack[ReadArguments],
     ) -> xr.Dataset:
         """Pixels under areas of interest as an xarray Dataset.
@@ -144,7 +156,7 @@ class Reads(RecordQuery):
 
     @takes_areas
     def get_gdf(
-        self, geometries: Any, bands: str | Sequence[str], **arguments: Unpack[ReadArguments]
+        self, geometries: AreasLike | None, bands: str | Sequence[str], **arguments: Unpack[ReadArguments]
     ) -> gpd.GeoDataFrame:  # fmt: skip
         """Pixels under areas of interest as a GeoDataFrame: a row for every record, area and band.
 
@@ -171,14 +183,14 @@ class Reads(RecordQuery):
     })  # fmt: skip
     def sample_points(
         self,
-        points: Any,
+        points: PointsLike,
         bands: str | Sequence[str],
         *,
         x_column: str | None = None,
         y_column: str | None = None,
-        match: str = "all",
+        match: PointMatch = "all",
         max_distance_pixels: int = 0,
-        return_neighbourhood: str = "off",
+        return_neighbourhood: Neighbourhood = "off",
         **arguments: Unpack[PointArguments],
     ) -> pa.Table:
         """Values of the pixels that hold points, as an Arrow table.
@@ -218,7 +230,7 @@ class Reads(RecordQuery):
     @takes({"ops": ("mean", "count"), **POINT_DEFAULTS})
     def zonal(
         self,
-        geometries: Any,
+        geometries: AreasLike,
         bands: str | Sequence[str],
         ops: str | Sequence[str] = ("mean", "count"),
         **arguments: Unpack[PointArguments],
@@ -266,11 +278,11 @@ class Reads(RecordQuery):
         bounds: Sequence[float],
         res: float | tuple[float, float],
         bands: str | Sequence[str],
-        target_crs: Any = None,
+        target_crs: CRSLike | None = None,
         max_concurrent: int = 50,
         backend: StorageBackend | None = None,
-        group_by: str | None = None,
-        on_error: str = "raise",
+        group_by: WindowGroup | None = None,
+        on_error: OnError = "raise",
     ) -> npt.NDArray[Any]:
         """Pixels of certain records on a given grid, as ``rasterio.merge.merge`` has them of their files.
 
@@ -314,11 +326,11 @@ class Reads(RecordQuery):
 
     def preview(
         self,
-        what: Any,
+        what: AreasLike,
         bands: str | Sequence[str] | None = None,
         *,
         size: int = 512,
-        geometry_crs: Any = AUTO,
+        geometry_crs: CRSLike = AUTO,
         backend: StorageBackend | None = None,
     ) -> Picture:
         """A picture of a record, or of an area in the record with the fewest clouds, from overviews in the index.
@@ -343,7 +355,7 @@ class Reads(RecordQuery):
             self, what, bands, size=size, geometry_crs=geometry_crs, backend=source.open(), options=ReadOptions()
         )
 
-    def footprints(self, *, crs: Any = None, band: str | None = None) -> gpd.GeoDataFrame:
+    def footprints(self, *, crs: CRSLike | None = None, band: str | None = None) -> gpd.GeoDataFrame:
         """Outlines of the rasters' pixel grids, which say better than the records' own footprints where pixels are.
 
         Args:

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -17,6 +16,7 @@ from rasteret_assets.collection._verify import Verify, problem_with
 from rasteret_assets.collection.collection import Collection
 from rasteret_assets.credentials import checked_credentials
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.inputs import ArrowLike, FilesystemLike
 from rasteret_assets.partitions import PartitionBy, partition_size
 from rasteret_assets.source.stored import source_partitions
 from rasteret_assets.spec import PUBLISHED_SUFFIXES, CloudConfig
@@ -35,7 +35,7 @@ def load(
     name: str = "",
     *,
     partitions: Sequence[str] | None = None,
-    filesystem: Any = None,
+    filesystem: FilesystemLike | None = None,
     verify: Verify = "rows",
     credentials: str | Mapping[str, str] | None = None,
     cloud_config: CloudConfig | None = None,
@@ -174,7 +174,7 @@ def _of_one_size(
 
 
 def as_collection(
-    table: Any,
+    table: ArrowLike,
     *,
     name: str = "",
     data_source: str = "",
@@ -332,7 +332,7 @@ def _whole_metadata(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     return {**kept, schema.GEO_KEY: json.dumps(geo, sort_keys=True).encode()}
 
 
-def _as_dataset(table: Any) -> ds.Dataset:
+def _as_dataset(table: ArrowLike) -> ds.Dataset:
     if isinstance(table, ds.Dataset):
         return table
     if isinstance(table, pa.Table):

@@ -17,6 +17,7 @@ from rasteret_assets.collection.areas.area import AUTO, Area, bbox_geometry, coe
 from rasteret_assets.collection.table import query, scan
 from rasteret_assets.collection.table.dates import parse_date_range
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.inputs import AreasLike, CRSLike, DateRangeLike
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 
@@ -68,10 +69,10 @@ class RecordQuery:
         self,
         *,
         bbox: Sequence[float] | None = None,
-        date_range: Any = None,
+        date_range: DateRangeLike | None = None,
         cloud_cover_lt: float | None = None,
-        geometries: Any = None,
-        geometry_crs: Any = AUTO,
+        geometries: AreasLike | None = None,
+        geometry_crs: CRSLike = AUTO,
         geometry_column: str | None = None,
         split: str | Sequence[str] | None = None,
     ) -> Self:

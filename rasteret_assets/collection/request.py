@@ -24,6 +24,7 @@ from rasteret_assets.collection.pixels.record_table import RecordTable, known_ba
 from rasteret_assets.collection.pixels.select import near_batches, select_records
 from rasteret_assets.collection.pixels.views import View, choose_views
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import AreasLike, ChunksLike, GroupBy, MosaicRule
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -41,7 +42,9 @@ class ReadRequest(PixelRequest):
         stack = read_stack(self)
         return stack[:, 0] if self.is_one_band else stack
 
-    def to_xarray(self, *, chunks: Any = None, groupby: str | None = None, mosaic: str = "first") -> xr.Dataset:
+    def to_xarray(
+        self, *, chunks: ChunksLike | None = None, groupby: GroupBy | None = None, mosaic: MosaicRule = "first"
+    ) -> xr.Dataset:
         """Return the pixels as a Dataset; see :meth:`Collection.get_xarray`."""
         return read_cube(self, chunks, Mosaic.of(groupby, mosaic))
 
@@ -51,7 +54,7 @@ class ReadRequest(PixelRequest):
 
 
 def request_read(
-    table: RecordTable, geometries: Any, bands: str | Sequence[str], arguments: Mapping[str, Any]
+    table: RecordTable, geometries: AreasLike | None, bands: str | Sequence[str], arguments: Mapping[str, Any]
 ) -> ReadRequest:
     """Decide what a read reads; nothing but rows of the index is read here.
 
@@ -85,7 +88,7 @@ def request_read(
     )
 
 
-def polygons_of(geometries: Any, arguments: Mapping[str, Any]) -> tuple[list[Area], pa.Table | None]:
+def polygons_of(geometries: AreasLike, arguments: Mapping[str, Any]) -> tuple[list[Area], pa.Table | None]:
     """Return the areas, and the other columns of their table, if they come in one.
 
     Args:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,13 @@ from shapely.geometry.base import BaseGeometry
 from rasteret_assets.collection.areas.geometry_tables import as_arrow_table, geometry_name, read_geometries
 from rasteret_assets.collection.areas.reproject import LONLAT, crs_name, reproject
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import AreasLike, CRSLike
 from rasteret_assets.sphere import cut_at_antimeridian
 
 AUTO = "auto"
+
+Value = TypeVar("Value")
+Parsed = TypeVar("Parsed")
 
 
 class Shape(NamedTuple):
@@ -79,7 +83,7 @@ class Area:
         return within
 
 
-def coerce_areas(geometries: Any, geometry_crs: Any = AUTO, geometry_column: str | None = None) -> list[Area]:
+def coerce_areas(geometries: AreasLike, geometry_crs: CRSLike = AUTO, geometry_column: str | None = None) -> list[Area]:
     """Every geometry in ``geometries``, in order.
 
     Args:
@@ -111,7 +115,7 @@ def coerce_areas(geometries: Any, geometry_crs: Any = AUTO, geometry_column: str
     ]
 
 
-def coerce_shapes(geometries: Any) -> list[Shape]:
+def coerce_shapes(geometries: AreasLike) -> list[Shape]:
     """Every geometry with the CRS it states, unchecked; forms as for :func:`coerce_areas`, but tables."""
     return list(_shapes(geometries))
 
@@ -139,7 +143,7 @@ def bbox_geometry(bbox: Sequence[float]) -> BaseGeometry:
     return shapely.box(xmin, ymin, xmax, ymax)
 
 
-def _shapes(value: Any) -> Iterable[Shape]:
+def _shapes(value: object) -> Iterable[Shape]:
     """Geometries with the CRS each states; None where a value is missing."""
     match value:
         case None | BaseGeometry():
@@ -158,9 +162,9 @@ def _shapes(value: Any) -> Iterable[Shape]:
             return _foreign(value)
 
 
-def _foreign(value: Any) -> Iterable[Shape]:
+def _foreign(value: object) -> Iterable[Shape]:
     """Objects of other libraries, by what they offer, and plain iterables."""
-    if hasattr(value, "to_wkb") and hasattr(value, "geometry"):
+    if hasattr(value, "to_wkb") and hasattr(value, "geometry") and hasattr(value, "crs"):
         stated = None if value.crs is None else crs_name(value.crs)
         return [Shape(shape, stated) for shape in shapely.from_wkb(list(value.geometry.to_wkb()))]
     if hasattr(value, "__geo_interface__"):
@@ -181,18 +185,18 @@ def _table(table: pa.Table, column: str | None) -> list[Shape]:
     return [Shape(shape, crs or _srid(shape)) for shape in geometries]
 
 
-def _geojson(value: Any) -> Iterable[Shape]:
+def _geojson(value: object) -> Iterable[Shape]:
     kind = value.get("type") if isinstance(value, Mapping) else None
+    if not isinstance(value, Mapping) or not kind:
+        raise SpecError(f"a mapping without a GeoJSON 'type' is not an area of interest: give {_FORMS}")
     if kind == "FeatureCollection":
         for feature in value.get("features") or []:
             yield from _geojson(feature)
     elif kind == "Feature":
         geometry = value.get("geometry")
         yield from _geojson(geometry) if geometry else [Shape(None, None)]
-    elif kind:
-        yield Shape(_read(shapely.geometry.shape, value), None)
     else:
-        raise SpecError(f"a mapping without a GeoJSON 'type' is no area of interest: give {_FORMS}")
+        yield Shape(_read(shapely.geometry.shape, dict(value)), None)
 
 
 def _arrow(array: pa.Array | pa.ChunkedArray) -> Iterable[Shape]:
@@ -222,7 +226,7 @@ def _srid(shape: BaseGeometry | None) -> str | None:
     return f"EPSG:{srid}" if srid else None
 
 
-def _read(parse: Any, value: Any) -> Any:
+def _read(parse: Callable[[Value], Parsed], value: Value) -> Parsed:
     try:
         return parse(value)
     except (ShapelyError, NotImplementedError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ Geometries = npt.NDArray[np.object_]
 _GEOMETRY_NAMES: Final = ("geometry", "geom", "wkb_geometry", "the_geom", "wkb", "wkt", "geometry_wkb")
 
 
-def as_arrow_table(value: Any) -> pa.Table | None:
+def as_arrow_table(value: object) -> pa.Table | None:
     """A table of pyarrow, geopandas, pandas, polars, DuckDB or any exporter of Arrow streams; None for the rest."""
     match value:
         case pa.Table():
@@ -28,7 +28,7 @@ def as_arrow_table(value: Any) -> pa.Table | None:
             return pa.Table.from_batches([value])
         case pa.Array() | pa.ChunkedArray():
             return None
-    if hasattr(value, "to_wkb"):  # geopandas, whose plain stream knows no geometries
+    if hasattr(value, "to_wkb") and hasattr(value, "to_arrow"):  # geopandas, whose plain stream knows no geometries
         return pa.table(value.to_arrow(index=False)) if hasattr(value, "columns") else None
     if hasattr(value, "__arrow_c_stream__"):
         return pa.RecordBatchReader.from_stream(value).read_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from rasteret_assets.collection.areas.geometry_tables import (
 )
 from rasteret_assets.collection.areas.reproject import LONLAT, crs_name, transform_points
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import CRSLike, PointsLike
 
 _Floats = npt.NDArray[np.float64]
 
@@ -62,7 +63,12 @@ class Points:
 
 
 def coerce_points(
-    points: Any, *, geometry_column: str | None, x_column: str | None, y_column: str | None, geometry_crs: Any
+    points: PointsLike,
+    *,
+    geometry_column: str | None,
+    x_column: str | None,
+    y_column: str | None,
+    geometry_crs: CRSLike,
 ) -> Points:
     """Points in any form.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import CRSLike
 from rasteret_assets.sphere import (
     AREA_SHARE,
     FOOTPRINT_SHARE,
@@ -46,7 +46,7 @@ _Place = tuple[float, float]
 _LONLAT_NAMES = frozenset({"OGC:CRS84", "EPSG:4326", "4326", "CRS84", "WGS84", "urn:ogc:def:crs:OGC:1.3:CRS84"})
 
 
-def crs_name(crs: Any) -> str:
+def crs_name(crs: CRSLike) -> str:
     """Text that names a CRS given as EPSG number, text, PROJJSON mapping or CRS object; lon/lat in its one spelling.
 
     Raises:

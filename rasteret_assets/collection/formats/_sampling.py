@@ -21,6 +21,7 @@ from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.tile_plan import BandRead, PointTarget
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import Neighbourhood, PointMatch
 from rasteret_assets.storage.backend import StorageBackend
 
 _Floats = npt.NDArray[np.float64]
@@ -43,9 +44,9 @@ class PointChoice:
         neighbourhood: ``"off"``, or ``"always"`` or ``"if_center_nodata"`` the pixels within that distance too.
     """
 
-    match: str = "all"
+    match: PointMatch = "all"
     distance: int = 0
-    neighbourhood: str = "off"
+    neighbourhood: Neighbourhood = "off"
 
     def __post_init__(self) -> None:
         for name, value, choices in (

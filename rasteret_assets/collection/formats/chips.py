@@ -66,7 +66,7 @@ class ChipDataset(Dataset):  # type: ignore[misc]  # Any to mypy, which has no P
         """Number of chips."""
         return int(self._first[-1])
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, number: int) -> Any:  # noqa: ANN401  (what ``transforms`` makes of a sample)
         """One chip.
 
         Raises:
@@ -114,7 +114,7 @@ class ChipDataset(Dataset):  # type: ignore[misc]  # Any to mypy, which has no P
         kind = np.result_type(*{header.sample_type for header in record.known})
         return np.empty((len(self.bands), *self.size), dtype=kind)
 
-    def _sample(self, record: Record, grid: Grid, pixels: npt.NDArray[Any]) -> Any:
+    def _sample(self, record: Record, grid: Grid, pixels: npt.NDArray[Any]) -> Any:  # noqa: ANN401  (likewise)
         sample = {
             "image": torch.from_numpy(pixels.astype(self.dtype, copy=False)),
             "id": record.id,
@@ -125,8 +125,8 @@ class ChipDataset(Dataset):  # type: ignore[misc]  # Any to mypy, which has no P
 
 
 def cut_into_chips(
-    collection: RecordTable, bands: str | Sequence[str], *, chip_size: Any, stride: Any, dtype: str, source: Source,
-    options: ReadOptions, transforms: Callable[[dict[str, Any]], Any] | None,
+    collection: RecordTable, bands: str | Sequence[str], *, chip_size: int | _Pair, stride: int | _Pair | None,
+    dtype: str, source: Source, options: ReadOptions, transforms: Callable[[dict[str, Any]], Any] | None,
 ) -> ChipDataset:  # fmt: skip
     """The dataset; arguments and errors as ``Collection.to_torch_dataset`` says."""
     size = _pair(chip_size, "chip_size")
@@ -139,7 +139,7 @@ def cut_into_chips(
     return ChipDataset(records, source, options, size=size, stride=step, dtype=kind, transforms=transforms)
 
 
-def _pair(value: Any, name: str) -> _Pair:
+def _pair(value: int | _Pair, name: str) -> _Pair:
     rows, columns = value if isinstance(value, Sequence) and len(value) == 2 else (value, value)
     if not all(isinstance(side, int | np.integer) and side > 0 for side in (rows, columns)):
         raise SpecError(f"{name}={value!r} is neither a number of pixels nor (rows, columns)")

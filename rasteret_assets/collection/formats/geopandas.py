@@ -96,6 +96,6 @@ def _cell(plane: Plane, options: ReadOptions) -> npt.NDArray[Any]:
     return pixels if plane.valid is None else masked_array(pixels, plane.valid, plane.empty)
 
 
-def _nodata(plane: Plane) -> int | float | None:
+def _nodata(plane: Plane) -> complex | None:
     nodata = None if plane.header is None else plane.header.nodata
     return None if nodata is None else nodata.item()

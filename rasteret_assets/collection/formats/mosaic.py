@@ -17,6 +17,7 @@ from rasteret_assets.collection.areas.reproject import LONLAT, transform_points
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.errors import SpecError
+from rasteret_assets.inputs import GroupBy, MosaicRule
 
 #: What records of one step of time have in common.
 GROUPS: Final = ("time", "solar_day", "day", "month", "year")
@@ -35,11 +36,11 @@ class Mosaic:
         rule: one of :data:`RULES`.
     """
 
-    groupby: str | None = None
-    rule: str = "first"
+    groupby: GroupBy | None = None
+    rule: MosaicRule = "first"
 
     @classmethod
-    def of(cls, groupby: str | None, rule: str) -> Mosaic:
+    def of(cls, groupby: GroupBy | None, rule: MosaicRule) -> Mosaic:
         """Check both as people write them; ``"id"`` stands for no grouping, as in odc-stac.
 
         Raises:
@@ -68,7 +69,7 @@ class Mosaic:
         return list(found.values())
 
 
-def _period(record: Record, groupby: str) -> datetime | str | None:
+def _period(record: Record, groupby: GroupBy) -> datetime | str | None:
     moment = record.moment
     if moment is None:
         return None
@@ -89,7 +90,7 @@ def _longitude(crs: str, grid: Grid) -> float:
 
 
 def combined(
-    pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], rule: str
+    pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], rule: MosaicRule
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:  # fmt: skip
     """Combine layers.
 

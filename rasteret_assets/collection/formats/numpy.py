@@ -56,7 +56,9 @@ def read_stack(request: PixelRequest) -> npt.NDArray[Any]:
     return masked_array(pixels, valid, np.nan if options.scaled else views[0].record.known[0].fill)
 
 
-def masked_array(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], fill_value: Any) -> npt.NDArray[Any]:
+def masked_array(
+    pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], fill_value: np.generic | float
+) -> npt.NDArray[Any]:
     """A masked array of ``pixels``; ``valid`` is turned into its mask."""
     np.logical_not(valid, out=valid)
     masked: npt.NDArray[Any] = np.ma.MaskedArray(pixels, mask=valid, fill_value=fill_value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
@@ -13,12 +13,13 @@ from rasteret_assets.collection.pixels.record_table import RecordTable, indexed_
 from rasteret_assets.collection.pixels.select import named_crs
 from rasteret_assets.collection.table.rasters import leaves_of, scan_rasters
 from rasteret_assets.collection.table.row_places import rows_of
+from rasteret_assets.inputs import CRSLike
 
 if TYPE_CHECKING:
     import geopandas as gpd
 
 
-def draw_outlines(collection: RecordTable, crs: Any, band: str | None) -> gpd.GeoDataFrame:
+def draw_outlines(collection: RecordTable, crs: CRSLike | None, band: str | None) -> gpd.GeoDataFrame:
     """The outlines; arguments, result and errors as ``Collection.footprints`` says."""
     geopandas = optional("geopandas", extra="geopandas", purpose="footprints")
     target = None if crs is None else crs_name(crs)

@@ -22,6 +22,7 @@ from rasteret_assets.collection.pixels.record_table import RecordTable, known_ba
 from rasteret_assets.collection.pixels.select import Record, every_record, near_batches, projection, select_records
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.errors import CollectionError, WindowError
+from rasteret_assets.inputs import AreasLike, CRSLike
 from rasteret_assets.storage.backend import StorageBackend
 
 #: Names of red, green and blue in the collections that people have.
@@ -69,11 +70,11 @@ class Picture:
 
 def draw_preview(
     collection: RecordTable,
-    what: Any,
+    what: AreasLike,
     bands: str | Sequence[str] | None,
     *,
     size: int,
-    geometry_crs: Any,
+    geometry_crs: CRSLike,
     backend: StorageBackend,
     options: ReadOptions,
 ) -> Picture:
@@ -124,7 +125,9 @@ def default_bands(collection: RecordTable) -> Sequence[str]:
     return three or collection.bands[:1]
 
 
-def _choose(collection: RecordTable, what: Any, bands: Sequence[str], geometry_crs: Any) -> tuple[Record, Area | None]:
+def _choose(
+    collection: RecordTable, what: AreasLike, bands: Sequence[str], geometry_crs: CRSLike
+) -> tuple[Record, Area | None]:
     if isinstance(what, str) and not what.lstrip().startswith("{") and "(" not in what:
         import pyarrow.compute as pc  # noqa: PLC0415
 

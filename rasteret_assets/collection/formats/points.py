@@ -19,6 +19,7 @@ from rasteret_assets.collection.pixels.read_options import ReadOptions, read_opt
 from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
 from rasteret_assets.collection.pixels.select import near_batches, select_records
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import Neighbourhood, PointMatch, PointsLike
 
 _Floats = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.intp]
@@ -26,8 +27,9 @@ _Mask = npt.NDArray[np.bool_]
 
 
 def read_points(
-    table: RecordTable, points: Any, bands: str | Sequence[str], arguments: Mapping[str, Any],
-    *, match: str, max_distance_pixels: int, return_neighbourhood: str, x_column: str | None, y_column: str | None,
+    table: RecordTable, points: PointsLike, bands: str | Sequence[str], arguments: Mapping[str, Any],
+    *, match: PointMatch, max_distance_pixels: int, return_neighbourhood: Neighbourhood, x_column: str | None,
+    y_column: str | None,
 ) -> pa.Table:  # fmt: skip
     """Values of points in a table of records; see :meth:`Collection.sample_points`."""
     choice = PointChoice(match=match, distance=max_distance_pixels, neighbourhood=return_neighbourhood)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import geopandas as gpd
 import numpy as np
@@ -34,10 +34,14 @@ from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import View, several_crss
 from rasteret_assets.collection.pixels.warp import suggest_resolution
+from rasteret_assets.inputs import CRSLike
 
 #: First and last day that pandas has to the nanosecond, which is how it likes moments best.
 _FOREVER = np.datetime64("1677-09-22", "us"), np.datetime64("2262-04-11", "us")
 _NANOSECONDS = np.dtype("datetime64[ns]")
+
+GeoSlice: TypeAlias = slice | tuple[slice, ...]
+"""A place and time as TorchGeo has them: slices of x, y and time, of which the last ones may be left out."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +64,8 @@ class _Entries:
 
     @classmethod
     def of(
-        cls, numbers: npt.NDArray[np.int32], bounds: npt.NDArray[np.float64], first: Any, last: Any
+        cls, numbers: npt.NDArray[np.int32], bounds: npt.NDArray[np.float64],
+        first: npt.NDArray[np.datetime64], last: npt.NDArray[np.datetime64],
     ) -> _Entries:  # fmt: skip
         """The entries, with their extent: every query asks for it."""
         box = [*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist()]
@@ -157,7 +162,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
         return self._crs
 
     @crs.setter
-    def crs(self, new_crs: Any) -> None:
+    def crs(self, new_crs: CRSLike) -> None:
         wanted = pyproj.CRS.from_user_input(new_crs)
         if wanted == self._crs:
             return
@@ -167,7 +172,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
             self._crs, self._index = wanted, None
             self._entries = _all_entries(self.records, _name(wanted))
 
-    def __getitem__(self, query: Any) -> dict[str, Any]:
+    def __getitem__(self, query: GeoSlice) -> dict[str, Any]:
         """The sample of a slice ``[xmin:xmax:xres, ymin:ymax:yres, tmin:tmax]``.
 
         Raises:
@@ -176,7 +181,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
         """
         return self.__getitems__([query])[0]
 
-    def __getitems__(self, queries: Sequence[Any]) -> list[dict[str, Any]]:
+    def __getitems__(self, queries: Sequence[GeoSlice]) -> list[dict[str, Any]]:
         """The samples of several slices, whose headers and pixels are read together: loaders ask for a batch so.
 
         Raises:
@@ -198,7 +203,9 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
             for query, grid, (pixels, valid) in zip(queries, grids, samples, strict=True)
         ]
 
-    def _sample(self, query: Any, grid: Grid, pixels: Any, valid: Any) -> dict[str, Any]:
+    def _sample(
+        self, query: GeoSlice, grid: Grid, pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
+    ) -> dict[str, Any]:
         data = torch.from_numpy(pixels if self.time_series else combined(pixels, valid, "first")[0])
         sample = self._place(query, grid)
         if self.is_image:
@@ -207,7 +214,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
             sample["mask"] = data.to(torch.int64).squeeze(-3)  # one band is no dimension
         return sample if self.transforms is None else self.transforms(sample)
 
-    def _grid(self, query: Any) -> Grid:
+    def _grid(self, query: GeoSlice) -> Grid:
         x, y, _ = self._disambiguate_slice(query)
         return Grid(
             width=max(round((x.stop - x.start) / x.step), 1),
@@ -218,7 +225,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
             origin_y=y.stop,
         )
 
-    def _found(self, query: Any) -> list[int]:
+    def _found(self, query: GeoSlice) -> list[int]:
         """Positions of the records of a query."""
         x, y, t = self._disambiguate_slice(query)
         entries = self._entries
@@ -243,14 +250,16 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
             return np.asarray(self._index.geometry.array[rows], dtype=object)
         return _shapes(self.records, self._entries.numbers[rows], _name(self._crs))
 
-    def _place(self, query: Any, grid: Grid) -> dict[str, Any]:
+    def _place(self, query: GeoSlice, grid: Grid) -> dict[str, Any]:
         """Where a sample lies, as this version of TorchGeo's own datasets say it."""
         if hasattr(self, "_slice_to_tensor"):  # from 0.9 on samples hold nothing but tensors
             transform = torch.tensor([*grid.affine, 0.0, 0.0, 1.0])
             return {"bounds": self._slice_to_tensor(query), "transform": transform}
         return {"crs": self.crs, "bounds": query}
 
-    def _planes(self, records: Sequence[Record], grid: Grid, planes: list[Plane]) -> tuple[Any, Any]:
+    def _planes(
+        self, records: Sequence[Record], grid: Grid, planes: list[Plane]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Room for pixels and for which of them hold data, both (records, bands, rows, columns), and their planes."""
         crs = _name(self.crs)  # TorchGeo changes it where datasets are joined
         shape = (len(records), len(self.bands), grid.height, grid.width)

@@ -30,6 +30,7 @@ from rasteret_assets.collection.pixels.record_table import RecordTable, known_ba
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import MOST_PIXELS, Bounds, View, check_size
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import CRSLike, OnError, WindowGroup
 from rasteret_assets.storage.backend import StorageBackend
 
 _Pixels = npt.NDArray[Any]
@@ -45,8 +46,9 @@ _GROUPS: Final = (None, "datetime", "id")
 
 
 def read_window(
-    collection: RecordTable, by_id: RecordsById, *, record_ids: Any, bounds: Any, res: Any, bands: Any, target_crs: Any,
-    max_concurrent: int, backend: StorageBackend | None, group_by: str | None, on_error: str,
+    collection: RecordTable, by_id: RecordsById, *, record_ids: Sequence[str] | pa.Array, bounds: Sequence[float],
+    res: float | Sequence[float], bands: str | Sequence[str], target_crs: CRSLike | None,
+    max_concurrent: int, backend: StorageBackend | None, group_by: WindowGroup | None, on_error: OnError,
 ) -> _Pixels:  # fmt: skip
     """The pixels; arguments, result and errors as ``Collection.read_window`` says."""
     if group_by not in _GROUPS:
@@ -80,7 +82,7 @@ def read_window(
     return out[0] if group_by is None else out
 
 
-def _grid(bounds: Any, resolution: tuple[float, float] | None) -> Grid:
+def _grid(bounds: Sequence[float], resolution: tuple[float, float] | None) -> Grid:
     """The grid of the result: as many pixels as the bounds hold, rounded, from the upper left corner on."""
     try:
         left, bottom, right, top = (float(edge) for edge in bounds)
@@ -98,7 +100,7 @@ def _grid(bounds: Any, resolution: tuple[float, float] | None) -> Grid:
     )  # fmt: skip
 
 
-def _ids(record_ids: Any) -> list[str]:
+def _ids(record_ids: Sequence[str] | pa.Array) -> list[str]:
     if isinstance(record_ids, pa.Array | pa.ChunkedArray):
         record_ids = record_ids.to_pylist()
     if isinstance(record_ids, str) or not hasattr(record_ids, "__iter__"):
@@ -109,7 +111,7 @@ def _ids(record_ids: Any) -> list[str]:
     return ids
 
 
-def _steps(found: Sequence[tuple[str, Record | None]], group_by: str | None) -> list[list[Record]]:
+def _steps(found: Sequence[tuple[str, Record | None]], group_by: WindowGroup | None) -> list[list[Record]]:
     """Which records are put on one another, for each step of time."""
     if group_by == "id":
         return [[] if record is None else [record] for _, record in found]

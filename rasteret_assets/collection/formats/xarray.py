@@ -29,10 +29,12 @@ from rasteret_assets.collection.pixels.planes import Plane
 from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.views import View, common_grid
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import ChunksLike
 from rasteret_assets.storage.batches import bounded_runs
 
 if TYPE_CHECKING:
     import xarray as xr
+    from dask.array import Array as DaskArray
 
 #: Bytes of layers that are in memory at once while they are combined.
 _LAYER_BYTES: Final = 128 * 2**20
@@ -41,7 +43,7 @@ _LAYER_BYTES: Final = 128 * 2**20
 _Groups = Sequence[Sequence[View]]
 
 
-def read_cube(request: PixelRequest, chunks: Any, mosaic: Mosaic) -> xr.Dataset:
+def read_cube(request: PixelRequest, chunks: ChunksLike | None, mosaic: Mosaic) -> xr.Dataset:
     """Return a Dataset of the records of a request over the extent of all areas together.
 
     Args:
@@ -270,13 +272,14 @@ class _LazyBand:
         return self.cube.read(times, window)[0]
 
 
-def _lazy(cube: _Cube, chunks: Any) -> Any:
+def _lazy(cube: _Cube, chunks: ChunksLike) -> DaskArray:
     dask = optional("dask.array", extra="xarray", purpose="get_xarray(chunks=...)")
     lazy = _LazyBand(cube)
-    return dask.from_array(lazy, chunks=_chunks(lazy, chunks), name=False, asarray=True, fancy=False)
+    array: DaskArray = dask.from_array(lazy, chunks=_chunks(lazy, chunks), name=False, asarray=True, fancy=False)
+    return array
 
 
-def _chunks(lazy: _LazyBand, chunks: Any) -> Any:
+def _chunks(lazy: _LazyBand, chunks: ChunksLike) -> ChunksLike:
     """Chunks as dask takes them. Where a size is not given, borders of chunks are borders of the file's tiles."""
     step = lazy.cube.groups[0][0]
     edges = [_tile_edges(step, axis=axis) for axis in (0, 1)]
@@ -289,8 +292,11 @@ def _chunks(lazy: _LazyBand, chunks: Any) -> Any:
         return chunks
     if unknown := set(chunks) - {"time", "y", "x"}:
         raise SpecError(f"chunks={dict(chunks)!r} names {sorted(unknown)}: the dimensions are time, y and x")
-    tiles = {"time": 1, **dict(zip("yx", (tuple(np.diff(along).tolist()) for along in edges), strict=True))}
-    return tuple(chunks.get(name, tiles[name]) for name in ("time", "y", "x"))
+    tiles: dict[str, int | Sequence[int]] = {
+        "time": 1,
+        **dict(zip("yx", (tuple(np.diff(along).tolist()) for along in edges), strict=True)),
+    }
+    return tuple(chunks[name] if name in chunks else tiles[name] for name in ("time", "y", "x"))
 
 
 def _tile_edges(step: View, *, axis: int) -> list[int]:

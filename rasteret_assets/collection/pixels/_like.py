@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from rasteret_assets.collection.areas.grid import Grid
 from rasteret_assets.collection.areas.reproject import crs_name
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import RasterLike
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Names of the axes of xarray objects, x before y, in the order in which they are looked for.
 _AXES: Final = (("x", "y"), ("longitude", "latitude"), ("lon", "lat"))
 
 
-def grid_of(like: Any) -> tuple[str, Grid]:
+def grid_of(like: RasterLike) -> tuple[str, Grid]:
     """The CRS and the pixels of a raster that somebody else describes.
 
     Args:
@@ -27,7 +32,7 @@ def grid_of(like: Any) -> tuple[str, Grid]:
         WindowError: if its grid is rotated or sheared, or its coordinates are not evenly spaced.
     """
     if hasattr(like, "sizes"):
-        return _of_xarray(like)
+        return _of_xarray(cast("xr.Dataset | xr.DataArray", like))
     affine = getattr(like, "affine", None) or getattr(like, "transform", None)
     shape = getattr(like, "shape", None)
     if affine is None or shape is None or callable(affine) or len(shape) != 2:
@@ -38,7 +43,7 @@ def grid_of(like: Any) -> tuple[str, Grid]:
     return _crs(like, getattr(like, "crs", None)), _grid(list(affine)[:6], shape)
 
 
-def _of_xarray(like: Any) -> tuple[str, Grid]:
+def _of_xarray(like: xr.Dataset | xr.DataArray) -> tuple[str, Grid]:
     names = next((pair for pair in _AXES if all(name in like.coords for name in pair)), None)
     if names is None:
         raise SpecError(f"like has no coordinates x and y, but {sorted(map(str, like.coords))}")
@@ -47,7 +52,7 @@ def _of_xarray(like: Any) -> tuple[str, Grid]:
     return _crs(like, _stated_crs(like)), _grid([width, 0, left, 0, height, top], shape)
 
 
-def _axis(centres: Any, name: str) -> tuple[float, float]:
+def _axis(centres: npt.NDArray[np.float64], name: str) -> tuple[float, float]:
     """Outer edge of the first pixel, and size of a pixel; negative where coordinates fall."""
     if len(centres) < 2:
         raise WindowError(f"like has one pixel along {name}, which says nothing of its size: give a GeoBox")
@@ -57,7 +62,7 @@ def _axis(centres: Any, name: str) -> tuple[float, float]:
     return float(centres[0] - step / 2), float(step)
 
 
-def _stated_crs(like: Any) -> Any:
+def _stated_crs(like: xr.Dataset | xr.DataArray) -> object:
     """CRS by the grid mapping (CF conventions 1.11, 5.6), or as an attribute."""
     for coordinate in like.coords.values():
         for attribute in ("crs_wkt", "spatial_ref"):
@@ -66,7 +71,7 @@ def _stated_crs(like: Any) -> Any:
     return like.attrs.get("crs")
 
 
-def _crs(like: Any, crs: Any) -> str:
+def _crs(like: object, crs: object) -> str:
     if crs is None:
         raise SpecError(f"{type(like).__name__} given as like states no CRS")
     # odc-geo and rasterio have CRS objects of their own, which write themselves as text.

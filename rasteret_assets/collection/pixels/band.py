@@ -62,7 +62,7 @@ class BandHeader:
     band_index: int
     tile_offsets: npt.NDArray[np.int64]
     tile_byte_counts: npt.NDArray[np.int64]
-    nodata: Any
+    nodata: np.number[Any] | None
     photometric: int
     jpeg_tables: bytes | None
     crs: str | None
@@ -75,12 +75,12 @@ class BandHeader:
     file: IndexedFile = _UNKNOWN
 
     @property
-    def fill(self) -> Any:
+    def fill(self) -> np.number[Any]:
         """Value of pixels that are not stored, or masked: nodata, 0 without one."""
         return self.sample_type.type(0) if self.nodata is None else self.nodata
 
     @property
-    def marker(self) -> Any:
+    def marker(self) -> np.number[Any] | None:
         """Value that tells pixels without data from others: nodata, but None where a mask tells them, as in GDAL."""
         return None if self.mask is not None else self.nodata
 
@@ -137,7 +137,7 @@ def parse_header(
     """
     names = {field.name for field in header.type}
 
-    def value(name: str, default: Any = None) -> Any:
+    def value(name: str, default: Any = None) -> Any:  # noqa: ANN401  (a field of any type)
         found = header[name].as_py() if name in names else None
         return default if found is None else found
 
@@ -243,7 +243,7 @@ def _grid(width: int, height: int, transform: list[float]) -> Grid:
     return Grid(width=width, height=height, scale_x=scale_x, scale_y=scale_y, origin_x=origin_x, origin_y=origin_y)
 
 
-def nodata_value(dtype: np.dtype[Any], nodata: float | None, text: str | None) -> Any:
+def nodata_value(dtype: np.dtype[Any], nodata: float | None, text: str | None) -> np.number[Any] | None:
     """Return nodata in the band's own type; None where there is none, or none that the type can hold.
 
     Args:
@@ -252,16 +252,21 @@ def nodata_value(dtype: np.dtype[Any], nodata: float | None, text: str | None) -
         text: the tag it comes from, which says more: 64-bit integers beyond 2**53 are no floats, and a header of an
             earlier parser has no value for the rarer spellings.
     """
-    kind = dtype.newbyteorder("=").type
+    kind = dtype.newbyteorder("=")
     if text is not None and dtype.kind in "iuf":
         exact = exact_nodata(text, dtype)
-        return None if exact is None else kind(exact)
+        return None if exact is None else _of_type(kind, exact)
     if nodata is None:
         return None
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
-            return kind(nodata)
+            return _of_type(kind, nodata)
     limits = np.iinfo(kind)
     if not limits.min <= nodata <= limits.max or int(nodata) > limits.max:  # as a float, 2**64 - 1 is one more
         return None
-    return kind(int(nodata))  # GDAL compares pixels with the value without its fraction
+    return _of_type(kind, int(nodata))  # GDAL compares pixels with the value without its fraction
+
+
+def _of_type(kind: np.dtype[Any], value: float) -> np.number[Any]:
+    number: np.number[Any] = kind.type(value)
+    return number

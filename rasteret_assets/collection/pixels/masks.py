@@ -73,7 +73,7 @@ def outside_areas(areas: tuple[Any, ...], crs: str, grid: Grid, *, all_touched: 
     return ~inside
 
 
-def is_nodata(pixels: npt.NDArray[Any], nodata: Any) -> Mask:
+def is_nodata(pixels: npt.NDArray[Any], nodata: np.number[Any]) -> Mask:
     """Pixels that equal ``nodata``, which may be NaN."""
     if pixels.dtype == np.float32 and _NEAR_LARGEST <= abs(nodata) < np.inf:
         beyond: Mask = pixels <= -_NEAR_LARGEST if nodata < 0 else pixels >= _NEAR_LARGEST

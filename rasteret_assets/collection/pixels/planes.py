@@ -44,7 +44,7 @@ class Plane:
     band: int
     pixels: npt.NDArray[Any]
     valid: _Mask | None = None
-    fill: Any = None
+    fill: np.number[Any] | float | None = None
 
     @property
     def header(self) -> BandHeader | None:
@@ -52,7 +52,7 @@ class Plane:
         return self.view.record.headers[self.band]
 
     @property
-    def empty(self) -> Any:
+    def empty(self) -> np.number[Any] | float:
         """Value of pixels that hold no data."""
         if self.fill is not None:
             return self.fill

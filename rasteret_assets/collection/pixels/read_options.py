@@ -7,7 +7,8 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict, TypeVar
+from enum import IntEnum
+from typing import Any, Final, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +18,12 @@ from rasteret_assets.collection.areas.grid import Grid
 from rasteret_assets.collection.areas.reproject import crs_name
 from rasteret_assets.collection.pixels._like import grid_of
 from rasteret_assets.errors import SpecError
+from rasteret_assets.inputs import CRSLike, DateRangeLike, Missing, OnError, RasterLike, Resampling
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 
+Choice = TypeVar("Choice", bound=str)
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-OnError = Literal["raise", "mask"]
-
-Missing = Literal["mask", "drop", "raise"]
 
 #: Requests in flight at most, unless a read says otherwise.
 MAX_CONCURRENT: Final = 128
@@ -34,7 +33,7 @@ class Filters(TypedDict, total=False):
     """Which records are read, as :meth:`Collection.subset` takes them."""
 
     bbox: Sequence[float] | None
-    date_range: Any
+    date_range: DateRangeLike | None
     cloud_cover_lt: float | None
     split: str | Sequence[str] | None
 
@@ -62,12 +61,12 @@ class PointArguments(Filters, total=False):
     backend: StorageBackend | None
     cloud_config: CloudConfig | None
     data_source: str | None
-    geometry_crs: Any
+    geometry_crs: CRSLike
     geometry_column: str | None
     masked: bool
     mask_and_scale: bool
-    on_error: str
-    missing: str
+    on_error: OnError
+    missing: Missing
     progress: bool | Callable[[ReadProgress], None]
 
 
@@ -90,15 +89,15 @@ class ReadArguments(PointArguments, total=False):
         dtype: of the result, if it holds every value of the bands, or is a type of floats.
     """
 
-    target_crs: Any
+    target_crs: CRSLike | None
     resolution: float | Sequence[float] | None
-    like: Any
-    geobox: Any
-    resampling: str
+    like: RasterLike | None
+    geobox: RasterLike | None
+    resampling: Resampling | IntEnum
     overviews: bool
     allow_resample: bool
     all_touched: bool
-    dtype: Any
+    dtype: npt.DTypeLike | None
 
 
 _FILTERS: Final[Filters] = {"bbox": None, "date_range": None, "cloud_cover_lt": None, "split": None}
@@ -224,7 +223,7 @@ class ReadOptions:
     all_touched: bool = False
     target_crs: str | None = None
     resolution: tuple[float, float] | None = None
-    resampling: str = "nearest"
+    resampling: Resampling = "nearest"
     allow_resample: bool = False
     masked: bool = False
     on_error: OnError = "raise"
@@ -316,20 +315,20 @@ def _target(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"target_crs": name, "resolution": (abs(grid.scale_x), abs(grid.scale_y)), "grid": grid}
 
 
-def _one_of(name: str, value: Any, choices: Sequence[str]) -> Any:
+def _one_of(name: str, value: Choice, choices: Sequence[Choice]) -> Choice:
     if value not in choices:
         raise SpecError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
     return value
 
 
-def _resampling(value: Any) -> str:
+def _resampling(value: str | IntEnum) -> str:
     name = str(getattr(value, "name", value)).lower()  # rasterio's own enumeration is understood too
     if name not in KERNELS:
         raise SpecError(f"resampling={value!r} is none of {', '.join(KERNELS)}")
     return name
 
 
-def _dtype(value: Any) -> np.dtype[Any] | None:
+def _dtype(value: npt.DTypeLike | None) -> np.dtype[Any] | None:
     try:
         kind = None if value is None else np.dtype(value)
     except TypeError as error:

@@ -19,13 +19,13 @@ from rasteret_assets.collection.areas.footprints import intersecting_pairs
 from rasteret_assets.collection.areas.reproject import crs_name
 from rasteret_assets.collection.pixels.band import BandHeader, parse_header
 from rasteret_assets.collection.pixels.codecs import check_supported
-from rasteret_assets.collection.pixels.read_options import Missing
 from rasteret_assets.collection.pixels.record_table import RecordTable
 from rasteret_assets.collection.pixels.stac_scaling import SCALING_FIELDS, Scaling, asset_scaling, scaling_fields
 from rasteret_assets.collection.table import query
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import Missing
 from rasteret_assets.message_lists import some
 
 _log = logging.getLogger(__name__)
@@ -253,7 +253,7 @@ def listed(names: Sequence[str]) -> str:
 def _record(
     columns: Mapping[str, pa.Array], row: int, moment: datetime | None, bands: Sequence[str], areas: Sequence[int]
 ) -> Record:
-    def value(name: str) -> Any:
+    def value(name: str) -> Any:  # noqa: ANN401  (a column of any type)
         return columns[name][row].as_py() if name in columns else None
 
     def stac_scaling(band: str, band_index: int) -> Scaling:

@@ -62,7 +62,7 @@ def asset_scaling(asset: Mapping[str, Any], band_index: int) -> Scaling:
     return asset_scaling(rest, band_index) if rest else (None, None)
 
 
-def _document(text: Any) -> dict[str, Any] | None:
+def _document(text: object) -> dict[str, Any] | None:
     """What is left of an asset that came as JSON, without a further document in it."""
     try:
         value = json.loads(text) if isinstance(text, str) else None
@@ -71,7 +71,7 @@ def _document(text: Any) -> dict[str, Any] | None:
     return {key: found for key, found in value.items() if key != _PROPERTIES} if isinstance(value, dict) else None
 
 
-def _stated(values: Any, keys: tuple[str, str]) -> Scaling | None:
+def _stated(values: object, keys: tuple[str, str]) -> Scaling | None:
     """Two numbers by name; None where there is neither."""
     if not isinstance(values, Mapping):
         return None
@@ -79,7 +79,7 @@ def _stated(values: Any, keys: tuple[str, str]) -> Scaling | None:
     return None if scale is None and offset is None else (scale, offset)
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     try:

@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from rasteret_assets.collection.areas.reproject import transform_bounds, transfo
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.collection.pixels.read_options import KERNELS
+
+if TYPE_CHECKING:
+    from rasterio.crs import CRS
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -200,7 +203,7 @@ def _halves(window: Window) -> list[Window]:
 
 
 def warp(
-    pixels: npt.NDArray[Any], valid: _Mask, grid: Grid, target_grid: Grid, how: Regrid, *, nodata: Any
+    pixels: npt.NDArray[Any], valid: _Mask, grid: Grid, target_grid: Grid, how: Regrid, *, nodata: np.number[Any] | None
 ) -> tuple[npt.NDArray[Any], _Mask]:
     """Return pixels on another grid, and which of them are made of valid pixels.
 
@@ -248,8 +251,8 @@ def warp(
 
 
 def _marked(
-    pixels: npt.NDArray[Any], valid: _Mask, nodata: Any, resampling: str
-) -> tuple[npt.NDArray[Any], Any]:  # fmt: skip
+    pixels: npt.NDArray[Any], valid: _Mask, nodata: np.number[Any] | None, resampling: str
+) -> tuple[npt.NDArray[Any], np.number[Any]]:  # fmt: skip
     """Return pixels in a type that GDAL warps, with one value in all that are not valid, and this value."""
     kind = pixels.dtype
     if kind == np.float16:  # GDAL has no half floats
@@ -273,13 +276,18 @@ def _marked(
     return pixels, marker
 
 
-def _unused(pixels: npt.NDArray[Any]) -> Any:
+def _unused(pixels: npt.NDArray[Any]) -> np.number[Any]:
     """Return a value of a type of 64 bits that no pixel has."""
     limits, taken = np.iinfo(pixels.dtype), set(np.unique(pixels).tolist())
-    return pixels.dtype.type(next(value for value in range(limits.max, limits.min, -1) if value not in taken))
+    unused: np.number[Any] = pixels.dtype.type(
+        next(value for value in range(limits.max, limits.min, -1) if value not in taken)
+    )
+    return unused
 
 
-def _native(out: npt.NDArray[Any], there: _Mask, kind: np.dtype[Any], nodata: Any) -> npt.NDArray[Any]:
+def _native(
+    out: npt.NDArray[Any], there: _Mask, kind: np.dtype[Any], nodata: np.number[Any] | None
+) -> npt.NDArray[Any]:
     """Return warped pixels in the file's type; nodata, or 0 without one, where they are not valid."""
     if out.dtype != kind:
         if kind.kind in "iu":
@@ -295,7 +303,7 @@ def _native(out: npt.NDArray[Any], there: _Mask, kind: np.dtype[Any], nodata: An
     return out
 
 
-def _avoid(out: npt.NDArray[Any], nodata: Any) -> None:
+def _avoid(out: npt.NDArray[Any], nodata: np.number[Any]) -> None:
     """Give pixels the value next to nodata that came out as nodata although they hold data, as GDAL does."""
     if np.isnan(nodata):
         return
@@ -308,5 +316,5 @@ def _avoid(out: npt.NDArray[Any], nodata: Any) -> None:
     out[out == nodata] = neighbour
 
 
-def _crs(name: str) -> Any:
+def _crs(name: str) -> CRS:
     return optional("rasterio", extra="warp", purpose=_PURPOSE).crs.CRS.from_user_input(name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from rasteret_assets.collection.pixels.record_table import RecordTable
 from rasteret_assets.collection.show.footprint_shapes import (
+    Floats,
     counted,
     latitude,
     longitude,
@@ -83,7 +84,7 @@ def _new_axes() -> Axes:
     return figure.add_subplot()
 
 
-def _frame(axes: Axes, points: Any) -> None:
+def _frame(axes: Axes, points: Floats) -> None:
     (west, south), (east, north) = points.min(axis=0), points.max(axis=0)
     pad = max(east - west, north - south, 1e-3) * 0.06
     axes.set_xlim(west - pad, east + pad)

@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import numpy as np
 
 from rasteret_assets.errors import SpecError
+from rasteret_assets.inputs import DateLike, DateRangeLike
 
 _PERIOD = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
 _INSTANT = timedelta(microseconds=1)
@@ -24,7 +24,7 @@ class Interval:
     stop: datetime | None
 
 
-def parse_date_range(value: Any) -> Interval:
+def parse_date_range(value: DateRangeLike) -> Interval:
     """The interval that a range of dates means; both ends are included.
 
     Args:
@@ -45,7 +45,7 @@ def parse_date_range(value: Any) -> Interval:
     return Interval(start=start, stop=stop)
 
 
-def _ends(value: Any) -> tuple[Any, Any]:
+def _ends(value: DateRangeLike) -> tuple[DateLike, DateLike]:
     """Start and end as they are written; None where the range is open."""
     if isinstance(value, slice):
         if value.step is not None:
@@ -58,21 +58,23 @@ def _ends(value: Any) -> tuple[Any, Any]:
     elif isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim):
         if len(value) == 2:
             return _end(value[0]), _end(value[1])
+    elif isinstance(value, np.ndarray):
+        return _end(str(value)), _end(str(value))
     elif value is not None:
-        return value, value
+        return _end(value), _end(value)
     raise SpecError(
         f"date_range={value!r} is no range: write (start, end), such as ('2024-01-01', '2024-01-31'), or '2024-01'"
     )
 
 
-def _end(value: Any) -> Any:
+def _end(value: DateLike) -> DateLike:
     """One end; None where it is open, as STAC, numpy and pandas say it."""
     if isinstance(value, str) and value.strip() in {"", ".."}:
         return None
     return None if str(value) == "NaT" else value
 
 
-def _span(value: Any) -> tuple[datetime, datetime]:
+def _span(value: DateLike) -> tuple[datetime, datetime]:
     """First instant of what ``value`` names, and the first instant after it."""
     if isinstance(value, datetime):
         instant = _utc(value)
