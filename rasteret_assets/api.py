@@ -216,7 +216,8 @@ def _backend(given: StorageBackend | None, spec: CollectionSpec) -> StorageBacke
         return create_backend(cloud_config=spec.cloud, link_local=spec.link_local, credentials=spec.credentials)
     if not isinstance(given, StorageBackend):
         raise SpecError(
-            f"backend= is a {type(given).__name__} without get_range and get_ranges: create_backend() makes one"
+            f"backend= is a {type(given).__name__}, which has no get_range and get_ranges: make one with "
+            "create_backend()"
         )
     return given
 
@@ -251,7 +252,7 @@ def _sized_as_published(spec: CollectionSpec) -> CollectionSpec:
 
 def _workspace(spec: CollectionSpec, filesystem: FilesystemLike | None) -> Workspace:
     if not isinstance(spec, CollectionSpec):
-        raise SpecError(f"{spec!r} is no CollectionSpec: make one with CollectionSpec.of(path=..., name=...)")
+        raise SpecError(f"{spec!r} is not a CollectionSpec: make one with CollectionSpec.of(path=..., name=...)")
     if spec.published_path is None:
         raise SpecError("the collection is not published anywhere: give its spec a name or a workspace_dir")
     return Workspace.of(spec, filesystem)

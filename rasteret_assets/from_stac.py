@@ -40,7 +40,7 @@ def harvest(
         WorkspaceError: if files cannot be written.
     """
     if not isinstance(spec, CollectionSpec):
-        raise SpecError(f"{spec!r} is no CollectionSpec: make one with CollectionSpec.of(harvest=..., name=...)")
+        raise SpecError(f"{spec!r} is not a CollectionSpec: make one with CollectionSpec.of(harvest=..., name=...)")
     with harvest_progress(spec.name) as progress:
         report = harvest_items(spec, Workspace.of(spec, workspace_filesystem), force=force, progress=progress)
     refuse_failed_windows(spec, report)

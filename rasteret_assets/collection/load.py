@@ -86,13 +86,15 @@ def _checked_keys(partitions: Sequence[str] | None) -> frozenset[str] | None:
     if partitions is None:
         return None
     if isinstance(partitions, str) or not partitions:
-        raise SpecError(f"partitions={partitions!r} is not a list of partition keys: write such as ['2024-05']")
+        raise SpecError(f"partitions={partitions!r} is not a list of partition keys: write for example ['2024-05']")
     try:
         sizes = {partition_size(key) for key in partitions}
     except (ValueError, TypeError) as error:
         raise SpecError(f"partitions={list(partitions)!r}: {error}") from None
     if len(sizes - {None}) > 1:
-        raise SpecError(f"partitions={list(partitions)!r} are of several sizes, which hold the same records: write one")
+        raise SpecError(
+            f"partitions={list(partitions)!r} are of several sizes, which hold the same records: write keys of one size"
+        )
     return frozenset(partitions)
 
 
@@ -108,7 +110,7 @@ def _verified(
         keys: of the partitions to open; None for all.
     """
     if verify not in ("rows", "full", False):
-        raise SpecError(f"verify={verify!r} is not understood: write 'rows', 'full' or False")
+        raise SpecError(f"verify={verify!r} must be 'rows', 'full' or False")
     for attempt in range(_LOOKS):
         problem: str | Exception | None
         states = workspace.states() if verify else {}
@@ -241,31 +243,35 @@ def check_contract(table: pa.Schema, *, where: str) -> None:
     """
     remedy = "publish it with build_from_table, which normalizes records"
     if missing := [column for column in _READ_COLUMNS if column not in table.names]:
-        raise CollectionError(f"{where} is no collection: columns {missing} are missing; {remedy}")
+        raise CollectionError(f"{where} is not a collection: it has no columns {', '.join(missing)}; {remedy}")
     if not pa.types.is_timestamp(datetime := table.field(schema.DATETIME).type):
-        raise CollectionError(f"{where} is no collection: column 'datetime' is {datetime}, no timestamp; {remedy}")
+        raise CollectionError(
+            f"{where} is not a collection: column 'datetime' is {datetime}, not a timestamp; {remedy}"
+        )
     bbox = table.field(schema.BBOX).type
     corners = {child.name for child in schema.BBOX_TYPE}
     if not pa.types.is_struct(bbox) or not corners <= {child.name for child in bbox}:
-        raise CollectionError(f"{where} is no collection: column 'bbox' is {bbox}, no {schema.BBOX_TYPE}; {remedy}")
+        raise CollectionError(f"{where} is not a collection: column 'bbox' is {bbox}, not {schema.BBOX_TYPE}; {remedy}")
 
 
 def _parquet_files(fs: pafs.FileSystem, root: str, path: str) -> dict[str, int]:
     """Path and size of every file."""
     info = fs.get_file_info(root)
     if info.type == pafs.FileType.NotFound:
-        raise CollectionError(f"{path}: no such collection; check the path, or publish it with build_from_table")
+        raise CollectionError(
+            f"{path} does not exist: check the path, or publish a collection there with build_from_table"
+        )
     if info.type == pafs.FileType.File:
         return {info.path: info.size}
     files = {found.path: found.size for found in list_files(fs, root, (".parquet",))}
     if not files:
-        raise CollectionError(f"{path} holds no *.parquet file: it is no published collection")
+        raise CollectionError(f"{path} has no *.parquet file, so it is not a published collection: check the path")
     folders = {tuple(file.removeprefix(root).strip("/").split("/")[:-1]) for file in files}
     if root.endswith(STAGES_SUFFIX) or any(part.endswith(STAGES_SUFFIX) for parts in folders for part in parts):
         # Stages have the columns of a collection too, some of them: records would be there twice.
         found = sorted({parts[0] for parts in folders if parts and parts[0].endswith(PUBLISHED_SUFFIXES)})
         inside = f", such as {', '.join(found)}" if found else ""
-        raise CollectionError(f"{path} holds stages, it is no collection: load one that was published{inside}")
+        raise CollectionError(f"{path} holds stages, not a collection: load a folder that was published{inside}")
     return files
 
 
@@ -343,7 +349,7 @@ def _as_dataset(table: ArrowLike) -> ds.Dataset:
         return ds.dataset(_without_views(pa.RecordBatchReader.from_stream(table).read_all()))
     if hasattr(table, "__arrow_c_array__"):
         return ds.dataset(pa.Table.from_batches([pa.record_batch(table)]))
-    raise SpecError(f"{type(table).__name__} is no Arrow object: pass a pyarrow Table, Dataset or Arrow stream")
+    raise SpecError(f"{type(table).__name__} is not an Arrow object: pass a pyarrow Table, Dataset or Arrow stream")
 
 
 def _without_views(table: pa.Table) -> pa.Table:

@@ -115,7 +115,7 @@ class RecordQuery:
             SpecError: if it is no expression, or no condition on the columns there are.
         """
         if not isinstance(expression, pc.Expression):
-            raise SpecError(f"where({expression!r}) needs a pyarrow expression, such as pc.field('gsd') <= 10")
+            raise SpecError(f"where() needs a pyarrow expression, such as pc.field('gsd') <= 10, not {expression!r}")
         try:
             self.dataset.scanner(columns=[], filter=expression)
         except (pa.ArrowException, TypeError) as error:

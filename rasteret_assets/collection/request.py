@@ -71,7 +71,7 @@ def request_read(
     columns = None
     if geometries is None:
         if options.grid is None or options.target_crs is None:
-            raise SpecError("there is no area: give geometries, or like= for the whole grid of another raster")
+            raise SpecError("geometries is None: give areas, or like= for the whole grid of another raster")
         areas = [Area.of_bounds(options.grid.bounds, options.target_crs)]
     else:
         areas, columns = polygons_of(geometries, arguments)

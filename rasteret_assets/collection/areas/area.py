@@ -76,8 +76,8 @@ class Area:
         west, south, east, north = geometry.bounds
         if west < -360 or east > 360 or south < -90 or north > 90:
             raise WindowError(
-                f"area with bounds {geometry.bounds} is not in lon/lat (degrees within +-180 and +-90): "
-                "say geometry_crs='EPSG:...' if it is projected; west > east in a bbox crosses the antimeridian"
+                f"the area with bounds {geometry.bounds} is not in lon/lat (degrees within +-180 and +-90): "
+                "give geometry_crs='EPSG:...' if it is projected; a bbox with west > east crosses the antimeridian"
             )
         within: BaseGeometry = cut_at_antimeridian(np.array([geometry], dtype=object))[0]
         return within
@@ -104,7 +104,7 @@ def coerce_areas(geometries: AreasLike, geometry_crs: CRSLike = AUTO, geometry_c
         raise SpecError(f"geometry_column={geometry_column!r} needs a table, not {type(geometries).__name__}")
     shapes = list(_shapes(geometries) if table is None else _table(table, geometry_column))
     if not shapes:
-        raise WindowError("there is no area of interest: geometries is empty")
+        raise WindowError("geometries is empty: give at least one area")
     return [
         Area(
             geometry=_checked(shape.geometry, f"area {position} of {len(shapes)}"),
@@ -131,10 +131,10 @@ def bbox_geometry(bbox: Sequence[float]) -> BaseGeometry:
     except (TypeError, ValueError) as error:
         raise WindowError(f"bbox={bbox!r} is not four numbers (xmin, ymin, xmax, ymax)") from error
     if not np.isfinite([xmin, ymin, xmax, ymax]).all() or ymin > ymax:
-        raise WindowError(f"bbox={tuple(bbox)} is no box: give finite (xmin, ymin, xmax, ymax) with ymin <= ymax")
+        raise WindowError(f"bbox={tuple(bbox)} is not a box: give finite (xmin, ymin, xmax, ymax) with ymin <= ymax")
     if xmin > xmax:
         if not -180 <= xmax < xmin <= 180:
-            raise WindowError(f"bbox={tuple(bbox)} has xmin > xmax, which only a lon/lat box over the antimeridian may")
+            raise WindowError(f"bbox={tuple(bbox)} has xmin > xmax: only a box in lon/lat across the antimeridian may")
         sides = [(xmin, 180.0), (-180.0, xmax)]
         return shapely.union_all([bbox_geometry((west, ymin, east, ymax)) for west, east in sides if west < east])
     if xmin == xmax or ymin == ymax:
@@ -170,7 +170,7 @@ def _foreign(value: object) -> Iterable[Shape]:
     if hasattr(value, "__geo_interface__"):
         return _geojson(value.__geo_interface__)
     if not isinstance(value, Iterable):
-        raise SpecError(f"{type(value).__name__} is no area of interest: give {_FORMS}")
+        raise SpecError(f"{type(value).__name__} is not an area of interest: give {_FORMS}")
     items = list(value)
     if len(items) == 4 and all(isinstance(item, int | float | np.number) for item in items):
         return [Shape(bbox_geometry(items), None, is_box=True)]
@@ -180,7 +180,9 @@ def _foreign(value: object) -> Iterable[Shape]:
 def _table(table: pa.Table, column: str | None) -> list[Shape]:
     name = geometry_name(table, column)
     if name is None:
-        raise SpecError(f"which of the columns {table.column_names} holds the geometries? Say geometry_column=...")
+        raise SpecError(
+            f"none of the columns {', '.join(table.column_names)} is known to hold geometries: give geometry_column="
+        )
     geometries, crs = read_geometries(table, name)
     return [Shape(shape, crs or _srid(shape)) for shape in geometries]
 
@@ -206,7 +208,7 @@ def _arrow(array: pa.Array | pa.ChunkedArray) -> Iterable[Shape]:
         array = pa.chunked_array([chunk.storage for chunk in getattr(array, "chunks", [array])])
     readable = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_string)
     if not any(check(array.type) for check in (*readable, pa.types.is_large_string, pa.types.is_string_view)):
-        raise SpecError(f"an Arrow array of {array.type} is no area of interest: encode its geometries as WKB")
+        raise SpecError(f"an Arrow array of {array.type} is not an area of interest: encode its geometries as WKB")
     for value in array.to_pylist():
         for shape in _shapes(value):
             yield shape._replace(crs=shape.crs or stated)
@@ -230,7 +232,7 @@ def _read(parse: Callable[[Value], Parsed], value: Value) -> Parsed:
     try:
         return parse(value)
     except (ShapelyError, NotImplementedError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SpecError(f"{str(value)[:60]!r} is no area of interest ({error}): give {_FORMS}") from error
+        raise SpecError(f"{str(value)[:60]!r} is not an area of interest ({error}): give {_FORMS}") from error
 
 
 def _checked(shape: BaseGeometry | None, where: str) -> BaseGeometry:

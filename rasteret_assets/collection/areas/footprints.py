@@ -64,7 +64,7 @@ def decode_wkb(geometry: pa.Array) -> Footprints:
     try:
         return np.asarray(shapely.from_wkb(geometry.to_numpy(zero_copy_only=False)), dtype=object)
     except (shapely.errors.GEOSException, NotImplementedError, TypeError, pa.ArrowInvalid) as error:
-        raise CollectionError(f"column 'geometry' ({geometry.type}) holds what is no WKB: {error}") from error
+        raise CollectionError(f"column 'geometry' ({geometry.type}) has a value that is not WKB: {error}") from error
 
 
 def _without(footprints: Footprints, left_out: npt.NDArray[np.bool_]) -> shapely.STRtree:

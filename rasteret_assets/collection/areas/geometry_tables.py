@@ -44,7 +44,9 @@ def geometry_name(table: pa.Table, name: str | None, *, option: str = "geometry_
     """
     if name is not None:
         if name not in table.column_names:
-            raise SpecError(f"{option}={name!r} is no column of the table, which has {table.column_names}")
+            raise SpecError(
+                f"{option}={name!r} is not a column of the table, which has {', '.join(table.column_names)}"
+            )
         return name
     for field in table.schema:
         tagged = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode()
@@ -73,7 +75,7 @@ def read_geometries(table: pa.Table, name: str) -> tuple[Geometries, str | None]
     except RecordError as error:
         raise SpecError(f"column {name!r}: {error}") from error
     if unreadable.any():
-        raise SpecError(f"column {name!r}: row {int(np.argmax(unreadable))} is no geometry")
+        raise SpecError(f"column {name!r}: row {int(np.argmax(unreadable))} does not hold a geometry")
     return geometries, None if described.crs is None else crs_name(described.crs)
 
 

@@ -33,7 +33,7 @@ class Window:
 
     def __post_init__(self) -> None:
         if self.col_off < 0 or self.row_off < 0 or self.width < 1 or self.height < 1:
-            raise WindowError(f"{self} is no window: offsets count from 0, and it holds at least one pixel")
+            raise WindowError(f"{self} is not a window: offsets count from 0, and a window holds at least one pixel")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -97,7 +97,9 @@ class Grid:
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or not self.scale_x or not self.scale_y:
-            raise WindowError(f"{self} is no pixel grid")
+            raise WindowError(
+                f"{self} is not a pixel grid: it needs a width and height of at least 1, and scales other than 0"
+            )
 
     def window(self, bounds: tuple[float, float, float, float]) -> Window | None:
         """The pixels that (xmin, ymin, xmax, ymax) touches, clipped to the grid; None where there are none.

@@ -57,7 +57,7 @@ def crs_name(crs: CRSLike) -> str:
     try:
         known = pyproj.CRS.from_user_input(crs)
     except pyproj.exceptions.CRSError as error:
-        raise SpecError(f"{str(crs)[:80]!r} is no known CRS: write 'EPSG:32632', WKT or PROJJSON") from error
+        raise SpecError(f"{str(crs)[:80]!r} is not a known CRS: write 'EPSG:32632', WKT or PROJJSON") from error
     if known.equals(pyproj.CRS.from_epsg(4326), ignore_axis_order=True):
         return LONLAT
     authority = known.to_authority(min_confidence=100)
@@ -108,7 +108,10 @@ def reproject_each(polygons: npt.NDArray[np.object_], source: str, target: str) 
     lost = ~np.isfinite(bounds).all(axis=1) & ~shapely.is_empty(polygons)
     if lost.any():
         lost_bounds = tuple(shapely.bounds(polygons[lost][0]).tolist())
-        raise WindowError(f"the raster with bounds {lost_bounds} in {source[:40]} does not lie within {target[:40]}")
+        raise WindowError(
+            f"the raster with bounds {lost_bounds} in {source[:40]} cannot be brought to {target[:40]}: "
+            "part of it lies outside of what that CRS can show"
+        )
     return moved
 
 
@@ -152,7 +155,10 @@ def _reprojected(geometry: BaseGeometry, source: str, target: str) -> tuple[Base
         if not is_whole:
             moved = _from_lonlat(reproject(geometry, source, LONLAT), target)
     if not np.isfinite(shapely.get_coordinates(moved)).all():
-        raise WindowError(f"area with bounds {geometry.bounds} in {source[:40]} does not lie within {target[:40]}")
+        raise WindowError(
+            f"the area with bounds {geometry.bounds} in {source[:40]} cannot be brought to {target[:40]}: "
+            "part of it lies outside of what that CRS can show"
+        )
     return moved, is_whole
 
 
@@ -303,4 +309,4 @@ def _transformer(source: str, target: str) -> pyproj.Transformer:
     try:
         return pyproj.Transformer.from_crs(source, target, always_xy=True)
     except pyproj.exceptions.ProjError as error:  # another planet, a CRS without a projection
-        raise WindowError(f"there is no way from {source[:40]} to {target[:40]}: {error}") from error
+        raise WindowError(f"no transformation leads from {source[:40]} to {target[:40]}: {error}") from error

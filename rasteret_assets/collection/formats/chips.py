@@ -97,7 +97,7 @@ class ChipDataset(Dataset):  # type: ignore[misc]  # Any to mypy, which has no P
     def _chip(self, number: int) -> tuple[int, Grid]:
         """The record of a chip, and its grid."""
         if not -len(self) <= number < len(self):
-            raise IndexError(f"chip {number} of {len(self)}")
+            raise IndexError(f"there is no chip {number}: the dataset has {len(self)}")
         number %= len(self)
         owner = int(np.searchsorted(self._first, number, "right")) - 1
         row, column = divmod(number - int(self._first[owner]), int(self._across[owner]))
@@ -134,7 +134,7 @@ def cut_into_chips(
     try:
         kind = torch.from_numpy(np.empty(0, dtype=dtype)).numpy().dtype
     except TypeError as error:
-        raise SpecError(f"dtype={dtype!r} is no type that PyTorch has: write 'float32', 'int32' or the like") from error
+        raise SpecError(f"dtype={dtype!r} is not a type of PyTorch: write for example 'float32' or 'int32'") from error
     records = list_records(collection, known_bands(collection, bands), options)
     return ChipDataset(records, source, options, size=size, stride=step, dtype=kind, transforms=transforms)
 
@@ -142,7 +142,7 @@ def cut_into_chips(
 def _pair(value: int | _Pair, name: str) -> _Pair:
     rows, columns = value if isinstance(value, Sequence) and len(value) == 2 else (value, value)
     if not all(isinstance(side, int | np.integer) and side > 0 for side in (rows, columns)):
-        raise SpecError(f"{name}={value!r} is neither a number of pixels nor (rows, columns)")
+        raise SpecError(f"{name}={value!r} must be a number of pixels, 1 or more, or (rows, columns)")
     return int(rows), int(columns)
 
 

@@ -73,7 +73,7 @@ def read_frame(request: PixelRequest) -> gpd.GeoDataFrame:
     extra = request.columns
     taken = [name for name in extra.column_names if name in COLUMNS]
     if taken:
-        raise SpecError(f"columns {taken} of the areas' table are columns of the result too: rename them")
+        raise SpecError(f"the table of areas has columns that the result has too ({', '.join(taken)}): rename them")
     owned = extra.take(pa.array(position)).to_pandas()
     return frame.assign(**{name: owned[name].to_numpy() for name in extra.column_names})
 

@@ -133,7 +133,7 @@ def _choose(
 
         named = list(collection.where(pc.field("id") == what).batches(projection(collection.schema, bands)))
         if not any(batch.num_rows for batch in named):
-            raise CollectionError(f"no record {what!r} in this collection, or in what its filters leave")
+            raise CollectionError(f"this collection has no record {what!r} that meets its filters")
         return every_record(iter(named), bands)[0], None
     areas = coerce_areas(what, geometry_crs)
     shape = shapely.union_all([area.lonlat() for area in areas])
@@ -155,11 +155,11 @@ def _read(
     place = placed_on(area, record.crs, header.grid)
     grid = None if place is None else _level_grid(header, place.bounds, size)
     if grid is None:
-        raise WindowError(f"the area meets the footprint of record {record.id!r}, but not its raster")
+        raise WindowError(f"the area lies in the footprint of record {record.id!r}, but outside its raster")
     if grid.width * grid.height > _MOST_PIXELS:
         raise WindowError(
             f"a preview of record {record.id!r} would read {grid.width} x {grid.height} pixels, because the index "
-            "holds no overviews of it: give a smaller area, or index files that have overviews (COGs)"
+            "has no overviews of its files: give a smaller area, or index files with overviews (COGs)"
         )
     shape = grid.height, grid.width
     pixels, valid = np.empty(shape, dtype=header.sample_type), np.empty(shape, dtype=bool)

@@ -45,7 +45,10 @@ def read_points(
         near_batches(table, names, shapes, scaled=options.scaled), names, shapes, missing=options.missing, what="points"
     )  # fmt: skip
     if not placed:
-        reason = WindowError(f"no raster holds a point in {given.crs[:40]}, which has no place in the Earth's lon/lat")
+        reason = WindowError(
+            f"no raster holds a point; points in {given.crs[:40]}, which cannot be brought to lon/lat, "
+            "are compared with rasters of the same body only"
+        )
         records = keep_reached(
             records, lambda _: given.crs, {0: reason}, lambda _, crs, grid: any_inside(given, crs, grid)
         )
@@ -89,7 +92,9 @@ def _table(
     if points.columns is not None:
         taken = [name for name in points.columns.column_names if name in columns]
         if taken:
-            raise SpecError(f"columns {taken} of the points are columns of the result too: rename them")
+            raise SpecError(
+                f"the table of points has columns that the result has too ({', '.join(taken)}): rename them"
+            )
         kept = points.columns.take(pa.array(index))
         columns |= {name: kept.column(name) for name in kept.column_names}
     return pa.table(columns)

@@ -52,7 +52,7 @@ def read_window(
 ) -> _Pixels:  # fmt: skip
     """The pixels; arguments, result and errors as ``Collection.read_window`` says."""
     if group_by not in _GROUPS:
-        raise SpecError(f"group_by={group_by!r} is neither 'datetime' nor 'id', nor None")
+        raise SpecError(f"group_by={group_by!r} must be 'datetime', 'id' or None")
     arguments = {
         **AREA_DEFAULTS, "max_concurrent": max_concurrent, "target_crs": target_crs, "resolution": res,
         "on_error": on_error, "backend": backend,
@@ -66,8 +66,8 @@ def read_window(
     records = [record for _, record in found if record is not None]
     if not records:
         raise WindowError(
-            f"none of the {len(ids)} records has a header of {names} in the index: look for the reason with "
-            "rasteret-assets failures, and build again to retry them"
+            f"the index has no header of bands {', '.join(names)} for any of the {len(ids)} records: "
+            "`rasteret-assets failures` tells why, and another build asks for them again"
         )
     crs = options.target_crs or records[0].crs
     check_size(target, crs, MOST_PIXELS)
@@ -89,12 +89,14 @@ def _grid(bounds: Sequence[float], resolution: tuple[float, float] | None) -> Gr
     except (TypeError, ValueError) as error:
         raise WindowError(f"bounds={bounds!r} is not (xmin, ymin, xmax, ymax)") from error
     if not (math.isfinite(right - left) and math.isfinite(top - bottom) and left < right and bottom < top):
-        raise WindowError(f"bounds={bounds!r} holds nothing: give (xmin, ymin, xmax, ymax) in units of its CRS")
+        raise WindowError(
+            f"bounds={bounds!r} has no extent: give (xmin, ymin, xmax, ymax) in units of the result's CRS"
+        )
     if resolution is None:
         raise SpecError("res is needed: the size of a pixel in units of the result's CRS, or (width, height)")
     width, height = round((right - left) / resolution[0]), round((top - bottom) / resolution[1])
     if not width or not height:
-        raise WindowError(f"bounds={bounds!r} holds no pixel of {resolution[0]:g} x {resolution[1]:g}")
+        raise WindowError(f"bounds={bounds!r} is smaller than half a pixel of {resolution[0]:g} x {resolution[1]:g}")
     return Grid(
         width=width, height=height, scale_x=resolution[0], scale_y=-resolution[1], origin_x=left, origin_y=top
     )  # fmt: skip
@@ -104,7 +106,7 @@ def _ids(record_ids: Sequence[str] | pa.Array) -> list[str]:
     if isinstance(record_ids, pa.Array | pa.ChunkedArray):
         record_ids = record_ids.to_pylist()
     if isinstance(record_ids, str) or not hasattr(record_ids, "__iter__"):
-        raise SpecError(f"record_ids={record_ids!r} is no list of ids")
+        raise SpecError(f"record_ids={record_ids!r} is not a list of ids")
     ids = [str(name) for name in record_ids]
     if not ids:
         raise SpecError("record_ids is empty: name at least one record")

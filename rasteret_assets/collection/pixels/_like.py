@@ -37,7 +37,7 @@ def grid_of(like: RasterLike) -> tuple[str, Grid]:
     shape = getattr(like, "shape", None)
     if affine is None or shape is None or callable(affine) or len(shape) != 2:
         raise SpecError(
-            f"{type(like).__name__} has no grid to be like: give an odc-geo GeoBox, an xarray object or an open "
+            f"{type(like).__name__} has no pixel grid: give like= an odc-geo GeoBox, an xarray object or an open "
             "rasterio dataset"
         )
     return _crs(like, getattr(like, "crs", None)), _grid(list(affine)[:6], shape)
@@ -46,7 +46,7 @@ def grid_of(like: RasterLike) -> tuple[str, Grid]:
 def _of_xarray(like: xr.Dataset | xr.DataArray) -> tuple[str, Grid]:
     names = next((pair for pair in _AXES if all(name in like.coords for name in pair)), None)
     if names is None:
-        raise SpecError(f"like has no coordinates x and y, but {sorted(map(str, like.coords))}")
+        raise SpecError(f"like= has the coordinates {sorted(map(str, like.coords))}, but none named x and y")
     (left, width), (top, height) = (_axis(np.asarray(like.coords[name].values, dtype=float), name) for name in names)
     shape = tuple(like.sizes[name] for name in reversed(names))
     return _crs(like, _stated_crs(like)), _grid([width, 0, left, 0, height, top], shape)
@@ -55,10 +55,10 @@ def _of_xarray(like: xr.Dataset | xr.DataArray) -> tuple[str, Grid]:
 def _axis(centres: npt.NDArray[np.float64], name: str) -> tuple[float, float]:
     """Outer edge of the first pixel, and size of a pixel; negative where coordinates fall."""
     if len(centres) < 2:
-        raise WindowError(f"like has one pixel along {name}, which says nothing of its size: give a GeoBox")
+        raise WindowError(f"like= has one pixel along {name}, so the size of a pixel is unknown: give a GeoBox")
     step = (centres[-1] - centres[0]) / (len(centres) - 1)
     if not step or np.abs(np.diff(centres) - step).max() > 1e-3 * abs(step):
-        raise WindowError(f"coordinates {name} of like are not evenly spaced")
+        raise WindowError(f"coordinates {name} of like= are not evenly spaced: give a GeoBox or a regular grid")
     return float(centres[0] - step / 2), float(step)
 
 
@@ -73,7 +73,10 @@ def _stated_crs(like: xr.Dataset | xr.DataArray) -> object:
 
 def _crs(like: object, crs: object) -> str:
     if crs is None:
-        raise SpecError(f"{type(like).__name__} given as like states no CRS")
+        raise SpecError(
+            f"the {type(like).__name__} given as like= states no CRS: set one, such as with .odc.assign_crs "
+            "or .rio.write_crs"
+        )
     # odc-geo and rasterio have CRS objects of their own, which write themselves as text.
     return crs_name(crs if isinstance(crs, str | int) else str(crs))
 
@@ -81,5 +84,5 @@ def _crs(like: object, crs: object) -> str:
 def _grid(affine: Sequence[float], shape: Sequence[int]) -> Grid:
     a, b, c, d, e, f = (float(value) for value in affine)
     if b or d:
-        raise WindowError("the grid of like is rotated or sheared: pixels are read on upright grids only")
+        raise WindowError("the grid of like= is rotated or sheared, but pixels are read onto upright grids only")
     return Grid(width=int(shape[1]), height=int(shape[0]), scale_x=a, scale_y=e, origin_x=c, origin_y=f)

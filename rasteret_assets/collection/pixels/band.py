@@ -175,11 +175,13 @@ def parse_header(
         if pages is not None and pages.is_valid:
             parsed = _with_pages(parsed, pages)
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, WindowError) as error:
-        raise CollectionError(f"the header of {where} contradicts itself ({error}): index it again") from error
+        raise CollectionError(
+            f"the header of {where} contradicts itself ({error}): build again with force=True to read it anew"
+        ) from error
     if min(parsed.tile_width, parsed.tile_height) < 1 or not 0 <= index < samples or dtype.kind not in "iuf":
         raise CollectionError(
-            f"the header of {where} is none to read with: tiles of {parsed.tile_width} x {parsed.tile_height}, "
-            f"sample {index} of {samples}, {dtype}: index it again"
+            f"the header of {where} cannot be right: tiles of {parsed.tile_width} x {parsed.tile_height}, "
+            f"sample {index} of {samples}, {dtype}: build again with force=True to read it anew"
         )
     return parsed
 

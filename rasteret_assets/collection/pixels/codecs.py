@@ -54,10 +54,12 @@ def check_supported(header: BandHeader, where: str) -> None:
     if header.compression not in _decompressors() and header.compression not in _image_decoders():
         name = COMPRESSION_NAMES.get(header.compression, "unknown")
         readable = sorted({COMPRESSION_NAMES[number] for number in (*_decompressors(), *_image_decoders())})
-        raise TileError(f"{where} is compressed by {name} ({header.compression}), which is not read; {readable} are")
+        raise TileError(
+            f"{where} is compressed by {name} ({header.compression}), which cannot be decoded; {readable} can"
+        )
     kinds = {1: "iuf", 2: "iuf", 3: "f"}
     if header.dtype.kind not in kinds.get(header.predictor, ""):
-        raise TileError(f"{where} has predictor {header.predictor} for {header.dtype}, which is not read")
+        raise TileError(f"{where} has predictor {header.predictor} for {header.dtype}, which cannot be decoded")
     if header.mask is not None:
         check_supported(header.mask, f"the mask of {where}")
 
@@ -81,7 +83,7 @@ def decode_tile(data: _Bytes, header: BandHeader) -> tuple[_Samples, _Samples | 
         samples = _inflate(data, header) if decoder is None else decoder(data, header)
     except RuntimeError as error:  # the base of every imagecodecs error
         raise TileError(
-            f"its {len(data)} bytes are no {COMPRESSION_NAMES[header.compression]} stream ({error})"
+            f"its {len(data)} bytes are not a {COMPRESSION_NAMES[header.compression]} stream ({error})"
         ) from error
     shape = (header.tile_height, header.tile_width, header.samples)
     if samples.shape != shape or samples.dtype != header.sample_type:

@@ -176,12 +176,13 @@ def list_records(collection: RecordTable, bands: Sequence[str], options: ReadOpt
         told = listed(list(map(str, found.without.to_pylist())))
         if not len(found.rasters):
             raise WindowError(
-                f"{len(found.without)} records meet the filters, but their headers of {list(bands)} are not in the "
-                f"index ({told}): look for the reason with rasteret-assets failures, and build again to retry them"
+                f"the index has no header of bands {', '.join(bands)} for the {len(found.without)} records "
+                "that meet the "
+                f"filters ({told}): `rasteret-assets failures` tells why, and another build asks for them again"
             )
-        _log.warning("%d records are left out, whose headers are not in the index: %s", len(found.without), told)
+        _log.warning("left out %d records whose headers are not in the index: %s", len(found.without), told)
     if not len(found.rasters):
-        raise WindowError("no record meets the filters: compare them with the collection's bounds")
+        raise WindowError("no record meets the filters: compare them with collection.bounds and .date_range")
     records = RecordsOnDemand(
         rasters=found.rasters, crs=_named(found.rasters), headers=Headers(rows, table, bands)
     )  # fmt: skip
@@ -235,7 +236,7 @@ class RecordsById:
         for name, place in zip(known.take(pa.array(positions)).to_pylist(), places[positions].tolist(), strict=True):
             by_id.setdefault(name, []).append(place)
         if absent := [name for name in ids if name not in by_id]:
-            where = "among the records that are left" if self._collection.is_filtered else "in this collection"
+            where = "among the records that meet the filters" if self._collection.is_filtered else "in this collection"
             raise CollectionError(f"{len(absent)} of {len(ids)} ids are not {where}: {listed(absent)}")
         pairs = [(name, place) for name in ids for place in by_id[name]]
         key = tuple(bands)

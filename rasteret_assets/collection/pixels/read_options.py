@@ -260,8 +260,8 @@ class ReadOptions:
             return self.dtype
         if self.dtype.kind != "f":
             raise SpecError(
-                f"dtype={self.dtype.name!r} does not hold all values of {common.name}: read without dtype, and convert "
-                "the result by what you know of its values"
+                f"dtype={self.dtype.name!r} does not hold all values of {common.name}: leave dtype= out, and convert "
+                "the result yourself"
             )
         return common  # nodata is told by the exact value
 
@@ -282,7 +282,7 @@ def read_options(arguments: Mapping[str, Any]) -> ReadOptions:
     """
     max_concurrent, progress = arguments["max_concurrent"], arguments["progress"]
     if isinstance(max_concurrent, bool) or not isinstance(max_concurrent, int) or max_concurrent < 1:
-        raise SpecError(f"max_concurrent={max_concurrent!r} must be 1 or more: how many requests may be in flight")
+        raise SpecError(f"max_concurrent={max_concurrent!r} must be a whole number of requests, 1 or more")
     own = {name: arguments[name] for name in _FLAGS if name in arguments}
     if arguments.get("resampling") is not None:
         own["resampling"] = _resampling(arguments["resampling"])
@@ -324,7 +324,7 @@ def _one_of(name: str, value: Choice, choices: Sequence[Choice]) -> Choice:
 def _resampling(value: str | IntEnum) -> str:
     name = str(getattr(value, "name", value)).lower()  # rasterio's own enumeration is understood too
     if name not in KERNELS:
-        raise SpecError(f"resampling={value!r} is none of {', '.join(KERNELS)}")
+        raise SpecError(f"resampling={value!r} must be one of {', '.join(KERNELS)}")
     return name
 
 
@@ -332,9 +332,9 @@ def _dtype(value: npt.DTypeLike | None) -> np.dtype[Any] | None:
     try:
         kind = None if value is None else np.dtype(value)
     except TypeError as error:
-        raise SpecError(f"dtype={value!r} is no type of numpy's: write 'float32' or 'uint16'") from error
+        raise SpecError(f"dtype={value!r} is not a type of numpy: write for example 'float32' or 'uint16'") from error
     if kind is not None and kind.kind not in "iuf":
-        raise SpecError(f"dtype={value!r} holds no numbers of pixels: give a type of integers or floats")
+        raise SpecError(f"dtype={value!r} cannot hold pixels: give a type of integers or floats")
     return kind
 
 
@@ -345,5 +345,5 @@ def _resolution(value: float | Sequence[float]) -> tuple[float, float]:
     except (TypeError, ValueError) as error:
         raise SpecError(f"resolution={value!r} is neither a number nor a pair (width, height)") from error
     if not all(math.isfinite(size) and size > 0 for size in pair):
-        raise SpecError(f"resolution={value!r} is no size of a pixel: give a positive number in units of the CRS")
+        raise SpecError(f"resolution={value!r} is not the size of a pixel: give a positive number in units of the CRS")
     return pair

@@ -93,17 +93,21 @@ def known_bands(table: RecordTable, bands: str | Sequence[str]) -> list[str]:
     """
     names = list(bands) if isinstance(bands, Iterable) and not isinstance(bands, str) else [bands]
     if wrong := [name for name in names if not isinstance(name, str)]:
-        raise SpecError(f"bands={bands!r} names no band by {wrong[0]!r}: this collection has {table.bands}")
+        raise SpecError(
+            f"bands must be names such as 'B04', not {wrong[0]!r}: this collection has {listed_bands(table)}"
+        )
     known = table.bands
     if not names:
-        raise SpecError(f"bands is empty: this collection has {known}")
+        raise SpecError(f"bands is empty: name one of {listed_bands(table)}")
     if len(set(names)) < len(names):
-        raise SpecError(f"bands={names} names one twice")
+        raise SpecError(f"bands={names} names a band twice: name each once")
     for band in names:
         if band not in known:
-            raise BandNotFoundError(f"band {band!r} is not in this collection, which has {known or 'none indexed'}")
+            raise BandNotFoundError(f"band {band!r} is not in this collection, which has {listed_bands(table)}")
         if not has_href(table.schema, band):
-            raise CollectionError(f"band {band!r} has headers but no address: column assets lacks {band}.href")
+            raise CollectionError(
+                f"band {band!r} has headers, but no addresses of files: the column assets has no field {band}.href"
+            )
     return names
 
 
@@ -117,8 +121,13 @@ def indexed_band(table: RecordTable, band: str | None) -> str:
     if band is None and known:
         return known[0]
     if band not in known:
-        raise BandNotFoundError(f"band {band!r} is not in this collection, which has {known or 'none indexed'}")
+        raise BandNotFoundError(f"band {band!r} is not in this collection, which has {listed_bands(table)}")
     return str(band)
+
+
+def listed_bands(table: RecordTable) -> str:
+    """Return the names of a table's bands for a message."""
+    return ", ".join(table.bands) or "no indexed band: build it with enrich_cog=True"
 
 
 def has_href(columns: pa.Schema, band: str) -> bool:

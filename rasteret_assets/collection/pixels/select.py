@@ -232,17 +232,19 @@ def _select(
     if (missing == "raise" and (without or partly)) or (without and not count):
         lacking = [*without, *partly]
         raise WindowError(
-            f"{len(lacking)} records meet the {what}, but their headers of {list(bands)} are not in the index "
-            f"({listed(lacking)}): look for the reason with rasteret-assets failures, and build again to retry them"
+            f"the index has no header of bands {', '.join(bands)} for {len(lacking)} records that meet the {what} "
+            f"({listed(lacking)}): `rasteret-assets failures` tells why, and another build asks for them again"
         )
     if without:
-        _log.warning("%d records are left out, whose headers are not in the index: %s", len(without), listed(without))
+        _log.warning("left out %d records whose headers are not in the index: %s", len(without), listed(without))
     if partly:
         _log.warning(
-            "%d records have no data in the bands whose headers are not in the index: %s", len(partly), listed(partly)
+            "masked bands of %d records, because their headers are not in the index: %s", len(partly), listed(partly)
         )
     if not count:
-        raise WindowError(f"no record meets the {what}: compare it, and the filters, with the collection's bounds")
+        raise WindowError(
+            f"no record meets the {what}: compare the {what} and the filters with collection.bounds and .date_range"
+        )
 
 
 def listed(names: Sequence[str]) -> str:
@@ -305,11 +307,14 @@ def named_crs(name: str, crs: str | None) -> str:
         WindowError: if there is none, or none that is known.
     """
     if not crs:
-        raise WindowError(f"record {name!r} has no CRS, neither in its headers nor in its columns proj:epsg and crs")
+        raise WindowError(
+            f"record {name!r} has no CRS in its headers, nor in its columns proj:epsg and crs: state one in "
+            "the record table"
+        )
     try:
         return _crs_name(crs)
     except SpecError as error:
-        raise WindowError(f"record {name!r}: its CRS {error}") from error
+        raise WindowError(f"record {name!r}: CRS {error}") from error
 
 
 @functools.lru_cache(maxsize=256)

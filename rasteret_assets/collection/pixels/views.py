@@ -94,7 +94,8 @@ def choose_views(
     ]
     if not views:
         raise WindowError(
-            f"the area meets the footprint of {len(records)} records, but the raster of none: footprints are too large"
+            f"{len(records)} records have a footprint that meets the area, but none of their rasters does: check the "
+            "footprints in the record table"
         )
     return views
 

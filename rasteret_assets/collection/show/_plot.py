@@ -46,7 +46,7 @@ def draw_footprints(collection: RecordTable, ax: Axes | None, limit: int) -> Axe
     shapes, stated, more = read_footprints(collection, limit)
     drawn_rings = list(rings_of(side_by_side(shapes)))
     if not drawn_rings:
-        raise WindowError("there is no footprint to draw: the collection, or what its filters leave, is empty")
+        raise WindowError("there is no footprint to draw: no record meets the filters, or none has a footprint")
     outlines = [ring for _, ring in drawn_rings]
     moments = [stated[row] for row, _ in drawn_rings]
     axes = _new_axes() if ax is None else ax

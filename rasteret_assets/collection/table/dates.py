@@ -63,7 +63,8 @@ def _ends(value: DateRangeLike) -> tuple[DateLike, DateLike]:
     elif value is not None:
         return _end(value), _end(value)
     raise SpecError(
-        f"date_range={value!r} is no range: write (start, end), such as ('2024-01-01', '2024-01-31'), or '2024-01'"
+        f"date_range={value!r} is not a range of dates: write (start, end), such as ('2024-01-01', "
+        "'2024-01-31'), or '2024-01'"
     )
 
 
@@ -86,7 +87,7 @@ def _span(value: DateLike) -> tuple[datetime, datetime]:
         # numpy's datetime64 writes itself as ISO 8601, at the precision it has.
         return _text_span(str(value).strip())
     except ValueError:
-        raise SpecError(f"{value!r} in date_range is no date: write ISO 8601, such as '2024-01-31'") from None
+        raise SpecError(f"{value!r} in date_range is not a date: write ISO 8601, such as '2024-01-31'") from None
 
 
 def _text_span(text: str) -> tuple[datetime, datetime]:

@@ -51,7 +51,9 @@ class Pinned:
         if self.before:
             now = _identities(self.dataset, list(self.before))
             if changed := [path for path, was in self.before.items() if now[path] != was]:
-                raise CollectionError(f"{changed[0]} was published anew while it was read: load the collection again")
+                raise CollectionError(
+                    f"{changed[0]} was replaced by a build while it was read: load the collection again"
+                )
 
 
 def pinned(
@@ -88,7 +90,7 @@ def pinned(
 
 def gone(path: str) -> CollectionError:
     """The error for a file that is not there any more."""
-    return CollectionError(f"{path} is gone since the collection was opened: load the collection again")
+    return CollectionError(f"{path} was removed after the collection was opened: load the collection again")
 
 
 def _may_hold(dataset: ds.Dataset, fragment: ds.ParquetFileFragment, expression: pc.Expression | None) -> bool:

@@ -54,7 +54,7 @@ def cloud_cover_below(table: pa.Schema, limit: float) -> pc.Expression:
             "map one to it with column_map when building, or filter with where()"
         )
     if isinstance(limit, bool) or not isinstance(limit, (int, float)):
-        raise SpecError(f"cloud_cover_lt={limit!r} is no number of percent")
+        raise SpecError(f"cloud_cover_lt={limit!r} must be a number of percent")
     kind = table.field(schema.CLOUD_COVER).type
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
     if not any(is_kind(kind) for is_kind in numbers):

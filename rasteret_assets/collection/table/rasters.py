@@ -157,7 +157,10 @@ def first_scale(rows: Rows, table: pa.Schema, band: str) -> tuple[float, float]:
         if len(part.rasters):
             scale_x, _, scale_y, _ = part.rasters.grids[0].tolist()
             return abs(scale_x), abs(scale_y)
-    raise WindowError(f"no record has the header of band {band!r}, so that the size of its pixels is not known")
+    raise WindowError(
+        f"the index has no header of band {band!r}, so the size of its pixels is unknown: `rasteret-assets "
+        "failures` tells why"
+    )
 
 
 def _nothing(table: pa.Schema, bands: Sequence[str]) -> pa.Table:
@@ -200,7 +203,7 @@ def rasters_of(places: Places, table: pa.Table, bands: Sequence[str], names: dic
         band, row = np.argwhere(wrong)[0]
         raise CollectionError(
             f"the header of record {ids[kept[row]].as_py()!r}, band {bands[band]!r} contradicts itself (its transform "
-            "or its size is none): index it again"
+            "or its size is empty): build again with force=True to read it anew"
         )
     finest = np.argmin(np.abs(grids[..., 0] * grids[..., 2]), axis=0)
     every = np.arange(len(kept))

@@ -280,8 +280,9 @@ class FileRows:
         path = self.paths[number]
         if self._identity(path) != self.identities[number]:
             raise StaleRowsError(
-                f"{path} was published anew since its records were listed: load the collection again, and make anew "
-                "what reads it"
+                f"{path} was replaced by a build after its records were listed: load the collection again, "
+                "and make the "
+                "dataset anew from it"
             )
 
 
