@@ -111,7 +111,7 @@ class ChipDataset(Dataset):  # type: ignore[misc]  # Any to mypy, which has no P
         )
 
     def _room(self, record: Record) -> npt.NDArray[Any]:
-        kind = np.result_type(*{header.sample_type for header in record.known})
+        kind = np.result_type(*{header.sample_type for header in record.present_headers})
         return np.empty((len(self.bands), *self.size), dtype=kind)
 
     def _sample(self, record: Record, grid: Grid, pixels: npt.NDArray[Any]) -> Any:  # noqa: ANN401  (likewise)

@@ -29,7 +29,7 @@ def read_stack(request: PixelRequest) -> npt.NDArray[Any]:
     check_memory(views)
     height = max(view.grid.height for view in views)
     width = max(view.grid.width for view in views)
-    kind = options.read_type(header.sample_type for view in views for header in view.record.known)
+    kind = options.read_type(header.sample_type for view in views for header in view.record.present_headers)
     # A record without the header of a band has that band's usual nodata in its place.
     by_band = zip(*(view.record.headers for view in views), strict=True)
     usual = [next((header.fill for header in headers if header is not None), None) for headers in by_band]
@@ -53,7 +53,7 @@ def read_stack(request: PixelRequest) -> npt.NDArray[Any]:
     pixels = options.finished(stack)
     if valid is None:
         return pixels
-    return masked_array(pixels, valid, np.nan if options.scaled else views[0].record.known[0].fill)
+    return masked_array(pixels, valid, np.nan if options.scaled else views[0].record.present_headers[0].fill)
 
 
 def masked_array(

@@ -149,7 +149,7 @@ def _read(
     options: ReadOptions,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:  # fmt: skip
     """Pixels of one band and which of them hold data, at most ``size`` along the longer side."""
-    header = record.known[band]
+    header = record.present_headers[band]
     if area is None:
         area = Area.of_bounds(header.grid.bounds, record.crs)
     place = placed_on(area, record.crs, header.grid)

@@ -263,7 +263,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
         """Room for pixels and for which of them hold data, both (records, bands, rows, columns), and their planes."""
         crs = _name(self.crs)  # TorchGeo changes it where datasets are joined
         shape = (len(records), len(self.bands), grid.height, grid.width)
-        kind = np.result_type(*{header.sample_type for record in records for header in record.known})
+        kind = np.result_type(*{header.sample_type for record in records for header in record.present_headers})
         # torch has no unsigned integers beyond 8 bits that it computes with.
         pixels = np.empty(shape, dtype=kind if kind.kind != "u" else np.result_type(kind, np.int16))
         valid = np.empty(shape, dtype=bool)

@@ -72,7 +72,7 @@ def read_window(
     crs = options.target_crs or records[0].crs
     check_size(target, crs, MOST_PIXELS)
     steps = _steps(found, group_by)
-    kinds = {header.sample_type for record in records for header in record.known}
+    kinds = {header.sample_type for record in records for header in record.present_headers}
     out = np.empty((len(steps), len(names), target.height, target.width), dtype=np.result_type(*kinds))
     for band in range(len(names)):
         # Merge fills with nodata of the first file, or 0 without one.
