@@ -1,4 +1,4 @@
-"""Areas of interest in all the forms people hold them, as shapely geometries with the CRS they are in."""
+"""Read areas of interest in all forms that people have, as shapely geometries with their CRS."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Parsed = TypeVar("Parsed")
 
 
 class Shape(NamedTuple):
-    """A geometry as it was given.
+    """A geometry as it was given, unchecked.
 
     Args:
-        geometry: None for what is missing.
-        crs: that it states, if any.
+        geometry: None if it is missing.
+        crs: the CRS that the geometry states; None if it states none.
         is_box: whether it was given as four numbers.
     """
 
@@ -52,9 +52,9 @@ class Area:
 
     Args:
         geometry: valid and not empty, in the axis order x, y.
-        crs: what its coordinates are in, as any text pyproj understands.
-        is_box: whether the user gave four numbers: such an area is read whole, without a mask. A polygon is masked, be
-            it a rectangle or not.
+        crs: of its coordinates, as any text that pyproj understands.
+        is_box: whether the user gave four numbers: such an area is read whole, without a mask. A polygon is masked,
+            even if it is a rectangle.
     """
 
     geometry: BaseGeometry
@@ -63,14 +63,14 @@ class Area:
 
     @classmethod
     def of_bounds(cls, bounds: tuple[float, float, float, float], crs: str) -> Area:
-        """The box of (xmin, ymin, xmax, ymax)."""
+        """Return the box of (xmin, ymin, xmax, ymax)."""
         return cls(geometry=shapely.box(*bounds), crs=crs, is_box=True)
 
     def lonlat(self) -> BaseGeometry:
         """Return the geometry in lon/lat, within -180..180: cut at the antimeridian, closed over the poles.
 
         Raises:
-            WindowError: if it lies outside the globe, which mostly means that its CRS is another.
+            WindowError: if it lies outside the globe, mostly because its CRS is another.
         """
         geometry = reproject(self.geometry, self.crs, LONLAT)
         west, south, east, north = geometry.bounds
@@ -84,19 +84,19 @@ class Area:
 
 
 def coerce_areas(geometries: AreasLike, geometry_crs: CRSLike = AUTO, geometry_column: str | None = None) -> list[Area]:
-    """Every geometry in ``geometries``, in order.
+    """Return an area for every geometry in ``geometries``, in order.
 
     Args:
         geometries: a bbox ``(xmin, ymin, xmax, ymax)``, a shapely geometry, WKB or EWKB bytes, WKT or GeoJSON text, a
             GeoJSON mapping (Geometry, Feature, FeatureCollection), a pyarrow array of WKB or WKT, a GeoDataFrame or
             GeoSeries, a table with a geometry column (pyarrow, polars, DuckDB, any Arrow stream), or an iterable of
             any of these. A bbox with xmin > xmax crosses the antimeridian.
-        geometry_column: the column of a table; by default the one that says it holds geometries, or is called so.
-        geometry_crs: CRS of the coordinates; ``"auto"`` takes the one that the object states, else lon/lat.
+        geometry_crs: CRS of the coordinates; ``"auto"`` takes the CRS that the object states, else lon/lat.
+        geometry_column: the column of a table; by default the column with a geometry type, or with a usual name.
 
     Raises:
-        SpecError: if something is none of these, or ``geometry_crs`` is unknown.
-        WindowError: if a geometry is missing, empty or invalid, or there is none.
+        SpecError: if an object has another form, or ``geometry_crs`` is unknown.
+        WindowError: if a geometry is missing, empty or invalid, or ``geometries`` is empty.
     """
     given = None if isinstance(geometry_crs, str) and geometry_crs == AUTO else crs_name(geometry_crs)
     table = as_arrow_table(geometries)
@@ -116,12 +116,12 @@ def coerce_areas(geometries: AreasLike, geometry_crs: CRSLike = AUTO, geometry_c
 
 
 def coerce_shapes(geometries: AreasLike) -> list[Shape]:
-    """Every geometry with the CRS it states, unchecked; forms as for :func:`coerce_areas`, but tables."""
+    """Return every geometry with the CRS it states, unchecked; forms are those of :func:`coerce_areas` but tables."""
     return list(_shapes(geometries))
 
 
 def bbox_geometry(bbox: Sequence[float]) -> BaseGeometry:
-    """The area of a lon/lat (or projected) bbox: a box, two where xmin > xmax, a line or point where it has no extent.
+    """Return the area of a bbox: a box, two boxes if xmin > xmax, a line or a point if the bbox has no extent.
 
     Raises:
         WindowError: if it is not four finite numbers with ymin <= ymax.
@@ -144,7 +144,7 @@ def bbox_geometry(bbox: Sequence[float]) -> BaseGeometry:
 
 
 def _shapes(value: object) -> Iterable[Shape]:
-    """Geometries with the CRS each states; None where a value is missing."""
+    """Return the geometries of a value in any form, with the CRS each states."""
     match value:
         case None | BaseGeometry():
             return [Shape(value, _srid(value))]
@@ -163,7 +163,7 @@ def _shapes(value: object) -> Iterable[Shape]:
 
 
 def _foreign(value: object) -> Iterable[Shape]:
-    """Objects of other libraries, by what they offer, and plain iterables."""
+    """Return the geometries of objects of other libraries, known by their attributes, and of iterables."""
     if hasattr(value, "to_wkb") and hasattr(value, "geometry") and hasattr(value, "crs"):
         stated = None if value.crs is None else crs_name(value.crs)
         return [Shape(shape, stated) for shape in shapely.from_wkb(list(value.geometry.to_wkb()))]
@@ -215,7 +215,7 @@ def _arrow(array: pa.Array | pa.ChunkedArray) -> Iterable[Shape]:
 
 
 def _extension_crs(kind: pa.BaseExtensionType) -> str | None:
-    """The CRS that a GeoArrow type states in its serialized metadata."""
+    """Return the CRS that a GeoArrow type states in its serialized metadata."""
     try:
         crs = json.loads(kind.__arrow_ext_serialize__() or b"{}").get("crs")
     except (ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""Points in all the forms people hold them."""
+"""Read points in all forms that people have."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rasteret_assets.inputs import CRSLike, PointsLike
 
 _Floats = npt.NDArray[np.float64]
 
-#: Names that coordinate columns go by, in lower case.
+#: Usual names of coordinate columns, in lower case.
 _AXES: Final = (("x", "y"), ("lon", "lat"), ("lng", "lat"), ("long", "lat"), ("longitude", "latitude"))
 
 
@@ -33,9 +33,9 @@ class Points:
 
     Args:
         x: as given, in ``crs``.
-        y: likewise.
+        y: as given, in ``crs``.
         crs: as ``crs_name`` writes it.
-        columns: the other columns of the table they came from; None where it was none.
+        columns: the other columns of the table of points; None if the points did not come as a table.
     """
 
     x: _Floats
@@ -47,7 +47,7 @@ class Points:
         """Return shapely points in lon/lat, within -180..180.
 
         Raises:
-            WindowError: if one is not on the globe, which mostly means that its CRS is another.
+            WindowError: if a point is not on the globe, mostly because its CRS is another.
         """
         lon, lat = transform_points(self.x, self.y, self.crs, LONLAT)
         with np.errstate(invalid="ignore"):
@@ -70,19 +70,19 @@ def coerce_points(
     y_column: str | None,
     geometry_crs: CRSLike,
 ) -> Points:
-    """Points in any form.
+    """Return points that were given in any form.
 
     Args:
         points: a table (pyarrow, geopandas, pandas, polars, DuckDB, any Arrow stream) with a column of point
-            geometries or two of coordinates, or whatever :func:`~.aoi.coerce_areas` takes, of points.
-        geometry_column: column of point geometries; by default the one that says so, or is called so.
+            geometries or two of coordinates, or points in a form of :func:`~.area.coerce_areas`.
+        geometry_column: column of point geometries; by default the column with a geometry type, or with a usual name.
         x_column: column of x or longitude; by default ``x``, ``lon``, ``longitude`` ...
         y_column: column of y or latitude.
-        geometry_crs: CRS of the coordinates; ``"auto"`` takes what they state, else lon/lat.
+        geometry_crs: CRS of the coordinates; ``"auto"`` takes the CRS that the points state, else lon/lat.
 
     Raises:
-        SpecError: if there are no points in it.
-        WindowError: if a point is missing or empty, or there is none.
+        SpecError: if ``points`` does not hold points, or a column does not exist.
+        WindowError: if a point is missing or empty, or ``points`` is empty.
     """
     given = None if isinstance(geometry_crs, str) and geometry_crs == AUTO else crs_name(geometry_crs)
     table = as_arrow_table(points)
