@@ -1,4 +1,4 @@
-"""A read as a value: chosen here from areas and options, and carried out by the format that a caller asks for."""
+"""Reads as values: a request is chosen from areas and options, and carried out by the method of a format."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 class ReadRequest(PixelRequest):
-    """Pixels of areas, as ``collection.read`` has chosen them, and a method for each form of the result.
+    """Pixels of areas, as ``collection.read`` chose them, with a method for each form of the result.
 
-    Reads happen in the methods. A request can be sent to another process, which carries it out.
+    Only the methods read pixels. A request can be sent to another process, and be carried out there.
     """
 
     def to_numpy(self) -> npt.NDArray[Any]:
@@ -56,11 +56,11 @@ class ReadRequest(PixelRequest):
 def request_read(
     table: RecordTable, geometries: AreasLike | None, bands: str | Sequence[str], arguments: Mapping[str, Any]
 ) -> ReadRequest:
-    """Decide what a read reads; nothing but rows of the index is read here.
+    """Choose the records and pixels of a read; only rows of the index are read here.
 
     Args:
         table: the records that may be read.
-        geometries: areas, or None where ``like`` gives the grid of the result.
+        geometries: areas, or None if ``like`` gives the grid of the result.
         bands: a band or several.
         arguments: all of :class:`ReadArguments`.
 
@@ -89,14 +89,14 @@ def request_read(
 
 
 def polygons_of(geometries: AreasLike, arguments: Mapping[str, Any]) -> tuple[list[Area], pa.Table | None]:
-    """Return the areas, and the other columns of their table, if they come in one.
+    """Return the areas, and the other columns of their table, or None if they are not a table.
 
     Args:
-        geometries: in any form.
+        geometries: areas in any form.
         arguments: ``geometry_crs`` and ``geometry_column`` of the read.
 
     Raises:
-        WindowError: if one has no area.
+        WindowError: if a geometry is not a polygon.
     """
     column = arguments["geometry_column"]
     table = as_arrow_table(geometries)
@@ -111,7 +111,7 @@ def polygons_of(geometries: AreasLike, arguments: Mapping[str, Any]) -> tuple[li
 
 
 def _views(table: RecordTable, areas: Sequence[Area], bands: Sequence[str], options: ReadOptions) -> list[View]:
-    """What is read of which record."""
+    """Return the views of all records that meet an area."""
     shapes, unplaced = place(areas)
     records = select_records(
         near_batches(table, bands, shapes, scaled=options.scaled), bands, shapes, missing=options.missing
@@ -124,6 +124,6 @@ def _views(table: RecordTable, areas: Sequence[Area], bands: Sequence[str], opti
 
 
 def _reaches(area: Area, crs: str, grid: Grid) -> bool:
-    """Whether an area meets a raster."""
+    """Return whether an area meets a raster."""
     shape = placed_on(area, crs, grid)
     return shape is not None and grid.window(shape.bounds) is not None

@@ -1,4 +1,4 @@
-"""A pandas column whose cells are arrays of pixels, each of its own shape, and which Arrow and Parquet can hold."""
+"""Hold arrays of pixels, each of its own shape, in a pandas column that Arrow and Parquet can store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PixelDtype(ExtensionDtype):  # type: ignore[misc]  # Any to mypy, which ha
 
     @classmethod
     def construct_array_type(cls) -> builtins.type[PixelColumn]:
-        """The array of such a column."""
+        """Return the class of columns of this type."""
         return PixelColumn
 
 
@@ -34,7 +34,7 @@ class PixelColumn(ExtensionArray):  # type: ignore[misc]
     In Arrow and Parquet a cell is a list of rows, each a list of numbers; masked pixels are null in it.
 
     Args:
-        cells: the arrays, None for a missing one.
+        cells: the arrays; None for a missing cell.
     """
 
     def __init__(self, cells: Iterable[npt.NDArray[Any] | None]) -> None:
@@ -88,19 +88,19 @@ class PixelColumn(ExtensionArray):  # type: ignore[misc]
     __hash__ = None  # type: ignore[assignment]
 
     def isna(self) -> npt.NDArray[np.bool_]:
-        """Which cells are missing."""
+        """Return which cells are missing."""
         return np.array([cell is None for cell in self._cells], dtype=bool)
 
     def take(
         self, indices: Sequence[int], *, allow_fill: bool = False, fill_value: npt.NDArray[Any] | None = None
     ) -> PixelColumn:
-        """Cells by position; -1 is a missing one where ``allow_fill``."""
+        """Return cells by position; with ``allow_fill``, -1 is a missing cell."""
         return type(self)(
             fill_value if allow_fill and place == -1 else self._cells[place] for place in np.asarray(indices)
         )
 
     def copy(self) -> PixelColumn:
-        """A column of the same arrays."""
+        """Return a column of the same arrays."""
         return type(self)(self._cells)
 
     def _formatter(self, boxed: bool = False) -> Callable[[npt.NDArray[Any] | None], str]:  # noqa: ARG002  (pandas calls it so)

@@ -1,4 +1,4 @@
-"""Outlines of rasters as a GeoDataFrame."""
+"""Return the outlines of rasters as a GeoDataFrame."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def draw_outlines(collection: RecordTable, crs: CRSLike | None, band: str | None) -> gpd.GeoDataFrame:
-    """The outlines; arguments, result and errors as ``Collection.footprints`` says."""
+    """Return the outlines; arguments, result and errors are those of ``Collection.footprints``."""
     geopandas = optional("geopandas", extra="geopandas", purpose="footprints")
     target = None if crs is None else crs_name(crs)
     bands = [indexed_band(collection, band)]
@@ -31,7 +31,7 @@ def draw_outlines(collection: RecordTable, crs: CRSLike | None, band: str | None
     known: set[str] = set()
     for code, first in zip(*np.unique(rasters.crs, return_index=True), strict=True):
         if target is None and not rasters.crs_names[code]:
-            known |= {"", "another"}  # one that is not stated is not the same as any other
+            known |= {"", "another"}  # two, because a CRS that is not stated does not equal another
             continue
         name = named_crs(rasters.ids[int(first)].as_py(), rasters.crs_names[code])
         known.add(name)

@@ -1,4 +1,4 @@
-"""A picture of a record, or of an area in the clearest record, from the overview that is just fine enough."""
+"""Draw a record, or an area of the record with the fewest clouds, from the coarsest overview that is fine enough."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.inputs import AreasLike, CRSLike
 from rasteret_assets.storage.backend import StorageBackend
 
-#: Names of red, green and blue in the collections that people have.
+#: Usual names of the bands red, green and blue.
 _COLOURS: Final = (("red", "green", "blue"), ("B04", "B03", "B02"), ("SR_B4", "SR_B3", "SR_B2"), ("B4", "B3", "B2"))
 
 #: Pixels of one band that a preview may read: 8192 squared.
@@ -35,11 +35,11 @@ _STRETCH: Final = (2.0, 98.0)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Picture:
-    """A picture; notebooks show it.
+    """A picture, which notebooks show.
 
     Args:
-        pixels: uint8 of shape (rows, columns, 4): red, green, blue and alpha, which is 0 where there is no data.
-        record: id of the record that it shows.
+        pixels: uint8 of shape (rows, columns, 4): red, green, blue and alpha, which is 0 for pixels without data.
+        record: id of the record.
         bands: the bands, one (grey) or three.
     """
 
@@ -49,13 +49,13 @@ class Picture:
 
     @property
     def png(self) -> bytes:
-        """As PNG."""
-        import imagecodecs  # noqa: PLC0415  (takes its time to import)
+        """The picture as PNG."""
+        import imagecodecs  # noqa: PLC0415  (slow to import)
 
         return bytes(imagecodecs.png_encode(np.ascontiguousarray(self.pixels)))
 
     def save(self, path: str | Path) -> Path:
-        """Write the PNG, and say where."""
+        """Write the picture as PNG, and return its path."""
         target = Path(path)
         target.write_bytes(self.png)
         return target
@@ -78,11 +78,11 @@ def draw_preview(
     backend: StorageBackend,
     options: ReadOptions,
 ) -> Picture:
-    """A picture of a record by its id, or of an area in the record with the fewest clouds, the latest of equals.
+    """Draw a record by its id, or an area of the record with the fewest clouds, of equal ones the latest.
 
     Raises:
-        CollectionError: if there is no such record.
-        WindowError: if no record meets the area, or the index has no overview that would make the picture small enough.
+        CollectionError: if no record has the id.
+        WindowError: if no record meets the area, or the index has no overview that is coarse enough.
     """
     names = known_bands(collection, default_bands(collection) if bands is None else bands)
     if len(names) not in {1, 3}:
@@ -94,7 +94,7 @@ def draw_preview(
 def draw_record(
     record: Record, names: Sequence[str], area: Area | None, *, size: int, backend: StorageBackend, options: ReadOptions
 ) -> Picture:
-    """Draw a record from the overview that is just fine enough.
+    """Draw a record from the coarsest overview that is fine enough.
 
     Args:
         record: with the headers of all bands.
@@ -105,9 +105,9 @@ def draw_record(
         options: of the read.
 
     Raises:
-        WindowError: if the area meets no pixel, or the index has no overview that would make the picture small enough.
+        WindowError: if the area meets no pixel, or the index has no overview that is coarse enough.
     """
-    # Every band by itself: they may lie on different grids.
+    # Band by band, because bands may lie on different grids.
     read = [_read(record, band, area, names, size, backend, options) for band in range(len(names))]
     height, width = max(pixels.shape for pixels, _ in read)
     channels, valid = zip(*(_resized(pair, height, width) for pair in read), strict=True)
@@ -119,7 +119,7 @@ def draw_record(
 
 
 def default_bands(collection: RecordTable) -> Sequence[str]:
-    """Return red, green and blue of a collection whose bands are called so, else its first band, if it has any."""
+    """Return the bands red, green and blue of a collection by their usual names, else its first band, if it has one."""
     known = set(collection.bands)
     three = next((names for names in _COLOURS if known.issuperset(names)), None)
     return three or collection.bands[:1]
@@ -148,7 +148,7 @@ def _read(
     record: Record, band: int, area: Area | None, bands: Sequence[str], size: int, backend: StorageBackend,
     options: ReadOptions,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:  # fmt: skip
-    """Pixels of one band and which of them hold data, at most ``size`` along the longer side."""
+    """Return pixels of one band, and which of them hold data; at most ``size`` along the longer side."""
     header = record.present_headers[band]
     if area is None:
         area = Area.of_bounds(header.grid.bounds, record.crs)
@@ -170,7 +170,7 @@ def _read(
 
 
 def _level_grid(header: BandHeader, bounds: tuple[float, float, float, float], size: int) -> Grid | None:
-    """The wanted part of the coarsest overview on which it still has ``size`` pixels; of the image if none has."""
+    """Return the part within ``bounds`` of the coarsest overview on which it has ``size`` pixels, else of the image."""
     best: Grid | None = None
     for level in (header, *header.overviews):
         window = level.grid.window(bounds)
@@ -183,19 +183,19 @@ def _level_grid(header: BandHeader, bounds: tuple[float, float, float, float], s
 def _resized(
     read: tuple[npt.NDArray[Any], npt.NDArray[np.bool_]], height: int, width: int
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Pixels (and their validity) repeated or left out so that the shape is as wanted."""
+    """Return pixels and their validity, repeated or left out to get the shape (height, width)."""
     rows = np.arange(height) * read[0].shape[0] // height
     columns = np.arange(width) * read[0].shape[1] // width
     return read[0][np.ix_(rows, columns)], read[1][np.ix_(rows, columns)]
 
 
 def _stretched(channel: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """Samples from 0 to 255, so that all but the darkest and the brightest few differ."""
+    """Return samples stretched to 0..255 from the 2nd to the 98th percentile."""
     if not valid.any():
         return np.zeros(channel.shape, dtype=np.uint8)
     values = channel.astype(np.float64)
     low, high = np.percentile(values[valid], _STRETCH)
-    # Halved, because the difference of two samples may be beyond the largest float.
+    # Halved, because the difference of two samples may exceed the largest float.
     scaled = (np.where(valid, values, low) / 2 - low / 2) / max(high / 2 - low / 2, np.finfo(np.float64).tiny)
     bright: npt.NDArray[np.uint8] = (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
     return bright

@@ -1,4 +1,4 @@
-"""The values of rasters at points, as one Arrow table."""
+"""Return the values of rasters at points as one Arrow table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_points(
     *, match: PointMatch, max_distance_pixels: int, return_neighbourhood: Neighbourhood, x_column: str | None,
     y_column: str | None,
 ) -> pa.Table:  # fmt: skip
-    """Values of points in a table of records; see :meth:`Collection.sample_points`."""
+    """Read the values of points; see :meth:`Collection.sample_points`."""
     choice = PointChoice(match=match, distance=max_distance_pixels, neighbourhood=return_neighbourhood)
     options = read_options(arguments)
     given = coerce_points(
@@ -110,14 +110,14 @@ def _in_unit(values: npt.NDArray[Any], one: Sampled, kind: np.dtype[Any], option
 def _neighbourhoods(
     sampled: Sequence[Sampled], order: _Indices, kind: np.dtype[Any], options: ReadOptions, choice: PointChoice
 ) -> pa.Array:  # fmt: skip
-    """The pixels around each point, row by row; null where one is not there, or the list is not wanted."""
+    """Return the surrounding pixels of each point, row by row; null for pixels without data and lists not asked for."""
     size = (2 * choice.distance + 1) ** 2
-    values, valid, looked = [], [], []
+    values, valid, searched = [], [], []
     for one in sampled:
-        if one.around is not None and one.around_valid is not None and one.looked is not None:
+        if one.around is not None and one.around_valid is not None and one.searched is not None:
             values.append(_in_unit(one.around, one, kind, options))
             valid.append(one.around_valid)
-            looked.append(one.looked)
+            searched.append(one.searched)
     flat = pa.array(np.concatenate(values)[order].ravel(), mask=~np.concatenate(valid)[order].ravel())
     ends = pa.array(np.arange(0, size * (len(order) + 1), size), pa.int32())
-    return pa.ListArray.from_arrays(ends, flat, mask=pa.array(~np.concatenate(looked)[order]))
+    return pa.ListArray.from_arrays(ends, flat, mask=pa.array(~np.concatenate(searched)[order]))

@@ -1,4 +1,4 @@
-"""The grid of another raster, in the forms that libraries have for it."""
+"""Read the grid of another raster from objects of odc-geo, xarray and rasterio."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from rasteret_assets.inputs import RasterLike
 if TYPE_CHECKING:
     import xarray as xr
 
-#: Names of the axes of xarray objects, x before y, in the order in which they are looked for.
+#: Names of the axes of xarray objects, x before y, in the order in which they are tried.
 _AXES: Final = (("x", "y"), ("longitude", "latitude"), ("lon", "lat"))
 
 
 def grid_of(like: RasterLike) -> tuple[str, Grid]:
-    """The CRS and the pixels of a raster that somebody else describes.
+    """Return the CRS and the pixel grid of another raster.
 
     Args:
         like: an ``odc.geo.GeoBox``, an xarray Dataset or DataArray with coordinates of pixel centres and a CRS by CF's
             conventions (as ``get_xarray``, odc-stac and rioxarray make them), or an open rasterio dataset.
 
     Raises:
-        SpecError: if it is none of these, or states no CRS.
+        SpecError: if ``like`` is another object, or states no CRS.
         WindowError: if its grid is rotated or sheared, or its coordinates are not evenly spaced.
     """
     if hasattr(like, "sizes"):
@@ -53,7 +53,7 @@ def _of_xarray(like: xr.Dataset | xr.DataArray) -> tuple[str, Grid]:
 
 
 def _axis(centres: npt.NDArray[np.float64], name: str) -> tuple[float, float]:
-    """Outer edge of the first pixel, and size of a pixel; negative where coordinates fall."""
+    """Return the outer edge of the first pixel, and the size of a pixel, negative if coordinates decrease."""
     if len(centres) < 2:
         raise WindowError(f"like= has one pixel along {name}, so the size of a pixel is unknown: give a GeoBox")
     step = (centres[-1] - centres[0]) / (len(centres) - 1)
@@ -63,7 +63,7 @@ def _axis(centres: npt.NDArray[np.float64], name: str) -> tuple[float, float]:
 
 
 def _stated_crs(like: xr.Dataset | xr.DataArray) -> object:
-    """CRS by the grid mapping (CF conventions 1.11, 5.6), or as an attribute."""
+    """Return the CRS of the grid mapping (CF conventions 1.11, 5.6), or of an attribute."""
     for coordinate in like.coords.values():
         for attribute in ("crs_wkt", "spatial_ref"):
             if attribute in coordinate.attrs:
@@ -77,7 +77,7 @@ def _crs(like: object, crs: object) -> str:
             f"the {type(like).__name__} given as like= states no CRS: set one, such as with .odc.assign_crs "
             "or .rio.write_crs"
         )
-    # odc-geo and rasterio have CRS objects of their own, which write themselves as text.
+    # As text, because odc-geo and rasterio have CRS classes of their own, whose str() is WKT or a code.
     return crs_name(crs if isinstance(crs, str | int) else str(crs))
 
 
