@@ -101,3 +101,7 @@ class PixelRequest:
     @property
     def _records(self) -> int:
         return len({id(view.record) for view in self.views})
+
+    def __repr__(self) -> str:
+        what = f"{len(self.areas)} areas, {self._records} records, bands {', '.join(self.bands)}"
+        return f"{type(self).__name__}({what})"
