@@ -222,7 +222,7 @@ half = st.integers(-16, 68).map(lambda value: value / 2)
 near = st.integers(3, 21).map(float)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.one_of(drawn_vertices(whole), drawn_vertices(half), drawn_vertices(near)))
 def test_all_touched_on_corners_and_borders_is_rasterios(shape):
     grid, window = grid_of(60, 60, origin=(-16.0, 42.0)), Window(col_off=16, row_off=18, width=24, height=24)
@@ -234,7 +234,7 @@ def test_all_touched_on_corners_and_borders_is_rasterios(shape):
     assert_only_grazed(shape, grid, window, (ours != theirs) & (ours != wider), reach=1e-9)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(drawn_vertices(smooth))
 def test_all_touched_with_holes_and_parts_is_rasterios(shape):
     grid, window = grid_of(40, 40, origin=(-3.0, 33.0)), Window(col_off=2, row_off=5, width=27, height=29)
