@@ -1,4 +1,4 @@
-"""Exact intersection of areas with the footprints of records, a batch at a time."""
+"""Intersect areas with the footprints of records exactly, a batch at a time."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class FootprintTree:
     """Footprints of records, searchable by the areas that they meet.
 
     Args:
-        geometry: WKB footprints in lon/lat; null ones meet nothing.
-        bbox: the records' bbox structs; xmin > xmax says that a footprint crosses the antimeridian.
+        geometry: WKB footprints in lon/lat; a null footprint meets nothing.
+        bbox: bbox structs of the records; xmin > xmax says that a footprint crosses the antimeridian.
 
     Raises:
-        CollectionError: if a footprint is not a WKB geometry.
+        CollectionError: if a footprint is not WKB.
     """
 
     def __init__(self, geometry: pa.Array, bbox: pa.Array) -> None:
@@ -34,12 +34,12 @@ class FootprintTree:
             pc.fill_null(pc.greater(pc.struct_field(bbox, "xmin"), pc.struct_field(bbox, "xmax")), fill_value=False)
         )
         self._tree = _without(footprints, crossing)
-        # Across the antimeridian a footprint may be split at 180, run past it or jump from 179 to -179: counted from 0
-        # to 360 all three are the same shape, and an area is looked for in both of its places there.
+        # Across the antimeridian a footprint may be split at 180, run past it or jump from 179 to -179: with longitudes
+        # from 0 to 360 all three have the same shape, and an area is compared at both of its places there.
         self._over = _without(_eastward(footprints), ~crossing) if crossing.any() else None
 
     def pairs(self, areas: Sequence[BaseGeometry]) -> Pairs:
-        """Return which area meets which footprint.
+        """Return the pairs of areas and footprints that intersect.
 
         Args:
             areas: geometries in lon/lat within +-180 degrees.
@@ -57,39 +57,39 @@ class FootprintTree:
 
 
 def intersecting_pairs(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseGeometry]) -> Pairs:
-    """Return which area meets which footprint; arguments and errors as for :class:`FootprintTree`."""
+    """Return the pairs of areas and footprints that intersect; arguments and errors as for :class:`FootprintTree`."""
     return FootprintTree(geometry, bbox).pairs(areas)
 
 
 def intersecting_rows(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseGeometry]) -> npt.NDArray[np.bool_]:
-    """Whether each footprint meets any of ``areas``; arguments as in :func:`intersecting_pairs`."""
+    """Return whether each footprint meets any of ``areas``; arguments are those of :func:`intersecting_pairs`."""
     mask = np.zeros(len(geometry), dtype=bool)
     mask[intersecting_pairs(geometry, bbox, areas)[1]] = True
     return mask
 
 
 def decode_wkb(geometry: pa.Array) -> Footprints:
-    """Shapely geometries of a WKB column of any binary type; None for null.
+    """Return the shapely geometries of a WKB column of any binary type; None for null.
 
     Raises:
-        CollectionError: if a value is no WKB.
+        CollectionError: if a value is not WKB.
     """
     if isinstance(geometry, pa.BaseExtensionType | pa.ExtensionArray):
         geometry = geometry.storage
     try:
         return np.asarray(shapely.from_wkb(geometry.to_numpy(zero_copy_only=False)), dtype=object)
     except (shapely.errors.GEOSException, NotImplementedError, TypeError, pa.ArrowInvalid) as error:
-        raise CollectionError(f"column 'geometry' ({geometry.type}) holds what is no WKB: {error}") from error
+        raise CollectionError(f"column 'geometry' ({geometry.type}) has a value that is not WKB: {error}") from error
 
 
 def _without(footprints: Footprints, left_out: npt.NDArray[np.bool_]) -> shapely.STRtree:
-    """A tree of footprints, at their own positions, without some of them."""
+    """Return a tree of all footprints but those left out, whose positions stay."""
     kept = footprints.copy()
     kept[left_out] = None
     return shapely.STRtree(kept)
 
 
 def _eastward(footprints: Footprints) -> Footprints:
-    """Footprints with longitudes from 0 to 360."""
+    """Return footprints with longitudes from 0 to 360."""
     moved: Footprints = shapely.transform(footprints, lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]]))
     return moved
