@@ -113,7 +113,7 @@ class CollectionBackend(BaseBackend):  # type: ignore[misc]  # Any to mypy, whic
 
     def asset_name(self, asset: IndexedRecord) -> str:
         """Return the id of a record."""
-        return asset.id
+        return str(asset)
 
     def tile(self, x: int, y: int, z: int, **kwargs: Any) -> tuple[ImageData, list[str]]:
         """Read a map tile; arguments as for rio-tiler's ``BaseBackend.tile``."""

@@ -143,7 +143,7 @@ class RecordReader(MultiBaseReader):  # type: ignore[misc]  # likewise
         self._files = self.input.files()
         if not self._files:
             raise MissingAssets(
-                f"record {self.input.id!r} has no header in the index: rasteret-assets failures says why"
+                f"record {str(self.input)!r} has no header in the index: rasteret-assets failures says why"
             )
         self.assets = list(self._files)
         self._bytes = TileBytes(self.input.source, self.max_concurrent)
@@ -161,8 +161,7 @@ class RecordReader(MultiBaseReader):  # type: ignore[misc]  # likewise
             raise InvalidAssetName(f"{name!r} is not a band of the collection, which has {list(self.input.bands)}")
         if name not in self._files:
             raise MissingAssets(
-                f"record {self.input.id!r} has no header of band {name!r} in the index: rasteret-assets failures says "
-                "why"
+                f"record {str(self.input)!r} has no header of band {name!r} in the index: see rasteret-assets failures"
             )
         file = self._files[name]
         return AssetInfo(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -47,25 +46,38 @@ _HREF, _INDEX = "href of {}", "index of {}"
 _PALETTE: Final = 3
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class IndexedRecord:
-    """A record of a collection, as :class:`~rasteret_assets.tiles.RecordReader` takes it.
+class IndexedRecord(str):
+    """The id of a record of a collection, with what :class:`~rasteret_assets.tiles.RecordReader` needs of it.
+
+    A text, because rio-tiler names assets and TiTiler lists them as JSON.
 
     Args:
-        id: of the record.
-        bands: names of the collection's bands.
-        source: says where bytes come from.
+        record_id: id of the record.
         index: that listed it.
         listing: in which it was found.
         place: where it is in the listing.
     """
 
-    id: str
-    bands: tuple[str, ...]
-    source: Source
-    index: RecordIndex
-    listing: _Listing
-    place: int
+    __slots__ = ("_index", "_listing", "_place")
+    _index: RecordIndex
+    _listing: _Listing
+    _place: int
+
+    def __new__(cls, record_id: str, index: RecordIndex, listing: _Listing, place: int) -> Self:
+        """Return the id with where its record is."""
+        made = super().__new__(cls, record_id)
+        made._index, made._listing, made._place = index, listing, place
+        return made
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the collection's bands."""
+        return self._listing.bands
+
+    @property
+    def source(self) -> Source:
+        """Says where bytes come from."""
+        return self._index.source
 
     def files(self) -> Mapping[str, BandFile]:
         """Return the bands whose headers are in the index, by name.
@@ -74,15 +86,13 @@ class IndexedRecord:
             CollectionError: if a header contradicts itself, or a file of the collection cannot be read.
             WindowError: if the record has no CRS.
         """
+        record_id = str(self)
         try:
-            return self.listing.files(self.id, self.place)
+            return self._listing.files(record_id, self._place)
         except StaleRowsError:  # published anew since the records were listed
-            self.index.forget(self.listing)
-            found = self.index.find(self.id)
-            return found.listing.files(found.id, found.place)
-
-    def __str__(self) -> str:
-        return self.id
+            self._index.forget(self._listing)
+            found = self._index.find(record_id)
+            return found._listing.files(record_id, found._place)  # noqa: SLF001  (another of this class)
 
 
 class _Listing:
@@ -223,7 +233,7 @@ class RecordIndex:
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
-        self._source = Source.of(collection, AREA_DEFAULTS)
+        self.source = Source.of(collection, AREA_DEFAULTS)
         self._lock = threading.RLock()
         self._listings: dict[str, _Listing] = {}
         self._zooms: dict[str, tuple[int, int]] = {}
@@ -296,10 +306,7 @@ class RecordIndex:
                 self._listings.clear()
 
     def _record(self, listing: _Listing, position: int) -> IndexedRecord:
-        return IndexedRecord(
-            id=listing.ids[position].as_py(), bands=listing.bands, source=self._source, index=self, listing=listing,
-            place=int(listing.places[position]),
-        )  # fmt: skip
+        return IndexedRecord(listing.ids[position].as_py(), self, listing, int(listing.places[position]))
 
     def _listing(self, filters: Mapping[str, Any]) -> _Listing:
         given = {name: value for name, value in filters.items() if value is not None}

@@ -74,7 +74,7 @@ def scenes(folder: Path, server: RangeServer) -> Collection:
 
 
 def ids(found: list[IndexedRecord]) -> list[str]:
-    return [asset.id for asset in found]
+    return list(map(str, found))
 
 
 def overlap(mosaic: CollectionBackend, zoom: int = 12) -> tuple[int, int, int]:
@@ -161,9 +161,8 @@ def test_a_record_without_the_header_of_a_band_is_left_out(tmp_path: Path) -> No
         "old": {"grey": ("a.tif", 0), "red": ("a.tif", 0)}, "new": {"grey": ("a.tif", 0), "red": ("none.tif", 0)},
     })  # fmt: skip
     with CollectionBackend(found) as mosaic:
-        tile = mosaic.tms.tile(
-            *[(low + high) / 2 for low, high in zip(mosaic.bounds[:2], mosaic.bounds[2:], strict=True)], 12
-        )
+        west, south, east, north = mosaic.bounds
+        tile = mosaic.tms.tile((west + east) / 2, (south + north) / 2, 12)
         assert ids(mosaic.assets_for_tile(*tile)) == ["new", "old"]
         assert mosaic.tile(*tile, assets="red")[1] == ["old"]
         assert mosaic.tile(*tile, assets="grey")[1][0] == "new"
@@ -261,6 +260,4 @@ def test_titiler_says_what_it_serves(titiler: str, scenes: Collection) -> None:
         document = json.loads(get(f"{titiler}/mosaic/WebMercatorQuad/tilejson.json?assets=grey")[0])
         assert document["bounds"] == pytest.approx(list(mosaic.bounds))
         assert (document["minzoom"], document["maxzoom"]) == (mosaic.minzoom, mosaic.maxzoom)
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        get(f"{titiler}/mosaic/tiles/WebMercatorQuad/12/0/0.png?assets=grey")
-    assert caught.value.code == 204 or caught.value.code == 404
+    assert get(f"{titiler}/mosaic/tiles/WebMercatorQuad/12/0/0.png?assets=grey")[0] == b""  # no record is there
