@@ -1,4 +1,4 @@
-"""One holder at a time, on a disk and on an object store; a dead holder's lock is taken over."""
+"""A lock has one holder at a time, on a disk and on an object store, and is taken over from a dead holder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bucket() -> Iterator[pafs.FileSystem]:
 
 
 def unconditional(protocol: str) -> pafs.FileSystem:
-    """A store without conditional puts; that of memory tells no times either."""
+    """A store without conditional puts; the one in memory has no times either."""
     return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(protocol, skip_instance_cache=True)))
 
 
@@ -52,7 +52,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture(params=["s3", "file"])
 def leased(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Where a lock may be taken over from a holder that did not renew it."""
+    """A store on which a lock is taken over from a holder that did not renew it."""
     return place_of(request.param, request, tmp_path)
 
 
@@ -79,7 +79,7 @@ def test_holders_never_overlap(place: Place) -> None:
     assert most == 1
 
 
-def test_whoever_waits_says_so_once(place: Place) -> None:
+def test_a_waiting_process_says_so_once(place: Place) -> None:
     said: list[str] = []
     told, done = threading.Event(), threading.Event()
 
@@ -125,7 +125,7 @@ def test_the_system_gives_back_the_lock_of_a_killed_process(tmp_path: Path) -> N
 
 
 def dead_after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Set when a lease ends; it is not renewed before."""
+    """Let leases end after so many seconds, without any renewal."""
     monkeypatch.setattr(holds, "DEAD_AFTER_S", seconds)
     monkeypatch.setattr(holds, "RENEWED_EVERY_S", 1000.0)
 

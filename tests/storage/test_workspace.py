@@ -1,4 +1,4 @@
-"""Files are replaced whole, locally and on S3, and folders go with their last file."""
+"""Files are replaced in one step, on a disk and on S3, and folders are deleted with their last file."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_damaged_stage_file_is_named(tmp_path: Path) -> None:
         workspace.read_table(str(path))
 
 
-def test_a_store_that_cannot_be_reached_is_no_damage() -> None:
+def test_a_store_that_cannot_be_reached_is_not_called_damaged() -> None:
     fs = pafs.S3FileSystem(
         access_key="k", secret_key="s", endpoint_override="127.0.0.1:9", scheme="http", region="us-east-1",
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
@@ -217,7 +217,7 @@ def test_what_a_killed_writer_left_is_swept_after_a_day(tmp_path: Path) -> None:
     assert [file.exists() for file in (old, new)] == [False, True]
 
 
-def test_a_workspace_that_is_no_folder_is_named(tmp_path: Path) -> None:
+def test_a_workspace_that_is_not_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     workspace = Workspace.at(str(tmp_path / "taken" / "s2_records"))
     path = workspace.state_file("2024-01")
@@ -225,7 +225,7 @@ def test_a_workspace_that_is_no_folder_is_named(tmp_path: Path) -> None:
         workspace.write_json(path, {})
 
 
-def test_a_bucket_that_is_not_there_is_named(bucket: pafs.FileSystem) -> None:
+def test_a_bucket_that_does_not_exist_is_named(bucket: pafs.FileSystem) -> None:
     workspace = Workspace.at("s3://elsewhere/s2_records", bucket)
     path = workspace.stage_file("raw_records", "2024-01")
     with pytest.raises(WorkspaceError, match=f"^{path} cannot be written"):
