@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextvars
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pytest
 
 from rasteret_assets.errors import CollectionError, LockLostError
@@ -28,29 +27,23 @@ from rasteret_assets.storage.workspace.commit import (
 )
 from rasteret_assets.storage.workspace.conditional import ObjectTag
 from rasteret_assets.storage.workspace.placed_files import WrittenFile
-from tests.support.s3 import bucket_server, filesystem_of, requests_seen
+from tests.storage.conftest import Place
+from tests.support.s3 import requests_seen
 
 KEY = "2024-05"
 OLD, STALE, NEWER = (pa.table({"x": list(range(rows))}) for rows in (1, 2, 3))
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[pafs.FileSystem]:
-    with bucket_server("commits") as endpoint:
-        yield filesystem_of(endpoint)
+@pytest.fixture
+def stored(on_s3: Place) -> Workspace:
+    fs, folder = on_s3
+    return Workspace.at(f"s3://{folder}/s2_records", fs)
 
 
 @pytest.fixture
-def stored(bucket: pafs.FileSystem, tmp_path: Path) -> Workspace:
-    return Workspace.at(f"s3://commits/{tmp_path.name}/s2_records", bucket)
-
-
-@pytest.fixture(params=["local", "s3"])
-def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Workspace:
-    if request.param == "local":
-        return Workspace.at(str(tmp_path / "w" / "s2_records"))
-    found: Workspace = request.getfixturevalue("stored")
-    return found
+def workspace(on_disk_or_s3: Place) -> Workspace:
+    fs, folder = on_disk_or_s3
+    return Workspace.at(f"{folder}/s2_records", fs)
 
 
 def publish(workspace: Workspace, table: pa.Table) -> None:

@@ -1,4 +1,4 @@
-"""Answers of every kind, byte for byte: valid ones are read in any form, others are errors, soon and in little memory."""
+"""Answers of every kind, byte for byte: valid ones are read in any form, others soon are errors, in little memory."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from rasteret_assets.errors import CollectionError, DamagedFileError
 from rasteret_assets.schema import BAND_STRUCT, BBOX_TYPE
 from rasteret_assets.storage.workspace.files import Files
 from rasteret_assets.storage.workspace.streams import StreamTable, open_stream, put_messages, stream_writer
-from tests.support.s3 import bucket_server, filesystem_of
+from tests.storage.conftest import Place
 
 ROWS = 500
 
@@ -58,17 +57,10 @@ def opened(files: Files, path: str) -> StreamTable:
     return stream
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[pafs.FileSystem]:
-    with bucket_server("streams") as endpoint:
-        yield filesystem_of(endpoint)
-
-
-@pytest.fixture(params=["local", "s3"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
-    if request.param == "local":
-        return Files(fs=pafs.LocalFileSystem(), stages=str(tmp_path / "stages"))
-    return Files(fs=request.getfixturevalue("s3"), stages=f"streams/{tmp_path.name}")
+@pytest.fixture
+def files(on_disk_or_s3: Place) -> Files:
+    fs, folder = on_disk_or_s3
+    return Files(fs=fs, stages=f"{folder}/stages")
 
 
 @pytest.fixture
@@ -296,8 +288,9 @@ def test_a_stream_is_read_on_while_it_is_replaced(tmp_path: Path) -> None:
     assert opened(files, path).rows == 7
 
 
-def test_an_object_that_is_replaced_while_it_is_read_is_never_mixed(s3: pafs.FileSystem) -> None:
-    files = Files(fs=s3, stages="streams/replaced")
+def test_an_object_that_is_replaced_while_it_is_read_is_never_mixed(on_s3: Place) -> None:
+    fs, folder = on_s3
+    files = Files(fs=fs, stages=folder)
     path = f"{files.stages}/x.arrows"
     write(files, path, *(rows(300, 300 * number) for number in range(4)))
     stream = opened(files, path)
