@@ -26,17 +26,18 @@ class Collection(Reads, Exports):
     The arguments are those of :class:`RecordQuery`.
     """
 
-    def plot(self, ax: Axes | None = None, *, limit: int = MOST_DRAWN) -> Axes:
+    def plot(self, ax: Axes | None = None, *, color: str | None = None, limit: int = MOST_DRAWN) -> Axes:
         """Draw the footprints on a map of longitudes and latitudes, coloured by date.
 
         Args:
             ax: matplotlib axes to draw into; by default a figure of its own, ``.figure`` of what is returned.
+            color: of all outlines, as matplotlib names colours, instead of by date.
             limit: footprints to draw at most.
 
         Raises:
             WindowError: if there is no footprint.
         """
-        return draw_footprints(self, ax, limit)
+        return draw_footprints(self, ax, color, limit)
 
     @functools.cached_property
     def summary(self) -> summary.Summary:
