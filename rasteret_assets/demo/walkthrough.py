@@ -15,6 +15,7 @@ import click
 import dagster as dg
 
 from rasteret_assets.collection import load
+from rasteret_assets.dagster import materialize_collection
 from rasteret_assets.declare import read_spec
 from rasteret_assets.demo import snippets
 from rasteret_assets.demo.folder import DemoFolder
@@ -23,7 +24,7 @@ from rasteret_assets.demo.scenes import SCENES, move_records, write_records, wri
 from rasteret_assets.demo.server import DEFAULT_PORT, FileServer, serving
 from rasteret_assets.demo.snippets import shown
 from rasteret_assets.headers.failures import read_failures
-from rasteret_assets.orchestration.materialize import StageCounts, materialize_collection
+from rasteret_assets.orchestration.materialize import StageCounts
 from rasteret_assets.storage.workspace import Workspace
 
 #: How many ports are tried where none is asked for.

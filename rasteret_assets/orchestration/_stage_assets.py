@@ -13,13 +13,13 @@ import dagster as dg
 
 from rasteret_assets.checks import publication_errors
 from rasteret_assets.errors import CheckError, EnrichmentError, InvalidRecordError
-from rasteret_assets.orchestration.checks import check_specs
+from rasteret_assets.orchestration._preview import preview
+from rasteret_assets.orchestration._stage_step import StageStep
+from rasteret_assets.orchestration.asset_checks import check_specs
+from rasteret_assets.orchestration.graph_names import op_name
+from rasteret_assets.orchestration.graph_resources import BuildOptions, FilesystemResource, StorageBackendResource
 from rasteret_assets.orchestration.metadata import header_costs, rejected_metadata, stage_metadata
-from rasteret_assets.orchestration.names import op_name
-from rasteret_assets.orchestration.preview import preview
 from rasteret_assets.orchestration.reporting import explained, logged_progress
-from rasteret_assets.orchestration.resources import BuildOptions, FilesystemResource, StorageBackendResource
-from rasteret_assets.orchestration.step import StageStep
 from rasteret_assets.pipeline.build import refuse_without_headers, tidy
 from rasteret_assets.pipeline.stage import Build, StageResult
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW

@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from rasteret_assets.errors import SpecError
-from rasteret_assets.orchestration.s3 import S3Settings
+from rasteret_assets.orchestration.graph_resources import S3Settings
 
 #: Messages that a tick takes: their receipts are kept in its cursor, some 500 bytes each.
 MOST_MESSAGES: Final = 200

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from rasteret_assets.errors import RasteretAssetsError
-from rasteret_assets.orchestration.checks import check_results, findings_of, refused
+from rasteret_assets.orchestration.asset_checks import check_results, findings_of, refused
 from rasteret_assets.orchestration.events import (
     REPORTED,
     PartitionFailure,
@@ -20,8 +20,8 @@ from rasteret_assets.orchestration.events import (
     observation_of,
     run_failure,
 )
-from rasteret_assets.orchestration.names import PUBLISHED_CHECKS, code_version, op_name, stage_key
-from rasteret_assets.orchestration.partitions import run_partitions
+from rasteret_assets.orchestration.graph_names import PUBLISHED_CHECKS, code_version, op_name, stage_key
+from rasteret_assets.orchestration.graph_partitions import run_partitions
 from rasteret_assets.pipeline.stage import Build, StageResult
 from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.schema import COLLECTION, STAGES
@@ -61,7 +61,7 @@ class StageStep:
     def steps_of_run(self) -> list[str]:
         """Return the collection's steps that the run has, in the order in which data flows.
 
-        They are named by their stages; :data:`~rasteret_assets.orchestration.names.PUBLISHED_CHECKS` is the last.
+        They are named by their stages; :data:`~rasteret_assets.orchestration.graph_names.PUBLISHED_CHECKS` is the last.
         """
         there, chosen = {node.name for node in self.context.job_def.nodes}, self.context.run.step_keys_to_execute
         names = {step: op_name(self.spec, step) for step in (*STAGES, PUBLISHED_CHECKS)}

@@ -12,23 +12,23 @@ from typing import Final
 import dagster as dg
 
 from rasteret_assets.errors import NotHarvestedError
-from rasteret_assets.orchestration.jobs import REASON_TAG, Jobs
-from rasteret_assets.orchestration.look import look_in_tick
-from rasteret_assets.orchestration.names import (
+from rasteret_assets.orchestration.graph_names import (
     identifier,
     look_job_name,
     refresh_schedule_name,
     revalidate_job_name,
 )
-from rasteret_assets.orchestration.partitions import grouped, headers_to_fetch, partitions_name
+from rasteret_assets.orchestration.graph_partitions import grouped, headers_to_fetch, partitions_name
+from rasteret_assets.orchestration.graph_resources import FilesystemResource
+from rasteret_assets.orchestration.jobs import REASON_TAG, Jobs
 from rasteret_assets.orchestration.reconcile import (
     build_requests,
     busy_partitions,
     compare,
     failed_lately,
+    look_in_tick,
     run_request,
 )
-from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.source.stored import stored_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace.state_cache import StateCache

@@ -6,8 +6,8 @@ from urllib.parse import quote
 import dagster as dg
 import pyarrow.compute as pc
 
+from rasteret_assets.orchestration.graph_resources import S3Settings
 from rasteret_assets.orchestration.markdown import link, plain_text
-from rasteret_assets.orchestration.s3 import S3Settings
 from rasteret_assets.schema import HREF, ID
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec

@@ -14,12 +14,19 @@ import dagster as dg
 from rasteret_assets.errors import NotHarvestedError
 from rasteret_assets.message_lists import some
 from rasteret_assets.orchestration.events import source_observations
+from rasteret_assets.orchestration.graph_names import harvest_job_name, identifier
+from rasteret_assets.orchestration.graph_partitions import partitions_of
+from rasteret_assets.orchestration.graph_resources import FilesystemResource
 from rasteret_assets.orchestration.jobs import Jobs
-from rasteret_assets.orchestration.look import look_in_tick, look_request
-from rasteret_assets.orchestration.names import harvest_job_name, identifier
-from rasteret_assets.orchestration.partitions import partitions_of
-from rasteret_assets.orchestration.reconcile import Difference, build_requests, compare, digest, is_looked_at
-from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.orchestration.reconcile import (
+    Difference,
+    build_requests,
+    compare,
+    digest,
+    is_looked_at,
+    look_in_tick,
+    look_request,
+)
 from rasteret_assets.source.stored import stored_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace.state_cache import StateCache

@@ -14,12 +14,12 @@ from typing import Any, Final
 import dagster as dg
 
 from rasteret_assets.headers.retried import count_retried
+from rasteret_assets.orchestration.graph_names import build_job_name, identifier, stage_key
+from rasteret_assets.orchestration.graph_partitions import partitions_name
+from rasteret_assets.orchestration.graph_resources import FilesystemResource
 from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
-from rasteret_assets.orchestration.names import build_job_name, identifier, stage_key
-from rasteret_assets.orchestration.partitions import partitions_name
 from rasteret_assets.orchestration.reconcile import busy_partitions
-from rasteret_assets.orchestration.resources import FilesystemResource
-from rasteret_assets.orchestration.sensor import sensor_status
+from rasteret_assets.orchestration.refresh_sensor import sensor_status
 from rasteret_assets.schema import BANDS, COLLECTION
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace.state_cache import StateCache

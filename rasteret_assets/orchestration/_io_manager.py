@@ -20,14 +20,14 @@ from rasteret_assets.collection import Collection, load
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.message_lists import some
 from rasteret_assets.orchestration.events import failures_of_run, run_failure
-from rasteret_assets.orchestration.names import stage_key
-from rasteret_assets.orchestration.reporting import explained
-from rasteret_assets.orchestration.resources import (
+from rasteret_assets.orchestration.graph_names import stage_key
+from rasteret_assets.orchestration.graph_resources import (
     BACKEND,
     FILESYSTEM,
     FilesystemResource,
     StorageBackendResource,
 )
+from rasteret_assets.orchestration.reporting import explained
 from rasteret_assets.schema import COLLECTION
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.filesystems import each_file

@@ -20,11 +20,11 @@ import dagster as dg
 from rasteret_assets.checks import Check, Finding, check_stage, checks_of
 from rasteret_assets.errors import CheckError
 from rasteret_assets.orchestration.events import failures_of_run, run_failure
+from rasteret_assets.orchestration.graph_names import PUBLISHED_CHECKS, op_name, stage_key
+from rasteret_assets.orchestration.graph_partitions import partitions_name, selected_keys
+from rasteret_assets.orchestration.graph_resources import FilesystemResource
 from rasteret_assets.orchestration.markdown import sentence
-from rasteret_assets.orchestration.names import PUBLISHED_CHECKS, op_name, stage_key
-from rasteret_assets.orchestration.partitions import partitions_name, selected_keys
 from rasteret_assets.orchestration.reporting import explained, table_metadata
-from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.schema import COLLECTION, NORMALIZED, REJECTED
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.filesystems import each_file

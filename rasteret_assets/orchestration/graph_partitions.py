@@ -13,7 +13,7 @@ import dagster as dg
 
 from rasteret_assets.errors import SpecError
 from rasteret_assets.options import GraphOptions
-from rasteret_assets.orchestration.names import identifier
+from rasteret_assets.orchestration.graph_names import identifier
 from rasteret_assets.schema import PARSER_VERSION
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.spec import CollectionSpec
@@ -30,6 +30,15 @@ def partitions_name(spec: CollectionSpec) -> str:
 def partitions_of(spec: CollectionSpec) -> dg.DynamicPartitionsDefinition:
     """Return the partitions definition of a collection."""
     return dg.DynamicPartitionsDefinition(name=partitions_name(spec))
+
+
+def windows_of(spec: CollectionSpec) -> dg.DynamicPartitionsDefinition:
+    """Return the partitions definition of harvested items: a window of the harvest is a partition.
+
+    Not that of the stages: a window may be split below a month, or be open, and items that have an interval in place
+    of a time may belong to another partition than their window's.
+    """
+    return dg.DynamicPartitionsDefinition(name=f"{identifier(spec.name)}_windows")
 
 
 def discover_partitions(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pyarrow as pa
 
-from rasteret_assets.orchestration.names import source_key, stage_key
+from rasteret_assets.orchestration.graph_names import source_key, stage_key
 from rasteret_assets.partitions import hive_keys
 from rasteret_assets.schema import (
     ASSETS,
