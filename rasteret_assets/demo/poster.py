@@ -109,7 +109,9 @@ def _draw_map(axes: Axes, month: Collection, files: Path, failures: Sequence[dic
     axes.add_patch(Rectangle(AREA[:2], *size, fill=False, edgecolor=_AREA_COLOUR, linewidth=2.4))
 
 
-def _label(axes: Axes, tile: str, shape: Any, colour: str, failures: Sequence[dict[str, Any]]) -> None:
+def _label(
+    axes: Axes, tile: str, shape: shapely.geometry.base.BaseGeometry, colour: str, failures: Sequence[dict[str, Any]]
+) -> None:
     west, south, east, north = shape.bounds
     x, side = (west + 0.03, "left") if tile.startswith("A") else (east - 0.03, "right")
     y = north - 0.028 if tile.endswith("1") else south + 0.028
