@@ -167,7 +167,7 @@ def test_the_list_names_all_recipes_and_what_they_need() -> None:
     assert needs["earth-search/sentinel-2-c1-l2a"] == ""
 
 
-def test_what_is_no_recipe_is_told(tmp_path: Path) -> None:
+def test_a_name_that_is_not_a_recipe_is_refused(tmp_path: Path) -> None:
     for arguments, sentence in (
         (["earth-search/sentinel-2-c1"], "there is no recipe earth-search/sentinel-2-c1: did you mean earth-search/"),
         (
@@ -186,7 +186,7 @@ def test_what_is_no_recipe_is_told(tmp_path: Path) -> None:
         find_recipe("earthdata/hls-l3")
 
 
-def test_all_of_a_catalog_is_not_asked_for_without_a_word() -> None:
+def test_init_says_that_a_whole_catalog_will_be_harvested() -> None:
     result = CliRunner().invoke(main, ["init", "earth-search/naip", "--dry-run"])
     assert result.exit_code == 0
     assert "all of earth-search/naip will be harvested: give an area with --bbox" in result.output

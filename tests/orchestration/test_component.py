@@ -175,7 +175,7 @@ def test_dg_names_the_lines_of_mistakes(tmp_path: Path) -> None:
         assert told.format(line, message) in text
 
 
-def test_what_templates_give_is_checked_with_its_line(tmp_path: Path) -> None:
+def test_the_value_of_a_template_is_checked_with_its_line(tmp_path: Path) -> None:
     project = Project(tmp_path)
     graph = {"timezone": "{{ env.ZONE }}", "owners": ["team:x", "{{ env.ZONE }}"]}
     project.declare("naip", path="x.parquet", max_concurrent="{{ env.ZONE }}", graph=graph)
@@ -247,7 +247,7 @@ def test_a_template_may_give_a_whole_group_of_options(monkeypatch: pytest.Monkey
         assert component.spec.cloud_config == CloudConfig("aws")
 
 
-def test_what_is_no_template_is_checked_beside_templates() -> None:
+def test_attributes_that_are_not_templates_are_checked_beside_templates() -> None:
     template = "{{ env.X }}"
     CollectionAttributes(path="x", href_column="url", band_index_map=template)
     CollectionAttributes(path=template, graph=template, cloud_config=template, band_codes=[template])
@@ -319,7 +319,7 @@ def test_assets_are_processed_after_the_component() -> None:
         ({"deps": []}, "changes deps"),
     ],
 )
-def test_what_steps_go_by_cannot_be_changed(changes: dict[str, Any], message: str) -> None:
+def test_keys_partitions_and_dependencies_cannot_be_changed(changes: dict[str, Any], message: str) -> None:
     spec = CollectionSpec.of(path="t", name="x")
 
     def changed(stage: str) -> dg.AssetSpec:

@@ -175,7 +175,7 @@ def test_raw_records_are_stale_where_the_source_changed(scenes: Scenes, instance
 
 
 @pytest.mark.parametrize("partitioned", [False, True])
-def test_who_writes_the_record_table_stands_upstream(
+def test_an_asset_that_writes_the_record_table_is_upstream(
     server: RangeServer, tmp_path, instance: dg.DagsterInstance, partitioned: bool
 ) -> None:
     scenes = Scenes(server, tmp_path, graph={"deps": ["catalog/items", "elsewhere"]}).write()

@@ -215,14 +215,14 @@ def test_a_console_is_linked_where_there_is_one(
 
 
 @given(st.text(max_size=20))
-def test_a_link_leads_nowhere_but_to_its_address(text: str) -> None:
+def test_a_link_leads_to_its_address_only(text: str) -> None:
     shown = link(f"https://h/{text}")
     target = re.fullmatch(r".*\]\(<([!-;=?-\[\]-~]*)>\)", shown)[1]
     assert unquote(html.unescape(target)) == unquote(f"https://h/{text}")
     assert link(f"javascript:{text}") == plain_text(f"javascript:{text}")
 
 
-def test_columns_know_where_they_are_from(server: RangeServer, tmp_path, instance) -> None:
+def test_columns_have_their_lineage(server: RangeServer, tmp_path, instance) -> None:
     scenes = Scenes(server, tmp_path, column_map={"id": "name"}).write()
     scenes.materialize(instance, keys=["2024-01"])
     made = latest(instance, "2024-01")
@@ -357,7 +357,7 @@ def test_a_message_holds_neither_links_nor_pictures_nor_html(text: str) -> None:
 
 
 @given(st.text(max_size=20))
-def test_no_sign_of_a_text_means_anything_in_markdown(text: str) -> None:
+def test_signs_of_a_text_mean_nothing_in_markdown(text: str) -> None:
     shown = plain_text(text)
     assert not re.search(r"(?<!\\)(?:\\\\)*[\[\]()<>!`*_#&|~]", shown)
     assert "\n" not in shown

@@ -133,7 +133,7 @@ def test_the_sensor_and_the_compute_logs_are_on_s3_too(settings: dict[str, str],
     assert any(key.endswith(".err") for key in written)
 
 
-def test_what_a_partition_of_a_range_costs(settings: dict[str, str], instance: dg.DagsterInstance) -> None:
+def test_a_partition_of_a_range_costs_few_requests(settings: dict[str, str], instance: dg.DagsterInstance) -> None:
     """Requests on the object store and rows of Dagster's event log, for eighteen months in one run."""
     months = [f"{2023 + number // 12}-{number % 12 + 1:02}" for number in range(18)]
     client = boto3.client("s3", **settings)

@@ -64,7 +64,7 @@ def test_only_changed_new_and_vanished_partitions_are_requested(built: Scenes, i
     assert requested(tick(built, instance, after.cursor)) == []
 
 
-def test_what_the_library_built_is_not_built_again(built: Scenes) -> None:
+def test_partitions_that_the_library_built_are_not_built_again(built: Scenes) -> None:
     with dg.DagsterInstance.ephemeral() as fresh:
         result = tick(built, fresh)
         assert (requested(result), observed(result)) == ([], [])

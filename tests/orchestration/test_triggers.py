@@ -105,7 +105,7 @@ def test_a_look_that_the_schedule_did_not_launch_builds_nothing(scenes: Scenes, 
     assert clock._evaluate() == []
 
 
-def test_revalidation_covers_what_is_published(scenes: Scenes, kept: dg.DagsterInstance) -> None:
+def test_revalidation_covers_all_published_partitions(scenes: Scenes, kept: dg.DagsterInstance) -> None:
     instance = kept
     assert evaluate(scenes, instance) == []
     scenes.materialize(instance, keys=["2024-01", "undated"])

@@ -34,7 +34,7 @@ def records(tmp_path: Path) -> pa.Table:
     return record_table(["a", "b"], hrefs, outline=footprint(tiff_bytes()))
 
 
-def test_assets_say_what_their_files_do(records: pa.Table, tmp_path: Path) -> None:
+def test_assets_describe_their_files_as_the_headers_do(records: pa.Table, tmp_path: Path) -> None:
     assets = published(records, tmp_path).to_table(["id", "assets"]).sort_by("id")["assets"].to_pylist()
     for kind in KINDS:
         with rasterio.open(tmp_path / f"{kind}.tif") as source:
@@ -55,7 +55,7 @@ def published(records: pa.Table, folder: Path, **options):
     return load(folder / "scenes_records")
 
 
-def test_what_the_source_says_stays(records: pa.Table, tmp_path: Path) -> None:
+def test_fields_that_the_source_gives_stay(records: pa.Table, tmp_path: Path) -> None:
     rows = records.to_pylist()
     for row in rows:
         row["assets"] = {"plain": row["assets"]["plain"] | {"proj:code": "EPSG:1", "title": "of the source"}}
@@ -72,7 +72,7 @@ def test_what_the_source_says_stays(records: pa.Table, tmp_path: Path) -> None:
     ]
 
 
-def test_collections_without_the_option_are_what_they_were(records: pa.Table, tmp_path: Path) -> None:
+def test_collections_without_the_option_are_published_as_before(records: pa.Table, tmp_path: Path) -> None:
     spec = CollectionSpec.of(path="records.parquet", name="scenes", workspace_dir=tmp_path, enrich_cog=True)
     said = spec.model_copy(update={"describe_assets": False})
     other = spec.model_copy(update={"describe_assets": True})
