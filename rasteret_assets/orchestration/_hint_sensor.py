@@ -27,9 +27,9 @@ from rasteret_assets.orchestration.reconcile import (
     digest,
     failed_lately,
     is_harvested_now,
-    is_looked_at,
-    look_in_tick,
+    is_profiled_now,
     look_request,
+    profile_in_tick,
 )
 from rasteret_assets.orchestration.refresh_sensor import sensor_status
 from rasteret_assets.spec import CollectionSpec
@@ -95,10 +95,10 @@ def hint_sensor(spec: CollectionSpec, jobs: Jobs, queue_url: str) -> dg.SensorDe
             if spec.harvest is not None:
                 return _harvest(context.instance, spec, cursor, hints, queue)
             workspace = rasteret_filesystem.open_workspace(spec)
-            profile = look_in_tick(rasteret_filesystem, spec, workspace)
+            profile = profile_in_tick(rasteret_filesystem, spec, workspace)
             if profile is None:
                 queue.give_back(list(hints))
-                return _look(spec, cursor, is_running=is_looked_at(context.instance, spec))
+                return _look(spec, cursor, is_running=is_profiled_now(context.instance, spec))
             found = compare(context.instance, spec, workspace, profile, known)
             heeded, waiting = _heeded(hints, found)
             queue.give_back(waiting)

@@ -26,7 +26,7 @@ from rasteret_assets.orchestration.reconcile import (
     busy_partitions,
     compare,
     failed_lately,
-    look_in_tick,
+    profile_in_tick,
     run_request,
 )
 from rasteret_assets.source.stored import stored_profile
@@ -74,7 +74,7 @@ def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=f"the look {run.run_id} was not launched by the schedule")
         workspace = rasteret_filesystem.open_workspace(spec)
         try:
-            profile = look_in_tick(rasteret_filesystem, spec, workspace)
+            profile = profile_in_tick(rasteret_filesystem, spec, workspace)
         except NotHarvestedError as error:
             return dg.SensorResult(skip_reason=str(error))
         if profile is None:

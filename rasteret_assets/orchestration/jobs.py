@@ -1,4 +1,4 @@
-"""The jobs of a collection: build what changed, read all again, ask whether known files changed, look at the source."""
+"""Define the jobs of a collection: build, rebuild by force, revalidate headers, profile the source, harvest."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,12 +20,12 @@ from rasteret_assets.orchestration.source_asset import observe_source
 from rasteret_assets.schema import STAGES
 from rasteret_assets.spec import CollectionSpec
 
-#: Tags of every run: whose it is, and why it was launched.
+#: Tags of every run: its collection, and why the run was launched.
 COLLECTION_TAG, REASON_TAG = "rasteret_assets/collection", "rasteret_assets/reason"
 
 
 class Jobs(NamedTuple):
-    """The jobs of a collection; ``harvest`` is None where it is not harvested."""
+    """The jobs of a collection; ``harvest`` is None if its items are not harvested."""
 
     build: Any
     rebuild: Any
@@ -34,7 +34,7 @@ class Jobs(NamedTuple):
     harvest: Any | None = None
 
     def all(self) -> list[Any]:
-        """Return all that there are."""
+        """Return the jobs that the collection has."""
         return [job for job in self if job is not None]
 
 
@@ -49,30 +49,30 @@ def jobs_of(spec: CollectionSpec) -> Jobs:
             spec,
             rebuild_job_name(spec),
             stages,
-            f"All stages of {spec.name} by force: every header is fetched again, also those whose last outcome holds.",
+            f"All stages of {spec.name} by force: the record table and every header are read again.",
             force=True,
         ),
         revalidate=_job(
             spec,
             revalidate_job_name(spec),
             stages,
-            f"All stages of {spec.name}; every header that is known is asked about by a conditional request, and read "
-            "again where its file has changed.",
+            f"All stages of {spec.name}; every indexed header is asked about by a conditional request, and read again "
+            "if its file has changed.",
             revalidate=True,
         ),
         look=_look_job(spec),
         harvest=None if spec.harvest is None else _job(
             spec, harvest_job_name(spec), [stage_key(spec, HARVESTED)],
-            f"Harvests the STAC items of {spec.name}: the windows that can have changed; all of them with force.",
+            f"Harvests the STAC items of {spec.name}: windows that can have changed; all windows with force.",
         ),
     )  # fmt: skip
 
 
 def _look_job(spec: CollectionSpec) -> dg.JobDefinition:
-    """Return the job that does what *Observe* on the record table does.
+    """Return the job that does the same as *Observe* on the record table.
 
-    Not a job of that asset: Dagster (1.13) cannot run the step of a partitioned asset without a partition where one of
-    the assets upstream is partitioned too, and the first look finds out which partitions there are.
+    The job has an op and not the asset, because Dagster 1.13 cannot run the step of a partitioned asset without a
+    partition if an asset upstream is partitioned too, and because the first run finds out the partitions.
     """
 
     @dg.op(name=op_name(spec, "look"), tags=spec.graph.op_tags)
@@ -82,7 +82,7 @@ def _look_job(spec: CollectionSpec) -> dg.JobDefinition:
     @dg.job(
         name=look_job_name(spec),
         description=(
-            f"Looks at the record table of {spec.name}, notes its partitions and their versions, and builds nothing."
+            f"Profiles the record table of {spec.name}: notes its partitions and their versions, and builds nothing."
         ),
         tags={COLLECTION_TAG: spec.name},
         executor_def=dg.in_process_executor,
@@ -101,7 +101,7 @@ def _job(spec: CollectionSpec, name: str, stages: Sequence[dg.AssetKey], descrip
         description=description,
         config={"resources": {OPTIONS: {"config": options}}} if options else None,
         tags={COLLECTION_TAG: spec.name},
-        # The header stage is concurrent by itself: a process per step would cost seconds and bring nothing.
+        # In one process, because a process per step takes seconds and the header stage is concurrent by itself.
         executor_def=dg.in_process_executor,
         run_tags=run_tags(spec),
     )
@@ -111,8 +111,7 @@ def run_tags(spec: CollectionSpec) -> dict[str, str]:
     """Return the tags of every run of a collection's jobs."""
     return {
         COLLECTION_TAG: spec.name,
-        # Where the instance retries runs at all, once, and only what was killed: a partition that failed is tried again
-        # by the sensors, ever more rarely.
+        # One retry, and only of killed runs, because the sensors try a failed partition again, ever more rarely.
         "dagster/max_retries": "1",
         "dagster/retry_on_asset_or_op_failure": "false",
         **spec.graph.run_tags,
