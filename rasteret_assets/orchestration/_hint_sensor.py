@@ -8,7 +8,7 @@ Dagster has the request.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 
@@ -18,8 +18,7 @@ from rasteret_assets.orchestration._message_queue import EventQueue, Message, op
 from rasteret_assets.orchestration.graph_names import identifier
 from rasteret_assets.orchestration.graph_partitions import partitions_of
 from rasteret_assets.orchestration.graph_resources import FilesystemResource
-from rasteret_assets.orchestration.harvested_items import harvest_request
-from rasteret_assets.orchestration.jobs import Jobs
+from rasteret_assets.orchestration.harvested_items import harvest_requests
 from rasteret_assets.orchestration.reconcile import (
     Difference,
     build_requests,
@@ -62,19 +61,19 @@ class HintCursor:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def hint_sensor(spec: CollectionSpec, jobs: Jobs, queue_url: str) -> dg.SensorDefinition:
+def hint_sensor(spec: CollectionSpec, jobs: Sequence[Any], queue_url: str) -> dg.SensorDefinition:
     """Return a sensor that profiles the source when messages tell of changes.
 
     Args:
         spec: of the collection.
-        jobs: of the collection.
+        jobs: that it may launch.
         queue_url: address of the queue.
     """
     partitions, known = partitions_of(spec), StateCache()
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_events",
-        jobs=[jobs.build, jobs.look, *([jobs.harvest] if jobs.harvest is not None else [])],
+        jobs=jobs,
         minimum_interval_seconds=_EVERY_S,
         default_status=sensor_status(spec),
         description=(
@@ -175,9 +174,9 @@ def _harvest(
             skip_reason="a run harvests the items; the messages wait for the end of it", cursor=cursor.to_text()
         )
     cursor = replace(cursor, requests=cursor.requests + 1, heeded=list(hints))
-    windows = {key for hint in hints.values() for key in hint.partitions}
-    request = harvest_request(spec, windows, digest(f"harvest events#{cursor.requests}"))
-    return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
+    partitions = {key for hint in hints.values() for key in hint.partitions}
+    requests = harvest_requests(instance, spec, partitions, digest(f"harvest events#{cursor.requests}"))
+    return dg.SensorResult(run_requests=requests, cursor=cursor.to_text())
 
 
 def _look(spec: CollectionSpec, cursor: HintCursor, *, is_running: bool) -> dg.SensorResult:

@@ -32,7 +32,7 @@ from rasteret_assets.orchestration.asset_checks import published_checks
 from rasteret_assets.orchestration.asset_specs import GetAssetSpec, checked_spec
 from rasteret_assets.orchestration.graph_names import HARVESTED, SOURCE, identifier, io_manager_key
 from rasteret_assets.orchestration.graph_resources import default_resources
-from rasteret_assets.orchestration.harvested_items import harvest_definitions
+from rasteret_assets.orchestration.harvested_items import harvest_definitions, harvest_jobs
 from rasteret_assets.orchestration.jobs import jobs_of
 from rasteret_assets.orchestration.markdown import sentence
 from rasteret_assets.orchestration.refresh_sensor import refresh_sensor
@@ -62,9 +62,9 @@ def collection_definitions(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec
         sensors ``<name>_refresh`` and ``<name>_retry`` and the schedules ``<name>_refresh_schedule`` and
         ``<name>_revalidate_schedule``. The sensor ``<name>_after_look`` runs: it builds the changes found by the look
         jobs that the refresh schedule launched. A collection that is harvested also has the asset
-        ``<name>/harvested_items`` upstream of its source, the job ``<name>_harvest`` and the schedule
-        ``<name>_harvest_schedule``. A spec that names a queue adds the sensor ``<name>_events``. The IO manager of
-        ``<name>/collection`` is among the resources.
+        ``<name>/harvested_items`` upstream of its source, the jobs ``<name>_harvest`` and
+        ``<name>_harvest_windows``, and the schedule ``<name>_harvest_schedule``. A spec that names a queue adds the
+        sensor ``<name>_events``. The IO manager of ``<name>/collection`` is among the resources.
 
     Raises:
         SpecError: if the spec has no name, or ``get_asset_spec`` changes a key, partitions or dependencies.
@@ -78,6 +78,7 @@ def collection_definitions(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec
         source, jobs = source_asset(spec, checked_spec(spec, SOURCE, get_asset_spec)), jobs_of(spec)
         makers = {RAW: raw_records, NORMALIZED: normalized_records, BANDS: band_metadata, COLLECTION: collection}
         stages = [make(spec, checked_spec(spec, stage, get_asset_spec)) for stage, make in makers.items()]
+        harvests = [] if spec.harvest is None else harvest_jobs(spec)
         harvest = (
             [] if spec.harvest is None else [harvest_definitions(spec, checked_spec(spec, HARVESTED, get_asset_spec))]
         )
@@ -85,12 +86,12 @@ def collection_definitions(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec
     own = dg.Definitions(
         assets=[source, *stages],
         asset_checks=[published_checks(spec)],
-        jobs=jobs.all(),
+        jobs=[*jobs, *harvests],
         sensors=[
             refresh_sensor(spec, jobs),
             retry_sensor(spec),
             after_look_sensor(spec, jobs),
-            *([hint_sensor(spec, jobs, queue)] if queue is not None else []),
+            *([hint_sensor(spec, [jobs.build, jobs.look, *harvests], queue)] if queue is not None else []),
         ],
         schedules=[refresh_schedule(spec), revalidate_schedule(spec)],
         resources={io_manager_key(spec): collection_io_manager(spec)},

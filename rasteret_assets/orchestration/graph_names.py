@@ -54,6 +54,11 @@ def harvest_job_name(spec: CollectionSpec) -> str:
     return f"{identifier(spec.name)}_harvest"
 
 
+def harvest_windows_job_name(spec: CollectionSpec) -> str:
+    """Return the name of the job that asks for some windows of STAC items again."""
+    return f"{identifier(spec.name)}_harvest_windows"
+
+
 def refresh_schedule_name(spec: CollectionSpec) -> str:
     """Return the name of the schedule that launches the look job."""
     return f"{identifier(spec.name)}_refresh_schedule"

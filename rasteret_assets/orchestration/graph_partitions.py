@@ -32,6 +32,15 @@ def partitions_of(spec: CollectionSpec) -> dg.DynamicPartitionsDefinition:
     return dg.DynamicPartitionsDefinition(name=partitions_name(spec))
 
 
+def windows_of(spec: CollectionSpec) -> dg.DynamicPartitionsDefinition:
+    """Return the partitions definition of harvested items: a window of the harvest is a partition.
+
+    Not that of the stages: a window may be split below a month, or be open, and items that have an interval in place
+    of a time may belong to another partition than their window's.
+    """
+    return dg.DynamicPartitionsDefinition(name=f"{identifier(spec.name)}_windows")
+
+
 def discover_partitions(
     instance: dg.DagsterInstance, spec: CollectionSpec, profile: SourceProfile, published: Iterable[str] = ()
 ) -> list[str]:

@@ -17,6 +17,7 @@ from rasteret_assets.orchestration.graph_names import (
     HARVESTED,
     build_job_name,
     harvest_job_name,
+    harvest_windows_job_name,
     look_job_name,
     rebuild_job_name,
     revalidate_job_name,
@@ -164,18 +165,19 @@ def busy_partitions(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[s
 
 def is_harvested_now(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:
     """Tell whether an unfinished run harvests the items of a collection."""
-    return _is_made_now(instance, harvest_job_name(spec), stage_key(spec, HARVESTED))
+    jobs = harvest_job_name(spec), harvest_windows_job_name(spec)
+    return _is_made_now(instance, jobs, stage_key(spec, HARVESTED))
 
 
 def is_profiled_now(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:
     """Tell whether an unfinished run profiles the source."""
-    return _is_made_now(instance, look_job_name(spec), source_key(spec))
+    return _is_made_now(instance, [look_job_name(spec)], source_key(spec))
 
 
-def _is_made_now(instance: dg.DagsterInstance, job: str, key: dg.AssetKey) -> bool:
-    """Tell whether an unfinished run is of a job, or of a selection with an asset."""
+def _is_made_now(instance: dg.DagsterInstance, jobs: Collection[str], key: dg.AssetKey) -> bool:
+    """Tell whether an unfinished run is of one of some jobs, or of a selection with an asset."""
     runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
-    return any(run.job_name == job or key in (run.asset_selection or ()) for run in runs)
+    return any(run.job_name in jobs or key in (run.asset_selection or ()) for run in runs)
 
 
 def build_requests(

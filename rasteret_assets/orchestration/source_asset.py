@@ -23,7 +23,7 @@ def source_asset(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefiniti
     # Annotated here, because Dagster does not annotate what the decorator returns.
     observed: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.multi_observable_source_asset(
         name=op_name(spec, SOURCE),
-        specs=[asset],
+        specs=[asset.replace_attributes(deps=[])],
     )
 
     @observed
@@ -33,7 +33,9 @@ def source_asset(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefiniti
         observe_source(context, rasteret_filesystem, spec)
         yield dg.ObserveResult(asset_key=asset.key, metadata=REPORTED)
 
-    return source
+    # After the step was made, which then has no input: Dagster (1.13) cannot run the step of a partitioned asset
+    # without a partition where an input is partitioned, and *Observe* finds out which partitions there are.
+    return source.map_asset_specs(lambda _: asset)
 
 
 def observe_source(

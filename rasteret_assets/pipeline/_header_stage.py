@@ -45,7 +45,7 @@ from rasteret_assets.schema import (
 from rasteret_assets.source.recipe import recipe_of, with_recipe
 from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.filesystems import list_files
-from rasteret_assets.storage.reading import also_do
+from rasteret_assets.storage.io_errors import also_do
 from rasteret_assets.storage.workspace.files import TableWriter
 from rasteret_assets.storage.workspace.streams import StreamTable
 

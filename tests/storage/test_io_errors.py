@@ -16,8 +16,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from rasteret_assets.errors import CollectionError, DamagedFileError
-from rasteret_assets.storage import reading
-from rasteret_assets.storage.reading import is_damage, patiently, unreadable
+from rasteret_assets.storage import io_errors as reading
+from rasteret_assets.storage.io_errors import is_damage, patiently, unreadable
 from rasteret_assets.storage.workspace.files import STAGE_OPTIONS, Files
 
 TABLE = pa.table({"x": np.arange(50_000), "name": [f"row {row}" for row in range(50_000)]})

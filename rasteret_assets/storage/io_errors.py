@@ -1,7 +1,8 @@
-"""Reading files of a workspace: a failure that may pass is waited out, and is told apart from damage.
+"""Failures of storage as errors that name the file: passing failures are waited out and told apart from damage.
 
 Arrow raises OSError for a broken connection as well as for bytes that contradict themselves, so the message decides. An
-unknown message counts as a failure to read: whoever takes a sound file for a damaged one throws hours of work away.
+unknown message counts as a failure to read, because taking a sound file for a damaged one would throw away hours of
+work.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import errno
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, TypeVar
 
 import pyarrow as pa
@@ -19,33 +20,35 @@ from rasteret_assets.errors import CollectionError, DamagedFileError, RasteretAs
 
 T = TypeVar("T")
 
+_BARRED: Final = "one of the folders in its path is a file: choose another workspace_dir"
+
 #: Seconds between the tries of a read that failed.
 RETRIED_AFTER_S: tuple[float, ...] = (0.1, 0.4, 1.0)
 
-# What Arrow says of bytes that it cannot make sense of, where it does not raise ArrowInvalid.
+# Words of Arrow's messages about damaged bytes, for the cases in which Arrow does not raise ArrowInvalid.
 _DAMAGE: Final = re.compile(
     r"thrift|CRC|page integrity|flatbuffer|corrupt|magic bytes|malformed|truncated|decompress|unexpected end of stream|"
     r"invalid (?:or|parquet|data|number|page|encod|column|repet|defin|file|ipc|metadata|rle|bit)|end of file|"
     r"not a parquet|unknown encoding|(?:snappy|lz4|zstd|gzip|brotli)",
     re.IGNORECASE,
 )  # fmt: skip
-# A failure of the network is never damage, whatever else its message says.
+# Words of messages about the network, which is never damage, whatever else the message says.
 _NETWORK: Final = re.compile(
     r"AWS Error|curl|connection|network|timed? ?out|timeout|HTTP|google|azure|unavailable|slow ?down|socket|TLS|SSL",
     re.IGNORECASE,
 )  # fmt: skip
-# Answers that stay the same however often one asks.
+# Failures that another try does not change.
 _LASTING: Final = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 _DENIED: Final = re.compile(r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_KEY")
 
 
 def patiently(read: Callable[[], T], *, again_if_damaged: bool = False) -> T:
-    """Return what ``read`` returns, trying again where it fails for a reason that may pass.
+    """Return the result of ``read``; call it again, up to three times within 1.5 s, after a failure that may pass.
 
     Args:
-        read: raises OSError where it fails, and ValueError (as ArrowInvalid is) for damage.
-        again_if_damaged: whether damage may pass too: an object that is replaced between two requests of one read
-            comes with a wrong end.
+        read: raises OSError for a failure, and ValueError (as ArrowInvalid is) for damage.
+        again_if_damaged: whether damage is tried again too. An object that is replaced between two requests of one
+            read has the start of one version and the end of another.
     """
     for pause in RETRIED_AFTER_S:
         try:
@@ -58,7 +61,7 @@ def patiently(read: Callable[[], T], *, again_if_damaged: bool = False) -> T:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error says that the bytes themselves are wrong."""
+    """Return whether an error means that the bytes of a file are wrong."""
     if isinstance(error, ValueError | pa.ArrowException) and not isinstance(error, OSError):
         return True
     text = str(error)
@@ -72,7 +75,7 @@ def is_damage(error: Exception) -> bool:
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether another try may end better: a broken connection, a busy store, a disk that answers no more."""
+    """Return whether another try may succeed: after a broken connection, at a busy store, on a disk that hung."""
     return (
         isinstance(error, OSError)
         and not isinstance(error, _LASTING)
@@ -82,53 +85,50 @@ def may_pass(error: Exception) -> bool:
 
 
 def unreadable(path: str, error: Exception) -> CollectionError:
-    """Make the error to raise for a file that cannot be read: damage has another remedy than a store that fails."""
+    """Return the error to raise for a file that cannot be read, with the remedy for damage or for a failed store."""
     if is_damage(error):
         return damaged(path, error)
     return CollectionError(f"{path} cannot be read ({error}): {_reach(error)}")
 
 
 def damaged(path: str, error: Exception | str) -> DamagedFileError:
-    """Make the error to raise for a file whose bytes are not what was written."""
+    """Return the error to raise for a file whose bytes are not those that were written."""
     return DamagedFileError(f"{path}: damaged ({error}); build it again with force=True", path=path)
 
 
-@contextmanager
-def looking(path: str) -> Iterator[None]:
-    """Turn what the storage says when a file is looked for into an error that names the file.
+def finding(path: str) -> AbstractContextManager[None]:
+    """Raise failures of a block that asks whether ``path`` exists as errors that name the file.
 
     Raises:
-        WorkspaceError: naming it.
+        WorkspaceError: in place of an OSError.
     """
-    try:
-        yield
-    except OSError as error:
-        raise WorkspaceError(f"{path} cannot be looked for ({error}): {_reach(error)}") from error
+    return _as_workspace_error(f"whether {path} exists cannot be told", _reach)
+
+
+def writing(path: str) -> AbstractContextManager[None]:
+    """Raise failures of a block that writes or deletes the file at ``path`` as errors that name the file.
+
+    Raises:
+        WorkspaceError: in place of an OSError.
+    """
+    return _as_workspace_error(f"{path} cannot be written", _room)
 
 
 @contextmanager
-def writing(path: str) -> Iterator[None]:
-    """Turn what the storage says when a file is written or deleted into an error that names the file.
-
-    Raises:
-        WorkspaceError: naming it.
-    """
+def _as_workspace_error(failed: str, remedy: Callable[[OSError], str]) -> Iterator[None]:
     try:
         yield
     except WorkspaceError:
         raise
     except OSError as error:
-        helps = "the workspace has to be a folder, with room, that may be written to"
-        raise WorkspaceError(
-            f"{path} cannot be written ({error}): {_reach(error) if error.errno == errno.ENOTDIR else helps}"
-        ) from error
+        raise WorkspaceError(f"{failed} ({error}): {remedy(error)}") from error
 
 
 def opened(open_file: Callable[[str], pa.NativeFile], path: str) -> pa.NativeFile | None:
-    """Open a file to read, or return None where it does not exist; one that may not be read is not damaged.
+    """Return the file that ``open_file`` opens at ``path``; None where the file does not exist.
 
     Raises:
-        CollectionError: if it cannot be opened.
+        CollectionError: if the file cannot be opened. It is then not taken for damaged.
     """
     try:
         return patiently(lambda: open_file(path))
@@ -139,14 +139,21 @@ def opened(open_file: Callable[[str], pa.NativeFile], path: str) -> pa.NativeFil
 
 
 def _reach(error: Exception) -> str:
-    """Say what helps where the way to a file is barred."""
-    if isinstance(error, OSError) and error.errno == errno.ENOTDIR:
-        return "a folder on its way is a file: choose another workspace_dir"
-    return "see that its storage can be reached, and that you may read there"
+    """Return what to do about a file that cannot be reached."""
+    return _BARRED if _is_barred(error) else "see that its storage can be reached, and that you may read there"
+
+
+def _room(error: OSError) -> str:
+    """Return what to do about a file that cannot be written."""
+    return _BARRED if _is_barred(error) else "the workspace has to be a folder, with room, that may be written to"
+
+
+def _is_barred(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENOTDIR
 
 
 def also_do(step: Callable[[], object], error: BaseException) -> None:
-    """Do a last step while an error is on its way; where the step fails too, the error gets a note of that."""
+    """Call ``step`` before ``error`` is raised again; a failure of ``step`` becomes a note of ``error``."""
     try:
         step()
     except (RasteretAssetsError, OSError) as another:
