@@ -109,7 +109,7 @@ def propose(path: str | Path, *, name: str = "", workspace_dir: str | None = Non
         values["workspace_dir"] = workspace_dir
     notes, warnings = [f"{redact(str(path))}: {sample.num_columns} columns"], list[str]()
     _propose_columns(sample, table.schema, values, notes, warnings)
-    _propose_crs(sample, notes, warnings)
+    _propose_crs(sample, notes)
     values["enrich_cog"] = True
     if not warnings:
         _propose_size(table, values, notes)
@@ -167,9 +167,9 @@ def _raster_share(column: pa.ChunkedArray) -> float:
     return sum(1 for text in texts if _RASTER.search(text)) / max(len(texts), 1)
 
 
-def _propose_crs(sample: pa.Table, notes: list[str], warnings: list[str]) -> None:
+def _propose_crs(sample: pa.Table, notes: list[str]) -> None:
+    """Note where the CRS comes from; it is no reason for a warning, because headers have it too."""
     stated = [name for name in _CRS_COLUMNS if name in sample.schema.names]
-    del warnings  # because a record that has no CRS gets the CRS of its headers
     if stated:
         notes.append(
             f"the CRS of the rasters is read from {', '.join(stated)}, and from the headers, which override them"

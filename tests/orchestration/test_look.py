@@ -222,7 +222,7 @@ def test_an_idle_tick_costs_a_handful_of_requests(settings: dict[str, str], inst
     build = Build(
         workspace=workspace, spec=spec, backend=backend.backend(spec), source=filesystem.open_source(spec)
     )  # fmt: skip
-    with build.looking() as found:
+    with build.profiling() as found:
         build_partitions(build, sorted(found.partitions))
     definitions = build_definitions([spec], resources={FILESYSTEM: filesystem})
     watching = definitions.resolve_sensor_def("c_refresh")
