@@ -167,9 +167,7 @@ def refuse_unknown(asked: Collection[str] | None, profile: SourceProfile, states
     there = sorted({*profile.partitions, *states})
     if unknown := sorted({*(asked or ())}.difference(there)):
         few = ", ".join(there) if len(there) <= _MOST_NAMED else f"{len(there)}, from {there[0]} to {there[-1]}"
-        names = ", ".join(unknown)
-        missing = f"partition {names} does not exist" if len(unknown) == 1 else f"partitions {names} do not exist"
-        raise SpecError(f"{missing}; the source has {few or 'none'}")
+        raise SpecError(f"the source has no partition {', '.join(unknown)}; it has {few or 'none'}")
 
 
 def _reason(state: Mapping[str, Any] | None, key: str, profile: SourceProfile, spec: CollectionSpec) -> str | None:
@@ -234,7 +232,7 @@ def plan_build(
 
 
 def _newest(source: Source, spec: CollectionSpec, profile: SourceProfile, keys: Collection[str]) -> NewestRows | None:
-    """Return the newest row of each id in files with rows of some partitions; None with no ``overlap`` or no repeated id."""
+    """Return the newest row of each id in files of some partitions; None if no rows are superseded under ``overlap``."""
     if spec.newest_by is None or not profile.repeats_ids:
         return None
     held = parts_of(source, profile, keys)

@@ -10,7 +10,7 @@ from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.credentials import open_credentials
-from rasteret_assets.storage.gdal import remedy as remedy_for
+from rasteret_assets.storage.gdal import remedy_for_address
 from rasteret_assets.storage.local import LocalBackend
 from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend, is_azure_blob
 from rasteret_assets.storage.unchanged import IndexedFile
@@ -98,7 +98,7 @@ class AutoBackend(ReadingBackend):
             if self._signs_azure and is_azure_blob(url):
                 return self._objects
             return self._http or self._http_backend()
-        if (written := remedy_for(url)) is not None:
+        if (written := remedy_for_address(url)) is not None:
             raise RangeReadError(f"{redact(url)}: {written}", href=redact(url))
         if kind in OBJECT_SCHEMES:
             return self._objects

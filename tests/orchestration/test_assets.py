@@ -291,7 +291,7 @@ def test_progress_is_written_to_the_log(scenes: Scenes, instance: dg.DagsterInst
 
 
 def test_an_unknown_partition_is_named(scenes: Scenes, instance: dg.DagsterInstance) -> None:
-    with pytest.raises(SpecError, match="no partition 2031-01; the source has 2024-01, 2024-02, undated"):
+    with pytest.raises(SpecError, match="no partition 2031-01; it has 2024-01, 2024-02, undated"):
         scenes.materialize(instance, keys=["2031-01"])
 
 
