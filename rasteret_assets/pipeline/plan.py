@@ -232,7 +232,7 @@ def plan_build(
 
 
 def _newest(source: Source, spec: CollectionSpec, profile: SourceProfile, keys: Collection[str]) -> NewestRows | None:
-    """Return the newest row of each id in files of some partitions; None if no rows are superseded under ``overlap``."""
+    """Return the newest row of each id in files of some partitions; None if ``overlap`` supersedes no rows."""
     if spec.newest_by is None or not profile.repeats_ids:
         return None
     held = parts_of(source, profile, keys)
