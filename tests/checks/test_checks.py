@@ -1,4 +1,4 @@
-"""What the checks find in tables that are spoilt on purpose, and that they find nothing in sound ones."""
+"""Checks find the faults of tables that are spoilt on purpose, and no fault in sound tables."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Built:
         build_partitions(build, [KEY])
 
     def table(self, stage: str) -> pa.Table:
-        """The table of a stage; of the header store's only file."""
+        """Return the table of a stage, or of the only file of the header store."""
         path = self.path(stage)
         if path.endswith(STREAM_SUFFIX):
             stream = open_stream(self.workspace, path)
@@ -266,7 +266,7 @@ def test_rejected_records_are_a_warning(built: Built) -> None:
 def test_a_published_file_that_was_tampered_with_is_an_error(built: Built) -> None:
     file = Path(built.workspace.published_file(KEY))
     content = file.read_bytes()
-    # Of the first page, which the other checks do not read.
+    # A byte of the first page, because the other checks do not read it.
     file.write_bytes(content[:60] + bytes([content[60] ^ 1]) + content[61:])
     assert "its content is not what was published" in built.found(COLLECTION)["published_file"].message
     file.write_bytes(content[: len(content) // 2])
@@ -328,7 +328,7 @@ def test_every_file_is_opened_once_for_all_checks(tmp_path: Path) -> None:
 
 @pytest.fixture
 def own_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test declares is forgotten afterwards."""
+    """Forget the checks that a test declares, after the test."""
     monkeypatch.setattr(registry, "_CHECKS", dict(registry._CHECKS))
 
 

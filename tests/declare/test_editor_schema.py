@@ -1,4 +1,4 @@
-"""The JSON schema of declarations: what is right validates against it, and what editors should underline does not."""
+"""Right declarations validate against the JSON schema, and declarations with mistakes do not."""
 
 from __future__ import annotations
 

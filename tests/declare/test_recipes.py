@@ -1,4 +1,4 @@
-"""Each recipe against five items as its provider publishes them: bands, addresses, credentials."""
+"""Each recipe builds five items of its provider: bands, addresses, credentials."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def items_of(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def table_of(recipe: Recipe) -> pa.Table:
-    """The items as the rows of a public table, whose assets are JSON text."""
+    """Return items as rows of a table whose assets are JSON text."""
     items = items_of(recipe)
     wkb = shapely.to_wkb([shapely.geometry.shape(item["geometry"]) for item in items])
     columns: dict[str, Any] = {
@@ -70,7 +70,7 @@ def table_of(recipe: Recipe) -> pa.Table:
 
 @contextmanager
 def harvested(recipe: Recipe, root: Path) -> Iterator[CollectionSpec]:
-    """The collection of a recipe's items, as an API on loopback or a table gives them."""
+    """Build the collection of a recipe's items, from an API on loopback or from a table."""
     values = recipe.declaration(workspace_dir=str(root / "out"))
     if "harvest" not in values:
         table = root / "items.parquet"
@@ -91,7 +91,7 @@ def test_all_recipes_are_here() -> None:
 
 
 class Asked:
-    """A backend that has the same four bands at every address, and remembers which it was asked for."""
+    """A backend that has the same four bands at every address, and records the addresses it is asked for."""
 
     def __init__(self) -> None:
         self.addresses: set[str] = set()

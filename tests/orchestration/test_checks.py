@@ -133,7 +133,7 @@ def test_a_failed_check_is_an_error_of_the_package() -> None:
 
 
 def test_ids_in_the_message_of_a_check_are_not_markdown(scenes: Scenes, instance: dg.DagsterInstance) -> None:
-    """The UI reads what a check says as Markdown: an id of a stranger's must not load a picture there."""
+    """The UI reads messages of checks as Markdown: an id that a stranger wrote must not load a picture."""
     bait = "![x](http://h/track.png)<img src=http://h/y.png>"
     scenes.months = {bait: 1}
     pq.write_table(scenes.table().set_column(0, "id", [[bait]]), scenes.file)

@@ -1,4 +1,4 @@
-"""The Component: scaffolded, checked and listed by ``dg``, and the same collection as everywhere else."""
+"""``dg`` scaffolds, checks and lists the component, and it makes the same collection as a declaration."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def defs():
 def loaded_component(
     attributes: dict[str, Any], post_processing: dict[str, Any] | None = None
 ) -> Iterator[tuple[RasterCollection, dg.Definitions, Path]]:
-    """The component ``naip`` of some attributes, its definitions, and its folder."""
+    """Return the component ``naip`` of some attributes, its definitions, and its folder."""
     document = {"type": TYPE, "attributes": attributes}
     with create_defs_folder_sandbox() as sandbox:
         folder = sandbox.scaffold_component(
@@ -128,7 +128,7 @@ class Project:
         )  # fmt: skip
 
     def assets(self) -> dict[str, dict[str, Any]]:
-        """What ``dg list defs`` tells of every asset, by key."""
+        """Return the output of ``dg list defs`` for every asset, by key."""
         listed = self.dg("list", "defs", "--json")
         assert listed.returncode == 0, listed.stdout + listed.stderr
         return {asset["asset_key"]: asset for asset in json.loads(listed.stdout)["assets"]}
@@ -151,7 +151,7 @@ def test_dg_scaffolds_and_lists(tmp_path: Path) -> None:
     assert written["type"] == "rasteret_assets.RasterCollection"
     assert written["attributes"]["band_codes"] == ["B02"]
     project.declare("second", path="../../../items.parquet", workspace_dir="/data", enrich_cog=True)
-    # Loads what "dg check defs" loads.
+    # `dg list defs` loads the same definitions as `dg check defs`.
     assert {f"{name}/{stage}" for name in ("naip", "second") for stage in STAGES} <= project.assets().keys()
 
 

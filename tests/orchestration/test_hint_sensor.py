@@ -1,4 +1,4 @@
-"""Messages of a queue make the graph look at once; what is built is what differs, whatever became of the messages."""
+"""Messages of a queue start a comparison at once, and partitions that differ are built, whatever messages were lost."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def test_lost_doubled_and_reordered_messages_end_in_the_same_collection(
         result = tick(heard, instance, cursor)
         cursor = result.cursor
         assert all(run.success for run in launch(heard, instance, result))
-    # What no message told, the refresh finds: here by a notification that names no partition.
+    # The refresh finds changes that no message told; here a notification that names no partition stands for it.
     queue.send(notification())
     while requested(result := tick(heard, instance, cursor)):
         cursor = result.cursor

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
 
 def below(spec: CollectionSpec, *, partitioned: bool = True, **metadata: bool) -> dg.AssetsDefinition:
-    """An asset that returns the ids of the records that it gets."""
+    """Return an asset that returns the ids of its records."""
 
     @dg.asset(
         ins={"collection": dg.AssetIn(stage_key(spec, COLLECTION), metadata=metadata)},
@@ -36,7 +36,7 @@ def below(spec: CollectionSpec, *, partitioned: bool = True, **metadata: bool) -
 def run(
     scenes: Scenes, asset: dg.AssetsDefinition, instance: dg.DagsterInstance, *keys: str, stages: bool = False
 ) -> dg.ExecuteInProcessResult:
-    """Materialize an asset for some neighbouring partitions; for none where it has none."""
+    """Materialize an asset for some neighbouring partitions, or as a whole if it has no partitions."""
     definitions = dg.Definitions.merge(scenes.definitions(), dg.Definitions(assets=[asset]))
     selection = dg.AssetSelection.assets(asset) | (
         dg.AssetSelection.groups("scenes") if stages else dg.AssetSelection.assets(asset)

@@ -1,4 +1,4 @@
-"""What a Dagster project imports: ``rasteret_assets.dagster``, and the paths that it replaces."""
+"""A Dagster project imports ``rasteret_assets.dagster``; the paths that it replaces warn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Assets that say what STAC's projection and raster extensions ask for, from headers."""
+"""Published assets have the fields of STAC's projection and raster extensions, from headers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = {
 
 @pytest.fixture
 def records(tmp_path: Path) -> pa.Table:
-    """Two records with an asset of each kind; the files of the second do not exist, but for one."""
+    """Two records with an asset of each kind; of the second record only one file exists."""
     for kind, options in KINDS.items():
         (tmp_path / f"{kind}.tif").write_bytes(tiff_bytes(**options))
     hrefs = {
@@ -86,7 +86,7 @@ def test_the_option_publishes_anew_without_asking_for_headers(records: pa.Table,
     fields = {"path": tmp_path / "records.parquet", "name": "scenes", "workspace_dir": tmp_path, "enrich_cog": True}
     build(CollectionSpec.of(**fields))
     report = build(CollectionSpec.of(**fields, describe_assets=True))
-    # That of the missing file is asked for again, as in every build.
+    # Only the missing file is asked for again, as in every build.
     assert report.totals["headers_fetched"] == 1
     found = load(tmp_path / "scenes_records")
     assert found.to_table(["assets"])["assets"].to_pylist()[0]["plain"]["proj:shape"] == [80, 100]
