@@ -10,7 +10,7 @@ from typing import Final
 import pyarrow as pa
 from xxhash import xxh3_128
 
-from rasteret_assets.storage.reading import patiently, unreadable
+from rasteret_assets.storage.io_errors import patiently, unreadable
 from rasteret_assets.storage.workspace.files import Files
 from rasteret_assets.storage.workspace.placed_files import stream_digest
 from rasteret_assets.storage.workspace.streams import STREAM_SUFFIX, open_stream

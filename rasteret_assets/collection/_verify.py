@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from rasteret_assets.storage.filesystems import each_file
-from rasteret_assets.storage.reading import patiently, unreadable
+from rasteret_assets.storage.io_errors import patiently, unreadable
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import LOST, FileFacts, may_be
 from rasteret_assets.storage.workspace.placed_files import digest_of

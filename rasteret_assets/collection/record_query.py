@@ -82,7 +82,8 @@ class RecordQuery:
             date_range: (start, end) of dates, datetimes, ISO 8601 strings or None; an end without a time of day
                 includes the whole of it. Records without a datetime match by their start_datetime and end_datetime.
             cloud_cover_lt: upper limit, excluded, of ``eo:cloud_cover`` in percent; records without a value never do.
-            geometries: areas of which the footprint meets at least one; see :func:`aoi.coerce_areas` for their forms.
+            geometries: areas of which the footprint meets at least one, in the forms that
+                :func:`~.areas.area.coerce_areas` takes.
             geometry_crs: CRS of ``geometries``; ``"auto"`` takes what they state, else lon/lat.
             geometry_column: column of ``geometries`` where they are a table.
             split: value, or values, of the column ``split``, such as ``"train"``.

@@ -21,7 +21,7 @@ from typing import Any, Final
 from rasteret_assets.errors import BadPageError, HarvestError, SpecError
 from rasteret_assets.harvest_options import HarvestOptions, WindowSize
 from rasteret_assets.harvesting.ask import Answer, StoppedError, TooLargeError, ask_window
-from rasteret_assets.harvesting.choose import bounds, planned_windows, windows_to_ask
+from rasteret_assets.harvesting.choose import bounds, named_windows, planned_windows, windows_to_ask
 from rasteret_assets.harvesting.client import StacApi
 from rasteret_assets.harvesting.ledger import (
     HARVEST_VERSION,
@@ -62,7 +62,7 @@ def harvest_items(
     workspace: Workspace,
     *,
     force: bool = False,
-    also: Collection[str] = (),
+    windows: Collection[str] | None = None,
     now: datetime | None = None,
     progress: HarvestProgress | None = None,
 ) -> HarvestReport:
@@ -72,21 +72,24 @@ def harvest_items(
         spec: of the collection, with ``harvest``.
         workspace: of the collection.
         force: ask for all windows.
-        also: years, months or days (``2024-05``) whose windows of an API are asked for in any case.
+        windows: keys of windows (``2024-05``) of an API that are asked for, and no others, whatever is known of them.
+            All are asked for where something else was harvested before, and of a static catalog, which is read as a
+            whole. When omitted: those that can have changed.
         now: moment that counts as now; the clock's when omitted.
         progress: called as windows and pages come in, from several threads.
 
     Raises:
         SpecError: if the collection is not harvested.
-        HarvestError: if the API refuses the search. (Windows that could not be harvested stand in the report.)
+        HarvestError: if the API refuses the search, or a key names no window. (Windows that failed stand
+            in the report.)
         WorkspaceError: if files cannot be written.
     """
     if spec.harvest is None:
         raise SpecError(f"{spec.name}: has no harvest options, which say where its STAC items come from")
     with workspace.lock_harvest(), fewer_collections():
         workspace.sweep()
-        harvest = _Harvest(spec, workspace, now or datetime.now(UTC), progress, force=force)
-        report = harvest.of_catalog() if spec.harvest.stac_catalog is not None else harvest.of_api(also)
+        harvest = _Harvest(spec, workspace, now or datetime.now(UTC), progress, force=force, named=windows)
+        report = harvest.of_catalog() if spec.harvest.stac_catalog is not None else harvest.of_api()
     for name, count in report.without.items():
         if count:
             _log.warning("%s: %d harvested items have no %s", spec.name, count, name)
@@ -141,6 +144,7 @@ class _Harvest:
         progress: HarvestProgress | None,
         *,
         force: bool,
+        named: Collection[str] | None,
     ) -> None:
         if spec.harvest is None:
             raise SpecError("no harvest options")
@@ -150,7 +154,11 @@ class _Harvest:
         self.ledger = read_ledger(workspace)
         question = _question(self.options)
         self.is_other = self.ledger.question != question
-        begins = force or self.is_other or (self.ledger.full_since is None and self._is_due())
+        #: Windows that alone are asked for; None where all that can have changed are.
+        self.named = None if self.is_other or self.options.stac_catalog is not None else named
+        begins = self.is_other or (
+            self.named is None and (force or (self.ledger.full_since is None and self._is_due()))
+        )  # fmt: skip
         if self.is_other:
             self.ledger.forget(self.ledger.windows)
         if begins:
@@ -170,14 +178,19 @@ class _Harvest:
 
     # --- an API ------------------------------------------------------------------------------------------------------
 
-    def of_api(self, also: Collection[str]) -> HarvestReport:
-        """Harvest a STAC API; ``also`` as for :func:`harvest_items`."""
+    def of_api(self) -> HarvestReport:
+        """Harvest a STAC API."""
         api = StacApi(self.options, link_local=self.link_local)
         windows = planned_windows(api, self.ledger, self.now, full=self.begins)
         if not self.is_other:
             windows = [leaf for window in windows for leaf in window.leaves(self.ledger.windows)]
         self.first = windows[0].start
-        asked = windows_to_ask(api, windows, self.ledger, self.workspace, self.store.present, self.now, also)
+        if self.named is None:
+            asked = windows_to_ask(api, windows, self.ledger, self.workspace, self.store.present, self.now)
+        else:
+            asked = named_windows(windows, self.named)
+            # What these windows bring says nothing of changes in the others.
+            self.ledger.updated_until = self.ledger.updated_until or self.ledger.updated
         leaves = {window.key: window for window in windows}
         if asked:
             self.ledger.forget(window.key for window in asked)
@@ -243,11 +256,11 @@ class _Harvest:
         )  # fmt: skip
 
     def _take(self, answer: Answer) -> None:
-        self._put(answer.window, answer.rows)
+        self._put(answer.window, answer.rows, answer.matched)
         with self.guard:
             self.strays.update(answer.strays)
 
-    def _put(self, window: Window, rows: WindowRows) -> None:
+    def _put(self, window: Window, rows: WindowRows, matched: int | None = None) -> None:
         before = self.ledger.windows.get(window.key)
         digest, found, rewritten = self.store.put(window.key, rows)
         start, end = bounds(window)
@@ -255,7 +268,7 @@ class _Harvest:
         state = WindowState(
             start=start, end=end, items=len(rows.contents), digest=digest, asked=now,
             changed=now if rewritten or before is None else before.changed, updated=rows.updated, newest=rows.newest,
-            without={name: count for name, count in rows.without.items() if count},
+            without={name: count for name, count in rows.without.items() if count}, matched=matched,
         )  # fmt: skip
         with self.guard:
             self.ledger.windows[window.key] = state
@@ -318,15 +331,20 @@ class _Harvest:
         """Take away what no window has any more, bring types together, and say what was done."""
         if self.store.is_written or self.is_resumed:
             self.store.settle_types()
-        full = self.ledger.full_since is not None
+        full = self.named is None and self.ledger.full_since is not None
         if not self.failed:
             gone = (self.store.present | self.ledger.windows.keys()) - leaves.keys()
             lost = {key: self.store.remove(key) for key in sorted(gone)}
             self._count_gone(lost)
-            self.ledger.windows = {key: self.ledger.windows[key] for key in sorted(leaves)}
-            self.ledger.full = self.ledger.full_since or self.ledger.full
-            self.ledger.full_since = None
-        self.ledger.harvested, self.ledger.unfinished = utc_text(self.now), False
+            # A window that nobody asked for yet, such as a new month, is for the next harvest of all.
+            known = self.ledger.windows
+            self.ledger.windows = {key: known[key] for key in sorted(leaves) if key in known}
+            if self.named is None:
+                self.ledger.full = self.ledger.full_since or self.ledger.full
+                self.ledger.full_since = None
+        if self.named is None:
+            self.ledger.harvested, self.ledger.updated_until = utc_text(self.now), None
+        self.ledger.unfinished = False
         self._save()
         without: Counter[str] = Counter()
         for state in self.ledger.windows.values():

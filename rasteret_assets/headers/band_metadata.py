@@ -30,8 +30,8 @@ from rasteret_assets.headers.workers import Workers
 from rasteret_assets.schema import BAND_INDEX, HREF, ID, IDENTITY, RETRY_UNTIL, STATUS_OK
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule, redact
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.io_errors import also_do
 from rasteret_assets.storage.processes import run_sync
-from rasteret_assets.storage.reading import also_do
 from rasteret_assets.storage.urls import host
 
 #: Targets (records times bands) whose headers are asked for in one go, and whose ledger rows are in memory at once.

@@ -23,7 +23,7 @@ from rasteret_assets.columns.types import plain
 from rasteret_assets.errors import SourceError
 from rasteret_assets.schema import RAW
 from rasteret_assets.storage.batches import BATCH_ROWS
-from rasteret_assets.storage.reading import writing
+from rasteret_assets.storage.io_errors import writing
 from rasteret_assets.storage.workspace.files import Files
 from rasteret_assets.storage.workspace.placed_files import Written
 from rasteret_assets.storage.workspace.streams import STREAM_OPTIONS, Message, StreamTable, put_messages

@@ -31,7 +31,7 @@ from rasteret_assets.source.profile import (
 )
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.filesystems import list_files
-from rasteret_assets.storage.reading import also_do
+from rasteret_assets.storage.io_errors import also_do
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.versions import files_version
 

@@ -1,7 +1,7 @@
-"""Fewer passes of Python's garbage collector while many small objects come and go.
+"""Fewer passes of Python's garbage collector while many small objects are made and dropped.
 
-A header fetch makes some hundred objects per file, nearly all of which die by their reference count. Looking through
-the living ones after every 700 new ones, as Python does, takes a tenth of a fetch's processor time and finds nothing.
+A header fetch makes some hundred objects per file, and reference counts free nearly all of them. Python's collector
+examines the living objects after every 700 new ones, which takes a tenth of a fetch's processor time and finds nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RELAXED: Final = 50_000
 
 
 class _Relaxed:
-    """Who asked for fewer collections, each with the thresholds from before."""
+    """The blocks that asked for fewer collections; ``usual`` has the thresholds from before once for each."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -30,7 +30,7 @@ _relaxed = OfProcess(_Relaxed)
 
 @contextmanager
 def fewer_collections() -> Iterator[None]:
-    """Collect garbage after every 50 000 new objects; as before once the last of those who asked for it is done."""
+    """Collect garbage after every 50 000 new objects until the last such block of this process ends."""
     here = _relaxed.get()
     with here.lock:
         here.usual.append(gc.get_threshold() if not here.usual else here.usual[0])

@@ -68,7 +68,7 @@ def coerce_points(
 
     Args:
         points: a table (pyarrow, geopandas, pandas, polars, DuckDB, any Arrow stream) with a column of point
-            geometries or two of coordinates, or whatever :func:`~.aoi.coerce_areas` takes, of points.
+            geometries or two of coordinates, or whatever :func:`~.area.coerce_areas` takes, of points.
         geometry_column: column of point geometries; by default the one that says so, or is called so.
         x_column: column of x or longitude; by default ``x``, ``lon``, ``longitude`` ...
         y_column: column of y or latitude.

@@ -29,7 +29,7 @@ from rasteret_assets.collection.areas.footprints import intersecting_rows
 from rasteret_assets.collection.table import scan
 from rasteret_assets.collection.table.pinned import gone
 from rasteret_assets.errors import StaleRowsError
-from rasteret_assets.storage.reading import unreadable
+from rasteret_assets.storage.io_errors import unreadable
 
 T = TypeVar("T")
 Places = npt.NDArray[np.int64]

@@ -20,7 +20,7 @@ from xxhash import xxh3_128
 
 from rasteret_assets.errors import DamagedFileError
 from rasteret_assets.storage.batches import batch_rows, row_group_runs
-from rasteret_assets.storage.reading import damaged, looking, patiently, unreadable, writing
+from rasteret_assets.storage.io_errors import damaged, finding, patiently, unreadable, writing
 from rasteret_assets.storage.workspace.conditional import LARGEST_PUT, ConditionalStore, Tag, open_conditional
 from rasteret_assets.storage.workspace.documents import dumped, parse, refuse_newer
 from rasteret_assets.storage.workspace.placed_files import FileWriter, PlacedFiles, Written, synced
@@ -329,7 +329,7 @@ class Files(PlacedFiles):
         store = self.conditional
         if store is None:
             return self.read_json(path, cache=True), None
-        with looking(path):
+        with finding(path):
             found = store.read(path)
         if found is None:
             return None, None
@@ -363,7 +363,7 @@ class Files(PlacedFiles):
     def tag_of(self, path: str) -> Tag | None:
         """Return the tag of an object; None where the object does not exist, or its store has no conditional puts."""
         store = self.conditional
-        with looking(path):
+        with finding(path):
             return store.tag(path) if store is not None else None
 
     def put_over(self, beside: str, path: str, seen: Tag | None) -> bool:

@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 from xxhash import xxh3_128
 
 from rasteret_assets.schema import HEADERS, NORMALIZED, RAW, REJECTED
-from rasteret_assets.storage.reading import looking, opened, writing
+from rasteret_assets.storage.io_errors import finding, opened, writing
 from rasteret_assets.storage.workspace import disk
 from rasteret_assets.storage.workspace.conditional import open_conditional
 
@@ -81,7 +81,7 @@ class PlacedFiles:
         Raises:
             WorkspaceError: if the filesystem does not answer.
         """
-        with looking(path):
+        with finding(path):
             return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
 
     def open_file(self, path: str) -> pa.NativeFile | None:
