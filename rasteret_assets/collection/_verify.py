@@ -14,7 +14,7 @@ from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.io_errors import patiently, unreadable
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import LOST, FileFacts, may_be
-from rasteret_assets.storage.workspace.placed_files import digest_of
+from rasteret_assets.storage.workspace.placed_files import file_digest
 
 Verify = Literal["rows", "full", False]
 
@@ -76,6 +76,6 @@ def _contents(
 
 def _digest(fs: pafs.FileSystem, path: str) -> str:
     try:
-        return patiently(lambda: digest_of(fs, path))
+        return patiently(lambda: file_digest(fs, path))
     except (OSError, pa.ArrowException) as error:
         raise unreadable(path, error) from error

@@ -162,7 +162,38 @@ class S3Settings(S3Resource):
         return dict(zip(names, (frozen.access_key, frozen.secret_key, frozen.token), strict=True))
 
 
-class FilesystemResource(S3Settings):
+class AccessSettings(S3Settings):
+    """How addresses are opened: the settings of S3, who pays, and headers of HTTP requests."""
+
+    requester_pays: bool = Field(
+        default=False, description="Declare on every S3 request that the requester pays, as some public buckets demand."
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict, description="Headers sent with every HTTP request; no secrets, Dagster shows them."
+    )
+    host_headers: dict[str, dict[str, str]] = Field(
+        default_factory=dict, repr=False, json_schema_extra=_SECRET,
+        description="Headers by host, such as {'data.example': {'X-Api-Key': EnvVar('KEY')}}: sent to that host only, "
+        "and counting over those for all. A host may have its port: 'data.example:8443'.",
+    )  # fmt: skip
+    authorization: str | None = Field(
+        default=None, repr=False, json_schema_extra=_SECRET,
+        description="Authorization header of every HTTP request, such as EnvVar of 'Bearer ...'.",
+    )  # fmt: skip
+
+    def backend(self, spec: CollectionSpec) -> StorageBackend:
+        """Return what reads a collection's addresses, with what its spec says of buckets and credentials."""
+        config = {**self.obstore_config(), **({"request_payer": True} if self.requester_pays else {})}
+        headers: dict[str, str | Mapping[str, str]] = {**self.headers, **self.host_headers}
+        if self.authorization:
+            headers["Authorization"] = self.authorization
+        return create_backend(
+            cloud_config=spec.cloud, default_s3_config=config, headers=headers, link_local=spec.link_local,
+            credentials=spec.credentials,
+        )  # fmt: skip
+
+
+class FilesystemResource(AccessSettings):
     """Where record tables are read and collections are written: local paths, and URIs of any scheme pyarrow knows.
 
     The fields say how ``s3://`` paths are reached; nothing need be set for the rest.
@@ -189,7 +220,10 @@ class FilesystemResource(S3Settings):
             SourceError: if the table does not exist, or is not Parquet.
             SpecError: if the spec names no place for the workspace.
         """
-        return open_known(self.open_workspace(spec), spec.path, spec, self.filesystem, trust_stored=trust_stored)
+        return open_known(
+            self.open_workspace(spec), spec.path, spec, self.filesystem, trust_stored=trust_stored,
+            backend=self.backend(spec),
+        )  # fmt: skip
 
     def open_workspace(self, spec: CollectionSpec) -> Workspace:
         """Return the workspace of a collection: where it and its stages lie.
@@ -203,38 +237,11 @@ class FilesystemResource(S3Settings):
         return Workspace.of(spec, self.filesystem(path))
 
 
-class StorageBackendResource(S3Settings):
+class StorageBackendResource(AccessSettings):
     """Where file headers are read from: local files, HTTP(S) and object stores, by the scheme of each href.
 
     The fields of S3 say how the buckets are reached that hrefs lead to, which need not be where the collection lies.
     """
-
-    requester_pays: bool = Field(
-        default=False, description="Declare on every S3 request that the requester pays, as some public buckets demand."
-    )
-    headers: dict[str, str] = Field(
-        default_factory=dict, description="Headers sent with every HTTP request; no secrets, Dagster shows them."
-    )
-    host_headers: dict[str, dict[str, str]] = Field(
-        default_factory=dict, repr=False, json_schema_extra=_SECRET,
-        description="Headers by host, such as {'data.example': {'X-Api-Key': EnvVar('KEY')}}: sent to that host only, "
-        "and counting over those for all. A host may have its port: 'data.example:8443'.",
-    )  # fmt: skip
-    authorization: str | None = Field(
-        default=None, repr=False, json_schema_extra=_SECRET,
-        description="Authorization header of every HTTP request, such as EnvVar of 'Bearer ...'.",
-    )  # fmt: skip
-
-    def backend(self, spec: CollectionSpec) -> StorageBackend:
-        """Return the backend for a collection's hrefs, with what it says of its buckets and credentials."""
-        config = {**self.obstore_config(), **({"request_payer": True} if self.requester_pays else {})}
-        headers: dict[str, str | Mapping[str, str]] = {**self.headers, **self.host_headers}
-        if self.authorization:
-            headers["Authorization"] = self.authorization
-        return create_backend(
-            cloud_config=spec.cloud, default_s3_config=config, headers=headers, link_local=spec.link_local,
-            credentials=spec.credentials,
-        )  # fmt: skip
 
 
 class BuildOptions(dg.ConfigurableResource[Any]):

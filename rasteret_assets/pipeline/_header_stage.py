@@ -20,7 +20,7 @@ from rasteret_assets.headers.index import HeaderIndex
 from rasteret_assets.headers.outcomes import Latencies
 from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.rows import LIGHT_COLUMNS, StoreSink
-from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore
+from rasteret_assets.headers.store import HeaderFileWriter, HeaderRowReader, HeaderStore
 from rasteret_assets.headers.targets import TARGET_COLUMNS
 from rasteret_assets.headers.unused import Lender, list_unused, unused_lists
 from rasteret_assets.headers.workers import Workers
@@ -143,7 +143,7 @@ def _read_bands(build: Build, key: str, workers: Workers, lists: Callable[[], Se
         profile, version = recipe_of(records.schema, records.path)
         store = HeaderStore(workspace, key)
         writer = HeaderFileWriter(workspace, store)
-        with HeaderReader(workspace, store, LIGHT_COLUMNS) as light:
+        with HeaderRowReader(workspace, store, LIGHT_COLUMNS) as light:
             index = HeaderIndex() if build.force else HeaderIndex.of(store)
             lender = Lender(workspace, key, writer, index, lists)
             known = KnownHeaders(index=index, light=light, borrow=(lambda _: False) if build.force else lender.lend)

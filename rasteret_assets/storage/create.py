@@ -10,7 +10,7 @@ from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.credentials import open_credentials
-from rasteret_assets.storage.gdal import remedy as remedy_for
+from rasteret_assets.storage.gdal import remedy_for_address
 from rasteret_assets.storage.local import LocalBackend
 from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend, is_azure_blob
 from rasteret_assets.storage.unchanged import IndexedFile
@@ -45,7 +45,7 @@ class AutoBackend(ReadingBackend):
         signer: Signer | None = None,
     ) -> None:
         self._signer = signer
-        self._objects = objects
+        self.objects = objects
         self._local = LocalBackend()
         self._headers = dict(headers or {})
         self._proxy = proxy
@@ -85,23 +85,27 @@ class AutoBackend(ReadingBackend):
         if self._http is not None:
             await close_backend(self._http)
 
-    def _http_backend(self) -> HttpBackend:
+    def new_http(self, *, link_local: bool) -> HttpBackend:
+        """Return another client for HTTP, with the same headers, proxy and signer, and connections of its own."""
         # An HTTP client takes time to import, and only HTTP hrefs need one.
         from rasteret_assets.storage.http.http_backend import HttpBackend  # noqa: PLC0415
 
-        self._http = HttpBackend(self._headers, self._proxy, link_local=self._link_local, signer=self._signer)
+        return HttpBackend(self._headers, self._proxy, link_local=link_local, signer=self._signer)
+
+    def _http_backend(self) -> HttpBackend:
+        self._http = self.new_http(link_local=self._link_local)
         return self._http
 
     def _route(self, url: str) -> HttpBackend | LocalBackend | ObjectStoreBackend:
         kind = scheme(url)
         if kind in {"http", "https"}:
             if self._signs_azure and is_azure_blob(url):
-                return self._objects
+                return self.objects
             return self._http or self._http_backend()
-        if (written := remedy_for(url)) is not None:
+        if (written := remedy_for_address(url)) is not None:
             raise RangeReadError(f"{redact(url)}: {written}", href=redact(url))
         if kind in OBJECT_SCHEMES:
-            return self._objects
+            return self.objects
         if kind == "file" or (not kind and url.startswith(("/", "~"))):
             return self._local
         where = redact(url)

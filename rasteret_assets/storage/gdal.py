@@ -62,7 +62,7 @@ def plain_address(href: str) -> str:
     return href
 
 
-def remedy(href: str) -> str | None:
+def remedy_for_address(href: str) -> str | None:
     """Return what to write instead of an address in GDAL's spelling; None for any other address."""
     if _GDAL.match(href) is None:
         return None

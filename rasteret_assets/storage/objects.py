@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import obstore
+import pyarrow.fs as pafs
 from obstore.exceptions import (
     BaseError,
     NotFoundError,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
     from rasteret_assets.storage.signing import Signer
     from rasteret_assets.storage.tokens import Token
+
+T = TypeVar("T")
 
 _AZURE_SCHEMES = frozenset({"az", "azure", "abfs", "abfss"})
 OBJECT_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs"}) | _AZURE_SCHEMES
@@ -162,29 +166,83 @@ class ObjectStoreBackend(ReadingBackend):
                 raise replaced(url, f"it had {indexed.size} bytes and now has at most {start}") from error
             raise
 
-    async def _get(self, url: str, options: GetOptions) -> RangeRead:
-        """Return the answer to a request, signed with the signer's credentials if it has any for the bucket."""
-        if self._signer is None:
-            return await self._get_with(url, options, None)
+    def opens(self, url: str) -> bool:
+        """Tell whether a bucket is opened by a token of the signer, or its requester pays."""
+        if self._signer is not None and self._signer.issuer.scope(url) is not None:
+            return True
+        bucket = url.split("/")[2] if scheme(url) in {"s3", "s3a"} else ""
+        return bool(bucket) and bool({**self._s3_config, **self._bucket_config.get(bucket, {})}.get("request_payer"))
 
-        async def ask(token: Token | None) -> RangeRead | AccessDeniedError:
+    async def list_files(self, url: str) -> tuple[list[tuple[str, RangeRead]], bool]:
+        """Return the object at an address, or all objects below it, and whether the address is a folder.
+
+        Of each object its own address, and a read without bytes, with size, tag and time.
+
+        Raises:
+            ObjectNotFoundError: if there is neither.
+            RangeReadError: in the subclass that fits.
+        """
+        await self._find_region(url)
+        return await self._signed(url, lambda token: self._list_with(url, token))
+
+    async def _find_region(self, url: str) -> None:
+        """Ask AWS for the region of a bucket, where only that of other buckets is known.
+
+        Tables lie where their user keeps them; the region of a cloud configuration is that of the rasters.
+        """
+        bucket = url.split("/")[2]
+        known = bucket in self._bucket_config or _endpoints(self._s3_config) or s3_endpoint_of_environment()
+        if scheme(url) not in {"s3", "s3a"} or known:
+            return
+        with suppress(OSError):
+            self._bucket_config[bucket] = {"region": await asyncio.to_thread(pafs.resolve_s3_region, bucket)}
+
+    async def _list_with(self, url: str, token: Token | None) -> tuple[list[tuple[str, RangeRead]], bool]:
+        try:
+            store, path = self._locate(url.rstrip("/"), token)
+            base = url.rstrip("/").removesuffix(path)
+            if not url.endswith("/"):
+                try:
+                    found = await obstore.head_async(store, path)
+                except (NotFoundError, FileNotFoundError):
+                    pass
+                else:
+                    if found["size"]:  # stores with folders of their own tell of one as of an empty object
+                        return [_found(base, found)], False
+            objects = await obstore.list(store, f"{path}/").collect_async()
+        except (BaseError, OSError, ValueError) as error:
+            # Without the cause, because its text holds the signed URL of the request.
+            raise _translated(error, url) from None
+        if not objects:
+            where = redact(url)
+            raise ObjectNotFoundError(f"{where}: no such object or folder", href=where)
+        return [_found(base, one) for one in objects], True
+
+    async def _get(self, url: str, options: GetOptions) -> RangeRead:
+        return await self._signed(url, lambda token: self._get_with(url, options, token))
+
+    async def _signed(self, url: str, ask: Callable[[Token | None], Awaitable[T]]) -> T:
+        """Return what a request brings, signed by the signer where it has credentials for the bucket."""
+        if self._signer is None:
+            _refuse_fork(url)
+            return await ask(None)
+
+        async def tried(token: Token | None) -> T | AccessDeniedError:
+            _refuse_fork(url)
             try:
-                return await self._get_with(url, options, token)
+                return await ask(token)
             except AccessDeniedError as error:
                 if token is None:
                     raise
                 return error
 
         answer = await self._signer.read(
-            url, ask, lambda answer: 403 if isinstance(answer, AccessDeniedError) else 206
+            url, tried, lambda answer: 403 if isinstance(answer, AccessDeniedError) else 206
         )  # fmt: skip
-        assert isinstance(answer, RangeRead)  # noqa: S101  (the signer raises what was refused)
+        assert not isinstance(answer, AccessDeniedError)  # noqa: S101  (the signer raises what was refused)
         return answer
 
     async def _get_with(self, url: str, options: GetOptions, token: Token | None) -> RangeRead:
-        if not obstore_works():
-            where = redact(url)
-            raise ForkedProcessError(f"{where}: cannot be read in this process. {FORKED}", href=where)
         try:
             store, path = self._locate(url, token)
             result = await obstore.get_async(store, path, options=options)
@@ -235,6 +293,18 @@ class ObjectStoreBackend(ReadingBackend):
             names = {"account_name": account.partition(".")[0]} if account else azure
             return AzureStore(container, **{**names, **signed})
         return _open_s3(bucket, {**self._s3_config, **self._bucket_config.get(bucket, {})}, signed)
+
+
+def _found(base: str, meta: obstore.ObjectMeta) -> tuple[str, RangeRead]:
+    """Return the address of a listed object, and what the listing tells of the object beside its bytes."""
+    modified = meta["last_modified"].isoformat()
+    return f"{base}{meta['path']}", RangeRead(b"", meta["size"], meta["e_tag"], modified)
+
+
+def _refuse_fork(url: str) -> None:
+    if not obstore_works():
+        where = redact(url)
+        raise ForkedProcessError(f"{where}: cannot be read in this process. {FORKED}", href=where)
 
 
 def list_objects(bucket: str, prefix: str, config: Mapping[str, Any]) -> Iterator[obstore.ObjectMeta]:

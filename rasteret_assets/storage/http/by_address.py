@@ -19,7 +19,7 @@ from rasteret_assets.errors import (
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import RangeRead
 from rasteret_assets.storage.connections import connected
-from rasteret_assets.storage.http.file_handler import HttpFiles, retried
+from rasteret_assets.storage.http.file_handler import AddressFiles, retried
 from rasteret_assets.storage.http.http_backend import HttpBackend
 from rasteret_assets.storage.link_local import is_link_local
 from rasteret_assets.storage.listing import Listed
@@ -41,11 +41,14 @@ def is_http(path: str) -> bool:
     return scheme(path) in {"http", "https"}
 
 
-def list_addresses(urls: Sequence[str], *, link_local: bool = False) -> tuple[pafs.FileSystem, list[Listed]]:
+def list_addresses(
+    urls: Sequence[str], backend: HttpBackend, *, link_local: bool = False
+) -> tuple[pafs.FileSystem, list[Listed]]:
     """Ask for the first bytes of Parquet files at HTTP(S) addresses: one request each, which tells size and validators.
 
     Args:
         urls: addresses of the files, which may be signed.
+        backend: asks for the files, with headers and tokens.
         link_local: whether link-local hosts and the metadata services of clouds may be asked.
 
     Returns:
@@ -57,18 +60,18 @@ def list_addresses(urls: Sequence[str], *, link_local: bool = False) -> tuple[pa
     """
     for url in urls:
         refuse_link_local(url, link_local=link_local)
-    backend = HttpBackend(link_local=link_local)
-    handler = HttpFiles(backend)
+    handler = AddressFiles(backend)
     firsts = run_sync(_each(urls, lambda url: _read_first(backend, url)))
     return pafs.PyFileSystem(handler), [handler.add(url, first) for url, first in zip(urls, firsts, strict=True)]
 
 
-def read_addresses(urls: Sequence[str], most: int, *, link_local: bool = False) -> list[bytes]:
+def read_addresses(urls: Sequence[str], most: int, backend: HttpBackend, *, link_local: bool = False) -> list[bytes]:
     """Return the contents of small documents at HTTP(S) addresses.
 
     Args:
         urls: of the documents.
         most: largest size of a document in bytes.
+        backend: asks for the documents, with headers and tokens.
         link_local: whether link-local hosts and the metadata services of clouds may be asked.
 
     Raises:
@@ -76,13 +79,12 @@ def read_addresses(urls: Sequence[str], most: int, *, link_local: bool = False) 
     """
     for url in urls:
         refuse_link_local(url, link_local=link_local)
-    backend = HttpBackend(link_local=link_local)
 
     async def read(url: str) -> bytes:
         try:
             data = bytes((await retried(lambda: backend.read(url, 0, most + 1), _RETRIED_FOR_S)).data)
         except RangeReadError as error:
-            raise _explained(url, error) from error
+            raise _explained(url, error, backend) from error
         if len(data) > most:
             raise SourceError(
                 f"{redact(url)}: is larger than {most // 2**20} MiB, so it is not a document of a catalog"
@@ -130,7 +132,7 @@ async def _read_first(backend: HttpBackend, url: str) -> RangeRead:
     try:
         first = await retried(lambda: backend.read_range(url, 0, len(_MAGIC[0])), _RETRIED_FOR_S)
     except RangeReadError as error:
-        raise _explained(url, error) from error
+        raise _explained(url, error, backend) from error
     begin = bytes(first.data)
     if begin not in _MAGIC:
         shown = f"it begins with {begin!r}" if begin else "it is empty"
@@ -140,16 +142,17 @@ async def _read_first(backend: HttpBackend, url: str) -> RangeRead:
     return first
 
 
-def _explained(url: str, error: RangeReadError) -> SourceError:
+def _explained(url: str, error: RangeReadError, backend: HttpBackend) -> SourceError:
     """Return the error to raise for a file of a table that cannot be read, with what to do about it."""
     where = redact(url)
     match error:
         case ObjectNotFoundError():
             return SourceError(f"{where}: does not exist (HTTP {error.status}): check the address")
-        case AccessDeniedError():
+        case AccessDeniedError() if not backend.signs(url):
             return SourceError(
-                f"{where}: its server refuses access (HTTP {error.status}): give an address that is signed or has a "
-                "user and password, or download the file"
+                f"{where}: its server refuses access (HTTP {error.status}): say who opens the table by "
+                "credentials: in its declaration, give an address that is signed or has a user and password, or "
+                "download the file"
             )
         case LinkLocalRefusedError():
             return SourceError(str(error))

@@ -19,6 +19,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -32,10 +33,9 @@ from rasteret_assets.errors import (
 from rasteret_assets.secrets import redact, without_user
 from rasteret_assets.storage.backend import RangeRead
 from rasteret_assets.storage.hosts import DEADLINE_S, attempts_allowed, backoff
-from rasteret_assets.storage.http.http_backend import HttpBackend
 from rasteret_assets.storage.listing import Listed
 from rasteret_assets.storage.processes import run_sync, shared_loop
-from rasteret_assets.storage.unchanged import IndexedFile
+from rasteret_assets.storage.unchanged import IndexedFile, UnchangedReader
 from rasteret_assets.storage.urls import host
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ T = TypeVar("T")
 #: Most bytes of the kept end of a file, and of all kept ends: footers are read for the schema and again by each scan.
 _KEPT_TAIL: Final = 2**20
 _KEPT_TAILS: Final = 32 * 2**20
-_NS: Final = 10**9
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def name_of(url: str) -> str:
@@ -52,7 +52,7 @@ def name_of(url: str) -> str:
     return f"{host(url)}/{rest.partition('/')[2]}"
 
 
-class HttpFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
+class AddressFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
     """Files at HTTP(S) addresses, by names without query and user.
 
     A name is host and path, so that ``key=value`` folders in it count, and errors of pyarrow show nothing that grants
@@ -62,7 +62,7 @@ class HttpFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no
         backend: reads the ranges.
     """
 
-    def __init__(self, backend: HttpBackend) -> None:
+    def __init__(self, backend: UnchangedReader) -> None:
         self._backend = backend
         self._files: dict[str, tuple[str, IndexedFile]] = {}
         self._tails = _Tails()
@@ -114,19 +114,21 @@ class HttpFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no
         return path
 
     def _refuse(self, *_args: Any, **_options: Any) -> NoReturn:
-        raise OSError("files at HTTP addresses can only be read")
+        raise OSError("files at addresses can only be read")
 
     create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = _refuse
     move = copy_file = open_output_stream = open_append_stream = _refuse
 
 
-def _close(backend: HttpBackend, process: int) -> None:
+def _close(backend: UnchangedReader, process: int) -> None:
     """Let the event loop close the connections of a backend; the garbage collector calls this and may not wait."""
     if process != os.getpid():
         return  # the connections are the parent's
+    if (aclose := getattr(backend, "aclose", None)) is None:
+        return  # clients of object stores close their connections themselves
     loop = shared_loop().loop
     with suppress(RuntimeError):  # the loop has ended, and its connections with it
-        loop.call_soon_threadsafe(lambda: loop.create_task(backend.aclose()))
+        loop.call_soon_threadsafe(lambda: loop.create_task(aclose()))
 
 
 class _Tails:
@@ -163,7 +165,7 @@ class _Tails:
 class _HttpFile(io.RawIOBase):
     """A file at an address as a Python file; each read is a range on the condition that the file is unchanged."""
 
-    def __init__(self, backend: HttpBackend, url: str, indexed: IndexedFile, tails: _Tails) -> None:
+    def __init__(self, backend: UnchangedReader, url: str, indexed: IndexedFile, tails: _Tails) -> None:
         super().__init__()
         self._backend, self._url, self._indexed, self._tails = backend, url, indexed, tails
         self._size = indexed.size or 0
@@ -210,13 +212,18 @@ class _HttpFile(io.RawIOBase):
 
 
 def _times_ns(last_modified: str | None) -> tuple[int, ...]:
-    """Return the time of a ``Last-Modified`` header in ns since 1970; nothing if it is missing or not a date."""
+    """Return a time of a ``Last-Modified`` header or of a bucket in ns since 1970; nothing if it is not a date."""
     if not last_modified:
         return ()
-    try:
-        return (int(parsedate_to_datetime(last_modified).timestamp()) * _NS,)
-    except (TypeError, ValueError, OverflowError):
-        return ()
+    for read in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            moment = read(last_modified)
+            # In whole microseconds, which a float of seconds does not hold.
+            since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+        except (TypeError, ValueError, OverflowError):
+            continue
+        return (since // timedelta(microseconds=1) * 1000,)
+    return ()
 
 
 async def retried(ask: Callable[[], Awaitable[T]], within: float = DEADLINE_S) -> T:

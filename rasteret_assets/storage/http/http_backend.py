@@ -90,6 +90,10 @@ class HttpBackend(ReadingBackend):
         #: Hosts that do not answer several ranges at once.
         self._single_ranges: set[str] = set()
 
+    def signs(self, url: str) -> bool:
+        """Tell whether requests of an address are signed with a token."""
+        return self._signer is not None and self._signer.issuer.scope(url) is not None
+
     async def read(self, url: str, start: int, length: int) -> RangeRead:
         """Return one range with the object's size and validators.
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow.fs as pafs
 
 from rasteret_assets.storage.workspace import holds
-from rasteret_assets.storage.workspace.conditional import ConditionalStore, Content, Tag
+from rasteret_assets.storage.workspace.conditional import ConditionalStore, Content, ObjectTag
 from rasteret_assets.storage.workspace.documents import dumped, fence_of, parse
 from rasteret_assets.storage.workspace.holds import Hold, kept_renewed
 
@@ -38,7 +38,9 @@ class LeaseHold(Hold):
         tag: tag of the lock object as this holder wrote it.
     """
 
-    def __init__(self, store: ConditionalStore, path: str, what: str, *, fence: int, holder: str, tag: Tag) -> None:
+    def __init__(
+        self, store: ConditionalStore, path: str, what: str, *, fence: int, holder: str, tag: ObjectTag
+    ) -> None:
         super().__init__(path, what, fence)
         self._store = store
         self._holder = holder

@@ -59,7 +59,7 @@ from rasteret_assets.storage.workspace.documents import (
     is_state,
     lost_state,
 )
-from rasteret_assets.storage.workspace.placed_files import Written
+from rasteret_assets.storage.workspace.placed_files import WrittenFile
 
 __all__ = [
     "LOST",
@@ -88,7 +88,7 @@ class FileFacts:
     content_hash: str
 
     @classmethod
-    def of(cls, rows: int, written: Written) -> FileFacts:
+    def of(cls, rows: int, written: WrittenFile) -> FileFacts:
         """Return the facts about a file that was written with ``rows`` rows."""
         return cls(rows=rows, bytes=written.size, content_hash=written.digest)
 

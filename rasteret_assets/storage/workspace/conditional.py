@@ -45,7 +45,7 @@ _AZURE_AUTHORITY: Final = ".blob.core.windows.net"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tag:
+class ObjectTag:
     """The store's entity tag and version of an object's content: another content has another one."""
 
     e_tag: str | None
@@ -57,7 +57,7 @@ class Content:
     """The bytes of an object, with their tag and the time at which the store wrote them."""
 
     data: bytes
-    tag: Tag
+    tag: ObjectTag
     modified: datetime
 
 
@@ -107,7 +107,7 @@ class ConditionalStore:
         except FileNotFoundError:
             return None
 
-    def tag(self, path: str) -> Tag | None:
+    def tag(self, path: str) -> ObjectTag | None:
         """Return the tag of an object without reading it; None where the object does not exist.
 
         Raises:
@@ -119,7 +119,7 @@ class ConditionalStore:
         except FileNotFoundError:
             return None
 
-    def put(self, path: str, data: bytes | pa.Buffer, seen: Tag | None) -> Tag | None:
+    def put(self, path: str, data: bytes | pa.Buffer, seen: ObjectTag | None) -> ObjectTag | None:
         """Replace an object if its tag is still ``seen`` (None: if the object does not exist), and return the new tag.
 
         Returns:
@@ -138,13 +138,13 @@ class ConditionalStore:
         except (FileExistsError, FileNotFoundError, PreconditionError):
             return None
 
-    def swap(self, path: str, data: bytes, seen: Tag | None) -> Tag | None:
+    def swap(self, path: str, data: bytes, seen: ObjectTag | None) -> ObjectTag | None:
         """Replace a document as :meth:`put` does; ``data`` must be a content that no other writer writes.
 
         Then a lost answer does no harm: if the object holds ``data`` afterwards, this call has replaced it.
         """
 
-        def once() -> Tag | None:
+        def once() -> ObjectTag | None:
             failed: OSError | None = None
             try:
                 if (tag := self.put(path, data, seen)) is not None:
@@ -266,11 +266,11 @@ _OPENERS: Final[Mapping[str, Callable[[str, Mapping[str, Any], timedelta], Objec
 }
 
 
-def _tag(result: Mapping[str, Any]) -> Tag:
-    return Tag(e_tag=result["e_tag"], version=result["version"])
+def _tag(result: Mapping[str, Any]) -> ObjectTag:
+    return ObjectTag(e_tag=result["e_tag"], version=result["version"])
 
 
-def _update(seen: Tag) -> UpdateVersion:
+def _update(seen: ObjectTag) -> UpdateVersion:
     given = {"e_tag": seen.e_tag, "version": seen.version}
     return {name: value for name, value in given.items() if value is not None}  # type: ignore[return-value]
 

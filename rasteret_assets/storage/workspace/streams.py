@@ -23,7 +23,7 @@ from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest, xxh3_128
 
 from rasteret_assets.storage.io_errors import damaged, patiently, unreadable, writing
 from rasteret_assets.storage.workspace.files import Files
-from rasteret_assets.storage.workspace.placed_files import FileWriter, Written
+from rasteret_assets.storage.workspace.placed_files import FileWriter, WrittenFile
 
 #: Suffix of the files' names.
 STREAM_SUFFIX: Final = ".arrows"
@@ -39,7 +39,7 @@ _PIECE_BYTES: Final = 16 * 2**20
 _TAIL_BYTES: Final = 256 * 1024
 
 
-class Message(NamedTuple):
+class StoredBatch(NamedTuple):
     """A record batch in a stream.
 
     Args:
@@ -128,7 +128,7 @@ def stream_writer(files: Files, path: str, schema: pa.Schema, *, durable: bool =
 
 def put_messages(
     files: Files, path: str, schema: pa.Schema, messages: Iterable[tuple[int, bytes]], notes: dict[str, Any]
-) -> Written:
+) -> WrittenFile:
     """Write a stream of record batches that are encoded already, which replaces the file at ``path`` in one step.
 
     Args:
@@ -161,7 +161,7 @@ def put_messages(
 
 def _finished(
     file: BinaryIO, places: Sequence[tuple[int, int, int]], notes: dict[str, Any], *, durable: bool
-) -> Written:
+) -> WrittenFile:
     """Append the line about the batches of a stream; return the file's size and a digest of its columns and rows."""
     file.flush()
     size = file.seek(0, 2)
@@ -179,7 +179,7 @@ def _finished(
     columns = pa.ipc.read_schema(pa.BufferReader(start)).remove_metadata().serialize()
     digest = xxh3_128(memoryview(columns))
     digest.update("".join(sums).encode())
-    return Written(file.tell(), digest.hexdigest())
+    return WrittenFile(file.tell(), digest.hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +196,7 @@ class StreamTable:
 
     path: str
     schema: pa.Schema
-    messages: tuple[Message, ...]
+    messages: tuple[StoredBatch, ...]
     notes: dict[str, Any]
     read: Callable[[int, int], pa.Buffer] = field(repr=False)
 
@@ -205,7 +205,7 @@ class StreamTable:
         """Number of rows in all batches."""
         return sum(message.rows for message in self.messages)
 
-    def content(self, message: Message) -> pa.Buffer:
+    def content(self, message: StoredBatch) -> pa.Buffer:
         """Return the encoded bytes of a batch, after comparing their checksum.
 
         Raises:
@@ -220,7 +220,7 @@ class StreamTable:
             raise damaged(self.path, "its bytes are not those that were written")
         return content
 
-    def batch(self, message: Message, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+    def batch(self, message: StoredBatch, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """Return a batch; errors as for :meth:`content`.
 
         Args:
@@ -294,7 +294,7 @@ def open_stream(files: Files, path: str) -> StreamTable | None:
         if not line.startswith(_END) or xxh3_64_intdigest(line) != checksum:
             raise ValueError("its end is not the one that was written")  # noqa: TRY301
         note = json.loads(line[len(_END) :])
-        messages = tuple(Message(*message) for message in note["messages"])
+        messages = tuple(StoredBatch(*message) for message in note["messages"])
         head = read(0, messages[0].first if messages else end - len(_END))
         if messages and sum(messages[-1][:2]) != end - len(_END):
             raise ValueError("it is longer than it was written")  # noqa: TRY301
