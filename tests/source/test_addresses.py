@@ -217,7 +217,7 @@ def test_an_address_of_the_machines_own_network_is_refused(url: str) -> None:
     ("fault", "said"),
     [
         ("404", r"/t\.parquet: does not exist \(HTTP 404\): check the address"),
-        ("403", r"/t\.parquet: its server refuses access \(HTTP 403\): give an address that is signed"),
+        ("403", r"/t\.parquet: its server refuses access \(HTTP 403\): say who opens"),
         ("no-range", r"/t\.parquet: its server does not answer ranges, .*: download it, and give the path"),
         ("html", r"/t\.parquet: its server does not answer ranges"),
     ],
