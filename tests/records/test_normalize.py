@@ -13,7 +13,9 @@ from rasteret_assets.errors import BandNotFoundError, InvalidRecordError
 from rasteret_assets.records.normalize import NormalizedRecords, normalize_records
 from rasteret_assets.schema import RECORD_FIELDS
 from rasteret_assets.source.open import Source, open_source
-from rasteret_assets.source.profile import SourceProfile, parts_of, profile_source, scan_parts
+from rasteret_assets.source.partition_rows import parts_of, scan_parts
+from rasteret_assets.source.profile import SourceProfile
+from rasteret_assets.source.profiling import profile_source
 from rasteret_assets.spec import CollectionSpec
 from tests.support.rasters import record_table
 

@@ -80,7 +80,7 @@ def test_a_list_in_yaml_starts_at_its_file(folder: Path) -> None:
 def test_a_list_of_other_things_is_refused(folder: Path) -> None:
     with pytest.raises(SpecError):
         CollectionSpec.of(path=[1, 2])
-    with pytest.raises(SourceError, match="is no record table"):
+    with pytest.raises(SourceError, match="is not a record table"):
         build_from_table([str(folder), pa.table({"id": ["a"]})])
     with pytest.raises(SourceError, match=r"nowhere\.parquet: no such file"):
         opened([str(folder), str(folder / "nowhere.parquet")])

@@ -177,7 +177,7 @@ def test_nothing_there_is_said_so(tmp_path: Path) -> None:
         open_source(tmp_path / "none.parquet", spec())
     with pytest.raises(SourceError, match="holds no Parquet file"):
         open_source(tmp_path, spec())
-    with pytest.raises(SourceError, match="int is no record table"):
+    with pytest.raises(SourceError, match="int is not a record table"):
         open_source(3, spec())
     with pytest.raises(SpecError, match="filesystem=str is neither"):
         open_source("a/b", spec(), filesystem="s3")
@@ -187,7 +187,7 @@ def test_nothing_there_is_said_so(tmp_path: Path) -> None:
     ("values", "sentence"),
     [
         ({"columns": ["id", "dateime"]}, r"columns= names \['dateime'\], did you mean \['datetime'\]"),
-        ({"columns": ["id", "datetime", "assets"]}, r"lacks geometry\. columns= leaves out part"),
+        ({"columns": ["id", "datetime", "assets"]}, r"has no geometry\. columns= leaves out part"),
         ({"column_map": {"fid": "id"}}, r"column_map names \['fid'\]"),
         ({"column_map": {"cloud": "id"}}, "would hide existing columns"),
         ({"filter_expr": [["clouds", "<", 3]]}, "filter_expr .* names a column the table does not have; it has id"),
@@ -208,7 +208,7 @@ def test_a_table_without_the_contract_says_what_to_map(tmp_path: Path) -> None:
         TABLE.drop_columns(["assets"]).rename_columns(["fid", "datetime", "geometry", "cloud"]), tmp_path / "t.parquet"
     )
     with pytest.raises(
-        MissingColumnError, match=r"lacks id, assets\. .*column_map=\{'their name': 'id'\}, or .*href_column="
+        MissingColumnError, match=r"has no id, assets\. .*column_map=\{'their name': 'id'\}, or .*href_column="
     ):
         open_source(tmp_path / "t.parquet", spec())
     with pytest.raises(MissingColumnError, match="href_column='url' is not there"):

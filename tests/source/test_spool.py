@@ -327,7 +327,7 @@ class Rewritten:
     def __init__(self, patched: pytest.MonkeyPatch, change: Callable[[int], None], times: int) -> None:
         self.looks = 0
         changes = 0
-        scan, look = stages.scan_parts, stored.look_at
+        scan, look = stages.scan_parts, stored.profile_files
 
         def scanned(*args: Any) -> Any:
             nonlocal changes
@@ -341,7 +341,7 @@ class Rewritten:
             return look(*args, **options)
 
         patched.setattr(stages, "scan_parts", scanned)
-        patched.setattr(stored, "look_at", looked)
+        patched.setattr(stored, "profile_files", looked)
 
 
 def raw_of(spec: CollectionSpec) -> list[str]:
