@@ -308,7 +308,7 @@ def _without_reserved(dataset: ds.Dataset) -> ds.Dataset:
 
 
 def _with_one_crs(source: Source) -> Source:
-    """Return a source whose footprints are read in one way: in the CRS of all files, or each with the number of its CRS."""
+    """Return a source whose footprints are read in one way: in one CRS, or each with the number of its CRS."""
     geometry = source.geometry
     if geometry not in source.schema.names:
         return source
