@@ -37,7 +37,7 @@ class TableAccess:
         """Return the access to a collection's record table.
 
         Args:
-            spec: of the collection; its ``credentials`` and ``cloud_config`` count where there is no backend.
+            spec: of the collection; its ``credentials`` and ``cloud_config`` count if there is no ``backend``.
             filesystem: as for the class.
             backend: reads the rasters; a backend of another package opens no tables, and is replaced by a default one.
 

@@ -49,7 +49,7 @@ def test_contract_columns_have_their_types_and_user_columns_survive() -> None:
 
 
 def test_a_mapped_footprint_has_the_crs_of_its_own_column() -> None:
-    """Another binary column before it is no reason to read it as that one."""
+    """Another binary column before the footprints is not read in their place."""
     web = pa.array([shapely.box(111319, 0, 222639, 111325).wkb] * 3)
     table = pa.table({"thumbnail": pa.array([b"x"] * 3), **dict(zip(TABLE.schema.names, TABLE.columns, strict=True))})
     table = table.drop_columns("geometry").append_column("geom", web)

@@ -277,7 +277,7 @@ def test_force_reads_the_table(tmp_path: Path, workspace: Workspace, monkeypatch
     assert set(load_profile(workspace, source, spec(path)).partitions) == {"2024-01", "2024-02"}
 
 
-def test_rows_that_lie_in_other_files_are_no_change(tmp_path: Path) -> None:
+def test_rows_that_move_to_other_files_change_nothing(tmp_path: Path) -> None:
     names = [f"r{number}" for number in range(6)]
     for number, name in enumerate(names):
         write(records(name), tmp_path / "t" / f"{number}.parquet")

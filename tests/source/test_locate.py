@@ -236,7 +236,7 @@ def test_a_document_without_parquet_is_one_sentence(mirror: tuple[Path, str], do
             opened(path)
 
 
-def test_a_document_that_is_not_there_or_is_no_json_is_told(mirror: tuple[Path, str]) -> None:
+def test_a_document_that_does_not_exist_or_is_not_json_is_told(mirror: tuple[Path, str]) -> None:
     folder, url = mirror
     with pytest.raises(SourceError, match=r"none\.json: does not exist \(HTTP 404\)"):
         opened(f"{url}/none.json")

@@ -133,7 +133,7 @@ def test_text_that_is_a_dictionary_in_some_files_only_is_text(tmp_path: Path) ->
     assert table["tile"].to_pylist() == ["x", "y", None] * 2
 
 
-def test_a_hive_key_that_is_no_value_of_its_column_is_refused(tmp_path: Path) -> None:
+def test_a_hive_key_that_does_not_fit_its_column_is_refused(tmp_path: Path) -> None:
     (tmp_path / "assets=1").mkdir()
     pq.write_table(TABLE, tmp_path / "assets=1" / "a.parquet")
     with pytest.raises(SourceError, match="do not fit together: parsing scalars of type struct"):
@@ -153,7 +153,7 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
     ("content", "sentence"),
     [(b"", "not a readable Parquet file"), (b"<html>", "not a readable"), (b"PAR1" + b"\0" * 40, "not a readable")],
 )
-def test_what_is_no_parquet_is_refused_with_its_name(tmp_path: Path, content: bytes, sentence: str) -> None:
+def test_a_file_that_is_not_parquet_is_refused_by_name(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "broken.parquet").write_bytes(content)
     with pytest.raises(SourceError, match=rf"broken\.parquet: {sentence}"):
         open_source(tmp_path / "broken.parquet", spec())

@@ -273,7 +273,7 @@ def test_raw_records_that_are_damaged_are_read_again(spec: CollectionSpec) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", bytes(5000)])
-def test_raw_records_that_are_no_stream_are_read_again(spec: CollectionSpec, content: bytes) -> None:
+def test_raw_records_that_are_not_a_stream_are_read_again(spec: CollectionSpec, content: bytes) -> None:
     put(spec, "one.parquet", ["a"])
     build(spec)
     Path(Workspace.of(spec).stage_file(RAW, "2024-01")).write_bytes(content)
@@ -316,7 +316,7 @@ def test_only_files_that_changed_are_read(spec: CollectionSpec, monkeypatch: pyt
 
 
 class Rewritten:
-    """Somebody rewrites a file of a source, each time a build is about to scan it after it was looked at.
+    """Somebody rewrites a file of a source, each time that a build is about to scan it after it was profiled.
 
     Args:
         patched: until the end of the test.

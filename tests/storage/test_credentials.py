@@ -1,4 +1,4 @@
-"""Files that a token opens: it is had once, renewed in time, and where there is none that is told in one sentence."""
+"""Files that a token opens: a token is fetched once and renewed in time, and a missing one is told in one sentence."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_a_signature_of_the_table_counts_as_long_as_it_holds(azure: Azure) -> No
     assert azure.queries[1:] == ["sv=1&sig=mine", "sv=2021-06-08&sr=c&sig=PLANTEDsentinel2-l21"]
 
 
-def test_an_address_that_is_no_container_of_theirs_is_asked_for_as_it_is(azure: Azure, server: RangeServer) -> None:
+def test_an_address_outside_of_their_containers_is_asked_for_unsigned(azure: Azure, server: RangeServer) -> None:
     server.objects["/sentinel2-l2/a.tif?x=1"] = b"data"
     backend = create_backend(credentials="planetary_computer")
     assert read(backend, f"{server.url}/sentinel2-l2/a.tif?x=1") == [b"data"]
@@ -415,7 +415,7 @@ def test_a_login_page_in_the_place_of_a_file_makes_the_token_anew(nasa: Nasa, mo
 @pytest.mark.parametrize(
     ("netrc", "environment", "sentence"),
     [
-        (None, {}, "no account for urs.earthdata.nasa.gov is given, and there is no netrc file: set EARTHDATA_TOKEN"),
+        (None, {}, "urs.earthdata.nasa.gov is given, and the netrc file does not exist: set EARTHDATA_TOKEN"),
         ("machine example.com login a password b\n", {}, "and the netrc file has none: set EARTHDATA_TOKEN, or"),
         ("machine PLANTED\nbroken PLANTED", {}, "cannot be read (NetrcParseError): set EARTHDATA_TOKEN, or"),
         (None, {"EARTHDATA_USERNAME": "me", "EARTHDATA_PASSWORD": "PLANTEDwrong"},
@@ -629,7 +629,7 @@ def test_a_function_opens_a_bucket(own: Path) -> None:
         (5, "credentials are not understood"),
     ],
 )
-def test_credentials_that_are_none_are_refused_before_anything_is_asked(credentials: Any, sentence: str) -> None:
+def test_malformed_credentials_are_refused_before_anything_is_asked(credentials: Any, sentence: str) -> None:
     with pytest.raises(SpecError) as caught:
         create_backend(credentials=credentials)
     assert sentence in str(caught.value)

@@ -114,7 +114,7 @@ def _account() -> tuple[str, str]:
     try:
         found = netrc.netrc(file).authenticators(host)
     except FileNotFoundError:
-        raise IssuerError(f"no account for {host} is given, and there is no netrc file: {ways}") from None
+        raise IssuerError(f"no account for {host} is given, and the netrc file does not exist: {ways}") from None
     except (netrc.NetrcParseError, OSError, ValueError) as error:
         # Without the text, because it may repeat a line of the file.
         raise IssuerError(f"the netrc file {file} cannot be read ({type(error).__name__}): {ways}") from None

@@ -117,7 +117,7 @@ def imported(module: str, function: str) -> Callable[[str], object]:
     """Return a function by the names of its module and itself.
 
     Raises:
-        SpecError: if there is none.
+        SpecError: if the module or the function does not exist.
     """
     name = f"credentials: {{{module}: {function}}}"
     try:
