@@ -134,6 +134,7 @@ def plan(
     *,
     filesystem: FilesystemLike | None = None,
     workspace_filesystem: FilesystemLike | None = None,
+    backend: StorageBackend | None = None,
     force: bool = False,
     revalidate: bool = False,
     partitions: Sequence[str] | None = None,
@@ -144,6 +145,7 @@ def plan(
         spec: of the collection; it needs a name or a workspace.
         filesystem: pyarrow or fsspec filesystem of the record table.
         workspace_filesystem: pyarrow or fsspec filesystem of the workspace; that of its path when omitted.
+        backend: whose headers and tokens open a record table at an address or in a bucket.
         force: as for the build.
         revalidate: as for the build.
         partitions: keys (such as ``2024-05``, or ``undated``) to look at; all when omitted.
@@ -156,7 +158,7 @@ def plan(
     workspace = _workspace(spec, workspace_filesystem)
     force = force or spec.force
     filesystem = _of_table(spec, filesystem, workspace_filesystem)
-    source = open_record_table(workspace, spec.path, spec, filesystem, trust_stored=not force)
+    source = open_record_table(workspace, spec.path, spec, filesystem, trust_stored=not force, backend=backend)
     options = {"force": force, "revalidate": revalidate}
     return plan_build(workspace, source, spec, only=partitions, **options)
 

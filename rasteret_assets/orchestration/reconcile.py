@@ -109,7 +109,7 @@ def look_in_tick(filesystem: FilesystemResource, spec: CollectionSpec, workspace
     Raises:
         SourceError: if the source cannot be read.
     """
-    profile, ahead = listed_profile(workspace, spec, filesystem.filesystem)
+    profile, ahead = listed_profile(workspace, spec, filesystem.filesystem, filesystem.backend(spec))
     if profile is not None or not ahead.is_small:
         return profile
     source = filesystem.open_source(spec)

@@ -159,7 +159,7 @@ def load_profile(
 
 
 def listed_profile(
-    workspace: Workspace, spec: CollectionSpec, filesystem: Any = None
+    workspace: Workspace, spec: CollectionSpec, filesystem: Any = None, backend: object = None
 ) -> tuple[SourceProfile | None, ProfilingCost]:
     """Return the stored profile if a listing of the source shows that it is up to date, and the cost of a new one.
 
@@ -169,13 +169,14 @@ def listed_profile(
         workspace: keeps the profile.
         spec: of the collection, whose path is that of the record table.
         filesystem: pyarrow or fsspec filesystem of the record table.
+        backend: as for :func:`~.open.open_source`.
 
     Raises:
         NotHarvestedError: if STAC items are harvested into the source, but were not yet.
         SourceError: if the source cannot be listed.
     """
     with _told_to_harvest(workspace, spec):
-        listing = list_parquet(spec.paths, TableAccess.of(spec, filesystem))
+        listing = list_parquet(spec.paths, TableAccess.of(spec, filesystem, backend))
     stored = _stored(workspace)
     fingerprint = files_version(version.version for version in listing.versions)
     profile = _current(stored, fingerprint, spec, remote=_is_remote(listing, spec))

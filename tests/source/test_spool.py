@@ -368,7 +368,7 @@ def test_a_source_that_keeps_changing_is_told(spec: CollectionSpec, monkeypatch:
     before = raw_of(spec)
     put(spec, "one.parquet", ["a", "x"])
     seen = Rewritten(monkeypatch, lambda again: put(spec, "one.parquet", ["a", f"c{again}"]), times=99)
-    with pytest.raises(SourceChangedError, match=r"it is being rewritten; build again once that is done"):
+    with pytest.raises(SourceChangedError, match=r"so it is being rewritten: build again when that is done"):
         raw_of(spec)
     assert seen.looks == 2
     monkeypatch.undo()
