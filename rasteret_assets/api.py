@@ -274,7 +274,7 @@ def _build(
     building = Build(
         workspace=workspace, source=source, spec=spec, backend=backend, force=force, revalidate=revalidate
     )  # fmt: skip
-    with terminal_progress("headers") as progress, building.looking(trust_stored=not force) as profile:
+    with terminal_progress("headers") as progress, building.profiling(trust_stored=not force) as profile:
         building.progress = progress
         states = verified_states(workspace)
         if must_exist:

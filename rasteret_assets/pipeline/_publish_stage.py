@@ -1,4 +1,4 @@
-"""Stage 4, the collection: partitions are published, and those that the source lost are unpublished."""
+"""Run stage 4, the collection: publish partitions, and unpublish partitions that are gone from the source."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from rasteret_assets.storage.workspace.streams import StreamTable
 
 
 def make_collection(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
-    """Publish partitions, and unpublish those that are gone after them: a record that moved is never missing."""
+    """Publish partitions, then unpublish those that are gone, so that a record that moved is never missing."""
     there = [key for key in keys if not build.is_gone(key)]
     gone = [key for key in keys if build.is_gone(key)]
     at_once = partitions_at_once(build, keys)
@@ -52,7 +52,7 @@ def make_collection(build: Build, keys: Sequence[str]) -> dict[str, StageResult]
 
 @timed
 def _publish(build: Build, key: str) -> StageResult:
-    """Publish a partition by replacing its file, or remove it where its records are gone; the state is written last."""
+    """Replace the published file of a partition, or remove it if the partition is gone; write the state last."""
     workspace, spec = build.workspace, build.spec
     with workspace.lock(key):
         if build.is_gone(key):
@@ -95,12 +95,12 @@ def _publish(build: Build, key: str) -> StageResult:
 def _joined_ledger(
     workspace: Workspace, key: str, records: StreamTable
 ) -> tuple[SourceProfile, str, dict[str, dict[str, int]]]:
-    """Return the profile and version of a partition's records, and how many headers it lacks, as its state holds it.
+    """Return the profile and version of a partition's records, and counts of its missing headers for its state.
 
-    Headers are counted by error class, and those of missing files by when builds stop asking for them as well.
+    Headers are counted by error class; headers of missing files also by the time when builds stop asking for them.
 
     Raises:
-        CollectionError: if there is no ledger, or it was made for other records.
+        CollectionError: if the ledger does not exist, or was made from other records.
     """
     ledger = workspace.stage_file(BANDS, key)
     profile, version = read_stage_footer(records.schema, records.path)
