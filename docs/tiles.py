@@ -1,7 +1,7 @@
 """Take the picture of the page on map tiles: TiTiler serves the demo's collection, and explore() shows it in a browser.
 
-``python docs/tiles.py DEMO`` needs the folder of a finished ``rasteret-assets demo DEMO``, the development packages and a
-Chromium.
+``python docs/tiles.py DEMO`` needs the folder of a finished ``rasteret-assets demo DEMO``, the development packages and
+a Chromium.
 """
 
 from __future__ import annotations
