@@ -19,7 +19,8 @@ import yaml
 from pydantic import ValidationError
 
 from rasteret_assets.errors import DeclarationError, Mistake, SpecError
-from rasteret_assets.spec import CollectionSpec, explain
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.spec_problems import explain
 
 COLLECTIONS_VARIABLE = "RASTERET_ASSETS_COLLECTIONS"
 #: Far more than a person writes. With aliases a few lines stand for millions of entries.
