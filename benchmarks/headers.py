@@ -8,8 +8,8 @@ holds itself to:
 - *requests* and *KiB* are counted at the server;
 - *CPU ms* per header is the reader's, user and system. On one core no reader exceeds 1000 / CPU ms, and unlike
   headers/s it hardly depends on what else the machine does, so the ratios are of it;
-- every measurement starts on memory that was in use a moment ago: what a virtual machine takes to get memory from its
-  host is no reader's doing;
+- every measurement starts on memory that was in use a moment ago, because the time in which a virtual machine gets
+  memory from its host is not the reader's;
 - *server busy* is the server's share of its core. Near 100 % the server is measured, not the reader. The reader
   ``bare`` asks and counts bytes and does nothing else: its rate is the server's ceiling. With latency l and n requests
   in flight nothing exceeds n / l (300 and 20 ms: 15 000/s).

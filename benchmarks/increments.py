@@ -222,7 +222,7 @@ def measure(versions: dict[str, Path], options: argparse.Namespace, work: Path) 
                     _copy(work / f"{name}-built", work / name)
                     run(step, name, more, headers)
             for name, code in versions.items():
-                # Files that were set aside and put back are looked at again, which is no part of the next step.
+                # A build without changes first, because it reads files that were put back, which is not part of a step.
                 script = [HERE / "publishers" / "one_step.py", f"--source={month.folder}",
                           f"--workspace={work / f'{name}-built'}", f"--pool={pool}", f"--by={options.by}"]  # fmt: skip
                 run_step(script, code, month.folder, work / f"{name}-built", (options.records, 0))

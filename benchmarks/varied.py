@@ -52,7 +52,7 @@ def tile_tables(path: Path) -> list[tuple[int, int, int]]:
     """Of every image of a file, the coarsest first: where its offsets and its byte counts stand, and how many.
 
     Raises:
-        ValueError: if they are no 32-bit little-endian numbers.
+        ValueError: if the values are not 32-bit little-endian numbers.
     """
     found = []
     with tifffile.TiffFile(path) as tiff:

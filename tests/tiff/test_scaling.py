@@ -144,7 +144,7 @@ def test_numbers_are_read_as_gdal_reads_them(text: str) -> None:
     assert of_header(serve(file)) == of_gdal(file)
 
 
-def test_text_that_is_no_number_states_no_scale() -> None:
+def test_text_that_is_not_a_number_is_not_a_scale() -> None:
     """GDAL reads such a text as 0, so that all pixels would have one value."""
     file = with_metadata(document(ITEM.format("unknown")))
     assert of_gdal(file) == ([0.0], [0.0])
