@@ -163,7 +163,7 @@ def _with_hrefs(table: pa.Table, hrefs: list[str]) -> pa.Table:
 
 
 def rebuild(options: argparse.Namespace, work: Path) -> dict[str, float]:
-    """Return the median seconds of rebuilds of the collection in ``work``, after a hundredth and after nothing changed."""
+    """Return the median seconds of rebuilds in ``work`` after a hundredth of the records changed, and after none."""
     taken: dict[str, list[float]] = {"1 % changed": [], "nothing changed": []}
     for number in range(options.repeat):
         # The newest file is rewritten each time, with another part of its records changed.

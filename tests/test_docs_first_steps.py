@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from rasteret_assets.demo.records import write_records
+from rasteret_assets.demo.scenes import write_records
 
 from rasteret_assets.cli import main
 from rasteret_assets.demo.folder import DemoFolder
