@@ -16,10 +16,10 @@ from typing import TypeVar
 
 from rasteret_assets.errors import BadPageError
 from rasteret_assets.harvesting.client import StacApi
-from rasteret_assets.harvesting.items import content_of, key_of
+from rasteret_assets.harvesting.items import AssetTypes
 from rasteret_assets.harvesting.ledger import digest_of
 from rasteret_assets.harvesting.rows import Spool, WindowRows
-from rasteret_assets.harvesting.windows import Window, time_of
+from rasteret_assets.harvesting.windows import Window
 
 T = TypeVar("T")
 
@@ -83,6 +83,7 @@ def ask_window(
     api: StacApi,
     window: Window,
     scratch: str,
+    types: AssetTypes,
     *,
     is_first: bool,
     check_stop: Callable[[int], None],
@@ -94,6 +95,7 @@ def ask_window(
         api: that is asked.
         window: stretch of time.
         scratch: folder for temporary files.
+        types: of the assets of the harvest's items.
         is_first: whether items before the window are its own, as no window holds them.
         check_stop: called with the number of items of every page; raises :class:`StoppedError` to end.
         done: takes the answer while its rows are there.
@@ -106,7 +108,7 @@ def ask_window(
     reason, seen = "", set[str]()
     for pause in (*ASKED_AGAIN_AFTER_S, None):
         with Spool(scratch) as spool:
-            rows = WindowRows(spool)
+            rows = WindowRows(spool, types)
             answer = Answer(window=window, rows=rows, strays={})
             try:
                 _read_pages(api, answer, is_first=is_first, check_stop=check_stop)
@@ -156,18 +158,18 @@ def _read_pages(api: StacApi, answer: Answer, *, is_first: bool, check_stop: Cal
     for page in api.pages(window):
         if page.matched is not None:
             answer.matched = page.matched
-        answer.received += len(page.items)
+        answer.received += page.count or 0
         if max(answer.received, answer.matched or 0) > most and window.parts():
             raise TooLargeError
-        own = []
-        for item in page.items:
-            moment = time_of(item)
-            if moment is None or holds(window, moment, is_first=is_first):
-                own.append(item)
-            else:
-                answer.strays[key_of(item, content_of(item))] = (str(item.get("id")), moment)
-        answer.rows.add(own)
-        check_stop(len(page.items))
+        for items in api.items_of(page):
+            own = []
+            for item in items:
+                if item.moment is None or holds(window, item.moment, is_first=is_first):
+                    own.append(item)
+                else:
+                    answer.strays[item.key] = (str(item.document.get("id")), item.moment)
+            answer.rows.add(own)
+            check_stop(len(items))
 
 
 def holds(window: Window, moment: datetime, *, is_first: bool) -> bool:

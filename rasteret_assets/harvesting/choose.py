@@ -12,7 +12,7 @@ from rasteret_assets.errors import BadPageError, HarvestError
 from rasteret_assets.harvest_options import Interval
 from rasteret_assets.harvesting.ask import until_whole
 from rasteret_assets.harvesting.client import StacApi, changed_since
-from rasteret_assets.harvesting.items import content_of, key_of
+from rasteret_assets.harvesting.items import StacItem
 from rasteret_assets.harvesting.ledger import Hashes, Ledger, WindowState, read_hashes
 from rasteret_assets.harvesting.windows import (
     ALL,
@@ -20,8 +20,6 @@ from rasteret_assets.harvesting.windows import (
     Window,
     moment_of,
     plan_windows,
-    time_of,
-    updated_of,
     utc_text,
 )
 from rasteret_assets.storage.workspace import Workspace
@@ -199,8 +197,8 @@ class _Probe:
         whole = Window(key=ALL, start=api.options.interval.start, end=api.options.interval.end)
         for page in api.pages(whole, **way):
             matched = page.matched if page.matched is not None else matched
-            for item in page.items:
-                at = updated_of(item)
+            for item in (item for items in api.items_of(page) for item in items):
+                at = item.updated
                 if at is None:
                     raise _NotToldError("the API gives items that do not say when they were updated")
                 if "sortby" in way and last is not None and at > last + _SAME:
@@ -217,15 +215,13 @@ class _Probe:
             raise BadPageError(f"{matched} items match, but {len(received)} came")
         return self._found
 
-    def _note(self, item: Mapping[str, Any]) -> bytes:
+    def _note(self, item: StacItem) -> bytes:
         """Note the window of an item that is not known as it is; return the hash of the item's name."""
-        content = content_of(item)
-        key = key_of(item, content)
-        window = self._calendar.window_of(time_of(item))
+        window = self._calendar.window_of(item.moment)
         if window is None or window.key in self._found:
-            return key
+            return item.key
         if window.key not in self._known:
             self._known[window.key] = read_hashes(self._workspace, window.key) or {}
-        if self._known[window.key].get(key) != content:
+        if self._known[window.key].get(item.key) != item.content:
             self._found.add(window.key)
-        return key
+        return item.key

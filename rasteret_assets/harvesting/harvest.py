@@ -16,13 +16,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 from rasteret_assets.errors import BadPageError, HarvestError, SpecError
 from rasteret_assets.harvest_options import HarvestOptions, WindowSize
 from rasteret_assets.harvesting.ask import Answer, StoppedError, TooLargeError, ask_window
 from rasteret_assets.harvesting.choose import bounds, planned_windows, windows_to_ask
 from rasteret_assets.harvesting.client import StacApi
+from rasteret_assets.harvesting.items import AssetTypes, StacItem
 from rasteret_assets.harvesting.ledger import (
     HARVEST_VERSION,
     WindowState,
@@ -34,7 +35,7 @@ from rasteret_assets.harvesting.report import HarvestReport, WindowResult
 from rasteret_assets.harvesting.rows import Spool, WindowRows
 from rasteret_assets.harvesting.static import StaticCatalog
 from rasteret_assets.harvesting.store import HarvestStore
-from rasteret_assets.harvesting.windows import UNDATED, Calendar, Window, time_of, utc_text, window_at
+from rasteret_assets.harvesting.windows import UNDATED, Calendar, Window, utc_text, window_at
 from rasteret_assets.message_lists import some
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec
@@ -162,6 +163,7 @@ class _Harvest:
         self.store = HarvestStore(workspace, self.ledger.texts)
         self.results: dict[str, WindowResult] = {}
         self.failed: dict[str, str] = {}
+        self.types = AssetTypes()
         self.strays: dict[bytes, tuple[str, datetime]] = {}
         self.items = 0
         self.stopped = threading.Event()
@@ -238,7 +240,7 @@ class _Harvest:
                 self.items += items
 
         ask_window(
-            api, window, self.workspace.scratch, is_first=window.start == self.first, check_stop=check_stop,
+            api, window, self.workspace.scratch, self.types, is_first=window.start == self.first, check_stop=check_stop,
             done=self._take,
         )  # fmt: skip
 
@@ -294,7 +296,7 @@ class _Harvest:
             for items in _in_chunks(catalog.items()):
                 for window, own in _by_window(items, self.options.window):
                     leaves[window.key] = window
-                    rows.setdefault(window.key, WindowRows(spool)).add(own)
+                    rows.setdefault(window.key, WindowRows(spool, self.types)).add(own)
                 if sum(found.held_bytes for found in rows.values()) > _HELD_BYTES:
                     for found in rows.values():
                         found.spill()
@@ -350,17 +352,17 @@ class _Harvest:
             self.saved = time.monotonic()
 
 
-def _in_chunks(items: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _in_chunks(items: Iterable[StacItem]) -> Iterator[list[StacItem]]:
     found = iter(items)
     while chunk := list(islice(found, _CHUNK)):
         yield chunk
 
 
-def _by_window(items: Iterable[dict[str, Any]], size: WindowSize) -> Iterator[tuple[Window, list[dict[str, Any]]]]:
+def _by_window(items: Iterable[StacItem], size: WindowSize) -> Iterator[tuple[Window, list[StacItem]]]:
     """Yield items of a static catalog by the window that holds their time."""
-    found: dict[Window, list[dict[str, Any]]] = {}
+    found: dict[Window, list[StacItem]] = {}
     for item in items:
-        moment = time_of(item)
-        window = Window(key=UNDATED, start=None, end=None) if moment is None else window_at(moment, size)
+        at = item.moment
+        window = Window(key=UNDATED, start=None, end=None) if at is None else window_at(at, size)
         found.setdefault(window, []).append(item)
     yield from found.items()

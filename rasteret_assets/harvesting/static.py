@@ -16,7 +16,7 @@ from pystac.utils import make_absolute_href
 
 from rasteret_assets.errors import HarvestError
 from rasteret_assets.harvest_options import HarvestOptions, Interval
-from rasteret_assets.harvesting.items import with_bands
+from rasteret_assets.harvesting.items import StacItem, read_item, with_bands
 from rasteret_assets.harvesting.reader import StacReader
 from rasteret_assets.harvesting.windows import moment_of
 from rasteret_assets.secrets import redact
@@ -40,7 +40,7 @@ class StaticCatalog:
         self.io = StacReader(link_local=link_local)
         self._area = _area(options)
 
-    def items(self) -> Iterator[dict[str, Any]]:
+    def items(self) -> Iterator[StacItem]:
         """Yield the items that the options choose, with absolute addresses.
 
         Raises:
@@ -57,7 +57,7 @@ class StaticCatalog:
             for href, document in self._documents(pool, address, root, failures):
                 item = _absolute(document, href)
                 if self._is_chosen(item):
-                    yield with_bands(item, self.options.band_map, self.options.band_index_map)
+                    yield read_item(with_bands(item, self.options.band_map, self.options.band_index_map), strict=False)
         if failures:
             more = f" and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
             raise HarvestError(

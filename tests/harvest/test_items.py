@@ -12,7 +12,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasteret_assets.harvesting.items import batch_of, content_of, key_of
+from rasteret_assets.harvesting.items import AssetTypes, batch_of, read_item
 from rasteret_assets.harvesting.texts import MOST_ASSETS, Texts, conformed
 from rasteret_assets.harvesting.unite import unite
 from tests.support.stac import make_item
@@ -20,7 +20,8 @@ from tests.support.stac import make_item
 
 def table_of(pages: list[list[dict[str, Any]]]) -> pa.Table:
     """Pages as they are read from one Parquet file."""
-    batches, texts = [batch_of(page) for page in pages], Texts()
+    types, texts = AssetTypes(), Texts()
+    batches = [batch_of([read_item(item) for item in page], types) for page in pages]
     schema = unite([batch.schema for batch in batches], texts)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_batches([conformed(batch, schema, texts) for batch in batches], schema), sink)
@@ -133,11 +134,13 @@ def test_assets_that_each_item_names_differently_are_text() -> None:
 
 
 def test_the_content_of_an_item_has_no_order_and_its_key_is_its_name() -> None:
-    item = make_item(1)
-    turned = dict(reversed(item.items()))
-    assert content_of(item) == content_of(turned)
-    assert content_of({**item, "bbox": None}) != content_of(item)
-    content = content_of(item)
-    assert key_of(item, content) == key_of({**item, "bbox": None}, b"")
-    assert key_of(item, content) != key_of({**item, "collection": "others"}, content)
-    assert key_of({**item, "id": None}, content) == content
+    document = make_item(1)
+    item = read_item(document)
+    turned = {name: document[name] for name in reversed(document)}
+    turned["assets"] = {name: dict(reversed(asset.items())) for name, asset in reversed(document["assets"].items())}
+    assert read_item(turned).content == item.content
+    assert read_item({**document, "bbox": None}).content != item.content
+    assert read_item({**document, "bbox": None}).key == item.key
+    assert read_item({**document, "collection": "others"}).key != item.key
+    nameless = read_item({**document, "id": None})
+    assert nameless.key == nameless.content
