@@ -56,6 +56,9 @@ _LISTED: Final = 10
 #: Items of a static catalog that are sorted into windows at once, and Arrow bytes of all windows that memory holds.
 _CHUNK: Final = 2048
 _HELD_BYTES: Final = 96 * 2**20
+#: New objects between two passes of Python's garbage collector: more than the pages that memory holds at once, whose
+#: objects die by their reference counts.
+_OBJECTS: Final = 1_000_000
 
 
 def harvest_items(
@@ -84,7 +87,7 @@ def harvest_items(
     """
     if spec.harvest is None:
         raise SpecError(f"{spec.name}: has no harvest options, which say where its STAC items come from")
-    with workspace.lock_harvest(), fewer_collections():
+    with workspace.lock_harvest(), fewer_collections(_OBJECTS):
         workspace.sweep()
         harvest = _Harvest(spec, workspace, now or datetime.now(UTC), progress, force=force)
         report = harvest.of_catalog() if spec.harvest.stac_catalog is not None else harvest.of_api(also)

@@ -21,13 +21,12 @@ import shapely
 from xxhash import xxh3_128_digest
 
 from rasteret_assets.columns.types import is_list
-from rasteret_assets.harvesting.texts import MOST_ASSETS, SORTED, Texts, dumped, text_of
+from rasteret_assets.harvesting.texts import MOST_ASSETS, Texts, dumped, text_of
 from rasteret_assets.harvesting.windows import time_of, updated_of
 from rasteret_assets.schema import (
     ASSETS,
     BAND_INDEX,
     BBOX,
-    BBOX_AXES,
     BBOX_TYPE,
     DATETIME,
     END_DATETIME,
@@ -60,12 +59,14 @@ class StacItem(NamedTuple):
     """An item of a catalog, with all that a harvest asks of it more than once.
 
     Args:
-        document: the item as JSON has it.
+        document: the item without its assets.
         key: 16 bytes that stand for the item in its catalog: by collection and id, or by content where it has no id.
         content: 16 bytes that change with anything the item says, but not with the order in which it says it.
         moment: by which the item is stored, as :func:`~rasteret_assets.harvesting.windows.time_of` finds it.
         updated: when the item says that it was changed last; None where it does not.
-        assets: as JSON; empty where the JSON of the item is not strict (``NaN``).
+        has_assets: whether it has any.
+        assets: its assets as JSON, the same for equal assets.
+        loose: its assets themselves where the item comes from JSON that is not strict (``NaN``), and None elsewhere.
         geometry: as JSON.
     """
 
@@ -74,7 +75,9 @@ class StacItem(NamedTuple):
     content: bytes
     moment: datetime | None
     updated: datetime | None
+    has_assets: bool
     assets: bytes
+    loose: Any
     geometry: bytes
 
 
@@ -85,26 +88,21 @@ def read_item(document: Mapping[str, Any], *, strict: bool = True) -> StacItem:
         document: the item as JSON has it.
         strict: whether it comes from strict JSON, so that equal JSON means equal values.
     """
-    content, assets, geometry = _serialized(document)
-    key = content
+    # Assets are most of an item: their JSON is made once, and is part of that of the item as it stands.
+    texts = {name: dumped(document[name]) for name in (ASSETS, GEOMETRY) if name in document}
+    if strict:
+        fragments = {name: orjson.Fragment(text) for name, text in texts.items()}
+        content = xxh3_128_digest(dumped({**document, **fragments}))
+    else:
+        content = xxh3_128_digest(dumped(document))
+    assets, key = document.get(ASSETS), content
     if document.get(ID) is not None:
         key = xxh3_128_digest(f"{document.get(ITEM_COLLECTION)}\0{document[ID]}".encode("utf-8", "surrogatepass"))
+    rest = {name: value for name, value in document.items() if name != ASSETS}
     return StacItem(
-        document, key, content, time_of(document), updated_of(document), assets if strict else b"", geometry
+        rest, key, content, time_of(document), updated_of(document), bool(assets), texts.get(ASSETS, b"null"),
+        None if strict else assets, texts.get(GEOMETRY, b"null"),
     )  # fmt: skip
-
-
-def _serialized(document: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
-    """Return the hash of an item's JSON with sorted keys, and the JSON of its assets and of its geometry."""
-    parts = {name: document[name] for name in (ASSETS, GEOMETRY) if name in document}
-    try:
-        # Assets are most of an item: their JSON is made once, and is part of that of the item as it stands.
-        texts = {name: orjson.dumps(value, option=SORTED) for name, value in parts.items()}
-        fragments = {name: orjson.Fragment(text) for name, text in texts.items()}
-        whole = orjson.dumps({**document, **fragments}, option=SORTED)
-    except TypeError:  # integers beyond 64 bits, lone surrogates
-        texts, whole = {name: dumped(value) for name, value in parts.items()}, dumped(document)
-    return xxh3_128_digest(whole), texts.get(ASSETS, b"null"), texts.get(GEOMETRY, b"null")
 
 
 def with_bands(item: dict[str, Any], band_map: Mapping[str, str], band_index_map: Mapping[str, int]) -> dict[str, Any]:
@@ -140,7 +138,7 @@ class AssetTypes:
             items: whose JSON of assets is parsed.
         """
         kind = self._kind
-        if kind is None:
+        if kind is None or any(item.loose is not None for item in items):
             return None
         absent = [item.assets == b"null" for item in items]
         text = b"\n".join([b"{}" if none else item.assets for item, none in zip(items, absent, strict=True)])
@@ -236,7 +234,9 @@ def _column(values: list[Any]) -> pa.Array:
 def _assets(items: Sequence[StacItem], types: AssetTypes) -> pa.Array:
     parsed = types.parse(items)
     if parsed is None:
-        parsed = _inferred_assets([item.document.get(ASSETS) for item in items])
+        parsed = _inferred_assets(
+            [orjson.loads(item.assets) if item.loose is None else item.loose for item in items]
+        )  # fmt: skip
         types.add(parsed.type)
     return parsed
 
@@ -287,13 +287,13 @@ def _footprints(items: Sequence[StacItem]) -> pa.Array:
 
 
 def _boxes(values: list[Any]) -> pa.Array:
-    boxes = []
-    for value in values:
-        numbers = value if isinstance(value, list) and all(isinstance(one, int | float) for one in value) else ()
-        # Boxes of volumes have the least and the greatest height between.
-        corners = {4: (0, 1, 2, 3), 6: (0, 1, 3, 4)}.get(len(numbers))
-        boxes.append(corners and dict(zip(BBOX_AXES, (float(numbers[at]) for at in corners), strict=True)))
-    return pa.array(boxes, BBOX_TYPE)
+    numbers = [value if isinstance(value, list) and len(value) in {4, 6} else None for value in values]
+    numbers = [value if value and all(type(one) in {int, float} for one in value) else None for value in numbers]
+    # Boxes of volumes have the least and the greatest height between.
+    corners = [value if value is None or len(value) == 4 else [*value[:2], *value[3:5]] for value in numbers]
+    found = np.array([corner or [0] * 4 for corner in corners], float).reshape(-1, 4)
+    mask = pa.array([corner is None for corner in corners])
+    return pa.StructArray.from_arrays([pa.array(axis) for axis in found.T], fields=list(BBOX_TYPE), mask=mask)
 
 
 def _instants(column: pa.Array, name: str) -> pa.Array:

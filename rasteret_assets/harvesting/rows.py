@@ -126,8 +126,9 @@ class WindowRows:
                 self._take(batch_of(fresh[first : first + BATCH_ITEMS], self._types))
 
     def _note(self, items: Sequence[StacItem]) -> None:
-        for name in (ID, GEOMETRY, ASSETS):
+        for name in (ID, GEOMETRY):
             self.without[name] += sum(not item.document.get(name) for item in items)
+        self.without[ASSETS] += sum(not item.has_assets for item in items)
         self._newest = _latest([self._newest, *(item.moment for item in items)])
         updated = [item.updated for item in items]
         self._all_updated &= None not in updated
@@ -197,4 +198,4 @@ def write_batches(workspace: Workspace, path: str, batches: Iterator[pa.RecordBa
 
 
 def _latest(moments: Iterable[datetime | None]) -> datetime | None:
-    return max((moment for moment in moments if moment is not None), default=None)
+    return max(filter(None, moments), default=None)

@@ -17,6 +17,7 @@ from pystac.utils import make_absolute_href
 from rasteret_assets.errors import HarvestError
 from rasteret_assets.harvest_options import HarvestOptions, Interval
 from rasteret_assets.harvesting.items import StacItem, read_item, with_bands
+from rasteret_assets.harvesting.pages import parse_json
 from rasteret_assets.harvesting.reader import StacReader
 from rasteret_assets.harvesting.windows import moment_of
 from rasteret_assets.secrets import redact
@@ -54,10 +55,10 @@ class StaticCatalog:
             raise HarvestError(f"{redact(address)}: not a STAC catalog, because it has no links")
         failures: list[str] = []
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for href, document in self._documents(pool, address, root, failures):
+            for href, document, strict in self._documents(pool, address, root, failures):
                 item = _absolute(document, href)
                 if self._is_chosen(item):
-                    yield read_item(with_bands(item, self.options.band_map, self.options.band_index_map), strict=False)
+                    yield read_item(with_bands(item, self.options.band_map, self.options.band_index_map), strict=strict)
         if failures:
             more = f" and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
             raise HarvestError(
@@ -67,7 +68,7 @@ class StaticCatalog:
 
     def _documents(
         self, pool: ThreadPoolExecutor, address: str, root: Mapping[str, Any], failures: list[str]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    ) -> Iterator[tuple[str, dict[str, Any], bool]]:
         """Yield the items with their addresses, in no order; note the documents that cannot be read."""
         catalogs, items = deque([(address, root)]), deque[str]()
         seen, waiting = {address}, deque[str]()
@@ -80,17 +81,19 @@ class StaticCatalog:
             # Items first: links that wait take memory.
             chosen = items or waiting
             chunk = [chosen.popleft() for _ in range(min(_CHUNK, len(chosen)))]
-            for href, document in zip(chunk, pool.map(self._read, chunk), strict=True):
-                if isinstance(document, HarvestError):
-                    failures.append(str(document))
-                elif document.get("type") == "Feature":
-                    yield href, document
+            for href, found in zip(chunk, pool.map(self._read, chunk), strict=True):
+                if isinstance(found, HarvestError):
+                    failures.append(str(found))
+                    continue
+                document, strict = found
+                if document.get("type") == "Feature":
+                    yield href, document, strict
                 else:
                     catalogs.append((href, document))
 
-    def _read(self, href: str) -> dict[str, Any] | HarvestError:
+    def _read(self, href: str) -> tuple[dict[str, Any], bool] | HarvestError:
         try:
-            return self.io.document(href)
+            return self.io.parsed(href, parse_json)
         except HarvestError as error:
             return error
 
