@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-from rasteret_assets.orchestration.build import build_definitions
+from rasteret_assets.dagster import build_definitions
 
 defs = build_definitions(project_dir=Path(__file__).parent)

@@ -28,11 +28,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from cogs import KINDS, ServedFile, make_changed_file, make_file
 from processes import COMPARED, READERS, SLOW_READERS, RunningServer, missing_reader, run_reader, running_server
-from report import Measurement, add_file_options, as_json, compare, describe_machine, format_table
+from report import Measurement, as_json, compare, describe_machine, format_table, names_of, parse_options
 from trials import Trial, try_changed_files, try_dead_host, try_faults, try_memory, try_missing, try_throttle
 
 
@@ -124,8 +124,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--headers", type=int, default=5000)
     parser.add_argument("--latency-ms", type=float, default=20)
     parser.add_argument("--max-concurrent", type=int, default=300)
-    parser.add_argument("--kinds", type=_names_of(KINDS), default=list(KINDS), help=",".join(KINDS))
-    parser.add_argument("--readers", type=_names_of(READERS), default=COMPARED, help=",".join(READERS))
+    parser.add_argument("--kinds", type=names_of(KINDS), default=list(KINDS), help=",".join(KINDS))
+    parser.add_argument("--readers", type=names_of(READERS), default=COMPARED, help=",".join(READERS))
     parser.add_argument("--tls", action="store_true", help="the table over TLS, by a certificate made for the run")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--behind", action="store_true", help="headers behind the pixels, as in files changed later")
@@ -134,18 +134,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--missing", action="store_true", help="1 %% 404s with a chunked page, against none")
     parser.add_argument("--throttle", type=int, default=0, metavar="N", help="429 beyond N requests a second")
     parser.add_argument("--dead-host", action="store_true", help="one host of two is dead")
-    add_file_options(parser, "folder that keeps the served files between runs")
-    return parser.parse_args()
-
-
-def _names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        names = [name.strip() for name in text.split(",")]
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
-        return names
-
-    return parse
+    return parse_options(parser, "folder that keeps the served files between runs")
 
 
 if __name__ == "__main__":

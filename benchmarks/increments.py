@@ -41,7 +41,7 @@ from header_pool import save_header
 from kernel import OpenedFiles, Usage, forget_peak, peak
 from processes import settle
 from records import BANDS, MONTHS, RecordTable
-from report import add_file_options, describe_machine
+from report import describe_machine, parse_options
 
 HERE: Final = Path(__file__).parent
 FILES: Final = 200
@@ -321,10 +321,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--by", choices=("month", "day"), default="month")
     parser.add_argument("--against", type=Path, metavar="PATH", help="checkout of another version")
     parser.add_argument("--repeat", type=int, default=1, help="runs of every step; the median counts")
-    add_file_options(parser, "folder that the work is done in")
-    options = parser.parse_args()
-    options.cache.mkdir(parents=True, exist_ok=True)
-    return options
+    return parse_options(parser, "folder that the work is done in")
 
 
 if __name__ == "__main__":

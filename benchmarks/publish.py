@@ -39,7 +39,7 @@ import pyarrow.parquet as pq
 from cogs import KINDS, make_file
 from processes import running_server, settle
 from records import BANDS, RecordTable
-from report import Bar, add_file_options, describe_machine
+from report import Bar, describe_machine, parse_options
 from varied import vary
 
 HERE: Final = Path(__file__).parent
@@ -269,10 +269,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--one-file", action="store_true", help="records with one file each instead of STAC items")
     parser.add_argument("--large", type=int, default=0, metavar="N", help="publish N records with our publisher alone")
     parser.add_argument("--headers", type=int, default=0, metavar="N", help="bytes of N records with headers, only")
-    add_file_options(parser, "folder that keeps the record tables between runs")
-    options = parser.parse_args()
-    options.cache.mkdir(parents=True, exist_ok=True)
-    return options
+    return parse_options(parser, "folder that keeps the record tables between runs")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ import shapely
 from affine import Affine
 from processes import RunningServer, running_server
 from rasterio.warp import transform_bounds
-from report import add_file_options, describe_machine
+from report import describe_machine, names_of, parse_options
 
 from rasteret_assets import build_from_table
 
@@ -259,28 +259,15 @@ def bars(results: list[Result]) -> list[str]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--latencies", type=lambda text: [float(part) for part in text.split(",")], default=[5, 20, 100]
-    )
-    parser.add_argument("--scenarios", type=_names_of(SCENARIOS), default=list(SCENARIOS), help=",".join(SCENARIOS))
-    parser.add_argument("--readers", type=_names_of(READERS), default=list(READERS), help=",".join(READERS))
+    parser.add_argument("--latencies", type=_numbers, default=[5, 20, 100])
+    parser.add_argument("--scenarios", type=names_of(SCENARIOS), default=list(SCENARIOS), help=",".join(SCENARIOS))
+    parser.add_argument("--readers", type=names_of(READERS), default=list(READERS), help=",".join(READERS))
     parser.add_argument("--repeat", type=int, default=3)
-    add_file_options(parser, "folder that keeps the served files between runs")
-    return parser.parse_args()
+    return parse_options(parser, "folder that keeps the served files between runs")
 
 
 def _numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
-
-
-def _names_of(known: Any) -> Any:
-    def parse(text: str) -> list[str]:
-        names = [name.strip() for name in text.split(",")]
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
-        return names
-
-    return parse
 
 
 if __name__ == "__main__":

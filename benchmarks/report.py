@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -28,16 +28,31 @@ _PACKAGES: Final = (
 )
 
 
-def add_file_options(parser: argparse.ArgumentParser, kept: str) -> None:
-    """Add the options that say where results are written, and where what a benchmark needs lies.
+def parse_options(parser: argparse.ArgumentParser, kept: str) -> argparse.Namespace:
+    """Return the options of the command line, with those that every benchmark has: ``json`` and ``cache``.
 
     Args:
-        parser: of the benchmark.
-        kept: what the folder is for.
+        parser: has the benchmark's own options.
+        kept: what the folder ``cache``, which exists afterwards, is for.
     """
     parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "rasteret-assets-benchmarks",
                         help=kept)  # fmt: skip
+    options = parser.parse_args()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return the ``type`` of an option that takes some of the names ``known``, separated by commas."""
+
+    def parse(text: str) -> list[str]:
+        names = [name.strip() for name in text.split(",")]
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
+        return names
+
+    return parse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ from typing import Any, Final
 from cogs import KINDS, ServedFile, make_file
 from odd_answers import EXACT
 from processes import SLOW_READERS, TRANSPORTS, RunningServer, missing_reader, run_reader, running_server
-from report import add_file_options, describe_machine
+from report import describe_machine, parse_options
 
 _KIB: Final = 1024
 _BULK: Final = 64 * 10**6
@@ -228,8 +228,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scenarios", nargs="*", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--odd", nargs="*", choices=ODD, default=list(ODD), help="odd answers")
     parser.add_argument("--repeat", type=int, default=3)
-    add_file_options(parser, "folder that keeps the served files between runs")
-    return parser.parse_args()
+    return parse_options(parser, "folder that keeps the served files between runs")
 
 
 if __name__ == "__main__":

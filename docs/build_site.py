@@ -122,8 +122,10 @@ def list_recipes() -> str:
 def list_commands() -> str:
     """Return what every command prints for ``--help``, in the order in which ``rasteret-assets --help`` lists them."""
     group = program.make_context("rasteret-assets", [], resilient_parsing=True)
-    commands = (program.commands[name] for name in program.list_commands(group))
-    contexts = [command.make_context(command.name, [], parent=group, resilient_parsing=True) for command in commands]
+    commands = (program.get_command(group, name) for name in program.list_commands(group))
+    contexts = [
+        command.make_context(command.name, [], parent=group, resilient_parsing=True) for command in commands if command
+    ]
     return "\n\n".join(f"## {each.command_path}\n\n```text\n{each.get_help()}\n```" for each in (group, *contexts))
 
 

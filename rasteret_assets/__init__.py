@@ -1,7 +1,8 @@
 """Keep a Parquet index of cloud GeoTIFF headers right: as a Dagster asset graph, and as a library.
 
-The library is these names; the graph is in ``rasteret_assets.orchestration``, which alone imports dagster. Each name is
-imported when it is first used, because Arrow and the rest take a second, which ``rasteret-assets --help`` has not.
+The library is the names below; the graph is in :mod:`rasteret_assets.dagster`, and importing this package does not
+import dagster. Each name is imported when it is first used, because ``rasteret-assets --help`` must not wait the second
+that importing Arrow and the other libraries takes.
 """
 
 from importlib import import_module
@@ -46,7 +47,7 @@ _MODULES: Final = {
     "load": "collection",
     "plan": "api",
     # The Dagster component, by the name that a defs.yaml gives it.
-    "RasterCollection": "orchestration.component",
+    "RasterCollection": "dagster",
 }
 
 

@@ -108,7 +108,7 @@ def build_from_table(
     backend = _backend(backend, spec)
     target = spec.published_path
     if target is None:
-        return _build_in_memory(open_source(path, spec, filesystem), spec, backend)
+        return _build_in_memory(open_source(path, spec, filesystem, backend=backend), spec, backend)
     spec = _sized_as_published(spec)
     workspace = Workspace.of(spec)
     _refuse_another(workspace, spec)
@@ -123,7 +123,7 @@ def build_from_table(
         )  # fmt: skip
     # Another process may have ended what was unfinished a moment ago.
     options: dict[str, Any] = {"force": force, "partitions": unfinished, "must_exist": False}
-    source = open_known(workspace, path, spec, filesystem, trust_stored=not force)
+    source = open_known(workspace, path, spec, filesystem, trust_stored=not force, backend=backend)
     _build(workspace, source, spec, backend, **options)
     return load(target, name=name)
 
@@ -197,8 +197,8 @@ def build(
     _refuse_another(workspace, spec)
     force = force or spec.force
     filesystem = _of_table(spec, filesystem, workspace_filesystem)
-    source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force)
     backend = _backend(backend, spec)
+    source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force, backend=backend)
     options = {"force": force, "revalidate": revalidate}
     return _build(workspace, source, spec, backend, partitions=partitions, **options)
 

@@ -347,5 +347,5 @@ def test_what_is_no_table_backend_or_spec_is_said(table: pa.Table, tmp_path: Pat
 
 def test_a_workspace_in_the_place_of_a_file_is_said(table: pa.Table, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RasteretAssetsError, match="a folder on its way is a file"):
+    with pytest.raises(RasteretAssetsError, match="one of the folders in its path is a file"):
         build_from_table(table, name="s2", workspace_dir=tmp_path / "file")

@@ -449,7 +449,7 @@ def die_before_the_state(patched: pytest.MonkeyPatch) -> None:
     def die(*_: object) -> None:
         raise Killed
 
-    patched.setattr("rasteret_assets.pipeline.collection.commit", die)
+    patched.setattr("rasteret_assets.pipeline._publish_stage.commit", die)
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_wrong_usage_exits_with_two(project: Project) -> None:
         assert (result.exit_code, message in result.stderr) == (2, True), result.output
     project.declaration.unlink()
     project.declaration.parent.rmdir()
-    assert "collections is not a folder" in run("build", "--dry-run").stderr
+    assert "no folder of declarations at collections" in run("build", "--dry-run").stderr
 
 
 def test_errors_are_one_line_and_exit_with_one(project: Project) -> None:

@@ -74,7 +74,7 @@ def test_records_are_chosen(built: Path, tmp_path: Path, options: list[str], rec
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--where", "cloud", "<", "20"], 2, "there is no such column"),
+        (["--where", "cloud", "<", "20"], 2, "the collection has no such column"),
         (["--where", "id", "like", "a"], 2, "write one of = =="),
         (["--where", "id", "<", "[a"], 2, "--where"),
         (["--where", "eo:cloud_cover", "<", "few"], 1, "does not fit this collection"),

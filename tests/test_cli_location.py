@@ -21,7 +21,7 @@ from tests.support.s3 import KEYS, bucket_server, requests_seen
 
 DEFINITIONS = """\
 import dagster as dg
-from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource
+from rasteret_assets.dagster import FilesystemResource, StorageBackendResource
 
 fields = {{
     "endpoint_url": "http://{endpoint}", "region_name": "us-east-1", "aws_access_key_id": "k",

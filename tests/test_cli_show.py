@@ -12,8 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rasteret_assets.cli import main
-from rasteret_assets.cli.show import _STAGES
-from rasteret_assets.pipeline.tables import TABLES
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 
@@ -46,10 +44,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = CliRunner().invoke(main, ["build", str(root / "scenes.yaml")])
     assert done.exit_code == 0, done.output
     return root
-
-
-def test_the_stages_are_those_of_the_pipeline() -> None:
-    assert _STAGES == TABLES
 
 
 @pytest.mark.parametrize(

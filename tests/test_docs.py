@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 import rasterio.shutil
@@ -98,3 +99,26 @@ def test_the_check_of_the_docs_is_a_check(scenes: Path, monkeypatch: pytest.Monk
         if found.check == "cloud_cover_is_a_percentage"
     )
     assert (finding.passed, finding.message) == (True, "0 records have another cloud cover: correct the record table")
+
+
+def test_the_examples_of_a_build_run(
+    tmp_path: Path, server: RangeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server.objects |= {f"/{number}_{band}.tif": tiff_bytes() for number in range(2) for band in ("B04", "B08")}
+    (tmp_path / "scenes").mkdir()
+    # The first table is of a bucket of which there is a mirror.
+    for table, prefix in (("scenes.parquet", "s3://sentinel-cogs"), ("scenes/part.parquet", server.url)):
+        hrefs = {band: [f"{prefix}/{number}_{band}.tif" for number in range(2)] for band in ("B04", "B08")}
+        pq.write_table(record_table(["r0", "r1"], hrefs), tmp_path / table)
+    text = (DOCS / "builds.md").read_text(encoding="utf-8")
+    places = {"s3://bucket": str(tmp_path), "/data/index": f"{tmp_path}/index", "https://mirror.example": server.url}
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        for written, here in places.items():
+            block = block.replace(written, here)  # noqa: PLW2901  (one place after the other)
+        exec(compile(block, "builds.md", "exec"), names)
+    assert len(names["collection"]) == 2
+    assert "partitions to build" in capsys.readouterr().out

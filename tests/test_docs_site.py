@@ -67,7 +67,7 @@ def test_the_reference_has_everything_that_the_code_has(site: Path) -> None:
         "checks": [
             check.name for check in checks_of("normalized_records", "rejected_records", "band_metadata", "collection")
         ],
-        "cli": [f"rasteret-assets {name}" for name in program.commands],
+        "cli": [f"rasteret-assets {name}" for name in program.lazy_commands],
         "yaml": [name for name, field in CollectionSpec.model_fields.items() if not field.exclude],
         "collection": ["get_numpy", "get_xarray", "sample_points", "to_gti"],
         "python": ["build_from_table", "create_backend", "BuildPlan"],

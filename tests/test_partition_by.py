@@ -29,7 +29,7 @@ from rasteret_assets.partitions import (
     partition_size,
     rows_by_partition,
 )
-from rasteret_assets.pipeline import collection as stages
+from rasteret_assets.pipeline import _publish_stage as stages
 from rasteret_assets.schema import TIMESTAMP
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes

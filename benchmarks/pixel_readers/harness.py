@@ -10,15 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.metering import metered
 
 #: GDAL's options for COGs, as its documentation and rasterio's users set them.
 GDAL_OPTIONS = {
@@ -76,33 +75,10 @@ def measure(read: Callable[[Job], int], *, setting: dict[str, str] | None = None
     options = parser.parse_args()
     job, warm_up = (Job(**json.loads(path.read_text())) for path in (options.job, options.warm_up))
     read(warm_up)
-    _ask(job, "reset")
-    cpu, start = _cpu_seconds(), time.perf_counter()
-    total = read(job)
-    seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
-    report = {
-        "seconds": seconds, "cpu_seconds": cpu, "peak_rss": _peak_rss(), "total": int(total),
-        "server": _ask(job, "stats"),
-    }  # fmt: skip
-    print(json.dumps(report), flush=True)
+    total, report = metered(lambda: read(job), job.url)
+    print(json.dumps({**report, "total": int(total)}), flush=True)
 
 
 def total(pixels: Any) -> int:
     """Sum of samples, which tells whether readers read the same."""
     return int(np.asarray(pixels).sum(dtype=np.int64))
-
-
-def _ask(job: Job, command: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{job.url}/-/{command}") as answer:
-        return json.load(answer)
-
-
-def _cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def _peak_rss() -> int:
-    """Bytes. Not ``ru_maxrss``, which a child inherits from its parent."""
-    status = Path(f"/proc/{os.getpid()}/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+
+from benchmarks.metering import peak_rss
 
 #: How a table of records with one file each is declared, by the arguments that both publishers have.
 ONE_FILE: Final = {"href_column": "url", "band_index_map": {"B02": 0, "B03": 1, "B04": 2, "B08": 3}}
@@ -46,11 +47,5 @@ def measure(
         else:
             rows = build(job.source, job.workspace, job.headers, job.overviews, ONE_FILE if job.one_file else {})
         times.append(time.perf_counter() - start)
-    report: dict[str, Any] = {"rows": rows, "times": times, "peak_rss": _peak_rss()}
+    report: dict[str, Any] = {"rows": rows, "times": times, "peak_rss": peak_rss()}
     print(json.dumps(report), flush=True)
-
-
-def _peak_rss() -> int:
-    """Bytes. Not ``ru_maxrss``, which a child inherits from its parent."""
-    status = Path(f"/proc/{os.getpid()}/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])

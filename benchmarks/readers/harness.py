@@ -12,15 +12,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import resource
-import time
-import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+from benchmarks.metering import metered
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -88,11 +86,7 @@ def measure(
     if job.warm:
         read(given(replace(job, headers=job.warm, first=0, beside="")))
     material = given(job)
-    _ask(job, "reset")
-    cpu, start = _cpu_seconds(), time.perf_counter()
-    result = read(material)
-    seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
-    report = {"seconds": seconds, "cpu_seconds": cpu, "peak_rss": _peak_rss(), "server": _ask(job, "stats")}
+    result, report = metered(lambda: read(material), job.control)
     print(json.dumps({**report, **judge(job, result)}), flush=True)
 
 
@@ -160,19 +154,3 @@ def _job() -> Job:
         parser.add_argument(f"--{name.replace('_', '-')}", type=_TYPES[kind], dest=name)
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     return Job(**given)
-
-
-def _ask(job: Job, command: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{job.control}/-/{command}") as answer:
-        return json.load(answer)
-
-
-def _cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def _peak_rss() -> int:
-    """Bytes. Not ``ru_maxrss``, which a child inherits from its parent."""
-    status = Path(f"/proc/{os.getpid()}/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])

@@ -1,14 +1,18 @@
-"""What must be true of a partition's tables: checked before it is published, and again whenever somebody asks.
+"""Say what must be true of a partition's tables: checked before the partition is published, and again on request.
 
-The graph shows every check as a Dagster asset check; ``rasteret-assets check`` runs the same ones without Dagster. A
-check is a function with the decorator :func:`check`; it looks at the tables of one partition and returns a
+The graph shows every check as a Dagster asset check; ``rasteret-assets check`` runs the same checks without Dagster. A
+check is a function with the decorator :func:`check`: it reads the tables of one partition and returns a
 :class:`Finding`. It repairs nothing.
+
+Every module of this folder is imported here, so that a new module with a check in it needs no entry in a list.
 """
 
-from rasteret_assets.checks import headers, published, records  # noqa: F401  (for the checks in them)
+import pkgutil
+from importlib import import_module
+
+from rasteret_assets.checks.evaluate import check_partition, check_stage, publication_errors, require_publishable
 from rasteret_assets.checks.finding import Finding
 from rasteret_assets.checks.registry import Check, Partition, StageTable, check, checks_of
-from rasteret_assets.checks.run import check_partition, check_stage, publication_errors, require_publishable
 
 __all__ = [
     "Check",
@@ -22,3 +26,6 @@ __all__ = [
     "publication_errors",
     "require_publishable",
 ]
+
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

@@ -10,7 +10,7 @@ from typing import Final
 import pyarrow as pa
 from xxhash import xxh3_128
 
-from rasteret_assets.storage.reading import patiently, unreadable
+from rasteret_assets.storage.io_errors import patiently, unreadable
 from rasteret_assets.storage.workspace.files import Files
 from rasteret_assets.storage.workspace.placed_files import stream_digest
 from rasteret_assets.storage.workspace.streams import STREAM_SUFFIX, open_stream
@@ -76,7 +76,7 @@ def open_rows(files: Files, path: str, *, digest: bool = False) -> Iterator[Open
 
 
 def _digest(source: pa.NativeFile) -> tuple[str, pa.Buffer | None]:
-    """Return the digest of a file, as :class:`~rasteret_assets.storage.workspace.placed_files.Written` has it.
+    """Return the digest of a file, as :class:`~rasteret_assets.storage.workspace.placed_files.WrittenFile` has it.
 
     The second value is the bytes of the file if they are at most :data:`_HELD_BYTES`, else None.
     """

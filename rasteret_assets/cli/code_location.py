@@ -1,4 +1,4 @@
-"""A Dagster code location, loaded as ``dagster -f`` and ``-m`` load it, for the resources that it defines."""
+"""A Dagster code location, loaded as ``dagster -f`` and ``-m`` load it, for its resources."""
 
 from __future__ import annotations
 
@@ -15,13 +15,8 @@ from dagster._core.workspace.autodiscovery import (
 )
 from dagster._utils.test.definitions import LazyDefinitions
 
-from rasteret_assets.orchestration.resources import (
-    BACKEND,
-    FILESYSTEM,
-    FilesystemResource,
-    StorageBackendResource,
-    default_resources,
-)
+from rasteret_assets.dagster import FilesystemResource, StorageBackendResource, default_resources
+from rasteret_assets.orchestration.graph_resources import BACKEND, FILESYSTEM
 
 Resource = TypeVar("Resource", FilesystemResource, StorageBackendResource)
 

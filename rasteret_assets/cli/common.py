@@ -12,23 +12,24 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rasteret_assets.errors import RasteretAssetsError
 
 if TYPE_CHECKING:
-    import dagster as dg
-    from rich.console import Console
-
-# Arrow, Dagster and the rest of the package take seconds to import: the commands import what they need themselves, so
-# that --help and --version answer at once.
-# ruff: noqa: PLC0415
+    from rasteret_assets.cli.instance import Instance
 
 P = ParamSpec("P")
 Command = Callable[P, None]
 
 #: Options that several commands have.
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 partition_option = click.option(
     "--partition", "-p", "partitions", multiple=True, metavar="KEY",
-    help="Only this partition, such as 2024-05 or undated; may be given several times.",
+    help="Only this partition, such as 2024-05 or undated. May be given several times.",
 )  # fmt: skip
 force_option = click.option("--force", is_flag=True, help="Fetch every header again and rebuild every partition.")
 
@@ -47,15 +48,14 @@ def in_one_line(command: Command[P]) -> Command[P]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        from rasteret_assets.errors import RasteretAssetsError
-
         try:
             command(*args, **kwargs)
         except RasteretAssetsError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(1)
         except OSError as error:
-            # No room, no permission, no such folder: of all others the place in the code is what helps.
+            # Because errors that name a file (no room, no permission, no such folder) say all that helps; for all
+            # others the place in the code is what helps.
             if error.filename is None:
                 raise
             click.echo(f"Error: {os.fsdecode(error.filename)}: {error.strerror}", err=True)
@@ -65,14 +65,15 @@ def in_one_line(command: Command[P]) -> Command[P]:
 
 
 @contextmanager
-def dagster_instance() -> Iterator[dg.DagsterInstance | None]:
+def dagster_instance() -> Iterator[Instance | None]:
     """Open the Dagster instance of DAGSTER_HOME; yield None where DAGSTER_HOME is not set."""
     if not os.environ.get("DAGSTER_HOME"):
         yield None
         return
-    import dagster as dg
+    # Dagster takes seconds to import, which commands without an instance need not wait for.
+    from rasteret_assets.cli.instance import open_instance  # noqa: PLC0415
 
-    with dg.DagsterInstance.get() as instance:
+    with open_instance() as instance:
         yield instance
 
 
@@ -83,17 +84,11 @@ def print_json(document: Any) -> None:
 
 def console_of_stdout() -> Console:
     """Return the console for people. A terminal wraps; in a file or a pipe a row stays a line, for grep and cut."""
-    from rich.console import Console
-
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows as a table; numbers to the right."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(columns):
         numeric = all(isinstance(row[position], int | float) for row in rows)

@@ -1,8 +1,8 @@
-"""Where a command finds collections, and how it reaches their files.
+"""Where a command finds collections, and how it opens their files.
 
-Declarations are YAML files of one folder. Files are reached as their paths say, with the credentials of the
+Declarations are the YAML files of a folder. Files are opened as their paths say, with the credentials of the
 environment; or, where a code location is named as ``dagster`` has it (``-f definitions.py``, ``-m
-package.definitions``), with the resources ``rasteret_filesystem`` and ``rasteret_backend`` that are defined there.
+package.definitions``), with its resources ``rasteret_filesystem`` and ``rasteret_backend``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rasteret_assets.declare import COLLECTIONS_VARIABLE, read_files, read_spec
+from rasteret_assets.source.open import Source
+from rasteret_assets.source.stored import open_known
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.workspace import Workspace
+
 if TYPE_CHECKING:
     from rasteret_assets.cli.code_location import CodeLocation
-    from rasteret_assets.source.open import Source
-    from rasteret_assets.spec import CollectionSpec
-    from rasteret_assets.storage.backend import StorageBackend
-    from rasteret_assets.storage.workspace import Workspace
-
-# ruff: noqa: PLC0415  (see common.py)
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -44,10 +45,11 @@ class Location:
 
     @cached_property
     def code(self) -> CodeLocation | None:
-        """The code location; None where none is named. Dagster is imported only where one is."""
+        """The code location; None where the options name none."""
         if self.python_file is None and self.module_name is None:
             return None
-        from rasteret_assets.cli.code_location import load_code_location
+        # Dagster takes seconds to import, which commands without a code location need not wait for.
+        from rasteret_assets.cli.code_location import load_code_location  # noqa: PLC0415
 
         return load_code_location(self.python_file, self.module_name)
 
@@ -58,9 +60,7 @@ class Location:
 
     @property
     def declarations(self) -> Path:
-        """Folder of the declarations, which need not exist."""
-        from rasteret_assets.declare import COLLECTIONS_VARIABLE
-
+        """Folder of declarations, which need not exist."""
         if given := self.folder or os.environ.get(COLLECTIONS_VARIABLE):
             return Path(given)
         if self.code is not None and (beside := self.code.folder / "collections").is_dir():
@@ -78,12 +78,13 @@ class Location:
         folder = self.declarations
         if not folder.is_dir():
             raise click.UsageError(
-                f"{folder} is not a folder: name a YAML file, or the folder of the declarations with --collections"
+                f"no folder of declarations at {folder}: name a YAML file, or the folder with --collections; "
+                "rasteret-assets init TABLE writes a first declaration"
             )
         found = [path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES]
         if not found:
             raise click.UsageError(
-                f"{folder} holds no YAML file: rasteret-assets init TABLE writes one that declares a collection"
+                f"{folder} holds no YAML file; rasteret-assets init TABLE writes one that declares a collection"
             )
         return found
 
@@ -94,8 +95,6 @@ class Location:
             UsageError: if a file, name or the folder does not exist.
             SpecError: naming file, line and field of every mistake.
         """
-        from rasteret_assets.declare import read_files, read_spec
-
         specs = [read_spec(file) for file in self.files(names)] if names else []
         wanted = [name for name in names if not _is_file(name)]
         if names and not wanted:
@@ -119,36 +118,30 @@ class Location:
         return str(spec.published_path)
 
     def filesystem_of(self, path: str) -> Any:
-        """Return the filesystem of a path as the code location has it; None for that which the path names itself."""
+        """Return the filesystem that the code location has for a path; None for the one that the path itself names."""
         return None if self.code is None else self.code.filesystem.filesystem(path)
 
     def workspace_of(self, spec: CollectionSpec) -> Workspace:
         """Return the workspace of a declared collection."""
-        from rasteret_assets.storage.workspace import Workspace
-
         return Workspace.of(spec, self.filesystem_of(str(spec.published_path)))
 
     def workspace_at(self, place: str) -> Workspace:
         """Return the workspace of a collection that is published at a path or URI."""
-        from rasteret_assets.storage.workspace import Workspace
-
         return Workspace.at(place, self.filesystem_of(place))
 
     def source_of(self, spec: CollectionSpec, workspace: Workspace, *, trust_stored: bool = True) -> Source:
         """Open the record table of a collection; errors as for :func:`~rasteret_assets.source.stored.open_known`."""
-        from rasteret_assets.source.stored import open_known
-
         return open_known(workspace, spec.path, spec, self.filesystem_of, trust_stored=trust_stored)
 
     def backend_of(self, spec: CollectionSpec) -> StorageBackend | None:
-        """Return the backend of a collection as the code location has it; None for that of the library."""
+        """Return the backend that the code location has for a collection; None for the library's own."""
         return None if self.code is None else self.code.backend.backend(spec)
 
 
 collections_option = click.option(
     "--collections", "folder", type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Folder of the YAML files with collections.  [default: $RASTERET_ASSETS_COLLECTIONS, else collections beside "
-    "the code location, else ./collections]",
+    help="Folder of declarations.  [default: $RASTERET_ASSETS_COLLECTIONS, else collections beside the code location, "
+    "else ./collections]",
 )  # fmt: skip
 
 
@@ -158,11 +151,9 @@ def located(command: Callable[..., None]) -> Callable[..., None]:
     @collections_option
     @click.option(
         "--python-file", "-f", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-        help="File of a Dagster code location whose resources rasteret_filesystem and rasteret_backend are used.",
+        help="Python file of a Dagster code location; its rasteret_filesystem and rasteret_backend open files.",
     )  # fmt: skip
-    @click.option(
-        "--module-name", "-m", metavar="MODULE", help="Module of a Dagster code location, in the place of a file."
-    )
+    @click.option("--module-name", "-m", metavar="MODULE", help="Module of a Dagster code location, instead of a file.")
     @wraps(command)
     def run(*args: Any, folder: Path | None, python_file: Path | None, module_name: str | None, **kwargs: Any) -> None:
         if python_file is not None and module_name is not None:

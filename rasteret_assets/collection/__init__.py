@@ -2,5 +2,7 @@
 
 from rasteret_assets.collection.collection import Collection
 from rasteret_assets.collection.load import as_collection, load
+from rasteret_assets.collection.pixels.pixel_request import ReadPlan
+from rasteret_assets.collection.request import ReadRequest
 
-__all__ = ["Collection", "as_collection", "load"]
+__all__ = ["Collection", "ReadPlan", "ReadRequest", "as_collection", "load"]

@@ -1,36 +1,20 @@
-"""Packages that only some ways of reading need: imported when asked for, and named with their extra where missing."""
+"""Import packages that only some ways of reading need, and name their extra where they are missing."""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any, Final
+from types import ModuleType
 
 from rasteret_assets.errors import MissingExtraError
 
-#: Extra of this package that installs each.
-_EXTRAS: Final = {
-    "rasterio": "warp",
-    "rasterio.vrt": "warp",
-    "rasterio.warp": "warp",
-    "xarray": "xarray",
-    "dask.array": "xarray",
-    "geopandas": "geopandas",
-    "pyogrio": "gti",
-    "exactextract": "zonal",
-    "torch": "torchgeo",
-    "torchgeo.datasets": "torchgeo",
-    "icechunk": "icechunk",
-    "zarr": "icechunk",
-    "virtual_tiff": "icechunk",
-}
 
-
-def optional(module: str, *, purpose: str) -> Any:
-    """An optional module.
+def optional(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import a module of an optional package.
 
     Args:
-        module: its name.
-        purpose: what needs it, for the message: ``"get_xarray"``.
+        module: its name, such as ``"dask.array"``.
+        extra: the extra of this package that installs it, as ``pyproject.toml`` has it.
+        purpose: the method that needs it, for the message: ``"get_xarray"``.
 
     Raises:
         MissingExtraError: if it is not installed, with the command that installs it.
@@ -39,5 +23,5 @@ def optional(module: str, *, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"{purpose} needs {module.partition('.')[0]}: pip install 'rasteret-assets[{_EXTRAS[module]}]'"
+            f"{purpose} needs {module.partition('.')[0]}: pip install 'rasteret-assets[{extra}]'"
         ) from error

@@ -13,15 +13,15 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from rasteret_assets import schema
+from rasteret_assets.collection._verify import Verify, problem_with
 from rasteret_assets.collection.collection import Collection
-from rasteret_assets.collection.verify import Verify, problem_with
 from rasteret_assets.credentials import checked_credentials
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.partitions import PartitionBy, partition_size
 from rasteret_assets.source.stored import source_partitions
 from rasteret_assets.spec import PUBLISHED_SUFFIXES, CloudConfig
 from rasteret_assets.storage.filesystems import each_file, list_files
-from rasteret_assets.storage.reading import unreadable
+from rasteret_assets.storage.io_errors import unreadable
 from rasteret_assets.storage.workspace import STAGES_SUFFIX, Workspace
 
 _READ_COLUMNS = (*schema.REQUIRED_COLUMNS, schema.BBOX)

@@ -4,7 +4,9 @@ Nothing here knows Dagster, so that the command line answers without importing i
 """
 
 from rasteret_assets.declare.editor_schema import SCHEMA_FILE, json_schema
-from rasteret_assets.declare.files import (
+from rasteret_assets.declare.proposal import Proposal, propose
+from rasteret_assets.declare.recipes import Recipe, find_recipe, recipes
+from rasteret_assets.declare.yaml_files import (
     COLLECTIONS_VARIABLE,
     Declarations,
     collections_folder,
@@ -14,8 +16,6 @@ from rasteret_assets.declare.files import (
     read_spec,
     read_specs,
 )
-from rasteret_assets.declare.proposal import Proposal, propose
-from rasteret_assets.declare.recipes import Recipe, find_recipe, recipes
 
 __all__ = [
     "COLLECTIONS_VARIABLE",

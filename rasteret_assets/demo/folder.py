@@ -41,7 +41,7 @@ _DEFINITIONS: Final = '''\
 
 from pathlib import Path
 
-from rasteret_assets.orchestration.build import build_definitions
+from rasteret_assets.dagster import build_definitions
 
 defs = build_definitions(collections_dir=Path(__file__).parent / "collections")
 '''

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from rasteret_assets.dagster import materialize_collection
 from rasteret_assets.declare import read_spec
 from rasteret_assets.demo.folder import DemoFolder
 from rasteret_assets.demo.scenes import MONTHS
-from rasteret_assets.orchestration.materialize import materialize_collection
 from rasteret_assets.schema import STATUS_OK
 
 

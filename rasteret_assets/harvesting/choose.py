@@ -22,6 +22,7 @@ from rasteret_assets.harvesting.windows import (
     plan_windows,
     utc_text,
 )
+from rasteret_assets.message_lists import some
 from rasteret_assets.storage.workspace import Workspace
 
 _log = logging.getLogger(__name__)
@@ -60,10 +61,9 @@ def _last_end(ledger: Ledger) -> datetime | None:
 
 
 def windows_to_ask(
-    api: StacApi, windows: Sequence[Window], ledger: Ledger, workspace: Workspace, present: set[str], now: datetime,
-    also: Collection[str] = (),
-) -> list[Window]:  # fmt: skip
-    """Return the windows of an API that can have changed since they were asked for, or are to be asked in any case.
+    api: StacApi, windows: Sequence[Window], ledger: Ledger, workspace: Workspace, present: set[str], now: datetime
+) -> list[Window]:
+    """Return the windows of an API that can have changed since they were asked for.
 
     Args:
         api: that is asked which items were updated, where it can tell.
@@ -72,14 +72,12 @@ def windows_to_ask(
         workspace: of the collection.
         present: windows that have a file.
         now: the moment that counts as now.
-        also: years, months or days (``2024-05``) whose windows are asked for in any case.
     """
     pending = moment_of(ledger.full_since or "")
     lasting = {
         window.key
         for window in windows
         if _is_settled(window, state := ledger.windows.get(window.key), present)
-        and not any(window.key.startswith(key) or key.startswith(window.key) for key in also)
         and (pending is None or (state is not None and (moment_of(state.asked or "") or now) >= pending))
     }
     updated = _updated_windows(api, windows, ledger, workspace) if lasting else set()
@@ -91,6 +89,25 @@ def windows_to_ask(
             if window.key not in lasting or _is_young(window, ledger.windows[window.key], days, now)
         ]
     return [window for window in windows if window.key not in lasting or window.key in updated]
+
+
+def named_windows(windows: Sequence[Window], keys: Collection[str]) -> list[Window]:
+    """Return the windows that somebody names.
+
+    Args:
+        windows: all windows of the harvest.
+        keys: of windows; that of a window which was split since means its parts.
+
+    Raises:
+        HarvestError: if a key names no window.
+    """
+    found = [window for window in windows if any(window.is_of(key) for key in keys)]
+    if unknown := sorted(key for key in keys if not any(window.is_of(key) for window in found)):
+        raise HarvestError(
+            f"{some(unknown)}: not among the {len(windows)} windows of this harvest ({windows[0].key} ... "
+            f"{windows[-1].key}); harvest without naming windows, which finds new ones"
+        )
+    return found
 
 
 def _is_settled(window: Window, state: WindowState | None, present: set[str]) -> bool:
@@ -124,7 +141,7 @@ def _updated_windows(
     known = [moment for text in told if text and (moment := moment_of(text)) is not None]
     if not known or len(known) < len(told):
         return None
-    newest = max(known)
+    newest = moment_of(ledger.updated_until or "") or max(known)
     harvested = moment_of(ledger.harvested or "")
     # Long after an item was updated, all that were updated before it have appeared.
     recent = harvested is None or harvested < newest + UPDATED_OVERLAP

@@ -11,19 +11,21 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
+import numpy as np
+
 from rasteret_assets.errors import BadPageError, HarvestError, SpecError
 from rasteret_assets.harvest_options import HarvestOptions, WindowSize
 from rasteret_assets.harvesting.ask import Answer, StoppedError, TooLargeError, ask_window
-from rasteret_assets.harvesting.choose import bounds, planned_windows, windows_to_ask
+from rasteret_assets.harvesting.choose import bounds, named_windows, planned_windows, windows_to_ask
 from rasteret_assets.harvesting.client import StacApi
-from rasteret_assets.harvesting.items import AssetTypes, StacItem
+from rasteret_assets.harvesting.items import AssetTypes, StacItem, first_half
 from rasteret_assets.harvesting.ledger import (
     HARVEST_VERSION,
     WindowState,
@@ -35,7 +37,7 @@ from rasteret_assets.harvesting.report import HarvestReport, WindowResult
 from rasteret_assets.harvesting.rows import Spool, WindowRows
 from rasteret_assets.harvesting.static import StaticCatalog
 from rasteret_assets.harvesting.store import HarvestStore
-from rasteret_assets.harvesting.windows import UNDATED, Calendar, Window, utc_text, window_at
+from rasteret_assets.harvesting.windows import UNDATED, Calendar, Window, moment_of, utc_text, window_at
 from rasteret_assets.message_lists import some
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec
@@ -66,7 +68,7 @@ def harvest_items(
     workspace: Workspace,
     *,
     force: bool = False,
-    also: Collection[str] = (),
+    windows: Collection[str] | None = None,
     now: datetime | None = None,
     progress: HarvestProgress | None = None,
 ) -> HarvestReport:
@@ -76,24 +78,34 @@ def harvest_items(
         spec: of the collection, with ``harvest``.
         workspace: of the collection.
         force: ask for all windows.
-        also: years, months or days (``2024-05``) whose windows of an API are asked for in any case.
+        windows: keys of windows (``2024-05``) of an API that are asked for, and no others, whatever is known of them.
+            All are asked for where something else was harvested before, and of a static catalog, which is read as a
+            whole. When omitted: those that can have changed.
         now: moment that counts as now; the clock's when omitted.
         progress: called as windows and pages come in, from several threads.
 
     Raises:
         SpecError: if the collection is not harvested.
-        HarvestError: if the API refuses the search. (Windows that could not be harvested stand in the report.)
+        HarvestError: if the API refuses the search, or a key names no window. (Windows that failed stand
+            in the report.)
         WorkspaceError: if files cannot be written.
     """
     if spec.harvest is None:
         raise SpecError(f"{spec.name}: has no harvest options, which say where its STAC items come from")
     with workspace.lock_harvest(), fewer_collections(_OBJECTS):
         workspace.sweep()
-        harvest = _Harvest(spec, workspace, now or datetime.now(UTC), progress, force=force)
-        report = harvest.of_catalog() if spec.harvest.stac_catalog is not None else harvest.of_api(also)
+        harvest = _Harvest(spec, workspace, now or datetime.now(UTC), progress, force=force, named=windows)
+        report = harvest.of_catalog() if spec.harvest.stac_catalog is not None else harvest.of_api()
     for name, count in report.without.items():
         if count:
             _log.warning("%s: %d harvested items have no %s", spec.name, count, name)
+    for reason in islice(report.unread.values(), _LISTED):
+        _log.warning("%s: a document of the catalog cannot be read: %s", spec.name, reason)
+    if report.unread:
+        _log.warning(
+            "%s: %d documents of the catalog cannot be read; items that were stored before and were not seen now are "
+            "kept, and what is new in these documents is missing", spec.name, len(report.unread),
+        )  # fmt: skip
     return report
 
 
@@ -145,6 +157,7 @@ class _Harvest:
         progress: HarvestProgress | None,
         *,
         force: bool,
+        named: Collection[str] | None,
     ) -> None:
         if spec.harvest is None:
             raise SpecError("no harvest options")
@@ -154,7 +167,11 @@ class _Harvest:
         self.ledger = read_ledger(workspace)
         question = _question(self.options)
         self.is_other = self.ledger.question != question
-        begins = force or self.is_other or (self.ledger.full_since is None and self._is_due())
+        #: Windows that alone are asked for; None where all that can have changed are.
+        self.named = None if self.is_other or self.options.stac_catalog is not None else named
+        begins = self.is_other or (
+            self.named is None and (force or (self.ledger.full_since is None and self._is_due()))
+        )  # fmt: skip
         if self.is_other:
             self.ledger.forget(self.ledger.windows)
         if begins:
@@ -175,14 +192,19 @@ class _Harvest:
 
     # --- an API ------------------------------------------------------------------------------------------------------
 
-    def of_api(self, also: Collection[str]) -> HarvestReport:
-        """Harvest a STAC API; ``also`` as for :func:`harvest_items`."""
+    def of_api(self) -> HarvestReport:
+        """Harvest a STAC API."""
         api = StacApi(self.options, link_local=self.link_local)
         windows = planned_windows(api, self.ledger, self.now, full=self.begins)
         if not self.is_other:
             windows = [leaf for window in windows for leaf in window.leaves(self.ledger.windows)]
         self.first = windows[0].start
-        asked = windows_to_ask(api, windows, self.ledger, self.workspace, self.store.present, self.now, also)
+        if self.named is None:
+            asked = windows_to_ask(api, windows, self.ledger, self.workspace, self.store.present, self.now)
+        else:
+            asked = named_windows(windows, self.named)
+            # What these windows bring says nothing of changes in the others.
+            self.ledger.updated_until = self.ledger.updated_until or self.ledger.updated
         leaves = {window.key: window for window in windows}
         if asked:
             self.ledger.forget(window.key for window in asked)
@@ -248,11 +270,11 @@ class _Harvest:
         )  # fmt: skip
 
     def _take(self, answer: Answer) -> None:
-        self._put(answer.window, answer.rows)
+        self._put(answer.window, answer.rows, answer.matched)
         with self.guard:
             self.strays.update(answer.strays)
 
-    def _put(self, window: Window, rows: WindowRows) -> None:
+    def _put(self, window: Window, rows: WindowRows, matched: int | None = None) -> None:
         before = self.ledger.windows.get(window.key)
         digest, found, rewritten = self.store.put(window.key, rows)
         start, end = bounds(window)
@@ -260,7 +282,7 @@ class _Harvest:
         state = WindowState(
             start=start, end=end, items=len(rows.contents), digest=digest, asked=now,
             changed=now if rewritten or before is None else before.changed, updated=rows.updated, newest=rows.newest,
-            without={name: count for name, count in rows.without.items() if count},
+            without={name: count for name, count in rows.without.items() if count}, matched=matched,
         )  # fmt: skip
         with self.guard:
             self.ledger.windows[window.key] = state
@@ -305,9 +327,26 @@ class _Harvest:
                         found.spill()
                 self.items += len(items)
                 self.report_progress(0, len(rows), self.items)
+            if catalog.unread:
+                self._keep_unseen(catalog, leaves, rows, spool)
             self._put_all(leaves, rows)
         self._save()
-        return self._end(leaves, catalog.io.requests)
+        return self._end(leaves, catalog.io.requests, catalog.unread)
+
+    def _keep_unseen(
+        self, catalog: StaticCatalog, leaves: dict[str, Window], rows: dict[str, WindowRows], spool: Spool
+    ) -> None:
+        """Keep the stored items that were not seen: the documents that could not be read may be theirs."""
+        if self.is_other:
+            return  # or they may not be asked for any more
+        seen = [first_half(key) for found in rows.values() for key in found.contents]
+        every = np.concatenate([np.array(seen, np.uint64), np.frombuffer(catalog.passed_over, np.uint64)])
+        for key in sorted(self.store.present):
+            state = self.ledger.windows.get(key) or WindowState(start=None, end=None)
+            for batch, contents in self.store.kept_rows(key, every):
+                start, end, newest = (moment_of(text or "") for text in (state.start, state.end, state.newest))
+                leaves.setdefault(key, Window(key=key, start=start, end=end))
+                rows.setdefault(key, WindowRows(spool, self.types)).keep(batch, contents, newest)
 
     def _put_all(self, leaves: dict[str, Window], rows: dict[str, WindowRows]) -> None:
         for done, (key, found) in enumerate(sorted(rows.items()), 1):
@@ -319,19 +358,24 @@ class _Harvest:
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    def _end(self, leaves: dict[str, Window], requests: int) -> HarvestReport:
+    def _end(self, leaves: dict[str, Window], requests: int, unread: Mapping[str, str] | None = None) -> HarvestReport:
         """Take away what no window has any more, bring types together, and say what was done."""
         if self.store.is_written or self.is_resumed:
             self.store.settle_types()
-        full = self.ledger.full_since is not None
+        full = self.named is None and self.ledger.full_since is not None
         if not self.failed:
             gone = (self.store.present | self.ledger.windows.keys()) - leaves.keys()
             lost = {key: self.store.remove(key) for key in sorted(gone)}
             self._count_gone(lost)
-            self.ledger.windows = {key: self.ledger.windows[key] for key in sorted(leaves)}
-            self.ledger.full = self.ledger.full_since or self.ledger.full
-            self.ledger.full_since = None
-        self.ledger.harvested, self.ledger.unfinished = utc_text(self.now), False
+            # A window that nobody asked for yet, such as a new month, is for the next harvest of all.
+            known = self.ledger.windows
+            self.ledger.windows = {key: known[key] for key in sorted(leaves) if key in known}
+            if self.named is None:
+                self.ledger.full = self.ledger.full_since or self.ledger.full
+                self.ledger.full_since = None
+        if self.named is None:
+            self.ledger.harvested, self.ledger.updated_until = utc_text(self.now), None
+        self.ledger.unfinished = False
         self._save()
         without: Counter[str] = Counter()
         for state in self.ledger.windows.values():
@@ -339,6 +383,7 @@ class _Harvest:
         return HarvestReport(
             path=self.workspace.harvested, full=full, windows=len(leaves), asked=self.results, failed=self.failed,
             items=self.ledger.items, newest=self.ledger.newest, requests=requests, without=dict(without),
+            unread=unread or {},
         )  # fmt: skip
 
     def _count_gone(self, lost: dict[str, int]) -> None:

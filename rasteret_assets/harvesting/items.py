@@ -95,14 +95,28 @@ def read_item(document: Mapping[str, Any], *, strict: bool = True) -> StacItem:
         content = xxh3_128_digest(dumped({**document, **fragments}))
     else:
         content = xxh3_128_digest(dumped(document))
-    assets, key = document.get(ASSETS), content
-    if document.get(ID) is not None:
-        key = xxh3_128_digest(f"{document.get(ITEM_COLLECTION)}\0{document[ID]}".encode("utf-8", "surrogatepass"))
+    assets = document.get(ASSETS)
+    key = content if document.get(ID) is None else key_of(document.get(ITEM_COLLECTION), document[ID])
     rest = {name: value for name, value in document.items() if name != ASSETS}
     return StacItem(
         rest, key, content, time_of(document), updated_of(document), bool(assets), texts.get(ASSETS, b"null"),
         None if strict else assets, texts.get(GEOMETRY, b"null"),
     )  # fmt: skip
+
+
+def key_of(collection: Any, name: Any) -> bytes:
+    """Return the key of an item that has an id.
+
+    Args:
+        collection: id of its collection; None where it has none.
+        name: its id.
+    """
+    return xxh3_128_digest(f"{collection}\0{name}".encode("utf-8", "surrogatepass"))
+
+
+def first_half(key: bytes) -> int:
+    """Return the first 8 bytes of a key as a number."""
+    return int.from_bytes(key[:8], "little")
 
 
 def with_bands(item: dict[str, Any], band_map: Mapping[str, str], band_index_map: Mapping[str, int]) -> dict[str, Any]:

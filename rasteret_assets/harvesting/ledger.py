@@ -43,6 +43,7 @@ class WindowState:
         updated: the newest ``updated`` of its items; None where an item has none.
         newest: time of its newest item.
         without: items without a geometry, without assets and without an id.
+        matched: how many items the API said that it has; None where the API does not count, and of a static catalog.
         failed: why it could not be harvested when it was asked for after that; empty where it could.
     """
 
@@ -55,6 +56,7 @@ class WindowState:
     updated: str | None = None
     newest: str | None = None
     without: Mapping[str, int] = field(default_factory=dict)
+    matched: int | None = None
     failed: str = ""
 
     @classmethod
@@ -83,6 +85,8 @@ class Ledger:
         harvested: when a harvest came to its end last.
         full: when all windows were asked for last, without a failure.
         full_since: when the harvest began that asks for all windows, as long as some of them are not harvested yet.
+        updated_until: the newest ``updated`` of all items when single windows were asked for first after the last
+            harvest; None where none were since. Changes of the other windows are asked for from there on.
         first: the first moment that the catalog said it has items of.
         unfinished: whether a harvest began to write files, and did not come to its end.
         texts: columns, and fields of assets, that are text because items disagree about their type.
@@ -93,6 +97,7 @@ class Ledger:
     harvested: str | None = None
     full: str | None = None
     full_since: str | None = None
+    updated_until: str | None = None
     first: str | None = None
     unfinished: bool = False
     texts: Texts = field(default_factory=Texts)
@@ -106,6 +111,16 @@ class Ledger:
     def newest(self) -> str | None:
         """Time of the newest item."""
         return max((state.newest for state in self.windows.values() if state.newest), default=None)
+
+    @property
+    def updated(self) -> str | None:
+        """The newest ``updated`` of the items of all windows."""
+        told = [
+            (moment, state.updated)
+            for state in self.windows.values()
+            if state.updated and (moment := moment_of(state.updated)) is not None
+        ]
+        return max(told, default=(None, None))[1]
 
     def forget(self, keys: Iterable[str]) -> None:
         """Note that windows have to be asked for, until they were."""
@@ -121,7 +136,7 @@ class Ledger:
         """Return the ledger as a document."""
         return {
             FORMAT_KEY: FORMAT, "question": self.question, "harvested": self.harvested, "full": self.full,
-            "full_since": self.full_since,
+            "full_since": self.full_since, "updated_until": self.updated_until,
             "first": self.first, "unfinished": self.unfinished, "texts": sorted(self.texts.columns),
             "asset_texts": sorted(self.texts.asset_fields),
             "windows": {key: asdict(state) for key, state in sorted(self.windows.items())},
@@ -141,7 +156,7 @@ def read_ledger(workspace: Workspace) -> Ledger:
     states = {
         key: WindowState.from_json(found) for key, found in (windows if isinstance(windows, dict) else {}).items()
     }
-    times = {name: _time(document.get(name)) for name in ("harvested", "full", "full_since", "first")}
+    times = {name: _time(document.get(name)) for name in ("harvested", "full", "full_since", "updated_until", "first")}
     texts = Texts(_names(document.get("texts")), _names(document.get("asset_texts")))
     found = {key: state for key, state in states.items() if state is not None}
     unfinished = bool(document.get("unfinished"))

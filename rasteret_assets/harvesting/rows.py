@@ -134,6 +134,20 @@ class WindowRows:
         self._all_updated &= None not in updated
         self._updated = _latest([self._updated, *updated])
 
+    def keep(self, batch: pa.RecordBatch, contents: Mapping[bytes, bytes], newest: datetime | None) -> None:
+        """Take rows of the window's file as they are.
+
+        Args:
+            batch: rows of the file.
+            contents: hash of the content of each, by its key.
+            newest: time of the newest item of the file.
+        """
+        self.contents.update(contents)
+        for name in (ID, GEOMETRY, ASSETS):
+            self.without[name] += batch[name].null_count if name in batch.schema.names else len(batch)
+        self._newest, self._all_updated = _latest([self._newest, newest]), False
+        self._take(batch)
+
     @property
     def updated(self) -> str | None:
         """The newest ``updated`` of all items; None where an item has none."""

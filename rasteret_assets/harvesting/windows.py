@@ -47,6 +47,10 @@ class Window:
             return None
         return "/".join(".." if moment is None else utc_text(moment) for moment in (self.start, self.end))
 
+    def is_of(self, key: str) -> bool:
+        """Tell whether the key of a window or of a partition names this window, a part of it, or more than it."""
+        return self.key.startswith(key) or key.startswith(self.key)
+
     def parts(self) -> list[Window]:
         """Return the windows that make up this one; none where it cannot be split."""
         length = _FINER.get(len(self.key)) if self.key[0].isdigit() else None

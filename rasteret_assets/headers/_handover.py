@@ -1,7 +1,7 @@
-"""Finished headers on their way to whoever keeps them: in a thread, so that the event loop goes on meanwhile.
+"""Hand finished headers to their sink in a thread, so that the event loop goes on meanwhile.
 
-Keeping headers writes files and puts objects. On the event loop, which all fetches and pixel reads of a process share,
-every one of them would stand still for so long, and their time limits would run on.
+A sink writes files and puts objects. On the event loop, which all fetches and pixel reads of a process share, it would
+stop every one of them for so long, while their time limits run on.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Final
 
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderSink
 
-# Beside the group that is being put away, others wait so that the thread is never idle; more would be memory only.
+# Two groups wait beside the one in the sink, so that the thread is never idle; more would only take memory.
 _MOST_GROUPS: Final = 3
 _MOST_BYTES: Final = 64 * 1024 * 1024
 
 
 class Handover:
-    """Gives groups of finished headers to a sink: in one thread, one after the other, in the order they come.
+    """Gives groups of finished headers to a sink: in one thread, one group at a time, in the order of :meth:`put`.
 
     Args:
-        sink: takes the groups. Its first exception is kept in ``error``; no further group is given to it.
+        sink: takes the groups. Its first exception is kept in ``error``, and it gets no further group.
         stopped: called on the event loop when the sink has failed.
     """
 
@@ -39,12 +39,12 @@ class Handover:
         self.room.set()
 
     def put(self, indices: Sequence[int], outcomes: Sequence[HeaderOutcome], nbytes: int) -> None:
-        """Hand a group on without waiting; who makes more groups is to wait for ``room``.
+        """Hand a group to the thread without waiting. Before it makes another group, the caller waits for ``room``.
 
         Args:
             indices: positions of the files among the targets.
-            outcomes: what became of each.
-            nbytes: size in memory of the headers among them.
+            outcomes: outcome of each file.
+            nbytes: bytes of the headers in memory.
         """
         group = asyncio.get_running_loop().run_in_executor(self._thread, self._give, indices, outcomes)
         self._groups.add(group)
@@ -53,7 +53,7 @@ class Handover:
         self._make_room()
 
     async def close(self) -> None:
-        """Wait until all groups are put away."""
+        """Wait until the sink has taken all groups."""
         try:
             while self._groups:
                 await asyncio.wait(self._groups)

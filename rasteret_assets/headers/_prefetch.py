@@ -1,8 +1,8 @@
-"""What to ask of the next file of a family, learned from the last ones: how much of its start, how much of its end.
+"""Learn from the last files of a family how many bytes to read first of the next one, at its start and at its end.
 
-The first read is a guess at where a header lies, and one request if the guess is right. Files of one band are written
-by one program, so the guess is what the last files turned out to need. Most headers lie in front of the pixels; those
-of files that were changed after they were written lie behind them, and there the start holds only their place.
+The first read is a guess of where the header lies; if the guess is right, one request is enough. One program writes all
+files of a band, so the guess is the place of the last headers. Most headers lie in front of the pixels. The header of a
+file that was changed after it was written lies behind the pixels, and the start of the file holds only its place.
 """
 
 from __future__ import annotations
@@ -11,29 +11,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-#: First read of a family nothing is known about: covers the header of a COG with a few hundred tiles.
+#: Bytes of the first read of a new family, enough for the header of a COG with a few hundred tiles.
 FIRST_PREFETCH: Final = 16 * 1024
-#: The largest learned prefetch: beyond it a second request costs less than the bytes.
+#: Most bytes of a first read, because a second request costs less than more bytes.
 LARGEST_PREFETCH: Final = 1024 * 1024
-#: The start of a file whose directory lies at its end: the 16 bytes of a BigTIFF's file header say where.
+#: Bytes at the start of a file whose directory lies at its end: those of a BigTIFF's file header, which tell the place.
 FILE_HEADER: Final = 16
 
-# Reading this much from the start costs less than a request of two ranges.
+# Reading so many bytes from the start costs less than a request of two ranges.
 _CHEAP: Final = 128 * 1024
 _STEP: Final = 4096
-# One odd file must not turn a family round; a family that has changed does so within a few files.
+# One odd file must not change the guess for a family, but a few files must.
 _MOST_VOTES: Final = 4
 
 
 @dataclass(kw_only=True)
 class Prefetch:
-    """What the first read of a family's next file should be.
+    """The first read of a family's next file.
 
     Args:
-        head: bytes from the start, where the header lies in front of the pixels.
-        tail: bytes from the end, where it lies behind them.
+        head: bytes from the start, if the header lies in front of the pixels.
+        tail: bytes from the end, if the header lies behind the pixels.
         tail_head: bytes from the start that are needed beside ``tail``.
-        votes: files whose header lay behind the pixels, less those where it did not, within narrow bounds.
+        votes: number of files whose header lay behind the pixels, less those whose header lay in front of them, from
+            -4 to 4.
     """
 
     head: int = FIRST_PREFETCH
@@ -43,25 +44,25 @@ class Prefetch:
 
     @property
     def reads_tail(self) -> bool:
-        """Whether the last headers lay behind the pixels."""
+        """Whether most of the last headers lay behind the pixels."""
         return self.votes > 0
 
     def vote(self, *, needed_tail: bool) -> None:
-        """A file's header was read, which lay behind the pixels or did not."""
+        """Count a file whose header lay behind the pixels (``needed_tail``) or in front of them."""
         if needed_tail:
             self.votes = min(_MOST_VOTES, self.votes + 1)
         elif self.votes > -_MOST_VOTES:
             self.votes -= 1
 
-    def lacked(self, missing: Sequence[tuple[int, int]], size: int | None) -> bool:
-        """A file's first read did not hold its header: let that of the next one.
+    def grow(self, missing: Sequence[tuple[int, int]], size: int | None) -> bool:
+        """Enlarge the next first read, because this one did not hold the whole header.
 
         Args:
-            missing: ``(start, length)`` of what was lacking, in bytes.
-            size: of the file, where the store told it.
+            missing: ``(start, length)`` of the missing ranges, in bytes.
+            size: bytes of the file, if the store told the size.
 
         Returns:
-            Whether it lies at the end of the file.
+            Whether the missing ranges lie at the end of the file.
         """
         start = min(start for start, _ in missing)
         end = max(start + length for start, length in missing)
@@ -70,7 +71,7 @@ class Prefetch:
             self.head = max(self.head, _whole_steps(end))
             return False
         if from_end <= LARGEST_PREFETCH:
-            # Tags of varying length lie there too: a little more than the longest end so far.
+            # An eighth more than the longest end so far, because tags of varying length lie there too.
             self.tail = max(self.tail, _whole_steps(from_end + from_end // 8))
         return from_end <= LARGEST_PREFETCH
 

@@ -1,7 +1,7 @@
-"""Read and parse the header of one file: one request where the guess of its family is right, few where it is not.
+"""Read and parse the header of one file, with one request if the guess of its family is right, and few otherwise.
 
 The first read of a file is a prefetch, whose place and size are learned per family of files (the files of one band).
-What a header still lacks is read in one more round of all missing ranges together.
+All ranges that are still missing are read together in the next round.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from rasteret_assets.storage.backend import EndsReader, RangeRead, Revalidator, 
 from rasteret_assets.storage.urls import scheme
 from rasteret_assets.tiff import FamilyMember, HeaderFamily, NeedBytes, parse_header
 
-#: Tables of the largest files known (10^7 tiles) fit; a header that claims more is not believed.
+#: Most bytes of a header: enough for the tables of 10^7 tiles, more than any known file has.
 LARGEST_HEADER: Final = 256 * 1024 * 1024
 
 _ROUNDS: Final = 11
 
-#: Shapes of headers that are remembered of one band. Its files have one, or a few that differ in the size of the edge.
+#: Most shapes of headers that are kept for one band, whose files have one shape, or a few with edges of other sizes.
 _MOST_SHAPES: Final = 8
 
 Pieces = list[tuple[int, bytes]]
@@ -38,17 +38,17 @@ Ranges = Sequence[tuple[int, int]]
 
 
 class HeaderReader:
-    """Reads headers, and learns from each where the next one of its family lies.
+    """Reads the headers of files, and learns from each header where the next one of its family lies.
 
     Args:
-        backend: where bytes come from. Its exceptions, of whatever kind, become a :class:`BackendError`.
+        backend: reads the bytes. Any exception of it that is not of this package becomes a :class:`BackendError`.
         totals: counts requests and bytes.
         overviews: whether to read the overviews that lie with the headers.
     """
 
     def __init__(self, backend: StorageBackend, totals: HeaderProgress, *, overviews: bool = True) -> None:
         self._reader = as_reader(backend)
-        # Looked up once: asking an object for a protocol's methods costs as much as parsing a header.
+        # Looked up once, because an isinstance() of a protocol costs as much as parsing a header.
         self._revalidator = self._reader if isinstance(self._reader, Revalidator) else None
         self._ends_reader = self._reader if isinstance(self._reader, EndsReader) else None
         self._totals = totals
@@ -57,15 +57,15 @@ class HeaderReader:
         self._shapes: defaultdict[str, list[HeaderFamily]] = defaultdict(list)
 
     async def read(self, target: HeaderTarget, outcome: HeaderOutcome) -> None:
-        """Read a file's header into ``outcome``, with what the store told of the file.
+        """Read a file's header into ``outcome``, with size and validators of the file.
 
         Raises:
-            RasteretAssetsError: if it cannot be read, or is not the header of a tiled GeoTIFF.
+            RasteretAssetsError: if the header cannot be read, or is not that of a tiled GeoTIFF.
         """
         try:
             await self._read_header(target, outcome)
         except NotATiffError as error:
-            # Files of this machine may be anybody's, and what is told here is written to where others read.
+            # Without the file's bytes, because a local file may be private, and others may read the ledger.
             if error.quotes and scheme(target.href) in {"", "file"}:
                 raise NotATiffError("not a TIFF: the file does not begin as one, with II or MM and 42 or 43") from None
             raise
@@ -92,7 +92,7 @@ class HeaderReader:
             prefetch.vote(needed_tail=with_tail)
             if not with_tail:
                 self._remember(target.family, pieces[0][1])
-                # As a member of the family that it founds: headers of one kind become rows without being put in order.
+                # As a member of its own family, because headers of one kind become rows without being sorted.
                 outcome.header = self._alike(target.family, pieces[0][1]) or outcome.header
             return
         first = len(pieces)
@@ -105,18 +105,18 @@ class HeaderReader:
         prefetch.vote(needed_tail=needed_tail)
 
     def _alike(self, name: str, data: bytes) -> FamilyMember | None:
-        """The header in the first bytes of a file that is like others of its band; None where it is not."""
+        """Return the header in ``data`` if it has the shape of an earlier one of the band ``name``; else None."""
         shapes = self._shapes[name]
         for position, shape in enumerate(shapes):
             member = shape.match(data)
             if member is not None:
-                # Files of one shape come one after the other.
+                # To the front, because files of one shape come one after the other.
                 shapes[0], shapes[position] = shapes[position], shapes[0]
                 return member
         return None
 
     def _remember(self, name: str, data: bytes) -> None:
-        """Look for headers that are like this one, which lies in the first bytes of its file."""
+        """Keep the shape of the header in ``data``, the first bytes of a file of the band ``name``."""
         shapes = self._shapes[name]
         if len(shapes) < _MOST_SHAPES and (shape := HeaderFamily.of(data, overviews=self._overviews)) is not None:
             shapes.append(shape)
@@ -124,12 +124,12 @@ class HeaderReader:
     async def _read_rest(
         self, target: HeaderTarget, outcome: HeaderOutcome, pieces: Pieces, missing: Ranges, prefetch: Prefetch
     ) -> bool:
-        """What a first read did not bring, round by round; whether some of it lay at the end of the file."""
+        """Read the missing ranges of a header, round by round; return whether some lay at the end of the file."""
         at_end = False
         for _ in range(_ROUNDS):
             if sum(length for _, length in missing) > LARGEST_HEADER:
                 raise CorruptTiffError("the header claims more bytes than any file's header has")
-            at_end |= prefetch.lacked(missing, outcome.size)
+            at_end |= prefetch.grow(missing, outcome.size)
             if len(missing) == 1:
                 await self._read(target, outcome, pieces, *missing[0])
             else:
@@ -146,7 +146,7 @@ class HeaderReader:
         self, target: HeaderTarget, outcome: HeaderOutcome, pieces: Pieces, start: int, length: int,
         known: Validators | None = None,
     ) -> None:  # fmt: skip
-        """One range into ``pieces``; none where the file still is what it is known as."""
+        """Read one range into ``pieces``; no range if the file still has the validators ``known``."""
         self._totals.requests += 1
         try:
             if known and self._revalidator is not None:
@@ -163,8 +163,8 @@ class HeaderReader:
     async def _read_ends(
         self, target: HeaderTarget, outcome: HeaderOutcome, pieces: Pieces, prefetch: Prefetch
     ) -> None:
-        """Start and end of a file into ``pieces``, as far as its store can be asked for them."""
-        assert self._ends_reader is not None  # noqa: S101  (the caller has looked)
+        """Read start and end of a file into ``pieces``; only the start if its store cannot be asked for the end."""
+        assert self._ends_reader is not None  # noqa: S101  (the caller has checked)
         try:
             ends = await self._ends_reader.read_ends(target.href, prefetch.tail_head, prefetch.tail)
         except Exception as error:
@@ -177,7 +177,7 @@ class HeaderReader:
     def _take(
         self, target: HeaderTarget, outcome: HeaderOutcome, pieces: Pieces, start: int, length: int, read: RangeRead
     ) -> None:
-        """Note a range, and what came with it of the file."""
+        """Append a range to ``pieces``, and note size and validators that came with it."""
         data = read.data if isinstance(read.data, bytes) else bytes(read.data)
         self._totals.bytes += len(data)
         if pieces and outcome.etag and read.etag and read.etag != outcome.etag:
@@ -187,11 +187,11 @@ class HeaderReader:
         outcome.size = read.size if read.size is not None else outcome.size
         if outcome.size is None and len(data) < length:
             outcome.size = start + len(data)
-        # A user's backend may hand out more than it was asked for.
+        # Cut, because a user's backend may return more than it was asked for.
         pieces.append((start, data if len(data) <= length else data[:length]))
 
     def _parses(self, pieces: Pieces, size: int | None) -> bool:
-        """Whether a file's header lies within these pieces."""
+        """Return whether a file's header lies within ``pieces``."""
         try:
             parse_header(pieces, size=size, overviews=self._overviews)
         except NeedBytes:
@@ -200,7 +200,7 @@ class HeaderReader:
 
 
 def _failure(error: Exception, href: str) -> RasteretAssetsError:
-    """An exception as one of ours: a user's backend may raise anything, and none of it may stop a build."""
+    """Return an exception as one of this package, because an exception of a user's backend must not stop a build."""
     if isinstance(error, RasteretAssetsError):
         return error
     where = redact(href)

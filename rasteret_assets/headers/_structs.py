@@ -1,7 +1,7 @@
 """Parsed headers as Arrow structs: the tile tables stay numpy buffers, and no object is made per tile.
 
-Headers of one family are taken together: what they share is made once and repeated, their tables are cut out of their
-bytes by numpy, for all of them at once.
+Headers of one family are converted together: values that they share are made once and repeated, and numpy cuts the
+tables of all of them out of their bytes at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ Header = TiffHeader | FamilyMember | None
 
 
 def header_structs(headers: Sequence[Header], band_indices: Sequence[int]) -> pa.StructArray:
-    """Headers as structs of :data:`~rasteret_assets.schema.HEADER_STRUCT`; null where there is none."""
+    """Return headers as structs of :data:`~rasteret_assets.schema.HEADER_STRUCT`; null for None.
+
+    Args:
+        headers: N headers.
+        band_indices: for each header the 0-based sample whose tables are wanted.
+    """
     alone: list[TiffHeader | None] = []
     rows: list[int] = []
     together: dict[tuple[HeaderFamily, int], tuple[list[FamilyMember], list[int]]] = {}
@@ -51,11 +56,11 @@ def header_structs(headers: Sequence[Header], band_indices: Sequence[int]) -> pa
 
 
 def _spread(structs: pa.StructArray, places: Sequence[int], count: int) -> pa.StructArray:
-    """Put structs at some places among ``count`` rows, which are null elsewhere; no tile table is copied."""
+    """Return ``count`` rows with structs at ``places`` and nulls elsewhere; no tile table is copied."""
     is_there = np.zeros(count, bool)
     is_there[np.asarray(places)] = True
     numbers = pa.array(np.cumsum(is_there) - 1, mask=~is_there)
-    # Of a list that is null the end of the one before it is both start and end.
+    # A null list starts and ends at the end of the list before it.
     bounds = np.concatenate([[0], np.cumsum(is_there)])
     columns = []
     for child in structs.type:
@@ -71,14 +76,14 @@ def _spread(structs: pa.StructArray, places: Sequence[int], count: int) -> pa.St
 def _together(
     family: HeaderFamily, part: int, members: Sequence[FamilyMember], band_indices: Sequence[int]
 ) -> pa.StructArray:
-    """Structs of the members of one family, for bands that lie in one part of its tables."""
+    """Return structs of the members of one family, for bands that lie in one part of its tables."""
     kinds = list(zip([id(member.shared) for member in members], band_indices, strict=True))
     number_of = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
     codes = np.array([number_of[kind] for kind in kinds])
     firsts = np.unique(codes, return_index=True)[1]
     models = _single([members[row].header() for row in firsts], [band_indices[row] for row in firsts])
     tables = family.stack_tables(members, part)
-    # What is replaced below is not repeated: tables are nearly all of a header.
+    # Without the columns that are replaced below, because tables are nearly all of a header.
     columns = _repeated(models, codes, {*TILE_TABLES, *((OVERVIEWS,) if tables.overview_tiles else ())})
     columns |= dict(zip(TILE_TABLES, map(_equal_lists, tables.image), strict=True))
     shared = [members[row].shared for row in firsts]
@@ -96,7 +101,7 @@ def _together(
 
 
 def _overviews_together(model: pa.StructArray, tables: StackedTables) -> pa.ListArray:
-    """The overviews of N headers, given those of one of them and the tables of each."""
+    """Return the overviews of N headers, given those of one header and the tables of each."""
     count, rows = len(tables.overview_tiles), len(tables.overviews[0])
     columns = _repeated(model, np.tile(np.arange(count), rows), TILE_TABLES)
     lengths = np.tile(tables.overview_tiles, rows)
@@ -110,13 +115,13 @@ def _overviews_together(model: pa.StructArray, tables: StackedTables) -> pa.List
 
 
 def _repeated(structs: pa.StructArray, rows: npt.ArrayLike, left_out: Collection[str]) -> dict[str, pa.Array]:
-    """Fields of some rows of structs, by name."""
+    """Return the fields of some rows of structs, by name, without the fields ``left_out``."""
     chosen = pa.array(rows, pa.int64())
     return {child.name: structs.field(child.name).take(chosen) for child in structs.type if child.name not in left_out}
 
 
 def _equal_lists(values: npt.NDArray[np.generic]) -> pa.ListArray:
-    """A list per row of a grid ``[N, length]``, whose values are not copied."""
+    """Return a list for each row of ``values`` ``[N, length]``, which are not copied."""
     return _list_array(np.full(len(values), values.shape[1]), values.ravel())
 
 
@@ -126,7 +131,7 @@ def _list_array(lengths: npt.NDArray[np.int64], values: npt.NDArray[np.generic] 
 
 
 def _single(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -> pa.StructArray:
-    """Structs of headers that were parsed one by one."""
+    """Return structs of headers that were parsed one by one."""
     tiles = [None if h is None else h.band_tiles(i) for h, i in zip(headers, band_indices, strict=True)]
     scalars = {
         "image_width": "width", "image_height": "height", "tile_width": "tile_width", "tile_height": "tile_height",
@@ -158,12 +163,12 @@ def _single(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -
 
 
 def _of_bands(values: Sequence[Sequence[float | None]], band_indices: Sequence[int]) -> pa.DoubleArray:
-    """The value of one band of each file; null where the band, or the whole file, has none."""
+    """Return the value of one band of each file; null where the band, or the whole file, has no value."""
     return pa.array([each[i] if each else None for each, i in zip(values, band_indices, strict=True)], pa.float64())
 
 
 def _overviews(headers: Sequence[TiffHeader | None], band_indices: Sequence[int]) -> pa.ListArray:
-    """The overviews and masks of each header; null where it has none."""
+    """Return the overviews and masks of each header; null where a header has neither."""
     of_each = [() if h is None else h.pages(i) for h, i in zip(headers, band_indices, strict=True)]
     counts = np.array([len(pages) for pages in of_each], np.int64)
     pages = [page for pages in of_each for page in pages]
@@ -190,7 +195,7 @@ def _text(content: bytes | None) -> str | None:
 
 
 def _places(headers: Sequence[TiffHeader | None]) -> pa.Array:
-    """Of each header its position among those that are present; null where it is missing."""
+    """Return the position of each header among those that are not None; null for None."""
     missing = np.array([h is None for h in headers])
     return pa.array(np.cumsum(~missing) - 1, mask=missing)
 
@@ -199,7 +204,7 @@ def _lists(arrays: Sequence[npt.NDArray[np.integer] | None]) -> pa.ListArray:
     lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     present = [array for array in arrays if array is not None]
-    # The one copy of the tables: widened to 64 bits on their way into the Arrow buffer.
+    # The only copy of the tables, which are widened to 64 bits on their way into the Arrow buffer.
     values = np.concatenate([np.zeros(0, np.int64), *present], dtype=np.int64, casting="unsafe")
     mask = pa.array([array is None for array in arrays], pa.bool_())
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int64()), mask=mask)

@@ -1,7 +1,7 @@
-"""Stage 3, band metadata: one row per record and band, the ledger of headers and failures.
+"""Stage 3, band metadata: the ledger of headers and failures, with one row per record and band.
 
-A header is fetched once per file, however many records and bands share it, and not at all where the header store
-still holds it: same file and sample, same parser, and an outcome that another try would not change.
+A header is fetched once per file, however many records and bands share the file. It is not fetched if the header store
+has a valid row: of the same file, sample and parser, with an outcome that another try would not change.
 """
 
 from __future__ import annotations
@@ -19,40 +19,41 @@ from rasteret_assets.error_classes import ErrorClass
 from rasteret_assets.errors import EnrichmentError
 from rasteret_assets.headers.failures import LOCAL_FILES, remedy
 from rasteret_assets.headers.fetch import fetch_headers
-from rasteret_assets.headers.index import Found, HeaderIndex
+from rasteret_assets.headers.index import FoundRows, HeaderIndex
 from rasteret_assets.headers.outcomes import HeaderProgress, Latencies, ProgressCallback
 from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.retried import RETRIED_CLASSES, nothing_earlier
 from rasteret_assets.headers.rows import FreshRows, RowSink, ledger_rows, wrong_rows
-from rasteret_assets.headers.store import HeaderReader, in_order
+from rasteret_assets.headers.store import HeaderRowReader, take_rows
 from rasteret_assets.headers.targets import distinct_files, ledger_targets
 from rasteret_assets.headers.workers import Workers
 from rasteret_assets.schema import BAND_INDEX, HREF, ID, IDENTITY, RETRY_UNTIL, STATUS_OK
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule, redact
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.io_errors import also_do
 from rasteret_assets.storage.processes import run_sync
-from rasteret_assets.storage.reading import also_do
 from rasteret_assets.storage.urls import host
 
-#: Targets (records times bands) whose headers are asked for in one go, and whose ledger rows are in memory at once.
+#: Most targets (records times bands) in a slice: one fetch asks for their headers, and their rows are in memory at
+#: once.
 SLICE_TARGETS = 65_536
 
 
 @dataclass(kw_only=True)
 class BandAccount:
-    """What it took to write a ledger.
+    """Counts of what a ledger holds and of what it took to write the ledger.
 
     Args:
         rows: rows of the ledger.
         fetched: files whose header was fetched.
-        reused: ledger rows whose header was known.
+        reused: ledger rows whose header was stored already.
         drifted: ledger rows whose file had changed, though the record had not.
-        requests: range requests made.
-        bytes: bytes those brought.
-        seconds: time the fetch took.
-        latencies: how long each header took that was read, retries left out.
-        failures: rows without a header by error class.
-        conflicts: rows whose header is in another CRS than the record says.
+        requests: number of range requests.
+        bytes: bytes that the requests brought.
+        seconds: time of the fetches.
+        latencies: seconds that each header took, without earlier tries.
+        failures: number of rows without a header, by error class.
+        conflicts: number of rows whose header is in another CRS than the record says.
     """
 
     rows: int = 0
@@ -75,17 +76,17 @@ class BandAccount:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownHeaders:
-    """Headers that need not be fetched.
+    """Stored headers, which need not be fetched.
 
     Args:
-        index: of the rows of the partition's header store.
-        light: takes what the ledger repeats of such rows.
-        borrow: called with the targets whose header is not known; adds to the index what other partitions no longer
-            need, and says whether anything was added.
+        index: index of the partition's header store.
+        light: reads the columns of header rows that the ledger repeats.
+        borrow: called with the targets whose header is not stored. It copies headers that other partitions no longer
+            need into the store and the index, and returns whether it found any.
     """
 
     index: HeaderIndex
-    light: HeaderReader
+    light: HeaderRowReader
     borrow: Callable[[pa.Table], bool]
 
 
@@ -94,18 +95,18 @@ class BandMetadataReader:
 
     Args:
         bands: assets to read, in column order.
-        backend: where headers come from.
-        explicit: whether the bands were chosen by name; otherwise rows whose asset is no raster are left out.
+        backend: reads the headers.
+        explicit: whether the bands were chosen by name; otherwise rows whose asset is not a raster are left out.
         places: which addresses may be asked.
-        max_concurrent: files in work at once.
+        max_concurrent: most files in work at once.
         sink: gets the header rows that are fetched.
-        known: headers that need not be fetched; None where nothing is known.
+        known: stored headers; None where there are none.
         overviews: whether to read the overviews that lie with the headers.
-        revalidate: ask for every header that is reused whether its file has changed, and read it again if so.
+        revalidate: whether to ask for every stored header if its file has changed, and to read the header again then.
         progress: called while headers come in.
         rule: which parameters of addresses are secrets.
-        retry_missing_for: days for which a file is tried again that does not exist.
-        workers: this process among those that fetch headers of the collection.
+        retry_missing_for: days for which a file that does not exist is tried again.
+        workers: the processes that fetch headers of the collection.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class BandMetadataReader:
 
     @property
     def slice_rows(self) -> int:
-        """Records of a slice."""
+        """Number of records in a slice."""
         return max(1, SLICE_TARGETS // max(1, len(self.bands)))
 
     def read(self, records: pa.Table, more: int = 0) -> pa.Table:
@@ -152,7 +153,7 @@ class BandMetadataReader:
 
         Args:
             records: with the columns of :data:`~rasteret_assets.headers.targets.TARGET_COLUMNS`.
-            more: records of the partition after these, for the progress.
+            more: number of records of the partition after these, for the progress.
         """
         targets = ledger_targets(records, self.bands, explicit=self.explicit, places=self.places, rule=self.rule)
         askable = np.asarray(pc.is_null(targets["error_class"]), bool)
@@ -175,12 +176,12 @@ class BandMetadataReader:
         rows = self._ledger(targets, found, fresh)
         self.account.count(rows)
         if more and fresh.added and self.known is not None:
-            # A file that a later slice refers to as well is not asked for again.
+            # So that a file of a later slice as well is not asked for again.
             self.sink.save()
             self.known.index.add(fresh.added)
         return rows
 
-    def _find(self, targets: pa.Table, askable: npt.NDArray[np.bool_]) -> Found:
+    def _find(self, targets: pa.Table, askable: npt.NDArray[np.bool_]) -> FoundRows:
         if self.known is None:
             return HeaderIndex().find(targets)
         found = self.known.index.find(targets)
@@ -188,18 +189,18 @@ class BandMetadataReader:
         if unknown.any() and self.known.borrow(targets.select([IDENTITY, BAND_INDEX]).filter(pa.array(unknown))):
             self.sink.save()
             found = self.known.index.find(targets)
-        # What was read under another spec is not used for an address that may not be asked.
+        # Not for addresses that may not be asked, because the stored header may have been read under another spec.
         return found._replace(files=np.where(askable, found.files, -1))
 
-    def _earlier(self, found: Found) -> pa.Table:
-        """What was known of every target that is asked for again; nulls for all others."""
+    def _earlier(self, found: FoundRows) -> pa.Table:
+        """Return the earlier outcome of every target that is asked for again; nulls for all other targets."""
         columns = ["error_class", RETRY_UNTIL]
         if self.known is None or not (found.outdated >= 0).any():
             return nothing_earlier(len(found.files))
         return self._light(found.outdated, found.rows).select(columns)
 
-    def _validators(self, found: Found) -> pa.Table:
-        """What the known header of every target was read under; nulls where none is known."""
+    def _validators(self, found: FoundRows) -> pa.Table:
+        """Return the validators of the stored header of every target; nulls where no header is stored."""
         columns = ["etag", "last_modified", "status"]
         return self._light(found.files, found.rows).select(columns)
 
@@ -208,8 +209,8 @@ class BandMetadataReader:
             return wrong_rows(pa.table({"error_class": pa.nulls(len(files)), "error": pa.nulls(len(files))}))
         return self.known.light.take(self.known.index.names, files, rows)
 
-    def _ledger(self, targets: pa.Table, found: Found, fresh: FreshRows) -> pa.Table:
-        """Ledger rows of a slice: of fetched headers, of known ones, and of targets that were wrong from the start."""
+    def _ledger(self, targets: pa.Table, found: FoundRows, fresh: FreshRows) -> pa.Table:
+        """Return the ledger rows of a slice: of fetched headers, of stored headers, and of targets with an error."""
         files, rows = fresh.places()
         is_fresh = files >= 0
         is_known = ~is_fresh & (found.files >= 0)
@@ -227,7 +228,7 @@ class BandMetadataReader:
         names = vocabulary.take(pa.array(codes, mask=codes < 0))
         numbers = np.where(is_fresh, rows, found.rows)
         return ledger_rows(
-            targets, in_order(pa.concat_tables(parts), order), names, pa.array(numbers, pa.int32(), mask=codes < 0)
+            targets, take_rows(pa.concat_tables(parts), order), names, pa.array(numbers, pa.int32(), mask=codes < 0)
         )
 
     def _fetch(self, fresh: FreshRows, more: int) -> None:
@@ -246,7 +247,7 @@ class BandMetadataReader:
         try:
             account = run_sync(fetching)
         except BaseException as error:
-            # Also where an interrupt ends it: what is finished need not be asked for again.
+            # Also after an interrupt, so that finished headers need not be fetched again.
             also_do(self.sink.save, error)
             raise
         self._before = _sum(before, account, total=before.total + account.total)
@@ -257,7 +258,7 @@ class BandMetadataReader:
 
 
 def _sum(before: HeaderProgress, now: HeaderProgress, *, total: int) -> HeaderProgress:
-    """Progress over all slices so far."""
+    """Return the progress over all slices so far."""
     started = before.started if before.total else now.started
     return replace(
         now, total=total, done=before.done + now.done, failed=before.failed + now.failed,
@@ -266,21 +267,21 @@ def _sum(before: HeaderProgress, now: HeaderProgress, *, total: int) -> HeaderPr
 
 
 def count_failures(table: pa.Table) -> dict[str, int]:
-    """Rows without a header, by error class."""
+    """Count the rows without a header, by error class."""
     failed = table.filter(pc.not_equal(table["status"], STATUS_OK))["error_class"]
     counts = failed.combine_chunks().value_counts()
     return dict(sorted(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
 
 
 def check_enrichment(ledgers: Sequence[pa.Table], *, transient_only: bool = False) -> None:
-    """Refuse a build of which not one header could be read.
+    """Refuse a build in which not a single header could be read.
 
     Args:
         ledgers: band metadata of all partitions of the build.
-        transient_only: refuse only where every failure is one that another try may mend.
+        transient_only: whether to refuse only if another try may succeed for every header.
 
     Raises:
-        EnrichmentError: with the commonest failures, the first of them, and what helps.
+        EnrichmentError: with the most frequent failures, the first failure, and what helps.
     """
     total = sum(ledger.num_rows for ledger in ledgers)
     failed = [ledger.filter(pc.not_equal(ledger["status"], STATUS_OK)) for ledger in ledgers]

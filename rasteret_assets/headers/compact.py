@@ -1,6 +1,7 @@
-"""Compaction of a header store: drop the rows that no ledger names once they are a third of all; join many files.
+"""Compact a header store: drop the rows that the ledger does not name once they are a third of all; join many files.
 
-Rows of records that a partition lost within a day do not count as dead: another partition may have them by now.
+Rows of records that a partition lost within the last day do not count as dead, because another partition may have got
+the records.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rasteret_assets.headers.store import GROUP_ROWS, HeaderFileWriter, HeaderReader, HeaderStore
+from rasteret_assets.headers.store import GROUP_ROWS, HeaderFileWriter, HeaderRowReader, HeaderStore
 from rasteret_assets.headers.unused import forget_unused, lately_unused
 from rasteret_assets.schema import BANDS, HEADER_FILE, HEADER_ROW, HEADER_SCHEMA
 from rasteret_assets.storage.workspace import Workspace
 
 #: Share of a store's rows that may be dead.
 DEAD_SHARE: Final = 1 / 3
-#: Files of a store; beyond that the small ones are joined.
+#: Most files of a store; beyond that number the small ones are joined.
 MOST_FILES: Final = 24
 _STEP_BYTES: Final = 16 * 2**20
 
-#: How the ledger is written: what repeats as dictionaries.
+#: How the ledger is written: columns with repeated values as dictionaries.
 LEDGER_OPTIONS: Final[dict[str, Any]] = {
     "compression": "zstd",
     "compression_level": 1,
@@ -33,10 +34,10 @@ LEDGER_OPTIONS: Final[dict[str, Any]] = {
 
 
 def compact(workspace: Workspace, key: str) -> bool:
-    """Write the rows that a partition's ledger names into new files where too many others lie between them.
+    """Write the rows that a partition's ledger names into new files, if too many other rows lie between them.
 
-    The new files come first, then the ledger that names them, then the old files go: whenever the process dies, every
-    row that a ledger names is there.
+    The new files are written first, then the ledger that names them, then the old files are deleted. At whatever moment
+    the process dies, every row that the ledger names exists.
 
     Args:
         workspace: of the collection.
@@ -51,7 +52,7 @@ def compact(workspace: Workspace, key: str) -> bool:
     path = workspace.stage_file(BANDS, key)
     store = HeaderStore(workspace, key)
     if len(store.names) < 2 and not store.lists_unused:
-        return False  # all its rows were written for the ledger that names them
+        return False  # all rows of one file were written for the ledger that names them
     schema = workspace.read_schema(path)
     if schema is None or HEADER_FILE not in schema.names:
         return False
@@ -68,7 +69,7 @@ def compact(workspace: Workspace, key: str) -> bool:
     old = [name for name in store.names if name in chosen]
     writer = HeaderFileWriter(workspace, store)
     with (
-        HeaderReader(workspace, store, HEADER_SCHEMA.names) as reader,
+        HeaderRowReader(workspace, store, HEADER_SCHEMA.names) as reader,
         workspace.writer(path, schema, **LEDGER_OPTIONS) as ledger,
     ):
         step = max(1, _STEP_BYTES // reader.row_bytes(old))
@@ -83,12 +84,12 @@ def compact(workspace: Workspace, key: str) -> bool:
 
 
 def _worth_writing(rows: dict[str, int], live: Counter[str], lent: Counter[str]) -> set[str]:
-    """Names of the files whose rows are to be written again.
+    """Return the names of the files whose rows are written again.
 
     Args:
-        rows: of every file.
-        live: rows of every file that the ledger names.
-        lent: rows of every file that another partition may ask for yet: its records may just have moved there.
+        rows: number of rows of every file.
+        live: number of rows of every file that the ledger names.
+        lent: number of rows of every file that another partition may still ask for, because records may have moved.
     """
     total = sum(rows.values())
     used = sum(min(count, live[name] + lent[name]) for name, count in rows.items())
@@ -100,8 +101,8 @@ def _worth_writing(rows: dict[str, int], live: Counter[str], lent: Counter[str])
     return chosen
 
 
-def _moved(batch: pa.RecordBatch, old: list[str], reader: HeaderReader, writer: HeaderFileWriter) -> pa.Table:
-    """Rows of the ledger that name the new places of the headers that stood in old files."""
+def _moved(batch: pa.RecordBatch, old: list[str], reader: HeaderRowReader, writer: HeaderFileWriter) -> pa.Table:
+    """Copy the headers that rows of the ledger name in old files; return the rows with the new places."""
     table = pa.Table.from_batches([batch])
     codes = pc.index_in(table[HEADER_FILE].combine_chunks(), value_set=pa.array(old, pa.string()))
     moving = np.flatnonzero(np.asarray(codes.is_valid()))
@@ -109,7 +110,7 @@ def _moved(batch: pa.RecordBatch, old: list[str], reader: HeaderReader, writer: 
         return table
     rows = table[HEADER_ROW].combine_chunks()
     places = np.stack([np.asarray(column.take(pa.array(moving)), np.int64) for column in (codes, rows)], axis=1)
-    # Bands that share a header row go on sharing it, as far as they stand in one step.
+    # Bands that share a header row still do so afterwards, as far as they are in one step.
     distinct, back = np.unique(places, axis=0, return_inverse=True)
     # In the order of the ledger, so that publishing reads the new file from front to end.
     first = np.full(len(distinct), len(moving), np.int64)

@@ -1,4 +1,4 @@
-"""Ledgers of version 0.1.0, which held the headers themselves: they are brought to the header store."""
+"""Move the headers of version 0.1.0, whose ledgers held them, to the header store."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from rasteret_assets.storage.addresses import identity_hashes
 from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.workspace import Workspace
 
-#: Where headers of interrupted builds lay, and those that partitions had lost.
+#: Stages of version 0.1.0 with the headers of interrupted builds, and with headers that partitions had lost.
 _PARTIAL: Final = f"{BANDS}.partial"
 _LEFT: Final = f"{BANDS}.left"
 
 
 def earlier_header_files(workspace: Workspace) -> dict[str, list[str]]:
-    """Return the files in which version 0.1.0 left headers beside the ledger, by partition.
+    """Return the files with headers that version 0.1.0 kept beside the ledgers, by partition.
 
-    They are headers of interrupted builds, and such that a partition did not need any more.
+    The headers are those of interrupted builds, and those that a partition did not need any more.
     """
     found: dict[str, list[str]] = {}
     for info in list_files(workspace.fs, f"{workspace.stages}/{_PARTIAL}", (".parquet",)):
@@ -57,7 +57,7 @@ def bring_up_to_date(workspace: Workspace, key: str, beside: Iterable[str] = ())
     Args:
         workspace: of the collection.
         key: of the partition, whose lock is held.
-        beside: its files among :func:`earlier_header_files`.
+        beside: the partition's files from :func:`earlier_header_files`.
 
     Raises:
         CollectionError: if the ledger is damaged.
@@ -82,7 +82,7 @@ def bring_up_to_date(workspace: Workspace, key: str, beside: Iterable[str] = ())
 
 
 def earlier_keys(workspace: Workspace, key: str) -> Iterator[pa.Table]:
-    """Yield what the headers of an earlier version's ledger are known by; nothing where the ledger is of this version.
+    """Yield the key columns of the headers in a ledger of version 0.1.0; nothing for a ledger of this version.
 
     Args:
         workspace: of the collection.
@@ -104,7 +104,7 @@ def earlier_keys(workspace: Workspace, key: str) -> Iterator[pa.Table]:
 
 
 def remove_earlier_tables(workspace: Workspace, keys: Collection[str]) -> None:
-    """Delete the raw and normalized records of some partitions that version 0.1.0 wrote as Parquet."""
+    """Delete the raw and normalized records of the partitions ``keys`` that version 0.1.0 wrote as Parquet."""
     for stage in (RAW, NORMALIZED):
         for info in list_files(workspace.fs, f"{workspace.stages}/{stage}", (".parquet",)):
             if info.path.rpartition("/")[2].removesuffix(".parquet") in keys:
@@ -117,7 +117,7 @@ def _header_rows(batch: pa.RecordBatch) -> pa.Table:
     told = conform_rows(batch, pa.schema(list(OUTCOME_FIELDS)))
     columns = {HREF: batch.column(HREF), BAND_INDEX: batch.column(BAND_INDEX)}
     columns |= dict(zip(told.schema.names, told.columns, strict=True))
-    # A conflict of CRSs is one of the record's with the header, and stands in the ledger only.
+    # Without conflicts of CRSs, because these are between record and header, and only the ledger tells them.
     columns |= {
         name: pc.if_else(is_ok, pa.scalar(None, pa.string()), batch.column(name)) for name in ("error_class", "error")
     }

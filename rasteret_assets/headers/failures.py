@@ -1,7 +1,7 @@
-"""The failure ledgers of a workspace, read as one table: which headers are missing, where, why, and what helps.
+"""Read the failures in the ledgers of a workspace as one table: which headers are missing, why, and what to do.
 
 The ledgers are the ``band_metadata`` tables that :mod:`~rasteret_assets.headers.band_metadata` writes, one per
-partition. The headers in them are nearly all of their size and are never read here.
+partition.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rasteret_assets.storage.addresses import redacted_hrefs, redacted_texts
 from rasteret_assets.storage.urls import host
 from rasteret_assets.storage.workspace import Workspace
 
-#: The host of hrefs that lead to no server.
+#: Stands for the host of hrefs of local files.
 LOCAL_FILES: Final = "local files"
 
 #: One row per header that is missing or in conflict with its record.
@@ -60,9 +60,9 @@ SUMMARY_SCHEMA: Final = pa.schema(
     ]
 )
 
-#: What a person can do about a failure, by the classes that a ledger may hold.
+#: What to do about a failure, by the error classes that a ledger may hold.
 REMEDIES: Final[dict[str, str]] = {kind.value: kind.remedy for kind in ErrorClass if kind.retry is not None}
-_OTHER_REMEDY: Final = "the error says what is wrong; build again once it is mended"
+_OTHER_REMEDY: Final = "the error says what is wrong; correct that and build again"
 
 #: Arrow's own name for the file a row of a dataset is from.
 _FILE: Final = "__filename"
@@ -71,22 +71,22 @@ _STORED: Final = (ID, "band", HREF, "status", "error_class", "error", "attempts"
 
 @dataclass(frozen=True, kw_only=True)
 class Failures:
-    """The headers a collection lacks, and those that are in another CRS than their record says.
+    """The missing headers of a collection, and the headers in another CRS than their record says.
 
     Args:
         table: rows of :data:`FAILURES_SCHEMA`, by partition and then in ledger order.
-        headers: rows of all ledgers, readable or not: what the failures are a share of.
+        headers: number of rows in all ledgers, of which the failures are a share.
     """
 
     table: pa.Table
     headers: int
 
     def select(self, *, error_class: str | None = None, host: str | None = None) -> Failures:
-        """The failures of one class, of one host, or of both.
+        """Return the failures of one class, of one host, or of both.
 
         Args:
-            error_class: as in the ledger.
-            host: with its port, in any case of letters; :data:`LOCAL_FILES` for hrefs without one.
+            error_class: as in the ledger; any class when omitted.
+            host: with its port, in upper or lower case, or :data:`LOCAL_FILES`; any host when omitted.
         """
         table = self.table
         if error_class is not None:
@@ -97,11 +97,11 @@ class Failures:
 
     @property
     def missing(self) -> int:
-        """How many headers the collection lacks; the others are in conflict with their record only."""
+        """Number of missing headers; the other failures are conflicts with the record only."""
         return int(pc.sum(pc.not_equal(self.table["error_class"], ErrorClass.CRS_CONFLICT)).as_py() or 0)
 
     def summary(self) -> pa.Table:
-        """How many headers are missing or in conflict by error class and host: rows of :data:`SUMMARY_SCHEMA`."""
+        """Count missing and conflicting headers by error class and host, as rows of :data:`SUMMARY_SCHEMA`."""
         # Without threads groups keep the order of their rows, so that the examples are the first of each.
         rows = self.table.append_column("retried", pc.cast(are_retried(self.table), pa.int64()))
         grouped = rows.group_by(["error_class", "host"], use_threads=False).aggregate(
@@ -111,7 +111,7 @@ class Failures:
             ]
         )  # fmt: skip
         classes, counts = grouped["error_class"], grouped[f"{ID}_count"]
-        remedies = [remedy(name) for name in classes.to_pylist()]  # as many as there are groups: a few
+        remedies = [remedy(name) for name in classes.to_pylist()]  # a Python loop over few groups
         summary = pa.table(
             {
                 "error_class": classes,
@@ -130,12 +130,12 @@ class Failures:
 
 
 def remedy(error_class: str | None) -> str:
-    """Return what a person can do about failures of a class, also of one that only a later version knows."""
+    """Return what to do about failures of a class, which may be one that only a later version knows."""
     return REMEDIES.get(error_class or "", _OTHER_REMEDY)
 
 
 def failure_rows(counts: Mapping[str, int], total: int) -> list[dict[str, Any]]:
-    """A row per error class for people: how many headers, which share of ``total``, and what helps."""
+    """Return a row per error class, to be shown: number of headers, their share of ``total``, and what helps."""
     return [
         {"class": name, "headers": count, "share": round(count / total, 4), "what helps": remedy(name)}
         for name, count in counts.items()
@@ -143,12 +143,12 @@ def failure_rows(counts: Mapping[str, int], total: int) -> list[dict[str, Any]]:
 
 
 def read_failures(workspace: Workspace) -> Failures:
-    """What the ledgers of all partitions say about headers that are missing or in conflict; no secret is in it.
+    """Return the missing and conflicting headers in the ledgers of all partitions, without secrets.
 
     Raises:
-        CollectionError: if there are no ledgers, or one is damaged.
+        CollectionError: if the workspace has no ledger, or a ledger is damaged.
     """
-    # Columns that a ledger of an earlier version lacks read as null.
+    # Columns that an earlier version did not write are read as null.
     stored = pa.schema([FAILURES_SCHEMA.field(name) for name in _STORED])
     folder = f"{workspace.stages}/{BANDS}"
     try:
@@ -165,7 +165,7 @@ def read_failures(workspace: Workspace) -> Failures:
             f"no ledgers of headers in {folder}: name the folder a collection is published in (..._records), "
             "or its YAML file, and build it first"
         )
-    # One null or string chunk per file would follow through all kernels: arrays are simpler.
+    # Arrays, because chunks (null or string, one per file) would complicate all steps below.
     rows = {name: failed[name].combine_chunks() for name in failed.column_names}
     rows["host"] = _hosts(rows[HREF])
     rows[HREF] = redacted_hrefs(rows[HREF])
@@ -176,7 +176,7 @@ def read_failures(workspace: Workspace) -> Failures:
 
 
 def _ledger_files(fs: pafs.FileSystem, folder: str) -> list[str]:
-    """Ledgers by partition; other files of the folder are checkpoints, markers and the like."""
+    """Return the paths of the ledgers, in order of partitions; other files in the folder are left out."""
     infos = fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
     return sorted(info.path for info in infos if info.type == pafs.FileType.File and _is_ledger(info.base_name))
 
@@ -190,8 +190,8 @@ def _is_ledger(name: str) -> bool:
 
 
 def _hosts(hrefs: pa.Array) -> pa.Array:
-    """Host of every href; null where there is no href."""
-    # Parsing an authority has no Arrow kernel, but a column has few distinct ones.
+    """Return the host of every href; null where the href is null."""
+    # A Python loop over the few distinct origins, because Arrow has no kernel that parses an authority.
     origins = pc.struct_field(pc.extract_regex(hrefs, r"^(?P<origin>[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)"), "origin")
     encoded = origins.dictionary_encode()
     names = pa.array([host(origin) or LOCAL_FILES for origin in encoded.dictionary.to_pylist()], pa.string())

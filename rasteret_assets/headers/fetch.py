@@ -1,7 +1,7 @@
-"""Fetch the headers of many files at once: as many in flight as their hosts like, every failure an outcome.
+"""Fetch the headers of many files at once: as many as their hosts take, and every failure is an outcome.
 
-What is asked of one file is told in :mod:`~rasteret_assets.headers._read`; here is who is asked when, what is tried
-again, and when finished headers are handed on.
+:mod:`~rasteret_assets.headers._read` reads one file. This module decides which host is asked when, which file is tried
+again, and when finished headers go to the sink.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rasteret_assets.errors import (
 from rasteret_assets.headers._handover import Handover
 from rasteret_assets.headers._read import HeaderReader
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
-from rasteret_assets.headers.workers import View, Workers
+from rasteret_assets.headers.workers import OtherWorkers, Workers
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.collector import fewer_collections
@@ -33,12 +33,12 @@ from rasteret_assets.storage.urls import host
 _PROGRESS_INTERVAL_S: Final = 0.1
 _STALL_INTERVAL_S: Final = 1.0
 
-#: Finished headers are handed on, and forgotten, in groups of this many, or of what a slow host gave in this time.
+#: Headers in a group for the sink, and seconds after which a smaller group of a slow host goes to the sink.
 BATCH_HEADERS = 4096
 BATCH_SECONDS = 15.0
-# Small groups: memory that is touched for the first time costs more than parsing.
+# Bytes of a group, which is small because memory that is touched for the first time costs more than parsing.
 _BATCH_BYTES: Final = 6 * 1024 * 1024
-# What may gather behind a header that takes its time: more is handed on out of order, and a ledger then sorted.
+# Bytes of finished headers that wait for a slow one before them; then they go out of order, and the ledger is sorted.
 _MOST_HELD_BYTES: Final = 128 * 1024 * 1024
 
 
@@ -56,18 +56,18 @@ async def fetch_headers(
 
     Args:
         targets: distinct files.
-        backend: where their bytes come from. Exceptions of a user's backend become outcomes too.
+        backend: reads their bytes. Exceptions of a user's backend become outcomes too.
         sink: called with finished headers in groups, in a thread, one group after the other; every target comes once.
-        max_concurrent: ceiling of files in work at once, over all hosts.
+        max_concurrent: most files in work at once, over all hosts.
         overviews: whether to read the overviews that lie with the headers.
-        progress: called now and then with the running totals, and once at the end.
-        workers: this process among those that fetch headers of the collection, with which it shares the hosts.
+        progress: called at most ten times a second with the running totals, and once at the end.
+        workers: the processes that fetch headers of the collection, with which this process shares the hosts.
 
     Returns:
         The totals.
 
     Raises:
-        Exception: what ``sink`` or ``progress`` raised; it ends the fetch.
+        Exception: of ``sink`` or ``progress``, which ends the fetch.
     """
     totals = HeaderProgress(total=len(targets))
     reader = HeaderReader(backend, totals, overviews=overviews)
@@ -79,7 +79,7 @@ async def fetch_headers(
 
 
 class _Fetch:
-    """One fetch: the queues of its hosts, the workers that empty them, and what has been learned on the way."""
+    """One fetch: the queues of its hosts, the workers that empty them, and the finished headers."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class _Fetch:
     ) -> None:
         self.targets = targets
         self.workers = workers
-        self.others = View()
+        self.others = OtherWorkers()
         self.max_concurrent = max_concurrent
         self.progress = progress
         self.totals = totals
@@ -108,7 +108,7 @@ class _Fetch:
         self.first_open = 0
         self.reported = 0.0
         self.flushed = time.monotonic()
-        #: Hosts that could be asked, but have no worker because the others hold all of them.
+        #: Hosts that have files and room, but no worker, because other hosts have all workers.
         self.starved: set[HostQueue] = set()
         self.complete = asyncio.Event()
         self.handover = Handover(sink, stopped=self.complete.set)
@@ -117,7 +117,7 @@ class _Fetch:
         """Work until every target is finished.
 
         Args:
-            hosts: what was last learned of hosts, by name; this fetch's states take their places.
+            hosts: states of hosts in earlier fetches, by name; the states of this fetch take their places.
         """
         if self.workers is not None:
             self.others = await asyncio.to_thread(self.workers.begin, len(self.targets))
@@ -135,7 +135,7 @@ class _Fetch:
             async with asyncio.TaskGroup() as self.group:
                 for queue in self.queues.values():
                     self._pump(queue)
-                # Reported even while nothing finishes: a stalled host is what a watcher most wants to see.
+                # Reported even while no header is finished, because that shows a stalled host.
                 while not self.complete.is_set():
                     self._report()
                     self._share()
@@ -143,14 +143,14 @@ class _Fetch:
                         await asyncio.wait_for(self.complete.wait(), _STALL_INTERVAL_S)
                 self._check()
         except BaseExceptionGroup as group:
-            # What went wrong first has ended the others: it is what a caller can handle.
+            # Only the first exception, because it has cancelled the other tasks.
             raise group.exceptions[0] from None
         finally:
             if self.workers is not None:
                 self.workers.end(self)
             for timer in self.timers.values():
                 timer.cancel()
-            # Also where an interrupt ends it: what is finished need not be asked for again.
+            # Also after an interrupt, so that finished headers need not be fetched again.
             self._flush()
             await self.handover.close()
         self._check()
@@ -158,11 +158,11 @@ class _Fetch:
 
     @property
     def ceiling(self) -> int:
-        """Files in work at once: this process' share."""
+        """Most files in work at once in this process."""
         return max(1, self.max_concurrent // self.others.workers)
 
     def _share(self) -> None:
-        """Exchange with other processes what each has learned of the hosts, and take the share that is left for one."""
+        """Exchange states of throttling hosts with other processes, and take this process' share of their limits."""
         if self.workers is None:
             return
         before, self.others = self.others, self.workers.view
@@ -174,12 +174,12 @@ class _Fetch:
         self.workers.tell(self, {name: queue.state for name, queue in self.queues.items() if queue.state.is_throttled})
 
     def _check(self) -> None:
-        """Raise what the sink raised."""
+        """Raise the exception of the sink, if it raised one."""
         if self.handover.error is not None:
             raise self.handover.error
 
     def _pump(self, queue: HostQueue) -> None:
-        """Start as many workers as the host has room and files for."""
+        """Start as many workers as the host takes and has files for."""
         if queue.state.dead:
             self._give_up(queue)
         while queue.state.has_room and self.totals.concurrency < self.ceiling:
@@ -195,7 +195,7 @@ class _Fetch:
             self.starved.add(queue)
 
     def _pump_later(self, queue: HostQueue) -> None:
-        """Come back to a host when its pause is over or its next retry is due."""
+        """Call :meth:`_pump` for a host when its pause is over or its next retry is due."""
         seconds = queue.wait()
         if seconds is not None:
             if timer := self.timers.get(id(queue)):
@@ -203,7 +203,7 @@ class _Fetch:
             self.timers[id(queue)] = asyncio.get_running_loop().call_later(seconds + 0.001, self._pump, queue)
 
     async def _work(self, queue: HostQueue, index: int | None) -> None:
-        """Take one file after the other while the host has room for this worker."""
+        """Ask for one file after the other, as long as the host takes this worker."""
         state = queue.state
         while index is not None:
             if not self.handover.room.is_set():
@@ -223,7 +223,7 @@ class _Fetch:
             self._pump(waiting)
 
     async def _try(self, queue: HostQueue, index: int) -> None:
-        """Ask for one header, and either finish it or put it back until its next try."""
+        """Ask for one header; then either finish it or put it back until its next try."""
         outcome = self.begun.pop(index, None) or HeaderOutcome()
         outcome.attempts += 1
         started = time.monotonic()
@@ -247,7 +247,7 @@ class _Fetch:
         self._finish(index, outcome)
 
     def _again(self, queue: HostQueue, index: int, outcome: HeaderOutcome, error: RangeReadError) -> bool:
-        """Put a file back for another try; False where it has had all its tries, or its time."""
+        """Put a file back for another try; return False after its last try, or after 180 s."""
         now = time.monotonic()
         deadline = self.deadlines.setdefault(index, now + DEADLINE_S)
         due = now + backoff(outcome.attempts, error.retry_after)
@@ -258,7 +258,7 @@ class _Fetch:
         return True
 
     def _give_up(self, queue: HostQueue) -> None:
-        """Fail what waits for a dead host, so that it does not hold up the others."""
+        """Fail the files that wait for a dead host, so that other hosts are not delayed."""
         for index in queue.drain():
             where = redact(self.targets[index].href)
             outcome = self.begun.pop(index, None) or HeaderOutcome()
@@ -278,7 +278,7 @@ class _Fetch:
         self.is_done[index] = True
         full = len(self.finished) >= BATCH_HEADERS or self.held > _BATCH_BYTES
         if full and self.handover.room.is_set() and self.totals.done % max(1, BATCH_HEADERS // 16) == 0:
-            # In target order, as far as nothing is missing: a ledger that comes in order need not be sorted.
+            # In the order of the targets up to the first open one, so that the ledger need not be sorted.
             self.first_open = self.is_done.find(0, self.first_open)
             self._flush(before=self.first_open)
         now = time.monotonic()
@@ -290,7 +290,7 @@ class _Fetch:
             self.complete.set()
 
     def _flush(self, before: int | None = None) -> None:
-        """Hand on what is finished, in target order; only targets ``before`` one, unless too much has gathered."""
+        """Hand finished headers to the sink, in target order; only those before a target, unless too many wait."""
         self.finished.sort(key=lambda finished: finished[0])
         count = len(self.finished)
         if before is not None and before >= 0 and count < 2 * BATCH_HEADERS and self.held < _MOST_HELD_BYTES:
@@ -304,7 +304,7 @@ class _Fetch:
             self.handover.put(indices, outcomes, before_bytes - self.held)
 
     def _report(self, *, final: bool = False) -> None:
-        """Hand the totals to whoever watches, at most ten times a second."""
+        """Call ``progress`` with the totals, at most ten times a second."""
         now = time.monotonic()
         if self.progress is not None and (final or now - self.reported >= _PROGRESS_INTERVAL_S):
             self.reported = now
@@ -312,9 +312,9 @@ class _Fetch:
 
 
 def _without_frames(error: RasteretAssetsError) -> RasteretAssetsError:
-    """Return an error that keeps no frame alive, because each holds the buffers of the answer that it was raised over.
+    """Return the error without its traceback and causes, whose frames keep the buffers of answers alive.
 
-    Failures are kept until their group is handed on, and Python's own collection of cycles is held back meanwhile.
+    Failures are kept until their group goes to the sink, and Python collects cycles rarely meanwhile.
     """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

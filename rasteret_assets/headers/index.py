@@ -1,6 +1,6 @@
-"""Which headers are known: for a file and sample, the row of the header store that holds its header or failure.
+"""Find stored headers: for a file and sample, the row of the header store that holds its header or failure.
 
-Only a 128-bit hash of each known address is kept in memory; the rows stay in their files.
+Only a 128-bit hash of each address is kept in memory; the rows stay in their files.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from rasteret_assets.headers.retried import are_settled
 from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.schema import BAND_INDEX, IDENTITY, PARSER_VERSION, RETRY_UNTIL
 
-#: Columns that a row is known by.
+#: Columns by which a row is found, and which tell whether it is still valid.
 KEY_COLUMNS: Final = (IDENTITY, BAND_INDEX, "error_class", RETRY_UNTIL, "parser_version")
 
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
-class Found(NamedTuple):
-    """Where the header of each target stands.
+class FoundRows(NamedTuple):
+    """The stored row of each target.
 
     Args:
-        files: position of the file among the index's names, ``int64[N]``; -1 where nothing is known that still holds.
-        rows: number of the row there, ``int64[N]``.
-        outdated: as ``files``, of a row that does not hold any more; -1 where there is none.
+        files: position of the row's file among the index's names, ``int64[N]``; -1 where no valid row is stored.
+        rows: number of the row in the file, ``int64[N]``.
+        outdated: as ``files``, for a row that is not valid any more; -1 where there is none.
     """
 
     files: npt.NDArray[np.int64]
@@ -42,8 +42,8 @@ class _Run(NamedTuple):
 
     Args:
         keys: of the rows, ``uint64[N, 2]``.
-        places: position of the file among the index's names and number of the row there, ``int32[N, 2]``; of a row
-            that does not hold any more the bits of the position are inverted, so that it is negative.
+        places: position of the file among the index's names and number of the row in it, ``int32[N, 2]``. The bits of
+            the position are inverted, so that it is negative, for a row that is not valid any more.
     """
 
     keys: npt.NDArray[np.uint64]
@@ -51,21 +51,21 @@ class _Run(NamedTuple):
 
 
 class HeaderIndex:
-    """Rows of header files that still hold: same parser, and an outcome that another try would not change.
+    """Index of the valid rows of header files: of the same parser, with an outcome that another try would not change.
 
-    Rows come in thousands of times while headers are fetched. They are kept in sorted runs, the newest first, and two
-    runs become one where the newer has half as many rows as the older (O'Neil et al., "The log-structured merge-tree",
-    1996): what is known is moved a logarithmic number of times, and few runs are searched.
+    Rows are added thousands of times while headers are fetched. They are kept in sorted runs, the newest first, and two
+    runs are merged once the newer has half as many rows as the older (O'Neil et al., "The log-structured merge-tree",
+    1996). A row is therefore moved a logarithmic number of times, and few runs are searched.
     """
 
     def __init__(self) -> None:
-        #: Names of the files that rows were added of.
+        #: Names of the files whose rows were added.
         self.names: list[str] = []
         self._runs: list[_Run] = []
 
     @classmethod
     def of(cls, store: HeaderStore, names: Iterable[str] | None = None) -> HeaderIndex:
-        """Return the index of the files of a store, in which newer files count before older ones.
+        """Return the index of the files of a store, in which rows of newer files take precedence.
 
         Raises:
             CollectionError: if a file is damaged.
@@ -82,11 +82,11 @@ class HeaderIndex:
         return index
 
     def add(self, added: Iterable[tuple[str, int, pa.Table]]) -> None:
-        """Know rows that were added to files; they count before those that are known already.
+        """Add rows that were written to files; they take precedence over the rows of the index.
 
         Args:
-            added: name of a file, number of the first of the rows there, and the rows, with :data:`KEY_COLUMNS`; of
-                equal keys the first counts.
+            added: name of a file, number of the first row in it, and the rows, with :data:`KEY_COLUMNS`. Of rows with
+                equal keys the first takes precedence.
         """
         parts = []
         for name, first, rows in added:
@@ -99,8 +99,8 @@ class HeaderIndex:
         runs = self._runs if len(self._runs) < 2 else [_merged(self._runs)]
         return sum(int((run.places[:, 0] >= 0).sum()) for run in runs)
 
-    def find(self, targets: pa.Table) -> Found:
-        """Return where the header of every target stands.
+    def find(self, targets: pa.Table) -> FoundRows:
+        """Return the stored row of every target.
 
         Args:
             targets: with the columns ``identity`` and ``band_index``.
@@ -109,7 +109,7 @@ class HeaderIndex:
         nothing = np.full(count, -1, np.int64)
         files, rows, is_known = nothing.copy(), np.zeros(count, np.int64), np.zeros(count, bool)
         if not self._runs or not count:
-            return Found(files, rows, nothing)
+            return FoundRows(files, rows, nothing)
         identities, indices = (targets[name].combine_chunks() for name in (IDENTITY, BAND_INDEX))
         wanted = _keys(identities, indices)
         left = np.flatnonzero(np.asarray(identities.is_valid()))
@@ -119,12 +119,12 @@ class HeaderIndex:
             files[left[known]], rows[left[known]] = run.places[place[known]].T
             is_known[left[known]] = True
             left = left[~known]
-        # A row that does not hold any more hides what older ones say.
+        # Also an invalid row hides the older rows of its key.
         holds = files >= 0
-        return Found(np.where(holds, files, -1), rows, np.where(is_known & ~holds, ~files, -1))
+        return FoundRows(np.where(holds, files, -1), rows, np.where(is_known & ~holds, ~files, -1))
 
     def _insert(self, parts: Sequence[_Run]) -> None:
-        """Add rows, of which those that count first stand first."""
+        """Add runs of rows, those that take precedence first."""
         if not sum(len(part.keys) for part in parts):
             return
         self._runs.insert(0, _merged(parts))
@@ -133,20 +133,21 @@ class HeaderIndex:
 
 
 def _merged(parts: Sequence[_Run]) -> _Run:
-    """One run of several, or of rows in any order; of equal keys the first counts."""
+    """Merge runs, or rows in any order, into one run; of equal keys the first takes precedence."""
     keys = np.concatenate([part.keys for part in parts])
     places = np.concatenate([part.places for part in parts])
     order = np.argsort(keys[:, 0], kind="stable")
     keys = keys[order]
-    # A clash of the first halves of two hashes hides one of them at most: its header is asked for again.
+    # If the first halves of two hashes are equal, one row is hidden, and its header is only asked for again.
     first = np.concatenate([np.ones(min(1, len(keys)), bool), keys[1:, 0] != keys[:-1, 0]])
     return _Run(keys[first], places[order][first])
 
 
 def _entries(rows: pa.RecordBatch | pa.Table, file: int, first: int) -> _Run:
-    """Keys and places of rows of a file, in its order; a failure that is to be tried again does not hold.
+    """Return keys and places of the rows of a file, in file order, with the invalid ones among them.
 
-    Such a failure stands before what an older file knows: the header was asked for anew, because it was not trusted.
+    A failure that is tried again is invalid. It hides rows of older files, because the header was asked for again for
+    the reason that the older rows were not trusted.
     """
     holds = _holds(rows)
     places = np.stack([np.where(holds, file, ~file), np.arange(first, first + rows.num_rows)], axis=1).astype(np.int32)
@@ -160,7 +161,7 @@ def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _keys(identities: pa.Array, indices: pa.Array) -> npt.NDArray[np.uint64]:
-    """A 128-bit key ``uint64[N, 2]`` of the file and sample of every row."""
+    """Return a 128-bit key ``uint64[N, 2]`` for the file and sample of every row."""
     count = len(identities)
     if not count:
         return np.zeros((0, 2), np.uint64)

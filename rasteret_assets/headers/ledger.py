@@ -1,4 +1,4 @@
-"""The ledger of a partition with the headers it names."""
+"""Read the ledger of a partition together with the headers that it names."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow as pa
 
 from rasteret_assets.columns.conform import conform_rows
-from rasteret_assets.headers.store import HeaderReader, HeaderStore
+from rasteret_assets.headers.store import HeaderRowReader, HeaderStore
 from rasteret_assets.schema import BAND_METADATA_SCHEMA, BANDS, HEADER_FILE, HEADER_ROW, HEADER_STRUCT
 from rasteret_assets.storage.workspace import Workspace
 
-#: Bytes of headers that are yielded at once.
+#: Most bytes of headers in a batch.
 _BATCH_BYTES = 24 * 2**20
 
 
 def read_ledger(workspace: Workspace, key: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a partition's ledger with a column ``header``, null where there is none, in bounded batches.
+    """Yield the rows of a partition's ledger, in bounded batches, with a column ``header`` (null where it is missing).
 
     Args:
         workspace: of the collection.
@@ -28,24 +28,24 @@ def read_ledger(workspace: Workspace, key: str) -> Iterator[pa.RecordBatch]:
     """
     path = workspace.stage_file(BANDS, key)
     stored = workspace.read_batches(path, BAND_METADATA_SCHEMA.names)
-    # Of an earlier version's ledger, which held its headers, nothing is made up.
+    # A ledger of version 0.1.0 holds its headers and has none of the new columns, so its rows stay as they are.
     whole = (conform_rows(rows, BAND_METADATA_SCHEMA) if HEADER_FILE in rows.schema.names else rows for rows in stored)
     return with_headers(workspace, key, whole)
 
 
 def with_headers(workspace: Workspace, key: str, ledger: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield rows of a partition's ledger as :func:`read_ledger` does.
+    """Add the column ``header`` to rows of a partition's ledger, as :func:`read_ledger` does.
 
     Args:
         workspace: of the collection.
         key: of the partition.
-        ledger: its rows, with at least ``header_file`` and ``header_row``.
+        ledger: rows of the ledger, with at least the columns ``header_file`` and ``header_row``.
 
     Raises:
         CollectionError: if a header file is damaged.
     """
     store = HeaderStore(workspace, key)
-    with HeaderReader(workspace, store, ["header"]) as reader:
+    with HeaderRowReader(workspace, store, ["header"]) as reader:
         step = max(1, _BATCH_BYTES // reader.row_bytes(store.names))
         for whole in ledger:
             for start in range(0, whole.num_rows, step):

@@ -1,4 +1,4 @@
-"""The values of a header fetch: what is wanted, what became of it, how far it is."""
+"""The values of a header fetch: its targets, their outcomes, and its progress."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class HeaderTarget(NamedTuple):
     """A file whose header is wanted.
 
     Args:
-        href: its address as it is fetched.
-        family: files that share a prefetch size.
-        known: validators of the header we have; the file is read only if it has others now.
+        href: address of the file as it is fetched.
+        family: name of the files that share a prefetch size.
+        known: validators of the stored header; then the file is read only if it has others now.
     """
 
     href: str
@@ -37,14 +37,14 @@ class HeaderTarget(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class HeaderOutcome:
-    """What became of one file.
+    """The outcome of one file.
 
     Args:
-        header: the header, or None where it could not be had.
-        error: why, where there is none.
-        unchanged: whether the file still has the validators it was known by, and was not read.
+        header: the header, or None where it could not be read.
+        error: the failure, where ``header`` is None and the file is not ``unchanged``.
+        unchanged: whether the file still has the validators of its target, and was not read.
         attempts: how often the file was tried.
-        size: of the object in bytes, where the store told it.
+        size: bytes of the object, if the store told the size.
         etag: as the store told it.
         last_modified: as the store told it.
     """
@@ -59,25 +59,25 @@ class HeaderOutcome:
 
 
 class Latencies:
-    """How long headers took, as a histogram whose bins grow by a tenth: percentiles in bounded memory."""
+    """A histogram of the seconds that headers took; bins grow by a tenth, so that memory is bounded."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
         self._waiting = array("d")
 
     def add(self, seconds: float) -> None:
-        """Count one header."""
+        """Count a header that took ``seconds``."""
         self._waiting.append(seconds)
         if len(self._waiting) == _BINNED:
             self._bin()
 
     def update(self, others: Latencies) -> None:
-        """Count all that others counted."""
+        """Add the counts of another histogram."""
         others._bin()
         self._counts.update(others._counts)
 
     def percentile(self, share: float) -> float | None:
-        """Seconds within which this share (0 to 1) of the headers came, to a tenth; None where there were none."""
+        """Return the seconds within which the ``share`` (0 to 1) of headers came, to a tenth; None without headers."""
         self._bin()
         wanted, seen = share * self._counts.total(), 0
         for place in sorted(self._counts):
@@ -87,7 +87,7 @@ class Latencies:
         return None
 
     def _bin(self) -> None:
-        """Many at once: a logarithm each would be a twentieth of what a header costs."""
+        """Count the waiting headers, 4096 at once, because a logarithm for each would take a twentieth of its time."""
         seconds = np.maximum(np.frombuffer(self._waiting), _SHORTEST_S)
         self._waiting = array("d")
         places, counts = np.unique((np.log(seconds / _SHORTEST_S) / _BIN).astype(np.int64), return_counts=True)
@@ -96,7 +96,7 @@ class Latencies:
 
 @dataclass(kw_only=True)
 class HeaderProgress:
-    """Running totals of a header fetch; the last one is its account."""
+    """Running totals of a header fetch; at its end, what the fetch took."""
 
     total: int
     done: int = 0
@@ -109,11 +109,11 @@ class HeaderProgress:
 
     @property
     def seconds(self) -> float:
-        """Time since the fetch began."""
+        """Seconds since the fetch began."""
         return time.monotonic() - self.started
 
 
 ProgressCallback = Callable[[HeaderProgress], None]
 
-#: Takes finished headers: their positions among the targets, and what became of each.
+#: Takes finished headers: their positions among the targets, and the outcome of each.
 HeaderSink = Callable[[Sequence[int], Sequence[HeaderOutcome]], None]

@@ -1,8 +1,8 @@
-"""Which addresses of a record table are asked: not those by which a stranger's table would reach into this machine.
+"""Refuse addresses by which a stranger's record table would reach into this machine.
 
-Whoever writes a table says which files the machine that builds it opens. A table that was read from elsewhere may not
-name local files, and no table the services at link-local addresses, which hand out a machine's credentials. Specs may
-allow both.
+The author of a table decides which files the machine opens that builds the table. A table from another machine may
+therefore not name local files, and no table may name services at link-local addresses, which hand out a machine's
+credentials. A spec may allow both.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from rasteret_assets.storage.urls import host, scheme
 
 
 class Refusal(NamedTuple):
-    """Why an address is not asked.
+    """The reason for which an address is not asked.
 
     Args:
         error_class: as in the ledger.
-        error: for people; it says nothing of what lies at the address.
+        error: message, which tells nothing about the content at the address.
     """
 
     error_class: ErrorClass
@@ -51,12 +51,12 @@ _LOCAL: Final = re.compile(r"(?i)^(/|~|file:)")
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """What a table may name.
+    """The addresses that a table may name.
 
     Args:
-        local_files: whether files of this machine are asked.
-        link_local: whether link-local hosts are.
-        folders: local places that are asked in any case: rewrites of the spec lead there.
+        local_files: whether the table may name files of this machine.
+        link_local: whether the table may name link-local hosts.
+        folders: local folders that are allowed in any case, because rewrites of the spec lead there.
     """
 
     local_files: bool = True
@@ -65,7 +65,7 @@ class Places:
 
     @classmethod
     def of(cls, spec: CollectionSpec, *, remote: bool) -> Places:
-        """What a table may name under a spec.
+        """Return the addresses that a table may name under a spec.
 
         Args:
             spec: of the collection.
@@ -79,7 +79,7 @@ class Places:
         )
 
     def refused(self, hrefs: pa.Array) -> list[tuple[Refusal, npt.NDArray[np.bool_]]]:
-        """Return which addresses of a string array are not asked, by refusal."""
+        """Return for each kind of refusal the mask of the addresses in a string array that are refused, ``bool[N]``."""
         kinds: list[tuple[Refusal, npt.NDArray[np.bool_]]] = []
         if not self.local_files:
             suspect = pc.match_substring_regex(hrefs, _LOCAL.pattern).fill_null(fill_value=False)
@@ -87,7 +87,7 @@ class Places:
             mask[mask] = [self._is_refused_file(href) for href in hrefs.filter(suspect).to_pylist()]
             kinds.append((LOCAL_FILE, mask))
         if not self.link_local:
-            # Addresses of one host in a thousand spellings are few hosts.
+            # By distinct host, because the addresses of a table have few.
             origins = pc.struct_field(pc.extract_regex(hrefs, r"^(?P<o>.*?//[^/?#]*)"), "o").dictionary_encode()
             known = np.array([is_link_local(host(origin)) for origin in origins.dictionary.to_pylist()] + [False])
             kinds.append((LINK_LOCAL, known[np.asarray(origins.indices.fill_null(len(known) - 1))]))
@@ -102,9 +102,9 @@ def _is_local(href: str) -> bool:
 
 
 def _plain_path(href: str) -> str:
-    """The path of a local file without steps upwards: one that leads out of a folder is not below it."""
+    """Return the path of a local file without ``..``, so that a path that leads out of a folder is not below it."""
     try:
         path = os.path.abspath(local_path(href))  # noqa: PTH100  (pathlib would ask the disk)
-    except (ValueError, RuntimeError):  # no address, or the home of nobody
+    except (ValueError, RuntimeError):  # not an address, or ``~user`` of a user that does not exist
         return ""
     return f"{path}/" if href.endswith("/") and path != "/" else path

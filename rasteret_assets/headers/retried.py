@@ -1,8 +1,8 @@
-"""Which failures later builds try again: one rule for header rows, for states of partitions, and for who asks for runs.
+"""Decide which failures later builds try again: one rule for header rows, for states of partitions and for sensors.
 
-What failed for a reason that may pass is tried by every build. A file that does not exist is tried for some days after
-it was first missed, because providers publish records before their files; then it counts as gone for good. The end of
-these days, ``retry_until``, stands in the header row, in the ledger and, counted, in the state of the partition.
+Every build tries again what failed for a reason that may pass. A file that does not exist is tried again for some days
+after it was first missed, because providers publish records before their files; after that it counts as gone for good.
+The end of these days, ``retry_until``, is kept in the header row, in the ledger and, counted, in the partition's state.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import pyarrow.compute as pc
 from rasteret_assets.error_classes import ErrorClass
 from rasteret_assets.schema import RETRY_UNTIL, TIMESTAMP
 
-#: Failures that every later build tries again: those of the moment, of the network, or of credentials.
+#: Classes of failures that every later build tries again: passing ones, and those of the network or of credentials.
 RETRIED_CLASSES: Final = tuple(kind.value for kind in ErrorClass if kind.is_retried_by_every_build)
 
-#: The failure of a host that a spec may allow. It is not a reason for a build, but no build takes it as it is: looking
-#: the name up again costs nothing, and the spec may have changed.
+#: The class of a host that is refused unless the spec allows it. It is not a reason to build, but every build looks the
+#: name up again, because that costs nothing and the spec may have changed.
 REFUSED: Final = ErrorClass.LINK_LOCAL_REFUSED.value
 
-#: The failure of a file that does not exist.
+#: The class of a file that does not exist.
 MISSING: Final = ErrorClass.NOT_FOUND.value
 
 
@@ -35,7 +35,7 @@ def now() -> datetime:
 
 
 def are_retried(rows: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
-    """Return a mask of the rows whose failure a build tries again that runs now.
+    """Return a mask of the rows whose failure a build that runs now tries again.
 
     Args:
         rows: with the columns ``error_class`` and ``retry_until``.
@@ -46,7 +46,7 @@ def are_retried(rows: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
 
 
 def are_settled(rows: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
-    """Return a mask of the rows whose outcome a build that runs now takes as it is.
+    """Return a mask of the rows whose outcome a build that runs now does not ask for again.
 
     Args:
         rows: as for :func:`are_retried`.
@@ -70,25 +70,25 @@ def count_retried(state: Mapping[str, Any], at: datetime | None = None) -> int:
 
 
 def count_until(rows: pa.Table | pa.RecordBatch) -> Counter[str]:
-    """Return how many rows are tried again until when: the form in which a partition's state holds it.
+    """Count the rows by the time until which they are tried again, in the form that a partition's state has.
 
     Args:
         rows: with the column ``retry_until``.
     """
     counted = rows.column(RETRY_UNTIL).drop_null().value_counts()
-    times = counted.field("values").to_pylist()  # a few, because they are full hours
+    times = counted.field("values").to_pylist()  # few, because the times are full hours
     return Counter({time.isoformat(): n for time, n in zip(times, counted.field("counts").to_pylist(), strict=True)})
 
 
 def retry_until(error_classes: pa.Array, earlier: pa.Table, days: float) -> pa.Array:
-    """Return until when each of some outcomes is tried again, for files that do not exist; null for all others.
+    """Return the time until which each outcome is tried again: null unless its file does not exist.
 
     Args:
         error_classes: of the outcomes.
-        earlier: columns ``error_class`` and ``retry_until`` of what was known of the same files before; null where
-            nothing was. A file that was missing then keeps its time: it is the first miss that counts.
-        days: for which a file is tried again that was not missing before. The time is rounded up to a full hour, so
-            that a partition has few different ones.
+        earlier: columns ``error_class`` and ``retry_until`` of the earlier outcomes of the same files; null where there
+            was no earlier outcome. A file that was missing then keeps its time, because the first miss counts.
+        days: days for which a newly missing file is tried again. The end is rounded up to a full hour, so that a
+            partition has few different times.
     """
     end = (now() + timedelta(days=days, hours=1)).replace(minute=0, second=0, microsecond=0)
     first = pa.scalar(end if days else None, TIMESTAMP)
@@ -99,5 +99,5 @@ def retry_until(error_classes: pa.Array, earlier: pa.Table, days: float) -> pa.A
 
 
 def nothing_earlier(rows: int) -> pa.Table:
-    """Return the columns of :func:`retry_until` for files of which nothing was known."""
+    """Return the argument ``earlier`` of :func:`retry_until` for files without earlier outcomes."""
     return pa.table({"error_class": pa.nulls(rows, pa.string()), RETRY_UNTIL: pa.nulls(rows, TIMESTAMP)})

@@ -1,7 +1,7 @@
-"""Finished headers as rows of the header store, and the ledger's rows that name them.
+"""Make rows of the header store from finished headers, and rows of the ledger that name them.
 
-Headers go to the store in the groups in which they finish, and none of them is kept: the ledger holds the number of
-the row in which each header stands.
+Headers go to the store in groups, as they finish, and do not stay in memory: a row of the ledger holds the file and
+the row number of its header.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rasteret_assets.headers.fetch import BATCH_SECONDS
 from rasteret_assets.headers.index import KEY_COLUMNS
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderTarget
 from rasteret_assets.headers.retried import RETRIED_CLASSES, retry_until
-from rasteret_assets.headers.store import HeaderFileWriter, in_order
+from rasteret_assets.headers.store import HeaderFileWriter, take_rows
 from rasteret_assets.headers.targets import STATED_EPSG
 from rasteret_assets.schema import (
     BAND_INDEX,
@@ -46,32 +46,32 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.storage.memory import give_back
 
-#: What the ledger repeats of a header row.
+#: Columns of a header row that the ledger repeats.
 LIGHT_COLUMNS: Final = (*(field.name for field in OUTCOME_FIELDS), "epsg")
 _LIGHT_SCHEMA: Final = pa.schema([HEADER_SCHEMA.field(name) for name in LIGHT_COLUMNS])
 
-#: What is taken out of header rows that are in memory.
+#: Columns that :class:`MemorySink` returns.
 _TAKEN: Final = pa.schema([("header", HEADER_STRUCT), *VALIDATOR_FIELDS])
 
-#: A file of the store is closed, and so survives an interruption, when it has so many rows, or bytes, or is so old.
+#: Rows, bytes and age at which a file of the store is closed, so that an interruption does not lose it.
 SAVED_ROWS = 32_768
 _SAVED_BYTES: Final = 128 * 2**20
-# What a slow host gave comes after BATCH_SECONDS, and is then put away at once: as long again would be lost otherwise.
+# Less than BATCH_SECONDS, so that the headers of a slow host, which come after that time, are saved at once.
 _SAVED_SECONDS: Final = BATCH_SECONDS / 2
 
-#: Bytes of header rows that are made at once: one header may serve hundreds of bands.
+#: Most bytes of header rows that are made at once, because one header may belong to hundreds of bands.
 _MADE_BYTES: Final = 24 * 2**20
 
 
 class RowSink(Protocol):
-    """Takes header rows and says where they stand."""
+    """Stores header rows and tells their places."""
 
     def put(self, rows: pa.Table) -> tuple[str, int]:
-        """Keep header rows; return the name of their file and the number of the first of them."""
+        """Store header rows; return the name of their file and the number of the first row in it."""
         ...
 
     def save(self, *, due: bool = False) -> None:
-        """Make what was put survive an interruption; with ``due`` only where it has been waiting for long enough."""
+        """Secure all rows against an interruption; with ``due`` only if they are many or have waited for long."""
         ...
 
 
@@ -96,7 +96,7 @@ class StoreSink:
         old = time.monotonic() - self._saved_at > _SAVED_SECONDS
         if not due or old or writer.rows >= SAVED_ROWS or writer.bytes >= _SAVED_BYTES:
             writer.close()
-            # What the allocators keep of so many headers would be in memory beside what the next ones need.
+            # Because the memory that allocators keep of these headers would add to that of the next ones.
             give_back()
             self._saved_at = time.monotonic()
 
@@ -114,22 +114,28 @@ class MemorySink:
         return name, 0
 
     def save(self, *, due: bool = False) -> None:
-        """Do nothing: memory survives no interruption."""
+        """Do nothing, because memory does not survive an interruption."""
 
     def take(self, names: Sequence[str], files: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> pa.Table:
-        """Return headers, and what was told of their files, in the order asked for; nulls where ``files`` is -1."""
+        """Return headers and validators of their files in the order of ``rows``; nulls where ``files`` is -1.
+
+        Args:
+            names: names of files.
+            files: for every row the position of its file among ``names``, ``int64[N]``.
+            rows: number of the row in the file, ``int64[N]``.
+        """
         parts, places = [_no_headers(0)], [np.zeros(0, np.int64)]
         for file in np.unique(files):
             mine = np.flatnonzero(files == file)
             table = self.tables[names[file]].select(_TAKEN.names) if file >= 0 else _no_headers(len(mine))
-            parts.append(table if file < 0 else in_order(table, rows[mine]))
+            parts.append(table if file < 0 else take_rows(table, rows[mine]))
             places.append(mine)
-        return in_order(pa.concat_tables(parts), np.argsort(np.concatenate(places), kind="stable"))
+        return take_rows(pa.concat_tables(parts), np.argsort(np.concatenate(places), kind="stable"))
 
     def take_each(
         self, names: Sequence[str], requests: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
     ) -> list[pa.Table]:
-        """Return one table for each of several requests, ``files`` and ``rows`` of :meth:`take`."""
+        """Return the table of :meth:`take` for each request, which is a pair of ``files`` and ``rows``."""
         return [self.take(names, files, rows) for files, rows in requests]
 
 
@@ -138,16 +144,15 @@ def _no_headers(rows: int) -> pa.Table:
 
 
 class FreshRows:
-    """Turns finished headers of one slice of targets into header rows, and remembers where each target's row stands.
+    """Makes header rows of the finished headers of one slice of targets, and keeps the place of each target's row.
 
     Args:
-        targets: what is to be in the ledger.
+        targets: rows of the ledger, as :func:`~rasteret_assets.headers.targets.ledger_targets` returns them.
         files: the files that are asked for.
-        file_of_row: for every target the position of its file, -1 where none is asked for.
+        file_of_row: for every target the position of its file, -1 where no file is asked for.
         sink: gets the rows.
-        earlier: for every target what was known of it before, as :func:`~rasteret_assets.headers.retried.retry_until`
-            takes it.
-        days: for which a file is tried again that does not exist.
+        earlier: earlier outcome of every target, as :func:`~rasteret_assets.headers.retried.retry_until` takes it.
+        days: days for which a file that does not exist is tried again.
     """
 
     def __init__(
@@ -182,11 +187,11 @@ class FreshRows:
         self._light: list[pa.Table] = []
         self._light_of_pair = np.zeros(len(distinct), np.int64)
         self._made = 0
-        #: Names of the files that rows were put into.
+        #: Names of the files that have the rows.
         self.names: list[str] = []
-        #: Files that were asked about, and whose known header stays.
+        #: Number of files that were asked for and whose stored header stays.
         self.unchanged = 0
-        #: Where rows were put: name of the file, number of the first row, and their key columns.
+        #: For each group of rows the name of the file, the number of the first row, and the key columns.
         self.added: list[tuple[str, int, pa.Table]] = []
 
     def take(self, files: Sequence[int], outcomes: Sequence[HeaderOutcome]) -> None:
@@ -194,7 +199,7 @@ class FreshRows:
         changed = [
             (file, outcome)
             for file, outcome in zip(files, outcomes, strict=True)
-            if outcome.header is not None or not self._stands(self.files[file], outcome)
+            if outcome.header is not None or not self._stays(self.files[file], outcome)
         ]
         self.unchanged += len(files) - len(changed)
         start = 0
@@ -215,17 +220,17 @@ class FreshRows:
         before = np.cumsum(counts) - counts
         pairs = np.repeat(self._starts[numbers] - before, counts) + np.arange(counts.sum())
         served = [outcome for (_, outcome), count in zip(group, counts.tolist(), strict=True) for _ in range(count)]
-        # One sample of a file with many may be too much already: the rows are made in steps.
+        # In steps, because already one file with many samples may take too much memory.
         weight = max((o.header.nbytes for o in served if o.header is not None), default=0) + 1
         step = max(1, _MADE_BYTES // weight) if len(served) * weight > 2 * _MADE_BYTES else len(served)
         for start in range(0, len(pairs), step):
             self._put_rows(pairs[start : start + step], served[start : start + step])
 
     def _put_rows(self, pairs: npt.NDArray[np.int64], served: Sequence[HeaderOutcome]) -> None:
-        asked = in_order(self._targets.select([IDENTITY, HREF]), self._target_of_pair[pairs])
+        asked = take_rows(self._targets.select([IDENTITY, HREF]), self._target_of_pair[pairs])
         indices = self._indices[pairs]
         values = _header_rows(served, indices.tolist())
-        earlier = in_order(self._earlier, self._target_of_pair[pairs])
+        earlier = take_rows(self._earlier, self._target_of_pair[pairs])
         columns = {
             IDENTITY: asked[IDENTITY], HREF: asked[HREF], BAND_INDEX: pa.array(indices, pa.int32()), **values,
             RETRY_UNTIL: retry_until(values["error_class"], earlier, self._days),
@@ -242,7 +247,7 @@ class FreshRows:
         self.added.append((name, first, rows.select(list(KEY_COLUMNS))))
 
     def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return for every target the position of its row's file among :attr:`names` (-1 for none), and the row."""
+        """Return for every target its row's file (position among :attr:`names`, or -1) and its row number."""
         pair = self._pair_of_row
         inside = np.maximum(pair, 0)
         if not len(self._file):
@@ -250,24 +255,24 @@ class FreshRows:
         return np.where(pair >= 0, self._file[inside], -1), np.where(pair >= 0, self._row[inside], 0)
 
     def light(self, targets: npt.NDArray[np.int64]) -> pa.Table:
-        """Return what the ledger repeats of the rows of some targets, which have one."""
+        """Return :data:`LIGHT_COLUMNS` of the header rows of some targets, all of which have a row."""
         table = pa.concat_tables([_LIGHT_SCHEMA.empty_table(), *self._light])
-        return in_order(table, self._light_of_pair[self._pair_of_row[targets]])
+        return take_rows(table, self._light_of_pair[self._pair_of_row[targets]])
 
-    def _stands(self, target: HeaderTarget, outcome: HeaderOutcome) -> bool:
-        """Whether the header that is known stays: its file has not changed, or could not be asked just now."""
+    def _stays(self, target: HeaderTarget, outcome: HeaderOutcome) -> bool:
+        """Return whether the stored header stays: its file has not changed, or cannot be asked for at the moment."""
         transient = outcome.error is not None and outcome.error.error_class in RETRIED_CLASSES
         return outcome.unchanged or (target.known is not None and transient)
 
 
 def ledger_rows(targets: pa.Table, light: pa.Table, names: pa.Array, rows: pa.Array) -> pa.Table:
-    """Return rows of the ledger.
+    """Return the rows of the ledger for N targets.
 
     Args:
-        targets: what they are about.
-        light: :data:`LIGHT_COLUMNS` of the header row of each.
-        names: file of the header store that holds the row; null where there is no header row.
-        rows: number of the row there.
+        targets: N targets.
+        light: :data:`LIGHT_COLUMNS` of their header rows.
+        names: files of the header store with these rows; null where there is no header row.
+        rows: numbers of the rows in the files.
     """
     columns: dict[str, Any] = {name: targets[name] for name in (ID, "band", HREF, BAND_INDEX)}
     columns |= {field.name: light[field.name] for field in OUTCOME_FIELDS}
@@ -278,7 +283,7 @@ def ledger_rows(targets: pa.Table, light: pa.Table, names: pa.Array, rows: pa.Ar
 
 
 def wrong_rows(targets: pa.Table) -> pa.Table:
-    """Return :data:`LIGHT_COLUMNS` of targets that name no file to ask."""
+    """Return :data:`LIGHT_COLUMNS` of targets that do not name a file to ask for."""
     rows = targets.num_rows
     columns = {field.name: pa.nulls(rows, field.type) for field in _LIGHT_SCHEMA}
     columns |= {"error_class": targets["error_class"], "error": targets["error"]}
@@ -287,12 +292,12 @@ def wrong_rows(targets: pa.Table) -> pa.Table:
 
 
 def _with_conflicts(targets: pa.Table, light: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """Error columns, in which a header stands out whose CRS is not what the record says; it is good all the same."""
+    """Return the error columns, which name a header in another CRS than its record states, though it is valid."""
     epsg = light["epsg"]
     is_ok = pc.equal(light["status"], STATUS_OK)
     kind = pc.if_else(is_ok, pa.scalar(None, pa.string()), light["error_class"])
     said = pc.if_else(is_ok, pa.scalar(None, pa.string()), light["error"])
-    # By code only: one CRS has many spellings as text.
+    # By EPSG code only, because a CRS has many spellings as text.
     conflict = pc.and_(is_ok, pc.fill_null(pc.not_equal(targets[STATED_EPSG], epsg), fill_value=False))
     if pc.any(conflict).as_py():
         stated, found = targets[STATED_EPSG].cast(pa.string()), epsg.cast(pa.string())
@@ -302,7 +307,7 @@ def _with_conflicts(targets: pa.Table, light: pa.Table) -> dict[str, pa.ChunkedA
 
 
 def _header_rows(outcomes: Sequence[HeaderOutcome], band_indices: Sequence[int]) -> dict[str, pa.Array]:
-    """Columns of fetched outcomes, one row per (file, band index)."""
+    """Return the columns of fetched outcomes, with one row per file and sample."""
     headers: list[Header] = []
     errors: list[RasteretAssetsError | None] = []
     for outcome, index in zip(outcomes, band_indices, strict=True):

@@ -1,9 +1,9 @@
-"""The header store of a partition: files of header rows to which new ones are added, and none is written again.
+"""The header store of a partition: files of header rows, to which new files are added; no file is written twice.
 
-``<stages>/headers/<partition>/<number>-<random>.arrows`` hold rows of
-:data:`~rasteret_assets.schema.HEADER_SCHEMA`. A file counts from the moment it is there: while the stage runs the files
-are its checkpoint, afterwards the ledger says which of their rows belong to which record and band. Rows that no ledger
-names stay where they are until a third of all rows are such (:mod:`~rasteret_assets.headers.compact`).
+The files ``<stages>/headers/<partition>/<number>-<random>.arrows`` hold rows of
+:data:`~rasteret_assets.schema.HEADER_SCHEMA`. A file is valid as soon as it exists. While the stage runs, the files are
+its checkpoint; afterwards the ledger tells which of their rows belong to which record and band. Rows that the ledger
+does not name stay until they are a third of all rows (:mod:`~rasteret_assets.headers.compact`).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from rasteret_assets.storage.workspace.streams import (
     stream_writer,
 )
 
-#: Bytes and rows of a batch: the least that is read to get at one header.
+#: Most bytes and rows of a batch, which is read as a whole for a single header.
 GROUP_BYTES: Final = 4 * 2**20
 GROUP_ROWS: Final = 4096
-#: Bytes of batches that stay in memory while rows are taken from them.
+#: Most bytes of batches that stay in memory while rows are taken from them.
 _CACHE_BYTES: Final = 24 * 2**20
 #: Bytes of a batch that has no rows.
 _BATCH_OVERHEAD: Final = 8192
-#: Files that are open at once while rows are taken from them.
+#: Most files that are open at once while rows are taken from them.
 _OPEN_FILES: Final = 64
 
 #: Name of the list of a store's header rows that its partition no longer needs.
@@ -63,19 +63,19 @@ class HeaderStore:
         self.folder = f"{workspace.stages}/{HEADERS}/{key}"
         infos = list_files(workspace.fs, self.folder, (STREAM_SUFFIX, UNUSED))
         names = [info.path.rpartition("/")[2] for info in infos]
-        #: Whether rows are listed that the partition does not need, for others to find.
+        #: Whether the store has a list of rows that the partition does not need.
         self.lists_unused = UNUSED in names
         #: Names of the files, the newest first.
         self.names = sorted((name for name in names if _NAME.fullmatch(name)), key=_number, reverse=True)
 
     def path(self, name: str) -> str:
-        """Path of a file of the store."""
+        """Return the path of a file of the store."""
         return f"{self.folder}/{name}"
 
     def next_name(self) -> str:
-        """A name for a new file, which counts as the newest; it is among :attr:`names` from now on."""
+        """Return the name of a new file, and add it to :attr:`names` as the newest one."""
         number = 1 + max(map(_number, self.names), default=0)
-        # Random, so that two builds that do not know of each other never write the same name.
+        # Random, so that two builds at the same time never write the same name.
         name = f"{number:06d}-{uuid.uuid4().hex[:8]}{STREAM_SUFFIX}"
         self.names.insert(0, name)
         return name
@@ -84,15 +84,15 @@ class HeaderStore:
         """Open a file of the store.
 
         Raises:
-            CollectionError: if it does not exist, or is damaged.
+            CollectionError: if the file does not exist, or is damaged.
         """
         table = open_stream(self._workspace, self.path(name))
         if table is None:
-            raise CollectionError(f"{self.path(name)} does not exist: build {self.key} again by force")
+            raise CollectionError(f"{self.path(name)} does not exist: build {self.key} again with force=True")
         return table
 
     def batches(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yield some columns of a file, in row order; those that an earlier version did not know are null.
+        """Yield some columns of a file, in row order; columns that an earlier version did not write are null.
 
         Raises:
             CollectionError: if the file is damaged.
@@ -108,18 +108,18 @@ class HeaderStore:
 
 
 class HeaderFileWriter:
-    """Writes header rows into files of a store; each file counts once it is closed.
+    """Writes header rows into files of a store; each file exists once it is closed.
 
     Args:
         workspace: of the collection.
-        store: that gets the files.
+        store: gets the files.
     """
 
     def __init__(self, workspace: Workspace, store: HeaderStore) -> None:
         self._workspace = workspace
         self._store = store
         self._stack = ExitStack()
-        # An interrupt closes the file while the thread that puts finished headers away may still be writing.
+        # A lock, because an interrupt closes the file while the thread of the sink may still write.
         self._lock = threading.Lock()
         self._writer: StreamWriter | None = None
         self._name = ""
@@ -127,10 +127,10 @@ class HeaderFileWriter:
         self.bytes = 0
 
     def put(self, rows: pa.Table) -> tuple[str, int]:
-        """Append header rows; return the name of their file and the number of the first of them.
+        """Append header rows; return the name of their file and the number of the first row in it.
 
         Raises:
-            WorkspaceError: if there is no room for them.
+            WorkspaceError: if the disk has no room for the rows.
         """
         with self._lock:
             if self._writer is None:
@@ -140,7 +140,7 @@ class HeaderFileWriter:
                     stream_writer(self._workspace, path, HEADER_SCHEMA, durable=True)
                 )
             first = self.rows
-            step = batch_rows(rows)
+            step = rows_per_batch(rows)
             whole = rows.combine_chunks()
             for start in range(0, rows.num_rows, step):
                 self._writer.write(whole.slice(start, step))
@@ -149,7 +149,7 @@ class HeaderFileWriter:
             return self._name, first
 
     def close(self) -> None:
-        """Put the file that is being written in its place; there may be none."""
+        """Put the file that is being written in its place; do nothing if no file is."""
         with self._lock:
             if self._writer is not None:
                 self._writer = None
@@ -157,12 +157,12 @@ class HeaderFileWriter:
 
 
 def stored_columns(table: StreamTable, columns: Sequence[str]) -> list[str]:
-    """Return those of some columns that a file has: an earlier version may have written it."""
+    """Return the columns that a file has, because an earlier version may have written fewer."""
     return [name for name in columns if name in table.schema.names]
 
 
-def batch_rows(rows: pa.Table) -> int:
-    """Return how many of these rows make a batch."""
+def rows_per_batch(rows: pa.Table) -> int:
+    """Return how many of ``rows`` make a batch."""
     row_bytes = int(rows.nbytes) // max(1, int(rows.num_rows)) + 1
     return max(1, min(GROUP_ROWS, GROUP_BYTES // row_bytes))
 
@@ -174,12 +174,12 @@ class _Open(NamedTuple):
     ends: npt.NDArray[np.int64]
 
 
-class HeaderReader:
-    """Takes header rows out of the files of a store, batch by batch, with few of them in memory.
+class HeaderRowReader:
+    """Reads header rows by their places in the files of a store; few batches are in memory at once.
 
     Args:
         workspace: of the collection.
-        store: whose files are read.
+        store: has the files.
         columns: of :data:`~rasteret_assets.schema.HEADER_SCHEMA`.
     """
 
@@ -191,7 +191,7 @@ class HeaderReader:
         self._files: OrderedDict[str, _Open] = OrderedDict()
         self._groups: OrderedDict[tuple[str, int], pa.RecordBatch] = OrderedDict()
         self._held = 0
-        #: Batches that were read.
+        #: Number of batches that were read.
         self.loads = 0
 
     def __enter__(self) -> Self:
@@ -202,12 +202,12 @@ class HeaderReader:
         self._groups.clear()
 
     def take(self, names: Sequence[str], files: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> pa.Table:
-        """Return rows in the order asked for.
+        """Return N rows, in the order of ``rows``.
 
         Args:
-            names: of files.
+            names: names of files.
             files: for every row the position of its file among ``names``, ``int64[N]``; -1 for a row of nulls.
-            rows: its number in the file, ``int64[N]``.
+            rows: number of the row in the file, ``int64[N]``.
 
         Raises:
             CollectionError: if a file does not exist, or is damaged.
@@ -217,11 +217,11 @@ class HeaderReader:
     def take_each(
         self, names: Sequence[str], requests: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
     ) -> list[pa.Table]:
-        """Return one table for each of several requests, and read no batch twice that several of them need.
+        """Return one table for each request; a batch that several requests need is read once.
 
         Args:
-            names: of files.
-            requests: ``files`` and ``rows`` of :meth:`take` each.
+            names: names of files.
+            requests: pairs of ``files`` and ``rows``, as :meth:`take` has them.
 
         Raises:
             CollectionError: as :meth:`take`.
@@ -256,20 +256,20 @@ class HeaderReader:
             table = pa.Table.from_batches(parts[number], self._schema)
             parts[number] = []
             order = np.argsort(np.concatenate([np.zeros(0, np.int64), *places[number]]), kind="stable")
-            tables.append(in_order(table, order))
+            tables.append(take_rows(table, order))
         return tables
 
     def _nulls(self, count: int) -> pa.RecordBatch:
         return pa.RecordBatch.from_arrays([pa.nulls(count, kind) for kind in self._schema.types], schema=self._schema)
 
     def row_bytes(self, names: Sequence[str]) -> int:
-        """Return about how many bytes of memory the largest rows of some files take, by the batches they stand in."""
+        """Return about how many bytes of memory the largest rows of the files ``names`` take, by their batches."""
         most = 1
         for name in names:
             for message in self._opened(name).table.messages:
-                # What a batch takes besides its rows is much for those of few rows.
+                # Without the bytes of a batch beside its rows, which would count for much in a batch of few rows.
                 most = max(most, (message.size - _BATCH_OVERHEAD) // max(1, message.rows))
-        # Tables of offsets and sizes take up to twice as much in memory.
+        # Twice, because tables of offsets and sizes take up to twice as much in memory as in a file.
         return 2 * most
 
     def _opened(self, name: str) -> _Open:
@@ -298,8 +298,8 @@ class HeaderReader:
         return self._groups[key]
 
 
-def in_order(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
-    """Return rows of a table in the order asked for; rows that stand together in that order are not copied."""
+def take_rows(table: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
+    """Return the rows ``order`` of a table, in that order; consecutive rows are not copied."""
     first = int(order[0]) if len(order) else 0
     if np.array_equal(order, np.arange(first, first + len(order))):
         return table.slice(first, len(order))

@@ -1,4 +1,4 @@
-"""What the ledger of a partition is to hold, what of it is known, and which files must be asked for the rest."""
+"""The targets of a partition's ledger (a record and band each), and the distinct files to ask for their headers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rasteret_assets.storage.addresses import identity_hashes, unsigned_hrefs
 from rasteret_assets.storage.backend import Validators
 from rasteret_assets.storage.collector import fewer_collections
 
-#: Column of targets: the CRS that the record states, against which the header's is held.
+#: Column of targets: the CRS that the record states, which is compared with the header's.
 STATED_EPSG: Final = "stated_epsg"
 _CARRIED: Final = {ID: ID, STATED_EPSG: PROJ_EPSG}
 
@@ -32,16 +32,16 @@ TARGET_COLUMNS: Final = (*_CARRIED.values(), ASSETS)
 def ledger_targets(
     records: pa.Table, bands: Sequence[str], *, explicit: bool, places: Places, rule: SecretRule = BY_DEFAULT
 ) -> pa.Table:
-    """Return one row per record and band, with the address of its file in three forms and what is wrong already.
+    """Return one row per record and band, with the address of its file in three forms, and errors in the record.
 
-    ``signed`` is fetched and never stored; ``identity`` says which file it is; ``href`` is stored and published.
+    ``signed`` is fetched and never stored; ``identity`` tells which file it is; ``href`` is stored and published.
 
     Args:
         records: with :data:`TARGET_COLUMNS`.
         bands: assets to read.
-        explicit: whether they were chosen by name; otherwise rows whose asset is no raster are left out.
+        explicit: whether the bands were chosen by name; otherwise rows whose asset is not a raster are left out.
         places: which addresses may be asked.
-        rule: what counts as a secret in an address.
+        rule: which parameters of an address are secrets.
     """
     assets = records[ASSETS].combine_chunks()
     carried = {name: records[column].combine_chunks() for name, column in _CARRIED.items()}
@@ -81,7 +81,7 @@ def ledger_targets(
 
 
 def _band_indices(asset: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """0-based sample of every row, and a mask of what is no index; 0 where the asset names none."""
+    """Return the 0-based sample of every row (0 if the asset names none), and a mask of invalid ones."""
     rows = len(asset)
     if BAND_INDEX not in {child.name for child in asset.type}:
         return pa.array(np.zeros(rows, np.int32)), pa.array(np.zeros(rows, bool))
@@ -95,12 +95,12 @@ def _band_indices(asset: pa.Array) -> tuple[pa.Array, pa.Array]:
 def distinct_files(
     targets: pa.Table, wanted: npt.NDArray[np.bool_], validators: pa.Table | None
 ) -> tuple[list[HeaderTarget], npt.NDArray[np.int64]]:
-    """Files to ask for, each once, and for every target the position of its file (-1 where none is asked for).
+    """Return the files to ask for, each once, and for every target the position of its file (-1 for none).
 
     Args:
-        targets: what is to be in the ledger.
-        wanted: which targets need their header.
-        validators: what the known rows were read under, by target; None where nothing is to be revalidated.
+        targets: rows of the ledger, as :func:`ledger_targets` returns them.
+        wanted: which targets need their header, ``bool[N]``.
+        validators: validators of the stored headers, by target; None where no header is revalidated.
     """
     file_of_row = np.full(targets.num_rows, -1, np.int64)
     asked = needed = wanted
@@ -115,7 +115,7 @@ def distinct_files(
     codes = np.asarray(encoded.indices)
     file_of_row[rows] = codes
     _, first = np.unique(codes, return_index=True)
-    # A file that some target needs is read without conditions, whatever is known of it for another target.
+    # A file that some target needs is read without conditions, even if its header is stored for another target.
     conditional = np.ones(len(first), bool)
     conditional[codes[needed[rows]]] = False
     chosen = targets.select(["signed", "band"]).take(pa.array(rows[first]))

@@ -1,7 +1,7 @@
-"""Headers that a partition no longer needs, for other partitions to find: what moves takes its headers along.
+"""Headers that a partition no longer needs, listed for other partitions, so that a moved record keeps its headers.
 
 A record that gets another date leaves its partition, and its header rows stay in that partition's store. They are
-listed in ``<stages>/headers/<partition>/unused.parquet``, so that looking for a header in every other partition reads
+listed in ``<stages>/headers/<partition>/unused.parquet``, so that a search for a header in all other partitions reads
 one listing and these small files.
 """
 
@@ -23,7 +23,7 @@ from rasteret_assets.columns.conform import conform_rows
 from rasteret_assets.columns.hashing import hash_texts
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.headers.index import KEY_COLUMNS, HeaderIndex
-from rasteret_assets.headers.store import UNUSED, HeaderFileWriter, HeaderReader, HeaderStore, in_order
+from rasteret_assets.headers.store import UNUSED, HeaderFileWriter, HeaderRowReader, HeaderStore, take_rows
 from rasteret_assets.schema import BANDS, HEADER_FILE, HEADER_ROW, HEADER_SCHEMA, HEADERS, ID
 from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.workspace import Workspace
@@ -33,18 +33,18 @@ _SCHEMA: Final = pa.schema(
     [*(HEADER_SCHEMA.field(name) for name in KEY_COLUMNS), (HEADER_FILE, pa.string()), (HEADER_ROW, pa.int32())]
 )
 _OPTIONS: Final[dict[str, Any]] = {"compression": "lz4", "write_statistics": False}
-#: Rows that are copied at once from one store to another.
+#: Most rows that are copied at once from one store to another.
 _STEP_ROWS: Final = 1024
 _KEPT_S: Final = 24 * 3600
 
 
 def list_unused(workspace: Workspace, key: str, ids: Callable[[], pa.ChunkedArray]) -> None:
-    """Write down which header rows of a partition belong to records that it no longer has.
+    """List the header rows of a partition that belong to records which the partition no longer has.
 
     Args:
         workspace: of the collection.
-        key: of the partition, whose ledger is the last one that was written; nothing is done where there is none.
-        ids: returns the ids of the records that it has now.
+        key: of the partition. Its last ledger is compared with ``ids``; nothing is done if there is no ledger.
+        ids: returns the ids of the records that the partition has now.
 
     Raises:
         CollectionError: if the ledger or a header file is damaged.
@@ -64,7 +64,7 @@ def list_unused(workspace: Workspace, key: str, ids: Callable[[], pa.ChunkedArra
     store = HeaderStore(workspace, key)
     path = f"{store.folder}/{UNUSED}"
     places = pa.concat_tables(lost).combine_chunks()
-    # Of files that somebody deleted nothing can be lent.
+    # Without rows of files that were deleted, because they cannot be copied.
     places = places.filter(pc.is_in(places[HEADER_FILE], pa.array(store.names, pa.string())))
     if not places.num_rows:
         return
@@ -76,26 +76,26 @@ def list_unused(workspace: Workspace, key: str, ids: Callable[[], pa.ChunkedArra
         places = places.filter(pa.array(~listed))
     encoded = places[HEADER_FILE].combine_chunks().dictionary_encode()
     names, files = encoded.dictionary.to_pylist(), np.asarray(encoded.indices, np.int64)
-    with HeaderReader(workspace, store, KEY_COLUMNS) as reader:
+    with HeaderRowReader(workspace, store, KEY_COLUMNS) as reader:
         keys = reader.take(names, files, np.asarray(places[HEADER_ROW], np.int64))
     rows = pa.table([*keys.columns, *places.columns], _SCHEMA)
     workspace.write_table(path, rows if before is None else pa.concat_tables([before, rows]), **_OPTIONS)
 
 
 def _numbers(places: pa.Table, store: HeaderStore) -> npt.NDArray[np.int64]:
-    """Return a number for each place that stands for its file, of those of a store, and its row."""
+    """Return a number for each place, made of the position of its file in the store and of its row."""
     files = pc.fill_null(pc.index_in(places[HEADER_FILE], value_set=pa.array(store.names, pa.string())), -1)
     return np.asarray(files, np.int64) << 32 | np.asarray(places[HEADER_ROW], np.int64)
 
 
 class Lender:
-    """Copies headers that other partitions no longer need into the store of one that does.
+    """Copies headers that other partitions no longer need into the store of a partition that needs them.
 
     Args:
         workspace: of the collection.
         key: of the partition that needs them.
-        writer: of its store.
-        index: of its store; learns what is copied.
+        writer: writes into the partition's store.
+        index: of the partition's store; gets the copied rows.
         lists: returns the paths of the lists of all partitions, as :func:`unused_lists` does.
     """
 
@@ -115,7 +115,7 @@ class Lender:
         self._lists: list[str] | None = None
 
     def lend(self, targets: pa.Table) -> bool:
-        """Copy the headers of some targets that are found; return whether there was any.
+        """Copy the listed headers of some targets; return whether a header was copied.
 
         Args:
             targets: with the columns ``identity`` and ``band_index``.
@@ -137,9 +137,9 @@ class Lender:
             found = index.find(targets)
             known = found.files >= 0
             if known.any():
-                # The other partition may be compacted at this moment: what cannot be read now is fetched.
+                # The other partition may be compacted at this moment; then the header is fetched.
                 with suppress(CollectionError):
-                    self._copy(path.split("/")[-2], in_order(listed, np.unique(found.rows[known])))
+                    self._copy(path.split("/")[-2], take_rows(listed, np.unique(found.rows[known])))
                     targets = targets.filter(pa.array(~known))
                     lent = True
         return lent
@@ -150,7 +150,7 @@ class Lender:
         encoded = listed[HEADER_FILE].combine_chunks().dictionary_encode()
         files, rows = np.asarray(encoded.indices, np.int64), np.asarray(listed[HEADER_ROW], np.int64)
         order = np.lexsort([rows, files])
-        with HeaderReader(self._workspace, store, HEADER_SCHEMA.names) as reader:
+        with HeaderRowReader(self._workspace, store, HEADER_SCHEMA.names) as reader:
             step = max(1, min(_STEP_ROWS, 16 * 2**20 // reader.row_bytes(encoded.dictionary.to_pylist())))
             for start in range(0, len(order), step):
                 chosen = order[start : start + step]
@@ -159,7 +159,7 @@ class Lender:
                 self._index.add([(name, first, copied)])
 
     def _lists_of_others(self) -> list[str]:
-        """Return the paths of the lists of other partitions, those whose keys resemble this one's first."""
+        """Return the paths of the lists of other partitions, those with the most similar keys first."""
         paths = [path for path in self._all_lists() if path.split("/")[-2] != self._key]
         return sorted(paths, key=lambda path: (-_common(path.split("/")[-2], self._key), path))
 
@@ -170,7 +170,7 @@ def unused_lists(workspace: Workspace) -> list[str]:
 
 
 def sweep_headers(workspace: Workspace) -> None:
-    """Delete the header files of partitions that are gone since a day ago or earlier."""
+    """Delete the header files of partitions without a ledger, if no file was written within the last day."""
     root = f"{workspace.stages}/{HEADERS}"
     oldest = time.time() - _KEPT_S
     ledgers = {info.path for info in list_files(workspace.fs, f"{workspace.stages}/{BANDS}", (".parquet",))}
@@ -184,7 +184,7 @@ def sweep_headers(workspace: Workspace) -> None:
 
 
 def lately_unused(workspace: Workspace, store: HeaderStore) -> Counter[str]:
-    """Return how many rows of each file of a partition's store were listed within a day, for others to find."""
+    """Return how many rows of each file of a partition's store are listed, if the list is less than a day old."""
     path = f"{store.folder}/{UNUSED}"
     info = workspace.fs.get_file_info(path)
     if info.mtime is None or info.mtime.timestamp() < time.time() - _KEPT_S:
@@ -197,7 +197,7 @@ def lately_unused(workspace: Workspace, store: HeaderStore) -> Counter[str]:
 
 
 def _listed(workspace: Workspace, path: str) -> pa.Table | None:
-    """Return a list of unused header rows, also one of an earlier version, which has fewer columns."""
+    """Return a list of unused header rows; columns that an earlier version did not write are null."""
     table = workspace.read_table(path)
     if table is None:
         return None
@@ -205,7 +205,7 @@ def _listed(workspace: Workspace, path: str) -> pa.Table | None:
 
 
 def forget_unused(workspace: Workspace, store: HeaderStore) -> None:
-    """Delete the list of a partition's unused header rows, which are gone."""
+    """Delete the list of a partition's unused header rows, after these were dropped."""
     workspace.remove(f"{store.folder}/{UNUSED}")
 
 

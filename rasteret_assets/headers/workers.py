@@ -1,9 +1,9 @@
-"""What the processes that fetch headers of one collection tell each other, so that together they ask no host for more.
+"""Share hosts among the processes that fetch headers of one collection, so that together they do not ask for more.
 
-They meet in one document of the workspace, ``<stages>/workers.json``: who is fetching, and which hosts have asked for
-fewer requests. Each process takes its share of the ceiling, begins with what the others have learned of a host, and
-leaves a host alone for as long as the host told any of them. The document is a convenience: where it cannot be read or
-written, or is lost, a process goes on as if it were alone. Fetches that are soon over neither read nor write it.
+The processes meet in one document of the workspace, ``<stages>/workers.json``: which processes fetch, and which hosts
+have asked for fewer requests. Each process takes its share of the ceiling, begins with the limits that other processes
+have found, and leaves a host alone for as long as the host asked any process to. The document may be lost: a process
+that cannot read or write it goes on as if it were alone. Short fetches neither read nor write it.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from pydantic import BaseModel, ValidationError
 
 from rasteret_assets.storage.hosts import LONGEST_PAUSE_S, HostState
 from rasteret_assets.storage.workspace import Workspace
-from rasteret_assets.storage.workspace.conditional import Tag
+from rasteret_assets.storage.workspace.conditional import ObjectTag
 
 _log = logging.getLogger(__name__)
 
-#: Files for fewer of which others' knowledge is not read: a host is given as many requests at once in any case.
+#: A fetch of fewer files does not read the document, because a host gets so many requests at once in any case.
 FEW_FILES = 32
-#: Files for at least as many of which a process says at once that it is fetching; otherwise after a while.
+#: A fetch of at least so many files writes into the document when it begins; a smaller one after ``QUIET_S`` seconds.
 MANY_FILES = 256
 QUIET_S = 2.0
-#: Seconds between two looks at the document: on a disk they cost nothing, on an object store a request or two.
-_LOOK_ON_DISK_S: Final = 1.0
-_LOOK_S: Final = 30.0
-#: Seconds after which a process says again that it is there, and after which one that did not is forgotten.
+#: Seconds between two reads of the document; longer on an object store, where each costs a request or two.
+_READ_ON_DISK_S: Final = 1.0
+_READ_S: Final = 30.0
+#: Seconds after which a process writes its entry again, and seconds after which an entry counts as that of a dead one.
 _BEAT_S: Final = 15.0
 FORGOTTEN_S: Final = 100.0
-#: Seconds for which it counts what a host was last given at once.
+#: Seconds for which the limit of a host is valid.
 _HOST_KNOWN_S: Final = 600.0
 _MOST_HOSTS: Final = 100
 _TRIES: Final = 4
@@ -46,8 +46,8 @@ class _Worker(BaseModel):
     """A process that fetches.
 
     Args:
-        beat: when it last said so, in seconds since 1970.
-        limits: requests that it gives at once to hosts that count requests, by host.
+        beat: time of its last entry, in seconds since 1970.
+        limits: requests at once that the process gives to hosts that count requests, by host.
     """
 
     beat: float
@@ -58,9 +58,9 @@ class _Host(BaseModel):
     """A host that counts requests.
 
     Args:
-        limit: requests at once that all workers gave it together.
-        until: time before which nothing may be sent, in seconds since 1970.
-        noted: when this was written, in seconds since 1970.
+        limit: requests at once that all processes together gave the host.
+        until: time before which no request is sent, in seconds since 1970.
+        noted: time of this entry, in seconds since 1970.
     """
 
     limit: float
@@ -74,20 +74,20 @@ class _Document(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
-    """What a process knows of the others.
+class OtherWorkers:
+    """The other processes that fetch headers of the collection, as this process last read of them.
 
     Args:
-        workers: processes that fetch headers of the collection, with this one.
-        hosts: requests at once that this process may give to hosts that count requests, and the monotonic time before
-            which nothing may be sent to them.
+        workers: number of processes that fetch, with this one.
+        hosts: for each host that counts requests, the requests at once that this process may give it, and the monotonic
+            time before which no request is sent.
     """
 
     workers: int = 1
     hosts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def known(self, host: str, ceiling: int) -> HostState | None:
-        """Return what is to be known of a host that another process was told to ask less; None for all others."""
+        """Return the state of a host that asked another process for fewer requests; None for any other host."""
         if host not in self.hosts:
             return None
         limit, paused_until = self.hosts[host]
@@ -95,24 +95,24 @@ class View:
 
 
 class Workers:
-    """This process among those that fetch headers of a collection; leaves them when its block ends.
+    """This process among those that fetch headers of a collection, from the beginning to the end of its block.
 
     Args:
         workspace: of the collection.
     """
 
     def __init__(self, workspace: Workspace) -> None:
-        #: What is known of the others now; replaced as a whole, so that any thread may read it.
-        self.view = View()
+        #: The other processes as last read; replaced as a whole, so that any thread may read it.
+        self.view = OtherWorkers()
         self._workspace = workspace
         self._path = f"{workspace.stages}/workers.json"
         self._name = uuid.uuid4().hex
         self._guard = threading.Lock()
         self._woken, self._over = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._has_looked = self._has_joined = self._has_news = False
+        self._has_read = self._has_joined = self._has_news = False
         self._states: dict[int, Mapping[str, HostState]] = {}
-        self._written: tuple[dict[str, Any], Tag] | None = None
+        self._written: tuple[dict[str, Any], ObjectTag] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -127,10 +127,10 @@ class Workers:
         if self._has_joined:
             self._exchange(leave=True)
 
-    def begin(self, files: int) -> View:
-        """Say that so many files are about to be asked for; return what is known of other processes."""
+    def begin(self, files: int) -> OtherWorkers:
+        """Begin a fetch of so many files; return the other processes."""
         join = files >= MANY_FILES and not self._has_joined
-        if join or (files >= FEW_FILES and not self._has_looked):
+        if join or (files >= FEW_FILES and not self._has_read):
             self._exchange(join=join)
             with self._guard:
                 if self._thread is None:
@@ -139,7 +139,7 @@ class Workers:
         return self.view
 
     def tell(self, fetch: object, states: Mapping[str, HostState]) -> None:
-        """Say how a fetch treats the hosts that count requests; the others hear of a new one at once."""
+        """Note the states of the hosts that count requests in a fetch; a new host is written at once."""
         known = self._states.get(id(fetch), {})
         self._states[id(fetch)] = states
         if states.keys() - known.keys():
@@ -147,7 +147,7 @@ class Workers:
             self._woken.set()
 
     def end(self, fetch: object) -> None:
-        """Forget a fetch, which is over."""
+        """Drop the states of a fetch that has ended."""
         self._states.pop(id(fetch), None)
 
     def _run(self) -> None:
@@ -155,16 +155,16 @@ class Workers:
         while not self._over.is_set():
             self._woken.clear()
             self._exchange(join=True)
-            self._woken.wait(_LOOK_ON_DISK_S if self._workspace.is_local else _LOOK_S)
+            self._woken.wait(_READ_ON_DISK_S if self._workspace.is_local else _READ_S)
 
     def _exchange(self, *, join: bool = False, leave: bool = False) -> None:
-        """Read the document, and write into it what the others have to know, if it is time."""
-        self._has_looked = True
+        """Read the document, and write this process' entry into it if that is due."""
+        self._has_read = True
         try:
             with self._guard:
                 self._try_exchange(join=join, leave=leave)
-        except Exception:  # noqa: BLE001  (whatever it is, headers can be fetched without the others)
-            _log.debug("%s: other processes are not known", self._path, exc_info=True)
+        except Exception:  # noqa: BLE001  (headers can be fetched without the document)
+            _log.debug("%s: cannot be read or written; fetching as if alone", self._path, exc_info=True)
 
     def _try_exchange(self, *, join: bool, leave: bool) -> None:
         for _ in range(_TRIES):
@@ -178,18 +178,18 @@ class Workers:
                 self.view = _view(document, self._name, now)
             if not leave and not (join and is_due):
                 return
-            # On a disk without a lock: who wrote looks again, and writes again where others wrote at the same moment.
+            # On a disk there is no lock, so a process reads after it wrote, and writes again if its entry is gone.
             written = document.model_dump()
             is_written, tag = self._workspace.swap_json(self._path, written, tag)
             if is_written:
                 self._has_joined, self._has_news = True, False
-                # With its tag a document need not be read to be replaced, as long as nobody else did so.
+                # Kept with its tag, so that the document need not be read before it is replaced next.
                 self._written = (written, tag) if tag is not None else None
                 if tag is not None or leave:
                     return
 
     def _renewed(self, document: _Document, now: float, *, leave: bool, join: bool) -> _Document:
-        """Return the document without what is out of date, and with what this process has to say."""
+        """Return the document without outdated entries, and with the entry of this process."""
         workers = {
             name: worker
             for name, worker in document.workers.items()
@@ -208,7 +208,7 @@ class Workers:
         return _Document(workers=workers, hosts=dict(newest))
 
     def _limits(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Return requests at once of hosts that count requests, over all fetches, and until when each is paused."""
+        """Return the limit of each host that counts requests, over all fetches, and the end of its pause."""
         limits: dict[str, float] = {}
         until: dict[str, float] = {}
         for states in list(self._states.values()):
@@ -219,18 +219,18 @@ class Workers:
 
 
 def _parsed(found: object) -> _Document:
-    """Return a document as it was read; an empty one where it is not of our form."""
+    """Return the document as it was read; an empty one if it has another form."""
     try:
         return _Document.model_validate(found or {})
     except ValidationError:
         return _Document()
 
 
-def _view(document: _Document, name: str, now: float) -> View:
+def _view(document: _Document, name: str, now: float) -> OtherWorkers:
     count = len(document.workers.keys() | {name})
     clock = time.monotonic()
     hosts = {
         host: (max(1.0, told.limit / count), clock + min(told.until - now, LONGEST_PAUSE_S))
         for host, told in document.hosts.items()
     }
-    return View(workers=count, hosts=hosts)
+    return OtherWorkers(workers=count, hosts=hosts)

@@ -1,7 +1,8 @@
 """What the catalog shows of each asset of a collection: description, kinds, tags, owners, and what it is made from.
 
-A project changes these specs where it wants to, by :meth:`RasterCollection.get_asset_spec` or an argument of
-:func:`~rasteret_assets.orchestration.assets.collection_assets`; the steps go on working by what they cannot change.
+A project changes these specs by :meth:`RasterCollection.get_asset_spec`, or by the argument ``get_asset_spec`` of
+:func:`~rasteret_assets.dagster.collection_definitions`. Keys, partitions and dependencies stay, because steps, jobs and
+sensors depend on them.
 
 https://docs.dagster.io/guides/build/assets/metadata-and-tags
 """
@@ -14,16 +15,17 @@ import dagster as dg
 
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.events import inputs_of
-from rasteret_assets.orchestration.names import (
+from rasteret_assets.orchestration.graph_names import (
     HARVESTED,
     SOURCE,
     code_version,
+    harvest_job_name,
     identifier,
     io_manager_key,
     source_key,
     stage_key,
 )
-from rasteret_assets.orchestration.partitions import partitions_of
+from rasteret_assets.orchestration.graph_partitions import partitions_of, windows_of
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW
 from rasteret_assets.secrets import redact
 from rasteret_assets.source.locate import label_of
@@ -97,10 +99,12 @@ def _harvest_spec(spec: CollectionSpec) -> dg.AssetSpec:
     return dg.AssetSpec(
         key=stage_key(spec, HARVESTED),
         description=(
-            f"The STAC items of the {kind} at `{address}`, one Parquet file per window of time. A harvest asks for the "
-            "windows that can have changed, and replaces only files whose items did; a window that fails keeps what it "
-            "had. The refresh sensor then builds what changed."
+            f"The STAC items of the {kind} at `{address}`, one Parquet file per window of time, which is a partition. "
+            f"The job `{harvest_job_name(spec)}` asks for the windows that can have changed, and replaces only files "
+            "whose items did; a window that fails keeps what it had. Materializing partitions asks for their windows "
+            "again. The refresh sensor then builds what changed."
         ),
+        partitions_def=windows_of(spec),
         group_name=identifier(spec.name),
         metadata={"path": dg.MetadataValue.path(label_of(spec.paths)), "address": address},
         owners=spec.graph.owners,
@@ -116,7 +120,12 @@ def _source_spec(spec: CollectionSpec) -> dg.AssetSpec:
             dg.AssetDep(dg.AssetKey(written.split("/")), partition_mapping=dg.AllPartitionMapping())
             for written in spec.graph.deps
         ]
-        + ([] if spec.harvest is None else [dg.AssetDep(stage_key(spec, HARVESTED))]),
+        + (
+            []
+            if spec.harvest is None
+            # The record table is the folder of all windows, and which of them hold a month is not in their keys.
+            else [dg.AssetDep(stage_key(spec, HARVESTED), partition_mapping=dg.AllPartitionMapping())]
+        ),
         description=(
             f"The record table at `{label_of(spec.paths)}`: one row per raster item, with the addresses of its files. "
             "Others write it; observing it (one look at the rows of files that changed) notes its partitions and a "

@@ -15,8 +15,8 @@ import dagster as dg
 
 from rasteret_assets import errors
 from rasteret_assets.errors import RasteretAssetsError
+from rasteret_assets.orchestration.graph_names import SOURCE, source_key, stage_key
 from rasteret_assets.orchestration.markdown import sentence
-from rasteret_assets.orchestration.names import SOURCE, source_key, stage_key
 from rasteret_assets.orchestration.reporting import is_passing, table_metadata
 from rasteret_assets.pipeline.stages import STAGES
 from rasteret_assets.spec import CollectionSpec

@@ -5,18 +5,16 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 
-from rasteret_assets.orchestration.names import (
-    HARVESTED,
+from rasteret_assets.orchestration.graph_names import (
     build_job_name,
-    harvest_job_name,
     look_job_name,
     op_name,
     rebuild_job_name,
     revalidate_job_name,
     stage_key,
 )
-from rasteret_assets.orchestration.resources import OPTIONS, FilesystemResource
-from rasteret_assets.orchestration.source import observe_source
+from rasteret_assets.orchestration.graph_resources import OPTIONS, FilesystemResource
+from rasteret_assets.orchestration.source_asset import observe_source
 from rasteret_assets.schema import STAGES
 from rasteret_assets.spec import CollectionSpec
 
@@ -25,34 +23,29 @@ COLLECTION_TAG, REASON_TAG = "rasteret_assets/collection", "rasteret_assets/reas
 
 
 class Jobs(NamedTuple):
-    """The jobs of a collection; ``harvest`` is None where it is not harvested."""
+    """The jobs of a collection, beside those of its harvest."""
 
     build: Any
     rebuild: Any
     revalidate: Any
     look: Any
-    harvest: Any | None = None
-
-    def all(self) -> list[Any]:
-        """Return all that there are."""
-        return [job for job in self if job is not None]
 
 
 def jobs_of(spec: CollectionSpec) -> Jobs:
     """Return the jobs of a collection."""
     stages = [stage_key(spec, stage) for stage in STAGES]
     return Jobs(
-        build=_job(
+        build=asset_job(
             spec, build_job_name(spec), stages, f"All stages of {spec.name}, for one partition or a range of them."
         ),
-        rebuild=_job(
+        rebuild=asset_job(
             spec,
             rebuild_job_name(spec),
             stages,
             f"All stages of {spec.name} by force: every header is fetched again, also those whose last outcome holds.",
             force=True,
         ),
-        revalidate=_job(
+        revalidate=asset_job(
             spec,
             revalidate_job_name(spec),
             stages,
@@ -61,18 +54,14 @@ def jobs_of(spec: CollectionSpec) -> Jobs:
             revalidate=True,
         ),
         look=_look_job(spec),
-        harvest=None if spec.harvest is None else _job(
-            spec, harvest_job_name(spec), [stage_key(spec, HARVESTED)],
-            f"Harvests the STAC items of {spec.name}: the windows that can have changed; all of them with force.",
-        ),
-    )  # fmt: skip
+    )
 
 
 def _look_job(spec: CollectionSpec) -> dg.JobDefinition:
     """Return the job that does what *Observe* on the record table does.
 
-    Not a job of that asset: Dagster (1.13) cannot run the step of a partitioned asset without a partition where one of
-    the assets upstream is partitioned too, and the first look finds out which partitions there are.
+    Not a job of that asset: Dagster's UI (1.13) launches the job of a partitioned asset for partitions only, and the
+    first look finds out which there are.
     """
 
     @dg.op(name=op_name(spec, "look"), tags=spec.graph.op_tags)
@@ -94,10 +83,19 @@ def _look_job(spec: CollectionSpec) -> dg.JobDefinition:
     return look_job
 
 
-def _job(spec: CollectionSpec, name: str, stages: Sequence[dg.AssetKey], description: str, **options: bool) -> Any:
+def asset_job(spec: CollectionSpec, name: str, assets: Sequence[dg.AssetKey], description: str, **options: bool) -> Any:
+    """Return a job over the partitions of some assets of a collection.
+
+    Args:
+        spec: of the collection.
+        name: of the job.
+        assets: that it makes.
+        description: of the job.
+        options: that are set for its runs: ``force``, ``revalidate``.
+    """
     return dg.define_asset_job(
         name,
-        selection=dg.AssetSelection.assets(*stages),
+        selection=dg.AssetSelection.assets(*assets),
         description=description,
         config={"resources": {OPTIONS: {"config": options}}} if options else None,
         tags={COLLECTION_TAG: spec.name},

@@ -10,7 +10,7 @@ from uuid import uuid4
 import dagster as dg
 
 from rasteret_assets.errors import RasteretAssetsError
-from rasteret_assets.orchestration.build import build_definitions
+from rasteret_assets.orchestration.definitions import build_definitions
 from rasteret_assets.orchestration.events import (
     PartitionFailure,
     combined,
@@ -18,15 +18,15 @@ from rasteret_assets.orchestration.events import (
     materializations_of_run,
     source_observations,
 )
-from rasteret_assets.orchestration.metadata import counts_of
-from rasteret_assets.orchestration.names import build_job_name
-from rasteret_assets.orchestration.partitions import (
+from rasteret_assets.orchestration.graph_names import build_job_name
+from rasteret_assets.orchestration.graph_partitions import (
     discover_partitions,
     grouped,
     headers_to_fetch,
     selection_tags,
 )
-from rasteret_assets.orchestration.resources import FILESYSTEM, OPTIONS, default_resources
+from rasteret_assets.orchestration.graph_resources import FILESYSTEM, OPTIONS, default_resources
+from rasteret_assets.orchestration.metadata import counts_of
 from rasteret_assets.pipeline.plan import refuse_unknown
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.stored import load_profile
@@ -51,7 +51,7 @@ def materialize_collection(
     Args:
         spec: of the collection.
         instance: where runs, partitions and materializations are recorded.
-        resources: over :func:`~rasteret_assets.orchestration.resources.default_resources`, by key.
+        resources: over :func:`~rasteret_assets.orchestration.graph_resources.default_resources`, by key.
         keys: partitions to build; all of the source, and those that are published but gone from it, when omitted.
         force: read the whole table and every header again.
         revalidate: ask whether the files of known headers have changed, and read those again that have.

@@ -13,18 +13,18 @@ from typing import Final
 
 import dagster as dg
 
-from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
-from rasteret_assets.orchestration.names import (
+from rasteret_assets.orchestration.graph_names import (
     HARVESTED,
     build_job_name,
     harvest_job_name,
+    harvest_windows_job_name,
     look_job_name,
     rebuild_job_name,
     revalidate_job_name,
     source_key,
     stage_key,
 )
-from rasteret_assets.orchestration.partitions import (
+from rasteret_assets.orchestration.graph_partitions import (
     grouped,
     headers_to_fetch,
     in_order,
@@ -32,9 +32,12 @@ from rasteret_assets.orchestration.partitions import (
     selected_keys,
     selection_tags,
 )
+from rasteret_assets.orchestration.graph_resources import FilesystemResource
+from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
 from rasteret_assets.partitions import partition_size
 from rasteret_assets.schema import STAGES
 from rasteret_assets.source.profile import SourceProfile
+from rasteret_assets.source.stored import is_small_look, listed_profile, load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import verified_states
@@ -100,6 +103,25 @@ class Difference:
         return "changed" if self.have[key] else "incomplete"
 
 
+def look_in_tick(filesystem: FilesystemResource, spec: CollectionSpec, workspace: Workspace) -> SourceProfile | None:
+    """Return the profile of the source as it is now; None where a look at what changed would take too long.
+
+    Raises:
+        SourceError: if the source cannot be read.
+    """
+    profile, ahead = listed_profile(workspace, spec, filesystem.filesystem)
+    if profile is not None or not ahead.is_small:
+        return profile
+    source = filesystem.open_source(spec)
+    return load_profile(workspace, source, spec) if is_small_look(workspace, source, spec) else None
+
+
+def look_request(spec: CollectionSpec, run_key: str) -> dg.RunRequest:
+    """Return the request of a run that looks at the source."""
+    tags = {COLLECTION_TAG: spec.name, REASON_TAG: "look"}
+    return dg.RunRequest(run_key=run_key, job_name=look_job_name(spec), tags=tags)
+
+
 def compare(
     instance: dg.DagsterInstance, spec: CollectionSpec, workspace: Workspace, profile: SourceProfile, known: StateCache
 ) -> Difference:
@@ -130,18 +152,19 @@ def busy_partitions(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[s
 
 def is_harvested_now(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:
     """Tell whether an unfinished run harvests the items of a collection."""
-    return _is_made_now(instance, harvest_job_name(spec), stage_key(spec, HARVESTED))
+    jobs = harvest_job_name(spec), harvest_windows_job_name(spec)
+    return _is_made_now(instance, jobs, stage_key(spec, HARVESTED))
 
 
 def is_looked_at(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:
     """Tell whether an unfinished run looks at the source."""
-    return _is_made_now(instance, look_job_name(spec), source_key(spec))
+    return _is_made_now(instance, [look_job_name(spec)], source_key(spec))
 
 
-def _is_made_now(instance: dg.DagsterInstance, job: str, key: dg.AssetKey) -> bool:
-    """Tell whether an unfinished run is of a job, or of a selection that has its asset."""
+def _is_made_now(instance: dg.DagsterInstance, jobs: Collection[str], key: dg.AssetKey) -> bool:
+    """Tell whether an unfinished run is of one of some jobs, or of a selection that has its asset."""
     runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
-    return any(run.job_name == job or key in (run.asset_selection or ()) for run in runs)
+    return any(run.job_name in jobs or key in (run.asset_selection or ()) for run in runs)
 
 
 def build_requests(

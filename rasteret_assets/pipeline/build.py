@@ -9,7 +9,7 @@ from typing import Final
 from rasteret_assets.headers.band_metadata import check_enrichment
 from rasteret_assets.headers.retried import MISSING
 from rasteret_assets.headers.unused import sweep_headers
-from rasteret_assets.pipeline.bands import LATENCY_PREFIX
+from rasteret_assets.pipeline._header_stage import LATENCY_PREFIX
 from rasteret_assets.pipeline.stage import Build, StageResult, held_together
 from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.publish.parameters import KEPT, TAKEN, tell_parameters

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from rasteret_assets.pipeline.bands import make_band_metadata
-from rasteret_assets.pipeline.collection import make_collection
-from rasteret_assets.pipeline.raw import make_raw_records
-from rasteret_assets.pipeline.records import make_normalized_records
+from rasteret_assets.pipeline._header_stage import make_band_metadata
+from rasteret_assets.pipeline._publish_stage import make_collection
+from rasteret_assets.pipeline._raw_stage import make_raw_records
+from rasteret_assets.pipeline._record_stage import make_normalized_records
 from rasteret_assets.pipeline.stage import (
     Build,
     Stage,

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from rasteret_assets.errors import CollectionError, SourceError
-from rasteret_assets.headers.store import HeaderReader, HeaderStore
+from rasteret_assets.headers.store import HeaderRowReader, HeaderStore
 from rasteret_assets.partitions import hive_keys
 from rasteret_assets.publish.describe import describe_assets
 from rasteret_assets.publish.encoding import SAMPLE_ROWS, parquet_options
@@ -28,7 +28,7 @@ from rasteret_assets.storage.background import in_background
 from rasteret_assets.storage.memory import give_back
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import FileFacts, replace_published
-from rasteret_assets.storage.workspace.placed_files import Written
+from rasteret_assets.storage.workspace.placed_files import WrittenFile
 
 #: Bytes of records and headers that are joined at once, and of row groups that are joined as a whole.
 _JOINED_BYTES: Final = 8 * 2**20
@@ -50,7 +50,7 @@ class PublishedPartition:
 
     facts: PublishedFacts
     findings: CrsFindings
-    written: Written
+    written: WrittenFile
     schema: pa.Schema
 
 
@@ -95,7 +95,7 @@ def publish_partition(
     store = HeaderStore(workspace, key)
     findings = CrsFindings()
 
-    def joined(reader: HeaderReader) -> Iterator[pa.Table]:
+    def joined(reader: HeaderRowReader) -> Iterator[pa.Table]:
         nonlocal findings
         ledger = workspace.read_batches(workspace.stage_file(BANDS, key), PLACE_COLUMNS) if bands else ()
         share = _Share(group=most, weight=len(bands) * reader.row_bytes(store.names))
@@ -105,10 +105,10 @@ def publish_partition(
             share.learn(table)
             yield completed(table)
 
-    def put(beside: str, written: Written) -> None:
+    def put(beside: str, written: WrittenFile) -> None:
         replace_published(workspace, key, beside, FileFacts.of(facts.rows, written))
 
-    with HeaderReader(workspace, store, HEADER_COLUMNS) as reader:
+    with HeaderRowReader(workspace, store, HEADER_COLUMNS) as reader:
         groups = (_as_published(group, published) for group in row_groups(in_background(joined(reader)), most))
         first = next(groups, published.empty_table())
         options = parquet_options(published, first.slice(0, SAMPLE_ROWS))

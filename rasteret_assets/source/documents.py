@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urljoin
@@ -21,11 +22,18 @@ import pyarrow.fs as pafs
 
 from rasteret_assets.errors import SourceError
 from rasteret_assets.secrets import redact
+from rasteret_assets.source.access import TableAccess
 from rasteret_assets.storage.filesystems import each_file, filesystem_of, reads_addresses, resolve_filesystem
 from rasteret_assets.storage.http.by_address import is_http, read_addresses
+from rasteret_assets.storage.object_files import read_object
 from rasteret_assets.storage.urls import scheme
 
 PARQUET_SUFFIXES: Final = (".parquet", ".geoparquet", ".parq", ".pq")
+#: Container and path of an address in Azure that leaves the account to somebody else, and what an account is called.
+_AZURE: Final = re.compile(r"(?:abfss?|az|azure)://([^/@]+)/(.+)", re.DOTALL)
+_ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
+#: Collections of an API have this address (STAC API 1.0, and OGC API - Features 7.11).
+_IN_API: Final = re.compile(r"/collections/[^/]+/?$")
 _PARQUET_TYPES: Final = ("application/vnd.apache.parquet", "application/x-parquet")
 #: Bytes of a document, and Items of a Collection, that no catalog of Parquet files comes near.
 _MOST_BYTES: Final = 32 * 2**20
@@ -34,24 +42,24 @@ _NAMED: Final = 8
 
 
 def is_document(path: str) -> bool:
-    """Tell whether a path is one of a JSON document, by its name."""
-    return _bare(path).lower().endswith(".json")
+    """Tell whether a path is the path of a JSON document: by its name, or as the address of a Collection in an API."""
+    bare = _bare(path)
+    return bare.lower().endswith(".json") or (is_http(path) and _IN_API.search(bare) is not None)
 
 
-def files_of_document(path: str, filesystem: Any, *, link_local: bool = False) -> list[str]:
+def files_of_document(path: str, access: TableAccess) -> list[str]:
     """Return the paths, addresses or globs of the Parquet files that a STAC Collection or Item describes.
 
     Args:
         path: of the document.
-        filesystem: pyarrow or fsspec filesystem of the document, a function that returns that of a path, or None.
-        link_local: whether link-local hosts may be asked.
+        access: opens the document.
 
     Raises:
         SourceError: if the document cannot be read, is not a Collection or Item, names no Parquet file, or lies on
             another machine and names files of this one.
     """
     label = redact(path)
-    (document,) = _read([path], filesystem, link_local=link_local)
+    (document,) = _read([path], access)
     if document.get("type") not in {"Collection", "Feature"}:
         kind = f"a STAC {document['type']}" if document.get("type") == "Catalog" else "another document"
         raise SourceError(
@@ -63,7 +71,7 @@ def files_of_document(path: str, filesystem: Any, *, link_local: bool = False) -
         if len(items) > _MOST_ITEMS:
             raise SourceError(f"{label}: links {len(items)} Items, more than the {_MOST_ITEMS} that are looked into")
         _refuse_local(label, path, items)
-        for place, item in zip(items, _read(items, filesystem, link_local=link_local), strict=True):
+        for place, item in zip(items, _read(items, access), strict=True):
             files += _parquet_assets(place, item)
     files = files or [_resolved(path, glob) for glob in _globs(document)]
     if not files:
@@ -77,16 +85,18 @@ def files_of_document(path: str, filesystem: Any, *, link_local: bool = False) -
     return list(dict.fromkeys(files))
 
 
-def _read(paths: Sequence[str], filesystem: Any, *, link_local: bool) -> list[dict[str, Any]]:
-    if paths and all(is_http(path) and not reads_addresses(filesystem_of(path, filesystem)) for path in paths):
-        texts = read_addresses(paths, _MOST_BYTES, link_local=link_local)
+def _read(paths: Sequence[str], access: TableAccess) -> list[dict[str, Any]]:
+    if paths and all(is_http(path) and not reads_addresses(filesystem_of(path, access.filesystem)) for path in paths):
+        texts = read_addresses(paths, _MOST_BYTES, access.http(), link_local=access.link_local)
     else:
-        texts = [_read_file(path, filesystem) for path in paths]
+        texts = [_read_file(path, access) for path in paths]
     return [_parsed(path, text) for path, text in zip(paths, texts, strict=True)]
 
 
-def _read_file(path: str, filesystem: Any) -> bytes:
-    fs, inside = resolve_filesystem(path, filesystem)
+def _read_file(path: str, access: TableAccess) -> bytes:
+    if (client := access.bucket_client(path)) is not None:
+        return read_object(path, _MOST_BYTES, client)
+    fs, inside = resolve_filesystem(path, access.filesystem)
     label = redact(path)
     try:
         if fs.get_file_info(inside).type == pafs.FileType.NotFound:
@@ -131,7 +141,24 @@ def _parquet_assets(path: str, document: Mapping[str, Any]) -> Iterator[str]:
     for asset in _assets(document).values():
         href = _text(asset.get("href"))
         if href and _is_parquet(asset) and "*" not in href:
-            yield _resolved(path, href)
+            yield _with_account(_resolved(path, href), document, asset)
+
+
+def _with_account(href: str, document: Mapping[str, Any], asset: Mapping[str, Any]) -> str:
+    """Return an address in Azure with its account, where only the options for fsspec beside it name the account.
+
+    Planetary Computer writes ``abfs://items/x.parquet`` and ``table:storage_options: {account_name: ...}``
+    (https://github.com/stac-extensions/table, https://planetarycomputer.microsoft.com/docs/quickstarts/stac-geoparquet/).
+    """
+    found = _AZURE.fullmatch(href)
+    if found is None:
+        return href
+    for place in (asset, document):
+        options = place.get("table:storage_options")
+        account = _text(options.get("account_name")) if isinstance(options, dict) else ""
+        if _ACCOUNT.fullmatch(account):
+            return f"abfs://{found[1]}@{account}.dfs.core.windows.net/{found[2]}"
+    return href
 
 
 def _globs(document: Mapping[str, Any]) -> Iterator[str]:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from rasteret_assets.errors import SourceError
 from rasteret_assets.geometry import GeometryColumn, describe_geometry
+from rasteret_assets.source.access import TableAccess
 from rasteret_assets.source.crs import crs_name
 from rasteret_assets.source.locate import ListedFiles, label_of, locate
 from rasteret_assets.source.schemas import reduced
@@ -113,21 +114,18 @@ class TableListing(NamedTuple):
         return not all(is_local(group.fs) for group in self.groups)
 
 
-def find_files(
-    paths: Sequence[str], filesystem: Any, known: SchemaStore | None, *, link_local: bool = False
-) -> TableFiles:
+def find_files(paths: Sequence[str], access: TableAccess, known: SchemaStore | None) -> TableFiles:
     """Find the Parquet files of a table and their schemas.
 
     Args:
         paths: as for :func:`list_parquet`.
-        filesystem: as for :func:`list_parquet`.
+        access: opens the paths.
         known: where the schemas of files that did not change are kept; all footers are opened without it.
-        link_local: as for :func:`list_parquet`.
 
     Raises:
         SourceError: if there is nothing there, or it cannot be read as Parquet files.
     """
-    found = list_parquet(paths, filesystem, link_local=link_local)
+    found = list_parquet(paths, access)
     places = [(group, one) for group in found.groups for one in group.files]
     schemas = _schemas(places, found.versions, known)
     files = [
@@ -137,20 +135,19 @@ def find_files(
     return TableFiles(found.label, files)
 
 
-def list_parquet(paths: Sequence[str], filesystem: Any, *, link_local: bool = False) -> TableListing:
+def list_parquet(paths: Sequence[str], access: TableAccess) -> TableListing:
     """List the Parquet files of a table and tell their versions; no footer is read.
 
     Args:
         paths: paths, URIs or HTTP(S) addresses of files, folders and STAC documents, and globs.
-        filesystem: pyarrow or fsspec filesystem of the paths, a function that returns that of a path, or None.
-        link_local: whether link-local hosts may be asked.
+        access: opens the paths.
 
     Raises:
         SourceError: if there is nothing there, or what is there is not a table of Parquet files.
     """
     label = label_of(paths)
     looked_ns = time.time_ns()
-    found = locate(paths, filesystem, _refuse_table_formats, link_local=link_local)
+    found = locate(paths, access, _refuse_table_formats)
     groups: list[ListedFiles] = []
     versions: dict[str, FileVersion] = {}
     for group in found:

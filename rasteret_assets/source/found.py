@@ -24,7 +24,7 @@ from rasteret_assets.errors import DamagedFileError
 from rasteret_assets.source.overlap import ROW_FACTS, RowFacts
 from rasteret_assets.source.profile import FoundPart, PartProfile
 from rasteret_assets.storage.filesystems import each_file
-from rasteret_assets.storage.reading import looking
+from rasteret_assets.storage.io_errors import finding
 from rasteret_assets.storage.workspace import Workspace
 
 #: Seconds, and bytes of hashes, after which what was found is written.
@@ -149,7 +149,7 @@ class FoundFiles:
                 self._workspace.remove(f"{self._folder}/{name}")
 
     def _listed(self) -> list[str]:
-        with looking(self._folder):
+        with finding(self._folder):
             infos = self._workspace.fs.get_file_info(pafs.FileSelector(self._folder, allow_not_found=True))
         return sorted(info.base_name for info in infos if info.base_name.endswith(".parquet"))
 

@@ -12,11 +12,13 @@ import pyarrow.fs as pafs
 
 from rasteret_assets.errors import SourceError
 from rasteret_assets.secrets import redact
+from rasteret_assets.source.access import TableAccess
 from rasteret_assets.source.documents import PARQUET_SUFFIXES, files_of_document, is_document
 from rasteret_assets.storage.filesystems import filesystem_of, reads_addresses, resolve_filesystem
 from rasteret_assets.storage.http.by_address import is_http, list_addresses
 from rasteret_assets.storage.http.file_handler import name_of
 from rasteret_assets.storage.listing import Listed, list_table, visible_files
+from rasteret_assets.storage.object_files import list_bucket
 from rasteret_assets.storage.urls import scheme
 
 _WILD: Final = re.compile(r"[*?\[]")
@@ -59,31 +61,29 @@ def label_of(paths: Sequence[str]) -> str:
     return redact(paths[0]) if len(paths) == 1 else f"{redact(paths[0])} and {len(paths) - 1} more"
 
 
-def locate(
-    paths: Sequence[str], filesystem: Any, check_folder: FolderCheck, *, link_local: bool = False
-) -> list[ListedFiles]:
+def locate(paths: Sequence[str], access: TableAccess, check_folder: FolderCheck) -> list[ListedFiles]:
     """List the Parquet files of a table.
 
     Args:
         paths: paths, URIs or HTTP(S) addresses of files, of folders, of STAC documents, and globs.
-        filesystem: pyarrow or fsspec filesystem of the paths, a function that returns that of a path, or None. HTTP(S)
-            addresses are read by the package's own client, unless the filesystem is fsspec's of these.
+        access: opens the paths. HTTP(S) addresses are read by the package's own client, unless its filesystem is
+            fsspec's of these; paths in buckets are read so where a token opens the bucket, or its requester pays.
         check_folder: called for every folder.
-        link_local: whether link-local hosts may be asked.
 
     Raises:
         SourceError: if one of the paths leads to nothing, or to what is not a table of Parquet files.
     """
     local: list[_Place] = []
     addresses: list[_Place] = []
-    for place in _without_documents(paths, filesystem, link_local=link_local):
+    for place in _without_documents(paths, access):
         if is_http(place.path):
             _refuse_to_list_addresses(place.path)
-        own = is_http(place.path) and not reads_addresses(filesystem_of(place.path, filesystem))
+        own = is_http(place.path) and not reads_addresses(filesystem_of(place.path, access.filesystem))
         (addresses if own else local).append(place)
-    found = _merged(_side_by_side(local, lambda place: _located(place, filesystem, check_folder)))
+    found = _merged(_side_by_side(local, lambda place: _located(place, access, check_folder)))
     if addresses:
-        fs, files = list_addresses(list(dict.fromkeys(place.path for place in addresses)), link_local=link_local)
+        urls = list(dict.fromkeys(place.path for place in addresses))
+        fs, files = list_addresses(urls, access.http(), link_local=access.link_local)
         found.append(ListedFiles(fs, _root_of_addresses(addresses, files), files))
     return found
 
@@ -95,10 +95,10 @@ class _Place(NamedTuple):
     document: str | None = None
 
 
-def _without_documents(paths: Sequence[str], filesystem: Any, *, link_local: bool) -> Iterator[_Place]:
+def _without_documents(paths: Sequence[str], access: TableAccess) -> Iterator[_Place]:
     for path in paths:
         if is_document(path):
-            for named in files_of_document(path, filesystem, link_local=link_local):
+            for named in files_of_document(path, access):
                 yield _Place(named, path)
         else:
             yield _Place(path)
@@ -123,12 +123,11 @@ def _merged(found: Sequence[ListedFiles]) -> list[ListedFiles]:
     return merged
 
 
-def _located(place: _Place, filesystem: Any, check_folder: FolderCheck) -> ListedFiles:
+def _located(place: _Place, access: TableAccess, check_folder: FolderCheck) -> ListedFiles:
     path, label = place.path, redact(place.path)
     folder = _folder_of_glob(path)
     try:
-        fs, inside = resolve_filesystem(path if folder is None else folder, filesystem)
-        found = list_table(fs, inside)
+        fs, inside, found = _listed(path if folder is None else folder, access)
         if found is not None and found[1]:
             check_folder(fs, label, inside, found[0])
     except OSError as error:
@@ -142,16 +141,28 @@ def _located(place: _Place, filesystem: Any, check_folder: FolderCheck) -> Liste
     files = visible_files(listed, inside, PARQUET_SUFFIXES) if is_folder else listed
     if not files:
         raise SourceError(f"{label}: holds no Parquet file (looked for names ending in {_SUFFIXES_SHOWN})")
-    return ListedFiles(fs, inside if is_folder else _root(place, inside, filesystem), files)
+    return ListedFiles(fs, inside if is_folder else _root(place, inside, access), files)
 
 
-def _root(place: _Place, inside: str, filesystem: Any) -> str | None:
+def _root(place: _Place, inside: str, access: TableAccess) -> str | None:
     """The folder of the document that names a file, where the file lies below it."""
     if place.document is None or scheme(place.document) != scheme(place.path):
         return None
-    _, document = resolve_filesystem(place.document, filesystem)
+    if access.bucket_client(place.document) is not None:
+        document = name_of(place.document)
+    else:
+        _, document = resolve_filesystem(place.document, access.filesystem)
     folder = document.rpartition("/")[0]
     return folder if inside.startswith(f"{folder}/") else None
+
+
+def _listed(path: str, access: TableAccess) -> tuple[pafs.FileSystem, str, tuple[list[Listed], bool] | None]:
+    """Return the filesystem of a path, the path on it, and what is listed there, and whether that is a folder."""
+    if (client := access.bucket_client(path)) is not None:
+        fs, inside, listed, is_folder = list_bucket(path, client)
+        return fs, inside, (listed, is_folder)
+    fs, inside = resolve_filesystem(path, access.filesystem)
+    return fs, inside, list_table(fs, inside)
 
 
 def _root_of_addresses(places: Sequence[_Place], files: Sequence[Listed]) -> str | None:

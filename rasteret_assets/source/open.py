@@ -21,6 +21,7 @@ from rasteret_assets.columns.hashing import ContentDigest
 from rasteret_assets.errors import MissingColumnError, RasteretAssetsError, SourceError
 from rasteret_assets.geometry import GeometryColumn, primary_geometry
 from rasteret_assets.schema import DATETIME, END_DATETIME, GEOMETRY, START_DATETIME
+from rasteret_assets.source.access import TableAccess
 from rasteret_assets.source.arrow import as_dataset
 from rasteret_assets.source.contract import OF_THE_SCANNER, check_contract, check_storable, listed, projection
 from rasteret_assets.source.crs import as_ewkb, describe_footprints, is_one, srid_of
@@ -160,7 +161,9 @@ class Source:
         return SourceError(f"{part.label or self.label}: cannot be read: {text}")
 
 
-def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: SchemaStore | None = None) -> Source:
+def open_source(
+    data: Any, spec: CollectionSpec, filesystem: Any = None, known: SchemaStore | None = None, backend: object = None
+) -> Source:
     """Open ``data`` as a record table.
 
     Args:
@@ -171,6 +174,7 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: 
             path.
         known: where schemas of files are kept between two looks (see :class:`~.known.KnownSchemas`): only the footers
             of files that changed are then opened.
+        backend: whose headers and tokens open addresses; one with the spec's ``credentials`` when omitted.
 
     Raises:
         SourceError: if there is nothing there, or what is there is not Parquet.
@@ -178,7 +182,7 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: 
     """
     geometry = spec.source_column(GEOMETRY)
     instants = frozenset(map(spec.source_column, (DATETIME, START_DATETIME, END_DATETIME)))
-    table = _open(data, filesystem, known, geometry, instants, link_local=spec.link_local == "allow")
+    table = _open(data, TableAccess.of(spec, filesystem, backend), known, geometry, instants)
     if spec.filter is not None:
         table = replace(table, parts=tuple(_in_one_unit(part, table.schema) for part in table.parts))
     names = projection(table.label, table.schema.names, spec)
@@ -188,7 +192,7 @@ def open_source(data: Any, spec: CollectionSpec, filesystem: Any = None, known: 
     remote = table.remote or (spec.harvest is not None and spec.harvest.is_remote)
     source = _with_one_crs(replace(table, schema=schema, filter=spec.filter, remote=remote))
     if paths_of(data) is not None:
-        return replace(source, reopen=lambda: open_source(data, spec, filesystem, known))
+        return replace(source, reopen=lambda: open_source(data, spec, filesystem, known, backend))
     check_storable(source.label, source.schema)
     return _with_content_version(source)
 
@@ -199,15 +203,15 @@ def open_table(data: Any, filesystem: Any = None) -> Source:
     Raises:
         SourceError: if there is nothing there, or what is there is not Parquet.
     """
-    return _open(data, filesystem)
+    return _open(data, TableAccess(filesystem=filesystem))
 
 
 def _open(
-    data: Any, filesystem: Any, known: SchemaStore | None = None, geometry: str | None = None,
-    instants: frozenset[str] = frozenset({DATETIME, START_DATETIME, END_DATETIME}), *, link_local: bool = False,
+    data: Any, access: TableAccess, known: SchemaStore | None = None, geometry: str | None = None,
+    instants: frozenset[str] = frozenset({DATETIME, START_DATETIME, END_DATETIME}),
 ) -> Source:  # fmt: skip
     if (paths := paths_of(data)) is not None:
-        return _of_files(find_files(paths, filesystem, known, link_local=link_local), geometry, instants)
+        return _of_files(find_files(paths, access, known), geometry, instants)
     dataset = as_dataset(data)
     label = f"the {type(data).__name__}"
     schema = reduced(dataset.schema)

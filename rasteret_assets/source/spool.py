@@ -23,10 +23,10 @@ from rasteret_assets.columns.types import plain
 from rasteret_assets.errors import SourceError
 from rasteret_assets.schema import RAW
 from rasteret_assets.storage.batches import BATCH_ROWS
-from rasteret_assets.storage.reading import writing
+from rasteret_assets.storage.io_errors import writing
 from rasteret_assets.storage.workspace.files import Files
-from rasteret_assets.storage.workspace.placed_files import Written
-from rasteret_assets.storage.workspace.streams import STREAM_OPTIONS, Message, StreamTable, put_messages
+from rasteret_assets.storage.workspace.placed_files import WrittenFile
+from rasteret_assets.storage.workspace.streams import STREAM_OPTIONS, StoredBatch, StreamTable, put_messages
 
 #: Arrow bytes of all partitions that wait until a partition has rows enough for a message.
 _HELD_BYTES: Final = 48 * 2**20
@@ -72,7 +72,7 @@ class Spool:
         self._held: dict[str, _Held] = {}
         self._bytes: Counter[str] = Counter()
         self._messages: dict[str, list[_Spooled]] = {}
-        self._reused: dict[str, list[tuple[StreamTable, Message, tuple[str, ...]]]] = {}
+        self._reused: dict[str, list[tuple[StreamTable, StoredBatch, tuple[str, ...]]]] = {}
         #: Rows of every partition.
         self.rows: Counter[str] = Counter()
         self._stack = ExitStack()
@@ -167,7 +167,7 @@ class Spool:
             for forgotten in (self._held, self._bytes, self._messages, self._reused, self.rows):
                 forgotten.pop(key, None)
 
-    def put(self, key: str, path: str, metadata: dict[bytes, bytes], digests: Mapping[str, str]) -> Written:
+    def put(self, key: str, path: str, metadata: dict[bytes, bytes], digests: Mapping[str, str]) -> WrittenFile:
         """Write the rows of a partition as a stream, replacing what was there in one step.
 
         Args:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rasteret_assets.errors import NotHarvestedError, SourceError
+from rasteret_assets.source.access import TableAccess
 from rasteret_assets.source.files import TableListing, list_parquet
 from rasteret_assets.source.found import ID_BYTES, FoundFiles
 from rasteret_assets.source.known import KnownSchemas
@@ -31,7 +32,7 @@ from rasteret_assets.source.profile import (
 )
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.filesystems import list_files
-from rasteret_assets.storage.reading import also_do
+from rasteret_assets.storage.io_errors import also_do
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.versions import files_version
 
@@ -66,8 +67,9 @@ class LookAhead:
 
 
 def open_known(
-    workspace: Workspace, data: Any, spec: CollectionSpec, filesystem: Any = None, *, trust_stored: bool = True
-) -> Source:
+    workspace: Workspace, data: Any, spec: CollectionSpec, filesystem: Any = None, *, trust_stored: bool = True,
+    backend: object = None,
+) -> Source:  # fmt: skip
     """Open a record table as :func:`~.open.open_source` does, but no footer of a file that did not change.
 
     Args:
@@ -76,6 +78,7 @@ def open_known(
         spec: of the collection.
         filesystem: pyarrow or fsspec filesystem of the path.
         trust_stored: whether the schemas that are kept count, as they do not where a build is forced.
+        backend: as for :func:`~.open.open_source`.
 
     Raises:
         NotHarvestedError: if STAC items are harvested into the table, but were not yet.
@@ -83,7 +86,7 @@ def open_known(
         MissingColumnError: if a column that the spec or the record contract names is not there.
     """
     with _told_to_harvest(workspace, spec):
-        return open_source(data, spec, filesystem, KnownSchemas(workspace, trust_stored=trust_stored))
+        return open_source(data, spec, filesystem, KnownSchemas(workspace, trust_stored=trust_stored), backend)
 
 
 @contextmanager
@@ -174,7 +177,7 @@ def listed_profile(
         SourceError: if the source cannot be listed.
     """
     with _told_to_harvest(workspace, spec):
-        listing = list_parquet(spec.paths, filesystem, link_local=spec.link_local == "allow")
+        listing = list_parquet(spec.paths, TableAccess.of(spec, filesystem))
     stored = _stored(workspace)
     fingerprint = files_version(version.version for version in listing.versions)
     profile = _current(stored, fingerprint, spec, remote=_is_remote(listing, spec))

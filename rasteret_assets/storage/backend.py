@@ -1,9 +1,9 @@
-"""What a byte source is: two coroutines that return ranges of an object.
+"""The interface of a storage backend: two coroutines that return byte ranges of an object.
 
-Anything with ``get_range`` and ``get_ranges`` serves as a backend, so a user's own object (an obstore wrapper, an
-fsspec adapter, a recorder in a test) is as good as ours. Ours implement :class:`RangeReader` as well, whose ``read``
-also tells the object's size and validators, which the failure ledger and revalidation keep; and the ``read_unchanged``
-of :mod:`~rasteret_assets.storage.unchanged`, by which reads of pixels notice a file that was replaced.
+Any object with ``get_range`` and ``get_ranges`` is a backend, so users can bring their own (an obstore wrapper, an
+fsspec adapter, a recorder in a test). The backends of this package have more: ``read`` (:class:`RangeReader`) tells the
+object's size and validators too, which the ledger keeps and revalidation sends, and ``read_unchanged``
+(:mod:`~rasteret_assets.storage.unchanged`) notices that a file was replaced after it was indexed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing_extensions import Buffer
 
 
 class RangeRead(NamedTuple):
-    """One range as it came from a store.
+    """One byte range of an object, with what the store told of the object.
 
     Args:
         data: the bytes; fewer than asked for only where the object ends.
@@ -38,23 +38,23 @@ class StorageBackend(Protocol):
     """Byte ranges of objects by URL. Ranges are ``(start, length)`` in bytes."""
 
     async def get_range(self, url: str, start: int, length: int) -> Buffer:
-        """``length`` bytes of ``url`` from ``start``; fewer only where the object ends."""
+        """Return ``length`` bytes of ``url`` from ``start``; fewer only where the object ends."""
         ...
 
     async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> Sequence[Buffer]:
-        """One buffer per ``(start, length)``, in the order asked for."""
+        """Return one buffer for each ``(start, length)``, in the order of ``ranges``."""
         ...
 
 
 @runtime_checkable
 class RangeReader(StorageBackend, Protocol):
-    """A backend that also reports size and validators of what it reads."""
+    """A backend that also reports size and validators of the objects that it reads."""
 
     async def read(self, url: str, start: int, length: int) -> RangeRead:
-        """One range with the object's size and validators.
+        """Return one range with the object's size and validators.
 
         Raises:
-            RangeReadError: in the subclass that says why.
+            RangeReadError: in the subclass that fits the failure.
         """
         ...
 
@@ -64,8 +64,9 @@ class EndsRead:
     """The start and the end of one object.
 
     Args:
-        pieces: ``(start, what was read there)``; the end is left out where the store could not be asked for it.
-        requests: requests it took.
+        pieces: pairs of the first byte and the range from there; without the end where the store cannot be asked for
+            the end of an object.
+        requests: number of requests made.
     """
 
     pieces: Sequence[tuple[int, RangeRead]]
@@ -77,42 +78,42 @@ class EndsReader(Protocol):
     """A reader that can ask for the end of an object without knowing its size, together with its start."""
 
     async def read_ends(self, url: str, head: int, tail: int) -> EndsRead:
-        """The first ``head`` and the last ``tail`` bytes in one round trip, and in one request where possible.
+        """Return the first ``head`` and the last ``tail`` bytes in one round trip, and in one request where possible.
 
         Raises:
-            RangeReadError: in the subclass that says why.
+            RangeReadError: in the subclass that fits the failure.
         """
         ...
 
 
 class ReadingBackend(ABC):
-    """A backend whose ranges all come from its :meth:`read`."""
+    """Base of backends that get all their ranges from :meth:`read`."""
 
     @abstractmethod
     async def read(self, url: str, start: int, length: int) -> RangeRead:
-        """One range with the object's size and validators."""
+        """Return one range with the object's size and validators."""
 
     async def get_range(self, url: str, start: int, length: int) -> bytes:
-        """``length`` bytes from ``start``; fewer only where the object ends."""
+        """Return ``length`` bytes from ``start``; fewer only where the object ends."""
         return bytes((await self.read(url, start, length)).data)
 
     async def get_ranges(self, url: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """One buffer per ``(start, length)``, read concurrently."""
+        """Return the bytes of each ``(start, length)``, read concurrently."""
         return list(await asyncio.gather(*(self.get_range(url, start, length) for start, length in ranges)))
 
 
 @runtime_checkable
 class Revalidator(Protocol):
-    """A reader that can ask whether an object is still what it was."""
+    """A reader that can ask an object's store whether the object has changed."""
 
     async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
-        """One range, or None where the object still has these validators."""
+        """Return one range, or None where the object still has ``validators``."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What an object's store said of it when it was last read (RFC 9110, 8.8).
+    """Entity tag and modification time that a store told of an object (RFC 9110, 8.8).
 
     Args:
         etag: entity tag.
@@ -127,7 +128,7 @@ class Validators:
 
 
 class _Adapted:
-    """A plain backend as a reader that cannot tell sizes and validators."""
+    """A user's backend as a reader, which tells neither sizes nor validators."""
 
     def __init__(self, backend: StorageBackend) -> None:
         self.get_range = backend.get_range
@@ -138,10 +139,10 @@ class _Adapted:
 
 
 def as_reader(backend: StorageBackend) -> RangeReader:
-    """A backend as a reader; size and validators stay None where it cannot tell them."""
+    """Return ``backend`` as a reader; size and validators of its ranges are None if the backend tells neither."""
     return backend if isinstance(backend, RangeReader) else _Adapted(backend)
 
 
 async def read_range(backend: StorageBackend, url: str, start: int, length: int) -> RangeRead:
-    """One range through whatever ``backend`` offers."""
+    """Return one range of ``url``, with size and validators if ``backend`` tells them."""
     return await as_reader(backend).read(url, start, length)

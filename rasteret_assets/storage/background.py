@@ -1,4 +1,7 @@
-"""One step ahead of whoever consumes: Arrow decodes and encodes outside of Python's lock, on two cores at once."""
+"""The next item of an iterator is made in a thread: Arrow decodes and encodes outside of Python's lock.
+
+A stage therefore uses two cores, one for the batch that it works on and one for the batch after it.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ T = TypeVar("T")
 
 
 def in_background(items: Iterable[T]) -> Iterator[T]:
-    """The same items in the same order; while one is worked on, the next is made in a thread.
+    """Yield ``items`` in their order, while a thread makes the next item.
 
-    One item waits at most. What ``items`` raises is raised where its item would have come.
+    At most one finished item waits. An exception of ``items`` is raised in the place of the item that it stopped.
     """
     source = iter(items)
     end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="background") as pool:
         coming = pool.submit(next, source, end)
         while (item := coming.result()) is not end:
             coming = pool.submit(next, source, end)

@@ -1,4 +1,4 @@
-"""How much of a Parquet file is read at once: batches that are bounded in rows and in bytes, whatever its rows are."""
+"""How much of a Parquet file is read at once: batches of a bounded number of rows and bytes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pyarrow.parquet as pq
 
 T = TypeVar("T")
 
-#: Rows of a batch of a stage: what streams through a partition that is larger than memory.
+#: Most rows of a batch of a stage, because a partition may be larger than memory.
 BATCH_ROWS: Final = 32_768
-#: Arrow bytes of a batch that is read back, where its rows are large.
+#: Most Arrow bytes of a batch that is read from a stage's table, because a row may take a megabyte.
 BATCH_BYTES: Final = 48 * 2**20
 _PROBED_ROWS: Final = 64
-#: Encodings that take about as much room as the values do in memory (RLE is that of nulls and list ends).
+#: Encodings of Parquet whose values take about as much room in a file as in memory (RLE encodes nulls and list ends).
 _AS_IN_MEMORY: Final = frozenset({"PLAIN", "RLE"})
 
 
 def row_group_runs(metadata: pq.FileMetaData) -> Iterator[list[int]]:
-    """The row groups of a file in runs of at most :data:`BATCH_BYTES`, or of a single larger group."""
+    """Yield runs of neighbouring row groups: at most :data:`BATCH_BYTES` a run, or a single larger group."""
     groups = range(metadata.num_row_groups)
     return bounded_runs(groups, lambda group: metadata.row_group(group).total_byte_size, BATCH_BYTES)
 
@@ -27,13 +27,13 @@ def row_group_runs(metadata: pq.FileMetaData) -> Iterator[list[int]]:
 def bounded_runs(
     things: Iterable[T], size: Callable[[T], int], most: int, *, count: int | None = None
 ) -> Iterator[list[T]]:
-    """Yield neighbours together, as many as their sizes allow; one that is larger stands alone.
+    """Yield ``things`` in runs of neighbours whose sizes together are at most ``most``.
 
     Args:
         things: in order.
-        size: says how large one is.
-        most: of the sizes of a run together.
-        count: most things of a run; as many as there are by default.
+        size: returns the size of a thing. A thing larger than ``most`` is a run of its own.
+        most: largest sum of the sizes in a run.
+        count: most things in a run; no limit when omitted.
     """
     run: list[T] = []
     taken = 0
@@ -49,14 +49,14 @@ def bounded_runs(
 
 
 def batch_rows(file: pq.ParquetFile, columns: list[str] | None) -> int:
-    """Rows of a file that make a batch of at most about :data:`BATCH_BYTES`; headers may be a megabyte each.
+    """Return how many rows of a file make a batch of about :data:`BATCH_BYTES`, at most :data:`BATCH_ROWS`.
 
-    What a row takes in memory is what Parquet says of all columns, unless their encodings hide repetition: then the
-    first rows are looked at too, which may be poor.
+    The footer tells the stored bytes of all columns. Where an encoding stores repeated values once, a row takes more in
+    memory: then the first 64 rows are read and measured too.
 
     Args:
-        file: to be read.
-        columns: those that are read; all when None.
+        file: an open Parquet file.
+        columns: columns to read, whose rows are taken for small; None for all columns.
     """
     metadata = file.metadata
     if columns is None and metadata.num_rows > _PROBED_ROWS:

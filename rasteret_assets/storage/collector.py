@@ -1,9 +1,9 @@
-"""Fewer passes of Python's garbage collector while many small objects come and go.
+"""Fewer passes of Python's garbage collector while many small objects are made and dropped.
 
-A header fetch makes some hundred objects per file, nearly all of which die by their reference count. Looking through
-the living ones after every 700 new ones, as Python does, takes a tenth of a fetch's processor time and finds nothing.
-A page of 250 STAC items is 60,000 objects, of which four pages live at once: even 50,000 new ones between two passes
-mean a tenth of a harvest's processor time on a quiet machine, and more on a busy one.
+A header fetch makes some hundred objects per file, and reference counts free nearly all of them. Python's collector
+examines the living objects after every 700 new ones, which takes a tenth of a fetch's processor time and finds nothing.
+A page of 250 STAC items is 60,000 objects, of which four pages live at once: with 50,000 new objects between two passes
+the collector still takes a tenth of a harvest's processor time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _RELAXED: Final = 50_000
 
 
 class _Relaxed:
-    """Who asked for fewer collections, each with the thresholds from before."""
+    """The blocks that asked for fewer collections; ``usual`` has the thresholds from before once for each."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -32,10 +32,10 @@ _relaxed = OfProcess(_Relaxed)
 
 @contextmanager
 def fewer_collections(objects: int = _RELAXED) -> Iterator[None]:
-    """Collect garbage after so many new objects; as before once the last of those who asked for it is done.
+    """Collect garbage after every so many new objects until the last such block of this process ends.
 
     Args:
-        objects: new ones between two passes; the most that anybody asked for counts.
+        objects: between two passes; the largest number of all blocks that are entered counts.
     """
     here = _relaxed.get()
     with here.lock:

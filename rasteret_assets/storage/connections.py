@@ -1,4 +1,4 @@
-"""How long a backend's connections stay open, and what was learned of its hosts is known: while anybody uses it."""
+"""Count the users of a backend: the last one closes its connections and forgets what was learned of its hosts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Use:
 class _Uses:
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        #: By the identity of the backend: what users bring need not be hashable.
+        #: By the identity of the backend, because a user's backend need not be hashable.
         self.by_backend: dict[int, _Use] = {}
 
 
@@ -33,10 +33,10 @@ _uses = OfProcess(_Uses)
 
 @asynccontextmanager
 async def connected(backend: object) -> AsyncIterator[dict[str, HostState]]:
-    """Use a backend in the running event loop; the last one who does so closes its connections.
+    """Use a backend in the running event loop; the last user closes its connections.
 
     Yields:
-        What those who use it, or did so since the first of them, have last learned of every host.
+        The state of every host by name, as users of the backend last learned it; empty for the first user.
     """
     hosts = _join(backend)
     try:
@@ -49,7 +49,7 @@ async def connected(backend: object) -> AsyncIterator[dict[str, HostState]]:
 
 @contextmanager
 def kept_connected(backend: object) -> Iterator[None]:
-    """Keep the connections that fetches of the block open for those that follow: each costs several round trips."""
+    """Keep the connections of a backend open from fetch to fetch of a block: each costs several round trips."""
     _join(backend)
     try:
         yield
@@ -61,7 +61,7 @@ def kept_connected(backend: object) -> Iterator[None]:
 
 @contextmanager
 def _closing(backend: object) -> Iterator[None]:
-    """Log what goes wrong as connections are closed: what was read is read, and another error may be on its way."""
+    """Log failures to close connections: all reads are done, and another error may be on its way."""
     try:
         yield
     except Exception:  # noqa: BLE001  (a user's backend may raise anything)
@@ -77,7 +77,7 @@ def _join(backend: object) -> dict[str, HostState]:
 
 
 def _leave(backend: object) -> bool:
-    """Whether nobody uses the backend any more."""
+    """Count one user less; return whether that was the last one."""
     uses = _uses.get()
     with uses.lock:
         use = uses.by_backend.get(id(backend))

@@ -1,4 +1,4 @@
-"""Folders and files on any pyarrow filesystem: where a source table lies, where a workspace is written."""
+"""Filesystems of record tables and workspaces: found by path or URI, and listed."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ T = TypeVar("T")
 
 _DELAYED_OPEN: Final = "allow_delayed_open"
 
-# Answers that are waited for at once; a store takes many, and each takes as long as the way there and back.
+# Requests to a store at once: each takes a round trip, and a store takes many.
 _REQUESTS_AT_ONCE: Final = 16
 
 
 def resolve_filesystem(path: str, filesystem: Any = None) -> tuple[pafs.FileSystem, str]:
-    """The filesystem of a path or URI, and the path on it.
+    """Return the filesystem of a path or URI, and the path on this filesystem.
 
     Args:
-        path: local path, or URI of any scheme pyarrow knows (``s3://``, ``gs://``, ``file://`` ...).
+        path: local path, or URI of any scheme that pyarrow knows (``s3://``, ``gs://``, ``file://`` ...).
         filesystem: a pyarrow or fsspec filesystem that takes precedence over the URI's own, or a function that
-            returns the one of a path, or None.
+            returns the filesystem of a path, or None.
 
     Raises:
-        SpecError: if ``filesystem`` is neither.
-        SourceError: if the scheme is unknown to pyarrow and no filesystem was given.
-        MissingExtraError: if the path is of Hugging Face (``hf://``) and its package is not installed.
+        SpecError: if ``filesystem`` is neither a filesystem nor a function.
+        SourceError: if pyarrow does not know the scheme and no filesystem was given.
+        MissingExtraError: if the path is of Hugging Face (``hf://``) and ``huggingface_hub`` is not installed.
     """
     filesystem = filesystem_of(path, filesystem)
     if filesystem is not None:
@@ -52,25 +52,25 @@ def resolve_filesystem(path: str, filesystem: Any = None) -> tuple[pafs.FileSyst
         fs, inside = pafs.FileSystem.from_uri(_with_delayed_open(path))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         remedy = "pass filesystem= with a pyarrow or fsspec filesystem that knows it"
-        # pyarrow repeats the URI, with the keys that stand in it.
+        # Redacted, because pyarrow repeats the URI with the keys in it.
         reason = redact_text(str(error))
         raise SourceError(f"{redact(path)}: pyarrow cannot open this URI ({reason}); {remedy}") from None
     return fs, inside
 
 
 def filesystem_of(path: str, filesystem: Any) -> Any:
-    """Return the filesystem that was given for a path: itself, or what a function that was given returns."""
+    """Return ``filesystem``, or what it returns for ``path`` if it is a function."""
     return filesystem(path) if callable(filesystem) else filesystem
 
 
 def reads_addresses(filesystem: Any) -> bool:
-    """Tell whether a filesystem of fsspec takes HTTP addresses as paths, with headers and clients of the user's."""
+    """Return whether a filesystem of fsspec takes HTTP addresses as paths, with the user's own headers and client."""
     protocol = getattr(filesystem, "protocol", ())
     return "http" in ((protocol,) if isinstance(protocol, str) else tuple(protocol))
 
 
 def _with_delayed_open(uri: str) -> str:
-    """A URI of S3 that says to write small files with one request, not three."""
+    """Return a URI of S3 with the option that writes a small file in one request instead of three."""
     if not uri.startswith("s3://") or _DELAYED_OPEN in uri:
         return uri
     return f"{uri}{'&' if '?' in uri else '?'}{_DELAYED_OPEN}=true"
@@ -91,7 +91,7 @@ def _as_arrow(filesystem: Any) -> pafs.FileSystem:
 
 
 def is_local(fs: pafs.FileSystem) -> bool:
-    """Whether a filesystem is that of this machine, or a folder of it."""
+    """Return whether a filesystem is that of this machine, or a folder of it."""
     while isinstance(fs, pafs.SubTreeFileSystem):
         fs = fs.base_fs
     if isinstance(fs, pafs.PyFileSystem) and isinstance(fs.handler, pafs.FSSpecHandler):
@@ -100,14 +100,15 @@ def is_local(fs: pafs.FileSystem) -> bool:
 
 
 def _is_local(filesystem: Any) -> bool:
-    """Whether a filesystem of fsspec is that of this machine, which pyarrow knows better."""
+    """Return whether a filesystem of fsspec is that of this machine, for which pyarrow has its own."""
     return type(filesystem).__module__ == "fsspec.implementations.local"
 
 
 def list_files(fs: pafs.FileSystem, folder: str, suffixes: tuple[str, ...]) -> list[pafs.FileInfo]:
-    """Files below a folder by path order; names that start with ``_`` or ``.`` are skipped, and folders so named.
+    """Return the files below a folder whose names end in one of ``suffixes``, in path order.
 
-    Hidden names hold markers, checksums and table logs, as everywhere in the Parquet world.
+    Files and folders whose names start with ``_`` or ``.`` are left out: readers of Parquet take these for markers,
+    checksums and table logs.
     """
     root = folder.rstrip("/") + "/"
     found = []
@@ -122,28 +123,28 @@ def _files_below(fs: pafs.FileSystem, folder: str) -> Iterator[pafs.FileInfo]:
     if fs.type_name != "local":
         yield from fs.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
     elif Path(folder).is_dir():
-        # pyarrow follows links in a circle without an end.
+        # Not by pyarrow, which follows a circle of links for ever.
         for path, is_file, facts in walk(folder):
             if is_file:
                 yield pafs.FileInfo(path, pafs.FileType.File, size=facts.st_size, mtime_ns=facts.st_mtime_ns)
 
 
 def each_file(
-    fs: pafs.FileSystem, look: Callable[[str], T], paths: Sequence[str], *, takes_long: bool = False
+    fs: pafs.FileSystem, work: Callable[[str], T], paths: Sequence[str], *, takes_long: bool = False
 ) -> list[T]:
-    """What ``look`` returns for each of the files, in their order.
+    """Return the result of ``work`` on each path, in the order of ``paths``.
 
     Args:
-        fs: filesystem of the files; on one that is not a local disk many are looked at at once.
-        look: called with a path.
+        fs: filesystem of the files. Unless it is a local disk, threads work on 16 files at once.
+        work: called with a path.
         paths: of the files.
-        takes_long: whether a look at a file on a local disk takes longer than Python's threads need to take turns,
-            which is not true of small documents and schemas.
+        takes_long: whether to use threads on a local disk too. They help where the work on a file takes longer than
+            Python's threads need to take turns, which is not true of small documents and schemas.
     """
     is_local = fs.type_name == "local"
     if is_local and not takes_long:
-        return [look(path) for path in paths]
+        return [work(path) for path in paths]
     with ThreadPoolExecutor(os.cpu_count() if is_local else _REQUESTS_AT_ONCE) as pool:
-        # With the caller's context: locks that are held here are held there too.
+        # In copies of the caller's context, because that says which locks the running code holds.
         contexts = [copy_context() for _ in paths]
-        return list(pool.map(lambda context, path: context.run(look, path), contexts, paths))
+        return list(pool.map(lambda context, path: context.run(work, path), contexts, paths))

@@ -1,7 +1,6 @@
-"""GDAL's spellings of addresses (``/vsicurl/https://...``, ``/vsis3/bucket/key``): read as what they stand for.
+"""GDAL's spellings of addresses (``/vsicurl/https://...``, ``/vsis3/bucket/key``), to and from plain addresses.
 
-Those that stand for something else than a whole file are refused by name, with what to write instead. The other way
-round, :func:`gdal_addresses` writes addresses as GDAL takes them.
+A spelling that stands for something else than a whole file is refused by name, with what to write instead.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 
-#: What an address in one of GDAL's spellings begins with, in RE2.
+#: Pattern (RE2) of the beginning of an address in one of GDAL's spellings.
 GDAL_ADDRESS: Final = r"(?i)^\s*(/vsi[a-z0-9_]+[/?]|gtiff_dir:|gtiff_raw:|(zip|gzip|tar)\+[a-z0-9]+://)"
 
 _GDAL: Final = re.compile(GDAL_ADDRESS)
@@ -22,16 +21,16 @@ _CURL: Final = re.compile(r"(?i)/vsicurl(?:_streaming)?/((?:https?|ftp)://.+)", 
 _CURL_OPTIONS: Final = re.compile(r"(?i)/vsicurl(?:_streaming)?\?(.+)", re.DOTALL)
 _BUCKET: Final = re.compile(r"(?i)/vsi(s3|gs)(?:_streaming)?/([^/]+/.+)", re.DOTALL)
 _FIRST_IMAGE: Final = re.compile(r"(?i)GTIFF_DIR:1:(.+)", re.DOTALL)
-#: What an address in any other spelling begins with, in RE2, and what GDAL writes in its place.
+#: Patterns (RE2) of the beginning of a plain address, and what GDAL writes in its place.
 _PREFIXES: Final = (
     (r"^(?i:https?)://", r"/vsicurl/\0"),
     (r"^(?i:s3a?)://", "/vsis3/"),
     (r"^(?i:gs|gcs)://", "/vsigs/"),
-    # The account of abfss://container@account.dfs.core.windows.net/key is for GDAL's configuration to name.
+    # Without the account of abfss://container@account.dfs.core.windows.net/key, which GDAL's configuration names.
     (r"^(?i:abfss?)://([^/@]+)@[^/]*/", r"/vsiadls/\1/"),
     (r"^(?i:az|azure|abfss?)://", "/vsiaz/"),
 )
-# Options of /vsicurl? that change how GDAL asks, not what it reads.
+# Options of /vsicurl? that change how GDAL asks for a file, but not which bytes it reads.
 _HARMLESS: Final = frozenset({"max_retry", "retry_delay", "use_head", "list_dir", "empty_dir"})
 
 _REMEDIES: Final = (
@@ -45,7 +44,7 @@ _REMEDIES: Final = (
 
 
 def plain_address(href: str) -> str:
-    """Return what an address in GDAL's spelling stands for; any other address, and what is refused, as it is."""
+    """Return the plain address that GDAL's spelling stands for; other addresses, and refused ones, as they are."""
     text = href.strip()
     if _GDAL.match(text) is None:
         return href
@@ -63,8 +62,8 @@ def plain_address(href: str) -> str:
     return href
 
 
-def remedy(href: str) -> str | None:
-    """Return what to write instead of an address in GDAL's spelling that is not read; None for any other."""
+def remedy_for_address(href: str) -> str | None:
+    """Return what to write instead of an address in GDAL's spelling; None for any other address."""
     if _GDAL.match(href) is None:
         return None
     found = (told for pattern, told in _REMEDIES if re.match(rf"(?i)\s*{pattern}", href))
@@ -72,7 +71,7 @@ def remedy(href: str) -> str | None:
 
 
 def plain_addresses(hrefs: pa.Array) -> pa.Array:
-    """Apply :func:`plain_address` to a string array; only rows in GDAL's spelling are walked."""
+    """Apply :func:`plain_address` to the rows of a string array that are in GDAL's spelling."""
     spelled = pc.fill_null(pc.match_substring_regex(hrefs, GDAL_ADDRESS), fill_value=False)
     if not pc.any(spelled).as_py():
         return hrefs
@@ -81,19 +80,19 @@ def plain_addresses(hrefs: pa.Array) -> pa.Array:
 
 
 def gdal_addresses(hrefs: pa.Array) -> pa.Array:
-    """Write addresses as GDAL takes them: ``/vsicurl/https://...``, ``/vsis3/bucket/key``, an absolute path.
+    """Return addresses in GDAL's spelling: ``/vsicurl/https://...``, ``/vsis3/bucket/key``, an absolute path.
 
     Args:
         hrefs: string array of addresses.
 
     Returns:
-        A string array of the same length; null where the address is, is a relative path, or is of a scheme that GDAL
-        does not have.
+        A string array of the same length; null for a null address, a relative path, and a scheme that GDAL does not
+        have.
     """
     written = hrefs
     for pattern, prefix in _PREFIXES:
         written = pc.replace_substring_regex(written, pattern, prefix)
-    # Whatever is not in GDAL's spelling now is on a disk, or of a scheme that GDAL does not have.
+    # An address that is not in GDAL's spelling now is a path on a disk, or has a scheme that GDAL does not have.
     rest = pc.fill_null(pc.invert(pc.match_substring_regex(written, GDAL_ADDRESS)), fill_value=False)
     local = pa.array([_local(href) for href in written.filter(rest).to_pylist()], written.type)
     return pc.replace_with_mask(written, rest, local)

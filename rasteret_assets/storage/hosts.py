@@ -1,8 +1,9 @@
-"""How a host is treated, by header fetches and pixel reads alike: how many requests at once, retries, when it is dead.
+"""How many requests a host gets at once, how often a request is retried, and when a host is dead.
 
-More requests while it answers, fewer when it says no, none when it is dead: additive increase, multiplicative decrease
-(Chiu and Jain, 1989), per host, after a slow start that doubles. A host that never answers holds only the few requests
-it was given at first, and the others go on at their full rate.
+Header fetches and pixel reads treat hosts alike. A host gets more requests while it answers, fewer when it refuses and
+none when it is dead: additive increase, multiplicative decrease (Chiu and Jain, 1989), per host, after a slow start
+that doubles. A host that never answers occupies only the few requests that it was given at first, so the other hosts go
+on at their full rate.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ from rasteret_assets.errors import (
     TruncatedReadError,
 )
 
-#: Requests a host is given before it has answered any.
+#: Requests that a host gets before it has answered any.
 FIRST_LIMIT: Final = 32
 #: Failures without a single answer that make a host dead for the rest of the fetch.
 DEAD_AFTER: Final = 8
-#: Seconds without an answer, while at least this many failures and refusals come, that make any host dead.
+#: Seconds without an answer that make any host dead, if it failed or refused at least ``_DEAD_AFTER_REFUSALS`` times.
 DEAD_AFTER_S = 60.0
 _DEAD_AFTER_REFUSALS: Final = 64
 
-# A share of refusals that a host shows at random (faulty replicas) is no call for fewer requests; a host that refuses
-# more than this is overloaded.
+# Faulty replicas refuse a share of requests at random, which fewer requests would not change. A host that refuses more
+# than this share is overloaded.
 _OVERLOADED_SHARE: Final = 0.3
 _SHARE_MEMORY: Final = 1 / 32
 _DECREASE: Final = 0.5
 _DECREASE_WHEN_THROTTLED: Final = 0.25
-# A host that states a time to wait counts requests: every one too many is refused, so its limit is neared slowly.
+# A host that states a time to wait counts requests and refuses every one too many, so its limit is neared slowly.
 _GROWTH_WHEN_THROTTLED: Final = 1 / 8
 
-# Where a fifth of all requests fails at random, eight tries lose one header in 400 000.
+# If a fifth of all requests fails at random, eight tries lose one header in 400 000.
 _ATTEMPTS: Final = 8
-# A name that is not known, a port that refuses, an exception nobody foresaw: seldom a matter of seconds.
+# An unknown name, a refusing port or an unforeseen exception seldom passes within seconds.
 _FEW_ATTEMPTS: Final = 3
 #: Seconds after its first failure within which a request is tried again.
 DEADLINE_S: Final = 180.0
-#: Seconds a host is left alone at its word; one that says "tomorrow" must not keep a build until then.
+#: Longest time to wait, in seconds, that is granted to a host: one that says "tomorrow" must not stop a build so long.
 LONGEST_PAUSE_S = 60.0
 _FIRST_BACKOFF_S: Final = 0.2
 _LONGEST_BACKOFF_S: Final = 30.0
@@ -56,14 +57,14 @@ class HostState:
     """What one fetch has learned about one host.
 
     Args:
-        ceiling: most requests it may be given at once.
-        first: requests it is given before it has answered any.
-        limit: requests it is given at once now.
-        active: requests (workers) it has now.
-        answers: responses that were no refusals.
+        ceiling: most requests that the host may get at once.
+        first: requests that the host gets before it has answered any.
+        limit: requests that the host gets at once now.
+        active: requests (workers) that the host has now.
+        answers: number of responses that were not refusals.
         failures: requests without any response since the last answer.
         refusals: failures and refusals since the last answer.
-        paused_until: monotonic time before which nothing may be sent, as the host asked, within reason.
+        paused_until: monotonic time before which no request is sent, because the host asked for a pause.
     """
 
     ceiling: int
@@ -85,7 +86,7 @@ class HostState:
 
     @property
     def dead(self) -> bool:
-        """Whether there is no point in asking this host again."""
+        """Whether this host gets no more requests."""
         if self.refusals < DEAD_AFTER:
             return False
         if not self.answers and self.failures >= DEAD_AFTER:
@@ -100,12 +101,12 @@ class HostState:
 
     @classmethod
     def throttled(cls, ceiling: int, limit: float, paused_until: float) -> HostState:
-        """Return what a fetch begins with at a host that counts requests.
+        """Return the state in which a fetch begins at a host that counts requests.
 
         Args:
-            ceiling: most requests it may be given at once.
-            limit: requests at once that it was last given.
-            paused_until: monotonic time before which nothing may be sent.
+            ceiling: most requests that the host may get at once.
+            limit: requests at once that the host last got.
+            paused_until: monotonic time before which no request is sent.
         """
         state = cls(ceiling=ceiling, first=max(1, int(limit)), paused_until=paused_until)
         state._slow_start, state._growth = False, _GROWTH_WHEN_THROTTLED
@@ -117,24 +118,24 @@ class HostState:
         return self._growth != 1.0
 
     def for_another_fetch(self, ceiling: int, first: int = FIRST_LIMIT) -> HostState:
-        """What another fetch begins with: nothing known, but for a host that counts requests the limit it has shown."""
+        """Return the state in which another fetch begins: a fresh one, unless the host counts requests."""
         if not self.is_throttled:
             return HostState(ceiling=ceiling, first=first)
         return HostState.throttled(ceiling, self.limit, self.paused_until)
 
     def share(self, ceiling: int, factor: float) -> None:
-        """Take another share of what the host can take, because the number of processes has changed that ask it.
+        """Change the limit, because the number of processes that ask the host has changed.
 
         Args:
-            ceiling: most requests it may be given at once from now on.
-            factor: the new share of the old one; a limit that the host has not shown stays below the ceiling.
+            ceiling: most requests that this process may give the host at once from now on.
+            factor: new share by old share. It applies to hosts that count requests; for others the ceiling does.
         """
         self.ceiling = ceiling
         limit = self.limit * factor if self.is_throttled else self.limit
         self.limit = min(float(ceiling), max(1.0, limit))
 
     def answered(self) -> None:
-        """A response came: one more request per round trip, fewer for a host that throttles, twice as many at first."""
+        """Count an answer and raise the limit: twofold per round trip at first, then by one, by 1/8 where throttled."""
         self.answers += 1
         self.failures = self.refusals = 0
         self._last_answer = time.monotonic()
@@ -143,11 +144,12 @@ class HostState:
             self.limit = min(self.ceiling, self.limit + (1.0 if self._slow_start else self._growth / self.limit))
 
     def refused(self, started: float, retry_after: float | None) -> None:
-        """The host asked for fewer requests, or did not answer in time.
+        """Count a refusal or a missing answer, and lower the limit if the host is overloaded.
 
         Args:
-            started: when the refused request was sent; one that was sent before the last decrease says nothing new.
-            retry_after: seconds the host asked to be left alone.
+            started: monotonic time at which the request was sent. A request sent before the last decrease of the limit
+                says nothing new.
+            retry_after: seconds for which the host asks for a pause.
         """
         self._slow_start = False
         self.refusals += 1
@@ -162,13 +164,13 @@ class HostState:
             self._decreased_at = now
 
     def failed(self) -> None:
-        """No response came at all; a host that never answered is not given another request in its place."""
+        """Count a request without any response; a host that has never answered gets one request fewer."""
         self.failures += 1
         if not self.answers:
             self.limit = max(1.0, self.limit - 1)
 
     def note(self, error: RangeReadError, started: float) -> None:
-        """Learn from a failed request that was sent at ``started`` (monotonic seconds)."""
+        """Count the failure ``error`` of a request that was sent at ``started`` (monotonic seconds)."""
         if not error.is_retried_at_once or isinstance(error, TruncatedReadError):
             self.answered()
             return
@@ -178,12 +180,12 @@ class HostState:
 
 
 class HostQueue:
-    """The files of one host that wait: fresh ones in order, failed ones until their next try is due.
+    """The waiting files of one host: fresh ones in order, failed ones until their next try is due.
 
     Args:
-        ceiling: most requests the host may be given at once.
-        known: what another fetch has learned of the host.
-        workers: processes that may be asking it, with this one.
+        ceiling: most requests that the host may get at once.
+        known: state of the host in another fetch.
+        workers: number of processes that may be asking the host, with this one.
     """
 
     def __init__(self, ceiling: int, known: HostState | None = None, workers: int = 1) -> None:
@@ -194,7 +196,7 @@ class HostQueue:
         self.retries: list[tuple[float, int]] = []
 
     def take(self) -> int | None:
-        """The next file whose turn it is; None where none may be asked for yet."""
+        """Take out and return the next file to ask for; None where no file may be asked for yet."""
         now = time.monotonic()
         if self.state.paused_until > now:
             return None
@@ -203,14 +205,14 @@ class HostQueue:
         return self.fresh.popleft() if self.fresh else None
 
     def wait(self) -> float | None:
-        """Seconds until there may be something to take; None where nothing waits."""
+        """Return the seconds until :meth:`take` may return a file; None where no file waits."""
         if not self.fresh and not self.retries:
             return None
         due = 0.0 if self.fresh else self.retries[0][0]
         return max(0.0, max(due, self.state.paused_until) - time.monotonic())
 
     def drain(self) -> list[int]:
-        """All files that wait, which are then forgotten."""
+        """Take out and return all waiting files."""
         waiting = [*self.fresh, *(index for _, index in self.retries)]
         self.fresh.clear()
         self.retries.clear()
@@ -218,14 +220,14 @@ class HostQueue:
 
 
 def attempts_allowed(error: RangeReadError) -> int:
-    """How often a request may be sent in all, after it failed like this."""
+    """Return how often a request may be sent in all, given its failure ``error``."""
     if not error.is_retried_at_once:
         return 1
     return _FEW_ATTEMPTS if isinstance(error, HostUnreachableError | BackendError) else _ATTEMPTS
 
 
 def backoff(attempts: int, retry_after: float | None) -> float:
-    """Seconds before the next try: what the server asked for, else full jitter over a doubling span.
+    """Return the seconds before the next try: those that the server asked for, else full jitter over a doubling span.
 
     Full jitter is the variant that spread retries best in Brooker, "Exponential Backoff And Jitter" (AWS, 2015).
     """

@@ -1,4 +1,4 @@
-"""Hosts that are asked only where somebody says so: link-local ones, and services that hand out credentials."""
+"""Hosts that are asked only if a spec allows it: link-local ones, and services that hand out credentials."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from urllib.parse import unquote
 
 
 class LinkLocalNameError(OSError):
-    """A name that resolves to nothing but such addresses, and was not connected to."""
+    """A name all of whose addresses are link-local, so that no connection was made."""
 
 
 _NETWORKS: Final = tuple(
     map(
         ipaddress.ip_network,
-        # Link-local, and the metadata services that are elsewhere: AWS over IPv6, Alibaba, Oracle.
+        # Link-local networks, and metadata services outside of them: AWS over IPv6, Alibaba, Oracle.
         ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32", "192.0.0.192/32"),
     )
 )
@@ -28,9 +28,10 @@ _PORT: Final = re.compile(r":\d*$")
 
 @lru_cache(maxsize=4096)
 def is_link_local(name: str) -> bool:
-    """Tell whether a host, with or without its port, is link-local or a service that hands out credentials.
+    """Return whether a host, with or without its port, is link-local or a service that hands out credentials.
 
-    Numbers count in all the spellings that a resolver takes (``0xa9fea9fe``, ``169.254.43518``), and IPv4 within IPv6.
+    Addresses are known in all spellings that a resolver takes (``0xa9fea9fe``, ``169.254.43518``), and IPv4 within
+    IPv6.
     """
     name = unquote(name).lower()
     bare = name.partition("]")[0].lstrip("[") if name.startswith("[") else _PORT.sub("", name)
@@ -39,7 +40,7 @@ def is_link_local(name: str) -> bool:
 
 
 def is_link_local_address(text: str) -> bool:
-    """Tell whether an address without a port, IPv6 without brackets, is one of those; of a name it never is."""
+    """Return whether an address without a port, IPv6 without brackets, is link-local; False for a name."""
     address = _address(text.partition("%")[0])
     return address is not None and any(address in network for network in _NETWORKS)
 

@@ -1,7 +1,7 @@
-"""What a store tells of the files of a record table: one listing, with times and tags as the store has them.
+"""Listings of the files of a record table, with the times and tags that their store keeps.
 
-pyarrow's own listings leave out what tells two contents apart: they have no ETags, of S3 only whole seconds, and of
-fsspec's filesystems only a time that is called ``mtime``.
+Not pyarrow's own listings, which cannot always tell two contents of a file apart: they have no ETags, times of S3 in
+whole seconds, and of fsspec's filesystems only a time that is called ``mtime``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.objects import list_objects
 from rasteret_assets.storage.walk import is_hidden, walk
 
-# What fsspec's filesystems call the state of a content (s3fs, gcsfs, adlfs, http; those of git, zip and Hugging Face),
-# and its time.
+# Names of fsspec's filesystems (s3fs, gcsfs, adlfs, http, git, zip, Hugging Face) for the tag of a content and its
+# time.
 _TAGS: Final = (
     "ETag",
     "etag",
@@ -61,11 +61,11 @@ class Listed:
     Args:
         path: on its filesystem.
         size: in bytes; None where the store does not tell.
-        times_ns: when it was changed, in ns since 1970, by each clock that the store keeps (a disk has one that nobody
-            can set); empty where the store does not tell.
-        tag: what the store says of the content: ETag, version or generation.
-        kind: what it is where it is no regular file, such as ``a named pipe``.
-        address: its address, which may hold secrets, where the path is only a name for it.
+        times_ns: times of the last change in ns since 1970, by each clock of the store (a disk has ``mtime``, which
+            users can set, and ``ctime``, which they cannot); empty where the store does not tell.
+        tag: ETag, version or generation of the content; None where the store has none.
+        kind: kind of a file that is not regular, such as ``a named pipe``.
+        address: address of a file whose path is only a name; it may hold secrets.
     """
 
     path: str
@@ -77,14 +77,16 @@ class Listed:
 
     @property
     def shown(self) -> str:
-        """What to call the file in messages."""
+        """Name of the file for messages."""
         return redact(self.path if self.address is None else self.address)
 
 
 def list_table(fs: pafs.FileSystem, path: str) -> tuple[list[Listed], bool] | None:
-    """List a file, or everything below a folder: files in path order, and whether it is a folder; None if not there.
+    """List a file, or all files below a folder.
 
-    Hidden folders of a local disk are entries by themselves, which are not looked into.
+    Returns:
+        The files in path order, and whether ``path`` is a folder; None where ``path`` does not exist. Of a hidden
+        folder on a local disk only the folder itself is listed.
 
     Raises:
         OSError: if the store cannot be asked.
@@ -108,7 +110,7 @@ def list_table(fs: pafs.FileSystem, path: str) -> tuple[list[Listed], bool] | No
 
 def _list_arrow(fs: pafs.FileSystem, folder: str) -> list[Listed]:
     if isinstance(fs, pafs.S3FileSystem):
-        # Where obstore cannot list what pyarrow can, each object is asked for.
+        # If obstore cannot list the folder, pyarrow does, and each object is asked for its tag.
         with suppress(BaseError, OSError, ValueError):
             return list(_list_s3(fs, folder))
     infos = fs.get_file_info(pafs.FileSelector(folder, recursive=True))
@@ -116,7 +118,7 @@ def _list_arrow(fs: pafs.FileSystem, folder: str) -> list[Listed]:
 
 
 def visible_files(listed: Iterable[Listed], folder: str, suffixes: tuple[str, ...]) -> list[Listed]:
-    """The files of a listing that are part of a table: of these suffixes, neither hidden nor in a hidden folder."""
+    """Return the files of a listing that belong to a table: with one of ``suffixes``, and without hidden names."""
     root = folder.rstrip("/") + "/"
     return [
         found
@@ -127,7 +129,7 @@ def visible_files(listed: Iterable[Listed], folder: str, suffixes: tuple[str, ..
 
 def _list_local(path: str) -> tuple[list[Listed], bool] | None:
     try:
-        facts = os.stat(path)  # noqa: PTH116  (what a path object makes of a path is not that path)
+        facts = os.stat(path)  # noqa: PTH116  (a Path would change the text of the path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     if not stat.S_ISDIR(facts.st_mode):
@@ -152,7 +154,7 @@ def _moved(found: Listed, root: str) -> Listed:
 
 
 def _with_tags(fs: pafs.FileSystem, listed: list[Listed]) -> list[Listed]:
-    """The same files with the ETags that cloud stores give when an object is asked for by itself."""
+    """Return the same files with the ETags that cloud stores tell when an object is asked for by itself."""
     if not isinstance(fs, pafs.S3FileSystem | pafs.AzureFileSystem | pafs.GcsFileSystem):
         return listed
 
@@ -167,7 +169,7 @@ def _with_tags(fs: pafs.FileSystem, listed: list[Listed]) -> list[Listed]:
 
 
 def _list_s3(fs: pafs.S3FileSystem, path: str) -> Iterator[Listed]:
-    """The objects of a folder by obstore, under the options of a filesystem of pyarrow."""
+    """Yield the objects of a folder as obstore lists them, with the options of a filesystem of pyarrow."""
     _, (options, *_) = fs.__reduce__()
     if options["role_arn"] or options["proxy_options"]["host"] or options["force_virtual_addressing"]:
         raise ValueError("obstore has no such options")
@@ -194,7 +196,7 @@ def _fsspec_of(fs: pafs.FileSystem) -> Any | None:
 
 
 def _list_fsspec(fs: Any, path: str, *, is_folder: bool) -> Iterator[Listed]:
-    # Some keep a listing for as long as they live, whatever others write meanwhile.
+    # Because some filesystems keep a listing as long as they live, whatever others write meanwhile.
     fs.invalidate_cache(path)
     facts: Mapping[str, Any] = fs.find(path, detail=True) if is_folder else {path: fs.info(path)}
     for name, told in facts.items():
@@ -207,7 +209,7 @@ def _list_fsspec(fs: Any, path: str, *, is_folder: bool) -> Iterator[Listed]:
 
 
 def _moment_ns(value: Any) -> int | None:
-    """A time in any of the forms that filesystems tell it in; None where it is none."""
+    """Return the ns since 1970 of a time in any form that filesystems use; None for any other value."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)

@@ -1,4 +1,4 @@
-"""Giving memory back to the system, which allocators keep for a while."""
+"""Memory that allocators keep, given back to the operating system."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pyarrow as pa
 
 
 def give_back() -> None:
-    """Return the memory that Arrow and the C library hold and nobody uses.
+    """Return the free memory that Arrow and the C library keep to the operating system.
 
-    A stage needs memory in pieces of other sizes than the stage before it. What both allocators keep would add up to
-    several hundred megabytes.
+    Each stage allocates pieces of other sizes than the stage before, so that the kept memory of all stages would add up
+    to several hundred megabytes.
     """
     pa.default_memory_pool().release_unused()
     if (trim := _trim()) is not None:
@@ -22,7 +22,7 @@ def give_back() -> None:
 
 @cache
 def _trim() -> Any:
-    """Glibc's ``malloc_trim``; None where the C library is another."""
+    """Return glibc's ``malloc_trim``; None where the C library has no such function."""
     try:
         return ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):

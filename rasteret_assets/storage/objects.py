@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import obstore
+import pyarrow.fs as pafs
 from obstore.exceptions import (
     BaseError,
     NotFoundError,
@@ -40,17 +42,19 @@ if TYPE_CHECKING:
     from rasteret_assets.storage.signing import Signer
     from rasteret_assets.storage.tokens import Token
 
+T = TypeVar("T")
+
 _AZURE_SCHEMES = frozenset({"az", "azure", "abfs", "abfss"})
 OBJECT_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs"}) | _AZURE_SCHEMES
-# No store has a bucket of other letters (a tenant before a colon is Ceph's); a client asked for one panics or retries.
+# Buckets of all stores have these letters only (Ceph writes a tenant before a colon); obstore panics or retries else.
 _BUCKET_URL = re.compile(r"[A-Za-z0-9+.-]+://([A-Za-z0-9_.:$@-]+)/+(.+)", re.DOTALL)
 _AZURE_HOST = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/?#]+)/([^?#]*)")
-# obstore keeps the status in the words of its client. From the start, as the store's own words follow.
+# obstore tells the status in its message only. Matched from the start, because the store's own words come after it.
 _STATUS = re.compile(
     r"Generic \w+ error: Error performing [A-Z]+ \S+ in [^-]*- Server returned non-2xx status code: (\d+) "
 )
 
-# botocore renews credentials at the latest ten minutes before they expire: those it gives out hold so long.
+# botocore renews credentials at the latest ten minutes before they expire, so new ones are valid at least so long.
 _CREDENTIALS_HOLD = timedelta(minutes=10)
 
 #: Why obstore may not work, and what helps.
@@ -61,15 +65,15 @@ FORKED: Final = (
 
 
 def obstore_works() -> bool:
-    """Whether obstore works in this process; its calls wait for ever where it does not."""
+    """Return whether obstore works in this process; otherwise its calls would wait for ever."""
     return works_here("obstore")
 
 
 def check_obstore_works() -> None:
-    """Refuse to use obstore where it would wait for ever.
+    """Refuse to use obstore in a process in which its calls would wait for ever.
 
     Raises:
-        OSError: as a store that cannot be asked.
+        OSError: if this process was forked from one that had used obstore.
     """
     if not obstore_works():
         raise OSError(f"an object store cannot be asked in this process. {FORKED}")
@@ -90,11 +94,11 @@ class ObjectStoreBackend(ReadingBackend):
 
     Args:
         credential_provider: an obstore credential provider; None signs with the environment's credentials, or sends
-            unsigned requests where there are none.
+            unsigned requests if the environment has none.
         s3_config: obstore S3 configuration for every bucket (``region``, ``endpoint``, ``request_payer`` ...), and
             ``profile_name`` of AWS' configuration files and ``allow_invalid_certificates``.
-        bucket_config: the same for single buckets, over ``s3_config``.
-        signer: gives the credentials of buckets that need some of its own.
+        bucket_config: the same for single buckets; takes precedence over ``s3_config``.
+        signer: gives credentials of buckets that its issuer knows.
     """
 
     def __init__(
@@ -111,17 +115,18 @@ class ObjectStoreBackend(ReadingBackend):
         self._stores: OfProcess[dict[tuple[str, str], tuple[Token | None, ObjectStore]]] = OfProcess(dict)
 
     async def read(self, url: str, start: int, length: int) -> RangeRead:
-        """One range with the object's size and validators.
+        """Return one range with the object's size and validators.
 
         Raises:
-            RangeReadError: in the subclass that fits.
+            RangeReadError: in the subclass that fits the failure.
         """
         return await self._get(url, {"range": (start, start + length)})
 
     async def read_ends(self, url: str, head: int, tail: int) -> EndsRead:
-        """The first ``head`` and the last ``tail`` bytes in two requests at once: no object store takes two ranges.
+        """Return the first ``head`` and the last ``tail`` bytes, in two requests at once.
 
-        Azure does not know ranges that count from the end, so of an object there only the start is read.
+        No object store answers two ranges in one request. Azure does not know ranges that count from the end, so only
+        the start of an object there is read.
         """
         if scheme(url) in _AZURE_SCHEMES or is_azure_blob(url):
             return EndsRead([(0, await self._get(url, {"range": (0, head)}))], 1)
@@ -131,7 +136,7 @@ class ObjectStoreBackend(ReadingBackend):
         return EndsRead([(0, start), ((end.size or 0) - len(memoryview(end.data)), end)], 2)
 
     async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
-        """One range, or None where the object still has this entity tag."""
+        """Return one range, or None where the object still has the entity tag of ``validators``."""
         options: GetOptions = {"range": (start, start + length)}
         if validators.etag:
             options["if_none_match"] = validators.etag
@@ -141,13 +146,13 @@ class ObjectStoreBackend(ReadingBackend):
             return None
 
     async def read_unchanged(self, url: str, start: int, length: int, indexed: IndexedFile) -> RangeRead:
-        """Return one range of the object that was indexed, on the condition that it still has the entity tag.
+        """Return one range of the indexed object, on the condition that the object still has the entity tag.
 
-        Stores that ignore conditions tell tag, time and size of the object with its bytes: these are compared.
+        Tag, time and size that come with the bytes are compared too, because some stores ignore conditions.
 
         Raises:
-            FileReplacedError: if it is another object.
-            RangeReadError: in the subclass that fits.
+            FileReplacedError: if the object is another than the indexed one.
+            RangeReadError: in the subclass that fits any other failure.
         """
         options: GetOptions = {"range": (start, start + length)}
         if tag := indexed.strong_etag:
@@ -161,29 +166,83 @@ class ObjectStoreBackend(ReadingBackend):
                 raise replaced(url, f"it had {indexed.size} bytes and now has at most {start}") from error
             raise
 
+    def opens(self, url: str) -> bool:
+        """Tell whether a bucket is opened by a token of the signer, or its requester pays."""
+        if self._signer is not None and self._signer.issuer.scope(url) is not None:
+            return True
+        bucket = url.split("/")[2] if scheme(url) in {"s3", "s3a"} else ""
+        return bool(bucket) and bool({**self._s3_config, **self._bucket_config.get(bucket, {})}.get("request_payer"))
+
+    async def list_files(self, url: str) -> tuple[list[tuple[str, RangeRead]], bool]:
+        """Return the object at an address, or all objects below it, and whether the address is a folder.
+
+        Of each object its own address, and a read without bytes, with size, tag and time.
+
+        Raises:
+            ObjectNotFoundError: if there is neither.
+            RangeReadError: in the subclass that fits.
+        """
+        await self._find_region(url)
+        return await self._signed(url, lambda token: self._list_with(url, token))
+
+    async def _find_region(self, url: str) -> None:
+        """Ask AWS for the region of a bucket, where only that of other buckets is known.
+
+        Tables lie where their user keeps them; the region of a cloud configuration is that of the rasters.
+        """
+        bucket = url.split("/")[2]
+        known = bucket in self._bucket_config or _endpoints(self._s3_config) or s3_endpoint_of_environment()
+        if scheme(url) not in {"s3", "s3a"} or known:
+            return
+        with suppress(OSError):
+            self._bucket_config[bucket] = {"region": await asyncio.to_thread(pafs.resolve_s3_region, bucket)}
+
+    async def _list_with(self, url: str, token: Token | None) -> tuple[list[tuple[str, RangeRead]], bool]:
+        try:
+            store, path = self._locate(url.rstrip("/"), token)
+            base = url.rstrip("/").removesuffix(path)
+            if not url.endswith("/"):
+                try:
+                    found = await obstore.head_async(store, path)
+                except (NotFoundError, FileNotFoundError):
+                    pass
+                else:
+                    if found["size"]:  # stores with folders of their own tell of one as of an empty object
+                        return [_found(base, found)], False
+            objects = await obstore.list(store, f"{path}/").collect_async()
+        except (BaseError, OSError, ValueError) as error:
+            # Without the cause, because its text holds the signed URL of the request.
+            raise _translated(error, url) from None
+        if not objects:
+            where = redact(url)
+            raise ObjectNotFoundError(f"{where}: no such object or folder", href=where)
+        return [_found(base, one) for one in objects], True
+
     async def _get(self, url: str, options: GetOptions) -> RangeRead:
+        return await self._signed(url, lambda token: self._get_with(url, options, token))
+
+    async def _signed(self, url: str, ask: Callable[[Token | None], Awaitable[T]]) -> T:
         """Return what a request brings, signed by the signer where it has credentials for the bucket."""
         if self._signer is None:
-            return await self._get_with(url, options, None)
+            _refuse_fork(url)
+            return await ask(None)
 
-        async def ask(token: Token | None) -> RangeRead | AccessDeniedError:
+        async def tried(token: Token | None) -> T | AccessDeniedError:
+            _refuse_fork(url)
             try:
-                return await self._get_with(url, options, token)
+                return await ask(token)
             except AccessDeniedError as error:
                 if token is None:
                     raise
                 return error
 
         answer = await self._signer.read(
-            url, ask, lambda answer: 403 if isinstance(answer, AccessDeniedError) else 206
+            url, tried, lambda answer: 403 if isinstance(answer, AccessDeniedError) else 206
         )  # fmt: skip
-        assert isinstance(answer, RangeRead)  # noqa: S101  (the signer raises what was refused)
+        assert not isinstance(answer, AccessDeniedError)  # noqa: S101  (the signer raises what was refused)
         return answer
 
     async def _get_with(self, url: str, options: GetOptions, token: Token | None) -> RangeRead:
-        if not obstore_works():
-            where = redact(url)
-            raise ForkedProcessError(f"{where}: cannot be read in this process. {FORKED}", href=where)
         try:
             store, path = self._locate(url, token)
             result = await obstore.get_async(store, path, options=options)
@@ -194,7 +253,7 @@ class ObjectStoreBackend(ReadingBackend):
         except PreconditionError as error:
             raise _PreconditionFailed from error
         except (BaseError, OSError, ValueError) as error:
-            # Not with its cause, whose text holds the signed URL of the request.
+            # Without the cause, because its text holds the signed URL of the request.
             raise _translated(error, url) from None
         modified = meta["last_modified"].isoformat()
         return RangeRead(data.to_bytes(), meta["size"], meta["e_tag"], modified)
@@ -205,12 +264,14 @@ class ObjectStoreBackend(ReadingBackend):
             return self._store("azure", container, token, account_name=account), path
         match = _BUCKET_URL.fullmatch(url)
         if match is None or scheme(url) not in OBJECT_SCHEMES:
-            raise RangeReadError(f"{redact(url)}: no address of an object, write scheme://bucket/key", href=redact(url))
+            raise RangeReadError(
+                f"{redact(url)}: not the address of an object; write scheme://bucket/key", href=redact(url)
+            )
         bucket, path = match.groups()
         return self._store(scheme(url), bucket, token), path
 
     def _store(self, kind: str, bucket: str, token: Token | None, **azure: str) -> ObjectStore:
-        """Return the store of a bucket; another one for another token, since obstore keeps what it was given."""
+        """Return the store of a bucket; a new one for each token, because a store of obstore keeps its credentials."""
         key = (azure.get("account_name", kind), bucket)
         stores = self._stores.get()
         found = stores.get(key)
@@ -234,18 +295,30 @@ class ObjectStoreBackend(ReadingBackend):
         return _open_s3(bucket, {**self._s3_config, **self._bucket_config.get(bucket, {})}, signed)
 
 
+def _found(base: str, meta: obstore.ObjectMeta) -> tuple[str, RangeRead]:
+    """Return the address of a listed object, and what the listing tells of the object beside its bytes."""
+    modified = meta["last_modified"].isoformat()
+    return f"{base}{meta['path']}", RangeRead(b"", meta["size"], meta["e_tag"], modified)
+
+
+def _refuse_fork(url: str) -> None:
+    if not obstore_works():
+        where = redact(url)
+        raise ForkedProcessError(f"{where}: cannot be read in this process. {FORKED}", href=where)
+
+
 def list_objects(bucket: str, prefix: str, config: Mapping[str, Any]) -> Iterator[obstore.ObjectMeta]:
     """Yield all objects of an S3 bucket below a prefix, with size, time and entity tag.
 
     Args:
-        bucket: its name.
+        bucket: name of the bucket.
         prefix: path of a folder; empty for the whole bucket.
-        config: obstore's S3 configuration; without keys the environment's credentials, or none, are used.
+        config: obstore's S3 configuration. If it has no keys, the environment's are used, or none.
 
     Raises:
         obstore.exceptions.BaseError: if the store cannot be asked.
-        OSError: if the client does not work in this process.
-        ValueError: if no store has a bucket of this name.
+        OSError: if obstore does not work in this process.
+        ValueError: if ``bucket`` is not a valid name.
     """
     if not _BUCKET_URL.fullmatch(f"s3://{bucket}/key"):
         raise ValueError(f"{bucket!r} is not a bucket's name")
@@ -274,7 +347,7 @@ def _endpoints(config: Mapping[str, Any]) -> list[str]:
 
 
 def _client_options(config: dict[str, Any]) -> ClientConfig:
-    """Return how connections are made, and take what says so out of a configuration."""
+    """Return the options of obstore's HTTP client, which are taken out of ``config``."""
     client: ClientConfig = {}
     if any(endpoint.startswith("http://") for endpoint in _endpoints(config)):
         client["allow_http"] = True
@@ -292,13 +365,13 @@ def s3_endpoint_of_environment() -> str | None:
 
 
 def credentials_of_boto3(profile: str | None = None) -> dict[str, Any]:
-    """Return a provider of the credentials boto3 finds (profiles, SSO, roles ...), renewed before they expire.
+    """Return a provider of the credentials that boto3 finds (profiles, SSO, roles ...), renewed before they expire.
 
     Args:
-        profile: in AWS' configuration files; that of the environment where it is None.
+        profile: name in AWS' configuration files; None for the profile of the environment.
 
     Returns:
-        ``credential_provider`` of a store; nothing where boto3 finds no credentials.
+        The argument ``credential_provider`` of a store; an empty dict where boto3 finds no credentials.
     """
     # boto3 takes 0.2 s to import, and only S3 without explicit credentials needs it.
     import boto3  # noqa: PLC0415
@@ -311,13 +384,13 @@ def credentials_of_boto3(profile: str | None = None) -> dict[str, Any]:
 
 
 def status_of(error: BaseError | OSError | ValueError) -> int | None:
-    """Return the HTTP status that an object store answered with, where its error is of no kind of its own."""
+    """Return the HTTP status in an error of obstore; None for errors that have a class of their own."""
     found = _STATUS.match(str(error))
     return int(found[1]) if found else None
 
 
 def is_azure_blob(url: str) -> bool:
-    """Whether a URL is no more than the address of an object of Azure: those with a query are signed by themselves."""
+    """Return whether a URL is the plain address of an object of Azure, without a query, which would be a signature."""
     return _AZURE_HOST.fullmatch(url) is not None
 
 
@@ -326,10 +399,10 @@ def _translated(error: BaseError | OSError | ValueError, url: str) -> RangeReadE
     if isinstance(error, RangeReadError):
         return error
     if isinstance(error, NotFoundError | FileNotFoundError):
-        return ObjectNotFoundError(f"{where}: no such object", href=where)
+        return ObjectNotFoundError(f"{where}: the object does not exist", href=where)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
         return AccessDeniedError(f"{where}: access denied; check credentials, requester pays and region", href=where)
     if status_of(error) == 416:
         return RangeReadError(f"{where}: the range lies beyond the end of the object", href=where, status=416)
-    # The text of a store error holds the signed request URL, so it is not repeated.
+    # Without the text of the error, because it holds the signed URL of the request.
     return StoreUnavailableError(f"{where}: the object store failed ({type(error).__name__})", href=where)

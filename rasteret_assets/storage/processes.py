@@ -1,12 +1,12 @@
-"""What belongs to one process and to one thread: the event loop that synchronous calls share, and what is kept open.
+"""Values that belong to one process, and the event loop that all synchronous calls of a process share.
 
 **Synchronous calls.** Coroutines run on one private event loop in a thread of its own (:func:`run_sync`), so that the
-connections of one call serve the next, also inside a running loop as in notebooks.
+connections of one call serve the next call, also inside a running loop as in notebooks.
 
 **Forks.** A forked process has copies of its parent's loops, locks and connections, but none of its threads: a copied
-lock is perhaps never opened, and bytes on a copied connection are for the parent. So what is kept for later calls is
-kept by process (:class:`OfProcess`). A child uses nothing of its parent's, and frees nothing: to close a copied
-connection would take it out of the parent's ``epoll``, which both share.
+lock is perhaps never opened, and bytes on a copied connection are for the parent. Values that later calls use are
+therefore kept by process (:class:`OfProcess`). A child neither uses nor frees its parent's values, because closing a
+copied connection would take it out of the parent's ``epoll``, which both share.
 
 **Libraries with threads of their own** do not work in a child of a process that has used them (:func:`works_here`).
 """
@@ -33,7 +33,7 @@ from rasteret_assets.errors import LoopThreadError
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: Id of this process. Asking the system costs as much as finding a connection, and a hook notices every fork.
+#: Id of this process, kept up to date by a hook, because asking the system costs as much as finding a connection.
 _process = os.getpid()
 
 
@@ -41,12 +41,12 @@ class OfProcess(Generic[T]):
     """A value that every process makes for itself when it first needs it. A pickled copy is empty.
 
     Args:
-        make: makes the value; it must not need the value itself.
+        make: makes the value, and must not call :meth:`get` of the same object.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        # By process, although a fork empties them: a lock that another thread holds as it forks is never opened.
+        # By process, although a child empties both, because a lock that another thread holds at the fork stays locked.
         self._values: dict[int, T] = {}
         self._locks: dict[int, threading.Lock] = {}
         _all.add(self)
@@ -56,7 +56,7 @@ class OfProcess(Generic[T]):
         try:
             return self._values[_process]
         except KeyError:
-            # Threads that come first at the same time would make a value each.
+            # Under a lock, because several threads may need the value for the first time at once.
             with self._locks.setdefault(_process, threading.Lock()):
                 if _process not in self._values:
                     self._values[_process] = self._make()
@@ -64,7 +64,7 @@ class OfProcess(Generic[T]):
 
     def forget(self) -> None:
         """Drop the parent's value in a child, without freeing it."""
-        # One reference that nobody gives back: not even the end of the interpreter closes what belongs to the parent.
+        # One reference too many, so that not even the end of the interpreter closes a connection of the parent.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._values))
         self._values, self._locks = {}, {}
 
@@ -89,31 +89,31 @@ if hasattr(os, "register_at_fork"):
 
 
 def works_here(library: str) -> bool:
-    """Whether a library that works in threads of its own works in this process, by which it is used from now on.
+    """Return whether a library with threads of its own works in this process; note that this process uses it.
 
-    Its threads begin with its first call, and a process that is forked later has none of them: every call there waits
-    for ever. Nothing can start them anew.
+    Such a library starts its threads in its first call. A process that is forked later has none of them and cannot
+    start them, so every call there would wait for ever.
     """
     return _first_user.setdefault(library, _process) == _process
 
 
 def at_exit(function: Callable[[], object]) -> None:
-    """Call a function at the end of this process, and not at the end of those that are forked from it."""
+    """Call a function at the end of this process, but not at the end of processes that are forked from it."""
     process = _process
     atexit.register(lambda: function() if process == _process else None)
 
 
-#: Coroutines that run for a call from elsewhere, to be cancelled with it.
+#: Coroutines that run for the calling context, and are cancelled with it.
 _started: ContextVar[list[Future[Any]] | None] = ContextVar("_started", default=None)
 
-#: What a cancelled coroutine may take to hand on what it has.
+#: Seconds that a cancelled coroutine may take to store its results so far.
 _PUTTING_AWAY_S: Final = 3.0
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """Return the result of a coroutine that runs on the loop of this process.
 
-    Interrupting the wait cancels it, and gives it a moment to put away what it has.
+    An interrupt of the wait cancels the coroutine, which then has 3 s to store its results so far.
 
     Raises:
         LoopThreadError: if called in the loop's own thread, which cannot wait for itself.
@@ -134,12 +134,12 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     except BaseException:
         future.cancel()
         if not ended.wait(_PUTTING_AWAY_S) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-            coroutine.close()  # cancelled before its first step, of which nobody told
+            coroutine.close()  # cancelled before its first step, so that ``ended`` is never set
         raise
 
 
 async def _telling(coroutine: Coroutine[Any, Any, T], ended: threading.Event) -> T:
-    """The same coroutine, which says when it has come to its end, whatever that is."""
+    """Await ``coroutine``, and set ``ended`` when it returns, raises or is cancelled."""
     try:
         return await coroutine
     finally:
@@ -148,7 +148,7 @@ async def _telling(coroutine: Coroutine[Any, Any, T], ended: threading.Event) ->
 
 @contextmanager
 def cancelled_together() -> Iterator[None]:
-    """Whatever ends the block, cancel what is still awaited by :func:`run_sync` in its context or in copies of it."""
+    """Cancel the coroutines that :func:`run_sync` awaits in this context, and in copies of it, if the block raises."""
     started: list[Future[Any]] = []
     token = _started.set(started)
     try:
@@ -162,10 +162,10 @@ def cancelled_together() -> Iterator[None]:
 
 
 def off_loop(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """The asynchronous form of a synchronous function: it runs in a thread, and what it waits for is cancelled with it.
+    """Return the asynchronous form of a function, which runs it in a thread and can be cancelled.
 
     Args:
-        function: awaits by :func:`run_sync`.
+        function: a synchronous function, which waits for coroutines by :func:`run_sync`.
     """
 
     @functools.wraps(function)
@@ -190,7 +190,7 @@ class _LoopThread:
 
     def _run(self) -> None:
         while not self._ends:
-            # What a coroutine raises to end the program ends the loop first, before its caller hears of it.
+            # Such an exception of a coroutine ends the loop before the coroutine's caller gets it, so run the loop on.
             with suppress(KeyboardInterrupt, SystemExit):
                 self.loop.run_forever()
 
@@ -205,7 +205,11 @@ _shared = OfProcess(_LoopThread)
 
 
 def shared_loop() -> _LoopThread:
-    """Return the loop that :func:`run_sync` uses. What is to be closed on it at exit must be registered later."""
+    """Return the loop that :func:`run_sync` uses.
+
+    Call this before :func:`at_exit` for a function that closes something on the loop, because the functions that were
+    registered last are called first.
+    """
     return _shared.get()
 
 

@@ -1,4 +1,4 @@
-"""Reads of files that a token opens: with the token of their scope, and once more with another where it is refused."""
+"""Signed reads: with the token of the file's scope, and once more with another token where the first is refused."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rasteret_assets.storage.tokens import Issuer, IssuerError, Token, Tokens
 
 T = TypeVar("T")
 
-#: Answers that say of a token that it does not open the file.
+#: Statuses that mean that the token of a request does not open the file.
 REFUSALS: Final = frozenset({401, 403})
 
 
 class Signer:
-    """Signs what is read with the tokens of an issuer. It can be pickled, and no token goes along.
+    """Signs reads with the tokens of an issuer. A pickled signer holds no token.
 
     Args:
         issuer: gives the tokens.
@@ -28,23 +28,23 @@ class Signer:
         self._tokens = Tokens(issuer)
 
     async def read(self, url: str, ask: Callable[[Token | None], Awaitable[T]], status: Callable[[T], int]) -> T:
-        """Return an answer to a request that is signed where the address needs it.
+        """Return the answer to a request, which is signed where the address needs a token.
 
         Args:
             url: of the file, unsigned.
-            ask: makes the request with a token, or without one.
-            status: of an answer, as HTTP counts.
+            ask: makes the request with a token, or unsigned for None.
+            status: returns the HTTP status of an answer.
 
         Raises:
-            CredentialsError: if there is no token.
-            AccessDeniedError: if the file stays closed to another token too.
+            CredentialsError: if the issuer gives no token.
+            AccessDeniedError: if a second token does not open the file either.
             StoreUnavailableError: if the issuer cannot be asked at the moment.
         """
         scope = self.issuer.scope(url)
         if scope is None:
             return await ask(None)
         if "?" in url and identity_href(url) != url:
-            # Signed by whoever wrote the table, perhaps long ago.
+            # First as it is, because whoever wrote the table has signed the address, perhaps long ago.
             answer = await ask(None)
             if status(answer) not in REFUSALS:
                 return answer

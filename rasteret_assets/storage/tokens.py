@@ -1,7 +1,7 @@
-"""Tokens that open files: fetched once for everything they open, kept by process, renewed before they expire.
+"""Tokens that open files: fetched once for all files of a scope, kept by process, renewed before they expire.
 
-Nothing here is ever written, logged, raised or pickled: what travels to another process is the name of who gives
-tokens, and the process asks for its own.
+No token is ever written, logged, raised or pickled. Another process gets the name of the issuer, and asks for tokens of
+its own.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from rasteret_assets.errors import CredentialsError, StoreUnavailableError
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.processes import OfProcess
 
-# obstore asks for others five minutes before its credentials expire too.
+# Seconds before a token expires at which another is asked for; as in obstore.
 _RENEW_BEFORE_S: Final = 300.0
-#: Seconds for which a refusal of the issuer is taken for its answer to those who ask next.
+#: Seconds for which a refusal of the issuer is the answer to further requests for the same token.
 _REFUSED_HOLDS_S: Final = 60.0
-#: The same where the issuer could not be asked.
+#: The same in seconds if the issuer could not be asked.
 _FAILED_HOLDS_S: Final = 1.0
-#: Tokens that are kept; the oldest are forgotten beyond it.
+#: Most tokens that are kept; then the oldest are dropped.
 _MOST_KEPT: Final = 4096
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Token:
-    """What opens the files of a scope.
+    """Opens the files of a scope.
 
     Args:
-        headers: sent with HTTP requests to the host of the file, and to no other.
-        query: put behind the address of HTTP requests.
+        headers: sent with HTTP requests to the host of the file, and to no other host.
+        query: appended to the address of HTTP requests.
         store: credentials as obstore's providers give them, without ``expires_at``.
-        expires_at: when it stops to hold, with a time zone; None where nobody says.
+        expires_at: time at which the token expires, with a time zone; None where the issuer does not tell.
     """
 
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -50,10 +50,10 @@ class Token:
 
 
 class IssuerError(Exception):
-    """No token could be had.
+    """The issuer gave no token.
 
     Args:
-        message: one sentence that says why, and what to do; it holds no secret.
+        message: one sentence that says why, and what to do, without any secret.
         passing: whether asking again may help.
     """
 
@@ -62,47 +62,48 @@ class IssuerError(Exception):
         self.passing = passing
 
     def of_file(self, url: str) -> CredentialsError | StoreUnavailableError:
-        """Return the error of a file that the token was needed for."""
+        """Return the error of the file at ``url``, for which the token was needed."""
         where = redact(url)
         kind = StoreUnavailableError if self.passing else CredentialsError
         return kind(f"{where}: {self}", href=where)
 
 
 class Issuer(Protocol):
-    """Gives tokens. It can be pickled, and holds none."""
+    """Gives tokens. An issuer can be pickled and holds no token."""
 
-    #: As messages name it.
+    #: Name of the issuer in messages.
     name: str
-    #: What to do about files that a token does not open.
+    #: What to do about files that a token does not open, for messages.
     remedy: str
 
     def scope(self, url: str) -> str | None:
-        """Return the key of everything that the token of an address opens; None where the address needs none."""
+        """Return a key for all files that the token of ``url`` opens; None where the address needs no token."""
         ...
 
     def fetch(self, scope: str) -> Token:
-        """Return a new token. It may take its time, and is called in a thread of its own.
+        """Return a new token. Called in a thread of its own, so the call may take long.
 
         Raises:
-            IssuerError: if there is none.
+            IssuerError: if the issuer gives no token.
         """
         ...
 
     def is_login(self, host: str) -> bool:
-        """Tell whether a redirect to a host means that the token was refused."""
+        """Return whether a redirect to ``host`` means that the token was refused."""
         ...
 
 
 @dataclass
 class _Kept:
-    """The token of a scope.
+    """The token of a scope. Times are in seconds since 1970.
 
     Args:
         token: the last one.
-        renew_at: when another is asked for, in seconds since 1970.
-        expires_at: when it stops to hold, likewise.
-        refusal: why there is none, until ``refusal_until``.
-        vain_until: until when files that it does not open are no reason to ask for another.
+        renew_at: time from which another is asked for.
+        expires_at: time at which ``token`` expires.
+        refusal: answer of the issuer in place of a token, which holds until ``refusal_until``.
+        refusal_until: time from which the issuer is asked again.
+        vain_until: time until which a file that ``token`` does not open is not a reason to ask for another token.
         pending: the token that is being asked for.
     """
 
@@ -125,8 +126,8 @@ class Tokens:
     """The tokens of an issuer in this process, for all its threads and event loops.
 
     Args:
-        issuer: gives them.
-        clock: seconds since 1970. Tokens expire by the clock on the wall, also while a machine sleeps.
+        issuer: gives the tokens.
+        clock: returns seconds since 1970, because tokens expire also while a machine sleeps.
     """
 
     def __init__(self, issuer: Issuer, clock: Callable[[], float] = time.time) -> None:
@@ -135,19 +136,19 @@ class Tokens:
         self._here = OfProcess(_OfProcess)
 
     async def get(self, scope: str) -> Token:
-        """Return a token that holds; whoever asks for the same scope at the same time waits for the same one.
+        """Return a valid token; callers who ask for the same scope at the same time wait for the same token.
 
         Raises:
-            IssuerError: if there is none.
+            IssuerError: if the issuer gives no token.
         """
         found = self._look(scope)
         return found if isinstance(found, Token) else await asyncio.wrap_future(found)
 
     async def another(self, scope: str, refused: Token) -> Token | None:
-        """Return another token than one that was refused; None where another did not help a moment ago.
+        """Return another token than ``refused``; None where another token did not help within the last minute.
 
         Raises:
-            IssuerError: if there is none.
+            IssuerError: if the issuer gives no token.
         """
         here = self._here.get()
         with here.lock:
@@ -162,7 +163,7 @@ class Tokens:
         return await asyncio.wrap_future(pending)
 
     def note_in_vain(self, scope: str) -> None:
-        """Remember that a new token did not open a file either, which therefore is not the token's fault."""
+        """Note that a new token did not open a file either, so that the file's rights are at fault, not the token."""
         here = self._here.get()
         with here.lock:
             here.by_scope.setdefault(scope, _Kept()).vain_until = self._clock() + _REFUSED_HOLDS_S
@@ -184,20 +185,20 @@ class Tokens:
                 if now >= kept.refusal_until:
                     self._begin(scope, kept)
             if kept.token is not None and holds:
-                return kept.token  # while its successor is on its way
+                return kept.token  # while the next token is on its way
             assert kept.pending is not None  # noqa: S101  (begun above, or refused)
             return kept.pending
 
     def _raise_refusal(self, kept: _Kept) -> None:
-        """Raise why there is no other token, as long as that is taken for the answer."""
+        """Raise the last refusal of the issuer, as long as it holds."""
         if kept.refusal is not None and self._clock() < kept.refusal_until:
             raise IssuerError(str(kept.refusal), passing=kept.refusal.passing)
 
     def _begin(self, scope: str, kept: _Kept) -> Future[Token]:
-        """Ask for a token in a thread, which no event loop and no cancelled reader can interrupt."""
+        """Ask for a token in a thread, which neither an event loop nor a cancelled reader can interrupt."""
         pending: Future[Token] = Future()
         kept.pending = pending
-        pending.set_running_or_notify_cancel()  # a reader that gives up does not take it from the others
+        pending.set_running_or_notify_cancel()  # so that a reader that gives up does not cancel it for the others
         thread = threading.Thread(
             target=self._fetch, args=(scope, kept, pending), name="rasteret-assets-token", daemon=True
         )
@@ -211,8 +212,8 @@ class Tokens:
             lasts = self._lasts(token)
         except IssuerError as error:
             self._refuse(kept, pending, error)
-        except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it, or waits for ever)
-            # Without its text, which may hold what was asked for.
+        except BaseException as error:  # noqa: BLE001  (readers who wait must hear of it, or they wait for ever)
+            # Without the text of the error, which may hold the address that was asked.
             kind = type(error).__name__
             self._refuse(kept, pending, IssuerError(f"no credentials of {self.issuer.name}: {kind}", passing=True))
         else:
@@ -230,7 +231,7 @@ class Tokens:
         pending.set_exception(error)
 
     def _lasts(self, token: Token) -> float:
-        """Return for how many seconds a new token holds."""
+        """Return for how many seconds a new token is valid."""
         if token.expires_at is None:
             return float("inf")
         lasts = (token.expires_at - datetime.fromtimestamp(self._clock(), UTC)).total_seconds()

@@ -1,8 +1,8 @@
-"""Tell whether a file is still the one whose header was indexed, by what its host says of it.
+"""Tell whether a file is still the one whose header was indexed, by its size, entity tag and modification time.
 
-A replaced file has other bytes at the places that the index names, and they may decode to pixels all the same. So a
-read of pixels states as a condition which file it means (RFC 9110, 13.1). What an answer tells of its file is compared
-as well, because many servers ignore conditions.
+A replaced file has other bytes at the places that the index names, and these may decode to wrong pixels. A read of
+pixels therefore states as a condition which file it means (RFC 9110, 13.1). The answer's own tag, time and size are
+compared too, because many servers ignore conditions.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from rasteret_assets.errors import FileReplacedError
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import RangeRead, RangeReader, StorageBackend
 
-# Only ASCII: other bytes of a tag are not sent back as the server wrote them. (RFC 9110, 8.8.3, allows them.)
+# Only ASCII, because other bytes of a tag, which RFC 9110, 8.8.3, allows, would not be sent back as they came.
 _STRONG_TAG: Final = re.compile(r'"[\x21\x23-\x7e]*"')
 _HTTP_DATE: Final = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
 
 
 class IndexedFile(NamedTuple):
-    """What the index knows of a file, as its host told it when the header was read.
+    """Tag, time and size of a file as its host told them when the header was read.
 
     Args:
         etag: entity tag.
@@ -49,7 +49,7 @@ class IndexedFile(NamedTuple):
 class UnchangedReader(Protocol):
     """A backend that reads a range only of the file that was indexed.
 
-    Backends may lack this method: ranges of theirs are then compared with the index as far as they tell of their file.
+    Of a backend that has no such method, the tag, time and size that come with each range are compared with the index.
     """
 
     async def read_unchanged(self, url: str, start: int, length: int, indexed: IndexedFile) -> RangeRead:
@@ -57,13 +57,13 @@ class UnchangedReader(Protocol):
 
         Raises:
             FileReplacedError: if the file is not the one that was indexed.
-            RangeReadError: in the subclass that says why the bytes did not come.
+            RangeReadError: in the subclass that fits any other failure.
         """
         ...
 
 
 class _Compared:
-    """A backend of the user's, whose answers are compared with the index where they tell of their file."""
+    """A user's backend, whose ranges are compared with the index as far as they have tag, time or size."""
 
     def __init__(self, backend: StorageBackend) -> None:
         self._backend = backend
@@ -82,10 +82,10 @@ def as_unchanged_reader(backend: StorageBackend) -> UnchangedReader:
 
 
 def check_unchanged(read: RangeRead, url: str, indexed: IndexedFile) -> RangeRead:
-    """Return what was read if nothing that came with it contradicts the index.
+    """Return ``read`` if neither its tag nor its time nor its size contradicts the index.
 
     Raises:
-        FileReplacedError: if something does.
+        FileReplacedError: if one of the three does.
     """
     if (reason := difference(indexed, read.etag, read.last_modified, read.size)) is not None:
         raise replaced(url, reason)
@@ -101,16 +101,17 @@ def replaced(url: str, reason: str) -> FileReplacedError:
 def difference(
     indexed: IndexedFile, etag: str | None, last_modified: str | None, size: int | None = None
 ) -> str | None:
-    """Return in which respect a file differs from the one that was indexed; None where nothing tells them apart.
+    """Return in which respect a file differs from the indexed one; None where nothing tells them apart.
 
-    Sizes first, as no tag or time explains another size. Equal strong tags mean equal bytes, whatever the times say (a
-    copied object has a new time); equal weak tags mean equal content only, so that times count too (RFC 9110, 8.8.1).
+    Sizes are compared first, because no tag or time explains another size. Equal strong tags mean equal bytes, whatever
+    the times say (a copied object has a new time); equal weak tags mean equal content only, so that times count too
+    (RFC 9110, 8.8.1).
 
     Args:
-        indexed: what the index knows of the file.
-        etag: entity tag that came with an answer.
-        last_modified: modification time that came with it.
-        size: of the whole file in bytes, by the answer; None where it does not tell.
+        indexed: tag, time and size in the index.
+        etag: entity tag of the answer.
+        last_modified: modification time of the answer.
+        size: bytes of the whole file by the answer; None where the answer does not tell.
     """
     if indexed.size is not None and size is not None and indexed.size != size:
         return f"it had {indexed.size} bytes and now has {size}"
@@ -125,12 +126,12 @@ def difference(
 
 
 def _opaque(etag: str) -> str:
-    """The part of a tag that weak comparison compares (RFC 9110, 8.8.3.2)."""
+    """Return the part of a tag that weak comparison compares (RFC 9110, 8.8.3.2)."""
     return etag.removeprefix("W/")
 
 
 def _same_time(one: str, other: str) -> bool:
-    """Whether two times are one, in whole seconds: HTTP dates have no parts of a second, and ISO 8601 may."""
+    """Return whether two times are equal in whole seconds, because HTTP dates have no fractions and ISO 8601 may."""
     if one == other:
         return True
     first, second = (found and found.replace(microsecond=0) for found in (parse_instant(one), parse_instant(other)))
@@ -138,7 +139,7 @@ def _same_time(one: str, other: str) -> bool:
 
 
 def parse_instant(text: str) -> datetime | None:
-    """Return the instant of a modification time (an HTTP date or ISO 8601, UTC without a zone); None if it is none."""
+    """Return the instant of a modification time: an HTTP date, or ISO 8601 with UTC as default; None if invalid."""
     for parse in _PARSERS:
         try:
             found = parse(text)

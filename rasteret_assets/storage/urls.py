@@ -17,22 +17,22 @@ _AUTHORITY = re.compile(_SCHEME.pattern + r"[^/?#]*")
 
 
 def scheme(href: str) -> str:
-    """Lower-case scheme of an href; ``""`` for a bare path.
+    """Return the lower-case scheme of an href; ``""`` for a bare path.
 
-    A Windows drive letter would need two slashes after its colon to be taken for a scheme, so it is not.
+    A Windows drive letter is not taken for a scheme, because two slashes have to follow the colon.
     """
     match = _SCHEME.match(href)
     return match.group(1).lower() if match else ""
 
 
 def host(href: str) -> str:
-    """Host (and port) an href leads to; ``""`` for local files."""
-    # A password that nobody escaped may hold what else ends a host.
+    """Return the host (and port) of an href; ``""`` for local files."""
+    # Without the user first, because a password that nobody escaped may hold letters that otherwise end a host.
     match = _AUTHORITY.match(without_user(href))
     return _host(match.group()) if match else ""
 
 
-# A fetch asks this of every file, and files lie on few hosts.
+# Cached, because a fetch asks for the host of every file, and files lie on few hosts.
 @lru_cache(maxsize=1024)
 def _host(base: str) -> str:
     kind, _, authority = base.partition("://")
@@ -40,15 +40,15 @@ def _host(base: str) -> str:
 
 
 def rewrite_hrefs(hrefs: pa.Array, patterns: Mapping[str, str]) -> pa.Array:
-    """Replace the prefix of every href by the longest of ``patterns`` it starts with.
+    """Replace the prefix of every href, by the longest of ``patterns`` that the href starts with.
 
     Args:
         hrefs: string array.
         patterns: ``{prefix: replacement}``.
 
     Returns:
-        A string array of the same length; an href is rewritten at most once. What is in GDAL's spelling is given as
-        the address it stands for, which is rewritten like any other.
+        A string array of the same length. An href is rewritten at most once. An href in GDAL's spelling becomes the
+        address that it stands for, which is rewritten like any other.
     """
     rewritten = _rewritten(hrefs, patterns)
     plain = plain_addresses(rewritten)

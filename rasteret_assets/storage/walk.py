@@ -1,4 +1,4 @@
-"""Folders of a local disk: every file once, however symbolic links lead around."""
+"""Walks over folders of a local disk that yield every file once, wherever symbolic links lead."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 
 class LocalEntry(NamedTuple):
-    """A file below a folder, or a hidden folder, which is not looked into.
+    """A file below a folder, or a hidden folder, whose content is left out.
 
     Args:
         path: of the entry.
-        is_file: whether it is a regular file; False for folders, pipes, sockets and devices.
-        facts: what the operating system says of it, links followed.
+        is_file: whether the entry is a regular file; False for folders, pipes, sockets and devices.
+        facts: the operating system's facts about the entry, with links followed.
     """
 
     path: str
@@ -25,26 +25,26 @@ class LocalEntry(NamedTuple):
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a name is that of a marker, a checksum or a table log, and not of a hive partition."""
+    """Return whether a name is that of a marker, a checksum or a table log, and not of a hive partition."""
     return name.startswith((".", "_")) and "=" not in name
 
 
 def walk(folder: str) -> Iterator[LocalEntry]:
     """Yield the entries below a folder, depth by depth.
 
-    A folder that links lead to again is not entered again, so that links in a circle end; but for another path of hive
-    keys (``region=a``), under which its rows are other rows. Links are followed after everything else, so that a file
-    has the path it lies at where it is below the folder. Links to nothing are left out.
+    A folder is entered once, so that a circle of links ends, and once more for every other path of hive keys
+    (``region=a``), because its rows then have other values. Links are followed last, so that a file below ``folder``
+    has its own path rather than that of a link. Links to nothing are left out.
 
     Raises:
-        OSError: if a folder may not be read. One that is not there is empty.
+        OSError: if a folder may not be read. A folder that does not exist has no entries.
     """
     seen: set[tuple[int, int, tuple[str, ...]]] = set()
     folders, links = deque([folder.rstrip("/") or "/"]), deque[str]()
     while folders or links:
         place = folders.popleft() if folders else links.popleft()
         keys = tuple(part for part in place.removeprefix(folder).split("/") if "=" in part)
-        # What is gone by now was taken away while others were listed.
+        # A folder may be deleted while others are listed.
         with suppress(FileNotFoundError):
             facts = os.stat(place)  # noqa: PTH116  (as below, on texts: thousands of files)
             if (facts.st_dev, facts.st_ino, keys) in seen:
@@ -58,7 +58,7 @@ def walk(folder: str) -> Iterator[LocalEntry]:
 
 
 def _entries(folder: str) -> list[tuple[os.DirEntry[str], os.stat_result]]:
-    """What lies in a folder, links followed; links to nothing, and what is gone by now, left out."""
+    """Return the entries of a folder, links followed, without links to nothing and entries deleted meanwhile."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -67,6 +67,6 @@ def _entries(folder: str) -> list[tuple[os.DirEntry[str], os.stat_result]]:
             except FileNotFoundError:
                 continue
             except OSError:
-                if not entry.is_symlink():  # a link to itself says so in other words
+                if not entry.is_symlink():  # a link to itself is a link to nothing, with an error of its own
                     raise
     return found

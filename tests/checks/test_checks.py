@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from rasteret_assets.checks import (
     registry,
     require_publishable,
 )
+from rasteret_assets.checks.registry import CHECKED
 from rasteret_assets.errors import CheckError
 from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.pipeline.build import build_partitions
@@ -109,6 +111,13 @@ def test_a_sound_partition_passes_every_check(built: Built) -> None:
     ]
     assert [(finding.check, finding.message) for finding in findings if not finding.passed] == []
     require_publishable(built.workspace, built.spec, [KEY])
+
+
+def test_the_documentation_lists_every_check() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "what-runs-when.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (yes|no)\b", text, flags=re.MULTILINE)
+    declared = [(check.name, check.stage, "yes" if check.blocking else "no") for check in checks_of(*CHECKED)]
+    assert sorted(listed) == sorted(declared)
 
 
 def test_a_partition_that_is_gone_has_nothing_to_check(built: Built) -> None:

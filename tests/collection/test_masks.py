@@ -230,7 +230,7 @@ def test_a_mask_that_cannot_be_read_hides_what_it_would_show(tmp_path: Path) -> 
     assert not np.ma.getmaskarray(scenes.get_numpy(whole(path), "B1", **HERE)).any()
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["mask", "rgba", "grey and alpha"]), st.integers(0, 2**31), st.tuples(*[st.floats(0, 0.99)] * 4))
 def test_any_window_of_any_mask(tmp_path: Path, kind: str, seed: int, corners: tuple[float, ...]) -> None:
     path = tmp_path / f"{kind}-{seed}.tif"

@@ -105,7 +105,7 @@ def test_nan_as_the_c_libraries_print_it(tmp_path, text):
     np.testing.assert_array_equal(got, np.isnan(pixels("float32")))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     number=st.floats(allow_nan=False, width=32) | st.floats(-300, 300) | st.integers(-70_000, 70_000),
     form=st.sampled_from(["{}", "{!r}", "{:.8g}", "{:.9e}", "{:.17g}", "{:f}", "{:g}"]),

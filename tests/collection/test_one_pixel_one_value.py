@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rasteret_assets import build_from_table
 from rasteret_assets.collection import Collection
 from rasteret_assets.collection.pixels import warp
-from rasteret_assets.collection.pixels.options import KERNELS
+from rasteret_assets.collection.pixels.read_options import KERNELS
 from tests.support.rasters import record_table
 
 from .support import EXAMPLES, UTM32, footprint_of, noise, write_raster

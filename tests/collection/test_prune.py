@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rasteret_assets.collection import load
-from rasteret_assets.collection.table.prune import groups_near
+from rasteret_assets.collection.table._prune import groups_near
 from rasteret_assets.schema import BBOX_TYPE
 
 from .support import record, records_table

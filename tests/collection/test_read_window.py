@@ -41,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecatio
 LEFT, TOP = ORIGIN
 GROUPED = {"bounds": (LEFT, TOP - 640, LEFT + 640, TOP), "res": (10, 10)}
 MIDDLE = {"bounds": (LEFT + 100, TOP - 500, LEFT + 500, TOP - 100), "res": 10, "bands": ["B"]}
-drawn = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+drawn = settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

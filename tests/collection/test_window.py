@@ -14,9 +14,9 @@ from affine import Affine
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rasteret_assets.collection.areas import mask
 from rasteret_assets.collection.areas.grid import Grid, Window
-from rasteret_assets.collection.areas.mask import covered
+from rasteret_assets.collection.pixels import masks
+from rasteret_assets.collection.pixels.masks import covered
 from rasteret_assets.errors import WindowError
 
 from .support import EXAMPLES
@@ -222,7 +222,7 @@ half = st.integers(-16, 68).map(lambda value: value / 2)
 near = st.integers(3, 21).map(float)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.one_of(drawn_vertices(whole), drawn_vertices(half), drawn_vertices(near)))
 def test_all_touched_on_corners_and_borders_is_rasterios(shape):
     grid, window = grid_of(60, 60, origin=(-16.0, 42.0)), Window(col_off=16, row_off=18, width=24, height=24)
@@ -234,7 +234,7 @@ def test_all_touched_on_corners_and_borders_is_rasterios(shape):
     assert_only_grazed(shape, grid, window, (ours != theirs) & (ours != wider), reach=1e-9)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(drawn_vertices(smooth))
 def test_all_touched_with_holes_and_parts_is_rasterios(shape):
     grid, window = grid_of(40, 40, origin=(-3.0, 33.0)), Window(col_off=2, row_off=5, width=27, height=29)
@@ -248,7 +248,7 @@ def test_all_touched_with_holes_and_parts_is_rasterios(shape):
 @pytest.mark.parametrize("pieces", [1, 7, 1 << 16])
 @pytest.mark.parametrize("size", [30, 300])
 def test_masks_of_many_edges_are_rasterios(monkeypatch, pieces, size):
-    monkeypatch.setattr(mask, "_PIECES", pieces)
+    monkeypatch.setattr(masks, "_PIECES", pieces)
     grid = grid_of(size, size, origin=(0.0, float(size)))
     window = grid.whole
     angle = np.linspace(0, 2 * np.pi, 2000, endpoint=False)

@@ -93,7 +93,7 @@ def shapes(draw: st.DrawFn) -> shapely.Geometry:
     return shapely.transform(shape, lambda xy: np.column_stack([LEFT + xy[:, 0] * 10, TOP - xy[:, 1] * 10]))
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(kind=st.sampled_from(KINDS), shape=shapes())
 def test_statistics_are_those_over_rasterio(files: dict[str, Path], kind: str, shape: shapely.Geometry) -> None:
     raster = shapely.box(LEFT, TOP - 2000, LEFT + 2300, TOP)

@@ -12,7 +12,8 @@ import pyproj
 import pytest
 
 from rasteret_assets.errors import TiffError
-from rasteret_assets.tiff import NeedBytes, TiffHeader, parse_header
+from rasteret_assets.tiff import TiffHeader
+from tests.tiff.support import serve, to_degrees
 
 #: What a refusal must say, by the oracle's reason for it.
 REASONS = {
@@ -41,16 +42,8 @@ REASONS = {
 
 
 def read_header(path: Path) -> TiffHeader:
-    """The header, read as from an object store: 16 KiB, then what is asked for; a typical file takes one round."""
-    file = path.read_bytes()
-    pieces, size = [(0, file[:16384])], len(file) if len(file) < 16384 else None
-    for _ in range(3):
-        try:
-            return parse_header(pieces, size=size)
-        except NeedBytes as need:
-            pieces += [(start, file[start : start + length]) for start, length in need.ranges]
-            size = len(file)
-    raise AssertionError("the parser needed more than three rounds")
+    """Return the header, read as from an object store: 16 KiB, then at most two rounds of ranges."""
+    return serve(path.read_bytes(), max_rounds=3)
 
 
 def test_refused_with_the_reason(corpus: Path, refusable: dict[str, Any]) -> None:
@@ -100,14 +93,6 @@ def assert_position(header: TiffHeader, expected: dict[str, Any]) -> None:
     elif header.crs is not None:
         ours, theirs = (to_degrees(pyproj.CRS(crs), header) for crs in (header.crs, expected["crs_wkt"]))
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
-
-
-def to_degrees(crs: pyproj.CRS, header: TiffHeader) -> np.ndarray:
-    """Longitudes and latitudes of four points of the image, on the CRS's own datum."""
-    scale_x, x, scale_y, y = header.transform
-    columns, rows = np.array([0, 1, 0.5, 0.3]) * header.width, np.array([0, 1, 0.5, 0.9]) * header.height
-    transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-    return np.array(transformer.transform(x + columns * scale_x, y + rows * scale_y))
 
 
 def assert_nodata(header: TiffHeader, accepted: list[Any]) -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasteret_assets import CollectionSpec, build_from_table
-from rasteret_assets.orchestration.materialize import materialize_collection
+from rasteret_assets.dagster import materialize_collection
 from tests.corpus.conftest import CORPUS
 
 TABLE = CORPUS / "tables" / "real_sentinel2_1000.parquet"

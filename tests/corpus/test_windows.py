@@ -18,9 +18,10 @@ from rasteret_assets import Collection, build_from_table
 from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.areas.grid import Window
 from rasteret_assets.collection.formats.numpy import read_stack
-from rasteret_assets.collection.pixels.backends import shared_backend
+from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.band import parse_header
-from rasteret_assets.collection.pixels.options import ReadOptions
+from rasteret_assets.collection.pixels.pixel_request import PixelRequest
+from rasteret_assets.collection.pixels.read_options import AREA_DEFAULTS, ReadOptions
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.errors import TileError
@@ -59,7 +60,11 @@ def read_window(indexed: Collection, name: str, band: str, window: dict[str, int
     grid = header.grid.part(part)
     area = Area(geometry=shapely.box(*grid.bounds), crs=record.crs, is_box=True)
     view = View(record=record, areas=[(0, area)], crs=record.crs, grid=grid)
-    return read_stack([view], [band], shared_backend(""), ReadOptions(max_concurrent=8))[0, 0]
+    request = PixelRequest(
+        views=[view], areas=[], bands=[band], is_one_band=True, source=Source.of(indexed, AREA_DEFAULTS),
+        options=ReadOptions(max_concurrent=8),
+    )  # fmt: skip
+    return read_stack(request)[0, 0]
 
 
 def assert_window(pixels: np.ndarray, window: dict[str, Any], answer: dict[str, Any], file: Path, band: int) -> None:

@@ -130,9 +130,10 @@ def test_where_dagster_is_its_instance_is_told(folder, stac, monkeypatch) -> Non
     assert "400 records" in run("build", "scenes")
     key = dg.AssetKey(["scenes", "harvested_items"])
     with dg.DagsterInstance.get() as instance:
-        (record,) = instance.fetch_materializations(key, limit=1).records
-        assert record.asset_materialization is not None
-        assert record.asset_materialization.metadata["items_new"].value == 400
+        (record,) = instance.fetch_observations(key, limit=1).records
+        assert record.asset_observation is not None
+        assert record.asset_observation.metadata["items_new"].value == 400
+        assert instance.get_materialized_partitions(key) == set(instance.get_dynamic_partitions("scenes_windows"))
         check = dg.AssetCheckKey(key, "all_matching_items_harvested")
         (evaluated,) = instance.event_log_storage.get_asset_check_execution_history(check, limit=1)
         assert evaluated.event is not None

@@ -19,7 +19,7 @@ from rasteret_assets.headers import store as stores
 from rasteret_assets.headers.compact import compact
 from rasteret_assets.headers.ledger import read_ledger
 from rasteret_assets.headers.store import HeaderStore
-from rasteret_assets.pipeline import collection as publication
+from rasteret_assets.pipeline import _publish_stage as publication
 from rasteret_assets.pipeline.build import build_partitions
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.pipeline.stages import run_stage

@@ -17,7 +17,7 @@ from rasteret_assets.headers import retried
 from rasteret_assets.headers import store as stores
 from rasteret_assets.headers.index import KEY_COLUMNS, HeaderIndex
 from rasteret_assets.headers.retried import RETRIED_CLASSES
-from rasteret_assets.headers.store import HeaderFileWriter, HeaderReader, HeaderStore
+from rasteret_assets.headers.store import HeaderFileWriter, HeaderRowReader, HeaderStore
 from rasteret_assets.schema import HEADER_SCHEMA, PARSER_VERSION, STATUS_FAILED, STATUS_OK
 from rasteret_assets.storage.addresses import identity_hashes
 from rasteret_assets.storage.workspace import Workspace
@@ -72,7 +72,7 @@ class Stored:
         """Width of the header that is known of each file and sample, or the class of its failure; None if nothing."""
         index = HeaderIndex.of(self.store)
         found = index.find(targets(*files))
-        with HeaderReader(self.workspace, self.store, ["error_class", "header"]) as reader:
+        with HeaderRowReader(self.workspace, self.store, ["error_class", "header"]) as reader:
             rows = reader.take(index.names, found.files, found.rows).to_pylist()
         return [row["header"]["image_width"] if row["header"] else row["error_class"] for row in rows]
 
@@ -102,7 +102,7 @@ def test_files_of_before_missing_files_were_waited_for(tmp_path: Path) -> None:
     with stream_writer(stored.workspace, store.path(store.next_name()), rows.schema) as writer:
         writer.write(rows)
     assert stored.known(("a", 0), ("b", 0)) == [5, "not_found"]
-    with HeaderReader(stored.workspace, stored.store, HEADER_SCHEMA.names) as reader:
+    with HeaderRowReader(stored.workspace, stored.store, HEADER_SCHEMA.names) as reader:
         read = reader.take(stored.store.names, np.array([0, 0]), np.array([0, 1]))
     assert read.drop_columns(["retry_until"]).equals(rows)
 
@@ -192,7 +192,7 @@ def test_rows_of_many_files_come_in_any_order(tmp_path_factory: pytest.TempPathF
         )
         places = data.draw(st.lists(place, max_size=60))
         columns = data.draw(st.sampled_from([["header"], ["href", "header"], HEADER_SCHEMA.names]))
-        with HeaderReader(stored.workspace, stored.store, columns) as reader:
+        with HeaderRowReader(stored.workspace, stored.store, columns) as reader:
             files, rows = (np.array([pair[at] for pair in places], np.int64) for at in (0, 1))
             cut = data.draw(st.integers(0, len(places)))
             requests = [(files[:cut], rows[:cut]), (files[cut:], rows[cut:])]
@@ -206,7 +206,7 @@ def test_rows_of_many_files_come_in_any_order(tmp_path_factory: pytest.TempPathF
 def test_neighbours_are_read_from_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "GROUP_ROWS", 10)
     stored = Stored(tmp_path, [header_row(str(n), width=n) for n in range(100)])
-    with HeaderReader(stored.workspace, stored.store, ["header"]) as reader:
+    with HeaderRowReader(stored.workspace, stored.store, ["header"]) as reader:
         for first in range(0, 100, 5):
             rows = np.arange(first, first + 5)
             taken = reader.take(stored.store.names, np.zeros(5, np.int64), rows)
@@ -218,7 +218,7 @@ def test_no_batch_is_read_twice_for_several_requests(tmp_path: Path, monkeypatch
     monkeypatch.setattr(stores, "GROUP_ROWS", 10)
     monkeypatch.setattr(stores, "_CACHE_BYTES", 1)
     stored = Stored(tmp_path, [header_row(str(n), width=n) for n in range(100)])
-    with HeaderReader(stored.workspace, stored.store, ["header"]) as reader:
+    with HeaderRowReader(stored.workspace, stored.store, ["header"]) as reader:
         requests = [np.arange(band, 100, 4) for band in range(4)]
         taken = reader.take_each(stored.store.names, [(np.zeros_like(rows), rows) for rows in requests])
         assert [table.num_rows for table in taken] == [25] * 4
@@ -230,9 +230,9 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     store = stored.store
     newest, oldest = store.names
     Path(store.path(oldest)).unlink()
-    with HeaderReader(stored.workspace, store, ["header"]) as reader:
+    with HeaderRowReader(stored.workspace, store, ["header"]) as reader:
         assert reader.take([newest, oldest], np.array([0]), np.array([0])).num_rows == 1
-        with pytest.raises(CollectionError, match=rf"{oldest} does not exist: build {KEY} again by force"):
+        with pytest.raises(CollectionError, match=rf"{oldest} does not exist: build {KEY} again with force=True"):
             reader.take([newest, oldest], np.array([0, 1]), np.array([0, 0]))
 
 
@@ -240,7 +240,7 @@ def test_a_file_with_fewer_rows_than_are_named_is_named(tmp_path: Path) -> None:
     stored = Stored(tmp_path, [header_row("a"), header_row("b")])
     (name,) = stored.store.names
     with (
-        HeaderReader(stored.workspace, stored.store, ["header"]) as reader,
+        HeaderRowReader(stored.workspace, stored.store, ["header"]) as reader,
         pytest.raises(CollectionError, match=rf"{name} holds fewer rows than its ledger names"),
     ):
         reader.take([name], np.array([0, 0]), np.array([1, 2]))

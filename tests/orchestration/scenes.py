@@ -12,9 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rasteret_assets import CollectionSpec, build
-from rasteret_assets.orchestration.build import build_definitions
-from rasteret_assets.orchestration.materialize import materialize_collection
-from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.dagster import FilesystemResource, build_definitions, materialize_collection
 from rasteret_assets.schema import STAGES
 from tests.support.rasters import footprint, record_table, tiff_bytes
 from tests.support.server import RangeServer

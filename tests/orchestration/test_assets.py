@@ -15,15 +15,16 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 from xxhash import xxh3_128
 
 from rasteret_assets import build_from_table, load
-from rasteret_assets.errors import EnrichmentError, InvalidRecordError, MissingColumnError, SpecError
-from rasteret_assets.orchestration.build import build_definitions
-from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START, partitions_of
-from rasteret_assets.orchestration.resources import (
-    BACKEND,
+from rasteret_assets.dagster import (
     FilesystemResource,
     StorageBackendResource,
+    build_definitions,
     default_resources,
+    partitions_of,
 )
+from rasteret_assets.errors import EnrichmentError, InvalidRecordError, MissingColumnError, SpecError
+from rasteret_assets.orchestration.graph_partitions import RANGE_END, RANGE_START
+from rasteret_assets.orchestration.graph_resources import BACKEND
 from rasteret_assets.schema import STAGES
 from rasteret_assets.source import files, profile
 from tests.orchestration.scenes import KEYS, Scenes, latest, tick

@@ -10,10 +10,10 @@ import dagster as dg
 import pytest
 
 from rasteret_assets import CollectionSpec
+from rasteret_assets.dagster import build_definitions
 from rasteret_assets.declare import read_spec, read_specs
 from rasteret_assets.errors import SpecError
-from rasteret_assets.orchestration.broken import BROKEN_GROUP
-from rasteret_assets.orchestration.build import build_definitions
+from rasteret_assets.orchestration.definitions import BROKEN_GROUP
 from rasteret_assets.schema import STAGES
 
 REPOSITORY = Path(__file__).parent.parent.parent

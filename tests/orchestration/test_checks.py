@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasteret_assets.errors import CheckError, RasteretAssetsError
-from rasteret_assets.orchestration.partitions import PARTITION, RANGE_END, RANGE_START
+from rasteret_assets.orchestration.graph_partitions import PARTITION, RANGE_END, RANGE_START
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED
 from tests.orchestration.scenes import KEYS, Scenes, latest
 from tests.support.server import RangeServer
@@ -53,7 +53,7 @@ def test_missing_headers_are_a_warning_that_says_what_helps(scenes: Scenes, inst
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     (row,) = found.metadata["findings"].records
     assert (row.data["class"], row.data["headers"]) == ("not_found", 1)
-    assert "correct the href" in row.data["what helps"]
+    assert "correct or rewrite it" in row.data["what helps"]
 
 
 def test_too_many_missing_headers_keep_the_old_partition(server: RangeServer, tmp_path, instance) -> None:

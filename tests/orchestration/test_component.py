@@ -21,11 +21,9 @@ from pydantic import ValidationError
 
 import rasteret_assets
 from rasteret_assets import CloudConfig, CollectionSpec
+from rasteret_assets.dagster import RasterCollection, collection_definitions, stage_spec
 from rasteret_assets.errors import SpecError
-from rasteret_assets.orchestration.asset_specs import stage_spec
-from rasteret_assets.orchestration.assets import collection_assets
-from rasteret_assets.orchestration.attributes import CollectionAttributes
-from rasteret_assets.orchestration.component import RasterCollection
+from rasteret_assets.orchestration.component import CollectionAttributes
 from rasteret_assets.schema import STAGES
 from tests.support.rasters import record_table
 
@@ -274,7 +272,7 @@ def test_a_project_may_bring_the_resources_of_the_collection(tmp_path: Path) -> 
     assert project.dg("list", "defs").returncode != 0
     (project.defs / "ours.py").write_text(
         "import dagster as dg\n"
-        "from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource\n\n"
+        "from rasteret_assets.dagster import FilesystemResource, StorageBackendResource\n\n"
         "@dg.definitions\n"
         "def defs():\n"
         '    fields = {"endpoint_url": "http://127.0.0.1:9000"}\n'
@@ -328,7 +326,7 @@ def test_what_steps_go_by_cannot_be_changed(changes: dict[str, Any], message: st
         return stage_spec(spec, stage).replace_attributes(**changes if stage == "collection" else {})
 
     with pytest.raises(SpecError, match=message):
-        collection_assets(spec, get_asset_spec=changed)
+        collection_definitions(spec, get_asset_spec=changed)
 
 
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")

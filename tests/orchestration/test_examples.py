@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 from dagster._core.instance.config import dagster_instance_config
 
+from rasteret_assets.dagster import build_definitions
 from rasteret_assets.declare import read_specs
-from rasteret_assets.orchestration.build import build_definitions
 from tests.orchestration.examples import EXAMPLES, SETTINGS, on_sqlite
 
 

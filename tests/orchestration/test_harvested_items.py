@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from rasteret_assets import CollectionSpec, load
+from rasteret_assets.dagster import FilesystemResource, build_definitions
 from rasteret_assets.harvesting import ask, reader
-from rasteret_assets.orchestration.build import build_definitions
 from rasteret_assets.orchestration.harvested_items import COMPLETE_CHECK, RECENT_CHECK
-from rasteret_assets.orchestration.resources import FilesystemResource
 from tests.support.stac import COLLECTION, StacServer, make_item, serve_stac
 
 HARVESTED = dg.AssetKey(["scenes", "harvested_items"])
@@ -36,11 +36,15 @@ def stac() -> Iterator[StacServer]:
 class Graph:
     """The definitions of a collection that is harvested, on an instance."""
 
-    def __init__(self, stac: StacServer, folder: Path, instance: dg.DagsterInstance, **graph: object) -> None:
-        asked = {"stac_api": stac.url, "collections": [COLLECTION], "datetime": "2024-01/2024-03"}
+    def __init__(
+        self, stac: StacServer, folder: Path, instance: dg.DagsterInstance, *, harvest: dict[str, Any] | None = None,
+        **graph: object,
+    ) -> None:  # fmt: skip
+        asked = {"stac_api": stac.url, "collections": [COLLECTION], "datetime": "2024-01/2024-03", **(harvest or {})}
         self.spec = CollectionSpec.of(name="scenes", workspace_dir=folder, harvest=asked, graph=graph)
         self.definitions, self.instance = build_definitions([self.spec]), instance
         self.cursor: str | None = None
+        self._seen = 0
 
     def run(self, job: str, **options: object) -> dg.ExecuteInProcessResult:
         made = self.definitions.resolve_job_def(job)
@@ -63,17 +67,28 @@ class Graph:
             for request in result.run_requests or []
         ]
 
-    def last(self) -> dg.AssetMaterialization:
-        """The last materialization of the harvested items."""
-        (record,) = self.instance.fetch_materializations(HARVESTED, limit=1).records
-        assert record.asset_materialization is not None
-        return record.asset_materialization
+    def harvested(self) -> dict[str, object]:
+        """What the last harvest tells of itself."""
+        records = self.instance.fetch_observations(HARVESTED, limit=9).records
+        found = next(one.asset_observation for one in records if one.partition_key is None)
+        assert found is not None
+        return {name: value.value for name, value in found.metadata.items()}
 
-    def materialized(self) -> dict[str, object]:
-        return {name: value.value for name, value in self.last().metadata.items()}
+    def windows(self) -> list[tuple[str | None, dict[str, object]]]:
+        """The windows that were materialized since this was asked last, in order, with what is told of each."""
+        records = self.instance.fetch_materializations(
+            dg.AssetRecordsFilter(HARVESTED, after_storage_id=self._seen), limit=99, ascending=True
+        ).records
+        self._seen = max([self._seen, *(record.storage_id for record in records)])
+        return [
+            (record.partition_key, {name: value.value for name, value in record.asset_materialization.metadata.items()})
+            for record in records
+            if record.asset_materialization is not None
+        ]
 
-    def version(self) -> str:
-        return (self.last().tags or {})["dagster/data_version"]
+    def backfill(self, *windows: str) -> dg.ExecuteInProcessResult:
+        tags = {"dagster/asset_partition_range_start": windows[0], "dagster/asset_partition_range_end": windows[-1]}
+        return self.run("scenes_harvest_windows", tags=tags)
 
 
 @pytest.fixture
@@ -85,7 +100,7 @@ def test_harvested_items_stand_upstream_of_the_source(graph: Graph) -> None:
     assets = graph.definitions.resolve_asset_graph()
     assert assets.get(dg.AssetKey(["scenes", "source"])).parent_keys == {HARVESTED}
     assert assets.get(dg.AssetKey(["scenes", "raw_records"])).parent_keys == {dg.AssetKey(["scenes", "source"])}
-    assert not assets.get(HARVESTED).is_partitioned
+    assert assets.get(HARVESTED).partitions_def == dg.DynamicPartitionsDefinition(name="scenes_windows")
     assert {key.name for key in assets.get(HARVESTED).check_keys} == {COMPLETE_CHECK, RECENT_CHECK}
 
 
@@ -101,24 +116,29 @@ def test_before_the_first_harvest_all_loads_and_says_so(graph: Graph) -> None:
 
 def test_a_harvest_is_noticed_by_the_sensor_and_built(graph: Graph, stac: StacServer) -> None:
     assert graph.run("scenes_harvest").success
-    found = graph.materialized()
+    found = graph.harvested()
     assert (found["dagster/row_count"], found["items_new"], found["windows_asked"]) == (200, 200, 3)
+    windows = dict(graph.windows())
+    assert list(windows) == graph.instance.get_dynamic_partitions("scenes_windows") == ["2024-01", "2024-02", "2024-03"]
+    told = windows["2024-02"]
+    assert (told["dagster/partition_row_count"], told["items_matched"], told["items_new"]) == (51, 51, 51)
+    assert (told["newest_item"], told["start"]) == ("2024-02-11T14:00:00Z", "2024-02-01T00:00:00Z")
+    assert str(told["path"]).endswith("/2024-02.parquet")
     assert (found["requests"], found["newest_item"]) == (len(stac.requests), "2024-02-11T14:00:00Z")
     assert set(graph.build(graph.tick())) == {True}
     assert len(load(str(graph.spec.published_path))) == 200
     assert not graph.tick().run_requests
 
-    version = graph.version()
     assert graph.run("scenes_harvest").success
-    assert (graph.materialized()["windows_asked"], graph.materialized()["requests"]) == (0, 2)
-    assert graph.version() == version
+    assert (graph.harvested()["windows_asked"], graph.harvested()["requests"]) == (0, 2)
+    assert graph.windows() == []
     assert not graph.tick().run_requests
 
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat().replace("+00:00", "Z")
     stac.put(make_item(900, datetime(2024, 2, 20, tzinfo=UTC), updated=later))
     assert graph.run("scenes_harvest").success
-    assert graph.materialized()["items_new"] == 1
-    assert graph.version() != version
+    assert graph.harvested()["items_new"] == 1
+    assert [(key, told["items_new"]) for key, told in graph.windows()] == [("2024-02", 1)]
     requests = graph.tick().run_requests or []
     assert [request.partition_key for request in requests] == ["2024-02"]
 
@@ -128,7 +148,7 @@ def test_by_force_all_windows_are_asked_for(graph: Graph, stac: StacServer) -> N
     stac.delete("scene-00003")
     config = {"resources": {"rasteret_options": {"config": {"force": True}}}}
     assert graph.run("scenes_harvest", run_config=config).success
-    assert (graph.materialized()["items_gone"], graph.materialized()["asked_for_all_windows"]) == (1, True)
+    assert (graph.harvested()["items_gone"], graph.harvested()["asked_for_all_windows"]) == (1, True)
 
 
 def test_a_window_that_fails_fails_the_run_and_its_check_but_not_the_others(graph: Graph, stac: StacServer) -> None:
@@ -140,8 +160,13 @@ def test_a_window_that_fails_fails_the_run_and_its_check_but_not_the_others(grap
     checks = {found.check_name: found for found in result.get_asset_check_evaluations()}
     assert not checks[COMPLETE_CHECK].passed
     assert "2024-02" in str(checks[COMPLETE_CHECK].description)
-    found = graph.materialized()
+    found = graph.harvested()
     assert (found["windows_failed"], found["items_new"]) == (1, 149)
+    assert [key for key, _ in graph.windows()] == ["2024-01", "2024-03"]
+    observed = graph.instance.fetch_observations(
+        dg.AssetRecordsFilter(HARVESTED, asset_partitions=["2024-02"]), limit=9
+    ).records
+    assert ["not a JSON document" in str(one.asset_observation.description) for one in observed] == [True]
     # What came is built.
     assert graph.build(graph.tick()) == [True]
 
@@ -154,6 +179,67 @@ def test_the_age_of_the_newest_item_is_checked(stac: StacServer, tmp_path: Path,
         assert check.passed is passed
         assert check.severity is dg.AssetCheckSeverity.WARN
         assert "hours old" in str(check.description)
+
+
+def test_windows_that_are_materialized_are_asked_for_again_and_no_others(graph: Graph, stac: StacServer) -> None:
+    graph.run("scenes_harvest")
+    graph.windows()
+    late = make_item(900, datetime(2024, 2, 20, tzinfo=UTC))
+    stac.put(late, make_item(901, datetime(2024, 3, 20, tzinfo=UTC)))
+    stac.requests.clear()
+    assert graph.run("scenes_harvest_windows", partition_key="2024-02").success
+    assert {request[2].get("datetime", "")[:7] for request in stac.requests if request[2]} == {"2024-02"}
+    told = graph.windows()
+    assert [(key, window["items_new"]) for key, window in told] == [("2024-02", 1)]
+
+    # Of a range also those that did not change are materialized: a run was launched for them.
+    assert graph.backfill("2024-01", "2024-03").success
+    found = [(key, window["items_new"]) for key, window in graph.windows()]
+    assert found == [("2024-01", 0), ("2024-02", 0), ("2024-03", 1)]
+    assert not graph.harvested()["windows_failed"]
+
+
+def test_changes_elsewhere_are_found_after_single_windows_were_asked_for(graph: Graph, stac: StacServer) -> None:
+    graph.run("scenes_harvest")
+    now = datetime.now(UTC)
+    updated = [(now + timedelta(days=days)).isoformat().replace("+00:00", "Z") for days in (1, 5)]
+    stac.put(make_item(900, datetime(2024, 1, 20, tzinfo=UTC), updated=updated[0]))
+    stac.put(make_item(901, datetime(2024, 2, 20, tzinfo=UTC), updated=updated[1]))
+    # The item of February was updated four days after that of January, which is unknown so far.
+    assert graph.run("scenes_harvest_windows", partition_key="2024-02").success
+    assert graph.harvested()["items_new"] == 1
+    assert graph.run("scenes_harvest").success
+    assert graph.harvested()["items_new"] == 1
+    assert graph.harvested()["dagster/row_count"] == 202
+
+
+def test_a_split_window_gives_its_place_to_its_parts(
+    stac: StacServer, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    graph = Graph(stac, tmp_path, instance)
+    graph.run("scenes_harvest")
+    before = instance.get_dynamic_partitions("scenes_windows")
+    stac.put(*(make_item(number, datetime(2024, 2, 1 + number % 2, tzinfo=UTC)) for number in range(900, 960)))
+    graph = Graph(stac, tmp_path, instance, harvest={"max_items_per_window": 100})
+    assert graph.run("scenes_harvest_windows", partition_key="2024-02").success
+    days = [key for key, _ in graph.windows() if str(key).startswith("2024-02-")]
+    # The partition of the run itself is taken away by the next harvest.
+    assert graph.run("scenes_harvest").success
+    after = instance.get_dynamic_partitions("scenes_windows")
+    assert days == after[2:]
+    assert (before, after[:2], len(after)) == (["2024-01", "2024-02", "2024-03"], ["2024-01", "2024-03"], 2 + 29)
+    assert graph.harvested()["dagster/row_count"] == 260
+
+
+def test_the_source_is_observed_although_the_asset_upstream_has_partitions(graph: Graph) -> None:
+    graph.run("scenes_harvest")
+    source = dg.AssetKey(["scenes", "source"])
+    job = graph.definitions.resolve_implicit_global_asset_job_def()
+    assert job.execute_in_process(instance=graph.instance, asset_selection=[source]).success
+    assert graph.instance.get_dynamic_partitions("scenes_months") == ["2024-01", "2024-02"]
+    assets = graph.definitions.resolve_asset_graph()
+    mapping = assets.get_partition_mapping(source, HARVESTED)
+    assert isinstance(mapping, dg.AllPartitionMapping)
 
 
 @pytest.mark.parametrize("autostart", [False, True])

@@ -14,10 +14,9 @@ import dagster as dg
 import pytest
 
 from rasteret_assets import CollectionSpec
+from rasteret_assets.dagster import FilesystemResource, build_definitions
 from rasteret_assets.errors import SpecError
-from rasteret_assets.orchestration.build import build_definitions
-from rasteret_assets.orchestration.messages import Hint, MessageError, hint_of
-from rasteret_assets.orchestration.resources import FilesystemResource
+from rasteret_assets.orchestration._hints import Hint, MessageError, hint_of
 from rasteret_assets.source import stored
 from tests.orchestration import scenes
 from tests.orchestration.scenes import Scenes, launch
@@ -312,11 +311,14 @@ def test_messages_of_a_harvested_collection_have_their_windows_asked_for(
             )  # fmt: skip
             return definitions.resolve_sensor_def("scenes_events")(context)
 
-        def harvest(**tags: str) -> dict[str, Any]:
-            job = definitions.resolve_job_def("scenes_harvest")
-            assert job.execute_in_process(instance=instance, tags=tags).success
-            (record,) = instance.fetch_materializations(dg.AssetKey(["scenes", "harvested_items"]), limit=1).records
-            return {name: value.value for name, value in record.asset_materialization.metadata.items()}
+        def harvest(request: dg.RunRequest | None = None) -> dict[str, Any]:
+            asked = request or dg.RunRequest(job_name="scenes_harvest")
+            job = definitions.resolve_job_def(asked.job_name)
+            assert job.execute_in_process(
+                instance=instance, tags=asked.tags, partition_key=asked.partition_key
+            ).success  # fmt: skip
+            (record,) = instance.fetch_observations(dg.AssetKey(["scenes", "harvested_items"]), limit=1).records
+            return {name: value.value for name, value in record.asset_observation.metadata.items()}
 
         harvest()
         late = make_item(900, datetime(2024, 2, 20, tzinfo=UTC))
@@ -325,8 +327,8 @@ def test_messages_of_a_harvested_collection_have_their_windows_asked_for(
         queue.send(late)
         heard = hear()
         (request,) = heard.run_requests
-        assert request.job_name == "scenes_harvest"
-        found = harvest(**request.tags)
+        assert (request.job_name, request.partition_key) == ("scenes_harvest_windows", "2024-02")
+        found = harvest(request)
         assert (found["windows_asked"], found["items_new"]) == (1, 1)
         assert queue.counts == (0, 1)  # until it is known that Dagster has the request
         assert hear(heard.cursor).skip_reason.skip_message == "the queue is empty"

@@ -19,11 +19,10 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from rasteret_assets import CollectionSpec, load
-from rasteret_assets.orchestration import sensor
-from rasteret_assets.orchestration.build import build_definitions
+from rasteret_assets.dagster import FilesystemResource, StorageBackendResource, build_definitions, partitions_of
+from rasteret_assets.orchestration import refresh_sensor
+from rasteret_assets.orchestration.graph_resources import FILESYSTEM
 from rasteret_assets.orchestration.jobs import REASON_TAG
-from rasteret_assets.orchestration.partitions import partitions_of
-from rasteret_assets.orchestration.resources import FILESYSTEM, FilesystemResource, StorageBackendResource
 from rasteret_assets.pipeline.build import build_partitions
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.source import files, profile, stored
@@ -40,7 +39,7 @@ SOURCE = dg.AssetKey(["scenes", "source"])
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The sensor's time, in seconds since 1970, which may be changed."""
     now = [1_700_000_000.0]
-    monkeypatch.setattr(sensor.time, "time", lambda: now[0])
+    monkeypatch.setattr(refresh_sensor.time, "time", lambda: now[0])
     return now
 
 

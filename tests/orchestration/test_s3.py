@@ -14,10 +14,13 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from rasteret_assets import CollectionSpec
-from rasteret_assets.orchestration.build import build_definitions
-from rasteret_assets.orchestration.materialize import materialize_collection
-from rasteret_assets.orchestration.partitions import selection_tags
-from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource
+from rasteret_assets.dagster import (
+    FilesystemResource,
+    StorageBackendResource,
+    build_definitions,
+    materialize_collection,
+)
+from rasteret_assets.orchestration.graph_partitions import selection_tags
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.s3 import requests_seen
 

@@ -21,9 +21,8 @@ import pytest
 import trustme
 
 from rasteret_assets import CollectionSpec, build
+from rasteret_assets.dagster import FilesystemResource, StorageBackendResource, materialize_collection
 from rasteret_assets.errors import SpecError, StoreUnavailableError
-from rasteret_assets.orchestration.materialize import materialize_collection
-from rasteret_assets.orchestration.resources import FilesystemResource, StorageBackendResource
 from rasteret_assets.storage.objects import credentials_of_boto3
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.s3 import KEYS, bucket_server

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasteret_assets.options import GraphOptions
-from rasteret_assets.orchestration import sensor
-from rasteret_assets.orchestration.partitions import PARTITION, RANGE_END, RANGE_START, grouped
+from rasteret_assets.orchestration import refresh_sensor
+from rasteret_assets.orchestration.graph_partitions import PARTITION, RANGE_END, RANGE_START, grouped
 from tests.orchestration.scenes import KEYS, Scenes, launch, tick
 from tests.support.rasters import record_table
 
@@ -108,7 +108,7 @@ def test_a_version_that_comes_back_gets_a_run_key_of_its_own(built: Scenes, inst
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The sensor's time, in seconds since 1970, which may be changed."""
     now = [1_700_000_000.0]
-    monkeypatch.setattr(sensor.time, "time", lambda: now[0])
+    monkeypatch.setattr(refresh_sensor.time, "time", lambda: now[0])
     return now
 
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import dagster as dg
 import pytest
 
-from rasteret_assets.orchestration import retry
+from rasteret_assets.dagster import FilesystemResource, partitions_of
+from rasteret_assets.orchestration import _retry_sensor
+from rasteret_assets.orchestration.graph_names import stage_key
+from rasteret_assets.orchestration.graph_partitions import RANGE_END, RANGE_START
 from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
-from rasteret_assets.orchestration.names import stage_key
-from rasteret_assets.orchestration.partitions import RANGE_END, RANGE_START, partitions_of
-from rasteret_assets.orchestration.resources import FilesystemResource
 from rasteret_assets.schema import BANDS, COLLECTION
 from tests.orchestration.scenes import KEYS, Scenes, launch, tick
 
@@ -145,7 +145,7 @@ def retried(scenes: Scenes, instance: dg.DagsterInstance, cursor: str | None = N
 def test_transient_failures_are_tried_again_ever_more_rarely(scenes, instance, monkeypatch) -> None:
     scenes = Scenes(scenes.server, scenes.file.parent, retry_missing_for=0)
     clock = [1_700_000_000.0]
-    monkeypatch.setattr(retry.time, "time", lambda: clock[0])
+    monkeypatch.setattr(_retry_sensor.time, "time", lambda: clock[0])
     assert "no header failed" in retried(scenes, instance).skip_reason.skip_message
     scenes.server.fault = lambda path, before: {"/a.tif": "403", "/c.tif": "404"}.get(path)
     scenes.materialize(instance, keys=["2024-01", "2024-02"])
@@ -170,8 +170,8 @@ def test_files_that_were_missed_lately_are_tried_again(server, tmp_path, instanc
     scenes = Scenes(server, tmp_path, retry_missing_for=2).write()
     server.fault = lambda path, before: "404" if path == "/c.tif" else None
     scenes.materialize(instance, keys=["2024-01", "2024-02"])
-    clock = [retry.time.time()]
-    monkeypatch.setattr(retry.time, "time", lambda: clock[0])
+    clock = [_retry_sensor.time.time()]
+    monkeypatch.setattr(_retry_sensor.time, "time", lambda: clock[0])
     cursor, requests = retried(scenes, instance).cursor, []
     for _ in range(60):
         clock[0] += 3600
@@ -186,7 +186,7 @@ def test_a_retry_asks_for_the_failed_headers_only(scenes, instance, monkeypatch)
     scenes.server.fault = lambda path, before: "403" if path == "/a.tif" else None
     scenes.materialize(instance, keys=["2024-01"])
     cursor = retried(scenes, instance).cursor
-    monkeypatch.setattr(retry.time, "time", lambda: json.loads(cursor)["2024-01"]["due"] + 1)
+    monkeypatch.setattr(_retry_sensor.time, "time", lambda: json.loads(cursor)["2024-01"]["due"] + 1)
     (request,) = retried(scenes, instance, cursor).run_requests
     scenes.server.fault = lambda path, before: None
     scenes.server.reset()
@@ -202,7 +202,7 @@ def test_a_busy_partition_is_tried_when_its_run_is_done(scenes, instance, monkey
     scenes.server.fault = lambda path, before: "403" if path == "/a.tif" else None
     scenes.materialize(instance, keys=["2024-01"])
     cursor = retried(scenes, instance).cursor
-    monkeypatch.setattr(retry.time, "time", lambda: json.loads(cursor)["2024-01"]["due"] + 1)
+    monkeypatch.setattr(_retry_sensor.time, "time", lambda: json.loads(cursor)["2024-01"]["due"] + 1)
     job = scenes.definitions().resolve_job_def("scenes_build")
     run = instance.create_run_for_job(
         job, tags={"dagster/partition": "2024-01"}, status=dg.DagsterRunStatus.STARTED

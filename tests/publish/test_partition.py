@@ -19,7 +19,7 @@ from rasteret_assets.api import build
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.geometry import hilbert_distance
 from rasteret_assets.headers import store
-from rasteret_assets.pipeline import records as normalizing
+from rasteret_assets.pipeline import _record_stage as normalizing
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.publish import partition

@@ -20,6 +20,7 @@ from rasteret_assets.source.open import open_source, open_table
 from rasteret_assets.source.profile import profile_source
 from rasteret_assets.source.stored import load_profile, open_known
 from rasteret_assets.storage.http.by_address import list_addresses
+from rasteret_assets.storage.http.http_backend import HttpBackend
 from rasteret_assets.storage.processes import run_sync
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table
@@ -99,7 +100,7 @@ def test_a_failure_of_the_moment_is_tried_again(server: RangeServer) -> None:
 def test_connections_are_kept_until_nobody_holds_the_files(server: RangeServer) -> None:
     noise = pa.array([bytes([row % 251]) * 1024 for row in range(2000)])
     url = serve(server, "/t.parquet", records(2000, noise=noise), row_group_size=100, compression="none")
-    fs, (file,) = list_addresses([url])
+    fs, (file,) = list_addresses([url], HttpBackend())
     clients = fs.handler._backend._here.get().by_loop
     with fs.open_input_file(file.path) as opened:
         assert len(opened.read()) == file.size

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from rasteret_assets import CollectionSpec, build, load
 from rasteret_assets.errors import DamagedFileError, SourceChangedError
-from rasteret_assets.pipeline import raw as stages
+from rasteret_assets.pipeline import _raw_stage as stages
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.schema import RAW

@@ -266,7 +266,7 @@ def test_s3_without_credentials_sends_unsigned_requests(s3: str) -> None:
 
 
 def test_s3_failures_have_their_class(s3: str) -> None:
-    with pytest.raises(ObjectNotFoundError, match=r"s3://images/none.tif: no such object"):
+    with pytest.raises(ObjectNotFoundError, match=r"s3://images/none.tif: the object does not exist"):
         read("s3://images/none.tif", backend=s3_backend(s3))
     with pytest.raises(RangeReadError, match="write scheme://bucket/key"):
         read("s3://images", backend=s3_backend(s3))

@@ -42,4 +42,4 @@ def test_who_stops_early_leaves_no_thread_behind() -> None:
     assert next(items) == 0
     items.close()
     assert len(made) <= 2
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("background")]

@@ -26,8 +26,8 @@ from rasteret_assets.storage.workspace.commit import (
     unpublish,
     verified_states,
 )
-from rasteret_assets.storage.workspace.conditional import Tag
-from rasteret_assets.storage.workspace.placed_files import Written
+from rasteret_assets.storage.workspace.conditional import ObjectTag
+from rasteret_assets.storage.workspace.placed_files import WrittenFile
 from tests.support.s3 import bucket_server, filesystem_of, requests_seen
 
 KEY = "2024-05"
@@ -56,7 +56,7 @@ def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Workspace:
 def publish(workspace: Workspace, table: pa.Table) -> None:
     """What a build does at its end."""
 
-    def put(beside: str, written: Written) -> None:
+    def put(beside: str, written: WrittenFile) -> None:
         replace_published(workspace, KEY, beside, FileFacts.of(table.num_rows, written))
 
     with workspace.lock(KEY):
@@ -123,10 +123,10 @@ class Interrupted(Workspace):
     def read_tagged(self, path: str) -> Any:
         return self._step("read", lambda: super(Interrupted, self).read_tagged(path))
 
-    def swap_json(self, path: str, document: Any, seen: Tag | None) -> Any:
+    def swap_json(self, path: str, document: Any, seen: ObjectTag | None) -> Any:
         return self._step("swap", lambda: super(Interrupted, self).swap_json(path, document, seen))
 
-    def put_over(self, beside: str, path: str, seen: Tag | None) -> Any:
+    def put_over(self, beside: str, path: str, seen: ObjectTag | None) -> Any:
         return self._step("put", lambda: super(Interrupted, self).put_over(beside, path, seen))
 
 

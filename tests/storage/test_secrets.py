@@ -19,7 +19,7 @@ from rasteret_assets.records.signatures import without_signatures
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule, redact, redact_text, shown_names, without_secrets
 from rasteret_assets.secrets.names import looks_secret
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.gdal import plain_address, remedy
+from rasteret_assets.storage.gdal import plain_address, remedy_for_address
 from rasteret_assets.storage.urls import rewrite_hrefs
 
 S = "TOPSECRET"
@@ -322,7 +322,7 @@ def test_an_address_of_the_commonest_form_is_read_as_any_other(address: str, rul
 )
 def test_an_address_for_gdal_is_read_as_what_it_stands_for(spelled: str | None, plain: str | None) -> None:
     assert rewrite_hrefs(pa.array([spelled, "/a"], pa.string()), {}).to_pylist() == [plain, "/a"]
-    assert plain is None or remedy(plain) is None
+    assert plain is None or remedy_for_address(plain) is None
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_an_address_for_gdal_is_read_as_what_it_stands_for(spelled: str | None, 
 )
 def test_what_gdal_alone_can_read_is_refused_by_name(spelled: str, word: str) -> None:
     assert plain_address(spelled) == spelled
-    assert word in str(remedy(spelled))
+    assert word in str(remedy_for_address(spelled))
 
 
 def test_a_rewritten_address_for_gdal_is_rewritten_like_any_other() -> None:

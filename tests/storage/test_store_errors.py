@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,9 @@ import pytest
 import rasteret_assets as ra
 from rasteret_assets import create_backend
 from rasteret_assets.errors import RangeReadError, StoreUnavailableError
-from rasteret_assets.storage.reading import also_do
+from rasteret_assets.storage.io_errors import also_do
 from rasteret_assets.storage.workspace.conditional import open_conditional
+from tests.support.loopback import AnsweringHandler, LoopbackServer, serving
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.s3 import filesystem_of
 from tests.support.server import RangeServer
@@ -36,30 +35,13 @@ TEXT = (
 def answering(status: int) -> Iterator[str]:
     """Serve one status for whatever is asked; the server's ``host:port``."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Handler(AnsweringHandler):
+        def do_GET(self) -> None:  # noqa: N802  (the name that the base class looks for)
+            self.answer(status, TEXT)
 
-        def log_message(self, *args: Any) -> None:
-            pass
-
-        def answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(TEXT)))
-            self.end_headers()
-            self.wfile.write(TEXT)
-
-        do_GET = answer  # noqa: N815  (the name that the base class looks for)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    server = LoopbackServer(("127.0.0.1", 0), Handler)
+    with serving(server):
         yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.mark.parametrize(("status", "found"), [(400, None), (405, None), (416, 416)])
@@ -124,17 +106,12 @@ def test_a_signed_address_of_azure_is_asked_as_it_is_written(
 
     asked: list[str] = []
 
-    class Proxy(BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-        def do_CONNECT(self) -> None:
+    class Proxy(AnsweringHandler):
+        def do_CONNECT(self) -> None:  # noqa: N802  (the name that the base class looks for)
             asked.append(self.path)
             self.send_error(403)
 
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
+    proxy = LoopbackServer(("127.0.0.1", 0), Proxy)
     monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.server_port}")
 
     async def read(*urls: str) -> None:
@@ -145,17 +122,13 @@ def test_a_signed_address_of_azure_is_asked_as_it_is_written(
             assert "sig=" not in str(caught.value)
         await backend.aclose()
 
-    try:
+    with serving(proxy):
         asyncio.run(
             read(
                 "https://acct.blob.core.windows.net/c/a.tif?sv=1&sig=x",
                 "https://acct.blob.core.windows.net.example.com/c/a.tif",
             )
         )
-    finally:
-        proxy.shutdown()
-        proxy.server_close()
-        thread.join()
     assert asked == ["acct.blob.core.windows.net:443", "acct.blob.core.windows.net.example.com:443"]
 
 

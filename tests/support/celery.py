@@ -29,7 +29,7 @@ def folder_settings(root: Path) -> dict[str, Any]:
 def launcher_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The section ``run_launcher`` of an instance for these settings of Celery."""
     return {
-        "module": "rasteret_assets.orchestration.celery",
+        "module": "rasteret_assets.dagster",
         "class": "WatchfulCeleryRunLauncher",
         "config": {
             "broker": settings["broker_url"],

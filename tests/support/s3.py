@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import boto3
 import pyarrow.fs as pafs
-from moto.server import ThreadedMotoServer
+from moto.server import DomainDispatcherApplication, ThreadedMotoServer, create_backend_app
+from werkzeug.serving import make_server
 
 KEYS = {"aws_access_key_id": "k", "aws_secret_access_key": "s"}
 
@@ -56,3 +59,30 @@ def requests_seen() -> Iterator[list[str]]:
     finally:
         log.removeHandler(listener)
         log.setLevel(level)
+
+
+@contextmanager
+def guarded_bucket_server(bucket: str, opens: Callable[[Mapping[str, str]], bool]) -> Iterator[str]:
+    """Serve an empty bucket to those only whose requests have the right headers; the endpoint's URL.
+
+    Args:
+        bucket: its name.
+        opens: called with the headers of every request, by their names in lower case.
+    """
+    moto = DomainDispatcherApplication(create_backend_app)
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        headers = {name[5:].replace("_", "-").lower(): text for name, text in environ.items() if name[:5] == "HTTP_"}
+        if opens(headers):
+            return moto(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"]
+
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
+
+from tests.support.loopback import AnsweringHandler, LoopbackServer, serving
 
 _RANGES = re.compile(r"bytes=((?:\d+-\d*|-\d+)(?:,(?:\d+-\d*|-\d+))*)")
 _BOUNDARY = "a boundary; of parts"
@@ -49,7 +50,7 @@ class RangeServer:
         #: Whether ``If-Match`` and ``If-Unmodified-Since`` count (RFC 9110, 13.2.2); many servers ignore them.
         self.conditions = True
         self._lock = threading.Lock()
-        self._httpd = _Server((host, 0), _handler(self))
+        self._httpd = LoopbackServer((host, 0), _handler(self))
         self.scheme = "http"
 
     @property
@@ -89,23 +90,11 @@ class RangeServer:
         if context is not None:
             self._httpd.socket = context.wrap_socket(self._httpd.socket, server_side=True)
             self.scheme = "https"
-        thread = threading.Thread(target=self._httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self.woken.set()
-            self._httpd.shutdown()
-            self._httpd.server_close()
-            thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 512
-
-    def handle_error(self, request, client_address) -> None:
-        """Clients that hang up are part of these tests."""
+        with serving(self._httpd):
+            try:
+                yield self
+            finally:
+                self.woken.set()
 
 
 def _span(part: str, size: int) -> tuple[int, int]:
@@ -116,22 +105,14 @@ def _span(part: str, size: int) -> tuple[int, int]:
     return int(first), min(int(last or size) + 1, size)
 
 
-def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        # Headers and body in one segment: Nagle's algorithm against delayed ACKs costs 40 ms a request otherwise.
-        wbufsize = 1 << 20
-        disable_nagle_algorithm = True
-
-        def log_message(self, *args) -> None:
-            pass
-
-        def do_GET(self) -> None:
+def _handler(server: RangeServer) -> type[AnsweringHandler]:
+    class Handler(AnsweringHandler):
+        def do_GET(self) -> None:  # noqa: N802  (the name that the base class looks for)
             ranged = self.headers.get("Range")
             server.clients.add(self.client_address[1])
             before = server.note(self.path, ranged, dict(self.headers))
             if fixed := server.answers.get(self.path):
-                self._answer(fixed[0], fixed[2], fixed[1])
+                self.answer(fixed[0], fixed[2], fixed[1])
                 return
             fault = server.fault(self.path, before)
             body = server.body(self.path)
@@ -142,11 +123,11 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.connection.close()
             elif fault in {"503", "429", "403", "404"}:
-                self._answer(int(fault), b"no\n", {"Retry-After": server.retry_after} if fault == "429" else {})
+                self.answer(int(fault), b"no\n", {"Retry-After": server.retry_after} if fault == "429" else {})
             elif fault == "html":
-                self._answer(200, b"<!DOCTYPE html><p>sign in", {"Content-Type": "text/html"})
+                self.answer(200, b"<!DOCTYPE html><p>sign in", {"Content-Type": "text/html"})
             elif body is None:
-                self._answer(404, b"none\n")
+                self.answer(404, b"none\n")
             else:
                 self._serve(body, ranged if fault != "no-range" else None, short=fault == "short")
 
@@ -154,19 +135,19 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
             tags = {"ETag": f'"{hash(body) & 0xFFFFFFFF:x}"', "Last-Modified": "Mon, 01 Apr 2024 00:00:00 GMT"}
             tags = dict(server.told.get(self.path.partition("?")[0], tags))
             if server.conditions and not self._condition_holds(tags):
-                self._answer(412, b"changed\n", tags)
+                self.answer(412, b"changed\n", tags)
                 return
             match = _RANGES.fullmatch(ranged or "")
             if self.headers.get("If-None-Match") == tags.get("ETag", ""):
-                self._answer(304, b"", tags)
+                self.answer(304, b"", tags)
                 return
             spans = [_span(part, len(body)) for part in match.group(1).split(",")] if match else []
             if not spans or (len(spans) > 1 and not server.several_ranges):
-                self._answer(200, body, tags)
+                self.answer(200, body, tags)
                 return
             spans = [(start, end) for start, end in spans if start < end]
             if not spans:
-                self._answer(416, b"", {"Content-Range": f"bytes */{len(body)}"})
+                self.answer(416, b"", {"Content-Range": f"bytes */{len(body)}"})
                 return
             places = [f"bytes {start}-{end - 1}/{len(body)}" for start, end in spans]
             part = body[slice(*spans[0])]
@@ -180,7 +161,7 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
                     for place, span in zip(places, spans, strict=True)
                 ]  # fmt: skip
                 part = b"".join(parts) + f"--{_BOUNDARY}--\r\n".encode()
-            self._answer(206, part[: len(part) // 2] if short else part, tags)
+            self.answer(206, part[: len(part) // 2] if short else part, tags)
 
         def _condition_holds(self, tags: dict[str, str]) -> bool:
             demanded, tag = self.headers.get("If-Match"), tags.get("ETag", "W/")
@@ -188,14 +169,6 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
                 return demanded == tag and not tag.startswith("W/")
             since, modified = self.headers.get("If-Unmodified-Since"), tags.get("Last-Modified")
             return not since or not modified or parsedate_to_datetime(modified) <= parsedate_to_datetime(since)
-
-        def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-            self.send_response(status)
-            for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-            self.wfile.flush()
 
     return Handler
 

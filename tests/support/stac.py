@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pystac
+
+from tests.support.loopback import LoopbackServer, serving
 
 COLLECTION = "scenes"
 _CONFORMS = "https://api.stacspec.org/v1.0.0/"
@@ -86,8 +88,7 @@ class StacServer:
         self.said_no: Counter[str] = Counter()
         self.before: Callable[[], None] = lambda: None
         self._lock = threading.RLock()
-        self._httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._httpd.daemon_threads = True
+        self._httpd = LoopbackServer(("127.0.0.1", 0), _handler(self))
 
     @property
     def url(self) -> str:
@@ -223,14 +224,8 @@ def _in_time(properties: Mapping[str, Any], asked: str) -> bool:
 def serve_stac(kind: type[StacServer] = StacServer) -> Iterator[Any]:
     """A STAC API as long as the block runs."""
     server = kind()
-    thread = threading.Thread(target=server._httpd.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with serving(server._httpd):
         yield server
-    finally:
-        server._httpd.shutdown()
-        server._httpd.server_close()
-        thread.join()
 
 
 def _handler(server: StacServer) -> type[BaseHTTPRequestHandler]:

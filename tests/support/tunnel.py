@@ -8,44 +8,21 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import trustme
 
-
-class Web(ThreadingHTTPServer):
-    """A TLS server of several names; ``pages`` answers, by the handler of a request, and sees every one of them."""
-
-    daemon_threads = True
-    request_queue_size = 512
-
-    def handle_error(self, request, client_address) -> None:
-        """Clients that hang up are part of these tests."""
+from tests.support.loopback import AnsweringHandler, LoopbackServer, serving
 
 
-class Page(BaseHTTPRequestHandler):
-    """Base of handlers: quiet, and with an answer in one call."""
-
-    protocol_version = "HTTP/1.1"
-    wbufsize = 1 << 20
-    disable_nagle_algorithm = True
+class Page(AnsweringHandler):
+    """Base of the handlers of such a name."""
 
     @property
     def host(self) -> str:
         return (self.headers.get("Host") or "").partition(":")[0]
-
-    def log_message(self, *args) -> None:
-        pass
-
-    def answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-        self.wfile.flush()
 
     def file(self, body: bytes) -> None:
         """The range that is asked for; several at once get the whole, as at object stores."""
@@ -71,28 +48,16 @@ def served(pages: type[Page], names: list[str], tmp_path: Path, monkeypatch: pyt
     authority.issue_cert(*names).configure_cert(context)
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(bundle)
-    web = Web(("127.0.0.1", 0), pages)
+    web = LoopbackServer(("127.0.0.1", 0), pages)
     web.socket = context.wrap_socket(web.socket, server_side=True, do_handshake_on_connect=False)
-    proxy = Web(("127.0.0.1", 0), _proxy_to(web.server_port))
+    proxy = LoopbackServer(("127.0.0.1", 0), _proxy_to(web.server_port))
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_port}")
     for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    threads = [
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        for server in (web, proxy)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
+    with serving(proxy, web):
         yield
-    finally:
-        for server in (proxy, web):
-            server.shutdown()
-            server.server_close()
-        for thread in threads:
-            thread.join()
 
 
 def _proxy_to(port: int) -> type[BaseHTTPRequestHandler]:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from rasteret_assets.errors import TiffError
 from rasteret_assets.headers._structs import header_structs
-from rasteret_assets.tiff import NeedBytes, TiffHeader, parse_header
+from rasteret_assets.tiff import TiffHeader
 from tests.support.rasters import tiff_bytes
 from tests.tiff.damage import damage
-from tests.tiff.support import as_values, craft, geo_keys
+from tests.tiff.support import as_values, craft, geo_keys, serve
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus" / "cogs"
 _LARGEST_SEED = 400_000
@@ -53,26 +53,11 @@ def seeds() -> list[bytes]:
 
 
 def read_in_rounds(file: bytes, first: int, *, knows_size: bool) -> TiffHeader | TiffError:
-    """What a client gets that reads a file range by range; never more rounds or bytes than a header can take."""
-    pieces = [(0, file[:first])]
-    size = len(file) if knows_size or len(file) < first else None
-    for _ in range(_MOST_ROUNDS):
-        try:
-            return parse_header(pieces, size=size)
-        except TiffError as error:
-            return error
-        except NeedBytes as need:
-            wanted = need.ranges
-        assert wanted
-        assert sum(length for _, length in wanted) <= (_MOST_ASKED if size is None else size)
-        for start, length in wanted:
-            assert start >= 0
-            assert length > 0
-            data = file[start : start + length]
-            if len(data) < length:
-                size = len(file)
-            pieces.append((start, data))
-    raise AssertionError(f"the parser still asks for bytes after {_MOST_ROUNDS} rounds")
+    """Return what the parser makes of a file that is read range by range, within the rounds and bytes of a header."""
+    try:
+        return serve(file, first=first, tell_size=knows_size, max_rounds=_MOST_ROUNDS, most_asked=_MOST_ASKED)
+    except TiffError as error:
+        return error
 
 
 def check(file: bytes, rng: random.Random) -> str:

@@ -6,6 +6,7 @@ import struct
 from typing import Any
 
 import numpy as np
+import pyproj
 
 from rasteret_assets.tiff import NeedBytes, TiffHeader, parse_header
 
@@ -91,14 +92,21 @@ def craft(
     return file.ljust(4096, b"\0") + bytes(range(256)) * 8
 
 
-def serve(file: bytes, *, first: int = 16384, tell_size: bool = False, max_rounds: int = 6) -> TiffHeader:
-    """The header of a file, read range by range as a client of an object store would.
+def serve(
+    file: bytes, *, first: int = 16384, tell_size: bool = False, max_rounds: int = 6, most_asked: int | None = None
+) -> TiffHeader:
+    """Return the header of a file that is read range by range, as a client of an object store reads it.
 
     Args:
         file: the whole file.
         first: bytes of the first read.
         tell_size: whether the client knows the size from the start; else a short read reveals it.
         max_rounds: reads after which the parser is taken to ask for ever.
+        most_asked: bytes that the parser may ask for in one round; the size of the file where the client knows it.
+
+    Raises:
+        TiffError: as the parser does.
+        AssertionError: if the parser asks for ranges that no client could read, or never has enough.
     """
     pieces = [(0, file[:first])]
     size = len(file) if tell_size or len(file) < first else None
@@ -106,13 +114,25 @@ def serve(file: bytes, *, first: int = 16384, tell_size: bool = False, max_round
         try:
             return parse_header(pieces, size=size)
         except NeedBytes as need:
-            for start, length in need.ranges:
-                assert length > 0
-                data = file[start : start + length]
-                if len(data) < length:
-                    size = len(file)
-                pieces.append((start, data))
+            wanted = need.ranges
+        assert wanted
+        assert most_asked is None or sum(length for _, length in wanted) <= (most_asked if size is None else size)
+        for start, length in wanted:
+            assert start >= 0
+            assert length > 0
+            data = file[start : start + length]
+            if len(data) < length:
+                size = len(file)
+            pieces.append((start, data))
     raise AssertionError(f"the parser still asks for bytes after {max_rounds} rounds")
+
+
+def to_degrees(crs: pyproj.CRS, header: TiffHeader) -> np.ndarray:
+    """Return longitudes and latitudes, on the CRS's own datum, of three corners and the middle of the image."""
+    scale_x, x, scale_y, y = header.transform
+    columns, rows = np.array([0, 1, 0.5, 0]) * header.width, np.array([0, 1, 0.5, 1]) * header.height
+    transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    return np.array(transformer.transform(x + columns * scale_x, y + rows * scale_y))
 
 
 def as_values(header: TiffHeader) -> dict[str, Any]:

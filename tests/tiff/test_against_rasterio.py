@@ -19,7 +19,7 @@ from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from rasteret_assets.tiff import TiffHeader, parse_header
-from tests.tiff.support import as_values, serve
+from tests.tiff.support import as_values, serve, to_degrees
 
 DTYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"]
 PREDICTOR_CODECS = {"deflate", "lzw", "zstd"}
@@ -180,14 +180,6 @@ def test_user_defined_crs_places_pixels_where_gdal_does(definition: str) -> None
     ours, theirs = (to_degrees(crs, header) for crs in (pyproj.CRS(header.crs), expected))
     assert np.isfinite(ours).all()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
-
-
-def to_degrees(crs: pyproj.CRS, header: TiffHeader) -> np.ndarray:
-    """Longitudes and latitudes, on the CRS's own datum, of the corners and the middle of the image."""
-    scale_x, x, scale_y, y = header.transform
-    columns, rows = np.array([0, 1, 0.5, 0]) * header.width, np.array([0, 1, 0.5, 1]) * header.height
-    transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-    return np.array(transformer.transform(x + columns * scale_x, y + rows * scale_y))
 
 
 def test_rasterio_is_the_version_with_int8() -> None:

@@ -14,8 +14,8 @@ import shapely.geometry
 from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
 
+from rasteret_assets.collection.areas.geometry_tables import as_arrow_table, geometry_name, read_geometries
 from rasteret_assets.collection.areas.reproject import LONLAT, crs_name, reproject
-from rasteret_assets.collection.areas.tables import as_arrow_table, geometry_name, read_geometries
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.sphere import cut_at_antimeridian
 

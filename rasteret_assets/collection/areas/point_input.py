@@ -11,8 +11,13 @@ import pyarrow as pa
 import shapely
 
 from rasteret_assets.collection.areas.area import AUTO, coerce_shapes
+from rasteret_assets.collection.areas.geometry_tables import (
+    as_arrow_table,
+    geometry_name,
+    other_columns,
+    read_geometries,
+)
 from rasteret_assets.collection.areas.reproject import LONLAT, crs_name, transform_points
-from rasteret_assets.collection.areas.tables import as_arrow_table, geometry_name, other_columns, read_geometries
 from rasteret_assets.errors import SpecError, WindowError
 
 _Floats = npt.NDArray[np.float64]
@@ -63,7 +68,7 @@ def coerce_points(
 
     Args:
         points: a table (pyarrow, geopandas, pandas, polars, DuckDB, any Arrow stream) with a column of point
-            geometries or two of coordinates, or whatever :func:`~.aoi.coerce_areas` takes, of points.
+            geometries or two of coordinates, or whatever :func:`~.area.coerce_areas` takes, of points.
         geometry_column: column of point geometries; by default the one that says so, or is called so.
         x_column: column of x or longitude; by default ``x``, ``lon``, ``longitude`` ...
         y_column: column of y or latitude.

@@ -13,10 +13,12 @@ from torch.utils.data import Dataset
 
 from rasteret_assets.collection.areas.grid import Grid
 from rasteret_assets.collection.pixels.backends import Source
+from rasteret_assets.collection.pixels.filling import fill
 from rasteret_assets.collection.pixels.on_demand import RecordsOnDemand, list_records
-from rasteret_assets.collection.pixels.options import ReadOptions
-from rasteret_assets.collection.pixels.planes import Plane, fill
-from rasteret_assets.collection.pixels.select import Record, RecordTable, known_bands
+from rasteret_assets.collection.pixels.planes import Plane
+from rasteret_assets.collection.pixels.read_options import ReadOptions
+from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
+from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.errors import SpecError
 

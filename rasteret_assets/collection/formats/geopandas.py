@@ -1,23 +1,22 @@
-"""Views as one GeoDataFrame: a row for each record, area and band."""
+"""Pixels as one GeoDataFrame: a row for each record, area and band."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.areas.reproject import reproject
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.formats.numpy import masked_array
-from rasteret_assets.collection.pixels.options import ReadOptions
-from rasteret_assets.collection.pixels.planes import Plane, fill
-from rasteret_assets.collection.pixels.views import View
+from rasteret_assets.collection.pixels.filling import fill
+from rasteret_assets.collection.pixels.pixel_request import PixelRequest
+from rasteret_assets.collection.pixels.planes import Plane
+from rasteret_assets.collection.pixels.read_options import ReadOptions
+from rasteret_assets.collection.pixels.views import View, check_memory
 from rasteret_assets.errors import SpecError
-from rasteret_assets.storage.backend import StorageBackend
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -30,26 +29,19 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def read_frame(
-    views: Sequence[View],
-    areas: Sequence[Area],
-    bands: Sequence[str],
-    backend: StorageBackend,
-    options: ReadOptions,
-    extra: pa.Table | None,
-) -> gpd.GeoDataFrame:
-    """A GeoDataFrame of the pixels of ``views``.
+def read_frame(request: PixelRequest) -> gpd.GeoDataFrame:
+    """Read the pixels of a request into a GeoDataFrame, whose CRS is that of the first area.
 
-    Args:
-        views: what to read.
-        areas: the areas of interest; their geometries are returned in the CRS of the first.
-        bands: names of the bands.
-        backend: brings the bytes.
-        options: how it is read.
-        extra: columns of the table that the areas came from, one row for each area; None without.
+    Raises:
+        SpecError: if the areas' table has a column of the result.
+        WindowError: if the pixels take more memory than a read may.
+        MissingExtraError: if geopandas is not installed.
+        RasteretAssetsError: as :meth:`Collection.get_numpy`.
     """
-    geopandas = optional("geopandas", purpose="get_gdf")
-    from rasteret_assets.collection.formats.cells import PixelColumn  # noqa: PLC0415  (imports pandas)
+    views, areas, bands, options = request.views, request.areas, request.bands, request.options
+    check_memory(views)
+    geopandas = optional("geopandas", extra="geopandas", purpose="get_gdf")
+    from rasteret_assets.collection.formats._cells import PixelColumn  # noqa: PLC0415  (imports pandas)
 
     planes = [
         _plane(view, band, options)
@@ -57,7 +49,7 @@ def read_frame(
         for band, header in enumerate(view.record.headers)
         if header is not None  # the other bands of the record have rows
     ]
-    fill(planes, bands, backend, options)
+    fill(planes, bands, request.source.open(), options)
     crs = areas[0].crs
     shapes = np.array([reproject(area.geometry, area.crs, crs) for area in areas], dtype=object)
     records = [plane.view.record for plane in planes]
@@ -76,8 +68,9 @@ def read_frame(
         "nodata": [_nodata(plane) for plane in planes],
     }
     frame = geopandas.GeoDataFrame(columns, columns=list(COLUMNS), geometry="geometry", crs=crs)
-    if extra is None:
+    if request.columns is None:
         return frame
+    extra = request.columns
     taken = [name for name in extra.column_names if name in COLUMNS]
     if taken:
         raise SpecError(f"columns {taken} of the areas' table are columns of the result too: rename them")

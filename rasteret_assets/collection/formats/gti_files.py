@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from rasteret_assets import schema
 from rasteret_assets.collection.pixels.band import nodata_value
-from rasteret_assets.collection.pixels.select import RecordTable
+from rasteret_assets.collection.pixels.record_table import RecordTable
 from rasteret_assets.collection.table.rasters import Rasters, join_rasters, leaves_of, rasters_of
-from rasteret_assets.collection.table.rows import rows_of
+from rasteret_assets.collection.table.row_places import rows_of
 from rasteret_assets.columns.types import is_list
 from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.secrets import redact

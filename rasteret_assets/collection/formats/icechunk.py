@@ -21,7 +21,7 @@ from rasteret_assets.collection.formats.icechunk_store import Repository, open_r
 from rasteret_assets.collection.formats.icechunk_writer import Writer
 from rasteret_assets.collection.formats.zarr_layout import FULL, Member, check_mapped, members_of
 from rasteret_assets.collection.formats.zarr_nodes import ID, VERSION, quiet_codecs, read_group
-from rasteret_assets.collection.pixels.select import RecordTable, known_bands
+from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
 from rasteret_assets.errors import SpecError, WindowError
 
 _log = logging.getLogger(__name__)
@@ -68,8 +68,8 @@ class IcechunkReport:
 def write_icechunk(collection: RecordTable, store: Any, bands: Any, *, groups: str) -> IcechunkReport:
     """Write the records as references; arguments, result and errors as ``Collection.to_icechunk`` has them."""
     icechunk = require_icechunk()
-    zarr = optional("zarr", purpose="to_icechunk")
-    optional("virtual_tiff", purpose="to_icechunk")  # has the codecs of predictors and LZW
+    zarr = optional("zarr", extra="icechunk", purpose="to_icechunk")
+    optional("virtual_tiff", extra="icechunk", purpose="to_icechunk")  # has the codecs of predictors and LZW
     names = _checked_bands(collection, bands)
     repository = open_repository(icechunk, store)
     with quiet_codecs():

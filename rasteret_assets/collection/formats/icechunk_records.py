@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 
 from rasteret_assets import schema
 from rasteret_assets.collection.pixels.on_demand import Headers
-from rasteret_assets.collection.pixels.select import Record, RecordTable, record_leaves
-from rasteret_assets.collection.pixels.stac import SCALING_FIELDS
-from rasteret_assets.collection.table.rows import Leaves, rows_of
+from rasteret_assets.collection.pixels.record_table import RecordTable
+from rasteret_assets.collection.pixels.select import Record, record_leaves
+from rasteret_assets.collection.pixels.stac_scaling import SCALING_FIELDS
+from rasteret_assets.collection.table.row_places import Leaves, rows_of
 from rasteret_assets.columns.hashing import row_hashes
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import CollectionError, WindowError

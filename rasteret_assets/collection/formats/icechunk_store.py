@@ -29,7 +29,7 @@ def require_icechunk() -> Any:
             f"to_icechunk needs Icechunk 2, which needs Python 3.12 or later; this is Python {sys.version.split()[0]}. "
             "Make an environment of a later Python, and pip install 'rasteret-assets[icechunk]' there"
         )
-    icechunk = optional("icechunk", purpose="to_icechunk")
+    icechunk = optional("icechunk", extra="icechunk", purpose="to_icechunk")
     if not hasattr(icechunk.IcechunkStore, "set_virtual_refs_arr"):
         raise MissingExtraError(
             f"to_icechunk needs Icechunk 2, and {icechunk.__version__} is installed: "

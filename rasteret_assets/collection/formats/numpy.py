@@ -1,29 +1,32 @@
-"""Views as one NumPy array."""
+"""Pixels as one NumPy array."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rasteret_assets.collection.pixels.options import ReadOptions
-from rasteret_assets.collection.pixels.planes import Plane, fill
-from rasteret_assets.collection.pixels.views import View
-from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.collection.pixels.filling import fill
+from rasteret_assets.collection.pixels.pixel_request import PixelRequest
+from rasteret_assets.collection.pixels.planes import Plane
+from rasteret_assets.collection.pixels.views import check_memory
 
 
-def read_stack(
-    views: Sequence[View], bands: Sequence[str], backend: StorageBackend, options: ReadOptions
-) -> npt.NDArray[Any]:
-    """The pixels of ``views`` in one array of shape (views, bands, rows, columns).
+def read_stack(request: PixelRequest) -> npt.NDArray[Any]:
+    """Read the pixels of a request into one array of shape (views, bands, rows, columns).
 
     Views smaller than the largest fill up with their nodata at the bottom and to the right.
 
     Returns:
-        An array in the bands' common type or that of ``options``, or a masked one where ``options.masked``.
+        An array in the bands' common type or that of the options, or a masked one where these say ``masked``.
+
+    Raises:
+        WindowError: if the pixels take more memory than a read may.
+        RasteretAssetsError: as :meth:`Collection.get_numpy`.
     """
+    views, bands, options = request.views, request.bands, request.options
+    check_memory(views)
     height = max(view.grid.height for view in views)
     width = max(view.grid.width for view in views)
     kind = options.read_type(header.sample_type for view in views for header in view.record.known)
@@ -46,7 +49,7 @@ def read_stack(
             stack[number, band, view.grid.height :] = plane.empty
             stack[number, band, :, view.grid.width :] = plane.empty
             planes.append(plane)
-    fill(planes, bands, backend, options)
+    fill(planes, bands, request.source.open(), options)
     pixels = options.finished(stack)
     if valid is None:
         return pixels

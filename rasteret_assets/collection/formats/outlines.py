@@ -9,9 +9,10 @@ import shapely
 
 from rasteret_assets.collection.areas.reproject import crs_name, reproject_each
 from rasteret_assets.collection.extras import optional
-from rasteret_assets.collection.pixels.select import RecordTable, indexed_band, named_crs
+from rasteret_assets.collection.pixels.record_table import RecordTable, indexed_band
+from rasteret_assets.collection.pixels.select import named_crs
 from rasteret_assets.collection.table.rasters import leaves_of, scan_rasters
-from rasteret_assets.collection.table.rows import rows_of
+from rasteret_assets.collection.table.row_places import rows_of
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def draw_outlines(collection: RecordTable, crs: Any, band: str | None) -> gpd.GeoDataFrame:
     """The outlines; arguments, result and errors as ``Collection.footprints`` says."""
-    geopandas = optional("geopandas", purpose="footprints")
+    geopandas = optional("geopandas", extra="geopandas", purpose="footprints")
     target = None if crs is None else crs_name(crs)
     bands = [indexed_band(collection, band)]
     table = collection.schema

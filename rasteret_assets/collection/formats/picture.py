@@ -15,17 +15,11 @@ from rasteret_assets.collection.areas.area import Area, coerce_areas
 from rasteret_assets.collection.areas.grid import Grid
 from rasteret_assets.collection.areas.placing import placed_on
 from rasteret_assets.collection.pixels.band import BandHeader
-from rasteret_assets.collection.pixels.options import ReadOptions
-from rasteret_assets.collection.pixels.planes import Plane, fill
-from rasteret_assets.collection.pixels.select import (
-    Record,
-    RecordTable,
-    every_record,
-    known_bands,
-    near_batches,
-    projection,
-    select_records,
-)
+from rasteret_assets.collection.pixels.filling import fill
+from rasteret_assets.collection.pixels.planes import Plane
+from rasteret_assets.collection.pixels.read_options import ReadOptions
+from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
+from rasteret_assets.collection.pixels.select import Record, every_record, near_batches, projection, select_records
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.storage.backend import StorageBackend

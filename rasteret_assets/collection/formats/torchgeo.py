@@ -27,9 +27,10 @@ from rasteret_assets.collection.areas.grid import Grid
 from rasteret_assets.collection.areas.reproject import crs_name, reproject_each
 from rasteret_assets.collection.formats.mosaic import combined
 from rasteret_assets.collection.pixels.backends import Source
+from rasteret_assets.collection.pixels.filling import fill
 from rasteret_assets.collection.pixels.on_demand import RecordsOnDemand
-from rasteret_assets.collection.pixels.options import ReadOptions
-from rasteret_assets.collection.pixels.planes import Plane, fill
+from rasteret_assets.collection.pixels.planes import Plane
+from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import View, several_crss
 from rasteret_assets.collection.pixels.warp import suggest_resolution

@@ -21,11 +21,13 @@ from rasteret_assets.collection.areas.grid import Grid, Window
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.band import BandHeader
+from rasteret_assets.collection.pixels.filling import fill
 from rasteret_assets.collection.pixels.on_demand import RecordsById
-from rasteret_assets.collection.pixels.options import AREA_DEFAULTS, ReadOptions, read_options
 from rasteret_assets.collection.pixels.own_crs import same_crs
-from rasteret_assets.collection.pixels.planes import Plane, fill
-from rasteret_assets.collection.pixels.select import Record, RecordTable, known_bands
+from rasteret_assets.collection.pixels.planes import Plane
+from rasteret_assets.collection.pixels.read_options import AREA_DEFAULTS, ReadOptions, read_options
+from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
+from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import MOST_PIXELS, Bounds, View, check_size
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.storage.backend import StorageBackend
@@ -300,7 +302,7 @@ class _Spread:
 
     def _smoothed(self, pixels: _Pixels, valid: _Mask, window: Window) -> tuple[_Pixels, _Mask]:
         """By GDAL itself, from a file in memory."""
-        rasterio = optional("rasterio", purpose="read_window of floats on other pixels than the file's")
+        rasterio = optional("rasterio", extra="warp", purpose="read_window of floats on other pixels than the file's")
         kind = pixels.dtype
         work = pixels.astype(np.float32) if kind == np.float16 else pixels  # GDAL has no half floats
         nodata = self.header.marker

@@ -1,4 +1,4 @@
-"""Views as one xarray Dataset: a variable for each band over time, y and x, as CF and rioxarray understand it."""
+"""Pixels as one xarray Dataset: a variable for each band over time, y and x, as CF and rioxarray understand it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from rasteret_assets.collection.formats.cf import (
 from rasteret_assets.collection.formats.mosaic import Mosaic, combined
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.band import BandHeader
-from rasteret_assets.collection.pixels.options import ReadOptions
-from rasteret_assets.collection.pixels.planes import Plane, fill
+from rasteret_assets.collection.pixels.filling import fill
+from rasteret_assets.collection.pixels.pixel_request import PixelRequest
+from rasteret_assets.collection.pixels.planes import Plane
+from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.views import View, common_grid
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.storage.batches import bounded_runs
@@ -39,16 +41,12 @@ _LAYER_BYTES: Final = 128 * 2**20
 _Groups = Sequence[Sequence[View]]
 
 
-def read_cube(
-    views: Sequence[View], bands: Sequence[str], source: Source, options: ReadOptions, chunks: Any, mosaic: Mosaic
-) -> xr.Dataset:  # fmt: skip
-    """Return a Dataset of the records of ``views`` over the extent of all areas together.
+def read_cube(request: PixelRequest, chunks: Any, mosaic: Mosaic) -> xr.Dataset:
+    """Return a Dataset of the records of a request over the extent of all areas together.
 
     Args:
-        views: what to read; views of one record become one step of time.
-        bands: names of the variables.
-        source: where the bytes come from; opened when pixels are read, in the process that reads.
-        options: how it is read.
+        request: what is read; views of one record become one step of time. Its source is opened when pixels are read,
+            in the process that reads.
         chunks: None to read now; else sizes by dimension, to read when it is computed.
         mosaic: which records share a step of time, and what becomes of them.
 
@@ -56,7 +54,8 @@ def read_cube(
         WindowError: if records lie in several CRSs, their pixels do not coincide, or their nodata differ and no value
             can stand for all of them.
     """
-    xarray = optional("xarray", purpose="get_xarray")
+    xarray = optional("xarray", extra="xarray", purpose="get_xarray")
+    views, bands, source, options = request.views, request.bands, request.source, request.options
     crs, grid = common_grid(views, is_lazy=chunks is not None)
     groups = mosaic.groups(_steps(views, grid))
     kinds = [_kind(groups, band, name, options, mosaic) for band, name in enumerate(bands)]
@@ -272,7 +271,7 @@ class _LazyBand:
 
 
 def _lazy(cube: _Cube, chunks: Any) -> Any:
-    dask = optional("dask.array", purpose="get_xarray(chunks=...)")
+    dask = optional("dask.array", extra="xarray", purpose="get_xarray(chunks=...)")
     lazy = _LazyBand(cube)
     return dask.from_array(lazy, chunks=_chunks(lazy, chunks), name=False, asarray=True, fancy=False)
 
@@ -282,7 +281,7 @@ def _chunks(lazy: _LazyBand, chunks: Any) -> Any:
     step = lazy.cube.groups[0][0]
     edges = [_tile_edges(step, axis=axis) for axis in (0, 1)]
     if isinstance(chunks, str) and chunks == "auto":
-        dask = optional("dask", purpose="get_xarray(chunks=...)")
+        dask = optional("dask", extra="xarray", purpose="get_xarray(chunks=...)")
         size = dask.utils.parse_bytes(dask.config.get("array.chunk-size"))
         side = int((size / lazy.dtype.itemsize) ** 0.5)
         return (1, *(tuple(last - first for first, last in _strips(along, side)) for along in edges))

@@ -27,10 +27,12 @@ from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.formats.numpy import masked_array
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.band import BandHeader
-from rasteret_assets.collection.pixels.options import ReadOptions, read_options
+from rasteret_assets.collection.pixels.filling import fill
 from rasteret_assets.collection.pixels.own_crs import keep_reached, place
-from rasteret_assets.collection.pixels.planes import Plane, fill
-from rasteret_assets.collection.pixels.select import Record, RecordTable, known_bands, projection, stream_records
+from rasteret_assets.collection.pixels.planes import Plane
+from rasteret_assets.collection.pixels.read_options import ReadOptions, read_options
+from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
+from rasteret_assets.collection.pixels.select import Record, projection, stream_records
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.collection.table import query
 from rasteret_assets.collection.table.scan import scan
@@ -97,7 +99,7 @@ def summarize_areas(
         ops: operations of exactextract.
         arguments: all of :class:`PointArguments`.
     """
-    optional("exactextract", purpose="zonal")
+    optional("exactextract", extra="zonal", purpose="zonal")
     from rasteret_assets.collection.formats.zonal_stats import statistic_names  # noqa: PLC0415  (imports exactextract)
 
     wanted = [ops] if isinstance(ops, str) else list(ops)

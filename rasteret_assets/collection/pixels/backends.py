@@ -13,7 +13,7 @@ from rasteret_assets.storage.create import close_backend, create_backend
 from rasteret_assets.storage.processes import OfProcess, at_exit, run_sync, shared_loop
 
 if TYPE_CHECKING:
-    from rasteret_assets.collection.pixels.select import RecordTable
+    from rasteret_assets.collection.pixels.record_table import RecordTable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rasteret_assets.collection.areas.grid import Grid, Window
-from rasteret_assets.collection.pixels.stac import Scaling
+from rasteret_assets.collection.pixels.stac_scaling import Scaling
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.schema import OVERVIEWS, TILE_TABLES

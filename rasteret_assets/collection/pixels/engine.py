@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from rasteret_assets.collection.pixels.budget import Budget
+from rasteret_assets.collection.pixels._budget import Budget
 from rasteret_assets.collection.pixels.codecs import decode_tile
 from rasteret_assets.collection.pixels.fetching import RangeFetcher
-from rasteret_assets.collection.pixels.plan import BandRead, Run, plan_read
+from rasteret_assets.collection.pixels.tile_plan import BandRead, Run, plan_read
 from rasteret_assets.errors import FileReplacedError, RangeReadError, RasteretAssetsError, TileError
 from rasteret_assets.storage.backend import StorageBackend
 

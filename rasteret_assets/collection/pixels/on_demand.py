@@ -15,19 +15,12 @@ import pyarrow.compute as pc
 
 from rasteret_assets import schema
 from rasteret_assets.collection.areas.grid import Grid
-from rasteret_assets.collection.pixels.options import ReadOptions
-from rasteret_assets.collection.pixels.select import (
-    Record,
-    RecordTable,
-    has_href,
-    listed,
-    named_crs,
-    record_at,
-    record_leaves,
-)
+from rasteret_assets.collection.pixels.read_options import ReadOptions
+from rasteret_assets.collection.pixels.record_table import RecordTable, has_href
+from rasteret_assets.collection.pixels.select import Record, listed, named_crs, record_at, record_leaves
 from rasteret_assets.collection.pixels.views import check_one_grid
 from rasteret_assets.collection.table.rasters import Rasters, leaves_of, scan_rasters
-from rasteret_assets.collection.table.rows import Places, Recent, Rows, rows_of, split
+from rasteret_assets.collection.table.row_places import Places, Recent, Rows, rows_of, split
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import CollectionError, StaleRowsError, WindowError
 from rasteret_assets.storage.memory import give_back

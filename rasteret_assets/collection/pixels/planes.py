@@ -1,11 +1,8 @@
-"""Arrays filled with the pixels of views: copied where grids coincide, warped where they do not, then masked."""
+"""Planes, and the reads that bring their pixels: copied where grids coincide, warped where they do not."""
 
 from __future__ import annotations
 
-import functools
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,23 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from rasteret_assets.collection.areas.grid import Grid, Window
-from rasteret_assets.collection.areas.mask import covered
-from rasteret_assets.collection.areas.placing import covers_grid, placed_on
+from rasteret_assets.collection.areas.grid import Window
+from rasteret_assets.collection.areas.placing import placed_on
 from rasteret_assets.collection.pixels.band import BandHeader
-from rasteret_assets.collection.pixels.engine import Job, read_jobs
-from rasteret_assets.collection.pixels.options import ReadOptions, ReadProgress
-from rasteret_assets.collection.pixels.plan import BandRead, WindowTarget, plan_read
+from rasteret_assets.collection.pixels.engine import Job
+from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.select import Record
+from rasteret_assets.collection.pixels.tile_plan import BandRead, WindowTarget
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.collection.pixels.warp import Regrid, choose_level, parts, pixel_ratio, warp
-from rasteret_assets.errors import PixelReadError, RasteretAssetsError
-from rasteret_assets.message_lists import failed_parts, list_failures
-from rasteret_assets.progress import read_progress
-from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.processes import run_sync
-
-_log = logging.getLogger(__name__)
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -37,16 +26,6 @@ _Mask = npt.NDArray[np.bool_]
 _MOST_PIECES: Final = 64
 #: Stands for the pixels of reads that are only described.
 _NOWHERE: Final = np.zeros((0, 0), dtype=bool)
-
-#: Pixels that are masked at once: what masks of large views take in memory.
-_STRIP_PIXELS = 4 * 1024 * 1024
-
-#: A read that is to raise is not gone on with beyond so many failures.
-_MOST_FAILURES = 100
-
-#: Float32 pixels beyond this hold no measurement but its largest or lowest value, which writers state with fewer digits
-#: in the nodata text than in the pixels ("-3.4e+38"). GDAL takes such neighbours for equal too.
-_NEAR_LARGEST = np.float32(3.4e38)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -78,87 +57,6 @@ class Plane:
         if self.fill is not None:
             return self.fill
         return self.pixels.dtype.type(0) if self.header is None else self.header.fill
-
-
-def fill(planes: Sequence[Plane], bands: Sequence[str], backend: StorageBackend, options: ReadOptions) -> None:
-    """Fill every pixel of ``planes``.
-
-    Pixels outside the raster or the areas, nodata, and pixels that could not be read hold no data: they get the value
-    that the plane has for these.
-
-    Raises:
-        RasteretAssetsError: the one failure of the read, or a PixelReadError that lists them all; with
-            ``on_error="mask"`` they are logged.
-    """
-    for plane in planes:
-        plane.pixels[...] = plane.empty
-        if plane.valid is not None:
-            plane.valid[...] = False
-    read(_jobs(planes, bands, options), backend, options, lambda: described_reads(planes, bands, options))
-    # Records of one grid see an area alike: a time series needs its mask once.
-    outside = functools.lru_cache(maxsize=8)(functools.partial(_outside, all_touched=options.all_touched))
-    for plane in planes:
-        _mask(plane, outside)
-        if options.scaled and plane.header is not None:
-            plane.header.to_unit(plane.pixels)
-
-
-def read(
-    jobs: Iterable[Job],
-    backend: StorageBackend,
-    options: ReadOptions,
-    described: Callable[[], Iterable[BandRead]],
-) -> None:
-    """Do some reads, and raise what failed, or log it where it is to be masked.
-
-    Args:
-        jobs: what is read.
-        backend: brings the bytes.
-        options: how it is read.
-        described: returns the same reads once more, to count their requests where progress is shown.
-
-    Raises:
-        RasteretAssetsError: the one failure of the reads, or a PixelReadError that lists them all.
-    """
-    most = _MOST_FAILURES if options.on_error == "raise" else None
-    with _progress(options, described) as ended:
-        reading = read_jobs(
-            jobs, backend, max_concurrent=options.max_concurrent, most_failures=most, ended=ended
-        )  # fmt: skip
-        failures: list[RasteretAssetsError] = run_sync(reading)
-    if not failures:
-        return
-    if options.on_error == "mask":
-        _log.warning("masked: %s:%s", failed_parts(failures), list_failures(failures))
-    elif len(failures) == 1:
-        raise failures[0]
-    else:
-        raise PixelReadError(failures)
-
-
-@contextmanager
-def _progress(
-    options: ReadOptions, described: Callable[[], Iterable[BandRead]]
-) -> Iterator[Callable[[int], None] | None]:
-    """What to call with the bytes of each request that has ended; None where nobody looks."""
-    if not options.progress:
-        yield None
-        return
-    total = sum(len(plan_read(read).runs) for read in described())
-    requests = size = 0
-
-    with ExitStack() as stack:
-        show = None if callable(options.progress) else stack.enter_context(read_progress())
-
-        def ended(length: int) -> None:
-            nonlocal requests, size
-            requests, size = requests + 1, size + length
-            if callable(options.progress):
-                options.progress(ReadProgress(requests=requests, total=total, bytes=size))
-            elif show is not None:
-                show(requests, total, size)
-
-        yield ended
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -271,7 +169,8 @@ def _together(planes: Iterable[Plane], options: ReadOptions) -> Iterator[list[_F
             yield [fetch]
 
 
-def _jobs(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -> Iterator[Job]:
+def plane_jobs(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -> Iterator[Job]:
+    """Yield the jobs that read the pixels of ``planes``, copies before warps."""
     for fetches in _together(planes, options):
         if fetches[0].how is None:
             yield _copying(fetches, bands)
@@ -384,58 +283,3 @@ class _Warp:
         np.copyto(fetch.pixels, pixels, where=there, casting="same_kind")
         if fetch.valid is not None:
             fetch.valid[...] = there
-
-
-def _mask(plane: Plane, outside: Callable[[tuple[Any, ...], str, Grid], _Mask | None]) -> None:
-    """Empty what the areas do not cover, and find the pixels that hold data, strip by strip."""
-    view, header = plane.view, plane.header
-    if header is None:
-        return
-    areas = tuple(area for _, area in view.areas)
-    shape = placed_on(areas[0], view.crs, view.grid) if len(areas) == 1 else None
-    whole = shape is not None and covers_grid(areas[0], shape, view.grid)
-    nodata = header.marker if plane.valid is not None or plane.fill is not None else None
-    if whole and plane.valid is None and nodata is None:
-        return
-    rows = max(_STRIP_PIXELS // view.grid.width, 1)
-    for first in range(0, view.grid.height, rows):
-        strip = Window(col_off=0, row_off=first, width=view.grid.width, height=min(rows, view.grid.height - first))
-        pixels = plane.pixels[strip.slices]
-        hidden = None if whole else outside(areas, view.crs, view.grid.part(strip))
-        absent = None if nodata is None else is_nodata(pixels, nodata)
-        if hidden is not None:
-            np.copyto(pixels, plane.empty, where=hidden)
-        if absent is not None and plane.fill is not None:
-            np.copyto(pixels, plane.fill, where=absent)
-        if plane.valid is not None:
-            valid = plane.valid[strip.slices]
-            if hidden is not None:
-                valid &= ~hidden
-            if absent is not None:
-                valid &= ~absent
-
-
-def is_nodata(pixels: npt.NDArray[Any], nodata: Any) -> _Mask:
-    """Pixels that equal ``nodata``, which may be NaN."""
-    if pixels.dtype == np.float32 and _NEAR_LARGEST <= abs(nodata) < np.inf:
-        beyond: _Mask = pixels <= -_NEAR_LARGEST if nodata < 0 else pixels >= _NEAR_LARGEST
-        beyond &= np.isfinite(pixels)
-        return beyond
-    found: _Mask = np.isnan(pixels) if np.isnan(nodata) else pixels == nodata
-    return found
-
-
-def _outside(areas: tuple[Any, ...], crs: str, grid: Grid, *, all_touched: bool) -> _Mask:
-    """Pixels of a grid that no area covers."""
-    inside = np.zeros((grid.height, grid.width), dtype=bool)
-    for area in areas:
-        shape = placed_on(area, crs, grid)
-        if shape is None:
-            continue
-        if not area.is_box:
-            inside |= covered(shape, grid, grid.whole, all_touched=all_touched)
-            continue
-        for part in shapely.get_parts(shape):
-            if (window := grid.window(part.bounds)) is not None:
-                inside[window.slices] = True
-    return ~inside

@@ -11,7 +11,7 @@ from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.areas.grid import Grid
 from rasteret_assets.collection.areas.placing import check_target, placed, placed_on
 from rasteret_assets.collection.pixels.band import BandHeader
-from rasteret_assets.collection.pixels.options import ReadOptions
+from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.warp import suggest_resolution
 from rasteret_assets.errors import WindowError

@@ -23,7 +23,7 @@ from rasteret_assets.collection.areas.grid import Grid, Window
 from rasteret_assets.collection.areas.reproject import transform_bounds, transform_points
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.pixels.band import BandHeader
-from rasteret_assets.collection.pixels.options import KERNELS
+from rasteret_assets.collection.pixels.read_options import KERNELS
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -57,7 +57,7 @@ _PURPOSE: Final = "reading on another grid (target_crs, resolution, allow_resamp
 
 def suggest_resolution(grid: Grid, source: str, target: str) -> float:
     """Size of a square pixel in ``target`` that keeps the detail of a grid, as GDAL suggests it."""
-    warp = optional("rasterio.warp", purpose=_PURPOSE)
+    warp = optional("rasterio.warp", extra="warp", purpose=_PURPOSE)
     transform, _, _ = warp.calculate_default_transform(
         _crs(source), _crs(target), grid.width, grid.height, *grid.bounds
     )
@@ -216,8 +216,8 @@ def warp(
         An array of the shape of ``target_grid`` and the type of ``pixels``, 0 or nodata where it is not valid, and
         booleans of that shape.
     """
-    rasterio = optional("rasterio", purpose=_PURPOSE)
-    vrt = optional("rasterio.vrt", purpose=_PURPOSE)
+    rasterio = optional("rasterio", extra="warp", purpose=_PURPOSE)
+    vrt = optional("rasterio.vrt", extra="warp", purpose=_PURPOSE)
     work, marker = _marked(pixels, valid, nodata, how.resampling)
     border = how.border
     wider = target_grid.grown(border)
@@ -309,4 +309,4 @@ def _avoid(out: npt.NDArray[Any], nodata: Any) -> None:
 
 
 def _crs(name: str) -> Any:
-    return optional("rasterio", purpose=_PURPOSE).crs.CRS.from_user_input(name)
+    return optional("rasterio", extra="warp", purpose=_PURPOSE).crs.CRS.from_user_input(name)

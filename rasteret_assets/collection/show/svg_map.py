@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from rasteret_assets.collection.show.outlines import (
+from rasteret_assets.collection.show.footprint_shapes import (
     Floats,
     Shapes,
     first_longitude,

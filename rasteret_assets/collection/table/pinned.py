@@ -19,9 +19,9 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from rasteret_assets.collection.table.prune import Boxes, groups_near
+from rasteret_assets.collection.table._prune import Boxes, groups_near
 from rasteret_assets.errors import CollectionError
-from rasteret_assets.storage.reading import unreadable
+from rasteret_assets.storage.io_errors import unreadable
 
 #: Files that are open at once, and scanned side by side.
 OPEN_FILES = 64

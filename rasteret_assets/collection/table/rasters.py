@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets import schema
-from rasteret_assets.collection.table.rows import Leaves, Places, Rows
+from rasteret_assets.collection.table.row_places import Leaves, Places, Rows
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import CollectionError, WindowError
 
@@ -28,7 +28,7 @@ class Rasters:
     """The rasters of N records.
 
     Args:
-        places: int64 ``[N]``, where :class:`~rasteret_assets.collection.table.rows.Rows` has the records.
+        places: int64 ``[N]``, where :class:`~rasteret_assets.collection.table.row_places.Rows` has the records.
         ids: of the records, strings ``[N]``.
         moments: their datetimes, UTC microseconds ``[N]``, null for undated ones.
         grids: float64 ``[N, 4]``: scale_x, origin_x, scale_y and origin_y of the pixel grid of the finest band.

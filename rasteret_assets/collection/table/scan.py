@@ -15,7 +15,7 @@ from rasteret_assets.collection.areas.footprints import intersecting_rows
 from rasteret_assets.collection.table.pinned import pinned
 from rasteret_assets.collection.table.query import boxes_of
 from rasteret_assets.errors import CollectionError
-from rasteret_assets.storage.reading import unreadable
+from rasteret_assets.storage.io_errors import unreadable
 
 #: A row may carry tile tables of megabytes: small batches keep what is in flight small.
 _BATCH_ROWS = 4096

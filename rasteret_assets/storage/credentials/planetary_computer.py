@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # TLS alone, since the signature is in the address.
 _BLOB: Final = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([a-z0-9$-]+)/[^?#]+")
+#: A container as fsspec and obstore name it, which is how Collections name tables of Parquet.
+_CONTAINER: Final = re.compile(r"(?s)abfss?://([a-z0-9$-]+)@([a-z0-9]+)\.(?:dfs|blob)\.core\.windows\.net(?:/.*)?")
 _ENDPOINT: Final = "https://planetarycomputer.microsoft.com"
 #: Accounts whose containers are public, so that nobody signs for them.
 _PUBLIC: Final = frozenset({"ai4edatasetspublicassets"})
@@ -34,9 +36,14 @@ class PlanetaryComputer:
     remedy = "the container may not be open to everyone, or the file lies outside it"
 
     def scope(self, url: str) -> str | None:
-        """Return ``account/container`` of an address in Azure Blob Storage, whatever signature it has."""
-        match = _BLOB.fullmatch(identity_href(url) if "?" in url else url)
-        return None if match is None or match[1] in _PUBLIC else f"{match[1]}/{match[2]}"
+        """Return ``account/container`` of an ``https`` or ``abfs`` address in Azure, whatever signature it has."""
+        if (inside := _CONTAINER.fullmatch(url)) is not None:
+            container, account = inside.groups()
+        elif (match := _BLOB.fullmatch(identity_href(url) if "?" in url else url)) is not None:
+            account, container = match.groups()
+        else:
+            return None
+        return None if account in _PUBLIC else f"{account}/{container}"
 
     def fetch(self, scope: str) -> Token:
         """Return the signature of a container."""
@@ -52,7 +59,8 @@ class PlanetaryComputer:
             query = given["sas_token"]
             if not isinstance(query, str) or "sig=" not in query or not query.isprintable() or " " in query:
                 raise ValueError("not a signature")
-            return Token(query=query.removeprefix("?"), expires_at=given["expires_at"])
+            query = query.removeprefix("?")
+            return Token(query=query, store={"sas_token": query}, expires_at=given["expires_at"])
 
         def reason(status: int) -> str:
             if status in {401, 403}:

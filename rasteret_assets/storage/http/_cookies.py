@@ -10,19 +10,19 @@ from yarl import URL
 
 
 class Cookies:
-    """What hosts have set, in one event loop."""
+    """The cookies that hosts have set, in one event loop."""
 
     def __init__(self) -> None:
         self._jar = aiohttp.CookieJar()
 
     def keep(self, lines: str, url: URL) -> None:
-        """Keep the values of ``Set-Cookie`` headers, one a line, of an answer to a URL; those that are none are not."""
+        """Keep the valid ones of the ``Set-Cookie`` headers (one a line) of an answer to ``url``."""
         for line in lines.split("\n"):
             with suppress(CookieError, ValueError):
                 self._jar.update_cookies(SimpleCookie(line), url)
 
     def of(self, url: URL, given: str | None) -> str | None:
-        """The value of the ``Cookie`` header for a URL, behind a given one; None for none."""
-        # As they came: quotes that a server did not send are no part of a value.
+        """Return the value of the ``Cookie`` header for ``url``, which begins with ``given``; None if it is empty."""
+        # The coded values, because SimpleCookie would add quotes that the server did not send.
         ours = [f"{name}={morsel.coded_value}" for name, morsel in self._jar.filter_cookies(url).items()]
         return "; ".join([given, *ours] if given else ours) or None

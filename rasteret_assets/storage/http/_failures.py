@@ -22,7 +22,14 @@ from rasteret_assets.storage.link_local import LinkLocalNameError
 
 
 def read_error(error: Exception, origin: Origin, url: str, *, longest: int) -> RangeReadError:
-    """What went wrong with a request, by the failure of the client that made it."""
+    """Return the error to raise for a request, given the failure of its client.
+
+    Args:
+        error: raised by the client.
+        origin: server that was asked.
+        url: address that the error names.
+        longest: bytes that were asked for.
+    """
     where = redact(url)
     match error:
         case TimeoutError():
@@ -39,7 +46,7 @@ def read_error(error: Exception, origin: Origin, url: str, *, longest: int) -> R
 
 
 def _connection_error(error: OSError, origin: Origin, where: str) -> RangeReadError:
-    """What went wrong on the way to a host, without the URL's query in it."""
+    """Return the error to raise for a failed connection; ``where`` is the address without its query."""
     at = f"{origin.host}:{origin.port}"
     if isinstance(error, LinkLocalNameError):
         return LinkLocalRefusedError(

@@ -20,35 +20,35 @@ _SESSION_LIMIT = 1024
 
 
 class LoopClients:
-    """The clients of one event loop: connections belong to the loop they were made in.
+    """The clients of one event loop.
 
     Args:
         link_local: whether names may lead to link-local addresses.
     """
 
     def __init__(self, *, link_local: bool) -> None:
-        # Made per loop rather than once at import, so that SSL_CERT_FILE counts as it is then; reading the system's
-        # certificates takes longer than a hundred headers, so plain HTTP does without.
+        # Made for each loop, so that the value of SSL_CERT_FILE at that time counts, and only for https, because
+        # reading the system's certificates takes longer than a hundred headers.
         self._context = functools.cache(ssl.create_default_context)
         self.ranges = RangeConnections(self._context, link_local=link_local)
-        #: For hosts that a redirect of another one names: what may be written may not be led to.
+        #: For hosts that only a redirect names: a server may not lead to link-local addresses, even if the user may.
         self.redirected = RangeConnections(self._context, link_local=False) if link_local else self.ranges
-        #: What hosts that redirect have set; None as long as none did.
+        #: Cookies that redirecting hosts have set; None as long as no host did.
         self.cookies: Cookies | None = None
         self._session: ProxySession | None = None
 
     @property
     def session(self) -> ProxySession:
-        """The client that goes through proxies, made when it is first needed."""
+        """The client for requests through a proxy, made when it is first needed."""
         if self._session is None:
-            # aiohttp takes as long to import as all the rest, and most builds never need it.
+            # Imported late, because aiohttp takes as long to import as the whole package, and few builds need it.
             from rasteret_assets.storage.http._proxy_session import ProxySession  # noqa: PLC0415
 
             self._session = ProxySession(self._context(), _SESSION_LIMIT)
         return self._session
 
     def keep_cookies(self, answer: HttpAnswer, url: URL) -> None:
-        """Keep the cookies of an answer on the way of a redirect."""
+        """Keep the cookies of an answer that redirects."""
         if (lines := answer.headers.get("set-cookie")) is None:
             return
         if self.cookies is None:
@@ -65,7 +65,7 @@ class LoopClients:
 
 
 class BoundClients(NamedTuple):
-    """Which clients were used last, and where."""
+    """The clients that were used last, with their thread and event loop."""
 
     thread: int
     loop: asyncio.AbstractEventLoop

@@ -18,10 +18,10 @@ _PART_RANGE = re.compile(
 
 
 def read_ends_of(answer: HttpAnswer, head: int, tail: int) -> list[tuple[int, RangeRead]] | None:
-    """Start and end of an object in an answer to a request for its first ``head`` and last ``tail`` bytes.
+    """Return start and end of an object from the answer to a request for its first ``head`` and last ``tail`` bytes.
 
     Returns:
-        ``(start, read)`` pairs; None where the answer is anything else.
+        Pairs of the first byte and the range; None if the answer does not hold both ranges.
     """
     found = read_parts(answer)
     if found is None:
@@ -35,7 +35,7 @@ def read_ends_of(answer: HttpAnswer, head: int, tail: int) -> list[tuple[int, Ra
 
 
 def is_multipart(answer: HttpAnswer) -> bool:
-    """Whether an answer is one of several ranges, whole or not."""
+    """Return whether an answer is of several ranges, whole or cut short."""
     return _boundary(answer) is not None
 
 
@@ -45,10 +45,10 @@ def _boundary(answer: HttpAnswer) -> bytes | None:
 
 
 def read_parts(answer: HttpAnswer) -> tuple[list[tuple[int, bytes]], int] | None:
-    """The parts of an answer as ``(start, bytes)``, and the size of the whole object.
+    """Return the parts of an answer as pairs of first byte and bytes, and the size of the whole object.
 
     Returns:
-        None where the answer is not one of whole parts of one object: a server may ignore ranges it does not like.
+        None if the answer does not consist of whole parts of one object, because a server may ignore ranges.
     """
     boundary = _boundary(answer)
     if boundary is None:
@@ -57,7 +57,7 @@ def read_parts(answer: HttpAnswer) -> tuple[list[tuple[int, bytes]], int] | None
     parts: list[tuple[int, bytes]] = []
     sizes = set()
     at = answer.body.find(mark)
-    # A part is as long as its range: the boundary may occur in the bytes of an image.
+    # Parts are cut by the length of their range, because the bytes of an image may contain the boundary.
     while at >= 0 and not answer.body.startswith(b"--", at + len(mark)):
         end_of_head = answer.body.find(b"\r\n\r\n", at)
         ranged = _PART_RANGE.search(answer.body, at, end_of_head + 2) if end_of_head >= 0 else None

@@ -1,4 +1,4 @@
-"""Range requests through a proxy, by aiohttp: the tunnels of ``https`` and what proxies ask for are its business."""
+"""Range requests through a proxy, by aiohttp, which knows the tunnels of ``https`` and the logins of proxies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, soc
 
 
 class ProxySession:
-    """An aiohttp session of one event loop. It follows no redirect, keeps no cookie and decodes nothing.
+    """An aiohttp session of one event loop, which follows no redirects, keeps no cookies and decodes no bodies.
 
     Args:
         context: for ``https``.
@@ -38,14 +38,14 @@ class ProxySession:
     async def get(
         self, url: URL, headers: Mapping[str, str], start: int, end: int, longest: int, proxy: str
     ) -> HttpAnswer:
-        """Ask for ranges of an object.
+        """Return the answer to a request for ranges of an object.
 
         Args:
             url: of the object, without a user.
             headers: of the request, ``Range`` among them.
-            start: a whole object in the place of the ranges is kept from here ...
-            end: ... up to here.
-            longest: bytes the body of a 206 may have.
+            start: first byte to keep if the server sends the whole object instead.
+            end: end of the bytes to keep then.
+            longest: most bytes in the body of a 206.
             proxy: address of the proxy.
 
         Raises:
@@ -76,7 +76,7 @@ class ProxySession:
             raise ConnectionError(type(error).__name__) from None
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close all connections."""
         await self._session.close()
 
 
@@ -101,7 +101,7 @@ async def _read(response: aiohttp.ClientResponse, start: int, end: int, longest:
 
 
 async def _drop(response: aiohttp.ClientResponse) -> None:
-    """Read a body nobody needs, if it is soon over; else its connection is closed."""
+    """Read the rest of an unneeded body if it is short, so that the connection can be used again; else close it."""
     count = 0
     try:
         async with asyncio.timeout(DROPPED_TIMEOUT_S):
@@ -111,7 +111,7 @@ async def _drop(response: aiohttp.ClientResponse) -> None:
                     break
             else:
                 return
-    except (TimeoutError, aiohttp.ClientError):  # the status was told, and that is all there is to know
+    except (TimeoutError, aiohttp.ClientError):  # the status is known, and the body is not needed
         pass
     response.close()
 

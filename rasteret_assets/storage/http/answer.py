@@ -1,4 +1,4 @@
-"""What an HTTP answer to a range request means, whichever client brought it."""
+"""Read an HTTP answer to a range request as a range or an error, whichever client got the answer."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _ERRORS: dict[int, type[RangeReadError]] = {
 
 
 class HttpAnswer(NamedTuple):
-    """An answer as it came.
+    """An answer of a server.
 
     Args:
         status: HTTP status code.
         headers: by lower-case name.
-        body: of a 206, the whole body; of a 200, what the whole object holds of the range; of others, nothing.
-        size: of a 200, the length of the whole object, where it was announced or has come to its end.
+        body: of a 206, the whole body; of a 200, the wanted range out of the whole object; of others, nothing.
+        size: of a 200, the length of the whole object, if it was announced or the body was read to its end.
     """
 
     status: int
@@ -49,11 +49,11 @@ class HttpAnswer(NamedTuple):
 
 
 def interpret(answer: HttpAnswer, url: str, start: int, length: int) -> RangeRead:
-    """The range an answer brings.
+    """Return the range in an answer.
 
     Raises:
-        TruncatedReadError: if it is shorter than announced.
-        WrongRangeError: if it is another range than was asked for, or does not say which.
+        TruncatedReadError: if the range is shorter than announced.
+        WrongRangeError: if the range is another than was asked for, or the answer does not tell which range it is.
         RangeReadError: in the subclass that fits the status.
     """
     headers = answer.headers
@@ -75,33 +75,34 @@ def interpret(answer: HttpAnswer, url: str, start: int, length: int) -> RangeRea
 
 
 def validators_of(headers: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Return entity tag and last modification as a server told them, None for each that is missing or malformed.
+    """Return entity tag and last modification as a server told them; None for a missing or malformed one.
 
-    A tag with a line end in it would write headers of the server's choice into the request that sends it back.
+    Malformed values are left out, because a tag with a line end in it would add headers to the request that sends the
+    tag back.
     """
     etag, modified = headers.get("etag"), headers.get("last-modified")
     return etag if is_sendable(etag) else None, modified if is_sendable(modified) else None
 
 
 def is_sendable(value: str | None) -> TypeGuard[str]:
-    """Tell whether a text may be the value of a header: not empty and without line ends or other control characters."""
+    """Return whether a text may be the value of a header: not empty, and without control characters."""
     return bool(value and value.isprintable())
 
 
 def total_size(answer: HttpAnswer) -> int | None:
-    """Size of the whole object by the answer's ``Content-Range``; None where it does not tell."""
+    """Return the size of the whole object by the answer's ``Content-Range``; None where it does not tell the size."""
     match = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", "").strip())
     return int(match.group(3)) if match and match.group(3) != "*" else None
 
 
 def _check_content_range(header: str | None, url: str, start: int, length: int, have: int) -> int | None:
-    """Size of the whole object, after checking that the answer is the range asked for (RFC 9110, 14.4)."""
+    """Return the size of the whole object, after checking that the answer is the wanted range (RFC 9110, 14.4)."""
     whole = f"bytes {start}-{start + length - 1}/"
     if header and have == length and header.startswith(whole) and _NUMBER.fullmatch(header, len(whole)):
         told = int(header[len(whole) :])
         if told >= start + length:
-            return told  # nearly always: just what was asked for
-    # Without a Content-Range nobody knows where the bytes lie, and other units count other things.
+            return told  # nearly all answers end here: exactly the wanted range
+    # An answer is refused without a Content-Range in bytes, because nothing else tells where its bytes lie.
     match = _CONTENT_RANGE.fullmatch(header.strip()) if header else None
     if match is None or match.group(1) is None:
         raise _wrong_range(url, "HTTP 206 does not say which bytes it brings")
@@ -124,7 +125,7 @@ def _wrong_range(url: str, what: str, status: int = 206) -> WrongRangeError:
 
 
 def status_error(answer: HttpAnswer, url: str) -> RangeReadError:
-    """What an answer without bytes means, in the class that fits its status."""
+    """Return the error to raise for an answer without a range, in the class that fits its status."""
     status, where = answer.status, redact(url)
     try:
         reason = HTTPStatus(status).phrase
@@ -136,7 +137,7 @@ def status_error(answer: HttpAnswer, url: str) -> RangeReadError:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait, from either form of ``Retry-After`` (RFC 9110, 10.2.3)."""
+    """Return the seconds to wait, from either form of ``Retry-After`` (RFC 9110, 10.2.3); None if it is invalid."""
     if not value:
         return None
     if _NUMBER.fullmatch(value.strip()):

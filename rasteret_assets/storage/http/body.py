@@ -1,7 +1,7 @@
-"""Bodies of HTTP answers as they come in: how they end, what of them is kept, and how they are encoded.
+"""Read the bodies of HTTP answers as they come in: find their end, undo their encoding, keep the wanted bytes.
 
-A server may send whatever it likes for as long as it likes, so nothing here holds more bytes than were asked for, and
-nothing reads on for more than a few times of that.
+A server may send any number of bytes, so this module keeps no more bytes than were asked for, and reads no more than a
+few times as many.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
-#: Bytes of a body nobody needs that are read all the same, so that its connection can be used again.
+#: Most bytes of an unneeded body that are read nevertheless, so that its connection can be used again.
 DROPPED_BYTES: Final = 64 * 1024
-#: Bytes in front of a range that are read and dropped where a server sends the whole object in its place.
+#: Most bytes before a range that are read and dropped if a server sends the whole object instead of the range.
 MOST_SKIPPED: Final = 512 * 2**20
 
-#: Bytes of a line that begins a chunk or ends the last one, and of all lines behind it.
+#: Most bytes of a line that begins a chunk, and of all lines after the last chunk.
 _LONGEST_LINE: Final = 8 * 1024
 _LONGEST_TRAILER: Final = 32 * 1024
-#: What chunks and encodings may add to a body: factor, and bytes.
+#: Most bytes of a body with chunks and encodings: this factor times the wanted bytes, and so many bytes more.
 _ADDED: Final = (8, 64 * 1024)
 _PIECE: Final = 64 * 1024
-#: Bytes, encoded and decoded, of a body whose encoding is undone as a whole.
+#: Most bytes, encoded and decoded, of a body that is decoded as a whole.
 _LONGEST_ENCODED: Final = 8 * 2**20
 _LONGEST_DECODED: Final = 32 * 2**20
 _MOST_ENCODINGS: Final = 2
@@ -33,7 +33,7 @@ _CHUNK_SIZE: Final = re.compile(rb"[0-9a-fA-F]{1,16}")
 
 
 class MalformedError(Exception):
-    """An answer that is not HTTP, or has no end, or is encoded as nobody reads it; the text fits into a sentence."""
+    """An answer that is not HTTP, has no end, or cannot be decoded; the message is part of a sentence."""
 
 
 class OverlongError(MalformedError):
@@ -50,18 +50,18 @@ class _Sink(Protocol):
 
 
 class Body:
-    """What is kept of a body.
+    """Keeps the wanted bytes of a body.
 
     Args:
-        skip: bytes in front that are dropped.
-        keep: bytes that are kept behind them.
-        exact: whether more than these are an error; else they are dropped.
+        skip: number of bytes at the beginning that are dropped.
+        keep: number of bytes after these that are kept.
+        exact: whether further bytes are an error; else they are dropped.
     """
 
     def __init__(self, skip: int, keep: int, *, exact: bool) -> None:
         self.count = 0
         self._skip, self._end, self._exact = skip, skip + keep, exact
-        #: Whether nothing that comes will be kept.
+        #: Whether all wanted bytes are there, so that further ones are dropped.
         self.enough = not exact and keep <= 0
         self._parts: list[bytes] = []
 
@@ -69,7 +69,7 @@ class Body:
         """Take in decoded bytes.
 
         Raises:
-            OverlongError: if there are more than may come.
+            OverlongError: if an exact body has more bytes than wanted.
         """
         begun = self.count
         self.count += len(data)
@@ -80,19 +80,19 @@ class Body:
         self.enough = not self._exact and self.count >= self._end
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """Do nothing at the end of the body."""
 
     @property
     def data(self) -> bytes:
-        """The bytes that were kept."""
+        """The kept bytes."""
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
 
 class _Inflated:
-    """Undo ``gzip`` and ``deflate`` (RFC 9110, 8.4.1) piece by piece, so that a small body cannot become a large one.
+    """Undoes ``gzip`` and ``deflate`` (RFC 9110, 8.4.1) piece by piece, so that a small body cannot become a large one.
 
-    ``deflate`` is a zlib stream by the standard and a bare one by the habit of some servers. What is called ``gzip``
-    and does not begin like it is passed on: stores repeat what an upload said of a file, right or wrong.
+    ``deflate`` is a zlib stream by the standard, and a bare one at some servers. A body that is called ``gzip`` but
+    does not begin like gzip is passed on, because stores repeat the encoding that an upload named, right or wrong.
     """
 
     def __init__(self, kind: str, sink: _Sink) -> None:
@@ -129,7 +129,7 @@ class _Inflated:
             while not self._sink.enough:
                 if stream.eof:
                     data = stream.unused_data or data
-                    # Several gzip members in a row are one body (RFC 1952, 2.2); what else follows is padding.
+                    # Several gzip members in a row are one body (RFC 1952, 2.2); other bytes after them are padding.
                     if self._deflate or not data.startswith(_GZIP[:1]):
                         return
                     stream = self._stream = zlib.decompressobj(31)
@@ -150,7 +150,7 @@ class _Inflated:
 
 
 class _DecodedAtOnce:
-    """Undo ``br`` and ``zstd`` of a whole body: the codecs at hand take no pieces."""
+    """Undoes ``br`` and ``zstd`` of a whole body, because imagecodecs does not decode pieces."""
 
     def __init__(self, kind: str, sink: _Sink) -> None:
         self._kind, self._sink = kind, sink
@@ -167,16 +167,16 @@ class _DecodedAtOnce:
 
     def end(self) -> None:
         if not self._body or (self._kind == "zstd" and not self._body.startswith(_ZSTD)):
-            self._sink.feed(bytes(self._body))  # as for gzip
+            self._sink.feed(bytes(self._body))  # the encoding is named wrongly, as for gzip
             return
-        import imagecodecs  # noqa: PLC0415  (takes long to import, and hardly any server needs it)
+        import imagecodecs  # noqa: PLC0415  (takes long to import, and few servers need it)
 
         decode: Callable[..., bytes | bytearray] = (
             imagecodecs.zstd_decode if self._kind == "zstd" else imagecodecs.brotli_decode
         )
         try:
             decoded = decode(bytes(self._body), out=_LONGEST_DECODED)
-        except Exception:  # noqa: BLE001  (each codec has its own)
+        except Exception:  # noqa: BLE001  (each codec raises its own class)
             raise MalformedError(f"the body cannot be decoded ({self._kind})") from None
         self._sink.feed(bytes(decoded))
         self._sink.end()
@@ -188,17 +188,18 @@ _DECODERS: Final[Mapping[str, Callable[[str, _Sink], _Sink]]] = {
 
 
 class BodyReader:
-    """Reads the body of one answer, its transfer coding undone by whoever feeds it.
+    """Reads the body of one answer; the caller undoes the transfer coding.
 
     Args:
         status: of the answer.
         headers: of the answer, by lower-case name.
-        start: first byte of the range that was asked for.
-        end: end of it: a whole object in its place is kept from ``start`` up to here.
-        longest: bytes that the body of a 206 may have.
+        start: first byte of the wanted range.
+        end: end of the wanted range. A whole object is kept from ``start`` to ``end``.
+        longest: most bytes in the body of a 206.
 
     Raises:
-        MalformedError: if there are many encodings, or the range lies too far behind the start of a whole object.
+        MalformedError: if the body has more than two encodings, or the server sends the whole object and the range
+            begins more than :data:`MOST_SKIPPED` bytes after its start.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str], start: int, end: int, longest: int) -> None:
@@ -213,82 +214,82 @@ class BodyReader:
         factor, more = _ADDED
         self._left = most * factor + more
         self._sink: _Sink = self.body
-        #: Whether the body came in another form than the object's own.
+        #: Whether the body is encoded, so that its length is not that of the object.
         self.encoded = False
         self._partial = status == 206
         if not self.body.enough and (told := headers.get("content-encoding")) and not _is_as_stored(status, headers):
-            # Names that are no encoding stay from the upload of a file (aws-chunked, utf-8) and mean nothing.
+            # Other names (aws-chunked, utf-8) are left over from the upload of a file and mean nothing.
             kinds = [kind for part in told.split(",") if (kind := part.strip().lower()) in _DECODERS]
             if len(kinds) > _MOST_ENCODINGS:
                 raise MalformedError(f"the body is encoded as {told[:40]!r}, though it was asked for as it is")
-            # The last one was put on last (RFC 9110, 8.4), so it is the first to be taken off.
+            # The last encoding was applied last (RFC 9110, 8.4), so it is undone first.
             for kind in kinds:
                 self._sink = _DECODERS[kind](kind, self._sink)
             self.encoded = bool(kinds)
 
     @property
     def enough(self) -> bool:
-        """Whether the answer can be given, whatever else comes."""
+        """Whether all wanted bytes are there."""
         return self.body.enough
 
     def feed(self, data: bytes) -> None:
         """Take in bytes of the body.
 
         Raises:
-            MalformedError: if they are more than may come, or not encoded as was said.
+            MalformedError: if the body is longer than wanted, or not encoded as its head says.
         """
         if not self.body.enough:
             self._sink.feed(data)
 
     def count_wire(self, count: int) -> None:
-        """Count bytes as they came over the line, with whatever coding adds.
+        """Count bytes as they came over the network, with chunks and encodings.
 
         Raises:
-            MalformedError: if they are out of all proportion to what was asked for.
+            MalformedError: if they are more than :data:`_ADDED` allows.
         """
         self._left -= count
         if self._left < 0 and not self.body.enough:
             raise MalformedError("the body is far longer than what was asked for")
 
     def end(self) -> None:
-        """The body is over.
+        """Finish decoding at the end of the body.
 
         Raises:
-            EOFError: if its encoding is not.
-            MalformedError: if it cannot be decoded.
+            EOFError: if the encoded content does not end with the body.
+            MalformedError: if the body cannot be decoded.
         """
         if not self.body.enough:
             try:
                 self._sink.end()
             except EOFError:
                 if self._partial:
-                    raise MalformedError("the range is one of an encoded body") from None
+                    raise MalformedError("the range is a part of an encoded body") from None
                 raise
 
 
 def _is_as_stored(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether a range is one of the stored bytes, as its length says, however they are said to be encoded."""
+    """Return whether a 206 is as long as its range, and so holds the stored bytes, whatever encoding its head names."""
     range_ = _RANGE.match(headers.get("content-range", "")) if status == 206 else None
     length = headers.get("content-length", "")
     return range_ is not None and length == str(int(range_[2]) - int(range_[1]) + 1)
 
 
 class Chunks:
-    """Chunked transfer coding (RFC 9112, 7.1). Extensions and trailers are dropped."""
+    """Undoes chunked transfer coding (RFC 9112, 7.1). Extensions and trailers are dropped."""
 
     def __init__(self) -> None:
         self.ended = False
-        #: Bytes behind the end of the body.
+        #: Bytes after the end of the body.
         self.rest = b""
         self._line: Callable[[bytes], None] = self._size
         self._left = 0
         self._trailer = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take in bytes, and give the content in them.
+        """Take in bytes, and yield the content in them.
 
         Raises:
-            MalformedError: if they are no chunks.
+            MalformedError: if the bytes are not chunks.
         """
         data, at = self.rest + data, 0
         while not self.ended:

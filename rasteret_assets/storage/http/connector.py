@@ -1,4 +1,4 @@
-"""Connections to hosts by name: every address of a name gets its chance (RFC 8305, "Happy Eyeballs")."""
+"""Open connections to hosts by name; all addresses of a name are tried (RFC 8305, "Happy Eyeballs")."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from aiohappyeyeballs import start_connection
 
 from rasteret_assets.storage.link_local import LinkLocalNameError, is_link_local, is_link_local_address
 
-#: Seconds for a connection, from looking up the name to the end of the TLS handshake.
+#: Seconds for a connection, from the look-up of the name to the end of the TLS handshake.
 CONNECT_TIMEOUT_S = 10.0
 
-#: Seconds after which the next address is tried beside the one that does not answer (RFC 8305, 5).
+#: Seconds after which the next address is tried beside an address that does not answer (RFC 8305, 5).
 _NEXT_ADDRESS_S: Final = 0.25
-#: Seconds for which the addresses of a name are known: names behind load balancers live about as long.
+#: Seconds for which the addresses of a name are kept, about as long as those of load balancers are valid.
 _KNOWN_S: Final = 60.0
 _MOST_KNOWN: Final = 4096
 
@@ -26,11 +26,11 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Connector:
-    """Opens connections of one event loop, and knows addresses of names for a short time.
+    """Opens connections of one event loop, and keeps the addresses of names for a short time.
 
     Args:
-        link_local: whether names may lead to link-local addresses and to services that hand out credentials. Who writes
-            such an address itself, or such a service's own name, is taken at their word.
+        link_local: whether names may lead to link-local addresses and to services that hand out credentials. A host
+            that is such an address itself, or such a service's own name, is connected to in any case.
     """
 
     def __init__(self, *, link_local: bool) -> None:
@@ -48,9 +48,9 @@ class Connector:
             context: for TLS; None for none.
 
         Raises:
-            OSError: if the name is not known (``socket.gaierror``), no address takes the connection, or none may be
-                asked (``LinkLocalNameError``).
-            TimeoutError: if it takes longer than :data:`CONNECT_TIMEOUT_S`.
+            OSError: if the name is not known (``socket.gaierror``), no address takes the connection, or all addresses
+                are link-local and may not be asked (``LinkLocalNameError``).
+            TimeoutError: if the connection takes longer than :data:`CONNECT_TIMEOUT_S`.
         """
         loop = asyncio.get_running_loop()
         name = host if context is not None else None
@@ -65,7 +65,7 @@ class Connector:
                     return made[1]
                 connected = await self._race(loop, addresses)
             except BaseException:
-                self._known.pop((host, port), None)  # they may be others by now
+                self._known.pop((host, port), None)  # because the name may have other addresses by now
                 raise
             self._put_first((host, port), connected.getpeername())
             try:
@@ -75,19 +75,19 @@ class Connector:
                 raise
 
     def close(self) -> None:
-        """Wait for no name any more."""
+        """Cancel the look-ups that are under way."""
         for asked in list(self._asked.values()):
             asked.cancel()
 
     async def _race(self, loop: asyncio.AbstractEventLoop, addresses: list[_Address]) -> socket.socket:
-        # uvloop's connections know nothing of this, so the race is run for sockets.
+        # A race of plain sockets, because uvloop's create_connection cannot race addresses.
         try:
             return await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_S, interleave=1, loop=loop)
         except RuntimeError as error:  # uvloop's, for a socket it cannot take
             raise OSError(type(error).__name__) from error
 
     async def _addresses(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[_Address]:
-        """The addresses of a name; those who ask for it at the same time share one answer."""
+        """Return the addresses of a name; callers who ask for a name at the same time share one look-up."""
         key = host, port
         known = self._known.get(key)
         if known is not None and known[0] > loop.time():
@@ -104,7 +104,7 @@ class Connector:
         if not addresses:
             raise socket.gaierror(socket.EAI_NONAME, "no address")
         if not self._link_local and not is_link_local(host):
-            # Here, where it is decided what is connected to: who answers for a name may give others at each look-up.
+            # Checked here, on the addresses that are connected to, because a name server may give others each time.
             addresses = [address for address in addresses if not is_link_local_address(address[4][0])]
             if not addresses:
                 raise LinkLocalNameError(f"{host} resolves to link-local addresses")
@@ -114,7 +114,7 @@ class Connector:
         return addresses
 
     def _put_first(self, key: tuple[str, int], peer: tuple[str, int]) -> None:
-        """Try the address that answered before the others next time: dead ones cost each connection a moment."""
+        """Put the address that answered first, because each dead address before it costs a connection 0.25 s."""
         if (known := self._known.get(key)) is None or known[1][0][4][0] == peer[0]:
             return
         until, addresses = known

@@ -1,10 +1,11 @@
-"""Files at HTTP(S) addresses as a filesystem of pyarrow: known by one short range each, and read by ranges.
+"""Files at HTTP(S) addresses as a filesystem of pyarrow.
 
-The ranges go over the package's own transport (:mod:`~rasteret_assets.storage.http.http_backend`), so that redirects,
-proxies, users in addresses and link-local hosts are treated as for headers, and every range says which version of the
-file it is of. fsspec's HTTP filesystem, the other way, reads on from a file that was replaced, and asks any host a
-redirect names. For a file of 87 MB in 20 row groups a whole scan takes 24 requests and 87 MB here, there 70 requests
-and 186 MB (87 MB without its cache); one of the row groups takes 5 requests here and 13 there.
+Files are added after a first short range, and read by ranges. The ranges go over the package's own transport
+(:mod:`~rasteret_assets.storage.http.http_backend`), so that redirects, proxies, users in addresses and link-local hosts
+are treated as for headers, and every range says which version of the file it is of. fsspec's HTTP filesystem, the other
+way, reads on from a file that was replaced, and asks any host a redirect names. For a file of 87 MB in 20 row groups a
+whole scan takes 24 requests and 87 MB here, there 70 requests and 186 MB (87 MB without its cache); one of the row
+groups takes 5 requests here and 13 there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -31,52 +33,54 @@ from rasteret_assets.errors import (
 from rasteret_assets.secrets import redact, without_user
 from rasteret_assets.storage.backend import RangeRead
 from rasteret_assets.storage.hosts import DEADLINE_S, attempts_allowed, backoff
-from rasteret_assets.storage.http.http_backend import HttpBackend
 from rasteret_assets.storage.listing import Listed
 from rasteret_assets.storage.processes import run_sync, shared_loop
-from rasteret_assets.storage.unchanged import IndexedFile
+from rasteret_assets.storage.unchanged import IndexedFile, UnchangedReader
 from rasteret_assets.storage.urls import host
 
 T = TypeVar("T")
 
-#: Bytes of the ends of files that are kept, because footers are read by whoever looks at a schema and by each scan.
+#: Most bytes of the kept end of a file, and of all kept ends: footers are read for the schema and again by each scan.
 _KEPT_TAIL: Final = 2**20
 _KEPT_TAILS: Final = 32 * 2**20
-_NS: Final = 10**9
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def name_of(url: str) -> str:
-    """Return host and path of an address: its name among files, in which no query and no user stands."""
+    """Return host and path of an address, which name the file without a query and a user."""
     rest = without_user(url).partition("://")[2].partition("?")[0].partition("#")[0]
     return f"{host(url)}/{rest.partition('/')[2]}"
 
 
-class HttpFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
-    """Files at HTTP(S) addresses by names of their own, in which no query and no user stands.
+class AddressFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
+    """Files at HTTP(S) addresses, by names without query and user.
 
-    Connections are kept from file to file, and closed when nobody holds the filesystem any more.
-
-    A name is host and path, so that ``key=value`` folders of it count, and errors of pyarrow's show nothing that grants
-    access.
+    A name is host and path, so that ``key=value`` folders in it count, and errors of pyarrow show nothing that grants
+    access. Connections are kept from file to file, and closed after the filesystem is garbage collected.
 
     Args:
         backend: reads the ranges.
     """
 
-    def __init__(self, backend: HttpBackend) -> None:
+    def __init__(self, backend: UnchangedReader) -> None:
         self._backend = backend
         self._files: dict[str, tuple[str, IndexedFile]] = {}
         self._tails = _Tails()
         weakref.finalize(self, _close, backend, os.getpid()).atexit = False
 
-    def add(self, url: str, look: RangeRead) -> Listed:
-        """Take in a file that answered, and return it as it is to be listed."""
+    def add(self, url: str, first: RangeRead) -> Listed:
+        """Add the file at ``url`` and return it as a listing shows it.
+
+        Args:
+            url: address of the file, which may be signed.
+            first: a range of the file, with its size and validators.
+        """
         name = name_of(url)
         while name in self._files and self._files[name][0] != url:
-            name += "~"  # a file that only its query tells from another
-        self._files[name] = url, IndexedFile(look.etag, look.last_modified, look.size)
-        times = _times_ns(look.last_modified)
-        return Listed(path=name, size=look.size, times_ns=times, tag=look.etag, address=url)
+            name += "~"  # because only the query tells this file from another
+        self._files[name] = url, IndexedFile(first.etag, first.last_modified, first.size)
+        times = _times_ns(first.last_modified)
+        return Listed(path=name, size=first.size, times_ns=times, tag=first.etag, address=url)
 
     def open_input_file(self, path: str) -> pa.NativeFile:
         """Open a file for ranges; no request is made."""
@@ -88,11 +92,11 @@ class HttpFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no
         return self.open_input_file(path)
 
     def get_file_info(self, paths: Sequence[str]) -> list[pafs.FileInfo]:
-        """Return what is known of files; no request is made."""
+        """Return the sizes of files; no request is made."""
         return [self._info(path) for path in paths]
 
     def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
-        """Return the known files below a folder: a web server lists none."""
+        """Return the added files below a folder, because a web server does not list its files."""
         root = selector.base_dir.rstrip("/") + "/"
         return [self._info(name) for name in self._files if name.startswith(root)]
 
@@ -110,23 +114,25 @@ class HttpFiles(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no
         return path
 
     def _refuse(self, *_args: Any, **_options: Any) -> NoReturn:
-        raise OSError("files at HTTP addresses can only be read")
+        raise OSError("files at addresses can only be read")
 
     create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = _refuse
     move = copy_file = open_output_stream = open_append_stream = _refuse
 
 
-def _close(backend: HttpBackend, process: int) -> None:
-    """Close the connections of a backend soon; called by the garbage collector, which may wait for nothing."""
+def _close(backend: UnchangedReader, process: int) -> None:
+    """Let the event loop close the connections of a backend; the garbage collector calls this and may not wait."""
     if process != os.getpid():
-        return  # they are the parent's
+        return  # the connections are the parent's
+    if (aclose := getattr(backend, "aclose", None)) is None:
+        return  # clients of object stores close their connections themselves
     loop = shared_loop().loop
-    with suppress(RuntimeError):  # the loop has come to its end, and its connections with it
-        loop.call_soon_threadsafe(lambda: loop.create_task(backend.aclose()))
+    with suppress(RuntimeError):  # the loop has ended, and its connections with it
+        loop.call_soon_threadsafe(lambda: loop.create_task(aclose()))
 
 
 class _Tails:
-    """The ends of files that were read last, by address, up to a number of bytes."""
+    """The ends of the files that were read last, by address: at most 1 MiB each and 32 MiB in all."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
@@ -134,7 +140,7 @@ class _Tails:
         self._lock = threading.Lock()
 
     def find(self, url: str, start: int, length: int) -> bytes | None:
-        """Return a range that lies in the kept end of a file."""
+        """Return a range from the kept end of a file; None where the range does not lie in it."""
         with self._lock:
             begin, data = self._kept.get(url, (0, b""))
             if not data or start < begin:
@@ -143,7 +149,7 @@ class _Tails:
         return data[start - begin : start - begin + length]
 
     def keep(self, url: str, start: int, data: bytes) -> None:
-        """Keep the end of a file, if it is short."""
+        """Keep the end of a file, if it has at most :data:`_KEPT_TAIL` bytes."""
         if len(data) > _KEPT_TAIL:
             return
         with self._lock:
@@ -157,9 +163,9 @@ class _Tails:
 
 
 class _HttpFile(io.RawIOBase):
-    """A file at an address, as Python reads files; each read is a range on condition that the file is the same."""
+    """A file at an address as a Python file; each read is a range on the condition that the file is unchanged."""
 
-    def __init__(self, backend: HttpBackend, url: str, indexed: IndexedFile, tails: _Tails) -> None:
+    def __init__(self, backend: UnchangedReader, url: str, indexed: IndexedFile, tails: _Tails) -> None:
         super().__init__()
         self._backend, self._url, self._indexed, self._tails = backend, url, indexed, tails
         self._size = indexed.size or 0
@@ -190,12 +196,12 @@ class _HttpFile(io.RawIOBase):
             return kept
         try:
             read = run_sync(
-                tried(lambda: self._backend.read_unchanged(self._url, start, length, self._indexed))
+                retried(lambda: self._backend.read_unchanged(self._url, start, length, self._indexed))
             )  # fmt: skip
         except FileReplacedError as error:
             raise OSError(f"{redact(self._url)} was replaced while it was read: build again") from error
         except RangeReadError as error:
-            # As a failure of a file, which pyarrow and whoever scans expect.
+            # OSError, because pyarrow and the callers of a scan expect it of a file.
             raise OSError(str(error)) from error
         data = bytes(read.data)
         if len(data) < length:
@@ -206,17 +212,30 @@ class _HttpFile(io.RawIOBase):
 
 
 def _times_ns(last_modified: str | None) -> tuple[int, ...]:
-    """The time of a ``Last-Modified`` header in ns since 1970; none where there is none, or it is not a date."""
+    """Return a time of a ``Last-Modified`` header or of a bucket in ns since 1970; nothing if it is not a date."""
     if not last_modified:
         return ()
-    try:
-        return (int(parsedate_to_datetime(last_modified).timestamp()) * _NS,)
-    except (TypeError, ValueError, OverflowError):
-        return ()
+    for read in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            moment = read(last_modified)
+            # In whole microseconds, which a float of seconds does not hold.
+            since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+        except (TypeError, ValueError, OverflowError):
+            continue
+        return (since // timedelta(microseconds=1) * 1000,)
+    return ()
 
 
-async def tried(ask: Callable[[], Awaitable[T]], within: float = DEADLINE_S) -> T:
-    """The answer to a request that is sent again, a few times within some seconds, where it failed for a moment."""
+async def retried(ask: Callable[[], Awaitable[T]], within: float = DEADLINE_S) -> T:
+    """Return the answer to a request, which is sent again after failures that may pass.
+
+    Args:
+        ask: sends the request.
+        within: seconds after the first try in which the request is sent again.
+
+    Raises:
+        RangeReadError: if the last try failed too.
+    """
     began, attempts = time.monotonic(), 0
     while True:
         attempts += 1

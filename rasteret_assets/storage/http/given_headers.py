@@ -1,4 +1,4 @@
-"""Which headers a host is sent: those given for all, those for it alone, and what its address says of its user."""
+"""The headers for a host: those given for all hosts, those given for this host, and the user in its address."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rasteret_assets.storage.http.origin import Origin
 #: Headers by name, or by host and name: ``{"data.example": {"X-Api-Key": "..."}}``.
 GivenHeaders: TypeAlias = Mapping[str, "str | Mapping[str, str]"]
 
-# The bytes of a file are asked for as they are: a range of a compressed body is no range of the file.
+# "identity", because a range of a compressed body is not a range of the file.
 _DEFAULTS: Final = {"User-Agent": "rasteret-assets", "Accept": "*/*", "Accept-Encoding": "identity"}
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _MOST_KNOWN: Final = 4096
 
 
 class HostHeaders:
-    """Headers of requests, by the server they go to.
+    """The headers of requests, by the server that gets them.
 
     Args:
-        given: sent to all hosts, or by host, or both.
+        given: headers for all hosts, headers by host, or both.
 
     Raises:
-        SpecError: if a name, value or host is not one; the message holds no value.
+        SpecError: if a name, value or host is not valid; the message holds no value.
     """
 
     def __init__(self, given: GivenHeaders | None = None) -> None:
@@ -42,7 +42,7 @@ class HostHeaders:
         self._known: tuple[dict[Origin, bytes], dict[Origin, bytes]] = ({}, {})
 
     def lines(self, origin: Origin, *, foreign: bool = False) -> bytes:
-        """The same as :meth:`of`, as lines of a request."""
+        """Return the headers of :meth:`of` as lines of a request."""
         known = self._known[foreign]
         lines = known.get(origin)
         if lines is None:
@@ -52,11 +52,11 @@ class HostHeaders:
         return lines
 
     def of(self, origin: Origin, *, foreign: bool = False) -> dict[str, str]:
-        """Headers for one server.
+        """Return the headers for one server.
 
         Args:
             origin: the server.
-            foreign: whether a redirect of another host leads there: what was given for all is not meant for it then.
+            foreign: whether a redirect of another host leads there. Then headers given for all hosts are left out.
         """
         sources = [_DEFAULTS]
         if not foreign:
@@ -68,34 +68,34 @@ class HostHeaders:
             sources.extend(self._by_host[key] for key in keys if key in self._by_host)
         if origin.user:
             sources.append({"Authorization": origin.user})
-        # Names are told apart without their case (RFC 9110, 5.1); the last one counts.
+        # Names differ without regard to case (RFC 9110, 5.1); of several headers of one name the last is sent.
         chosen = {name.lower(): (name, value) for source in sources for name, value in source.items()}
         return dict(chosen.values())
 
 
 def header_lines(headers: Mapping[str, str]) -> bytes:
-    """Headers as lines of a request."""
+    """Return headers as lines of a request."""
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
 
 
 def checked_header(name: str, value: object) -> str:
-    """A header's value.
+    """Return the value of the header ``name``, if a request can hold it.
 
     Raises:
-        SpecError: if a request would be split or bent by it; the message does not hold the value.
+        SpecError: if the name or value is not valid, for example has a line end; the message does not hold the value.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise SpecError(f"{name!r} is no name of an HTTP header")
+        raise SpecError(f"{name!r} is not the name of an HTTP header")
     if not isinstance(value, str) or any(letter < " " and letter != "\t" for letter in value) or "\x7f" in value:
-        raise SpecError(f"the value given for the HTTP header {name} is no text, or holds a line end")
+        raise SpecError(f"the value given for the HTTP header {name} is not a text, or holds a line end")
     return value
 
 
 def _host_key(host: str) -> str:
-    """A host as the key it is looked up by: lower case, with its port where one was given.
+    """Return the key by which a host is looked up: lower case, with its port if one was given.
 
     Raises:
-        SpecError: if it is none.
+        SpecError: if ``host`` is not a host.
     """
     try:
         address = URL(f"http://{host}")
@@ -105,6 +105,6 @@ def _host_key(host: str) -> str:
     except ValueError:
         valid, bare, port = False, "", None
     if not valid:
-        raise SpecError(f"headers are given by host as {{'data.example': {{...}}}}; {host!r} is no host")
+        raise SpecError(f"headers are given by host as {{'data.example': {{...}}}}; {host!r} is not a host")
     name = f"[{bare}]" if ":" in bare else bare
     return (name if port is None else f"{name}:{port}").lower()

@@ -8,12 +8,12 @@ from typing import Final, NamedTuple
 
 from rasteret_assets.storage.http.body import MalformedError
 
-#: Longer heads than this, and more lines, are somebody's mistake.
+#: Most bytes and most lines of a head; more are a server's mistake.
 LONGEST_HEAD: Final = 64 * 1024
 _MOST_LINES: Final = 256
-#: In the place of a body's length where chunks tell its end.
+#: Stands for the length of a body whose end is told by chunks.
 CHUNKED: Final = -1
-# Looked up, which is quicker than a pattern. What else latin-1 takes for digits (a superscript 2) is no number.
+# Tables, because a look-up is quicker than a pattern, and latin-1 has more digits than ASCII (a superscript 2).
 _VERSIONS: Final = {"HTTP/1.1 ": 1, "HTTP/1.0 ": 0}
 _STATUSES: Final = {str(status): status for status in range(100, 1000)}
 _LENGTH: Final = re.compile(r"[0-9]{1,19}")
@@ -27,8 +27,8 @@ class Head(NamedTuple):
 
     Args:
         status: HTTP status code.
-        headers: by lower-case name; what came several times is joined by commas, cookies by line ends.
-        length: bytes of the body, :data:`CHUNKED` where chunks tell, None where it ends with the connection.
+        headers: by lower-case name; values of the same name are joined by commas, of cookies by line ends.
+        length: bytes of the body; :data:`CHUNKED` where chunks tell its end, None where it ends with the connection.
         keep: whether the connection may be used again.
     """
 
@@ -39,10 +39,10 @@ class Head(NamedTuple):
 
 
 def read_head(head: bytes) -> Head:
-    """Read a head without the empty line at its end.
+    """Return the head in ``head``, which has no empty line at its end.
 
     Raises:
-        MalformedError: if it is none, or says in two ways how long the body is.
+        MalformedError: if the bytes are not a head, or tell two lengths of the body.
     """
     text = head.decode("latin-1")
     if "\r\n " in text or "\r\n\t" in text:  # a value over several lines (RFC 9112, 5.2)
@@ -57,15 +57,15 @@ def read_head(head: bytes) -> Head:
     keep = version == 1
     if (told := headers.get("connection")) is not None:
         tokens = {token.strip().lower() for token in told.split(",")}
-        # What ends the connection wins; HTTP/1.0 ends it unless the server says otherwise (RFC 9112, 9.3).
+        # "close" wins over "keep-alive"; HTTP/1.0 closes unless the server says "keep-alive" (RFC 9112, 9.3).
         keep = "close" not in tokens and (keep or "keep-alive" in tokens)
     if status in _BODILESS:
         return Head(status, headers, 0, keep)
     if "transfer-encoding" in headers and headers["transfer-encoding"].lower() != "identity":
         coding = headers["transfer-encoding"]
         if coding.lower() != "chunked":
-            raise MalformedError(f"the body has a transfer coding ({coding[:40]!r}) that nobody asked for")
-        # With a length beside it somebody on the way may have read another end of the body (RFC 9112, 6.3).
+            raise MalformedError(f"the body has a transfer coding ({coding[:40]!r}) that was not asked for")
+        # Not kept with a length beside the chunks: a proxy may have read another end of the body (RFC 9112, 6.3).
         keep = keep and version == 1 and "content-length" not in headers
         return Head(status, headers, CHUNKED, keep)
     length = headers.get("content-length")
@@ -75,9 +75,10 @@ def read_head(head: bytes) -> Head:
 
 
 def fields_of(lines: Iterable[str]) -> dict[str, str]:
-    """Headers by lower-case name, from the lines of a head.
+    """Return the headers in the lines of a head, by lower-case name.
 
-    Several lines of one name are a list (RFC 9110, 5.3). Values of cookies hold commas, so line ends part them.
+    Several lines of one name are a list, joined by commas (RFC 9110, 5.3); cookies are joined by line ends, because
+    their values hold commas.
     """
     headers: dict[str, str] = {}
     for line in lines:
@@ -95,7 +96,7 @@ def _joined(name: str, one: str, other: str) -> str:
 
 
 def _length(told: str) -> int:
-    """Bytes of a body; the same number several times is that number (RFC 9110, 8.6)."""
+    """Return the bytes of a body; the same number several times counts once (RFC 9110, 8.6)."""
     if not _LENGTH.fullmatch(told):
         lengths = {part.strip() for part in told.split(",")}
         told = lengths.pop()

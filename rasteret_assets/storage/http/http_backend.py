@@ -1,15 +1,16 @@
-"""HTTP(S) ranges: any URL exactly as written, with headers of the user's, whatever the server makes of ``Range``.
+"""Byte ranges over HTTP(S): of URLs exactly as written, with the user's headers, from any kind of server.
 
-obstore addresses objects by path and normalizes it, so a query string, a ``//`` or a percent-escape would not reach the
-server as written; and it tells an object's validators only at the price of a general request. Ranges therefore go over
-plain connections of our own, and over aiohttp where there is a proxy on the way. Redirects are followed here, for both.
+obstore normalizes the path of an object, so that a query string, a ``//`` or a percent-escape would not reach the
+server as written, and its ranges come without validators. Ranges therefore go over plain connections of our own, and
+over aiohttp where a proxy is in between. This module follows redirects for both.
 
-The client is our own because measurements beside well-kept libraries say so (``benchmarks/transports.py``). 1000 ranges
-of 16 KiB take 0.049 s of processor time here, of which 0.007 s would stay with any library. libcurl in a thread takes
-0.076 s, obstore 0.132 s, aiohttp 0.205 s, niquests 1.44 s. Over TLS the five take 0.152, 0.159, 0.270, 0.272, 2.11 s:
-libcurl is the one that comes near, and for ranges of 64 MB over TLS it takes a third less than ours. Reasons against
-libcurl are a compiled library with a TLS implementation and an authority file of its own, a second thread, and an idle
-timeout that is an average over several seconds. obstore also reads an error page as long as the page goes on.
+The client is our own because of measurements beside well-kept libraries (``benchmarks/transports.py``). 1000 ranges of
+16 KiB take 0.049 s of processor time here, of which 0.007 s would stay with any library. libcurl in a thread takes
+0.076 s, obstore 0.132 s, aiohttp 0.205 s, niquests 1.44 s. Over TLS the five take 0.152, 0.159, 0.270, 0.272 and 2.11
+s. libcurl comes near, and for ranges of 64 MB over TLS it takes a third less than ours. Reasons against libcurl are a
+compiled library with a TLS implementation and an authority file of its own, a second thread, and an idle timeout that
+is an average over several seconds. A reason against obstore is also that it reads an error page to its end, however
+long.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ if TYPE_CHECKING:
 #: Answers to a request for several ranges after which each range is asked for by itself.
 _RANGES_IGNORED = frozenset({200, 206, 400, 416})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-#: What is asked for: the ``Range`` header; start and end of what is kept of a whole object in the place of the ranges;
-#: bytes that the ranges may have. A plain tuple, as one is made for every request.
+#: The wanted ranges of a request: the ``Range`` header; start and end of the bytes to keep if the server sends the
+#: whole object instead; most bytes that the ranges have. A plain tuple, because every request makes one.
 _Wanted: TypeAlias = tuple[str, int, int, int]
-#: Redirects that are followed one after the other.
+#: Most redirects that are followed for one request.
 _MOST_REDIRECTS = 10
 
 
@@ -62,14 +63,14 @@ class HttpBackend(ReadingBackend):
     """Byte ranges over HTTP.
 
     Args:
-        headers: sent with every request (an ``Authorization``, an API key), or by host; none given for all goes
-            along where a redirect leads to another host.
-        proxy: to go through for every host; None for what the environment names.
-        link_local: whether names may lead to link-local addresses. A proxy looks names up itself.
+        headers: sent with every request (an ``Authorization``, an API key), or by host. Headers for all hosts are not
+            sent to a host that only a redirect names.
+        proxy: address of the proxy for every host; None for the proxy that the environment names.
+        link_local: whether names may lead to link-local addresses. Behind a proxy the proxy looks names up.
         signer: signs the requests of addresses that need a token.
 
     Raises:
-        SpecError: if a header or host is not one.
+        SpecError: if a header or host is not valid.
     """
 
     def __init__(
@@ -89,8 +90,12 @@ class HttpBackend(ReadingBackend):
         #: Hosts that do not answer several ranges at once.
         self._single_ranges: set[str] = set()
 
+    def signs(self, url: str) -> bool:
+        """Tell whether requests of an address are signed with a token."""
+        return self._signer is not None and self._signer.issuer.scope(url) is not None
+
     async def read(self, url: str, start: int, length: int) -> RangeRead:
-        """One range with the object's size and validators.
+        """Return one range with the object's size and validators.
 
         Raises:
             RangeReadError: in the subclass that fits the status or the failure of the connection.
@@ -99,7 +104,7 @@ class HttpBackend(ReadingBackend):
         return interpret(answer, url, start, length)
 
     async def read_range(self, url: str, start: int, length: int) -> RangeRead:
-        """As :meth:`read`, of a server that answers ranges: one that sends the whole object is refused.
+        """Return one range as :meth:`read` does, but refuse a server that sends the whole object.
 
         Raises:
             WrongRangeError: with the status 200, if the server ignores ``Range``.
@@ -114,9 +119,9 @@ class HttpBackend(ReadingBackend):
         return interpret(answer, url, start, length)
 
     async def read_ends(self, url: str, head: int, tail: int) -> EndsRead:
-        """The first ``head`` and the last ``tail`` bytes: one request, or two where the host takes a range at a time.
+        """Return the first ``head`` and the last ``tail`` bytes; in two requests if the host takes one range at a time.
 
-        Web servers answer several ranges at once, the HTTP front ends of object stores do not.
+        Web servers answer several ranges in one request; the HTTP front ends of object stores do not.
 
         Raises:
             RangeReadError: in the subclass that fits the status or the failure of the connection.
@@ -127,21 +132,21 @@ class HttpBackend(ReadingBackend):
             room = head + tail + PARTS_ROOM
             try:
                 answer = await self._answer(url, (f"bytes=0-{head - 1},-{tail}", 0, 0, room))
-            except WrongRangeError:  # more than both: the host makes one range of them
+            except WrongRangeError:  # more bytes than both have: the host made one range of the two
                 answer = HttpAnswer(200, {}, b"")
             if answer.status not in _RANGES_IGNORED:
                 raise status_error(answer, url)
             pieces = read_ends_of(answer, head, tail)
             if pieces is not None:
                 return EndsRead(pieces, 1)
-            if not is_multipart(answer):  # one that is, but lacks bytes, was cut short on its way
+            if not is_multipart(answer):  # an answer of several ranges that lacks bytes was cut short on its way
                 self._single_ranges.add(name)
             requests = 3
         start, end = await asyncio.gather(self.read(url, 0, head), self._read_end(url, tail))
         return EndsRead([(0, start), *end], requests)
 
     async def _read_end(self, url: str, length: int) -> list[tuple[int, RangeRead]]:
-        """The end of an object; nothing where the server does not say where it begins."""
+        """Return the end of an object with its place; nothing if the server does not tell the place."""
         answer = await self._answer(url, (f"bytes=-{length}", 0, 0, length))
         size = total_size(answer)
         if answer.status != 206 or size is None:
@@ -150,7 +155,7 @@ class HttpBackend(ReadingBackend):
         return [(start, interpret(answer, url, start, length))]
 
     async def read_if_changed(self, url: str, start: int, length: int, validators: Validators) -> RangeRead | None:
-        """One range, or None where the server says that the object still has these validators."""
+        """Return one range, or None where the server says that the object still has ``validators``."""
         conditions = {"If-None-Match": validators.etag, "If-Modified-Since": validators.last_modified}
         given = {name: value for name, value in conditions.items() if is_sendable(value)}
         answer = await self._answer(url, _one_range(start, length), given)
@@ -159,17 +164,17 @@ class HttpBackend(ReadingBackend):
         known = IndexedFile(validators.etag, validators.last_modified)
         if difference(known, *validators_of(answer.headers)) is None:
             return None
-        # The condition holds by a weak tag or a later time, but the server itself tells another time.
+        # The server takes the object for unchanged, by a weak tag or a later time, but tells another time itself.
         return await self.read(url, start, length)
 
     async def read_unchanged(self, url: str, start: int, length: int, indexed: IndexedFile) -> RangeRead:
-        """Return one range of the file that was indexed, on the condition that it still is that file.
+        """Return one range of the indexed file, on the condition that the file is unchanged.
 
-        The condition is ``If-Match`` where the index has a strong tag, else ``If-Unmodified-Since`` (RFC 9110, 13.1.1
-        and 13.1.4). Servers may ignore it, so what the answer tells of the file is compared too.
+        The condition is ``If-Match`` if the index has a strong tag, else ``If-Unmodified-Since`` (RFC 9110, 13.1.1 and
+        13.1.4). Tag, time and size of the answer are compared too, because servers may ignore conditions.
 
         Raises:
-            FileReplacedError: if it is another file.
+            FileReplacedError: if the file at ``url`` is another than the indexed one.
             RangeReadError: in the subclass that fits the status or the failure of the connection.
         """
         if tag := indexed.strong_etag:
@@ -182,20 +187,20 @@ class HttpBackend(ReadingBackend):
         told = validators_of(answer.headers)
         if not any(told) or difference(indexed, *told) is not None:
             raise replaced(url, "its host answers HTTP 412 to the condition that it is the same")
-        # A server that refuses a condition and repeats what was demanded has not understood it.
+        # A server that refuses the condition and tells the demanded tag or time does not understand conditions.
         return check_unchanged(await self.read(url, start, length), url, indexed)
 
     def _answer(
         self, url: str, wanted: _Wanted, headers: Mapping[str, str] | None = None
     ) -> Coroutine[Any, Any, HttpAnswer]:
-        """The answer to a range request, signed where the address needs a token.
+        """Return the answer to a range request, signed where the address needs a token.
 
-        Not a coroutine of its own, of which every header would take one more.
+        Not ``async``, because another coroutine per header would cost processor time.
 
         Args:
             url: of the object.
-            wanted: what is asked for.
-            headers: further ones.
+            wanted: the wanted ranges.
+            headers: further headers of this request.
         """
         if self._signer is None:
             return self._answer_to(url, wanted, headers, None)
@@ -206,18 +211,18 @@ class HttpBackend(ReadingBackend):
     async def _answer_to(
         self, url: str, wanted: _Wanted, headers: Mapping[str, str] | None, token: Token | None
     ) -> HttpAnswer:
-        """The answer to a range request, behind all redirects.
+        """Return the answer to a range request, at the end of all redirects.
 
         Args:
             url: of the object.
-            wanted: what is asked for.
-            headers: further ones.
-            token: what opens the object.
+            wanted: the wanted ranges.
+            headers: further headers of this request.
+            token: opens the object; None for an unsigned request.
         """
         query = "" if token is None else token.query
         try:
             origin, path = split_url(identity_href(url) if query and "?" in url else url)
-        except ValueError:  # its text may repeat a password
+        except ValueError:  # without the error's text, which may repeat a password
             raise RangeReadError(f"{redact(url)}: not a valid URL", href=redact(url)) from None
         if query:
             path += ("&" if "?" in path else "?") + query
@@ -238,7 +243,7 @@ class HttpBackend(ReadingBackend):
         headers: Mapping[str, str] | None,
         token: Token | None,
     ) -> HttpAnswer:
-        """The answer at the end of redirects (RFC 9110, 15.4); the error of whatever happens there tells of ``url``."""
+        """Return the answer at the end of redirects (RFC 9110, 15.4); errors on the way name ``url``."""
         first, where = origin, redact(url)
         for _ in range(_MOST_REDIRECTS):
             address = address_of(origin, path)
@@ -246,11 +251,11 @@ class HttpBackend(ReadingBackend):
             try:
                 origin, path = split_url(urljoin(str(address), as_written(answer.headers["location"])))
             except ValueError:
-                message = f"{where}: HTTP {answer.status} leads to what is no HTTP address"
+                message = f"{where}: HTTP {answer.status} leads to something that is not an HTTP address"
                 raise BadAnswerError(message, href=where, status=answer.status) from None
             if token is not None and self._signer is not None and self._signer.issuer.is_login(origin.host):
                 return HttpAnswer(401, {}, b"")
-            # Whoever wrote the address may name such a host where the spec allows it; whoever redirects may not.
+            # The user may name such a host if the spec allows it; a server that redirects may not.
             if is_link_local(origin.authority.decode()) and not is_link_local(first.authority.decode()):
                 message = f"{where}: HTTP {answer.status} leads to a service of this machine or its network: refused"
                 raise BadAnswerError(message, href=where, status=answer.status)
@@ -283,16 +288,16 @@ class HttpBackend(ReadingBackend):
         *,
         foreign: bool = False,
     ) -> HttpAnswer:
-        """One request to one host.
+        """Return the answer to one request to one host.
 
         Args:
             clients: of this event loop.
-            url: what errors tell of.
+            url: address that errors name.
             origin: the host.
-            path: on it.
-            wanted: what is asked for.
-            headers: further ones.
-            token: whose headers count over those given for the host.
+            path: path and query at the host.
+            wanted: the wanted ranges.
+            headers: further headers of this request.
+            token: its headers take precedence over those given for the host.
             foreign: whether a redirect of another host leads here.
         """
         connections = clients.redirected if foreign else clients.ranges
@@ -317,14 +322,14 @@ class HttpBackend(ReadingBackend):
             fields["Range"] = wanted[0]
             return await clients.session.get(address_of(origin, path), fields, *wanted[1:], proxy)
         except (OSError, EOFError, MalformedError, ValueError) as error:
-            # Their texts may repeat a URL with its query.
+            # Without the cause, because its text may repeat a URL with its query.
             raise read_error(error, origin, url, longest=wanted[3]) from None
 
     def _clients_here(self) -> LoopClients:
-        """The clients of the event loop that is running in this thread."""
+        """Return the clients of the event loop that is running in this thread."""
         here = self._here.get()
         last = here.last
-        # Asking which loop is running costs a system call before Python 3.12; a thread runs no more than one.
+        # Compared by thread, which runs one loop at most, because asking for the loop costs a system call before 3.12.
         if last is not None and last.thread == threading.get_ident() and last.loop.is_running():
             return last.clients
         loop = asyncio.get_running_loop()
@@ -337,7 +342,7 @@ class HttpBackend(ReadingBackend):
         return clients
 
     def _proxy(self, origin: Origin) -> str | None:
-        """The proxy that was given, or that the environment names for a host."""
+        """Return the given proxy, or the one that the environment names for a host."""
         if self._given_proxy:
             return self._given_proxy
         if urllib.request.proxy_bypass(origin.host):

@@ -15,10 +15,13 @@ _UNSAFE = re.compile(r"[^\x21-\x7e]")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Origin:
-    """A server: scheme, host and port of a URL. Looked up by identity, for every request: whoever makes one keeps it.
+    """A server: scheme, host and port of a URL.
+
+    Compared by identity, because every request looks up its connections by it: :func:`split_url` returns the same
+    object for the same server.
 
     Args:
-        secure: whether it speaks TLS.
+        secure: whether the server speaks TLS.
         host: name or address.
         port: TCP port.
         authority: host and port as the ``Host`` header writes them.
@@ -33,12 +36,12 @@ class Origin:
 
 
 def address_of(origin: Origin, path: str) -> URL:
-    """The URL of a request, without a user."""
+    """Return the URL of a request, without a user."""
     return URL(f"{'https' if origin.secure else 'http'}://{origin.authority.decode()}{path}", encoded=True)
 
 
 def is_same_server(one: Origin, other: Origin) -> bool:
-    """Whether what is meant for one server may be sent to another: it is the same, or has changed to TLS."""
+    """Return whether ``other`` may get headers meant for ``one``: it is the same server, or the same with TLS now."""
     if one.host != other.host:
         return False
     ports = (one.port, other.port)
@@ -46,7 +49,7 @@ def is_same_server(one: Origin, other: Origin) -> bool:
 
 
 def as_written(location: str) -> str:
-    """A ``Location`` as its server wrote it: heads are read as latin-1, addresses written in UTF-8."""
+    """Return a ``Location`` as its server wrote it: in UTF-8, though the head was read as latin-1."""
     try:
         return location.encode("latin-1").decode()
     except UnicodeDecodeError:
@@ -54,10 +57,10 @@ def as_written(location: str) -> str:
 
 
 def split_url(url: str) -> tuple[Origin, str]:
-    """Server and path of a URL as its author wrote it: escapes are kept, what no request line may hold is escaped.
+    """Return server and path of a URL: escapes stay as written, letters that a request line may not hold are escaped.
 
     Raises:
-        ValueError: if there is no host in it, or no valid port.
+        ValueError: if the URL has no host, or no valid port.
     """
     match = _URL.match(url)
     if match is None:

@@ -1,8 +1,9 @@
 """Range requests over connections of our own, at a fraction of the processor time of a general HTTP client.
 
-A header is a few kilobytes, so the client is most of what it costs (:mod:`~rasteret_assets.storage.http.http_backend`
-has the numbers). This one asks one GET at a time on each connection, keeps connections alive, and reads every body that
-HTTP/1 knows. Redirects and proxies are left to who asks.
+A header is a few kilobytes, so that the client takes most of the processor time of a header
+(:mod:`~rasteret_assets.storage.http.http_backend` has the figures). This client sends one GET at a time on each
+connection, keeps connections alive, and reads every form of body that HTTP/1 has. The caller follows redirects and goes
+through proxies.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from rasteret_assets.storage.http.connector import Connector
 from rasteret_assets.storage.http.head import CHUNKED, LONGEST_HEAD, Head, read_head
 from rasteret_assets.storage.http.origin import Origin
 
-#: Seconds for the head of an answer, and seconds without a byte of its body, after which it is given up.
+#: Seconds for the head of an answer, and seconds without a byte of its body, after which the request fails.
 IDLE_TIMEOUT_S = 30.0
-#: Seconds that the rest of a body may take which nobody needs, before its connection is closed instead.
+#: Seconds for the rest of an unneeded body, after which its connection is closed.
 DROPPED_TIMEOUT_S: Final = 2.0
-#: An answer that takes longer than this may not come in slower than that, in seconds and bytes a second: a server that
-#: sends a byte now and then would hold a file up for days.
+#: Seconds after which an answer fails if it came at fewer bytes a second than ``LEAST_RATE``, because a server that
+#: sends a byte now and then would delay a file for days.
 SLOW_AFTER_S: Final = 300.0
 LEAST_RATE: Final = 1000.0
 
@@ -32,7 +33,7 @@ class RangeConnections:
     """Keep-alive connections of one event loop, by origin.
 
     Args:
-        context: makes the context for ``https``, once one is needed.
+        context: makes the TLS context; called for ``https`` only.
         link_local: whether names may lead to link-local addresses.
     """
 
@@ -44,16 +45,16 @@ class RangeConnections:
     async def get(
         self, origin: Origin, path: str, head: bytes, ranges: str, start: int, end: int, longest: int
     ) -> HttpAnswer:
-        """Ask for ranges of an object.
+        """Return the answer to a request for ranges of an object.
 
         Args:
             origin: server of the object.
             path: path and query of the object, escaped.
             head: further header lines of the request, each with its line end.
-            ranges: what the ``Range`` header is to say: ``bytes=0-99``.
-            start: a whole object in the place of the ranges is kept from here ...
-            end: ... up to here.
-            longest: bytes the body of a 206 may have.
+            ranges: value of the ``Range`` header, such as ``bytes=0-99``.
+            start: first byte to keep if the server sends the whole object instead.
+            end: end of the bytes to keep then.
+            longest: most bytes in the body of a 206.
 
         Raises:
             MalformedError: if the answer is not HTTP or has no end; OverlongError if a range is too long.
@@ -76,7 +77,7 @@ class RangeConnections:
             except _StaleConnectionError as error:
                 if fresh:
                     raise ConnectionResetError("the connection was closed without an answer") from error
-                continue  # closed by the server while it was idle: nothing was answered, so ask on another one
+                continue  # the server closed the idle connection and answered nothing, so ask on another one
             except BaseException:
                 connection.close()
                 raise
@@ -107,11 +108,11 @@ class _StaleConnectionError(OSError):
 class _Connection(asyncio.Protocol):
     """One connection with at most one request on it.
 
-    Nearly every answer is a 206 of known length: its bytes are put together here (``_missing`` counts them down). All
-    others go through a :class:`BodyReader`.
+    Nearly every answer is a 206 of known length, whose bytes are joined here (``_missing`` counts them down). All other
+    answers go through a :class:`BodyReader`.
 
     Args:
-        loop: that runs it. Asking which loop is running costs a system call before Python 3.12.
+        loop: event loop of the connection, because asking for the running loop costs a system call before Python 3.12.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -139,14 +140,14 @@ class _Connection(asyncio.Protocol):
         return self._keep and self._transport is not None and not self._transport.is_closing()
 
     def ask(self, request: bytes, start: int, end: int, longest: int) -> asyncio.Future[HttpAnswer]:
-        """Send a request; the future gets the answer, and of its body what :meth:`RangeConnections.get` says."""
+        """Send a request and return a future of the answer; arguments as for :meth:`RangeConnections.get`."""
         self._answer = self._loop.create_future()
         self._head, self._parts, self._missing, self._received, self._heads = b"", [], 0, 0, 0
         self._told = self._reader = None
         self._start, self._end, self._longest = start, end, longest
         self._begun = self._loop.time()
         self._deadline = self._begun + IDLE_TIMEOUT_S
-        # One timer serves many requests: it looks at the deadline of the one that is under way when it goes off.
+        # One timer serves many requests: when it goes off, it checks the deadline of the request that is under way.
         if self._timer is None:
             self._timer = self._loop.call_later(IDLE_TIMEOUT_S, self._check_deadline)
         assert self._transport is not None  # noqa: S101  (create_connection returns after connection_made)
@@ -159,11 +160,11 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop."""
+        """Keep the transport; called by the event loop."""
         self._transport = transport  # type: ignore[assignment]  # a stream transport, as the connection is one
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop."""
+        """Finish or fail the request that is under way; called by the event loop."""
         self._keep = False
         if self._timer is not None:
             self._timer.cancel()
@@ -177,9 +178,9 @@ class _Connection(asyncio.Protocol):
             self._fail(exc if exc is not None and not isinstance(exc, OSError) else _StaleConnectionError(str(exc)))
 
     def data_received(self, data: bytes) -> None:
-        """Called by the loop."""
+        """Take in bytes of an answer; called by the event loop."""
         if self._answer is None or self._answer.done():
-            self._keep = False  # bytes that nobody asked for
+            self._keep = False  # the server sends bytes without a request
             return
         try:
             if self._reader is not None:
@@ -194,7 +195,7 @@ class _Connection(asyncio.Protocol):
             if self._missing > 0:
                 self._progress(len(data))
                 return
-            if self._missing < 0:  # they belong to no answer
+            if self._missing < 0:  # the server sends more bytes than it announced
                 self._keep = False
                 self._parts[-1] = data[: self._missing]
             self._succeed(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
@@ -202,7 +203,7 @@ class _Connection(asyncio.Protocol):
             self._fail(error)
 
     def _read_head(self, data: bytes) -> bytes:
-        """Take in heads; what follows of a body of known length is returned once they are complete."""
+        """Take in the head of an answer; once it is complete, return the bytes after it of a body of known length."""
         data = self._head + data if self._head else data
         while True:
             end, begin = data.find(b"\r\n\r\n"), 4
@@ -218,7 +219,7 @@ class _Connection(asyncio.Protocol):
             data = data[end + begin :]
             if not 100 <= told.status < 200:
                 break
-            # An answer before the answer (RFC 9110, 15.2); another protocol was not asked for.
+            # An interim answer comes before the answer (RFC 9110, 15.2); 101 would change to a protocol not asked for.
             self._heads += end + begin
             if told.status == 101 or self._heads > LONGEST_HEAD:
                 raise MalformedError("the answer does not begin")
@@ -263,7 +264,7 @@ class _Connection(asyncio.Protocol):
             self._arm(self._loop.time() + DROPPED_TIMEOUT_S)
 
     def _give_up_the_rest(self, reader: BodyReader) -> None:
-        """Answer with what is there: the connection is worth less than the rest of the body."""
+        """Answer with the bytes so far and close the connection, which costs less than the rest of the body."""
         self._keep = False
         self._succeed_by(reader, whole=False)
 
@@ -296,7 +297,7 @@ class _Connection(asyncio.Protocol):
             self._answer.set_exception(error)
 
     def _progress(self, count: int) -> None:
-        """Bytes of the body came: the time to wait for more begins anew, if they come fast enough."""
+        """Move the deadline after ``count`` bytes of the body; fail an answer that comes too slowly."""
         now = self._loop.time()
         self._received += count
         self._deadline = now + IDLE_TIMEOUT_S
@@ -305,7 +306,7 @@ class _Connection(asyncio.Protocol):
             self._fail(TimeoutError("the answer comes too slowly"))
 
     def _arm(self, deadline: float) -> None:
-        """Look at the deadline no later than when it is over."""
+        """Bring the deadline forward to ``deadline``, and set the timer to it."""
         self._deadline = min(deadline, self._deadline)
         if self._timer is not None:
             self._timer.cancel()

@@ -1,10 +1,11 @@
 """A lock on a store without conditional puts: a folder of claims, of which one may stay.
 
-A writer puts down a claim, and goes on only where it then finds no other (Lamport's bakery, CACM 17(8), 1974, without
-the queue). Two that find each other both step back for a random time. A claim is renewed while it is held; one that was
-not for a while is that of a dead process, and is taken away. Its holder, if it lives after all, finds it gone.
+A writer puts a claim into the folder, and goes on only if it then finds no other claim (Lamport's bakery, CACM 17(8),
+1974, without the queue). Two writers that find each other both delete their claims and wait for a random time. A claim
+is renewed while it is held. A claim that was not renewed for 120 s is taken for that of a dead process and deleted; if
+its holder lives after all, it finds its claim gone.
 
-Such a lock has no number of its own: the holder goes above the one that it finds in what was written before.
+Such a lock has no number of its own: a holder takes a number above the one in the documents that earlier holders wrote.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ _LONGEST_WAIT_S: Final = 5.0
 
 
 class ClaimHold(Hold):
-    """A claim that found no other.
+    """The only claim in its folder.
 
     Args:
         fs: filesystem of the claim.
         path: of the claim.
-        what: the lock protects.
+        what: name of what the lock protects.
     """
 
     def __init__(self, fs: pafs.FileSystem, path: str, what: str) -> None:
@@ -39,7 +40,7 @@ class ClaimHold(Hold):
         self._fs = fs
 
     def prove(self, fence: int) -> bool:  # noqa: ARG002  (a claim has no number)
-        """Renew the claim, unless somebody took it away."""
+        """Renew the claim; return False if another process has deleted it."""
         if self._fs.get_file_info(self.path).type != pafs.FileType.File:
             return False
         put_claim(self._fs, self.path)
@@ -48,8 +49,8 @@ class ClaimHold(Hold):
 
 @contextmanager
 def claimed(fs: pafs.FileSystem, folder: str, what: str, waiting: Callable[[], None]) -> Iterator[ClaimHold]:
-    """Hold the lock whose claims lie in ``folder``, waiting for whoever holds it."""
-    # Not every filesystem makes the folders of a file.
+    """Wait for the lock whose claims are in ``folder``, and hold it during the block."""
+    # Because not every filesystem makes the folders of a file.
     fs.create_dir(folder)
     claim, seconds = f"{folder}/{uuid.uuid4().hex}", _FIRST_WAIT_S
     while True:
@@ -78,10 +79,10 @@ def put_claim(fs: pafs.FileSystem, claim: str) -> None:
 
 
 def _has_rivals(fs: pafs.FileSystem, folder: str, claim: str) -> bool:
-    """Whether somebody else has a claim that counts; claims of the dead are taken away."""
+    """Return whether another live claim is in ``folder``; delete claims that were not renewed."""
     claims = [info for info in fs.get_file_info(pafs.FileSelector(folder)) if info.type == pafs.FileType.File]
-    # The store's own clock: the time at which it took our claim.
-    mine = claim.rpartition("/")[2]  # some filesystems list other paths than they were asked for
+    # The time of our own claim is the store's clock.
+    mine = claim.rpartition("/")[2]  # by name, because some filesystems list paths in another form
     now = next((info.mtime for info in claims if info.base_name == mine), None)
     living = False
     for info in claims:

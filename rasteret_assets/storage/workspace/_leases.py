@@ -1,7 +1,8 @@
-"""A lock on an object store: one object, changed by compare-and-swap, that says who holds it and under which number.
+"""A lock on an object store: one object, changed by compare-and-swap, with the name and the number of its holder.
 
-Taking the lock costs two requests, giving it back one; the object stays, because its number has to grow. Whoever finds
-the lock taken compares the time of its last renewal with the store's own clock, as no other clock can be trusted.
+Taking the lock costs two requests, releasing it one. The object stays, because its number has to grow. A process that
+waits for the lock compares the time of its last renewal with the store's own clock, because no other clock can be
+trusted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Final
 import pyarrow.fs as pafs
 
 from rasteret_assets.storage.workspace import holds
-from rasteret_assets.storage.workspace.conditional import ConditionalStore, Content, Tag
+from rasteret_assets.storage.workspace.conditional import ConditionalStore, Content, ObjectTag
 from rasteret_assets.storage.workspace.documents import dumped, fence_of, parse
 from rasteret_assets.storage.workspace.holds import Hold, kept_renewed
 
@@ -31,20 +32,22 @@ class LeaseHold(Hold):
     Args:
         store: of the lock.
         path: of the lock.
-        what: the lock protects.
+        what: name of what the lock protects.
         fence: number of this holder.
-        holder: a name that nobody else has.
-        tag: of the lock object as this holder wrote it.
+        holder: unique name of this holder.
+        tag: tag of the lock object as this holder wrote it.
     """
 
-    def __init__(self, store: ConditionalStore, path: str, what: str, *, fence: int, holder: str, tag: Tag) -> None:
+    def __init__(
+        self, store: ConditionalStore, path: str, what: str, *, fence: int, holder: str, tag: ObjectTag
+    ) -> None:
         super().__init__(path, what, fence)
         self._store = store
         self._holder = holder
         self._tag = tag
 
     def prove(self, fence: int) -> bool:
-        """Renew the lease, unless somebody took it over: then the lock is theirs, and is not written again."""
+        """Renew the lease with the number ``fence``; return False if another holder has taken the lock over."""
         content = lease(fence, self._holder)
         tag = self._store.swap(self.path, content, self._tag)
         if tag is None:
@@ -58,7 +61,7 @@ class LeaseHold(Hold):
         return tag is not None
 
     def give_back(self) -> None:
-        """Let the next holder have the lock; nothing is done where it has it already."""
+        """Release the lock for the next holder; do nothing if the lock is lost."""
         with self.guard:
             self.is_over = True
             if not self._lost:
@@ -67,7 +70,7 @@ class LeaseHold(Hold):
 
 
 def lease(fence: int, holder: str) -> bytes:
-    """Return the content of a lock object; no two are equal, as a store may tell them apart by content alone."""
+    """Return the content of a lock object, which is unique because some stores make tags of the content alone."""
     return dumped({"fence": fence, "holder": holder, "written": uuid.uuid4().hex})
 
 
@@ -75,14 +78,14 @@ def lease(fence: int, holder: str) -> bytes:
 def leased(
     fs: pafs.FileSystem, store: ConditionalStore, path: str, what: str, waiting: Callable[[], None]
 ) -> Iterator[LeaseHold]:
-    """Hold the lock at ``path``, waiting for whoever holds it.
+    """Wait for the lock at ``path``, and hold it during the block.
 
     Args:
-        fs: the same store, unconditionally.
+        fs: pyarrow filesystem of the same store.
         store: of the lock.
         path: of the lock.
-        what: it protects.
-        waiting: called if somebody else holds it.
+        what: name of what the lock protects.
+        waiting: called whenever another holder has the lock.
     """
     holder, clock, seconds = uuid.uuid4().hex, _StoreClock(fs, path), _FIRST_WAIT_S
     while True:
@@ -106,7 +109,7 @@ def leased(
 
 
 def _parsed(found: Content | None) -> dict[str, Any]:
-    """Return who holds a lock, and the last number; a lock object that says neither is held by nobody."""
+    """Return holder and number in a lock object; ``""`` and 0 if the object is missing or unreadable."""
     try:
         document = parse(found.data) if found else {}
     except ValueError:
@@ -116,7 +119,7 @@ def _parsed(found: Content | None) -> dict[str, Any]:
 
 
 class _StoreClock:
-    """The time of a store, learned from an object that is written for it, every few seconds at most."""
+    """The clock of a store, read from the time of an object that is written for it, at most every 10 s."""
 
     def __init__(self, fs: pafs.FileSystem, path: str) -> None:
         self._fs = fs
@@ -131,6 +134,6 @@ class _StoreClock:
             self._learned = time.monotonic()
             modified = self._fs.get_file_info(self._path).mtime
             self._fs.delete_file(self._path)
-            # A store that tells no times never says that a lease has ended.
+            # By a store that tells no times, no lease ever ends.
             self._ahead = modified.timestamp() - self._learned if modified is not None else float("-inf")
         return self._ahead + time.monotonic()

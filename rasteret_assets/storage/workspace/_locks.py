@@ -1,9 +1,9 @@
-"""One holder at a time: a lock by name, on a local disk or on an object store, with a number that grows.
+"""Locks with one holder at a time and a number that grows with each holder, on a local disk or an object store.
 
-On a disk the operating system holds the lock (``flock``) and gives it back when a process dies; the lock's file keeps
-the number. On S3, GCS and Azure the lock is a lease in one object (:mod:`~rasteret_assets.storage.workspace._leases`),
-elsewhere a claim in a folder (:mod:`~rasteret_assets.storage.workspace._claims`): both may be taken over when they were
-not renewed for :data:`~rasteret_assets.storage.workspace.holds.DEAD_AFTER_S`.
+On a disk the operating system holds the lock (``flock``) and releases it when a process dies; the lock's file keeps the
+number. On S3, GCS and Azure the lock is a lease in one object (:mod:`~rasteret_assets.storage.workspace._leases`), on
+other stores a claim in a folder (:mod:`~rasteret_assets.storage.workspace._claims`). Another process may take over a
+lease or claim that was not renewed for :data:`~rasteret_assets.storage.workspace.holds.DEAD_AFTER_S`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 
 import pyarrow.fs as pafs
 
-from rasteret_assets.storage.reading import writing
+from rasteret_assets.storage.io_errors import writing
 from rasteret_assets.storage.workspace._claims import claimed
 from rasteret_assets.storage.workspace._leases import leased
 from rasteret_assets.storage.workspace.conditional import open_conditional
@@ -35,16 +35,16 @@ _DIGITS: Final = 20
 def held(
     fs: pafs.FileSystem, path: str, waiting: Callable[[], None] | None = None, *, what: str = ""
 ) -> Iterator[Hold]:
-    """Hold the lock at ``path`` (a file or an object, or a folder of claims), waiting for whoever holds it.
+    """Wait for the lock at ``path`` (a file, an object or a folder of claims), and hold it during the block.
 
     Args:
         fs: filesystem of the lock.
         path: of the lock.
-        waiting: called once if somebody else holds it.
-        what: the lock protects, for messages; the path when empty.
+        waiting: called once if another process or thread holds the lock.
+        what: name of what the lock protects, for messages; ``path`` when empty.
 
     Raises:
-        WorkspaceError: if there cannot be a lock.
+        WorkspaceError: if the lock cannot be written.
     """
     what, told = what or path, _Once(waiting)
     with ExitStack() as stack:
@@ -66,8 +66,8 @@ def _held(fs: pafs.FileSystem, path: str, what: str, waiting: Callable[[], None]
                 yield hold
             return
         _log.warning(
-            "the store of %s knows no conditional requests: a build that stands still for longer than its lock holds "
-            "may then overwrite what a later one published", path,
+            "the store of %s does not take conditional requests: a build that stands still for longer than its lock "
+            "holds may overwrite what a later build published", path,
         )  # fmt: skip
     with claimed(fs, path, what, waiting) as hold:
         yield hold
@@ -95,7 +95,7 @@ class _DiskHold(Hold):
         os.pwrite(self._file, f"{self.fence:0{_DIGITS}}\n".encode(), 0)
 
     def prove(self, fence: int) -> bool:
-        """Whether the file that is locked is still the one that others would lock."""
+        """Return whether the locked file still is the file at the lock's path."""
         if not _is_at(self._file, self.path):
             return False
         if fence != self.fence:
@@ -114,14 +114,14 @@ def _on_disk(path: str, what: str, waiting: Callable[[], None]) -> Iterator[Hold
             except BlockingIOError:
                 waiting()
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(file, path):  # somebody deleted the file of which we waited for the lock
+            if not _is_at(file, path):  # the file was deleted while this process waited for its lock
                 continue
             hold = _DiskHold(path, what, file)
             try:
                 yield hold
             finally:
                 hold.is_over = True
-                # Closing is not enough where a process was forked meanwhile, which has the file open too.
+                # Unlocked before it is closed, because a process that was forked meanwhile has the file open too.
                 fcntl.flock(file, fcntl.LOCK_UN)
             return
         finally:
@@ -129,12 +129,12 @@ def _on_disk(path: str, what: str, waiting: Callable[[], None]) -> Iterator[Hold
 
 
 def _open(path: str) -> int:
-    """Open the file of a lock as it is: neither emptied, nor where a link leads."""
+    """Open the file of a lock, without emptying it and without following a link."""
     try:
         return in_folder(Path(path).parent, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "a symbolic link, which a workspace may not hold: take it away", path) from error
+            raise OSError(errno.ELOOP, "a symbolic link, which a workspace may not hold: delete it", path) from error
         raise
 
 

@@ -1,41 +1,42 @@
-"""How a partition is published: its file and its state change so that no reader and no build is misled.
+"""The protocol of publishing a partition: file and state change so that no reader and no build is misled.
 
-The **state** of a partition says what its file must be, and what it was built from. It is the manifest that a reader
-holds the file against, and what the next build compares the source with. File and state are two objects, so a change is
-announced first: while ``next`` is there, the file may be the old or the new one. Whatever moment a process dies at,
-file and state then agree one way or the other. Where they do not, somebody else had a hand in the files, and the
-partition is to be built again.
+The **state** of a partition says what its file must be, and what the file was built from. A reader compares the file
+with the state, and the next build compares the source with it. File and state are two objects, so a change is announced
+first: while the state has the key ``next``, the file may be the old or the new one. At whatever moment a process dies,
+file and state then agree one way or the other. If they do not agree, something else changed the files, and the next
+build makes the partition again.
 
-A process may also be stopped at any moment, lose its lock to another build, and go on after that one has published. On
-an object store the steps are therefore, for the holder of the lock with number ``fence``:
+A process may also be stopped at any moment, lose its lock to another build, and go on after the other build has
+published. On an object store the steps are therefore, for the holder of the lock with number ``fence``:
 
 1. The tag of the published file is looked up.
 2. The state is announced by compare-and-swap, with ``next`` and ``fence``. A state with a higher fence was written by a
    later holder: nothing is written, and the build ends with LockLostError.
 3. The file is put only if its tag is still that of step 1. If it is not, the tag is looked up again, and after that the
-   lock is confirmed, by compare-and-swap too: whoever lost the lock ends here, whoever holds it puts its file again.
+   lock is confirmed, by compare-and-swap too: a holder that lost the lock ends here, one that has it puts its file
+   again.
 4. The state is committed by compare-and-swap, as in step 2.
 
-A state that does not exist has no fence, as a later holder may have unpublished the partition: the lock is confirmed
-before one is created. So it is before a state is replaced that is not the one which this holder wrote last.
+A state that does not exist has no fence, because a later holder may have unpublished the partition. The lock is
+therefore confirmed before a state is created, and before a state is replaced that this holder did not write last.
 
-A later holder does the same, and so changes the tag of what it replaces. Hence a process that slept between any two
-steps finds its next step refused: by the fence where the later holder has announced, by the tag where it has put its
-file, and by the lock otherwise. If the later holder has done nothing yet, the step is done, and the later holder's
-steps come after it. The tag is looked up before a proof that the lock is held, never after: a tag that is seen later
-could be that of the later holder's file.
+A later holder takes the same steps, and so changes the tag of each object that it replaces. A process that slept
+between any two steps therefore finds its next step refused: by the fence if the later holder has announced, by the tag
+if it has put its file, and by the lock otherwise. If the later holder has done nothing yet, the step is done, and the
+later holder's steps come after it. The tag is looked up before the lock is confirmed, never after, because a tag that
+is seen later could be that of the later holder's file.
 
-Deleting knows no condition. The lock is confirmed before each of the two deletions, file and state; a process that
-stops for longer than its lease within the moment between the answer and the deletion deletes a newer file or state.
-The state then names a file that does not exist, or the file has no state: ``load`` says so, and the next build
-publishes the partition again.
+A deletion cannot have a condition. The lock is confirmed before each of the two deletions, of file and state. A process
+that stops for longer than its lease between the confirmation and the deletion deletes a newer file or state. The state
+then names a file that does not exist, or the file has no state: ``load`` says so, and the next build publishes the
+partition again.
 
-A build holds several partitions, and records may move between them: where it holds few, it confirms all of them before
-it publishes one. Where it holds many, its clock tells that it slept, and it confirms all of them then.
+A build holds several partitions, and records may move between them. A build that holds few partitions confirms all its
+locks before it publishes one. A build that holds many goes by its clock, and confirms all its locks after it slept.
 
-On a disk the operating system keeps the lock until its holder dies, however long it was stopped, so the checks and a
-rename do. On stores without conditional puts the lock is confirmed before each step, and the moment between the answer
-and the step is left, as for deletions; a file of another size is then found by ``load`` and the next build.
+On a disk the operating system keeps the lock until its holder dies, however long the holder was stopped, so the checks
+and a rename are enough. On stores without conditional puts the lock is confirmed before each step, and the moment
+between confirmation and step remains, as for deletions; ``load`` and the next build then find a file of another size.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ from rasteret_assets.storage.workspace.documents import (
     is_state,
     lost_state,
 )
-from rasteret_assets.storage.workspace.placed_files import Written
+from rasteret_assets.storage.workspace.placed_files import WrittenFile
 
 __all__ = [
     "LOST",
@@ -80,40 +81,40 @@ _TRIES: Final = 20
 
 @dataclass(frozen=True, kw_only=True)
 class FileFacts:
-    """What is known of a published file: its rows, its size in bytes, and a digest of these."""
+    """Rows and bytes of a published file, and a digest of the bytes."""
 
     rows: int
     bytes: int
     content_hash: str
 
     @classmethod
-    def of(cls, rows: int, written: Written) -> FileFacts:
-        """Of a file that was written."""
+    def of(cls, rows: int, written: WrittenFile) -> FileFacts:
+        """Return the facts about a file that was written with ``rows`` rows."""
         return cls(rows=rows, bytes=written.size, content_hash=written.digest)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> FileFacts:
-        """As a state holds it."""
+        """Return the facts in a state."""
         return cls(rows=document["rows"], bytes=document["bytes"], content_hash=document["content_hash"])
 
     def to_json(self) -> dict[str, Any]:
-        """As a state holds it."""
+        """Return the facts as a state holds them."""
         return {"rows": self.rows, "bytes": self.bytes, "content_hash": self.content_hash}
 
 
 def announce(workspace: Workspace, key: str, coming: FileFacts | None) -> None:
-    """Say that a partition's file is about to become another one, or to go (None).
+    """Note in the state that the partition's file is about to become ``coming``, or to be deleted (None).
 
-    The state names no source version from now on, so that a build that dies is taken up again.
+    The state names no source version from then on, so that the next build takes up a build that dies.
 
     Raises:
-        LockLostError: if another build took the partition over.
+        LockLostError: if another build has taken the partition over.
     """
     _change(workspace, key, lambda state: {**state, "source_version": "", NEXT: coming and coming.to_json()})
 
 
 def announce_new(workspace: Workspace, keys: Sequence[str]) -> None:
-    """Say of the partitions without a state that they are about to be published; there is no file of theirs yet."""
+    """Announce those of the partitions ``keys`` that have no state, and so no file yet, before they are published."""
 
     def announced(key: str) -> None:
         if not workspace.has(workspace.state_file(key)):
@@ -129,10 +130,10 @@ def replace_published(workspace: Workspace, key: str, beside: str, facts: FileFa
         workspace: of the collection.
         key: of the partition.
         beside: path of the finished file, on the local disk.
-        facts: about it.
+        facts: about the finished file.
 
     Raises:
-        LockLostError: if another build took the partition over; its file stays.
+        LockLostError: if another build has taken the partition over, whose file stays.
     """
     path = workspace.published_file(key)
     with workspace.lock(key) as hold:
@@ -148,16 +149,16 @@ def replace_published(workspace: Workspace, key: str, beside: str, facts: FileFa
 
 
 def commit(workspace: Workspace, key: str, facts: FileFacts, built_from: Mapping[str, Any]) -> None:
-    """Say what a partition's file now is and what it was built from.
+    """Write the state of a partition whose file is in place: the file's facts, and what it was built from.
 
     Raises:
-        LockLostError: if another build took the partition over; its state stays.
+        LockLostError: if another build has taken the partition over, whose state stays.
     """
     _change(workspace, key, lambda _: {**built_from, **facts.to_json()})
 
 
 def remove_outdated(workspace: Workspace, key: str) -> None:
-    """Remove a partition's file from where it lay while ``partition_by`` was another, once it is published anew."""
+    """Remove a partition's file of a time when ``partition_by`` was another, after the partition is published anew."""
     with workspace.lock(key) as hold:
         for path in workspace.outdated_files(key):
             hold.check()
@@ -168,7 +169,7 @@ def unpublish(workspace: Workspace, key: str) -> None:
     """Delete a partition's file, and then its state.
 
     Raises:
-        LockLostError: if another build took the partition over.
+        LockLostError: if another build has taken the partition over.
     """
     with workspace.lock(key) as hold:
         if workspace.has(workspace.state_file(key)):
@@ -181,16 +182,16 @@ def unpublish(workspace: Workspace, key: str) -> None:
 
 
 def _change(workspace: Workspace, key: str, changed: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-    """Replace a partition's state by what ``changed`` makes of it, unless a later holder of the lock wrote it.
+    """Replace a partition's state by the result of ``changed``, unless a later holder of the lock wrote the state.
 
-    A state of another form than ours is replaced as if it did not exist.
+    A state of an unknown form is replaced as if it did not exist.
     """
     path = workspace.state_file(key)
     with workspace.lock(key) as hold:
         for attempt in range(_TRIES):
             document, tag = hold.written.pop(path, None) or workspace.read_tagged(path)
             if document is None or attempt:
-                # A later holder that unpublished the partition took its number away with the state.
+                # Because a later holder that unpublished the partition has deleted its number with the state.
                 hold.confirm()
             if fence_of(document) > hold.fence:
                 hold.outrank(fence_of(document))
@@ -198,7 +199,7 @@ def _change(workspace: Workspace, key: str, changed: Callable[[dict[str, Any]], 
             state = {**changed(known), FORMAT_KEY: FORMAT, FENCE: hold.fence}
             replaced, tag = workspace.swap_json(path, state, tag)
             if replaced:
-                if tag is not None:  # on a disk reading the state again costs nothing
+                if tag is not None:  # not on a disk, where reading the state again costs nothing
                     hold.written[path] = state, tag
                 return
     raise WorkspaceError(f"{path} cannot be written: something else replaces it again and again")
@@ -207,24 +208,24 @@ def _change(workspace: Workspace, key: str, changed: Callable[[dict[str, Any]], 
 def verified_states(
     workspace: Workspace, states: Mapping[str, dict[str, Any]] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Return the state of every published partition, held against the size of its file: by key, in key order.
+    """Return the state of every published partition, compared with the size of its file: by key, in key order.
 
-    One whose file is not there, or is of another size, is marked as :data:`LOST` and names no source version, so that
-    it is built again, or taken away where the source has no more of it. So is one whose state is not there, if the
-    stages hold something of it: a file that was not built here is left alone. The files' bytes are not looked at;
-    ``load(verify="full")`` does that.
+    A state whose file does not exist, or has another size, is marked as :data:`LOST` and names no source version, so
+    that the next build makes the partition again, or deletes it if the source no longer has it. A file without a state
+    counts as such a state too, if the stages hold tables of its partition; other files were not built here and are left
+    alone. The bytes of the files are not read; ``load(verify="full")`` does that.
 
     Args:
         workspace: of the collection.
-        states: of the published partitions, where they were read just now.
+        states: states of the published partitions, if they were read just now; read when omitted.
     """
     states = workspace.states() if states is None else dict(states)
     sizes = {info.path: info.size for info in list_files(workspace.fs, workspace.published, (".parquet",))}
     for key, state in states.items():
         size = sizes.get(workspace.published_file(key))
-        # A build that died before it took away what it had replaced is to be taken up again too.
+        # True after a build that died before remove_outdated(), which the next build takes up.
         is_twice = any(path in sizes for path in workspace.outdated_files(key))
-        # Read again: a build may have replaced the file, and said so, since.
+        # Read again, because a build may have replaced file and state since.
         if LOST not in state and (size not in _sizes(state) or is_twice) and workspace.state(key) == state:
             states[key] = {**state, "source_version": "", LOST: True}
     published = {workspace.partition_of(path) for path in sizes}
@@ -235,13 +236,13 @@ def verified_states(
 
 
 def _was_built_here(workspace: Workspace, key: str) -> bool:
-    """Whether a partition whose state was not found has lost it, and is not one that is being published just now."""
+    """Return whether a file without a state was built here, and is not one that is being published just now."""
     stages = (workspace.stage_file(stage, key) for stage in (RAW, NORMALIZED, BANDS))
     return any(map(workspace.has, stages)) and not workspace.has(workspace.state_file(key))
 
 
 def unfinished_partitions(workspace: Workspace) -> list[str]:
-    """Keys of the partitions whose file is lost, or was to be written by a build that did not come to its end."""
+    """Return the keys of the partitions whose state is lost, or that a build has announced and not committed."""
     return [key for key, state in verified_states(workspace).items() if LOST in state or NEXT in state]
 
 
@@ -250,7 +251,7 @@ def _sizes(state: Mapping[str, Any]) -> list[int | None]:
 
 
 def may_be(state: Mapping[str, Any]) -> list[FileFacts | None]:
-    """What a partition's file may be at this moment; None where there may be none."""
+    """Return the facts of the file that a partition may have at this moment; None stands for no file."""
     possible: list[FileFacts | None] = [FileFacts.from_json(state) if "rows" in state else None]
     if NEXT in state:
         coming = state[NEXT]

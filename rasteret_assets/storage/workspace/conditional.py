@@ -1,7 +1,7 @@
-"""Objects that are replaced only where nobody else has replaced them: compare-and-swap, on S3, GCS and Azure.
+"""Compare-and-swap of objects on S3, GCS and Azure: an object is replaced only if its tag is still the same.
 
-pyarrow puts objects unconditionally, so a pyarrow filesystem is opened once more, by obstore, with the same address and
-credentials. Whatever is neither S3 nor GCS nor Azure (fsspec's filesystems, for example) has no such store.
+pyarrow puts objects unconditionally, so the store of a pyarrow filesystem is opened once more, by obstore, with the
+same address and credentials. Other filesystems, fsspec's for example, have no conditional store.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
+from rasteret_assets.storage.io_errors import patiently
 from rasteret_assets.storage.objects import check_obstore_works, credentials_of_boto3, status_of
-from rasteret_assets.storage.reading import patiently
 
 if TYPE_CHECKING:
     from obstore import PutMode, UpdateVersion
     from obstore.store import ClientConfig, RetryConfig
 
-#: Bytes of the largest object that a store takes in one request, which a condition needs: 5 GiB, S3's limit.
+#: Most bytes of an object that is put under a condition, which takes a single request: 5 GiB, the limit of S3.
 LARGEST_PUT: Final = 5 * 2**30
 
-# A lock that is renewed has to fail before it is too late to notice; a large file may take long.
+# A renewal of a lock has to fail long before its lease ends (120 s); a large file may take long.
 _DOCUMENT_TIMEOUT: Final = timedelta(seconds=20)
 _FILE_TIMEOUT: Final = timedelta(hours=2)
 _RETRIES: Final[RetryConfig] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
@@ -45,8 +45,8 @@ _AZURE_AUTHORITY: Final = ".blob.core.windows.net"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tag:
-    """What tells one content of an object from another: the store's entity tag, or its version."""
+class ObjectTag:
+    """The store's entity tag and version of an object's content: another content has another one."""
 
     e_tag: str | None
     version: str | None
@@ -54,10 +54,10 @@ class Tag:
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """The bytes of an object as they were read, with their tag and the store's own time of their writing."""
+    """The bytes of an object, with their tag and the time at which the store wrote them."""
 
     data: bytes
-    tag: Tag
+    tag: ObjectTag
     modified: datetime
 
 
@@ -65,9 +65,9 @@ class ConditionalStore:
     """The objects of one bucket, by the paths that a pyarrow filesystem gives them.
 
     Args:
-        documents: opened for small objects.
-        files: the same for large ones, with time for them.
-        key_of: makes the key of an object from its path.
+        documents: the bucket, with a time limit for small objects.
+        files: the bucket, with a time limit for large objects.
+        key_of: returns the key of an object, given its path.
     """
 
     def __init__(self, documents: ObjectStore, files: ObjectStore, key_of: Callable[[str], str]) -> None:
@@ -77,7 +77,7 @@ class ConditionalStore:
         self._honours: bool | None = None
 
     def read(self, path: str) -> Content | None:
-        """Return an object, or None where there is none.
+        """Return an object, or None where it does not exist.
 
         Raises:
             OSError: if the store does not answer.
@@ -91,11 +91,11 @@ class ConditionalStore:
         return Content(data=data, tag=_tag(meta), modified=meta["last_modified"])
 
     def head_of(self, path: str, most: int) -> tuple[pa.Buffer, int] | None:
-        """Return the first bytes of an object and the size of all of it, in one request; None where there is none.
+        """Return the first ``most`` bytes of an object and its size, in one request; None where it does not exist.
 
         Args:
-            path: of the object, which is not empty.
-            most: bytes to return; fewer where the object is smaller.
+            path: of the object.
+            most: number of bytes; a smaller object is returned as a whole.
 
         Raises:
             OSError: if the store does not answer, or the object is empty.
@@ -107,20 +107,24 @@ class ConditionalStore:
         except FileNotFoundError:
             return None
 
-    def tag(self, path: str) -> Tag | None:
-        """Return the tag of an object without reading it, or None where there is none; errors as for the others."""
+    def tag(self, path: str) -> ObjectTag | None:
+        """Return the tag of an object without reading it; None where the object does not exist.
+
+        Raises:
+            OSError: if the store does not answer.
+        """
         try:
             with _answers():
                 return _tag(obstore.head(self._documents, self._key(path)))
         except FileNotFoundError:
             return None
 
-    def put(self, path: str, data: bytes | pa.Buffer, seen: Tag | None) -> Tag | None:
-        """Replace an object if its tag is still ``seen`` (None: if there is none), and return the new tag.
+    def put(self, path: str, data: bytes | pa.Buffer, seen: ObjectTag | None) -> ObjectTag | None:
+        """Replace an object if its tag is still ``seen`` (None: if the object does not exist), and return the new tag.
 
         Returns:
-            None where somebody else was first. So may be the answer to a put that did replace the object, if the
-            connection broke and the request was sent again; :meth:`swap` knows better.
+            None if another writer was first. None may also follow a put that did replace the object, if the connection
+            broke and the request was sent again; :meth:`swap` tells these cases apart.
 
         Raises:
             OSError: if the store does not answer.
@@ -134,13 +138,13 @@ class ConditionalStore:
         except (FileExistsError, FileNotFoundError, PreconditionError):
             return None
 
-    def swap(self, path: str, data: bytes, seen: Tag | None) -> Tag | None:
-        """Replace a document as :meth:`put` does; its content must be one that nobody else writes.
+    def swap(self, path: str, data: bytes, seen: ObjectTag | None) -> ObjectTag | None:
+        """Replace a document as :meth:`put` does; ``data`` must be a content that no other writer writes.
 
-        An answer that got lost is looked for: where the object holds ``data``, it was replaced by this call.
+        Then a lost answer does no harm: if the object holds ``data`` afterwards, this call has replaced it.
         """
 
-        def once() -> Tag | None:
+        def once() -> ObjectTag | None:
             failed: OSError | None = None
             try:
                 if (tag := self.put(path, data, seen)) is not None:
@@ -159,9 +163,9 @@ class ConditionalStore:
         return patiently(once)
 
     def honours_conditions(self, path: str) -> bool:
-        """Whether the store refuses to create an object that exists; asked once, with an object at ``path``.
+        """Return whether the store refuses to create an object that exists; tried once, with an object at ``path``.
 
-        Stores of other makers may ignore a condition they do not know, and then lock nothing.
+        Some S3-compatible stores ignore conditions, so that a lease on them would lock nothing.
         """
         if self._honours is None:
             try:
@@ -172,11 +176,11 @@ class ConditionalStore:
 
 
 def open_conditional(fs: pafs.FileSystem, path: str) -> ConditionalStore | None:
-    """Open the store of a path for conditional puts; None where its filesystem has none.
+    """Open the store of ``path`` for conditional puts; None where its filesystem has no such store.
 
     Args:
-        fs: pyarrow filesystem, whose address and credentials are taken.
-        path: on it; without a filesystem of a folder, it begins with the bucket.
+        fs: pyarrow filesystem, whose address and credentials are used.
+        path: path on ``fs``. It begins with the bucket, unless ``fs`` is a SubTreeFileSystem.
     """
     base = ""
     while isinstance(fs, pafs.SubTreeFileSystem):
@@ -192,7 +196,7 @@ def open_conditional(fs: pafs.FileSystem, path: str) -> ConditionalStore | None:
 @lru_cache(maxsize=64)
 def _opened(kind: str, bucket: str, base: str | None, options: bytes) -> ConditionalStore | None:
     """Open a store once for each bucket and set of options, so that its connections are kept."""
-    given = pickle.loads(options)  # noqa: S301  (made above)
+    given = pickle.loads(options)  # noqa: S301  (pickled by open_conditional)
     documents, files = (_OPENERS[kind](bucket, given, timeout) for timeout in (_DOCUMENT_TIMEOUT, _FILE_TIMEOUT))
     if documents is None or files is None:
         return None
@@ -206,7 +210,7 @@ def _s3(bucket: str, given: Mapping[str, Any], timeout: timedelta) -> ObjectStor
     client: ClientConfig = {"timeout": timeout}
     config: dict[str, Any] = {"region": given["region"]} if given["region"] else {}
     if endpoint := given["endpoint_override"]:
-        # With or without a scheme; that of the environment's endpoint, which pyarrow puts here, has one.
+        # Users give it with or without a scheme; pyarrow puts the environment's endpoint here, which has one.
         config["endpoint"] = endpoint if "://" in endpoint else f"{given['scheme']}://{endpoint}"
         if config["endpoint"].startswith("http://"):
             client["allow_http"] = True
@@ -216,7 +220,7 @@ def _s3(bucket: str, given: Mapping[str, Any], timeout: timedelta) -> ObjectStor
         user = f"{proxy['username']}:{proxy['password']}@" if proxy["username"] else ""
         client["proxy_url"] = f"{proxy['scheme'] or 'http'}://{user}{proxy['host']}:{proxy['port']}"
     if given["role_arn"]:
-        # Roles are taken by pyarrow itself; obstore would need another client to do so.
+        # pyarrow takes the role itself, and obstore cannot.
         return None
     if given["anonymous"]:
         config["skip_signature"] = True
@@ -262,20 +266,20 @@ _OPENERS: Final[Mapping[str, Callable[[str, Mapping[str, Any], timedelta], Objec
 }
 
 
-def _tag(result: Mapping[str, Any]) -> Tag:
-    return Tag(e_tag=result["e_tag"], version=result["version"])
+def _tag(result: Mapping[str, Any]) -> ObjectTag:
+    return ObjectTag(e_tag=result["e_tag"], version=result["version"])
 
 
-def _update(seen: Tag) -> UpdateVersion:
+def _update(seen: ObjectTag) -> UpdateVersion:
     given = {"e_tag": seen.e_tag, "version": seen.version}
     return {name: value for name, value in given.items() if value is not None}  # type: ignore[return-value]
 
 
 @contextmanager
 def _answers() -> Iterator[None]:
-    """Turn what obstore raises into the errors that Python and pyarrow have for the same.
+    """Raise errors of obstore as the errors that Python and pyarrow raise for the same failures.
 
-    The text of a store's error holds the address that was asked, which may be signed, so only its kind is repeated.
+    Only the class of an error is repeated, because its text holds the address that was asked, which may be signed.
     """
     check_obstore_works()
     try:

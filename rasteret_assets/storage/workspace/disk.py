@@ -1,7 +1,6 @@
-"""Files and folders on a local disk: created beside, synced, put in place in one step; no link is followed to write.
+"""Files and folders on a local disk: created beside, synced, put in place in one step; writes never follow a link.
 
-A folder may be taken away by another process at any moment in which it is empty, so each step that needs one makes the
-folder again where it is gone.
+Another process may delete an empty folder at any moment, so each step that needs a folder makes it again if it is gone.
 """
 
 from __future__ import annotations
@@ -29,32 +28,32 @@ PRIVATE_FOLDER: Final = 0o700
 
 
 def make_private(folder: Path) -> None:
-    """Let nobody but its owner look into a folder; one that is another user's stays as it is."""
+    """Allow only the owner of a folder to enter it; a folder of another user stays as it is."""
     with suppress(OSError):
         if stat.S_IMODE(folder.stat().st_mode) != PRIVATE_FOLDER:
             folder.chmod(PRIVATE_FOLDER)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they do not exist.
+    """Make a folder and the folders above it, where they do not exist.
 
     Raises:
-        NotADirectoryError: if there is a file in its place.
+        NotADirectoryError: if a file is in the folder's place.
     """
     for _ in range(_TRIES):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, FileNotFoundError) as error:
-            # Either a file stands in the folder's place, or the folder was taken away since mkdir saw it.
+            # Either a file is in the folder's place, or another process deleted the folder while mkdir ran.
             if os.path.lexists(folder) and not folder.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
         else:
             return
-    raise FileNotFoundError(errno.ENOENT, "other processes take the folder away again and again", str(folder))
+    raise FileNotFoundError(errno.ENOENT, "other processes delete the folder again and again", str(folder))
 
 
 def in_folder(folder: Path, step: Callable[[], T]) -> T:
-    """Return what ``step`` returns, with a folder made first; both again where the folder was taken away between."""
+    """Make a folder and return the result of ``step``; do both again if the folder was deleted in between."""
     for attempt in range(_TRIES):
         make_folder(folder)
         try:
@@ -66,7 +65,7 @@ def in_folder(folder: Path, step: Callable[[], T]) -> T:
 
 
 def create_beside(folder: Path, *, private: bool = False) -> BinaryIO:
-    """Create a file of a new name in a folder and open it for writing; :func:`sweep` spares it until it is closed.
+    """Create a file with a new name in a folder and open it for writing; :func:`sweep` spares it until it is closed.
 
     Args:
         folder: in which the file is made.
@@ -76,39 +75,39 @@ def create_beside(folder: Path, *, private: bool = False) -> BinaryIO:
     path = folder / uuid.uuid4().hex
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     file = os.fdopen(in_folder(folder, lambda: os.open(path, flags, mode)), "wb", _BUFFER_BYTES)
-    with suppress(OSError):  # a share without locks: then a file is abandoned when nothing is written to it for a day
+    with suppress(OSError):  # on a share without locks, sweep() goes by the time of the last write alone
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    # A file that was opened by number has no name.
+    # Because a file that was opened by a descriptor has no name.
     file.raw.name = str(path)  # type: ignore[attr-defined]
     return file
 
 
 def replace(source: Path, target: Path, *, durable: bool) -> None:
-    """Give a file the place of another in one step.
+    """Move the file ``source`` to ``target``, which it replaces in one step.
 
     Args:
-        source: whose content is synced already, if it has to be.
-        target: what it replaces.
-        durable: whether the new name is synced too, so that it is there after a power cut.
+        source: a file whose content is synced, if it has to outlast a power cut.
+        target: path of the file that is replaced, or of a new one.
+        durable: whether the new name is synced too, so that it outlasts a power cut.
     """
     is_new = not target.parent.exists()
     in_folder(target.parent, lambda: _rename(source, target))
     if durable:
         _sync_folder(target.parent)
-        if is_new:  # the folder's own name has to last as well, and that of the folder above it
+        if is_new:  # the names of the folder and of the folder above it have to last too
             for folder in list(target.parents)[1:3]:
                 _sync_folder(folder)
 
 
 def _rename(source: Path, target: Path) -> None:
     if not source.exists():
-        # Not FileNotFoundError, which means that the folder of the target is gone.
-        raise OSError(errno.ESTALE, "the file that was being written was taken away", str(source))
+        # Not FileNotFoundError, because in_folder() takes that for a missing folder of the target.
+        raise OSError(errno.ESTALE, "another process deleted the file that was being written", str(source))
     source.replace(target)
 
 
 def _sync_folder(folder: Path) -> None:
-    # Some filesystems cannot sync folders; others take an empty one away at this moment.
+    # Some filesystems cannot sync folders, and another process may delete an empty folder at this moment.
     with suppress(OSError):
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -118,7 +117,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def refuse_links(path: str, roots: Sequence[str]) -> None:
-    """Refuse a path whose folders below one of the roots are symbolic links: they may lead anywhere.
+    """Refuse a path with a symbolic link among its folders below one of ``roots``, because a link may lead anywhere.
 
     Raises:
         OSError: naming the link.
@@ -129,14 +128,14 @@ def refuse_links(path: str, roots: Sequence[str]) -> None:
             for name in path.removeprefix(f"{root}/").split("/")[:-1]:
                 folder = f"{folder}/{name}"
                 if Path(folder).is_symlink():
-                    raise OSError(errno.ELOOP, "a symbolic link, which a workspace may not hold: take it away", folder)
+                    raise OSError(errno.ELOOP, "a symbolic link, which a workspace may not hold: delete it", folder)
 
 
 def sweep(folder: Path, older_than_s: float) -> None:
-    """Delete the files of a folder to which nothing was written for a while, unless a process holds them open.
+    """Delete the files of a folder to which nothing was written for a time, unless a process has them open.
 
     Args:
-        folder: not followed where it is a link.
+        folder: whose files are deleted; links in it are not followed.
         older_than_s: seconds since the last write.
     """
     oldest = time.time() - older_than_s

@@ -1,7 +1,7 @@
-"""JSON documents of a workspace: parsed, and held against the form that this version reads and writes.
+"""JSON documents of a workspace: parsed, and checked against the form that this version reads and writes.
 
-A document is either a state, of which a form that is not ours makes its partition be built again, or a cache, which is
-then made anew. Only one that says it is of a newer format is refused: an older version must not write over it.
+A document is either a state or a cache. A partition whose state has an unknown form is built again; a cache with an
+unknown form is made anew. Only a document of a newer format is refused, because an older version must not overwrite it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.schema import RETRY_UNTIL
 
-#: Key and number of the format of a document; without the key it is of format 1.
+#: Key and number of the format of a document. A document without the key has format 1.
 FORMAT_KEY: Final = "format"
 FORMAT: Final = 1
 
@@ -24,14 +24,14 @@ FENCE: Final = "fence"
 #: Marks a partition whose file and state do not match, a file that has no state, and a state that cannot be read.
 LOST: Final = "lost"
 
-#: Key of a state whose file is about to become what it says.
+#: Key, in a state, of the facts about the file that is about to be published; None if the file is about to be deleted.
 NEXT: Final = "next"
 
 _COORDINATES: Final = (4, 6)
 
 
 def parse(text: bytes) -> Any:
-    """Return what a JSON text holds.
+    """Return the document in a JSON text.
 
     Raises:
         ValueError: if the text is not JSON, or is nested too deeply to be read.
@@ -43,12 +43,12 @@ def parse(text: bytes) -> Any:
 
 
 def dumped(document: Any) -> bytes:
-    """Return a document as JSON text, the same for equal documents."""
+    """Return a document as JSON text, which is the same for equal documents."""
     return json.dumps(document, sort_keys=True, indent=1).encode()
 
 
 def refuse_newer(document: Any, path: str) -> None:
-    """Refuse a document that a newer version wrote.
+    """Refuse a document of a newer format than this version reads.
 
     Raises:
         CollectionError: naming the file.
@@ -62,12 +62,12 @@ def refuse_newer(document: Any, path: str) -> None:
 
 
 def lost_state() -> dict[str, Any]:
-    """Make the state of a partition of which nothing is known, so that it is built again."""
+    """Return the state of a partition of which nothing is known, which is therefore built again."""
     return {"source_version": "", LOST: True}
 
 
 def is_state(document: Any) -> bool:
-    """Whether a document has the form of a partition's state, in all that this version reads of one."""
+    """Return whether a document is the state of a partition, with valid values of all keys that this version reads."""
     return (
         isinstance(document, dict)
         and "source_version" in document
@@ -77,7 +77,7 @@ def is_state(document: Any) -> bool:
 
 
 def is_facts(document: Any) -> bool:
-    """Whether a document says of a file how many rows and bytes it has, and which digest."""
+    """Return whether a document holds the rows, bytes and digest of a file."""
     return (
         isinstance(document, dict)
         and _is_count(document.get("rows"))
@@ -87,7 +87,7 @@ def is_facts(document: Any) -> bool:
 
 
 def fence_of(document: Any) -> int:
-    """Return the number of the lock holder that wrote a state; 0 where the document does not say it."""
+    """Return the number of the lock holder that wrote a state; 0 where the document has none."""
     fence = document.get(FENCE) if isinstance(document, dict) else None
     return int(fence) if fence is not None and _is_count(fence) else 0
 

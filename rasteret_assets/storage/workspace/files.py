@@ -20,10 +20,10 @@ from xxhash import xxh3_128
 
 from rasteret_assets.errors import DamagedFileError
 from rasteret_assets.storage.batches import batch_rows, row_group_runs
-from rasteret_assets.storage.reading import damaged, looking, patiently, unreadable, writing
-from rasteret_assets.storage.workspace.conditional import LARGEST_PUT, ConditionalStore, Tag, open_conditional
+from rasteret_assets.storage.io_errors import damaged, finding, patiently, unreadable, writing
+from rasteret_assets.storage.workspace.conditional import LARGEST_PUT, ConditionalStore, ObjectTag, open_conditional
 from rasteret_assets.storage.workspace.documents import dumped, parse, refuse_newer
-from rasteret_assets.storage.workspace.placed_files import FileWriter, PlacedFiles, Written, synced
+from rasteret_assets.storage.workspace.placed_files import FileWriter, PlacedFiles, WrittenFile, synced
 
 _log = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ class Files(PlacedFiles):
         except (ValueError, OSError) as error:
             raise unreadable(path, error) from error
 
-    def write_table(self, path: str, table: pa.Table, **options: Any) -> Written:
+    def write_table(self, path: str, table: pa.Table, **options: Any) -> WrittenFile:
         """Write a table as one Parquet file, which replaces the file at ``path``; options as for :meth:`writer`."""
         with self.writer(path, table.schema, **options) as writer:
             writer.write(table)
@@ -221,7 +221,7 @@ class Files(PlacedFiles):
         schema: pa.Schema,
         *,
         row_group_size: int | None = None,
-        put: Callable[[str, Written], None] | None = None,
+        put: Callable[[str, WrittenFile], None] | None = None,
         durable: bool = True,
         **options: Any,
     ) -> Iterator[TableWriter]:
@@ -256,7 +256,7 @@ class Files(PlacedFiles):
             with Path(beside.name).open("rb") as finished:
                 digest = hashlib.file_digest(finished, xxh3_128).hexdigest()
                 size = os.fstat(finished.fileno()).st_size
-            writer._written = Written(size, digest)  # noqa: SLF001
+            writer._written = WrittenFile(size, digest)  # noqa: SLF001
             if put is not None:
                 put(beside.name, writer.written)
             else:
@@ -318,7 +318,7 @@ class Files(PlacedFiles):
         with writing(self.stages):
             return store if store and store.honours_conditions(f"{self.stages}/locks/.conditions") else None
 
-    def read_tagged(self, path: str) -> tuple[Any | None, Tag | None]:
+    def read_tagged(self, path: str) -> tuple[Any | None, ObjectTag | None]:
         """Read a JSON document and the tag that :meth:`swap_json` takes; (None, None) where it does not exist.
 
         A damaged document is logged, and returned as None with its tag.
@@ -329,7 +329,7 @@ class Files(PlacedFiles):
         store = self.conditional
         if store is None:
             return self.read_json(path, cache=True), None
-        with looking(path):
+        with finding(path):
             found = store.read(path)
         if found is None:
             return None, None
@@ -341,7 +341,7 @@ class Files(PlacedFiles):
         refuse_newer(document, path)
         return document if isinstance(document, dict) else None, found.tag
 
-    def swap_json(self, path: str, document: Any, seen: Tag | None) -> tuple[bool, Tag | None]:
+    def swap_json(self, path: str, document: Any, seen: ObjectTag | None) -> tuple[bool, ObjectTag | None]:
         """Replace a JSON document if its tag is still ``seen``; return whether it was replaced, and the new tag.
 
         Without conditional puts the document is replaced in any case: its lock has to be held.
@@ -360,13 +360,13 @@ class Files(PlacedFiles):
             tag = store.swap(path, dumped(document), seen)
         return tag is not None, tag
 
-    def tag_of(self, path: str) -> Tag | None:
+    def tag_of(self, path: str) -> ObjectTag | None:
         """Return the tag of an object; None where the object does not exist, or its store has no conditional puts."""
         store = self.conditional
-        with looking(path):
+        with finding(path):
             return store.tag(path) if store is not None else None
 
-    def put_over(self, beside: str, path: str, seen: Tag | None) -> bool:
+    def put_over(self, beside: str, path: str, seen: ObjectTag | None) -> bool:
         """Put the finished local file ``beside`` at ``path`` if the object there still has the tag ``seen``.
 
         Without conditional puts, and for files above :data:`LARGEST_PUT` bytes, the object is replaced in any case.

@@ -1,8 +1,8 @@
-"""What a holder of a lock has: a number that grows with every holder, and a way to ask whether the lock is still held.
+"""Held locks: a number that grows with every holder, and a way to ask whether the lock is still held.
 
 A process can be stopped for longer than its lease (a laptop asleep, a paused container) and go on as if nothing had
-happened. So what is written under a lock carries the holder's **fence**, and whoever finds a higher number than its own
-has lost the lock (Kleppmann, "How to do distributed locking", 2016).
+happened. Documents written under a lock therefore carry the number of the holder, its **fence**, and a holder that
+finds a higher number than its own has lost the lock (Kleppmann, "How to do distributed locking", 2016).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from rasteret_assets.errors import LockLostError
+from rasteret_assets.storage.io_errors import writing
 from rasteret_assets.storage.processes import OfProcess
-from rasteret_assets.storage.reading import writing
 
-#: Seconds between renewals of a lease, and after which one that was not renewed may be taken over.
+#: Seconds between renewals of a lease, and seconds after which a lease that was not renewed may be taken over.
 RENEWED_EVERY_S = 20.0
 DEAD_AFTER_S = 120.0
 
-# Monotonic clocks stand still while a machine sleeps, unless the system has one that does not.
+# CLOCK_BOOTTIME where the system has it, because other monotonic clocks stand still while a machine sleeps.
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -31,8 +31,8 @@ class Hold(ABC):
 
     Args:
         path: of the lock.
-        what: the lock protects, for messages.
-        fence: number of this holder; every later holder has a higher one.
+        what: name of what the lock protects, for messages.
+        fence: number of this holder; every later holder has a higher number.
     """
 
     def __init__(self, path: str, what: str, fence: int) -> None:
@@ -40,14 +40,14 @@ class Hold(ABC):
         self.what = what
         self.fence = fence
         self.is_over = False
-        #: What was written last under the lock, by path, for whoever writes it again: saves a request to read it.
+        #: Documents as they were last written under the lock, by path, so that the next change need not read them.
         self.written: dict[str, Any] = {}
         self.guard = threading.RLock()
         self._lost = False
         self._proved = _now()
 
     def check(self) -> None:
-        """Refuse to go on where the lock is lost; asks the storage only if the last answer is too old to trust.
+        """Raise if the lock is lost; the storage is asked only if its last answer is more than 60 s old.
 
         Raises:
             LockLostError: naming what the lock protects.
@@ -57,18 +57,18 @@ class Hold(ABC):
             self.confirm()
 
     def confirm(self) -> None:
-        """Refuse to go on where the lock is lost, as the storage says now; errors as for :meth:`check`."""
+        """Ask the storage, and raise if the lock is lost; errors as for :meth:`check`."""
         self._confirm(self.fence)
 
     def outrank(self, fence: int) -> None:
-        """Go above a number that was found under the lock, as the proven holder; errors as for :meth:`check`.
+        """Take a number above ``fence``, which was found in a document under the lock; errors as for :meth:`check`.
 
-        A lock that somebody deleted begins to count anew, but what was written under it keeps its numbers.
+        A lock whose file was deleted begins to count anew, but the documents written under it keep their numbers.
         """
         self._confirm(max(self.fence, fence + 1))
 
     def seconds_since_proof(self) -> float:
-        """Return how long ago the storage last said that the lock is held, by the clock that ran further."""
+        """Return the seconds since the storage last confirmed the lock, by the clock that ran further."""
         return max(now - then for now, then in zip(_now(), self._proved, strict=True))
 
     def _confirm(self, fence: int) -> None:
@@ -81,14 +81,14 @@ class Hold(ABC):
                     self._lost = not self.prove(fence)
             if self._lost:
                 raise LockLostError(
-                    f"{self.what} was taken over by another build, because this one stood still for too long; what the "
-                    "other published stays. Build again to see whether anything is left to do"
+                    f"{self.what} was taken over by another build, because this build stood still for too long; what "
+                    "the other build published stays. Build again: it does whatever is left to do"
                 )
             self.fence, self._proved = fence, asked
 
     @abstractmethod
     def prove(self, fence: int) -> bool:
-        """Ask the storage whether the lock is still held, and say there that its holder has this fence from now on.
+        """Ask the storage whether the lock is still held, and store ``fence`` as the number of its holder.
 
         Raises:
             OSError: if the storage does not answer.
@@ -96,12 +96,12 @@ class Hold(ABC):
 
 
 def _now() -> tuple[float, float]:
-    # The second one is set right from outside after a virtual machine was frozen, whose other clocks stood still too.
+    # The wall clock too, because it is corrected after a virtual machine was frozen and all its clocks stood still.
     return time.clock_gettime(_CLOCK), time.time()
 
 
 class _Renewals:
-    """Renews the leases of this process in one thread, which lives as long as there are any."""
+    """Renews the leases of this process in one thread, which ends with the last lease."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -130,20 +130,20 @@ class _Renewals:
                     return
             for hold in holds:
                 if hold.seconds_since_proof() >= RENEWED_EVERY_S and not hold.is_over:
-                    # The store may be back before the lease ends; a lock that is lost is told to whoever checks it.
+                    # Suppressed, because the store may answer again before the lease ends, and check() tells of a loss.
                     with suppress(Exception):
                         hold.confirm()
             self._changed.wait(min(1.0, RENEWED_EVERY_S / 4))
             self._changed.clear()
 
 
-# A child of a fork renews its own leases only: those of its parent must end with the parent.
+# By process, because the leases of a parent must end with the parent, and not be renewed by its children.
 _renewals: Final = OfProcess(_Renewals)
 
 
 @contextmanager
 def kept_renewed(hold: Hold) -> Iterator[None]:
-    """Confirm a hold every :data:`RENEWED_EVERY_S` seconds meanwhile."""
+    """Confirm a hold every :data:`RENEWED_EVERY_S` seconds during the block."""
     _renewals.get().add(hold)
     try:
         yield

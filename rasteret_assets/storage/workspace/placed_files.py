@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 from xxhash import xxh3_128
 
 from rasteret_assets.schema import HEADERS, NORMALIZED, RAW, REJECTED
-from rasteret_assets.storage.reading import looking, opened, writing
+from rasteret_assets.storage.io_errors import finding, opened, writing
 from rasteret_assets.storage.workspace import disk
 from rasteret_assets.storage.workspace.conditional import open_conditional
 
@@ -37,7 +37,7 @@ _OPENED_BYTES: Final = 2**20
 _ABANDONED_AFTER_S: Final = 24 * 3600
 
 
-class Written(NamedTuple):
+class WrittenFile(NamedTuple):
     """Size of a written file in bytes, and a digest that changes with any of these bytes."""
 
     size: int
@@ -48,11 +48,11 @@ class FileWriter:
     """Count the rows of a file that is written batch by batch, and hold its size and digest at the end."""
 
     def __init__(self) -> None:
-        self._written: Written | None = None
+        self._written: WrittenFile | None = None
         self.rows = 0
 
     @property
-    def written(self) -> Written:
+    def written(self) -> WrittenFile:
         """Size and digest of the file; known after the ``with`` block that wrote it.
 
         Raises:
@@ -81,7 +81,7 @@ class PlacedFiles:
         Raises:
             WorkspaceError: if the filesystem does not answer.
         """
-        with looking(path):
+        with finding(path):
             return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
 
     def open_file(self, path: str) -> pa.NativeFile | None:
@@ -216,14 +216,14 @@ def synced(file: BinaryIO, *, durable: bool) -> None:
         os.fsync(file.fileno())
 
 
-def digest_of(fs: pafs.FileSystem, path: str) -> str:
-    """Return the digest of the file at ``path``, as in :class:`Written`; the file is read in pieces."""
+def file_digest(fs: pafs.FileSystem, path: str) -> str:
+    """Return the digest of the file at ``path``, as in :class:`WrittenFile`; the file is read in pieces."""
     with fs.open_input_stream(path) as stream:
         return stream_digest(stream)
 
 
 def stream_digest(stream: pa.NativeFile) -> str:
-    """Return the digest of the rest of ``stream``, as in :class:`Written`; it is read in pieces."""
+    """Return the digest of the rest of ``stream``, as in :class:`WrittenFile`; it is read in pieces."""
     digest = xxh3_128()
     while piece := stream.read(_PIECE_BYTES):
         digest.update(piece)

@@ -1,7 +1,7 @@
-"""The states of published partitions for a process that asks for them again and again, such as a sensor.
+"""A cache of the states of published partitions, for a process that asks for them again and again, such as a sensor.
 
-A listing tells which states changed since they were read; only those are read again. An unchanged collection of any
-number of partitions therefore costs a listing, and not a request for each of them.
+A listing tells which states changed since they were read, and only these are read again. An unchanged collection
+therefore costs one listing, and not a request for each partition.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ import time
 from typing import Any
 
 from rasteret_assets.storage.filesystems import each_file
+from rasteret_assets.storage.io_errors import finding
 from rasteret_assets.storage.listing import list_table
-from rasteret_assets.storage.reading import looking
 from rasteret_assets.storage.workspace import STATE_STAGE, Workspace
 from rasteret_assets.versions import file_version
 
 
 class StateCache:
-    """Remembers the states of one collection, in memory."""
+    """Keeps the states of one collection in memory."""
 
     def __init__(self) -> None:
-        #: Version of the file and the state, by key; of files that may change again unseen no version is kept.
+        #: Version of the state's file and the state, by key; only of files whose version tells every later change.
         self._known: dict[str, tuple[str, dict[str, Any]]] = {}
 
     def read(self, workspace: Workspace) -> dict[str, dict[str, Any]]:
-        """Return what :meth:`~rasteret_assets.storage.workspace.Workspace.states` would; nobody may change it.
+        """Return the states of all published partitions by key, in key order; the caller may not change them.
 
         Args:
-            workspace: always of the same collection.
+            workspace: of the collection, which is the same in every call.
 
         Raises:
             CollectionError: if a state cannot be read, or a newer version wrote it.
         """
         folder = f"{workspace.stages}/{STATE_STAGE}"
         looked_ns = time.time_ns()
-        with looking(folder):
+        with finding(folder):
             listed, _ = list_table(workspace.fs, folder) or ([], True)
         versions = {
             one.path.rpartition("/")[2].removesuffix(".json"): file_version(

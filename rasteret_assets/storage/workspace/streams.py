@@ -1,11 +1,11 @@
-"""Tables of a workspace as Arrow streams: cheap to write and to read in part, and every batch carries a checksum.
+"""Tables of a workspace as Arrow streams, which are cheap to write and to read in part; every batch has a checksum.
 
-Raw and normalized records and the header store are read by this package many times and by others rarely, so they are
-kept as they lie in memory: Arrow's IPC stream
-(https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format), its buffers compressed with LZ4. Any Arrow
-library opens such a file. After the end of the stream, where such readers stop, stands a line of JSON: where each batch
-begins, how many rows it holds, a checksum of its bytes, and what the writer noted. The last twelve bytes of the file
-are a checksum of that line, with the end of the stream before it, and the length of the line.
+This package reads raw records, normalized records and the header store many times, and others rarely do. These tables
+are therefore files in the form that they have in memory: Arrow's IPC stream
+(https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format), with buffers compressed by LZ4. Any Arrow
+library opens such a file. After the end of the stream, where other readers stop, comes a line of JSON: first byte, rows
+and checksum of each batch, and notes of the writer. The last twelve bytes of the file are a checksum of the line
+together with the end of the stream before it, and the length of the line.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import pyarrow as pa
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest, xxh3_128
 
-from rasteret_assets.storage.reading import damaged, patiently, unreadable, writing
+from rasteret_assets.storage.io_errors import damaged, patiently, unreadable, writing
 from rasteret_assets.storage.workspace.files import Files
-from rasteret_assets.storage.workspace.placed_files import FileWriter, Written
+from rasteret_assets.storage.workspace.placed_files import FileWriter, WrittenFile
 
-#: Ends the names of these files.
+#: Suffix of the files' names.
 STREAM_SUFFIX: Final = ".arrows"
 
 #: How batches are encoded.
@@ -39,14 +39,14 @@ _PIECE_BYTES: Final = 16 * 2**20
 _TAIL_BYTES: Final = 256 * 1024
 
 
-class Message(NamedTuple):
+class StoredBatch(NamedTuple):
     """A record batch in a stream.
 
     Args:
-        first: byte at which it begins.
-        size: its bytes.
-        rows: its rows.
-        checksum: of its bytes.
+        first: first byte of the batch in the file.
+        size: bytes of the batch.
+        rows: rows of the batch.
+        checksum: xxh3 of the bytes, in hexadecimal.
     """
 
     first: int
@@ -59,7 +59,7 @@ class StreamWriter(FileWriter):
     """Writes one stream batch by batch.
 
     Args:
-        sink: file that is written.
+        sink: the file to write.
         schema: of the rows.
         path: of the file that is replaced, for messages.
     """
@@ -70,17 +70,17 @@ class StreamWriter(FileWriter):
         self._writer = pa.ipc.new_stream(sink, schema, options=STREAM_OPTIONS)
         self._path = path
         self._places: list[tuple[int, int, int]] = []
-        #: What is noted about the rows: any JSON document.
+        #: Notes about the rows, which can be written as JSON.
         self.notes: dict[str, Any] = {}
         with writing(path):
-            # The schema is written before the first batch: what follows is batches only.
+            # An empty batch, because the schema is written with the first one.
             self._writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema))
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
-        """Append rows as batches of their own.
+        """Append rows as one or more new batches.
 
         Raises:
-            WorkspaceError: if there is no room for them.
+            WorkspaceError: if the disk has no room for the rows.
         """
         for batch in rows.to_batches() if isinstance(rows, pa.Table) else [rows]:
             if batch.num_rows:
@@ -91,20 +91,20 @@ class StreamWriter(FileWriter):
                 self.rows += batch.num_rows
 
     def close(self) -> list[tuple[int, int, int]]:
-        """Write the end of the stream; return where its batches stand."""
+        """Write the end of the stream; return first byte, size and rows of each batch."""
         self._writer.close()
         return self._places
 
 
 @contextmanager
 def stream_writer(files: Files, path: str, schema: pa.Schema, *, durable: bool = False) -> Iterator[StreamWriter]:
-    """Write a stream batch by batch; it replaces what was there when the block ends without an error.
+    """Write a stream batch by batch; it replaces the file at ``path`` if the block ends without an error.
 
     Args:
         files: of the workspace.
         path: of the file.
         schema: of its rows.
-        durable: whether the file has to outlast a power cut; not for what is written anew in each build.
+        durable: whether the file has to outlast a power cut; False for files that every build writes anew.
 
     Raises:
         WorkspaceError: if the file cannot be written.
@@ -116,7 +116,7 @@ def stream_writer(files: Files, path: str, schema: pa.Schema, *, durable: bool =
             writer = StreamWriter(sink, schema, path)
             yield writer
         except BaseException:
-            with suppress(Exception):  # the error that ends the block is the one that counts
+            with suppress(Exception):  # the error of the block is the one to raise
                 sink.close()
             raise
         with writing(path):
@@ -128,15 +128,15 @@ def stream_writer(files: Files, path: str, schema: pa.Schema, *, durable: bool =
 
 def put_messages(
     files: Files, path: str, schema: pa.Schema, messages: Iterable[tuple[int, bytes]], notes: dict[str, Any]
-) -> Written:
-    """Write a stream of record batches that are encoded already, replacing what was there in one step.
+) -> WrittenFile:
+    """Write a stream of record batches that are encoded already, which replaces the file at ``path`` in one step.
 
     Args:
         files: of the workspace.
         path: of the file.
         schema: of the rows.
-        messages: number of rows and bytes of record batches of this schema.
-        notes: what is noted about the rows.
+        messages: pairs of number of rows and encoded bytes, for each batch.
+        notes: notes about the rows.
 
     Raises:
         WorkspaceError: if the file cannot be written.
@@ -161,11 +161,11 @@ def put_messages(
 
 def _finished(
     file: BinaryIO, places: Sequence[tuple[int, int, int]], notes: dict[str, Any], *, durable: bool
-) -> Written:
-    """Append the line that says where the batches of a stream stand; the digest is that of the columns and rows."""
+) -> WrittenFile:
+    """Append the line about the batches of a stream; return the file's size and a digest of its columns and rows."""
     file.flush()
     size = file.seek(0, 2)
-    # Read, not mapped: pages of a mapped file count as memory of this process.
+    # Not mapped, because pages of a mapped file count as memory of this process.
     sums = [xxh3_64_hexdigest(memoryview(_pread(file.fileno(), first, count))) for first, count, _ in places]
     start = _pread(file.fileno(), 0, places[0][0] if places else size - len(_END))
     head = xxh3_64_hexdigest(memoryview(start))
@@ -175,42 +175,42 @@ def _finished(
     file.flush()
     if durable:
         os.fsync(file.fileno())
-    # What the rows were made from stands in the metadata of the schema, and is not part of what they are.
+    # Without the metadata of the schema, which says what the rows were made from: equal rows have equal digests.
     columns = pa.ipc.read_schema(pa.BufferReader(start)).remove_metadata().serialize()
     digest = xxh3_128(memoryview(columns))
     digest.update("".join(sums).encode())
-    return Written(file.tell(), digest.hexdigest())
+    return WrittenFile(file.tell(), digest.hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamTable:
-    """A stream that was opened. The bytes of a batch are held against its checksum when the batch is read.
+    """An open stream. The checksum of a batch is compared when the batch is read.
 
     Args:
         path: of the file.
         schema: of its rows.
         messages: its batches, in file order.
-        notes: what the writer noted about the rows.
-        read: returns bytes of the file by their first and their number.
+        notes: notes of the writer about the rows.
+        read: returns bytes of the file, given the first byte and the number of bytes.
     """
 
     path: str
     schema: pa.Schema
-    messages: tuple[Message, ...]
+    messages: tuple[StoredBatch, ...]
     notes: dict[str, Any]
     read: Callable[[int, int], pa.Buffer] = field(repr=False)
 
     @property
     def rows(self) -> int:
-        """Rows of all batches."""
+        """Number of rows in all batches."""
         return sum(message.rows for message in self.messages)
 
-    def content(self, message: Message) -> pa.Buffer:
-        """Return the bytes of a batch, which are those that were written.
+    def content(self, message: StoredBatch) -> pa.Buffer:
+        """Return the encoded bytes of a batch, after comparing their checksum.
 
         Raises:
-            DamagedFileError: if they are not.
-            CollectionError: if they cannot be read.
+            DamagedFileError: if the bytes are not those that were written.
+            CollectionError: if the bytes cannot be read.
         """
         try:
             content = self.read(message.first, message.size)
@@ -220,7 +220,7 @@ class StreamTable:
             raise damaged(self.path, "its bytes are not those that were written")
         return content
 
-    def batch(self, message: Message, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+    def batch(self, message: StoredBatch, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """Return a batch; errors as for :meth:`content`.
 
         Args:
@@ -231,7 +231,7 @@ class StreamTable:
         try:
             if columns is None:
                 return pa.ipc.read_record_batch(pa.ipc.read_message(pa.BufferReader(content)), self.schema)
-            # Only a stream can be read in part: one of this batch is made.
+            # As a stream of this batch alone, because pyarrow reads single columns only of a stream.
             fields = [self.schema.get_field_index(name) for name in columns]
             options = pa.ipc.IpcReadOptions(included_fields=fields)
             head = self.schema.serialize()
@@ -242,13 +242,13 @@ class StreamTable:
             raise unreadable(self.path, error) from error
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in file order, in the batches in which they were written; errors as for :meth:`content`."""
+        """Yield the batches of the file, in file order; errors as for :meth:`content`."""
         for message in self.messages:
             yield self.batch(message, columns)
 
 
 class _Joined:
-    """Pieces of memory as one file."""
+    """Pieces of memory as one Python file."""
 
     def __init__(self, pieces: Sequence[memoryview]) -> None:
         self._pieces = list(pieces)
@@ -272,11 +272,11 @@ class _Joined:
 
 
 def open_stream(files: Files, path: str) -> StreamTable | None:
-    """Open a stream; None where it does not exist.
+    """Open the stream at ``path``; None where it does not exist.
 
     Raises:
-        DamagedFileError: if the file is not what was written.
-        CollectionError: if it cannot be opened.
+        DamagedFileError: if the bytes of the file are not those that were written.
+        CollectionError: if the file cannot be opened.
     """
     source = _local(path) if files.is_local else _remote(files, path)
     if source is None:
@@ -292,12 +292,12 @@ def open_stream(files: Files, path: str) -> StreamTable | None:
         short = tail.size - _TRAILER.size - length
         line = memoryview(tail.slice(short, length) if short >= 0 else read(end - len(_END), length)).tobytes()
         if not line.startswith(_END) or xxh3_64_intdigest(line) != checksum:
-            raise ValueError("its end is not what was written")  # noqa: TRY301
+            raise ValueError("its end is not the one that was written")  # noqa: TRY301
         note = json.loads(line[len(_END) :])
-        messages = tuple(Message(*message) for message in note["messages"])
+        messages = tuple(StoredBatch(*message) for message in note["messages"])
         head = read(0, messages[0].first if messages else end - len(_END))
         if messages and sum(messages[-1][:2]) != end - len(_END):
-            raise ValueError("it is longer than what was written")  # noqa: TRY301
+            raise ValueError("it is longer than it was written")  # noqa: TRY301
         if xxh3_64_hexdigest(memoryview(head)) != note["head"]:
             raise ValueError("its bytes are not those that were written")  # noqa: TRY301
         schema = pa.ipc.read_schema(pa.BufferReader(head))
@@ -322,7 +322,7 @@ def _local(path: str) -> _Source | None:
 
 
 class _Descriptor:
-    """A file that stays open as long as batches may be read of it, and is closed with the last reference."""
+    """An open file that is closed with its last reference, because batches may be read as long as one exists."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -332,7 +332,7 @@ class _Descriptor:
 
 
 def _pread(file: int, first: int, count: int) -> pa.Buffer:
-    """Bytes of a local file; several threads may read at once."""
+    """Return bytes of a local file; several threads may read at once."""
     pieces = []
     while count > 0 and (piece := os.pread(file, count, first)):
         pieces.append(piece)
@@ -350,7 +350,7 @@ def _remote(files: Files, path: str) -> _Source | None:
         nonlocal held
         start, piece = held
         if not start <= first or first + count > start + piece.size:
-            # More than is asked for: what follows is asked for next.
+            # Read more than the wanted bytes, because the next request is nearly always for the bytes after them.
             start, more = first, max(count, _PIECE_BYTES)
             try:
                 piece = patiently(lambda: pa.py_buffer(source.read_at(more, first)))

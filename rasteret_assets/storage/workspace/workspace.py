@@ -1,14 +1,14 @@
-"""Where a collection lies and how it is written: whole files, replaced in one step.
+"""The folders of a collection, with the path of each of its files, its states and its locks.
 
 <root>/<name>_records/year=2024/month=1/part-0.parquet     published, nothing else (year=2024/ by year, and so on)
 <root>/<name>_stages/<stage>/<partition>.arrows            raw and normalized records
 <root>/<name>_stages/<stage>/<partition>.parquet           rejected records, band metadata (the ledger)
 <root>/<name>_stages/headers/<partition>/                  files of headers, to which new ones are added
 <root>/<name>_stages/collection/<partition>.json           state of a published partition, written last
-<root>/<name>_stages/source.json                           what the last look at the source found
-<root>/<name>_stages/source_files/                         what that look found in each file of the source
-<root>/<name>_stages/locks/source                          who looks at the source
-<root>/<name>_stages/locks/<partition>                     who builds a partition, and the number of the last who did
+<root>/<name>_stages/source.json                           profile of the record table
+<root>/<name>_stages/source_files/                         profile of each source file
+<root>/<name>_stages/locks/source                          lock of the profile
+<root>/<name>_stages/locks/<partition>                     lock of a partition, with the number of its last holder
 <root>/<name>_stages/harvest.json                          the ledger of a harvest of STAC items
 <root>/<name>_stages/harvested_items/<window>.parquet      hashes of the items that a window has
 <root>/<name>_stages/.writing/                             files that are being written
@@ -33,7 +33,7 @@ from rasteret_assets.partitions import SIZES, PartitionBy, hive_folder, partitio
 from rasteret_assets.schema import NORMALIZED, RAW
 from rasteret_assets.spec import HARVEST_SUFFIX, PUBLISHED_SUFFIXES, CollectionSpec
 from rasteret_assets.storage.filesystems import each_file, list_files, resolve_filesystem
-from rasteret_assets.storage.reading import looking, writing
+from rasteret_assets.storage.io_errors import finding, writing
 from rasteret_assets.storage.workspace import disk
 from rasteret_assets.storage.workspace._locks import held
 from rasteret_assets.storage.workspace.documents import is_state, lost_state
@@ -45,16 +45,16 @@ _log = logging.getLogger(__name__)
 
 PART_NAME = "part-0.parquet"
 STATE_STAGE = "collection"
-# No partition has this key.
+# Names of locks, which no partition has as its key.
 _SOURCE_LOCK: Final = "source"
 _HARVEST_LOCK: Final = "harvest"
 _TRIES: Final = 20
-# Locks that a build confirms before it publishes one of its partitions, with a request each.
+# Most locks that a build confirms before it publishes one of its partitions, because each costs a request.
 _CONFIRMED_AT_MOST: Final = 16
-#: Ends the name of the folder beside a published one, in which all else of its collection lies.
+#: Suffix of the folder beside a published one, which holds everything else of the collection.
 STAGES_SUFFIX: Final = "_stages"
 
-# Locks that the running code holds, by where they lie; a thread that is started with a copied context joins them.
+# Locks that the running code holds, by filesystem and path; a thread with a copy of the context holds them too.
 _HOLDS: ContextVar[Mapping[str, Hold]] = ContextVar("holds", default={})  # noqa: B039  (never changed in place)
 
 
@@ -63,10 +63,10 @@ class Workspace(Files):
     """The two folders of one collection on one filesystem.
 
     Args:
-        fs: filesystem of both.
+        fs: filesystem of both folders.
         stages: folder of everything that is not published.
         published: folder of the published dataset.
-        partition_by: size of the partitions that are to be published, which decides where undated records go.
+        partition_by: size of the partitions, on which the place of undated records depends.
     """
 
     published: str
@@ -77,7 +77,7 @@ class Workspace(Files):
         """Return the workspace of a collection.
 
         Args:
-            spec: of the collection, which names a place to publish in.
+            spec: of the collection.
             filesystem: pyarrow or fsspec filesystem that takes precedence over the path's own.
         """
         return cls.at(str(spec.published_path), filesystem, partition_by=spec.partition_by)
@@ -86,11 +86,11 @@ class Workspace(Files):
     def at(cls, published_path: str, filesystem: Any = None, *, partition_by: PartitionBy = "month") -> Workspace:
         """Return the workspace of a collection published at ``published_path`` (a path or URI).
 
-        Who only reads what is there need not know ``partition_by``: files are told by their paths.
+        ``partition_by`` may be left out for reading, because the paths of existing files tell their partitions.
         """
         fs, published = resolve_filesystem(published_path, filesystem)
         published = published.rstrip("/")
-        # One suffix only: stac_records and records_stac are two names.
+        # One suffix only, because stac_records and records_stac are two names.
         suffix = next((suffix for suffix in PUBLISHED_SUFFIXES if published.endswith(suffix)), "")
         stem = published.removesuffix(suffix)
         return cls(fs=fs, published=published, stages=f"{stem}{STAGES_SUFFIX}", partition_by=partition_by)
@@ -102,16 +102,16 @@ class Workspace(Files):
         return f"{self.published}/{hive_folder(key, self.partition_by)}/{PART_NAME}"
 
     def outdated_files(self, key: str) -> list[str]:
-        """Return other paths at which a partition's file may lie, from when ``partition_by`` was another: of undated.
+        """Return the paths at which a partition's file may lie from a time when ``partition_by`` was another.
 
-        Any other partition has one path, which its key tells.
+        Only undated records have such paths. The path of any other partition depends on its key alone.
         """
         paths = {f"{self.published}/{hive_folder(key, by)}/{PART_NAME}" for by in SIZES}
         return sorted(paths - {self.published_file(key)})
 
     @property
     def harvested(self) -> str:
-        """Folder of harvested STAC items, beside the other two."""
+        """Folder of harvested STAC items, beside the other two folders."""
         return f"{self.stages.removesuffix(STAGES_SUFFIX)}{HARVEST_SUFFIX}"
 
     def harvested_file(self, window: str) -> str:
@@ -120,7 +120,7 @@ class Workspace(Files):
 
     @property
     def harvest_ledger(self) -> str:
-        """Path of the document that says what was harvested when."""
+        """Path of the harvest's ledger: which windows were harvested when."""
         return f"{self.stages}/harvest.json"
 
     def harvest_hashes(self, window: str) -> str:
@@ -128,12 +128,12 @@ class Workspace(Files):
         return f"{self.stages}/harvested_items/{window}.parquet"
 
     def partition_of(self, path: str) -> str | None:
-        """Return the partition of a published file by its path; None where no partition's file has such a path."""
+        """Return the partition of a published file by its path; None for any other path."""
         found = self._partition_of(path)
         return found[0] if found else None
 
     def size_of(self, path: str) -> PartitionBy | None:
-        """Return whether a published file is one of a collection by year, by month or by day; None as above."""
+        """Return the size of the partition of a published file (year, month or day); None for any other path."""
         found = self._partition_of(path)
         return found[1] if found else None
 
@@ -147,19 +147,19 @@ class Workspace(Files):
         return {by for by in (self.size_of(info.path) for info in files) if by is not None}
 
     def stage_file(self, stage: str, key: str) -> str:
-        """Path of a stage's table for one partition."""
+        """Return the path of a stage's table for one partition."""
         suffix = STREAM_SUFFIX if stage in (RAW, NORMALIZED) else ".parquet"
         return f"{self.stages}/{stage}/{key}{suffix}"
 
     def state_file(self, key: str) -> str:
-        """Path of a published partition's state."""
+        """Return the path of a published partition's state."""
         return f"{self.stages}/{STATE_STAGE}/{key}.json"
 
     def remove(self, path: str) -> bool:
-        """Delete a file and the folders it leaves empty; False where it does not exist.
+        """Delete a file and the folders that are then empty; return False where the file does not exist.
 
         Raises:
-            WorkspaceError: if it cannot be deleted.
+            WorkspaceError: if the file cannot be deleted.
         """
         self.before_put(path)
         if not self.has(path):
@@ -167,7 +167,7 @@ class Workspace(Files):
         folder = path.rpartition("/")[0]
         with writing(path):
             if not self.is_local:
-                with suppress(FileNotFoundError):  # another process may have deleted it since
+                with suppress(FileNotFoundError):  # another process may delete it first
                     self.fs.delete_file(path)
                 self._remove_marker(folder)
                 return True
@@ -175,7 +175,7 @@ class Workspace(Files):
             Path(path).unlink(missing_ok=True)
         while folder not in (self.published, self.stages) and folder.startswith((self.published, self.stages)):
             try:
-                # Never with what is in it: another partition may be putting its file there at this moment.
+                # Only an empty folder, because another partition may put its file there at this moment.
                 Path(folder).rmdir()
             except OSError:
                 break
@@ -183,10 +183,10 @@ class Workspace(Files):
         return True
 
     def _remove_marker(self, folder: str) -> None:
-        """Delete the marker that is left of a partition's own folder, if any; those above it are others' too."""
+        """Delete the marker of a partition's empty folder, but not those of the folders above, which others use too."""
         inside = pafs.FileSelector(folder, allow_not_found=True)
         if folder.startswith(f"{self.published}/") and not self.fs.get_file_info(inside):
-            # Many stores have no such markers, and some say so.
+            # Many stores have no markers of folders, and some raise then.
             with suppress(FileNotFoundError):
                 self.fs.delete_dir(folder)
 
@@ -195,27 +195,27 @@ class Workspace(Files):
     def state(self, key: str) -> dict[str, Any] | None:
         """Read the state of a published partition, or return None where it has none.
 
-        A state that is damaged, or of a form that is not ours, is logged and read as one that is lost: its partition is
-        to be built again.
+        A state that is damaged, or has an unknown form, is logged and returned as a lost state, whose partition is
+        built again.
 
         Raises:
-            CollectionError: if it cannot be read, or a newer version wrote it.
+            CollectionError: if the state cannot be read, or a newer version wrote it.
         """
         path = self.state_file(key)
         try:
             document = self.read_json(path)
         except DamagedFileError as error:
-            _log.warning("%s: damaged (%s); partition %s is to be built again", path, error.__cause__, key)
+            _log.warning("%s: damaged (%s); the next build makes partition %s again", path, error.__cause__, key)
             return lost_state()
         if document is None or is_state(document):
             return document
-        _log.warning("%s: not the state of a partition; partition %s is to be built again", path, key)
+        _log.warning("%s: not the state of a partition; the next build makes partition %s again", path, key)
         return lost_state()
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """Read the state of every published partition, as :meth:`state` does: by key, in key order."""
+        """Read the state of every published partition, by key, in key order; errors as for :meth:`state`."""
         folder = pafs.FileSelector(f"{self.stages}/{STATE_STAGE}", allow_not_found=True)
-        with looking(folder.base_dir):
+        with finding(folder.base_dir):
             infos = self.fs.get_file_info(folder)
         names = sorted(info.base_name for info in infos if info.base_name.endswith(".json"))
         keys = [name.removesuffix(".json") for name in names]
@@ -223,10 +223,10 @@ class Workspace(Files):
         return {key: state for key, state in found if state is not None}
 
     def failures(self, states: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, int]:
-        """Headers that the published partitions lack, by error class.
+        """Count the headers that published partitions do not have, by error class.
 
         Args:
-            states: of the partitions, where they are known already.
+            states: states of the partitions; read from the workspace when omitted.
         """
         counts: Counter[str] = Counter()
         for state in (self.states() if states is None else states).values():
@@ -235,14 +235,14 @@ class Workspace(Files):
 
     @contextmanager
     def lock(self, key: str) -> Iterator[Hold]:
-        """Be the only one that builds a partition; waits for whoever does so now.
+        """Wait for the lock of a partition, which one build at a time holds, and hold it during the block.
 
-        Code that runs under the lock may take it again, and gets the same hold. So may threads that are started with a
-        copy of its context (``contextvars.copy_context``), which :func:`~rasteret_assets.storage.filesystems.each_file`
-        does; any other thread waits as another process would.
+        Code that runs under the lock may take it again and gets the same hold. So may threads with a copy of its
+        context (``contextvars.copy_context``), such as those of
+        :func:`~rasteret_assets.storage.filesystems.each_file`; any other thread waits as another process does.
 
         Raises:
-            WorkspaceError: if there cannot be a lock.
+            WorkspaceError: if the lock cannot be written.
         """
         told = f"waiting for another run that builds {key} of {self.published}"
         with self._lock(key, f"partition {key} of {self.published}", told) as hold:
@@ -250,24 +250,24 @@ class Workspace(Files):
 
     @contextmanager
     def lock_source(self) -> Iterator[Hold]:
-        """Be the only one that looks at the record table; waits for whoever does so now. Otherwise as :meth:`lock`."""
-        told = f"waiting for another process that looks at the record table of {self.published}"
-        with self._lock(_SOURCE_LOCK, f"the look at the record table of {self.published}", told) as hold:
+        """Wait for the lock of the profile, which one process at a time holds; otherwise as :meth:`lock`."""
+        told = f"waiting for another process that profiles the record table of {self.published}"
+        with self._lock(_SOURCE_LOCK, f"the profile of the record table of {self.published}", told) as hold:
             yield hold
 
     @contextmanager
     def lock_harvest(self) -> Iterator[Hold]:
-        """Be the only one that harvests; waits for whoever does so now. Otherwise as :meth:`lock`."""
+        """Wait for the lock of the harvest, which one process at a time holds; otherwise as :meth:`lock`."""
         told = f"waiting for another process that harvests the items of {self.published}"
         with self._lock(_HARVEST_LOCK, f"the harvest of {self.published}", told) as hold:
             yield hold
 
     def is_private(self, path: str) -> bool:
-        """Whether a file holds addresses as they are fetched: harvested items are such too."""
+        """Return whether only its owner may read a file; harvested items hold addresses with what grants access too."""
         return path.startswith(f"{self.harvested}/") or super().is_private(path)
 
     def private_folders(self, path: str) -> list[str]:
-        """Return the folders of a private file."""
+        """Return the folders of a private file, outermost first."""
         return [self.harvested] if path.startswith(f"{self.harvested}/") else super().private_folders(path)
 
     @contextmanager
@@ -288,17 +288,18 @@ class Workspace(Files):
                 _HOLDS.reset(before)
 
     def derive_json(self, path: str, derived: Callable[[], Mapping[str, Any] | None]) -> None:
-        """Bring a document up to date that is derived from others, which other processes may be changing.
+        """Bring the document at ``path`` up to date, which is derived from documents that other processes may change.
 
         Args:
             path: of the document.
-            derived: makes it of what the others are now; None where there is to be none. Called again where another
-                process replaced the document meanwhile, which may have seen less or more.
+            derived: returns the document, derived from the others as they are now; None if it is to be deleted. Called
+                again if another process replaced the document meanwhile, because that process may have read older or
+                newer documents.
 
         Raises:
             WorkspaceError: if the document cannot be written.
         """
-        # One after the other, where the document cannot be compared and swapped.
+        # Under a lock on storage that cannot compare and swap.
         with self.lock(path.rpartition("/")[2]) if self.conditional is None else nullcontext():
             for _ in range(_TRIES):
                 found, tag = self.read_tagged(path)
@@ -310,8 +311,8 @@ class Workspace(Files):
                     return
         raise WorkspaceError(f"{path} cannot be written: other processes replace it again and again")
 
-    def before_put(self, path: str) -> None:  # noqa: ARG002  (whoever lost one lock stood still for too long for all)
-        """Refuse to put a file in place where a lock was lost that the running code goes by.
+    def before_put(self, path: str) -> None:  # noqa: ARG002  (a process that lost one lock stood still too long for all)
+        """Refuse to put a file in place if the running code has lost one of its locks.
 
         Raises:
             LockLostError: naming the partition.
@@ -320,17 +321,17 @@ class Workspace(Files):
             hold.check()
 
     def confirm_other_holds(self, key: str) -> None:
-        """Refuse to publish a partition where the running code has lost another one, if it holds few.
+        """Confirm the locks of other partitions before ``key`` is published, if the running code holds fewer than 16.
 
         Raises:
-            LockLostError: naming the other partition.
+            LockLostError: naming a partition that another build has taken over.
         """
         others = {path: hold for path, hold in self._holds().items() if path != f"{self.stages}/locks/{key}"}
         if len(others) < _CONFIRMED_AT_MOST:
             each_file(self.fs, lambda path: others[path].confirm(), list(others))
 
     def _holds(self) -> dict[str, Hold]:
-        """Return the holds of the running code in this workspace, by the path of their lock."""
+        """Return the locks that the running code holds in this workspace, by path."""
         mine = f"{self.fs.type_name}:"
         return {
             path: hold
@@ -339,7 +340,7 @@ class Workspace(Files):
         }
 
     def refuse_links(self, path: str) -> None:
-        """Refuse a path on a local disk that leads through a symbolic link below one of the two folders.
+        """Refuse a path on a local disk that leads through a symbolic link below one of the workspace's folders.
 
         Raises:
             OSError: naming the link.
@@ -347,7 +348,7 @@ class Workspace(Files):
         disk.refuse_links(path, [self.stages, self.published, self.harvested])
 
     def exists(self) -> bool:
-        """Whether anything was published here."""
+        """Return whether the published folder has any file."""
         selector = pafs.FileSelector(self.published, allow_not_found=True, recursive=True)
-        with looking(self.published):
+        with finding(self.published):
             return any(info.type == pafs.FileType.File for info in self.fs.get_file_info(selector))

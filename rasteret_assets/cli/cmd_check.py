@@ -1,0 +1,72 @@
+"""``rasteret-assets check``: the checks of published collections, without Dagster."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from rasteret_assets.checks import Finding, check_partition
+from rasteret_assets.cli.common import (
+    exit_code_option,
+    in_one_line,
+    json_option,
+    partition_option,
+    print_json,
+    printable,
+)
+from rasteret_assets.cli.location import Location, located
+
+
+@click.command()
+@click.argument("collections", nargs=-1, metavar="[COLLECTION]...")
+@located
+@partition_option
+@exit_code_option("a check finds an error (a warning is not an error)")
+@json_option
+@in_one_line
+def check(
+    collections: tuple[str, ...], *, location: Location, partitions: tuple[str, ...], exit_code: bool, as_json: bool
+) -> None:
+    """Check published collections.
+
+    Runs the checks that Dagster runs, over all partitions. A COLLECTION is a YAML file or the name of a declared
+    collection; without one, all declared collections are meant. Checks of your own run too where a code location that
+    imports them is named (-f or -m).
+    """
+    rows: list[dict[str, Any]] = []
+    for spec in location.specs(collections):
+        workspace = location.workspace_of(spec)
+        published = list(workspace.states())
+        if unknown := sorted(set(partitions) - set(published)):
+            raise click.UsageError(f"{spec.name} has no published partition {', '.join(unknown)}")
+        rows += [
+            {"collection": spec.name, "partition": key, "verdict": finding.verdict, **_document(finding)}
+            for key in partitions or published
+            for finding in check_partition(workspace, spec, key)
+        ]
+    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("ok", "warning", "error")}
+    if as_json:
+        print_json({"counts": counts, "checks": rows})
+    else:
+        for row in rows:
+            if row["verdict"] != "ok":
+                place = f"{row['verdict']}: {row['collection']} {row['partition']} {row['check']}: "
+                click.echo(printable(place + row["message"]))
+        partitions_seen = len({(row["collection"], row["partition"]) for row in rows})
+        click.echo(
+            f"{len(rows)} checks of {partitions_seen} partitions: {counts['ok']} passed, {counts['warning']} warnings, "
+            f"{counts['error']} errors"
+        )
+    if exit_code and counts["error"]:
+        sys.exit(1)
+
+
+def _document(finding: Finding) -> dict[str, Any]:
+    return {
+        "check": finding.check,
+        "message": finding.message,
+        "numbers": dict(finding.numbers),
+        "rows": [dict(row) for row in finding.rows],
+    }

@@ -1,0 +1,33 @@
+"""``rasteret-assets discover``: partitions registered on a Dagster instance."""
+
+from __future__ import annotations
+
+import click
+
+from rasteret_assets.cli.common import dagster_instance, in_one_line, json_option, print_json
+from rasteret_assets.cli.location import Location, located
+
+
+@click.command()
+@click.argument("collections", nargs=-1, metavar="[COLLECTION]...")
+@located
+@json_option
+@in_one_line
+def discover(collections: tuple[str, ...], *, location: Location, as_json: bool) -> None:
+    """Register partitions on the Dagster instance.
+
+    The instance is that of DAGSTER_HOME. A COLLECTION is a YAML file or the name of a declared collection; without one,
+    all declared collections are meant.
+    """
+    found = {}
+    with dagster_instance() as instance:
+        if instance is None:
+            raise click.UsageError("DAGSTER_HOME is not set: it names the folder of the Dagster instance")
+        for spec in location.specs(collections):
+            keys = instance.register_partitions(spec, location)
+            found[spec.name] = keys
+            if not as_json:
+                shown = [keys[0], "...", keys[-1]] if len(keys) > 3 else keys
+                click.echo(f"{spec.name}: {len(keys)} partitions ({', '.join(shown)})")
+    if as_json:
+        print_json(found)

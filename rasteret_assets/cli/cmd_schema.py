@@ -1,0 +1,18 @@
+"""``rasteret-assets schema``: the JSON schema of declarations."""
+
+from __future__ import annotations
+
+import click
+
+from rasteret_assets.cli.common import in_one_line, print_json
+from rasteret_assets.declare import json_schema
+
+
+@click.command()
+@in_one_line
+def schema() -> None:
+    """Print the JSON schema of declarations.
+
+    Editors complete words and underline mistakes by it. init writes it beside the declarations.
+    """
+    print_json(json_schema())

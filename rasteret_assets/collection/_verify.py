@@ -1,0 +1,81 @@
+"""Holding what is published against its manifest: a file that is missing or damaged is named, not skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+
+from rasteret_assets.storage.filesystems import each_file
+from rasteret_assets.storage.io_errors import patiently, unreadable
+from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.storage.workspace.commit import LOST, FileFacts, may_be
+from rasteret_assets.storage.workspace.placed_files import file_digest
+
+Verify = Literal["rows", "full", False]
+
+
+def problem_with(
+    workspace: Workspace,
+    states: Mapping[str, Mapping[str, object]],
+    fragments: list[ds.ParquetFileFragment],
+    sizes: Mapping[str, int],
+    verify: Verify,
+) -> str | None:
+    """What is wrong with the files of a collection, in one sentence; None where nothing is.
+
+    Args:
+        workspace: of the collection.
+        states: of its partitions, by key; without any there is nothing to hold the files against.
+        fragments: the files, with their footers.
+        sizes: of the files in bytes, by path.
+        verify: ``"rows"`` compares rows and sizes, ``"full"`` reads every byte.
+    """
+    if not states or not verify:
+        return None
+    for key, state in states.items():
+        if LOST in state:
+            return f"partition {key} has a state that cannot be read ({workspace.state_file(key)}): build it again"
+    found = {fragment.path: fragment for fragment in fragments}
+    key_of = {path: workspace.partition_of(path) for path in found}
+    there = set(key_of.values())
+    for key, state in states.items():
+        if key not in there and None not in may_be(state):
+            return f"partition {key} is missing ({_path_of(workspace, key)}): build it again"
+    if strangers := sorted(path for path, key in key_of.items() if key not in states):
+        return f"{strangers[0]} belongs to no partition that was published here: remove it, or build it again"
+    for path, fragment in found.items():
+        rows, key = fragment.metadata.num_rows, str(key_of[path])
+        fitting = [facts for facts in may_be(states[key]) if facts and (facts.rows, facts.bytes) == (rows, sizes[path])]
+        if not fitting:
+            said = " or ".join(f"{facts.rows} records" for facts in may_be(states[key]) if facts) or "nothing"
+            return f"partition {key} is damaged ({path} holds {rows} records, {said} were published): build it again"
+    return _contents(workspace, states, key_of, list(found)) if verify == "full" else None
+
+
+def _path_of(workspace: Workspace, key: str) -> str:
+    """The path of a missing file; where undated records lie follows from what else is there."""
+    return replace(workspace, partition_by=min(workspace.published_sizes(), default="month")).published_file(key)
+
+
+def _contents(
+    workspace: Workspace, states: Mapping[str, Mapping[str, object]], keys: Mapping[str, str | None], paths: list[str]
+) -> str | None:
+    digests = each_file(workspace.fs, lambda path: _digest(workspace.fs, path), paths, takes_long=True)
+    for path, digest in zip(paths, digests, strict=True):
+        known: list[FileFacts | None] = may_be(states[str(keys[path])])
+        if digest not in [facts.content_hash for facts in known if facts]:
+            damage = f"the bytes of {path} are not those published"
+            return f"partition {keys[path]} is damaged ({damage}): build it again with force=True"
+    return None
+
+
+def _digest(fs: pafs.FileSystem, path: str) -> str:
+    try:
+        return patiently(lambda: file_digest(fs, path))
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(path, error) from error

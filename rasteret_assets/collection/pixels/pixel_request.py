@@ -1,0 +1,103 @@
+"""What is read of which record, decided once: all that a format needs to read pixels, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rasteret_assets.collection.areas.area import Area
+from rasteret_assets.collection.pixels.backends import Source
+from rasteret_assets.collection.pixels.planes import Plane, described_reads
+from rasteret_assets.collection.pixels.read_options import ReadOptions
+from rasteret_assets.collection.pixels.tile_plan import plan_read
+from rasteret_assets.collection.pixels.views import View
+
+#: Stands for the pixels of planes that are only planned.
+_NO_PIXELS: Final[npt.NDArray[Any]] = np.zeros((0, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadPlan:
+    """What a read costs, known from the index before anything is read.
+
+    Args:
+        records: that are read.
+        windows: one for each record and area.
+        tiles: that are decoded.
+        requests: that are made, at least: what fails for the moment is asked for again.
+        bytes: that these bring.
+        pixels: of the result, those of all bands.
+    """
+
+    records: int
+    windows: int
+    tiles: int
+    requests: int
+    bytes: int
+    pixels: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.windows} windows of {self.records} records: {self.tiles} tiles in {self.requests} requests, "
+            f"{self.bytes / 1e6:.1f} MB for {self.pixels / 1e6:.1f} million pixels"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PixelRequest:
+    """Pixels of areas: which records, with their headers, on which grids, from where and how.
+
+    A request reads no further row of the index, and it can be pickled: another process opens its own connections.
+
+    Args:
+        views: what is read of each record and area, by datetime and id of the records.
+        areas: the areas of interest.
+        bands: names of the bands.
+        is_one_band: whether one band was asked for by its name alone, so that arrays have no dimension of bands.
+        source: where the bytes come from.
+        options: how they are read.
+        columns: other columns of the table of areas; None without.
+    """
+
+    views: Sequence[View]
+    areas: Sequence[Area]
+    bands: Sequence[str]
+    is_one_band: bool
+    source: Source
+    options: ReadOptions
+    columns: pa.Table | None = None
+
+    def plan(self) -> ReadPlan:
+        """What the read costs."""
+        tiles = requests = size = 0
+        for read in described_reads(self._planes(), self.bands, self.options):
+            plan = plan_read(read)
+            tiles += sum(len(run.tiles) for run in plan.runs)
+            requests += len(plan.runs)
+            size += sum(run.length for run in plan.runs)
+        return ReadPlan(
+            records=self._records,
+            windows=len(self.views),
+            tiles=tiles,
+            requests=requests,
+            bytes=size,
+            pixels=len(self.bands) * sum(view.grid.width * view.grid.height for view in self.views),
+        )
+
+    def _planes(self) -> list[Plane]:
+        # A plane that fills pixels without data reads masks too.
+        fill = 0 if self.options.masked or self.options.scaled else None
+        return [
+            Plane(view=view, band=band, pixels=_NO_PIXELS, fill=fill)
+            for view in self.views
+            for band in range(len(self.bands))
+        ]
+
+    @property
+    def _records(self) -> int:
+        return len({id(view.record) for view in self.views})

@@ -1,0 +1,244 @@
+"""Which bytes to ask for: the tiles that windows and points touch, joined to runs. Pure; nothing is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rasteret_assets.collection.areas.grid import Window
+from rasteret_assets.collection.pixels.band import BandHeader
+from rasteret_assets.errors import FileReplacedError, TileError
+from rasteret_assets.secrets import redact
+
+_Indices = npt.NDArray[np.intp]
+
+#: Bytes between two tiles that are read and dropped rather than asked around: a request costs more than they do.
+MAX_GAP = 64 * 1024
+
+#: A run ends here although its neighbour follows, so that what is in flight stays small. One tile may be larger.
+MAX_RUN = 4 * 1024 * 1024
+
+
+class Part(Protocol):
+    """What a target wants of one tile."""
+
+    def place(
+        self, samples: npt.NDArray[Any] | None, opaque: npt.NDArray[np.bool_] | None, extent: Window
+    ) -> None:  # fmt: skip
+        """Take the wanted pixels of a tile that was read.
+
+        Args:
+            samples: of the tile; None where the file does not store it, so that its pixels stay as they are.
+            opaque: which of them hold data by the tile's alpha; None where it has none.
+            extent: where the tile lies.
+        """
+        ...
+
+
+class Target(Protocol):
+    """A place for pixels that are read."""
+
+    def parts(self, tile_width: int, tile_height: int) -> Iterator[tuple[tuple[int, int], Part]]:
+        """(row, column) of every tile that is needed, and what of it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class WindowTarget:
+    """A window, read into an array.
+
+    Args:
+        window: on the band's grid.
+        pixels: array of the window's shape; the pixels of tiles that are not stored or not read stay as they are.
+        valid: booleans of the same shape, made True where a tile was read whose alpha hides nothing; None where nobody
+            asks.
+    """
+
+    window: Window
+    pixels: npt.NDArray[Any]
+    valid: npt.NDArray[np.bool_] | None = None
+
+    def parts(self, tile_width: int, tile_height: int) -> Iterator[tuple[tuple[int, int], Part]]:
+        """Every tile it touches."""
+        return ((tile, self) for tile in self.window.tiles(tile_width, tile_height))
+
+    def place(
+        self, samples: npt.NDArray[Any] | None, opaque: npt.NDArray[np.bool_] | None, extent: Window
+    ) -> None:  # fmt: skip
+        """Copy the pixels of a tile that lie in the window."""
+        if (shared := extent.overlap(self.window)) is not None:
+            place, source = shared.within(self.window).slices, shared.within(extent).slices
+            if samples is not None:
+                self.pixels[place] = samples[source]
+            if self.valid is not None:
+                self.valid[place] = True if opaque is None else opaque[source]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PointTarget:
+    """Pixels, one by one.
+
+    Args:
+        rows: of each pixel on the band's grid.
+        columns: likewise.
+        values: filled with their samples.
+        valid: made True where a tile was read and its alpha hides nothing.
+    """
+
+    rows: _Indices
+    columns: _Indices
+    values: npt.NDArray[Any]
+    valid: npt.NDArray[np.bool_]
+
+    def parts(self, tile_width: int, tile_height: int) -> Iterator[tuple[tuple[int, int], Part]]:
+        """The pixels of each tile."""
+        across, down = self.columns // tile_width, self.rows // tile_height
+        order = np.lexsort((across, down))
+        tiles = np.column_stack([down[order], across[order]])
+        starts = np.flatnonzero(np.any(np.diff(tiles, axis=0), axis=1)) + 1
+        for chosen in np.split(order, starts):
+            yield (int(down[chosen[0]]), int(across[chosen[0]])), _TilePoints(self, chosen)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _TilePoints:
+    """The pixels of a target that lie in one tile."""
+
+    target: PointTarget
+    chosen: _Indices
+
+    def place(
+        self, samples: npt.NDArray[Any] | None, opaque: npt.NDArray[np.bool_] | None, extent: Window
+    ) -> None:  # fmt: skip
+        pixels = (self.target.rows[self.chosen] - extent.row_off, self.target.columns[self.chosen] - extent.col_off)
+        if samples is not None:
+            self.target.values[self.chosen] = samples[pixels]
+        self.target.valid[self.chosen] = True if opaque is None else opaque[pixels]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BandRead:
+    """All that is wanted of one band of one record.
+
+    Args:
+        record: id of the record, for messages.
+        band: name of the band.
+        href: address of the file.
+        header: of the band, or of one of its overviews.
+        targets: what to fill.
+    """
+
+    record: str
+    band: str
+    href: str
+    header: BandHeader
+    targets: Sequence[Target]
+
+    def tile_error(self, row: int, column: int, reason: object) -> TileError:
+        """The error for one of its tiles."""
+        return TileError(
+            f"record {self.record!r}, band {self.band!r}: tile (row {row}, column {column}) of {redact(self.href)} "
+            f"cannot be decoded: {reason}; the file may have changed since it was indexed: build again with force=True",
+            href=redact(self.href),
+        )
+
+    def replaced_error(self, error: FileReplacedError) -> FileReplacedError:
+        """Return what a store says of a replaced file, with the record and band whose header is out of date."""
+        return FileReplacedError(
+            f"record {self.record!r}, band {self.band!r}: {error}: its header in the index does not describe it; build "
+            "again with revalidate=True or force=True (rasteret-assets build --revalidate) to index the new file",
+            href=error.href,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tile:
+    """A stored tile and those that need it."""
+
+    row: int
+    column: int
+    start: int
+    length: int
+    parts: Sequence[Part]
+
+    def place(
+        self, samples: npt.NDArray[Any] | None, opaque: npt.NDArray[np.bool_] | None, header: BandHeader
+    ) -> None:  # fmt: skip
+        """Give the samples to those who need them; None where the file does not store the tile."""
+        extent = header.tile_window(self.row, self.column)
+        if samples is None and header.alpha is not None:
+            opaque = np.zeros(extent.shape, dtype=bool)  # alpha is as little there as the rest
+        for part in self.parts:
+            part.place(samples, opaque, extent)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Run:
+    """One request: ``length`` bytes from ``start``, which hold ``tiles``."""
+
+    read: BandRead
+    start: int
+    length: int
+    tiles: Sequence[Tile]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How a read is done.
+
+    Args:
+        runs: requests that bring the tiles, in the order of the file.
+        broken: errors of tiles whose place in the index cannot be right.
+        absent: tiles that the file does not store: they need no request.
+    """
+
+    runs: Sequence[Run]
+    broken: Sequence[TileError]
+    absent: Sequence[Tile]
+
+
+def plan_read(read: BandRead) -> Plan:
+    """The requests of a read."""
+    tiles, broken, absent = _tiles(read)
+    runs: list[Run] = []
+    run: list[Tile] = []
+    end = 0
+    for tile in sorted(tiles, key=lambda tile: tile.start):
+        stop = max(end, tile.start + tile.length)
+        if run and (tile.start - end > MAX_GAP or stop - run[0].start > MAX_RUN):
+            runs.append(Run(read=read, start=run[0].start, length=end - run[0].start, tiles=run))
+            run, stop = [], tile.start + tile.length
+        run.append(tile)
+        end = stop
+    if run:
+        runs.append(Run(read=read, start=run[0].start, length=end - run[0].start, tiles=run))
+    return Plan(runs=runs, broken=broken, absent=absent)
+
+
+def _tiles(read: BandRead) -> tuple[list[Tile], list[TileError], list[Tile]]:
+    header = read.header
+    needed: dict[tuple[int, int], list[Part]] = {}
+    for target in read.targets:
+        for place, part in target.parts(header.tile_width, header.tile_height):
+            needed.setdefault(place, []).append(part)
+    # No codec makes a tile much larger than it was: a count beyond that is damage, and memory must not be taken for it.
+    most = 2 * header.tile_bytes + MAX_GAP
+    size = header.file.size
+    tiles, broken, absent = [], [], []
+    for (row, column), parts in needed.items():
+        start, length = int(header.tile_offsets[row, column]), int(header.tile_byte_counts[row, column])
+        tile = Tile(row=row, column=column, start=start, length=length, parts=parts)
+        if not length:
+            absent.append(tile)
+        elif start <= 0 or not 0 < length <= most:
+            broken.append(read.tile_error(row, column, f"the index says {length} bytes at {start}"))
+        elif size is not None and start + length > size:
+            reason = f"the index says {length} bytes at {start}, and the file had {size} bytes when it was indexed"
+            broken.append(read.tile_error(row, column, reason))
+        else:
+            tiles.append(tile)
+    return tiles, broken, absent

@@ -1,0 +1,216 @@
+"""Records as a question to a record table: filters are collected, and rows are read when they are asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from shapely.geometry.base import BaseGeometry
+
+from rasteret_assets import schema
+from rasteret_assets.collection.areas.area import AUTO, Area, bbox_geometry, coerce_areas
+from rasteret_assets.collection.table import query, scan
+from rasteret_assets.collection.table.dates import parse_date_range
+from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.spec import CloudConfig
+from rasteret_assets.storage.backend import StorageBackend
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RecordQuery:
+    """Records of a record table, all of them or those that a chain of ``subset`` and ``where`` chose; lazy, immutable.
+
+    Args:
+        dataset: the record table, with a ``{band}_metadata`` column for every indexed band.
+        name: name it was published under.
+        data_source: provider of the records.
+        description: one sentence for people.
+        path: where it was opened; None in memory.
+        backend: reads the bytes of rasters; None for the default one.
+        credentials: what opens the files where ``backend`` is not given, as in a spec; None for files that need
+            nothing.
+        cloud_config: how the provider's objects are reached where neither ``backend`` nor a read says so.
+        expression: what records must satisfy; None for all.
+        areas: groups of lon/lat geometries; a record must meet one of every group, exactly.
+    """
+
+    dataset: ds.Dataset
+    name: str = ""
+    data_source: str = ""
+    description: str = ""
+    path: str | None = None
+    backend: StorageBackend | None = None
+    credentials: str | Mapping[str, str] | None = None
+    cloud_config: CloudConfig | None = None
+    expression: pc.Expression | None = None
+    areas: tuple[tuple[BaseGeometry, ...], ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes need, such as workers that read; a dataset in memory goes as its table."""
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        if isinstance(self.dataset, ds.InMemoryDataset):
+            state["dataset"] = self.dataset.to_table()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(table := state["dataset"], pa.Table):
+            state = state | {"dataset": ds.dataset(table)}
+        vars(self).update(state)
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def subset(
+        self,
+        *,
+        bbox: Sequence[float] | None = None,
+        date_range: Any = None,
+        cloud_cover_lt: float | None = None,
+        geometries: Any = None,
+        geometry_crs: Any = AUTO,
+        geometry_column: str | None = None,
+        split: str | Sequence[str] | None = None,
+    ) -> Self:
+        """The records that satisfy every criterion given, beside those asked before.
+
+        Args:
+            bbox: (xmin, ymin, xmax, ymax) in lon/lat that the footprint meets; xmin > xmax crosses the antimeridian.
+            date_range: (start, end) of dates, datetimes, ISO 8601 strings or None; an end without a time of day
+                includes the whole of it. Records without a datetime match by their start_datetime and end_datetime.
+            cloud_cover_lt: upper limit, excluded, of ``eo:cloud_cover`` in percent; records without a value never do.
+            geometries: areas of which the footprint meets at least one, in the forms that
+                :func:`~.areas.area.coerce_areas` takes.
+            geometry_crs: CRS of ``geometries``; ``"auto"`` takes what they state, else lon/lat.
+            geometry_column: column of ``geometries`` where they are a table.
+            split: value, or values, of the column ``split``, such as ``"train"``.
+
+        Raises:
+            SpecError: if a criterion is not understood.
+            WindowError: if an area is empty, invalid or not on the globe.
+            CollectionError: if the collection lacks the column a criterion needs.
+        """
+        wanted: list[pc.Expression | None] = []
+        if date_range is not None:
+            keys = query.partition_keys(self.dataset)
+            wanted.append(query.acquired_within(self.schema, parse_date_range(date_range), partition_keys=keys))
+        if cloud_cover_lt is not None:
+            wanted.append(query.cloud_cover_below(self.schema, cloud_cover_lt))
+        if split is not None:
+            wanted.append(query.in_split(self.schema, [split] if isinstance(split, str) else split))
+        found = self._narrowed(query.all_of(wanted))
+        if bbox is not None:
+            found = found.meeting([Area(geometry=bbox_geometry(bbox), is_box=True)])
+        if geometries is not None:
+            found = found.meeting(coerce_areas(geometries, geometry_crs, geometry_column))
+        return found
+
+    def where(self, expression: pc.Expression) -> Self:
+        """The records that satisfy a pyarrow expression, beside what was asked before.
+
+        Raises:
+            SpecError: if it is no expression, or no condition on the columns there are.
+        """
+        if not isinstance(expression, pc.Expression):
+            raise SpecError(f"where({expression!r}) needs a pyarrow expression, such as pc.field('gsd') <= 10")
+        try:
+            self.dataset.scanner(columns=[], filter=expression)
+        except (pa.ArrowException, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise SpecError(f"where({expression}) does not fit this collection: {reason}") from error
+        return self._narrowed(expression)
+
+    def meeting(self, areas: Sequence[Area]) -> Self:
+        """The records whose footprint meets at least one of ``areas``, exactly.
+
+        Raises:
+            WindowError: if an area is not on the globe.
+        """
+        shapes = tuple(area.lonlat() for area in areas)
+        return replace(self._narrowed(query.bbox_meets(shapes)), areas=(*self.areas, shapes))
+
+    def _narrowed(self, expression: pc.Expression | None) -> Self:
+        return replace(self, expression=query.all_of([self.expression, expression]))
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether anything was asked, so that rows of the dataset may be left out."""
+        return self.expression is not None or bool(self.areas)
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the records."""
+        return self.dataset.schema
+
+    def to_reader(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        """The records as a stream of batches, read while it is consumed.
+
+        Args:
+            columns: names to read; all by default.
+
+        Raises:
+            CollectionError: if a column is not there, or, while reading, a file is damaged.
+        """
+        names = self._checked(columns)
+        metadata = dict(self.schema.metadata or {})
+        if schema.GEOMETRY not in names:
+            metadata.pop(schema.GEO_KEY, None)
+        fields = pa.schema([self.schema.field(name) for name in names], metadata)
+        return pa.RecordBatchReader.from_batches(fields, self.batches({name: pc.field(name) for name in names}))
+
+    def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The records in memory; arguments and errors as for :meth:`to_reader`."""
+        return self.to_reader(columns).read_all()
+
+    def head(self, n: int = 5, columns: Sequence[str] | None = None) -> pa.Table:
+        """The first ``n`` records, and an end to the reading."""
+        reader = self.to_reader(columns)
+        kept: list[pa.RecordBatch] = []
+        for batch in reader if n > 0 else ():
+            kept.append(batch.slice(0, n - sum(part.num_rows for part in kept)))
+            if sum(part.num_rows for part in kept) >= n:
+                break
+        return pa.Table.from_batches(kept, reader.schema)
+
+    def batches(self, columns: Mapping[str, pc.Expression]) -> Iterator[pa.RecordBatch]:
+        """The records with computed columns, a batch at a time.
+
+        Args:
+            columns: an expression per column name; nested fields are ``pc.field("assets", "B02", "href")``.
+
+        Raises:
+            CollectionError: if a file is damaged.
+        """
+        return scan.scan(self.dataset, columns, self.expression, self.areas)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self.to_reader().__arrow_c_stream__(requested_schema)
+
+    def __len__(self) -> int:
+        if not self.areas:
+            return scan.count(self.dataset, self.expression)
+        return sum(batch.num_rows for batch in self.batches({}))
+
+    def __bool__(self) -> bool:
+        # Without this, truth would count the rows, and an opened collection of none would pass for no collection.
+        return True
+
+    def _checked(self, columns: Sequence[str] | None) -> list[str]:
+        if columns is None:
+            return list(self.schema.names)
+        for name in [columns] if isinstance(columns, str) else columns:
+            if name not in self.schema.names:
+                near = difflib.get_close_matches(str(name), self.schema.names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self.schema.names)}"
+                raise CollectionError(f"this collection has no column {name!r}: {hint}")
+        return [columns] if isinstance(columns, str) else list(columns)
+
+    @property
+    def bands(self) -> list[str]:
+        """Names of the indexed bands, in the order of their columns."""
+        return [field.name.removesuffix(schema.METADATA_SUFFIX) for field in self.schema if schema.is_band_field(field)]

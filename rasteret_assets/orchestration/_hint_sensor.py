@@ -1,0 +1,193 @@
+"""The sensor that hears of changes: messages of a queue make it look at once, and the comparison decides what is built.
+
+It works beside the refresh sensor or the schedule, which find what no message told. A message is deleted in the tick
+after the one that requested its run: only then is it known that Dagster has the request.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import dagster as dg
+
+from rasteret_assets.message_lists import some
+from rasteret_assets.orchestration._hints import Hint, MessageError, hint_of
+from rasteret_assets.orchestration._message_queue import EventQueue, Message, open_queue
+from rasteret_assets.orchestration.graph_names import identifier
+from rasteret_assets.orchestration.graph_partitions import partitions_of
+from rasteret_assets.orchestration.graph_resources import FilesystemResource
+from rasteret_assets.orchestration.harvested_items import harvest_requests
+from rasteret_assets.orchestration.reconcile import (
+    Difference,
+    build_requests,
+    compare,
+    digest,
+    failed_lately,
+    is_harvested_now,
+    is_looked_at,
+    look_in_tick,
+    look_request,
+)
+from rasteret_assets.orchestration.refresh_sensor import sensor_status
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.workspace.state_cache import StateCache
+
+_MOST_NAMED: Final = 5
+#: Seconds between two ticks, at least.
+_EVERY_S: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class HintCursor:
+    """What the sensor remembers from tick to tick.
+
+    Args:
+        requests: counts the ticks that requested runs, because Dagster launches a run key only once.
+        heeded: receipts of the messages of the last tick, which are deleted in the next one.
+    """
+
+    requests: int = 0
+    heeded: Sequence[str] = ()
+
+    @classmethod
+    def from_text(cls, text: str | None) -> "HintCursor":
+        """Return the cursor that Dagster kept; a fresh one at the first tick."""
+        return cls(**json.loads(text)) if text else cls()
+
+    def to_text(self) -> str:
+        """Return the cursor as Dagster keeps it."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def hint_sensor(spec: CollectionSpec, jobs: Sequence[Any], queue_url: str) -> dg.SensorDefinition:
+    """Return a sensor that looks at the source when messages tell of changes.
+
+    Args:
+        spec: of the collection.
+        jobs: that it may launch.
+        queue_url: address of the queue.
+    """
+    partitions, known = partitions_of(spec), StateCache()
+
+    @dg.sensor(
+        name=f"{identifier(spec.name)}_events",
+        jobs=jobs,
+        minimum_interval_seconds=_EVERY_S,
+        default_status=sensor_status(spec),
+        description=(
+            f"Looks at the source of {spec.name} when a message of its queue tells of a change, and builds the "
+            "partitions that the message names, if they differ. Messages may be lost or doubled: run the sensor "
+            f"{identifier(spec.name)}_refresh or its schedule beside it."
+        ),
+    )
+    def events(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
+        cursor = HintCursor.from_text(context.cursor)
+        with open_queue(queue_url, rasteret_filesystem) as queue:
+            queue.delete(cursor.heeded)
+            cursor = replace(cursor, heeded=())
+            hints = _hints(context, spec, queue)
+            if not any(hints.values()):
+                told = "the queue is empty" if not hints else f"{len(hints)} messages tell of no change"
+                return dg.SensorResult(skip_reason=told, cursor=replace(cursor, heeded=list(hints)).to_text())
+            if spec.harvest is not None:
+                return _harvest(context.instance, spec, cursor, hints, queue)
+            workspace = rasteret_filesystem.open_workspace(spec)
+            profile = look_in_tick(rasteret_filesystem, spec, workspace)
+            if profile is None:
+                queue.give_back(list(hints))
+                return _look(spec, cursor, is_running=is_looked_at(context.instance, spec))
+            found = compare(context.instance, spec, workspace, profile, known)
+            heeded, waiting = _heeded(hints, found)
+            queue.give_back(waiting)
+        keys = _meant([hints[receipt] for receipt in heeded], found)
+        cursor = replace(cursor, requests=cursor.requests + bool(keys), heeded=heeded)
+        requests = build_requests(
+            spec, found, keys, failed_lately(context.instance, spec), f"events {cursor.requests}"
+        )  # fmt: skip
+        return dg.SensorResult(
+            run_requests=requests or None,
+            skip_reason=None if requests else _skip_reason(hints, waiting),
+            cursor=cursor.to_text(),
+            dynamic_partitions_requests=[partitions.build_add_request(list(found.new))] if found.new else [],
+        )
+
+    return events
+
+
+def _hints(context: dg.SensorEvaluationContext, spec: CollectionSpec, queue: EventQueue) -> dict[str, Hint]:
+    """Return what the messages in the queue say, by receipt; an empty hint for one that is not understood."""
+    hints: dict[str, Hint] = {}
+    strange: list[str] = []
+    for message in queue.receive():
+        hints[message.receipt], reason = _hint(message, spec)
+        if reason:
+            strange.append(f"{message.id}: {reason}")
+    if strange:
+        context.log.warning(
+            "%d messages are not understood and are deleted: %s", len(strange), some(strange, _MOST_NAMED)
+        )
+    return hints
+
+
+def _hint(message: Message, spec: CollectionSpec) -> tuple[Hint, str]:
+    """Return what a message says, and why it is not understood, where it is not."""
+    try:
+        return hint_of(message.body, spec), ""
+    except MessageError as error:
+        return Hint(), str(error)
+
+
+def _heeded(hints: Mapping[str, Hint], found: Difference) -> tuple[list[str], list[str]]:
+    """Return the messages that this tick does justice to, and those of partitions that a run builds at the moment.
+
+    Such a run may have read the source before the change, so a message about its partition is for a later tick.
+    """
+    busy = {key for key in found.differing if key in found.busy}
+    waiting = [
+        receipt for receipt, hint in hints.items() if busy and (hint.is_vague or not busy.isdisjoint(hint.partitions))
+    ]
+    return [receipt for receipt in hints if receipt not in waiting], waiting
+
+
+def _meant(hints: Sequence[Hint], found: Difference) -> list[str]:
+    """Return the stale partitions that messages mean: all of them where one of the messages names none."""
+    whole = Hint()
+    for hint in hints:
+        whole |= hint
+    return [key for key in found.stale if whole.is_vague or key in whole.partitions]
+
+
+def _harvest(
+    instance: dg.DagsterInstance, spec: CollectionSpec, cursor: HintCursor, hints: Mapping[str, Hint], queue: EventQueue
+) -> dg.SensorResult:
+    """Return what a tick does where items are harvested: it has the windows of the messages asked for.
+
+    What a harvest brings is then found by the refresh sensor, as any change of the record table. A harvest that goes on
+    may have asked before the change, so messages wait for its end.
+    """
+    if is_harvested_now(instance, spec):
+        queue.give_back(list(hints))
+        return dg.SensorResult(
+            skip_reason="a run harvests the items; the messages wait for the end of it", cursor=cursor.to_text()
+        )
+    cursor = replace(cursor, requests=cursor.requests + 1, heeded=list(hints))
+    partitions = {key for hint in hints.values() for key in hint.partitions}
+    requests = harvest_requests(instance, spec, partitions, digest(f"harvest events#{cursor.requests}"))
+    return dg.SensorResult(run_requests=requests, cursor=cursor.to_text())
+
+
+def _look(spec: CollectionSpec, cursor: HintCursor, *, is_running: bool) -> dg.SensorResult:
+    """Return what a tick does where too much changed for it: its messages wait for the end of the look."""
+    if is_running:
+        told = "a run looks at the source, of which too much changed for a tick; the messages wait for it"
+        return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
+    cursor = replace(cursor, requests=cursor.requests + 1)
+    request = look_request(spec, digest(f"look events#{cursor.requests}"))
+    return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
+
+
+def _skip_reason(hints: Mapping[str, Hint], waiting: Sequence[str]) -> str:
+    if waiting:
+        return f"{len(waiting)} messages are about partitions that are being built, and wait for the end of it"
+    return f"{len(hints)} messages tell of partitions that are published as the source has them"

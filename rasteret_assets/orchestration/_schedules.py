@@ -1,0 +1,122 @@
+"""Schedules for those who prefer a clock: look for changes once a day, ask whether known files changed once a week.
+
+A schedule launches runs of one job. That for changes launches the run that looks at the source, however much of it
+changed; a sensor waits for the end of this run and requests the builds.
+
+https://docs.dagster.io/guides/automate/schedules
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import dagster as dg
+
+from rasteret_assets.errors import NotHarvestedError
+from rasteret_assets.orchestration.graph_names import (
+    identifier,
+    look_job_name,
+    refresh_schedule_name,
+    revalidate_job_name,
+)
+from rasteret_assets.orchestration.graph_partitions import grouped, headers_to_fetch, partitions_name
+from rasteret_assets.orchestration.graph_resources import FilesystemResource
+from rasteret_assets.orchestration.jobs import REASON_TAG, Jobs
+from rasteret_assets.orchestration.reconcile import (
+    build_requests,
+    busy_partitions,
+    compare,
+    failed_lately,
+    look_in_tick,
+    run_request,
+)
+from rasteret_assets.source.stored import stored_profile
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.workspace.state_cache import StateCache
+
+_SCHEDULE_TAG: Final = "dagster/schedule_name"
+
+
+def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
+    """Return a schedule that looks at the source at given times; :func:`after_look_sensor` then requests the builds."""
+    return dg.ScheduleDefinition(
+        name=refresh_schedule_name(spec),
+        job_name=look_job_name(spec),
+        cron_schedule=spec.graph.refresh_cron,
+        execution_timezone=spec.graph.timezone,
+        tags={REASON_TAG: "look"},
+        description=(
+            f"Looks at the source of {spec.name}; the sensor {identifier(spec.name)}_after_look then builds the "
+            "partitions whose source changed since the last time, and nothing else. An alternative to the sensor "
+            f"{identifier(spec.name)}_refresh: run one of the two."
+        ),
+    )
+
+
+def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
+    """Return a sensor that requests, after each look that the schedule launched, what the refresh sensor would."""
+    known = StateCache()
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        name=f"{identifier(spec.name)}_after_look",
+        monitored_jobs=[jobs.look],
+        request_job=jobs.build,
+        # It does nothing before somebody starts the schedule.
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            f"Builds the partitions of {spec.name} that differ from the source, after each look at it that "
+            f"{refresh_schedule_name(spec)} launched. It does nothing where that schedule is stopped."
+        ),
+    )
+    def after_look(context: dg.RunStatusSensorContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
+        run, instance = context.dagster_run, context.instance
+        if run.tags.get(_SCHEDULE_TAG) != refresh_schedule_name(spec):
+            return dg.SensorResult(skip_reason=f"the look {run.run_id} was not launched by the schedule")
+        workspace = rasteret_filesystem.open_workspace(spec)
+        try:
+            profile = look_in_tick(rasteret_filesystem, spec, workspace)
+        except NotHarvestedError as error:
+            return dg.SensorResult(skip_reason=str(error))
+        if profile is None:
+            again = "too much of the source changed again since the look; the next one will see it"
+            return dg.SensorResult(skip_reason=again)
+        found = compare(instance, spec, workspace, profile, known)
+        if found.new:
+            instance.add_dynamic_partitions(partitions_name(spec), list(found.new))
+        requests = build_requests(spec, found, found.stale, failed_lately(instance, spec), run.run_id)
+        told = None if requests else f"all {len(found.want)} partitions of the source are published as they are"
+        return dg.SensorResult(run_requests=requests or None, skip_reason=told)
+
+    return after_look
+
+
+def revalidate_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
+    """Return a schedule that revalidates the headers of every published partition."""
+
+    @dg.schedule(
+        name=f"{identifier(spec.name)}_revalidate_schedule",
+        job_name=revalidate_job_name(spec),
+        cron_schedule=spec.graph.revalidate_cron,
+        execution_timezone=spec.graph.timezone,
+        description=(
+            f"Asks by conditional requests whether the files of {spec.name} are still those whose headers are known: a "
+            "file that is replaced at its address leaves no trace in the record table."
+        ),
+    )
+    def revalidate(
+        context: dg.ScheduleEvaluationContext, rasteret_filesystem: FilesystemResource
+    ) -> Sequence[dg.RunRequest] | dg.SkipReason:
+        order = list(context.instance.get_dynamic_partitions(partitions_name(spec)))
+        workspace = rasteret_filesystem.open_workspace(spec)
+        published = workspace.states().keys() - busy_partitions(context.instance, spec)
+        profile = stored_profile(workspace)
+        # Every known header is asked about.
+        headers = {} if profile is None else headers_to_fetch(profile, {})
+        at = context.scheduled_execution_time.isoformat()
+        requests = [
+            run_request(spec, group, f"{at}#{group[0]}", "revalidate")
+            for group in grouped(order, published, spec.graph, headers)
+        ]
+        return requests or dg.SkipReason("nothing is published that could have changed")
+
+    return revalidate

@@ -1,0 +1,145 @@
+"""Partitions: one dynamic definition per collection, with keys such as ``2024-05`` and ``undated``.
+
+Dynamic rather than monthly, because a collection has only the months (years, days) it has, and records without a
+datetime belong somewhere too. A key must be registered on the instance before anything can be launched for it.
+
+https://docs.dagster.io/guides/build/partitions-and-backfills/partitioning-assets#dynamic-partitions
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from rasteret_assets.errors import SpecError
+from rasteret_assets.options import GraphOptions
+from rasteret_assets.orchestration.graph_names import identifier
+from rasteret_assets.schema import PARSER_VERSION
+from rasteret_assets.source.profile import SourceProfile
+from rasteret_assets.spec import CollectionSpec
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+PARTITION = "dagster/partition"
+
+
+def partitions_name(spec: CollectionSpec) -> str:
+    """Return the name under which the instance keeps the partition keys of a collection, one for each size."""
+    return f"{identifier(spec.name)}_{spec.partition_by}s"
+
+
+def partitions_of(spec: CollectionSpec) -> dg.DynamicPartitionsDefinition:
+    """Return the partitions definition of a collection."""
+    return dg.DynamicPartitionsDefinition(name=partitions_name(spec))
+
+
+def windows_of(spec: CollectionSpec) -> dg.DynamicPartitionsDefinition:
+    """Return the partitions definition of harvested items: a window of the harvest is a partition.
+
+    Not that of the stages: a window may be split below a month, or be open, and items that have an interval in place
+    of a time may belong to another partition than their window's.
+    """
+    return dg.DynamicPartitionsDefinition(name=f"{identifier(spec.name)}_windows")
+
+
+def discover_partitions(
+    instance: dg.DagsterInstance, spec: CollectionSpec, profile: SourceProfile, published: Iterable[str] = ()
+) -> list[str]:
+    """Register the partitions of a source, and those in ``published``; return all that are registered.
+
+    Args:
+        instance: where they are registered; known ones stay where they are in the order.
+        spec: of the collection.
+        profile: of its source.
+        published: keys to register beside the source's, so that a vanished partition can be unpublished.
+    """
+    name = partitions_name(spec)
+    order = list(instance.get_dynamic_partitions(name))
+    if new := in_order({*profile.partitions, *published} - set(order), profile.partitions):
+        instance.add_dynamic_partitions(name, new)
+    return order + new
+
+
+def in_order(keys: Collection[str], of_source: Collection[str]) -> list[str]:
+    """Return keys as they are to be registered: those that the source has first, so that ranges hold only such."""
+    return sorted(keys, key=lambda key: (key not in of_source, key))
+
+
+def grouped(
+    order: Sequence[str],
+    keys: Collection[str],
+    options: GraphOptions,
+    headers: Mapping[str, int] | None = None,
+    alone: Collection[str] = (),
+) -> list[list[str]]:
+    """Return partitions in groups, one for each run: neighbours in ``order``, no more than a run is to build.
+
+    Dagster's ranges follow the order in which dynamic keys were registered, which need not be the calendar's.
+
+    Args:
+        order: all partitions, as they are defined.
+        keys: of the partitions to build.
+        options: how much a run may take.
+        headers: how many headers each of them has to fetch; none where it is not among them.
+        alone: those that get a run of their own.
+    """
+    wanted, weights = set(keys), headers or {}
+    groups: list[list[str]] = []
+    last, weight = -2, 0
+    for position, key in enumerate(order):
+        if key not in wanted:
+            continue
+        weight += weights.get(key, 0)
+        is_neighbour = position == last + 1 and key not in alone and groups[-1][-1] not in alone
+        if not is_neighbour or len(groups[-1]) == options.partitions_per_run or weight > options.headers_per_run:
+            groups.append([])
+            weight = weights.get(key, 0)
+        groups[-1].append(key)
+        last = position
+    return groups
+
+
+def headers_to_fetch(profile: SourceProfile, states: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Return about how many headers a build of each partition of a source fetches: those of records it did not have.
+
+    Args:
+        profile: of the source.
+        states: of the published partitions; one whose headers another parser read counts as not published.
+    """
+    known = {
+        key: int(state.get("rows", 0)) for key, state in states.items() if state.get("parser_version") == PARSER_VERSION
+    }
+    return {key: max(0, part.rows - known.get(key, 0)) * len(profile.bands) for key, part in profile.partitions.items()}
+
+
+def selection_tags(group: Sequence[str]) -> dict[str, str]:
+    """Return the run tags that select a contiguous group of partitions."""
+    return {PARTITION: group[0]} if len(group) == 1 else {RANGE_START: group[0], RANGE_END: group[-1]}
+
+
+def selected_keys(run: dg.DagsterRun, order: Sequence[str]) -> list[str]:
+    """Return the partitions that a run was launched for."""
+    tags = run.tags
+    if PARTITION in tags:
+        return [tags[PARTITION]]
+    ends = tags.get(RANGE_START), tags.get(RANGE_END)
+    if ends[0] not in order or ends[1] not in order:
+        return []
+    return list(order[order.index(ends[0]) : order.index(ends[1]) + 1])
+
+
+def run_partitions(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Sequence[str]:
+    """Return the partitions that a step is to build or check.
+
+    Dagster lets a range run succeed that holds no key at all, where its ends are in calendar order but were registered
+    the other way round; it would show as materialized what nobody built.
+
+    Raises:
+        SpecError: if the run has no partition.
+    """
+    keys: Sequence[str] = context.partition_keys
+    if not keys:
+        raise SpecError(
+            "the partition range of this run is empty: ranges follow the order in which partitions were registered, "
+            "which is not the calendar's; select the partitions one by one, or let the sensor do it"
+        )
+    return keys

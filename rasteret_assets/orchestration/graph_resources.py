@@ -1,0 +1,272 @@
+"""Resources: what a deployment configures. Each returns a plain object of the library, which never sees Dagster.
+
+Credentials belong into ``dg.EnvVar``: Dagster shows the values of resource fields in its UI, but of an ``EnvVar`` only
+the name. Where none are given, boto3's usual chain applies (environment, profile, instance role), and so do AWS' usual
+variables for region and endpoint, which lead to any S3-compatible store.
+
+https://docs.dagster.io/guides/build/external-resources
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import boto3
+import dagster as dg
+import pyarrow.fs as pafs
+from botocore.credentials import RefreshableCredentials
+from dagster_aws.s3 import S3Resource
+from pydantic import Field
+
+from rasteret_assets.errors import SpecError
+from rasteret_assets.source.open import Source
+from rasteret_assets.source.stored import open_known
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.create import create_backend
+from rasteret_assets.storage.objects import s3_endpoint_of_environment
+from rasteret_assets.storage.urls import scheme
+from rasteret_assets.storage.workspace import Workspace
+
+#: Keys of the resources, under names that a project's own resources do not have: Dagster knows a key once in a code
+#: location. The functions of assets, checks, sensors and schedules have parameters of these names.
+FILESYSTEM: Final = "rasteret_filesystem"
+BACKEND: Final = "rasteret_backend"
+OPTIONS: Final = "rasteret_options"
+
+_SECRET: dict[str, Any] = {"dagster__is_secret": True}
+
+_log = logging.getLogger(__name__)
+
+# botocore's names of the places where pyarrow's SDK looks for credentials too, and renews those that expire.
+_RENEWED_BY_PYARROW: Final = frozenset(
+    {"env", "assume-role-with-web-identity", "custom-process", "container-role", "iam-role"}
+)
+
+
+class S3Settings(S3Resource):
+    """How S3 is reached, for pyarrow and for obstore alike: dagster-aws' ``S3Resource`` with two more faces."""
+
+    region_name: str | None = Field(
+        default=None,
+        description="Region of the buckets. Where it is missing: AWS_REGION, AWS_DEFAULT_REGION, else AWS is asked.",
+    )
+    endpoint_url: str | None = Field(
+        default=None,
+        description="Of an S3-compatible store. Where it is missing: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else AWS.",
+    )
+    verify: bool | None = Field(
+        default=None,
+        description="Whether TLS certificates are verified. Only headers can be read without; for an authority of your "
+        "own set SSL_CERT_FILE in the environment.",
+    )
+    aws_access_key_id: str | None = Field(
+        default=None, repr=False, json_schema_extra=_SECRET,
+        description="AWS access key ID; give it as EnvVar. boto3's credential chain applies where it is missing.",
+    )  # fmt: skip
+    aws_secret_access_key: str | None = Field(
+        default=None, repr=False, json_schema_extra=_SECRET,
+        description="AWS secret access key; give it as EnvVar.",
+    )  # fmt: skip
+    aws_session_token: str | None = Field(
+        default=None, repr=False, json_schema_extra=_SECRET,
+        description="AWS session token of temporary credentials; give it as EnvVar.",
+    )  # fmt: skip
+
+    def get_object_to_set_on_execution_context(self) -> Any:
+        """Return this resource itself, not dagster-aws' boto3 client."""
+        return self
+
+    def arrow_filesystem(self, bucket: str) -> pafs.S3FileSystem:
+        """Return a pyarrow filesystem with these settings.
+
+        AWS is asked for the region of ``bucket`` only where neither a region nor an endpoint is set.
+
+        Raises:
+            SpecError: if certificates are not to be verified, or the region of an unencrypted connection is missing.
+        """
+        if self.verify is False:
+            raise SpecError(
+                "verify=False: tables are read by pyarrow, which always verifies TLS certificates; name the file of "
+                "the authority that issued them by the environment variable SSL_CERT_FILE"
+            )
+        options: dict[str, Any] = {
+            "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=self.max_attempts),
+            "allow_delayed_open": True,  # small files take one request, not three
+            **self._arrow_credentials(),
+        }
+        endpoint, region = self._endpoint(), self._region()
+        if endpoint:
+            parts = urlsplit(endpoint)
+            options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+        elif not region:
+            region = pafs.resolve_s3_region(bucket)
+        return pafs.S3FileSystem(**options, **({"region": region} if region else {}))
+
+    def obstore_config(self) -> dict[str, Any]:
+        """Return these settings as S3 configuration of an ``ObjectStoreBackend``; empty where nothing is set."""
+        config: dict[str, Any] = {"endpoint": self._endpoint(), "region": self._region()}
+        if self.verify is False:
+            config["allow_invalid_certificates"] = True
+        if self.use_unsigned_session:
+            config["skip_signature"] = True
+        elif self.aws_access_key_id:
+            names = ("access_key_id", "secret_access_key", "session_token")
+            config |= dict(zip(names, self._keys(), strict=True))
+        else:
+            config["profile_name"] = self.profile_name
+        return {name: value for name, value in config.items() if value is not None}
+
+    @property
+    def is_public_aws(self) -> bool:
+        """Tell whether buckets lie in AWS' public regions, as far as these settings say."""
+        hidden = (self._region() or "").startswith(("cn-", "us-gov-", "us-iso"))
+        return not hidden and (self.endpoint_url or s3_endpoint_of_environment()) is None
+
+    def _endpoint(self) -> str | None:
+        """Return the URL of the service: the field's, or the environment's, and of AWS only where it is not HTTPS."""
+        url, protocol = self.endpoint_url or s3_endpoint_of_environment(), "https" if self.use_ssl else "http"
+        if url:
+            return url if "://" in url else f"{protocol}://{url}"
+        if self.use_ssl:
+            return None
+        if not self._region():
+            raise SpecError("use_ssl=False needs endpoint_url, or for AWS itself region_name")
+        return f"http://s3.{self._region()}.amazonaws.com"
+
+    def _region(self) -> str | None:
+        return self.region_name or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+
+    def _keys(self) -> tuple[str | None, str, str | None]:
+        return self.aws_access_key_id, self.aws_secret_access_key or "", self.aws_session_token
+
+    def _arrow_credentials(self) -> dict[str, Any]:
+        """Return pyarrow's options for the credentials given, or for those boto3 finds where pyarrow does not."""
+        names = ("access_key", "secret_key", "session_token")
+        if self.use_unsigned_session:
+            return {"anonymous": True}
+        if self.aws_access_key_id:
+            return dict(zip(names, self._keys(), strict=True))
+        found = boto3.session.Session(profile_name=self.profile_name).get_credentials()
+        if found is None or (self.profile_name is None and found.method in _RENEWED_BY_PYARROW):
+            return {}
+        if isinstance(found, RefreshableCredentials):
+            _log.warning(
+                "The temporary credentials that boto3 found by %r are not renewed while a stage reads and writes "
+                "tables: a stage that takes longer than they hold fails, and the next run goes on with its headers.",
+                found.method,
+            )
+        frozen = found.get_frozen_credentials()
+        return dict(zip(names, (frozen.access_key, frozen.secret_key, frozen.token), strict=True))
+
+
+class AccessSettings(S3Settings):
+    """How addresses are opened: the settings of S3, who pays, and headers of HTTP requests."""
+
+    requester_pays: bool = Field(
+        default=False, description="Declare on every S3 request that the requester pays, as some public buckets demand."
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict, description="Headers sent with every HTTP request; no secrets, Dagster shows them."
+    )
+    host_headers: dict[str, dict[str, str]] = Field(
+        default_factory=dict, repr=False, json_schema_extra=_SECRET,
+        description="Headers by host, such as {'data.example': {'X-Api-Key': EnvVar('KEY')}}: sent to that host only, "
+        "and counting over those for all. A host may have its port: 'data.example:8443'.",
+    )  # fmt: skip
+    authorization: str | None = Field(
+        default=None, repr=False, json_schema_extra=_SECRET,
+        description="Authorization header of every HTTP request, such as EnvVar of 'Bearer ...'.",
+    )  # fmt: skip
+
+    def backend(self, spec: CollectionSpec) -> StorageBackend:
+        """Return what reads a collection's addresses, with what its spec says of buckets and credentials."""
+        config = {**self.obstore_config(), **({"request_payer": True} if self.requester_pays else {})}
+        headers: dict[str, str | Mapping[str, str]] = {**self.headers, **self.host_headers}
+        if self.authorization:
+            headers["Authorization"] = self.authorization
+        return create_backend(
+            cloud_config=spec.cloud, default_s3_config=config, headers=headers, link_local=spec.link_local,
+            credentials=spec.credentials,
+        )  # fmt: skip
+
+
+class FilesystemResource(AccessSettings):
+    """Where record tables are read and collections are written: local paths, and URIs of any scheme pyarrow knows.
+
+    The fields say how ``s3://`` paths are reached; nothing need be set for the rest.
+    """
+
+    def filesystem(self, path: str) -> pafs.FileSystem | None:
+        """Return the filesystem of an ``s3://`` path; None for other paths, which pyarrow resolves by itself.
+
+        A URI that carries credentials or options itself (``s3://bucket/key?region=...``) is left to pyarrow.
+        """
+        parts = urlsplit(path)
+        if scheme(path) not in {"s3", "s3a"} or parts.query or "@" in parts.netloc:
+            return None
+        return self.arrow_filesystem(parts.netloc)
+
+    def open_source(self, spec: CollectionSpec, *, trust_stored: bool = True) -> Source:
+        """Open the record table of a collection; the footers of files that did not change are not read.
+
+        Args:
+            spec: of the collection.
+            trust_stored: whether what the workspace keeps of these footers counts.
+
+        Raises:
+            SourceError: if the table does not exist, or is not Parquet.
+            SpecError: if the spec names no place for the workspace.
+        """
+        return open_known(
+            self.open_workspace(spec), spec.path, spec, self.filesystem, trust_stored=trust_stored,
+            backend=self.backend(spec),
+        )  # fmt: skip
+
+    def open_workspace(self, spec: CollectionSpec) -> Workspace:
+        """Return the workspace of a collection: where it and its stages lie.
+
+        Raises:
+            SpecError: if the spec names no place.
+        """
+        path = spec.published_path
+        if path is None:
+            raise SpecError("a collection of the graph needs a name: write name: in its YAML file")
+        return Workspace.of(spec, self.filesystem(path))
+
+
+class StorageBackendResource(AccessSettings):
+    """Where file headers are read from: local files, HTTP(S) and object stores, by the scheme of each href.
+
+    The fields of S3 say how the buckets are reached that hrefs lead to, which need not be where the collection lies.
+    """
+
+
+class BuildOptions(dg.ConfigurableResource[Any]):
+    """Choices of a single run, made in the launchpad or in run config."""
+
+    force: bool = Field(
+        default=False, description="Fetch every header again, also those whose last outcome still holds."
+    )
+    revalidate: bool = Field(
+        default=False,
+        description="Ask for every header that is reused whether its file has changed, and read it again if it has.",
+    )
+
+
+#: Made once: Dagster merges definitions that have the same resource under a key, but not an equal one.
+_DEFAULT_RESOURCES: Final[dict[str, Any]] = {
+    FILESYSTEM: FilesystemResource(),
+    BACKEND: StorageBackendResource(),
+    OPTIONS: BuildOptions.configure_at_launch(),
+}
+
+
+def default_resources() -> dict[str, Any]:
+    """Return the resources of a collection's assets, by key: local files, credentials of the environment or none.
+
+    Each call returns the same resources, so that the definitions of several collections and components can be merged.
+    """
+    return dict(_DEFAULT_RESOURCES)

@@ -1,0 +1,197 @@
+"""The sensor of a collection: it compares what the source has with what is published, and requests the difference.
+
+https://docs.dagster.io/guides/automate/sensors
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final
+
+import dagster as dg
+
+from rasteret_assets.errors import NotHarvestedError
+from rasteret_assets.message_lists import some
+from rasteret_assets.orchestration.events import source_observations
+from rasteret_assets.orchestration.graph_names import harvest_job_name, identifier
+from rasteret_assets.orchestration.graph_partitions import partitions_of
+from rasteret_assets.orchestration.graph_resources import FilesystemResource
+from rasteret_assets.orchestration.jobs import Jobs
+from rasteret_assets.orchestration.reconcile import (
+    Difference,
+    build_requests,
+    compare,
+    digest,
+    is_looked_at,
+    look_in_tick,
+    look_request,
+)
+from rasteret_assets.source.stored import stored_profile
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.workspace.state_cache import StateCache
+
+#: Seconds until a partition whose run did not publish it is asked for again: doubled with each try, up to the longest.
+_FIRST_WAIT_S: Final = 60
+_LONGEST_WAIT_S: Final = 4 * 3600
+_MOST_NAMED: Final = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A partition that was asked for and does not have that version yet, or a look that did not find anything yet.
+
+    Args:
+        version: digest of the version of the source that it was asked for with; of a look, of what is known so far.
+        tries: how often it was.
+        due: when it is asked for again, in seconds since 1970; 0 until it is known that its last run did not help.
+    """
+
+    version: str
+    tries: int
+    due: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cursor:
+    """What the sensor remembers from tick to tick.
+
+    Args:
+        requests: counts the ticks that requested runs, so that no two of them give the same run key: Dagster launches
+            a run key only once.
+        seen: digest of the version last observed, by partition.
+        asked: what was asked for of the partitions that differ, by partition.
+        look: a look at the source that was asked for; None where what is known of the source is up to date.
+    """
+
+    requests: int = 0
+    seen: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    look: Asked | None = None
+
+    @classmethod
+    def from_text(cls, text: str | None) -> "Cursor":
+        """Return the cursor that Dagster kept; a fresh one at the first tick."""
+        document = json.loads(text) if text else {}
+        asked = {key: Asked(**values) for key, values in document.get("asked", {}).items()}
+        # Version 0.1.0 counted something else.
+        requests = document.get("requests", document.get("generation", 0))
+        look = Asked(**document["look"]) if document.get("look") else None
+        return cls(requests=requests, seen=document.get("seen", {}), asked=asked, look=look)
+
+    def to_text(self) -> str:
+        """Return the cursor as Dagster keeps it."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
+    """Return a sensor that requests runs for partitions that changed, are new or have vanished.
+
+    Where too much of the source changed for a tick, it requests a run that looks at it first, one at a time.
+
+    Args:
+        spec: of the collection.
+        jobs: of the collection.
+    """
+    partitions, known = partitions_of(spec), StateCache()
+
+    @dg.sensor(
+        name=f"{identifier(spec.name)}_refresh",
+        jobs=[jobs.build, jobs.look],
+        minimum_interval_seconds=spec.graph.refresh_seconds,
+        default_status=sensor_status(spec),
+        description=(
+            f"Builds the partitions of {spec.name} whose source changed, and unpublishes those that are gone from it. "
+            "Unchanged partitions are left alone; one that failed is tried again after 1, 2, 4 ... minutes, at last "
+            "every 4 hours."
+        ),
+    )
+    def refresh(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
+        cursor, workspace = Cursor.from_text(context.cursor), rasteret_filesystem.open_workspace(spec)
+        try:
+            profile = look_in_tick(rasteret_filesystem, spec, workspace)
+        except NotHarvestedError as error:
+            return dg.SensorResult(skip_reason=f"{error}; or launch the job {harvest_job_name(spec)}")
+        if profile is None:
+            stored = stored_profile(workspace)
+            return _look(spec, cursor, stored.fingerprint if stored else "", is_looked_at(context.instance, spec))
+        found = compare(context.instance, spec, workspace, profile, known)
+        cursor, changed = _advance(replace(cursor, look=None), found.want, found.have)
+        cursor, due = _ask(cursor, found, time.time())
+        # A run that ended without publishing a partition may have ended for the sake of that one.
+        alone = {key for key in due if cursor.asked[key].tries > 1}
+        requests = build_requests(spec, found, due, alone, str(cursor.requests))
+        return dg.SensorResult(
+            run_requests=requests or None,
+            skip_reason=None if requests else _skip_reason(found, cursor),
+            cursor=cursor.to_text(),
+            dynamic_partitions_requests=[partitions.build_add_request(list(found.new))] if found.new else [],
+            asset_events=source_observations(context.instance, spec, {key: found.want[key] for key in changed}),
+        )
+
+    return refresh
+
+
+def sensor_status(spec: CollectionSpec) -> dg.DefaultSensorStatus:
+    """Return whether the sensors of a collection run without somebody starting them."""
+    return dg.DefaultSensorStatus.RUNNING if spec.graph.autostart else dg.DefaultSensorStatus.STOPPED
+
+
+def _advance(cursor: Cursor, want: Mapping[str, str], have: Mapping[str, str]) -> tuple[Cursor, list[str]]:
+    """Return the next cursor, and the partitions whose version is new and not published yet."""
+    digests = {key: digest(version) for key, version in want.items()}
+    known = {**{key: digest(version) for key, version in have.items()}, **cursor.seen}
+    changed = sorted(key for key, version in digests.items() if known.get(key) != version)
+    return replace(cursor, seen=digests), changed
+
+
+def _ask(cursor: Cursor, found: Difference, now: float) -> tuple[Cursor, list[str]]:
+    """Return the next cursor, and the partitions to ask for now.
+
+    A partition that differs and that no run builds is asked for at once if its source has another version than when it
+    was last asked for. If it has the same, its run did not publish it: it waits, longer after each try.
+    """
+    # Of a partition that is being built, and of one that waits for others, nothing is known yet.
+    asked = {key: cursor.asked[key] for key in found.differing if key in cursor.asked}
+    due = []
+    for key in found.stale:
+        asked[key], is_due = _ask_again(asked.get(key), digest(f"{found.want.get(key)}"), now)
+        if is_due:
+            due.append(key)
+    return replace(cursor, requests=cursor.requests + bool(due), asked=asked), due
+
+
+def _ask_again(before: Asked | None, version: str, now: float) -> tuple[Asked, bool]:
+    """Return what was asked for after this tick, and whether it is due now, where no run does it at the moment."""
+    if before is None or before.version != version:
+        return Asked(version=version, tries=1), True
+    if not before.due:
+        wait = min(_FIRST_WAIT_S * 2 ** (before.tries - 1), _LONGEST_WAIT_S)
+        return replace(before, due=now + wait), False
+    if before.due <= now:
+        return Asked(version=version, tries=before.tries + 1), True
+    return before, False
+
+
+def _look(spec: CollectionSpec, cursor: Cursor, known: str, is_running: bool) -> dg.SensorResult:
+    """Return what a tick does where a look at the source is due that is too large for it."""
+    if is_running:
+        told = "a run looks at the source, of which too much changed for a tick; partitions are compared after it"
+        return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
+    look, is_due = _ask_again(cursor.look, digest(known), time.time())
+    if is_due:
+        cursor = replace(cursor, requests=cursor.requests + 1, look=look)
+        request = look_request(spec, digest(f"look {known}#{cursor.requests}"))
+        return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
+    cursor = replace(cursor, look=look)
+    told = f"the run that looks at the source did not come to its end; it waits for its next try (so far: {look.tries})"
+    return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
+
+
+def _skip_reason(found: Difference, cursor: Cursor) -> str:
+    if found.stale:
+        waiting = some([f"{key} (tries so far: {cursor.asked[key].tries})" for key in found.stale], _MOST_NAMED)
+        return f"partitions whose runs failed wait for their next try: {waiting}"
+    if found.busy:
+        return f"{len(found.busy)} partitions are being built; no other differs from the source"
+    return f"all {len(found.want)} partitions of the source are published as they are"

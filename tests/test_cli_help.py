@@ -1,0 +1,69 @@
+"""What the command line tells before a command runs: its list of commands and completions, which import nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from rasteret_assets import cli
+from rasteret_assets.cli import COMMANDS, main
+
+PRINT_MODULES = "import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
+
+
+def modules_imported_by(code: str) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", PRINT_MODULES + code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_the_help_of_a_command_begins_with(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert command.name == name
+    assert (command.help or "").partition("\n")[0] == COMMANDS[name][1]
+    assert f"{name:10}  {COMMANDS[name][1]}" in CliRunner().invoke(main, ["--help"]).stdout
+
+
+def test_every_command_has_a_module_of_its_name() -> None:
+    modules = {path.stem for path in Path(str(cli.__file__)).parent.glob("cmd_*.py")}
+    assert modules == {f"cmd_{name.replace('-', '_')}" for name in COMMANDS}
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_what_is_asked_for_before_a_command_imports_no_command(option: str) -> None:
+    imported = modules_imported_by(f"from rasteret_assets.cli import main; main([{option!r}])")
+    assert {name for name in imported if name.startswith("rasteret_assets")} == {
+        "rasteret_assets",
+        "rasteret_assets.cli",
+    }
+    assert not imported & {"pyarrow", "dagster", "numpy", "rich"}
+
+
+def test_only_the_demo_needs_dagster() -> None:
+    others = [path.partition(":")[0] for name, (path, _) in COMMANDS.items() if name != "demo"]
+    assert "dagster" not in modules_imported_by(f"import {', '.join(others)}")
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"), [("rasteret-assets ex", "export-gti"), ("rasteret-assets --ver", "--version")]
+)
+def test_a_shell_completes_commands_and_options(words: str, completed: str) -> None:
+    asked = {"_RASTERET_ASSETS_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "1"}
+    code = "import sys; from rasteret_assets.cli import main; main(prog_name='rasteret-assets')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"plain,{completed}\n"
+
+
+def test_a_mistyped_command_is_told_what_it_may_have_been() -> None:
+    result = CliRunner().invoke(main, ["bulid"])
+    assert result.exit_code == 2
+    assert "No such command 'bulid'" in result.stderr

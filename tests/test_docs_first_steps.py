@@ -1,0 +1,85 @@
+"""``docs/first-steps.md`` from top to bottom: every command runs, and what the page shows is what is seen."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from rasteret_assets.cli import main
+from rasteret_assets.demo.folder import DemoFolder
+from rasteret_assets.demo.records import write_records
+from rasteret_assets.demo.scenes import write_scenes
+from rasteret_assets.demo.server import HOST, serving
+
+PAGE = Path(__file__).parent.parent / "docs" / "first-steps.md"
+BLOCK = re.compile(r"^```(bash|python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port at which ``rasteret_demo/files`` are served, as ``rasteret-assets demo --serve`` serves them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    folder = DemoFolder(Path("rasteret_demo"))
+    folder.prepare(force=False)
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        free = probe.getsockname()[1]
+    with serving(folder.files, free) as server:
+        write_records(folder.records, write_scenes(folder.files, lambda *_: None), server.url)
+        folder.complete(server.port)
+        yield server.port
+
+
+def run(command: str) -> str:
+    """Run a line of the page, and return what it prints."""
+    words = shlex.split(command)
+    if words[0] == "cp":
+        shutil.copyfile(*words[1:])
+        return ""
+    assert words[0] == "rasteret-assets"
+    result = CliRunner().invoke(main, words[1:], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip().splitlines()]
+
+
+def test_the_page_is_what_is_seen(tmp_path: Path, port: int) -> None:
+    def here(text: str) -> str:
+        return text.replace("/home/me", str(tmp_path)).replace(f"{HOST}:8745", f"{HOST}:{port}")
+
+    seen, compared = "", 0
+    python = doctest.DocTestRunner()
+    names: dict[str, object] = {}
+    for kind, block in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
+        if kind == "python":
+            session = doctest.DocTestParser().get_doctest(block, {}, PAGE.name, PAGE.name, 0)
+            session.globs = names  # of the blocks before, of which get_doctest would take a copy
+            python.run(session, clear_globs=False)
+            continue
+        if kind == "text":
+            # The width of a column follows the length of the host's port.
+            shown, printed = lines(here(block)), lines(seen)
+            assert [re.sub(r"[ ─]+", " ", line) for line in printed] == [re.sub(r"[ ─]+", " ", line) for line in shown]
+            compared += 1
+            continue
+        seen = "".join(
+            run(line)
+            for line in block.strip().splitlines()
+            if not line.startswith((". ", "rasteret-assets demo"))  # the test's environment, and the fixture
+        )
+    assert python.summarize(verbose=False).failed == 0
+    assert (compared, python.tries > 8) == (6, True)
