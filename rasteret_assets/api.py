@@ -16,6 +16,7 @@ from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.headers.band_metadata import BandMetadataReader, check_enrichment, count_failures
 from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.rows import MemorySink
+from rasteret_assets.inputs import FilesystemLike, FilterLike, RecordTableLike
 from rasteret_assets.partitions import hive_keys
 from rasteret_assets.pipeline.build import BuildReport, build_partitions
 from rasteret_assets.pipeline.plan import GONE, BuildPlan, plan_build, refuse_unknown, stale_partitions
@@ -41,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 def build_from_table(
-    path: Any,
+    path: RecordTableLike,
     *,
     name: str = "",
     data_source: str = "",
@@ -50,9 +51,9 @@ def build_from_table(
     href_column: str | None = None,
     band_index_map: Mapping[str, int] | None = None,
     url_rewrite_patterns: Mapping[str, str] | None = None,
-    filesystem: Any = None,
+    filesystem: FilesystemLike | None = None,
     columns: Sequence[str] | None = None,
-    filter_expr: Any = None,
+    filter_expr: FilterLike | None = None,
     enrich_cog: bool = False,
     band_codes: Sequence[str] | None = None,
     cloud_config: CloudConfig | Mapping[str, Any] | None = None,
@@ -131,8 +132,8 @@ def build_from_table(
 def plan(
     spec: CollectionSpec,
     *,
-    filesystem: Any = None,
-    workspace_filesystem: Any = None,
+    filesystem: FilesystemLike | None = None,
+    workspace_filesystem: FilesystemLike | None = None,
     force: bool = False,
     revalidate: bool = False,
     partitions: Sequence[str] | None = None,
@@ -163,8 +164,8 @@ def plan(
 def build(
     spec: CollectionSpec,
     *,
-    filesystem: Any = None,
-    workspace_filesystem: Any = None,
+    filesystem: FilesystemLike | None = None,
+    workspace_filesystem: FilesystemLike | None = None,
     backend: StorageBackend | None = None,
     force: bool = False,
     revalidate: bool = False,
@@ -203,7 +204,9 @@ def build(
     return _build(workspace, source, spec, backend, partitions=partitions, **options)
 
 
-def _of_table(spec: CollectionSpec, filesystem: Any, workspace_filesystem: Any) -> Any:
+def _of_table(
+    spec: CollectionSpec, filesystem: FilesystemLike | None, workspace_filesystem: FilesystemLike | None
+) -> FilesystemLike | None:
     """Return the filesystem of the record table: that of the workspace where harvested items are the table."""
     return workspace_filesystem if filesystem is None and spec.harvest is not None else filesystem
 
@@ -213,7 +216,8 @@ def _backend(given: StorageBackend | None, spec: CollectionSpec) -> StorageBacke
         return create_backend(cloud_config=spec.cloud, link_local=spec.link_local, credentials=spec.credentials)
     if not isinstance(given, StorageBackend):
         raise SpecError(
-            f"backend= is a {type(given).__name__} without get_range and get_ranges: create_backend() makes one"
+            f"backend= is a {type(given).__name__}, which has no get_range and get_ranges: make one with "
+            "create_backend()"
         )
     return given
 
@@ -246,9 +250,9 @@ def _sized_as_published(spec: CollectionSpec) -> CollectionSpec:
     return spec.model_copy(update={"partition_by": sizes[0]}) if sizes else spec
 
 
-def _workspace(spec: CollectionSpec, filesystem: Any) -> Workspace:
+def _workspace(spec: CollectionSpec, filesystem: FilesystemLike | None) -> Workspace:
     if not isinstance(spec, CollectionSpec):
-        raise SpecError(f"{spec!r} is no CollectionSpec: make one with CollectionSpec.of(path=..., name=...)")
+        raise SpecError(f"{spec!r} is not a CollectionSpec: make one with CollectionSpec.of(path=..., name=...)")
     if spec.published_path is None:
         raise SpecError("the collection is not published anywhere: give its spec a name or a workspace_dir")
     return Workspace.of(spec, filesystem)

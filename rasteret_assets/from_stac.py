@@ -12,6 +12,7 @@ from rasteret_assets.collection.load import load
 from rasteret_assets.errors import SpecError
 from rasteret_assets.harvesting.harvest import harvest_items, is_harvested, refuse_failed_windows
 from rasteret_assets.harvesting.report import HarvestReport
+from rasteret_assets.inputs import FilesystemLike
 from rasteret_assets.progress import harvest_progress
 from rasteret_assets.spec import CloudConfig, CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
@@ -19,7 +20,9 @@ from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import unfinished_partitions
 
 
-def harvest(spec: CollectionSpec, *, workspace_filesystem: Any = None, force: bool = False) -> HarvestReport:
+def harvest(
+    spec: CollectionSpec, *, workspace_filesystem: FilesystemLike | None = None, force: bool = False
+) -> HarvestReport:
     """Bring the harvested STAC items of a collection up to date, asking only for windows that can have changed.
 
     They lie in ``<workspace>/<name>_harvest``, one Parquet file per window, which :func:`~rasteret_assets.build` reads
@@ -37,7 +40,7 @@ def harvest(spec: CollectionSpec, *, workspace_filesystem: Any = None, force: bo
         WorkspaceError: if files cannot be written.
     """
     if not isinstance(spec, CollectionSpec):
-        raise SpecError(f"{spec!r} is no CollectionSpec: make one with CollectionSpec.of(harvest=..., name=...)")
+        raise SpecError(f"{spec!r} is not a CollectionSpec: make one with CollectionSpec.of(harvest=..., name=...)")
     with harvest_progress(spec.name) as progress:
         report = harvest_items(spec, Workspace.of(spec, workspace_filesystem), force=force, progress=progress)
     refuse_failed_windows(spec, report)

@@ -338,7 +338,7 @@ def test_what_is_no_table_backend_or_spec_is_said(table: pa.Table, tmp_path: Pat
     with pytest.raises(SpecError, match=r"backend= is a str without get_range"):
         build_from_table(table, backend="s3")
     for call in (build, plan):
-        with pytest.raises(SpecError, match=r"'t.parquet' is no CollectionSpec"):
+        with pytest.raises(SpecError, match=r"'t.parquet' is not a CollectionSpec"):
             call("t.parquet")
     items = pa.table({"id": ["a"], "properties": [{"datetime": "2024-01-01"}]})
     with pytest.raises(RecordError, match="look like STAC items with their properties in a struct"):

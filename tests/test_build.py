@@ -480,7 +480,11 @@ def test_a_partition_that_is_not_there_is_refused(scenes: Scenes) -> None:
 def test_a_workspace_is_no_collection(scenes: Scenes) -> None:
     build(scenes.spec)
     published = Path(scenes.spec.published_path or "")
-    with pytest.raises(CollectionError, match=r"it is no collection: load one that was published, such as s2_records$"):
+    with pytest.raises(
+        CollectionError,
+        match=r"not a collection: load a folder that was published, such as "
+        r"s2_records$",
+    ):
         load(published.parent)
     with pytest.raises(CollectionError, match="holds stages"):
         load(published.with_name("s2_stages"))

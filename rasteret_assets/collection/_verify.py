@@ -1,4 +1,4 @@
-"""Holding what is published against its manifest: a file that is missing or damaged is named, not skipped."""
+"""Compare the files of a collection with its states, so that a missing or damaged file is named and not skipped."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def problem_with(
     sizes: Mapping[str, int],
     verify: Verify,
 ) -> str | None:
-    """What is wrong with the files of a collection, in one sentence; None where nothing is.
+    """Return what is wrong with the files of a collection, in one sentence; None if they are right.
 
     Args:
         workspace: of the collection.
-        states: of its partitions, by key; without any there is nothing to hold the files against.
+        states: of its partitions, by key; if there are none, no file is compared.
         fragments: the files, with their footers.
         sizes: of the files in bytes, by path.
         verify: ``"rows"`` compares rows and sizes, ``"full"`` reads every byte.
@@ -58,7 +58,7 @@ def problem_with(
 
 
 def _path_of(workspace: Workspace, key: str) -> str:
-    """The path of a missing file; where undated records lie follows from what else is there."""
+    """Return the path of a missing file; the folder of undated records follows from the sizes of other partitions."""
     return replace(workspace, partition_by=min(workspace.published_sizes(), default="month")).published_file(key)
 
 

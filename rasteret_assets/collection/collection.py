@@ -1,4 +1,4 @@
-"""The published collection as one object: its records, its pixels, its exports, and what people see of it."""
+"""Join queries, reads, exports and maps of records to one class, the collection."""
 
 from __future__ import annotations
 
@@ -30,29 +30,32 @@ class Collection(Reads, Exports):
         """Draw the footprints on a map of longitudes and latitudes, coloured by date.
 
         Args:
-            ax: matplotlib axes to draw into; by default a figure of its own, ``.figure`` of what is returned.
+            ax: matplotlib axes to draw into; by default those of a new figure.
             limit: footprints to draw at most.
 
+        Returns:
+            The axes, whose ``figure`` can be saved.
+
         Raises:
-            WindowError: if there is no footprint.
+            WindowError: if no record has a footprint.
         """
         return draw_footprints(self, ax, limit)
 
     @functools.cached_property
     def summary(self) -> summary.Summary:
-        """Counts and extents, from one pass over the small columns; kept, since the object does not change."""
+        """Counts and extents, from one pass over small columns; kept, because a collection does not change."""
         return summary.summarize(self.to_reader(summary.columns(self.schema)))
 
     @property
     def bounds(self) -> query.Bounds | None:
-        """(xmin, ymin, xmax, ymax) of all footprints in lon/lat; None when empty, xmin > xmax over the antimeridian."""
+        """(xmin, ymin, xmax, ymax) of all footprints in lon/lat, xmin > xmax across 180 degrees; None if empty."""
         return self.summary.bounds
 
     @property
     def crs(self) -> list[str]:
-        """Distinct CRSs of the rasters, such as ``["EPSG:32632"]``, sorted; WKT for those without a code.
+        """Distinct CRSs of the rasters, such as ``["EPSG:32632"]``, sorted; WKT for a CRS without a code.
 
-        Records state them; only where none does are the headers asked.
+        Headers are read only if no record states a CRS.
         """
         if self.summary.crs:
             return list(self.summary.crs)
@@ -66,20 +69,20 @@ class Collection(Reads, Exports):
 
     @property
     def date_range(self) -> tuple[datetime, datetime] | None:
-        """First and last acquisition, UTC; None where no record is dated."""
+        """First and last acquisition in UTC; None if no record is dated."""
         return self.summary.dates
 
     def __str__(self) -> str:
         return _card.line(self.name, self.bands, self.summary)
 
     def __repr__(self) -> str:
-        # Debuggers and logs ask for it: nothing is read, unless the summary is known already.
+        # No row is read here, because debuggers and logs call it often.
         if "summary" in vars(self):
             return str(self)
         return _card.short(self.name, self.bands, is_filtered=self.is_filtered)
 
     def _repr_html_(self) -> str:
-        # Footers count headers of the whole; of a part, only reading all of its tile tables would tell.
+        # Only for the whole collection, because footers count its headers, and a part would have to be read.
         counts = None if self.is_filtered else summary.header_counts(self.dataset, self.bands)
         shares = {band: None if counts is None else counts[band] for band in self.bands}
         picture, subtitle = _card.footprints(self), self.description or self.data_source

@@ -1,4 +1,4 @@
-"""Opening what was published: a Parquet file or hive directory, or an Arrow object that already keeps the contract."""
+"""Open collections: a published Parquet file or directory, or an Arrow object with the columns of a collection."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -17,6 +16,7 @@ from rasteret_assets.collection._verify import Verify, problem_with
 from rasteret_assets.collection.collection import Collection
 from rasteret_assets.credentials import checked_credentials
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.inputs import ArrowLike, FilesystemLike
 from rasteret_assets.partitions import PartitionBy, partition_size
 from rasteret_assets.source.stored import source_partitions
 from rasteret_assets.spec import PUBLISHED_SUFFIXES, CloudConfig
@@ -35,34 +35,34 @@ def load(
     name: str = "",
     *,
     partitions: Sequence[str] | None = None,
-    filesystem: Any = None,
+    filesystem: FilesystemLike | None = None,
     verify: Verify = "rows",
     credentials: str | Mapping[str, str] | None = None,
     cloud_config: CloudConfig | None = None,
 ) -> Collection:
     """Open a published collection.
 
-    Every footer is read here and held against what was published, so that a damaged, missing or foreign file is refused
-    now and by name, instead of its records missing later. Rows are read when asked for.
+    All footers are read here and compared with what was published, so that a damaged, missing or foreign file is
+    refused now and by name. Rows are read when they are needed.
 
     Args:
         path: a Parquet file, or a directory of them (flat, or in hive folders by the year, month or day of UTC), as a
             local path or URI. Only ``*.parquet`` files count.
-        name: name of the collection; by default the one it was published under.
-        partitions: keys of those to open, such as ``["2024-05", "undated"]``, of a collection in hive folders; all when
-            omitted. No file of another partition is opened.
+        name: name of the collection; by default that under which it was published.
+        partitions: keys of the partitions to open, such as ``["2024-05", "undated"]``, of a collection in hive folders;
+            by default all. No file of another partition is opened.
         filesystem: pyarrow or fsspec filesystem that takes precedence over the URI's own.
-        verify: what is held against the states beside the data (``<name>_stages/collection``), where there are any:
+        verify: what is compared with the states beside the data (``<name>_stages/collection``), if there are any:
             ``"rows"`` the number of records and the size of every file, ``"full"`` every byte, ``False`` nothing.
-        credentials: what opens the rasters' files, as in a spec. By default the provider that the collection was
-            published with; a function of somebody's own must be named here, as no file decides what code runs.
-        cloud_config: how the provider's objects are reached by reads that do not say it themselves, such as that the
-            requester pays.
+        credentials: of the rasters' files, as in a spec. By default those of the provider that the collection was
+            published with; a function of your own has to be named here, because no file may decide which code runs.
+        cloud_config: how the provider's objects are reached by reads that do not state it, such as that the requester
+            pays.
 
     Raises:
-        CollectionError: if there is no such path, a file in it is missing or damaged, a partition is not published, or
-            its columns are no collection's.
-        SpecError: if ``partitions`` are no partition keys, or ``credentials`` are of no known form.
+        CollectionError: if the path does not exist, a file in it is missing or damaged, a partition is not published,
+            or its columns are not those of a collection.
+        SpecError: if ``partitions`` are not partition keys, or ``credentials`` are not understood.
     """
     workspace = Workspace.at(str(path), filesystem)
     root = workspace.published
@@ -86,29 +86,31 @@ def _checked_keys(partitions: Sequence[str] | None) -> frozenset[str] | None:
     if partitions is None:
         return None
     if isinstance(partitions, str) or not partitions:
-        raise SpecError(f"partitions={partitions!r} is not a list of partition keys: write such as ['2024-05']")
+        raise SpecError(f"partitions={partitions!r} is not a list of partition keys: write for example ['2024-05']")
     try:
         sizes = {partition_size(key) for key in partitions}
     except (ValueError, TypeError) as error:
         raise SpecError(f"partitions={list(partitions)!r}: {error}") from None
     if len(sizes - {None}) > 1:
-        raise SpecError(f"partitions={list(partitions)!r} are of several sizes, which hold the same records: write one")
+        raise SpecError(
+            f"partitions={list(partitions)!r} are of several sizes, which hold the same records: write keys of one size"
+        )
     return frozenset(partitions)
 
 
 def _verified(
     workspace: Workspace, path: str, verify: Verify, keys: frozenset[str] | None
 ) -> list[ds.ParquetFileFragment]:  # fmt: skip
-    """The files of a collection, their footers read; looked at again while a build may be changing them.
+    """Return the files of a collection with their footers, read again while a build may be changing them.
 
     Args:
         workspace: of the collection.
         path: of the collection, for messages.
-        verify: what is held against the states.
-        keys: of the partitions to open; None for all.
+        verify: what is compared with the states.
+        keys: partition keys to open; None for all.
     """
     if verify not in ("rows", "full", False):
-        raise SpecError(f"verify={verify!r} is not understood: write 'rows', 'full' or False")
+        raise SpecError(f"verify={verify!r} must be 'rows', 'full' or False")
     for attempt in range(_LOOKS):
         problem: str | Exception | None
         states = workspace.states() if verify else {}
@@ -117,7 +119,7 @@ def _verified(
             if keys is not None:
                 files = _of_partitions(workspace, path, files, keys)
                 states = {key: state for key, state in states.items() if key in keys}
-            # A size that is known saves a request. One that is wrong by now is noticed by what the states say.
+            # A known size saves a request; a size that is wrong by now is noticed by comparing with the states.
             sizes = files if states and not workspace.is_local else {}
             fragments = _fragments(workspace.fs, workspace.published, list(files), sizes)
             problem = problem_with(workspace, states, fragments, files, verify)
@@ -125,7 +127,7 @@ def _verified(
                 return fragments if keys is not None else _of_one_size(workspace, path, fragments)
         except (CollectionError, FileNotFoundError) as error:
             problem = error
-        # States are read before files, so a partition that is being published or removed may look wrong for a moment.
+        # A partition that is being published or removed may seem wrong, because states are read before files.
         if states and attempt + 1 < _LOOKS:
             time.sleep(_LOOK_AGAIN_S * 2**attempt)
     raise problem if isinstance(problem, CollectionError) else CollectionError(f"{path}: {problem}")
@@ -151,9 +153,9 @@ def _of_partitions(workspace: Workspace, path: str, files: Mapping[str, int], ke
 def _of_one_size(
     workspace: Workspace, path: str, fragments: list[ds.ParquetFileFragment]
 ) -> list[ds.ParquetFileFragment]:
-    """Choose the files of one partition size where a build replaces, say, months by days: both hold every record.
+    """Choose the files of one partition size while a build replaces, say, months by days: both hold every record.
 
-    The new files count once they are all there; until then the old ones do, which a build removes last.
+    The new files count once all of them exist; until then the old files count, which a build removes last.
     """
     by_size: dict[PartitionBy | None, list[ds.ParquetFileFragment]] = {}
     for fragment in fragments:
@@ -174,7 +176,7 @@ def _of_one_size(
 
 
 def as_collection(
-    table: Any,
+    table: ArrowLike,
     *,
     name: str = "",
     data_source: str = "",
@@ -182,23 +184,23 @@ def as_collection(
     require_band_metadata: bool = True,
     credentials: str | Mapping[str, str] | None = None,
 ) -> Collection:
-    """Wrap an Arrow object that already keeps the read contract, as it is: nothing is fetched or enriched.
+    """Wrap an Arrow object that has the columns of a collection; no header is fetched.
 
-    For a table derived from a collection (joined, filtered, extended) that should be read like one.
+    Use it for a table derived from a collection (joined, filtered, extended).
 
     Args:
         table: a pyarrow Dataset (stays lazy), Table, RecordBatch or RecordBatchReader, or any object that exports an
             Arrow stream or array by PyCapsule (polars, DuckDB, geopandas ...). Streams are read into memory, and
-            their string views become strings, since Arrow cannot filter views.
-        name: name of the collection; by default what the schema's metadata says.
-        data_source: likewise.
-        description: likewise.
-        require_band_metadata: whether a table without a single ``{band}_metadata`` column is refused.
-        credentials: what opens the rasters' files, as for :func:`load`.
+            their string views become strings, because Arrow cannot filter views.
+        name: name of the collection; by default that in the schema's metadata.
+        data_source: provider of the records; by default that in the schema's metadata.
+        description: one sentence for people; by default that in the schema's metadata.
+        require_band_metadata: whether a table without any ``{band}_metadata`` column is refused.
+        credentials: of the rasters' files, as for :func:`load`.
 
     Raises:
-        CollectionError: if columns are missing or of another type than the contract asks.
-        SpecError: if ``table`` is no Arrow object, or ``credentials`` are of no known form.
+        CollectionError: if columns are missing or of another type than a collection has.
+        SpecError: if ``table`` is not an Arrow object, or ``credentials`` are not understood.
     """
     dataset = table.dataset if isinstance(table, Collection) and not table.is_filtered else _as_dataset(table)
     check_contract(dataset.schema, where="the table")
@@ -220,59 +222,63 @@ def as_collection(
 def _credentials(
     given: str | Mapping[str, str] | None, footer: Mapping[bytes, bytes]
 ) -> str | Mapping[str, str] | None:
-    """Return the credentials that are given, else the text by which a footer names them, else None.
+    """Return the given credentials, else the text by which a footer names them, else None.
 
     Raises:
-        SpecError: if what is given is of no known form.
+        SpecError: if the given credentials are not understood.
     """
     try:
         checked: str | dict[str, str] | None = checked_credentials(given)
     except ValueError as error:
         raise SpecError(f"credentials: {error}") from None
-    # The text of a function is not the mapping that names it: a read refuses to import it.
+    # A footer has the name of a function as text, not as a mapping, so that a read refuses to import it.
     return checked or _text(footer, schema.CREDENTIALS_KEY) or None
 
 
 def check_contract(table: pa.Schema, *, where: str) -> None:
-    """Refuse a schema that is not that of a collection.
+    """Refuse a schema that does not have the columns of a collection.
 
     Raises:
-        CollectionError: naming every column that is missing or of a wrong type, and what to do.
+        CollectionError: with every column that is missing or has a wrong type, and what to do.
     """
     remedy = "publish it with build_from_table, which normalizes records"
     if missing := [column for column in _READ_COLUMNS if column not in table.names]:
-        raise CollectionError(f"{where} is no collection: columns {missing} are missing; {remedy}")
+        raise CollectionError(f"{where} is not a collection: it has no columns {', '.join(missing)}; {remedy}")
     if not pa.types.is_timestamp(datetime := table.field(schema.DATETIME).type):
-        raise CollectionError(f"{where} is no collection: column 'datetime' is {datetime}, no timestamp; {remedy}")
+        raise CollectionError(
+            f"{where} is not a collection: column 'datetime' is {datetime}, not a timestamp; {remedy}"
+        )
     bbox = table.field(schema.BBOX).type
     corners = {child.name for child in schema.BBOX_TYPE}
     if not pa.types.is_struct(bbox) or not corners <= {child.name for child in bbox}:
-        raise CollectionError(f"{where} is no collection: column 'bbox' is {bbox}, no {schema.BBOX_TYPE}; {remedy}")
+        raise CollectionError(f"{where} is not a collection: column 'bbox' is {bbox}, not {schema.BBOX_TYPE}; {remedy}")
 
 
 def _parquet_files(fs: pafs.FileSystem, root: str, path: str) -> dict[str, int]:
-    """Path and size of every file."""
+    """Return path and size of every file."""
     info = fs.get_file_info(root)
     if info.type == pafs.FileType.NotFound:
-        raise CollectionError(f"{path}: no such collection; check the path, or publish it with build_from_table")
+        raise CollectionError(
+            f"{path} does not exist: check the path, or publish a collection there with build_from_table"
+        )
     if info.type == pafs.FileType.File:
         return {info.path: info.size}
     files = {found.path: found.size for found in list_files(fs, root, (".parquet",))}
     if not files:
-        raise CollectionError(f"{path} holds no *.parquet file: it is no published collection")
+        raise CollectionError(f"{path} has no *.parquet file, so it is not a published collection: check the path")
     folders = {tuple(file.removeprefix(root).strip("/").split("/")[:-1]) for file in files}
     if root.endswith(STAGES_SUFFIX) or any(part.endswith(STAGES_SUFFIX) for parts in folders for part in parts):
-        # Stages have the columns of a collection too, some of them: records would be there twice.
+        # Because some stages have the columns of a collection too, their records would count twice.
         found = sorted({parts[0] for parts in folders if parts and parts[0].endswith(PUBLISHED_SUFFIXES)})
         inside = f", such as {', '.join(found)}" if found else ""
-        raise CollectionError(f"{path} holds stages, it is no collection: load one that was published{inside}")
+        raise CollectionError(f"{path} holds stages, not a collection: load a folder that was published{inside}")
     return files
 
 
 def _fragments(
     fs: pafs.FileSystem, root: str, files: list[str], sizes: Mapping[str, int]
 ) -> list[ds.ParquetFileFragment]:
-    """One fragment per file, its footer read and kept, so that no scan reads it again."""
+    """Return a fragment for each file, with its footer, so that no scan reads the footer again."""
     hive = ds.partitioning(schema.PARTITION_SCHEMA, flavor="hive")
     parquet = ds.ParquetFileFormat()
 
@@ -292,9 +298,9 @@ def _fragments(
 
 
 def _common_schema(fragments: list[ds.ParquetFileFragment]) -> pa.Schema:
-    """One schema for all files: columns that some lack are null there, types are widened where one holds the other.
+    """Return one schema for all files: missing columns are null, types are widened if one holds the other.
 
-    All files of a collection have the same, except while a build replaces them one by one.
+    All files of a collection have the same schema, except while a build replaces them one by one.
     """
     first = common = fragments[0].physical_schema
     named: set[str] = set()
@@ -314,7 +320,7 @@ def _common_schema(fragments: list[ds.ParquetFileFragment]) -> pa.Schema:
 
 
 def _whole_metadata(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """Footer keys that hold for the whole; ``geo`` without its bbox, which is of one file only."""
+    """Return the footer keys that hold for all files; ``geo`` without its bbox, which is that of one file."""
     wanted = (
         schema.NAME_KEY,
         schema.DATA_SOURCE_KEY,
@@ -328,11 +334,11 @@ def _whole_metadata(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         for column in geo["columns"].values():
             column.pop("bbox", None)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return kept  # absent, or of a foreign form that readers could not use either
+        return kept  # absent, or in a form that readers could not use either
     return {**kept, schema.GEO_KEY: json.dumps(geo, sort_keys=True).encode()}
 
 
-def _as_dataset(table: Any) -> ds.Dataset:
+def _as_dataset(table: ArrowLike) -> ds.Dataset:
     if isinstance(table, ds.Dataset):
         return table
     if isinstance(table, pa.Table):
@@ -343,7 +349,7 @@ def _as_dataset(table: Any) -> ds.Dataset:
         return ds.dataset(_without_views(pa.RecordBatchReader.from_stream(table).read_all()))
     if hasattr(table, "__arrow_c_array__"):
         return ds.dataset(pa.Table.from_batches([pa.record_batch(table)]))
-    raise SpecError(f"{type(table).__name__} is no Arrow object: pass a pyarrow Table, Dataset or Arrow stream")
+    raise SpecError(f"{type(table).__name__} is not an Arrow object: pass a pyarrow Table, Dataset or Arrow stream")
 
 
 def _without_views(table: pa.Table) -> pa.Table:
@@ -352,7 +358,7 @@ def _without_views(table: pa.Table) -> pa.Table:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """A type with strings and binaries in the place of their views, at every depth."""
+    """Return a type with strings and binaries instead of their views, at every depth."""
     if pa.types.is_string_view(kind):
         return pa.large_string()
     if pa.types.is_binary_view(kind):
@@ -371,7 +377,7 @@ def _text(metadata: Mapping[bytes, bytes], key: bytes) -> str:
 
 
 def _name_of(root: str) -> str:
-    """The name a path was made of: ``.../scenes_records`` and ``.../scenes.parquet`` are ``scenes``."""
+    """Return the collection's name by its path: ``.../scenes_records`` and ``.../scenes.parquet`` are ``scenes``."""
     name = PurePosixPath(root).name.removesuffix(".parquet")
     for suffix in PUBLISHED_SUFFIXES:
         name = name.removesuffix(suffix)

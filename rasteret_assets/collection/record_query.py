@@ -1,4 +1,4 @@
-"""Records as a question to a record table: filters are collected, and rows are read when they are asked for."""
+"""Records of a record table, chosen by filters; rows are read when they are needed."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from rasteret_assets.collection.areas.area import AUTO, Area, bbox_geometry, coe
 from rasteret_assets.collection.table import query, scan
 from rasteret_assets.collection.table.dates import parse_date_range
 from rasteret_assets.errors import CollectionError, SpecError
+from rasteret_assets.inputs import AreasLike, CRSLike, DateRangeLike
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RecordQuery:
-    """Records of a record table, all of them or those that a chain of ``subset`` and ``where`` chose; lazy, immutable.
+    """Records of a record table: all of them, or those that ``subset`` and ``where`` chose. Lazy and immutable.
 
     Args:
         dataset: the record table, with a ``{band}_metadata`` column for every indexed band.
         name: name it was published under.
         data_source: provider of the records.
         description: one sentence for people.
-        path: where it was opened; None in memory.
+        path: where the table was opened; None for a table in memory.
         backend: reads the bytes of rasters; None for the default one.
-        credentials: what opens the files where ``backend`` is not given, as in a spec; None for files that need
-            nothing.
-        cloud_config: how the provider's objects are reached where neither ``backend`` nor a read says so.
-        expression: what records must satisfy; None for all.
+        credentials: of the files, as in a spec, used if ``backend`` is None; None for files that need no credentials.
+        cloud_config: how the provider's objects are reached, used if neither ``backend`` nor a read states it.
+        expression: condition that records satisfy; None for all.
         areas: groups of lon/lat geometries; a record must meet one of every group, exactly.
     """
 
@@ -51,7 +51,7 @@ class RecordQuery:
     areas: tuple[tuple[BaseGeometry, ...], ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What other processes need, such as workers that read; a dataset in memory goes as its table."""
+        """Return the fields for another process, with a dataset in memory as a table, because it cannot be pickled."""
         state = {field.name: getattr(self, field.name) for field in fields(self)}
         if isinstance(self.dataset, ds.InMemoryDataset):
             state["dataset"] = self.dataset.to_table()
@@ -62,36 +62,37 @@ class RecordQuery:
             state = state | {"dataset": ds.dataset(table)}
         vars(self).update(state)
 
-    # --- questions ---------------------------------------------------------------------------------------------------
+    # --- filters -----------------------------------------------------------------------------------------------------
 
     def subset(
         self,
         *,
         bbox: Sequence[float] | None = None,
-        date_range: Any = None,
+        date_range: DateRangeLike | None = None,
         cloud_cover_lt: float | None = None,
-        geometries: Any = None,
-        geometry_crs: Any = AUTO,
+        geometries: AreasLike | None = None,
+        geometry_crs: CRSLike = AUTO,
         geometry_column: str | None = None,
         split: str | Sequence[str] | None = None,
     ) -> Self:
-        """The records that satisfy every criterion given, beside those asked before.
+        """Return the records that satisfy every criterion, and those of earlier calls.
 
         Args:
             bbox: (xmin, ymin, xmax, ymax) in lon/lat that the footprint meets; xmin > xmax crosses the antimeridian.
             date_range: (start, end) of dates, datetimes, ISO 8601 strings or None; an end without a time of day
                 includes the whole of it. Records without a datetime match by their start_datetime and end_datetime.
-            cloud_cover_lt: upper limit, excluded, of ``eo:cloud_cover`` in percent; records without a value never do.
-            geometries: areas of which the footprint meets at least one, in the forms that
-                :func:`~.areas.area.coerce_areas` takes.
-            geometry_crs: CRS of ``geometries``; ``"auto"`` takes what they state, else lon/lat.
-            geometry_column: column of ``geometries`` where they are a table.
+            cloud_cover_lt: upper limit, excluded, of ``eo:cloud_cover`` in percent; a record without a value does not
+                match.
+            geometries: areas, of which the footprint meets at least one, in any form of
+                :data:`~rasteret_assets.inputs.AreasLike`.
+            geometry_crs: CRS of ``geometries``; ``"auto"`` takes the CRS that they state, else lon/lat.
+            geometry_column: column of ``geometries`` if they are a table.
             split: value, or values, of the column ``split``, such as ``"train"``.
 
         Raises:
             SpecError: if a criterion is not understood.
             WindowError: if an area is empty, invalid or not on the globe.
-            CollectionError: if the collection lacks the column a criterion needs.
+            CollectionError: if the collection does not have the column of a criterion.
         """
         wanted: list[pc.Expression | None] = []
         if date_range is not None:
@@ -109,13 +110,13 @@ class RecordQuery:
         return found
 
     def where(self, expression: pc.Expression) -> Self:
-        """The records that satisfy a pyarrow expression, beside what was asked before.
+        """Return the records that satisfy a pyarrow expression, and the criteria of earlier calls.
 
         Raises:
-            SpecError: if it is no expression, or no condition on the columns there are.
+            SpecError: if ``expression`` is not an expression, or not a condition on columns of the collection.
         """
         if not isinstance(expression, pc.Expression):
-            raise SpecError(f"where({expression!r}) needs a pyarrow expression, such as pc.field('gsd') <= 10")
+            raise SpecError(f"where() needs a pyarrow expression, such as pc.field('gsd') <= 10, not {expression!r}")
         try:
             self.dataset.scanner(columns=[], filter=expression)
         except (pa.ArrowException, TypeError) as error:
@@ -124,7 +125,7 @@ class RecordQuery:
         return self._narrowed(expression)
 
     def meeting(self, areas: Sequence[Area]) -> Self:
-        """The records whose footprint meets at least one of ``areas``, exactly.
+        """Return the records whose footprint meets at least one of ``areas``, exactly.
 
         Raises:
             WindowError: if an area is not on the globe.
@@ -137,7 +138,7 @@ class RecordQuery:
 
     @property
     def is_filtered(self) -> bool:
-        """Whether anything was asked, so that rows of the dataset may be left out."""
+        """Whether a filter was set, so that rows of the dataset may be left out."""
         return self.expression is not None or bool(self.areas)
 
     # --- rows --------------------------------------------------------------------------------------------------------
@@ -148,13 +149,13 @@ class RecordQuery:
         return self.dataset.schema
 
     def to_reader(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
-        """The records as a stream of batches, read while it is consumed.
+        """Return the records as a stream of batches, which are read while the stream is consumed.
 
         Args:
             columns: names to read; all by default.
 
         Raises:
-            CollectionError: if a column is not there, or, while reading, a file is damaged.
+            CollectionError: if a column does not exist, or, while reading, a file is damaged.
         """
         names = self._checked(columns)
         metadata = dict(self.schema.metadata or {})
@@ -164,11 +165,11 @@ class RecordQuery:
         return pa.RecordBatchReader.from_batches(fields, self.batches({name: pc.field(name) for name in names}))
 
     def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """The records in memory; arguments and errors as for :meth:`to_reader`."""
+        """Return the records in memory; arguments and errors are those of :meth:`to_reader`."""
         return self.to_reader(columns).read_all()
 
     def head(self, n: int = 5, columns: Sequence[str] | None = None) -> pa.Table:
-        """The first ``n`` records, and an end to the reading."""
+        """Return the first ``n`` records, and read no further ones."""
         reader = self.to_reader(columns)
         kept: list[pa.RecordBatch] = []
         for batch in reader if n > 0 else ():
@@ -178,7 +179,7 @@ class RecordQuery:
         return pa.Table.from_batches(kept, reader.schema)
 
     def batches(self, columns: Mapping[str, pc.Expression]) -> Iterator[pa.RecordBatch]:
-        """The records with computed columns, a batch at a time.
+        """Yield the records with computed columns, a batch at a time.
 
         Args:
             columns: an expression per column name; nested fields are ``pc.field("assets", "B02", "href")``.
@@ -197,7 +198,7 @@ class RecordQuery:
         return sum(batch.num_rows for batch in self.batches({}))
 
     def __bool__(self) -> bool:
-        # Without this, truth would count the rows, and an opened collection of none would pass for no collection.
+        # Defined, because bool() would count rows by __len__, and a collection without records would be false.
         return True
 
     def _checked(self, columns: Sequence[str] | None) -> list[str]:

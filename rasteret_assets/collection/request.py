@@ -1,4 +1,4 @@
-"""A read as a value: chosen here from areas and options, and carried out by the format that a caller asks for."""
+"""Reads as values: a request is chosen from areas and options, and carried out by the method of a format."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from rasteret_assets.collection.pixels.record_table import RecordTable, known_ba
 from rasteret_assets.collection.pixels.select import near_batches, select_records
 from rasteret_assets.collection.pixels.views import View, choose_views
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import AreasLike, ChunksLike, GroupBy, MosaicRule
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 
 
 class ReadRequest(PixelRequest):
-    """Pixels of areas, as ``collection.read`` has chosen them, and a method for each form of the result.
+    """Pixels of areas, as ``collection.read`` chose them, with a method for each form of the result.
 
-    Reads happen in the methods. A request can be sent to another process, which carries it out.
+    Only the methods read pixels. A request can be sent to another process, and be carried out there.
     """
 
     def to_numpy(self) -> npt.NDArray[Any]:
@@ -41,7 +42,9 @@ class ReadRequest(PixelRequest):
         stack = read_stack(self)
         return stack[:, 0] if self.is_one_band else stack
 
-    def to_xarray(self, *, chunks: Any = None, groupby: str | None = None, mosaic: str = "first") -> xr.Dataset:
+    def to_xarray(
+        self, *, chunks: ChunksLike | None = None, groupby: GroupBy | None = None, mosaic: MosaicRule = "first"
+    ) -> xr.Dataset:
         """Return the pixels as a Dataset; see :meth:`Collection.get_xarray`."""
         return read_cube(self, chunks, Mosaic.of(groupby, mosaic))
 
@@ -51,13 +54,13 @@ class ReadRequest(PixelRequest):
 
 
 def request_read(
-    table: RecordTable, geometries: Any, bands: str | Sequence[str], arguments: Mapping[str, Any]
+    table: RecordTable, geometries: AreasLike | None, bands: str | Sequence[str], arguments: Mapping[str, Any]
 ) -> ReadRequest:
-    """Decide what a read reads; nothing but rows of the index is read here.
+    """Choose the records and pixels of a read; only rows of the index are read here.
 
     Args:
         table: the records that may be read.
-        geometries: areas, or None where ``like`` gives the grid of the result.
+        geometries: areas, or None if ``like`` gives the grid of the result.
         bands: a band or several.
         arguments: all of :class:`ReadArguments`.
 
@@ -68,7 +71,7 @@ def request_read(
     columns = None
     if geometries is None:
         if options.grid is None or options.target_crs is None:
-            raise SpecError("there is no area: give geometries, or like= for the whole grid of another raster")
+            raise SpecError("geometries is None: give areas, or like= for the whole grid of another raster")
         areas = [Area.of_bounds(options.grid.bounds, options.target_crs)]
     else:
         areas, columns = polygons_of(geometries, arguments)
@@ -85,15 +88,15 @@ def request_read(
     )
 
 
-def polygons_of(geometries: Any, arguments: Mapping[str, Any]) -> tuple[list[Area], pa.Table | None]:
-    """Return the areas, and the other columns of their table, if they come in one.
+def polygons_of(geometries: AreasLike, arguments: Mapping[str, Any]) -> tuple[list[Area], pa.Table | None]:
+    """Return the areas, and the other columns of their table, or None if they are not a table.
 
     Args:
-        geometries: in any form.
+        geometries: areas in any form.
         arguments: ``geometry_crs`` and ``geometry_column`` of the read.
 
     Raises:
-        WindowError: if one has no area.
+        WindowError: if a geometry is not a polygon.
     """
     column = arguments["geometry_column"]
     table = as_arrow_table(geometries)
@@ -108,7 +111,7 @@ def polygons_of(geometries: Any, arguments: Mapping[str, Any]) -> tuple[list[Are
 
 
 def _views(table: RecordTable, areas: Sequence[Area], bands: Sequence[str], options: ReadOptions) -> list[View]:
-    """What is read of which record."""
+    """Return the views of all records that meet an area."""
     shapes, unplaced = place(areas)
     records = select_records(
         near_batches(table, bands, shapes, scaled=options.scaled), bands, shapes, missing=options.missing
@@ -121,6 +124,6 @@ def _views(table: RecordTable, areas: Sequence[Area], bands: Sequence[str], opti
 
 
 def _reaches(area: Area, crs: str, grid: Grid) -> bool:
-    """Whether an area meets a raster."""
+    """Return whether an area meets a raster."""
     shape = placed_on(area, crs, grid)
     return shape is not None and grid.window(shape.bounds) is not None

@@ -103,13 +103,13 @@ def test_geoarrow_brings_its_crs():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (3, "int is no area"),
-        (object(), "object is no area"),
-        ("POLYGON 3", "'POLYGON 3' is no area"),
-        ("{oops", "is no area"),
-        (b"junk", "is no area"),
+        (3, "int is not an area"),
+        (object(), "object is not an area"),
+        ("POLYGON 3", "'POLYGON 3' is not an area"),
+        ("{oops", "is not an area"),
+        (b"junk", "is not an area"),
         ({"no": "type"}, "without a GeoJSON 'type'"),
-        ({"type": "Blob", "coordinates": []}, "is no area"),
+        ({"type": "Blob", "coordinates": []}, "is not an area"),
         (pa.array([1, 2]), "Arrow array of int64"),
     ],
 )
@@ -138,5 +138,5 @@ def test_geometries_that_are_none(value, message):
 
 
 def test_unknown_crs():
-    with pytest.raises(SpecError, match="'EPSG:999999' is no known CRS"):
+    with pytest.raises(SpecError, match="'EPSG:999999' is not a known CRS"):
         coerce_areas(SQUARE, "EPSG:999999")

@@ -152,7 +152,7 @@ def test_frame_has_a_row_for_each_record_area_and_band(scenes, tmp_path):
     assert first["raster_transform"] == (10.0, 0.0, LEFT + 1100, 0.0, -10.0, TOP)
     assert first["nodata"] == 0
     assert first["cloud_cover"] == 10.0
-    with pytest.raises(SpecError, match=r"\['band'\].*rename"):
+    with pytest.raises(SpecError, match=r"\(band\): rename"):
         scenes.get_gdf(fields.rename(columns={"crop": "band"}), "fine")
 
 
@@ -197,22 +197,22 @@ def test_points_keep_their_type_and_may_ask_for_the_latest(scenes, tmp_path):
 @pytest.mark.parametrize(
     ("points", "options", "error", "message"),
     [
-        (pa.table({"q": [1.0]}), {}, SpecError, r"\['q'\].*geometry_column="),
+        (pa.table({"q": [1.0]}), {}, SpecError, r"\(q\).*geometry_column="),
         (pa.table({"x": [1.0], "y": [2.0]}), {"x_column": "x"}, SpecError, "give both"),
         (
             pa.table({"x": [1.0], "y": [2.0]}),
             {"x_column": "x", "y_column": "z"},
             SpecError,
-            "y_column='z' is no column",
+            "y_column='z' is not a column",
         ),
         (pa.table({"x": [None], "y": [2.0]}), {}, WindowError, "point 0 has no finite x"),
-        (pa.table({"x": ["a"], "y": ["b"]}), {}, SpecError, "holds no coordinates"),
+        (pa.table({"x": ["a"], "y": ["b"]}), {}, SpecError, "does not hold coordinates"),
         (pa.table({"x": [5e5], "y": [5e6]}), {"geometry_crs": "auto"}, WindowError, "geometry_crs='EPSG:...'"),
-        (shapely.box(0, 0, 1, 1), {}, SpecError, "is a Polygon, no point"),
+        (shapely.box(0, 0, 1, 1), {}, SpecError, "is a Polygon, not a Point"),
         (shapely.Point(), {}, WindowError, "missing or empty"),
         (shapely.Point(0, 0), {"match": "first"}, SpecError, "must be one of 'all', 'latest'"),
         (shapely.Point(LEFT + 9e4, TOP), {}, WindowError, "no record meets the points"),
-        ([], {}, WindowError, "no points"),
+        ([], {}, WindowError, "points is empty"),
     ],
 )
 def test_points_that_cannot_be_sampled(scenes, points, options, error, message):
@@ -224,12 +224,12 @@ def test_points_that_cannot_be_sampled(scenes, points, options, error, message):
     ("options", "message"),
     [
         ({"cloud": 3}, "unknown argument 'cloud'"),
-        ({"resampling": "best"}, "none of nearest"),
-        ({"resolution": 0}, "no size of a pixel"),
+        ({"resampling": "best"}, "must be one of nearest"),
+        ({"resolution": 0}, "not the size of a pixel"),
         ({"resolution": "fine"}, "neither a number nor a pair"),
-        ({"target_crs": "EPSG:1"}, "no known CRS"),
+        ({"target_crs": "EPSG:1"}, "not a known CRS"),
         ({"on_error": "ignore"}, "must be one of 'raise', 'mask'"),
-        ({"max_concurrent": 0}, "must be 1 or more"),
+        ({"max_concurrent": 0}, "whole number of requests, 1 or more"),
         ({"geometry_column": "geom"}, "needs a table"),
     ],
 )

@@ -116,5 +116,5 @@ def test_checksums_of_tiles_are_still_compared(tmp_path):
     data = noise("uint16", rows=SIDE, columns=SIDE)[0]
     tiles = [zlib.compress(tile) for tile in tiles_of(data)]
     path = write(tmp_path / "a.tif", [tile[:-1] + bytes([tile[-1] ^ 1]) for tile in tiles], "uint16", "zlib")
-    with pytest.raises(RasteretAssetsError, match="no deflate stream"):
+    with pytest.raises(RasteretAssetsError, match="not a deflate stream"):
         read(path)

@@ -46,7 +46,7 @@ def headers(collection: Collection, bands: list[str] = BANDS) -> list[BandHeader
     """Headers of the first record, as reads take them."""
     (first, *_) = every_record(collection.batches(projection(collection.schema, bands, scaled=True)), bands)
     assert None not in first.headers
-    return first.known
+    return first.present_headers
 
 
 def scaling(collection: Collection, bands: list[str] = BANDS) -> list[tuple[float, float]]:

@@ -167,7 +167,11 @@ def test_files_that_are_published_anew_are_noticed(published, two_tiles):
     dataset[LEFT : LEFT + 100, TOP - 100 : TOP]
     pq.write_table(two_tiles.to_table().slice(0, 1), published / "part-0.parquet")
     for reads in (lambda: seam(pickle.loads(pickle.dumps(dataset))), lambda: chips[len(chips) - 1]):
-        with pytest.raises(StaleRowsError, match=r"part-0\.parquet was published anew since its records were listed"):
+        with pytest.raises(
+            StaleRowsError,
+            match=r"part-0\.parquet was replaced by a build after its records were "
+            r"listed",
+        ):
             reads()
 
 

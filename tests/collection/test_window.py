@@ -91,7 +91,7 @@ def test_point_is_the_pixel_that_holds_it():
 def test_no_window_without_pixels():
     with pytest.raises(WindowError, match="at least one pixel"):
         Window(col_off=0, row_off=0, width=0, height=1)
-    with pytest.raises(WindowError, match="no pixel grid"):
+    with pytest.raises(WindowError, match="not a pixel grid"):
         grid_of(10, 10, scale=0.0)
 
 

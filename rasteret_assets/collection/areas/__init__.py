@@ -1,1 +1,1 @@
-"""Areas of interest and pixel grids: everything that knows the sphere, 180 degrees and the poles."""
+"""Areas of interest and pixel grids: everything about the sphere, longitude 180 and the poles."""

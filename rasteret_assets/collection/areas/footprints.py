@@ -1,4 +1,4 @@
-"""Exact intersection of areas with the footprints of records, a batch at a time."""
+"""Intersect areas with the footprints of records exactly, a batch at a time."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Footprints = npt.NDArray[np.object_]
 
 
 def intersecting_pairs(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseGeometry]) -> Pairs:
-    """Which area meets which footprint.
+    """Return the pairs of areas and footprints that intersect.
 
     Args:
-        geometry: WKB footprints in lon/lat; null ones meet nothing.
-        bbox: the records' bbox structs; xmin > xmax says that a footprint crosses the antimeridian.
+        geometry: WKB footprints in lon/lat; a null footprint meets nothing.
+        bbox: bbox structs of the records; xmin > xmax says that a footprint crosses the antimeridian.
         areas: geometries in lon/lat within +-180 degrees.
 
     Returns:
         Integers of shape (2, n): index of the area above index of the row.
 
     Raises:
-        CollectionError: if a footprint is no WKB geometry.
+        CollectionError: if a footprint is not WKB.
     """
     footprints = decode_wkb(geometry)
     crossing = np.asarray(
@@ -38,8 +38,8 @@ def intersecting_pairs(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseG
     pairs: Pairs = _without(footprints, crossing).query(list(areas), predicate="intersects")
     if not crossing.any():
         return pairs
-    # Across the antimeridian a footprint may be split at 180, run past it or jump from 179 to -179: counted from 0 to
-    # 360 all three are the same shape, and an area is looked for in both of its places there.
+    # Across the antimeridian a footprint may be split at 180, run past it or jump from 179 to -179: with longitudes
+    # from 0 to 360 all three have the same shape, and an area is compared at both of its places there.
     places = [*areas, *shapely.transform(list(areas), lambda xy: xy + np.array([360.0, 0.0]))]
     over: Pairs = _without(_eastward(footprints), ~crossing).query(places, predicate="intersects")
     over[0] %= len(areas)
@@ -47,34 +47,34 @@ def intersecting_pairs(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseG
 
 
 def intersecting_rows(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseGeometry]) -> npt.NDArray[np.bool_]:
-    """Whether each footprint meets any of ``areas``; arguments as in :func:`intersecting_pairs`."""
+    """Return whether each footprint meets any of ``areas``; arguments are those of :func:`intersecting_pairs`."""
     mask = np.zeros(len(geometry), dtype=bool)
     mask[intersecting_pairs(geometry, bbox, areas)[1]] = True
     return mask
 
 
 def decode_wkb(geometry: pa.Array) -> Footprints:
-    """Shapely geometries of a WKB column of any binary type; None for null.
+    """Return the shapely geometries of a WKB column of any binary type; None for null.
 
     Raises:
-        CollectionError: if a value is no WKB.
+        CollectionError: if a value is not WKB.
     """
     if isinstance(geometry, pa.BaseExtensionType | pa.ExtensionArray):
         geometry = geometry.storage
     try:
         return np.asarray(shapely.from_wkb(geometry.to_numpy(zero_copy_only=False)), dtype=object)
     except (shapely.errors.GEOSException, NotImplementedError, TypeError, pa.ArrowInvalid) as error:
-        raise CollectionError(f"column 'geometry' ({geometry.type}) holds what is no WKB: {error}") from error
+        raise CollectionError(f"column 'geometry' ({geometry.type}) has a value that is not WKB: {error}") from error
 
 
 def _without(footprints: Footprints, left_out: npt.NDArray[np.bool_]) -> shapely.STRtree:
-    """A tree of footprints, at their own positions, without some of them."""
+    """Return a tree of all footprints but those left out, whose positions stay."""
     kept = footprints.copy()
     kept[left_out] = None
     return shapely.STRtree(kept)
 
 
 def _eastward(footprints: Footprints) -> Footprints:
-    """Footprints with longitudes from 0 to 360."""
+    """Return footprints with longitudes from 0 to 360."""
     moved: Footprints = shapely.transform(footprints, lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]]))
     return moved

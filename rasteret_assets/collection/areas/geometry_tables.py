@@ -1,9 +1,9 @@
-"""Tables of areas and points, of whichever library, as Arrow; and the geometries in them."""
+"""Read tables of areas and points, of any library, as Arrow, and the geometries in them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,12 @@ from rasteret_assets.geometry import decode_geometries, describe_geometry, prima
 
 Geometries = npt.NDArray[np.object_]
 
-#: Names that geometry columns go by, in the order they are looked for.
+#: Usual names of geometry columns, in the order in which they are tried.
 _GEOMETRY_NAMES: Final = ("geometry", "geom", "wkb_geometry", "the_geom", "wkb", "wkt", "geometry_wkb")
 
 
-def as_arrow_table(value: Any) -> pa.Table | None:
-    """A table of pyarrow, geopandas, pandas, polars, DuckDB or any exporter of Arrow streams; None for the rest."""
+def as_arrow_table(value: object) -> pa.Table | None:
+    """Return a table of pyarrow, geopandas, pandas, polars, DuckDB or any Arrow stream; None for other objects."""
     match value:
         case pa.Table():
             return value
@@ -28,23 +28,27 @@ def as_arrow_table(value: Any) -> pa.Table | None:
             return pa.Table.from_batches([value])
         case pa.Array() | pa.ChunkedArray():
             return None
-    if hasattr(value, "to_wkb"):  # geopandas, whose plain stream knows no geometries
+    if hasattr(value, "to_wkb") and hasattr(
+        value, "to_arrow"
+    ):  # geopandas, because its plain stream has no geometry types
         return pa.table(value.to_arrow(index=False)) if hasattr(value, "columns") else None
     if hasattr(value, "__arrow_c_stream__"):
         return pa.RecordBatchReader.from_stream(value).read_all()
-    # DuckDB before it had streams.
+    # Versions of DuckDB that do not export streams.
     return value.fetch_arrow_table() if hasattr(value, "fetch_arrow_table") else None
 
 
 def geometry_name(table: pa.Table, name: str | None, *, option: str = "geometry_column") -> str | None:
-    """The column that holds the geometries: the one named, else the one that says so, else by its usual name.
+    """Return the column with geometries: the one named, else one with a geometry type, else one with a usual name.
 
     Raises:
-        SpecError: if the column named is not there.
+        SpecError: if the table has no column ``name``.
     """
     if name is not None:
         if name not in table.column_names:
-            raise SpecError(f"{option}={name!r} is no column of the table, which has {table.column_names}")
+            raise SpecError(
+                f"{option}={name!r} is not a column of the table, which has {', '.join(table.column_names)}"
+            )
         return name
     for field in table.schema:
         tagged = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode()
@@ -58,10 +62,10 @@ def geometry_name(table: pa.Table, name: str | None, *, option: str = "geometry_
 
 
 def read_geometries(table: pa.Table, name: str) -> tuple[Geometries, str | None]:
-    """Geometries of a column, None where it is null, and the CRS it states, if any.
+    """Return the geometries of a column, None where it is null, and the CRS that the column states, or None.
 
     Raises:
-        SpecError: if it holds none, or something that cannot be read.
+        SpecError: if the column does not hold geometries, or a geometry cannot be read.
     """
     field = table.schema.field(name)
     described = describe_geometry(field, table.schema.metadata)
@@ -73,10 +77,10 @@ def read_geometries(table: pa.Table, name: str) -> tuple[Geometries, str | None]
     except RecordError as error:
         raise SpecError(f"column {name!r}: {error}") from error
     if unreadable.any():
-        raise SpecError(f"column {name!r}: row {int(np.argmax(unreadable))} is no geometry")
+        raise SpecError(f"column {name!r}: row {int(np.argmax(unreadable))} does not hold a geometry")
     return geometries, None if described.crs is None else crs_name(described.crs)
 
 
 def other_columns(table: pa.Table, without: Sequence[str]) -> pa.Table:
-    """The table without some of its columns."""
+    """Return the table without some of its columns."""
     return table.select([name for name in table.column_names if name not in without])

@@ -1,4 +1,4 @@
-"""Pixel grids and the windows on them. Columns and rows count from 0 at the first pixel stored."""
+"""Pixel grids, and windows of them. Columns and rows count from 0 at the first stored pixel."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from rasteret_assets.errors import WindowError
 
-#: Edges this close to a pixel's border (in pixels) lie on it: reprojection is not exact to the last digit.
+#: Edges this close to a pixel's border (in pixels) lie on it, because reprojection is not exact to the last digit.
 _SNAP = 1e-6
 
-#: Pixels (in pixels) that lie this close to those of another grid are the same: origins are written with few digits.
+#: Two grids coincide if their pixels are this close (in pixels), because origins are written with few digits.
 _COINCIDE = 1e-3
 
 
@@ -33,21 +33,21 @@ class Window:
 
     def __post_init__(self) -> None:
         if self.col_off < 0 or self.row_off < 0 or self.width < 1 or self.height < 1:
-            raise WindowError(f"{self} is no window: offsets count from 0, and it holds at least one pixel")
+            raise WindowError(f"{self} is not a window: offsets count from 0, and a window holds at least one pixel")
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Number of rows and of columns."""
         return self.height, self.width
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Rows and columns, to index an array with."""
+        """Slices of rows and columns, to index an array."""
         rows = slice(self.row_off, self.row_off + self.height)
         return rows, slice(self.col_off, self.col_off + self.width)
 
     def overlap(self, other: Window) -> Window | None:
-        """The pixels of both."""
+        """Return the pixels that both windows have; None if they share no pixel."""
         left, top = max(self.col_off, other.col_off), max(self.row_off, other.row_off)
         right = min(self.col_off + self.width, other.col_off + other.width)
         bottom = min(self.row_off + self.height, other.row_off + other.height)
@@ -56,7 +56,7 @@ class Window:
         return Window(col_off=left, row_off=top, width=right - left, height=bottom - top)
 
     def within(self, outer: Window) -> Window:
-        """The same pixels, counted from the first of ``outer``, which holds them all."""
+        """Return this window counted from the first pixel of ``outer``, which holds it."""
         return Window(
             col_off=self.col_off - outer.col_off,
             row_off=self.row_off - outer.row_off,
@@ -65,11 +65,11 @@ class Window:
         )
 
     def shifted(self, outer: Window) -> Window:
-        """The same pixels in the numbers that ``outer`` has, if they were counted from the first pixel of ``outer``."""
+        """Return this window, which counts from the first pixel of ``outer``, in the numbers of ``outer``."""
         return replace(self, col_off=self.col_off + outer.col_off, row_off=self.row_off + outer.row_off)
 
     def tiles(self, tile_width: int, tile_height: int) -> Iterator[tuple[int, int]]:
-        """(row, column) of every tile that it touches, row by row."""
+        """Yield (row, column) of every tile that the window touches, row by row."""
         rows = range(self.row_off // tile_height, (self.row_off + self.height - 1) // tile_height + 1)
         columns = range(self.col_off // tile_width, (self.col_off + self.width - 1) // tile_width + 1)
         return ((row, column) for row in rows for column in columns)
@@ -97,12 +97,14 @@ class Grid:
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or not self.scale_x or not self.scale_y:
-            raise WindowError(f"{self} is no pixel grid")
+            raise WindowError(
+                f"{self} is not a pixel grid: it needs a width and height of at least 1, and scales other than 0"
+            )
 
     def window(self, bounds: tuple[float, float, float, float]) -> Window | None:
-        """The pixels that (xmin, ymin, xmax, ymax) touches, clipped to the grid; None where there are none.
+        """Return the pixels that (xmin, ymin, xmax, ymax) touches, clipped to the grid; None if it touches no pixel.
 
-        Bounds without extent stand for the one pixel that holds them.
+        Bounds that are a point or a line touch the pixels that hold them.
         """
         xmin, ymin, xmax, ymax = bounds
         columns = _span((xmin - self.origin_x) / self.scale_x, (xmax - self.origin_x) / self.scale_x, self.width)
@@ -113,12 +115,12 @@ class Grid:
 
     @property
     def whole(self) -> Window:
-        """All of its pixels."""
+        """Window of all pixels."""
         return Window(col_off=0, row_off=0, width=self.width, height=self.height)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """(xmin, ymin, xmax, ymax) of its outer corners."""
+        """(xmin, ymin, xmax, ymax) of the outer corners."""
         x = [self.origin_x, self.origin_x + self.width * self.scale_x]
         y = [self.origin_y, self.origin_y + self.height * self.scale_y]
         return min(x), min(y), max(x), max(y)
@@ -129,7 +131,7 @@ class Grid:
         return self.scale_x, 0.0, self.origin_x, 0.0, self.scale_y, self.origin_y
 
     def part(self, window: Window) -> Grid:
-        """The grid of a window's pixels alone."""
+        """Return the grid of the pixels of a window."""
         return replace(
             self,
             width=window.width,
@@ -139,7 +141,7 @@ class Grid:
         )
 
     def grown(self, pixels: int) -> Grid:
-        """The grid with more pixels on every side."""
+        """Return the grid with ``pixels`` more pixels on every side."""
         return replace(
             self,
             width=self.width + 2 * pixels,
@@ -149,8 +151,8 @@ class Grid:
         )
 
     def offset(self, other: Grid) -> tuple[int, int] | None:
-        """Columns and rows from its first pixel to that of ``other``; None where pixels do not coincide."""
-        # Scales must agree so well that the far corner of the larger grid is off by less than the tolerance.
+        """Return columns and rows from the first pixel to that of ``other``; None if pixels do not coincide."""
+        # Scales have to agree so well that the far corner of the larger grid is off by less than the tolerance.
         span = max(self.width, self.height, other.width, other.height)
         for own, foreign in ((self.scale_x, other.scale_x), (self.scale_y, other.scale_y)):
             if abs(foreign / own - 1) * span > _COINCIDE:
@@ -162,9 +164,9 @@ class Grid:
         return round(column), round(row)
 
     def shared(self, other: Grid) -> tuple[Window, Window] | None:
-        """The pixels it has in common with a grid it coincides with, counted in itself and in ``other``.
+        """Return the pixels that two coinciding grids share, as a window of this grid and a window of ``other``.
 
-        None where the grids share no pixel, or do not coincide.
+        None if the grids share no pixel, or do not coincide.
         """
         offset = self.offset(other)
         if offset is None:
@@ -179,7 +181,7 @@ class Grid:
 
 
 def _span(one: float, other: float, size: int) -> tuple[int, int] | None:
-    """Offset and number of the whole pixels between two positions, clipped to ``size``."""
+    """Return offset and number of the whole pixels between two positions, clipped to ``size``."""
     low, high = sorted((one, other))
     first = math.floor(low + _SNAP)
     last = max(math.ceil(high - _SNAP), first + 1)

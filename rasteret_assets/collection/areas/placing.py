@@ -1,4 +1,4 @@
-"""Where an area lies on a raster: its shape in the raster's CRS, at the longitudes that the raster runs over."""
+"""Bring areas to rasters: to the raster's CRS, and to the longitudes that the raster has."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from rasteret_assets.collection.areas.reproject import rectangles, reproject, re
 from rasteret_assets.errors import WindowError
 from rasteret_assets.sphere import ROUNDING, cut_at_antimeridian
 
-#: Parts of the width of the plane by which two edges may miss each other in rounding.
+#: Part of the plane's width by which two equal edges may differ in rounding.
 _ROUNDING = 1e-10
 
 
 @functools.lru_cache(maxsize=1024)
 def placed(area: Area, crs: str) -> BaseGeometry:
-    """Bring an area to a CRS: a box as the upright rectangle, or rectangles, around it; others as they are.
+    """Bring an area to a CRS: a box as the upright rectangle, or rectangles, around it; a polygon as a polygon.
 
     Raises:
-        WindowError: if a part of it has no place in ``crs``.
+        WindowError: if a part of the area cannot be brought to ``crs``.
     """
     return (reproject_box if area.is_box else reproject)(area.geometry, area.crs, crs)
 
 
 def placed_on(area: Area, crs: str, grid: Grid) -> BaseGeometry | None:
-    """Bring an area to where a grid has it: a raster of 0..360, or of 175..185, holds longitude -179 at 181.
+    """Bring an area to the longitudes of a grid: a raster of 0..360, or of 175..185, has longitude -179 at 181.
 
     Args:
         area: the area.
@@ -39,10 +39,10 @@ def placed_on(area: Area, crs: str, grid: Grid) -> BaseGeometry | None:
         grid: of a raster, or of a part of one.
 
     Returns:
-        The area's shape in ``crs``; None where the grid's columns hold no part of an area that goes around the world.
+        The area's shape in ``crs``; None if the grid's columns hold no part of an area that goes around the world.
 
     Raises:
-        WindowError: if a part of the area has no place in ``crs``.
+        WindowError: if a part of the area cannot be brought to ``crs``.
     """
     shape = placed(area, crs)
     tear = tear_of(crs)
@@ -67,12 +67,12 @@ def placed_on(area: Area, crs: str, grid: Grid) -> BaseGeometry | None:
 
 
 def covers_grid(area: Area, shape: BaseGeometry, grid: Grid) -> bool:
-    """Whether an area is a box that holds all pixels of a grid, so that nothing of it is masked."""
+    """Return whether an area is a box that holds all pixels of a grid, so that no pixel is masked."""
     return area.is_box and shape.geom_type == "Polygon" and grid.window(shape.bounds) == grid.whole
 
 
 def turned_points(x: npt.NDArray[np.float64], crs: str, grid: Grid) -> npt.NDArray[np.float64]:
-    """Move points that lie beside a grid by whole turns around the world to where the grid may have them.
+    """Move points beside a grid by whole turns around the world to the longitudes of the grid.
 
     Args:
         x: in ``crs``.
@@ -94,7 +94,7 @@ def check_target(area: Area, target: str) -> None:
     """Refuse a target CRS whose plane is torn where the area lies: the grid would go around the world.
 
     Raises:
-        WindowError: that names the antimeridian, or whichever meridian it is, and what to do.
+        WindowError: with the meridian at which the plane is torn, and what to do.
     """
     tear = tear_of(target)
     if tear is None:

@@ -1,11 +1,10 @@
-"""Geometries and bounds from one CRS to another. In this part of the package only this module talks to pyproj."""
+"""Bring geometries and bounds from one CRS to another, with pyproj."""
 
 from __future__ import annotations
 
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import CRSLike
 from rasteret_assets.sphere import (
     AREA_SHARE,
     FOOTPRINT_SHARE,
@@ -29,11 +29,11 @@ from rasteret_assets.sphere import (
 
 LONLAT = "OGC:CRS84"
 
-#: Parts of the extent that are one place when two halves around a pole are put together: micrometres.
+#: Part of the extent up to which two places are one when two halves around a pole are joined: micrometres.
 _MERGING = 1e-13
 
-# How a tear is looked for: at these latitudes, first by degrees, then by a hundredth of the widest step each time, down
-# to 1e-12 degrees. A step so many times as wide as the median leads over a tear.
+# The search for a tear: at these latitudes, first in steps of degrees, then each time in hundredths of the widest step,
+# down to 1e-12 degrees. A step _JUMP times as wide as the median leads over a tear.
 _PARALLELS = (-70.0, -35.0, 0.0, 35.0, 70.0)
 _STEPS = 100
 _WALKS = 7
@@ -46,18 +46,18 @@ _Place = tuple[float, float]
 _LONLAT_NAMES = frozenset({"OGC:CRS84", "EPSG:4326", "4326", "CRS84", "WGS84", "urn:ogc:def:crs:OGC:1.3:CRS84"})
 
 
-def crs_name(crs: Any) -> str:
-    """Text that names a CRS given as EPSG number, text, PROJJSON mapping or CRS object; lon/lat in its one spelling.
+def crs_name(crs: CRSLike) -> str:
+    """Return a CRS in any form as text: an authority's code, else WKT; lon/lat always as ``OGC:CRS84``.
 
     Raises:
-        SpecError: if pyproj knows no such CRS.
+        SpecError: if pyproj does not know the CRS.
     """
     if str(crs) in _LONLAT_NAMES:
         return LONLAT
     try:
         known = pyproj.CRS.from_user_input(crs)
     except pyproj.exceptions.CRSError as error:
-        raise SpecError(f"{str(crs)[:80]!r} is no known CRS: write 'EPSG:32632', WKT or PROJJSON") from error
+        raise SpecError(f"{str(crs)[:80]!r} is not a known CRS: write 'EPSG:32632', WKT or PROJJSON") from error
     if known.equals(pyproj.CRS.from_epsg(4326), ignore_axis_order=True):
         return LONLAT
     authority = known.to_authority(min_confidence=100)
@@ -73,10 +73,10 @@ def reproject(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
     Args:
         geometry: in ``source``.
         source: CRS as :func:`crs_name` writes it.
-        target: likewise.
+        target: CRS as :func:`crs_name` writes it.
 
     Raises:
-        WindowError: if a part of it has no place in ``target``.
+        WindowError: if a part of it cannot be brought to ``target``.
     """
     return _reprojected(geometry, source, target)[0]
 
@@ -87,10 +87,10 @@ def reproject_each(polygons: npt.NDArray[np.object_], source: str, target: str) 
     Args:
         polygons: ``[N]``, in ``source``.
         source: CRS as :func:`crs_name` writes it.
-        target: likewise.
+        target: CRS as :func:`crs_name` writes it.
 
     Raises:
-        WindowError: if a part of one has no place in ``target``.
+        WindowError: if a part of a polygon cannot be brought to ``target``.
     """
     if source == target or not len(polygons):
         return polygons
@@ -102,13 +102,16 @@ def reproject_each(polygons: npt.NDArray[np.object_], source: str, target: str) 
         if source == LONLAT:
             west, _, east, _ = shapely.bounds(polygons).T
             singly |= (west <= -180) & (east >= 180)
-    for row in np.flatnonzero(singly):  # those that lie over a tear of the plane are few
+    for row in np.flatnonzero(singly):  # a loop, because few polygons lie over a tear of the plane
         moved[row] = reproject(polygons[row], source, target)
     bounds = shapely.bounds(moved)
     lost = ~np.isfinite(bounds).all(axis=1) & ~shapely.is_empty(polygons)
     if lost.any():
         lost_bounds = tuple(shapely.bounds(polygons[lost][0]).tolist())
-        raise WindowError(f"the raster with bounds {lost_bounds} in {source[:40]} does not lie within {target[:40]}")
+        raise WindowError(
+            f"the raster with bounds {lost_bounds} in {source[:40]} cannot be brought to {target[:40]}: "
+            "part of it lies outside of what that CRS can show"
+        )
     return moved
 
 
@@ -119,7 +122,7 @@ def reproject_box(geometry: BaseGeometry, source: str, target: str) -> BaseGeome
     ``rasterio.warp.transform_bounds`` gives it.
 
     Raises:
-        WindowError: if a part of it has no place in ``target``.
+        WindowError: if a part of it cannot be brought to ``target``.
     """
     if source == target:
         return geometry
@@ -138,7 +141,7 @@ def rectangles(geometry: BaseGeometry) -> BaseGeometry:
 
 
 def _reprojected(geometry: BaseGeometry, source: str, target: str) -> tuple[BaseGeometry, bool]:
-    """The geometry in ``target``, and whether neither a tear of the plane nor longitude 180 had to be minded."""
+    """Return the geometry in ``target``, and whether no tear of the plane and no longitude 180 crosses it."""
     if source == target:
         return geometry, True
     project = _transformer(source, target).transform
@@ -152,7 +155,10 @@ def _reprojected(geometry: BaseGeometry, source: str, target: str) -> tuple[Base
         if not is_whole:
             moved = _from_lonlat(reproject(geometry, source, LONLAT), target)
     if not np.isfinite(shapely.get_coordinates(moved)).all():
-        raise WindowError(f"area with bounds {geometry.bounds} in {source[:40]} does not lie within {target[:40]}")
+        raise WindowError(
+            f"the area with bounds {geometry.bounds} in {source[:40]} cannot be brought to {target[:40]}: "
+            "part of it lies outside of what that CRS can show"
+        )
     return moved, is_whole
 
 
@@ -168,16 +174,16 @@ def _from_lonlat(geometry: BaseGeometry, target: str) -> BaseGeometry:
     spans = shapely.bounds(shapely.get_parts(geometry))[:, ::2]
     west = widest_gap(spans) if tear is None else tear.longitude
     if west is not None:
-        # Counted from the tear on, or from where nothing of it lies, the geometry has no seam at 180.
+        # With longitudes counted from the tear on, or from a gap in it, the geometry has no seam at 180.
         (moved,) = cut_at_antimeridian(np.array([geometry], dtype=object), west=west)
         if tear is not None:
-            # Either end of the plane has the tear's longitude, so the geometry must stop short of both.
+            # Both ends of the plane have the tear's longitude, so the geometry has to end before either.
             moved = polygons_of(
                 shapely.intersection(moved, shapely.box(west + ROUNDING, -90, west + 360 - ROUNDING, 90))
             )
         image, _ = to_plane(moved, project, share=AREA_SHARE)
         return image if tear is None else tear.snapped(image)
-    # All around a pole: two halves that overlap a little, so that no gap is left between them.
+    # Around a pole the geometry is moved as two halves that overlap a little, so that no gap lies between them.
     (east,) = cut_at_antimeridian(np.array([geometry], dtype=object), west=0.0)
     twice = shapely.union_all([geometry, east, shapely.transform(geometry, lambda xy: xy + np.array([360.0, 0.0]))])
     halves = [
@@ -223,9 +229,9 @@ class Tear:
 
 @functools.lru_cache(maxsize=256)
 def tear_of(crs: str) -> Tear | None:
-    """Find the meridian at which a CRS's plane is torn; None where it is not, as around a pole or in UTM.
+    """Find the meridian at which a CRS's plane is torn; None if it is not torn, as around a pole or in UTM.
 
-    Found by walking along parallels: no list of projections says it.
+    The search goes along parallels, because no list of projections tells the meridian.
     """
     known = pyproj.CRS.from_user_input(crs)
     if known.is_geographic and not known.is_derived:
@@ -235,7 +241,7 @@ def tear_of(crs: str) -> Tear | None:
         return Tear(longitude=offset % 360 - 180, ends=(-round(half, 9), round(half, 9)))
     try:
         project = _transformer(LONLAT, crs).transform
-    except WindowError:  # of another planet
+    except WindowError:  # a CRS of another planet
         return None
     tears = [tear for latitude in _PARALLELS if (tear := _tear_along(latitude, project)) is not None]
     longitudes = [(round(longitude, 9) + 180) % 360 - 180 for longitude, _, _ in tears]
@@ -246,7 +252,7 @@ def tear_of(crs: str) -> Tear | None:
     tolerance = 1e-9 * np.abs(east - west).max()
     if np.ptp(west) + np.ptp(east) + np.abs(y_west - y_east).max() > tolerance or east[0] < west[0]:
         return Tear(longitude=longitudes[0], ends=None)
-    # PROJ goes on for a hair beyond the tear, so the ends themselves come from where all is even.
+    # Because PROJ goes on slightly beyond the tear, the ends are extrapolated from where steps are even.
     first, last, at_tear = project(longitudes[0] + np.array([50.0, 150.0, 0.0]), np.zeros(3))[0]
     period = (last - first) * 3.6
     begin = at_tear if abs(at_tear - west[0]) < period / 2 else at_tear - period
@@ -254,7 +260,7 @@ def tear_of(crs: str) -> Tear | None:
 
 
 def _tear_along(latitude: float, project: Project) -> tuple[float, _Place, _Place] | None:
-    """Longitude of the tear on a parallel, and the places just west and just east of it; None where there is none."""
+    """Return the longitude of the tear on a parallel, and the places just west and east of it; None without a tear."""
     lon = np.arange(-180.3, 181.0)
     extent = 0.0
     for _ in range(_WALKS):
@@ -274,7 +280,7 @@ def _tear_along(latitude: float, project: Project) -> tuple[float, _Place, _Plac
 def transform_bounds(
     bounds: tuple[float, float, float, float], source: str, target: str
 ) -> tuple[float, float, float, float] | None:
-    """Bounds in ``target`` of a box in ``source``; None where part of its outline has no place there.
+    """Return bounds in ``target`` of a box in ``source``; None if part of its outline cannot be brought there.
 
     A box over the antimeridian, which in lon/lat comes out with its west beyond its east, reaches around the globe.
     """
@@ -291,7 +297,7 @@ def transform_bounds(
 def transform_points(
     x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], source: str, target: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Coordinates in ``target`` of points in ``source``; infinite where they have no place there."""
+    """Return coordinates in ``target`` of points in ``source``; infinite for points that cannot be brought there."""
     if source == target:
         return x, y
     moved = _transformer(source, target).transform(x, y)
@@ -302,5 +308,5 @@ def transform_points(
 def _transformer(source: str, target: str) -> pyproj.Transformer:
     try:
         return pyproj.Transformer.from_crs(source, target, always_xy=True)
-    except pyproj.exceptions.ProjError as error:  # another planet, a CRS without a projection
-        raise WindowError(f"there is no way from {source[:40]} to {target[:40]}: {error}") from error
+    except pyproj.exceptions.ProjError as error:  # a CRS of another planet, or one that pyproj cannot compute
+        raise WindowError(f"no transformation leads from {source[:40]} to {target[:40]}: {error}") from error

@@ -1,1 +1,1 @@
-"""The forms in which pixels are given out, one module each."""
+"""The forms in which pixels and records are returned or written, a module each; underscored modules help one form."""

@@ -1,9 +1,9 @@
-"""A pandas column whose cells are arrays of pixels, each of its own shape, and which Arrow and Parquet can hold."""
+"""Hold arrays of pixels, each of its own shape, in a pandas column that Arrow and Parquet can store."""
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ class PixelDtype(ExtensionDtype):  # type: ignore[misc]  # Any to mypy, which ha
 
     @classmethod
     def construct_array_type(cls) -> builtins.type[PixelColumn]:
-        """The array of such a column."""
+        """Return the class of columns of this type."""
         return PixelColumn
 
 
@@ -34,14 +34,20 @@ class PixelColumn(ExtensionArray):  # type: ignore[misc]
     In Arrow and Parquet a cell is a list of rows, each a list of numbers; masked pixels are null in it.
 
     Args:
-        cells: the arrays, None for a missing one.
+        cells: the arrays; None for a missing cell.
     """
 
     def __init__(self, cells: Iterable[npt.NDArray[Any] | None]) -> None:
         self._cells = list(cells)
 
     @classmethod
-    def _from_sequence(cls, scalars: Iterable[Any], *, dtype: Any = None, copy: bool = False) -> PixelColumn:  # noqa: ARG003
+    def _from_sequence(  # pandas names the arguments
+        cls,
+        scalars: Iterable[npt.NDArray[Any] | None],
+        *,
+        dtype: PixelDtype | None = None,  # noqa: ARG003
+        copy: bool = False,  # noqa: ARG003
+    ) -> PixelColumn:
         return cls(scalars)
 
     @classmethod
@@ -61,7 +67,7 @@ class PixelColumn(ExtensionArray):  # type: ignore[misc]
     def __len__(self) -> int:
         return len(self._cells)
 
-    def __getitem__(self, item: Any) -> Any:
+    def __getitem__(self, item: object) -> PixelColumn | npt.NDArray[Any] | None:
         item = pd.api.indexers.check_array_indexer(self, item)
         if isinstance(item, int | np.integer):
             return self._cells[item]
@@ -71,34 +77,36 @@ class PixelColumn(ExtensionArray):  # type: ignore[misc]
         chosen = np.flatnonzero(item) if item.dtype == bool else item
         return type(self)(self._cells[place] for place in chosen)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: int | slice | npt.NDArray[Any], value: npt.NDArray[Any] | None) -> None:
         for place in np.atleast_1d(np.arange(len(self))[key]):
             self._cells[place] = value
 
-    def __eq__(self, other: object) -> Any:
+    def __eq__(self, other: object) -> npt.NDArray[np.bool_]:  # type: ignore[override]  # cell by cell, as pandas has it
         others = other._cells if isinstance(other, PixelColumn) else [other] * len(self)
         return np.array([a is b for a, b in zip(self._cells, others, strict=True)], dtype=bool)
 
     __hash__ = None  # type: ignore[assignment]
 
     def isna(self) -> npt.NDArray[np.bool_]:
-        """Which cells are missing."""
+        """Return which cells are missing."""
         return np.array([cell is None for cell in self._cells], dtype=bool)
 
-    def take(self, indices: Sequence[int], *, allow_fill: bool = False, fill_value: Any = None) -> PixelColumn:
-        """Cells by position; -1 is a missing one where ``allow_fill``."""
+    def take(
+        self, indices: Sequence[int], *, allow_fill: bool = False, fill_value: npt.NDArray[Any] | None = None
+    ) -> PixelColumn:
+        """Return cells by position; with ``allow_fill``, -1 is a missing cell."""
         return type(self)(
             fill_value if allow_fill and place == -1 else self._cells[place] for place in np.asarray(indices)
         )
 
     def copy(self) -> PixelColumn:
-        """A column of the same arrays."""
+        """Return a column of the same arrays."""
         return type(self)(self._cells)
 
-    def _formatter(self, boxed: bool = False) -> Any:  # noqa: ARG002  (pandas calls it so)
+    def _formatter(self, boxed: bool = False) -> Callable[[npt.NDArray[Any] | None], str]:  # noqa: ARG002  (pandas calls it so)
         return lambda cell: "None" if cell is None else f"{cell.dtype}[{' x '.join(map(str, cell.shape))}]"
 
-    def __arrow_array__(self, type: Any = None) -> pa.Array:  # noqa: A002  (Arrow's name)
+    def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:  # noqa: A002  (Arrow's name)
         present = [cell for cell in self._cells if cell is not None]
         kind = pa.from_numpy_dtype(np.result_type(*{cell.dtype for cell in present})) if present else pa.float64()
         shapes = [(0, 0) if cell is None else cell.shape for cell in self._cells]

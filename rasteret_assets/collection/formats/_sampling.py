@@ -1,4 +1,4 @@
-"""The pixels that hold points: which they are, and their values."""
+"""Find the pixels that hold points, and read their values."""
 
 from __future__ import annotations
 
@@ -21,31 +21,33 @@ from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.tile_plan import BandRead, PointTarget
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import Neighbourhood, PointMatch
 from rasteret_assets.storage.backend import StorageBackend
 
 _Floats = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.intp]
 _Mask = npt.NDArray[np.bool_]
 
-#: What ``match`` may be.
+#: Values of ``match``.
 MATCHES: Final = ("all", "latest")
-#: What ``return_neighbourhood`` may be.
+#: Values of ``return_neighbourhood``.
 NEIGHBOURHOODS: Final = ("off", "always", "if_center_nodata")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PointChoice:
-    """Which values of a point are wanted.
+    """Which values of a point are returned.
 
     Args:
-        match: ``"all"`` records of a point, or the ``"latest"`` with data.
-        distance: pixels, along rows and columns, within which the nearest one with data stands for one without.
-        neighbourhood: ``"off"``, or ``"always"`` or ``"if_center_nodata"`` the pixels within that distance too.
+        match: ``"all"`` for every record that holds a point, ``"latest"`` for the latest one with data.
+        distance: rows and columns within which the nearest pixel with data replaces a pixel without data.
+        neighbourhood: when the pixels within that distance are returned too: ``"off"`` (never), ``"always"`` or
+            ``"if_center_nodata"``.
     """
 
-    match: str = "all"
+    match: PointMatch = "all"
     distance: int = 0
-    neighbourhood: str = "off"
+    neighbourhood: Neighbourhood = "off"
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -68,9 +70,9 @@ class Located:
         band: position of the band.
         record: the record.
         header: of the band.
-        points: positions of the points among all.
-        x: of each, in pixels from the raster's first corner.
-        y: likewise.
+        points: positions of the points among all points.
+        x: of each point, in pixels from the raster's first corner.
+        y: of each point, in pixels from the raster's first corner.
     """
 
     rank: int
@@ -82,11 +84,11 @@ class Located:
     y: _Floats
 
     def part(self, kept: _Mask) -> Located:
-        """Some of the points."""
+        """Return some of the points."""
         return replace(self, points=self.points[kept], x=self.x[kept], y=self.y[kept])
 
     def pixels(self, chosen: _Indices) -> tuple[_Indices, _Indices]:
-        """Rows and columns of the pixels that hold some of the points."""
+        """Return rows and columns of the pixels that hold some of the points."""
         return np.floor(self.y[chosen]).astype(np.intp), np.floor(self.x[chosen]).astype(np.intp)
 
 
@@ -96,19 +98,19 @@ class Sampled:
 
     Args:
         located: the points of the band.
-        chosen: which of them.
-        values: of each.
-        valid: whether it is data.
-        looked: whether the pixels around were read; None where they are not wanted.
-        around: values of the pixels around, ``[points, pixels]``; likewise.
-        around_valid: booleans, which of these hold data.
+        chosen: positions among ``located.points``.
+        values: one for each of them.
+        valid: booleans, true for values that are data.
+        searched: booleans, true for points whose surrounding pixels were read; None if these are not returned.
+        around: values of the surrounding pixels, ``[points, pixels]``; None if these are not returned.
+        around_valid: booleans of the same shape, true for pixels with data.
     """
 
     located: Located
     chosen: _Indices
     values: npt.NDArray[Any]
     valid: _Mask
-    looked: _Mask | None = None
+    searched: _Mask | None = None
     around: npt.NDArray[Any] | None = None
     around_valid: _Mask | None = None
 
@@ -129,10 +131,10 @@ def sample_values(
         bands: names of the bands.
         backend: brings the bytes.
         options: how pixels are read.
-        choice: which values of a point are wanted.
+        choice: which values of a point are returned.
 
     Returns:
-        Values of the points that lie on a raster, at least of one.
+        Values of the points that lie on a raster; at least one point does.
 
     Raises:
         WindowError: if no raster holds a point.
@@ -151,23 +153,23 @@ def sample_values(
 
 
 def any_inside(points: Points, crs: str, grid: Grid) -> bool:
-    """Whether a grid in ``crs`` holds a point.
+    """Return whether a grid in ``crs`` holds a point.
 
     Raises:
-        WindowError: if no way leads from the points' CRS to ``crs``.
+        WindowError: if no transformation leads from the points' CRS to ``crs``.
     """
     _, _, inside = _positions(grid, *transform_points(points.x, points.y, points.crs, crs))
     return bool(inside.any())
 
 
 class _Sampling:
-    """Reads values of points.
+    """Read values of points.
 
     Args:
         bands: names of the bands.
         backend: brings the bytes.
-        options: how it is read.
-        choice: which values of a point are wanted.
+        options: how pixels are read.
+        choice: which values of a point are returned.
     """
 
     def __init__(
@@ -180,7 +182,7 @@ class _Sampling:
         self.tells = options.masked or options.scaled or choice.match == "latest" or choice.distance > 0
 
     def values(self, wanted: Sequence[tuple[Located, _Indices]]) -> list[Sampled]:
-        """Values of some points of each band, or of a pixel near them where they have none."""
+        """Return values of some points of each band; of a near pixel where the pixel of a point has no data."""
         wanted = [(one, chosen) for one, chosen in wanted if len(chosen)]
         pixels = self._read([(one, *one.pixels(chosen)) for one, chosen in wanted])
         found = [
@@ -190,7 +192,7 @@ class _Sampling:
         return self._with_neighbours(found) if self.choice.distance else found
 
     def _with_neighbours(self, found: Sequence[Sampled]) -> list[Sampled]:
-        """Values of the nearest pixel with data for points without, and the pixels around where they are wanted."""
+        """Replace values without data by the nearest pixel with data, and add the surrounding pixels if asked for."""
         is_always = self.choice.neighbourhood == "always"
         lacking = [np.flatnonzero(~one.valid | is_always) for one in found]
         offsets = _square(self.choice.distance)
@@ -214,7 +216,7 @@ class _Sampling:
         rows, columns = np.floor(y) + offsets[0], np.floor(x) + offsets[1]
         across = np.maximum(np.maximum(columns - x, x - columns - 1), 0) * abs(header.grid.scale_x)
         down = np.maximum(np.maximum(rows - y, y - rows - 1), 0) * abs(header.grid.scale_y)
-        # By ring first, then by the distance from the point to the pixel.
+        # Sorted by ring first, then by the distance from the point to the pixel.
         order = np.lexsort((np.hypot(across, down), np.broadcast_to(ring, across.shape)), axis=1)
         first = np.take_along_axis(around_valid, order, axis=1).argmax(axis=1)
         best = np.take_along_axis(order, first[:, None], axis=1)
@@ -224,16 +226,16 @@ class _Sampling:
         valid[which[there]] = True
         if self.choice.neighbourhood == "off":
             return replace(one, values=values, valid=valid)
-        looked = np.zeros(len(values), dtype=bool)
-        looked[which] = True
+        searched = np.zeros(len(values), dtype=bool)
+        searched[which] = True
         kept, shown = (np.zeros((len(values), around.shape[1]), kind) for kind in (around.dtype, bool))
         kept[which], shown[which] = around, around_valid
-        return replace(one, values=values, valid=valid, looked=looked, around=kept, around_valid=shown)
+        return replace(one, values=values, valid=valid, searched=searched, around=kept, around_valid=shown)
 
     def _read(
         self, wanted: Sequence[tuple[Located, _Indices, _Indices]]
     ) -> list[tuple[npt.NDArray[Any], _Mask]]:  # fmt: skip
-        """Values of pixels by row and column, and which hold data; those beside the raster do not."""
+        """Return values of pixels by row and column, and which hold data; pixels beside the raster do not."""
         targets, masks, insides = [], [], []
         for one, rows, columns in wanted:
             grid = one.header.grid
@@ -280,7 +282,7 @@ def _band_read(one: Located, bands: Sequence[str], header: BandHeader | None, ta
 
 
 def _square(distance: int) -> npt.NDArray[np.intp]:
-    """Rows and columns of the pixels around one, itself included, row by row: ``[2, pixels]``."""
+    """Return rows and columns of a square of pixels, relative to its centre, row by row: ``[2, pixels]``."""
     span = np.arange(-distance, distance + 1)
     return np.stack([axis.ravel() for axis in np.meshgrid(span, span, indexing="ij")])
 
@@ -302,7 +304,7 @@ def _located(records: Sequence[Record], points: Points, bands: Sequence[str]) ->
 
 
 def _positions(grid: Grid, x: _Floats, y: _Floats) -> tuple[_Floats, _Floats, _Mask]:
-    """Columns and rows of points, in pixels from the grid's first corner, and whether the grid has them."""
+    """Return columns and rows of points, in pixels from the grid's first corner, and whether the grid holds them."""
     with np.errstate(invalid="ignore"):
         columns = (x - grid.origin_x) / grid.scale_x
         rows = (y - grid.origin_y) / grid.scale_y
@@ -311,12 +313,12 @@ def _positions(grid: Grid, x: _Floats, y: _Floats) -> tuple[_Floats, _Floats, _M
 
 
 def _latest(located: Sequence[Located], count: int, sampling: _Sampling) -> Iterator[Sampled]:
-    """The value of the latest record with data, of each point and band; undated records count as the oldest.
+    """Yield the value of the latest record with data for each point and band; undated records count as the oldest.
 
-    Records are asked one after the other, of each point only as far as they have no data. A point that has none in any
-    record has the value of the latest.
+    Records of a point are read one after the other, until one has data. A point without data in all records gets the
+    value of the latest.
     """
-    # Records are in order of time, undated ones last: so these go first.
+    # Sorted anew, because records stand in order of time with undated ones last.
     ranked = sorted(located, key=lambda one: (one.record.moment is not None, one.rank), reverse=True)
     bands = sorted({one.band for one in ranked})
     done = {band: np.zeros(count, dtype=bool) for band in bands}
@@ -327,7 +329,7 @@ def _latest(located: Sequence[Located], count: int, sampling: _Sampling) -> Iter
         wanted: list[tuple[Located, _Indices]] = []
         for left in waiting.values():
             taken = np.zeros(count, dtype=bool)
-            # One record for each point at a time; records that share no point are read together.
+            # One record of each point at a time; records that share no point are read together.
             for number, one in enumerate(left):
                 free = ~taken[one.points]
                 taken[one.points] = True
@@ -346,7 +348,7 @@ def _latest(located: Sequence[Located], count: int, sampling: _Sampling) -> Iter
 
 
 def _last_of_each(sampled: Sequence[Sampled], count: int) -> Iterator[Sampled]:
-    """Of each point the value that is data, else the first that was read."""
+    """Yield for each point the value that is data, else the first value that was read."""
     owner = np.full(count, -1, dtype=np.intp)
     for number, one in enumerate(sampled):
         points = one.located.points[one.chosen]
@@ -361,7 +363,7 @@ def _last_of_each(sampled: Sequence[Sampled], count: int) -> Iterator[Sampled]:
 def _part(one: Sampled, kept: _Mask) -> Sampled:
     of_points = {
         name: array[kept]
-        for name in ("chosen", "values", "valid", "looked", "around", "around_valid")
+        for name in ("chosen", "values", "valid", "searched", "around", "around_valid")
         if (array := getattr(one, name)) is not None
     }
     return replace(one, **of_points)

@@ -1,4 +1,4 @@
-"""Pixel grids and CRSs as the CF conventions and GDAL state them, for cubes in memory and in a store."""
+"""State pixel grids and CRSs by the CF conventions and as GDAL does, for cubes in memory and in a store."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def mapping_attributes(crs: str, grid: Grid) -> dict[str, Any]:
 
 
 def axis_attributes(crs: str) -> dict[str, dict[str, Any]]:
-    """Return the attributes of the coordinates ``X`` and ``Y`` of a CRS; empty where CF names none."""
+    """Return the attributes of the coordinates ``X`` and ``Y`` of a CRS; empty if CF has no names for them."""
     axes: dict[str, dict[str, Any]] = {"X": {}, "Y": {}}
     for axis in pyproj.CRS.from_user_input(crs).cs_to_cf():
         if axis.get("axis") in axes:

@@ -1,4 +1,4 @@
-"""Rasters cut into chips, as a dataset of PyTorch alone. Imported only where PyTorch is installed."""
+"""Cut rasters into chips, as a dataset of PyTorch alone. Imported only if PyTorch is installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Pair = tuple[int, int]
 
 
 class ChipDataset(Dataset):  # type: ignore[misc]  # Any to mypy, which has no PyTorch
-    """Chips of the rasters of records, by their number; what a sample holds is told by ``Collection.to_torch_dataset``.
+    """Chips of the rasters of records, by their number. ``Collection.to_torch_dataset`` describes a sample.
 
     Args:
         records: of the collection; their headers are read when a chip needs them.
@@ -58,7 +58,7 @@ class ChipDataset(Dataset):  # type: ignore[misc]  # Any to mypy, which has no P
         self.dtype = dtype
         self.transforms = transforms
         width, height = records.rasters.sizes.astype(np.int64).T
-        #: Chips across each raster, and the number of the first chip of each, with the number of all at the end.
+        #: Chips across each raster, and the number of the first chip of each raster, with the number of chips last.
         self._across = _count(width, size[1], stride[1])
         self._first = np.concatenate([[0], np.cumsum(self._across * _count(height, size[0], stride[0]))])
 
@@ -66,17 +66,17 @@ class ChipDataset(Dataset):  # type: ignore[misc]  # Any to mypy, which has no P
         """Number of chips."""
         return int(self._first[-1])
 
-    def __getitem__(self, number: int) -> Any:
-        """One chip.
+    def __getitem__(self, number: int) -> Any:  # noqa: ANN401  (what ``transforms`` makes of a sample)
+        """Return the sample of one chip.
 
         Raises:
-            IndexError: if there is none of this number.
-            StaleRowsError: if a file of the collection was published anew since the dataset was made.
+            IndexError: if the dataset has no chip of this number.
+            StaleRowsError: if a build replaced a file of the collection after the dataset was made.
         """
         return self.__getitems__([number])[0]
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
-        """Several chips, whose headers and pixels are read together: loaders ask for a batch so."""
+        """Return the samples of several chips, as loaders ask for a batch; headers and pixels are read together."""
         owners, grids = [], []
         for number in numbers:
             owner, grid = self._chip(int(number))
@@ -95,9 +95,9 @@ class ChipDataset(Dataset):  # type: ignore[misc]  # Any to mypy, which has no P
         ]  # fmt: skip
 
     def _chip(self, number: int) -> tuple[int, Grid]:
-        """The record of a chip, and its grid."""
+        """Return the record of a chip, and its grid."""
         if not -len(self) <= number < len(self):
-            raise IndexError(f"chip {number} of {len(self)}")
+            raise IndexError(f"there is no chip {number}: the dataset has {len(self)}")
         number %= len(self)
         owner = int(np.searchsorted(self._first, number, "right")) - 1
         row, column = divmod(number - int(self._first[owner]), int(self._across[owner]))
@@ -111,10 +111,10 @@ class ChipDataset(Dataset):  # type: ignore[misc]  # Any to mypy, which has no P
         )
 
     def _room(self, record: Record) -> npt.NDArray[Any]:
-        kind = np.result_type(*{header.sample_type for header in record.known})
+        kind = np.result_type(*{header.sample_type for header in record.present_headers})
         return np.empty((len(self.bands), *self.size), dtype=kind)
 
-    def _sample(self, record: Record, grid: Grid, pixels: npt.NDArray[Any]) -> Any:
+    def _sample(self, record: Record, grid: Grid, pixels: npt.NDArray[Any]) -> Any:  # noqa: ANN401  (likewise)
         sample = {
             "image": torch.from_numpy(pixels.astype(self.dtype, copy=False)),
             "id": record.id,
@@ -125,29 +125,29 @@ class ChipDataset(Dataset):  # type: ignore[misc]  # Any to mypy, which has no P
 
 
 def cut_into_chips(
-    collection: RecordTable, bands: str | Sequence[str], *, chip_size: Any, stride: Any, dtype: str, source: Source,
-    options: ReadOptions, transforms: Callable[[dict[str, Any]], Any] | None,
+    collection: RecordTable, bands: str | Sequence[str], *, chip_size: int | _Pair, stride: int | _Pair | None,
+    dtype: str, source: Source, options: ReadOptions, transforms: Callable[[dict[str, Any]], Any] | None,
 ) -> ChipDataset:  # fmt: skip
-    """The dataset; arguments and errors as ``Collection.to_torch_dataset`` says."""
+    """Return the dataset; arguments and errors are those of ``Collection.to_torch_dataset``."""
     size = _pair(chip_size, "chip_size")
     step = size if stride is None else _pair(stride, "stride")
     try:
         kind = torch.from_numpy(np.empty(0, dtype=dtype)).numpy().dtype
     except TypeError as error:
-        raise SpecError(f"dtype={dtype!r} is no type that PyTorch has: write 'float32', 'int32' or the like") from error
+        raise SpecError(f"dtype={dtype!r} is not a type of PyTorch: write for example 'float32' or 'int32'") from error
     records = list_records(collection, known_bands(collection, bands), options)
     return ChipDataset(records, source, options, size=size, stride=step, dtype=kind, transforms=transforms)
 
 
-def _pair(value: Any, name: str) -> _Pair:
+def _pair(value: int | _Pair, name: str) -> _Pair:
     rows, columns = value if isinstance(value, Sequence) and len(value) == 2 else (value, value)
     if not all(isinstance(side, int | np.integer) and side > 0 for side in (rows, columns)):
-        raise SpecError(f"{name}={value!r} is neither a number of pixels nor (rows, columns)")
+        raise SpecError(f"{name}={value!r} must be a number of pixels, 1 or more, or (rows, columns)")
     return int(rows), int(columns)
 
 
 def _count(pixels: npt.NDArray[np.int64], size: int, stride: int) -> npt.NDArray[np.int64]:
-    """Chips along a side, until the last pixel is in one."""
+    """Return the number of chips along a side, so that every pixel is in a chip."""
     return np.maximum(-(-(pixels - size) // stride), 0) + 1
 
 

@@ -1,4 +1,4 @@
-"""Pixels as one GeoDataFrame: a row for each record, area and band."""
+"""Return pixels as one GeoDataFrame: a row for each record, area and band."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rasteret_assets.errors import SpecError
 if TYPE_CHECKING:
     import geopandas as gpd
 
-#: Columns of the result, before those of the areas' own table. ``crs`` and ``transform`` would be hidden by attributes
-#: that every GeoDataFrame has.
+#: Columns of the result, before those of the areas' own table. Not ``crs`` and ``transform``, because attributes of
+#: every GeoDataFrame would hide them.
 COLUMNS = (
     "record_id", "datetime", "cloud_cover", "collection", "geometry_id", "geometry", "band", "data",
     "raster_transform", "raster_crs", "nodata",
@@ -47,7 +47,7 @@ def read_frame(request: PixelRequest) -> gpd.GeoDataFrame:
         _plane(view, band, options)
         for view in views
         for band, header in enumerate(view.record.headers)
-        if header is not None  # the other bands of the record have rows
+        if header is not None  # only bands with a header have rows
     ]
     fill(planes, bands, request.source.open(), options)
     crs = areas[0].crs
@@ -57,7 +57,7 @@ def read_frame(request: PixelRequest) -> gpd.GeoDataFrame:
     columns = {
         "record_id": [record.id for record in records],
         "datetime": pa.array([record.moment for record in records], pa.timestamp("us", "UTC")).to_pandas(),
-        "cloud_cover": np.array([record.cloud_cover for record in records], dtype=float),  # NaN where it is not known
+        "cloud_cover": np.array([record.cloud_cover for record in records], dtype=float),  # NaN if it is unknown
         "collection": [record.collection for record in records],
         "geometry_id": position,
         "geometry": shapes[position],
@@ -73,7 +73,7 @@ def read_frame(request: PixelRequest) -> gpd.GeoDataFrame:
     extra = request.columns
     taken = [name for name in extra.column_names if name in COLUMNS]
     if taken:
-        raise SpecError(f"columns {taken} of the areas' table are columns of the result too: rename them")
+        raise SpecError(f"the table of areas has columns that the result has too ({', '.join(taken)}): rename them")
     owned = extra.take(pa.array(position)).to_pandas()
     return frame.assign(**{name: owned[name].to_numpy() for name in extra.column_names})
 
@@ -96,6 +96,6 @@ def _cell(plane: Plane, options: ReadOptions) -> npt.NDArray[Any]:
     return pixels if plane.valid is None else masked_array(pixels, plane.valid, plane.empty)
 
 
-def _nodata(plane: Plane) -> int | float | None:
+def _nodata(plane: Plane) -> complex | None:
     nodata = None if plane.header is None else plane.header.nodata
     return None if nodata is None else nodata.item()

@@ -1,4 +1,4 @@
-"""Records that share a step of time, and how their pixels become one."""
+"""Group records into steps of time, and combine the pixels of a step."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from rasteret_assets.collection.areas.reproject import LONLAT, transform_points
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.errors import SpecError
+from rasteret_assets.inputs import GroupBy, MosaicRule
 
-#: What records of one step of time have in common.
+#: Values of ``groupby``: what records of one step of time share.
 GROUPS: Final = ("time", "solar_day", "day", "month", "year")
-#: What becomes of the pixels of several records: the first or last with data, or a statistic of those with data.
+#: Values of ``mosaic``: the first or last pixel with data of several records, or a statistic of those with data.
 RULES: Final = ("first", "last", "min", "max", "mean", "median")
 
 _FORMATS: Final = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
@@ -28,22 +29,22 @@ _FORMATS: Final = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mosaic:
-    """Which records share a step of time, and what becomes of their pixels.
+    """How records are grouped into steps of time, and how the pixels of a step are combined.
 
     Args:
         groupby: one of :data:`GROUPS`; None for a step of each record.
         rule: one of :data:`RULES`.
     """
 
-    groupby: str | None = None
-    rule: str = "first"
+    groupby: GroupBy | None = None
+    rule: MosaicRule = "first"
 
     @classmethod
-    def of(cls, groupby: str | None, rule: str) -> Mosaic:
-        """Check both as people write them; ``"id"`` stands for no grouping, as in odc-stac.
+    def of(cls, groupby: GroupBy | None, rule: MosaicRule) -> Mosaic:
+        """Check both arguments as people write them; ``"id"`` means no grouping, as in odc-stac.
 
         Raises:
-            SpecError: if one is not understood.
+            SpecError: if an argument is not understood.
         """
         groupby = None if groupby == "id" else groupby
         if groupby is not None and groupby not in GROUPS:
@@ -54,11 +55,11 @@ class Mosaic:
 
     @property
     def computes(self) -> bool:
-        """Whether results are values that no pixel has, as floats."""
+        """Whether results are computed as floats, so that they may be values of no pixel."""
         return self.groupby is not None and self.rule in {"mean", "median"}
 
     def groups(self, steps: Sequence[View]) -> list[list[View]]:
-        """Views by step of time, in the order of their first records; undated records stay alone."""
+        """Return the views of each step of time, in the order of their first records; undated records stay alone."""
         if self.groupby is None:
             return [[step] for step in steps]
         found: dict[Any, list[View]] = {}
@@ -68,39 +69,39 @@ class Mosaic:
         return list(found.values())
 
 
-def _period(record: Record, groupby: str) -> datetime | str | None:
+def _period(record: Record, groupby: GroupBy) -> datetime | str | None:
     moment = record.moment
     if moment is None:
         return None
     if groupby == "time":
         return moment
     if groupby == "solar_day":
-        # The sun is where it is in UTC a day's share later for every degree westward: 24 hours in 360 degrees.
+        # Solar time differs from UTC by 24 hours in 360 degrees of longitude.
         return (moment + timedelta(hours=_longitude(record.crs, record.finest.grid) / 15)).strftime(_FORMATS["day"])
     return moment.strftime(_FORMATS[groupby])
 
 
 @functools.lru_cache(maxsize=4096)
 def _longitude(crs: str, grid: Grid) -> float:
-    """Of the middle of a raster, in degrees."""
+    """Return the longitude of the middle of a raster, in degrees."""
     west, south, east, north = grid.bounds
     lon, _ = transform_points(np.array([(west + east) / 2]), np.array([(south + north) / 2]), crs, LONLAT)
     return float(lon[0]) if np.isfinite(lon[0]) else 0.0
 
 
 def combined(
-    pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], rule: str
+    pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], rule: MosaicRule
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:  # fmt: skip
-    """Combine layers.
+    """Combine layers to one.
 
     Args:
         pixels: array of shape (layers, ...).
-        valid: booleans of that shape, which pixels hold data.
-        rule: one of :data:`RULES`; statistics want floats.
+        valid: booleans of that shape, true for pixels with data.
+        rule: one of :data:`RULES`; ``"mean"`` and ``"median"`` need floats.
 
     Returns:
-        Array of the shape of a layer, and booleans of that shape: where any layer holds data. Elsewhere, ``"first"``
-        and ``"last"`` leave what a layer holds there.
+        Array of the shape of a layer, and booleans of that shape, true where any layer has data. Elsewhere ``"first"``
+        and ``"last"`` keep the pixel of a layer.
     """
     there: npt.NDArray[np.bool_] = np.logical_or.reduce(valid, axis=0)
     if rule in {"first", "last"}:

@@ -1,4 +1,4 @@
-"""Pixels as one NumPy array."""
+"""Return pixels as one NumPy array."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rasteret_assets.collection.pixels.views import check_memory
 def read_stack(request: PixelRequest) -> npt.NDArray[Any]:
     """Read the pixels of a request into one array of shape (views, bands, rows, columns).
 
-    Views smaller than the largest fill up with their nodata at the bottom and to the right.
+    Views smaller than the largest are filled up with their nodata at the bottom and to the right.
 
     Returns:
-        An array in the bands' common type or that of the options, or a masked one where these say ``masked``.
+        An array in the bands' common type or that of the options; a masked array if the options say ``masked``.
 
     Raises:
         WindowError: if the pixels take more memory than a read may.
@@ -29,8 +29,8 @@ def read_stack(request: PixelRequest) -> npt.NDArray[Any]:
     check_memory(views)
     height = max(view.grid.height for view in views)
     width = max(view.grid.width for view in views)
-    kind = options.read_type(header.sample_type for view in views for header in view.record.known)
-    # A record without the header of a band has that band's usual nodata in its place.
+    kind = options.read_type(header.sample_type for view in views for header in view.record.present_headers)
+    # A record without the header of a band gets the nodata that the band has in other records.
     by_band = zip(*(view.record.headers for view in views), strict=True)
     usual = [next((header.fill for header in headers if header is not None), None) for headers in by_band]
     stack = np.empty((len(views), len(bands), height, width), dtype=kind)
@@ -53,11 +53,13 @@ def read_stack(request: PixelRequest) -> npt.NDArray[Any]:
     pixels = options.finished(stack)
     if valid is None:
         return pixels
-    return masked_array(pixels, valid, np.nan if options.scaled else views[0].record.known[0].fill)
+    return masked_array(pixels, valid, np.nan if options.scaled else views[0].record.present_headers[0].fill)
 
 
-def masked_array(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], fill_value: Any) -> npt.NDArray[Any]:
-    """A masked array of ``pixels``; ``valid`` is turned into its mask."""
+def masked_array(
+    pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_], fill_value: np.generic | float
+) -> npt.NDArray[Any]:
+    """Return a masked array of ``pixels``; ``valid`` is inverted in place to be its mask."""
     np.logical_not(valid, out=valid)
     masked: npt.NDArray[Any] = np.ma.MaskedArray(pixels, mask=valid, fill_value=fill_value)
     return masked

@@ -1,8 +1,8 @@
-"""Outlines of rasters as a GeoDataFrame."""
+"""Return the outlines of rasters as a GeoDataFrame."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
@@ -13,13 +13,14 @@ from rasteret_assets.collection.pixels.record_table import RecordTable, indexed_
 from rasteret_assets.collection.pixels.select import named_crs
 from rasteret_assets.collection.table.rasters import leaves_of, scan_rasters
 from rasteret_assets.collection.table.row_places import rows_of
+from rasteret_assets.inputs import CRSLike
 
 if TYPE_CHECKING:
     import geopandas as gpd
 
 
-def draw_outlines(collection: RecordTable, crs: Any, band: str | None) -> gpd.GeoDataFrame:
-    """The outlines; arguments, result and errors as ``Collection.footprints`` says."""
+def draw_outlines(collection: RecordTable, crs: CRSLike | None, band: str | None) -> gpd.GeoDataFrame:
+    """Return the outlines; arguments, result and errors are those of ``Collection.footprints``."""
     geopandas = optional("geopandas", extra="geopandas", purpose="footprints")
     target = None if crs is None else crs_name(crs)
     bands = [indexed_band(collection, band)]
@@ -30,7 +31,7 @@ def draw_outlines(collection: RecordTable, crs: Any, band: str | None) -> gpd.Ge
     known: set[str] = set()
     for code, first in zip(*np.unique(rasters.crs, return_index=True), strict=True):
         if target is None and not rasters.crs_names[code]:
-            known |= {"", "another"}  # one that is not stated is not the same as any other
+            known |= {"", "another"}  # two, because a CRS that is not stated does not equal another
             continue
         name = named_crs(rasters.ids[int(first)].as_py(), rasters.crs_names[code])
         known.add(name)

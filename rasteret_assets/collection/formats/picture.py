@@ -1,4 +1,4 @@
-"""A picture of a record, or of an area in the clearest record, from the overview that is just fine enough."""
+"""Draw a record, or an area of the record with the fewest clouds, from the coarsest overview that is fine enough."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from rasteret_assets.collection.pixels.record_table import RecordTable, known_ba
 from rasteret_assets.collection.pixels.select import Record, every_record, near_batches, projection, select_records
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.errors import CollectionError, WindowError
+from rasteret_assets.inputs import AreasLike, CRSLike
 from rasteret_assets.storage.backend import StorageBackend
 
-#: Names of red, green and blue in the collections that people have.
+#: Usual names of the bands red, green and blue.
 _COLOURS: Final = (("red", "green", "blue"), ("B04", "B03", "B02"), ("SR_B4", "SR_B3", "SR_B2"), ("B4", "B3", "B2"))
 
 #: Pixels of one band that a preview may read: 8192 squared.
@@ -34,11 +35,11 @@ _STRETCH: Final = (2.0, 98.0)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Picture:
-    """A picture; notebooks show it.
+    """A picture, which notebooks show.
 
     Args:
-        pixels: uint8 of shape (rows, columns, 4): red, green, blue and alpha, which is 0 where there is no data.
-        record: id of the record that it shows.
+        pixels: uint8 of shape (rows, columns, 4): red, green, blue and alpha, which is 0 for pixels without data.
+        record: id of the record.
         bands: the bands, one (grey) or three.
     """
 
@@ -48,13 +49,13 @@ class Picture:
 
     @property
     def png(self) -> bytes:
-        """As PNG."""
-        import imagecodecs  # noqa: PLC0415  (takes its time to import)
+        """The picture as PNG."""
+        import imagecodecs  # noqa: PLC0415  (slow to import)
 
         return bytes(imagecodecs.png_encode(np.ascontiguousarray(self.pixels)))
 
     def save(self, path: str | Path) -> Path:
-        """Write the PNG, and say where."""
+        """Write the picture as PNG, and return its path."""
         target = Path(path)
         target.write_bytes(self.png)
         return target
@@ -69,19 +70,19 @@ class Picture:
 
 def draw_preview(
     collection: RecordTable,
-    what: Any,
+    what: AreasLike,
     bands: str | Sequence[str] | None,
     *,
     size: int,
-    geometry_crs: Any,
+    geometry_crs: CRSLike,
     backend: StorageBackend,
     options: ReadOptions,
 ) -> Picture:
-    """A picture of a record by its id, or of an area in the record with the fewest clouds, the latest of equals.
+    """Draw a record by its id, or an area of the record with the fewest clouds, of equal ones the latest.
 
     Raises:
-        CollectionError: if there is no such record.
-        WindowError: if no record meets the area, or the index has no overview that would make the picture small enough.
+        CollectionError: if no record has the id.
+        WindowError: if no record meets the area, or the index has no overview that is coarse enough.
     """
     names = known_bands(collection, default_bands(collection) if bands is None else bands)
     if len(names) not in {1, 3}:
@@ -93,7 +94,7 @@ def draw_preview(
 def draw_record(
     record: Record, names: Sequence[str], area: Area | None, *, size: int, backend: StorageBackend, options: ReadOptions
 ) -> Picture:
-    """Draw a record from the overview that is just fine enough.
+    """Draw a record from the coarsest overview that is fine enough.
 
     Args:
         record: with the headers of all bands.
@@ -104,9 +105,9 @@ def draw_record(
         options: of the read.
 
     Raises:
-        WindowError: if the area meets no pixel, or the index has no overview that would make the picture small enough.
+        WindowError: if the area meets no pixel, or the index has no overview that is coarse enough.
     """
-    # Every band by itself: they may lie on different grids.
+    # Band by band, because bands may lie on different grids.
     read = [_read(record, band, area, names, size, backend, options) for band in range(len(names))]
     height, width = max(pixels.shape for pixels, _ in read)
     channels, valid = zip(*(_resized(pair, height, width) for pair in read), strict=True)
@@ -118,19 +119,21 @@ def draw_record(
 
 
 def default_bands(collection: RecordTable) -> Sequence[str]:
-    """Return red, green and blue of a collection whose bands are called so, else its first band, if it has any."""
+    """Return the bands red, green and blue of a collection by their usual names, else its first band, if it has one."""
     known = set(collection.bands)
     three = next((names for names in _COLOURS if known.issuperset(names)), None)
     return three or collection.bands[:1]
 
 
-def _choose(collection: RecordTable, what: Any, bands: Sequence[str], geometry_crs: Any) -> tuple[Record, Area | None]:
+def _choose(
+    collection: RecordTable, what: AreasLike, bands: Sequence[str], geometry_crs: CRSLike
+) -> tuple[Record, Area | None]:
     if isinstance(what, str) and not what.lstrip().startswith("{") and "(" not in what:
         import pyarrow.compute as pc  # noqa: PLC0415
 
         named = list(collection.where(pc.field("id") == what).batches(projection(collection.schema, bands)))
         if not any(batch.num_rows for batch in named):
-            raise CollectionError(f"no record {what!r} in this collection, or in what its filters leave")
+            raise CollectionError(f"this collection has no record {what!r} that meets its filters")
         return every_record(iter(named), bands)[0], None
     areas = coerce_areas(what, geometry_crs)
     shape = shapely.union_all([area.lonlat() for area in areas])
@@ -145,18 +148,18 @@ def _read(
     record: Record, band: int, area: Area | None, bands: Sequence[str], size: int, backend: StorageBackend,
     options: ReadOptions,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:  # fmt: skip
-    """Pixels of one band and which of them hold data, at most ``size`` along the longer side."""
-    header = record.known[band]
+    """Return pixels of one band, and which of them hold data; at most ``size`` along the longer side."""
+    header = record.present_headers[band]
     if area is None:
         area = Area.of_bounds(header.grid.bounds, record.crs)
     place = placed_on(area, record.crs, header.grid)
     grid = None if place is None else _level_grid(header, place.bounds, size)
     if grid is None:
-        raise WindowError(f"the area meets the footprint of record {record.id!r}, but not its raster")
+        raise WindowError(f"the area lies in the footprint of record {record.id!r}, but outside its raster")
     if grid.width * grid.height > _MOST_PIXELS:
         raise WindowError(
             f"a preview of record {record.id!r} would read {grid.width} x {grid.height} pixels, because the index "
-            "holds no overviews of it: give a smaller area, or index files that have overviews (COGs)"
+            "has no overviews of its files: give a smaller area, or index files with overviews (COGs)"
         )
     shape = grid.height, grid.width
     pixels, valid = np.empty(shape, dtype=header.sample_type), np.empty(shape, dtype=bool)
@@ -167,7 +170,7 @@ def _read(
 
 
 def _level_grid(header: BandHeader, bounds: tuple[float, float, float, float], size: int) -> Grid | None:
-    """The wanted part of the coarsest overview on which it still has ``size`` pixels; of the image if none has."""
+    """Return the part within ``bounds`` of the coarsest overview on which it has ``size`` pixels, else of the image."""
     best: Grid | None = None
     for level in (header, *header.overviews):
         window = level.grid.window(bounds)
@@ -180,19 +183,19 @@ def _level_grid(header: BandHeader, bounds: tuple[float, float, float, float], s
 def _resized(
     read: tuple[npt.NDArray[Any], npt.NDArray[np.bool_]], height: int, width: int
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Pixels (and their validity) repeated or left out so that the shape is as wanted."""
+    """Return pixels and their validity, repeated or left out to get the shape (height, width)."""
     rows = np.arange(height) * read[0].shape[0] // height
     columns = np.arange(width) * read[0].shape[1] // width
     return read[0][np.ix_(rows, columns)], read[1][np.ix_(rows, columns)]
 
 
 def _stretched(channel: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """Samples from 0 to 255, so that all but the darkest and the brightest few differ."""
+    """Return samples stretched to 0..255 from the 2nd to the 98th percentile."""
     if not valid.any():
         return np.zeros(channel.shape, dtype=np.uint8)
     values = channel.astype(np.float64)
     low, high = np.percentile(values[valid], _STRETCH)
-    # Halved, because the difference of two samples may be beyond the largest float.
+    # Halved, because the difference of two samples may exceed the largest float.
     scaled = (np.where(valid, values, low) / 2 - low / 2) / max(high / 2 - low / 2, np.finfo(np.float64).tiny)
     bright: npt.NDArray[np.uint8] = (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
     return bright

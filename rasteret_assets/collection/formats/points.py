@@ -1,4 +1,4 @@
-"""The values of rasters at points, as one Arrow table."""
+"""Return the values of rasters at points as one Arrow table."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rasteret_assets.collection.pixels.read_options import ReadOptions, read_opt
 from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
 from rasteret_assets.collection.pixels.select import near_batches, select_records
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import Neighbourhood, PointMatch, PointsLike
 
 _Floats = npt.NDArray[np.float64]
 _Indices = npt.NDArray[np.intp]
@@ -26,10 +27,11 @@ _Mask = npt.NDArray[np.bool_]
 
 
 def read_points(
-    table: RecordTable, points: Any, bands: str | Sequence[str], arguments: Mapping[str, Any],
-    *, match: str, max_distance_pixels: int, return_neighbourhood: str, x_column: str | None, y_column: str | None,
+    table: RecordTable, points: PointsLike, bands: str | Sequence[str], arguments: Mapping[str, Any],
+    *, match: PointMatch, max_distance_pixels: int, return_neighbourhood: Neighbourhood, x_column: str | None,
+    y_column: str | None,
 ) -> pa.Table:  # fmt: skip
-    """Values of points in a table of records; see :meth:`Collection.sample_points`."""
+    """Read the values of points; see :meth:`Collection.sample_points`."""
     choice = PointChoice(match=match, distance=max_distance_pixels, neighbourhood=return_neighbourhood)
     options = read_options(arguments)
     given = coerce_points(
@@ -43,7 +45,10 @@ def read_points(
         near_batches(table, names, shapes, scaled=options.scaled), names, shapes, missing=options.missing, what="points"
     )  # fmt: skip
     if not placed:
-        reason = WindowError(f"no raster holds a point in {given.crs[:40]}, which has no place in the Earth's lon/lat")
+        reason = WindowError(
+            f"no raster holds a point; points in {given.crs[:40]}, which cannot be brought to lon/lat, "
+            "are compared with rasters of the same body only"
+        )
         records = keep_reached(
             records, lambda _: given.crs, {0: reason}, lambda _, crs, grid: any_inside(given, crs, grid)
         )
@@ -87,7 +92,9 @@ def _table(
     if points.columns is not None:
         taken = [name for name in points.columns.column_names if name in columns]
         if taken:
-            raise SpecError(f"columns {taken} of the points are columns of the result too: rename them")
+            raise SpecError(
+                f"the table of points has columns that the result has too ({', '.join(taken)}): rename them"
+            )
         kept = points.columns.take(pa.array(index))
         columns |= {name: kept.column(name) for name in kept.column_names}
     return pa.table(columns)
@@ -103,14 +110,14 @@ def _in_unit(values: npt.NDArray[Any], one: Sampled, kind: np.dtype[Any], option
 def _neighbourhoods(
     sampled: Sequence[Sampled], order: _Indices, kind: np.dtype[Any], options: ReadOptions, choice: PointChoice
 ) -> pa.Array:  # fmt: skip
-    """The pixels around each point, row by row; null where one is not there, or the list is not wanted."""
+    """Return the surrounding pixels of each point, row by row; null for pixels without data and lists not asked for."""
     size = (2 * choice.distance + 1) ** 2
-    values, valid, looked = [], [], []
+    values, valid, searched = [], [], []
     for one in sampled:
-        if one.around is not None and one.around_valid is not None and one.looked is not None:
+        if one.around is not None and one.around_valid is not None and one.searched is not None:
             values.append(_in_unit(one.around, one, kind, options))
             valid.append(one.around_valid)
-            looked.append(one.looked)
+            searched.append(one.searched)
     flat = pa.array(np.concatenate(values)[order].ravel(), mask=~np.concatenate(valid)[order].ravel())
     ends = pa.array(np.arange(0, size * (len(order) + 1), size), pa.int32())
-    return pa.ListArray.from_arrays(ends, flat, mask=pa.array(~np.concatenate(looked)[order]))
+    return pa.ListArray.from_arrays(ends, flat, mask=pa.array(~np.concatenate(searched)[order]))

@@ -1,9 +1,9 @@
-"""A collection as a TorchGeo dataset: samples are cut from the records of the index, without opening a file.
+"""Offer a collection as a TorchGeo dataset: samples are cut from records of the index, without opening a file.
 
-The dataset holds arrays of boxes and times. Headers are read for the records of a sample, and the GeoDataFrame that
-TorchGeo's samplers want is made where they ask for it, which is not in the workers.
+The dataset holds arrays of boxes and times. Headers are read for the records of a sample. The GeoDataFrame for
+TorchGeo's samplers is made when they ask for it, which they do not in workers.
 
-Imported only where TorchGeo is installed.
+Imported only if TorchGeo is installed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import geopandas as gpd
 import numpy as np
@@ -34,21 +34,25 @@ from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import View, several_crss
 from rasteret_assets.collection.pixels.warp import suggest_resolution
+from rasteret_assets.inputs import CRSLike
 
-#: First and last day that pandas has to the nanosecond, which is how it likes moments best.
+#: First and last day that pandas can state in nanoseconds, its default unit.
 _FOREVER = np.datetime64("1677-09-22", "us"), np.datetime64("2262-04-11", "us")
 _NANOSECONDS = np.dtype("datetime64[ns]")
+
+GeoSlice: TypeAlias = slice | tuple[slice, ...]
+"""A place and time as TorchGeo has them: slices of x, y and time, of which the last ones may be left out."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Entries:
-    """What the index says of N entries, each of which is a record or a part of one.
+    """Boxes and times of N entries of the index, each of which is a record or a part of one.
 
     Args:
         numbers: int32 ``[N]``, positions of the records.
         bounds: float64 ``[N, 4]``, boxes in the dataset's CRS.
-        first: datetime64 ``[N]``, the first moment of each.
-        last: likewise, the last one.
+        first: datetime64 ``[N]``, the first moment of each entry.
+        last: datetime64 ``[N]``, the last moment of each entry.
         extent: the box around all, and the first and the last moment of all.
     """
 
@@ -60,20 +64,21 @@ class _Entries:
 
     @classmethod
     def of(
-        cls, numbers: npt.NDArray[np.int32], bounds: npt.NDArray[np.float64], first: Any, last: Any
+        cls, numbers: npt.NDArray[np.int32], bounds: npt.NDArray[np.float64],
+        first: npt.NDArray[np.datetime64], last: npt.NDArray[np.datetime64],
     ) -> _Entries:  # fmt: skip
-        """The entries, with their extent: every query asks for it."""
+        """Return entries with their extent, which every query needs."""
         box = [*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist()]
         extent = box, pd.Timestamp(first.min()), pd.Timestamp(last.max())
         return cls(numbers=numbers, bounds=bounds, first=first, last=last, extent=extent)
 
 
 class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which has no TorchGeo
-    """Records of a collection as TorchGeo's samplers and loaders use them.
+    """Records of a collection for TorchGeo's samplers and loaders.
 
-    A sample is a dict of its place, as TorchGeo's own datasets say it, and ``image`` (float32, bands x rows x columns;
-    with ``time_series`` time before them), or ``mask`` (int64) where it is no image. Where records overlap, the first
-    that has data wins, by datetime and id. Pixels without data are the bands' nodata, or 0 without one.
+    A sample is a dict of its place, as in TorchGeo's own datasets, and ``image`` (float32, bands x rows x columns; with
+    ``time_series`` time before them), or ``mask`` (int64) if ``is_image`` is false. Of overlapping records the first
+    with data wins, by datetime and id. Pixels without data are the bands' nodata, or 0 if a band has no nodata.
 
     Args:
         records: of the collection; their headers are read when a sample needs them.
@@ -107,7 +112,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
         self._crs = pyproj.CRS.from_user_input(crs)
         self._entries = _all_entries(records, crs)
         self._index: gpd.GeoDataFrame | None = None
-        #: Whether the index is not all of the records as they are, but what somebody made of it.
+        #: Whether a user (or a split of TorchGeo's) replaced the index.
         self._is_replaced = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,7 +134,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
 
     @index.setter
     def index(self, frame: gpd.GeoDataFrame) -> None:
-        # TorchGeo's splits put a part of the index, or of its geometries, in its place.
+        # Set by TorchGeo's splits, to a part of the index or of its geometries.
         self._is_replaced = True
         self._index = frame
         self._crs = frame.crs
@@ -141,7 +146,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
         )
 
     def __len__(self) -> int:
-        """Number of records, or of entries of the index that took their place."""
+        """Number of entries of the index: records, or what the index was replaced with."""
         return len(self._entries.numbers)
 
     @property
@@ -153,11 +158,11 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
 
     @property
     def crs(self) -> pyproj.CRS:
-        """CRS of the dataset; where it is set, the index is brought to it."""
+        """CRS of the dataset; setting it brings the index to the new CRS."""
         return self._crs
 
     @crs.setter
-    def crs(self, new_crs: Any) -> None:
+    def crs(self, new_crs: CRSLike) -> None:
         wanted = pyproj.CRS.from_user_input(new_crs)
         if wanted == self._crs:
             return
@@ -167,20 +172,20 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
             self._crs, self._index = wanted, None
             self._entries = _all_entries(self.records, _name(wanted))
 
-    def __getitem__(self, query: Any) -> dict[str, Any]:
-        """The sample of a slice ``[xmin:xmax:xres, ymin:ymax:yres, tmin:tmax]``.
+    def __getitem__(self, query: GeoSlice) -> dict[str, Any]:
+        """Return the sample of a slice ``[xmin:xmax:xres, ymin:ymax:yres, tmin:tmax]``.
 
         Raises:
             IndexError: if no record lies there.
-            CollectionError: if a file of the collection was published anew since the dataset was made.
+            CollectionError: if a build replaced a file of the collection after the dataset was made.
         """
         return self.__getitems__([query])[0]
 
-    def __getitems__(self, queries: Sequence[Any]) -> list[dict[str, Any]]:
-        """The samples of several slices, whose headers and pixels are read together: loaders ask for a batch so.
+    def __getitems__(self, queries: Sequence[GeoSlice]) -> list[dict[str, Any]]:
+        """Return the samples of several slices, whose headers and pixels are read together, as loaders ask for a batch.
 
         Raises:
-            IndexError: if no record lies in one.
+            IndexError: if no record lies in a slice.
         """
         grids = [self._grid(query) for query in queries]
         numbers = [self._found(query) for query in queries]
@@ -198,16 +203,18 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
             for query, grid, (pixels, valid) in zip(queries, grids, samples, strict=True)
         ]
 
-    def _sample(self, query: Any, grid: Grid, pixels: Any, valid: Any) -> dict[str, Any]:
+    def _sample(
+        self, query: GeoSlice, grid: Grid, pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
+    ) -> dict[str, Any]:
         data = torch.from_numpy(pixels if self.time_series else combined(pixels, valid, "first")[0])
         sample = self._place(query, grid)
         if self.is_image:
             sample["image"] = data.to(torch.float32)
         else:
-            sample["mask"] = data.to(torch.int64).squeeze(-3)  # one band is no dimension
+            sample["mask"] = data.to(torch.int64).squeeze(-3)  # a mask of one band has no dimension of bands
         return sample if self.transforms is None else self.transforms(sample)
 
-    def _grid(self, query: Any) -> Grid:
+    def _grid(self, query: GeoSlice) -> Grid:
         x, y, _ = self._disambiguate_slice(query)
         return Grid(
             width=max(round((x.stop - x.start) / x.step), 1),
@@ -218,8 +225,8 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
             origin_y=y.stop,
         )
 
-    def _found(self, query: Any) -> list[int]:
-        """Positions of the records of a query."""
+    def _found(self, query: GeoSlice) -> list[int]:
+        """Return the positions of the records of a query."""
         x, y, t = self._disambiguate_slice(query)
         entries = self._entries
         start, stop = (np.datetime64(pd.Timestamp(moment).to_datetime64()) for moment in (t.start, t.stop))
@@ -231,31 +238,33 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
         if not len(rows):
             raise IndexError(f"query {query} not found in index with bounds {self.bounds}")
         if not self.time_series:
-            # Neighbours that only touch the query have no pixel in it, and their headers need not be read.
+            # Without neighbours that only touch the query, because they have no pixel in it.
             xmin, ymin, xmax, ymax = entries.bounds[rows].T
             inside = (xmin < x.stop) & (xmax > x.start) & (ymin < y.stop) & (ymax > y.start)
             rows = rows[inside] if inside.any() else rows
         return [int(number) for number in entries.numbers[rows]]
 
     def _geometries(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.object_]:
-        """Shapes of some entries in the dataset's CRS."""
+        """Return the shapes of some entries in the dataset's CRS."""
         if self._is_replaced and self._index is not None:
             return np.asarray(self._index.geometry.array[rows], dtype=object)
         return _shapes(self.records, self._entries.numbers[rows], _name(self._crs))
 
-    def _place(self, query: Any, grid: Grid) -> dict[str, Any]:
-        """Where a sample lies, as this version of TorchGeo's own datasets say it."""
-        if hasattr(self, "_slice_to_tensor"):  # from 0.9 on samples hold nothing but tensors
+    def _place(self, query: GeoSlice, grid: Grid) -> dict[str, Any]:
+        """Return where a sample lies, in the fields of the installed version of TorchGeo."""
+        if hasattr(self, "_slice_to_tensor"):  # from 0.9 on samples hold tensors only
             transform = torch.tensor([*grid.affine, 0.0, 0.0, 1.0])
             return {"bounds": self._slice_to_tensor(query), "transform": transform}
         return {"crs": self.crs, "bounds": query}
 
-    def _planes(self, records: Sequence[Record], grid: Grid, planes: list[Plane]) -> tuple[Any, Any]:
-        """Room for pixels and for which of them hold data, both (records, bands, rows, columns), and their planes."""
-        crs = _name(self.crs)  # TorchGeo changes it where datasets are joined
+    def _planes(
+        self, records: Sequence[Record], grid: Grid, planes: list[Plane]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Allocate pixels and their validity, both (records, bands, rows, columns), and append their planes."""
+        crs = _name(self.crs)  # of the dataset, because TorchGeo changes it when datasets are joined
         shape = (len(records), len(self.bands), grid.height, grid.width)
-        kind = np.result_type(*{header.sample_type for record in records for header in record.known})
-        # torch has no unsigned integers beyond 8 bits that it computes with.
+        kind = np.result_type(*{header.sample_type for record in records for header in record.present_headers})
+        # Signed, because torch cannot compute with unsigned integers of more than 8 bits.
         pixels = np.empty(shape, dtype=kind if kind.kind != "u" else np.result_type(kind, np.int16))
         valid = np.empty(shape, dtype=bool)
         for number, record in enumerate(records):
@@ -280,7 +289,7 @@ def _one_crs(records: RecordsOnDemand) -> str:
 
 
 def _finest(records: RecordsOnDemand, crs: str) -> tuple[float, float]:
-    """The smallest pixels of all, in units of the dataset's CRS."""
+    """Return the size of the smallest pixels, in units of the dataset's CRS."""
     rasters = records.rasters
     own = np.array([name == crs for name in records.crs])[rasters.crs]
     sizes = []
@@ -289,7 +298,7 @@ def _finest(records: RecordsOnDemand, crs: str) -> tuple[float, float]:
         sizes.append((float(width.min()), float(height[width == width.min()].min())))
     foreign = rasters.take(~own)
     if len(foreign):
-        # What GDAL suggests depends on where a raster lies: of each kind of raster, those at the edges are asked.
+        # Of each kind of raster only those at the edges, because GDAL's suggestion depends on the place of a raster.
         _, kind = np.unique(
             np.column_stack([foreign.crs, np.abs(foreign.grids[:, ::2]), foreign.sizes]), axis=0, return_inverse=True
         )
@@ -303,7 +312,7 @@ def _finest(records: RecordsOnDemand, crs: str) -> tuple[float, float]:
 
 
 def _shapes(records: RecordsOnDemand, numbers: npt.NDArray[Any], crs: str) -> npt.NDArray[np.object_]:
-    """Outlines of the rasters of some records in ``crs``."""
+    """Return the outlines of the rasters of some records in ``crs``."""
     rasters = records.rasters.take(numbers)
     boxes = np.asarray(shapely.box(*rasters.bounds.T), dtype=object)
     for code in np.unique(rasters.crs):
@@ -314,7 +323,7 @@ def _shapes(records: RecordsOnDemand, numbers: npt.NDArray[Any], crs: str) -> np
 
 
 def _all_entries(records: RecordsOnDemand, crs: str) -> _Entries:
-    """One entry for each record."""
+    """Return an entry for each record."""
     rasters = records.rasters
     bounds = rasters.bounds
     foreign = np.array([name != crs for name in records.crs])[rasters.crs]

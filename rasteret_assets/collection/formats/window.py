@@ -1,9 +1,9 @@
-"""Chosen records on one given grid, as ``rasterio.merge.merge(bounds=, res=)`` puts files on it.
+"""Put certain records on a given grid, as ``rasterio.merge.merge(bounds=, res=)`` puts files on it.
 
-That is not a warp: merge rounds the part of a file that meets the bounds to whole pixels of the result, and spreads the
-file's pixels over them. Where pixels of both do not coincide, a warp would take other ones. Datasets of TorchGeo and
-TerraTorch are read so, and their pixels are to stay the same whatever reads them. Records in another CRS, which merge
-refuses, are warped.
+Merging is not a warp: merge rounds the part of a file that meets the bounds to whole pixels of the result, and spreads
+the file's pixels over them. If pixels do not coincide, a warp would choose other ones. Datasets of TorchGeo and
+TerraTorch read with merge, and pixels of a collection have to be the same. Records in another CRS, which merge refuses,
+are warped.
 """
 
 from __future__ import annotations
@@ -30,27 +30,29 @@ from rasteret_assets.collection.pixels.record_table import RecordTable, known_ba
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import MOST_PIXELS, Bounds, View, check_size
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import CRSLike, OnError, WindowGroup
 from rasteret_assets.storage.backend import StorageBackend
 
 _Pixels = npt.NDArray[Any]
 _Mask = npt.NDArray[np.bool_]
 _Indices = npt.NDArray[np.intp]
 
-#: By which part of a pixel GDAL moves a place on, so that one between two pixels falls on the same side every time.
+#: Part of a pixel by which GDAL moves a place, so that a place between two pixels always belongs to the same one.
 _NUDGE: Final = 1e-10
-#: Pixels beside those that bilinear weights reach.
+#: Pixels beyond those that bilinear weights reach.
 _MARGIN: Final = 2
 
 _GROUPS: Final = (None, "datetime", "id")
 
 
 def read_window(
-    collection: RecordTable, by_id: RecordsById, *, record_ids: Any, bounds: Any, res: Any, bands: Any, target_crs: Any,
-    max_concurrent: int, backend: StorageBackend | None, group_by: str | None, on_error: str,
+    collection: RecordTable, by_id: RecordsById, *, record_ids: Sequence[str] | pa.Array, bounds: Sequence[float],
+    res: float | Sequence[float], bands: str | Sequence[str], target_crs: CRSLike | None,
+    max_concurrent: int, backend: StorageBackend | None, group_by: WindowGroup | None, on_error: OnError,
 ) -> _Pixels:  # fmt: skip
-    """The pixels; arguments, result and errors as ``Collection.read_window`` says."""
+    """Return the pixels; arguments, result and errors are those of ``Collection.read_window``."""
     if group_by not in _GROUPS:
-        raise SpecError(f"group_by={group_by!r} is neither 'datetime' nor 'id', nor None")
+        raise SpecError(f"group_by={group_by!r} must be 'datetime', 'id' or None")
     arguments = {
         **AREA_DEFAULTS, "max_concurrent": max_concurrent, "target_crs": target_crs, "resolution": res,
         "on_error": on_error, "backend": backend,
@@ -64,53 +66,55 @@ def read_window(
     records = [record for _, record in found if record is not None]
     if not records:
         raise WindowError(
-            f"none of the {len(ids)} records has a header of {names} in the index: look for the reason with "
-            "rasteret-assets failures, and build again to retry them"
+            f"the index has no header of bands {', '.join(names)} for any of the {len(ids)} records: "
+            "`rasteret-assets failures` tells why, and another build asks for them again"
         )
     crs = options.target_crs or records[0].crs
     check_size(target, crs, MOST_PIXELS)
     steps = _steps(found, group_by)
-    kinds = {header.sample_type for record in records for header in record.known}
+    kinds = {header.sample_type for record in records for header in record.present_headers}
     out = np.empty((len(steps), len(names), target.height, target.width), dtype=np.result_type(*kinds))
     for band in range(len(names)):
-        # Merge fills with nodata of the first file, or 0 without one.
+        # As merge does, which fills with nodata of the first file, or 0 if it has no nodata.
         headers = (record.headers[band] for record in records)
         out[:, band] = next((header.fill for header in headers if header is not None), 0)
     _fill(out, steps, target, crs, names, source.open(), options)
     return out[0] if group_by is None else out
 
 
-def _grid(bounds: Any, resolution: tuple[float, float] | None) -> Grid:
-    """The grid of the result: as many pixels as the bounds hold, rounded, from the upper left corner on."""
+def _grid(bounds: Sequence[float], resolution: tuple[float, float] | None) -> Grid:
+    """Return the grid of the result: as many pixels as the bounds hold, rounded, from the upper left corner on."""
     try:
         left, bottom, right, top = (float(edge) for edge in bounds)
     except (TypeError, ValueError) as error:
         raise WindowError(f"bounds={bounds!r} is not (xmin, ymin, xmax, ymax)") from error
     if not (math.isfinite(right - left) and math.isfinite(top - bottom) and left < right and bottom < top):
-        raise WindowError(f"bounds={bounds!r} holds nothing: give (xmin, ymin, xmax, ymax) in units of its CRS")
+        raise WindowError(
+            f"bounds={bounds!r} has no extent: give (xmin, ymin, xmax, ymax) in units of the result's CRS"
+        )
     if resolution is None:
         raise SpecError("res is needed: the size of a pixel in units of the result's CRS, or (width, height)")
     width, height = round((right - left) / resolution[0]), round((top - bottom) / resolution[1])
     if not width or not height:
-        raise WindowError(f"bounds={bounds!r} holds no pixel of {resolution[0]:g} x {resolution[1]:g}")
+        raise WindowError(f"bounds={bounds!r} is smaller than half a pixel of {resolution[0]:g} x {resolution[1]:g}")
     return Grid(
         width=width, height=height, scale_x=resolution[0], scale_y=-resolution[1], origin_x=left, origin_y=top
     )  # fmt: skip
 
 
-def _ids(record_ids: Any) -> list[str]:
+def _ids(record_ids: Sequence[str] | pa.Array) -> list[str]:
     if isinstance(record_ids, pa.Array | pa.ChunkedArray):
         record_ids = record_ids.to_pylist()
     if isinstance(record_ids, str) or not hasattr(record_ids, "__iter__"):
-        raise SpecError(f"record_ids={record_ids!r} is no list of ids")
+        raise SpecError(f"record_ids={record_ids!r} is not a list of ids")
     ids = [str(name) for name in record_ids]
     if not ids:
         raise SpecError("record_ids is empty: name at least one record")
     return ids
 
 
-def _steps(found: Sequence[tuple[str, Record | None]], group_by: str | None) -> list[list[Record]]:
-    """Which records are put on one another, for each step of time."""
+def _steps(found: Sequence[tuple[str, Record | None]], group_by: WindowGroup | None) -> list[list[Record]]:
+    """Return the records that are put on one another, for each step of time."""
     if group_by == "id":
         return [[] if record is None else [record] for _, record in found]
     records = [record for _, record in found if record is not None]
@@ -128,9 +132,9 @@ class _Layer:
 
     Args:
         plane: the pixels that are read.
-        step: of time.
-        part: of the result that they fill; None for all of it, where they are read on its grid already.
-        spread: how they do; None likewise.
+        step: position of the step of time.
+        part: pixels of the result that are filled; None for all, if the plane has the grid of the result.
+        spread: how pixels of the file become those of the part; None if the plane has the grid of the result.
     """
 
     plane: Plane
@@ -167,7 +171,7 @@ def _fill(
 
 
 def _layer(record: Record, band: int, step: int, target: Grid, crs: str) -> _Layer | None:
-    """What is read of a band of a record; None where it has nothing in the grid."""
+    """Return the layer of a band of a record; None if the raster does not meet the grid."""
     header = record.headers[band]
     if header is None:
         return None
@@ -181,7 +185,7 @@ def _layer(record: Record, band: int, step: int, target: Grid, crs: str) -> _Lay
     spread = _Spread(header=header, across=across, down=down, is_smooth=_is_smooth(header, across, down))
     window = spread.window
     crop = upright.part(window)
-    if upright != header.grid:  # rows, or columns, as the file has them
+    if upright != header.grid:  # rows, or columns, in the order of the file
         crop = header.grid.part(_turned(window, header.grid))
     check_size(crop, record.crs, MOST_PIXELS)
     return _Layer(plane=_plane(record, band, record.crs, crop, header), step=step, part=part, spread=spread)
@@ -198,12 +202,12 @@ def _plane(record: Record, band: int, crs: str, grid: Grid, header: BandHeader) 
 
 
 def _method(header: BandHeader | None) -> str:
-    """Integers may be classes, so they are chosen; floats are computed."""
+    """Return ``"nearest"`` for integers, which may be classes, and ``"bilinear"`` for floats."""
     return "bilinear" if header is not None and header.dtype.kind == "f" else "nearest"
 
 
 def _upright(grid: Grid) -> Grid:
-    """The same pixels from the upper left corner on."""
+    """Return a grid of the same pixels that begins at the upper left corner."""
     west, _, _, north = grid.bounds
     return replace(
         grid, scale_x=abs(grid.scale_x), scale_y=-abs(grid.scale_y), origin_x=west, origin_y=north
@@ -211,7 +215,7 @@ def _upright(grid: Grid) -> Grid:
 
 
 def _turned(window: Window, grid: Grid) -> Window:
-    """A window of the upright grid as the file counts it."""
+    """Return a window of the upright grid in the rows and columns of the file."""
     column = window.col_off if grid.scale_x > 0 else grid.width - window.col_off - window.width
     row = window.row_off if grid.scale_y < 0 else grid.height - window.row_off - window.height
     return replace(window, col_off=column, row_off=row)
@@ -222,10 +226,10 @@ class _Span:
     """Pixels of the result along one axis, and the stretch of the file that is spread over them.
 
     Args:
-        count: pixels of the result.
-        start: of the stretch, in pixels of the file.
-        length: likewise.
-        size: pixels of the file.
+        count: number of pixels of the result.
+        start: begin of the stretch, in pixels of the file.
+        length: of the stretch, in pixels of the file.
+        size: number of pixels of the file.
     """
 
     count: int
@@ -235,7 +239,7 @@ class _Span:
 
     @property
     def chosen(self) -> _Indices:
-        """The pixel of the file in which the middle of each pixel of the result lies."""
+        """Return the pixel of the file in which the middle of each pixel of the result lies."""
         middle = (np.arange(self.count) + 0.5) * (self.length / self.count) + self.start
         chosen: _Indices = np.clip(np.floor(middle + _NUDGE).astype(np.intp), 0, self.size - 1)
         return chosen
@@ -259,13 +263,13 @@ def _is_smooth(header: BandHeader, across: _Span, down: _Span) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Spread:
-    """How pixels of a file become those of a part of the result.
+    """The merge of pixels of a file into a part of the result.
 
     Args:
         header: of the band.
-        across: columns.
-        down: rows.
-        is_smooth: whether they are computed bilinearly; else they are chosen.
+        across: span of columns.
+        down: span of rows.
+        is_smooth: whether pixels are computed bilinearly; else the nearest is taken.
     """
 
     header: BandHeader
@@ -275,7 +279,7 @@ class _Spread:
 
     @property
     def window(self) -> Window:
-        """The pixels of the file that it takes, counted from the upper left corner."""
+        """The pixels of the file that are read, counted from the upper left corner."""
         if self.is_smooth:
             (left, right), (top, bottom) = self.across.reach, self.down.reach
         else:
@@ -284,11 +288,11 @@ class _Spread:
         return Window(col_off=int(left), row_off=int(top), width=int(right - left), height=int(bottom - top))
 
     def apply(self, pixels: _Pixels, valid: _Mask) -> tuple[_Pixels, _Mask]:
-        """Pixels of the part of the result, and which of them hold data.
+        """Return the pixels of the part of the result, and which of them hold data.
 
         Args:
-            pixels: of :attr:`window`, as the file has them.
-            valid: which of them hold data.
+            pixels: of :attr:`window`, in the order of the file.
+            valid: booleans, true for pixels with data.
         """
         if self.header.grid.scale_y > 0:
             pixels, valid = pixels[::-1], valid[::-1]
@@ -301,7 +305,7 @@ class _Spread:
         return self._smoothed(pixels, valid, window)
 
     def _smoothed(self, pixels: _Pixels, valid: _Mask, window: Window) -> tuple[_Pixels, _Mask]:
-        """By GDAL itself, from a file in memory."""
+        """Compute pixels bilinearly, with GDAL and a file in memory."""
         rasterio = optional("rasterio", extra="warp", purpose="read_window of floats on other pixels than the file's")
         kind = pixels.dtype
         work = pixels.astype(np.float32) if kind == np.float16 else pixels  # GDAL has no half floats
@@ -327,10 +331,10 @@ class _Spread:
 
 
 def _merge_windows(file: Grid, target: Grid) -> tuple[_Span, _Span, Window] | None:
-    """What merge reads of a file, and which pixels of the result that fills; None where they do not meet.
+    """Return the window of a file that merge reads, and the window of the result that it fills; None if they are apart.
 
     Args:
-        file: upright grid.
+        file: upright grid of the file.
         target: grid of the result.
     """
     ours, theirs = target.bounds, file.bounds
@@ -338,7 +342,7 @@ def _merge_windows(file: Grid, target: Grid) -> tuple[_Span, _Span, Window] | No
     if shared[0] >= shared[2] or shared[1] >= shared[3]:
         return None
     column, row, width, height = _stretch(shared, target)
-    # A tenth of a pixel is forgiven to offsets, and half of one to sizes, as gdal_merge.py does.
+    # Offsets may be off by a tenth of a pixel, and sizes by half a pixel, as in gdal_merge.py.
     left, top = math.floor(column + 0.1), math.floor(row + 0.1)
     across, down = math.floor(width + 0.5), math.floor(height + 0.5)
     across, down = min(across, target.width - left), min(down, target.height - top)
@@ -361,10 +365,10 @@ def _clipped(start: float, length: float, size: int) -> tuple[float, float]:
 
 
 def _stretch(bounds: Bounds, grid: Grid) -> tuple[float, float, float, float]:
-    """Column, row, width and height of bounds on an upright grid, in pixels and their fractions.
+    """Return column, row, width and height of bounds on an upright grid, in pixels and their fractions.
 
-    The inverse of the grid's transform is applied as rasterio does it, to the last bit: where a length is rounded, that
-    bit decides.
+    The inverse of the grid's transform is computed as in rasterio to the last bit, because that bit decides how a
+    length is rounded.
     """
     share = 1.0 / (grid.scale_x * grid.scale_y)
     per_x, per_y = grid.scale_y * share, grid.scale_x * share

@@ -1,4 +1,4 @@
-"""Pixels as one xarray Dataset: a variable for each band over time, y and x, as CF and rioxarray understand it."""
+"""Return pixels as one xarray Dataset: a variable for each band over time, y and x, by CF's conventions."""
 
 from __future__ import annotations
 
@@ -29,37 +29,39 @@ from rasteret_assets.collection.pixels.planes import Plane
 from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.views import View, common_grid
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import ChunksLike
 from rasteret_assets.storage.batches import bounded_runs
 
 if TYPE_CHECKING:
     import xarray as xr
+    from dask.array import Array as DaskArray
 
 #: Bytes of layers that are in memory at once while they are combined.
 _LAYER_BYTES: Final = 128 * 2**20
 
-#: Steps of time, each with the records that make it.
+#: The records of each step of time.
 _Groups = Sequence[Sequence[View]]
 
 
-def read_cube(request: PixelRequest, chunks: Any, mosaic: Mosaic) -> xr.Dataset:
+def read_cube(request: PixelRequest, chunks: ChunksLike | None, mosaic: Mosaic) -> xr.Dataset:
     """Return a Dataset of the records of a request over the extent of all areas together.
 
     Args:
         request: what is read; views of one record become one step of time. Its source is opened when pixels are read,
             in the process that reads.
-        chunks: None to read now; else sizes by dimension, to read when it is computed.
-        mosaic: which records share a step of time, and what becomes of them.
+        chunks: None to read now; else sizes by dimension, to read when dask computes.
+        mosaic: how records are grouped into steps of time, and combined.
 
     Raises:
         WindowError: if records lie in several CRSs, their pixels do not coincide, or their nodata differ and no value
-            can stand for all of them.
+            can mark all pixels without data.
     """
     xarray = optional("xarray", extra="xarray", purpose="get_xarray")
     views, bands, source, options = request.views, request.bands, request.source, request.options
     crs, grid = common_grid(views, is_lazy=chunks is not None)
     groups = mosaic.groups(_steps(views, grid))
     kinds = [_kind(groups, band, name, options, mosaic) for band, name in enumerate(bands)]
-    # All bands at once, so that tiles that hold several are read once.
+    # All bands at once, so that a tile that holds several bands is read once.
     whole = _Cube(groups=groups, bands=bands, kinds=kinds, source=source, options=options, mosaic=mosaic)
     if chunks is None:
         pixels: list[Any] = whole.read(slice(None), grid.whole)
@@ -74,7 +76,7 @@ def read_cube(request: PixelRequest, chunks: Any, mosaic: Mosaic) -> xr.Dataset:
 
 
 def _steps(views: Sequence[View], grid: Grid) -> list[View]:
-    """One view for each record, all of the same grid, with all of the record's areas."""
+    """Return a view for each record, all on the same grid, with all areas of the record."""
     areas: dict[Any, list[tuple[int, Area]]] = {}
     for view in views:
         areas.setdefault(view.record, []).extend(view.areas)
@@ -82,7 +84,7 @@ def _steps(views: Sequence[View], grid: Grid) -> list[View]:
 
 
 def _of_band(groups: _Groups, band: int) -> _Groups:
-    """The same with the headers of one band only, so that a task carries no others."""
+    """Return the groups with headers of one band only, so that a task carries no other headers."""
     return [
         [
             replace(step, record=replace(step.record, headers=[step.record.headers[band]],
@@ -94,13 +96,13 @@ def _of_band(groups: _Groups, band: int) -> _Groups:
 
 
 class _Kind(NamedTuple):
-    """Type of a variable, and the value of its pixels without data; None where nothing marks them."""
+    """Type of a variable, and the value of its pixels without data; None if no value marks them."""
 
     dtype: np.dtype[Any]
     fill: Any
 
 
-#: Types of integers that have a value left over for pixels without data, whatever values a narrower type takes.
+#: Wider types of integers, which have values besides those of the narrower type to mark pixels without data.
 _WIDER: Final[dict[str, Any]] = {
     "i1": np.int16,
     "u1": np.int16,
@@ -114,11 +116,11 @@ _WIDER: Final[dict[str, Any]] = {
 def _kind(groups: _Groups, band: int, name: str, options: ReadOptions, mosaic: Mosaic) -> _Kind:
     """Choose the type of a variable, and one value for the pixels without data of all records.
 
-    A variable has one ``_FillValue`` (CF conventions 1.11, 2.5.1). Where records have different nodata, or some have
-    none, the type is widened, so that no pixel has the value that marks the others.
+    A variable has one ``_FillValue`` (CF conventions 1.11, 2.5.1). If records have different nodata, or only some
+    have nodata, the type is widened, so that no pixel with data has the value of those without.
 
     Raises:
-        WindowError: if there is no wider type.
+        WindowError: if no wider type exists.
     """
     headers = [step.record.headers[band] for group in groups for step in group]
     known = [header for header in headers if header is not None]
@@ -135,7 +137,7 @@ def _kind(groups: _Groups, band: int, name: str, options: ReadOptions, mosaic: M
 
 
 def _whole_kind(known: Sequence[BandHeader], dtype: np.dtype[Any], name: str, *, is_whole: bool) -> _Kind:
-    """The same for values that are not made floats; ``is_whole`` says that every record has the band."""
+    """Choose type and value for pixels that keep their type; ``is_whole`` says that every record has the band."""
     nodata = {"none" if header.nodata is None else str(header.nodata) for header in known}
     if len(nodata) == 1 and (known[0].nodata is not None or is_whole):
         return _Kind(dtype, None if known[0].nodata is None else dtype.type(known[0].nodata))
@@ -159,8 +161,8 @@ class _Cube:
         bands: names of the bands.
         kinds: type of each.
         source: where the bytes come from.
-        options: how they are read.
-        mosaic: what becomes of the records of one step.
+        options: how pixels are read.
+        mosaic: how the records of one step are combined.
     """
 
     groups: _Groups
@@ -171,13 +173,13 @@ class _Cube:
     mosaic: Mosaic
 
     def of_band(self, band: int) -> _Cube:
-        """The same of one band, with no headers of others."""
+        """Return the cube of one band, without headers of other bands."""
         return replace(
             self, groups=_of_band(self.groups, band), bands=[self.bands[band]], kinds=[self.kinds[band]]
         )  # fmt: skip
 
     def read(self, times: slice, window: Window) -> list[npt.NDArray[Any]]:
-        """Some steps of time of a window of the grid, an array for each band."""
+        """Read some steps of time of a window of the grid, as an array for each band."""
         groups = [[replace(step, grid=step.grid.part(window)) for step in group] for group in self.groups[times]]
         shape = (len(groups), window.height, window.width)
         pixels = [np.empty(shape, dtype=kind.dtype) for kind in self.kinds]
@@ -197,7 +199,7 @@ class _Cube:
         return [self.options.finished(cube) for cube in pixels]
 
     def _layers(self, groups: _Groups, pixels: Sequence[npt.NDArray[Any]]) -> Iterator[_Layers]:
-        """What steps of several records are made of, in strips of whole rows of tiles."""
+        """Yield the layers of steps of several records, in strips of whole rows of tiles."""
         for time, group in enumerate(groups):
             if len(group) == 1:
                 continue
@@ -212,14 +214,14 @@ class _Cube:
 
 
 class _Layers:
-    """One band of several records on one grid, to be combined into one.
+    """One band of several records on one grid, which are combined to one array.
 
     Args:
         views: of the records.
         band: position of the band.
         out: array of the grid's shape that gets the result.
         kind: of the result.
-        scaled: whether values are brought to their unit.
+        scaled: whether values are multiplied by the scale and added to the offset of their band.
     """
 
     def __init__(self, views: Sequence[View], band: int, out: npt.NDArray[Any], kind: _Kind, *, scaled: bool) -> None:
@@ -234,7 +236,7 @@ class _Layers:
 
     @property
     def planes(self) -> list[Plane]:
-        """Planes of the records; their arrays are made here."""
+        """Planes of the records; their arrays are allocated here."""
         shape = (len(self.views), *self.out.shape)
         self.pixels, self.valid = np.empty(shape, self.out.dtype), np.empty(shape, dtype=bool)
         return [
@@ -245,14 +247,14 @@ class _Layers:
         ]  # fmt: skip
 
     def combine(self, mosaic: Mosaic) -> None:
-        """Write the result, and let the layers go."""
+        """Write the result, and free the layers."""
         self.out[...], there = combined(self.pixels, self.valid, mosaic.rule)
         self.out[~there] = 0 if self.kind.fill is None else self.kind.fill
         self.pixels, self.valid = np.empty(0), np.empty(0, dtype=bool)
 
 
 class _LazyBand:
-    """One band as an array that reads what is sliced from it: what ``dask.array.from_array`` asks for."""
+    """One band as an array that reads its slices when they are taken, as ``dask.array.from_array`` needs it."""
 
     def __init__(self, cube: _Cube) -> None:
         grid = cube.groups[0][0].grid
@@ -270,14 +272,15 @@ class _LazyBand:
         return self.cube.read(times, window)[0]
 
 
-def _lazy(cube: _Cube, chunks: Any) -> Any:
+def _lazy(cube: _Cube, chunks: ChunksLike) -> DaskArray:
     dask = optional("dask.array", extra="xarray", purpose="get_xarray(chunks=...)")
     lazy = _LazyBand(cube)
-    return dask.from_array(lazy, chunks=_chunks(lazy, chunks), name=False, asarray=True, fancy=False)
+    array: DaskArray = dask.from_array(lazy, chunks=_chunks(lazy, chunks), name=False, asarray=True, fancy=False)
+    return array
 
 
-def _chunks(lazy: _LazyBand, chunks: Any) -> Any:
-    """Chunks as dask takes them. Where a size is not given, borders of chunks are borders of the file's tiles."""
+def _chunks(lazy: _LazyBand, chunks: ChunksLike) -> ChunksLike:
+    """Return chunks as dask takes them; if a size is not given, borders of chunks are borders of the file's tiles."""
     step = lazy.cube.groups[0][0]
     edges = [_tile_edges(step, axis=axis) for axis in (0, 1)]
     if isinstance(chunks, str) and chunks == "auto":
@@ -289,12 +292,15 @@ def _chunks(lazy: _LazyBand, chunks: Any) -> Any:
         return chunks
     if unknown := set(chunks) - {"time", "y", "x"}:
         raise SpecError(f"chunks={dict(chunks)!r} names {sorted(unknown)}: the dimensions are time, y and x")
-    tiles = {"time": 1, **dict(zip("yx", (tuple(np.diff(along).tolist()) for along in edges), strict=True))}
-    return tuple(chunks.get(name, tiles[name]) for name in ("time", "y", "x"))
+    tiles: dict[str, int | Sequence[int]] = {
+        "time": 1,
+        **dict(zip("yx", (tuple(np.diff(along).tolist()) for along in edges), strict=True)),
+    }
+    return tuple(chunks[name] if name in chunks else tiles[name] for name in ("time", "y", "x"))
 
 
 def _tile_edges(step: View, *, axis: int) -> list[int]:
-    """Rows (axis 0) or columns (1) of a grid at which a file's tiles begin, with the first and the end."""
+    """Return the rows (axis 0) or columns (1) of a grid at which a file's tiles begin, with the first and the end."""
     header = next((one for one in step.record.headers if one is not None), None)
     size = (step.grid.height, step.grid.width)[axis]
     if header is None:
@@ -309,7 +315,7 @@ def _tile_edges(step: View, *, axis: int) -> list[int]:
 
 
 def _strips(edges: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """Spans of at most ``most`` rows or columns that begin and end at edges, unless one step between them is longer."""
+    """Yield spans of at most ``most`` rows or columns between edges; a longer tile is a span by itself."""
     first = edges[0]
     for edge, following in zip(edges[1:], [*edges[2:], None], strict=True):
         if following is None or following - first > most:
@@ -325,7 +331,7 @@ def _attributes(kind: _Kind, options: ReadOptions) -> dict[str, Any]:
 
 
 def _times(times: npt.NDArray[np.datetime64]) -> npt.NDArray[np.datetime64]:
-    """Nanoseconds, as everybody's cubes have them, unless one lies beyond the years they reach (1678 to 2261)."""
+    """Return times in nanoseconds, xarray's usual unit, unless a time lies beyond their years (1678 to 2261)."""
     fine = times.astype("datetime64[ns]")
     return fine if np.array_equal(fine.astype(times.dtype), times, equal_nan=True) else times
 

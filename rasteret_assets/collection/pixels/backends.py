@@ -1,4 +1,4 @@
-"""The backend that reads share where none is given, so that connections outlive a call."""
+"""Choose the backend of a read, and share the default ones, so that connections outlive a call."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Says where the bytes of a read come from; it can be pickled where the user's own backend can.
+    """Where the bytes of a read come from; it can be pickled unless the user's own backend cannot.
 
-    A backend that all reads of a process share is opened in the process that reads: an open one has connections, and
-    cannot go to another process.
+    A shared backend is opened in the process that reads, because its connections cannot be sent to another process.
 
     Args:
-        backend: the user's own; None for the shared one.
+        backend: the user's own; None for a shared one.
         data_source: of the collection.
         config: how the provider's objects are reached.
         credentials: what opens the files.
@@ -37,7 +36,7 @@ class Source:
 
     @classmethod
     def of(cls, table: RecordTable, arguments: Mapping[str, Any]) -> Source:
-        """Where a read gets its bytes: from the backend given, else the table's own, else a shared one.
+        """Return the source of a read: the backend given, else the table's own, else a shared one.
 
         Args:
             table: whose records are read.
@@ -63,7 +62,7 @@ class Source:
 def shared_backend(
     data_source: str, config: CloudConfig | None = None, credentials: str | Mapping[str, str] | None = None
 ) -> StorageBackend:
-    """The backend for a cloud configuration: the one given, else the one registered for a data source, if any.
+    """Return the shared backend for a cloud configuration: the given one, else that registered for a data source.
 
     Args:
         data_source: of a collection.
@@ -84,5 +83,5 @@ def shared_backend(
     return backend
 
 
-#: By cloud configuration and credentials, as JSON.
+#: Backends by cloud configuration and credentials, as JSON.
 _shared: OfProcess[dict[str, StorageBackend]] = OfProcess(dict)

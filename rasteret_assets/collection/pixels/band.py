@@ -1,4 +1,4 @@
-"""A band's header as the index keeps it, checked and ready to read with."""
+"""Parse the header of a band from the index, and check that its pixels can be read with it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rasteret_assets.storage.unchanged import IndexedFile
 from rasteret_assets.tiff.nodata import exact_nodata
 from rasteret_assets.tiff.samples import find_alpha
 
-#: What collections that tell nothing of their files know.
+#: For collections that do not state etag, size and time of their files.
 _UNKNOWN: Final = IndexedFile()
 
 
@@ -39,17 +39,17 @@ class BandHeader:
         band_index: which of these samples is the band, from 0.
         tile_offsets: int64 of shape (tiles down, tiles across): first byte of each tile, 0 for tiles not stored.
         tile_byte_counts: likewise, stored bytes.
-        nodata: value of pixels without data, in the native type; None where there is none that the type can hold.
+        nodata: value of pixels without data, in the native type; None if it is not stated, or the type cannot hold it.
         photometric: TIFF photometric interpretation; JPEG needs it.
-        jpeg_tables: tables that JPEG tiles share; None without.
-        crs: of the raster as the file states it; None where the record must say.
+        jpeg_tables: tables that JPEG tiles share; None for other tiles.
+        crs: of the raster as the file states it; None if only the record may state it.
         overviews: headers of the smaller copies of the image, from the finest to the coarsest.
-        alpha: which sample of a tile says that a pixel holds data, by not being 0; None where none does.
-        mask: header of the image that says so instead, on the same grid; None without.
+        alpha: position of the sample that is not 0 where a pixel holds data; None if no sample says so.
+        mask: header of a mask image on the same grid that says so instead; None if the file has no mask.
         packed: whether a tile holds one bit per pixel, eight to a byte and rows of whole bytes, as masks do.
-        scale: factor that makes a pixel a physical value, ``pixel * scale + offset``; 1 where nobody states one.
-        offset: what is added then; 0 where nobody states one.
-        file: what the index knows of the file, by which a replaced one is told; empty in older collections.
+        scale: factor that makes a pixel a physical value, ``pixel * scale + offset``; 1 if it is not stated.
+        offset: added after the factor; 0 if it is not stated.
+        file: etag, size and time of the file, by which a replaced file is recognized; empty in older collections.
     """
 
     grid: Grid
@@ -62,7 +62,7 @@ class BandHeader:
     band_index: int
     tile_offsets: npt.NDArray[np.int64]
     tile_byte_counts: npt.NDArray[np.int64]
-    nodata: Any
+    nodata: np.number[Any] | None
     photometric: int
     jpeg_tables: bytes | None
     crs: str | None
@@ -75,22 +75,22 @@ class BandHeader:
     file: IndexedFile = _UNKNOWN
 
     @property
-    def fill(self) -> Any:
-        """Value of pixels that are not stored, or masked: nodata, 0 without one."""
+    def fill(self) -> np.number[Any]:
+        """Value of pixels that are not stored, or masked: nodata, or 0 if the band has no nodata."""
         return self.sample_type.type(0) if self.nodata is None else self.nodata
 
     @property
-    def marker(self) -> Any:
-        """Value that tells pixels without data from others: nodata, but None where a mask tells them, as in GDAL."""
+    def marker(self) -> np.number[Any] | None:
+        """Value that marks pixels without data: nodata, but None if a mask marks them, as in GDAL."""
         return None if self.mask is not None else self.nodata
 
     @property
     def is_transparent(self) -> bool:
-        """Whether a mask or an alpha band tells pixels without data from others."""
+        """Whether a mask or an alpha band marks pixels without data."""
         return self.mask is not None or self.alpha is not None
 
     def to_unit(self, values: npt.NDArray[Any]) -> None:
-        """Bring values to their unit, in place.
+        """Multiply values by the scale and add the offset, in place.
 
         Args:
             values: floats; NaN stays as it is.
@@ -106,13 +106,13 @@ class BandHeader:
 
     @property
     def tile_bytes(self) -> int:
-        """Bytes of a tile once decompressed."""
+        """Bytes of a decompressed tile."""
         if self.packed:
             return -(-self.tile_width // 8) * self.tile_height
         return self.tile_width * self.tile_height * self.samples * self.dtype.itemsize
 
     def tile_window(self, row: int, column: int) -> Window:
-        """The pixels of a tile; edge tiles reach beyond the grid."""
+        """Return the window of a tile; tiles at the edges reach beyond the grid."""
         return Window(
             col_off=column * self.tile_width,
             row_off=row * self.tile_height,
@@ -124,27 +124,27 @@ class BandHeader:
 def parse_header(
     header: pa.StructScalar, *, band_index: int, where: str, stac_scaling: Callable[[int], Scaling] | None = None
 ) -> BandHeader:
-    """A header from its struct, which is not null.
+    """Return the header in a struct, which is not null.
 
     Args:
         header: value of a ``{band}_metadata`` column. Fields that older collections lack have TIFF's defaults.
-        band_index: what the record says, for headers that do not.
+        band_index: position of the band in the file by the record, for headers that do not state it.
         where: record and band, for messages.
-        stac_scaling: gives scale and offset by STAC, for the band's index; asked where the file states neither.
+        stac_scaling: returns scale and offset by STAC for a band's position; called if the file states neither.
 
     Raises:
         CollectionError: if fields are missing or contradict one another.
     """
     names = {field.name for field in header.type}
 
-    def value(name: str, default: Any = None) -> Any:
+    def value(name: str, default: Any = None) -> Any:  # noqa: ANN401  (a field of any type)
         found = header[name].as_py() if name in names else None
         return default if found is None else found
 
     try:
         grid = _grid(value("image_width"), value("image_height"), value("transform"))
         dtype = np.dtype(value("dtype"))
-        # Separate planes: the table is this band's own slice, and a tile holds one sample.
+        # In files with separate planes the index has the tiles of this band only, and a tile holds one sample.
         planar = value("planar_configuration", 1) == 2
         samples = 1 if planar else value("samples_per_pixel", 1)
         in_file = value("band_index", band_index)
@@ -169,32 +169,34 @@ def parse_header(
             file=IndexedFile(value("etag"), value("last_modified"), value("content_length")),
         )
         alpha = None if planar else find_alpha(samples, value("extra_samples", ()), dtype)
-        if alpha != index and parsed.nodata is None:  # nodata goes before alpha, as in GDAL
+        if alpha != index and parsed.nodata is None:  # nodata counts before alpha, as in GDAL
             parsed = replace(parsed, alpha=alpha)
         pages = header[OVERVIEWS] if OVERVIEWS in names else None
         if pages is not None and pages.is_valid:
             parsed = _with_pages(parsed, pages)
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, WindowError) as error:
-        raise CollectionError(f"the header of {where} contradicts itself ({error}): index it again") from error
+        raise CollectionError(
+            f"the header of {where} contradicts itself ({error}): build again with force=True to read it anew"
+        ) from error
     if min(parsed.tile_width, parsed.tile_height) < 1 or not 0 <= index < samples or dtype.kind not in "iuf":
         raise CollectionError(
-            f"the header of {where} is none to read with: tiles of {parsed.tile_width} x {parsed.tile_height}, "
-            f"sample {index} of {samples}, {dtype}: index it again"
+            f"the header of {where} cannot be right: tiles of {parsed.tile_width} x {parsed.tile_height}, "
+            f"sample {index} of {samples}, {dtype}: build again with force=True to read it anew"
         )
     return parsed
 
 
 def _tiles(image: pa.StructScalar, grid: Grid) -> dict[str, Any]:
-    """Size of the tiles and their tables, of an image or an overview of it."""
+    """Return the size of the tiles and the tile tables of an image or an overview."""
     width, height = int(image["tile_width"].as_py()), int(image["tile_height"].as_py())
     down, across = -(-grid.height // height), -(-grid.width // width)
-    # Copied: a view would keep the tables of a whole batch of records in memory for the sake of one.
+    # Copied, because a view would keep the tile tables of a whole batch of records in memory.
     tables = {name: image[name].values.to_numpy().copy().reshape(down, across) for name in TILE_TABLES}
     return {"tile_width": width, "tile_height": height, **tables}
 
 
 def _with_pages(whole: BandHeader, pages: pa.ListScalar) -> BandHeader:
-    """A header with its overviews, whose pixels cover the same outline, and the masks of it and of them."""
+    """Return a header with its overviews, whose pixels cover the same outline, and with the masks of all."""
     images: list[BandHeader] = [whole]
     masks: dict[tuple[int, int], BandHeader] = {}
     for page in pages.values:
@@ -210,10 +212,10 @@ def _with_pages(whole: BandHeader, pages: pa.ListScalar) -> BandHeader:
         bits, codec = (page[name].as_py() if name in page else None for name in ("mask_bits", "compression"))
         if bits is None:
             images.append(level)
-        elif codec is not None or whole.nodata is None:  # alpha tells nothing where nodata does
+        elif codec is not None or whole.nodata is None:  # alpha does not count where nodata is stated
             masks.setdefault(level.grid.whole.shape, _mask(level, bits, codec))
     if whole.grid.whole.shape in masks:
-        # What an overview without a mask of its own hides is not known.
+        # An overview without a mask of its own is left out, because its hidden pixels are unknown.
         images = [
             replace(image, mask=masks[image.grid.whole.shape]) for image in images if image.grid.whole.shape in masks
         ]
@@ -221,10 +223,10 @@ def _with_pages(whole: BandHeader, pages: pa.ListScalar) -> BandHeader:
 
 
 def _mask(level: BandHeader, bits: int, codec: int | None) -> BandHeader:
-    """The header of a mask that has the grid and the tiles of ``level``.
+    """Return the header of a mask that has the grid and the tiles of ``level``.
 
     Args:
-        level: header of the band with the place of the mask's tiles.
+        level: header of the band, with offsets and lengths of the mask's tiles.
         bits: of a sample of the mask.
         codec: its compression; None for the alpha plane of the image, which is stored as the band is.
     """
@@ -243,25 +245,30 @@ def _grid(width: int, height: int, transform: list[float]) -> Grid:
     return Grid(width=width, height=height, scale_x=scale_x, scale_y=scale_y, origin_x=origin_x, origin_y=origin_y)
 
 
-def nodata_value(dtype: np.dtype[Any], nodata: float | None, text: str | None) -> Any:
-    """Return nodata in the band's own type; None where there is none, or none that the type can hold.
+def nodata_value(dtype: np.dtype[Any], nodata: float | None, text: str | None) -> np.number[Any] | None:
+    """Return nodata in the band's own type; None if it is not stated, or the type cannot hold it.
 
     Args:
         dtype: of a sample.
         nodata: the value as it is published.
-        text: the tag it comes from, which says more: 64-bit integers beyond 2**53 are no floats, and a header of an
-            earlier parser has no value for the rarer spellings.
+        text: the text of the tag, which counts before the value: 64-bit integers beyond 2**53 are not exact as floats,
+            and headers of earlier parsers have no value for rarer spellings.
     """
-    kind = dtype.newbyteorder("=").type
+    kind = dtype.newbyteorder("=")
     if text is not None and dtype.kind in "iuf":
         exact = exact_nodata(text, dtype)
-        return None if exact is None else kind(exact)
+        return None if exact is None else _of_type(kind, exact)
     if nodata is None:
         return None
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
-            return kind(nodata)
+            return _of_type(kind, nodata)
     limits = np.iinfo(kind)
     if not limits.min <= nodata <= limits.max or int(nodata) > limits.max:  # as a float, 2**64 - 1 is one more
         return None
-    return kind(int(nodata))  # GDAL compares pixels with the value without its fraction
+    return _of_type(kind, int(nodata))  # GDAL compares pixels with the value without its fraction
+
+
+def _of_type(kind: np.dtype[Any], value: float) -> np.number[Any]:
+    number: np.number[Any] = kind.type(value)
+    return number

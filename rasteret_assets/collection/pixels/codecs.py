@@ -1,4 +1,4 @@
-"""Tile bytes to samples: decompression, byte order, predictor, and the colours of JPEG.
+"""Decode tiles to samples: decompression, byte order, predictor, and the colours of JPEG.
 
 Sources: TIFF 6.0 sections 9, 13, 14 and 22, TIFF Technical Notes 2 (JPEG) and 3 (predictor 3), and GDAL's GTiff driver
 page for LERC, LZMA, WebP and zstd.
@@ -18,7 +18,7 @@ import pyarrow as pa
 from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.errors import TileError
 
-#: TIFF compression numbers by name: what messages say, whether it is read here or not.
+#: Names of TIFF compressions by number, for messages, also of those that cannot be decoded here.
 COMPRESSION_NAMES: Final = {
     1: "none",
     5: "LZW",
@@ -38,40 +38,42 @@ COMPRESSION_NAMES: Final = {
 _YCBCR = 6
 
 _Samples = npt.NDArray[Any]
-_Bytes = Any  # whatever offers the buffer protocol; the annotations of imagecodecs leave memoryview out
-#: Bytes and the expected size to that many bytes, or fewer; what a stream holds beyond the size is dropped.
+_Bytes = Any  # an object with the buffer protocol; the annotations of imagecodecs leave memoryview out
+#: Takes bytes and the expected size, returns that many bytes or fewer; bytes of a stream beyond the size are dropped.
 _Decompressor = Callable[[_Bytes, int], _Bytes]
-#: Bytes of an image format to samples of shape (rows, columns, samples).
+#: Takes bytes of an image format, returns samples of shape (rows, columns, samples).
 _ImageDecoder = Callable[[_Bytes, BandHeader], _Samples]
 
 
 def check_supported(header: BandHeader, where: str) -> None:
-    """Refuse, before a byte is read, what cannot be decoded.
+    """Refuse a compression or predictor that cannot be decoded, before a byte is read.
 
     Raises:
-        TileError: naming the compression or predictor of ``where``.
+        TileError: with the compression or predictor, and ``where``.
     """
     if header.compression not in _decompressors() and header.compression not in _image_decoders():
         name = COMPRESSION_NAMES.get(header.compression, "unknown")
         readable = sorted({COMPRESSION_NAMES[number] for number in (*_decompressors(), *_image_decoders())})
-        raise TileError(f"{where} is compressed by {name} ({header.compression}), which is not read; {readable} are")
+        raise TileError(
+            f"{where} is compressed by {name} ({header.compression}), which cannot be decoded; {readable} can"
+        )
     kinds = {1: "iuf", 2: "iuf", 3: "f"}
     if header.dtype.kind not in kinds.get(header.predictor, ""):
-        raise TileError(f"{where} has predictor {header.predictor} for {header.dtype}, which is not read")
+        raise TileError(f"{where} has predictor {header.predictor} for {header.dtype}, which cannot be decoded")
     if header.mask is not None:
         check_supported(header.mask, f"the mask of {where}")
 
 
 def decode_tile(data: _Bytes, header: BandHeader) -> tuple[_Samples, _Samples | None]:
-    """The band's samples of one tile, and which of them hold data by its alpha.
+    """Return the band's samples of one tile, and which of them hold data by the tile's alpha.
 
     Args:
         data: the stored bytes.
         header: of a band that :func:`check_supported` let pass.
 
     Returns:
-        Array of shape (tile_height, tile_width) in native byte order, and booleans of that shape; None where the tile
-        has no alpha.
+        Array of shape (tile_height, tile_width) in native byte order, and booleans of that shape; None if the tile has
+        no alpha.
 
     Raises:
         TileError: if the bytes are damaged, or too few.
@@ -79,9 +81,9 @@ def decode_tile(data: _Bytes, header: BandHeader) -> tuple[_Samples, _Samples | 
     decoder = _image_decoders().get(header.compression)
     try:
         samples = _inflate(data, header) if decoder is None else decoder(data, header)
-    except RuntimeError as error:  # the base of every imagecodecs error
+    except RuntimeError as error:  # the base class of all errors of imagecodecs
         raise TileError(
-            f"its {len(data)} bytes are no {COMPRESSION_NAMES[header.compression]} stream ({error})"
+            f"its {len(data)} bytes are not a {COMPRESSION_NAMES[header.compression]} stream ({error})"
         ) from error
     shape = (header.tile_height, header.tile_width, header.samples)
     if samples.shape != shape or samples.dtype != header.sample_type:
@@ -91,7 +93,7 @@ def decode_tile(data: _Bytes, header: BandHeader) -> tuple[_Samples, _Samples | 
 
 
 def _inflate(data: _Bytes, header: BandHeader) -> _Samples:
-    """Samples of shape (rows, columns, samples) of a tile whose bytes are samples once decompressed."""
+    """Return samples of shape (rows, columns, samples) of a tile whose decompressed bytes are samples."""
     raw = _decompressors()[header.compression](data, header.tile_bytes)
     if len(raw) < header.tile_bytes:
         raise TileError(f"it holds {len(raw)} bytes of {header.tile_bytes}")
@@ -99,7 +101,7 @@ def _inflate(data: _Bytes, header: BandHeader) -> _Samples:
     if header.packed:
         bits = np.frombuffer(raw, np.uint8, header.tile_bytes).reshape(header.tile_height, -1)
         return np.unpackbits(bits, axis=1, count=header.tile_width)[:, :, None]
-    # Differences of predictor 2 are of numbers, so the byte order comes first; predictor 3 has an order of its own.
+    # The byte order is undone before predictor 2, which has differences of numbers; predictor 3 has its own byte order.
     if header.predictor == 3:
         return undo_float_predictor(np.frombuffer(raw, np.uint8, header.tile_bytes), shape, header.dtype.itemsize)
     stored = np.frombuffer(raw, header.dtype, header.tile_bytes // header.dtype.itemsize).reshape(shape)
@@ -116,7 +118,7 @@ def undo_differences(samples: _Samples) -> _Samples:
     import imagecodecs  # noqa: PLC0415  (see _decompressors)
 
     whole = samples.view(f"u{samples.dtype.itemsize}")
-    # Several times faster than numpy's cumulative sum along an axis.
+    # imagecodecs, because it is several times faster than numpy's cumulative sum along an axis.
     return np.asarray(imagecodecs.delta_decode(whole, axis=1)).view(samples.dtype)
 
 
@@ -132,7 +134,7 @@ def undo_float_predictor(raw: npt.NDArray[np.uint8], shape: tuple[int, int, int]
         Native floats of ``shape``.
     """
     rows, columns, samples = shape
-    # Differences run between neighbouring pixels, so bytes ``samples`` apart.
+    # Differences are between neighbouring pixels, which are ``samples`` bytes apart.
     stored = np.cumsum(raw.reshape(rows, columns * itemsize, samples), axis=1, dtype=np.uint8)
     planes = stored.reshape(rows, itemsize, columns * samples)
     values = np.ascontiguousarray(planes.transpose(0, 2, 1)).view(f">f{itemsize}")
@@ -141,16 +143,16 @@ def undo_float_predictor(raw: npt.NDArray[np.uint8], shape: tuple[int, int, int]
 
 @functools.cache
 def _decompressors() -> dict[int, _Decompressor]:
-    """Codecs of bytes, by compression number."""
-    # Imported here because it takes a quarter of a second, which queries need not wait for.
+    """Return the codecs of bytes by compression number."""
+    # Imported here, because the import takes a quarter of a second and queries need no codec.
     import imagecodecs  # noqa: PLC0415
 
     def sized(decode: Callable[..., _Bytes], decode_start: _Decompressor | None = None) -> _Decompressor:
         def decompress(data: _Bytes, size: int) -> _Bytes:
             try:
                 return decode(data, out=size)
-            except RuntimeError:  # the base of every imagecodecs error
-                # Some writers pad tiles before they compress them, and these codecs refuse what exceeds the size.
+            except RuntimeError:  # the base class of all errors of imagecodecs
+                # Because some writers pad tiles before they compress them, and these codecs refuse a longer result.
                 start = None if decode_start is None else decode_start(data, size)
                 if start is None or len(start) < size:
                     raise
@@ -158,7 +160,7 @@ def _decompressors() -> dict[int, _Decompressor]:
 
         return decompress
 
-    # libdeflate: faster than zlib, and its streams are the same.
+    # libdeflate, because it is faster than zlib and reads the same streams.
     deflate = sized(imagecodecs.deflate_decode, _start_of_deflate)
     return {
         1: lambda data, _: data,
@@ -207,7 +209,7 @@ def _start_of_packbits(data: _Bytes, size: int) -> _Bytes:
 
 @functools.cache
 def _image_decoders() -> dict[int, _ImageDecoder]:
-    """Codecs of images, by compression number; they know rows, columns and byte order themselves."""
+    """Return the codecs of images by compression number; their streams hold rows, columns and byte order."""
     return {7: _decode_jpeg, 34887: _decode_lerc, 50001: _decode_webp}
 
 
@@ -215,7 +217,7 @@ def _decode_jpeg(data: _Bytes, header: BandHeader) -> _Samples:
     import imagecodecs  # noqa: PLC0415
 
     spaces = imagecodecs.JPEG8.CS
-    # As GDAL does: only YCbCr becomes RGB, everything else is what is stored.
+    # As in GDAL, only YCbCr becomes RGB; other colours stay as they are stored.
     stored = shown = {1: spaces.GRAYSCALE, 3: spaces.RGB, 4: spaces.CMYK}.get(header.samples, spaces.UNKNOWN)
     if header.photometric == _YCBCR and header.samples == 3:
         stored = spaces.YCbCr
@@ -226,12 +228,12 @@ def _decode_jpeg(data: _Bytes, header: BandHeader) -> _Samples:
 def _decode_webp(data: _Bytes, header: BandHeader) -> _Samples:
     import imagecodecs  # noqa: PLC0415
 
-    # A tile without a transparent pixel is stored without alpha, whatever the image has.
+    # Because a tile without a transparent pixel is stored without alpha, also in images with alpha.
     return np.asarray(imagecodecs.webp_decode(data, hasalpha=header.samples == 4))
 
 
 def _decode_lerc(data: _Bytes, header: BandHeader) -> _Samples:
-    """LERC, which may be compressed once more: by deflate or zstd, as the first bytes tell."""
+    """Decode LERC, which may be compressed once more by deflate or zstd, as the first bytes tell."""
     import imagecodecs  # noqa: PLC0415
 
     if data[:4] == b"\x28\xb5\x2f\xfd":
@@ -250,10 +252,10 @@ def _decode_lerc(data: _Bytes, header: BandHeader) -> _Samples:
         image = np.concatenate([image, alpha], axis=2)
     elif hidden is not None and image.dtype.kind == "f":
         image[np.broadcast_to(hidden, image.shape)] = np.nan
-    # LERC knows no byte order: libtiff encodes what it has swapped for a file of the other order, and swaps it back.
+    # LERC has no byte order: libtiff swaps samples before it encodes them for a file of the other order.
     return image if header.dtype.isnative else image.byteswap()
 
 
 def _bands_last(values: _Samples) -> _Samples:
-    """LERC's bands of shape (bands, rows, columns), or the only one, as (rows, columns, bands)."""
+    """Return LERC's bands of shape (bands, rows, columns), or the only band, as (rows, columns, bands)."""
     return np.moveaxis(values, 0, 2) if values.ndim == 3 else values[:, :, None]

@@ -1,4 +1,4 @@
-"""Planes filled with pixels: their bytes are read, then pixels outside the areas, and nodata, are emptied."""
+"""Fill planes: read their pixels, then give nodata to pixels outside the areas, and tell which pixels hold data."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from rasteret_assets.storage.processes import run_sync
 
 _log = logging.getLogger(__name__)
 
-#: Pixels that are masked at once: what masks of large views take in memory.
+#: Pixels that are masked at once, which bounds the memory of masks however large the view is.
 _STRIP_PIXELS: Final = 4 * 1024 * 1024
 
-#: A read that is to raise is not gone on with beyond so many failures.
+#: Failures after which a read that is to raise stops: its error lists no more of them than people look at.
 _MOST_FAILURES: Final = 100
 
 
 def fill(planes: Sequence[Plane], bands: Sequence[str], backend: StorageBackend, options: ReadOptions) -> None:
     """Fill every pixel of ``planes``.
 
-    Pixels outside the raster or the areas, nodata, and pixels that could not be read hold no data: they get the value
-    that the plane has for these.
+    Pixels outside the raster or the areas, pixels of nodata, and pixels that could not be read get the plane's value
+    for pixels without data.
 
     Raises:
         RasteretAssetsError: the one failure of the read, or a PixelReadError that lists them all; with
@@ -47,7 +47,7 @@ def fill(planes: Sequence[Plane], bands: Sequence[str], backend: StorageBackend,
         if plane.valid is not None:
             plane.valid[...] = False
     run_jobs(plane_jobs(planes, bands, options), backend, options, lambda: described_reads(planes, bands, options))
-    # Records of one grid see an area alike: a time series needs its mask once.
+    # Cached, because records of one grid share the mask of an area: a time series computes it once.
     outside = functools.lru_cache(maxsize=8)(functools.partial(outside_areas, all_touched=options.all_touched))
     for plane in planes:
         _mask(plane, outside)
@@ -61,13 +61,13 @@ def run_jobs(
     options: ReadOptions,
     described: Callable[[], Iterable[BandRead]],
 ) -> None:
-    """Do some reads, and raise what failed, or log it where it is to be masked.
+    """Carry out jobs, and raise what failed, or log it with ``on_error="mask"``.
 
     Args:
-        jobs: what is read.
+        jobs: reads, with what is done with their pixels.
         backend: brings the bytes.
-        options: how it is read.
-        described: returns the same reads once more, to count their requests where progress is shown.
+        options: how pixels are read.
+        described: returns the reads of the jobs, so that their requests can be counted where progress is shown.
 
     Raises:
         RasteretAssetsError: the one failure of the reads, or a PixelReadError that lists them all.
@@ -92,7 +92,7 @@ def run_jobs(
 def _progress(
     options: ReadOptions, described: Callable[[], Iterable[BandRead]]
 ) -> Iterator[Callable[[int], None] | None]:
-    """What to call with the bytes of each request that has ended; None where nobody looks."""
+    """Yield a function that takes the bytes of each request that has ended; None where no progress is shown."""
     if not options.progress:
         yield None
         return
@@ -114,7 +114,7 @@ def _progress(
 
 
 def _mask(plane: Plane, outside: Callable[[tuple[Any, ...], str, Grid], Mask | None]) -> None:
-    """Empty what the areas do not cover, and find the pixels that hold data, strip by strip."""
+    """Empty the pixels that no area covers, and find those that hold data, strip by strip."""
     view, header = plane.view, plane.header
     if header is None:
         return

@@ -1,6 +1,7 @@
-"""Which pixels an area covers, by GDAL's rules (those whose centre it holds, or all that it touches), or are nodata.
+"""Find the pixels that an area covers, by GDAL's two rules, and the pixels that equal nodata.
 
-Both rules work on the outline in pixel coordinates, where the pixel (row, column) spans one unit from its own number.
+An area covers the pixels whose centre it holds, or all that it touches. Both rules work on the outline in pixel
+coordinates, where the pixel (row, column) spans one unit from its own number.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ _SHORT = 16
 
 
 def covered(area: BaseGeometry, grid: Grid, window: Window, *, all_touched: bool = False) -> Mask:
-    """Pixels of a window that a polygon covers.
+    """Return which pixels of a window a polygon covers.
 
     Args:
         area: polygon or multipolygon in the CRS of the grid.
         grid: the raster's pixels.
-        window: the ones asked about.
+        window: the pixels of the grid that are tested.
         all_touched: whether a pixel counts that the polygon only touches; else its centre must lie inside.
 
     Returns:
@@ -58,7 +59,7 @@ def covered(area: BaseGeometry, grid: Grid, window: Window, *, all_touched: bool
 
 
 def outside_areas(areas: tuple[Any, ...], crs: str, grid: Grid, *, all_touched: bool) -> Mask:
-    """Pixels of a grid that no area covers."""
+    """Return which pixels of a grid no area covers, as booleans of its shape."""
     inside = np.zeros((grid.height, grid.width), dtype=bool)
     for area in areas:
         shape = placed_on(area, crs, grid)
@@ -73,8 +74,8 @@ def outside_areas(areas: tuple[Any, ...], crs: str, grid: Grid, *, all_touched: 
     return ~inside
 
 
-def is_nodata(pixels: npt.NDArray[Any], nodata: Any) -> Mask:
-    """Pixels that equal ``nodata``, which may be NaN."""
+def is_nodata(pixels: npt.NDArray[Any], nodata: np.number[Any]) -> Mask:
+    """Return which pixels equal ``nodata``, which may be NaN."""
     if pixels.dtype == np.float32 and _NEAR_LARGEST <= abs(nodata) < np.inf:
         beyond: Mask = pixels <= -_NEAR_LARGEST if nodata < 0 else pixels >= _NEAR_LARGEST
         beyond &= np.isfinite(pixels)
@@ -84,7 +85,7 @@ def is_nodata(pixels: npt.NDArray[Any], nodata: Any) -> Mask:
 
 
 def _edges(area: BaseGeometry, grid: Grid, window: Window) -> _Floats:
-    """Edges of all rings as (x0, y0, x1, y1) in pixels of the window, float64 of shape (n, 4)."""
+    """Return the edges of all rings as (x0, y0, x1, y1) in pixels of the window, float64 of shape (n, 4)."""
     rings = shapely.get_rings(shapely.get_parts(area))
     points, ring = shapely.get_coordinates(rings, return_index=True)
     origin = np.array([grid.origin_x, grid.origin_y])
@@ -95,7 +96,7 @@ def _edges(area: BaseGeometry, grid: Grid, window: Window) -> _Floats:
 
 
 def _fill_centres_inside(mask: Mask, edges: _Floats) -> None:
-    """Even-odd fill between the places where edges cross the lines through the centres of rows.
+    """Set the pixels whose centre lies inside, by an even-odd fill along the centre lines of rows.
 
     A centre right on an outline belongs to the polygon to its right, or below, so that neighbours never share a pixel.
 
@@ -119,7 +120,7 @@ def _fill_centres_inside(mask: Mask, edges: _Floats) -> None:
 
 
 def _fill_crossed(mask: Mask, edges: _Floats) -> None:
-    """Pixels that an edge runs through, as GDAL walks along it from left to right.
+    """Set the pixels that an edge runs through, as GDAL walks along it from left to right.
 
     Straight edges cover whole pixels of one column or row, and none where they lie on a border between pixels: the
     polygon covers the pixel beside them wholly, or shows in it with another edge. The others are cut at the borders
@@ -146,13 +147,13 @@ def _fill_crossed(mask: Mask, edges: _Floats) -> None:
 
 
 def _on_border(value: _Floats) -> Mask:
-    """Whether coordinates lie on a border between pixels, booleans of the same shape."""
+    """Return whether coordinates lie on a border between pixels, as booleans of the same shape."""
     near: Mask = np.abs(value - np.rint(value)) < _ON_BORDER
     return near
 
 
 def _fill_upright(mask: Mask, x: _Floats, top: _Floats, bottom: _Floats) -> None:
-    """Pixels of edges that stay in one column. All arrays but the mask are in pixels, of shape (n,)."""
+    """Set the pixels of edges that stay in one column. All arrays but the mask are in pixels, of shape (n,)."""
     rows, columns = mask.shape
     inside = (x >= 0) & (x < columns)
     column = x[inside].astype(np.intp)
@@ -163,7 +164,7 @@ def _fill_upright(mask: Mask, x: _Floats, top: _Floats, bottom: _Floats) -> None
 
 
 def _fill_level(mask: Mask, y: _Floats, left: _Floats, right: _Floats) -> None:
-    """Pixels of edges that stay in one row. All arrays but the mask are in pixels, of shape (n,)."""
+    """Set the pixels of edges that stay in one row. All arrays but the mask are in pixels, of shape (n,)."""
     rows, columns = mask.shape
     inside = (y >= 0) & (y < rows)
     before = y[inside].astype(np.intp) * columns
@@ -173,12 +174,12 @@ def _fill_level(mask: Mask, y: _Floats, left: _Floats, right: _Floats) -> None:
 
 
 def _fill_sloped(mask: Mask, x0: _Floats, y0: _Floats, x1: _Floats, y1: _Floats) -> None:
-    """Pixels of edges from left to right that are neither upright nor level. All their ends are of shape (n,)."""
+    """Set the pixels of edges from left to right that are neither upright nor level. All ends are of shape (n,)."""
     rows, columns = mask.shape
     slope = (x1 - x0) / (y1 - y0)
     rises = y1 < y0
     top, bottom = np.minimum(y0, y1), np.maximum(y0, y1)
-    # Where a rising edge meets a border between rows it is still in the row below, be it only there.
+    # A rising edge that meets a border between rows counts as being in the row below, too.
     first = np.clip(np.floor(top), 0, rows).astype(np.intp)
     stop = np.clip(np.where(rises, np.floor(bottom) + 1, np.ceil(bottom)), 0, rows).astype(np.intp)
     end = np.ceil(x1)
@@ -188,7 +189,7 @@ def _fill_sloped(mask: Mask, x0: _Floats, y0: _Floats, x1: _Floats, y1: _Floats)
         at_bottom = x + (np.minimum(row + 1, below) - y) * per_row
         up = rises[edge]
         begin = np.floor(np.where(up, at_bottom, at_top))
-        # So it is with a rising edge and a border between columns; the edge's right end is in no further column.
+        # The same holds for a rising edge and a border between columns; an edge ends in the column of its right end.
         last = np.maximum(np.where(up, np.floor(at_top) + 1, np.ceil(at_bottom)), begin + 1)
         last = np.minimum(last, end[edge])
         before = row * columns
@@ -197,7 +198,7 @@ def _fill_sloped(mask: Mask, x0: _Floats, y0: _Floats, x1: _Floats, y1: _Floats)
 
 
 def _pieces(first: _Ints, stop: _Ints) -> Iterator[tuple[_Ints, _Ints]]:
-    """Numbers of edges and of the rows that they are in, a bounded number at a time.
+    """Yield the numbers of edges and of the rows that they cross, a bounded number at a time.
 
     Args:
         first: every edge's first row, shape (n,).

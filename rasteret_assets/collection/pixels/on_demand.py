@@ -1,4 +1,4 @@
-"""Records whose headers are read when they are needed: a million of them is a few arrays, not their tile tables."""
+"""Read headers of records when they are needed, so that a million records take a few arrays, not their tile tables."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from rasteret_assets.storage.memory import give_back
 
 _log = logging.getLogger(__name__)
 
-#: Bytes of row groups, and of parsed headers, that are kept for the samples to come.
+#: Bytes of row groups, and of parsed headers, that are kept for later samples.
 _GROUP_BYTES: Final = 48 * 2**20
 _RECORD_BYTES: Final = 96 * 2**20
 #: Row groups that are read side by side.
 _GROUPS_AT_ONCE: Final = 2
-#: What a header takes beside its tile tables, and what a record does.
+#: Bytes of a header beside its tile tables, and bytes of a record.
 _OVERHEAD: Final = 4096
 
 #: Sets of bands whose headers are kept at once where records are read by id.
@@ -40,10 +40,10 @@ _BAND_SETS: Final = 4
 
 
 class Headers:
-    """Reads the headers of single records, and keeps some for the next time. It is pickled without those.
+    """Read the headers of single records, and keep some for later calls; those are not pickled.
 
     Args:
-        rows: where they are.
+        rows: rows of the record table.
         table: schema of the record table.
         bands: names of the bands.
         scaled: whether scale and offset of STAC count where a file states none.
@@ -67,10 +67,10 @@ class Headers:
         self._records = Recent[Record](_RECORD_BYTES, _bytes)
 
     def take(self, places: Places) -> list[Record | None]:
-        """The records at some places; None where the index has the header of no band.
+        """Return the records at places; None where the index has no header of any band.
 
         Raises:
-            StaleRowsError: if a file was published anew since the records were listed.
+            StaleRowsError: if a build replaced a file after the records were listed.
             CollectionError: if a file is gone or damaged, or a header contradicts itself.
             WindowError: if bands of a record are in different CRSs.
             TileError: if tiles are compressed in a way that is not read.
@@ -89,7 +89,7 @@ class Headers:
         return [found[place] for place in places.tolist()]
 
     def _batches(self, groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
-        """The rows of some groups, of which a few are read at once."""
+        """Yield the rows of row groups, of which a few are read at once."""
         if len(groups) < 2:
             yield from map(self._batch, groups)
             return
@@ -110,7 +110,7 @@ class Headers:
 def _bytes(record: Record) -> int:
     tables = sum(
         level.tile_offsets.nbytes + level.tile_byte_counts.nbytes + _OVERHEAD
-        for header in record.known
+        for header in record.present_headers
         for level in (header, *header.overviews)
     )
     return tables + _OVERHEAD
@@ -118,12 +118,12 @@ def _bytes(record: Record) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RecordsOnDemand:
-    """N records by datetime and id, undated ones last, that have the headers of all bands.
+    """N records that have the headers of all bands, by datetime and id, undated ones last.
 
     Args:
-        rasters: where they lie.
+        rasters: pixel grids, ids and datetimes of the records.
         crs: CRSs of the rasters, as ``reproject.crs_name`` writes them, by ``rasters.crs``.
-        headers: reads the rest.
+        headers: reads the headers.
     """
 
     rasters: Rasters
@@ -139,7 +139,7 @@ class RecordsOnDemand:
         return self.headers.bands
 
     def grid(self, number: int) -> Grid:
-        """The pixel grid of the finest band of a record, without reading its headers."""
+        """Return the pixel grid of the finest band of a record, without reading its headers."""
         scale_x, origin_x, scale_y, origin_y = self.rasters.grids[number].tolist()
         width, height = self.rasters.sizes[number].tolist()
         return Grid(
@@ -147,25 +147,25 @@ class RecordsOnDemand:
         )  # fmt: skip
 
     def crs_of(self, number: int) -> str:
-        """CRS of the raster of a record."""
+        """Return the CRS of the raster of a record."""
         return self.crs[int(self.rasters.crs[number])]
 
     def take(self, numbers: Sequence[int]) -> list[Record]:
-        """The records at some positions; errors as :meth:`Headers.take`."""
+        """Return the records at positions; errors are those of :meth:`Headers.take`."""
         return cast("list[Record]", self.headers.take(self.rasters.places[np.asarray(numbers, np.int64)]))
 
 
 def list_records(collection: RecordTable, bands: Sequence[str], options: ReadOptions) -> RecordsOnDemand:
-    """The records of a collection that have the headers of all bands.
+    """Return the records of a collection that have the headers of all bands.
 
     Args:
-        collection: with its filters.
+        collection: the records, with the filters of the collection.
         bands: names of the bands.
         options: say whether bands on different grids are brought to one.
 
     Raises:
-        WindowError: if there is none, one has no CRS, or its bands lie on different grids and nothing says how to join
-            them.
+        WindowError: if no record has them, a record has no CRS, or its bands lie on different grids and the options
+            choose no grid.
         CollectionError: if a header contradicts itself, or a file cannot be read.
     """
     table = collection.schema
@@ -176,23 +176,24 @@ def list_records(collection: RecordTable, bands: Sequence[str], options: ReadOpt
         told = listed(list(map(str, found.without.to_pylist())))
         if not len(found.rasters):
             raise WindowError(
-                f"{len(found.without)} records meet the filters, but their headers of {list(bands)} are not in the "
-                f"index ({told}): look for the reason with rasteret-assets failures, and build again to retry them"
+                f"the index has no header of bands {', '.join(bands)} for the {len(found.without)} records "
+                "that meet the "
+                f"filters ({told}): `rasteret-assets failures` tells why, and another build asks for them again"
             )
-        _log.warning("%d records are left out, whose headers are not in the index: %s", len(found.without), told)
+        _log.warning("left out %d records whose headers are not in the index: %s", len(found.without), told)
     if not len(found.rasters):
-        raise WindowError("no record meets the filters: compare them with the collection's bounds")
+        raise WindowError("no record meets the filters: compare them with collection.bounds and .date_range")
     records = RecordsOnDemand(
         rasters=found.rasters, crs=_named(found.rasters), headers=Headers(rows, table, bands)
     )  # fmt: skip
     if not options.regrids and not options.allow_resample:
-        for number in found.apart.tolist():  # those that differ by rounding only are not refused
+        for number in found.apart.tolist():  # grids that differ by rounding only are not refused
             check_one_grid(records.take([number])[0], bands)
     return replace(records, rasters=found.rasters.in_order())
 
 
 def _named(rasters: Rasters) -> tuple[str, ...]:
-    """The CRSs by one spelling each; those that no record has stay as they are."""
+    """Return the CRSs in one spelling each; a CRS that no record has stays as it is."""
     names = list(rasters.crs_names)
     for code, first in zip(*np.unique(rasters.crs, return_index=True), strict=True):
         names[code] = named_crs(rasters.ids[int(first)].as_py(), names[code])
@@ -200,10 +201,10 @@ def _named(rasters: Rasters) -> tuple[str, ...]:
 
 
 class RecordsById:
-    """The records of a collection by their ids, which are listed when the first one is looked for.
+    """Find the records of a collection by their ids, which are listed at the first call.
 
     Args:
-        collection: with its filters.
+        collection: the records, with the filters of the collection.
     """
 
     def __init__(self, collection: RecordTable) -> None:
@@ -212,17 +213,19 @@ class RecordsById:
         self._headers: dict[tuple[str, ...], Headers] = {}
 
     def records(self, ids: Sequence[str], bands: Sequence[str]) -> list[tuple[str, Record | None]]:
-        """The records of some ids, in the order of the ids; None where the index has the header of no band.
+        """Return the records of ids, in the order of the ids; None where the index has no header of any band.
 
-        An id that several records share stands for all of them.
+        An id that several records share names all of them.
 
         Raises:
-            CollectionError: if there is no record of an id, or a file cannot be read.
+            CollectionError: if an id has no record, or a file cannot be read.
             WindowError: if bands of a record are in different CRSs.
         """
         try:
             return self._records(ids, bands)
-        except StaleRowsError:  # published anew since ids were listed: nothing was read of it yet
+        except (
+            StaleRowsError
+        ):  # a build replaced a file after ids were listed, and nothing was read of the new file yet
             self._listed = None
             self._headers.clear()
             return self._records(ids, bands)
@@ -235,7 +238,7 @@ class RecordsById:
         for name, place in zip(known.take(pa.array(positions)).to_pylist(), places[positions].tolist(), strict=True):
             by_id.setdefault(name, []).append(place)
         if absent := [name for name in ids if name not in by_id]:
-            where = "among the records that are left" if self._collection.is_filtered else "in this collection"
+            where = "among the records that meet the filters" if self._collection.is_filtered else "in this collection"
             raise CollectionError(f"{len(absent)} of {len(ids)} ids are not {where}: {listed(absent)}")
         pairs = [(name, place) for name in ids for place in by_id[name]]
         key = tuple(bands)

@@ -1,8 +1,8 @@
-"""Areas that have no place in lon/lat: on another planet, or partly beside the disk that a satellite sees.
+"""Choose records for areas that cannot be brought to lon/lat: on another planet, or partly beside a satellite's disk.
 
-Footprints are in lon/lat, so that they say nothing of such an area. Records are chosen by the bounds of their rasters
-instead, as far as a way leads from the area's CRS to the raster's. None is needed where the two are the same CRS in
-other words, which is why equal CRSs are told here by what they compute.
+Footprints are in lon/lat, so they cannot be compared with such an area. Records are chosen by the bounds of their
+rasters instead, if a transformation leads from the area's CRS to the raster's. Two spellings of one CRS need no
+transformation, which is why CRSs are compared here by what they compute.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rasteret_assets.collection.areas.reproject import LONLAT, transform_points
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.errors import WindowError
 
-#: Meets every footprint.
+#: A shape that meets every footprint.
 WORLD: Final = shapely.box(-180, -90, 180, 90)
 
 #: Relative difference of two parameters that writers mean to be the same; a micrometre of the Earth's radius.
@@ -32,10 +32,12 @@ _TOLERANCE: Final = 1e-9
 
 
 def place(areas: Sequence[Area]) -> tuple[list[BaseGeometry], dict[int, WindowError]]:
-    """Return the areas in lon/lat, and why some have no place there, by position: those are the world.
+    """Return the areas in lon/lat, and for each that cannot be brought there the reason, by position.
+
+    Such an area becomes the whole world, so that every record is a candidate.
 
     Raises:
-        WindowError: if an area that is said to be in lon/lat is not on the globe.
+        WindowError: if an area in lon/lat is not on the globe.
     """
     shapes: list[BaseGeometry] = []
     unplaced: dict[int, WindowError] = {}
@@ -51,7 +53,7 @@ def place(areas: Sequence[Area]) -> tuple[list[BaseGeometry], dict[int, WindowEr
 
 
 def has_lonlat(crs: str) -> bool:
-    """Whether a way leads from a CRS, as ``crs_name`` writes it, to the Earth's lon/lat."""
+    """Return whether a transformation leads from a CRS, as ``crs_name`` writes it, to the Earth's lon/lat."""
     try:
         transform_points(np.zeros(1), np.zeros(1), crs, LONLAT)
     except WindowError:
@@ -65,20 +67,21 @@ def keep_reached(
     unplaced: dict[int, WindowError],
     reaches: Callable[[int, str, Grid], bool],
 ) -> list[Record]:
-    """Return the records that areas reach, without those areas of a record that do not reach its raster.
+    """Return the records whose raster an area meets, each with only the areas that meet it.
 
     Args:
         records: with the positions of the areas that meet their footprint, which all of ``unplaced`` do.
         crs_of: the CRS of the area at a position.
-        unplaced: why areas have no place in lon/lat, by position.
-        reaches: whether the area at a position, brought to a CRS, meets a grid in it; raises WindowError without a way.
+        unplaced: why areas cannot be brought to lon/lat, by position.
+        reaches: tells whether the area at a position, brought to a CRS, meets a grid in it; raises WindowError if no
+            transformation leads there.
 
     Raises:
         WindowError: one of ``unplaced``, if no record is left.
     """
     kept = []
     for record in records:
-        # An area in the raster's own CRS is not brought anywhere, whatever the words of the two are.
+        # An area in the raster's own CRS needs no transformation, however the two CRSs are written.
         own = next((crs_of(one) for one in record.areas if one in unplaced and same_crs(crs_of(one), record.crs)), None)
         told = record if own is None else replace(record, crs=own)
         areas = [one for one in record.areas if one not in unplaced or _meets(reaches, one, told)]
@@ -98,18 +101,18 @@ def _meets(reaches: Callable[[int, str, Grid], bool], position: int, record: Rec
 
 @functools.lru_cache(maxsize=256)
 def same_crs(one: str, other: str) -> bool:
-    """Whether two CRSs give a place the same coordinates, whatever their datums are called where one is unknown.
+    """Return whether two CRSs give a place the same coordinates; names of datums count only where both are known.
 
     Args:
-        one: as ``crs_name`` writes it.
-        other: likewise.
+        one: a CRS as ``crs_name`` writes it.
+        other: another.
     """
     if one == other:
         return True
     a, b = pyproj.CRS.from_user_input(one), pyproj.CRS.from_user_input(other)
     if a.equals(b, ignore_axis_order=True):
         return True
-    # A datum that is known leads somewhere, and so does a shift that is stated: names count there.
+    # Names count for a known datum and for a stated shift, because a transformation depends on them.
     if a.is_bound or b.is_bound or not any("unknown" in crs.datum.name.lower() for crs in (a, b) if crs.datum):
         return False
     first, second = _numbers(a), _numbers(b)
@@ -119,7 +122,7 @@ def same_crs(one: str, other: str) -> bool:
 
 
 def _numbers(crs: pyproj.CRS) -> dict[str, float]:
-    """Return all that counts when coordinates are computed, by names that are the same however the CRS was written."""
+    """Return the numbers that coordinates are computed with, by names that do not depend on how the CRS was written."""
     found = {f"axis {axis.direction}": axis.unit_conversion_factor for axis in crs.axis_info}
     if crs.ellipsoid is not None:
         found |= {"major": crs.ellipsoid.semi_major_metre, "inverse": crs.ellipsoid.inverse_flattening}

@@ -1,4 +1,4 @@
-"""What is read of which record, decided once: all that a format needs to read pixels, as a value."""
+"""Requests for pixels as values: all that a format needs to read them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.tile_plan import plan_read
 from rasteret_assets.collection.pixels.views import View
 
-#: Stands for the pixels of planes that are only planned.
+#: Takes the place of pixels in planes that are only planned.
 _NO_PIXELS: Final[npt.NDArray[Any]] = np.zeros((0, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadPlan:
-    """What a read costs, known from the index before anything is read.
+    """The cost of a read, computed from the index before pixels are read.
 
     Args:
-        records: that are read.
-        windows: one for each record and area.
-        tiles: that are decoded.
-        requests: that are made, at least: what fails for the moment is asked for again.
-        bytes: that these bring.
-        pixels: of the result, those of all bands.
+        records: number of records that are read.
+        windows: number of windows, one for each record and area.
+        tiles: number of tiles that are decoded.
+        requests: number of requests, without repeated ones.
+        bytes: number of bytes that the requests bring.
+        pixels: number of pixels of the result, in all bands.
     """
 
     records: int
@@ -58,10 +58,10 @@ class PixelRequest:
         views: what is read of each record and area, by datetime and id of the records.
         areas: the areas of interest.
         bands: names of the bands.
-        is_one_band: whether one band was asked for by its name alone, so that arrays have no dimension of bands.
+        is_one_band: whether one band was given as text, so that arrays have no dimension of bands.
         source: where the bytes come from.
-        options: how they are read.
-        columns: other columns of the table of areas; None without.
+        options: how pixels are read.
+        columns: other columns of the table of areas; None if the areas are not a table.
     """
 
     views: Sequence[View]
@@ -73,7 +73,7 @@ class PixelRequest:
     columns: pa.Table | None = None
 
     def plan(self) -> ReadPlan:
-        """What the read costs."""
+        """Return the cost of the read; no pixel is read."""
         tiles = requests = size = 0
         for read in described_reads(self._planes(), self.bands, self.options):
             plan = plan_read(read)
@@ -90,7 +90,7 @@ class PixelRequest:
         )
 
     def _planes(self) -> list[Plane]:
-        # A plane that fills pixels without data reads masks too.
+        # With a fill, because reads that mask or scale also read the masks of files.
         fill = 0 if self.options.masked or self.options.scaled else None
         return [
             Plane(view=view, band=band, pixels=_NO_PIXELS, fill=fill)
@@ -101,3 +101,7 @@ class PixelRequest:
     @property
     def _records(self) -> int:
         return len({id(view.record) for view in self.views})
+
+    def __repr__(self) -> str:
+        what = f"{len(self.areas)} areas, {self._records} records, bands {', '.join(self.bands)}"
+        return f"{type(self).__name__}({what})"

@@ -1,4 +1,7 @@
-"""Planes, and the reads that bring their pixels: copied where grids coincide, warped where they do not."""
+"""Planes (arrays for one band of one record), and the jobs that read their pixels.
+
+Pixels are copied where the grids of file and plane coincide, and warped where they do not.
+"""
 
 from __future__ import annotations
 
@@ -22,38 +25,38 @@ from rasteret_assets.collection.pixels.warp import Regrid, choose_level, parts, 
 
 _Mask = npt.NDArray[np.bool_]
 
-#: Areas, and pieces of one, around which separate windows are read at most.
+#: Areas, and pieces of one area, around which separate windows are read at most; of more a single window is read.
 _MOST_PIECES: Final = 64
-#: Stands for the pixels of reads that are only described.
+#: Takes the place of pixels in reads that are only described.
 _NOWHERE: Final = np.zeros((0, 0), dtype=bool)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Plane:
-    """One band of a view, and where its pixels go.
+    """One band of a view, and the array that its pixels go to.
 
     Args:
         view: the view.
         band: position of the band among those asked for.
         pixels: array of the view's shape, of the band's type or one that holds it.
-        valid: booleans of the same shape that tell which pixels hold data; None where nobody asks.
-        fill: value of pixels that hold no data; the band's nodata, or 0 without one, when omitted.
+        valid: booleans of the same shape, true for pixels that hold data; None where nobody needs them.
+        fill: value of pixels without data; by default the band's nodata, or 0 if it has no nodata.
     """
 
     view: View
     band: int
     pixels: npt.NDArray[Any]
     valid: _Mask | None = None
-    fill: Any = None
+    fill: np.number[Any] | float | None = None
 
     @property
     def header(self) -> BandHeader | None:
-        """Header of the band; None where the index has none."""
+        """Header of the band; None if the index does not have it."""
         return self.view.record.headers[self.band]
 
     @property
-    def empty(self) -> Any:
-        """Value of pixels that hold no data."""
+    def empty(self) -> np.number[Any] | float:
+        """Value of pixels without data."""
         if self.fill is not None:
             return self.fill
         return self.pixels.dtype.type(0) if self.header is None else self.header.fill
@@ -61,14 +64,14 @@ class Plane:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Fetch:
-    """A part of a plane, and the pixels it is made of.
+    """A part of a plane, and the window of the file that it is made from.
 
     Args:
-        plane: what is filled.
-        level: header of the band, or of its overview.
-        window: of the level's grid.
-        part: of the plane's grid.
-        how: pixels of the level become those of the plane; None where they are the same.
+        plane: the plane.
+        level: header of the band, or of an overview of it.
+        window: pixels of the level's grid that are read.
+        part: pixels of the plane's grid that are filled.
+        how: the warp from the level to the plane; None where pixels are copied.
     """
 
     plane: Plane
@@ -79,27 +82,27 @@ class _Fetch:
 
     @property
     def pixels(self) -> npt.NDArray[Any]:
-        """The part of the plane."""
+        """Array of the part."""
         return self.plane.pixels[self.part.slices]
 
     @property
     def valid(self) -> _Mask | None:
-        """Which of its pixels hold data; None where nobody asks."""
+        """Booleans of the part, true for pixels that hold data; None where nobody needs them."""
         return None if self.plane.valid is None else self.plane.valid[self.part.slices]
 
     @property
     def is_told(self) -> bool:
-        """Whether pixels without data are told from others, here, by their value, or to the warp."""
+        """Whether the read has to know which pixels hold data: for ``valid``, for ``fill``, or for the warp."""
         return self.how is not None or self.plane.valid is not None or self.plane.fill is not None
 
     @property
     def needs_mask(self) -> bool:
-        """Whether the mask of the level is read too."""
+        """Whether the mask of the level has to be read too."""
         return self.is_told and self.level.mask is not None
 
 
 def _level(plane: Plane, header: BandHeader, options: ReadOptions) -> tuple[BandHeader, Regrid | None]:
-    """The band or the overview of it that a plane is read from, and how; None where pixels are copied."""
+    """Choose the band or an overview of it for a plane, and the warp; None where pixels are copied."""
     view, level = plane.view, header
     if options.reads_overviews and header.overviews:
         level = choose_level(header, _ratio(header, view))
@@ -110,7 +113,7 @@ def _level(plane: Plane, header: BandHeader, options: ReadOptions) -> tuple[Band
 
 
 def _copies(plane: Plane, level: BandHeader) -> Iterator[_Fetch]:
-    """What is copied, as much of it as the areas need."""
+    """Yield the copies that fill a plane, of the windows that the areas touch."""
     for wanted in _wanted(plane.view):
         if (shared := level.grid.shared(plane.view.grid.part(wanted))) is not None:
             window, part = shared
@@ -118,14 +121,14 @@ def _copies(plane: Plane, level: BandHeader) -> Iterator[_Fetch]:
 
 
 def _warps(plane: Plane, level: BandHeader, how: Regrid) -> Iterator[_Fetch]:
-    """What is warped, likewise, in parts."""
+    """Yield the warps that fill a plane, of the windows that the areas touch, in parts of bounded memory."""
     for wanted in _wanted(plane.view):
         for part, window in parts(level, plane.view.grid.part(wanted), how):
             yield _Fetch(plane=plane, level=level, window=window, part=part.shifted(wanted), how=how)
 
 
 def _wanted(view: View) -> list[Window]:
-    """The windows of a view's grid that its areas touch: one around all of them, unless they lie far apart."""
+    """Return the windows of a view's grid that its areas touch: one around all areas, unless they lie far apart."""
     windows: list[Window] = []
     for _, area in view.areas:
         shape = placed_on(area, view.crs, view.grid)
@@ -149,9 +152,10 @@ def _wanted(view: View) -> list[Window]:
 
 
 def _together(planes: Iterable[Plane], options: ReadOptions) -> Iterator[list[_Fetch]]:
-    """What is read together: copies of one band of a record, since they share tiles; then warps, each by itself.
+    """Yield the fetches that one job reads: all copies of one band of a record, which share tiles; then each warp.
 
-    The parts of a warp are found out as they are asked for: a large one has thousands, and reading begins meanwhile.
+    Parts of a warp are computed while they are consumed, because a large warp has thousands of them, and reading begins
+    meanwhile.
     """
     copies: dict[tuple[Record, int, BandHeader], list[_Fetch]] = {}
     warped: list[tuple[Plane, BandHeader, Regrid]] = []
@@ -180,7 +184,7 @@ def plane_jobs(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptio
 
 
 def described_reads(planes: Sequence[Plane], bands: Sequence[str], options: ReadOptions) -> Iterator[BandRead]:
-    """What filling ``planes`` reads, to be planned and counted; their arrays are not touched."""
+    """Yield the reads that fill ``planes``, to be planned and counted; the arrays of the planes are not touched."""
     for fetches in _together(planes, options):
         level = fetches[0].level
         targets = [WindowTarget(window=fetch.window, pixels=_NOWHERE) for fetch in fetches]
@@ -191,7 +195,7 @@ def described_reads(planes: Sequence[Plane], bands: Sequence[str], options: Read
 
 
 def _ratio(header: BandHeader, view: View) -> tuple[float, float]:
-    """Pixels of a band, or an overview, along a pixel of the view."""
+    """Return how many pixels of a band or an overview lie along a pixel of the view, across and down."""
     size = abs(view.grid.scale_x), abs(view.grid.scale_y)
     return pixel_ratio(header.grid, view.record.crs, view.crs, size)
 
@@ -204,7 +208,7 @@ def _band_read(plane: Plane, bands: Sequence[str], level: BandHeader, targets: S
 
 
 def _copying(fetches: Sequence[_Fetch], bands: Sequence[str]) -> Job:
-    """The job of copies of one band of a record."""
+    """Return the job that copies windows of one band of a record."""
     level, plane = fetches[0].level, fetches[0].plane
     told: list[_Fetch] = []
     plain: list[_Fetch] = []
@@ -240,7 +244,7 @@ def _copying(fetches: Sequence[_Fetch], bands: Sequence[str]) -> Job:
 
 
 class _Warp:
-    """A part of a plane that is warped from a window of the band.
+    """The warp of one part of a plane from a window of the band.
 
     Args:
         fetch: the part, and the window.
@@ -251,14 +255,14 @@ class _Warp:
         self.fetch = fetch
         self.bands = bands
         size, window, part = fetch.level.dtype.itemsize, fetch.window, fetch.part
-        # Source, a copy of it in a wider type, GDAL's working copy, and validity with the mask; the result twice.
+        # Bytes: the source, its copy in a wider type, GDAL's working copy, validity with the mask; the result twice.
         self.cost = (5 * size + 3) * window.width * window.height + 4 * size * part.width * part.height
         self.pixels: npt.NDArray[Any] | None = None
         self.valid: _Mask | None = None
         self.opaque: _Mask | None = None
 
     def start(self) -> list[BandRead]:
-        """Make room for the window and ask for its pixels."""
+        """Allocate the window, and return the reads of its pixels and of its mask."""
         fetch, level = self.fetch, self.fetch.level
         self.pixels = np.full(fetch.window.shape, level.fill, dtype=level.sample_type)
         self.valid = np.zeros(fetch.window.shape, dtype=bool)

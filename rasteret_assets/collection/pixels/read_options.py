@@ -1,4 +1,4 @@
-"""How pixels are read: the arguments that every read takes, declared once, and the checked value that they make."""
+"""Options of reads: the arguments that all reads take, declared once, and the checked value made from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict, TypeVar
+from enum import IntEnum
+from typing import Any, Final, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,88 +18,86 @@ from rasteret_assets.collection.areas.grid import Grid
 from rasteret_assets.collection.areas.reproject import crs_name
 from rasteret_assets.collection.pixels._like import grid_of
 from rasteret_assets.errors import SpecError
+from rasteret_assets.inputs import CRSLike, DateRangeLike, Missing, OnError, RasterLike, Resampling
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 
+Choice = TypeVar("Choice", bound=str)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-OnError = Literal["raise", "mask"]
-
-Missing = Literal["mask", "drop", "raise"]
-
-#: Requests in flight at most, unless a read says otherwise.
+#: Default of the requests in flight at most.
 MAX_CONCURRENT: Final = 128
 
 
 class Filters(TypedDict, total=False):
-    """Which records are read, as :meth:`Collection.subset` takes them."""
+    """Filters of the records that are read, as :meth:`Collection.subset` takes them."""
 
     bbox: Sequence[float] | None
-    date_range: Any
+    date_range: DateRangeLike | None
     cloud_cover_lt: float | None
     split: str | Sequence[str] | None
 
 
 class PointArguments(Filters, total=False):
-    """What every read of pixels takes beside places and bands.
+    """Arguments of all reads of pixels, beside areas (or points) and bands; defaults in parentheses.
 
     Args:
         max_concurrent: requests in flight at most (128).
         backend: reads the bytes; by default the collection's own, else one that all reads share.
-        cloud_config: how the provider's objects are reached, where ``backend`` is not given.
-        data_source: takes the configuration registered under this name instead of the collection's own.
-        geometry_crs: CRS of the places; ``"auto"`` takes what they state, else lon/lat.
-        geometry_column: column of the places where they are a table.
-        masked: says in the result which pixels hold no data (False).
-        mask_and_scale: makes values floats, ``value * scale + offset`` by the index, with NaN where there is no data
+        cloud_config: how the provider's objects are reached, used if ``backend`` is not given.
+        data_source: name under which a configuration was registered, which is used instead of the collection's own.
+        geometry_crs: CRS of the areas or points; ``"auto"`` takes the CRS that they state, else lon/lat.
+        geometry_column: column of the areas or points if they are a table.
+        masked: mark the pixels without data in the result (False).
+        mask_and_scale: make values floats, ``value * scale + offset`` by the index, with NaN for pixels without data
             (False).
-        on_error: ``"raise"``, or ``"mask"``: what cannot be read has no data, and is logged.
-        missing: what becomes of records whose index lacks the header of a band: ``"mask"`` (they have no data in that
-            band), ``"drop"`` (they are left out) or ``"raise"``.
-        progress: shows a bar of the requests; or a function that is called with each :class:`ReadProgress` (False).
+        on_error: ``"raise"``, or ``"mask"``: pixels that cannot be read hold no data, and the failure is logged.
+        missing: what happens to records if the index has no header of a band: ``"mask"`` (no data in that band),
+            ``"drop"`` (the record is left out) or ``"raise"``.
+        progress: show a bar of the requests, or call a function with each :class:`ReadProgress` (False).
     """
 
     max_concurrent: int
     backend: StorageBackend | None
     cloud_config: CloudConfig | None
     data_source: str | None
-    geometry_crs: Any
+    geometry_crs: CRSLike
     geometry_column: str | None
     masked: bool
     mask_and_scale: bool
-    on_error: str
-    missing: str
+    on_error: OnError
+    missing: Missing
     progress: bool | Callable[[ReadProgress], None]
 
 
 class ReadArguments(PointArguments, total=False):
-    """What reads of areas take, beside :class:`PointArguments` and the :class:`Filters` of ``subset``.
+    """Arguments of reads of areas, beside :class:`PointArguments` and the :class:`Filters` of ``subset``.
 
     Args:
         target_crs: CRS of the result: EPSG code, text or CRS object. Pixels are warped as GDAL does.
         resolution: size of a pixel, or (width, height), in units of the result's CRS. Overviews of the index that are
-            fine enough are read instead of the full image. Pixels line up with those of the first record in that CRS;
-            where none is in it, with multiples of the resolution.
-        like: puts the result on the grid of another raster: an odc-geo ``GeoBox``, an xarray object that has one, or an
-            open rasterio dataset. Instead of ``target_crs`` and ``resolution``; areas may be None then.
-        geobox: the same by the name odc-stac has for it.
+            fine enough are read instead of the full image. Pixels coincide with those of the first record in that CRS;
+            if no record is in it, edges are multiples of the resolution.
+        like: raster on whose grid the result is put: an odc-geo ``GeoBox``, an xarray object with coordinates and a
+            CRS, or an open rasterio dataset. It replaces ``target_crs`` and ``resolution``; areas may be None then.
+        geobox: another name of ``like``, as in odc-stac.
         resampling: GDAL's name of the method for all of these: nearest (by default), bilinear, cubic, average, mode ...
-        overviews: whether overviews may be read (True); never for methods such as ``sum``, ``min`` or ``mode``, whose
-            result is that of the full image.
-        allow_resample: brings bands on different grids to the finest of them (False).
-        all_touched: whether a polygon covers all pixels it touches; else those whose centre it holds (False).
-        dtype: of the result, if it holds every value of the bands, or is a type of floats.
+        overviews: whether overviews may be read (True); they are never read for methods such as ``sum``, ``min`` or
+            ``mode``, whose result needs the full image.
+        allow_resample: bring bands on different grids to the finest of them (False).
+        all_touched: whether a polygon covers all pixels that it touches, else the pixels whose centre it holds (False).
+        dtype: type of the result, which holds every value of the bands or is a type of floats.
     """
 
-    target_crs: Any
+    target_crs: CRSLike | None
     resolution: float | Sequence[float] | None
-    like: Any
-    geobox: Any
-    resampling: str
+    like: RasterLike | None
+    geobox: RasterLike | None
+    resampling: Resampling | IntEnum
     overviews: bool
     allow_resample: bool
     all_touched: bool
-    dtype: Any
+    dtype: npt.DTypeLike | None
 
 
 _FILTERS: Final[Filters] = {"bbox": None, "date_range": None, "cloud_cover_lt": None, "split": None}
@@ -115,12 +114,12 @@ AREA_DEFAULTS: Final[ReadArguments] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadProgress:
-    """How far a read has come.
+    """The progress of a read.
 
     Args:
-        requests: that have ended, well or not.
-        total: requests of the whole read, those for parts of warps included.
-        bytes: that have come.
+        requests: number of requests that have ended or failed.
+        total: number of requests of the whole read, with those for parts of warps.
+        bytes: number of bytes that have come.
     """
 
     requests: int
@@ -129,10 +128,10 @@ class ReadProgress:
 
 
 def takes(defaults: Mapping[str, Any]) -> Callable[[Function], Function]:
-    """Let ``help`` and editors see the arguments that a function takes as ``**arguments``, with their defaults.
+    """Give a function with ``**arguments`` a signature with their names and defaults, for ``help`` and editors.
 
     Args:
-        defaults: of the arguments, by name.
+        defaults: defaults of the arguments by name.
     """
 
     def decorate(function: Function) -> Function:
@@ -156,10 +155,10 @@ takes_areas = takes(AREA_DEFAULTS)
 
 
 def checked_arguments(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a read: those given, and the defaults of the others.
+    """Return all arguments of a read: those given, and the defaults of the others.
 
     Raises:
-        SpecError: if there is no such argument.
+        SpecError: if reads have no argument of a given name.
     """
     for name in given:
         if name not in known:
@@ -170,17 +169,17 @@ def checked_arguments(given: Mapping[str, Any], known: Mapping[str, Any]) -> dic
 
 
 def area_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a read of areas; see :func:`checked_arguments`."""
+    """Return all arguments of a read of areas; see :func:`checked_arguments`."""
     return checked_arguments(given, AREA_DEFAULTS)
 
 
 def point_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a read of points; see :func:`checked_arguments`."""
+    """Return all arguments of a read of points; see :func:`checked_arguments`."""
     return checked_arguments(given, POINT_DEFAULTS)
 
 
 def filters_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that choose records, and are given."""
+    """Return the arguments that filter records and are not None."""
     return {name: arguments[name] for name in _FILTERS if arguments[name] is not None}
 
 
@@ -190,17 +189,17 @@ KERNELS: Final = {
     "min": 1, "med": 1, "q1": 1, "q3": 1, "sum": 1, "rms": 1,
 }  # fmt: skip
 
-#: Options that are taken as they are given.
+#: Options that are passed on unchecked.
 _FLAGS: Final = ("all_touched", "allow_resample", "masked", "overviews")
 
-#: Methods whose result hardly changes where overviews are read instead of the full image. Sums, extremes, quantiles and
-#: the like are those of the full image only: an overview holds averages, or a choice of pixels.
+#: Methods whose result hardly changes if overviews are read instead of the full image. Sums, extremes and quantiles
+#: need the full image, because an overview holds averages, or a choice of pixels.
 OVERVIEW_METHODS: Final = frozenset({"nearest", "bilinear", "cubic", "cubic_spline", "lanczos", "average"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadOptions:
-    """How pixels are read.
+    """Checked options of a read.
 
     Args:
         max_concurrent: requests in flight at most.
@@ -209,22 +208,22 @@ class ReadOptions:
         resolution: (width, height) of a pixel in units of that CRS; None for the rasters' own.
         resampling: name of one of :data:`KERNELS`.
         allow_resample: whether bands on different grids are brought to the finest of them.
-        masked: whether the result says which pixels hold no data.
-        on_error: ``"raise"`` one error with all that could not be read, or ``"mask"`` it.
-        overviews: whether overviews may be read where they are fine enough.
-        missing: what becomes of records that lack the header of a band: ``"mask"`` has no data in that band,
-            ``"drop"`` leaves the record out, ``"raise"`` refuses.
-        grid: pixels of the result, in ``target_crs``; None where areas choose them.
+        masked: whether the result marks pixels without data.
+        on_error: ``"raise"`` one error with all failures, or ``"mask"`` the pixels that could not be read.
+        overviews: whether overviews may be read if they are fine enough.
+        missing: what happens to records without the header of a band: ``"mask"`` has no data in that band,
+            ``"drop"`` leaves the record out, ``"raise"`` raises.
+        grid: pixels of the result, in ``target_crs``; None if areas choose them.
         dtype: of the result; None for the bands' own.
-        scaled: whether values are brought to their unit by the scale and offset of their band, as floats with NaN.
-        progress: whether a bar is shown, or what is told of each request.
+        scaled: whether values are multiplied by the scale and added to the offset of their band, as floats with NaN.
+        progress: whether a bar is shown, or the function that is called with the progress.
     """
 
     max_concurrent: int = MAX_CONCURRENT
     all_touched: bool = False
     target_crs: str | None = None
     resolution: tuple[float, float] | None = None
-    resampling: str = "nearest"
+    resampling: Resampling = "nearest"
     allow_resample: bool = False
     masked: bool = False
     on_error: OnError = "raise"
@@ -237,19 +236,19 @@ class ReadOptions:
 
     @property
     def reads_overviews(self) -> bool:
-        """Whether overviews may be read: they are, where the method allows it."""
+        """Whether overviews may be read by the options and by the method."""
         return self.overviews and self.resampling in OVERVIEW_METHODS
 
     @property
     def regrids(self) -> bool:
-        """Whether the result has a grid of its own."""
+        """Whether the result has another grid than the rasters."""
         return self.target_crs is not None or self.resolution is not None
 
     def read_type(self, kinds: Iterable[np.dtype[Any]]) -> np.dtype[Any]:
-        """Type in which samples of some types are read, before :meth:`finished`.
+        """Return the type in which samples of some types are read, before :meth:`finished`.
 
         Raises:
-            SpecError: if ``dtype`` does not hold them.
+            SpecError: if ``dtype`` cannot hold their values.
         """
         common = np.result_type(*set(kinds))
         if self.scaled:
@@ -261,29 +260,29 @@ class ReadOptions:
             return self.dtype
         if self.dtype.kind != "f":
             raise SpecError(
-                f"dtype={self.dtype.name!r} does not hold all values of {common.name}: read without dtype, and convert "
-                "the result by what you know of its values"
+                f"dtype={self.dtype.name!r} does not hold all values of {common.name}: leave dtype= out, and convert "
+                "the result yourself"
             )
-        return common  # nodata is told by the exact value
+        return common  # because nodata is compared with exact values
 
     def finished(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Pixels in the type that was asked for."""
+        """Return pixels in the type that was asked for."""
         return pixels if self.dtype is None else pixels.astype(self.dtype, copy=False)
 
 
 def read_options(arguments: Mapping[str, Any]) -> ReadOptions:
-    """Options as people write them.
+    """Check the arguments of a read, and return them as options.
 
     Args:
         arguments: all of :class:`ReadArguments`, or all of :class:`PointArguments`.
 
     Raises:
-        SpecError: if one is not understood.
-        WindowError: if ``like`` is no upright grid.
+        SpecError: if an argument is not understood.
+        WindowError: if the grid of ``like`` is rotated or sheared.
     """
     max_concurrent, progress = arguments["max_concurrent"], arguments["progress"]
     if isinstance(max_concurrent, bool) or not isinstance(max_concurrent, int) or max_concurrent < 1:
-        raise SpecError(f"max_concurrent={max_concurrent!r} must be 1 or more: how many requests may be in flight")
+        raise SpecError(f"max_concurrent={max_concurrent!r} must be a whole number of requests, 1 or more")
     own = {name: arguments[name] for name in _FLAGS if name in arguments}
     if arguments.get("resampling") is not None:
         own["resampling"] = _resampling(arguments["resampling"])
@@ -300,7 +299,7 @@ def read_options(arguments: Mapping[str, Any]) -> ReadOptions:
 
 
 def _target(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """CRS, resolution and grid of the result."""
+    """Return CRS, resolution and grid of the result."""
     crs, resolution = arguments.get("target_crs"), arguments.get("resolution")
     grids = {name: arguments.get(name) for name in ("like", "geobox") if arguments.get(name) is not None}
     if not grids:
@@ -316,26 +315,26 @@ def _target(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"target_crs": name, "resolution": (abs(grid.scale_x), abs(grid.scale_y)), "grid": grid}
 
 
-def _one_of(name: str, value: Any, choices: Sequence[str]) -> Any:
+def _one_of(name: str, value: Choice, choices: Sequence[Choice]) -> Choice:
     if value not in choices:
         raise SpecError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
     return value
 
 
-def _resampling(value: Any) -> str:
-    name = str(getattr(value, "name", value)).lower()  # rasterio's own enumeration is understood too
+def _resampling(value: str | IntEnum) -> str:
+    name = str(getattr(value, "name", value)).lower()  # rasterio's enumeration is understood too
     if name not in KERNELS:
-        raise SpecError(f"resampling={value!r} is none of {', '.join(KERNELS)}")
+        raise SpecError(f"resampling={value!r} must be one of {', '.join(KERNELS)}")
     return name
 
 
-def _dtype(value: Any) -> np.dtype[Any] | None:
+def _dtype(value: npt.DTypeLike | None) -> np.dtype[Any] | None:
     try:
         kind = None if value is None else np.dtype(value)
     except TypeError as error:
-        raise SpecError(f"dtype={value!r} is no type of numpy's: write 'float32' or 'uint16'") from error
+        raise SpecError(f"dtype={value!r} is not a type of numpy: write for example 'float32' or 'uint16'") from error
     if kind is not None and kind.kind not in "iuf":
-        raise SpecError(f"dtype={value!r} holds no numbers of pixels: give a type of integers or floats")
+        raise SpecError(f"dtype={value!r} cannot hold pixels: give a type of integers or floats")
     return kind
 
 
@@ -346,5 +345,5 @@ def _resolution(value: float | Sequence[float]) -> tuple[float, float]:
     except (TypeError, ValueError) as error:
         raise SpecError(f"resolution={value!r} is neither a number nor a pair (width, height)") from error
     if not all(math.isfinite(size) and size > 0 for size in pair):
-        raise SpecError(f"resolution={value!r} is no size of a pixel: give a positive number in units of the CRS")
+        raise SpecError(f"resolution={value!r} is not the size of a pixel: give a positive number in units of the CRS")
     return pair

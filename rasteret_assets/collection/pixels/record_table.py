@@ -17,11 +17,11 @@ from rasteret_assets.storage.backend import StorageBackend
 
 
 class RecordTable(Protocol):
-    """A table of records as reads see it: what :class:`Collection` is, to those who must not import it."""
+    """A record table as reads of pixels need it; :class:`Collection` is one, which formats must not import."""
 
     @property
     def name(self) -> str:
-        """Name it was published under."""
+        """Name under which the table was published."""
         ...
 
     @property
@@ -31,12 +31,12 @@ class RecordTable(Protocol):
 
     @property
     def dataset(self) -> ds.Dataset:
-        """Where the records are."""
+        """Dataset with the records."""
         ...
 
     @property
     def expression(self) -> pc.Expression | None:
-        """What records must satisfy; None for all."""
+        """Condition that records satisfy; None for all."""
         ...
 
     @property
@@ -66,63 +66,72 @@ class RecordTable(Protocol):
 
     @property
     def credentials(self) -> str | Mapping[str, str] | None:
-        """What opens the files of rasters; None for files that need nothing."""
+        """Credentials of the files of rasters; None for files that need none."""
         ...
 
     @property
     def cloud_config(self) -> CloudConfig | None:
-        """How the provider's objects are reached, where the collection says so itself."""
+        """How the provider's objects are reached; None if the collection does not state it."""
         ...
 
     def where(self, expression: pc.Expression) -> Self:
-        """The records that satisfy an expression too."""
+        """Return the records that also satisfy an expression."""
         ...
 
     def batches(self, columns: Mapping[str, pc.Expression]) -> Iterator[pa.RecordBatch]:
-        """The records with computed columns."""
+        """Yield the records with computed columns."""
         ...
 
 
 def known_bands(table: RecordTable, bands: str | Sequence[str]) -> list[str]:
-    """The bands asked for, which are all there.
+    """Return the names of the bands asked for, all of which the table has.
 
     Raises:
-        SpecError: if there is none, or one is asked for twice.
-        BandNotFoundError: if the collection lacks one.
-        CollectionError: if there is no column with the addresses of one.
+        SpecError: if ``bands`` is empty, is not names, or names a band twice.
+        BandNotFoundError: if the table does not have a band.
+        CollectionError: if the table has no addresses of a band.
     """
     names = list(bands) if isinstance(bands, Iterable) and not isinstance(bands, str) else [bands]
     if wrong := [name for name in names if not isinstance(name, str)]:
-        raise SpecError(f"bands={bands!r} names no band by {wrong[0]!r}: this collection has {table.bands}")
+        raise SpecError(
+            f"bands must be names such as 'B04', not {wrong[0]!r}: this collection has {listed_bands(table)}"
+        )
     known = table.bands
     if not names:
-        raise SpecError(f"bands is empty: this collection has {known}")
+        raise SpecError(f"bands is empty: name one of {listed_bands(table)}")
     if len(set(names)) < len(names):
-        raise SpecError(f"bands={names} names one twice")
+        raise SpecError(f"bands={names} names a band twice: name each once")
     for band in names:
         if band not in known:
-            raise BandNotFoundError(f"band {band!r} is not in this collection, which has {known or 'none indexed'}")
+            raise BandNotFoundError(f"band {band!r} is not in this collection, which has {listed_bands(table)}")
         if not has_href(table.schema, band):
-            raise CollectionError(f"band {band!r} has headers but no address: column assets lacks {band}.href")
+            raise CollectionError(
+                f"band {band!r} has headers, but no addresses of files: the column assets has no field {band}.href"
+            )
     return names
 
 
 def indexed_band(table: RecordTable, band: str | None) -> str:
-    """A band that has headers: the one asked for, or the first.
+    """Return a band that has headers: the one asked for, or the first.
 
     Raises:
-        BandNotFoundError: if it is not there, or there is none.
+        BandNotFoundError: if the table does not have it, or has no band.
     """
     known = table.bands
     if band is None and known:
         return known[0]
     if band not in known:
-        raise BandNotFoundError(f"band {band!r} is not in this collection, which has {known or 'none indexed'}")
+        raise BandNotFoundError(f"band {band!r} is not in this collection, which has {listed_bands(table)}")
     return str(band)
 
 
+def listed_bands(table: RecordTable) -> str:
+    """Return the names of a table's bands for a message."""
+    return ", ".join(table.bands) or "no indexed band: build it with enrich_cog=True"
+
+
 def has_href(columns: pa.Schema, band: str) -> bool:
-    """Whether ``assets.<band>.href`` is there to be read."""
+    """Return whether the table has the field ``assets.<band>.href``."""
     kind = columns.field(schema.ASSETS).type
     for name in (band, schema.HREF):
         if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:

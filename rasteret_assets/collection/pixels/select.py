@@ -1,4 +1,4 @@
-"""Which records are read: those whose footprint meets an area, with the headers of the bands asked for."""
+"""Select the records that are read: those whose footprint meets an area, with the headers of the bands asked for."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rasteret_assets.collection.areas.footprints import intersecting_pairs
 from rasteret_assets.collection.areas.reproject import crs_name
 from rasteret_assets.collection.pixels.band import BandHeader, parse_header
 from rasteret_assets.collection.pixels.codecs import check_supported
-from rasteret_assets.collection.pixels.read_options import Missing
 from rasteret_assets.collection.pixels.record_table import RecordTable
 from rasteret_assets.collection.pixels.stac_scaling import SCALING_FIELDS, Scaling, asset_scaling, scaling_fields
 from rasteret_assets.collection.table import query
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.inputs import Missing
 from rasteret_assets.message_lists import some
 
 _log = logging.getLogger(__name__)
@@ -35,23 +35,23 @@ _INDEX = "index:"
 _ASSET = "asset:{field}:{band}"
 _COLLECTION = "collection"
 
-#: Names that a message tells.
+#: Names that a message lists at most.
 _LISTED: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Record:
-    """A record to read from.
+    """A record that is read.
 
     Args:
         id: of the record.
         order: sorts records by datetime, then id; undated ones last.
         moment: its datetime in UTC; None for undated records.
-        cloud_cover: in percent; None where the table does not say.
+        cloud_cover: in percent; None if the table does not state it.
         collection: the STAC collection that the row names, if any.
         crs: of its rasters, as ``reproject.crs_name`` writes it.
-        headers: one per band asked for, in that order; None where the index has none, of one band at least it has.
-        hrefs: likewise.
+        headers: one for each band asked for, in that order; None if the index lacks it. At least one is there.
+        hrefs: address of the file of each band.
         areas: positions of the areas that meet its footprint, ascending.
     """
 
@@ -66,31 +66,31 @@ class Record:
     areas: Sequence[int]
 
     @property
-    def known(self) -> list[BandHeader]:
-        """The headers that the index has."""
+    def present_headers(self) -> list[BandHeader]:
+        """The headers that the index has, in the order of the bands."""
         return [header for header in self.headers if header is not None]
 
     @property
     def finest(self) -> BandHeader:
-        """The header of the band with the smallest pixels; the first of them."""
-        return min(self.known, key=lambda header: abs(header.grid.scale_x * header.grid.scale_y))
+        """The header of the band with the smallest pixels; of several, the first."""
+        return min(self.present_headers, key=lambda header: abs(header.grid.scale_x * header.grid.scale_y))
 
 
 def near_batches(
     table: RecordTable, bands: Sequence[str], shapes: Sequence[BaseGeometry], *, scaled: bool
 ) -> Iterator[pa.RecordBatch]:  # fmt: skip
-    """Rows whose bbox meets a shape, with the columns that reads need."""
-    # By bbox only: which shape meets which footprint exactly is found out once, where records are selected.
+    """Yield the rows whose bbox meets a shape, with the columns that reads need."""
+    # By bbox only, because select_records compares shapes with footprints exactly, once.
     return table.where(query.bbox_meets(shapes)).batches(projection(table.schema, bands, scaled=scaled))
 
 
 def projection(table: pa.Schema, bands: Sequence[str], *, scaled: bool = False) -> dict[str, pc.Expression]:
-    """The columns that :func:`select_records` needs.
+    """Return the columns that :func:`select_records` needs.
 
     Args:
         table: schema of the records.
         bands: names of the bands.
-        scaled: whether scale and offset are needed, which STAC may state where the file does not.
+        scaled: whether scale and offset are needed, which STAC may state if the file does not.
     """
     plain = (
         schema.ID, schema.DATETIME, schema.GEOMETRY, schema.BBOX, schema.PROJ_EPSG, schema.CRS, schema.CLOUD_COVER,
@@ -112,17 +112,17 @@ def select_records(
     batches: Iterator[pa.RecordBatch], bands: Sequence[str], shapes: Sequence[BaseGeometry], *, missing: Missing,
     what: str = "area",
 ) -> list[Record]:  # fmt: skip
-    """Records whose footprint meets an area, by datetime and id.
+    """Return the records whose footprint meets an area, by datetime and id.
 
     Args:
         batches: rows with the columns of :func:`projection`.
         bands: names of the bands.
         shapes: areas (or points) of interest in lon/lat.
-        missing: what becomes of records that lack the header of a band, as :class:`ReadOptions` says.
-        what: what they are called in messages.
+        missing: what happens to records without the header of a band, as :class:`ReadOptions` says.
+        what: the word for shapes in messages.
 
     Raises:
-        WindowError: if no footprint meets an area, or if no record that does has its headers.
+        WindowError: if no footprint meets an area, or the index has no header of the records whose footprint does.
     """
     return _sorted(stream_records(batches, bands, shapes, missing=missing, what=what))
 
@@ -133,13 +133,13 @@ def stream_records(
 ) -> Iterator[list[Record]]:  # fmt: skip
     """Yield the records of each batch whose footprint meets an area, in the order of the table.
 
-    Arguments and errors as for :func:`select_records`; what it raises, it raises after the last batch.
+    Arguments and errors are those of :func:`select_records`; errors are raised after the last batch.
     """
 
     def meeting(batch: pa.RecordBatch) -> Iterator[tuple[int, list[int]]]:
         area, row = intersecting_pairs(batch.column(schema.GEOMETRY), batch.column(schema.BBOX), shapes)
         if not len(row):
-            return  # boxes that meet an area, of footprints that do not
+            return  # boxes meet an area, but none of their footprints does
         order = np.lexsort((area, row))
         rows, starts = np.unique(row[order], return_index=True)
         for number, areas in zip(rows, np.split(area[order], starts[1:]), strict=True):
@@ -153,10 +153,10 @@ def _sorted(parts: Iterable[list[Record]]) -> list[Record]:
 
 
 def every_record(batches: Iterator[pa.RecordBatch], bands: Sequence[str]) -> list[Record]:
-    """All records that have the headers of ``bands``, by datetime and id.
+    """Return all records that have the headers of ``bands``, by datetime and id.
 
     Raises:
-        WindowError: if there is none.
+        WindowError: if no record has them.
     """
     return _sorted(
         _select(batches, bands, lambda batch: ((row, []) for row in range(batch.num_rows)), "drop", "filters")
@@ -164,12 +164,12 @@ def every_record(batches: Iterator[pa.RecordBatch], bands: Sequence[str]) -> lis
 
 
 def record_leaves(table: pa.Schema, bands: Sequence[str], *, scaled: bool = False) -> dict[str, tuple[str, ...]]:
-    """The columns that :func:`record_at` needs, as ways to fields: those of :func:`projection` without footprints.
+    """Return the columns that :func:`record_at` needs, as paths of fields: those of :func:`projection` but footprints.
 
     Args:
         table: schema of the records.
         bands: names of the bands.
-        scaled: whether scale and offset are needed, which STAC may state where the file does not.
+        scaled: whether scale and offset are needed, which STAC may state if the file does not.
     """
     plain = (schema.ID, schema.DATETIME, schema.PROJ_EPSG, schema.CRS, schema.CLOUD_COVER, _COLLECTION)
     leaves: dict[str, tuple[str, ...]] = {name: (name,) for name in plain if name in table.names}
@@ -185,7 +185,7 @@ def record_leaves(table: pa.Schema, bands: Sequence[str], *, scaled: bool = Fals
 
 
 def record_at(batch: pa.RecordBatch, row: int, bands: Sequence[str]) -> Record | None:
-    """One record; None where it has the header of no band.
+    """Return one record; None if it has no header of any band.
 
     Args:
         batch: rows with the columns of :func:`record_leaves`, datetimes in UTC microseconds.
@@ -194,8 +194,8 @@ def record_at(batch: pa.RecordBatch, row: int, bands: Sequence[str]) -> Record |
 
     Raises:
         CollectionError: if a header contradicts itself.
-        WindowError: if bands are in different CRSs, or there is none.
-        TileError: if tiles are compressed in a way that is not read.
+        WindowError: if bands are in different CRSs, or the record has no CRS.
+        TileError: if tiles are compressed in a way that cannot be decoded.
     """
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     if not any(columns[schema.band_column(band)][row].is_valid for band in bands):
@@ -218,10 +218,10 @@ def _select(
         moments = utc_instants(columns[schema.DATETIME])
         found: list[Record] = []
         for row, areas in wanted(batch):
-            lacking = [band for band in bands if not batch.column(schema.band_column(band))[row].is_valid]
-            if lacking:
-                is_left_out = missing == "drop" or len(lacking) == len(bands)
-                name = f"{batch.column(schema.ID)[row].as_py()} ({', '.join(lacking)})"
+            absent = [band for band in bands if not batch.column(schema.band_column(band))[row].is_valid]
+            if absent:
+                is_left_out = missing == "drop" or len(absent) == len(bands)
+                name = f"{batch.column(schema.ID)[row].as_py()} ({', '.join(absent)})"
                 (without if is_left_out else partly).append(name)
                 if is_left_out:
                     continue
@@ -230,30 +230,32 @@ def _select(
             count += len(found)
             yield found
     if (missing == "raise" and (without or partly)) or (without and not count):
-        lacking = [*without, *partly]
+        unread = [*without, *partly]
         raise WindowError(
-            f"{len(lacking)} records meet the {what}, but their headers of {list(bands)} are not in the index "
-            f"({listed(lacking)}): look for the reason with rasteret-assets failures, and build again to retry them"
+            f"the index has no header of bands {', '.join(bands)} for {len(unread)} records that meet the {what} "
+            f"({listed(unread)}): `rasteret-assets failures` tells why, and another build asks for them again"
         )
     if without:
-        _log.warning("%d records are left out, whose headers are not in the index: %s", len(without), listed(without))
+        _log.warning("left out %d records whose headers are not in the index: %s", len(without), listed(without))
     if partly:
         _log.warning(
-            "%d records have no data in the bands whose headers are not in the index: %s", len(partly), listed(partly)
+            "masked bands of %d records, because their headers are not in the index: %s", len(partly), listed(partly)
         )
     if not count:
-        raise WindowError(f"no record meets the {what}: compare it, and the filters, with the collection's bounds")
+        raise WindowError(
+            f"no record meets the {what}: compare the {what} and the filters with collection.bounds and .date_range"
+        )
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first of some names, and how many there are besides."""
+    """Return the first names, and the number of the others, for a message."""
     return some(names, _LISTED)
 
 
 def _record(
     columns: Mapping[str, pa.Array], row: int, moment: datetime | None, bands: Sequence[str], areas: Sequence[int]
 ) -> Record:
-    def value(name: str) -> Any:
+    def value(name: str) -> Any:  # noqa: ANN401  (a column of any type)
         return columns[name][row].as_py() if name in columns else None
 
     def stac_scaling(band: str, band_index: int) -> Scaling:
@@ -295,21 +297,24 @@ def _record(
 
 
 def named_crs(name: str, crs: str | None) -> str:
-    """A CRS as ``reproject.crs_name`` writes it.
+    """Return a CRS as ``reproject.crs_name`` writes it.
 
     Args:
         name: id of a record that has it, for messages.
         crs: as headers or records state it; empty or None where they do not.
 
     Raises:
-        WindowError: if there is none, or none that is known.
+        WindowError: if no CRS is stated, or pyproj does not know it.
     """
     if not crs:
-        raise WindowError(f"record {name!r} has no CRS, neither in its headers nor in its columns proj:epsg and crs")
+        raise WindowError(
+            f"record {name!r} has no CRS in its headers, nor in its columns proj:epsg and crs: state one in "
+            "the record table"
+        )
     try:
         return _crs_name(crs)
     except SpecError as error:
-        raise WindowError(f"record {name!r}: its CRS {error}") from error
+        raise WindowError(f"record {name!r}: CRS {error}") from error
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,8 +1,8 @@
-"""Scale and offset of a band as its record's STAC states them, for files that state none.
+"""Read scale and offset of a band from its record's STAC, for files that do not state them.
 
-Three spellings are read, the one nearest to the band first: ``raster:bands`` (raster extension 1.x: a list with one
-object per band of the file, of which ``scale`` and ``offset`` count), ``bands`` (STAC 1.1 and raster extension 2.0:
-likewise, ``raster:scale`` and ``raster:offset``), and the same two names in the asset itself, for all of its bands.
+Three spellings are read, the nearest to the band first: ``raster:bands`` (raster extension 1.x: a list with an object
+for each band of the file, with ``scale`` and ``offset``), ``bands`` (STAC 1.1 and raster extension 2.0: a list with
+``raster:scale`` and ``raster:offset``), and these two names in the asset itself, for all of its bands.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Scaling = tuple[float | None, float | None]
 """Scale and offset; None where not stated."""
 
 _NAMES: Final = ("raster:scale", "raster:offset")
-#: Fields with one object per band, and what scale and offset are called in these.
+#: Fields with an object for each band, and the names of scale and offset in the objects.
 _LISTS: Final = {"raster:bands": ("scale", "offset"), "bands": _NAMES}
-#: Where the rest of an asset that came as JSON is kept, as JSON.
+#: Field with other properties of an asset that came as JSON, as JSON.
 _PROPERTIES: Final = "properties"
 #: All fields of an asset that may state a scale or an offset.
 SCALING_FIELDS: Final = (*_LISTS, *_NAMES, _PROPERTIES)
 
 
 def scaling_fields(asset: pa.DataType) -> list[str]:
-    """Those of :data:`SCALING_FIELDS` that an asset has, and that can hold a number for its band.
+    """Return the :data:`SCALING_FIELDS` of an asset that can hold a number for its band.
 
     Args:
         asset: type of the asset, a struct.
@@ -46,10 +46,10 @@ def _may_state(field: pa.Field) -> bool:
 
 
 def asset_scaling(asset: Mapping[str, Any], band_index: int) -> Scaling:
-    """Scale and offset of a band.
+    """Return scale and offset of a band.
 
     Args:
-        asset: what it states, as Python objects.
+        asset: fields of the asset, as Python objects.
         band_index: position of the band in its file, counted from 0.
     """
     for name, keys in _LISTS.items():
@@ -62,8 +62,8 @@ def asset_scaling(asset: Mapping[str, Any], band_index: int) -> Scaling:
     return asset_scaling(rest, band_index) if rest else (None, None)
 
 
-def _document(text: Any) -> dict[str, Any] | None:
-    """What is left of an asset that came as JSON, without a further document in it."""
+def _document(text: object) -> dict[str, Any] | None:
+    """Return the other properties of an asset that came as JSON, without a further document in them."""
     try:
         value = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
@@ -71,18 +71,18 @@ def _document(text: Any) -> dict[str, Any] | None:
     return {key: found for key, found in value.items() if key != _PROPERTIES} if isinstance(value, dict) else None
 
 
-def _stated(values: Any, keys: tuple[str, str]) -> Scaling | None:
-    """Two numbers by name; None where there is neither."""
+def _stated(values: object, keys: tuple[str, str]) -> Scaling | None:
+    """Return two numbers by their names; None if neither is stated."""
     if not isinstance(values, Mapping):
         return None
     scale, offset = (_number(values.get(key)) for key in keys)
     return None if scale is None and offset is None else (scale, offset)
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     try:
         return float(value)
-    except OverflowError:  # an integer of JSON
+    except OverflowError:  # an integer of JSON that no float holds
         return None

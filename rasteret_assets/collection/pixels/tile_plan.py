@@ -1,4 +1,4 @@
-"""Which bytes to ask for: the tiles that windows and points touch, joined to runs. Pure; nothing is read here."""
+"""Plan requests: the tiles that windows and points touch, joined to runs of bytes. Nothing is read here."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from rasteret_assets.secrets import redact
 
 _Indices = npt.NDArray[np.intp]
 
-#: Bytes between two tiles that are read and dropped rather than asked around: a request costs more than they do.
+#: Bytes between two tiles that are read and dropped, because another request would take longer than these bytes.
 MAX_GAP = 64 * 1024
 
-#: A run ends here although its neighbour follows, so that what is in flight stays small. One tile may be larger.
+#: Bytes of a run at most, so that the bytes in flight stay few; a single tile may be larger.
 MAX_RUN = 4 * 1024 * 1024
 
 
 class Part(Protocol):
-    """What a target wants of one tile."""
+    """The pixels of one tile that a target needs."""
 
     def place(
         self, samples: npt.NDArray[Any] | None, opaque: npt.NDArray[np.bool_] | None, extent: Window
     ) -> None:  # fmt: skip
-        """Take the wanted pixels of a tile that was read.
+        """Take the needed pixels of a tile that was read.
 
         Args:
-            samples: of the tile; None where the file does not store it, so that its pixels stay as they are.
-            opaque: which of them hold data by the tile's alpha; None where it has none.
-            extent: where the tile lies.
+            samples: of the tile; None if the file does not store the tile, so that its pixels stay as they are.
+            opaque: true for samples that hold data by the tile's alpha; None if the tile has no alpha.
+            extent: window of the tile on the band's grid.
         """
         ...
 
 
 class Target(Protocol):
-    """A place for pixels that are read."""
+    """An array, or values of points, that a read fills."""
 
     def parts(self, tile_width: int, tile_height: int) -> Iterator[tuple[tuple[int, int], Part]]:
-        """(row, column) of every tile that is needed, and what of it."""
+        """Yield (row, column) of every tile that is needed, with the part of it."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class WindowTarget:
-    """A window, read into an array.
+    """A window that is read into an array.
 
     Args:
         window: on the band's grid.
         pixels: array of the window's shape; the pixels of tiles that are not stored or not read stay as they are.
-        valid: booleans of the same shape, made True where a tile was read whose alpha hides nothing; None where nobody
-            asks.
+        valid: booleans of the same shape, made true where a tile was read and its alpha does not hide the pixel; None
+            where nobody needs them.
     """
 
     window: Window
@@ -63,7 +63,7 @@ class WindowTarget:
     valid: npt.NDArray[np.bool_] | None = None
 
     def parts(self, tile_width: int, tile_height: int) -> Iterator[tuple[tuple[int, int], Part]]:
-        """Every tile it touches."""
+        """Yield the tiles that the window touches; the part of each is this target itself."""
         return ((tile, self) for tile in self.window.tiles(tile_width, tile_height))
 
     def place(
@@ -80,13 +80,13 @@ class WindowTarget:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PointTarget:
-    """Pixels, one by one.
+    """Single pixels, whose samples are read into an array of values.
 
     Args:
         rows: of each pixel on the band's grid.
-        columns: likewise.
-        values: filled with their samples.
-        valid: made True where a tile was read and its alpha hides nothing.
+        columns: of each pixel on the band's grid.
+        values: gets the samples.
+        valid: made true where a tile was read and its alpha does not hide the pixel.
     """
 
     rows: _Indices
@@ -95,7 +95,7 @@ class PointTarget:
     valid: npt.NDArray[np.bool_]
 
     def parts(self, tile_width: int, tile_height: int) -> Iterator[tuple[tuple[int, int], Part]]:
-        """The pixels of each tile."""
+        """Yield the tiles that hold the pixels, with the pixels of each."""
         across, down = self.columns // tile_width, self.rows // tile_height
         order = np.lexsort((across, down))
         tiles = np.column_stack([down[order], across[order]])
@@ -122,14 +122,14 @@ class _TilePoints:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class BandRead:
-    """All that is wanted of one band of one record.
+    """All that is read of one band of one record.
 
     Args:
         record: id of the record, for messages.
         band: name of the band.
         href: address of the file.
         header: of the band, or of one of its overviews.
-        targets: what to fill.
+        targets: arrays and points that get the pixels.
     """
 
     record: str
@@ -139,7 +139,7 @@ class BandRead:
     targets: Sequence[Target]
 
     def tile_error(self, row: int, column: int, reason: object) -> TileError:
-        """The error for one of its tiles."""
+        """Return the error for a tile of this read that cannot be decoded."""
         return TileError(
             f"record {self.record!r}, band {self.band!r}: tile (row {row}, column {column}) of {redact(self.href)} "
             f"cannot be decoded: {reason}; the file may have changed since it was indexed: build again with force=True",
@@ -157,7 +157,7 @@ class BandRead:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Tile:
-    """A stored tile and those that need it."""
+    """A stored tile, and the parts of targets that need it."""
 
     row: int
     column: int
@@ -168,10 +168,10 @@ class Tile:
     def place(
         self, samples: npt.NDArray[Any] | None, opaque: npt.NDArray[np.bool_] | None, header: BandHeader
     ) -> None:  # fmt: skip
-        """Give the samples to those who need them; None where the file does not store the tile."""
+        """Give the samples to every part; None if the file does not store the tile."""
         extent = header.tile_window(self.row, self.column)
         if samples is None and header.alpha is not None:
-            opaque = np.zeros(extent.shape, dtype=bool)  # alpha is as little there as the rest
+            opaque = np.zeros(extent.shape, dtype=bool)  # a tile that is not stored has no alpha either
         for part in self.parts:
             part.place(samples, opaque, extent)
 
@@ -188,12 +188,12 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """How a read is done.
+    """The requests of a read.
 
     Args:
         runs: requests that bring the tiles, in the order of the file.
-        broken: errors of tiles whose place in the index cannot be right.
-        absent: tiles that the file does not store: they need no request.
+        broken: errors of tiles whose offset or length in the index cannot be right.
+        absent: tiles that the file does not store, so that they need no request.
     """
 
     runs: Sequence[Run]
@@ -202,7 +202,7 @@ class Plan:
 
 
 def plan_read(read: BandRead) -> Plan:
-    """The requests of a read."""
+    """Return the requests of a read."""
     tiles, broken, absent = _tiles(read)
     runs: list[Run] = []
     run: list[Tile] = []
@@ -225,7 +225,7 @@ def _tiles(read: BandRead) -> tuple[list[Tile], list[TileError], list[Tile]]:
     for target in read.targets:
         for place, part in target.parts(header.tile_width, header.tile_height):
             needed.setdefault(place, []).append(part)
-    # No codec makes a tile much larger than it was: a count beyond that is damage, and memory must not be taken for it.
+    # Because no codec makes a tile much larger than its samples, a greater length is damage, and gets no memory.
     most = 2 * header.tile_bytes + MAX_GAP
     size = header.file.size
     tiles, broken, absent = [], [], []

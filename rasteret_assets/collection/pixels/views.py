@@ -1,4 +1,4 @@
-"""Which pixels are wanted of each record: grids that hold the areas, on the rasters' own pixels or on new ones."""
+"""Choose the pixels that are read of each record: grids that hold the areas, on the rasters' own pixels or new ones."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rasteret_assets.errors import WindowError
 
 Bounds = tuple[float, float, float, float]
 
-#: Pixels of a target grid that is read at once: 4 GB of 16 bits, 46 340 pixels square. One that is read piece by piece
-#: may have more, up to where dask's graph of 128 MB chunks is too large to be handled.
+#: Pixels of a target grid that is read at once: 4 GB of 16 bits, 46 340 pixels square. A grid that is read piece by
+#: piece may have more, up to where dask's graph of 128 MB chunks is too large to be handled.
 MOST_PIXELS: Final = 2**31
 MOST_LAZY_PIXELS: Final = 2**42
 
-#: Pixels of a cube that may be as empty as it likes, and how much emptier than full a larger one may be.
+#: Pixels up to which a cube may be nearly empty, and how many times the pixels of its areas a larger cube may have.
 _SMALL: Final = 2**22
 _MOST_EMPTY: Final = 16
 
@@ -33,13 +33,13 @@ _SNAP = 1e-6
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class View:
-    """Pixels wanted of a record.
+    """The pixels that are read of a record.
 
     Args:
         record: the record.
-        areas: the areas of interest in it, and their positions among all.
-        crs: of the grid.
-        grid: the pixels, which hold the areas; for several bands the same.
+        areas: the areas of interest that meet the record, with their positions among all areas.
+        crs: CRS of the grid.
+        grid: pixels that hold the areas, the same for all bands.
     """
 
     record: Record
@@ -49,7 +49,7 @@ class View:
 
     @classmethod
     def of_grid(cls, record: Record, crs: str, grid: Grid) -> View:
-        """All pixels of a grid."""
+        """Return the view of all pixels of a grid."""
         return cls(record=record, areas=[(0, Area.of_bounds(grid.bounds, crs))], crs=crs, grid=grid)
 
 
@@ -68,8 +68,8 @@ def choose_views(
         options: how pixels are read.
 
     Raises:
-        WindowError: if none does; if bands lie on different grids and nothing says how to join them; if a grid of
-            ``target_crs`` or ``resolution`` is larger than anybody reads, or would go around the world because
+        WindowError: if no area meets a raster; if bands lie on different grids and the options choose no grid; if a
+            grid of ``target_crs`` or ``resolution`` has too many pixels, or would go around the world because
             ``target_crs`` ends at the antimeridian, where the area lies on both sides of it.
     """
     if not options.regrids and not options.allow_resample:
@@ -94,7 +94,8 @@ def choose_views(
     ]
     if not views:
         raise WindowError(
-            f"the area meets the footprint of {len(records)} records, but the raster of none: footprints are too large"
+            f"{len(records)} records have a footprint that meets the area, but none of their rasters does: check the "
+            "footprints in the record table"
         )
     return views
 
@@ -103,7 +104,7 @@ def check_one_grid(record: Record, bands: Sequence[str]) -> None:
     """Refuse a record whose bands lie on different grids.
 
     Raises:
-        WindowError: naming them, and what to do.
+        WindowError: with both bands, and what to do.
     """
     known = [(band, header) for band, header in zip(bands, record.headers, strict=True) if header is not None]
     first_band, first_header = known[0]
@@ -123,7 +124,7 @@ def _grid_text(header: BandHeader) -> str:
 
 
 def _grids(record: Record, area: Area, options: ReadOptions, anchors: Mapping[str, Grid]) -> Iterator[tuple[str, Grid]]:
-    """The grid of an area in a record, unless the raster does not reach it."""
+    """Yield the CRS and grid of an area in a record, or nothing if the raster does not meet the area."""
     grid = record.finest.grid
     shape = placed_on(area, record.crs, grid)
     window = None if shape is None else grid.window(shape.bounds)
@@ -144,7 +145,7 @@ def _grids(record: Record, area: Area, options: ReadOptions, anchors: Mapping[st
 
 
 def check_memory(views: Sequence[View]) -> None:
-    """Refuse views whose grids were chosen, and are larger than what is read at once.
+    """Refuse views on chosen grids that have more pixels than are read at once.
 
     Raises:
         WindowError: as :func:`check_size`.
@@ -158,7 +159,7 @@ def check_size(grid: Grid, crs: str, most_pixels: int) -> None:
     """Refuse a grid of more than ``most_pixels`` pixels.
 
     Raises:
-        WindowError: that says how large it is, and what makes it smaller.
+        WindowError: with the size of the grid, and what makes it smaller.
     """
     if grid.width * grid.height <= most_pixels:
         return
@@ -172,10 +173,10 @@ def check_size(grid: Grid, crs: str, most_pixels: int) -> None:
 
 
 def aligned_grid(bounds: Bounds, resolution: tuple[float, float], anchor: Grid | None) -> Grid:
-    """The smallest grid around ``bounds`` whose pixels fit those of every other grid made so.
+    """Return the smallest grid around ``bounds`` whose pixels coincide with those of all grids of the same anchor.
 
-    Edges are whole pixels away from the first corner of ``anchor``, so that overviews can be read as they are; without
-    one they are multiples of the resolution.
+    Edges are whole pixels away from the first corner of ``anchor``, so that overviews can be read without a warp;
+    without an anchor, edges are multiples of the resolution.
     """
     width, height = resolution
     x, y = (anchor.origin_x, anchor.origin_y) if anchor else (0.0, 0.0)
@@ -192,7 +193,7 @@ def aligned_grid(bounds: Bounds, resolution: tuple[float, float], anchor: Grid |
 
 
 def _common_resolution(records: Sequence[Record], areas: Sequence[Area], target: str) -> tuple[float, float]:
-    """The pixel size that keeps the detail of the finest record, the same for all, so that their pixels coincide."""
+    """Return one pixel size for all records, which keeps the detail of the finest, so that their pixels coincide."""
     sizes: dict[tuple[str, float, float], float] = {}
     for record in records:
         grid = record.finest.grid
@@ -242,7 +243,7 @@ def common_grid(views: Sequence[View], *, is_lazy: bool = False) -> tuple[str, G
         origin_x=first.grid.origin_x + left * first.grid.scale_x,
         origin_y=first.grid.origin_y + top * first.grid.scale_y,
     )
-    if all(view.grid != grid for view in views):  # the pixels of one raster are not more than it has
+    if all(view.grid != grid for view in views):  # one raster has no more pixels than its file
         check_size(grid, first.crs, most_pixels)
         if not is_lazy:
             _check_filled(grid, views)
@@ -250,11 +251,11 @@ def common_grid(views: Sequence[View], *, is_lazy: bool = False) -> tuple[str, G
 
 
 def several_crss(found: Iterable[str], proposed: str) -> WindowError:
-    """The refusal of records in several CRSs where one is needed.
+    """Return the error for records in several CRSs where one is needed.
 
     Args:
         found: the CRSs.
-        proposed: the one that is named as a choice.
+        proposed: the CRS that the message names as a choice.
     """
     names = sorted(found)
     return WindowError(

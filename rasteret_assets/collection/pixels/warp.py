@@ -1,11 +1,11 @@
-"""Rasters on other grids, by GDAL's warp: which source pixels that takes, and the warp itself.
+"""Warp rasters to other grids with GDAL: find the source pixels of a target grid, and warp them.
 
 The value of a pixel depends on the target grid and on the file, and on nothing else: neither on the area that is asked
 for, nor on the parts in which a large area is warped, nor on the chunks of a lazy cube. Two defaults of GDAL would make
 it depend on the window that is warped: the width of kernels, which is therefore stated (``XSCALE`` and ``YSCALE``), and
-the approximation of the transform between two CRSs, which is therefore exact. The result is that of
-``rasterio.vrt.WarpedVRT`` of the whole raster with these options. Only this module talks to rasterio, which is an
-optional package.
+the approximation of the transform between two CRSs, which is therefore exact. The result equals
+``rasterio.vrt.WarpedVRT`` of the whole raster with these options. Only this module uses rasterio to warp; rasterio is
+an optional package.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,17 +25,20 @@ from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.collection.pixels.read_options import KERNELS
 
+if TYPE_CHECKING:
+    from rasterio.crs import CRS
+
 _Mask = npt.NDArray[np.bool_]
 
-#: Source pixels that are read beside those that the kernel reaches.
+#: Source pixels that are read beyond the reach of the kernel.
 _MARGIN: Final = 3
-#: Target pixels that are warped beside those that are wanted: GDAL finds the source pixels of a window by its outline,
-#: and leaves out some at its edges. More of them for sums of few pixels, which GDAL spreads from each source pixel.
+#: Target pixels that are warped beyond those asked for, because GDAL finds the source pixels of a window by its outline
+#: and leaves out some at its edges. Sums of few pixels need more, because GDAL spreads them from each source pixel.
 _BORDER: Final = 2
 _BORDER_OF_SUMS: Final = 8
-#: Source pixels beyond a target grid, more than GDAL looks at for sums.
+#: Source pixels beyond a target grid: more than GDAL reads for sums.
 _BEYOND: Final = 32
-#: Source pixels by which GDAL may be off when it transforms coordinates. Not 0, which GDAL takes for "as usual".
+#: Source pixels by which transformed coordinates may be off. Not 0, because GDAL takes 0 for its default.
 _TOLERANCE: Final = 1e-9
 
 #: Bytes of source pixels that one warp may take; larger grids are warped in parts.
@@ -43,11 +46,11 @@ _MOST_BYTES: Final = 4 * 1024 * 1024
 
 #: Methods whose results are pixels of the file; all others compute new values.
 _CHOOSING: Final = frozenset({"nearest", "mode", "max", "min", "med", "q1", "q3"})
-#: Types of integers with a value that no pixel has, which marks what is not valid.
+#: Wider types of integers, so that a value that no pixel has can mark pixels that are not valid.
 _WIDER: Final[dict[str, Any]] = {
     "i1": np.int16, "u1": np.int16, "i2": np.int32, "u2": np.int32, "i4": np.float64, "u4": np.float64,
 }  # fmt: skip
-#: Types in which values are computed. Sums that end in a half would else be rounded by the last bit of coordinates.
+#: Types in which values are computed, because sums that end in a half would be rounded by the last bit of coordinates.
 _COMPUTED: Final[dict[str, Any]] = {
     "i1": np.float32, "u1": np.float32, "i2": np.float32, "u2": np.float32, "i4": np.float64, "u4": np.float64,
 }  # fmt: skip
@@ -56,7 +59,7 @@ _PURPOSE: Final = "reading on another grid (target_crs, resolution, allow_resamp
 
 
 def suggest_resolution(grid: Grid, source: str, target: str) -> float:
-    """Size of a square pixel in ``target`` that keeps the detail of a grid, as GDAL suggests it."""
+    """Return the size of a square pixel in ``target`` that keeps the detail of a grid, as GDAL suggests it."""
     warp = optional("rasterio.warp", extra="warp", purpose=_PURPOSE)
     transform, _, _ = warp.calculate_default_transform(
         _crs(source), _crs(target), grid.width, grid.height, *grid.bounds
@@ -66,7 +69,7 @@ def suggest_resolution(grid: Grid, source: str, target: str) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Regrid:
-    """How the pixels of a band, or of an overview of it, become those of a target grid.
+    """The warp of a band, or of an overview of it, to a target grid.
 
     Args:
         source: CRS of the band.
@@ -82,12 +85,12 @@ class Regrid:
 
     @property
     def border(self) -> int:
-        """Target pixels that are warped beside those that are wanted, on every side."""
+        """Target pixels that are warped beyond those asked for, on every side."""
         return max(_BORDER, math.ceil(_BORDER_OF_SUMS / max(*self.ratio, 1))) if self.resampling == "sum" else _BORDER
 
     @property
     def scale(self) -> dict[str, float]:
-        """GDAL's options ``XSCALE`` and ``YSCALE``: the size of a source pixel by that of a target pixel.
+        """GDAL's options ``XSCALE`` and ``YSCALE``: the size of a source pixel divided by that of a target pixel.
 
         Kernels are not narrower than a source pixel. Sums have no kernel, but GDAL draws a line beyond the grid, twice
         this many target pixels away. It may take a source pixel on that line for one that the antimeridian tears apart,
@@ -117,7 +120,7 @@ def pixel_ratio(raster: Grid, source: str, target: str, resolution: tuple[float,
     if source == target:
         return width / abs(raster.scale_x), height / abs(raster.scale_y)
     west, south, east, north = raster.bounds
-    # The middle first; where it has no place in the target, any other place of a coarse lattice.
+    # The middle first; if it has no coordinates in the target, any other place of a coarse lattice.
     shares = np.array([0.5, 0.25, 0.75, 0.1, 0.9])
     x, y = (axis.ravel() for axis in np.meshgrid(west + shares * (east - west), south + shares * (north - south)))
     places = np.column_stack(transform_points(x, y, source, target))
@@ -149,17 +152,17 @@ def choose_level(header: BandHeader, ratio: tuple[float, float]) -> BandHeader:
 
 
 def source_window(header: BandHeader, grid: Grid, how: Regrid) -> Window | None:
-    """Return the pixels of a band that the pixels of ``grid`` are made of; None where the band does not reach the grid.
+    """Return the window of a band that ``grid`` is warped from; None if the band does not reach the grid.
 
     Args:
         header: of the band, or of the overview that is read.
         grid: target pixels.
-        how: they are made.
+        how: the warp.
     """
     wider = grid.grown(how.border)
     bounds = transform_bounds(wider.bounds, how.target, how.source)
     if bounds is None:
-        return header.grid.whole  # part of the grid has no place in the source's CRS: GDAL sorts it out
+        return header.grid.whole  # part of the grid has no coordinates in the source's CRS: GDAL leaves it out
     scale_x, scale_y = abs(header.grid.scale_x), abs(header.grid.scale_y)
     across = max((bounds[2] - bounds[0]) / wider.width / scale_x, how.ratio[0], 1)
     down = max((bounds[3] - bounds[1]) / wider.height / scale_y, how.ratio[1], 1)
@@ -169,12 +172,12 @@ def source_window(header: BandHeader, grid: Grid, how: Regrid) -> Window | None:
 
 
 def parts(header: BandHeader, grid: Grid, how: Regrid) -> Iterator[tuple[Window, Window]]:
-    """Yield the grid in parts that take little memory each: a window of it, and the window of the band that it takes.
+    """Yield parts of a grid that take bounded memory: a window of the grid, and the window of the band that it needs.
 
     Args:
         header: of the band, or of the overview that is read.
         grid: target pixels.
-        how: they are made.
+        how: the warp.
     """
     waiting = [grid.whole]
     while waiting:
@@ -200,20 +203,20 @@ def _halves(window: Window) -> list[Window]:
 
 
 def warp(
-    pixels: npt.NDArray[Any], valid: _Mask, grid: Grid, target_grid: Grid, how: Regrid, *, nodata: Any
+    pixels: npt.NDArray[Any], valid: _Mask, grid: Grid, target_grid: Grid, how: Regrid, *, nodata: np.number[Any] | None
 ) -> tuple[npt.NDArray[Any], _Mask]:
-    """Return pixels on another grid, and which of them are made of valid pixels.
+    """Return pixels on another grid, and which of them are made from valid pixels.
 
     Args:
         pixels: array of the shape of ``grid``; it may be changed.
-        valid: which pixels were read.
-        grid: where they lie.
-        target_grid: where they are wanted.
-        how: they are brought there.
-        nodata: value of pixels without data; None where every pixel that was read has data.
+        valid: true for pixels that were read.
+        grid: of ``pixels``.
+        target_grid: of the result.
+        how: the warp.
+        nodata: value of pixels without data; None if every pixel that was read holds data.
 
     Returns:
-        An array of the shape of ``target_grid`` and the type of ``pixels``, 0 or nodata where it is not valid, and
+        An array of the shape of ``target_grid`` and the type of ``pixels``, with 0 or nodata where it is not valid, and
         booleans of that shape.
     """
     rasterio = optional("rasterio", extra="warp", purpose=_PURPOSE)
@@ -225,7 +228,7 @@ def warp(
         "driver": "GTiff", "width": grid.width, "height": grid.height, "count": 1, "dtype": work.dtype,
         "crs": _crs(how.source), "transform": rasterio.Affine(*grid.affine), "nodata": marker.item(),
     }  # fmt: skip
-    # Not ``rasterio.warp.reproject``, which always approximates the transform to an eighth of a pixel.
+    # Not ``rasterio.warp.reproject``, because it always approximates the transform to an eighth of a pixel.
     with rasterio.MemoryFile() as memory:
         with memory.open(**profile) as dataset:
             dataset.write(work, 1)
@@ -248,9 +251,9 @@ def warp(
 
 
 def _marked(
-    pixels: npt.NDArray[Any], valid: _Mask, nodata: Any, resampling: str
-) -> tuple[npt.NDArray[Any], Any]:  # fmt: skip
-    """Return pixels in a type that GDAL warps, with one value in all that are not valid, and this value."""
+    pixels: npt.NDArray[Any], valid: _Mask, nodata: np.number[Any] | None, resampling: str
+) -> tuple[npt.NDArray[Any], np.number[Any]]:  # fmt: skip
+    """Return pixels in a type that GDAL warps, with one value in all pixels that are not valid, and this value."""
     kind = pixels.dtype
     if kind == np.float16:  # GDAL has no half floats
         pixels, kind = pixels.astype(np.float32), np.dtype(np.float32)
@@ -273,14 +276,19 @@ def _marked(
     return pixels, marker
 
 
-def _unused(pixels: npt.NDArray[Any]) -> Any:
+def _unused(pixels: npt.NDArray[Any]) -> np.number[Any]:
     """Return a value of a type of 64 bits that no pixel has."""
     limits, taken = np.iinfo(pixels.dtype), set(np.unique(pixels).tolist())
-    return pixels.dtype.type(next(value for value in range(limits.max, limits.min, -1) if value not in taken))
+    unused: np.number[Any] = pixels.dtype.type(
+        next(value for value in range(limits.max, limits.min, -1) if value not in taken)
+    )
+    return unused
 
 
-def _native(out: npt.NDArray[Any], there: _Mask, kind: np.dtype[Any], nodata: Any) -> npt.NDArray[Any]:
-    """Return warped pixels in the file's type; nodata, or 0 without one, where they are not valid."""
+def _native(
+    out: npt.NDArray[Any], there: _Mask, kind: np.dtype[Any], nodata: np.number[Any] | None
+) -> npt.NDArray[Any]:
+    """Return warped pixels in the file's type, with nodata, or 0 if there is no nodata, where they are not valid."""
     if out.dtype != kind:
         if kind.kind in "iu":
             limits = np.iinfo(kind)
@@ -295,8 +303,8 @@ def _native(out: npt.NDArray[Any], there: _Mask, kind: np.dtype[Any], nodata: An
     return out
 
 
-def _avoid(out: npt.NDArray[Any], nodata: Any) -> None:
-    """Give pixels the value next to nodata that came out as nodata although they hold data, as GDAL does."""
+def _avoid(out: npt.NDArray[Any], nodata: np.number[Any]) -> None:
+    """Change pixels with data whose value came out as nodata to the next value, as GDAL does."""
     if np.isnan(nodata):
         return
     low = np.finfo(out.dtype).min if out.dtype.kind == "f" else np.iinfo(out.dtype).min
@@ -308,5 +316,5 @@ def _avoid(out: npt.NDArray[Any], nodata: Any) -> None:
     out[out == nodata] = neighbour
 
 
-def _crs(name: str) -> Any:
+def _crs(name: str) -> CRS:
     return optional("rasterio", extra="warp", purpose=_PURPOSE).crs.CRS.from_user_input(name)

@@ -1,1 +1,1 @@
-"""What people see of a collection: its card in notebooks and its map."""
+"""Show collections: their card in notebooks, and maps of their footprints."""

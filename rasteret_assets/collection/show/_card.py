@@ -1,4 +1,4 @@
-"""A collection in one line, and as a small HTML card for notebooks."""
+"""Describe a collection in one line, and as a small HTML card for notebooks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _SHOWN = 6
 
 
 def short(name: str, bands: Sequence[str], *, is_filtered: bool) -> str:
-    """A collection in one line, as far as it is known without reading rows."""
+    """Return a collection in one line, without reading rows."""
     part = ", filtered" if is_filtered else ""
     return f"Collection({name!r}, bands {', '.join(bands) or 'none'}{part}; print it to see what it holds)"
 
 
 def line(name: str, bands: Sequence[str], summary: Summary) -> str:
-    """Name, rows, bands and dates in one line."""
+    """Return name, rows, bands and dates of a collection in one line."""
     rows = "1 record" if summary.rows == 1 else f"{summary.rows:,} records"
     return f"Collection({name!r}, {rows}, bands: {_listed(bands)}, {_dates(summary.dates)})"
 
@@ -36,15 +36,15 @@ def html(
     summary: Summary,
     picture: str | None = None,
 ) -> str:
-    """A table of what a collection holds; every text in it is escaped.
+    """Return the card of a collection as HTML; every text in it is escaped.
 
     Args:
         name: of the collection.
         subtitle: a sentence about it, may be empty.
-        bands: the number of records whose header is present by band; None where it is not known.
+        bands: number of records that have the header, by band; None if it is unknown.
         crs: of the rasters.
-        summary: its counts and extents.
-        picture: SVG of its footprints, shown beside the table.
+        summary: counts and extents.
+        picture: SVG of footprints, shown beside the table.
     """
     bounds = "none" if summary.bounds is None else ", ".join(f"{value:.4f}" for value in summary.bounds)
     facts = {
@@ -66,14 +66,14 @@ def html(
 
 
 def footprints(collection: RecordTable) -> str | None:
-    """Draw the first footprints of a collection as an SVG element; None where there are none."""
+    """Draw the first footprints of a collection as an SVG element; None if it has no footprint."""
     shapes, _, more = read_footprints(collection, DRAWN_SINGLY)
     title = counted(collection, len(shapes), more=more)
     return footprint_map(shapes, np.zeros(len(shapes), bool), title) if len(shapes) else None
 
 
 def _share(band: str, headers: int | None, rows: int) -> str:
-    """A band with the share of records whose header is present, rounded down: 100 % means all."""
+    """Return a band with the share of records that have its header, rounded down: 100 % means all."""
     return f"{band} ({headers * 100 // rows} %)" if rows and headers is not None else band
 
 

@@ -1,13 +1,14 @@
-"""Footprints on a map of longitudes and latitudes, with matplotlib."""
+"""Draw footprints on a map of longitudes and latitudes, with matplotlib."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from rasteret_assets.collection.pixels.record_table import RecordTable
 from rasteret_assets.collection.show.footprint_shapes import (
+    Floats,
     counted,
     latitude,
     longitude,
@@ -21,31 +22,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-#: Footprints that are drawn at most: more of them are a blot, and take their time.
+#: Footprints that are drawn at most, because more cannot be told apart, and take seconds.
 MOST_DRAWN: Final = 5000
 _INK, _FAINT, _SEA = "#1b2a33", "#6b7c86", "#eef3f5"
 _COLOURS: Final = "viridis"
 
 
 def draw_footprints(collection: RecordTable, ax: Axes | None, limit: int) -> Axes:
-    """Draw the footprints of a collection, the later the lighter.
+    """Draw the footprints of a collection, later ones in lighter colours.
 
     Args:
-        collection: whose records are drawn, at most ``limit`` of them.
-        ax: matplotlib axes to draw into; a figure of its own when None.
+        collection: the records, of which at most ``limit`` are drawn.
+        ax: matplotlib axes to draw into; None for a new figure.
         limit: most footprints to draw.
 
     Raises:
         WindowError: if there is no footprint.
     """
-    # Matplotlib takes half a second to import, which nobody else should wait for.
+    # Imported here, because the import takes half a second and other methods do not need matplotlib.
     from matplotlib.collections import PolyCollection  # noqa: PLC0415
     from matplotlib.dates import date2num, num2date  # noqa: PLC0415
 
     shapes, stated, more = read_footprints(collection, limit)
     drawn_rings = list(rings_of(side_by_side(shapes)))
     if not drawn_rings:
-        raise WindowError("there is no footprint to draw: the collection, or what its filters leave, is empty")
+        raise WindowError("there is no footprint to draw: no record meets the filters, or none has a footprint")
     outlines = [ring for _, ring in drawn_rings]
     moments = [stated[row] for row, _ in drawn_rings]
     axes = _new_axes() if ax is None else ax
@@ -77,13 +78,13 @@ def _new_axes() -> Axes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    # Not pyplot's: a figure nobody closes would stay in memory.
+    # Without pyplot, because it keeps figures that are not closed in memory.
     figure = Figure(figsize=(7.5, 5.5), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
 
 
-def _frame(axes: Axes, points: Any) -> None:
+def _frame(axes: Axes, points: Floats) -> None:
     (west, south), (east, north) = points.min(axis=0), points.max(axis=0)
     pad = max(east - west, north - south, 1e-3) * 0.06
     axes.set_xlim(west - pad, east + pad)

@@ -1,7 +1,7 @@
-"""Footprints as they lie on a map: neighbours side by side, also across Greenwich and the antimeridian.
+"""Shape footprints for a map: neighbours lie side by side, also across Greenwich and the antimeridian.
 
 A map begins and ends in the middle of the widest gap between footprints, so that the fewest are cut. Its longitudes
-may lie beyond 180 then.
+may lie beyond 180 then. All maps (SVG, matplotlib, Dagster's) take their shapes from here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def read_footprints(collection: RecordTable, limit: int) -> tuple[Shapes, list[d
     """Read the first footprints of a collection.
 
     Args:
-        collection: whose records are read.
+        collection: the records.
         limit: most footprints to read.
 
     Returns:
@@ -59,7 +59,7 @@ def counted(collection: RecordTable, count: int, *, more: bool) -> str:
 
 
 def footprints_of(batch: pa.RecordBatch) -> Shapes:
-    """Return the footprints of records in lon/lat, None where there are none.
+    """Return the footprints of records in lon/lat; None for a record without footprint.
 
     Args:
         batch: with the columns ``geometry`` and ``bbox``.
@@ -70,7 +70,8 @@ def footprints_of(batch: pa.RecordBatch) -> Shapes:
     shapes, boxes = decode_wkb(batch.column(GEOMETRY)), boxes_of(batch)
     bounds = shapely.bounds(shapes)
     with np.errstate(invalid="ignore"):
-        # Tables of others have rings that jump from 179 to -179, which only the bbox tells from one around the Earth.
+        # Because foreign tables have rings that jump from 179 to -179; only the bbox tells them from a ring around
+        # the Earth.
         jumps = (boxes[:, 0] > boxes[:, 2]) & (boxes[:, 2] - boxes[:, 0] + 360 < 180)
         jumps &= (bounds[:, 2] - bounds[:, 0] > 180) & (shapely.get_num_geometries(shapes) == 1)
     if jumps.any():
@@ -79,7 +80,7 @@ def footprints_of(batch: pa.RecordBatch) -> Shapes:
 
 
 def boxes_of(batch: pa.RecordBatch) -> Floats:
-    """Return the boxes of records as ``[N, 4]``: west, south, east, north in degrees, NaN where there are none.
+    """Return the boxes of records as ``[N, 4]``: west, south, east, north in degrees; NaN for a record without box.
 
     Args:
         batch: with the column ``bbox``. ``west > east`` goes around the antimeridian.
@@ -92,14 +93,14 @@ def first_longitude(spans: Floats) -> float:
     """Return the longitude at which a map begins; the middle of the map lies in -180..180.
 
     Args:
-        spans: ``[N, 2]`` of west and east within -180..180, of all that is on the map.
+        spans: ``[N, 2]``: west and east, within -180..180, of all footprints on the map.
     """
     gap = widest_gap(spans) if len(spans) else None
     return -180.0 if gap is None else gap % 360 - 360
 
 
 def side_by_side(shapes: Shapes) -> Shapes:
-    """Return footprints moved to where they lie on one map.
+    """Return footprints at the longitudes that they have on one map.
 
     Args:
         shapes: ``[N]`` in lon/lat, with longitudes of any size; None stays None.

@@ -1,8 +1,8 @@
-"""A small map of footprints as SVG, for the page of a partition and for the card in notebooks.
+"""Draw small maps of footprints as SVG, for the page of a partition and for the card in notebooks.
 
-Plate carrée with the parallels stretched to the scale of the middle latitude, so that a footprint looks as wide as it
-is. A few hundred footprints are drawn one by one, more of them as a grid of densities. Drawing takes a millisecond, and
-nothing that takes its time to import.
+The projection is plate carrée, stretched to the scale of the middle latitude, so that a footprint has its true
+proportions. A few hundred footprints are drawn one by one, more of them as a grid of densities. Drawing takes a
+millisecond and needs no package that is slow to import.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rasteret_assets.collection.show.footprint_shapes import (
     side_by_side,
 )
 
-#: Footprints drawn one by one; above, a cell shows how many there are.
+#: Footprints that are drawn one by one at most; of more, cells show how many there are.
 DRAWN_SINGLY: Final = 400
 
 _WIDTH: Final = 460
@@ -33,9 +33,9 @@ _MARGIN: Final = 38
 _CELLS: Final = 40
 _WHOLE, _MARKED, _EXTENT = "#2563eb", "#ea580c", "#475569"
 _STEPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 45, 60, 90)
-#: Letters of a title that fit beside the inset.
+#: Letters of a title that have room beside the inset.
 _TITLE: Final = 54
-#: Pixels that an outline may stray, and that a footprint is drawn across at least.
+#: Pixels by which an outline may be simplified, and pixels that a footprint is wide at least.
 _STRAY, _SMALLEST = 0.3, 2.0
 
 Mask = npt.NDArray[np.bool_]
@@ -43,7 +43,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class _Frame:
-    """Which part of the Earth a map shows, and where it lies in the picture."""
+    """The extent of a map in degrees, and its transform to pixels of the picture."""
 
     west: float
     south: float
@@ -61,16 +61,16 @@ class _Frame:
 
 
 def footprint_map(shapes: Shapes, marked: Mask, title: str) -> str:
-    """Return a map with the outlines of some footprints as an SVG document.
+    """Return a map with the outlines of footprints as an SVG document.
 
     Args:
-        shapes: ``[N]`` footprints in lon/lat; None is a record without one.
-        marked: ``[N]`` records that are drawn in another colour.
+        shapes: ``[N]`` footprints in lon/lat; None for a record without footprint.
+        marked: ``[N]`` booleans, true for records that are drawn in another colour.
         title: of the map; plain text.
     """
     placed = side_by_side(shapes)
     frame = _frame(shapely.bounds(placed))
-    # A string per footprint, of a few hundred.
+    # A loop, because each of a few hundred footprints is a string.
     outlines: dict[bool, list[str]] = {False: [], True: []}
     for row, ring in rings_of(shapely.transform(placed, frame.xy)):
         outlines[bool(marked[row])].append(_outline(ring))
@@ -83,12 +83,12 @@ def footprint_map(shapes: Shapes, marked: Mask, title: str) -> str:
 
 
 def density_map(boxes: Floats, marked: Mask, title: str) -> str:
-    """Return a map that shows where how many footprints lie as an SVG document.
+    """Return a map of the density of footprints as an SVG document.
 
     Args:
         boxes: ``[N, 4]`` of west, south, east, north in degrees within -180..180; ``west > east`` goes around the
             antimeridian, and a row of NaN is a record without footprint.
-        marked: ``[N]`` records that colour the cell that they lie in.
+        marked: ``[N]`` booleans, true for records whose cell gets another colour.
         title: of the map; plain text.
     """
     present = np.isfinite(boxes).all(axis=1)
@@ -106,7 +106,7 @@ def density_map(boxes: Floats, marked: Mask, title: str) -> str:
 
 
 def _frame(bounds: Floats) -> _Frame:
-    """Return the extent of bounds ``[N, 4]`` with a margin, in the shape of the picture; of none the whole Earth."""
+    """Return the extent of bounds ``[N, 4]`` with a margin, in the shape of the picture; without bounds the Earth."""
     bounds = bounds[np.isfinite(bounds).all(axis=1)]
     if not len(bounds):
         return _Frame(-180, -90, 180, 90)

@@ -1,1 +1,1 @@
-"""The record table as a question: filters, scans of published files, what they hold."""
+"""The record table: filters as expressions, scans of published files, counts and extents of their records."""

@@ -1,8 +1,8 @@
-"""Which row groups of a file may hold a record near an area: by their statistics, then by the boxes themselves.
+"""Choose the row groups of a file that may hold a record near an area, by their statistics, then by the boxes.
 
-Arrow prunes by statistics too, but evaluates the expression group by group, for longer than a small group takes to
-read; and statistics of records along a curve say of two groups that one box spans both. The four columns of boxes are a
-hundredth of a record, so they are read before the others are.
+Arrow prunes by statistics too, but evaluates the expression for each group, which takes longer than reading a small
+group; and the statistics of a group of records along a curve span more than its boxes. The four columns of boxes are a
+hundredth of a record, so they are read before other columns.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Boxes = npt.NDArray[np.float64]
 
 
 def groups_near(file: pq.ParquetFile, areas: Sequence[Boxes]) -> list[int]:
-    """Row groups that hold a record whose box overlaps one box of every group of areas.
+    """Return the row groups that hold a record whose box overlaps one box of every group of areas.
 
     Args:
         file: with a column of boxes.
@@ -31,7 +31,7 @@ def groups_near(file: pq.ParquetFile, areas: Sequence[Boxes]) -> list[int]:
         return []
     counts = [file.metadata.row_group(int(group)).num_rows for group in candidates]
     column = file.read_row_groups(candidates.tolist(), columns=[BBOX], use_threads=False)[BBOX].combine_chunks()
-    # Rows without a box meet nothing, as NaN does.
+    # Rows without a box meet no area, because NaN compares as false.
     xmin, ymin, xmax, ymax = (np.asarray(pc.fill_null(pc.struct_field(column, axis), np.nan)) for axis in BBOX_AXES)
     met = np.ones(len(column), bool)
     for boxes in areas:
@@ -47,11 +47,11 @@ def groups_near(file: pq.ParquetFile, areas: Sequence[Boxes]) -> list[int]:
 
 
 def _groups_by_statistics(metadata: pq.FileMetaData, areas: Sequence[Boxes]) -> npt.NDArray[np.int64]:
-    """Row groups of which the statistics do not say that all of their boxes lie elsewhere."""
+    """Return the row groups whose statistics allow a box near the areas."""
     ranges = _ranges(metadata)
     if ranges is None:
         return np.arange(metadata.num_row_groups)
-    # A group without statistics (none of its records has a box) is NaN, and is looked at.
+    # A group without statistics (none of its records has a box) is NaN, and is kept.
     with np.errstate(invalid="ignore"):
         elsewhere = np.zeros(len(ranges), bool)
         (xmin_low, xmin_high), (ymin_low, _), (xmax_low, xmax_high), (_, ymax_high) = ranges.transpose(1, 2, 0)
@@ -59,7 +59,7 @@ def _groups_by_statistics(metadata: pq.FileMetaData, areas: Sequence[Boxes]) -> 
             misses = np.ones(len(ranges), bool)
             for west, south, east, north in boxes:
                 by_lon = (xmin_low > east) | (xmax_high < west)
-                # Where a box may cross the antimeridian, it may begin east of the area and still reach it.
+                # A box that may cross the antimeridian may begin east of the area and still reach it.
                 across = (xmin_high > xmax_low) & ((xmin_low <= east) | (xmax_high >= west))
                 misses &= (by_lon & ~across) | (ymin_low > north) | (ymax_high < south)
             elsewhere |= misses
@@ -67,7 +67,7 @@ def _groups_by_statistics(metadata: pq.FileMetaData, areas: Sequence[Boxes]) -> 
 
 
 def _ranges(metadata: pq.FileMetaData) -> npt.NDArray[np.float64] | None:
-    """Smallest and largest value of every axis in every row group, ``[groups, 4, 2]``; None without such columns."""
+    """Return the least and greatest value of each axis in each row group, ``[groups, 4, 2]``; None without boxes."""
     places = {metadata.schema.column(leaf).path: leaf for leaf in range(metadata.num_columns)}
     leaves = [places.get(f"{BBOX}.{axis}") for axis in BBOX_AXES]
     if None in leaves:

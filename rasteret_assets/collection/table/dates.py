@@ -1,4 +1,4 @@
-"""Date ranges: what a person writes, as the half-open interval of instants it means."""
+"""Read date ranges as people write them, as half-open intervals of instants."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import numpy as np
 
 from rasteret_assets.errors import SpecError
+from rasteret_assets.inputs import DateLike, DateRangeLike
 
 _PERIOD = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
 _INSTANT = timedelta(microseconds=1)
@@ -18,19 +18,19 @@ _INSTANT = timedelta(microseconds=1)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """Instants from ``start`` (included) to ``stop`` (excluded), both UTC; None where the interval is open."""
+    """Instants from ``start`` (included) to ``stop`` (excluded), both UTC; None at an open end."""
 
     start: datetime | None
     stop: datetime | None
 
 
-def parse_date_range(value: Any) -> Interval:
-    """The interval that a range of dates means; both ends are included.
+def parse_date_range(value: DateRangeLike) -> Interval:
+    """Return the interval of a range of dates, whose ends are both included.
 
     Args:
-        value: a date, a ``(start, end)`` pair, a slice of one, or an interval as STAC writes it:
+        value: a date, a ``(start, end)`` pair, a slice of a start and an end, or an interval as STAC writes it:
             ``"2024-01/2024-02-10"``, with ``..`` for an end that is open. An end is a date, a datetime, an ISO 8601
-            string or None (open). What is written without a time of day stands for the whole of it:
+            string or None (open). A date without a time of day means the whole day, month or year:
             ``("2024-01", "2024-02-10")`` lasts from the first instant of January to the last of 10 February, and
             ``"2024-05"`` is the whole of May. Times without a zone are UTC.
 
@@ -45,8 +45,8 @@ def parse_date_range(value: Any) -> Interval:
     return Interval(start=start, stop=stop)
 
 
-def _ends(value: Any) -> tuple[Any, Any]:
-    """Start and end as they are written; None where the range is open."""
+def _ends(value: DateRangeLike) -> tuple[DateLike, DateLike]:
+    """Return start and end as they are written; None at an open end."""
     if isinstance(value, slice):
         if value.step is not None:
             raise SpecError(f"date_range={value!r} has a step: give its start and stop only")
@@ -58,22 +58,25 @@ def _ends(value: Any) -> tuple[Any, Any]:
     elif isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim):
         if len(value) == 2:
             return _end(value[0]), _end(value[1])
+    elif isinstance(value, np.ndarray):
+        return _end(str(value)), _end(str(value))
     elif value is not None:
-        return value, value
+        return _end(value), _end(value)
     raise SpecError(
-        f"date_range={value!r} is no range: write (start, end), such as ('2024-01-01', '2024-01-31'), or '2024-01'"
+        f"date_range={value!r} is not a range of dates: write (start, end), such as ('2024-01-01', "
+        "'2024-01-31'), or '2024-01'"
     )
 
 
-def _end(value: Any) -> Any:
-    """One end; None where it is open, as STAC, numpy and pandas say it."""
+def _end(value: DateLike) -> DateLike:
+    """Return one end; None if it is open in the spelling of STAC, numpy or pandas."""
     if isinstance(value, str) and value.strip() in {"", ".."}:
         return None
     return None if str(value) == "NaT" else value
 
 
-def _span(value: Any) -> tuple[datetime, datetime]:
-    """First instant of what ``value`` names, and the first instant after it."""
+def _span(value: DateLike) -> tuple[datetime, datetime]:
+    """Return the first instant of a date, and the first instant after it."""
     if isinstance(value, datetime):
         instant = _utc(value)
         return instant, instant + _INSTANT
@@ -81,10 +84,10 @@ def _span(value: Any) -> tuple[datetime, datetime]:
         midnight = datetime(value.year, value.month, value.day, tzinfo=UTC)
         return midnight, midnight + timedelta(days=1)
     try:
-        # numpy's datetime64 writes itself as ISO 8601, at the precision it has.
+        # str() of numpy's datetime64 is ISO 8601 at its precision.
         return _text_span(str(value).strip())
     except ValueError:
-        raise SpecError(f"{value!r} in date_range is no date: write ISO 8601, such as '2024-01-31'") from None
+        raise SpecError(f"{value!r} in date_range is not a date: write ISO 8601, such as '2024-01-31'") from None
 
 
 def _text_span(text: str) -> tuple[datetime, datetime]:

@@ -1,9 +1,9 @@
-"""Files of a dataset as one scan sees them, although a build may replace them at any moment.
+"""Keep the files of a dataset the same during a scan, although a build may replace them at any moment.
 
-A dataset remembers footers, and opens files by name when it reads rows: after a file was replaced, its old footer would
-be held against new bytes. On a local disk an open file stays what it was, so files are opened first and their footers
-read from what was opened. An object store has no such thing; there the objects are compared before and after, and their
-footers read in between.
+A dataset keeps footers, and opens files by name when it reads rows: after a file was replaced, its old footer would be
+used with new bytes. On a local disk an open file keeps its bytes, so files are opened first and their footers read from
+the open files. An object store has no open files; there the size and time of objects are compared before and after, and
+their footers are read in between.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from rasteret_assets.collection.table._prune import Boxes, groups_near
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.storage.io_errors import unreadable
 
-#: Files that are open at once, and scanned side by side.
+#: Files that are open, and scanned side by side, at once.
 OPEN_FILES = 64
 
-# What is on the disk need not be gathered into few large reads first, which takes longer than the reads.
+# No pre-buffering on a disk, because joining reads takes longer there than the reads.
 _LOCAL = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False))
 
 
@@ -36,14 +36,14 @@ class Pinned:
 
     Args:
         dataset: the part.
-        before: size and time of every object, where objects cannot be held fast while they are read.
+        before: size and time of every object before the scan; empty for files that are open.
     """
 
     dataset: ds.Dataset
     before: dict[str, tuple[int, object]] = field(default_factory=dict)
 
     def check(self) -> None:
-        """To be called after the scan, and where it fails: what was read counts only if nothing was replaced.
+        """Check, after a scan or its failure, that no object was replaced since the scan began.
 
         Raises:
             CollectionError: if an object was replaced or removed since.
@@ -51,22 +51,24 @@ class Pinned:
         if self.before:
             now = _identities(self.dataset, list(self.before))
             if changed := [path for path, was in self.before.items() if now[path] != was]:
-                raise CollectionError(f"{changed[0]} was published anew while it was read: load the collection again")
+                raise CollectionError(
+                    f"{changed[0]} was replaced by a build while it was read: load the collection again"
+                )
 
 
 def pinned(
     dataset: ds.Dataset, expression: pc.Expression | None, areas: Sequence[Boxes] = ()
 ) -> Iterator[Pinned]:  # fmt: skip
-    """The dataset in parts that can be scanned safely; files without a row for ``expression`` are left out.
+    """Yield the dataset in parts that can be scanned safely, without files that have no row for ``expression``.
 
     Args:
-        dataset: whatever it is.
-        expression: that rows must satisfy; None for all.
-        areas: groups of boxes, one of every group of which a row's box must overlap: says what ``expression`` says too,
-            and leaves out row groups of files on a disk.
+        dataset: of any kind; only Parquet files can be replaced.
+        expression: condition on rows; None for all rows.
+        areas: groups of boxes, of each of which a row's box must overlap one, as ``expression`` says too. On a disk
+            row groups are left out by them.
 
     Raises:
-        CollectionError: if a file is gone.
+        CollectionError: if a file was removed.
     """
     if not isinstance(dataset, ds.FileSystemDataset) or not isinstance(dataset.format, ds.ParquetFileFormat):
         yield Pinned(dataset)
@@ -87,12 +89,12 @@ def pinned(
 
 
 def gone(path: str) -> CollectionError:
-    """The error for a file that is not there any more."""
-    return CollectionError(f"{path} is gone since the collection was opened: load the collection again")
+    """Return the error for a file that was removed."""
+    return CollectionError(f"{path} was removed after the collection was opened: load the collection again")
 
 
 def _may_hold(dataset: ds.Dataset, fragment: ds.ParquetFileFragment, expression: pc.Expression | None) -> bool:
-    """Whether a row group of the file may hold such a row, by its statistics."""
+    """Return whether a row group of the file may hold a row for ``expression``, by its statistics."""
     return expression is None or bool(fragment.subset(expression, schema=dataset.schema).row_groups)
 
 
@@ -125,9 +127,9 @@ def _opened(
 def _anew(
     dataset: ds.FileSystemDataset, group: list[ds.ParquetFileFragment], now: Mapping[str, tuple[int, object]]
 ) -> ds.FileSystemDataset:
-    """The same files without their footers, which were read when the collection was opened and may be old.
+    """Return the files without the footers that were read when the collection was opened, which may be old.
 
-    Their sizes are those of ``now``, so that Arrow need not ask for them once more.
+    Sizes are those of ``now``, so that Arrow does not ask for them again.
     """
     fragments = [
         dataset.format.make_fragment(

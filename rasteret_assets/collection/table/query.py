@@ -1,7 +1,7 @@
-"""What a question means as a pyarrow expression over the record table: pure, and no row is touched here.
+"""Translate filters to pyarrow expressions over the record table; no row is read here.
 
-Expressions prune (partitions, row groups, rows); what they cannot say, whether an area really meets a footprint, is
-:mod:`rasteret_assets.collection.areas.footprints`' job afterwards.
+Expressions prune partitions, row groups and rows. Whether an area meets a footprint exactly cannot be expressed, and is
+tested afterwards, by :mod:`rasteret_assets.collection.areas.footprints`.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ _Compare = Callable[[Any, Any], pc.Expression]
 END_DATETIME = "end_datetime"
 _SPLIT = "split"
 
-#: Beyond so many boxes one expression costs more than it prunes; their common bounds serve instead.
+#: Boxes in one expression at most; for more their common bounds are used, because a longer expression costs more than
+#: it prunes.
 _MAX_BOXES = 64
 
 
 def all_of(expressions: Iterable[pc.Expression | None]) -> pc.Expression | None:
-    """The conjunction of what is not None; None for nothing."""
+    """Return the conjunction of the expressions that are not None; None if there is no such expression."""
     present = [expression for expression in expressions if expression is not None]
     return functools.reduce(operator.and_, present) if present else None
 
 
 def cloud_cover_below(table: pa.Schema, limit: float) -> pc.Expression:
-    """Records whose ``eo:cloud_cover`` is known and below ``limit`` (percent): a missing value is not a clear sky.
+    """Express that ``eo:cloud_cover`` is below ``limit`` (percent); a record without a value does not match.
 
     Raises:
         CollectionError: if the collection has no such column.
-        SpecError: if ``limit`` is no number.
+        SpecError: if ``limit`` is not a number.
     """
     if schema.CLOUD_COVER not in table.names:
         raise CollectionError(
@@ -54,7 +55,7 @@ def cloud_cover_below(table: pa.Schema, limit: float) -> pc.Expression:
             "map one to it with column_map when building, or filter with where()"
         )
     if isinstance(limit, bool) or not isinstance(limit, (int, float)):
-        raise SpecError(f"cloud_cover_lt={limit!r} is no number of percent")
+        raise SpecError(f"cloud_cover_lt={limit!r} must be a number of percent")
     kind = table.field(schema.CLOUD_COVER).type
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
     if not any(is_kind(kind) for is_kind in numbers):
@@ -66,7 +67,7 @@ def cloud_cover_below(table: pa.Schema, limit: float) -> pc.Expression:
 
 
 def in_split(table: pa.Schema, splits: Sequence[str]) -> pc.Expression:
-    """Records of certain splits, as tables for machine learning name them.
+    """Express that a record belongs to one of ``splits``, by the column ``split`` of tables for machine learning.
 
     Raises:
         CollectionError: if the collection has no column ``split``.
@@ -82,13 +83,13 @@ def in_split(table: pa.Schema, splits: Sequence[str]) -> pc.Expression:
 def acquired_within(
     table: pa.Schema, interval: Interval, *, partition_keys: Sequence[str] = ()
 ) -> pc.Expression | None:
-    """Records acquired within ``interval``; those without a ``datetime`` by overlap of their start and end.
+    """Express that a record was acquired within ``interval``; undated, that its start and end overlap the interval.
 
     Args:
         table: schema of the records.
         interval: half-open interval of instants.
-        partition_keys: hive keys of the dataset's paths that follow the datetime for certain, as
-            :func:`partition_keys` has them: whole partitions are skipped by them. Columns of those names need not.
+        partition_keys: hive keys of the dataset's paths that follow from the datetime, as :func:`partition_keys`
+            returns them; whole partitions are skipped by them.
 
     Returns:
         The expression, or None for an interval that is open at both ends.
@@ -106,7 +107,7 @@ def acquired_within(
     ends = [table.field(name).type for name in (schema.START_DATETIME, END_DATETIME) if name in table.names]
     if len(ends) < 2 or not all(pa.types.is_timestamp(end) for end in ends):
         return dated
-    # An interval filed under its start may begin any time before ours, so its partition has an upper end only.
+    # A record with an interval lies in the partition of its start, which may be any time before the end asked for.
     filed = _filed_within(Interval(start=None, stop=interval.stop), partition_keys)
     begin, end = pc.field(schema.START_DATETIME), pc.field(END_DATETIME)
     undated = all_of(
@@ -129,7 +130,7 @@ def _before(column: pc.Expression, field: pa.Field, stop: datetime | None) -> pc
 
 
 def _literal(field: pa.Field, moment: datetime) -> pa.Scalar:
-    """The instant in the column's own zone: Arrow refuses to compare zoned with naive timestamps."""
+    """Return an instant in the zone of the column, because Arrow does not compare zoned with naive timestamps."""
     zone = getattr(field.type, "tz", None)
     return pa.scalar(moment if zone else moment.replace(tzinfo=None), pa.timestamp("us", tz=zone))
 
@@ -146,13 +147,13 @@ def _filed_within(interval: Interval, keys: Sequence[str]) -> pc.Expression | No
 
 
 def _compared(keys: Sequence[str], moment: datetime, beyond: _Compare, at_last: _Compare) -> pc.Expression | None:
-    """Compare a date with a moment, from its year on: equal as far as the keys before say so, beyond in the last.
+    """Express how a date, given as hive keys, compares with a moment: key by key, from the year on.
 
     Args:
         keys: of the date, from the year on.
         moment: to compare with.
-        beyond: how all keys but the last compare, where the date is not equal in them.
-        at_last: how the last one does.
+        beyond: comparison of all keys but the last, where all keys before are equal.
+        at_last: comparison of the last key.
     """
     found: pc.Expression | None = None
     for name in reversed(keys):
@@ -162,22 +163,21 @@ def _compared(keys: Sequence[str], moment: datetime, beyond: _Compare, at_last: 
 
 
 def boxes_of(areas: Sequence[BaseGeometry]) -> npt.NDArray[np.float64]:
-    """Boxes ``[K, 4]`` (xmin, ymin, xmax, ymax) that hold ``areas``: of each part, or of all where they are many."""
+    """Return boxes ``[K, 4]`` (xmin, ymin, xmax, ymax) that hold ``areas``: one a part, or one for all if many."""
     boxes: npt.NDArray[np.float64] = shapely.bounds(shapely.get_parts(np.asarray(areas, dtype=object)))
     return shapely.total_bounds(np.asarray(areas, dtype=object))[None] if len(boxes) > _MAX_BOXES else boxes
 
 
 def bbox_meets(areas: Sequence[BaseGeometry]) -> pc.Expression:
-    """Records whose stored bbox overlaps the bounds of any of ``areas`` (lon/lat, within +-180 degrees)."""
+    """Express that the stored bbox overlaps the bounds of any of ``areas`` (lon/lat, within +-180 degrees)."""
     return functools.reduce(operator.or_, [_overlaps((x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes_of(areas).tolist()])
 
 
 def _overlaps(box: Bounds) -> pc.Expression:
-    """Overlap of the stored bbox with one box that does not cross the antimeridian itself.
+    """Express that the stored bbox overlaps a box that does not cross the antimeridian itself.
 
-    A stored bbox that does cross it has xmin > xmax. Asked so, Arrow could prune nothing by longitude: statistics
-    do not compare two columns. ``xmin > 0 > xmax`` says the same of every footprint narrower than half the globe, and
-    prunes.
+    A stored bbox across the antimeridian has xmin > xmax. Arrow cannot prune by that, because statistics do not compare
+    two columns. ``xmin > 0 > xmax`` means the same for every footprint narrower than half the globe, and prunes.
     """
     xmin, ymin, xmax, ymax = (pc.field(schema.BBOX, name) for name in schema.BBOX_AXES)
     west, south, east, north = box
@@ -187,10 +187,10 @@ def _overlaps(box: Bounds) -> pc.Expression:
 
 
 def partition_keys(dataset: ds.Dataset) -> tuple[str, ...]:
-    """Return the hive keys in the paths of every file that follow the datetime: year, month and day, or the first two.
+    """Return the hive keys in the paths of all files that follow from the datetime: year, month, day, or the first two.
 
-    A ``year`` alone does where the files are of a collection. Other tables have such folders for the year of a harvest
-    or of a label.
+    A ``year`` alone counts in published collections only, because other tables have such folders for the year of a
+    harvest or of a label.
     """
     fragments = [set(ds.get_partition_keys(fragment.partition_expression)) for fragment in dataset.get_fragments()]
     common = set.intersection(*fragments) if fragments else set()

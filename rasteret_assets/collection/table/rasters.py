@@ -1,4 +1,4 @@
-"""Where the rasters of records lie, as arrays: from the few small fields of headers that say it."""
+"""Read the pixel grids of records as arrays, from the few small fields of headers that state them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rasteret_assets.errors import CollectionError, WindowError
 
 Floats = npt.NDArray[np.float64]
 
-#: Fields of a header that say where the raster lies.
+#: Fields of a header that state the pixel grid and the CRS.
 _FIELDS: Final = ("image_width", "image_height", "transform", "epsg", schema.CRS)
 _UNSTATED: Final = ""
 
@@ -28,13 +28,13 @@ class Rasters:
     """The rasters of N records.
 
     Args:
-        places: int64 ``[N]``, where :class:`~rasteret_assets.collection.table.row_places.Rows` has the records.
+        places: int64 ``[N]``, places of the records in :class:`~rasteret_assets.collection.table.row_places.Rows`.
         ids: of the records, strings ``[N]``.
         moments: their datetimes, UTC microseconds ``[N]``, null for undated ones.
         grids: float64 ``[N, 4]``: scale_x, origin_x, scale_y and origin_y of the pixel grid of the finest band.
-        sizes: int32 ``[N, 2]``, its columns and rows.
+        sizes: int32 ``[N, 2]``: columns and rows of that grid.
         crs: int32 ``[N]``, the position of the raster's CRS in ``crs_names``.
-        crs_names: CRSs as headers or records state them; empty where none does.
+        crs_names: CRSs as headers or records state them; empty if neither does.
     """
 
     places: Places
@@ -56,7 +56,7 @@ class Rasters:
         return np.column_stack([np.minimum(x, far_x), np.minimum(y, far_y), np.maximum(x, far_x), np.maximum(y, far_y)])
 
     def take(self, rows: npt.NDArray[Any]) -> Rasters:
-        """Some of them, by position or mask."""
+        """Return some of the rasters, by position or mask."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         return replace(
             self,
@@ -69,24 +69,24 @@ class Rasters:
         )
 
     def order(self) -> npt.NDArray[np.int64]:
-        """Positions ``[N]`` by datetime and id, undated ones last."""
+        """Return positions ``[N]`` by datetime and id, undated ones last."""
         table = pa.table({"moment": self.moments, "id": self.ids})
         keys = [("moment", "ascending", "at_end"), ("id", "ascending", "at_end")]
         return np.asarray(pc.sort_indices(table, sort_keys=keys)).astype(np.int64)
 
     def in_order(self) -> Rasters:
-        """The same by datetime and id, undated ones last."""
+        """Return the rasters by datetime and id, undated ones last."""
         return self.take(self.order())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What a scan found.
+    """The rasters of a record table.
 
     Args:
         rasters: of the records that have all headers, in the order of the table.
-        without: ids of those that lack one.
-        apart: positions in ``rasters`` of records whose bands do not state the very same grid and CRS.
+        without: ids of records that lack a header.
+        apart: positions in ``rasters`` of records whose bands do not state the same grid and CRS to the last digit.
     """
 
     rasters: Rasters
@@ -95,7 +95,7 @@ class Found:
 
 
 def leaves_of(table: pa.Schema, bands: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The fields that :func:`scan_rasters` reads."""
+    """Return the fields that :func:`scan_rasters` reads."""
     wanted: list[tuple[str, ...]] = [
         (name,) for name in (schema.ID, schema.DATETIME, schema.PROJ_EPSG, schema.CRS) if name in table.names
     ]
@@ -107,12 +107,12 @@ def leaves_of(table: pa.Schema, bands: Sequence[str]) -> dict[str, tuple[str, ..
 
 
 def scan_rasters(rows: Rows, table: pa.Schema, bands: Sequence[str]) -> Found:
-    """Read where the rasters of all rows lie.
+    """Read the pixel grids of all rows.
 
     Args:
         rows: of the record table.
         table: its schema.
-        bands: of which a record must have the headers; the one with the smallest pixels says where it lies.
+        bands: of which a record must have the headers; the grid is that of the band with the smallest pixels.
 
     Raises:
         CollectionError: if a header contradicts itself, or a file cannot be read.
@@ -130,7 +130,7 @@ def scan_rasters(rows: Rows, table: pa.Schema, bands: Sequence[str]) -> Found:
 
 
 def join_rasters(parts: Sequence[Rasters], names: Mapping[str, int]) -> Rasters:
-    """Put what :func:`rasters_of` found of several parts, one at least, into one.
+    """Join the rasters of several parts, at least one, that :func:`rasters_of` returned.
 
     Args:
         parts: in order.
@@ -147,17 +147,20 @@ def join_rasters(parts: Sequence[Rasters], names: Mapping[str, int]) -> Rasters:
 
 
 def first_scale(rows: Rows, table: pa.Schema, band: str) -> tuple[float, float]:
-    """Size of a pixel of the first record that has the header of ``band``, (width, height), in units of its CRS.
+    """Return (width, height) of a pixel of the first record that has the header of ``band``, in units of its CRS.
 
     Raises:
-        WindowError: if there is no such record.
+        WindowError: if no record has it.
         CollectionError: if its header contradicts itself.
     """
     for part in _parts(rows, leaves_of(table, [band]), [band], {}):
         if len(part.rasters):
             scale_x, _, scale_y, _ = part.rasters.grids[0].tolist()
             return abs(scale_x), abs(scale_y)
-    raise WindowError(f"no record has the header of band {band!r}, so that the size of its pixels is not known")
+    raise WindowError(
+        f"the index has no header of band {band!r}, so the size of its pixels is unknown: `rasteret-assets "
+        "failures` tells why"
+    )
 
 
 def _nothing(table: pa.Schema, bands: Sequence[str]) -> pa.Table:
@@ -178,7 +181,7 @@ def _parts(rows: Rows, leaves: Leaves, bands: Sequence[str], names: dict[str, in
 
 
 def rasters_of(places: Places, table: pa.Table, bands: Sequence[str], names: dict[str, int]) -> Found:
-    """Return where the rasters of some rows lie.
+    """Return the rasters of some rows.
 
     Args:
         places: of the rows.
@@ -200,7 +203,7 @@ def rasters_of(places: Places, table: pa.Table, bands: Sequence[str], names: dic
         band, row = np.argwhere(wrong)[0]
         raise CollectionError(
             f"the header of record {ids[kept[row]].as_py()!r}, band {bands[band]!r} contradicts itself (its transform "
-            "or its size is none): index it again"
+            "or its size is empty): build again with force=True to read it anew"
         )
     finest = np.argmin(np.abs(grids[..., 0] * grids[..., 2]), axis=0)
     every = np.arange(len(kept))
@@ -221,7 +224,7 @@ def rasters_of(places: Places, table: pa.Table, bands: Sequence[str], names: dic
 
 
 def _header(table: pa.Table, column: str) -> Mapping[str, Any]:
-    """Grid, size and CRS of one band, and which rows have its header."""
+    """Return grid, size and CRS of one band, and which rows have its header."""
     transform = table[f"{column}.transform"].combine_chunks()
     width, height = (table[f"{column}.{name}"].combine_chunks() for name in ("image_width", "image_height"))
     there = np.asarray(width.is_valid())
@@ -235,7 +238,7 @@ def _header(table: pa.Table, column: str) -> Mapping[str, Any]:
 
 
 def _texts(table: pa.Table, epsg: str, crs: str) -> pa.Array:
-    """How CRSs are written, by EPSG code where there is one; empty where none is stated."""
+    """Return CRSs as text, by EPSG code if one is stated; empty if none is stated."""
 
     def column(name: str, kind: pa.DataType) -> pa.Array:
         if name not in table.column_names:
@@ -249,7 +252,7 @@ def _texts(table: pa.Table, epsg: str, crs: str) -> pa.Array:
 
 
 def _codes(texts: pa.Array, names: dict[str, int]) -> npt.NDArray[np.int32]:
-    """Positions of texts in ``names``, which grows by new ones."""
+    """Return the positions of texts in ``names``, to which new ones are added."""
     names.setdefault(_UNSTATED, 0)
     encoded = texts.dictionary_encode()
     known = [names.setdefault(text, len(names)) for text in encoded.dictionary.to_pylist()]

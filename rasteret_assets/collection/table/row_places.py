@@ -1,9 +1,9 @@
-"""Rows by their place: small fields of all rows are read once, and whatever else of a few rows when it is needed.
+"""Find rows again by their place: small fields of all rows are read once, other fields of few rows when needed.
 
-A scan of Arrow's decodes a struct column as a whole, tile tables and all, even where one field of it is wanted. Parquet
-files are therefore read by their leaves here, row group by row group, and every row is told by its row group and its
-position in it, under which it is found again. Files may be published anew in between: size and time of each are noted
-when it is scanned, and held against it whenever it is opened again.
+A scan by Arrow decodes a struct column as a whole, with its tile tables, even if one field is needed. Parquet files are
+therefore read here by their leaves, row group by row group. The place of a row is its row group and its position in
+the group. Builds may replace files in between: size and time of each file are kept when it is scanned, and compared
+whenever it is opened again.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from rasteret_assets.storage.io_errors import unreadable
 
 T = TypeVar("T")
 Places = npt.NDArray[np.int64]
-#: Name of a column, and the way to its field: ``("assets", "B02", "href")``.
+#: Paths of fields by the name of a column: ``("assets", "B02", "href")``.
 Leaves = Mapping[str, tuple[str, ...]]
 
-#: A place is the number of a group in the upper bits, and the row in it in the lower ones; the number of a group of a
-#: file is that of the file, and of the group in it. So 2^20 files of 2^17 groups of 2^26 rows have one.
+#: A place holds the number of a file, of a row group in it and of a row in the group, from upper to lower bits: enough
+#: for 2^20 files of 2^17 groups of 2^26 rows.
 _ROW_BITS: Final = 26
 _GROUP_BITS: Final = 17
 
-#: Rows whose leaves are in memory at once while all are scanned.
+#: Rows whose leaves are in memory at once during a scan.
 _ROWS_AT_ONCE: Final = 1 << 16
 #: Files of an object store that are scanned side by side, and files that stay open in a process.
 _FILES_AT_ONCE: Final = 16
@@ -51,18 +51,18 @@ _KEEP: Final = "\0keep"
 
 
 class Rows(Protocol):
-    """Rows of a table that are found again by their place."""
+    """Rows of a table that can be read again by their place."""
 
     def scan(self, leaves: Leaves) -> Iterator[tuple[Places, pa.Table]]:
-        """Places ``[N]`` of all rows, and their leaves, part by part, in the order of the table."""
+        """Yield places ``[N]`` of all rows, and their leaves, part by part, in the order of the table."""
         ...
 
     def group(self, number: int, leaves: Leaves) -> pa.Table:
-        """Leaves of all rows of a group, in one chunk.
+        """Return leaves of all rows of a group, in one chunk.
 
         Raises:
-            StaleRowsError: if its file was published anew since the scan.
-            CollectionError: if it is gone or damaged.
+            StaleRowsError: if a build replaced the file after the scan.
+            CollectionError: if the file was removed or is damaged.
         """
         ...
 
@@ -70,13 +70,13 @@ class Rows(Protocol):
 def rows_of(
     dataset: ds.Dataset, expression: pc.Expression | None, areas: Sequence[Sequence[BaseGeometry]], leaves: Leaves
 ) -> Rows:
-    """The rows that satisfy ``expression`` and meet one area of every group.
+    """Return the rows that satisfy ``expression`` and meet one area of every group.
 
     Args:
-        dataset: the record table: Parquet files, or anything else, which is held in memory.
+        dataset: the record table: Parquet files, or another dataset, which is read into memory.
         expression: filter; None for all rows.
         areas: groups of lon/lat geometries.
-        leaves: all that will ever be asked for; a table in memory is cut down to them.
+        leaves: all fields that will be read; a table in memory keeps only these.
     """
     if isinstance(dataset, ds.FileSystemDataset) and isinstance(dataset.format, ds.ParquetFileFormat):
         return FileRows(dataset, expression, areas)
@@ -85,15 +85,15 @@ def rows_of(
 
 
 def split(place: int) -> tuple[int, int]:
-    """Group, and row in it, of a place."""
+    """Return the group of a place, and the row in it."""
     return place >> _ROW_BITS, place & ((1 << _ROW_BITS) - 1)
 
 
 class TableRows:
-    """Rows of a table in memory; a group is a batch of it.
+    """Rows of a table in memory; a batch of the table is a group.
 
     Args:
-        batches: with columns named as the leaves are.
+        batches: with a column for each leaf.
     """
 
     def __init__(self, batches: list[pa.RecordBatch]) -> None:
@@ -110,7 +110,7 @@ class TableRows:
 
 
 class FileRows:
-    """Rows of Parquet files. It is pickled without what is open, and opens files by itself in every process.
+    """Rows of Parquet files; open files are not pickled, every process opens its own.
 
     Args:
         dataset: of Parquet files.
@@ -140,15 +140,15 @@ class FileRows:
 
     @property
     def is_local(self) -> bool:
-        """Whether an open file stays what it was, although another takes its name."""
+        """Whether an open file keeps its bytes when another file takes its name."""
         return bool(self.fs.type_name == "local")
 
     def scan(self, leaves: Leaves) -> Iterator[tuple[Places, pa.Table]]:
         """As :class:`Rows` says.
 
         Raises:
-            StaleRowsError: if a file was published anew meanwhile.
-            CollectionError: if one is gone or damaged.
+            StaleRowsError: if a build replaced a file meanwhile.
+            CollectionError: if a file was removed or is damaged.
         """
         if self.is_local:
             for number in range(len(self.paths)):
@@ -194,7 +194,7 @@ class FileRows:
         self._check(number)
 
     def _near(self, opened: pq.ParquetFile, number: int) -> Iterator[list[int]]:
-        """Row groups that may hold a wanted row, as many at once as are to be in memory."""
+        """Yield row groups that may hold a matching row, so many at once as are in memory together."""
         groups = list(range(opened.metadata.num_row_groups))
         if self.expression is not None:
             chosen = self._fragment(number, None).subset(self.expression, schema=self.schema)
@@ -211,7 +211,7 @@ class FileRows:
             yield together
 
     def _kept(self, number: int, groups: list[int]) -> npt.NDArray[np.bool_] | None:
-        """Which rows of some groups are wanted; None for all of them."""
+        """Return which rows of some groups match; None if all do."""
         if self.expression is None and not self.areas:
             return None
         columns = {_KEEP: pc.scalar(True) if self.expression is None else self.expression}  # noqa: FBT003
@@ -244,7 +244,7 @@ class FileRows:
         return pa.table({name: self._leaf(table, path) for name, path in leaves.items()})
 
     def _leaf(self, table: pa.Table, path: tuple[str, ...]) -> pa.ChunkedArray:
-        """A field in the type that the collection has; nulls where this file lacks it."""
+        """Return a field in the type that the collection has; nulls if this file lacks it."""
         kind = self.schema.field(path[0]).type
         for name in path[1:]:
             kind = kind.field(name).type
@@ -280,8 +280,9 @@ class FileRows:
         path = self.paths[number]
         if self._identity(path) != self.identities[number]:
             raise StaleRowsError(
-                f"{path} was published anew since its records were listed: load the collection again, and make anew "
-                "what reads it"
+                f"{path} was replaced by a build after its records were listed: load the collection again, "
+                "and make the "
+                "dataset anew from it"
             )
 
 
@@ -293,7 +294,7 @@ def _places(group: int | Places, row: npt.NDArray[Any]) -> Places:
 
 
 class Recent(Generic[T]):
-    """The values that were used last, up to a number of bytes.
+    """A cache of the values that were used last, up to a number of bytes.
 
     Args:
         budget: bytes; a single value may exceed them.
@@ -308,14 +309,14 @@ class Recent(Generic[T]):
         self.values: OrderedDict[int, T] = OrderedDict()
 
     def get(self, key: int) -> T | None:
-        """The value of a key, if it is still there."""
+        """Return the value of a key; None if the cache does not have it."""
         with self.lock:
             if (value := self.values.get(key)) is not None:
                 self.values.move_to_end(key)
             return value
 
     def put(self, key: int, value: T) -> T:
-        """Keep a value, and let go of those that were not used for longest."""
+        """Keep a value, and drop the values that were not used for longest."""
         with self.lock:
             if (old := self.values.pop(key, None)) is not None:
                 self.held -= self.size(old)
@@ -327,7 +328,7 @@ class Recent(Generic[T]):
 
 
 class _Opened(Recent[tuple[pq.ParquetFile, threading.Lock]]):
-    """Files that are open in this process, each to be read by one thread at a time: a forked child opens its own."""
+    """Open files of this process, each read by one thread at a time; a forked child opens its own."""
 
     def __init__(self) -> None:
         super().__init__(_OPEN_FILES, lambda _: 1)

@@ -1,4 +1,4 @@
-"""Reading rows of a record table: filtered by an expression, refined by exact intersection, damage named by file."""
+"""Read rows of a record table: filtered by an expression and by exact intersection; errors name the damaged file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rasteret_assets.collection.table.query import boxes_of
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.storage.io_errors import unreadable
 
-#: A row may carry tile tables of megabytes: small batches keep what is in flight small.
+#: Rows of a batch: few, because a row may hold tile tables of megabytes.
 _BATCH_ROWS = 4096
 
-# Arrow reads 16 batches of 4 files ahead by default, which hold all of their row groups.
+# Less than Arrow's default of 16 batches of 4 files, because these hold all of their row groups in memory.
 _ONE_BY_ONE: Final[dict[str, Any]] = {"batch_readahead": 0, "fragment_readahead": 1, "use_threads": False}
 
-#: Names under which the refinement's own columns travel; removed before a batch is handed out.
+#: Names of the columns that the exact intersection needs; they are removed from the batches that are returned.
 _GEOMETRY = "\0geometry"
 _BBOX = "\0bbox"
 
@@ -36,17 +36,17 @@ def scan(
     *,
     ahead: bool = True,
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of the rows that satisfy ``expression`` and meet one area of every group.
+    """Yield batches of the rows that satisfy ``expression`` and meet one area of every group.
 
     Args:
         dataset: the record table.
         columns: an expression per column name.
         expression: filter; None for all rows.
         areas: groups of lon/lat geometries.
-        ahead: whether row groups are read before they are asked for, many at once. Without, one is in memory.
+        ahead: whether many row groups are read before they are needed; else one row group is in memory.
 
     Raises:
-        CollectionError: if a file is damaged, naming it.
+        CollectionError: if a file is damaged; the message names it.
     """
     reading = {} if ahead else _ONE_BY_ONE
     wanted = dict(columns)
@@ -67,10 +67,10 @@ def scan(
 
 
 def count(dataset: ds.Dataset, expression: pc.Expression | None) -> int:
-    """Number of rows that satisfy ``expression``.
+    """Return the number of rows that satisfy ``expression``.
 
     Raises:
-        CollectionError: if a file is damaged, naming it.
+        CollectionError: if a file is damaged; the message names it.
     """
     total = 0
     for part in pinned(dataset, expression):
@@ -97,7 +97,7 @@ def _refined(
 def _damaged(
     dataset: ds.Dataset, columns: Mapping[str, pc.Expression], expression: pc.Expression | None, error: Exception
 ) -> CollectionError:
-    """The error to raise, with the file at fault: Arrow does not say, so each is tried by itself."""
+    """Return the error with the damaged file, found by reading each file alone, because Arrow does not name it."""
     for fragment in dataset.get_fragments(filter=expression):
         try:
             for _ in fragment.to_batches(schema=dataset.schema, columns=dict(columns), filter=expression):

@@ -1,4 +1,4 @@
-"""What a collection holds, in few numbers: from small columns and footers, never from tile tables."""
+"""Summarize a collection in few numbers, from small columns and footers, never from tile tables."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class Summary:
 
     Args:
         rows: number of records.
-        bounds: (xmin, ymin, xmax, ymax) in lon/lat; xmin > xmax across the antimeridian; None without footprints.
+        bounds: (xmin, ymin, xmax, ymax) in lon/lat; xmin > xmax across the antimeridian; None if there is no
+            footprint.
         crs: distinct CRSs that the records state, sorted.
-        dates: first and last acquisition; None where no record is dated.
+        dates: first and last acquisition; None if no record is dated.
     """
 
     rows: int
@@ -36,16 +37,16 @@ class Summary:
 
 
 def columns(table: pa.Schema) -> list[str]:
-    """The columns :func:`summarize` looks at: those of the records, never of the bands.
+    """Return the columns that :func:`summarize` reads: columns of records, never of bands.
 
-    Arrow reads a struct column as a whole, tile tables and all, even where one small field of it is wanted.
+    Arrow reads a struct column as a whole, with its tile tables, even if one small field is needed.
     """
     wanted = (schema.BBOX, schema.DATETIME, schema.START_DATETIME, END_DATETIME, schema.PROJ_EPSG, schema.CRS)
     return [name for name in wanted if name in table.names]
 
 
 def summarize(batches: Iterable[pa.RecordBatch]) -> Summary:
-    """Counts and extents of batches that hold the columns of :func:`columns`."""
+    """Return counts and extents of batches with the columns of :func:`columns`."""
     rows, boxes, codes, moments = 0, [], set(), []
     for batch in batches:
         rows += batch.num_rows
@@ -61,10 +62,10 @@ def summarize(batches: Iterable[pa.RecordBatch]) -> Summary:
 
 
 def header_counts(dataset: ds.Dataset, bands: Sequence[str]) -> dict[str, int] | None:
-    """Number of records whose header is present, by band, of a whole dataset, without reading a row of a file.
+    """Return how many records of a whole dataset have the header of each band, without reading a row of a file.
 
     Returns:
-        The counts; None where footers do not tell.
+        The counts by band; None if footers do not state them.
     """
     counts = dict.fromkeys(bands, 0)
     for fragment in dataset.get_fragments():
@@ -81,13 +82,13 @@ def header_counts(dataset: ds.Dataset, bands: Sequence[str]) -> dict[str, int] |
 
 
 def _footer_count(footer: pq.FileMetaData, column: str) -> int | None:
-    """Rows whose struct is not null, by the statistics of its first field, which every header has."""
+    """Return how many rows have a struct, by the statistics of its first field, which all headers have."""
     leaf, rows = f"{column}.image_width", 0
     for group in (footer.row_group(number) for number in range(footer.num_row_groups)):
         chunks = (group.column(number) for number in range(group.num_columns))
         chunk = next((chunk for chunk in chunks if chunk.path_in_schema == leaf), None)
         if chunk is None:
-            continue  # a file of before the band was indexed
+            continue  # a file that was published before the band was indexed
         if chunk.statistics is None or not chunk.statistics.has_null_count:
             return None
         rows += group.num_rows - chunk.statistics.null_count
@@ -95,7 +96,7 @@ def _footer_count(footer: pq.FileMetaData, column: str) -> int | None:
 
 
 def bounds_of(boxes: npt.NDArray[np.float64]) -> Bounds | None:
-    """Common bounds of boxes of shape (n, 4); the shortest way round the globe when one crosses the antimeridian."""
+    """Return the common bounds of boxes of shape (n, 4); across the antimeridian the narrowest that hold all."""
     boxes = boxes[~np.isnan(boxes).any(axis=1)]
     if not len(boxes):
         return None
@@ -103,7 +104,7 @@ def bounds_of(boxes: npt.NDArray[np.float64]) -> Bounds | None:
     ymin, ymax = float(south.min()), float(north.max())
     if (west <= east).all():
         return float(west.min()), ymin, float(east.max()), ymax
-    # Footprints as arcs of a circle, by western end: the widest gap between them is what the bounds leave out.
+    # Footprints are arcs of a circle, sorted by western end: the bounds leave out the widest gap between them.
     order = np.argsort(west)
     start = west[order]
     stop = np.maximum.accumulate(np.where(east < west, east + 360, east)[order])
@@ -116,18 +117,18 @@ def bounds_of(boxes: npt.NDArray[np.float64]) -> Bounds | None:
 
 
 def crs_code(epsg: int | None, crs: str | None) -> str | None:
-    """How a raster's CRS is written: by EPSG code where it has one."""
+    """Return a raster's CRS as text, by EPSG code if it has one."""
     return f"EPSG:{epsg}" if epsg else crs or None
 
 
 def _boxes(bbox: pa.Array) -> npt.NDArray[np.float64]:
-    # A null struct hides what its children hold, so ``field`` would not do: ``struct_field`` carries the null over.
+    # ``struct_field`` and not ``field``, because only the former makes fields of a null struct null.
     corners = [pc.struct_field(bbox, child.name).to_numpy(zero_copy_only=False) for child in schema.BBOX_TYPE]
     return np.column_stack(corners).astype(np.float64)
 
 
 def distinct_crs(batch: pa.RecordBatch, epsg: str, crs: str) -> set[str]:
-    """CRSs that two columns of a batch state, either of which may be missing."""
+    """Return the CRSs that two columns of a batch state, either of which may be missing."""
 
     def column(name: str, kind: pa.DataType) -> pa.Array:
         return batch.column(name).cast(kind) if name in batch.schema.names else pa.nulls(batch.num_rows, kind)
@@ -138,7 +139,7 @@ def distinct_crs(batch: pa.RecordBatch, epsg: str, crs: str) -> set[str]:
 
 
 def _extremes(batch: pa.RecordBatch) -> list[datetime]:
-    """First and last moment of a batch; records without a datetime count with their start and end."""
+    """Return the first and last moment of a batch; records without a datetime count with start and end."""
     moments = []
     for name in (schema.DATETIME, schema.START_DATETIME, END_DATETIME):
         if name not in batch.schema.names or not pa.types.is_timestamp(batch.schema.field(name).type):
