@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rasteret_assets.errors import BadPageError, HarvestError
 from rasteret_assets.harvest_options import Interval
@@ -60,9 +60,21 @@ def _last_end(ledger: Ledger) -> datetime | None:
     return max((end for end in ends if end is not None), default=None)
 
 
+class WindowsToAsk(NamedTuple):
+    """Windows that can have changed.
+
+    Args:
+        windows: all of them.
+        unsure: keys of those that are asked for only because of their age, and are probably as they were.
+    """
+
+    windows: list[Window]
+    unsure: frozenset[str] = frozenset()
+
+
 def windows_to_ask(
     api: StacApi, windows: Sequence[Window], ledger: Ledger, workspace: Workspace, present: set[str], now: datetime
-) -> list[Window]:
+) -> WindowsToAsk:
     """Return the windows of an API that can have changed since they were asked for.
 
     Args:
@@ -83,12 +95,14 @@ def windows_to_ask(
     updated = _updated_windows(api, windows, ledger, workspace) if lasting else set()
     if updated is None:
         days = api.options.lookback_days
-        return [
-            window
+        young = frozenset(
+            window.key
             for window in windows
-            if window.key not in lasting or _is_young(window, ledger.windows[window.key], days, now)
-        ]
-    return [window for window in windows if window.key not in lasting or window.key in updated]
+            if window.key in lasting and _is_young(window, ledger.windows[window.key], days, now)
+        )
+        asked = [window for window in windows if window.key not in lasting or window.key in young]
+        return WindowsToAsk(asked, young)
+    return WindowsToAsk([window for window in windows if window.key not in lasting or window.key in updated])
 
 
 def named_windows(windows: Sequence[Window], keys: Collection[str]) -> list[Window]:

@@ -146,11 +146,12 @@ class StacApi:
         told = properties.get("updated") if isinstance(properties, dict) else None
         return isinstance(properties, dict) and not any(mark in str(told) for mark in _TIMES)
 
-    def pages(self, window: Window, **more: Any) -> Iterator[Page]:
+    def pages(self, window: Window, *, patient: bool = True, **more: Any) -> Iterator[Page]:
         """Yield the pages of a window's items.
 
         Args:
             window: stretch of time.
+            patient: whether a page that does not come is asked for again.
             more: arguments of ``ItemSearch`` in place of those that the options make.
 
         Raises:
@@ -165,7 +166,7 @@ class StacApi:
             "limit": options.limit, **more,
         }  # fmt: skip
         search = ItemSearch(self._search, method=self._method, stac_io=self.io, max_items=None, **asked)
-        for page in self._pages(Page, search.url, self._method, search.get_parameters()):
+        for page in self._pages(Page, search.url, self._method, search.get_parameters(), patient=patient):
             if page.count is None:
                 raise BadPageError(f"{redact(self._search)}: a page has no list of items as its features")
             yield page
@@ -178,9 +179,11 @@ class StacApi:
         """
         return page.items(self.options.band_map, self.options.band_index_map)
 
-    def _pages(self, parse: Callable[[bytes], P], url: str, method: str, parameters: Any) -> Iterator[P]:
+    def _pages(
+        self, parse: Callable[[bytes], P], url: str, method: str, parameters: Any, *, patient: bool = True
+    ) -> Iterator[P]:
         """Yield pages, which links lead to one after the other."""
-        page = self.io.parsed(url, parse, method=method, parameters=parameters)
+        page = self.io.parsed(url, parse, method=method, parameters=parameters, patient=patient)
         seen, empty = {_page_key(url, parameters)}, 0
         while True:
             following = _next(page.links, url)
@@ -193,7 +196,7 @@ class StacApi:
                 raise BadPageError(f"{redact(url)}: paging leads back to a page that was read before")
             seen.add(key)
             try:
-                page = self.io.parsed(Link.from_dict(following), parse, parameters=parameters)
+                page = self.io.parsed(Link.from_dict(following), parse, parameters=parameters, patient=patient)
             except BadPageError:
                 raise
             except HarvestError as error:

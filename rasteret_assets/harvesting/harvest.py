@@ -22,7 +22,7 @@ import numpy as np
 
 from rasteret_assets.errors import BadPageError, HarvestError, SpecError
 from rasteret_assets.harvest_options import HarvestOptions, WindowSize
-from rasteret_assets.harvesting.ask import Answer, StoppedError, TooLargeError, ask_window
+from rasteret_assets.harvesting.ask import Answer, Question, StoppedError, TooLargeError, WindowReader
 from rasteret_assets.harvesting.choose import bounds, named_windows, planned_windows, windows_to_ask
 from rasteret_assets.harvesting.client import StacApi
 from rasteret_assets.harvesting.items import AssetTypes, StacItem, first_half
@@ -58,6 +58,8 @@ _LISTED: Final = 10
 #: Items of a static catalog that are sorted into windows at once, and Arrow bytes of all windows that memory holds.
 _CHUNK: Final = 2048
 _HELD_BYTES: Final = 96 * 2**20
+#: Items of the largest page that OGC's standard lets an API be asked for.
+_LARGEST_PAGE: Final = 10_000
 #: New objects between two passes of Python's garbage collector: more than the pages that memory holds at once, whose
 #: objects die by their reference counts.
 _OBJECTS: Final = 1_000_000
@@ -176,6 +178,7 @@ class _Harvest:
             self.ledger.forget(self.ledger.windows)
         if begins:
             self.ledger.full_since = utc_text(now)
+            self.ledger.gives_large_pages = True  # or so it is tried again
         self.begins = begins
         # Files of a harvest that was killed may share items, or differ in types.
         self.is_resumed, self.ledger.unfinished = self.ledger.unfinished, True
@@ -184,6 +187,7 @@ class _Harvest:
         self.results: dict[str, WindowResult] = {}
         self.failed: dict[str, str] = {}
         self.types = AssetTypes()
+        self.unsure: frozenset[str] = frozenset()
         self.strays: dict[bytes, tuple[str, datetime]] = {}
         self.items = 0
         self.stopped = threading.Event()
@@ -200,29 +204,35 @@ class _Harvest:
             windows = [leaf for window in windows for leaf in window.leaves(self.ledger.windows)]
         self.first = windows[0].start
         if self.named is None:
-            asked = windows_to_ask(api, windows, self.ledger, self.workspace, self.store.present, self.now)
+            asked, self.unsure = windows_to_ask(
+                api, windows, self.ledger, self.workspace, self.store.present, self.now
+            )  # fmt: skip
         else:
             asked = named_windows(windows, self.named)
             # What these windows bring says nothing of changes in the others.
             self.ledger.updated_until = self.ledger.updated_until or self.ledger.updated
         leaves = {window.key: window for window in windows}
+        reader = WindowReader(api, self.workspace.scratch, self._count, self._take)
+        reader.gives_large_pages = self.ledger.gives_large_pages
         if asked:
             self.ledger.forget(window.key for window in asked)
             self._save()
         try:
-            self._ask_all(api, asked, leaves)
+            self._ask_all(reader, asked, leaves)
             if self.store.is_written or self.is_resumed:
                 # Items whose time changed may be in their old and in their new window.
-                self._ask_all(api, [leaves[key] for key in self.store.windows_that_share() if key in leaves], leaves)
+                sharing = [leaves[key] for key in self.store.windows_that_share() if key in leaves]
+                self._ask_all(reader, sharing, leaves)
             self._check_strays(leaves)
         finally:
+            self.ledger.gives_large_pages = reader.gives_large_pages
             self._save()
         return self._end(leaves, api.io.requests)
 
     def _is_due(self) -> bool:
         return age_days(self.ledger.full, self.now) >= self.options.full_every
 
-    def _ask_all(self, api: StacApi, asked: Sequence[Window], leaves: dict[str, Window]) -> None:
+    def _ask_all(self, reader: WindowReader, asked: Sequence[Window], leaves: dict[str, Window]) -> None:
         """Ask for windows side by side; those that are split are replaced by their parts."""
         waiting, total = list(reversed(asked)), len(asked)
         running: dict[Future[None], Window] = {}
@@ -232,7 +242,7 @@ class _Harvest:
                     while waiting and len(running) < WINDOWS_AT_ONCE:
                         window = waiting.pop()
                         # With this context, in which the lock is held.
-                        running[pool.submit(copy_context().run, self._ask, api, window)] = window
+                        running[pool.submit(copy_context().run, reader.ask, self._question(window))] = window
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         window = running.pop(future)
                         parts = self._ended(future, window, leaves)
@@ -257,17 +267,21 @@ class _Harvest:
             self._fail(window, str(error))
         return []
 
-    def _ask(self, api: StacApi, window: Window) -> None:
-        def check_stop(items: int) -> None:
-            if self.stopped.is_set():
-                raise StoppedError
-            with self.guard:
-                self.items += items
-
-        ask_window(
-            api, window, self.workspace.scratch, self.types, is_first=window.start == self.first, check_stop=check_stop,
-            done=self._take,
+    def _question(self, window: Window) -> Question:
+        state, size = self.ledger.windows.get(window.key), None
+        if state is not None and window.key in self.unsure:
+            # One request for a window that is probably as it was, and some more items.
+            size = min(_LARGEST_PAGE, state.items + state.items // 8 + 16)
+        return Question(
+            window=window, is_first=window.start == self.first,
+            page_size=size if size is not None and size > self.options.limit else None,
         )  # fmt: skip
+
+    def _count(self, items: int) -> None:
+        if self.stopped.is_set():
+            raise StoppedError
+        with self.guard:
+            self.items += items
 
     def _take(self, answer: Answer) -> None:
         self._put(answer.window, answer.rows, answer.matched)

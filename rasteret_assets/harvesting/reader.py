@@ -157,8 +157,9 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
         return document
 
     def parsed(
-        self, source: str | Link, parse: Callable[[bytes], T], *, method: str | None = None, parameters: Any = None
-    ) -> T:
+        self, source: str | Link, parse: Callable[[bytes], T], *, method: str | None = None, parameters: Any = None,
+        patient: bool = True,
+    ) -> T:  # fmt: skip
         """Return what is made of a document, which is read again where it breaks off or cannot be parsed.
 
         Args:
@@ -166,13 +167,15 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
             parse: makes something of the bytes of the document; raises ValueError where it is not what it should be.
             method: of HTTP; GET when omitted, and of the link where ``source`` is one.
             parameters: of the query, or body of a POST; what a link that says ``merge`` adds to.
+            patient: whether it is read again.
 
         Raises:
             HarvestError: if the host refuses it.
             BadPageError: if it cannot be had, or cannot be parsed, however often it is asked for.
         """
         told = redact(str(source.href if isinstance(source, Link) else source))
-        for pause in (*RETRIED_AFTER_S, None):
+        pauses = RETRIED_AFTER_S if patient else ()
+        for pause in (*pauses, None):
             try:
                 return parse(self._read(source, method, parameters))
             except _StatusError as error:
@@ -190,7 +193,7 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
             if pause is None:
                 break
             time.sleep(pause)
-        raise BadPageError(f"{told}: {reason}; asked {len(RETRIED_AFTER_S) + 1} times")
+        raise BadPageError(f"{told}: {reason}; asked {len(pauses) + 1} times")
 
     def _read(self, source: str | Link, method: str | None, parameters: Any) -> bytes:
         """Read a document from where its address says."""
