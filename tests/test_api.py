@@ -330,7 +330,7 @@ def test_what_is_no_table_backend_or_spec_is_said(table: pa.Table, tmp_path: Pat
     geopandas = pytest.importorskip("geopandas")
     pandas = pytest.importorskip("pandas")
     shapes = pandas.DataFrame({"id": ["a"], "geometry": geopandas.points_from_xy([1], [2])})
-    with pytest.raises(SourceError, match=r"the DataFrame is no Arrow table .* make footprints a GeoDataFrame's"):
+    with pytest.raises(SourceError, match=r"the DataFrame is not an Arrow table .* make footprints a GeoDataFrame's"):
         build_from_table(shapes)
     (tmp_path / "t.csv").write_text("id\na\n")
     with pytest.raises(SourceError, match="read it with pandas, and give the table"):
