@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from rasteret_assets import load
 from rasteret_assets.cli import main
 from rasteret_assets.declare import propose, read_spec
+from tests.support.dagster_home import set_dagster_home
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 
@@ -64,9 +65,7 @@ def project(tmp_path: Path, server: RangeServer, monkeypatch) -> Project:
 def builder(request, project: Project, monkeypatch) -> Project:
     """The project, built by the library or by the graph of an instance."""
     if request.param == "dagster":
-        home = project.root / "home"
-        home.mkdir()
-        monkeypatch.setenv("DAGSTER_HOME", str(home))
+        set_dagster_home(project.root / "home", monkeypatch)
     return project
 
 
@@ -123,9 +122,7 @@ def test_more_missing_headers_than_max_failed_keep_what_was_published(builder: P
 
 
 def test_a_dagster_build_is_on_its_instance(project: Project, monkeypatch) -> None:
-    home = project.root / "home"
-    home.mkdir()
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    set_dagster_home(project.root / "home", monkeypatch)
     run("build")
     (row,) = document(run("status", "--json"))
     assert row["last_run"].startswith("success ")
@@ -303,7 +300,7 @@ def test_partitions_of_several_collections_are_those_that_each_has(project: Proj
     assert len(load(project.root / "out" / "scenes_records")) == 1
     assert run("build", "-p", "2024-13").exit_code == 2
     alone = run("build", "scenes", "-p", "2024-13")
-    assert (alone.exit_code, "there is no partition 2024-13; the source has 2024-01, 2024-02" in alone.stderr) == (
+    assert (alone.exit_code, "the source has no partition 2024-13; it has 2024-01, 2024-02" in alone.stderr) == (
         1,
         True,
     )
