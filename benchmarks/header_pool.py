@@ -1,4 +1,4 @@
-"""A backend that answers at once, with the header of one kind of file and tile tables of every address's own.
+"""A backend that answers at once, with the header of one kind of file and other tile tables at every address.
 
 What a build costs beside its requests is measured with it: nothing waits, nothing is read from a disk. A table of
 sizes is drawn once, as ``varied.py`` draws them; an address has the stretch of it that begins at a place of its own, so

@@ -1,4 +1,4 @@
-"""What the Linux kernel says of another process, and of the files of a folder that anybody opens."""
+"""Ask the Linux kernel for memory and time of another process, and for the files that processes open in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What work in this process takes: time, processor time, peak memory and requests.
+"""Measure what work in this process takes: time, processor time, peak memory and requests.
 
 Standard library only, because rasteret runs in a Python of its own.
 """

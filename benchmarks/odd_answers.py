@@ -1,4 +1,4 @@
-"""Answers that a server gives seldom or should never give: what a transport makes of them is one of its qualities.
+"""Answers that a server gives rarely or should never give, to compare how transports treat them.
 
 Each is a coroutine that sends the answer to one request, asked for as ``/<name>/<kind>/<anything>``. Endless ones send
 6.4 MB/s until the connection is closed, so that a transport that keeps all of it does not fill the machine's memory.

@@ -1,4 +1,4 @@
-"""What is printed: the machine, the table of readers, ratios beside the bars they are to meet."""
+"""Print results: the machine, the table of readers, and ratios beside the bars they are to meet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several builders of one collection at a host that takes so many requests a second: what a header costs them together.
+"""Measure what a header costs several builders of one collection at a host that limits requests a second.
 
 ``python benchmarks/shared_host.py`` builds four months of one workspace, each by a process of its own, as workers of
 Dagster would. The server (``server.py``) answers 429 with ``Retry-After: 1`` to every request beyond ``--throttle`` in

@@ -1,4 +1,4 @@
-"""Our reader under adversity: a very large partition, faults, missing files, hosts that throttle or are dead."""
+"""Trials of our reader: a very large partition, faults, missing files, hosts that throttle or are dead."""
 
 from __future__ import annotations
 

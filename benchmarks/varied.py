@@ -1,4 +1,4 @@
-"""COGs whose tile tables differ from file to file, as those of an archive do, made from one of each kind.
+"""Make COGs whose tile tables differ from file to file, as those of an archive do, from one of each kind.
 
 Equal tables would repeat, and an encoding could make nothing of them. So every copy of a file gets byte counts drawn
 from a log-normal distribution, as real tiles compress to, and the offsets that follow from them where tiles lie one

@@ -1,4 +1,4 @@
-"""Footprints: from whatever a record table holds to WKB in lon/lat, their boxes, and their order along a curve.
+"""Read geometry columns of any form as geometries in lon/lat, and order boxes along a curve.
 
 Longitude is x and latitude y everywhere (OGC:CRS84). Every function works on whole columns.
 """
@@ -37,7 +37,7 @@ _NATIVE: Final = {
     "multipolygon": (shapely.GeometryType.MULTIPOLYGON, 3),
 }
 
-#: How PostGIS writes the CRS in front of WKT.
+#: The CRS in front of a WKT, as PostGIS writes it.
 _EWKT: Final = re.compile(r"\s*SRID=([0-9]{1,9});", re.IGNORECASE)
 #: Geometry types by their code in WKB, as GeoParquet names them.
 _WKB_NAMES: Final = {
@@ -48,11 +48,11 @@ _WKB_NAMES: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class GeometryColumn:
-    """How a geometry column is to be read.
+    """CRS and layout of a geometry column.
 
     Args:
-        crs: CRS in any form pyproj takes, or None for lon/lat.
-        unknown_crs: whether the file says outright that the CRS is unknown (``"crs": null`` in GeoParquet).
+        crs: CRS in any form that pyproj takes, or None for lon/lat.
+        unknown_crs: whether the file states that the CRS is unknown (``"crs": null`` in GeoParquet).
         native: GeoArrow layout name (``polygon`` ...) of a nested column; None for WKB, WKT, GeoJSON.
     """
 
@@ -62,10 +62,9 @@ class GeometryColumn:
 
 
 def describe_geometry(field: pa.Field, footer: dict[bytes, bytes] | None = None) -> GeometryColumn:
-    """What a field's extension metadata and a GeoParquet footer say of a geometry column.
+    """Return CRS and layout of a geometry column, from a field's extension metadata and a GeoParquet footer.
 
-    The Arrow extension metadata wins over the footer, because a table that was reprojected in memory keeps the old
-    footer.
+    The extension metadata takes precedence, because a table that was reprojected in memory keeps the old footer.
     """
     name, metadata = _extension(field)
     native = name.removeprefix("geoarrow.") if name.startswith("geoarrow.") else None
@@ -81,13 +80,13 @@ def describe_geometry(field: pa.Field, footer: dict[bytes, bytes] | None = None)
 
 
 def primary_geometry(footer: dict[bytes, bytes] | None) -> str | None:
-    """The column a GeoParquet footer calls primary; None where there is no such footer."""
+    """Return the column that a GeoParquet footer calls primary; None without such a footer."""
     primary = _footer(footer).get("primary_column")
     return primary if isinstance(primary, str) else None
 
 
 def decode_geometries(column: pa.Array, described: GeometryColumn) -> tuple[Geometries, npt.NDArray[np.bool_]]:
-    """Geometries of a column in its own CRS, and which rows could not be read.
+    """Return the geometries of a column in its own CRS, and a mask of unreadable rows.
 
     Args:
         column: WKB or EWKB (binary, large or view), hexadecimal WKB, WKT, EWKT or GeoJSON text (also as bytes),
@@ -98,7 +97,7 @@ def decode_geometries(column: pa.Array, described: GeometryColumn) -> tuple[Geom
         Geometries ``[N]`` (None where the row is null or unreadable) and a mask ``[N]`` of the unreadable rows.
 
     Raises:
-        RecordError: if the column's type holds no geometries.
+        RecordError: if the column is of a type that cannot hold geometries.
     """
     storage = column.storage if isinstance(column.type, pa.ExtensionType) else column
     if pa.types.is_dictionary(storage.type):
@@ -117,25 +116,25 @@ def decode_geometries(column: pa.Array, described: GeometryColumn) -> tuple[Geom
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view():
         decoded = _from_text(_objects(storage))
     elif pa.types.is_struct(kind) and {"type", "coordinates"} <= {child.name for child in kind}:
-        # GeoJSON as a struct has no vectorised reader; its rows pass through text.
+        # As texts, because GeoJSON as a struct has no vectorised reader.
         decoded = _from_text(
             np.array([None if row is None else json.dumps(row) for row in storage.to_pylist()], object)
         )
     else:
         raise RecordError(
-            f"geometry column of type {kind} holds no geometries: write WKB, WKT, GeoJSON or a GeoArrow layout"
+            f"geometry column of type {kind} cannot hold geometries: write WKB, WKT, GeoJSON or a GeoArrow layout"
         )
     return decoded, np.asarray(shapely.is_missing(decoded)) & ~null
 
 
 def to_lonlat(geometries: Geometries, described: GeometryColumn) -> Geometries:
-    """Bring geometries to lon/lat from the column's CRS or, where it states none, from each EWKB's SRID.
+    """Transform geometries to lon/lat from the column's CRS or, if it has none, from the SRID of each EWKB.
 
-    Edges of projected geometries are followed along their course; what reaches over 180 is cut there, and what holds a
-    pole is closed over it.
+    Points are added to edges of projected geometries where these bend. Geometries across 180 are cut there, and
+    geometries around a pole are closed over it.
 
     Raises:
-        RecordError: if the CRS is declared unknown, or not one pyproj understands.
+        RecordError: if the CRS is declared unknown, or pyproj does not understand it.
     """
     if described.unknown_crs:
         raise RecordError(
@@ -154,9 +153,9 @@ def to_lonlat(geometries: Geometries, described: GeometryColumn) -> Geometries:
 
 
 def wkb_types(column: pa.Array) -> set[str]:
-    """GeoParquet names of the geometry types in a column of :func:`encode_wkb` (``Polygon``, ``MultiPolygon Z`` ...).
+    """Return the geometry types of a little-endian WKB column by GeoParquet's names (``Polygon``, ``Point Z`` ...).
 
-    They stand in the second to fifth byte of every geometry (OGC 06-103r4, 8.2); nothing is parsed.
+    The type is in the second to fifth byte of every geometry (OGC 06-103r4, 8.2), so no geometry is parsed.
     """
     present = pc.drop_null(column)
     if not len(present):
@@ -169,14 +168,14 @@ def wkb_types(column: pa.Array) -> set[str]:
 
 
 def hilbert_distance(bbox: pa.StructArray, order: int = 16) -> npt.NDArray[np.uint64]:
-    """Position of every box's centre along a Hilbert curve over the whole Earth.
+    """Return the position of every box's centre along a Hilbert curve over the whole Earth.
 
-    The extent is fixed (-180..180, -90..90), so the order of records does not depend on which records there are. Null
+    The extent is fixed (-180..180, -90..90), so that the order of two records does not depend on other records. Null
     boxes come last.
 
     Args:
         bbox: structs of :data:`~rasteret_assets.schema.BBOX_TYPE`.
-        order: the curve visits ``2**order`` cells a side.
+        order: makes a curve through ``2**order`` cells a side.
 
     Returns:
         Distances ``[N]`` (uint64). The iteration is the one of Lam and Shapiro ("A class of fast algorithms for the
@@ -201,7 +200,7 @@ def hilbert_distance(bbox: pa.StructArray, order: int = 16) -> npt.NDArray[np.ui
 
 
 def _extension(field: pa.Field) -> tuple[str, dict[str, Any]]:
-    """Extension name and decoded metadata of a field, whether or not the extension type is registered."""
+    """Return extension name and decoded metadata of a field, whether or not the extension type is registered."""
     if isinstance(field.type, pa.ExtensionType):
         name, raw = field.type.extension_name, field.type.__arrow_ext_serialize__()
     else:
@@ -233,11 +232,11 @@ def _objects(array: pa.Array) -> Geometries:
 
 
 def _each_readable(read: Callable[..., Any], values: Geometries) -> Geometries:
-    """Geometries by one of shapely's readers; None for what it cannot read."""
+    """Return the geometries that one of shapely's readers makes of ``values``; None for values that it cannot read."""
     try:
         return np.asarray(read(values, on_invalid="ignore"), dtype=object)
     except NotImplementedError:
-        # Curves, as PostGIS and QGIS write them: a single one fails the whole column, so the others go one by one.
+        # One by one, because a single curve, as PostGIS and QGIS write them, fails the whole column.
         result = np.full(len(values), None, dtype=object)
         for row, value in enumerate(values):
             with suppress(NotImplementedError):
@@ -246,16 +245,16 @@ def _each_readable(read: Callable[..., Any], values: Geometries) -> Geometries:
 
 
 def _as_texts(values: Geometries) -> Geometries:
-    """Bytes that no WKB reader took as the text they are where their writer did not say so; None for others."""
+    """Return bytes as texts, for columns whose writer did not mark texts as such; None for other bytes."""
     texts = np.full(len(values), None, dtype=object)
-    for row, value in enumerate(values):  # only of rows that are no WKB
+    for row, value in enumerate(values):  # a Python loop over rows that are not WKB, which are few
         with suppress(UnicodeDecodeError):
             texts[row] = value.decode()
     return texts
 
 
 def _from_text(texts: Geometries) -> Geometries:
-    """Geometries from WKT, EWKT (``SRID=4326;POINT...``), GeoJSON or hexadecimal WKB, told apart by how they begin."""
+    """Return geometries of WKT, EWKT (``SRID=4326;POINT...``), GeoJSON or hexadecimal WKB, told by the first letter."""
     result = np.full(len(texts), None, dtype=object)
     first = np.array([text.lstrip()[:1] if text else "" for text in texts], dtype=object)
     is_json, is_hex = first == "{", (first == "0")
@@ -270,7 +269,7 @@ def _from_text(texts: Geometries) -> Geometries:
 
 
 def _from_native(storage: pa.Array, layout: str) -> Geometries:
-    """Geometries of a native GeoArrow column through shapely's ragged arrays."""
+    """Return the geometries of a native GeoArrow column."""
     kind, depth = _NATIVE[layout]
     result = np.full(len(storage), None, dtype=object)
     valid = pc.drop_null(storage)
@@ -300,11 +299,11 @@ def _crs_text(crs: Any) -> str:
 
 @lru_cache(maxsize=64)
 def _transformer(crs: str) -> pyproj.Transformer | None:
-    """From ``crs`` to lon/lat; None where it is lon/lat already."""
+    """Return the transformation of ``crs`` to lon/lat; None if ``crs`` is lon/lat already."""
     try:
         source = pyproj.CRS.from_user_input(crs)
     except pyproj.exceptions.CRSError as error:
-        raise RecordError(f"the CRS of the footprints is not understood: {crs[:120]} ({error})") from error
+        raise RecordError(f"PROJ does not understand the CRS of the footprints: {crs[:120]} ({error})") from error
     if source.to_authority() in {("OGC", "CRS84"), ("EPSG", "4326"), ("EPSG", "4979")} or source.equals(
         pyproj.CRS(CRS84), ignore_axis_order=True
     ):

@@ -1,10 +1,9 @@
-"""Geometries between a plane and the sphere: edges that bend, the antimeridian, and the poles.
+"""Transform geometries between a plane and the sphere: edges that bend, the antimeridian, and the poles.
 
-All areas and all footprints that are not written in lon/lat pass through this module. A straight edge of a plane bends
-on the sphere, so points are put into it until straight lines between their images follow the bend. Longitudes are
-counted on from point to point, past 180 where an edge runs past it. A ring that comes back 360 degrees away from its
-start runs around a pole and is closed over it. Results lie in -180..180 and are cut at 180, as RFC 7946 (3.1.9) writes
-them.
+All areas and all footprints that are not in lon/lat pass through this module. A straight edge of a plane bends on the
+sphere, so points are added to the edge until straight lines between their images follow the bend. Longitudes are
+counted on from point to point, past 180 where an edge runs past it. A ring that ends 360 degrees away from its start
+runs around a pole and is closed over the pole. Results lie in -180..180 and are cut at 180, as in RFC 7946 (3.1.9).
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
 Booleans = npt.NDArray[np.bool_]
 
-#: Takes columns of x and y and returns those of the images, infinite where there are none.
+#: Takes columns of x and y and returns columns of the images, infinite for points without an image.
 Project = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
-#: How far an edge may stray from its course, as a part of the extent of its ring: 15 m of a scene of 150 km, which a
-#: ring of some 12 points keeps; areas, of which there are few, are kept to 15 cm.
+#: Largest distance of an edge from its course, as a share of its ring's extent: 15 m for a scene of 150 km, which takes
+#: some 12 points a ring; 15 cm for areas, of which there are few.
 FOOTPRINT_SHARE: Final = 1e-4
 AREA_SHARE: Final = 1e-6
 
-#: An edge is halved so many times at most: next to a tear in the plane, and at a pole, no number is enough.
+#: Most halvings of an edge, because next to a tear in the plane, and at a pole, no number is enough.
 _MOST_HALVINGS: Final = 16
-#: Where an edge is held against its course. Two places, because a course like an S crosses the edge's middle.
+#: Places of an edge that are compared with its course: two, because a course like an S crosses the edge's middle.
 _PROBES: Final = (0.5, 0.3)
-#: A longer step between two longitudes may as well be one the other way round.
+#: Longest step in degrees between two longitudes; a longer one may as well go the other way round.
 _LONGEST_STEP: Final = 90.0
-#: Degrees (0.1 mm on the ground) that longitudes may lie beside 180 by rounding.
+#: Degrees (0.1 mm on the ground) by which longitudes may differ from 180 because of rounding.
 ROUNDING: Final = 1e-9
 
 _POINTS = (shapely.GeometryType.POINT, shapely.GeometryType.MULTIPOINT)
@@ -45,15 +44,15 @@ _POLYGONS = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
 
 def to_sphere(geometries: Geometries, project: Project, *, share: float) -> Geometries:
-    """Bring geometries of a plane to lon/lat, cut at the antimeridian and closed over the poles.
+    """Transform geometries of a plane to lon/lat, cut at the antimeridian and closed over the poles.
 
     Args:
         geometries: ``[N]``, of any type; None and empty ones stay as they are, and heights are dropped.
         project: from the plane to lon/lat in degrees.
-        share: how far edges may stray, as a part of each ring's extent.
+        share: largest distance of an edge from its course, as a share of the ring's extent.
 
     Returns:
-        Geometries ``[N]`` in -180..180. Those with a point that has no place on the sphere have infinite coordinates.
+        Geometries ``[N]`` in -180..180, with infinite coordinates for a geometry with a point off the sphere.
     """
     result = np.asarray(geometries, dtype=object).copy()
     kinds = np.where(shapely.is_empty(result), shapely.GeometryType.MISSING, shapely.get_type_id(result))
@@ -64,22 +63,23 @@ def to_sphere(geometries: Geometries, project: Project, *, share: float) -> Geom
         result[lines] = _lines_to_sphere(result[lines], project, share)
     if polygons.any():
         result[polygons] = _polygons_to_sphere(result[polygons], project, share)
-    for row in np.flatnonzero(kinds == shapely.GeometryType.GEOMETRYCOLLECTION):  # hardly ever met, and of any depth
+    # A Python loop, because collections are rare and of any depth.
+    for row in np.flatnonzero(kinds == shapely.GeometryType.GEOMETRYCOLLECTION):
         parts = to_sphere(shapely.get_parts(result[row]), project, share=share)
         result[row] = shapely.GeometryCollection(parts.tolist())
     return result
 
 
 def to_plane(geometry: BaseGeometry, project: Project, *, share: float) -> tuple[BaseGeometry, bool]:
-    """Bring a geometry to a plane, its edges followed along their course.
+    """Transform a geometry to a plane, with points added to edges that bend.
 
     Args:
         geometry: not empty, of any type; heights are dropped.
         project: to the plane.
-        share: how far edges may stray, as a part of the image's extent.
+        share: largest distance of an edge from its course, as a share of the image's extent.
 
     Returns:
-        The image, and whether it hangs together: False where an edge leads over a tear of the plane.
+        The image, and whether it is in one piece: False if an edge leads over a tear of the plane.
     """
     kind = shapely.get_type_id(geometry)
     if kind == shapely.GeometryType.GEOMETRYCOLLECTION:
@@ -100,15 +100,15 @@ def to_plane(geometry: BaseGeometry, project: Project, *, share: float) -> tuple
 def polygons_to_plane(
     polygons: Geometries, project: Project, *, share: float
 ) -> tuple[Geometries, Booleans]:  # fmt: skip
-    """Bring polygons without holes to a plane, all at once, their edges followed along their course.
+    """Transform polygons without holes to a plane, all at once, with points added to edges that bend.
 
     Args:
         polygons: ``[N]``, not empty.
         project: to the plane.
-        share: how far edges may stray, as a part of each image's extent.
+        share: largest distance of an edge from its course, as a share of the image's extent.
 
     Returns:
-        The images ``[N]``, and which of them have an edge that leads over a tear of the plane.
+        The images ``[N]``, and a mask ``[N]`` of the images with an edge over a tear of the plane.
     """
     course = _follow(shapely.get_exterior_ring(polygons), project, share, on_sphere=False)
     torn = np.zeros(len(polygons), bool)
@@ -117,7 +117,7 @@ def polygons_to_plane(
 
 
 def cut_at_antimeridian(geometries: Geometries, west: float = -180.0) -> Geometries:
-    """Move every part of lon/lat geometries into ``west`` .. ``west + 360``, cut at that meridian.
+    """Move every part of lon/lat geometries into ``west`` .. ``west + 360``, cut at the meridian ``west``.
 
     Args:
         geometries: ``[N]``, with longitudes of any size; heights are kept.
@@ -132,7 +132,7 @@ def cut_at_antimeridian(geometries: Geometries, west: float = -180.0) -> Geometr
         return result
     whole = shapely.make_valid(result[beyond])
     first = np.floor((bounds[beyond, 0] - west) / 360)
-    # What only touches the end of a turn is not in the next one.
+    # A geometry that only touches the end of a turn is not in the next turn.
     last = np.maximum(np.ceil((bounds[beyond, 2] - west) / 360) - 1, first)
     columns = []
     for turn in range(int(first.min()), int(last.max()) + 1):
@@ -141,7 +141,7 @@ def cut_at_antimeridian(geometries: Geometries, west: float = -180.0) -> Geometr
         band = shapely.box(west + 360 * turn, -90, west + 360 * (turn + 1), 90)
         column[own] = _moved_east(shapely.intersection(whole[own], band), -360.0 * turn)
         columns.append(column)
-    with np.errstate(divide="ignore", invalid="ignore"):  # rings so flat that GEOS divides by nothing
+    with np.errstate(divide="ignore", invalid="ignore"):  # GEOS divides by zero in flat rings
         result[beyond] = shapely.union_all(np.stack(columns), axis=0)
     return result
 
@@ -161,7 +161,7 @@ def widest_gap(spans: Floats) -> float | None:
 
 
 def polygons_of(geometry: BaseGeometry) -> BaseGeometry:
-    """Return the polygons among the parts of a geometry, without the lines and points that cutting leaves."""
+    """Return the polygons among the parts of a geometry, without the lines and points that a cut may leave."""
     parts = shapely.get_parts(geometry)
     if (shapely.get_type_id(parts) == shapely.GeometryType.GEOMETRYCOLLECTION).any():
         parts = np.concatenate([shapely.get_parts(part) for part in parts])
@@ -170,13 +170,13 @@ def polygons_of(geometry: BaseGeometry) -> BaseGeometry:
 
 
 class _Course:
-    """Lines with the points that follow their course.
+    """Lines with the points that were added to follow their course.
 
     Args:
-        points: ``[M, 2]`` in the plane they come from.
-        images: ``[M, 2]``; on the sphere their longitudes run on past 180.
+        points: ``[M, 2]``, before the transformation.
+        images: ``[M, 2]``, after it; on the sphere their longitudes run on past 180.
         line: ``[M]``, the number of the line of each point.
-        torn: the lines with an edge that strays from its course however often it is halved.
+        torn: numbers of the lines with an edge that is too far from its course after all halvings.
     """
 
     def __init__(self, points: Floats, images: Floats, line: Integers, *, torn: Integers) -> None:
@@ -187,26 +187,26 @@ class _Course:
 
     @property
     def is_torn(self) -> bool:
-        """Whether any line is."""
+        """Whether any line is torn."""
         return bool(len(self.torn))
 
     def lines(self) -> Iterator[slice]:
-        """The points of each line."""
+        """Yield the slice of the points of each line."""
         starts = _starts(self.line)
         return (slice(*ends) for ends in zip(starts, [*starts[1:], len(self.line)], strict=True))
 
     def linestrings(self) -> Geometries:
-        """The images of all lines."""
+        """Return the images of all lines."""
         return np.asarray(shapely.linestrings(self.images, indices=self.line), dtype=object)
 
     def polygons(self, part: Integers) -> Geometries:
-        """The images of polygons, of which ``part`` numbers every ring, the outer one first."""
+        """Return the images of polygons; ``part`` is the polygon of every ring, whose first ring is the outer one."""
         rings = np.asarray(shapely.linearrings(self.images, indices=self.line), dtype=object)
         return np.asarray(shapely.polygons(rings, indices=part), dtype=object)
 
 
 def _follow(lines: Geometries, project: Project, share: float, *, on_sphere: bool) -> _Course:
-    """Put points into lines until straight lines between their images follow the course."""
+    """Add points to lines until straight lines between their images follow the course."""
     points, line = shapely.get_coordinates(lines, return_index=True)
     images = _images(points, project)
     places = _vectors(images) if on_sphere else images
@@ -231,10 +231,10 @@ def _follow(lines: Geometries, project: Project, share: float, *, on_sphere: boo
         points = np.insert(points, edges + 1, middle[bent], axis=0)
         images = np.insert(images, edges + 1, at_middle[bent], axis=0)
         line = np.insert(line, edges + 1, line[edges])
-        # Both halves of a halved edge are looked at next.
+        # Both halves of a halved edge are checked next.
         added = edges + 1 + np.arange(len(edges))
         edges = np.column_stack([added - 1, added]).ravel()
-    # A line that is partly off the sphere is off it as a whole, so that its ring still closes.
+    # A line with a point without an image has none at all, so that its ring still closes.
     lost = np.zeros(len(lines), bool)
     lost[line[~np.isfinite(images).all(axis=1)]] = True
     images[lost[line]] = np.inf
@@ -249,20 +249,20 @@ def _starts(line: Integers) -> Integers:
 
 
 def _stray(start: Floats, end: Floats, found: Floats, at: float, *, on_sphere: bool) -> Floats:
-    """How far the image of a point of an edge lies from the straight line between the images of its ends."""
+    """Return the distance of the image of a point of an edge from the straight line between the images of its ends."""
     with np.errstate(invalid="ignore"):
         step = end - start
         if not on_sphere:
             return np.asarray(np.linalg.norm(start + at * step - found, axis=1))
         step[:, 0] -= 360 * np.round(step[:, 0] / 360)
         stray: Floats = np.linalg.norm(_vectors(start + at * step) - _vectors(found), axis=1)
-        # At a pole itself the longitude means nothing, and there is nothing to follow.
+        # Except at a pole itself, where the longitude means nothing and the distance is 0.
         stray[(np.abs(step[:, 0]) > _LONGEST_STEP) & (stray > 0)] = np.inf
     return stray
 
 
 def _vectors(lonlat: Floats) -> Floats:
-    """Places on the unit sphere in space, where neither 180 nor a pole is anything special."""
+    """Return points of the unit sphere in space, in which neither 180 nor a pole is a special case."""
     lon, lat = np.radians(lonlat).T
     with np.errstate(invalid="ignore"):
         return np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
@@ -273,7 +273,7 @@ def _images(points: Floats, project: Project) -> Floats:
 
 
 def _snapped(lonlat: Floats) -> Floats:
-    """Longitudes that lie beside 180 by rounding, on 180: no sliver of them is to be cut off."""
+    """Move longitudes that differ from 180 by rounding to 180, so that no sliver is cut off."""
     lon = lonlat[:, 0]
     near = np.abs(np.abs(lon) - 180) < ROUNDING
     lonlat[near, 0] = np.copysign(180, lon[near])
@@ -281,7 +281,7 @@ def _snapped(lonlat: Floats) -> Floats:
 
 
 def _counted_on(images: Floats, line: Integers) -> Floats:
-    """Longitudes that run on past 180 along each line."""
+    """Change longitudes so that they run on past 180 along each line."""
     with np.errstate(invalid="ignore"):
         turns = np.diff(images[:, 0], prepend=0.0)
         turns = -np.round(np.nan_to_num(turns, posinf=0.0, neginf=0.0) / 360)
@@ -298,7 +298,7 @@ def _lines_to_sphere(geometries: Geometries, project: Project, share: float) -> 
     course = _follow(parts, project, share, on_sphere=True)
     cut = cut_at_antimeridian(course.linestrings())
     result = np.empty(len(geometries), dtype=object)
-    for number in range(len(geometries)):  # footprints and areas are hardly ever lines
+    for number in range(len(geometries)):  # a Python loop, because footprints and areas are rarely lines
         own = cut[row == number]
         result[number] = own[0] if len(own) == 1 else shapely.union_all(own)
     return result
@@ -320,7 +320,7 @@ def _polygons_to_sphere(geometries: Geometries, project: Project, share: float) 
     special[ring_row[around | beyond]] = True
     finite[ring_row[course.line[~np.isfinite(course.images).all(axis=1)]]] = False
     special &= finite
-    # Without the rings that run over 180 or around a pole, all rows are made at once.
+    # All rows at once; the few that run over 180 or around a pole are made again below.
     shells = course.polygons(part)
     result = np.empty(len(geometries), dtype=object)
     multi = shapely.get_type_id(geometries) == shapely.GeometryType.MULTIPOLYGON
@@ -331,7 +331,7 @@ def _polygons_to_sphere(geometries: Geometries, project: Project, share: float) 
         result[multi] = np.asarray(shapely.multipolygons(shells[~single], indices=numbers[row[~single]]), dtype=object)
     if special.any():
         slices = list(course.lines())
-        for number in np.flatnonzero(special):  # few records lie over 180 or a pole
+        for number in np.flatnonzero(special):  # a Python loop, because few records lie over 180 or a pole
             regions = []
             for own in np.flatnonzero(row == number):
                 shell, *holes = [
@@ -344,7 +344,7 @@ def _polygons_to_sphere(geometries: Geometries, project: Project, share: float) 
 
 
 def _region(points: Floats, images: Floats, project: Project) -> BaseGeometry:
-    """What a ring encloses on the sphere, in -180..180.
+    """Return the region that a ring encloses on the sphere, in -180..180.
 
     Args:
         points: ``[M, 2]``, the closed ring in the plane.
@@ -353,11 +353,11 @@ def _region(points: Floats, images: Floats, project: Project) -> BaseGeometry:
     """
     turns = int(np.round((images[-1, 0] - images[0, 0]) / 360))
     if turns:
-        # The region lies to the left of a ring that runs counterclockwise, as long as the projection mirrors nothing:
-        # north of a ring that runs east.
+        # The region lies to the left of a counterclockwise ring, unless the projection mirrors; left of a ring that
+        # runs east is north.
         is_left = bool(shapely.is_ccw(shapely.linearrings(points))) == _keeps_hand(points, images, project)
         pole = 90.0 if is_left == (turns > 0) else -90.0
-        # From the point next to the pole a meridian leads to it without meeting the ring again.
+        # Closed from the point next to the pole, because its meridian leads to the pole without meeting the ring again.
         nearest = int(np.argmax(images[:-1, 1] * pole))
         far = images[: nearest + 1] + np.array([360.0 * turns, 0.0])
         images = np.concatenate([images[nearest:-1], far])
@@ -368,9 +368,9 @@ def _region(points: Floats, images: Floats, project: Project) -> BaseGeometry:
 
 
 def _keeps_hand(points: Floats, images: Floats, project: Project) -> bool:
-    """Whether left of a line in the plane is left of its image, told from the ring's point that is nearest the equator.
+    """Return whether left of a line in the plane is left of its image, at the ring's point nearest to the equator.
 
-    Axes to the south and west at once turn the plane; a single one mirrors it.
+    A projection whose axes point south and west turns the plane; one with a single such axis mirrors it.
     """
     place = int(np.argmin(np.abs(images[:, 1])))
     step = np.ptp(points, axis=0).max() * 1e-6

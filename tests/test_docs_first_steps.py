@@ -1,4 +1,7 @@
-"""``docs/first-steps.md`` from top to bottom: every command runs, and what the page shows is what is seen."""
+"""``docs/first-steps.md`` from top to bottom: every command runs, and what the page shows is what is seen.
+
+The declarations that ``docs/getting-started.md`` shows are those that ``init`` writes.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from rasteret_assets.demo.scenes import write_scenes
 from rasteret_assets.demo.server import HOST, serving
 
 PAGE = Path(__file__).parent.parent / "docs" / "first-steps.md"
+DAGSTER = PAGE.with_name("getting-started.md")
 BLOCK = re.compile(r"^```(bash|python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -83,3 +87,18 @@ def test_the_page_is_what_is_seen(tmp_path: Path, port: int) -> None:
         )
     assert python.summarize(verbose=False).failed == 0
     assert (compared, python.tries > 8) == (6, True)
+    table, _ = re.findall(r"^```yaml\n(.*?)^```$", DAGSTER.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[:2]
+    assert (tmp_path / "collections" / "scenes.yaml").read_text(encoding="utf-8") == here(table)
+
+
+def test_a_dataset_that_people_know_is_declared_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = DAGSTER.read_text(encoding="utf-8")
+    (command,) = re.findall(r"^rasteret-assets init earth-search/.*$", text, re.MULTILINE)
+    _, shown = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[:2]
+    run(command)
+    (written,) = Path("collections").glob("*.yaml")
+    begin, _, end = shown.partition("...")  # of the names of the bands
+    declared = written.read_text(encoding="utf-8").partition("\n# Made of")
+    assert f"# Made of{declared[2]}".startswith(begin)
+    assert declared[2].endswith(end.removeprefix("]"))

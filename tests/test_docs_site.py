@@ -76,6 +76,7 @@ def test_the_reference_has_everything_that_the_code_has(site: Path) -> None:
         text = page(name)
         assert not [word for word in words if word not in text], name
         assert "from the code:" not in text
+        assert not re.search(r":(?:class|func|mod|attr|data):", text)
 
 
 def test_every_page_is_in_the_navigation() -> None:

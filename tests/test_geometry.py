@@ -88,7 +88,7 @@ def test_unreadable_rows_are_told_from_null_ones() -> None:
 
 
 def test_a_column_that_holds_no_geometries_is_refused() -> None:
-    with pytest.raises(RecordError, match="type int64 holds no geometries"):
+    with pytest.raises(RecordError, match="type int64 cannot hold geometries"):
         decode_geometries(pa.array([1, 2]), PLAIN)
 
 

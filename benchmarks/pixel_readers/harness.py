@@ -1,4 +1,4 @@
-"""What all pixel readers share: the job in a JSON file, the clock around it, one JSON line with what it took.
+"""The harness of all pixel readers: reads the job from a JSON file, measures it, and prints one JSON line.
 
 Standard library and numpy only, because rasteret runs in a Python of its own. A reader is warmed up with one small job
 on files of its own, so that imports and thread pools are not counted; then the server's counters are zeroed and the

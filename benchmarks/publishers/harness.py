@@ -1,4 +1,4 @@
-"""What both publishers share: the job on the command line, the clock around it, one JSON line with what it took.
+"""The harness of both publishers: reads the job from the command line, measures it, and prints one JSON line.
 
 Standard library only, because rasteret runs in a Python of its own. The clock starts once everything is imported.
 """

@@ -1,4 +1,4 @@
-"""What all readers share: the job on the command line, the clock around it, one JSON line with what it took.
+"""The harness of all readers: reads the job from the command line, measures it, and prints one JSON line.
 
 Standard library only, because rasteret runs in a Python of its own. A reader is warmed up with one header, so that
 imports and thread pools are not counted; then the server's counters are zeroed and the clock starts.

@@ -20,7 +20,7 @@ from obstore.exceptions import BaseError
 
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.filesystems import each_file
-from rasteret_assets.storage.objects import list_objects
+from rasteret_assets.storage.objects import list_objects, s3_config_of
 from rasteret_assets.storage.walk import is_hidden, walk
 
 # Names of fsspec's filesystems (s3fs, gcsfs, adlfs, http, git, zip, Hugging Face) for the tag of a content and its
@@ -173,16 +173,8 @@ def _list_s3(fs: pafs.S3FileSystem, path: str) -> Iterator[Listed]:
     _, (options, *_) = fs.__reduce__()
     if options["role_arn"] or options["proxy_options"]["host"] or options["force_virtual_addressing"]:
         raise ValueError("obstore has no such options")
-    names = {"access_key": "access_key_id", "secret_key": "secret_access_key", "session_token": "session_token"}
-    config: dict[str, Any] = {ours: options[theirs] for theirs, ours in names.items() if options[theirs]}
-    if options["region"]:
-        config["region"] = options["region"]
-    if endpoint := options["endpoint_override"]:
-        config["endpoint"] = endpoint if "://" in endpoint else f"{options['scheme']}://{endpoint}"
-    if options["anonymous"]:
-        config["skip_signature"] = True
     bucket, _, prefix = path.partition("/")
-    for found in list_objects(bucket, prefix, config):
+    for found in list_objects(bucket, prefix, s3_config_of(options)):
         tag = " ".join(filter(None, (found["e_tag"], found["version"])))
         yield Listed(
             path=f"{bucket}/{found['path']}", size=found["size"], times_ns=(_ns(found["last_modified"]),),

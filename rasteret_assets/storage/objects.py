@@ -356,6 +356,28 @@ def _client_options(config: dict[str, Any]) -> ClientConfig:
     return client
 
 
+def s3_config_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return obstore's configuration for the region, endpoint and keys of a pyarrow S3 filesystem.
+
+    Args:
+        options: of the filesystem, as it pickles them.
+
+    Returns:
+        The configuration, which has neither keys nor ``skip_signature`` if the environment's credentials count.
+    """
+    names = {
+        "region": "region", "access_key": "access_key_id", "secret_key": "secret_access_key",
+        "session_token": "session_token",
+    }  # fmt: skip
+    config: dict[str, Any] = {ours: options[theirs] for theirs, ours in names.items() if options[theirs]}
+    if endpoint := options["endpoint_override"]:
+        # Users give it with or without a scheme; pyarrow puts the environment's endpoint here, which has one.
+        config["endpoint"] = endpoint if "://" in endpoint else f"{options['scheme']}://{endpoint}"
+    if options["anonymous"]:
+        config["skip_signature"] = True
+    return config
+
+
 def s3_endpoint_of_environment() -> str | None:
     """Return the address of the S3-compatible store that AWS' own variables name; None for AWS itself.
 

@@ -1,9 +1,9 @@
-"""The CRS behind GeoKeys: EPSG codes checked, user-defined ones built with PROJ.
+"""Find the CRS of GeoKeys: check EPSG codes, and build user-defined CRSs with PROJ.
 
-GeoKeys may spell a CRS out: datum or ellipsoid, projection and units (OGC 19-008r4 section 7.4). It is put together as
-PROJJSON and handed to PROJ, which writes the WKT; the shift of a datum to WGS 84 is kept around it. For projections
-that have no code in GeoTIFF, and for all of those of ArcGIS, a citation holds the CRS as ESRI's WKT, or GDAL's. What
-is left open leaves the CRS open: ``None`` is better than a guess.
+GeoKeys may spell a CRS out: datum or ellipsoid, projection and units (OGC 19-008r4 section 7.4). Such a CRS is put
+together as PROJJSON, of which PROJ writes the WKT, with the shift of its datum to WGS 84 around it. For projections
+without a code in GeoTIFF, and for all CRSs of ArcGIS, a citation holds the CRS as WKT of ESRI or GDAL. If a part is
+missing, the CRS is ``None``, because no CRS is better than a guessed one.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from rasteret_assets.tiff.projections import Keys, build_conversion
 if TYPE_CHECKING:
     import pyproj
 
-#: Codes GeoTIFF hands to EPSG (OGC 19-008r4 section 7.4); below are obsolete ones, above 32767 private ones.
+#: Codes of EPSG in GeoTIFF (OGC 19-008r4 section 7.4); smaller ones are obsolete, those above 32767 private.
 EPSG_CODES: Final = range(1024, USER_DEFINED)
 
-#: Web Mercator and the WGS 84 UTM zones, most files there are: they exist and are in metres, no need to ask PROJ.
+#: Web Mercator and the WGS 84 UTM zones, the CRSs of most files, are known to be in metres, so PROJ is not asked.
 _KNOWN_METRE_CODES: Final = frozenset({3857, *range(32601, 32661), *range(32701, 32761)})
 
 _METRE: Final = 9001
@@ -39,16 +39,17 @@ _GREENWICH: Final = 8901
 #: Relative difference that tells two units apart; the foot and the US survey foot differ by 2e-6.
 _UNIT_TOLERANCE: Final = 1e-7
 
-#: PROJ's confidence, of 100, where every parameter agrees and the names do not. Below it PROJ guesses, as it does from
-#: a datum without a name.
+#: PROJ's confidence, of 100, if every parameter agrees but the names do not. Below this number PROJ guesses, for
+#: example from a datum without a name.
 _EQUIVALENT: Final = 70
 
 _CITATIONS: Final = (GeoKey.PROJECTED_CITATION, GeoKey.GEOG_CITATION, GeoKey.GT_CITATION)
 _ESRI_CITATION: Final = "ESRI PE String = "
 
-#: GDAL adds a PROJ string to the WKT of what WKT 1 cannot say, such as the sweep axis of a geostationary satellite.
+#: PROJ string that GDAL adds to a WKT for what WKT 1 cannot express, such as the sweep axis of a geostationary
+#: satellite.
 _EXTENSION: Final = re.compile(r'EXTENSION\["PROJ4","([^"]*)"\]')
-#: Terms that are taken from such a string: numbers and names, none of which leads PROJ to a file.
+#: Terms that are accepted in such a string: numbers and names, none of which makes PROJ open a file.
 _PROJ_TERM: Final = re.compile(
     r"\+(?:no_defs|wktext|over|type=crs|nadgrids=@null|proj=[a-z0-9_]+|sweep=[xy]|axis=[a-z]{3}"
     r"|(?:ellps|datum|pm|units)=[A-Za-z0-9_.-]+"
@@ -62,18 +63,18 @@ Resolved = tuple[int | None, str | None]
 
 
 def resolve_crs(keys: Keys) -> Resolved:
-    """The horizontal CRS that the model type asks for. Vertical codes say nothing about pixels.
+    """Return the horizontal CRS of the model type; codes of vertical CRSs are ignored.
 
     Args:
         keys: the GeoKeys of the file.
 
     Returns:
-        ``(code, "EPSG:code")``, ``(None, WKT2)`` for a user-defined CRS, or twice ``None`` if there is none.
+        ``(code, "EPSG:code")``, ``(None, WKT2)`` for a user-defined CRS, or ``(None, None)`` without a CRS.
     """
     model = keys.get(GeoKey.GT_MODEL_TYPE)
     projected, geographic = _code(keys, GeoKey.PROJECTED_CS_TYPE), _code(keys, GeoKey.GEOGRAPHIC_TYPE)
     if not isinstance(model, int) or (model == USER_DEFINED and projected is not None):
-        model = None if projected is None else MODEL_PROJECTED  # as GDAL does: some writers leave the model type out
+        model = None if projected is None else MODEL_PROJECTED  # as in GDAL, because some writers omit the model type
     if model == MODEL_PROJECTED:
         code = projected
         unit = keys.get(GeoKey.PROJ_LINEAR_UNITS, _METRE)
@@ -90,13 +91,13 @@ def resolve_crs(keys: Keys) -> Resolved:
 
 
 def _code(keys: Keys, key: GeoKey) -> int | None:
-    """The EPSG code a key holds. A measure or a text in the place of a code is none, whatever it says."""
+    """Return the EPSG code in a key; None for a measure or a text in the place of a code."""
     value = keys.get(key)
     return value if isinstance(value, int) and value in EPSG_CODES else None
 
 
 def _read_citation(keys: Keys) -> Resolved:
-    """A CRS that a citation spells out as WKT, as ESRI and GDAL do; all others are texts for people, and no CRS."""
+    """Return the CRS that a citation holds as WKT of ESRI or GDAL; ``(None, None)`` for any other text."""
     texts = (keys.get(key) for key in _CITATIONS)
     found = next((text for text in texts if isinstance(text, str) and text.startswith(_ESRI_CITATION)), None)
     if found is None or not _has_harmless_extensions(found):
@@ -113,7 +114,7 @@ def _read_citation(keys: Keys) -> Resolved:
 
 
 def _has_harmless_extensions(wkt: str) -> bool:
-    """Whether the PROJ strings in a WKT hold known terms only: by others, a file could name what PROJ is to open."""
+    """Return whether the PROJ strings in a WKT have accepted terms only; others could make PROJ open a file."""
     strings = _EXTENSION.findall(wkt)
     terms = [term for string in strings for term in string.split()]
     return len(strings) == wkt.upper().count("EXTENSION") and all(map(_PROJ_TERM.fullmatch, terms))
@@ -124,7 +125,7 @@ def _name(code: int | None) -> Resolved:
 
 
 def _proj() -> Any:
-    """The pyproj module, imported here alone: it loads as slowly as thousands of headers parse; few files need it."""
+    """Return the pyproj module, imported late, because it loads as slowly as thousands of headers, and few need it."""
     import pyproj  # noqa: PLC0415
     import pyproj.crs  # noqa: PLC0415
     import pyproj.crs.coordinate_operation  # noqa: PLC0415
@@ -134,7 +135,7 @@ def _proj() -> Any:
 
 
 def _check_code(code: int | None, keys: Keys) -> Resolved:
-    """A code that PROJ knows. A linear unit or a geographic CRS beside it wins over the code's own, as in GDAL."""
+    """Return the CRS of a code; a linear unit or a geographic CRS beside the code takes precedence, as in GDAL."""
     proj = _proj()
     try:
         crs: pyproj.CRS = proj.CRS.from_epsg(code)
@@ -165,7 +166,7 @@ def _check_code(code: int | None, keys: Keys) -> Resolved:
 
 
 def _build(keys: Keys, model: object) -> Resolved:
-    """A CRS from its parameters."""
+    """Return a CRS made of its parameters."""
     proj = _proj()
     try:
         base = _build_base(keys, proj)
@@ -203,12 +204,12 @@ def _build(keys: Keys, model: object) -> Resolved:
 
 
 def _write(definition: dict[str, Any], *, identify: bool, shift: tuple[float, ...] = ()) -> Resolved:
-    """WKT2 of a PROJJSON definition, or the code of the EPSG CRS that PROJ finds equivalent to it.
+    """Return the WKT2 of a PROJJSON definition, or the code of the EPSG CRS that PROJ finds equivalent to it.
 
     Args:
         definition: of a geographic or projected CRS.
         identify: whether to look for the code.
-        shift: parameters that lead from its datum to WGS 84, from :func:`_datum_shift`; a CRS with these has no code.
+        shift: shift of the datum to WGS 84, from :func:`_datum_shift`; a CRS with a shift has no code.
     """
     proj = _proj()
     try:
@@ -227,7 +228,7 @@ def _describe(crs: pyproj.CRS, *, identify: bool) -> Resolved:
 
 
 def _build_base(keys: Keys, proj: Any) -> dict[str, Any] | None:
-    """The geographic CRS below a projection, in degrees."""
+    """Return the geographic CRS below a projection, in degrees; None if a part is missing."""
     code = _code(keys, GeoKey.GEOGRAPHIC_TYPE)
     if code is not None:
         crs = proj.CRS.from_epsg(code)
@@ -265,9 +266,9 @@ def _build_base(keys: Keys, proj: Any) -> dict[str, Any] | None:
 
 
 def _datum_shift(keys: Keys) -> tuple[float, ...]:
-    """The seven parameters of GeogTOWGS84GeoKey, in metres, arc seconds and parts per million; empty without them.
+    """Return the seven parameters of GeogTOWGS84GeoKey, in metres, arc seconds and parts per million; empty without.
 
-    As in GDAL, a geographic CRS that has a code is shifted as PROJ knows for that code.
+    Empty also for a geographic CRS with a code, for which PROJ knows the shift, as in GDAL.
     """
     shift = keys.get(GeoKey.GEOG_TOWGS84)
     if not isinstance(shift, tuple) or len(shift) not in (3, 7) or _code(keys, GeoKey.GEOGRAPHIC_TYPE) is not None:
@@ -276,27 +277,27 @@ def _datum_shift(keys: Keys) -> tuple[float, ...]:
 
 
 def _has_code(base: dict[str, Any]) -> bool:
-    """Whether a geographic CRS or its datum is one that EPSG lists, and not just some ellipsoid."""
+    """Return whether a geographic CRS or its datum has an EPSG code, rather than just an ellipsoid."""
     return "id" in base or "id" in _datum(base)
 
 
 def _datum(base: dict[str, Any]) -> dict[str, Any]:
-    """The datum or datum ensemble of a geographic CRS."""
+    """Return the datum or datum ensemble of a geographic CRS."""
     return dict(base.get("datum") or base.get("datum_ensemble") or {})
 
 
 def _same_ellipsoid(keys: Keys, datum: dict[str, Any]) -> bool:
-    """Whether a datum has the file's semi-major axis, if that is given; GDAL takes the file's where they differ."""
+    """Return whether a datum has the file's semi-major axis; if they differ, GDAL takes the file's axis."""
     ellipsoid = datum.get("ellipsoid", {})
     own = ellipsoid.get("semi_major_axis", ellipsoid.get("radius"))
     stated = keys.get(GeoKey.GEOG_SEMI_MAJOR_AXIS)
-    if stated is None or not isinstance(own, int | float):  # an axis in another unit than metres: the code is believed
+    if stated is None or not isinstance(own, int | float):  # an axis in another unit than metres is not compared
         return bool(ellipsoid)
     return isinstance(stated, float) and math.isclose(own, stated, rel_tol=_UNIT_TOLERANCE)
 
 
 def _build_ellipsoid(keys: Keys, proj: Any) -> dict[str, Any] | None:
-    """The ellipsoid by its axes, which win over its code as in libgeotiff."""
+    """Return the ellipsoid of the axes, or of the code if there are none, as in libgeotiff."""
     major, minor = keys.get(GeoKey.GEOG_SEMI_MAJOR_AXIS), keys.get(GeoKey.GEOG_SEMI_MINOR_AXIS)
     inverse = keys.get(GeoKey.GEOG_INV_FLATTENING)
     shape: dict[str, Any]
@@ -314,14 +315,14 @@ def _build_ellipsoid(keys: Keys, proj: Any) -> dict[str, Any] | None:
 
 
 def _prime_meridian(keys: Keys) -> float | None:
-    """Longitude of the prime meridian in degrees."""
+    """Return the longitude of the prime meridian in degrees; None if it is missing or invalid."""
     code = keys.get(GeoKey.GEOG_PRIME_MERIDIAN, _GREENWICH)
     longitude = keys.get(GeoKey.GEOG_PRIME_MERIDIAN_LONG, 0.0 if code == _GREENWICH else None)
     return longitude if isinstance(longitude, float) and -360 <= longitude <= 360 else None
 
 
 def _linear_factor(keys: Keys) -> float | None:
-    """Metres in the file's linear unit; metres are meant where no unit is named."""
+    """Return the metres in the file's linear unit, which is the metre if no unit is named; None if it is unknown."""
     code = keys.get(GeoKey.PROJ_LINEAR_UNITS, _METRE)
     if code == USER_DEFINED:
         size = keys.get(GeoKey.PROJ_LINEAR_UNIT_SIZE)
@@ -331,13 +332,13 @@ def _linear_factor(keys: Keys) -> float | None:
 
 @lru_cache(maxsize=1)
 def _epsg_lengths() -> dict[str, float]:
-    """Metres in each linear unit of EPSG, by code."""
+    """Return the metres in each linear unit of EPSG, by code."""
     units = _proj().database.get_units_map(auth_name="EPSG", category="linear", allow_deprecated=True)
     return {unit.code: unit.conv_factor for unit in units.values() if unit.conv_factor > 0}
 
 
 def _angular_factor(keys: Keys, base: Mapping[str, Any] | None = None) -> float | None:
-    """Degrees in the file's angular unit. Where no unit is named, that of its geographic CRS is meant, else degrees."""
+    """Return the degrees in the file's angular unit, which is that of the geographic CRS ``base`` if none is named."""
     code = keys.get(GeoKey.GEOG_ANGULAR_UNITS)
     if code is not None:
         return _ANGULAR_UNITS.get(code) if isinstance(code, int) else None

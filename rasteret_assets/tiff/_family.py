@@ -1,10 +1,9 @@
-"""Files whose directories are alike, byte for byte: of all but the first of them only what differs is read.
+"""Recognise headers that equal a parsed one in all bytes but those of tables, position, CRS and nodata.
 
-The files of a collection are written by one program with one set of options, so their headers hold the same bytes but
-for the tile tables, the tie point, and the few values that say which CRS and nodata they have. Holding those bytes
-against the ones of a file that was parsed takes a fraction of parsing them, and tables of many files can then be taken
-out together. Whatever is not alike goes through :func:`~.parse.parse_header`, and so does whatever would not come out
-of it as a sound header.
+One program writes the files of a collection with one set of options, so their headers hold the same bytes except for
+the tile tables, the tie point, and a few values such as CRS and nodata. Comparing the same bytes with those of a parsed
+file takes a fraction of the time of parsing, and the tables of many files can then be cut out together. Any other
+header goes through :func:`~.parse.parse_header`, and so does a header that it might refuse.
 """
 
 from __future__ import annotations
@@ -36,32 +35,32 @@ if TYPE_CHECKING:
     from rasteret_assets.tiff.ifd import Entry
     from rasteret_assets.tiff.overviews import TiffOverview
 
-#: Field types of tables that are taken as they are: SHORT and LONG, of which every value is a place in a file or a
-#: size, and LONG8, of which those below 2**63 are (TIFF 6.0 p. 15, BigTIFF design).
+#: Field types of tables: SHORT and LONG, of which every value is a valid position or size, and LONG8, of which values
+#: below 2**63 are (TIFF 6.0 p. 15, BigTIFF design).
 _SHORT, _LONG, _LONG8 = 3, 4, 16
 _FLOAT, _DOUBLE = 11, 12
-#: A file's first bytes are kept whole unless its header takes less than this part of them.
+#: The first bytes of a file are cut to its header if they are more than so many times longer.
 _KEPT_SHARE: Final = 2
 _STACKED_BYTES: Final = 2 * 2**20
 
 
 Cut = Callable[[bytes], tuple[bytes, ...]]
-"""Takes parts out of the first bytes of a file."""
+"""Cuts parts out of the first bytes of a file."""
 
 
 class Table(NamedTuple):
-    """Where a table of numbers lies in every file of a family."""
+    """The place of a table of numbers, which is the same in every file of a family."""
 
     dtype: np.dtype
-    """Of a value as it is stored."""
+    """Type of a value as it is stored."""
     values: int
-    """How many there are; of a tile table, one per tile."""
+    """Number of values; in a tile table, one per tile."""
     start: int
-    """Position of the first in the file, in bytes."""
+    """Position of the first value in the file, in bytes."""
 
 
 class Image(NamedTuple):
-    """The tables of an image or of one of its overviews, all bands of it."""
+    """The tables of an image or of one of its overviews, with all bands."""
 
     offsets: Table
     byte_counts: Table
@@ -73,22 +72,22 @@ class StackedTables(NamedTuple):
     image: tuple[NDArray[np.int64], NDArray[np.int64]]
     """Offsets and byte counts, ``int64[N, tiles]`` each."""
     overviews: tuple[NDArray[np.int64], NDArray[np.int64]]
-    """The same of all overviews, one after the other: ``int64[N, tiles of all overviews]``."""
+    """Offsets and byte counts of all overviews, one after the other: ``int64[N, tiles of all overviews]``."""
     overview_tiles: tuple[int, ...]
-    """Tiles of each overview."""
+    """Number of tiles of each overview."""
     tiepoints: NDArray[np.float64]
     """Values of ModelTiepoint, ``float64[N, 6 or more]``."""
 
 
 class FamilyMember(NamedTuple):
-    """The header of a file that is like the first of its family: what is its own, and where the rest stands."""
+    """The header of a file that belongs to a family, as bytes."""
 
     family: HeaderFamily
     data: bytes
-    """The start of the file, up to the end of its header at least."""
+    """The start of the file, at least up to the end of its header."""
     shared: Shared
     scaling: Scaling
-    """Scale and offset of its bands."""
+    """Scale and offset of the file's bands."""
 
     @property
     def samples_per_pixel(self) -> int:
@@ -97,42 +96,42 @@ class FamilyMember(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that are kept for it."""
+        """Bytes of memory that the member takes."""
         return len(self.data)
 
     def header(self) -> TiffHeader:
-        """The same as a header of its own."""
+        """Return the header, parsed from its bytes."""
         return parse_header([(0, self.data)], overviews=self.family.with_overviews)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeaderFamily:
-    """What the headers of a family have in common."""
+    """The common bytes of the headers of a family, and the places of the others."""
 
     directory: Directory
     fixed: Cut
-    """Cuts out what no member has otherwise."""
+    """Cuts out the bytes that are the same in all members."""
     content: tuple[bytes, ...]
-    """What that is."""
+    """The bytes that are the same in all members."""
     shared: Cut
     """Cuts out the values of shared tags."""
     metadata: slice | None
-    """Where GDAL's metadata lie, which may state scales; what they say may be otherwise in each member."""
+    """Place of GDAL's metadata, which may hold scales and may differ from member to member."""
     images: tuple[Image, ...]
     """The image, then its overviews, from the finest to the coarsest."""
     long_tables: tuple[slice, ...]
-    """The highest byte of every 64-bit table value: below 128 in a sound header."""
+    """The highest byte of every 64-bit table value, which is below 128 in a valid header."""
     tiepoint: Table
-    """Where the values of the tie point lie."""
+    """Place of the values of the tie point."""
     reals: struct.Struct
-    """How they are read."""
+    """Format of the values of the tie point."""
     end: int
     """Position after the last byte of a header."""
     with_overviews: bool
 
     @classmethod
     def of(cls, data: bytes, *, overviews: bool) -> HeaderFamily | None:
-        """The family of a file whose header has been parsed from its first bytes; None where it cannot have one.
+        """Return the family of a file whose header was parsed from its first bytes; None if it cannot have a family.
 
         Args:
             data: the start of the file.
@@ -148,9 +147,9 @@ class HeaderFamily:
             if overviews:
                 pages = read_overviews(ifd, directory.end, trail)
         except NeedBytes:
-            return None  # the chain leads out of these bytes, and for this file out of the file
+            return None  # the chain of directories leads out of these bytes
         if grid.planar_configuration == PlanarConfiguration.SEPARATE:
-            # Masks and alpha have one plane, and bands as many as there are: their tables are cut in different ways.
+            # Masks and alpha have one plane and an image has one for each band, so their tables are cut differently.
             _, _, _, extra = entries.get(Tag.EXTRA_SAMPLES, (0, 0, 0, 0))
             may_have_alpha = grid.samples_per_pixel in ALPHA_BANDS and (
                 extra > layout.inline or not ALPHA.isdisjoint(ifd.integers(Tag.EXTRA_SAMPLES))
@@ -171,7 +170,7 @@ class HeaderFamily:
         metadata = directory.metadata
         metadata_end = 0 if metadata is None else metadata.stop
         end = max(directory.end, metadata_end, *(last for _, last in (*blocks, *others, *own)))
-        # Small tables lie in the directory itself. Where anything else overlaps, the file is not what it seems.
+        # Small tables lie in the directory itself. Any other overlap means that the file is damaged.
         outside = [span for span in own if span[1] - span[0] > layout.inline]
         if end > len(data) or _overlap(own, [*others, *directory.shared_spans]) or _overlap(outside, blocks):
             return None
@@ -194,7 +193,7 @@ class HeaderFamily:
         )  # fmt: skip
 
     def match(self, data: bytes) -> FamilyMember | None:
-        """The header of another file, given its first bytes; None where it is not, or not surely, one of the family."""
+        """Return the header in the first bytes of another file; None unless it belongs to the family for sure."""
         if len(data) < self.end:
             return None
         if self.fixed(data) != self.content:
@@ -208,7 +207,7 @@ class HeaderFamily:
             return None
         tiepoint = self.reals.unpack_from(data, self.tiepoint.start)
         if shared.steps is None or not is_surely_placed(shared.steps, tiepoint):
-            return None  # by a matrix, or not at all
+            return None  # placed by a matrix, or not at all
         kept = data if len(data) < _KEPT_SHARE * self.end else data[: self.end]
         scaling = UNSCALED
         if self.metadata is not None:
@@ -216,28 +215,28 @@ class HeaderFamily:
         return FamilyMember(self, kept, shared, scaling)
 
     def band_part(self, band_index: int) -> int:
-        """Which part of every table holds a band: 0 where a tile holds all of them."""
+        """Return the part of every table that holds a band: 0 if a tile holds all bands."""
         return band_index if self._parts > 1 else 0
 
     @property
     def _parts(self) -> int:
-        """Parts of every table: one, or one per band where a tile holds one band."""
+        """Number of parts of every table: one for each band if a tile holds one band, else one."""
         grid = self.directory.grid
         return grid.samples_per_pixel if grid.planar_configuration == PlanarConfiguration.SEPARATE else 1
 
     def stack_tables(self, members: Sequence[FamilyMember], part: int) -> StackedTables:
-        """Tile tables and tie points of many members.
+        """Return tile tables and tie points of many members.
 
         Args:
             members: N members of this family.
-            part: of every table, from :meth:`band_part`.
+            part: part of every table, from :meth:`band_part`.
         """
         tiles = [image.offsets.values // self._parts for image in self.images]
         image, overviews = (
             (np.empty((len(members), width), np.int64), np.empty((len(members), width), np.int64))
             for width in (tiles[0], sum(tiles[1:]))
         )
-        # Each table has its place in one of these: memory that is touched for the first time costs more than all else.
+        # Tables are views of these arrays, because memory that is touched for the first time costs more than all else.
         ends = np.cumsum([0, *tiles[1:]])
         tiepoints = np.empty((len(members), self.tiepoint.values), np.float64)
         places = [image, *((overviews[0][:, a:b], overviews[1][:, a:b]) for a, b in pairwise(ends))]
@@ -247,7 +246,7 @@ class HeaderFamily:
             for table, values in zip(stored, pair, strict=True)
         ]
         tables.append((self.tiepoint.dtype, self.tiepoint.start, tiepoints))
-        # A few megabytes at a time, which the allocator hands out again and again.
+        # A few megabytes at a time, so that the allocator reuses the same memory.
         step = max(1, _STACKED_BYTES // self.end)
         for first in range(0, len(members), step):
             some = members[first : first + step]
@@ -264,9 +263,9 @@ def _table(directory: Directory, entry: Entry) -> Table:
 
 
 def _cut(spans: Sequence[tuple[int, int]]) -> Cut:
-    """What takes these spans out of a file's bytes."""
+    """Return a function that cuts these spans out of a file's bytes."""
     slices = [slice(start, end) for start, end in spans]
-    # The same without a step of the interpreter for each of them, which all headers of a band go through.
+    # itemgetter, because it cuts several spans in one step of the interpreter, for every header of a band.
     return itemgetter(*slices) if len(slices) > 1 else lambda data: tuple(data[part] for part in slices)
 
 
@@ -275,7 +274,7 @@ def _overlap(ones: Iterable[tuple[int, int]], others: Sequence[tuple[int, int]])
 
 
 def _without(spans: Iterable[tuple[int, int]], own: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans in order, joined where they touch and cut where they hold something of a file's own."""
+    """Return spans in order, joined where they touch, without the spans ``own``."""
     joined = merge_ranges(((start, end - start) for start, end in spans), gap=0)
     left = [(start, start + length) for start, length in joined]
     for first, last in own:

@@ -1,8 +1,8 @@
-"""GeoKeys: the CRS of an image, and whether its coordinates mean pixel corners or centres.
+"""Read GeoKeys: the CRS of an image, and whether its coordinates are those of pixel corners or centres.
 
 A GeoKey directory (OGC 19-008r4 section 7.1) is a list of four 16-bit numbers: key, place, count, value. The value is
-the number itself, or the place is another tag and the value an index into it. Codes are trusted only as numbers: what
-a citation text says never wins over them.
+the number itself, or the place is another tag and the value an index into it. Codes take precedence over the text of a
+citation.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from rasteret_assets.tiff.constants import RASTER_PIXEL_IS_POINT, GeoKey, Tag
 if TYPE_CHECKING:
     from rasteret_assets.tiff.projections import Keys
 
-#: Numbers and characters of GeoKeys that are worth remembering: a hostile file must not fill the cache.
+#: Most numbers and characters of GeoKeys that are cached, because a hostile file must not fill the memory.
 MAX_CACHED: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeoReference:
-    """What GeoKeys say."""
+    """CRS and raster type in GeoKeys."""
 
     epsg: int | None
     """EPSG code of the horizontal CRS; ``None`` if user-defined or absent."""
@@ -34,7 +34,7 @@ class GeoReference:
 
 
 def read_geokeys(directory: tuple[int, ...], doubles: tuple[float, ...], text: bytes) -> GeoReference:
-    """The CRS and the raster type in the values of the three GeoKey tags.
+    """Return the CRS and the raster type in the values of the three GeoKey tags.
 
     Args:
         directory: values of GeoKeyDirectory.
@@ -49,22 +49,23 @@ def read_geokeys(directory: tuple[int, ...], doubles: tuple[float, ...], text: b
 def _interpret(directory: tuple[int, ...], doubles: tuple[float, ...], text: bytes) -> GeoReference:
     keys = parse_directory(directory, doubles, text)
     epsg, crs = resolve_crs(keys)
-    # A measure of 2.0 in the place of the code 2 is none.
+    # Only an integer, because a measure of 2.0 in the place of the code 2 is not a code.
     raster_type = keys.get(GeoKey.GT_RASTER_TYPE)
     is_point = isinstance(raster_type, int) and raster_type == RASTER_PIXEL_IS_POINT
     return GeoReference(epsg=epsg, crs=crs, pixel_is_point=is_point)
 
 
-#: The files of a collection share a few directories, and PROJ takes milliseconds for a CRS.
+#: Cached, because the files of a collection share a few directories, and PROJ takes milliseconds for a CRS.
 _interpret_cached: Final = lru_cache(maxsize=1024)(_interpret)
 
 
 def parse_directory(directory: tuple[int, ...], doubles: tuple[float, ...], text: bytes) -> Keys:
-    """Key to value. Codes are ints, measures floats, citations text, the shift of a datum a tuple of floats.
+    """Return keys and values: codes as ints, measures as floats, citations as text, a datum shift as a tuple of floats.
 
-    As in libgeotiff a directory that contradicts itself anywhere says nothing at all: other keys may be shifted too.
+    As in libgeotiff, a directory that contradicts itself anywhere has no keys at all, because other keys may be shifted
+    too.
     """
-    # Version 1 is the only one there is; the fourth number counts the keys that follow.
+    # Version 1 is the only version; the fourth number counts the keys.
     if len(directory) < 4 or directory[0] != 1 or 4 + 4 * directory[3] > len(directory):
         return {}
     keys: Keys = {}
@@ -77,6 +78,6 @@ def parse_directory(directory: tuple[int, ...], doubles: tuple[float, ...], text
             keys[key] = tuple(map(float, doubles[value : value + count])) if many else float(doubles[value])
         elif place == Tag.GEO_ASCII_PARAMS and value < len(text):
             keys[key] = text[value : value + count].decode("utf-8", "replace").rstrip("\0|")
-        elif place != Tag.GEO_KEY_DIRECTORY:  # lists of codes: no key that matters here has one
+        elif place != Tag.GEO_KEY_DIRECTORY:  # a list of codes, which no key for a CRS has
             return {}
     return keys

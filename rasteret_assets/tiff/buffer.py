@@ -1,7 +1,7 @@
-"""The bytes of a file that have been read so far, and how a parser asks for more.
+"""The bytes of a file that were read so far, and the exception by which a parser asks for more.
 
-A parse runs from the start every time it is called and stops at the first bytes it lacks. It says which ones by raising
-:class:`NeedBytes`; whoever reads the file fetches them and calls again with more pieces. Nothing here reads anything.
+A parse begins anew in every call and stops at the first missing bytes. It raises :class:`NeedBytes` with their ranges;
+the caller reads these and parses again with more pieces. This module reads no file.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from rasteret_assets.errors import CorruptTiffError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: Ranges this near to each other are asked for as one: a request costs a round trip, 16 KiB cost almost nothing.
+#: Ranges at most so many bytes apart are asked for as one, because a request costs a round trip, 16 KiB almost nothing.
 MERGE_GAP: Final = 16 * 1024
 
-#: Largest image, tile, decoded tile (in bytes) or code: what 32-bit signed columns and GDAL can hold.
+#: Largest image, tile, decoded tile (in bytes) or code, because signed 32-bit columns and GDAL hold no larger number.
 MAX_INT32: Final = 2**31 - 1
 
-#: Offsets of a BigTIFF have 64 bits, those of every file system and object store 63.
+#: Largest position in a file: offsets of a BigTIFF have 64 bits, those of file systems and object stores 63.
 MAX_OFFSET: Final = 2**63 - 1
 
 
@@ -27,7 +27,7 @@ class NeedBytes(Exception):  # noqa: N818 - not an error: half of a conversation
     """The parse cannot go on without these bytes.
 
     Args:
-        ranges: ``(start, length)`` pairs in bytes, ascending and apart. All that is known to be missing at this point.
+        ranges: ``(start, length)`` pairs in bytes, ascending and apart: all bytes that are known to be missing so far.
     """
 
     def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
@@ -36,7 +36,7 @@ class NeedBytes(Exception):  # noqa: N818 - not an error: half of a conversation
 
 
 def merge_ranges(ranges: Iterable[tuple[int, int]], *, gap: int = MERGE_GAP) -> list[tuple[int, int]]:
-    """``(start, length)`` pairs, sorted, those at most ``gap`` bytes apart joined into one."""
+    """Return ``(start, length)`` pairs in order, with pairs at most ``gap`` bytes apart joined into one."""
     merged: list[tuple[int, int]] = []
     for start, length in sorted(ranges):
         if merged and start <= merged[-1][0] + merged[-1][1] + gap:
@@ -48,7 +48,7 @@ def merge_ranges(ranges: Iterable[tuple[int, int]], *, gap: int = MERGE_GAP) -> 
 
 
 def _join_pieces(pieces: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """The pieces in ascending order, overlapping and touching ones joined (the earlier piece wins an overlap)."""
+    """Return pieces in order, with overlapping and touching ones joined; in an overlap the earlier piece wins."""
     runs: list[tuple[int, list[bytes], int]] = []  # start, parts, end
     for start, data in sorted(pieces, key=lambda piece: piece[0]):
         if not data:
@@ -68,7 +68,7 @@ class SparseBuffer:
 
     Args:
         pieces: ``(start, bytes)`` in any order; they may touch or overlap.
-        size: bytes of the whole file, ``None`` while that is unknown.
+        size: bytes of the whole file; ``None`` while the size is unknown.
     """
 
     __slots__ = ("pieces", "size")
@@ -78,19 +78,19 @@ class SparseBuffer:
         self.size = size
 
     def locate(self, start: int, length: int) -> tuple[bytes, int] | None:
-        """The piece that holds ``length`` bytes from ``start``, and where in it they begin; ``None`` if none does."""
+        """Return the piece with ``length`` bytes from ``start`` and their position in it; ``None`` without one."""
         for piece_start, data in self.pieces:
             if piece_start <= start and start + length <= piece_start + len(data):
                 return data, start - piece_start
         return None
 
     def read(self, start: int, length: int) -> bytes | None:
-        """``length`` bytes from ``start``, or ``None`` if they are not all here."""
+        """Return ``length`` bytes from ``start``, or ``None`` if some of them were not read."""
         found = self.locate(start, length)
         return None if found is None else bytes(found[0][found[1] : found[1] + length])
 
     def check_inside(self, start: int, length: int, what: str) -> None:
-        """Refuse a range that the file cannot hold, before anybody asks for it.
+        """Refuse a range that the file cannot hold, before it is asked for.
 
         Raises:
             CorruptTiffError: if the range ends after the file, whose size is known, or after any possible file.
@@ -101,7 +101,7 @@ class SparseBuffer:
             raise CorruptTiffError(f"truncated or damaged: {what} lies at bytes {start} to {end}, but {limit}")
 
     def missing(self, start: int, length: int) -> tuple[int, int]:
-        """The part of a range that is not here, as far as leading bytes that are here can be left out."""
+        """Return a range without the bytes at its beginning that were read already."""
         end = start + length
         if self.size is not None:
             end = min(end, self.size)

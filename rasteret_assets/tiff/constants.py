@@ -54,7 +54,7 @@ _LABELS: Final = {
     Tag.PHOTOMETRIC: "PhotometricInterpretation",
 }
 
-#: Plain-integer keys: looking an int up in a dict of ints is the inner loop of a header parse.
+#: As plain integers, because looking up a tag is the inner loop of a header parse.
 WANTED_TAGS: Final = frozenset(int(tag) for tag in Tag)
 
 #: Struct letters of the integer field types, unsigned and signed; 13 and 18 are offsets to a directory.
@@ -66,7 +66,7 @@ REAL_TYPES: Final = {11: "f", 12: "d", **INTEGER_TYPES}
 #: Field types whose values are bytes: BYTE, ASCII, SBYTE and UNDEFINED.
 BYTE_TYPES: Final = frozenset({1, 2, 6, 7})
 
-#: Bytes of one value by field type (TIFF 6.0 p. 15; 16-18 are BigTIFF's). A type that is not here cannot be measured.
+#: Bytes of one value by field type (TIFF 6.0 p. 15; 16-18 are BigTIFF's). The size of any other type is unknown.
 TYPE_SIZES: Final = {
     1: 1,
     2: 1,
@@ -105,10 +105,10 @@ class PlanarConfiguration(IntEnum):
     SEPARATE = 2
 
 
-#: Values of ExtraSamples that say that a band is alpha (TIFF 6.0 p. 31): colours were multiplied with it, or were not.
+#: Values of ExtraSamples for an alpha band (TIFF 6.0 p. 31): with colours that were multiplied with alpha, or were not.
 ALPHA: Final = frozenset({1, 2})
 
-#: Numbers of bands of which GDAL takes the last for alpha that hides pixels of the others.
+#: Numbers of bands with which GDAL takes the last band for alpha, which hides pixels of the other bands.
 ALPHA_BANDS: Final = frozenset({2, 4})
 
 
@@ -137,7 +137,7 @@ COMPRESSIONS: Final = {
     52546: "JPEG XL",
 }
 
-#: Known codecs that an index refuses, named so that the message is clear.
+#: Names, for messages, of known codecs that an index refuses.
 REFUSED_COMPRESSIONS: Final = {
     2: "CCITT RLE",
     3: "CCITT Group 3 fax",
@@ -205,5 +205,5 @@ MODEL_GEOGRAPHIC: Final = 2
 MODEL_GEOCENTRIC: Final = 3
 RASTER_PIXEL_IS_POINT: Final = 2
 
-#: "User-defined": the value every GeoKey that holds a code uses to say that there is none.
+#: "User-defined": the value of a GeoKey for codes that stands for "has no code".
 USER_DEFINED: Final = 32767

@@ -1,4 +1,4 @@
-"""The header of a tiled GeoTIFF: what a reader of its pixels must know, as one value."""
+"""The header of a tiled GeoTIFF: all that a reader of its pixels needs, as one value."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TiffHeader:
     tiepoint: tuple[float, ...]
     """ModelTiepoint as stored, empty without the tag."""
     nodata: float | None
-    """Value of pixels without data, exact in ``dtype``; ``None`` if there is none that a pixel could have."""
+    """Value of pixels without data, exact in ``dtype``; ``None`` without one that a pixel can have."""
     nodata_text: str | None
     """The GDAL_NODATA tag as stored, ``None`` without the tag."""
     epsg: int | None
@@ -66,27 +66,27 @@ class TiffHeader:
     jpeg_tables: bytes | None
     """Tables that JPEG tiles share, ``None`` without the tag."""
     scales: tuple[float | None, ...] = ()
-    """Factor of each band's pixels that makes them physical values, None for bands that state none; empty if none does.
-    From GDAL's metadata tag (:mod:`~rasteret_assets.tiff.scaling`)."""
+    """Factor of each band by which a pixel becomes a physical value, from GDAL's metadata tag
+    (:mod:`~rasteret_assets.tiff.scaling`); None for a band without a scale, empty if no band has one."""
     offsets: tuple[float | None, ...] = ()
-    """Likewise what is added to a pixel once it is multiplied."""
+    """Offset of each band, which is added to a pixel after the scale; None and empty as for ``scales``."""
     overviews: tuple[TiffOverview, ...] = ()
     """Smaller copies of the image whose directories lie with its own, from the finest to the coarsest, and the masks of
-    all of them."""
+    image and copies."""
 
     @property
     def tiles_across(self) -> int:
-        """Tiles in a row of the grid."""
+        """Number of tiles in a row of the grid."""
         return -(-self.width // self.tile_width)
 
     @property
     def tiles_down(self) -> int:
-        """Tiles in a column of the grid."""
+        """Number of tiles in a column of the grid."""
         return -(-self.height // self.tile_height)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that its tile tables take."""
+        """Bytes of memory that the tile tables take."""
         return self.tile_offsets.nbytes + self.tile_byte_counts.nbytes
 
     @property
@@ -96,11 +96,11 @@ class TiffHeader:
 
     @property
     def alpha_index(self) -> int | None:
-        """Position of the band that hides pixels of the others; see :func:`~.samples.find_alpha`."""
+        """Position of the alpha band; see :func:`~.samples.find_alpha`."""
         return find_alpha(self.samples_per_pixel, self.extra_samples, self.dtype)
 
     def pages(self, band_index: int) -> tuple[TiffOverview, ...]:
-        """The overviews of a band, and the masks of the band and of its overviews.
+        """Return the overviews of a band, and the masks of the band and of its overviews.
 
         Args:
             band_index: position of the band in the file, counted from 0.
@@ -108,7 +108,7 @@ class TiffHeader:
         if self.planar_configuration != PlanarConfiguration.SEPARATE:
             return self.overviews
         pages = [page if page.mask_bits is not None else self._plane(page, band_index) for page in self.overviews]
-        # A band in planes of its own has its alpha in another plane.
+        # With a plane for each band, the alpha of a band is in another plane.
         if self.alpha_index not in {None, band_index}:
             images: list[TiffHeader | TiffOverview] = [self, *(o for o in self.overviews if o.mask_bits is None)]
             bits = 8 * self.dtype.itemsize
@@ -123,13 +123,13 @@ class TiffHeader:
         )  # fmt: skip
 
     def band_tiles(self, band_index: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-        """Offsets and byte counts of the tiles that hold a band, row by row; those of overviews are in :meth:`pages`.
+        """Return offsets and byte counts of a band's tiles, row by row; :meth:`pages` has those of overviews.
 
         Args:
             band_index: position of the band in the file, counted from 0.
 
         Raises:
-            UnsupportedTiffError: if the file has no such band.
+            UnsupportedTiffError: if the file has fewer bands.
         """
         if not 0 <= band_index < self.samples_per_pixel:
             raise UnsupportedTiffError(
@@ -141,7 +141,7 @@ class TiffHeader:
 
 
 def _part(image: TiffHeader | TiffOverview, plane: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """Offsets and byte counts of one plane of an image."""
+    """Return offsets and byte counts of one plane of an image."""
     tiles = -(-image.width // image.tile_width) * -(-image.height // image.tile_height)
     part = slice(plane * tiles, (plane + 1) * tiles)
     return image.tile_offsets[part], image.tile_byte_counts[part]

@@ -1,12 +1,12 @@
 """The first image file directory of a classic TIFF or BigTIFF, read from a :class:`~.buffer.SparseBuffer`.
 
 A directory is a list of fixed-size entries: tag, field type, count, and the values or the position of the values (TIFF
-6.0 section 2; BigTIFF widens counts and positions to 64 bits). Reading it has two steps, because the entries alone tell
-where every value lies: :func:`read_first_ifd` needs the entry block, :meth:`Ifd.require` then asks for all values at
-once.
+6.0 section 2; BigTIFF widens counts and positions to 64 bits). A directory is read in two steps, because the entries
+alone tell where every value lies: :func:`read_first_ifd` needs the block of entries, :meth:`Ifd.require` then asks for
+all values at once.
 
-Only the first directory is read: it is the full-resolution image by convention and the one GDAL opens. A chain that
-loops can therefore not hold us up.
+Only the first directory is read, which is the full-resolution image by convention and the one that GDAL opens. A loop
+in the chain of directories is therefore never followed.
 """
 
 from __future__ import annotations
@@ -28,29 +28,30 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: Tags in one directory. Writers use 15 to 40; libtiff draws its own line at 4096.
+#: Most tags in a directory. Writers use 15 to 40; libtiff reads 4096 at most.
 MAX_ENTRIES: Final = 4096
 
-#: Bytes of a value that is no tile table. The largest honest ones are lists of thousands of ground control points.
+#: Most bytes of a value other than a tile table. The largest known ones are lists of thousands of ground control
+#: points.
 MAX_VALUE_BYTES: Final = 1024 * 1024
 
-#: Bytes of a tile table: 8 million tiles of a BigTIFF, 2 terapixels in tiles of 512. A count above it is damage or an
-#: attack, and as long as the file's size is unknown nothing else would keep us from asking for it.
+#: Most bytes of a tile table: 8 million tiles of a BigTIFF, 2 terapixels in tiles of 512. A larger count is damage or
+#: an attack, and would be asked for as long as the file's size is unknown.
 MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
 
-#: Directories that are remembered; the largest has 80 kB, and a hostile file must not fill the memory.
+#: Most directories in a cache, because a directory has up to 80 kB, and a hostile file must not fill the memory.
 MAX_REMEMBERED: Final = 128
 
-#: A table that is a smaller part than this of the bytes it was read with is copied, so that those can be let go.
+#: A table is copied if the bytes it was read with are more than so many times larger, so that these can be freed.
 _KEPT_SHARE: Final = 4
 
 TABLE_TAGS: Final = frozenset({Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS, Tag.STRIP_OFFSETS, Tag.STRIP_BYTE_COUNTS})
 
 
 Entry = tuple[int, int, int, int]
-"""Where the values of one tag lie: field type, number of values, position of the first one in the file (inside the
-directory for small values), bytes of all of them (0 where the field type is unknown). Nothing about them has been
-believed or read. A plain tuple, because some twenty are made for every header.
+"""The place of the values of one tag: field type, number of values, position of the first value in the file (inside the
+directory for small values), bytes of all values (0 where the field type is unknown). The numbers are not checked yet. A
+plain tuple, because some twenty are made for every header.
 """
 
 
@@ -59,7 +60,7 @@ _NO_ENTRY: Final[Entry] = (0, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ifd:
-    """The entries of one directory and the bytes to read their values from."""
+    """The entries of one directory, and the bytes with their values."""
 
     buffer: SparseBuffer
     """The bytes read so far."""
@@ -70,10 +71,10 @@ class Ifd:
     start: int
     """Position of ``block`` in the file, in bytes."""
     entries: dict[int, Entry]
-    """Tag to place of its values, for the tags of :class:`~.constants.Tag` that are present and not empty."""
+    """Place of the values of each tag of :class:`~.constants.Tag` that is present and not empty."""
 
     def check_claims(self, tags: Iterable[int]) -> None:
-        """Refuse values that are larger than any honest ones, whether or not their bytes happen to be at hand.
+        """Refuse values that are larger than any valid one, whether their bytes were read or not.
 
         Raises:
             CorruptTiffError: naming the first such tag.
@@ -117,12 +118,12 @@ class Ifd:
             raise NeedBytes(merge_ranges(missing))
 
     def count(self, tag: Tag) -> int:
-        """Number of values of a tag; 0 if it is missing."""
+        """Return the number of values of a tag; 0 if it is missing."""
         entry = self.entries.get(tag)
         return 0 if entry is None else entry[1]
 
     def integer(self, tag: Tag, default: int | None = None) -> int:
-        """The only value of an integer tag, which is always stored in the directory itself.
+        """Return the only value of an integer tag, which is always stored in the directory itself.
 
         Raises:
             CorruptTiffError: if the tag is missing and has no default, or is not one integer.
@@ -140,14 +141,14 @@ class Ifd:
         return value
 
     def integers(self, tag: Tag) -> tuple[int, ...]:
-        """All values of an integer tag; empty if the tag is missing."""
+        """Return all values of an integer tag; empty if the tag is missing."""
         entry = self.entries.get(tag)
         if entry is None:
             return ()
         return self._unpack(tag, entry, INTEGER_TYPES)  # type: ignore[return-value]  # letters of integers only
 
     def reals(self, tag: Tag) -> tuple[float, ...]:
-        """All values of a tag of reals; empty if the tag is missing."""
+        """Return all values of a tag of reals; empty if the tag is missing."""
         entry = self.entries.get(tag)
         if entry is None:
             return ()
@@ -155,7 +156,7 @@ class Ifd:
         return tuple(map(float, values)) if entry[0] in INTEGER_TYPES else values
 
     def raw(self, tag: Tag) -> bytes:
-        """The bytes of a tag's values in the file's byte order; empty if the tag is missing."""
+        """Return the bytes of a tag's values in the file's byte order; empty if the tag is missing."""
         entry = self.entries.get(tag)
         if entry is None:
             return b""
@@ -164,7 +165,7 @@ class Ifd:
         return bytes(data[at : at + size])
 
     def optional(self, tag: Tag) -> bytes | None:
-        """The bytes of a tag's values; None if the tag is missing or they lie outside the file."""
+        """Return the bytes of a tag's values; None if the tag is missing or they lie outside the file."""
         _, _, start, size = self.entries.get(tag, _NO_ENTRY)
         value = self.buffer.read(start, size) if size else None
         if value is None:
@@ -172,17 +173,17 @@ class Ifd:
         return value
 
     def text(self, tag: Tag) -> str | None:
-        """The text of a tag up to its first NUL, ``None`` if the tag is missing or holds no bytes."""
+        """Return the text of a tag up to its first NUL; ``None`` if the tag is missing or is not of bytes."""
         entry = self.entries.get(tag)
         if entry is None or entry[0] not in BYTE_TYPES:
             return None
         return self.raw(tag).split(b"\0", 1)[0].decode("ascii", "replace")
 
     def table(self, tag: Tag) -> NDArray[np.integer]:
-        """All values of an integer tag as one read-only array of their stored type: never one object per tile.
+        """Return all values of an integer tag as one read-only array of their stored type, without an object per tile.
 
         Raises:
-            CorruptTiffError: if the values are no integers, or one is negative or beyond 63 bits.
+            CorruptTiffError: if the values are not integers, or one is negative or beyond 63 bits.
         """
         kind, count, start, size = self.entries[tag]
         dtype = self.layout.tables.get(kind)
@@ -190,7 +191,7 @@ class Ifd:
             raise CorruptTiffError(f"{tag.label} is of field type {kind}; integers were expected")
         data, at = self._locate(tag, start, size)
         values: NDArray[np.integer] = np.frombuffer(data, dtype, count, at)
-        # Only signed values can be negative, and only 64 unsigned bits can pass 2**63: neither is a place in a file.
+        # Only signed values can be negative, and only 64 unsigned bits exceed 2**63: neither is a position in a file.
         if kind > 4 and (values.min() < 0 or values.max() > MAX_OFFSET):
             raise CorruptTiffError(f"{tag.label} holds a value that is negative or beyond 63 bits")
         if size * _KEPT_SHARE < len(data):
@@ -216,12 +217,12 @@ class Ifd:
 
 
 def read_first_ifd(buffer: SparseBuffer) -> Ifd:
-    """The first directory of the file.
+    """Return the first directory of the file.
 
     Raises:
-        NeedBytes: if the file's header or the directory's entries are not all at hand.
+        NeedBytes: if bytes of the file's header or of the directory's entries are missing.
         NotATiffError: if the file does not start as a TIFF does.
-        CorruptTiffError: if the directory cannot lie where the header says.
+        CorruptTiffError: if the directory cannot lie at the position in the header.
     """
     layout, offset = read_file_header(buffer)
     head = read_ahead(buffer, offset, layout.count.size, "the first directory")
@@ -234,10 +235,10 @@ def read_first_ifd(buffer: SparseBuffer) -> Ifd:
     return Ifd(buffer=buffer, layout=layout, block=block, start=start, entries=entries)
 
 
-# The files of a collection repeat a few directories thousands of times.
+# Cached, because the files of a collection repeat a few directories thousands of times.
 @lru_cache(maxsize=MAX_REMEMBERED)
 def index_entries(layout: Layout, block: bytes, start: int) -> dict[int, Entry]:
-    """Where the values of each wanted tag lie. Of a repeated tag the first entry counts, as in libtiff."""
+    """Return the place of the values of each wanted tag; of a repeated tag the first entry, as in libtiff."""
     entries: dict[int, Entry] = {}
     inline = layout.inline
     step = layout.entry.size

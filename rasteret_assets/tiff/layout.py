@@ -1,4 +1,4 @@
-"""The first bytes of a file: is it a TIFF, in which byte order, classic or Big, and where is its first directory.
+"""Read the file header of a TIFF: its byte order, whether it is classic or Big, and the place of its first directory.
 
 Sources: TIFF 6.0 section 2, and the BigTIFF design page of libtiff for version 43.
 """
@@ -18,13 +18,13 @@ from rasteret_assets.tiff.constants import INTEGER_TYPES
 if TYPE_CHECKING:
     from rasteret_assets.tiff.buffer import SparseBuffer
 
-#: Asked for where the length of what follows is unknown. Holds header, directory and tag values of most COGs.
+#: Bytes to ask for if the length is unknown; they hold header, directory and tag values of most COGs.
 READ_AHEAD: Final = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layout:
-    """What differs between classic TIFF and BigTIFF, decided once per file."""
+    """Byte order and field widths of a file, which differ between classic TIFF and BigTIFF."""
 
     order: str
     """Struct prefix of the byte order: ``<`` or ``>``."""
@@ -55,7 +55,13 @@ LAYOUTS: Final = {
 
 
 def read_file_header(buffer: SparseBuffer) -> tuple[Layout, int]:
-    """Layout of the file and position of its first directory, from the first 8 (BigTIFF: 16) bytes."""
+    """Return the layout of the file and the position of its first directory, from the first 8 (BigTIFF: 16) bytes.
+
+    Raises:
+        NeedBytes: if bytes of the file header are missing.
+        NotATiffError: if the file does not begin as a TIFF does.
+        CorruptTiffError: if the file header contradicts itself.
+    """
     if buffer.size is not None and buffer.size < 8:
         found = "the file is empty" if buffer.size == 0 else f"the file has {buffer.size} bytes"
         raise NotATiffError(f"not a TIFF: {found}; a TIFF header takes 8")
@@ -85,7 +91,12 @@ def read_file_header(buffer: SparseBuffer) -> tuple[Layout, int]:
 
 
 def read_ahead(buffer: SparseBuffer, start: int, length: int, what: str) -> bytes:
-    """``length`` bytes from ``start``; where they are missing, also ask for what usually follows them."""
+    """Return ``length`` bytes from ``start``; if they are missing, ask for at least 16 KiB from there.
+
+    Raises:
+        NeedBytes: if the bytes are missing.
+        CorruptTiffError: if the file cannot have them.
+    """
     data = buffer.read(start, length)
     if data is None:
         buffer.check_inside(start, length, what)
@@ -94,7 +105,7 @@ def read_ahead(buffer: SparseBuffer, start: int, length: int, what: str) -> byte
 
 
 def _guess_content(mark: bytes) -> str:
-    """What a stranger's first bytes look like, for the message: error pages arrive under the names of images."""
+    """Return a guess of the content for a message, because servers send error pages in place of images."""
     text = mark.lstrip().lower()
     if text.startswith((b"<", b"{")):
         return " (an HTML, XML or JSON page)"

@@ -1,9 +1,10 @@
-"""GDAL's nodata text, read as GDAL reads it and kept only where a pixel can hold it.
+"""Parse GDAL's nodata text as GDAL does, and keep the value only if a pixel can have it.
 
-The text is a number in the ``GDAL_NODATA`` tag (42113). GDAL parses a leading number and ignores what follows, takes a
-comma for a decimal point where no point comes first, and rounds to float32 on a float32 raster. On a raster of integers
-it reports a fraction, and compares pixels with the value without it: the first is published, the second masks. A value
-beyond the range of the raster (-9999 on uint8, NaN on an integer) masks nothing: the raster has no nodata value then.
+The text is a number in the ``GDAL_NODATA`` tag (42113). GDAL parses a leading number and ignores the rest, takes a
+comma for a decimal point if no point comes before it, and rounds to float32 on a float32 raster. On a raster of
+integers GDAL reports the value with its fraction, which is published, and compares pixels with the value without its
+fraction, which masks. A value beyond the range of the raster (-9999 on uint8, NaN on an integer) masks no pixel, so the
+raster has no nodata value.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import numpy as np
 _REAL: Final = re.compile(r"\+?[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _INTEGER: Final = re.compile(r"[+-]?\d+", re.ASCII)
 
-#: What is not a number, as C, Java, JavaScript and Python write it, and as the C runtime of Windows did until 2015
-#: ("1.#QNAN", with zeros behind it to fill the precision that was asked for).
+#: NaN as C, Java, JavaScript and Python write it, and as the C runtime of Windows did until 2015 ("1.#QNAN", with zeros
+#: after it up to the wanted precision).
 _NAN: Final = re.compile(r"[+-]?(?:nan(?:\(.*)?$|1\.#(?:[qs]?nan|ind))", re.IGNORECASE)
 _INFINITY: Final = re.compile(r"([+-]?)(?:inf(?:inity)?$|1\.#inf)", re.IGNORECASE)
 
-#: No number needs more; longer ones are cut before they are converted.
+#: Most characters of a number; longer texts are cut before they are converted.
 _MAX_TEXT: Final = 400
 
 
@@ -35,9 +36,9 @@ def parse_nodata(text: str | None, dtype: np.dtype) -> float | None:
         dtype: type of the pixels; its byte order does not matter.
 
     Returns:
-        A value in the range of ``dtype``, with its fraction also where pixels are integers (those are compared with
-        :func:`exact_nodata`). ``None`` where no pixel could have it, and for integers beyond 2**53 that no float
-        equals: these survive only as text. NaN and infinities only for float rasters.
+        A value in the range of ``dtype``, with its fraction also for rasters of integers (whose pixels are compared
+        with :func:`exact_nodata`). ``None`` if no pixel can have the value, and for an integer beyond 2**53 that no
+        float equals, which is kept as text only. NaN and infinities only for float rasters.
     """
     value = exact_nodata(text, dtype)
     if value is None or isinstance(value, float):
@@ -49,7 +50,7 @@ def parse_nodata(text: str | None, dtype: np.dtype) -> float | None:
 
 @lru_cache(maxsize=1024)
 def exact_nodata(text: str | None, dtype: np.dtype) -> int | float | None:
-    """Return the value that pixels without data have, ``None`` where there is none that a pixel could have.
+    """Return the value of pixels without data; ``None`` without one that a pixel can have.
 
     Args:
         text: content of the ``GDAL_NODATA`` tag, ``None`` without the tag.
@@ -71,10 +72,10 @@ def _cut(text: str | None) -> str:
 
 
 def parse_real(text: str) -> float | None:
-    """The number at the start of a text, None where there is none, as GDAL's ``CPLAtofM`` reads it.
+    """Return the number at the start of a text, as GDAL's ``CPLAtofM`` reads it; None without one.
 
     Args:
-        text: a comma in it is the decimal mark unless a point comes first.
+        text: a comma in it is the decimal mark unless a point comes before it.
     """
     text = _cut(text)
     if _NAN.match(text):
@@ -90,22 +91,22 @@ def parse_real(text: str) -> float | None:
 
 
 def _parse_integer(text: str) -> int | None:
-    """The whole number at the start of ``text``; GDAL reads the nodata of 64-bit integers so, without exponents."""
+    """Return the whole number at the start of ``text``, without exponents, as GDAL does for 64-bit integers."""
     match = _INTEGER.match(text)
     return None if match is None else int(match[0])
 
 
 def _fit_float(value: float, dtype: np.dtype) -> float | None:
-    """``value`` as ``dtype`` holds it. Float32 rounds, as GDAL does; float16 must hold it exactly."""
+    """Return ``value`` rounded to float32, as GDAL does; None if float16 cannot hold it exactly."""
     if not math.isfinite(value) or dtype.itemsize == 8:
         return value
     with np.errstate(over="ignore"):
-        # The shortest text of the largest float32 is a little more than it; what is much larger becomes infinite.
+        # The shortest text of the largest float32 is a little more than its value; much larger values become infinite.
         rounded = float(dtype.type(value))
     return rounded if dtype.itemsize == 4 or rounded == value else None
 
 
 def _fit_integer(value: float, dtype: np.dtype) -> int | None:
-    """``value`` without its fraction, as GDAL compares it with pixels, if it lies in the range of ``dtype``."""
+    """Return ``value`` without its fraction, which GDAL compares with pixels; None outside the range of ``dtype``."""
     limits = np.iinfo(dtype)
     return int(value) if limits.min <= value <= limits.max else None  # NaN fails the comparison

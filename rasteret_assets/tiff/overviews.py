@@ -1,10 +1,10 @@
-"""The further pages of a file that belong to its image: smaller copies of it, and masks of the pixels with data.
+"""Read the further pages of a file that belong to its image: smaller copies, and masks of the pixels with data.
 
-GDAL's COG driver writes all directories in front of the pixels, each with its tables behind it, so that the bytes that
-hold the header hold them too, or nearly. Overviews that were appended later lie behind the pixels, where another
-request would have to be made for each: those are left out. The mask of the image is not, because without it pixels
-would pass for data that are none: GDAL writes it next to the image in the chain, so the second directory is asked for
-wherever it lies. Whatever else follows (thumbnails, other images, damage) is left out: a header is no worse for it.
+GDAL's COG driver writes all directories in front of the pixels, each with its tables behind it, so that nearly all of
+them lie in the same first bytes as the header. Overviews that were appended later lie behind the pixels and are left
+out, because each would take another request. The mask of the image is never left out, because without it pixels without
+data would be read as data. GDAL writes the mask next to the image in the chain, so the second directory is asked for
+wherever it lies. Other pages (thumbnails, other images, damaged ones) are left out, and the header stays valid.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: A directory (or table) this near behind the last one is asked for if it is not at hand.
+#: A missing directory or table is asked for if it lies at most so many bytes from the last one.
 _NEAR: Final = 64 * 1024
 #: Bytes of one tile in both tables of a BigTIFF.
 _TABLE_BYTES: Final = 16
-#: Images halve from one overview to the next, so that a chain longer than this is none of GDAL's.
+#: Most directories of a chain, because each overview has half the size of the one before.
 _MOST_DIRECTORIES: Final = 32
-#: NewSubfileType (TIFF 6.0 p. 36): bit 0 says reduced resolution, bit 2 transparency mask.
+#: NewSubfileType (TIFF 6.0 p. 36): bit 0 means reduced resolution, bit 2 transparency mask.
 _REDUCED, _MASK, _KIND_BITS = 1, 4, 5
 
-#: Tags an overview must have in common with its image, so that its tiles are read in the same way.
+#: Tags with the same value in an overview and its image, whose tiles are read in the same way.
 _COMMON_TAGS: Final = (
     Tag.COMPRESSION,
     Tag.PREDICTOR,
@@ -44,9 +44,9 @@ _COMMON_TAGS: Final = (
     Tag.PLANAR_CONFIGURATION,
     Tag.FILL_ORDER,
 )
-#: Tags an overview must have in common with its image too, whose values (one per sample) may lie behind the directory.
+#: Further tags with the same values in both; these values (one per sample) may lie behind the directory.
 _SAMPLE_TAGS: Final = (Tag.BITS_PER_SAMPLE, Tag.SAMPLE_FORMAT)
-#: For directories whose entries alone are read.
+#: The bytes of a directory of which only the entries are read.
 _NOTHING: Final = SparseBuffer((), None)
 
 _DEFAULTS: Final = {
@@ -73,43 +73,43 @@ class TiffOverview:
     tile_height: int
     """Rows of a tile."""
     tile_offsets: NDArray[np.integer]
-    """As in :class:`~.header.TiffHeader`, likewise the next."""
+    """As in :class:`~.header.TiffHeader`, like the next two."""
     tile_byte_counts: NDArray[np.integer]
     jpeg_tables: bytes | None
     mask_bits: int | None = None
-    """Bits of a sample of a mask, which is 0 where pixels hold no data; None for an image."""
+    """Bits of a sample of a mask, which is 0 where pixels have no data; None for an image."""
     compression: int | None = None
-    """Codec of a mask that has its own; None where it is that of the image, and the predictor too."""
+    """Codec of a mask that has one of its own; None where codec and predictor are those of the image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Directory:
-    """What the entries of a directory alone tell."""
+    """The facts in the entries of a directory."""
 
     is_reduced: bool
-    """Whether it calls itself an image of reduced resolution, and has tables of the right length."""
+    """Whether the directory is marked as reduced resolution, and has tables of the right length."""
     mask_bits: int | None
-    """Bits of a sample, where it calls itself a mask and has tables of the right length; else None."""
+    """Bits of a sample, if the directory is marked as a mask and has tables of the right length; else None."""
     size: tuple[int, int]
     tile: tuple[int, int]
     common: tuple[int, ...]
     """Values of the tags in ``_COMMON_TAGS``."""
     tables: tuple[Entry, ...]
-    """Where offsets and byte counts lie."""
+    """Places of offsets and byte counts."""
     entries: dict[int, Entry]
-    """Where the values of all tags lie."""
+    """Places of the values of all tags."""
     jpeg: tuple[int, int] | None
     """Position and length of the JPEG tables."""
     end: int
     tiles: int
 
     def is_overview_of(self, whole: _Directory, before: tuple[int, int]) -> bool:
-        """Whether it is a copy of the whole image, smaller than the one before."""
+        """Return whether this is a copy of the image ``whole``, with a smaller size than ``before``."""
         smaller = self.size[0] <= before[0] and self.size[1] <= before[1] and self.size != before
         return self.is_reduced and smaller and self.common == whole.common
 
     def is_mask_of(self, whole: tuple[int, int], found: Sequence[TiffOverview]) -> bool:
-        """Whether it is a mask of the whole image, or of an overview found before, that has none yet."""
+        """Return whether this is the first mask of the whole image or of an overview in ``found``."""
         masked = [(page.width, page.height) for page in found if page.mask_bits is not None]
         images = [whole, *((page.width, page.height) for page in found if page.mask_bits is None)]
         return self.mask_bits is not None and self.size in images and self.size not in masked
@@ -117,28 +117,28 @@ class _Directory:
 
 @dataclass(slots=True, kw_only=True)
 class Trail:
-    """What was looked at on the way along the chain of directories."""
+    """The bytes on which the result of :func:`read_overviews` depends."""
 
     directories: list[tuple[int, int]] = field(default_factory=list)
-    """Where directories begin and end in the file."""
+    """Start and end of each directory in the file."""
     others: list[tuple[int, int]] = field(default_factory=list)
-    """Where the links between them, and JPEG tables, begin and end."""
+    """Start and end of the links between directories, and of JPEG tables."""
     tables: list[tuple[Entry, ...]] = field(default_factory=list)
-    """Offsets and byte counts of every page that was found, in their order."""
+    """Places of offsets and byte counts of every page, in order."""
     is_broken: bool = False
-    """Whether something on the way was not sound."""
+    """Whether a page is damaged."""
 
 
 def read_overviews(first: Ifd, end: int, trail: Trail | None = None) -> tuple[TiffOverview, ...]:
-    """The overviews of a file, from the finest to the coarsest, and masks of its image and of these.
+    """Return the overviews of a file, from the finest to the coarsest, and the masks of image and overviews.
 
     Args:
-        first: the directory of the image itself, which has been found sound.
-        end: position after the last byte of it and its tables.
-        trail: is told what was looked at.
+        first: the directory of the image itself, which has been checked.
+        end: position after the last byte of this directory and its tables.
+        trail: gets the places of all bytes that were examined.
 
     Raises:
-        NeedBytes: if the second directory is not at hand, or others that lie with the first one.
+        NeedBytes: if bytes of the second directory, or of others near the first one, are missing.
     """
     trail = trail or Trail()
     found: list[tuple[TiffOverview, tuple[Entry, ...]]] = []
@@ -166,7 +166,7 @@ def read_overviews(first: Ifd, end: int, trail: Trail | None = None) -> tuple[Ti
 def _directories(
     first: Ifd, near: _Nearby, end: int, trail: Trail
 ) -> Iterator[tuple[_Directory, int, int]]:  # fmt: skip
-    """The directories behind the first one, with the positions of their entries and of what follows these."""
+    """Yield the directories after the first one, each with the start and the end of its entries."""
     layout = first.layout
     link = layout.integers[13 if layout.inline == 4 else 18]
     pointer = first.start + len(first.block)
@@ -178,7 +178,7 @@ def _directories(
             return
         is_far = number == 0 and abs(offset - end) > _NEAR
         if is_far:
-            end = offset  # it may be the image's mask, which is asked for wherever it lies
+            end = offset  # the directory may be the image's mask, which is asked for wherever it lies
         data, at = near.locate(offset, layout.count.size, end)
         trail.directories.append((offset, offset + layout.count.size))
         length = layout.count.unpack_from(data, at)[0] * layout.entry.size
@@ -195,33 +195,35 @@ def _directories(
 
 
 class _FarError(Exception):
-    """Bytes lie too far from the ones before them to be asked for."""
+    """Bytes that lie too far from the last directory to be asked for."""
 
 
 class _Nearby:
-    """The bytes of a file, of which only those near others are looked at, at hand or not: so the answer is always one.
+    """The bytes of a file near the last directory. Bytes far from it are not examined, even if they were read.
+
+    So the overviews of a file do not depend on which of its bytes happened to be read.
 
     Args:
         buffer: the bytes read so far.
-        ahead: bytes to ask for where some are missing.
+        request: number of bytes to ask for if some are missing.
     """
 
-    __slots__ = ("ahead", "buffer", "head")
+    __slots__ = ("buffer", "head", "request")
 
-    def __init__(self, buffer: SparseBuffer, ahead: int) -> None:
+    def __init__(self, buffer: SparseBuffer, request: int) -> None:
         self.buffer = buffer
-        self.ahead = ahead
-        # Nearly always all bytes are those of one first read, and nothing has to be searched.
+        self.request = request
+        # The first piece, which nearly always holds all bytes, so that no piece has to be searched.
         first, data = buffer.pieces[0]
         self.head = data if first == 0 else b""
 
     def locate(self, start: int, length: int, end: int, reach: int = 0) -> tuple[bytes, int]:
-        """The piece that holds ``length`` bytes from ``start``, and where in it they begin.
+        """Return the piece that holds ``length`` bytes from ``start``, and their position in it.
 
         Raises:
-            _FarError: where they lie further from ``end`` than is near, and ``reach``.
-            NeedBytes: where they are missing.
-            CorruptTiffError: where the file has no such bytes.
+            _FarError: if ``start`` lies further from ``end`` than 64 KiB, and ``reach`` behind it.
+            NeedBytes: if the bytes are missing.
+            CorruptTiffError: if the file cannot have these bytes.
         """
         if not end - _NEAR <= start <= end + _NEAR + reach:
             raise _FarError
@@ -230,19 +232,19 @@ class _Nearby:
         found = self.buffer.locate(start, length)
         if found is None:
             self.buffer.check_inside(start, length, "an overview's directory")
-            raise NeedBytes([self.buffer.missing(start, max(length, self.ahead))])
+            raise NeedBytes([self.buffer.missing(start, max(length, self.request))])
         return found
 
 
 def _has_samples_of(first: Ifd, described: _Directory, near: _Nearby, start: int, end: int, trail: Trail) -> bool:
-    """Compare the sample types of an image and a smaller copy, whose directory lies from ``start`` to ``end``.
+    """Return whether an image and a smaller copy, whose directory lies from ``start`` to ``end``, have one sample type.
 
-    Another type, as of a tool that averages in integers, would be read as if its bits were of the image's type.
+    A copy of another type (of a tool that averages in integers, for example) would be read as the image's type.
     """
     whole, inline = first.entries, first.layout.inline
     for tag in _SAMPLE_TAGS:
         places = [entries[tag] for entries in (whole, described.entries) if tag in entries]
-        # Whether files are alike is told by what was looked at, also where all copies are left out.
+        # Noted even for copies that are left out, because files of a family have to agree in these bytes too.
         trail.others.extend((at, at + size) for _, _, at, size in places if size > inline)
         stated = set(first.integers(tag))
         copied: set[int] = set()
@@ -258,11 +260,11 @@ def _has_samples_of(first: Ifd, described: _Directory, near: _Nearby, start: int
 
 
 def _read(layout: Layout, described: _Directory, near: _Nearby, end: int, trail: Trail) -> TiffOverview:
-    """The overview, or the mask, of a directory that ends at ``end``."""
+    """Return the overview or mask of a directory that ends at ``end``."""
     try:
         page = _read_page(layout, described, near, end)
     except _FarError:
-        trail.is_broken = True  # one of its tables may have been looked at
+        trail.is_broken = True  # one of the page's tables may have been examined
         raise
     if described.jpeg is not None:
         trail.others.append((described.jpeg[0], sum(described.jpeg)))
@@ -274,10 +276,10 @@ def _read_page(layout: Layout, described: _Directory, near: _Nearby, end: int) -
     for kind, count, start, size in described.tables:
         data, at = near.locate(start, size, end, described.tiles * _TABLE_BYTES)
         values = np.frombuffer(data, layout.tables[kind], count, at)
-        # As for the image's own tables: no place in a file is negative or beyond 63 bits.
+        # As for the image's own tables, because no position in a file is negative or beyond 63 bits.
         if kind > 4 and (values.min() < 0 or values.max() > MAX_OFFSET):
             raise CorruptTiffError("an overview's table holds a value that is negative or beyond 63 bits")
-        # A copy, so that the bytes it was read with can be let go.
+        # A copy, so that the bytes around the table can be freed.
         tables.append(values.copy())
     jpeg = None
     if described.jpeg is not None:
@@ -296,10 +298,10 @@ def _read_page(layout: Layout, described: _Directory, near: _Nearby, end: int) -
     )
 
 
-# The files of a collection repeat a few directories thousands of times.
+# Cached, because the files of a collection repeat a few directories thousands of times.
 @lru_cache(maxsize=MAX_REMEMBERED)
 def _describe(layout: Layout, block: bytes, start: int) -> _Directory:
-    """What the entries of a directory tell.
+    """Return the facts in the entries of a directory.
 
     Raises:
         CorruptTiffError: if a size is missing.
@@ -317,7 +319,7 @@ def _describe(layout: Layout, block: bytes, start: int) -> _Directory:
         tiles = -(-size[0] // tile[0]) * -(-size[1] // tile[1]) * planes
     tables = tuple(entries[tag] for tag in (Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS) if tag in entries)
     sound = tiles > 0 and all(kind in layout.tables and count == tiles for kind, count, _, _ in tables)
-    # One sample per pixel, of one bit as the standard has it (TIFF 6.0 p. 37), or of eight, as other writers do.
+    # A mask has one sample per pixel, of one bit by the standard (TIFF 6.0 p. 37), or of eight by some writers.
     bits = ifd.integer(Tag.BITS_PER_SAMPLE, 1) if kind & _MASK and common[3:4] == (1,) else 0
     is_plain = bits in {1, 8} and common[1] == 1 and common[5] == 1
     jpeg = entries.get(Tag.JPEG_TABLES)

@@ -1,6 +1,7 @@
-"""From a directory to a :class:`~.header.TiffHeader`: every check an index depends on, in the order of its cost.
+"""Make a :class:`~.header.TiffHeader` of a directory, with all checks that an index depends on, the cheapest first.
 
-What the entries alone reveal (strips, a grid without tables, no position) is refused before more bytes are asked for.
+Faults that the entries alone reveal (strips, a grid without tables, no position) are refused before more bytes are
+asked for.
 """
 
 from __future__ import annotations
@@ -43,24 +44,24 @@ _VALUE_TAGS: Final = (
 )
 
 
-#: Those that files of one family share. Which file it is shows in its tie point, its tile tables and its JPEG tables.
+#: Tags whose values files of one family share. Files differ in tie point, tile tables and JPEG tables.
 _SHARED_TAGS: Final = tuple(
     tag for tag in _VALUE_TAGS if tag not in (Tag.MODEL_TIEPOINT, Tag.MODEL_TRANSFORMATION, Tag.JPEG_TABLES)
 )
 
 
 def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None, overviews: bool = True) -> TiffHeader:
-    """The header of the first image of a tiled GeoTIFF.
+    """Return the header of the first image of a tiled GeoTIFF.
 
     Args:
         pieces: the bytes read so far as ``(start, bytes)``, in any order.
-        size: bytes of the whole file, if known. Pass it as soon as a short read has revealed it: without it a file that
-            is cut short keeps asking for bytes it does not have.
+        size: bytes of the whole file, if known. Pass the size as soon as a short read has revealed it; without it the
+            parser asks again and again for bytes that a truncated file does not have.
         overviews: whether to describe the overviews whose directories lie with the first one, too.
 
     Raises:
         NeedBytes: if bytes are missing; call again with these and the ones already given.
-        NotATiffError: if the bytes are no TIFF.
+        NotATiffError: if the bytes are not those of a TIFF.
         CorruptTiffError: if the header contradicts itself or the size of the file.
         NotTiledError: if the image is stored in strips.
         NotGeoreferencedError: if the image has no usable position.
@@ -114,27 +115,27 @@ def parse_header(pieces: Sequence[tuple[int, bytes]], *, size: int | None = None
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Directory:
-    """What the entries of a directory alone tell. Files of one family have the same, byte for byte."""
+    """The facts in the entries of a directory, which are the same bytes in all files of a family."""
 
     layout: Layout
     block: bytes
     start: int
     entries: dict[int, Entry]
-    grid: Grid
+    grid: TileGrid
     required: tuple[Tag, ...]
-    """Tags whose values the header is made of."""
+    """Tags whose values the header needs."""
     shared: tuple[Tag, ...]
-    """Those of them that lie outside the entries and are the same in files of one family, as a rule."""
+    """Required tags whose values lie outside the entries and are, as a rule, the same in files of one family."""
     shared_spans: tuple[tuple[int, int], ...]
-    """Where the values of each begin and end in the file."""
+    """Start and end, in the file, of the values of each shared tag."""
     end: int
     """Position after the last byte of all required values."""
     optional: tuple[Tag, ...]
-    """GDAL's metadata tag where it can hold a scale: it often differs from file to file, and no header fails by it."""
+    """GDAL's metadata tag, if it can hold a scale. It often differs from file to file, and a header may be without."""
 
     @property
     def metadata(self) -> slice | None:
-        """Where in the file the value of GDAL's metadata tag lies, if it can hold a scale."""
+        """Place of the value of GDAL's metadata tag in the file, if it can hold a scale."""
         if not self.optional:
             return None
         _, _, start, size = self.entries[Tag.GDAL_METADATA]
@@ -143,7 +144,7 @@ class Directory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What a directory and the values of its shared tags tell."""
+    """The facts in the values of a directory's shared tags."""
 
     dtype: np.dtype
     compression: int
@@ -152,19 +153,24 @@ class Shared:
     extra_samples: tuple[int, ...]
     pixel_scale: tuple[float, ...]
     steps: tuple[float, float] | None
-    """The scale as a transform has it, where it is surely good."""
+    """The steps of the transform in x and y; None if they need a closer check."""
     geo: GeoReference
     nodata: float | None
     nodata_text: str | None
 
 
-# The files of a collection repeat a few directories thousands of times, and most of a header follows from them.
+# Cached, because the files of a collection repeat a few directories thousands of times.
 @lru_cache(maxsize=MAX_REMEMBERED)
 def read_directory(layout: Layout, block: bytes, start: int) -> Directory:
-    """What the entries of a directory tell: ``block`` are its bytes, ``start`` their position in the file.
+    """Return the facts in the entries of a directory.
+
+    Args:
+        layout: of the file.
+        block: bytes of the entries.
+        start: position of ``block`` in the file.
 
     Raises:
-        TiffError: if they alone show that the image cannot be indexed.
+        TiffError: if the entries show that the image cannot be indexed.
     """
     entries = index_entries(layout, block, start)
     ifd = Ifd(buffer=SparseBuffer((), None), layout=layout, block=block, start=start, entries=entries)
@@ -185,10 +191,10 @@ def read_directory(layout: Layout, block: bytes, start: int) -> Directory:
 
 @lru_cache(maxsize=MAX_REMEMBERED)
 def read_shared(directory: Directory, values: tuple[bytes, ...]) -> Shared:
-    """Interpret the shared values, which are given in the order of ``directory.shared``.
+    """Return the facts in shared values, which are in the order of ``directory.shared``.
 
     Raises:
-        TiffError: if they show that the image cannot be indexed.
+        TiffError: if the values show that the image cannot be indexed.
     """
     pieces = [(directory.start, directory.block)]
     pieces += zip((start for start, _ in directory.shared_spans), values, strict=True)
@@ -218,7 +224,7 @@ def read_shared(directory: Directory, values: tuple[bytes, ...]) -> Shared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
+class TileGrid:
     """Image and tile sizes in pixels, and the tags of tables that have one entry for each tile."""
 
     width: int
@@ -231,8 +237,8 @@ class Grid:
     counts_tag: Tag
 
 
-def _read_grid(ifd: Ifd) -> Grid:
-    """The tile grid, whose tables have the right length; nothing of their size has been read or allocated yet."""
+def _read_grid(ifd: Ifd) -> TileGrid:
+    """Return the tile grid, after checking the lengths of its tables, which are not read yet."""
     width, height = _read_extent(ifd, Tag.IMAGE_WIDTH), _read_extent(ifd, Tag.IMAGE_LENGTH)
     present = ifd.entries
     if not (Tag.TILE_WIDTH in present or Tag.TILE_LENGTH in present or Tag.TILE_OFFSETS in present):
@@ -256,7 +262,7 @@ def _read_grid(ifd: Ifd) -> Grid:
                 f"table length mismatch: {name} has {found} entries, but {width} x {height} pixels in tiles of "
                 f"{tile_width} x {tile_height} and {planes} plane(s) make {across * down * planes} tiles"
             )
-    return Grid(
+    return TileGrid(
         width=width,
         height=height,
         tile_width=tile_width,
@@ -269,13 +275,13 @@ def _read_grid(ifd: Ifd) -> Grid:
 
 
 def _read_scaling(ifd: Ifd, directory: Directory) -> Scaling:
-    # A scale that is missed would be a wrong one, so the tag is asked for wherever it lies.
+    # Asked for wherever the tag lies, because pixels without their scale would be wrong values.
     xml = ifd.optional(Tag.GDAL_METADATA) if directory.optional else None
     return UNSCALED if xml is None else read_scaling(xml, directory.grid.samples_per_pixel)
 
 
 def _read_extent(ifd: Ifd, tag: Tag) -> int:
-    """A size in pixels: positive and within 31 bits."""
+    """Return a size in pixels, which must be positive and within 31 bits."""
     value = ifd.integer(tag)
     if not 0 < value <= MAX_INT32:
         what = "zero or negative" if value <= 0 else "beyond 31 bits"
@@ -284,7 +290,7 @@ def _read_extent(ifd: Ifd, tag: Tag) -> int:
 
 
 def _checked_code(tag: Tag, code: int) -> int:
-    """A code of a tag, which no standard or writer gives more than 31 bits."""
+    """Return a code of a tag, which must be within 31 bits, as all codes of standards and writers are."""
     if abs(code) > MAX_INT32:
         raise CorruptTiffError(f"{tag.label} is {code}, beyond 31 bits: no such code exists")
     return code
@@ -302,7 +308,7 @@ def _check_positioned(ifd: Ifd) -> None:
     raise NotGeoreferencedError("no georeferencing: no ModelPixelScale, ModelTiepoint or ModelTransformation tag")
 
 
-def _check_tile_size(grid: Grid, dtype: np.dtype) -> None:
+def _check_tile_size(grid: TileGrid, dtype: np.dtype) -> None:
     """Refuse tiles that no reader could hold in memory."""
     samples = grid.samples_per_pixel if grid.planar_configuration == PlanarConfiguration.CHUNKY else 1
     size = grid.tile_width * grid.tile_height * samples * dtype.itemsize

@@ -1,8 +1,8 @@
-"""Map projections of GeoKeys as PROJJSON conversions: which keys feed which parameter.
+"""Map projections of GeoKeys as PROJJSON conversions, with the keys of each parameter.
 
-The projections are those of ProjCoordTransGeoKey (OGC 19-008r4 annex C) with their EPSG methods; the keys that may hold
-a parameter are tried in libgeotiff's order, because writers disagree on which of them is the right one. Angles come in
-the file's angular unit, lengths in its linear unit; both leave in degrees and metres.
+The projections are those of ProjCoordTransGeoKey (OGC 19-008r4 annex C) with their EPSG methods. The keys that may hold
+a parameter are tried in libgeotiff's order, because writers use different keys for it. Angles of the file are in its
+angular unit and lengths in its linear unit; conversions have degrees and metres.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Parameter:
     unit: str
     """PROJJSON unit: ``degree``, ``metre`` or ``unity``."""
     keys: tuple[GeoKey, ...]
-    """Where the value may be, the first that is present counts."""
+    """Keys that may hold the value, of which the first present one counts."""
     default: float | None = None
-    """The value where no key is present; ``None`` if the projection cannot do without."""
+    """The value if no key is present; ``None`` for a parameter that the projection needs."""
 
 
 _LATITUDES: Final = (GeoKey.PROJ_NAT_ORIGIN_LAT, GeoKey.PROJ_FALSE_ORIGIN_LAT, GeoKey.PROJ_CENTER_LAT)
@@ -150,7 +150,7 @@ _METHODS: Final[Mapping[int, Method]] = {
 
 
 def build_conversion(keys: Keys, *, to_degrees: float, to_metres: float) -> dict[str, Any] | None:
-    """The projection as a PROJJSON conversion, ``None`` where it is not one of ours or lacks a parameter.
+    """Return the projection as a PROJJSON conversion; ``None`` if it is unknown or a parameter is missing.
 
     Args:
         keys: the GeoKeys of the file.
@@ -184,7 +184,7 @@ def build_conversion(keys: Keys, *, to_degrees: float, to_metres: float) -> dict
 
 
 def _choose_method(keys: Keys) -> Method | None:
-    """The method of ProjCoordTransGeoKey; two of its codes cover two EPSG methods each."""
+    """Return the EPSG method of ProjCoordTransGeoKey, two codes of which stand for two methods each."""
     code = keys.get(GeoKey.PROJ_COORD_TRANS)
     if not isinstance(code, int):
         return None
@@ -194,14 +194,14 @@ def _choose_method(keys: Keys) -> Method | None:
             return _POLAR_A
         return _POLAR_B if unscaled else None
     if code in (_MERCATOR, _EQUIRECTANGULAR, _MILLER) and _first_number(keys, _LATITUDES):
-        return None  # an origin off the equator: writers mean different things by it
+        return None  # because writers mean different things by an origin off the equator
     if code == _MERCATOR:
         return _MERCATOR_B if GeoKey.PROJ_STD_PARALLEL_1 in keys and unscaled else _MERCATOR_A
     return _METHODS.get(code)
 
 
 def _first_number(keys: Keys, candidates: tuple[GeoKey, ...]) -> float | None:
-    """The first finite value among some keys."""
+    """Return the number of the first key that has one, if it is finite; else None."""
     for key in candidates:
         value = keys.get(key)
         if isinstance(value, float):

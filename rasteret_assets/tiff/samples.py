@@ -1,4 +1,4 @@
-"""What a sample is and how it is packed: its numpy type, its codec, its predictor.
+"""Read the numpy type, the codec and the predictor of samples.
 
 Sources: TIFF 6.0 sections 8, 14 and 19, TIFF Technical Note 3 for Predictor 3; undefined formats as GDAL reads them.
 """
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     from rasteret_assets.tiff.ifd import Ifd
 
-#: numpy kind letter and the bits it may have, by sample format. Undefined samples (4) are unsigned, as in GDAL.
+#: numpy's kind letter and the valid bits, by sample format. Undefined samples (4) are unsigned, as in GDAL.
 _KINDS: Final = {
     SampleFormat.UINT: ("u", (8, 16, 32, 64)),
     SampleFormat.INT: ("i", (8, 16, 32, 64)),
     SampleFormat.FLOAT: ("f", (16, 32, 64)),
     SampleFormat.VOID: ("u", (8, 16, 32, 64)),
 }
-#: Values of a tag that a message repeats.
+#: Most values of a tag in a message.
 _MOST_LISTED: Final = 8
 
 _DTYPES: Final = {
@@ -46,7 +46,11 @@ _DTYPES: Final = {
 
 
 def read_dtype(ifd: Ifd) -> np.dtype:
-    """The numpy type of the samples, which all bands share."""
+    """Return the numpy type of the samples, which all bands share.
+
+    Raises:
+        UnsupportedTiffError: if bands have different types, or a type that numpy does not have.
+    """
     bits = set(ifd.integers(Tag.BITS_PER_SAMPLE)) or {1}
     formats = set(ifd.integers(Tag.SAMPLE_FORMAT)) or {SampleFormat.UINT}
     if len(bits) > 1 or len(formats) > 1:
@@ -69,13 +73,18 @@ def read_dtype(ifd: Ifd) -> np.dtype:
 
 
 def _few(values: set[int]) -> str:
-    """Some of the values for a message: a damaged tag may hold thousands."""
+    """Return some of the values for a message, because a damaged tag may hold thousands."""
     listed = ", ".join(map(str, sorted(values)[:_MOST_LISTED]))
     return f"[{listed}, ... {len(values)} values]" if len(values) > _MOST_LISTED else f"[{listed}]"
 
 
 def read_compression(ifd: Ifd) -> int:
-    """The codec, which must be one whose tiles can be decoded by themselves."""
+    """Return the codec of the tiles.
+
+    Raises:
+        UnsupportedTiffError: if a tile cannot be decoded by itself.
+        CorruptTiffError: if the tag holds several codecs.
+    """
     # Before TIFF 6.0 the tag had one value per sample.
     codecs = set(ifd.integers(Tag.COMPRESSION)) or {1}
     if len(codecs) > 1:
@@ -91,7 +100,12 @@ def read_compression(ifd: Ifd) -> int:
 
 
 def read_predictor(ifd: Ifd, compression: int, dtype: np.dtype) -> int:
-    """The predictor that a reader must undo."""
+    """Return the predictor that a reader must undo; 1 (none) for codecs without one.
+
+    Raises:
+        UnsupportedTiffError: if the predictor is unknown.
+        CorruptTiffError: if the predictor does not fit the samples.
+    """
     if compression not in PREDICTOR_COMPRESSIONS:
         return Predictor.NONE.value
     predictor = ifd.integer(Tag.PREDICTOR, Predictor.NONE)
@@ -103,9 +117,9 @@ def read_predictor(ifd: Ifd, compression: int, dtype: np.dtype) -> int:
 
 
 def find_alpha(samples_per_pixel: int, extra_samples: Sequence[int], dtype: np.dtype) -> int | None:
-    """Return the position of the band that says how opaque pixels are (ExtraSamples, TIFF 6.0 p. 31); None without one.
+    """Return the position of the alpha band (ExtraSamples, TIFF 6.0 p. 31); None without one.
 
-    As for GDAL it is the last band of two or four, of 8 or 16 bits, and hides the pixels of the others.
+    As for GDAL, alpha is the last of two or four bands, has 8 or 16 bits, and hides pixels of the other bands.
 
     Args:
         samples_per_pixel: number of bands.

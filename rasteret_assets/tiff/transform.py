@@ -1,9 +1,9 @@
-"""From the GeoTIFF position tags to one axis-aligned transform, by GDAL's rules.
+"""Make one axis-aligned transform of the GeoTIFF tags of a position, by GDAL's rules.
 
-OGC 19-008r4 section 7.2 offers two ways: a tie point with a pixel scale, or a 4x4 matrix. GDAL takes the first where
-both are present, uses the first of several tie points, and reads a negative ScaleY as north-up all the same
-(``GTIFF_HONOUR_NEGATIVE_SCALEY`` in its GTiff driver page). Where the raster type is PixelIsPoint the coordinates are
-those of the pixel's centre, half a pixel inside the corner that PixelIsArea means.
+OGC 19-008r4 section 7.2 has two forms: a tie point with a pixel scale, or a 4x4 matrix. GDAL takes the first form if
+both are present, uses the first of several tie points, and reads a negative ScaleY as north-up nevertheless
+(``GTIFF_HONOUR_NEGATIVE_SCALEY`` in its GTiff driver page). If the raster type is PixelIsPoint, the coordinates are
+those of a pixel's centre, half a pixel inside the corner that PixelIsArea means.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rasteret_assets.errors import NotGeoreferencedError, UnsupportedTiffError
 Transform = tuple[float, float, float, float]
 """``(scale_x, translate_x, scale_y, translate_y)``: x = translate_x + column * scale_x, y likewise by row."""
 
-#: Coordinates and scales below it are added and halved without a thought of overflow.
+#: Coordinates and scales below this value can be added and halved without overflow.
 _FAR: Final = 1e300
 
 #: Pixels by which off-diagonal terms may move the far corner of the image and still count as rounding noise.
@@ -34,7 +34,7 @@ def read_transform(
     pixel_is_point: bool,
     shape: tuple[int, int],
 ) -> Transform:
-    """The transform of an image.
+    """Return the transform of an image.
 
     Args:
         pixel_scale: values of ModelPixelScale: size of a pixel in x, y, z.
@@ -44,7 +44,7 @@ def read_transform(
         shape: width and height of the image in pixels, to tell shear from rounding noise.
 
     Raises:
-        NotGeoreferencedError: if the tags give no position, or one that no pixel can be found with.
+        NotGeoreferencedError: if the tags give no position, or one without a finite, nonzero scale.
         UnsupportedTiffError: if the image is rotated or sheared.
     """
     scale_usable = len(pixel_scale) >= 2 and pixel_scale[0] != 0 and pixel_scale[1] != 0
@@ -76,7 +76,7 @@ def read_transform(
 
 
 def tied_steps(pixel_scale: tuple[float, ...]) -> tuple[float, float] | None:
-    """``(scale_x, scale_y)`` of images that are placed by a pixel scale; None where it is not surely a good one."""
+    """Return ``(scale_x, scale_y)`` of a pixel scale; None if :func:`read_transform` has to check the scale."""
     if len(pixel_scale) < 2 or not all(0 < abs(step) < _FAR for step in pixel_scale[:2]):
         return None
     return _steps(pixel_scale)
@@ -87,17 +87,17 @@ def _steps(pixel_scale: tuple[float, ...]) -> tuple[float, float]:
 
 
 def tied_corner(steps: Any, tiepoint: Any) -> tuple[Any, Any]:
-    """Where the origin of an image lies that one tie point places, x and y, before its raster type counts.
+    """Return x and y of an image's origin by its tie point, before its raster type counts.
 
     Args:
         steps: scale in x and in y: two numbers, or two columns.
-        tiepoint: values of ModelTiepoint, likewise.
+        tiepoint: values of ModelTiepoint: numbers or columns.
     """
     return tiepoint[3] - tiepoint[0] * steps[0], tiepoint[4] - tiepoint[1] * steps[1]
 
 
 def is_surely_placed(steps: tuple[float, float], tiepoint: tuple[float, ...]) -> bool:
-    """Whether :func:`read_transform` has no objection; False where that takes a closer look."""
+    """Return whether :func:`read_transform` accepts a tie point for sure; False if that takes a closer check."""
     x, y = tied_corner(steps, tiepoint)
     return bool(abs(x) + abs(y) < _FAR)
 
@@ -105,7 +105,7 @@ def is_surely_placed(steps: tuple[float, float], tiepoint: tuple[float, ...]) ->
 def tied_transforms(
     steps: NDArray[np.float64], tiepoints: NDArray[np.float64], pixel_is_point: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """What :func:`read_transform` gives for many images that a pixel scale and a tie point surely place.
+    """Return the transforms of many images with valid pixel scales and tie points, as :func:`read_transform` does.
 
     Args:
         steps: of :func:`tied_steps`, ``[N, 2]``.
@@ -128,7 +128,7 @@ def _refuse_shear(a: float, b: float, d: float, e: float, shape: tuple[int, int]
     terms = f"x = {a:g}*column + {b:g}*row, y = {d:g}*column + {e:g}*row"
     if not all(math.isfinite(term) for term in (a, b, d, e)):
         raise NotGeoreferencedError(f"no usable georeferencing: the transform {terms} is not finite")
-    # Perpendicular axes make a rotation (with or without a flip), others a shear.
+    # Perpendicular axes are a rotation (with or without a flip), other axes a shear.
     rotated = abs(a * b + d * e) <= 1e-9 * math.hypot(a, d) * math.hypot(b, e)
     kind = "rotated" if rotated and (b or d) and not (a == e == b == d == 0) else "sheared"
     raise UnsupportedTiffError(f"{kind} geotransform ({terms}); only axis-aligned images can be indexed")

@@ -1,4 +1,4 @@
-"""The store of a month that grows gets new rows only; what no record has any more goes when it is a third of it."""
+"""A header store gets new rows only, and rows that no record needs are dropped once they are a third of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEY = "2024-05"
 
 
 class Month:
-    """A collection of one month; the width of a file tells it from the others."""
+    """A collection of one month, whose files have different widths."""
 
     def __init__(self, server: RangeServer, root: Path) -> None:
         self.server, self.root = server, root
@@ -55,13 +55,13 @@ class Month:
         return Build(workspace=self.workspace, spec=self.spec, source=source, backend=create_backend(), **options)
 
     def build(self, **options: Any) -> int:
-        """Build the month; how many files are asked for."""
+        """Build the month; return how many files are asked for."""
         self.server.reset()
         build_partitions(self.made(**options), [KEY])
         return len(self.server.requests)
 
     def read(self) -> None:
-        """Run the stages before the last, after which nothing is tidied up."""
+        """Run the stages before the last one, which would compact the store."""
         build = self.made()
         for stage in (RAW, NORMALIZED, BANDS):
             run_stage(stage, build, [KEY])
@@ -82,14 +82,14 @@ class Month:
         return HeaderStore(self.workspace, KEY)
 
     def rows(self) -> dict[str, int]:
-        """Rows of every file of the store."""
+        """Return the number of rows of every file of the store."""
         return {name: self.store.open(name).rows for name in self.store.names}
 
     def published(self) -> bytes:
         return Path(self.workspace.published_file(KEY)).read_bytes()
 
     def stored(self) -> dict[str, tuple[Any, ...]]:
-        """Content of every file of the store, and all that its file system knows of the last change of it."""
+        """Return content, times and inode of every file of the store."""
         found = {}
         for path in Path(self.workspace.stages, HEADERS, KEY).glob("*.arrows"):
             status = path.stat()
@@ -98,7 +98,7 @@ class Month:
 
 
 def ledger(workspace: Workspace) -> list[dict[str, Any]]:
-    """The ledger with its headers, without where these stand."""
+    """Return the ledger with its headers, without their places."""
     rows = pa.Table.from_batches(read_ledger(workspace, KEY))
     return rows.drop_columns(["header_file", "header_row"]).to_pylist()
 

@@ -1,4 +1,4 @@
-"""Ledgers of version 0.1.0, which held the headers themselves, are brought to the header store without a request."""
+"""The headers of version 0.1.0, whose ledgers held them, are moved to the header store without a request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEYS = ("2024-05", "2024-06", "undated")
 
 @pytest.fixture(autouse=True)
 def same_parser() -> Iterator[None]:
-    """Let the parser be that of the earlier version: headers of another one are fetched anew, whatever their form."""
+    """Give the parser the number of the earlier version, because headers of another parser are fetched again."""
     with pytest.MonkeyPatch.context() as patch:
         set_parser_version(patch, EARLIER_PARSER)
         yield
@@ -46,7 +46,7 @@ def workspace(folder: Path) -> Workspace:
 
 
 def old_rows(workspace: Workspace, key: str) -> list[dict[str, Any]]:
-    """The rows of an earlier ledger, with the fields of today."""
+    """Return the rows of an earlier ledger, with the fields of this version."""
     rows = pq.read_table(workspace.stage_file(BANDS, key)).to_pylist()
     for row in rows:
         row["retry_until"] = None  # files that were missing then are gone for good
@@ -63,7 +63,7 @@ def new_rows(workspace: Workspace, key: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_an_earlier_ledger_says_what_it_said(workspace: Workspace, key: str) -> None:
+def test_a_ledger_of_an_earlier_version_reads_as_before(workspace: Workspace, key: str) -> None:
     before, metadata = old_rows(workspace, key), pq.read_schema(workspace.stage_file(BANDS, key)).metadata
     bring_up_to_date(workspace, key)
     schema = pq.read_schema(workspace.stage_file(BANDS, key))

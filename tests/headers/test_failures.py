@@ -1,4 +1,4 @@
-"""The failure ledgers of real builds, read as one table."""
+"""The failures in the ledgers of real builds, read as one table."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> ServedBuild:
 
 @pytest.fixture
 def workspace(built: ServedBuild, tmp_path: Path) -> Workspace:
-    """Its workspace; each test may spoil its own."""
+    """A copy of the workspace, which a test may damage."""
     shutil.copytree(built.root, tmp_path / "copy")
     return Workspace.at(str(tmp_path / "copy" / "s2_records"))
 
@@ -113,7 +113,7 @@ def test_class_and_host_select(workspace: Workspace, built: ServedBuild) -> None
     ],
 )
 def test_no_secret_of_an_address_comes_out(workspace: Workspace, error: str, shown: str) -> None:
-    """Neither is stored by this package; a ledger may have been written by another version of it."""
+    """This version stores neither, but a ledger may be of another version."""
     path = workspace.stage_file("band_metadata", "2024-05")
     ledger = pq.read_table(path)
     columns = {"error": [error] * ledger.num_rows, "href": ["https://me:secret@h:8/a.tif?secret"] * ledger.num_rows}
@@ -124,8 +124,8 @@ def test_no_secret_of_an_address_comes_out(workspace: Workspace, error: str, sho
     assert {(row["error"], row["href"], row["host"]) for row in rows} == {(shown, "https://h:8/a.tif", "h:8")}
 
 
-def test_headers_are_not_read(workspace: Workspace) -> None:
-    """Failures are known where every file of headers is damaged on disk."""
+def test_a_list_of_failures_reads_no_headers(workspace: Workspace) -> None:
+    """Failures are listed although every header file is damaged."""
     files = list(Path(workspace.stages, "headers").rglob("*.arrows"))
     assert files
     for path in files:
@@ -166,7 +166,7 @@ def test_a_class_of_a_later_version_has_a_remedy_too() -> None:
     assert "the error says" in remedy("anything a later version files")
 
 
-def test_a_header_in_another_crs_than_its_record_says_is_good_and_told(tmp_path: Path, server: RangeServer) -> None:
+def test_a_header_in_another_crs_than_its_record_is_valid_and_listed(tmp_path: Path, server: RangeServer) -> None:
     server.objects |= {"/right.tif": tiff_bytes(epsg=32632), "/wrong.tif": tiff_bytes(epsg=32633)}
     hrefs = [f"{server.url}/right.tif", f"{server.url}/wrong.tif", f"{server.url}/lost.tif"]
     table = record_table(["right", "wrong", "lost"], {"B02": hrefs}, **{"proj:epsg": pa.array([32632] * 3, pa.int32())})

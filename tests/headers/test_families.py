@@ -1,4 +1,4 @@
-"""A header that is read as a member of a family is the one that a parse of its own gives."""
+"""A header that is read as a member of a family equals the parsed one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DOCUMENT = b"""<GDALMetadata>
 
 
 def with_scaling(file: bytes) -> bytes:
-    """The file with scales, offsets and statistics of its own, next to its directory."""
+    """Return the file with other scales, offsets and statistics, next to its directory."""
     with MemoryFile(file) as memory:
         with memory.open() as source:
             profile, pixels = source.profile, source.read()
@@ -84,7 +84,7 @@ def assert_same(member: FamilyMember, header: TiffHeader | None) -> None:
 
 
 def with_own_values(file: bytes, family: HeaderFamily, seed: int) -> bytes:
-    """A file of the same family with other tables and another tie point."""
+    """Return a file of the same family with other tables and another tie point."""
     rng = np.random.default_rng(seed)
     changed = bytearray(file)
     for table in (table for image in family.images for table in image):
@@ -149,7 +149,7 @@ def test_a_document_that_states_no_scale_makes_one_member_unscaled() -> None:
 
 @settings(max_examples=300)
 @given(st.sampled_from(sorted(FILES)), st.integers(0, 2**32), st.booleans(), st.integers(64, 8192))
-def test_a_damaged_file_is_no_member_or_a_sound_header(name: str, seed: int, overviews: bool, kept: int) -> None:
+def test_a_damaged_file_is_a_valid_header_or_not_a_member(name: str, seed: int, overviews: bool, kept: int) -> None:
     file = FILES[name]
     family = family_of(file, overviews=overviews)
     damaged = damage(file, random.Random(seed))[:kept]
@@ -177,7 +177,7 @@ def test_the_family_of_a_damaged_file_takes_no_header_that_is_not_sound(name: st
             assert_same(member, parsed(other, overviews=overviews))
 
 
-def test_values_beyond_63_bits_are_no_members() -> None:
+def test_files_with_values_beyond_63_bits_are_not_members() -> None:
     file = FILES["bigtiff, crafted"]
     family = family_of(file)
     table = family.images[0].offsets
@@ -233,6 +233,6 @@ def test_a_chain_that_leads_out_of_the_file_has_no_family() -> None:
 
 
 def first_link(file: bytes) -> int:
-    """Where the first directory of a little-endian TIFF says where the second one lies."""
+    """Return the position of the link from the first directory of a little-endian TIFF to the second."""
     first = int.from_bytes(file[4:8], "little")
     return first + 2 + 12 * int.from_bytes(file[first : first + 2], "little")

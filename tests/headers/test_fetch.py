@@ -1,4 +1,4 @@
-"""How many requests a header costs, wherever in its file it lies: counted by a real server."""
+"""The number of requests that a header costs, wherever in its file it lies, counted by a real server."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def place(server: RangeServer, files: Sequence[bytes]) -> list[str]:
     return [f"{server.url}/{number}.tif" for number in range(len(files))]
 
 
-def test_hrefs_that_are_no_addresses_are_failures_and_no_more(tmp_path: Path) -> None:
+def test_hrefs_that_are_not_addresses_become_failures(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(tiff_bytes())
     odd = [
         "http://[::1/a.tif", "https://[bucket]/a.tif", "http://h:x/a.tif", "http://127.0.0.1:99999/a.tif", "http://",

@@ -1,4 +1,4 @@
-"""Finished headers are put away beside the event loop: in order, in bounded memory, and with errors of their own."""
+"""Finished headers go to the sink beside the event loop: in order, in bounded memory, and with its own errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = tiff_bytes()
 
 
 class Memory:
-    """Every address holds the same file; addresses on the host "hung" never answer."""
+    """A backend with the same file at every address; the host "hung" never answers."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -42,7 +42,7 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("error", [WorkspaceError("the disk is full"), OSError(28, "no space"), KeyError("x")])
-def test_what_the_sink_raises_comes_out_as_itself(error: Exception) -> None:
+def test_an_exception_of_the_sink_ends_the_fetch(error: Exception) -> None:
     given = []
 
     def sink(indices: Sequence[int], _: Sequence[HeaderOutcome]) -> None:
@@ -57,7 +57,7 @@ def test_what_the_sink_raises_comes_out_as_itself(error: Exception) -> None:
     assert len(given) == 1
 
 
-def test_what_a_watcher_raises_comes_out_as_itself() -> None:
+def test_an_exception_of_the_progress_callback_ends_the_fetch() -> None:
     def watch(_: HeaderProgress) -> None:
         raise LookupError("nobody looks")
 

@@ -1,4 +1,4 @@
-"""Headers of records that get another date: they go along, and no host is asked."""
+"""Records that get another date keep their headers, and no host is asked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DAY = 24 * 3600
 
 
 class Scenes:
-    """A collection of records, each with a file that its width tells, and the months they are of."""
+    """A collection of records with their months, each with a file of another width."""
 
     def __init__(self, server: RangeServer, root: Path) -> None:
         self.server = server
@@ -37,7 +37,7 @@ class Scenes:
         self.widths: dict[str, int] = {}
 
     def put(self, **months: int | None) -> None:
-        """Give records a month of 2024, or none."""
+        """Give each record a month of 2024, or no date."""
         self.months |= months
         for name in months:
             self.widths.setdefault(name, 64 + len(self.widths))
@@ -56,17 +56,17 @@ class Scenes:
         time.sleep(0.03)
 
     def asked(self, work: Callable[[], object]) -> list[str]:
-        """Which files are asked for meanwhile."""
+        """Yield a list of the files that are asked for during the block."""
         self.server.reset()
         work()
         return sorted(path.strip("/").removesuffix(".tif") for path in self.server.paths)
 
     def build(self, *keys: str) -> list[str]:
-        """Build some partitions, or all; which files are asked for."""
+        """Build some partitions, or all; return the files that are asked for."""
         return self.asked(lambda: build(self.spec, partitions=keys or None))
 
     def check(self) -> None:
-        """Every record is published once, in its month, with the header of its own file."""
+        """Check that every record is published once, in its month, with the header of its own file."""
         table = load(self.spec.published_path or "", verify="full").to_table(["id", "month", "B02_metadata"])
         found = {row["id"]: (row["month"], row["B02_metadata"]["image_width"]) for row in table.to_pylist()}
         assert table.num_rows == len(found)
@@ -114,7 +114,7 @@ def test_records_that_change_places_are_not_asked_for(scenes: Scenes) -> None:
 
 
 def test_the_stages_one_by_one_ask_for_nothing_either(scenes: Scenes) -> None:
-    """As the steps of a run do, each with a build of its own."""
+    """Run the stages one by one, each as a build of its own, as the steps of a run do."""
     scenes.put(a=2, b=4, e=None)
     keys = ["2024-02", "2024-03", "2024-04", "undated"]
 
@@ -193,7 +193,7 @@ def test_damage_in_what_another_partition_left_costs_what_was_in_it(scenes: Scen
 
 
 def test_an_interrupted_build_lends_what_it_would_have(scenes: Scenes) -> None:
-    """The donor has said what it lost, and its ledger is new; then the process ends before the other is read."""
+    """The process ends after the partition has listed its unused headers, and before the other partition is read."""
     scenes.put(b=4, c=1)
 
     class Ended(BaseException):

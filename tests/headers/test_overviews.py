@@ -1,4 +1,4 @@
-"""Overviews through a build: published beside the header, at no further request, unless nobody wants them."""
+"""Overviews of a build are published beside the header, without further requests, unless they are switched off."""
 
 from __future__ import annotations
 

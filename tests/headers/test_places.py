@@ -1,4 +1,4 @@
-"""A stranger's table: what it may make the machine that builds it open, ask and tell."""
+"""A stranger's table cannot make the machine open local files, ask internal services, or show their content."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_pages_behind_http_are_quoted(server: RangeServer, tmp_path: Path) -> No
     assert "b'<!DO' (an HTML" in str(ledger(tmp_path)["b"][2])
 
 
-def test_what_is_no_regular_file_is_refused_by_name(names: dict[str, str], tmp_path: Path) -> None:
+def test_a_file_that_is_not_regular_is_refused_by_name(names: dict[str, str], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.tif")
     (tmp_path / "folder.tif").mkdir()
     (tmp_path / "link.tif").symlink_to(tmp_path / "pipe.tif")
@@ -168,7 +168,7 @@ def test_link_local_hosts_in_all_their_spellings(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["127.0.0.1:80", "10.0.0.1", "[::1]", "example.com", "169.253.1.1", "", "metadata.example.com", "[fd00::1]"]
 )
-def test_other_hosts_are_none(host: str) -> None:
+def test_other_hosts_are_not_link_local(host: str) -> None:
     assert not is_link_local(host)
 
 
@@ -195,7 +195,7 @@ def test_link_local_addresses_are_failures_that_nobody_asked(
 
 
 def test_failures_tell_what_helps(s3: tuple[str, pafs.S3FileSystem], names: dict[str, str], tmp_path: Path) -> None:
-    """The whole way of a user: a YAML file with an ``s3://`` path, the command line, the ledger, the option."""
+    """A user's whole way: a YAML file with an ``s3://`` path, the command line, the ledger, the option."""
     endpoint, fs = s3
     pq.write_table(table_of(names), "tables/y.parquet", filesystem=fs)
     uri = f"s3://k:s@tables/y.parquet?endpoint_override={endpoint}&scheme=http&region=us-east-1"

@@ -1,4 +1,4 @@
-"""The header store: rows are found by file and sample, in files to which nothing is ever added."""
+"""The header store: rows are found by file and sample, in files that are never changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEY = "2024-05"
 
 
 def header_row(name: str, index: int = 0, width: int = 1, **changes: Any) -> dict[str, Any]:
-    """A row of a header that its width tells, or of a failure where an error class is given."""
+    """Return the row of a header with this width, or of a failure with this error class."""
     href = f"https://h/{name}.tif"
     failed = changes.get("error_class") is not None
     return {
@@ -50,7 +50,7 @@ def targets(*files: tuple[str | None, int]) -> pa.Table:
 
 
 class Stored:
-    """A store of some files, the first of which is the oldest."""
+    """A store of some files, from the oldest to the newest."""
 
     def __init__(self, root: Path, *files: list[dict[str, Any]]) -> None:
         self.workspace = Workspace.at(f"{root}/s_records")
@@ -69,7 +69,7 @@ class Stored:
         return name
 
     def known(self, *files: tuple[str | None, int]) -> list[int | str | None]:
-        """Width of the header that is known of each file and sample, or the class of its failure; None if nothing."""
+        """Return for each file and sample the width of its stored header, the class of its failure, or None."""
         index = HeaderIndex.of(self.store)
         found = index.find(targets(*files))
         with HeaderRowReader(self.workspace, self.store, ["error_class", "header"]) as reader:
@@ -268,7 +268,7 @@ def test_other_files_of_the_folder_are_left_alone(tmp_path: Path) -> None:
     assert stored.known(("a", 0)) == [1]
 
 
-def test_what_is_written_and_not_closed_is_not_there(tmp_path: Path) -> None:
+def test_a_file_that_is_not_closed_does_not_exist(tmp_path: Path) -> None:
     stored = Stored(tmp_path)
     store = stored.store
     writer = HeaderFileWriter(stored.workspace, store)

@@ -1,4 +1,4 @@
-"""Processes that fetch headers of one collection share what a host can take, and never fail for it."""
+"""Processes that fetch headers of one collection share the hosts, and never fail because of that."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_share_of_a_host_changes_with_the_number_of_processes() -> None:
 
 
 class Busy(RangeServer):
-    """A server that knows how many requests it has at once, and holds each for a moment."""
+    """A server that counts the requests that it has at once, and delays each."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The three forms of an address: what is fetched, which file is meant, what is published."""
+"""The three forms of an address: to fetch the file, to tell which file is meant, and to publish."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEEDED = {"x-amz-date", "x-goog-expires", "signature", "awsaccesskeyid", "google
 
 
 @pytest.mark.parametrize("signature", SIGNATURES.values(), ids=SIGNATURES)
-def test_a_signature_is_no_part_of_which_file_is_meant(signature: str) -> None:
+def test_a_signature_is_not_part_of_the_identity(signature: str) -> None:
     first, renewed = signature.replace("N", "1"), signature.replace("N", "2")
     for form in (identity_href, unsigned):
         assert form(f"https://h/a.tif?{first}") == form(f"https://h/a.tif?{renewed}") == "https://h/a.tif"
@@ -88,7 +88,7 @@ def test_a_lone_credential_belongs_to_the_identity_but_is_never_published(creden
     assert identity_href(f"https://h/a.tif{credential}") == f"https://h/a.tif{credential}"
 
 
-def test_who_asks_is_in_neither_form() -> None:
+def test_user_information_is_in_neither_form() -> None:
     for form in (identity_href, unsigned):
         assert form("https://me:SECRET@h/a.tif?st=1") == "https://h/a.tif?st=1"
         assert form("abfss://container@account/a.tif") == "abfss://container@account/a.tif"

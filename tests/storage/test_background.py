@@ -1,4 +1,4 @@
-"""Reading ahead changes neither what comes, nor in which order, nor where an error shows."""
+"""Items made in the background come in the same order, and an error comes in the same place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def numbers(made: list[int], count: int, *, fail_at: int | None = None) -> Itera
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 100])
-def test_items_come_in_their_order(count: int) -> None:
+def test_items_come_in_order(count: int) -> None:
     assert list(in_background(numbers([], count))) == list(range(count))
 
 
@@ -30,13 +30,13 @@ def test_an_error_comes_after_the_items_before_it() -> None:
     assert came == [0, 1, 2]
 
 
-def test_one_item_waits_at_most() -> None:
+def test_at_most_one_item_waits() -> None:
     made: list[int] = []
     for number in in_background(numbers(made, 50)):
         assert len(made) <= number + 2
 
 
-def test_who_stops_early_leaves_no_thread_behind() -> None:
+def test_a_consumer_that_stops_early_leaves_no_thread() -> None:
     made: list[int] = []
     items = in_background(numbers(made, 50))
     assert next(items) == 0

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextvars
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pytest
 
 from rasteret_assets.errors import CollectionError, LockLostError
@@ -28,33 +27,27 @@ from rasteret_assets.storage.workspace.commit import (
 )
 from rasteret_assets.storage.workspace.conditional import ObjectTag
 from rasteret_assets.storage.workspace.placed_files import WrittenFile
-from tests.support.s3 import bucket_server, filesystem_of, requests_seen
+from tests.storage.conftest import Place
+from tests.support.s3 import requests_seen
 
 KEY = "2024-05"
 OLD, STALE, NEWER = (pa.table({"x": list(range(rows))}) for rows in (1, 2, 3))
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[pafs.FileSystem]:
-    with bucket_server("commits") as endpoint:
-        yield filesystem_of(endpoint)
+@pytest.fixture
+def stored(on_s3: Place) -> Workspace:
+    fs, folder = on_s3
+    return Workspace.at(f"s3://{folder}/s2_records", fs)
 
 
 @pytest.fixture
-def stored(bucket: pafs.FileSystem, tmp_path: Path) -> Workspace:
-    return Workspace.at(f"s3://commits/{tmp_path.name}/s2_records", bucket)
-
-
-@pytest.fixture(params=["local", "s3"])
-def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Workspace:
-    if request.param == "local":
-        return Workspace.at(str(tmp_path / "w" / "s2_records"))
-    found: Workspace = request.getfixturevalue("stored")
-    return found
+def workspace(on_disk_or_s3: Place) -> Workspace:
+    fs, folder = on_disk_or_s3
+    return Workspace.at(f"{folder}/s2_records", fs)
 
 
 def publish(workspace: Workspace, table: pa.Table) -> None:
-    """What a build does at its end."""
+    """Publish a partition as a build does at its end."""
 
     def put(beside: str, written: WrittenFile) -> None:
         replace_published(workspace, KEY, beside, FileFacts.of(table.num_rows, written))
@@ -100,7 +93,7 @@ def test_publishing_takes_few_requests(stored: Workspace) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Interrupted(Workspace):
-    """A workspace whose process is stopped before or after one of the steps of publishing."""
+    """A workspace whose process stops before or after one step of publishing."""
 
     moment: tuple[str, int, str]
     meanwhile: Callable[[], None]
@@ -139,7 +132,7 @@ MOMENTS = [
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=[f"{side}-{step}-{number}" for step, number, side in MOMENTS])
 @pytest.mark.parametrize("deaf", [False, True], ids=["asks", "deaf"])
-def test_whoever_slept_never_undoes_a_later_build(
+def test_a_build_that_slept_never_undoes_a_later_build(
     stored: Workspace, moment: tuple[str, int, str], deaf: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped at any step, a build finds its next step refused once another one has published.
@@ -169,10 +162,10 @@ def test_whoever_slept_never_undoes_a_later_build(
 
 
 @pytest.mark.parametrize("moment", MOMENTS[:-1], ids=[f"{side}-{step}-{number}" for step, number, side in MOMENTS[:-1]])
-def test_whoever_slept_never_brings_back_what_a_later_build_unpublished(
+def test_a_build_that_slept_never_brings_back_what_a_later_build_unpublished(
     stored: Workspace, moment: tuple[str, int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The state goes with the partition, and the later holder's number with the state."""
+    """The state is deleted with the partition, and with it the number of the later holder."""
     publish(stored, OLD)
     monkeypatch.setattr(holds, "RENEWED_EVERY_S", 1000.0)
 
@@ -214,7 +207,7 @@ def in_another_context(run: Callable[[], None]) -> None:
 def test_a_later_holder_that_has_done_nothing_yet_publishes_over_the_one_that_slept(
     stored: Workspace,
 ) -> None:
-    """The sleeper puts its file after the later holder looked at the old one."""
+    """The process that slept puts its file after the later holder looked up the tag of the old file."""
     publish(stored, OLD)
     later = Interrupted(
         fs=stored.fs, stages=stored.stages, published=stored.published, moment=("put", 1, "before"),
@@ -226,12 +219,12 @@ def test_a_later_holder_that_has_done_nothing_yet_publishes_over_the_one_that_sl
 
 
 def put_late(workspace: Workspace, table: pa.Table) -> None:
-    """Put a file as the process would that passed all checks before it slept."""
+    """Put a file as a process does that passed all checks before it slept."""
     workspace.write_table(workspace.published_file(KEY), table)
 
 
 def test_a_lock_that_was_deleted_blocks_nobody(workspace: Workspace) -> None:
-    """The numbers of the lock begin anew, below that of the state."""
+    """The numbers of the lock begin anew, below the number in the state."""
     for table in (OLD, NEWER):
         publish(workspace, table)
     workspace.remove(f"{workspace.stages}/locks/{KEY}")
@@ -246,7 +239,7 @@ def test_a_lock_that_was_deleted_blocks_nobody(workspace: Workspace) -> None:
     "text", ["", "{", "[]", "5", "null", '{"rows": 1}', '{"source_version": 1}', '{"source_version": "", "next": 5}',
              '{"source_version": "", "failures": null}', "[" * 100_000],
 )  # fmt: skip
-def test_a_state_that_is_not_ours_is_told_and_replaced(
+def test_a_state_of_an_unknown_form_is_logged_and_replaced(
     workspace: Workspace, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(workspace, OLD)
@@ -272,7 +265,7 @@ def test_a_state_of_a_newer_version_is_refused(workspace: Workspace) -> None:
 
 
 def test_announcing_under_the_locks_of_a_build(workspace: Workspace) -> None:
-    """Threads that announce partitions join the locks that the build holds."""
+    """Threads that announce partitions hold the locks of the build too."""
     keys = [f"2024-{month:02}" for month in range(1, 5)]
     with ExitStack() as stack:
         for key in keys:
@@ -282,7 +275,7 @@ def test_announcing_under_the_locks_of_a_build(workspace: Workspace) -> None:
 
 
 def test_a_derived_document_follows_what_it_is_derived_from(workspace: Workspace) -> None:
-    """Two processes derive it at once; the one that saw less does not have the last word."""
+    """Two processes derive a document at once, and the one that read older documents does not win."""
     path, seen = f"{workspace.stages}/all.json", ["a"]
 
     def derived() -> dict[str, list[str]]:

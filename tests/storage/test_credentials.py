@@ -1,4 +1,4 @@
-"""Files that a token opens: it is had once, renewed in time, and where there is none that is told in one sentence."""
+"""Files that a token opens: a token is fetched once and renewed in time, and one sentence says why there is none."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
 
 
 def read(backend: Any, *urls: str) -> list[bytes | RangeReadError]:
-    """The first bytes of files, or why there are none; all are asked for at once."""
+    """Return the first bytes of files, or the errors; all files are asked for at once."""
 
     async def one(url: str) -> bytes | RangeReadError:
         try:
@@ -170,7 +170,7 @@ def test_a_signature_of_the_table_counts_as_long_as_it_holds(azure: Azure) -> No
     assert azure.queries[1:] == ["sv=1&sig=mine", "sv=2021-06-08&sr=c&sig=PLANTEDsentinel2-l21"]
 
 
-def test_an_address_that_is_no_container_of_theirs_is_asked_for_as_it_is(azure: Azure, server: RangeServer) -> None:
+def test_an_address_outside_their_containers_is_asked_for_as_it_is(azure: Azure, server: RangeServer) -> None:
     server.objects["/sentinel2-l2/a.tif?x=1"] = b"data"
     backend = create_backend(credentials="planetary_computer")
     assert read(backend, f"{server.url}/sentinel2-l2/a.tif?x=1") == [b"data"]
@@ -306,7 +306,7 @@ GRANULES = f"https://{DATA}/lp-prod-protected/HLSL30.020"
 
 @dataclass
 class Nasa:
-    """Earthdata Login, an archive's web server, which leads to a signed address, and the host of that."""
+    """Earthdata Login, an archive's web server, which redirects to a signed address, and the host of that address."""
 
     tokens: set[str] = field(default_factory=set)
     expiry: str = "12/31/2037"
@@ -559,7 +559,7 @@ def test_a_function_that_returns_nothing_leaves_requests_as_they_are(own: Path, 
         ("raise ValueError('PLANTED')", "opened_by:open_place raised ValueError for"),
         ("return 'PLANTED'", "it is a str"),
         ("return {}", "nothing is in it; return None for a place that needs nothing"),
-        ("return {'headers': {'X': 'PLANTED\\n'}}", "the value given for the HTTP header X is no text"),
+        ("return {'headers': {'X': 'PLANTED\\n'}}", "the value given for the HTTP header X is not a text"),
         ("return {'headers': 'PLANTED'}", "headers are not a mapping"),
         ("return {'query': 'a b#PLANTED'}", "query is not a text that may stand behind an address"),
         ("return {'query': 'a=1', 'expires_at': 'PLANTED'}", "expires_at is not a datetime with a time zone"),
@@ -629,7 +629,7 @@ def test_a_function_opens_a_bucket(own: Path) -> None:
         (5, "credentials are not understood"),
     ],
 )
-def test_credentials_that_are_none_are_refused_before_anything_is_asked(credentials: Any, sentence: str) -> None:
+def test_invalid_credentials_are_refused_before_any_request(credentials: Any, sentence: str) -> None:
     with pytest.raises(SpecError) as caught:
         create_backend(credentials=credentials)
     assert sentence in str(caught.value)
@@ -675,7 +675,7 @@ def test_no_published_file_decides_which_code_runs(own: Path, server: RangeServe
 
 
 class Issuing:
-    """Gives tokens that hold for a hundred seconds, as long as it is told to."""
+    """Gives tokens that are valid for a hundred seconds, until a test stops it."""
 
     name, remedy = "test", "none"
 
@@ -706,7 +706,7 @@ def test_a_token_is_renewed_before_it_expires_and_serves_until_then() -> None:
         return asyncio.run(tokens.get("a")).query
 
     def settled() -> None:
-        """Whoever fetches in the background has ended."""
+        """Wait until the thread that fetches a token has ended."""
         for thread in threading.enumerate():
             if thread.name == "rasteret-assets-token":
                 thread.join()

@@ -1,4 +1,4 @@
-"""On a disk nothing outside of the workspace is touched, folders may go at any moment, and errors name the file."""
+"""On a disk nothing outside of the workspace is written, folders may vanish at any moment, and errors name the file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def test_a_folder_that_goes_while_it_is_made_is_made_again(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process takes an empty folder away at the moment in which this one finds it there."""
+    """Another process deletes an empty folder right after this process found it."""
     stages = Path(workspace.stages)
     folders = [stages / ".writing", stages / "raw_records", stages / "locks", stages / "collection"]
     for folder in folders:

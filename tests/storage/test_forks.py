@@ -45,7 +45,7 @@ AREA = shapely.box(500_000.0, 5_399_200.0, 501_000.0, 5_400_000.0)
 
 @pytest.fixture
 def letters(server: RangeServer) -> RangeServer:
-    """Objects of 1000 bytes, no two alike."""
+    """Objects of 1000 bytes, all different."""
     server.objects = {f"/{number}": f"{number:04}".encode() * 250 for number in range(OBJECTS)}
     return server
 
@@ -65,7 +65,7 @@ def scenes(server: RangeServer) -> tuple[Collection, np.ndarray]:
 
 
 def wrong_objects(backend: StorageBackend, url: str) -> list[str]:
-    """Read every object, and return what came in the place of another."""
+    """Read every object, and return the objects whose bytes are those of another."""
     found = [bytes(run_sync(backend.get_range(f"{url}/{number}", 0, 4))).decode() for number in range(OBJECTS)]
     return [text for number, text in enumerate(found) if text != f"{number:04}"]
 
@@ -246,7 +246,7 @@ def test_a_synchronous_read_within_a_coroutine_is_refused(scenes: tuple[Collecti
     own = create_backend()
 
     class Nested:
-        """A backend that looks into another collection before it reads."""
+        """A backend that reads another collection before each range."""
 
         def __init__(self, *, waits: bool) -> None:
             self.waits = waits
@@ -295,7 +295,7 @@ def test_a_lock_is_given_back_although_a_child_lives_on(tmp_path: Path) -> None:
 
 
 def test_a_child_renews_no_lease_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lease of a parent that is gone must end, although a child of it builds on."""
+    """The lease of a dead parent ends, although its child goes on."""
     memory = pafs.PyFileSystem(pafs.FSSpecHandler(DirFileSystem(str(tmp_path), LocalFileSystem())))
     monkeypatch.setattr(holds, "RENEWED_EVERY_S", 0.2)
     with held(memory, "parents"):

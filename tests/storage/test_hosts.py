@@ -1,4 +1,4 @@
-"""What a fetch learns of a host, and hands on to the next."""
+"""The limits that a fetch learns of a host, and passes on to the next fetch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers of every kind, byte for byte: what is sound in any form is read, and what is not ends soon and small."""
+"""Answers of every kind, byte for byte: valid ones are read in any form, others soon are errors, in little memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def outcome(url: str, start: int = 0, length: int = 100, backend: HttpBackend | None = None) -> object:
-    """The bytes that are read, or the error."""
+    """Return the bytes that are read, or the error."""
     used = backend or HttpBackend()
     try:
         return bytes((await used.read(url, start, length)).data)
@@ -67,7 +67,7 @@ async def outcome(url: str, start: int = 0, length: int = 100, backend: HttpBack
 
 
 def ask(*answers: bytes, stays: bool = False, times: int = 1, start: int = 0) -> tuple[list[object], RawServer]:
-    """What is read of a server that gives these answers in turn, and what it was asked."""
+    """Return the result of reads from a server that gives these answers in turn, and the requests that it got."""
 
     async def go() -> tuple[list[object], RawServer]:
         given = itertools.cycle(answers)
@@ -195,7 +195,7 @@ ODD = {
 
 
 async def within_bounds(read: Awaitable[object]) -> object:
-    """What a read comes to, after seeing that it took neither long nor much memory."""
+    """Return the result of a read, after checking that it took neither long nor much memory."""
     tracemalloc.start()
     begun = time.monotonic()
     try:

@@ -1,4 +1,4 @@
-"""Answers no server should give: each is the bytes asked for or an error of ours, and none keeps a client waiting."""
+"""Answers that no server should give: each is the wanted bytes or an error, and none keeps a client waiting."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ODD = [
 
 
 def read_all(answers: Sequence[bytes]) -> list[bytes | RangeReadError]:
-    """What a client makes of each answer, which a server of one request per connection gives it."""
+    """Return the result of each answer, given by a server that takes one request per connection."""
 
     async def go() -> list[bytes | RangeReadError]:
         current = [b""]

@@ -1,4 +1,4 @@
-"""Headers, redirects, cookies and proxies over real servers: what is sent where, and what no error tells."""
+"""Headers, redirects, cookies and proxies over real servers: what is sent to which host, and what no error shows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def other(tmp_path: Path) -> Iterator[RangeServer]:
 
 
 def read_all(*urls: str, backend: StorageBackend | None = None) -> list[bytes]:
-    """The first 100 bytes of every URL, one after the other."""
+    """Return the first 100 bytes of every URL, read one after the other."""
     used = backend or create_backend()
 
     async def go() -> list[bytes]:
@@ -52,7 +52,7 @@ def read_all(*urls: str, backend: StorageBackend | None = None) -> list[bytes]:
 
 
 def by_name(server: RangeServer) -> str:
-    """The server's address under the name of this machine: another host than the number, for a client."""
+    """Return the server's address with the name of this machine, which is another host than its number."""
     return server.url.replace("127.0.0.1", "localhost")
 
 
@@ -66,7 +66,9 @@ def test_a_redirect_on_the_same_host_carries_what_signs_the_request(server: Rang
         assert headers["Range"] == "bytes=0-99"
 
 
-def test_a_redirect_to_another_host_carries_none_of_it(server: RangeServer, other: RangeServer) -> None:
+def test_a_redirect_to_another_host_carries_nothing_that_signs_the_request(
+    server: RangeServer, other: RangeServer
+) -> None:
     server.answers["/old.tif"] = (307, {"Location": by_name(other) + "/x.tif"}, b"")
     assert read_all(server.url + "/old.tif", backend=create_backend(headers=SECRETS)) == [DATA[:100]]
     assert server.headers[0]["Authorization"] == "Bearer token"
@@ -185,7 +187,7 @@ def test_headers_given_by_host_go_to_that_host_only(server: RangeServer, other: 
     assert not {"X-Api-Key", "X-Other", "x-study"} & (second.keys() | (other.headers[0].keys() - {"X-Other"}))
 
 
-def test_headers_by_host_count_over_those_for_all(server: RangeServer) -> None:
+def test_headers_by_host_take_precedence_over_headers_for_all(server: RangeServer) -> None:
     server.objects["/x.tif"] = DATA
     headers: dict[str, Any] = {**SECRETS, "127.0.0.1": {"authorization": "Bearer mine"}}
     read_all(server.url + "/x.tif", by_name(server) + "/x.tif", backend=create_backend(headers=headers))
@@ -246,7 +248,7 @@ def test_the_password_of_an_address_is_in_no_error(server: RangeServer, path: st
     [{"X-A": "s3cr3t\r\nX-B: 1"}, {"X A": "s3cr3t"}, {"X-A": 1}, {"https://h/": {"X-A": "s3cr3t"}},
      {"h": {"": "s3cr3t"}}, {"a b": {"X-A": "1"}}, {"user@h": {"X-A": "1"}}, {"h:port": {"X-A": "1"}}],
 )  # fmt: skip
-def test_headers_that_are_none_are_refused_where_they_are_given(headers: dict[str, Any]) -> None:
+def test_invalid_headers_are_refused_where_they_are_given(headers: dict[str, Any]) -> None:
     with pytest.raises(SpecError) as caught:
         create_backend(headers=headers)
     assert "s3cr3t" not in str(caught.value)

@@ -42,7 +42,7 @@ def files(tmp_path: Path) -> Files:
 
 
 @pytest.mark.parametrize("text", BROKEN)
-def test_a_broken_connection_is_no_damage(text: str) -> None:
+def test_a_broken_connection_is_not_damage(text: str) -> None:
     assert not is_damage(OSError(text))
     message = str(unreadable("bucket/file", OSError(text)))
     assert message.startswith("bucket/file cannot be read (")
@@ -89,7 +89,7 @@ def test_a_file_that_a_power_cut_emptied_is_damage(files: Files, content: bytes)
     assert files.read_json(str(path), cache=True) is None
 
 
-def test_a_cache_of_another_form_counts_as_none(files: Files) -> None:
+def test_a_cache_of_another_form_is_read_as_missing(files: Files) -> None:
     path = f"{files.stages}/source.json"
     for document in ([], 5, "text"):
         files.write_json(path, document)
@@ -98,7 +98,7 @@ def test_a_cache_of_another_form_counts_as_none(files: Files) -> None:
 
 
 class FaultyFile(io.BytesIO):
-    """A file in memory, of which reads fail as long as there are failures left."""
+    """A file in memory whose first reads fail."""
 
     def __init__(self, content: bytes, failures: list[Exception]) -> None:
         super().__init__(content)
@@ -111,7 +111,7 @@ class FaultyFile(io.BytesIO):
 
 
 class Faulty(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """A filesystem of which some reads fail, as those of a store do."""
+    """A filesystem whose first reads fail, as those of a store may."""
 
     protocol = ("faulty",)
     failures: list[Exception]
@@ -182,7 +182,7 @@ def test_rows_come_once_where_a_read_fails_between_batches(files: Files, monkeyp
     assert broken
 
 
-def test_what_stays_as_it_is_is_not_asked_again() -> None:
+def test_a_lasting_failure_is_not_tried_again() -> None:
     for error in (FileNotFoundError(), PermissionError(), OSError("AWS Error ACCESS_DENIED during HeadObject")):
         asked = []
 
@@ -195,8 +195,8 @@ def test_what_stays_as_it_is_is_not_asked_again() -> None:
         assert len(asked) == 1
 
 
-def test_a_marker_that_is_gone_is_no_failure() -> None:
-    """Stores without folders say so when one is deleted that was never there."""
+def test_a_missing_marker_is_not_a_failure() -> None:
+    """Stores without folders raise when a folder is deleted that never existed."""
     from rasteret_assets.storage.workspace import Workspace  # noqa: PLC0415
 
     workspace = Workspace.at("memory-test/s2_records", fsspec.filesystem("memory", skip_instance_cache=True))

@@ -1,4 +1,4 @@
-"""Names that lead to link-local addresses: what counts is the address that is connected to, not the name."""
+"""Names that lead to link-local addresses are refused by the address that would be connected to, not by the name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DATA = bytes(range(256))
 
 @pytest.fixture
 def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
-    """Give names addresses, whatever is asked of the resolver for them."""
+    """Let the resolver answer with these addresses, by name."""
     known: dict[str, tuple[str, ...]] = {}
     ask = socket.getaddrinfo
 
@@ -40,7 +40,7 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
 
 @pytest.fixture
 def forbidden(monkeypatch: pytest.MonkeyPatch) -> Iterator[RangeServer]:
-    """A server whose address counts as link-local, where no real such address may be listened at."""
+    """A server whose address counts as link-local, because a test cannot listen at a real one."""
     networks = (*link_local._NETWORKS, ipaddress.ip_network("127.0.0.3/32"))
     monkeypatch.setattr(link_local, "_NETWORKS", networks)
     link_local.is_link_local.cache_clear()

@@ -1,4 +1,4 @@
-"""One holder at a time, on a disk and on an object store; a dead holder's lock is taken over."""
+"""A lock has one holder at a time, on a disk and on an object store, and is taken over from a dead holder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -20,19 +19,12 @@ from rasteret_assets.errors import LockLostError, WorkspaceError
 from rasteret_assets.storage.workspace import Workspace, holds
 from rasteret_assets.storage.workspace._locks import held
 from rasteret_assets.storage.workspace.holds import Hold
-from tests.support.s3 import bucket_server, filesystem_of, requests_seen
-
-Place = tuple[pafs.FileSystem, str]
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[pafs.FileSystem]:
-    with bucket_server("locks") as endpoint:
-        yield filesystem_of(endpoint)
+from tests.storage.conftest import Place
+from tests.support.s3 import requests_seen
 
 
 def unconditional(protocol: str) -> pafs.FileSystem:
-    """A store without conditional puts; that of memory tells no times either."""
+    """A store without conditional puts; the one in memory has no times either."""
     return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(protocol, skip_instance_cache=True)))
 
 
@@ -40,7 +32,8 @@ def place_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Place
     if kind == "local":
         return pafs.LocalFileSystem(), str(tmp_path / "locks" / "2024-01")
     if kind == "s3":
-        return request.getfixturevalue("bucket"), f"locks/{tmp_path.name}/2024-01"
+        fs, folder = request.getfixturevalue("on_s3")
+        return fs, f"{folder}/2024-01"
     (tmp_path / "claims").mkdir()
     return unconditional(kind), f"{tmp_path}/claims/2024-01"
 
@@ -52,7 +45,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture(params=["s3", "file"])
 def leased(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Where a lock may be taken over from a holder that did not renew it."""
+    """A store on which a lock is taken over from a holder that did not renew it."""
     return place_of(request.param, request, tmp_path)
 
 
@@ -79,7 +72,7 @@ def test_holders_never_overlap(place: Place) -> None:
     assert most == 1
 
 
-def test_whoever_waits_says_so_once(place: Place) -> None:
+def test_a_waiting_process_says_so_once(place: Place) -> None:
     said: list[str] = []
     told, done = threading.Event(), threading.Event()
 
@@ -125,7 +118,7 @@ def test_the_system_gives_back_the_lock_of_a_killed_process(tmp_path: Path) -> N
 
 
 def dead_after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Set when a lease ends; it is not renewed before."""
+    """Let leases end after so many seconds, without any renewal."""
     monkeypatch.setattr(holds, "DEAD_AFTER_S", seconds)
     monkeypatch.setattr(holds, "RENEWED_EVERY_S", 1000.0)
 
@@ -184,11 +177,12 @@ def test_each_holder_has_a_higher_number(request: pytest.FixtureRequest, tmp_pat
             assert hold.fence == 43
 
 
-def test_a_lock_on_a_store_takes_three_requests(bucket: pafs.FileSystem, tmp_path: Path) -> None:
-    path = f"locks/{tmp_path.name}/requests"
-    with held(bucket, path):  # the store is asked once whether it honours conditions
+def test_a_lock_on_a_store_takes_three_requests(on_s3: Place) -> None:
+    fs, folder = on_s3
+    path = f"{folder}/requests"
+    with held(fs, path):  # the store is asked once whether it honours conditions
         pass
-    with requests_seen() as asked, held(bucket, path):
+    with requests_seen() as asked, held(fs, path):
         pass
     assert asked == [f"GET /{path}", f"PUT /{path}", f"PUT /{path}"]
 

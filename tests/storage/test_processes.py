@@ -1,4 +1,4 @@
-"""Coroutines from threads: one loop for all of them, whoever is first."""
+"""Threads that run coroutines at the same time share one loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What in an address is a secret, whatever it is called, however it is written, and wherever the address stands."""
+"""Secrets in addresses are found under any name, in any spelling, and wherever the address is."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_a_secret_is_found_wherever_an_address_stands(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [text for name, text in PLACES.items() if name != "blanks"])
-def test_no_message_shows_it(text: str) -> None:
+def test_no_message_shows_a_secret(text: str) -> None:
     assert S not in redact(text)
     assert S not in redact_text(f"cannot read {text}: no answer")
     for error in (SourceError(f"{text}: gone"), RangeReadError(f"{text}: gone", href=text), SpecError(text)):
@@ -302,7 +302,7 @@ _ADDRESSES = st.lists(
 
 @given(_ADDRESSES, st.sampled_from([BY_DEFAULT, SecretRule.of(["v"], ["token", "sig"])]))
 def test_an_address_of_the_commonest_form_is_read_as_any_other(address: str, rule: SecretRule) -> None:
-    """A fragment makes it one of another form, which takes the long way."""
+    """A fragment makes an address one of another form, which is parsed in full."""
     assert without_secrets(f"{address}#", rule) == f"{without_secrets(address, rule)}#"
 
 

@@ -1,4 +1,4 @@
-"""States that did not change are not read again; those that did are, however small the change."""
+"""States are read again if they changed, however small the change, and only then."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(workspace: Workspace, key: str, version: str) -> None:
     workspace.write_json(workspace.state_file(key), {"source_version": version})
 
 
-def test_what_is_remembered_is_what_is_there(workspace: Workspace) -> None:
+def test_cached_states_are_the_stored_ones(workspace: Workspace) -> None:
     known = StateCache()
     assert known.read(workspace) == workspace.states() == {}
     for number in range(3):
@@ -44,7 +44,7 @@ def test_what_is_remembered_is_what_is_there(workspace: Workspace) -> None:
     assert list(known.read(workspace)) == ["2023-01", "2024-01", "2024-02"]
 
 
-def test_a_damaged_state_is_told_again(workspace: Workspace) -> None:
+def test_a_damaged_state_is_logged_again(workspace: Workspace) -> None:
     known = StateCache()
     write(workspace, "2024-01", "a")
     known.read(workspace)

@@ -1,4 +1,4 @@
-"""What went wrong is what is told: by status and not by digits in a text, and not hidden by what fails afterwards."""
+"""Errors tell the real cause: by status rather than digits in a text, and not hidden by a later failure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEXT = (
 
 @contextmanager
 def answering(status: int) -> Iterator[str]:
-    """Serve one status for whatever is asked; the server's ``host:port``."""
+    """Answer every request with one status; yield the server's ``host:port``."""
 
     class Handler(AnsweringHandler):
         def do_GET(self) -> None:  # noqa: N802  (the name that the base class looks for)
@@ -69,7 +69,7 @@ def test_a_store_without_conditions_is_told_by_its_status(status: int) -> None:
 
 
 class ClosedBadly:
-    """A backend of the user's that cannot be closed."""
+    """A user's backend that cannot be closed."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -133,7 +133,7 @@ def test_a_signed_address_of_azure_is_asked_as_it_is_written(
 
 
 def test_an_interrupt_within_a_backend_ends_the_build_and_nothing_else(tmp_path: Path) -> None:
-    """What a coroutine raises to end the program stops the event loop that all reads of the process share."""
+    """An exception that ends the program stops the event loop that all reads of the process share."""
     pq.write_table(record_table(["a", "b"], {"B": ["mine://a", "mine://b"]}), tmp_path / "t.parquet")
     spec = ra.CollectionSpec.of(
         path=str(tmp_path / "t.parquet"), name="t", workspace_dir=str(tmp_path), enrich_cog=True, band_codes=["B"]

@@ -1,9 +1,8 @@
-"""Tables as Arrow streams: what is written comes back, in whole or in part, and any other byte is told by name."""
+"""Tables as Arrow streams: rows are read in whole or in part, and any changed byte is an error that names the file."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from rasteret_assets.errors import CollectionError, DamagedFileError
 from rasteret_assets.schema import BAND_STRUCT, BBOX_TYPE
 from rasteret_assets.storage.workspace.files import Files
 from rasteret_assets.storage.workspace.streams import StreamTable, open_stream, put_messages, stream_writer
-from tests.support.s3 import bucket_server, filesystem_of
+from tests.storage.conftest import Place
 
 ROWS = 500
 
@@ -58,17 +57,10 @@ def opened(files: Files, path: str) -> StreamTable:
     return stream
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[pafs.FileSystem]:
-    with bucket_server("streams") as endpoint:
-        yield filesystem_of(endpoint)
-
-
-@pytest.fixture(params=["local", "s3"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
-    if request.param == "local":
-        return Files(fs=pafs.LocalFileSystem(), stages=str(tmp_path / "stages"))
-    return Files(fs=request.getfixturevalue("s3"), stages=f"streams/{tmp_path.name}")
+@pytest.fixture
+def files(on_disk_or_s3: Place) -> Files:
+    fs, folder = on_disk_or_s3
+    return Files(fs=fs, stages=f"{folder}/stages")
 
 
 @pytest.fixture
@@ -111,7 +103,7 @@ def test_the_schema_keeps_its_metadata(files: Files, path: str) -> None:
     assert opened(files, path).schema.equals(schema, check_metadata=True)
 
 
-def test_a_stream_without_rows_is_one_all_the_same(files: Files, path: str) -> None:
+def test_a_stream_without_rows_is_valid(files: Files, path: str) -> None:
     write(files, path, rows(0), notes_are="kept")
     stream = opened(files, path)
     assert (stream.rows, stream.messages, stream.notes) == (0, (), {"notes_are": "kept"})
@@ -138,7 +130,7 @@ def test_messages_that_are_encoded_already_are_a_stream(files: Files, path: str)
     assert opened(files, f"{path}3").rows == 0
 
 
-def test_an_equal_stream_has_an_equal_digest_and_another_has_not(tmp_path: Path) -> None:
+def test_equal_streams_have_equal_digests_and_others_do_not(tmp_path: Path) -> None:
     files = Files(fs=pafs.LocalFileSystem(), stages=str(tmp_path / "stages"))
     digests = []
     for table in (rows(), rows(), rows(ROWS, 1), rows().slice(0, ROWS - 1), rows().append_column("x", pa.nulls(ROWS))):
@@ -180,7 +172,7 @@ def test_standard_readers_open_the_file(tmp_path: Path) -> None:
 
 
 class Stream:
-    """A sound stream, which a test puts other bytes in the place of.
+    """A valid stream, whose bytes a test replaces.
 
     Args:
         files: where it lies.
@@ -191,7 +183,7 @@ class Stream:
         self.files, self.path, self.content = files, path, Path(path).read_bytes()
 
     def refuses(self, content: bytes) -> bool:
-        """Whether other content is refused by name, when it is opened or at the latest when all of it is read."""
+        """Return whether other content is refused with the name of the file, on opening or on reading all of it."""
         Path(self.path).write_bytes(content)
         return refused(self.files, self.path)
 
@@ -240,14 +232,14 @@ def test_a_stream_that_is_cut_is_refused_at_any_length(sound: Stream, length: fl
     assert left == sound.content or sound.refuses(left)
 
 
-def test_every_byte_counts_that_is_put_behind_or_before(sound: Stream) -> None:
+def test_a_byte_added_before_or_after_a_stream_is_refused(sound: Stream) -> None:
     content = sound.content
     for changed in (content + b"\0", b"\0" + content, content + content, content[1:]):
         assert sound.refuses(changed)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", bytes(12), b"PAR1", b"\xff" * 100, b'{"messages": []}' + bytes(12)])
-def test_an_empty_file_or_another_is_named_damage(files: Files, path: str, content: bytes) -> None:
+def test_an_empty_file_and_a_file_of_another_kind_are_called_damaged(files: Files, path: str, content: bytes) -> None:
     write(files, path, rows())
     replace(files, path, content)
     with pytest.raises(DamagedFileError, match=r"2024-05\.arrows: damaged .*build it again with force") as caught:
@@ -296,8 +288,9 @@ def test_a_stream_is_read_on_while_it_is_replaced(tmp_path: Path) -> None:
     assert opened(files, path).rows == 7
 
 
-def test_an_object_that_is_replaced_while_it_is_read_is_never_mixed(s3: pafs.FileSystem) -> None:
-    files = Files(fs=s3, stages="streams/replaced")
+def test_an_object_that_is_replaced_while_it_is_read_is_never_mixed(on_s3: Place) -> None:
+    fs, folder = on_s3
+    files = Files(fs=fs, stages=folder)
     path = f"{files.stages}/x.arrows"
     write(files, path, *(rows(300, 300 * number) for number in range(4)))
     stream = opened(files, path)

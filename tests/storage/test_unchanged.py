@@ -38,13 +38,13 @@ def run(url: str, ask: Callable, backend: StorageBackend | None = None):
 
 
 def indexed(url: str, backend: StorageBackend | None = None) -> IndexedFile:
-    """What a header's read learns of a file."""
+    """Return tag, time and size of a file as they come with its header."""
     read = run(url, lambda used, url: read_range(used, url, 0, 10), backend)
     return IndexedFile(read.etag, read.last_modified, read.size)
 
 
 def read(url: str, known: IndexedFile, start: int = 500, backend: StorageBackend | None = None) -> bytes:
-    """50 bytes of the file that is known."""
+    """Return 50 bytes of the indexed file."""
     found = run(url, lambda used, url: as_unchanged_reader(used).read_unchanged(url, start, 50, known), backend)
     return bytes(found.data)
 
@@ -66,7 +66,7 @@ TIMES = {"Last-Modified": MONDAY}, {"Last-Modified": TUESDAY}
     ],
     ids=["strong", "weak", "later", "earlier", "weak-and-time", "longer", "same-tag", "shorter", "cut"],
 )  # fmt: skip
-def test_a_replaced_file_is_told_in_one_request(server: RangeServer, conditions, before, after, new) -> None:
+def test_a_replaced_file_is_noticed_in_one_request(server: RangeServer, conditions, before, after, new) -> None:
     url = f"{server.url}/x.tif?sig=secret"
     server.conditions = conditions
     server.objects["/x.tif"], server.told["/x.tif"] = OLD, before
@@ -92,7 +92,7 @@ def test_a_replaced_file_is_told_in_one_request(server: RangeServer, conditions,
         (STRONG[0], {**STRONG[0], "ETag": 'W/"one"'}), (TIMES[0], {"Last-Modified": "2024-04-01T00:00:00.5Z"}),
     ],
 )  # fmt: skip
-def test_a_file_that_stayed_is_read(server: RangeServer, conditions, before, after) -> None:
+def test_an_unchanged_file_is_read(server: RangeServer, conditions, before, after) -> None:
     server.objects["/x.tif"], server.told["/x.tif"] = OLD, before
     known = indexed(f"{server.url}/x.tif")
     server.conditions = conditions and "W/" not in str(after) and after != {} and "T00" not in str(after)
@@ -123,7 +123,7 @@ def test_conditions_are_those_of_rfc_9110(server: RangeServer, known: IndexedFil
 
 
 def only_conditional(server: RangeServer, path: str) -> None:
-    """Keep a fixed answer for requests with a condition; the first one without any ends it."""
+    """Give a fixed answer until a request comes without a condition."""
     note = server.note
 
     def noted(path_asked: str, ranged: str | None, headers: dict[str, str]) -> int:
@@ -142,7 +142,7 @@ def test_a_server_that_refuses_the_tag_it_tells_is_asked_without_a_condition(ser
     assert len(server.requests) == 2
 
 
-def test_a_refusal_without_a_word_is_a_replaced_file(server: RangeServer) -> None:
+def test_a_412_without_validators_means_a_replaced_file(server: RangeServer) -> None:
     server.answers["/x.tif"] = (412, {}, b"no")
     with pytest.raises(FileReplacedError, match="HTTP 412"):
         read(f"{server.url}/x.tif", IndexedFile('"one"'))
@@ -173,7 +173,7 @@ def replace(path: Path, content: bytes, *, keep_time: bool = False) -> None:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_a_local_file_is_told_by_size_and_time(tmp_path: Path) -> None:
+def test_a_replaced_local_file_is_noticed_by_size_and_time(tmp_path: Path) -> None:
     path = tmp_path / "x.tif"
     path.write_bytes(OLD)
     os.utime(path, ns=(10**18, 10**18))
@@ -201,7 +201,7 @@ def test_a_local_file_is_told_by_size_and_time(tmp_path: Path) -> None:
     assert read(str(path), IndexedFile(size=1000)) == OLD[:50]
 
 
-def test_an_object_on_s3_is_told_by_its_tag_in_one_request() -> None:
+def test_a_replaced_object_on_s3_is_noticed_by_its_tag_in_one_request() -> None:
     with bucket_server("images") as endpoint:
         client = boto3.client("s3", endpoint_url=f"http://{endpoint}", region_name="us-east-1", **KEYS)
         config = {"endpoint": f"http://{endpoint}", "access_key_id": "k", "secret_access_key": "s"}
@@ -224,7 +224,7 @@ def test_an_object_on_s3_is_told_by_its_tag_in_one_request() -> None:
 
 
 class Plain:
-    """A user's backend, which tells nothing of its files."""
+    """A user's backend that tells neither size nor validators."""
 
     async def get_range(self, url: str, start: int, length: int) -> bytes:
         raise AssertionError("ranges are asked for together")
@@ -234,7 +234,7 @@ class Plain:
 
 
 class Telling(Plain):
-    """A user's backend that tells of its files, and knows no conditions."""
+    """A user's backend that tells size and validators, and knows no conditions."""
 
     async def read(self, url: str, start: int, length: int) -> RangeRead:
         return RangeRead(NEW[start : start + length], len(NEW), '"two"')
@@ -249,7 +249,7 @@ def test_backends_of_users_are_compared_as_far_as_they_tell() -> None:
         read("mine://x", known, backend=Telling())
 
 
-def test_times_in_two_spellings_are_one() -> None:
+def test_equal_times_in_two_spellings_are_equal() -> None:
     known = IndexedFile(None, MONDAY)
     for same in (MONDAY, "2024-04-01T00:00:00+00:00", "2024-04-01T02:00:00.7+02:00", "2024-04-01T00:00:00Z", None, ""):
         assert difference(known, None, same) is None, same

@@ -1,4 +1,4 @@
-"""Secrets in URLs, and rewriting them."""
+"""Secrets in URLs, and rewrites of URLs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_messages_show_neither_query_nor_password() -> None:
 
 
 @given(st.text("ahtp:/[]@?#%&=.\\\x00é ", max_size=12).map("https://{}".format))
-def test_what_is_no_url_can_be_told_of_too(href: str) -> None:
+def test_texts_that_are_not_urls_are_shown_too(href: str) -> None:
     shown = redact(href)
     assert not {"?", "#", "@"} & set(shown.removeprefix("https://").partition("/")[0])
     assert host(href) == host(shown)

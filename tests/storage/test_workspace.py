@@ -1,4 +1,4 @@
-"""Files are replaced whole, locally and on S3, and folders go with their last file."""
+"""Files are replaced in one step, on a disk and on S3, and folders are deleted with their last file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,23 +18,16 @@ from rasteret_assets.storage import batches
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
 from rasteret_assets.storage.workspace import Workspace, placed_files
 from rasteret_assets.storage.workspace.files import STAGE_OPTIONS
-from tests.support.s3 import bucket_server, filesystem_of, requests_seen
+from tests.storage.conftest import Place
+from tests.support.s3 import requests_seen
 
 TABLE = pa.table({"x": [1, 2, 3]})
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[pafs.FileSystem]:
-    with bucket_server("workspace") as endpoint:
-        yield filesystem_of(endpoint)
-
-
-@pytest.fixture(params=["local", "s3"])
-def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Workspace:
-    if request.param == "local":
-        return Workspace.at(str(tmp_path / "w" / "s2_records"))
-    fs = request.getfixturevalue("bucket")
-    return Workspace.at("s3://workspace/w/s2_records", fs)
+@pytest.fixture
+def workspace(on_disk_or_s3: Place) -> Workspace:
+    fs, folder = on_disk_or_s3
+    return Workspace.at(f"{folder}/s2_records", fs)
 
 
 def test_layout(tmp_path: Path) -> None:
@@ -65,9 +57,10 @@ def test_tables_and_documents_come_back(workspace: Workspace) -> None:
 
 
 def test_an_object_takes_a_request_to_write_and_one_for_each_part_to_read(
-    bucket: pafs.FileSystem, monkeypatch: pytest.MonkeyPatch
+    on_s3: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = Workspace.at("s3://workspace/many/s2_records", bucket)
+    fs, folder = on_s3
+    workspace = Workspace.at(f"s3://{folder}/s2_records", fs)
     path = workspace.stage_file("raw_records", "2024-01")
     table = pa.table({f"column{number}": range(2000) for number in range(50)})
     with requests_seen() as asked:
@@ -138,7 +131,7 @@ def test_a_damaged_stage_file_is_named(tmp_path: Path) -> None:
         workspace.read_table(str(path))
 
 
-def test_a_store_that_cannot_be_reached_is_no_damage() -> None:
+def test_a_store_that_cannot_be_reached_is_not_called_damaged() -> None:
     fs = pafs.S3FileSystem(
         access_key="k", secret_key="s", endpoint_override="127.0.0.1:9", scheme="http", region="us-east-1",
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
@@ -217,7 +210,7 @@ def test_what_a_killed_writer_left_is_swept_after_a_day(tmp_path: Path) -> None:
     assert [file.exists() for file in (old, new)] == [False, True]
 
 
-def test_a_workspace_that_is_no_folder_is_named(tmp_path: Path) -> None:
+def test_a_workspace_that_is_not_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     workspace = Workspace.at(str(tmp_path / "taken" / "s2_records"))
     path = workspace.state_file("2024-01")
@@ -225,8 +218,8 @@ def test_a_workspace_that_is_no_folder_is_named(tmp_path: Path) -> None:
         workspace.write_json(path, {})
 
 
-def test_a_bucket_that_is_not_there_is_named(bucket: pafs.FileSystem) -> None:
-    workspace = Workspace.at("s3://elsewhere/s2_records", bucket)
+def test_a_bucket_that_does_not_exist_is_named(s3: pafs.FileSystem) -> None:
+    workspace = Workspace.at("s3://elsewhere/s2_records", s3)
     path = workspace.stage_file("raw_records", "2024-01")
     with pytest.raises(WorkspaceError, match=f"^{path} cannot be written"):
         workspace.write_table(path, TABLE)

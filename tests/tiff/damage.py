@@ -1,4 +1,4 @@
-"""One or more things done to a TIFF that no writer would do: what the fuzzer feeds the parser.
+"""Damage TIFF files in ways that no writer would, for the fuzzer.
 
 Every damage knows where the first directory lies, by a scan that owes nothing to the parser under test.
 """

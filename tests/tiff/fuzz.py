@@ -1,4 +1,4 @@
-"""Real and made files, damaged at random: each must give a header or a TiffError, within its means.
+"""Damage real and made files at random: each must give a header or a TiffError, in bounded rounds, bytes and memory.
 
 ``python -m tests.tiff.fuzz --minutes 60 --seed 1`` runs for as long as asked, prints counts, and keeps what it found in
 ``fuzz-<seed>-<case>.tif`` in the temporary folder. The suite runs a few seconds of it.
@@ -37,7 +37,7 @@ _MOST_ASKED = 160 * 1024 * 1024
 
 
 def seeds() -> list[bytes]:
-    """Sound files of every layout: the corpus's where it is present, and made ones."""
+    """Return valid files of every layout: those of the corpus, if it is present, and made ones."""
     made = [craft(order=order, big=big, offset=at) for order in "<>" for big in (False, True) for at in (None, 2048)]
     custom = geo_keys((1024, 0, 1, 1), (3072, 0, 1, 32767), (3075, 0, 1, 1), (3080, 34736, 1, 0), (3088, 34736, 1, 1))
     made += [craft({34735: custom, 34736: (12, [9.0, 0.9996]), 34737: (2, b"name|\0")}, order=order) for order in "<>"]
@@ -61,7 +61,7 @@ def read_in_rounds(file: bytes, first: int, *, knows_size: bool) -> TiffHeader |
 
 
 def check(file: bytes, rng: random.Random) -> str:
-    """Read a file in two ways; the name of what came of it.
+    """Read a file in two ways; return the name of the outcome.
 
     Raises:
         Exception: whatever a parse may not do.
@@ -90,7 +90,7 @@ def check(file: bytes, rng: random.Random) -> str:
 
 @dataclass
 class Findings:
-    """What a run came upon."""
+    """The outcomes of a run."""
 
     cases: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)

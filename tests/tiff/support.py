@@ -30,12 +30,12 @@ Field = tuple[int, Any]  # field type and values: numbers, or bytes for types 2 
 
 
 def geo_keys(*keys: tuple[int, int, int, int]) -> Field:
-    """A GeoKeyDirectory of ``(key, place, count, value)``."""
+    """Return a GeoKeyDirectory of ``(key, place, count, value)``."""
     return 3, [1, 1, 0, len(keys), *(number for key in keys for number in key)]
 
 
 def base_tags() -> dict[int, Field]:
-    """Tags of a sound 32 x 32 uint16 image in 4 tiles of 16 x 16, EPSG:32633."""
+    """Return the tags of a valid 32 x 32 uint16 image in 4 tiles of 16 x 16, EPSG:32633."""
     return {
         256: (3, [32]),
         257: (3, [32]),
@@ -57,7 +57,7 @@ def base_tags() -> dict[int, Field]:
 def craft(
     changes: dict[int, Field | None] | None = None, *, order: str = "<", big: bool = False, offset: int | None = None
 ) -> bytes:
-    """A TIFF of :func:`base_tags` with some tags changed (``None`` removes one), its pixels at byte 4096.
+    """Return a TIFF of :func:`base_tags` with some tags changed (``None`` removes one), its pixels at byte 4096.
 
     Args:
         changes: tag to field type and values.
@@ -136,7 +136,7 @@ def to_degrees(crs: pyproj.CRS, header: TiffHeader) -> np.ndarray:
 
 
 def as_values(header: TiffHeader) -> dict[str, Any]:
-    """The fields of a header in a form that compares; NaN equals NaN."""
+    """Return the fields of a header in a form that compares, in which NaN equals NaN."""
     values = {name: getattr(header, name) for name in TiffHeader.__slots__}
     return {
         name: value.tolist() if isinstance(value, np.ndarray) else repr(value) if isinstance(value, float) else value

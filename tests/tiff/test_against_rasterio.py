@@ -1,4 +1,4 @@
-"""Random GeoTIFFs written by GDAL: the parser must say what rasterio and tifffile say of them."""
+"""Random GeoTIFFs written by GDAL: the parser must agree with rasterio and tifffile."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def write_geotiff(profile: dict[str, Any], *, area_or_point: str = "Area") -> by
 
 @SLOW
 @given(profile=profiles(), area_or_point=st.sampled_from(["Area", "Point"]))
-def test_header_is_what_gdal_reads(profile: dict[str, Any], area_or_point: str) -> None:
+def test_the_header_is_the_one_that_gdal_reads(profile: dict[str, Any], area_or_point: str) -> None:
     file = write_geotiff(profile, area_or_point=area_or_point)
     header = parse_header([(0, file)], size=len(file))
     assert_same_as_rasterio(header, file)

@@ -1,4 +1,4 @@
-"""Whatever the bytes are: a header, a request for bytes or a TiffError, and little memory."""
+"""Any bytes give a header, a request for more bytes or a TiffError, in little memory."""
 
 from __future__ import annotations
 

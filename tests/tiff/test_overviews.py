@@ -1,4 +1,4 @@
-"""Overviews of files that GDAL wrote, against what rasterio and tifffile say of them."""
+"""Overviews of files that GDAL wrote agree with rasterio and tifffile."""
 
 from __future__ import annotations
 

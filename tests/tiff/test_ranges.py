@@ -1,4 +1,4 @@
-"""Which bytes the parser asks for, and in how many rounds."""
+"""The bytes that the parser asks for, and the number of rounds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_pieces_in_any_order_overlapping_and_touching_count_as_one() -> None:
     assert as_values(parse_header(pieces)) == as_values(parse_header([(0, file)]))
 
 
-def test_buffers_that_are_no_bytes_objects_do_as_well() -> None:
+def test_buffers_other_than_bytes_are_read_too() -> None:
     file = craft()
     assert as_values(parse_header([(0, memoryview(bytearray(file)))])) == as_values(parse_header([(0, file)]))
 

@@ -1,4 +1,4 @@
-"""The rules of the formats one by one, and what a refusal says."""
+"""The rules of the formats one by one, and the messages of refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scale and offset of bands: what GDAL reads from its metadata tag, and a sound header whatever stands in it."""
+"""Scale and offset of bands are those that GDAL reads, and any content of the metadata tag gives a valid header."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_numbers_are_read_as_gdal_reads_them(text: str) -> None:
 
 
 def test_text_that_is_no_number_states_no_scale() -> None:
-    """GDAL reads it as 0, and would make all pixels one value."""
+    """GDAL reads such a text as 0, so that all pixels would have one value."""
     file = with_metadata(document(ITEM.format("unknown")))
     assert of_gdal(file) == ([0.0], [0.0])
     assert serve(file).scales == ()

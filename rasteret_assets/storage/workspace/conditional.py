@@ -27,7 +27,7 @@ from obstore.exceptions import (
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from rasteret_assets.storage.io_errors import patiently
-from rasteret_assets.storage.objects import check_obstore_works, credentials_of_boto3, status_of
+from rasteret_assets.storage.objects import check_obstore_works, credentials_of_boto3, s3_config_of, status_of
 
 if TYPE_CHECKING:
     from obstore import PutMode, UpdateVersion
@@ -208,12 +208,9 @@ def _opened(kind: str, bucket: str, base: str | None, options: bytes) -> Conditi
 
 def _s3(bucket: str, given: Mapping[str, Any], timeout: timedelta) -> ObjectStore | None:
     client: ClientConfig = {"timeout": timeout}
-    config: dict[str, Any] = {"region": given["region"]} if given["region"] else {}
-    if endpoint := given["endpoint_override"]:
-        # Users give it with or without a scheme; pyarrow puts the environment's endpoint here, which has one.
-        config["endpoint"] = endpoint if "://" in endpoint else f"{given['scheme']}://{endpoint}"
-        if config["endpoint"].startswith("http://"):
-            client["allow_http"] = True
+    config = s3_config_of(given)
+    if config.get("endpoint", "").startswith("http://"):
+        client["allow_http"] = True
     if given["force_virtual_addressing"]:
         config["virtual_hosted_style_request"] = True
     if (proxy := given["proxy_options"]) and proxy["host"]:
@@ -222,13 +219,7 @@ def _s3(bucket: str, given: Mapping[str, Any], timeout: timedelta) -> ObjectStor
     if given["role_arn"]:
         # pyarrow takes the role itself, and obstore cannot.
         return None
-    if given["anonymous"]:
-        config["skip_signature"] = True
-    elif given["access_key"]:
-        config |= {"access_key_id": given["access_key"], "secret_access_key": given["secret_key"]}
-        if given["session_token"]:
-            config["session_token"] = given["session_token"]
-    else:
+    if not {"skip_signature", "access_key_id"} & config.keys():
         config |= credentials_of_boto3()
     return S3Store(bucket, client_options=client, retry_config=_RETRIES, **config)
 

@@ -13,8 +13,7 @@ import rasterio
 
 from rasteret_assets import create_backend
 from rasteret_assets.errors import EnrichmentError
-from rasteret_assets.headers import band_metadata as stage
-from rasteret_assets.headers import fetch, rows
+from rasteret_assets.headers import band_metadata, fetch, rows
 from rasteret_assets.headers.band_metadata import check_enrichment, count_failures
 from rasteret_assets.headers.failures import remedy
 from rasteret_assets.headers.fetch import fetch_headers
@@ -140,7 +139,7 @@ def test_nothing_is_fetched_twice_unless_forced(server: RangeServer, three: pa.T
     assert ledgers.make(three, force=True).fetched == len(server.requests) == 3
 
 
-def test_what_another_try_may_mend_is_tried_again(server: RangeServer, three: pa.Table, ledgers: Ledgers) -> None:
+def test_a_failure_that_may_pass_is_tried_again(server: RangeServer, three: pa.Table, ledgers: Ledgers) -> None:
     server.fault = lambda path, before: {"/b.tif": "403", "/c.tif": "html"}.get(path)
     assert ledgers.make(three).failures == {"forbidden": 1, "not_tiff": 1}
     server.fault = lambda path, before: None
@@ -216,7 +215,7 @@ def test_a_users_backend_may_fail_in_any_way(three: pa.Table, ledgers: Ledgers) 
 
 def test_progress_ends_complete(three: pa.Table, ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
     # A slice at a time: the total is known only at the end, and never below what is done.
-    monkeypatch.setattr(stage, "SLICE_TARGETS", 2)
+    monkeypatch.setattr(band_metadata, "SLICE_TARGETS", 2)
     seen: list[tuple[int, int]] = []
 
     def watch(progress: HeaderProgress) -> None:
@@ -276,7 +275,7 @@ def test_an_interrupted_fetch_goes_on_where_it_was_kept(
 ) -> None:
     monkeypatch.setattr(fetch, "BATCH_HEADERS", 4)
     monkeypatch.setattr(rows, "SAVED_ROWS", 4)
-    monkeypatch.setattr(stage, "SLICE_TARGETS", slice_targets)
+    monkeypatch.setattr(band_metadata, "SLICE_TARGETS", slice_targets)
     names = [f"{number:02}" for number in range(30)]
     table = table_of(server, names)
     server.objects |= {f"/{name}.tif": tiff_bytes(seed=int(name)) for name in names}
@@ -299,7 +298,7 @@ def test_an_interrupted_fetch_goes_on_where_it_was_kept(
 def test_a_file_of_several_slices_is_fetched_once(
     server: RangeServer, ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "SLICE_TARGETS", 2)
+    monkeypatch.setattr(band_metadata, "SLICE_TARGETS", 2)
     server.objects |= {f"/{name}.tif": tiff_bytes(width=width) for name, width in (("a", 64), ("b", 256))}
     ids = [f"{number:02}" for number in range(9)]
     hrefs: list[str | None] = [f"{server.url}/{'ab'[number % 3 == 0]}.tif" for number in range(9)]
@@ -310,7 +309,7 @@ def test_a_file_of_several_slices_is_fetched_once(
     assert ledgers.stored() == 2
 
 
-def test_a_dead_host_fails_its_own_files_and_no_others(three: pa.Table, ledgers: Ledgers) -> None:
+def test_a_dead_host_fails_its_own_files_only(three: pa.Table, ledgers: Ledgers) -> None:
     names = [f"dead{number:03}" for number in range(200)]
     dead = record_table(names, {"B02": [f"http://127.0.0.1:9/{name}.tif" for name in names]})
     result = ledgers.make(pa.concat_tables([dead, three]))
