@@ -247,7 +247,7 @@ def test_warps(cases, name, target, resampling, draws, factor):
             expected = warped.read(1)[BORDER:-BORDER, BORDER:-BORDER]
     got = dataset["B"].values[0]
     if got.dtype.kind == "f":
-        # Close, because sums round differently: GDAL counts pixels from the first of the raster, we from that of a window.
+        # Close, because sums round differently: GDAL counts pixels from those of the raster, we from the window.
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6 * 1e3)  # samples are about 1e3
     elif resampling in {"bilinear", "cubic", "lanczos", "average"}:
         off = np.abs(got.astype(np.float64) - expected)
