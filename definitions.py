@@ -1,4 +1,4 @@
-"""What Dagster loads: every collection declared under ``collections/``."""
+"""Give Dagster the definitions of every collection that is declared under ``collections/``."""
 
 from pathlib import Path
 

@@ -30,8 +30,8 @@ from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import BANDS, ID, STATUS_OK
 from rasteret_assets.source.locate import paths_of
 from rasteret_assets.source.open import Source, open_source
-from rasteret_assets.source.profile import profile_source
-from rasteret_assets.source.stored import open_known
+from rasteret_assets.source.profiling import profile_source
+from rasteret_assets.source.stored import open_record_table
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
@@ -124,7 +124,7 @@ def build_from_table(
         )  # fmt: skip
     # Another process may have ended what was unfinished a moment ago.
     options: dict[str, Any] = {"force": force, "partitions": unfinished, "must_exist": False}
-    source = open_known(workspace, path, spec, filesystem, trust_stored=not force, backend=backend)
+    source = open_record_table(workspace, path, spec, filesystem, trust_stored=not force, backend=backend)
     _build(workspace, source, spec, backend, **options)
     return load(target, name=name)
 
@@ -134,6 +134,7 @@ def plan(
     *,
     filesystem: FilesystemLike | None = None,
     workspace_filesystem: FilesystemLike | None = None,
+    backend: StorageBackend | None = None,
     force: bool = False,
     revalidate: bool = False,
     partitions: Sequence[str] | None = None,
@@ -144,6 +145,7 @@ def plan(
         spec: of the collection; it needs a name or a workspace.
         filesystem: pyarrow or fsspec filesystem of the record table.
         workspace_filesystem: pyarrow or fsspec filesystem of the workspace; that of its path when omitted.
+        backend: whose headers and tokens open a record table at an address or in a bucket.
         force: as for the build.
         revalidate: as for the build.
         partitions: keys (such as ``2024-05``, or ``undated``) to look at; all when omitted.
@@ -156,7 +158,7 @@ def plan(
     workspace = _workspace(spec, workspace_filesystem)
     force = force or spec.force
     filesystem = _of_table(spec, filesystem, workspace_filesystem)
-    source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force)
+    source = open_record_table(workspace, spec.path, spec, filesystem, trust_stored=not force, backend=backend)
     options = {"force": force, "revalidate": revalidate}
     return plan_build(workspace, source, spec, only=partitions, **options)
 
@@ -199,7 +201,7 @@ def build(
     force = force or spec.force
     filesystem = _of_table(spec, filesystem, workspace_filesystem)
     backend = _backend(backend, spec)
-    source = open_known(workspace, spec.path, spec, filesystem, trust_stored=not force, backend=backend)
+    source = open_record_table(workspace, spec.path, spec, filesystem, trust_stored=not force, backend=backend)
     options = {"force": force, "revalidate": revalidate}
     return _build(workspace, source, spec, backend, partitions=partitions, **options)
 
@@ -272,7 +274,7 @@ def _build(
     building = Build(
         workspace=workspace, source=source, spec=spec, backend=backend, force=force, revalidate=revalidate
     )  # fmt: skip
-    with terminal_progress("headers") as progress, building.looking(trust_stored=not force) as profile:
+    with terminal_progress("headers") as progress, building.profiling(trust_stored=not force) as profile:
         building.progress = progress
         states = verified_states(workspace)
         if must_exist:

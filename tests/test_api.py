@@ -330,12 +330,12 @@ def test_what_is_no_table_backend_or_spec_is_said(table: pa.Table, tmp_path: Pat
     geopandas = pytest.importorskip("geopandas")
     pandas = pytest.importorskip("pandas")
     shapes = pandas.DataFrame({"id": ["a"], "geometry": geopandas.points_from_xy([1], [2])})
-    with pytest.raises(SourceError, match=r"the DataFrame is no Arrow table .* make footprints a GeoDataFrame's"):
+    with pytest.raises(SourceError, match=r"the DataFrame is not an Arrow table .* make footprints a GeoDataFrame's"):
         build_from_table(shapes)
     (tmp_path / "t.csv").write_text("id\na\n")
     with pytest.raises(SourceError, match="read it with pandas, and give the table"):
         build_from_table(tmp_path / "t.csv")
-    with pytest.raises(SpecError, match=r"backend= is a str without get_range"):
+    with pytest.raises(SpecError, match=r"backend= is a str, which has no get_range"):
         build_from_table(table, backend="s3")
     for call in (build, plan):
         with pytest.raises(SpecError, match=r"'t.parquet' is not a CollectionSpec"):

@@ -473,7 +473,7 @@ def test_an_interrupted_publication_is_readable_and_taken_up_again(
 
 def test_a_partition_that_is_not_there_is_refused(scenes: Scenes) -> None:
     for call in (plan, build):
-        with pytest.raises(SpecError, match=r"no partition 2024-13, march; the source has 2024-01, 2024-02"):
+        with pytest.raises(SpecError, match=r"no partition 2024-13, march; it has 2024-01, 2024-02"):
             call(scenes.spec, partitions=["march", "2024-13", "2024-01"])
 
 

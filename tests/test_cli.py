@@ -303,7 +303,7 @@ def test_partitions_of_several_collections_are_those_that_each_has(project: Proj
     assert len(load(project.root / "out" / "scenes_records")) == 1
     assert run("build", "-p", "2024-13").exit_code == 2
     alone = run("build", "scenes", "-p", "2024-13")
-    assert (alone.exit_code, "there is no partition 2024-13; the source has 2024-01, 2024-02" in alone.stderr) == (
+    assert (alone.exit_code, "the source has no partition 2024-13; it has 2024-01, 2024-02" in alone.stderr) == (
         1,
         True,
     )

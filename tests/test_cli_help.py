@@ -1,4 +1,4 @@
-"""What the command line tells before a command runs: its list of commands and completions, which import nothing."""
+"""What the command line tells before a command runs: commands, completions, wrong usage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rasteret_assets import cli
+from rasteret_assets import __version__, cli
 from rasteret_assets.cli import COMMANDS, main
 
 PRINT_MODULES = "import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
@@ -67,3 +67,30 @@ def test_a_mistyped_command_is_told_what_it_may_have_been() -> None:
     result = CliRunner().invoke(main, ["bulid"])
     assert result.exit_code == 2
     assert "No such command 'bulid'" in result.stderr
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert result.exit_code == 0
+    assert __version__ in result.output
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["demo", "--port", "0"], ["demo", "--port", "many"], ["bake"]])
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+def test_discover_wants_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    result = CliRunner().invoke(main, ["discover", "--collections", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "DAGSTER_HOME is not set" in result.output
+
+
+def test_discover_wants_declarations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.delenv("RASTERET_ASSETS_COLLECTIONS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["discover"])
+    assert result.exit_code == 2
+    assert "--collections" in result.output

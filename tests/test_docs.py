@@ -2,56 +2,34 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import doctest
 import re
+import runpy
 from pathlib import Path
 
-import numpy as np
+import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import rasterio
-import rasterio.shutil
-import shapely
-from affine import Affine
-from rasterio.warp import transform_bounds
 
+import rasteret_assets
 from rasteret_assets import CollectionSpec, build_from_table
 from rasteret_assets.checks import check_partition, registry
+from rasteret_assets.dagster import StorageBackendResource
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-SIDE, LEFT, TOP = 900, 500_000.0, 5_400_000.0
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
 
 
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
-    """A folder with ``scenes_records`` of two records and two bands, which are COGs with overviews."""
-    profile = {
-        "driver": "GTiff", "width": SIDE, "height": SIDE, "count": 1, "dtype": "uint16", "crs": "EPSG:32632",
-        "transform": Affine(10, 0, LEFT, 0, -10, TOP), "nodata": 0,
-    }  # fmt: skip
-    outline = shapely.box(*transform_bounds("EPSG:32632", 4326, LEFT, TOP - SIDE * 10, LEFT + SIDE * 10, TOP))
-    rows = []
-    for number in range(2):
-        assets = {}
-        for seed, band in enumerate(("B04", "B08")):
-            source, path = tmp_path / "source.tif", tmp_path / f"{number}_{band}.tif"
-            with rasterio.open(source, "w", **profile) as dataset:
-                dataset.write(np.random.default_rng(seed).integers(1, 4000, (1, SIDE, SIDE), dtype=np.uint16))
-            rasterio.shutil.copy(source, path, driver="COG", BLOCKSIZE=128, COMPRESS="DEFLATE")
-            assets[band] = {"href": str(path)}
-        rows.append({
-            "id": f"scene{number}", "datetime": dt.datetime(2024, 5, 3 + number, tzinfo=dt.UTC),
-            "geometry": outline.wkb, "assets": assets, "eo:cloud_cover": 3.0 + 9 * number,
-        })  # fmt: skip
-    build_from_table(pa.Table.from_pylist(rows), name="scenes", workspace_dir=tmp_path, enrich_cog=True)
+    """A folder with the collection that ``examples/scenes.py`` writes for whoever tries the pages."""
+    runpy.run_path(str(ROOT / "examples" / "scenes.py"))["write_scenes"](tmp_path)
     return tmp_path
 
 
@@ -122,3 +100,25 @@ def test_the_examples_of_a_build_run(
         exec(compile(block, "builds.md", "exec"), names)
     assert len(names["collection"]) == 2
     assert "partitions to build" in capsys.readouterr().out
+
+
+def test_the_examples_with_credentials_run(scenes: Path) -> None:
+    (record,) = rasteret_assets.load(scenes / "scenes_records").head(1, ["id", "datetime", "geometry"]).to_pylist()
+    for name, band in (("hls", "B04"), ("landsat", "red")):
+        table = pa.Table.from_pylist(
+            [{**record, "assets": {band: {"href": str(scenes / "scenes_files" / "0_B04.tif")}}}]
+        )
+        build_from_table(table, name=name, workspace_dir=scenes / "index", enrich_cog=True)
+    names: dict[str, object] = {
+        "ra": rasteret_assets, "area": (9.05, 48.70, 9.06, 48.71), "ask_for_a_token": lambda: ("secret", 60),
+        "create_backend": rasteret_assets.create_backend, "dg": dg, "StorageBackendResource": StorageBackendResource,
+    }  # fmt: skip
+    blocks = []
+    for page in ("credentials.md", "troubleshooting.md"):
+        blocks += re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(blocks) == 5
+    for block in blocks:
+        exec(compile(block.replace("/data/index", str(scenes / "index")), "credentials.md", "exec"), names)
+    opened = names["open_archive"]
+    assert opened("https://data.example")["headers"] == {"Authorization": "Bearer secret"}
+    assert opened("s3://other") is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -95,3 +96,11 @@ def test_links_lead_to_files_of_the_repository(page: Path) -> None:
         if "://" not in link and not link.startswith("#") and not (page.parent / link.partition("#")[0]).is_file()
     ]
     assert not gone
+
+
+def test_every_extra_is_listed() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    section = (ROOT / "docs" / "README.md").read_text(encoding="utf-8").partition("## Extras")[2].partition("\n## ")[0]
+    rows = " ".join(row.split("|")[1] for row in section.splitlines() if row.startswith("|"))
+    # Benchmarks are for those who read them, and say themselves what they need.
+    assert set(re.findall(r"`(\w+)`", rows)) == set(extras) - {"bench"}

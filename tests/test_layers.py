@@ -29,7 +29,7 @@ LAYERS = [
     {"pipeline"},
     {"checks", "collection", "declare", "progress"},
     {"api"},
-    {"from_stac"},
+    {"from_stac", "tiles"},
     {"orchestration"},
     {"dagster"},
     {"demo"},

@@ -196,7 +196,7 @@ def test_an_append_to_a_day_leaves_the_others_alone(table: Table) -> None:
     assert build(spec).reasons == {"2024-05-17": "source changed"}
     assert table.requests() == 1
     assert build(spec, partitions=["2024-05-17"]).reasons == {}
-    with pytest.raises(SpecError, match="there is no partition 2024-05;"):
+    with pytest.raises(SpecError, match="the source has no partition 2024-05;"):
         build(spec, partitions=["2024-05"])
 
 
@@ -218,7 +218,10 @@ def test_the_command_line_takes_a_day(table: Table, monkeypatch: pytest.MonkeyPa
     assert len(table.server.requests) == 1
     assert '"2024-05-18": "new"' in run("status", declaration, "--json")
     asked = CliRunner().invoke(main, ["build", str(declaration), "-p", "2024-05"])
-    assert (asked.exit_code, "there is no partition 2024-05; the source has 0001-01-01, " in asked.stderr) == (1, True)
+    assert (asked.exit_code, "the source has no partition 2024-05; it has 0001-01-01, " in asked.stderr) == (
+        1,
+        True,
+    )
     declaration.write_text(declaration.read_text().replace("day", "week"))
     refused = CliRunner().invoke(main, ["build", "--dry-run", str(declaration)])
     assert f"{declaration}:4: partition_by='week': input should be 'year', 'month' or 'day'" in refused.stderr

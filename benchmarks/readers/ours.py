@@ -20,7 +20,7 @@ from rasteret_assets.headers.rows import MemorySink
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import HEADER_FILE, HEADER_ROW, TILE_TABLES
 from rasteret_assets.source.open import open_source
-from rasteret_assets.source.profile import profile_source
+from rasteret_assets.source.profiling import profile_source
 from rasteret_assets.spec import CollectionSpec
 
 

@@ -1,4 +1,4 @@
-"""Tables of a workspace, Parquet files and streams alike, opened once for whatever is asked of them."""
+"""Open a table of a workspace, a Parquet file or a stream, once for all that checks read of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check counts batch by batch, as small tables that are summed up at the end."""
+"""Count what a check finds batch by batch, in small tables that are summed up at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ _SCHEMA: Final = pa.schema([("what", pa.string()), ("count", pa.int64()), ("firs
 
 
 class Counted(NamedTuple):
-    """How often something was found, and where first (empty for what was only counted)."""
+    """The number of rows that have a problem, and the name of the first of these rows.
+
+    Args:
+        rows: number of rows, or a sum that a check asked for.
+        first: name of the first row with the problem; empty for a sum.
+    """
 
     rows: int
     first: str = ""
@@ -24,11 +29,11 @@ def count_rows(
     problems: Mapping[str, npt.NDArray[np.bool_]] | None = None,
     name_of: Callable[[int], str] = str,
 ) -> pa.RecordBatch:
-    """Return what was counted in a batch.
+    """Return the counts of one batch, as a table that :func:`sum_up` takes.
 
     Args:
-        counts: what is to be summed up over all batches.
-        problems: which rows have each problem; those that no row has are left out.
+        counts: numbers to sum up over all batches, by name.
+        problems: for each problem, which rows have it. A problem that no row has is left out.
         name_of: returns the name of a row by its number.
     """
     found: list[tuple[str, int, str | None]] = [(what, count, None) for what, count in counts.items()]
@@ -41,9 +46,9 @@ def count_rows(
 
 
 def sum_up(rows: pa.Table) -> dict[str, Counted]:
-    """Return the sums over all batches, by what was counted."""
+    """Return the sums over all batches, by the name of the count or problem."""
     sums: dict[str, Counted] = {}
-    for row in rows.to_pylist():  # a few for each batch
+    for row in rows.to_pylist():  # a loop, because a batch has a few rows of counts
         before = sums.get(row["what"], Counted(0))
         sums[row["what"]] = Counted(before.rows + row["count"], before.first or row["first"] or "")
     return sums

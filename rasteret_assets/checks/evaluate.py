@@ -1,4 +1,4 @@
-"""Checks over a workspace: every partition's tables are read once for all checks that are asked for."""
+"""Run checks over a workspace. Each table of a partition is opened once, and no column is read twice."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ _TYPES: Final[dict[str, dict[str, pa.DataType]]] = {
 
 
 def check_partition(workspace: Workspace, spec: CollectionSpec, key: str) -> list[Finding]:
-    """Return what all checks find in a partition; nothing where it has no tables.
+    """Return the findings of all checks in a partition; no findings where the partition has no tables.
 
     Raises:
-        CollectionError: if a table cannot be read. One that is damaged is a finding.
+        CollectionError: if a table cannot be read. A damaged table is a finding.
     """
     return _evaluate(workspace, spec, key, checks_of(*CHECKED))
 
 
 def check_stage(workspace: Workspace, spec: CollectionSpec, key: str, *stages: str) -> list[Finding]:
-    """Return what the checks of one or more stages find in a partition; errors as for :func:`check_partition`.
+    """Return the findings of the checks of some stages in a partition; errors as for :func:`check_partition`.
 
-    A partition whose records are gone passes: there is nothing left that could be wrong.
+    A partition whose records are gone has no findings, because it has no tables.
     """
     return _evaluate(workspace, spec, key, checks_of(*stages))
 
 
 def require_publishable(workspace: Workspace, spec: CollectionSpec, keys: Sequence[str]) -> None:
-    """Refuse to publish partitions that a blocking check fails; what was published of them before stays.
+    """Refuse to publish partitions in which a blocking check found an error; their published files stay.
 
     Raises:
-        CheckError: with what every failed check says.
+        CheckError: with the message of every check that found an error.
     """
     if errors := publication_errors(workspace, spec, keys):
         said = "; ".join(f"{key}: {why}" for key, why in errors.items())
@@ -71,13 +71,13 @@ def require_publishable(workspace: Workspace, spec: CollectionSpec, keys: Sequen
 def publication_errors(
     workspace: Workspace, spec: CollectionSpec, keys: Sequence[str], stages: Sequence[str] = _BEFORE_PUBLISHING
 ) -> dict[str, str]:
-    """Return the partitions that must not be published, with what the blocking checks say of each.
+    """Return the partitions that must not be published, with the messages of the blocking checks.
 
     Args:
         workspace: of the collection.
         spec: of the collection.
-        keys: of the partitions to look at.
-        stages: whose checks count; all before the last when omitted.
+        keys: of the partitions to check.
+        stages: whose checks count; all stages but the last when omitted.
     """
     checks = [check for check in checks_of(*stages) if check.blocking]
     if not checks:
@@ -94,7 +94,7 @@ def publication_errors(
 def _evaluate(workspace: Workspace, spec: CollectionSpec, key: str, checks: Sequence[Check]) -> list[Finding]:
     state = state_of(workspace, key) if any(check.stage == COLLECTION for check in checks) else None
     asked = [check for check in checks if check.stage != COLLECTION or state is not None]
-    # By check, in the order of `asked`: the tables that it reads.
+    # For each check of `asked`, the tables that it reads, by stage.
     seen: list[dict[str, StageTable | str]] = [{} for _ in asked]
     for stage in dict.fromkeys(stage for check in asked for stage in check.columns):
         mine = [number for number, check in enumerate(asked) if stage in check.columns]
@@ -104,10 +104,12 @@ def _evaluate(workspace: Workspace, spec: CollectionSpec, key: str, checks: Sequ
     findings = []
     for check, tables in zip(asked, seen, strict=True):
         if check.stage == REJECTED and NORMALIZED in tables and REJECTED not in tables:
-            # No record was rejected, so that there is no file.
+            # An empty table, because a partition with no rejected records has no file of them.
             tables[REJECTED] = _no_rows(workspace.stage_file(REJECTED, key), check)
         if check.stage == COLLECTION:
-            tables.setdefault(COLLECTION, f"{workspace.published_file(key)}: there is no such file; build it again")
+            tables.setdefault(
+                COLLECTION, f"{workspace.published_file(key)}: the file does not exist; build the partition again"
+            )
         if check.stage in tables:
             findings.append(_finding(check, key, spec, tables, state or {}))
     return findings
@@ -116,7 +118,7 @@ def _evaluate(workspace: Workspace, spec: CollectionSpec, key: str, checks: Sequ
 def _finding(
     check: Check, key: str, spec: CollectionSpec, tables: dict[str, StageTable | str], state: Mapping[str, Any]
 ) -> Finding:
-    """Ask a check; where it cannot read a table, that is what it finds."""
+    """Call a check; a table that it cannot read is its finding."""
     faults = [table for table in tables.values() if isinstance(table, str)]
     if faults:
         return Finding(check=check.name, passed=False, message="; ".join(faults))
@@ -135,19 +137,19 @@ def _no_rows(path: str, check: Check) -> StageTable:
 
 
 def _read_for(workspace: Workspace, key: str, stage: str, checks: Sequence[Check]) -> list[StageTable | str | None]:
-    """Return a table of a partition as each of some checks is to see it.
+    """Read a table of a partition once, with the columns that each of some checks reads.
 
     Args:
         workspace: of the collection.
         key: of the partition.
         stage: whose table is read.
-        checks: which name the table among their columns.
+        checks: that read the table.
 
     Returns:
         For each check the table, None where it does not exist, or a sentence that says why the check cannot read it.
 
     Raises:
-        CollectionError: if the table cannot be read, for another reason than that it is damaged.
+        CollectionError: if the table cannot be read for another reason than damage.
     """
     try:
         with _opened(workspace, key, stage) as table:
@@ -161,7 +163,7 @@ def _read_each(table: OpenTable, stage: str, checks: Sequence[Check]) -> list[St
     wanted, gathered = dict[int, list[str]](), dict[int, list[pa.RecordBatch]]()
     for number, check in enumerate(checks):
         columns = check.columns[stage]
-        # What a function finds in the schema is there, in whatever type.
+        # Columns that a function found in the schema exist, whatever their type.
         problem = None if callable(columns) else _lacking(table, stage, columns)
         found.append(problem)
         if problem is None:
@@ -181,7 +183,7 @@ def _read_each(table: OpenTable, stage: str, checks: Sequence[Check]) -> list[St
 
 
 def _batches(table: OpenTable, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield some columns in batches; one batch without rows where the table has none, or no column is wanted."""
+    """Yield some columns in batches; one batch with no rows where the table has no rows or no column is wanted."""
     batches = table.batches(columns) if columns and table.count else iter(())
     if (first := next(batches, None)) is None:
         yield pa.RecordBatch.from_pylist([], schema=table.schema.remove_metadata())
@@ -192,10 +194,10 @@ def _batches(table: OpenTable, columns: Sequence[str]) -> Iterator[pa.RecordBatc
 
 
 def _lacking(table: OpenTable, stage: str, columns: Sequence[str]) -> str | None:
-    """Say which of the columns that a check names are not there; None where all are."""
+    """Return a sentence about the columns of a check that are missing or of another type; None if all fit."""
     there = {field.name: field.type for field in table.schema}
     types = _TYPES.get(stage, {})
-    problems = [f"there is no {name}" for name in columns if name not in there] + [
+    problems = [f"{name} is missing" for name in columns if name not in there] + [
         f"{name} is {there[name]}, not {types[name]}"
         for name in columns
         if name in there and there[name] != types.get(name, there[name])
@@ -204,13 +206,13 @@ def _lacking(table: OpenTable, stage: str, columns: Sequence[str]) -> str | None
 
 
 def _outer_column(schema: pa.Schema, name: str) -> str:
-    """Return the column that a name is of: itself, or the struct that a leaf lies in."""
+    """Return the column of a name: the name itself, or the struct in which the leaf lies."""
     return name if name in schema.names else name.partition(".")[0]
 
 
 @contextmanager
 def _opened(workspace: Workspace, key: str, stage: str) -> Iterator[OpenTable | None]:
-    """Open a table of a partition; that of band metadata with the headers, in a column of their own."""
+    """Open a table of a partition; to band metadata the headers are added, as the column ``header``."""
     published = stage == COLLECTION
     path = workspace.published_file(key) if published else workspace.stage_file(stage, key)
     with open_rows(workspace, path, digest=published) as table:

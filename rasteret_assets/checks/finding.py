@@ -12,11 +12,11 @@ class Finding:
     """What a check found in one partition.
 
     Args:
-        passed: whether there is nothing to mend.
-        error: whether what was found makes the table wrong; otherwise it is only worth a look.
+        passed: whether the table is as the check demands.
+        error: whether a table that does not pass is wrong; otherwise the finding is a warning.
         message: one sentence; where the check did not pass, what is wrong and what helps.
-        numbers: what was counted, by name.
-        rows: what was found by kind, as the rows of a table; empty where the message says it all.
+        numbers: counts that the message does not have room for, by name.
+        rows: the problems by kind, as the rows of a table; empty where the message says everything.
         check: name of the check, which the decorator of the check fills in.
     """
 

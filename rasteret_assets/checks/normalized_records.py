@@ -1,4 +1,4 @@
-"""Checks of normalized and rejected records: the contract that everything after them relies on."""
+"""Check normalized and rejected records: the record contract, on which all later stages rely."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rasteret_assets.schema import (
     REJECTED,
 )
 
-#: How far a bbox may lie from its footprint, in degrees: the rounding of coordinates across the antimeridian.
+#: Degrees by which a bbox may miss its footprint, because coordinates across the antimeridian are rounded.
 _TOLERANCE: Final = 1e-9
 
 OFF_EARTH, MISPLACED, INVALID = "off the Earth", "outside their bbox", "invalid"
@@ -54,7 +54,7 @@ def schema_contract(partition: Partition) -> Finding:
     hive = hive_schema(partition.spec.partition_by)
     contract = {**RECORD_FIELDS, **{field.name: field.type for field in hive}}
     wrong = {
-        name: f"{name} is {schema.field(name).type}, not {kind}" if name in schema.names else f"there is no {name}"
+        name: f"{name} is {schema.field(name).type}, not {kind}" if name in schema.names else f"{name} is missing"
         for name, kind in contract.items()
         if name not in schema.names or schema.field(name).type != kind
     }
@@ -79,8 +79,8 @@ def unique_ids(partition: Partition) -> Finding:
     ids = partition.table.rows[ID]
     counted = ids.drop_null().value_counts()
     repeated = counted.field("values").filter(pc.greater(counted.field("counts"), 1)).to_pylist()
-    found = [f"{ids.null_count} records have none"] if ids.null_count else []
-    found += [f"{some(repeated)} stand for several records"] if repeated else []
+    found = [f"{ids.null_count} records have no id"] if ids.null_count else []
+    found += [f"{some(repeated)} name several records each"] if repeated else []
     return Finding(
         passed=not found,
         message=f"ids do not tell records apart: {'; '.join(found)}; give the source unique ids"
@@ -106,7 +106,8 @@ def footprints(partition: Partition) -> Finding:
     """Every footprint is a valid geometry on Earth, inside its bbox.
 
     Longitudes beyond 180 are on Earth where a footprint crosses the antimeridian. A null, empty or self-intersecting
-    footprint is worth a look; one off the Earth, or outside its bbox, puts the record where it is not.
+    footprint is a warning. A footprint off the Earth, or outside its bbox, is an error, because searches by area then
+    miss the record.
     """
     total, found = partition.table.count, sum_up(partition.table.rows)
     rows = [
@@ -131,7 +132,7 @@ def footprints(partition: Partition) -> Finding:
 def nothing_rejected(partition: Partition) -> Finding:
     """No record had to be set aside for breaking the record contract.
 
-    How many may be is ``max_rejected``, which stops the build before this check.
+    A larger share than ``max_rejected`` stops the build before this check.
     """
     counted = partition.table.rows[REJECT_CLASS].combine_chunks().value_counts()
     by_class = sorted(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
@@ -155,7 +156,7 @@ def _all_are(column: pa.ChunkedArray, expected: int | None) -> bool:
 
 
 def _footprint_problems(batch: pa.RecordBatch) -> dict[str, _Mask]:
-    """Return which rows have each problem of their footprint."""
+    """Return for each problem of footprints which rows have it."""
     shapes = shapely.from_wkb(np.asarray(batch.column(GEOMETRY).to_numpy(zero_copy_only=False), object))
     missing = shapely.is_missing(shapes) | shapely.is_empty(shapes)
     bounds = shapely.bounds(shapes)
@@ -171,7 +172,7 @@ def _footprint_problems(batch: pa.RecordBatch) -> dict[str, _Mask]:
 
 
 def _within(bounds: npt.NDArray[np.float64], bbox: pa.StructArray) -> _Mask:
-    """Whether each bbox holds its footprint; one with ``xmin > xmax`` goes around the antimeridian."""
+    """Tell whether each bbox holds its footprint; a bbox with ``xmin > xmax`` crosses the antimeridian."""
     xmin, ymin, xmax, ymax = (np.asarray(pc.struct_field(bbox, [i]).to_numpy(zero_copy_only=False)) for i in range(4))
     with np.errstate(invalid="ignore"):
         vertical = (ymin <= bounds[:, 1] + _TOLERANCE) & (ymax >= bounds[:, 3] - _TOLERANCE)

@@ -1,4 +1,4 @@
-"""Checks of a published partition: that its file is what its state says, and that no stage lost a record."""
+"""Check a published partition: its file is the one that its state describes, and no stage lost a record."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _REBUILD: Final = "build the partition again"
 def published_file(partition: Partition) -> Finding:
     """The published file is byte for byte what was written, GeoParquet 1.1, and has the contract's columns."""
     file, state = partition.table, partition.state
-    # While it is being replaced it may be the old file or the new one.
+    # While a build replaces the file, the old and the new file are both right.
     written = {facts.content_hash for facts in may_be(state) if facts is not None}
     problems = [] if file.digest in written else ["its content is not what was published"]
     problems += [*_contract_problems(file.schema, state.get("bands", ())), *_geo_problems(file.schema)]
@@ -56,7 +56,7 @@ def published_file(partition: Partition) -> Finding:
 
 
 def _band_leaves(schema: pa.Schema) -> list[str]:
-    # One leaf of the struct tells where it is null; the tile tables need not be read.
+    # One leaf, because a leaf is null wherever its struct is: the tile tables need not be read.
     return [f"{field.name}.image_width" for field in schema if is_band_field(field)]
 
 
@@ -101,7 +101,7 @@ def counts_agree(partition: Partition) -> Finding:
 
 
 def _headers(partition: Partition) -> Iterator[tuple[str, int, int]]:
-    """Yield every band with the number of its headers in the ledger and in the published file."""
+    """Yield each band with the number of its headers in the ledger and in the published file."""
     if (ledger := partition.also.get(BANDS)) is None:
         return
     ok = ledger.rows.filter(pc.equal(ledger.rows["status"], STATUS_OK))["band"]
@@ -116,19 +116,19 @@ def _contract_problems(schema: pa.Schema, bands: Any) -> Iterator[str]:
         if name == GEOMETRY:
             continue  # the geo footer says how geometries are written
         if name not in schema.names:
-            yield f"it lacks {name}"
+            yield f"it has no column {name}"
         elif schema.field(name).type != kind:
             yield f"{name} is {schema.field(name).type}, not {kind}"
     for band in bands:
         column = band_column(band)
         if column not in schema.names:
-            yield f"it lacks {column}"
+            yield f"it has no column {column}"
         elif tuple(child.name for child in schema.field(column).type)[:17] != CONTRACT_BAND_FIELDS:
             yield f"the fields of {column} are not the contract's"
 
 
 def _geo_problems(schema: pa.Schema) -> Iterator[str]:
-    """What the ``geo`` footer lacks: https://geoparquet.org/releases/v1.1.0/, and 2.0 with native geometries."""
+    """Yield the faults of the ``geo`` footer: https://geoparquet.org/releases/v1.1.0/, 2.0 for native geometries."""
     try:
         geo = json.loads((schema.metadata or {}).get(GEO_KEY, b""))
         column = geo["columns"][geo["primary_column"]]
@@ -145,10 +145,10 @@ def _geo_problems(schema: pa.Schema) -> Iterator[str]:
 
 
 def state_of(workspace: Workspace, key: str) -> Mapping[str, Any] | None:
-    """Return the state of a published partition; None where it is not published.
+    """Return the state of a published partition; None where the partition is not published.
 
     Raises:
-        CollectionError: if the state is not a document of ours.
+        CollectionError: if the document is not the state of a partition.
     """
     state = workspace.state(key)
     if state is not None and LOST in state:

@@ -1,4 +1,4 @@
-"""Which checks there are: a function becomes a check by the decorator :func:`check`.
+"""Register checks: a function becomes a check by the decorator :func:`check`.
 
     @check(stage="normalized_records", columns=["eo:cloud_cover"])
     def cloud_cover_is_a_percentage(partition: Partition) -> Finding:
@@ -8,7 +8,7 @@
         return Finding(passed=not wrong, message=f"{wrong} records have another cloud cover: correct the source")
 
 The name of the function is the name of the check. A module with checks of your own has to be imported before the checks
-are asked for: in the graph by the module of the code location, and so on the command line with ``-f`` or ``-m``.
+are used: by the module of the code location in the graph, and with ``-f`` or ``-m`` on the command line.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ Columns: TypeAlias = Sequence[str] | Callable[[pa.Schema], Sequence[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class StageTable:
-    """A table of one partition, as one check sees it.
+    """A table of one partition, with the columns that one check reads.
 
     Args:
         path: of its file.
         schema: all of its columns.
         count: number of its rows.
-        rows: the columns that the check names; of a check with ``of_batch`` what that made of each batch.
+        rows: the columns that the check names; with ``of_batch`` all batches that it returned.
         digest: of the bytes of the published file; None for the other tables.
     """
 
@@ -56,13 +56,13 @@ class StageTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """One partition of a collection, as one check sees it.
+    """One partition of a collection, with the tables that one check reads.
 
     Args:
         key: such as ``2024-05`` or ``undated``.
         spec: of the collection.
         table: the table that the check is about.
-        also: the other tables that the check reads, by stage; those that do not exist are left out.
+        also: the other tables that the check reads, by stage; a table that does not exist is left out.
         state: state of the published partition, for checks of ``collection``; otherwise empty.
     """
 
@@ -85,9 +85,9 @@ class Check:
         stage: table that it is about.
         blocking: whether an error keeps the partition from being published.
         description: what must be true, in a sentence.
-        columns: what it reads, by stage.
-        of_batch: reduces each batch of its table as soon as that is read; None where its columns are small.
-        evaluate: returns what it finds in a partition.
+        columns: that the check reads, by stage.
+        of_batch: reduces each batch of the table as soon as the batch is read; None where the columns are small.
+        evaluate: returns the finding in a partition.
     """
 
     name: str
@@ -116,10 +116,10 @@ def check(
     Args:
         stage: table that the check is about: ``normalized_records``, ``rejected_records``, ``band_metadata`` or
             ``collection``. In ``band_metadata`` the column ``header`` holds the headers.
-        columns: of that table, which are read. A check whose columns are missing, or of another type than the contract
-            says, fails without being asked.
+        columns: of that table, which the check reads. A check whose columns are missing, or of another type than the
+            contract says, fails without being called.
         also: columns of further tables, by stage; ``raw_records`` too.
-        of_batch: returns a small batch for each batch that is read, with the named columns. Without it the named
+        of_batch: returns a small batch for each batch of the named columns. Without ``of_batch`` the named
             columns of all rows are in memory at once, which is too much for geometries and headers.
         blocking: whether an error keeps the partition from being published.
         description: what must be true; the first sentence of the docstring when omitted.
@@ -147,7 +147,7 @@ def check(
         def evaluate(partition: Partition) -> Finding:
             return replace(function(partition), check=name)
 
-        # A partition without rejected records has no file of them; one that is gone has no normalized ones either.
+        # Whether the partition exists, because a partition with no rejected records has no file of them either.
         presence = {NORMALIZED: ()} if stage == REJECTED else {}
         _CHECKS[stage, name] = Check(
             name=name, stage=stage, blocking=blocking, description=said, of_batch=of_batch, evaluate=evaluate,

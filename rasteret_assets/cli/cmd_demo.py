@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from rasteret_assets.cli.common import in_one_line
-from rasteret_assets.demo.run import run_demo
+from rasteret_assets.demo.walkthrough import run_demo
 
 
 @click.command()

@@ -18,7 +18,7 @@ import click
 
 from rasteret_assets.declare import COLLECTIONS_VARIABLE, read_files, read_spec
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.stored import open_known
+from rasteret_assets.source.stored import open_record_table
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.workspace import Workspace
@@ -130,8 +130,8 @@ class Location:
         return Workspace.at(place, self.filesystem_of(place))
 
     def source_of(self, spec: CollectionSpec, workspace: Workspace, *, trust_stored: bool = True) -> Source:
-        """Open the record table of a collection; errors as for :func:`~rasteret_assets.source.stored.open_known`."""
-        return open_known(workspace, spec.path, spec, self.filesystem_of, trust_stored=trust_stored)
+        """Open the record table of a collection, as :func:`~rasteret_assets.source.stored.open_record_table` does."""
+        return open_record_table(workspace, spec.path, spec, self.filesystem_of, trust_stored=trust_stored)
 
     def backend_of(self, spec: CollectionSpec) -> StorageBackend | None:
         """Return the backend that the code location has for a collection; None for the library's own."""

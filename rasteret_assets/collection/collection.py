@@ -26,11 +26,12 @@ class Collection(Reads, Exports):
     The arguments are those of :class:`RecordQuery`.
     """
 
-    def plot(self, ax: Axes | None = None, *, limit: int = MOST_DRAWN) -> Axes:
+    def plot(self, ax: Axes | None = None, *, color: str | None = None, limit: int = MOST_DRAWN) -> Axes:
         """Draw the footprints on a map of longitudes and latitudes, coloured by date.
 
         Args:
             ax: matplotlib axes to draw into; by default those of a new figure.
+            color: of all outlines, as matplotlib names colours; by date when None.
             limit: footprints to draw at most.
 
         Returns:
@@ -39,7 +40,7 @@ class Collection(Reads, Exports):
         Raises:
             WindowError: if no record has a footprint.
         """
-        return draw_footprints(self, ax, limit)
+        return draw_footprints(self, ax, color, limit)
 
     @functools.cached_property
     def summary(self) -> summary.Summary:

@@ -1,6 +1,6 @@
-"""Declarations of collections: YAML files read with the line of every mistake, and proposed for a record table.
+"""Read declarations of collections from YAML files, with the line of every mistake, and propose them for record tables.
 
-Nothing here knows Dagster, so that the command line answers without importing it.
+No module of this folder imports Dagster, so that the command line need not wait for its import.
 """
 
 from rasteret_assets.declare.editor_schema import SCHEMA_FILE, json_schema

@@ -1,4 +1,4 @@
-"""The JSON schema of a declaration, with what docstrings say of each field: for editors, and for Dagster's ``dg``."""
+"""Make the JSON schema of a declaration, with descriptions from docstrings, for editors and for Dagster's ``dg``."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of a declaration: of the fields that a YAML file may have."""
+    """Return the JSON schema of a declaration in a YAML file."""
     schema = CollectionSpec.model_json_schema()
     describe(schema, CollectionSpec)
     return schema
 
 
 def describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Put what docstrings say of fields into a JSON schema.
+    """Put the descriptions of fields from docstrings into a JSON schema.
 
     Args:
-        schema: of ``model``, which is changed.
-        model: whose docstring, and those of its base classes and of the models in its fields, are looked at.
+        schema: of ``model``; it is changed in place.
+        model: whose docstring is read, and the docstrings of its base classes and of the models in its fields.
     """
     parts = [(schema, model)]
     parts += [(schema["$defs"][found.__name__], found) for found in set(_inside(model))]
@@ -46,7 +46,7 @@ def describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
 
 
 def _inside(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Yield the models that stand in the fields of a model."""
+    """Yield the models in the fields of a model, at any depth."""
     for field in model.model_fields.values():
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -1,7 +1,7 @@
-"""What a declaration for a record table could look like: found by looking at its schema and first rows.
+"""Propose a declaration for a record table, by its schema and first rows.
 
-Columns are recognised by the names that STAC and its relatives use, and by what is in them: a text column of addresses
-that end like GeoTIFFs, a binary column that parses as WKB. What was guessed is said, so that a person can correct it.
+Columns are recognised by names that STAC and similar formats use, and by their content: a text column of addresses
+that end like GeoTIFFs, a binary column that parses as WKB. Notes tell every guess, so that a person can correct it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.secrets import redact
 from rasteret_assets.source.open import Source, open_source, open_table
-from rasteret_assets.source.profile import profile_source
+from rasteret_assets.source.profiling import profile_source
 from rasteret_assets.spec import CollectionSpec
 
-#: Rows that are looked at.
+#: Rows that are read to propose columns and bands.
 SAMPLE_ROWS: Final = 1000
 
 _KNOWN_NAMES: Final[dict[str, tuple[str, ...]]] = {
@@ -55,11 +55,11 @@ _KNOWN_NAMES: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 _HREF_NAMES: Final = ("href", "url", "uri", "path", "location", "file", "filename", "cog", "cog_url", "image", "source")
 _FEWEST_RECORDS: Final = 1000
-#: Days that the partitions of each size have.
+#: Days of a partition of each size.
 _DAYS: Final[dict[PartitionBy, float]] = {"day": 1, "month": 30.4, "year": 365.2}
-#: Share of the records, the earliest and the latest, that may have odd dates.
+#: Share of the earliest, and of the latest records, that may have odd dates.
 _TAIL: Final = 0.05
-#: The middle, as a factor, of the 1,000 to 100,000 records that suit a partition.
+#: Geometric mean of the 1,000 to 100,000 records that suit a partition.
 _PARTITION_RECORDS: Final = 10_000
 _RASTER: Final = re.compile(r"\.(tiff?|cog|gtiff)(\?.*)?$", re.IGNORECASE)
 _CRS_COLUMNS: Final = ("proj:code", PROJ_EPSG, CRS, "proj:wkt2", "proj:projjson")
@@ -67,12 +67,12 @@ _CRS_COLUMNS: Final = ("proj:code", PROJ_EPSG, CRS, "proj:wkt2", "proj:projjson"
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A declaration, and what was seen that led to it.
+    """A declaration, and the observations that led to it.
 
     Args:
-        values: fields of a ``CollectionSpec``, as they go into YAML.
-        notes: what was found and guessed, a sentence each.
-        warnings: what would be rejected or is missing, a sentence each.
+        values: fields of a ``CollectionSpec``, as YAML has them.
+        notes: findings and guesses, a sentence each.
+        warnings: missing columns and rows that a build would reject, a sentence each.
         columns: name and type of every column of the table.
         partitions: rows per partition of the sample.
     """
@@ -84,7 +84,7 @@ class Proposal:
     partitions: dict[str, int] = field(default_factory=dict)
 
     def to_yaml(self) -> str:
-        """The declaration with what was found as comments above it."""
+        """Return the declaration as YAML, with notes and warnings as comments at its top."""
         comments = [*self.notes, *(f"! {warning}" for warning in self.warnings)]
         head = "".join(f"# {line}\n" for comment in comments for line in comment.splitlines())
         return head + str(yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True, width=100))
@@ -95,12 +95,12 @@ def propose(path: str | Path, *, name: str = "", workspace_dir: str | None = Non
 
     Args:
         path: path or URI of a Parquet or GeoParquet file or dataset directory.
-        name: of the collection; that of the file when omitted.
-        workspace_dir: where it is to be published.
+        name: of the collection; the name of the file when omitted.
+        workspace_dir: folder or URI to publish the collection in.
         filesystem: pyarrow or fsspec filesystem of ``path``.
 
     Raises:
-        SourceError: if there is no table, or it cannot be read.
+        SourceError: if the table does not exist, or cannot be read.
     """
     table = open_table(path, filesystem)
     sample = table.head(SAMPLE_ROWS)
@@ -109,7 +109,7 @@ def propose(path: str | Path, *, name: str = "", workspace_dir: str | None = Non
         values["workspace_dir"] = workspace_dir
     notes, warnings = [f"{redact(str(path))}: {sample.num_columns} columns"], list[str]()
     _propose_columns(sample, table.schema, values, notes, warnings)
-    _propose_crs(sample, notes, warnings)
+    _propose_crs(sample, notes)
     values["enrich_cog"] = True
     if not warnings:
         _propose_size(table, values, notes)
@@ -121,7 +121,7 @@ def propose(path: str | Path, *, name: str = "", workspace_dir: str | None = Non
 def _propose_columns(
     sample: pa.Table, schema: pa.Schema, values: dict[str, Any], notes: list[str], warnings: list[str]
 ) -> None:
-    """Which columns stand for those of the record contract."""
+    """Propose columns for the names of the record contract."""
     names, column_map = sample.schema.names, dict[str, str]()
     for contract in REQUIRED_COLUMNS:
         if contract in names:
@@ -142,7 +142,7 @@ def _propose_columns(
 
 
 def _propose_href(sample: pa.Table, values: dict[str, Any], notes: list[str], warnings: list[str]) -> None:
-    """The column of file addresses, where there are no assets."""
+    """Propose the column of file addresses of a table that has no assets."""
     shares = {name: _raster_share(sample[name]) for name in sample.schema.names}
     found = sorted(
         (name for name, share in shares.items() if share > 0.5),
@@ -163,13 +163,13 @@ def _propose_href(sample: pa.Table, values: dict[str, Any], notes: list[str], wa
 def _raster_share(column: pa.ChunkedArray) -> float:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return 0.0
-    texts = column.drop_null().to_pylist()[:100]  # a look, not a scan
+    texts = column.drop_null().to_pylist()[:100]  # 100 texts, because they are enough to recognise a column
     return sum(1 for text in texts if _RASTER.search(text)) / max(len(texts), 1)
 
 
-def _propose_crs(sample: pa.Table, notes: list[str], warnings: list[str]) -> None:
+def _propose_crs(sample: pa.Table, notes: list[str]) -> None:
+    """Note where the CRS comes from; it is no reason for a warning, because headers have it too."""
     stated = [name for name in _CRS_COLUMNS if name in sample.schema.names]
-    del warnings  # a record without a CRS takes its header's
     if stated:
         notes.append(f"the CRS of the rasters is read from {', '.join(stated)}, and from the headers, which are right")
     else:
@@ -177,11 +177,11 @@ def _propose_crs(sample: pa.Table, notes: list[str], warnings: list[str]) -> Non
 
 
 def _propose_size(table: Source, values: dict[str, Any], notes: list[str]) -> None:
-    """Propose the size of which a partition has, by a factor, nearest to :data:`_PARTITION_RECORDS` records.
+    """Propose the size of partitions whose records come, as a ratio, nearest to :data:`_PARTITION_RECORDS`.
 
-    A partition is what is built, checked and replaced as a whole, and one file. In one of 100,000 records an append
-    rewrites too much; files of less than 1,000 records cost readers more in opening them than in reading them. A table
-    that is smaller than one partition should be tells nothing, and is taken for the beginning of a larger one.
+    A partition is one file, which is built, checked and replaced as a whole. Above 100,000 records an append rewrites
+    too much; below 1,000 records readers take longer to open a file than to read it. A table of fewer records than a
+    partition should have counts as the beginning of a larger table.
     """
     days = _records_by_day(table, CollectionSpec.of(**values))
     if days.total() < _FEWEST_RECORDS:
@@ -201,7 +201,7 @@ def _propose_size(table: Source, values: dict[str, Any], notes: list[str]) -> No
 
 
 def _records_a_day(days: Mapping[str, int]) -> float:
-    """Return the rate at which the middle nine tenths of the records came: a few odd dates must not stretch it."""
+    """Return the records a day of the middle nine tenths of the records, so that a few odd dates do not count."""
     keys = sorted(days)
     shares = np.cumsum([days[key] for key in keys]) / sum(days.values())
     inner = np.flatnonzero((shares >= _TAIL) & (shares <= 1 - _TAIL))
@@ -211,7 +211,7 @@ def _records_a_day(days: Mapping[str, int]) -> float:
 
 
 def _records_by_day(table: Source, spec: CollectionSpec) -> Counter[str]:
-    """Count the records of every day, all rows of the table: a sample of its beginning would be of one day."""
+    """Count the records of every day over the whole table, because its first rows may all be of one day."""
     column = spec.source_column(DATETIME)
     found: Counter[str] = Counter()
     try:
@@ -220,12 +220,12 @@ def _records_by_day(table: Source, spec: CollectionSpec) -> Counter[str]:
             times, _ = normalize_times(batch.column(column), column)
             found.update({key: len(rows) for key, rows in rows_by_partition(times, "day") if key != UNDATED})
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, RasteretAssetsError):
-        return Counter()  # the trial of the first rows says what is wrong with them
+        return Counter()  # because _try then tells what is wrong with the rows
     return found
 
 
 def _try(values: dict[str, Any], sample: pa.Table, notes: list[str], warnings: list[str]) -> dict[str, int]:
-    """Normalize the sample as the build would, and tell what becomes of it."""
+    """Normalize the sample as a build would, and add notes and warnings about the result."""
     spec = CollectionSpec.of(**values)
     try:
         source = open_source(sample, spec)

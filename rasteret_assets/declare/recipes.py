@@ -1,8 +1,7 @@
-"""Declarations of datasets that people know, which come with the package: ``recipes/<provider>/<dataset>.yaml``.
+"""Read the recipes of the package, declarations of well-known datasets: ``recipes/<provider>/<dataset>.yaml``.
 
-A recipe is a declaration without a name, an area and a time. What stands in comments at its top (where the data come
-from, who is to be named, under which terms) goes into the declaration that is made of it. Another recipe is another
-file.
+A recipe is a declaration that has no name, no area and no time. The comments at its top (origin of the data,
+attribution, terms) are copied into the declaration that is made of the recipe. To add a recipe, add a file.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _RECIPE_ID: Final = re.compile(r"[a-z0-9-]+/[a-z0-9.-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A dataset that people know.
+    """A declaration of a well-known dataset.
 
     Args:
         id: provider and dataset, such as ``earth-search/sentinel-2-c1-l2a``.
         head: comments at the top of the file, without their marks.
-        values: fields of a ``CollectionSpec``, as they stand in the file.
+        values: fields of a ``CollectionSpec``, as the file has them.
     """
 
     id: str
@@ -38,12 +37,12 @@ class Recipe:
 
     @property
     def title(self) -> str:
-        """One sentence on what the data are."""
+        """Return one sentence about the data."""
         return str(self.values.get("description", ""))
 
     @property
     def needs(self) -> str:
-        """What a reader must have, in a few words; empty where the files are open."""
+        """Return in a few words what a reader must have; empty if the files are open to everybody."""
         if isinstance(given := self.values.get("credentials"), str):
             return f"credentials: {given}"
         paid = (self.values.get("cloud_config") or {}).get("requester_pays")
@@ -60,13 +59,14 @@ class Recipe:
         """Return the fields of a declaration for a part of the dataset.
 
         Args:
-            name: of the collection; by default that of the dataset.
-            workspace_dir: where it is published.
+            name: of the collection; by default the name of the dataset.
+            workspace_dir: folder or URI to publish the collection in.
             bbox: west, south, east, north in degrees; all of the Earth when omitted.
             datetime: a date or an interval, as STAC writes them; all times when omitted.
 
         Raises:
-            SpecError: if the dataset is read from a table, of which neither an area nor a time can be asked for.
+            SpecError: if an area or a time is given, and the dataset is read from a table, which cannot be asked for
+                either.
         """
         made = dict(self.values)
         if part := {key: value for key, value in (("bbox", bbox), ("datetime", datetime)) if value}:
@@ -95,10 +95,10 @@ def recipes() -> list[Recipe]:
 
 
 def find_recipe(name: str) -> Recipe | None:
-    """Return a recipe by its id; None for a text that is not the id of any recipe, such as a path.
+    """Return a recipe by its id; None for a text that cannot be an id, such as a path.
 
     Raises:
-        SpecError: if it looks like the id of a recipe, but there is none, nor a file of this name.
+        SpecError: if the name resembles the id of a recipe, but no recipe and no file has this name.
     """
     if not _RECIPE_ID.fullmatch(name):
         return None

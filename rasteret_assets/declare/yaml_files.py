@@ -1,10 +1,10 @@
-"""A collection as a YAML file whose fields are those of ``CollectionSpec``.
+"""Read collections from YAML files whose fields are those of ``CollectionSpec``.
 
     # collections/sentinel2.yaml
     path: s3://bucket/items.parquet
     enrich_cog: true
 
-Every mistake is told with file and line, the field and what to write instead.
+Every mistake is told with file, line and field, and with what to write instead.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from rasteret_assets.errors import DeclarationError, Mistake, SpecError
 from rasteret_assets.spec import CollectionSpec, explain
 
 COLLECTIONS_VARIABLE = "RASTERET_ASSETS_COLLECTIONS"
-#: Far more than a person writes. With aliases a few lines stand for millions of entries.
+#: Entries of a file at most, far more than a person writes, because aliases make millions of entries of a few lines.
 _MOST_ENTRIES: Final = 100_000
 DEMO_COLLECTIONS = Path("rasteret_demo") / "collections"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declarations:
-    """What some YAML files declare.
+    """The collections that some YAML files declare, and the mistakes in the files.
 
     Args:
-        specs: collections, each of another name, by the file that declares it.
-        mistakes: of the files that declare no collection that could be built, by file.
+        specs: collections with different names, by the file that declares each.
+        mistakes: of each file whose collection cannot be built, by file.
     """
 
     specs: Mapping[Path, CollectionSpec]
@@ -44,16 +44,16 @@ def read_specs(folder: str | Path) -> list[CollectionSpec]:
     """Return the collections declared in the YAML files of a folder, by file name.
 
     Raises:
-        DeclarationError: naming file, line and field of everything that does not fit, in all of the files.
+        DeclarationError: naming file, line and field of every mistake in all of the files.
     """
     return read_files(declaration_files(folder))
 
 
 def read_files(files: Sequence[Path]) -> list[CollectionSpec]:
-    """Return the collections that some YAML files declare, each of another name.
+    """Return the collections that some YAML files declare; no two of them have one name.
 
     Raises:
-        DeclarationError: naming file, line and field of everything that does not fit, in all of the files.
+        DeclarationError: naming file, line and field of every mistake in all of the files.
     """
     found = read_declarations(files)
     if found.mistakes:
@@ -67,11 +67,11 @@ def declaration_files(folder: str | Path) -> list[Path]:
 
 
 def read_declarations(files: Sequence[Path], same: Callable[[str], str] = str) -> Declarations:
-    """Read YAML files; one that does not fit hides none of the others.
+    """Read YAML files; mistakes in one file do not hide the collections of the others.
 
     Args:
-        files: to read. Where two of them declare one name, the first of them counts.
-        same: returns what tells names apart, where not all that differ are told apart.
+        files: to read. If two files declare one name, the first counts.
+        same: returns a key of a name; names with equal keys count as one name.
     """
     specs, mistakes = dict[Path, CollectionSpec](), dict[Path, Sequence[Mistake]]()
     file_of: dict[str, Path] = {}
@@ -85,7 +85,7 @@ def read_declarations(files: Sequence[Path], same: Callable[[str], str] = str) -
             specs[file] = spec
             continue
         name = specs[first].name
-        alike = "" if name == spec.name else f", as {name!r}, from which it is not told apart"
+        alike = "" if name == spec.name else f" as {name!r}, which Dagster cannot tell apart from it"
         said = f"declares {spec.name!r}, and so does {first}{alike}: give one of them another name"
         line = _line(_document(file), ("name",), "")
         mistakes[file] = [Mistake(file=str(file), line=line, field="name", message=said)]
@@ -98,7 +98,7 @@ def read_spec(file: str | Path) -> CollectionSpec:
     Relative paths start at the file's folder, and the name of the collection is by default that of the file.
 
     Raises:
-        DeclarationError: naming the file, and for every mistake the line, the field and the remedy.
+        DeclarationError: naming for every mistake the file, line, field and remedy.
     """
     file = Path(file)
     document = _document(file)
@@ -117,7 +117,7 @@ def read_spec(file: str | Path) -> CollectionSpec:
 
 
 def with_absolute_paths(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a declaration in ``folder``, whose relative paths start there."""
+    """Return the fields of a declaration with paths made absolute; relative paths start at ``folder``."""
     made = {**values}
     for field in ("path", "workspace_dir"):
         value = made.get(field)
@@ -132,37 +132,37 @@ def with_absolute_paths(folder: Path, values: Mapping[str, Any]) -> dict[str, An
 
 
 def from_folder(folder: Path, path: str) -> str:
-    """A path as somebody wrote it in a file of ``folder``: URIs as they are, the rest from there."""
-    if "://" in path or "\0" in path:  # the second is refused by the spec
+    """Return a path made absolute, relative to ``folder``; a URI stays as it is."""
+    if "://" in path or "\0" in path:  # the spec refuses paths with a NUL
         return path
     return str((folder / Path(path).expanduser()).resolve())
 
 
 def collections_folder(given: str | Path | None, project_dir: str | Path | None) -> Path | None:
-    """The folder of declarations; None where there is none to find.
+    """Return the folder of declarations; None if no folder is named and no default folder exists.
 
     Args:
-        given: by the caller; then, and where the environment variable ``RASTERET_ASSETS_COLLECTIONS`` names one, it
-            must exist.
-        project_dir: whose folder ``collections`` is taken otherwise, and at last that of the demo in the working
-            directory.
+        given: folder that the caller names; otherwise the environment variable ``RASTERET_ASSETS_COLLECTIONS`` may
+            name one. A named folder must exist.
+        project_dir: whose folder ``collections`` is the first default; the second is the demo's folder of collections
+            in the working directory.
 
     Raises:
-        SpecError: if a folder that somebody named is not there.
+        SpecError: if a named folder does not exist.
     """
     named = {"collections_dir": given, COLLECTIONS_VARIABLE: os.environ.get(COLLECTIONS_VARIABLE)}
     for name, value in named.items():
         if value:
             folder = Path(value).expanduser()
             if not folder.is_dir():
-                raise SpecError(f"{name}={str(value)!r}: no such folder; name the one that holds the YAML files")
+                raise SpecError(f"{name}={str(value)!r}: no such folder; name the folder that holds the YAML files")
             return folder
     beside = [Path(project_dir) / "collections"] if project_dir is not None else []
     return next((folder for folder in [*beside, DEMO_COLLECTIONS.absolute()] if folder.is_dir()), None)
 
 
 def _document(file: Path) -> yaml.MappingNode:
-    """The file as a tree that knows its lines."""
+    """Return the content of a file as a tree of nodes with line numbers."""
     try:
         node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -180,7 +180,7 @@ def _document(file: Path) -> yaml.MappingNode:
     if _entries(node, {}) > _MOST_ENTRIES:
         raise _mistake(file, f"stands for more than {_MOST_ENTRIES:,} entries, each use of an alias counted")
     if repeated := list(_repeated(node, set())):
-        said = "is written twice; YAML would take the last: leave one out"
+        said = "is written twice, and YAML would take the last: leave one out"
         raise DeclarationError([
             Mistake(file=str(file), line=line, field=name, message=f"{name} {said}") for name, line in repeated
         ])  # fmt: skip
@@ -198,8 +198,8 @@ def _plain(node: yaml.MappingNode, file: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise _mistake(file, f"not valid YAML: {error.problem}", line) from None
-    except (ValueError, OverflowError) as error:  # what looks like a date or a number and is none
-        raise _mistake(file, f"not valid YAML: {error}; put quotes around what is text") from None
+    except (ValueError, OverflowError) as error:  # a value that looks like a date or a number but is not one
+        raise _mistake(file, f"not valid YAML: {error}; put quotes around texts") from None
     except RecursionError:
         raise _mistake(file, "is nested too deeply") from None
     finally:
@@ -207,11 +207,11 @@ def _plain(node: yaml.MappingNode, file: Path) -> dict[str, Any]:
 
 
 def _entries(node: yaml.Node, known: dict[int, int]) -> int:
-    """Count the nodes of a tree with each use of an alias: what merging copies, and what a message may spell out.
+    """Count the nodes of a tree, and those of an alias at each of its uses, because merging and messages copy them.
 
     Args:
-        node: of a tree that is in memory as long as this looks at it.
-        known: counts by the id of the node; 0 for those that are being counted, which hold themselves.
+        node: of a tree that stays in memory during the call, because nodes are known by ``id()``.
+        known: counts by ``id()`` of the node; 0 for a node that is being counted, because it may contain itself.
     """
     if id(node) in known:
         return known[id(node)]
@@ -223,16 +223,16 @@ def _entries(node: yaml.Node, known: dict[int, int]) -> int:
     return count
 
 
-def _repeated(node: yaml.Node, looked: set[int]) -> Iterator[tuple[str, int]]:
-    """Yield keys that a mapping has twice, at any depth, with the line of the second.
+def _repeated(node: yaml.Node, visited: set[int]) -> Iterator[tuple[str, int]]:
+    """Yield each key that a mapping repeats, at any depth, with the line of the repetition.
 
     Args:
-        node: of a tree that is in memory as long as this looks at it.
-        looked: ids of nodes that need no other look: with aliases a few lines stand for millions of nodes.
+        node: of a tree that stays in memory during the call, because nodes are known by ``id()``.
+        visited: ``id()`` of nodes that were visited, because aliases make millions of nodes of a few lines.
     """
-    if id(node) in looked:
+    if id(node) in visited:
         return
-    looked.add(id(node))
+    visited.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
@@ -240,14 +240,14 @@ def _repeated(node: yaml.Node, looked: set[int]) -> Iterator[tuple[str, int]]:
                 if key.value in seen:
                     yield key.value, key.start_mark.line + 1
                 seen.add(key.value)
-            yield from _repeated(value, looked)
+            yield from _repeated(value, visited)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _repeated(item, looked)
+            yield from _repeated(item, visited)
 
 
 def _line(node: yaml.Node, place: tuple[str | int, ...], text: str) -> int:
-    """The line of a field; for a mistake that several fields make together, of the first one its text names."""
+    """Return the line of a field; for a mistake of several fields, the line of the first field that its text names."""
     for part in place or _named(node, text):
         found = None
         if isinstance(node, yaml.MappingNode):

@@ -1,7 +1,8 @@
-"""The sensor that hears of changes: messages of a queue make it look at once, and the comparison decides what is built.
+"""Define the sensor ``<name>_events``: a message of a queue makes it compare source and published partitions at once.
 
-It works beside the refresh sensor or the schedule, which find what no message told. A message is deleted in the tick
-after the one that requested its run: only then is it known that Dagster has the request.
+The comparison decides what is built. The refresh sensor or the schedule runs beside this sensor, because messages may
+be lost. A message is deleted in the tick after the tick that requested its run, because only then it is certain that
+Dagster has the request.
 """
 
 import json
@@ -25,9 +26,9 @@ from rasteret_assets.orchestration.reconcile import (
     digest,
     failed_lately,
     is_harvested_now,
-    is_looked_at,
-    look_in_tick,
+    is_profiled_now,
     look_request,
+    profile_in_tick,
 )
 from rasteret_assets.orchestration.refresh_sensor import sensor_status
 from rasteret_assets.spec import CollectionSpec
@@ -40,11 +41,11 @@ _EVERY_S: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class HintCursor:
-    """What the sensor remembers from tick to tick.
+    """The memory of the sensor from tick to tick.
 
     Args:
         requests: counts the ticks that requested runs, because Dagster launches a run key only once.
-        heeded: receipts of the messages of the last tick, which are deleted in the next one.
+        heeded: receipts of the messages that the last tick dealt with, which the next tick deletes.
     """
 
     requests: int = 0
@@ -52,16 +53,16 @@ class HintCursor:
 
     @classmethod
     def from_text(cls, text: str | None) -> "HintCursor":
-        """Return the cursor that Dagster kept; a fresh one at the first tick."""
+        """Return the cursor that Dagster kept; an empty cursor at the first tick."""
         return cls(**json.loads(text)) if text else cls()
 
     def to_text(self) -> str:
-        """Return the cursor as Dagster keeps it."""
+        """Return the cursor as the text that Dagster keeps."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
 def hint_sensor(spec: CollectionSpec, jobs: Sequence[Any], queue_url: str) -> dg.SensorDefinition:
-    """Return a sensor that looks at the source when messages tell of changes.
+    """Return a sensor that profiles the source when messages tell of changes.
 
     Args:
         spec: of the collection.
@@ -93,10 +94,10 @@ def hint_sensor(spec: CollectionSpec, jobs: Sequence[Any], queue_url: str) -> dg
             if spec.harvest is not None:
                 return _harvest(context.instance, spec, cursor, hints, queue)
             workspace = rasteret_filesystem.open_workspace(spec)
-            profile = look_in_tick(rasteret_filesystem, spec, workspace)
+            profile = profile_in_tick(rasteret_filesystem, spec, workspace)
             if profile is None:
                 queue.give_back(list(hints))
-                return _look(spec, cursor, is_running=is_looked_at(context.instance, spec))
+                return _look(spec, cursor, is_running=is_profiled_now(context.instance, spec))
             found = compare(context.instance, spec, workspace, profile, known)
             heeded, waiting = _heeded(hints, found)
             queue.give_back(waiting)
@@ -116,7 +117,7 @@ def hint_sensor(spec: CollectionSpec, jobs: Sequence[Any], queue_url: str) -> dg
 
 
 def _hints(context: dg.SensorEvaluationContext, spec: CollectionSpec, queue: EventQueue) -> dict[str, Hint]:
-    """Return what the messages in the queue say, by receipt; an empty hint for one that is not understood."""
+    """Return the hints of the messages in the queue, by receipt; an empty hint for an unknown message."""
     hints: dict[str, Hint] = {}
     strange: list[str] = []
     for message in queue.receive():
@@ -131,7 +132,7 @@ def _hints(context: dg.SensorEvaluationContext, spec: CollectionSpec, queue: Eve
 
 
 def _hint(message: Message, spec: CollectionSpec) -> tuple[Hint, str]:
-    """Return what a message says, and why it is not understood, where it is not."""
+    """Return the hint of a message, and the reason if the message is not understood, else an empty text."""
     try:
         return hint_of(message.body, spec), ""
     except MessageError as error:
@@ -139,9 +140,10 @@ def _hint(message: Message, spec: CollectionSpec) -> tuple[Hint, str]:
 
 
 def _heeded(hints: Mapping[str, Hint], found: Difference) -> tuple[list[str], list[str]]:
-    """Return the messages that this tick does justice to, and those of partitions that a run builds at the moment.
+    """Return the receipts of messages that this tick deals with, and those of messages that wait for a run's end.
 
-    Such a run may have read the source before the change, so a message about its partition is for a later tick.
+    A message waits while an unfinished run builds its partition, because the run may have read the source before the
+    change.
     """
     busy = {key for key in found.differing if key in found.busy}
     waiting = [
@@ -151,7 +153,7 @@ def _heeded(hints: Mapping[str, Hint], found: Difference) -> tuple[list[str], li
 
 
 def _meant(hints: Sequence[Hint], found: Difference) -> list[str]:
-    """Return the stale partitions that messages mean: all of them where one of the messages names none."""
+    """Return the stale partitions that messages mean: all stale ones if a message names no partition."""
     whole = Hint()
     for hint in hints:
         whole |= hint
@@ -161,10 +163,10 @@ def _meant(hints: Sequence[Hint], found: Difference) -> list[str]:
 def _harvest(
     instance: dg.DagsterInstance, spec: CollectionSpec, cursor: HintCursor, hints: Mapping[str, Hint], queue: EventQueue
 ) -> dg.SensorResult:
-    """Return what a tick does where items are harvested: it has the windows of the messages asked for.
+    """Return the result of a tick where items are harvested: a run that asks for the windows of the messages.
 
-    What a harvest brings is then found by the refresh sensor, as any change of the record table. A harvest that goes on
-    may have asked before the change, so messages wait for its end.
+    The refresh sensor then finds the harvested changes, like any change of the record table. An unfinished harvest may
+    have asked before the change, so that messages wait for its end.
     """
     if is_harvested_now(instance, spec):
         queue.give_back(list(hints))
@@ -178,7 +180,7 @@ def _harvest(
 
 
 def _look(spec: CollectionSpec, cursor: HintCursor, *, is_running: bool) -> dg.SensorResult:
-    """Return what a tick does where too much changed for it: its messages wait for the end of the look."""
+    """Return the result of a tick where too much changed to read in a tick: messages wait for a run of the look job."""
     if is_running:
         told = "a run looks at the source, of which too much changed for a tick; the messages wait for it"
         return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())

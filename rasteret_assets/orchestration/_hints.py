@@ -1,9 +1,9 @@
-"""What a message about new or changed items says of a collection: which of its partitions may be worth a look now.
+"""Read messages about new or changed items: which partitions of a collection may have changed.
 
-A message is a hint and nothing else. It may come twice, late, out of order or never, and from anybody who may write to
-the queue; what is built is decided by comparing the source with what is published.
+A message is a hint and nothing else: it may come twice, late, out of order or never, and from anybody who may write to
+the queue. Comparing the source with the published partitions decides what is built.
 
-Understood are STAC items and collections of them, S3 event notifications, and either of these within messages of SNS
+Messages may be STAC items, collections of STAC items, S3 event notifications, and any of these inside messages of SNS
 (raw or wrapped) and EventBridge:
 
 * https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
@@ -20,17 +20,17 @@ from rasteret_assets.partitions import hive_keys, partition_key
 from rasteret_assets.schema import UNDATED
 from rasteret_assets.spec import CollectionSpec
 
-#: Wrappers within wrappers that are opened.
+#: Depth of wrappers inside wrappers that is opened.
 _DEEPEST: Final = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hint:
-    """What messages say.
+    """Partitions that messages say have changed.
 
     Args:
-        partitions: those that items in them belong to.
-        is_vague: whether something changed of which no message says to which partition it belongs.
+        partitions: to which items in the messages belong.
+        is_vague: whether a message tells of a change and names no partition.
     """
 
     partitions: frozenset[str] = frozenset()
@@ -44,14 +44,14 @@ class Hint:
 
 
 class MessageError(ValueError):
-    """A message that is not understood; the text does not repeat what stands in it."""
+    """A message that is not understood; the text of the error repeats nothing of the message."""
 
 
 def hint_of(body: str, spec: CollectionSpec) -> Hint:
-    """Return what the body of a message says of a collection; an empty hint where it is a test of the queue.
+    """Return the hint in the body of a message; an empty hint for a test message of the queue.
 
     Raises:
-        MessageError: if it is neither a STAC item nor a notification of S3.
+        MessageError: if the body is neither a STAC item nor a notification of S3.
     """
     hint = Hint()
     try:
@@ -65,7 +65,7 @@ def hint_of(body: str, spec: CollectionSpec) -> Hint:
 
 
 def _unwrapped(document: Any, deepest: int) -> Iterator[Any]:
-    """Yield the items and notifications in a message, whatever they are wrapped in."""
+    """Yield the items and notifications in a message, taken out of their wrappers."""
     if not deepest:
         raise MessageError("it is wrapped too often")
     match document:
@@ -87,11 +87,11 @@ def _unwrapped(document: Any, deepest: int) -> Iterator[Any]:
 
 
 def _said(document: Any, spec: CollectionSpec) -> Hint:
-    """Return what an item or a notification says."""
+    """Return the hint of an item or a notification."""
     match document:
         case {"type": "Feature", "properties": dict(properties)}:
             return Hint(partitions=frozenset({_partition(properties, spec)}))
-        case {"Event": "s3:TestEvent"}:  # S3's own, when a queue is connected
+        case {"Event": "s3:TestEvent"}:  # S3 sends it when a queue is connected
             return Hint()
         case {"s3": {"object": {"key": str()}}} | {"bucket": {"name": str()}, "object": {"key": str()}}:
             return Hint(is_vague=True)
@@ -109,5 +109,5 @@ def _partition(properties: Mapping[str, Any], spec: CollectionSpec) -> str:
         time = datetime.fromisoformat(text)
         time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
-        raise MessageError("the datetime of its item is not one") from None
+        raise MessageError("the datetime of its item is not a datetime") from None
     return partition_key(*(time.year, time.month, time.day)[: len(hive_keys(spec.partition_by))])

@@ -1,9 +1,9 @@
-"""The IO manager of a collection: an asset below takes it as an argument, with the records of its own partitions.
+"""Load a collection for an asset that takes it as an argument, with the records of the asset's own partitions.
 
     @dg.asset(ins={"collection": dg.AssetIn(["scenes", "collection"])}, partitions_def=partitions_of(spec))
     def ndvi(collection: Collection) -> None: ...
 
-Only the files of these partitions are opened, and rows are read when asked for.
+Only the files of these partitions are opened, and rows are read when somebody asks for them.
 
 https://docs.dagster.io/guides/build/io-managers
 """
@@ -33,14 +33,14 @@ from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.workspace import Workspace
 
-#: Metadata of an input by which an asset says that it does without partitions that were not built; Dagster's own IO
-#: managers know it too.
+#: Metadata of an input of an asset that accepts partitions that were not built. Dagster's own IO managers use the
+#: same name.
 ALLOW_MISSING: Final = "allow_missing_partitions"
 _MOST_NAMED: Final = 5
 
 
 def collection_io_manager(spec: CollectionSpec) -> dg.IOManagerDefinition:
-    """Return the IO manager that loads a collection; it goes by the resources of the collection's stages."""
+    """Return the IO manager that loads a collection, with the resources that its stages use."""
 
     @dg.io_manager(
         required_resource_keys={FILESYSTEM, BACKEND},
@@ -67,9 +67,9 @@ class _CollectionIOManager(dg.IOManager):
     Args:
         spec: of the collection.
         instance: of the run.
-        run_id: of the run; None where a person loads the collection.
-        filesystem: by which the collection is reached.
-        backend: by which its rasters are reached.
+        run_id: of the run; None outside of runs, for example in a notebook.
+        filesystem: on which the collection lies.
+        backend: that reads the rasters.
     """
 
     spec: CollectionSpec
@@ -79,7 +79,7 @@ class _CollectionIOManager(dg.IOManager):
     backend: StorageBackendResource
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> Never:
-        """Refuse to write: a collection is written by its stages, and nothing else is stored beside it."""
+        """Refuse to write, because only the stages of a collection write it."""
         asset = context.asset_key.to_user_string() if context.has_asset_key else context.name
         raise dg.Failure(
             f"{asset} has the IO manager of the collection {self.spec.name}, which loads it and writes nothing: leave "
@@ -88,14 +88,14 @@ class _CollectionIOManager(dg.IOManager):
         )
 
     def load_input(self, context: dg.InputContext) -> Collection:
-        """Return the collection with the records of the partitions that the step takes.
+        """Return the collection with the records of the step's partitions.
 
         Raises:
-            dagster.Failure: naming the partitions that were never built, and those that failed in this run.
+            dagster.Failure: naming partitions that were never built, and partitions that failed in this run.
         """
         with explained():
             workspace = self.filesystem.open_workspace(self.spec)
-            # Without partitions where a person loads it, rather than a step.
+            # Outside of runs nobody selects partitions: all published ones are loaded.
             keys = list(context.asset_partition_keys if context.has_asset_partitions else workspace.states())
             failures = {} if self.run_id is None else failures_of_run(self.instance, self.run_id, self.spec)
             if failed := [failures[key] for key in keys if key in failures]:
@@ -107,7 +107,7 @@ class _CollectionIOManager(dg.IOManager):
             return self._load(workspace, published)
 
     def _tell_missing(self, context: dg.InputContext, missing: Sequence[str]) -> None:
-        """Refuse partitions that were never built, and log those that are gone from the record table."""
+        """Refuse partitions that were never built, and log partitions that are gone from the record table."""
         gone = self.instance.get_materialized_partitions(stage_key(self.spec, COLLECTION)) & set(missing)
         unbuilt = [key for key in missing if key not in gone]
         if unbuilt and not (context.definition_metadata or {}).get(ALLOW_MISSING):
@@ -126,7 +126,7 @@ class _CollectionIOManager(dg.IOManager):
         if keys:
             found = load(path, self.spec.name, partitions=sorted(keys), filesystem=filesystem)
             return replace(found, backend=backend)
-        # Of any other, which knows the columns.
+        # No rows of any other partition, because its file has the columns.
         others = list(workspace.states())[:1]
         if not others:
             raise CollectionError(f"nothing of {self.spec.name} is published: materialize it first")

@@ -1,4 +1,4 @@
-"""Which columns of a stage come from which columns of the stage before, for the catalog's lineage view."""
+"""Say which columns of a stage come from which columns of its inputs, for the catalog's lineage view."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.spec import CollectionSpec
 
-#: Contract columns that are made from another.
+#: Contract columns that are made from another column, by name.
 _DERIVED = {BBOX: GEOMETRY, CRS: "proj:wkt2", PROJ_EPSG: "proj:code"}
 
 

@@ -1,4 +1,4 @@
-"""Where tables and files lie, as a person writes it and, where a browser can open it, as a link. No secret is in it."""
+"""Write where tables and files lie, as paths and, where a browser can open them, as links, with no secrets."""
 
 from typing import Any, Final
 from urllib.parse import quote
@@ -21,12 +21,12 @@ _GCS: Final = "https://console.cloud.google.com/storage/browser/_details/{bucket
 
 
 def place_metadata(spec: CollectionSpec, path: str, settings: S3Settings) -> dict[str, dg.MetadataValue]:
-    """Return the path of a table, and its page in the console of its store where there is one.
+    """Return the path of a table and, if its store has a web console, the page of the table there.
 
     Args:
         spec: of the collection.
         path: on the filesystem of the workspace.
-        settings: by which S3 is reached.
+        settings: that S3 is reached with.
     """
     uri = uri_of(spec, path)
     page = console_page(uri, settings)
@@ -34,19 +34,19 @@ def place_metadata(spec: CollectionSpec, path: str, settings: S3Settings) -> dic
 
 
 def uri_of(spec: CollectionSpec, path: str) -> str:
-    """Return a path on the workspace's filesystem as a person would write it."""
+    """Return a path on the workspace's filesystem as a path or URI that people write."""
     scheme, mark, _ = redact(spec.published_path or "").partition("://")
     return f"{scheme}://{path}" if mark else path
 
 
 def console_page(uri: str, settings: S3Settings) -> str | None:
-    """Return the page of an object in the web console of AWS or Google Cloud, which asks for a login of its own.
+    """Return the page of an object in the web console of AWS or Google Cloud.
 
-    None for local files, which browsers do not open from a web page, and for other stores.
+    None for other stores, and for local files, because browsers do not open them from a web page.
 
     Args:
         uri: of the object.
-        settings: by which S3 is reached; behind an endpoint of its own there is another store.
+        settings: that S3 is reached with; an endpoint of its own means a store other than AWS.
     """
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
@@ -56,7 +56,7 @@ def console_page(uri: str, settings: S3Settings) -> str | None:
 
 
 def missing_headers(workspace: Workspace, path: str) -> str:
-    """Return Markdown with the first headers that a partition lacks: record, band, address and reason.
+    """Return Markdown with the first missing headers of a partition: record, band, address and reason.
 
     Args:
         workspace: of the collection.
@@ -74,7 +74,7 @@ def missing_headers(workspace: Workspace, path: str) -> str:
 
 
 def _line(name: str, band: str, href: str | None, error: str | None) -> str:
-    # Errors begin with the address that they are about.
+    # The address is told once, because an error begins with the address of its file.
     reason = (error or "").removeprefix(f"{href}: ")
     where = f"{plain_text(name)}, {plain_text(band)}"
     return f"* {where}: {plain_text(reason)}" if href is None else f"* {where}: {link(href)} {plain_text(reason)}"

@@ -1,7 +1,7 @@
-"""The queue of a collection's messages, in Amazon SQS: received, kept back, given back, deleted.
+"""Receive, hide, return and delete the messages of a collection's queue in Amazon SQS.
 
-A message that is received is hidden from everybody else for :data:`HIDDEN_S`. Whoever does not delete it in this time
-sees it again, so that nothing is lost with the process that received it.
+A received message is hidden from every reader for :data:`HIDDEN_S` seconds. A message that is not deleted in this time
+is received again, so that no message is lost with the process that received it.
 
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html
 """
@@ -20,11 +20,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.graph_resources import S3Settings
 
-#: Messages that a tick takes: their receipts are kept in its cursor, some 500 bytes each.
+#: Messages that a tick takes at most, because the sensor's cursor keeps their receipts, about 500 bytes each.
 MOST_MESSAGES: Final = 200
 #: Seconds for which a message is hidden after it was received.
 HIDDEN_S: Final = 600
-#: Seconds after which a message that could not be heeded yet is seen again.
+#: Seconds after which a message that has to wait is received again.
 LATER_S: Final = 60
 _AT_ONCE: Final = 10  # what SQS takes in one request
 _AMAZON: Final = re.compile(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?")
@@ -35,9 +35,9 @@ class Message:
     """A message as it was received.
 
     Args:
-        id: by which people find it.
-        receipt: by which it is deleted.
-        body: its text.
+        id: by which people find the message.
+        receipt: by which the message is deleted.
+        body: text of the message.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Message:
 
 
 class EventQueue:
-    """A queue, by its address.
+    """A queue of Amazon SQS.
 
     Args:
         client: of boto3.
@@ -58,7 +58,7 @@ class EventQueue:
         self._url = url
 
     def receive(self) -> list[Message]:
-        """Return the messages that are there, at most :data:`MOST_MESSAGES`, and hide them from others."""
+        """Return at most :data:`MOST_MESSAGES` messages of the queue, and hide them from other readers."""
         found: dict[str, Message] = {}
         while len(found) < MOST_MESSAGES:
             answer = self._client.receive_message(
@@ -73,11 +73,11 @@ class EventQueue:
         return list(found.values())
 
     def delete(self, receipts: Sequence[str]) -> None:
-        """Delete messages. One that was received again meanwhile stays, which costs a look."""
+        """Delete messages. A message that was received again meanwhile stays, and costs one more comparison."""
         self._each("delete_message_batch", receipts, {})
 
     def give_back(self, receipts: Sequence[str]) -> None:
-        """Let messages be seen again after :data:`LATER_S`."""
+        """Let messages be received again after :data:`LATER_S` seconds."""
         self._each("change_message_visibility_batch", receipts, {"VisibilityTimeout": LATER_S})
 
     def _each(self, method: str, receipts: Sequence[str], values: dict[str, Any]) -> None:
@@ -89,14 +89,14 @@ class EventQueue:
 
 @contextmanager
 def open_queue(url: str, settings: S3Settings) -> Iterator[EventQueue]:
-    """Open a queue with the credentials by which tables are read.
+    """Open a queue with the credentials that record tables are read with.
 
     Args:
-        url: of the queue, which says its region.
-        settings: whose keys or profile count; without them boto3's usual chain.
+        url: of the queue; for Amazon it names the region.
+        settings: whose keys or profile count; boto3's usual chain where both are missing.
 
     Raises:
-        SpecError: if the queue does not exist, or may not be read.
+        SpecError: if the queue does not exist, or the credentials may not read it.
     """
     parts = urlsplit(url)
     region = _AMAZON.fullmatch(parts.hostname or "")

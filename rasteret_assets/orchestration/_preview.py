@@ -1,7 +1,7 @@
-"""A picture of some pixels of a published partition: the proof that its index leads to its files.
+"""Draw some pixels of a published partition, to prove that its index leads to its files.
 
-One record is drawn as :meth:`rasteret_assets.Collection.preview` draws it, through the published index as a reader
-would: a few range requests, and no header. What keeps it from being drawn is said instead, and fails no run.
+One record is drawn like :meth:`rasteret_assets.Collection.preview` does, through the published index: a few range
+requests, and no header is read. Where the record cannot be drawn, the text says why, and the run goes on.
 """
 
 from collections.abc import Sequence
@@ -25,22 +25,22 @@ from rasteret_assets.schema import CLOUD_COVER, band_column
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.workspace import Workspace
 
-#: Pixels along the longer side of a picture. A whole record is drawn where one of its overviews is as small as this.
+#: Pixels along the longer side of a picture. A record with an overview of at most this size is drawn as a whole.
 _SIZE: Final = 400
-#: Pixels along each side of the middle of a record that has no such overview.
+#: Pixels along each side of the middle part that is drawn of a record with larger overviews only.
 _MIDDLE: Final = 224
-#: What shows where there is no data.
+#: Grey value of pixels that have no data.
 _GROUND: Final = 236
 _QUALITY: Final = 80
 
 
 def preview(workspace: Workspace, path: str, backend: StorageBackend) -> str:
-    """Return Markdown with the picture of a published file, or why it has none.
+    """Return Markdown with the picture of a published file, or with the reason why it cannot be drawn.
 
     Args:
-        workspace: on whose filesystem the file lies.
+        workspace: of the collection.
         path: of the published file.
-        backend: where pixels come from.
+        backend: that reads the pixels.
     """
     schema = workspace.read_schema(path)
     bands = () if schema is None else default_bands(as_collection(schema.empty_table(), require_band_metadata=False))
@@ -49,11 +49,11 @@ def preview(workspace: Workspace, path: str, backend: StorageBackend) -> str:
         if whole.any():
             record = batch.slice(_clearest(batch, np.flatnonzero(whole)), 1)
             return _shown(as_collection(pa.Table.from_batches([record])), bands, backend)
-    return "no record has all the headers that a picture takes"
+    return "no record has the headers of all bands that a picture needs"
 
 
 def _clearest(records: pa.RecordBatch, rows: npt.NDArray[np.intp]) -> int:
-    """Return the row with the fewest clouds, the first of equals; the first row where the records do not say."""
+    """Return the row with the least cloud cover, the first of equal ones; the first row if cloud cover is unknown."""
     place = records.schema.get_field_index(CLOUD_COVER)
     kind = None if place < 0 else records.schema.field(place).type
     if kind is None or not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
@@ -67,7 +67,7 @@ def _shown(collection: Collection, bands: Sequence[str], backend: StorageBackend
     try:
         (record,) = every_record(collection.batches(projection(collection.schema, bands)), bands)
         size = _fitting(record.finest)
-        # The record's raster is drawn, wherever its footprint says that it lies.
+        # By the raster and not by the footprint, because record tables may have wrong footprints.
         area = _middle(record.finest, record.crs) if size is None else None
         drawn = draw_record(record, bands, area, size=size or _MIDDLE, backend=backend, options=ReadOptions())
     except RasteretAssetsError as error:
@@ -76,13 +76,13 @@ def _shown(collection: Collection, bands: Sequence[str], backend: StorageBackend
 
 
 def _fitting(header: BandHeader) -> int | None:
-    """Return the longer side of the largest copy of an image that a picture may show; None where all are larger."""
+    """Return the longer side of the largest level of an image that fits into a picture; None if no level fits."""
     sizes = [max(level.grid.width, level.grid.height) for level in (header, *header.overviews)]
     return next((size for size in sizes if size <= _SIZE), None)
 
 
 def _middle(header: BandHeader, crs: str) -> Area:
-    """Return the middle of an image."""
+    """Return the area of the middle of an image."""
     left, bottom, right, top = header.grid.bounds
     half_x = min((right - left) / 2, abs(header.grid.scale_x) * _MIDDLE / 2)
     half_y = min((top - bottom) / 2, abs(header.grid.scale_y) * _MIDDLE / 2)
@@ -91,7 +91,7 @@ def _middle(header: BandHeader, crs: str) -> Area:
 
 
 def _jpeg(drawn: Picture) -> bytes:
-    """Return a picture as JPEG, a tenth of its PNG: it is kept in Dagster's event log."""
+    """Return a picture as JPEG, a tenth of its bytes as PNG, because Dagster keeps it in its event log."""
     colours, alpha = drawn.pixels[..., :3], drawn.pixels[..., 3:]
     flat: npt.NDArray[np.uint8] = np.where(alpha, colours, np.uint8(_GROUND))
     return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(flat), level=_QUALITY))

@@ -1,7 +1,8 @@
-"""The sensor that tries transient header failures again: throttled, timed out, unavailable, refused, lately missing.
+"""Define the sensor ``<name>_retry``, which tries transient header failures again.
 
-The source of such a partition is unchanged, so the refresh sensor leaves it alone; without this one, what failed for a
-moment would be missing until the partition changes.
+Transient are failures by throttling, timeouts, unavailable hosts and refused credentials, and files that went missing
+lately. The source of such a partition is unchanged, so that the refresh sensor leaves it alone: without this sensor its
+headers would be missing until the source changes.
 """
 
 import json
@@ -31,12 +32,12 @@ _LAST_S: Final = 24 * 3600
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What was done so far about the transient failures of a partition.
+    """The tries of the transient failures of a partition so far.
 
     Args:
-        failed: how many headers were missing when it was last tried.
-        tries: how often it was tried with that many missing.
-        due: when it is tried next, in seconds since 1970.
+        failed: number of headers that were missing after the last try.
+        tries: number of tries with ``failed`` headers missing.
+        due: time of the next try, in seconds since 1970.
     """
 
     failed: int
@@ -45,7 +46,7 @@ class Attempt:
 
 
 def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
-    """Return a sensor that fetches headers again that failed for a passing reason, at ever longer intervals."""
+    """Return a sensor that fetches transiently failed headers again, at ever longer intervals."""
     states = StateCache()
 
     @dg.sensor(
@@ -89,17 +90,17 @@ def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
 
 
 def _transient(states: Mapping[str, Mapping[str, Any]], now: float) -> dict[str, int]:
-    """Return how many headers another try may bring, by published partition."""
+    """Return for each published partition the number of headers that another try may bring."""
     at = datetime.fromtimestamp(now, UTC)
     missing = {key: count_retried(state, at) for key, state in states.items()}
     return {key: count for key, count in missing.items() if count}
 
 
 def _next(known: Attempt | None, failed: int, now: float) -> tuple[Attempt, bool]:
-    """Return the state after this tick, and whether the partition is due now.
+    """Return the tries of a partition after this tick, and whether it is due now.
 
-    A partition that is seen for the first time has just been built: it waits an hour. One of which fewer are missing
-    than before gets on, and is tried soon again.
+    A partition that the sensor sees for the first time was just built, and waits an hour. So does a partition whose
+    number of missing headers changed, because its last try brought some.
     """
     if known is None or known.failed != failed:
         return Attempt(failed=failed, tries=0, due=now + _FIRST_S), False

@@ -1,7 +1,7 @@
-"""Schedules for those who prefer a clock: look for changes once a day, ask whether known files changed once a week.
+"""Define the schedules: read what changed in the source once a day, ask whether indexed files changed once a week.
 
-A schedule launches runs of one job. That for changes launches the run that looks at the source, however much of it
-changed; a sensor waits for the end of this run and requests the builds.
+A schedule of Dagster launches runs of one job. The refresh schedule therefore launches the job that profiles the
+source, however much changed, and a sensor requests the builds when that run has ended.
 
 https://docs.dagster.io/guides/automate/schedules
 """
@@ -26,7 +26,7 @@ from rasteret_assets.orchestration.reconcile import (
     busy_partitions,
     compare,
     failed_lately,
-    look_in_tick,
+    profile_in_tick,
     run_request,
 )
 from rasteret_assets.source.stored import stored_profile
@@ -37,7 +37,7 @@ _SCHEDULE_TAG: Final = "dagster/schedule_name"
 
 
 def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
-    """Return a schedule that looks at the source at given times; :func:`after_look_sensor` then requests the builds."""
+    """Return a schedule that profiles the source at given times; :func:`after_look_sensor` then requests the builds."""
     return dg.ScheduleDefinition(
         name=refresh_schedule_name(spec),
         job_name=look_job_name(spec),
@@ -53,7 +53,7 @@ def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
 
 
 def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
-    """Return a sensor that requests, after each look that the schedule launched, what the refresh sensor would."""
+    """Return a sensor that requests builds of what changed, after each look job that the schedule launched."""
     known = StateCache()
 
     @dg.run_status_sensor(
@@ -61,7 +61,7 @@ def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
         name=f"{identifier(spec.name)}_after_look",
         monitored_jobs=[jobs.look],
         request_job=jobs.build,
-        # It does nothing before somebody starts the schedule.
+        # Running from the start, because it does nothing before somebody starts the schedule.
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"Builds the partitions of {spec.name} that differ from the source, after each look at it that "
@@ -74,7 +74,7 @@ def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=f"the look {run.run_id} was not launched by the schedule")
         workspace = rasteret_filesystem.open_workspace(spec)
         try:
-            profile = look_in_tick(rasteret_filesystem, spec, workspace)
+            profile = profile_in_tick(rasteret_filesystem, spec, workspace)
         except NotHarvestedError as error:
             return dg.SensorResult(skip_reason=str(error))
         if profile is None:
@@ -110,7 +110,7 @@ def revalidate_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
         workspace = rasteret_filesystem.open_workspace(spec)
         published = workspace.states().keys() - busy_partitions(context.instance, spec)
         profile = stored_profile(workspace)
-        # Every known header is asked about.
+        # As if nothing were published, because a revalidation asks about every header.
         headers = {} if profile is None else headers_to_fetch(profile, {})
         at = context.scheduled_execution_time.isoformat()
         requests = [

@@ -1,7 +1,7 @@
-"""The stages of a collection as assets, each a thin shell around a stage function.
+"""Define the stages of a collection as assets, each a thin shell around a stage function of the library.
 
-Assets write their files themselves and pass nothing in memory: what a stage reads is what the stage before has written.
-Every step of a run may cover one partition or a contiguous range of them.
+Assets write their files themselves and pass nothing in memory: a stage reads the files of the stages before it. A step
+of a run covers one partition or a contiguous range of partitions.
 
 https://docs.dagster.io/guides/build/assets
 """
@@ -30,7 +30,7 @@ HEADER_POOL = "cog_headers"
 
 
 def raw_records(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
-    """Return the asset of stage 1: the partition's rows as the provider wrote them."""
+    """Return the asset of stage 1, the raw records: rows of the record table as the provider wrote them."""
 
     @_stage_asset(spec, asset)
     def raw_records(
@@ -49,7 +49,7 @@ def raw_records(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinitio
 
 
 def normalized_records(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
-    """Return the asset of stage 2: records under the contract, with the rows that break it beside them."""
+    """Return the asset of stage 2, the normalized records: rows under the record contract, and the rejected rows."""
 
     @_stage_asset(spec, asset)
     def normalized_records(
@@ -74,14 +74,14 @@ def normalized_records(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDe
 
 
 def _rejects(step: StageStep, key: str, error: Exception) -> dict[str, Any]:
-    """Return the metadata of rejected rows, where too many of them stopped a partition."""
+    """Return the metadata of rejected rows if too many of them stopped a partition, else nothing."""
     if not isinstance(error, InvalidRecordError):
         return {}
     return rejected_metadata(step.workspace, step.spec, key)
 
 
 def band_metadata(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
-    """Return the asset of stage 3: the headers of the files."""
+    """Return the asset of stage 3, the band metadata: the headers of the files."""
 
     @_stage_asset(spec, asset, pool=HEADER_POOL)
     def band_metadata(
@@ -104,7 +104,7 @@ def band_metadata(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinit
             results = step.run(build)
             for result in results:
                 try:
-                    # For reasons that pass only: a partition whose one file is gone must not fail for ever.
+                    # For transient failures only, because a partition whose only file is gone would fail for ever.
                     refuse_without_headers(step.workspace, [result], transient_only=True)
                 except EnrichmentError as error:
                     step.fail(result.key, error)
@@ -120,7 +120,7 @@ def band_metadata(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinit
 
 
 def collection(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
-    """Return the asset of stage 4: the published collection."""
+    """Return the asset of stage 4, the published collection."""
 
     @_stage_asset(spec, asset)
     def collection(
@@ -131,7 +131,7 @@ def collection(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition
     ) -> Iterator[dg.MaterializeResult[None]]:
         with explained():
             step = StageStep(context, rasteret_filesystem.open_workspace(spec), spec, COLLECTION)
-            # What the run's own steps have checked needs no second look.
+            # Stages of this run are left out, because their steps have checked them.
             unchecked = [stage for stage in (NORMALIZED, BANDS) if stage not in step.steps_of_run]
             for key, told in publication_errors(step.workspace, spec, step.keys, unchecked).items():
                 step.fail(key, CheckError(told))
@@ -156,13 +156,13 @@ def collection(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition
 def _stage_asset(
     spec: CollectionSpec, asset: dg.AssetSpec, *, pool: str | None = None
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Return a decorator that makes an asset of a stage's step, with what all stages have in common."""
+    """Return a decorator that makes an asset of a stage's step, with the settings that all stages share."""
     stage = asset.key.path[-1]
     return dg.multi_asset(
         name=op_name(spec, stage),
         specs=[asset],
         check_specs=check_specs(spec, stage) if stage not in (RAW, COLLECTION) else None,
-        # A policy knows no rows: how much one run may take is for those to say who launch it.
+        # By partitions only, because a policy does not know rows or headers; sensors group partitions by both.
         backfill_policy=dg.BackfillPolicy.multi_run(spec.graph.partitions_per_run),
         pool=pool,
         op_tags=spec.graph.op_tags,

@@ -1,7 +1,7 @@
-"""One step of a run: a stage over the partitions of the run, of which one that fails does not stop the others.
+"""Run a stage over the partitions of a run; a partition that fails does not stop the others.
 
-A partition that failed in one step is left out of the later steps of the run. The last of them fails and names all that
-failed, so that a run that did not do what it was launched for never looks as if it had.
+A partition that failed in one step is left out of the later steps of the run. The last step fails and names all failed
+partitions, so that the run does not show as successful.
 """
 
 import traceback
@@ -29,20 +29,20 @@ from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.workspace import Workspace
 
-#: Makes the metadata of a partition that was made.
+#: Returns the metadata of a partition from its result.
 Describe = Callable[[StageResult], Mapping[str, Any]]
-#: Makes metadata of a partition that failed.
+#: Returns the metadata of a failed partition from its key and error.
 Explain = Callable[[str, Exception], Mapping[str, Any]]
 
 
 class StageStep:
-    """A stage's step in a run.
+    """A step of a run: one stage, over the run's partitions.
 
     Args:
         context: of the step.
         workspace: of the collection.
         spec: of the collection.
-        stage: that the step is of.
+        stage: of the step.
     """
 
     def __init__(
@@ -59,9 +59,10 @@ class StageStep:
 
     @property
     def steps_of_run(self) -> list[str]:
-        """Return the collection's steps that the run has, in the order in which data flows.
+        """Return the steps of the collection in this run, in the order in which data flows.
 
-        They are named by their stages; :data:`~rasteret_assets.orchestration.graph_names.PUBLISHED_CHECKS` is the last.
+        A step has the name of its stage; the last is
+        :data:`~rasteret_assets.orchestration.graph_names.PUBLISHED_CHECKS`.
         """
         there, chosen = {node.name for node in self.context.job_def.nodes}, self.context.run.step_keys_to_execute
         names = {step: op_name(self.spec, step) for step in (*STAGES, PUBLISHED_CHECKS)}
@@ -71,8 +72,8 @@ class StageStep:
         """Run the stage over the partitions that have not failed.
 
         Args:
-            build: what the stage works on.
-            explain: makes metadata that help to see why a partition failed.
+            build: workspace, spec and whatever else the stage needs.
+            explain: returns metadata that help to see why a partition failed.
         """
         build.failed = {}
         results = run_stage(self.stage, build, self.keys)
@@ -83,7 +84,7 @@ class StageStep:
         return results
 
     def fail(self, key: str, error: Exception, metadata: Mapping[str, Any] | None = None) -> None:
-        """Take a partition out of the rest of the run, and say why."""
+        """Leave a partition out of the rest of the run, and log the reason as an event."""
         if key not in self.failures:
             failure = PartitionFailure.of(key, self.stage, error)
             self.failures[key] = failure
@@ -92,14 +93,14 @@ class StageStep:
         self.keys = [other for other in self.keys if other != key]
 
     def report(self, results: Sequence[StageResult], describe: Describe) -> Iterator[dg.MaterializeResult[None]]:
-        """Yield what Dagster takes for the step's output, after an event for each partition and the stage's checks.
+        """Log an event for each partition, evaluate the stage's checks, and yield the step's output.
 
         Args:
             results: of the partitions that were made.
-            describe: makes the metadata of each.
+            describe: returns the metadata of each.
 
         Raises:
-            dagster.Failure: after the last step of a run in which partitions failed, and where none is left.
+            dagster.Failure: if partitions failed, in the last step of the run or when no partition is left.
         """
         made = [result for result in results if result.key not in self.failures]
         self._tell(made, describe)
@@ -113,16 +114,16 @@ class StageStep:
         by_key = {result.key: result for result in made}
         described = each_file(self.workspace.fs, lambda key: describe(by_key[key]), list(by_key))
         told = {result.key: (result.version, more) for result, more in zip(made, described, strict=True)}
-        # As a project may have changed it: Dagster compares that of the event with that of the asset.
+        # From the asset, because a project may have changed it and Dagster compares it with the event's.
         (asset,) = self.context.assets_def.specs
         version = asset.code_version or code_version(self.spec)
         for event in materializations(self.context.instance, self.spec, self.stage, version, told):
             self.context.log_event(event)
 
     def _check(self, made: Sequence[StageResult]) -> list[dg.AssetCheckResult]:
-        """Evaluate the stage's checks; a partition that a blocking one refuses fails."""
+        """Evaluate the stage's checks; a partition that a blocking check refuses fails."""
         if self.stage == COLLECTION:
-            return []  # which has a step of its own
+            return []  # because they are a step of their own
         findings = findings_of(self.workspace, self.spec, self.stage, [result.key for result in made])
         for key, error in refused(self.stage, findings).items():
             self.fail(key, error)

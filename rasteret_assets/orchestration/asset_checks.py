@@ -1,12 +1,12 @@
-"""The checks of a collection as Dagster asset checks: one evaluation of each for all partitions of a run.
+"""Define the checks of a collection as Dagster asset checks: one evaluation of each check for all partitions of a run.
 
-Checks of the stages before the last are part of the step that writes their table; a partition that a blocking one
-refuses is taken out of the run, so that it is not published. Blocking is therefore none of Dagster's business: it would
-stop the other partitions of the run too. The published file has a step of its own, so that it can be checked again from
-the UI without being built again.
+Checks of the stages before the last are part of the step that writes their table. A partition that a blocking check
+refuses is left out of the rest of the run, so that it is not published. Dagster's own blocking is not used, because it
+would stop the other partitions of the run too. The checks of the published file are a step of their own, so that the UI
+can run them again without a build.
 
-Dagster keeps an event for each evaluation, which costs it more than the check costs: an evaluation tells how many
-partitions pass, and which do not.
+One evaluation tells how many partitions pass, and which do not, because Dagster keeps an event for each evaluation,
+which takes longer than the check.
 
 https://docs.dagster.io/guides/test/asset-checks
 """
@@ -30,18 +30,18 @@ from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.workspace import Workspace
 
-#: What the checks of some partitions found, by partition and then by check; nothing where its records are gone.
+#: Findings by partition, then by check; a partition whose records are gone has none.
 Findings = Mapping[str, Mapping[str, Finding]]
 
-_GONE: Final = "the partition's records are gone: nothing is left to check"
-#: Tables that an asset consists of beside its own.
+_GONE: Final = "the partition's records are gone, so that it has nothing to check"
+#: Further tables of an asset, beside the table of its stage.
 _BESIDE: Final[Mapping[str, tuple[str, ...]]] = {NORMALIZED: (REJECTED,)}
 #: Partitions that the table of an evaluation names.
 _MOST_LISTED: Final = 50
 
 
 def checks_of_asset(stage: str) -> list[Check]:
-    """Return the checks of a stage's asset: of its table, and of those that lie beside it."""
+    """Return the checks of a stage's asset: those of its table and of the tables beside it."""
     return checks_of(*_tables_of(stage))
 
 
@@ -50,7 +50,7 @@ def _tables_of(stage: str) -> tuple[str, ...]:
 
 
 def check_specs(spec: CollectionSpec, stage: str) -> list[dg.AssetCheckSpec]:
-    """Return the declarations of the checks of a stage."""
+    """Return the check specs of a stage's asset."""
     return [
         dg.AssetCheckSpec(
             check.name,
@@ -64,7 +64,7 @@ def check_specs(spec: CollectionSpec, stage: str) -> list[dg.AssetCheckSpec]:
 
 
 def findings_of(workspace: Workspace, spec: CollectionSpec, stage: str, keys: Sequence[str]) -> Findings:
-    """Check some partitions of a stage."""
+    """Return the findings of a stage's checks in some partitions."""
 
     def found(key: str) -> dict[str, Finding]:
         return {finding.check: finding for finding in check_stage(workspace, spec, key, *_tables_of(stage))}
@@ -73,7 +73,7 @@ def findings_of(workspace: Workspace, spec: CollectionSpec, stage: str, keys: Se
 
 
 def refused(stage: str, findings: Findings) -> dict[str, CheckError]:
-    """Return why the blocking checks of a stage keep partitions from being published, by key."""
+    """Return the errors of partitions that blocking checks of a stage refuse, by key."""
     blocking = {check.name for check in checks_of_asset(stage) if check.blocking}
     errors = {
         key: "; ".join(
@@ -87,18 +87,18 @@ def refused(stage: str, findings: Findings) -> dict[str, CheckError]:
 
 
 def check_results(spec: CollectionSpec, stage: str, findings: Findings) -> list[dg.AssetCheckResult]:
-    """Return an evaluation of every check of a stage."""
+    """Return one evaluation of each check of a stage."""
     return [_evaluated(check, stage_key(spec, stage), findings) for check in checks_of_asset(stage)]
 
 
 def published_checks(spec: CollectionSpec) -> dg.AssetChecksDefinition:
-    """Return the checks of the published collection, which can be run without building it."""
+    """Return the checks of the published collection, as a step that runs without a build too."""
 
     @dg.multi_asset_check(
         name=op_name(spec, PUBLISHED_CHECKS),
         specs=check_specs(spec, COLLECTION),
-        description="Whether what is published is what was written, and whole: of the partitions of the run, or of all "
-        "that are published where the run has none.",
+        description="Checks that published files are as they were written, and that no record was lost: of the "
+        "partitions of the run, or of all published partitions if the run has no partition.",
     )
     def published(
         context: dg.AssetCheckExecutionContext, rasteret_filesystem: FilesystemResource
@@ -145,7 +145,7 @@ def _evaluated(check: Check, asset: dg.AssetKey, findings: Findings) -> dg.Asset
 
 @dataclass(frozen=True, kw_only=True)
 class _Outcome:
-    """What a check says of a partition."""
+    """The finding of a check in a partition, as Dagster shows it."""
 
     passed: bool
     is_error: bool

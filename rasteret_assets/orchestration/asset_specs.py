@@ -1,4 +1,4 @@
-"""What the catalog shows of each asset of a collection: description, kinds, tags, owners, and what it is made from.
+"""Describe each asset of a collection for the catalog: description, kinds, tags, owners, and inputs.
 
 A project changes these specs by :meth:`RasterCollection.get_asset_spec`, or by the argument ``get_asset_spec`` of
 :func:`~rasteret_assets.dagster.collection_definitions`. Keys, partitions and dependencies stay, because steps, jobs and
@@ -40,7 +40,7 @@ _KINDS: Final = {
 
 
 def stage_spec(spec: CollectionSpec, stage: str) -> dg.AssetSpec:
-    """Return the asset spec of the source or of a stage as the collection's own fields say it."""
+    """Return the asset spec of the source or of a stage, made from the fields of the collection's spec."""
     if stage == SOURCE:
         return _source_spec(spec)
     if stage == HARVESTED:
@@ -59,22 +59,22 @@ def stage_spec(spec: CollectionSpec, stage: str) -> dg.AssetSpec:
         owners=spec.graph.owners,
         tags=spec.graph.tags,
         kinds={*_KINDS[stage], *(spec.graph.kinds if stage == COLLECTION else ())},
-        # A changed spec or parser shows as "code version changed" on what was built before.
+        # A changed spec or parser shows as "code version changed" on partitions that were built before.
         code_version=code_version(spec),
         **more,
     )
 
 
 def checked_spec(spec: CollectionSpec, stage: str, get_asset_spec: GetAssetSpec | None) -> dg.AssetSpec:
-    """Return the asset spec of the source or of a stage as a project wants it.
+    """Return the asset spec of the source or of a stage after a project changed it.
 
     Args:
         spec: of the collection.
         stage: name of the stage, or ``source``.
-        get_asset_spec: returns the spec that the project wants; :func:`stage_spec` when omitted.
+        get_asset_spec: returns the changed spec; the result of :func:`stage_spec` counts when omitted.
 
     Raises:
-        SpecError: if the project changes what the steps, jobs and sensors of the collection go by.
+        SpecError: if the project changed a key, partitions or dependencies, on which steps, jobs and sensors depend.
     """
     own = stage_spec(spec, stage)
     given = own if get_asset_spec is None else get_asset_spec(stage)
@@ -101,8 +101,8 @@ def _harvest_spec(spec: CollectionSpec) -> dg.AssetSpec:
         description=(
             f"The STAC items of the {kind} at `{address}`, one Parquet file per window of time, which is a partition. "
             f"The job `{harvest_job_name(spec)}` asks for the windows that can have changed, and replaces only files "
-            "whose items did; a window that fails keeps what it had. Materializing partitions asks for their windows "
-            "again. The refresh sensor then builds what changed."
+            "whose items did; a window that fails keeps its file. Materializing partitions asks for their windows "
+            "again. The refresh sensor then builds the partitions that changed."
         ),
         partitions_def=windows_of(spec),
         group_name=identifier(spec.name),
@@ -128,8 +128,8 @@ def _source_spec(spec: CollectionSpec) -> dg.AssetSpec:
         ),
         description=(
             f"The record table at `{label_of(spec.paths)}`: one row per raster item, with the addresses of its files. "
-            "Others write it; observing it (one look at the rows of files that changed) notes its partitions and a "
-            "data version of each."
+            "Others write the table; observing it reads the rows of files that changed, and notes its partitions and "
+            "a data version of each."
         ),
         partitions_def=partitions_of(spec),
         group_name=identifier(spec.name),
@@ -143,25 +143,25 @@ def _description(spec: CollectionSpec, stage: str) -> str:
     if stage == RAW:
         return (
             "The partition's rows exactly as they were scanned from the source, after projection and filter. "
-            "Nothing is renamed or repaired here: this is the evidence of what the provider said. "
+            "Nothing is renamed or repaired here: these rows are the evidence of what the provider wrote. "
             "`rasteret-assets show` prints the rows."
         )
     if stage == NORMALIZED:
         return (
             "The rows under the record contract: text ids, UTC datetimes, WKB footprints in longitude and "
-            "latitude with their bbox, the CRS of the raster, assets as a struct. Columns of the provider stay "
-            "beside them. Rows that cannot be brought under the contract are written beside them as the provider wrote "
-            f"them, with the reason (`rejected_records`); more than {spec.max_rejected:.2%} of a partition "
-            "(`max_rejected`) stop its build."
+            "latitude with their bbox, the CRS of the raster, assets as a struct. Other columns of the provider stay. "
+            "Rows that break the contract become rejected records: they are written to a table of their own, as the "
+            f"provider wrote them, with the reason. More than {spec.max_rejected:.2%} of a partition (`max_rejected`) "
+            "stop its build."
         )
     if stage == BANDS:
         return (
             "One row per record and band: where the header of its GeoTIFF is stored (grid, CRS, data type, "
-            "place of each tile), or why it has none. A header is fetched only where its file is new, where "
-            "the last try failed for a reason that may pass, or where the run is forced."
+            "place of each tile), or why the file has no header. A header is fetched only where its file is new, "
+            "where the last try failed for a reason that may pass, or where the run is forced."
         )
     return (
         f"{spec.description} The published collection: records joined with the headers of their bands as "
-        f"GeoParquet, one file per {spec.partition_by} that is replaced in one step. Open it with "
+        f"GeoParquet, one file per {spec.partition_by} that is replaced in one step. Open the collection with "
         "`rasteret_assets.load`, DuckDB, geopandas or rasteret, or take it as an argument of an asset of yours."
     ).strip()

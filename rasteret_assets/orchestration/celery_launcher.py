@@ -1,8 +1,9 @@
-"""A launcher of runs on Celery workers that notices a worker that died.
+"""Launch runs on Celery workers, and notice workers that died.
 
-Dagster's own launcher goes by the state that Celery keeps of a task. A worker that is killed, or whose machine is gone,
-leaves ``STARTED`` behind for ever: the run is never failed, nor tried again. This one asks the worker. It is named in
-``dagster.yaml`` (see ``examples/celery``) and nowhere else, and is to be dropped once Dagster's notices by itself.
+Dagster's own launcher relies on the state that Celery keeps of a task. A worker that is killed, or whose machine is
+gone, leaves the state ``STARTED`` for ever: the run is never failed, and never tried again. The launcher of this module
+asks the worker. A ``dagster.yaml`` names it (see ``examples/celery``). Drop it once Dagster's launcher asks the worker
+too.
 
 https://docs.celeryq.dev/en/stable/userguide/monitoring.html
 """
@@ -20,25 +21,26 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from rasteret_assets.errors import SpecError
 
-#: How long workers have to answer whether they know a task.
+#: Seconds that workers have to answer whether they know a task.
 ANSWER_SECONDS: Final = 5.0
 
-#: How often in a row nobody may know a task before its run is failed: a broker that starts anew costs a poll or two.
+#: Polls in a row in which no worker knows a task before its run is failed; more than two, because a broker that
+#: restarts costs one or two.
 SILENT_POLLS: Final = 3
 
 
 class WatchfulCeleryRunLauncher(CeleryRunLauncher):
-    """Launches runs as Celery tasks, and fails those whose worker no longer works on them.
+    """Launch runs as Celery tasks, and fail runs whose worker no longer works on them.
 
     Workers must use the pool ``prefork`` (Celery's default) or ``threads``: a worker of the pool ``solo`` cannot answer
     while it works, and is taken for dead.
 
     Args:
-        values: those of Dagster's ``CeleryRunLauncher``; ``backend`` must be given, and not be ``rpc://``.
+        values: of Dagster's ``CeleryRunLauncher``; ``backend`` must be given, and not be ``rpc://``.
 
     Raises:
-        SpecError: if ``backend`` is missing or ``rpc://``, of which other processes than the one that launched a run
-            read ``PENDING``, so that healthy runs would be failed.
+        SpecError: if ``backend`` is missing or ``rpc://``. Only the process that launched a run reads its state from
+            ``rpc://``; other processes read ``PENDING``, so that healthy runs would be failed.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -55,17 +57,17 @@ class WatchfulCeleryRunLauncher(CeleryRunLauncher):
         """Return whether a worker still works on a run that has started and not ended.
 
         Raises:
-            OSError: if the broker or the store of results cannot be asked; nothing is concluded then.
+            OSError: if the broker or the store of results cannot be asked; the run then stays as it is.
         """
         task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
-        if task_id is None:  # the run began before its launcher could write down the task
+        if task_id is None:  # the run began before its launcher could store the task id
             return CheckRunHealthResult(WorkerStatus.RUNNING, "its Celery task is not known yet")
         result = self.celery.AsyncResult(task_id)
         state, info = result.state, result.info
         if state == "FAILURE":
             return CheckRunHealthResult(WorkerStatus.FAILED, "the Celery task failed")
-        # Only a started task names its worker. One that is pending has lost its state, and one that succeeded was
-        # delivered twice, as the run has not ended: then any worker may have it.
+        # Only a started task names its worker. A pending task has lost its state, and a task that succeeded was
+        # delivered twice, because its run has not ended: any worker may have either.
         host = info.get("hostname") if state == "STARTED" and isinstance(info, dict) else None
         if self._is_known(task_id, host):
             del self._silent[task_id]
@@ -78,7 +80,7 @@ class WatchfulCeleryRunLauncher(CeleryRunLauncher):
         return CheckRunHealthResult(WorkerStatus.FAILED, f"{said}: asked {SILENT_POLLS} times, it is taken for dead")
 
     def _is_known(self, task_id: str, host: str | None) -> bool:
-        """Whether a worker says that it has a task; with ``host`` only that one is asked, and waited for no longer."""
+        """Tell whether a worker has a task; with ``host`` only the worker on this host is asked."""
         inspect = self.celery.control.inspect(destination=[host] if host else None, timeout=ANSWER_SECONDS)
         answers = inspect.query_task(task_id) or {}
         return any(task_id in tasks for tasks in answers.values())

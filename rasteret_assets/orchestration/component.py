@@ -1,9 +1,12 @@
-"""A collection as a Dagster Component: ``type: rasteret_assets.RasterCollection`` in a ``defs.yaml``.
+"""Define a collection as a Dagster component: ``type: rasteret_assets.RasterCollection`` in a ``defs.yaml``.
 
-The attributes are the fields of ``CollectionSpec``, so a declaration means the same here, in ``collections/*.yaml`` and
-in Python. ``dg check yaml`` holds them against the schema made from it, with the line of every mistake.
+The attributes are the fields of ``CollectionSpec``, so that a declaration means the same here, in
+``collections/*.yaml`` and in Python. Any value may be a template. Templates are filled in when the component is loaded,
+and their values are checked then; everything else is checked before, by the JSON schema (``dg check yaml``) and by the
+model. Each mistake is told with its line.
 
 https://docs.dagster.io/guides/build/components
+https://docs.dagster.io/guides/build/components/building-pipelines-with-components/using-template-variables
 """
 
 from collections.abc import Sequence
@@ -38,12 +41,12 @@ _SWITCH: Final = TypeAdapter(bool)
 class ScaffoldParams(BaseModel):
     """Options of ``dg scaffold defs rasteret_assets.RasterCollection NAME``."""
 
-    table: str | None = Field(default=None, description="Record table to look at: path or URI of Parquet files.")
+    table: str | None = Field(default=None, description="Record table to propose for: path or URI of Parquet files.")
     workspace: str | None = Field(default=None, description="Folder or URI to publish in.")
 
 
 class RasterCollectionScaffolder(dg.Scaffolder[ScaffoldParams]):
-    """Writes a ``defs.yaml``: proposed for a record table where one is named."""
+    """Write a ``defs.yaml``, with attributes that fit a record table if one is named."""
 
     @classmethod
     def get_scaffold_params(cls) -> type[ScaffoldParams]:
@@ -51,7 +54,7 @@ class RasterCollectionScaffolder(dg.Scaffolder[ScaffoldParams]):
         return ScaffoldParams
 
     def scaffold(self, request: dg.ScaffoldRequest[ScaffoldParams]) -> None:
-        """Write the file."""
+        """Write the ``defs.yaml``."""
         params, name = request.params, request.target_path.name
         if params.table is None:
             attributes: dict[str, Any] = {"path": "s3://bucket/items.parquet", "enrich_cog": True}
@@ -65,7 +68,7 @@ class RasterCollectionScaffolder(dg.Scaffolder[ScaffoldParams]):
 
 @dg.scaffold_with(RasterCollectionScaffolder)
 class RasterCollection(dg.Component):
-    """A table of raster items, and the GeoParquet collection with the header of every file that is kept of it.
+    """Keep a GeoParquet collection, with the header of every file, of a table that describes rasters.
 
     Four assets from the record table to the published collection, with checks, jobs, sensors and schedules.
     """
@@ -86,7 +89,7 @@ class RasterCollection(dg.Component):
         return cls(spec, own_resources=own_resources)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Return the definitions of the collection."""
+        """Return the definitions of the collection, and the resources that the project does not define itself."""
         del context
         own = (FILESYSTEM, BACKEND) if self.own_resources else ()
         resources = {key: value for key, value in default_resources().items() if key not in own}
@@ -106,7 +109,7 @@ class RasterCollection(dg.Component):
 
 
 def _holds_template(value: Any) -> bool:
-    """Tell whether a value as YAML gives it is a template, or has one in it."""
+    """Tell whether a value of YAML is a template, or has a template in it."""
     if isinstance(value, str):
         return "{{" in value
     if isinstance(value, dict):
@@ -117,8 +120,8 @@ def _holds_template(value: Any) -> bool:
 def _admit_templates(schema: dict[str, Any]) -> None:
     """Let every value that a JSON schema describes be a template too, at any depth.
 
-    Told apart by ``if`` rather than ``anyOf``: of a value that fits none of several schemas nobody says what is wrong
-    with it, nor in which line.
+    The schema uses ``if`` and not ``anyOf``, because validators name neither fault nor line of a value that fits none
+    of several schemas.
     """
     for name, value in schema.get("properties", {}).items():
         schema["properties"][name] = _or_template(value)
@@ -127,7 +130,7 @@ def _admit_templates(schema: dict[str, Any]) -> None:
 
 
 def _or_template(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a JSON schema of what fits ``schema``, or is a template."""
+    """Return a JSON schema that allows values of ``schema`` and templates."""
     for inside in ("items", "additionalProperties"):
         if isinstance(schema.get(inside), dict):
             schema[inside] = _or_template(schema[inside])
@@ -136,7 +139,7 @@ def _or_template(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_structures(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
-    """Read lists and mappings that templates gave as texts, as an environment variable with JSON in it does.
+    """Parse texts of templates that are lists or mappings, such as JSON in an environment variable.
 
     Args:
         model: whose fields the values are of.
@@ -146,7 +149,7 @@ def _with_structures(model: type[BaseModel], values: dict[str, Any]) -> dict[str
     for name, field in model.model_fields.items():
         value, kinds = values.get(name), [field.annotation, *get_args(field.annotation)]
         if isinstance(value, str) and str not in kinds and value.lstrip().startswith(("{", "[")):
-            with suppress(yaml.YAMLError):  # the value is refused as it is
+            with suppress(yaml.YAMLError):  # pydantic refuses the text
                 made[name] = yaml.safe_load(value)
         elif isinstance(value, dict):
             inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
@@ -155,20 +158,20 @@ def _with_structures(model: type[BaseModel], values: dict[str, Any]) -> dict[str
 
 
 def _mistake(context: dg.ComponentLoadContext, place: Sequence[str | int], text: str) -> Mistake:
-    """Return a mistake in an attribute, with the line of the ``defs.yaml`` in which it stands."""
+    """Return a mistake in an attribute, with its line in the ``defs.yaml``."""
     field, tree = ".".join(map(str, place)), context.resolution_context.source_position_tree
-    if tree is None:  # made in Python
+    if tree is None:  # because the component was made in Python
         return Mistake(file=str(context.path), field=field, message=text)
     found = tree.source_error(["attributes", *place], inline_error_message=text, value_error=True)
     return Mistake(file=found.file_name, line=found.start_line_no, field=field, message=text)
 
 
 class CollectionAttributes(CollectionSpec):
-    """What may stand under ``attributes:``; every value may be a template such as ``{{ env.NAME }}``.
+    """Fields under ``attributes:``; every value may be a template such as ``{{ env.NAME }}``.
 
     Args:
         own_resources: the project defines the resources ``rasteret_filesystem`` and ``rasteret_backend`` itself;
-            otherwise the component brings those for local files and credentials of the environment.
+            otherwise the component defines both, for local files and credentials of the environment.
     """
 
     own_resources: bool = False
@@ -177,7 +180,7 @@ class CollectionAttributes(CollectionSpec):
 
     @property
     def given(self) -> dict[str, Any]:
-        """Return the attributes as they were written, with their templates."""
+        """Return the attributes as the YAML has them, with their templates."""
         return self._given
 
     @classmethod
@@ -191,28 +194,28 @@ class CollectionAttributes(CollectionSpec):
     @model_validator(mode="wrap")
     @classmethod
     def _later(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Check attributes without templates; the others are checked when their templates are filled in."""
+        """Check attributes that have no templates; the rest is checked when templates are filled in."""
         if not isinstance(values, dict):
             return handler(values)
         known = {name: value for name, value in values.items() if name == "path" or not _holds_template(value)}
-        # Where items are harvested to says the name, which is that of the folder where it is not given.
+        # A spec with `harvest` needs a name for its folder; by default the component gets that of its own folder.
         unsaid = {"name": "harvested"} if "harvest" in known else {"path": ""} if "harvest" in values else {}
         try:
             made = handler({**unsaid, **known})
         except ValidationError as error:
             if len(known) == len(values) or any(problem["loc"] for problem in error.errors()):
                 raise
-            # Fields contradict each other, of which some are not known yet.
+            # Fields that contradict each other pass until the templates beside them are filled in.
             made = handler({"path": known.get("path", "")})
-        made._given = values  # noqa: SLF001  (of the model that is being made)
+        made._given = values  # noqa: SLF001  (this validator makes the model)
         return made
 
 
 def resolved_attributes(attributes: BaseModel | None, context: dg.ComponentLoadContext) -> tuple[CollectionSpec, bool]:
-    """Return the collection that some attributes declare, and whether the project brings the resources itself.
+    """Return the collection that attributes declare, and whether the project defines the resources itself.
 
-    Templates are filled in, relative paths start at the folder of the ``defs.yaml``, whose name is by default that of
-    the collection.
+    Templates are filled in. Relative paths start at the folder of the ``defs.yaml``, which by default gives the
+    collection its name.
 
     Raises:
         DeclarationError: naming line and field of every value that does not fit.

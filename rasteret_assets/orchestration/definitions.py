@@ -118,7 +118,7 @@ def build_definitions(
             demo in the working directory.
         project_dir: folder of the ``definitions.py`` that calls this function.
         resources: by key; each replaces the one of
-            :func:`~rasteret_assets.orchestration.graph_resources.default_resources`.
+            :func:`~rasteret_assets.dagster.default_resources`.
 
     Raises:
         SpecError: if a folder that somebody named does not exist, or two of ``specs`` have one name.

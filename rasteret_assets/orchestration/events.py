@@ -1,8 +1,8 @@
-"""What Dagster is told of each partition of a step: made, with versions of its own, or failed, with the reason.
+"""Tell Dagster of each partition of a step: made, with a version of its own, or failed, with the reason.
 
 Dagster counts every partition of a run over a range as made once a step has ended, and gives all of them one data
 version (dagster-io/dagster #34013, seen with Dagster 1.13). The steps of this package therefore report their partitions
-themselves: a materialization for each that was made, an observation for each that failed.
+themselves: a materialization for each partition that was made, an observation for each partition that failed.
 
 https://docs.dagster.io/guides/build/assets/asset-versioning-and-caching
 """
@@ -21,27 +21,27 @@ from rasteret_assets.orchestration.reporting import is_passing, table_metadata
 from rasteret_assets.pipeline.stages import STAGES
 from rasteret_assets.spec import CollectionSpec
 
-#: Tells Dagster not to report the partitions of a step's output as well. Dagster puts it on the outputs of its own
-#: observable sources, which report their partitions in the same way.
+#: Metadata that keeps Dagster from reporting the partitions of a step's output. Dagster gives it to the outputs of
+#: observable sources, which report their partitions themselves too.
 REPORTED: Final = {"__source_asset_observation__": True}
 
 _FAILURE, _ERROR = "failure", "error"
 _VERSION, _CODE = "dagster/data_version", "dagster/code_version"
 _OWN_VERSION: Final = {"dagster/data_version_is_user_provided": "true"}
-#: What Dagster writes where an input has no version, or no event.
+#: Values that Dagster writes for an input that has no version, or no event.
 _NO_VERSION, _NO_EVENT = "INITIAL", "NULL"
-#: Failures that the last sentence of a run tells; the table beside it has all.
+#: Failures that the error of a run names; the table in its metadata has all.
 _MOST_TOLD: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionFailure:
-    """Why a partition failed.
+    """A partition that failed, and why.
 
     Args:
         key: of the partition.
         stage: that failed.
-        reason: one sentence.
+        reason: message of the error.
         kind: name of the class of the exception.
     """
 
@@ -52,7 +52,7 @@ class PartitionFailure:
 
     @classmethod
     def of(cls, key: str, stage: str, error: Exception) -> "PartitionFailure":
-        """Return the failure that an exception is."""
+        """Return the failure of a partition for an exception."""
         told = str(error) if isinstance(error, RasteretAssetsError) else f"{type(error).__name__}: {error}"
         return cls(key=key, stage=stage, reason=told, kind=type(error).__name__)
 
@@ -61,17 +61,17 @@ class PartitionFailure:
 
     @property
     def error(self) -> RasteretAssetsError:
-        """Return an exception of the class that the failure had, as far as it is one of this package."""
+        """Return an exception with the reason, of the original class if it is one of this package."""
         found = getattr(errors, self.kind, None)
         kind = found if isinstance(found, type) and issubclass(found, RasteretAssetsError) else RasteretAssetsError
         try:
             return kind(self.reason)
-        except TypeError:  # it wants more than a sentence
+        except TypeError:  # the class takes more arguments
             return RasteretAssetsError(self.reason)
 
 
 def inputs_of(spec: CollectionSpec, stage: str) -> list[dg.AssetKey]:
-    """Return the assets that a stage's tables are made from."""
+    """Return the keys of the assets that a stage reads."""
     return [stage_key(spec, name) for name in STAGES[stage].inputs] or [source_key(spec)]
 
 
@@ -82,10 +82,10 @@ def materializations(
     code_version: str,
     made: Mapping[str, tuple[str, Mapping[str, Any]]],
 ) -> Iterator[dg.AssetMaterialization]:
-    """Yield the events of the partitions that a stage made, each with its own version and those of its inputs.
+    """Yield an event for each partition that a stage made, with its version and the versions of its inputs.
 
     Args:
-        instance: which knows the last events of the inputs.
+        instance: that has the last events of the inputs.
         spec: of the collection.
         stage: whose tables were made.
         code_version: of the stage's asset.
@@ -102,7 +102,7 @@ def materializations(
 def _provenance(
     instance: dg.DagsterInstance, inputs: Sequence[dg.AssetKey], keys: Collection[str]
 ) -> dict[str, dict[str, str]]:
-    """Return the tags that name what each partition was made from, by its key: two queries for each input."""
+    """Return by key the tags that name the inputs of each partition; asks the instance twice for each input."""
     found: dict[str, dict[str, str]] = {key: {} for key in keys}
     for asset in inputs:
         is_source = asset.path[-1] == SOURCE
@@ -121,10 +121,10 @@ def _provenance(
 def source_observations(
     instance: dg.DagsterInstance, spec: CollectionSpec, versions: Mapping[str, str]
 ) -> list[dg.AssetObservation]:
-    """Return the events that tell Dagster the source's versions of partitions which it was not told yet.
+    """Return an event for each partition of the source whose version Dagster was not told yet.
 
     Args:
-        instance: which knows what it was told last.
+        instance: that has the versions told so far.
         spec: of the collection.
         versions: of the source, by partition.
     """
@@ -145,7 +145,7 @@ def observation_of(spec: CollectionSpec, failure: PartitionFailure, metadata: Ma
     Args:
         spec: of the collection.
         failure: what failed.
-        metadata: what else helps to see why.
+        metadata: that help to see why.
     """
     return dg.AssetObservation(
         asset_key=stage_key(spec, failure.stage), partition=failure.key, description=sentence(failure.reason),
@@ -190,11 +190,11 @@ def combined(failures: Iterable[PartitionFailure]) -> RasteretAssetsError:
 
 
 def run_failure(failures: Iterable[PartitionFailure], done: int) -> dg.Failure:
-    """Return the exception that ends a run of which partitions failed.
+    """Return the exception that ends a run in which partitions failed.
 
     Args:
         failures: of the partitions.
-        done: how many others were done.
+        done: number of the other partitions, which are done.
     """
     told = sorted(failures, key=lambda failure: failure.key)
     others = f" The other {done} of the run are done." if done else ""
@@ -207,7 +207,7 @@ def run_failure(failures: Iterable[PartitionFailure], done: int) -> dg.Failure:
         metadata={
             "failed": table_metadata([{"partition": one.key, "stage": one.stage, "reason": one.reason} for one in told])
         },
-        # For the whole step; each partition is tried again by the sensors.
+        # Retries of the whole step; the sensors try single partitions again.
         allow_retries=all(map(is_passing, errors)),
     )
     failure.__cause__ = errors[0]

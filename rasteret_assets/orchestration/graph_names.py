@@ -1,4 +1,4 @@
-"""What Dagster calls the parts of a collection: asset keys, jobs, sensors, schedules."""
+"""Name the parts of a collection in Dagster: asset keys, jobs, sensors, schedules, steps, resources."""
 
 import re
 
@@ -35,17 +35,17 @@ def build_job_name(spec: CollectionSpec) -> str:
 
 
 def rebuild_job_name(spec: CollectionSpec) -> str:
-    """Return the name of the job that reads rows and headers of partitions again, and builds them."""
+    """Return the name of the job that builds partitions by force: rows and headers are read again."""
     return f"{identifier(spec.name)}_rebuild"
 
 
 def revalidate_job_name(spec: CollectionSpec) -> str:
-    """Return the name of the job that asks whether the files of known headers changed."""
+    """Return the name of the job that asks whether the files of indexed headers changed."""
     return f"{identifier(spec.name)}_revalidate"
 
 
 def look_job_name(spec: CollectionSpec) -> str:
-    """Return the name of the job that looks at the record table of a collection."""
+    """Return the name of the job that profiles the record table of a collection."""
     return f"{identifier(spec.name)}_look"
 
 
@@ -60,7 +60,7 @@ def harvest_windows_job_name(spec: CollectionSpec) -> str:
 
 
 def refresh_schedule_name(spec: CollectionSpec) -> str:
-    """Return the name of the schedule that looks at the record table at given times."""
+    """Return the name of the schedule that launches the look job."""
     return f"{identifier(spec.name)}_refresh_schedule"
 
 
@@ -75,5 +75,5 @@ def io_manager_key(spec: CollectionSpec) -> str:
 
 
 def code_version(spec: CollectionSpec) -> str:
-    """Return the code version of a collection's assets: what was built under another one shows as such."""
+    """Return the code version of a collection's assets, by which the UI marks partitions of other versions."""
     return f"{PARSER_VERSION}-{spec.content_hash}"

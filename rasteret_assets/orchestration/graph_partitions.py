@@ -1,7 +1,7 @@
-"""Partitions: one dynamic definition per collection, with keys such as ``2024-05`` and ``undated``.
+"""Define the partitions of a collection, with keys such as ``2024-05`` and ``undated``, and group them into runs.
 
-Dynamic rather than monthly, because a collection has only the months (years, days) it has, and records without a
-datetime belong somewhere too. A key must be registered on the instance before anything can be launched for it.
+The definition is dynamic and not monthly, because a collection may lack months, and because records that have no
+datetime need a partition too. A key must be registered on the instance before a run can be launched for it.
 
 https://docs.dagster.io/guides/build/partitions-and-backfills/partitioning-assets#dynamic-partitions
 """
@@ -23,7 +23,7 @@ PARTITION = "dagster/partition"
 
 
 def partitions_name(spec: CollectionSpec) -> str:
-    """Return the name under which the instance keeps the partition keys of a collection, one for each size."""
+    """Return the name of a collection's partitions on the instance, which depends on the size of partitions."""
     return f"{identifier(spec.name)}_{spec.partition_by}s"
 
 
@@ -44,12 +44,12 @@ def windows_of(spec: CollectionSpec) -> dg.DynamicPartitionsDefinition:
 def discover_partitions(
     instance: dg.DagsterInstance, spec: CollectionSpec, profile: SourceProfile, published: Iterable[str] = ()
 ) -> list[str]:
-    """Register the partitions of a source, and those in ``published``; return all that are registered.
+    """Register the partitions of a source and of ``published``; return all registered keys.
 
     Args:
-        instance: where they are registered; known ones stay where they are in the order.
+        instance: where keys are registered; keys that are registered already keep their place in the order.
         spec: of the collection.
-        profile: of its source.
+        profile: of the source.
         published: keys to register beside the source's, so that a vanished partition can be unpublished.
     """
     name = partitions_name(spec)
@@ -60,7 +60,7 @@ def discover_partitions(
 
 
 def in_order(keys: Collection[str], of_source: Collection[str]) -> list[str]:
-    """Return keys as they are to be registered: those that the source has first, so that ranges hold only such."""
+    """Return keys in the order to register: keys of the source first, so that ranges of them hold no other key."""
     return sorted(keys, key=lambda key: (key not in of_source, key))
 
 
@@ -71,16 +71,16 @@ def grouped(
     headers: Mapping[str, int] | None = None,
     alone: Collection[str] = (),
 ) -> list[list[str]]:
-    """Return partitions in groups, one for each run: neighbours in ``order``, no more than a run is to build.
+    """Return partitions in groups, one for each run: neighbours in ``order``, as much as one run may build.
 
-    Dagster's ranges follow the order in which dynamic keys were registered, which need not be the calendar's.
+    Dagster's ranges follow the order in which dynamic keys were registered, which may differ from the calendar.
 
     Args:
-        order: all partitions, as they are defined.
+        order: all partitions, in the order in which they are registered.
         keys: of the partitions to build.
         options: how much a run may take.
-        headers: how many headers each of them has to fetch; none where it is not among them.
-        alone: those that get a run of their own.
+        headers: number of headers that each partition has to fetch; 0 for a partition that is missing here.
+        alone: partitions that get a run of their own.
     """
     wanted, weights = set(keys), headers or {}
     groups: list[list[str]] = []
@@ -99,11 +99,11 @@ def grouped(
 
 
 def headers_to_fetch(profile: SourceProfile, states: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Return about how many headers a build of each partition of a source fetches: those of records it did not have.
+    """Return about how many headers a build of each partition fetches: the headers of new records.
 
     Args:
         profile: of the source.
-        states: of the published partitions; one whose headers another parser read counts as not published.
+        states: of the published partitions; a partition whose headers another parser version read counts as new.
     """
     known = {
         key: int(state.get("rows", 0)) for key, state in states.items() if state.get("parser_version") == PARSER_VERSION
@@ -117,7 +117,7 @@ def selection_tags(group: Sequence[str]) -> dict[str, str]:
 
 
 def selected_keys(run: dg.DagsterRun, order: Sequence[str]) -> list[str]:
-    """Return the partitions that a run was launched for."""
+    """Return the partitions that a run was launched for; none if it has no partition."""
     tags = run.tags
     if PARTITION in tags:
         return [tags[PARTITION]]
@@ -130,11 +130,11 @@ def selected_keys(run: dg.DagsterRun, order: Sequence[str]) -> list[str]:
 def run_partitions(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Sequence[str]:
     """Return the partitions that a step is to build or check.
 
-    Dagster lets a range run succeed that holds no key at all, where its ends are in calendar order but were registered
-    the other way round; it would show as materialized what nobody built.
+    An empty range is refused, because Dagster lets its run succeed and shows partitions as materialized that no run
+    built. A range is empty if its ends were registered in the opposite order.
 
     Raises:
-        SpecError: if the run has no partition.
+        SpecError: if the range of the run is empty.
     """
     keys: Sequence[str] = context.partition_keys
     if not keys:

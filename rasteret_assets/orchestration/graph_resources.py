@@ -1,10 +1,12 @@
-"""Resources: what a deployment configures. Each returns a plain object of the library, which never sees Dagster.
+"""Define the resources that a deployment configures; each returns an object of the library, which needs no Dagster.
 
-Credentials belong into ``dg.EnvVar``: Dagster shows the values of resource fields in its UI, but of an ``EnvVar`` only
-the name. Where none are given, boto3's usual chain applies (environment, profile, instance role), and so do AWS' usual
-variables for region and endpoint, which lead to any S3-compatible store.
+Give credentials as ``dg.EnvVar``, because Dagster's UI shows the values of resource fields, but of an ``EnvVar`` only
+the name. Where fields are empty, boto3 finds credentials as usual (environment, profile, instance role), and the
+environment variables of any S3 client count: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, ``AWS_REGION``,
+``AWS_DEFAULT_REGION``. Credentials that expire are renewed during a stage, by pyarrow's SDK and by boto3.
 
 https://docs.dagster.io/guides/build/external-resources
+https://docs.aws.amazon.com/sdkref/latest/guide/settings-reference.html
 """
 
 import logging
@@ -22,7 +24,7 @@ from pydantic import Field
 
 from rasteret_assets.errors import SpecError
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.stored import open_known
+from rasteret_assets.source.stored import open_record_table
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
@@ -40,31 +42,31 @@ _SECRET: dict[str, Any] = {"dagster__is_secret": True}
 
 _log = logging.getLogger(__name__)
 
-# botocore's names of the places where pyarrow's SDK looks for credentials too, and renews those that expire.
+# botocore's names of places in which pyarrow's SDK finds credentials by itself, and renews credentials that expire.
 _RENEWED_BY_PYARROW: Final = frozenset(
     {"env", "assume-role-with-web-identity", "custom-process", "container-role", "iam-role"}
 )
 
 
 class S3Settings(S3Resource):
-    """How S3 is reached, for pyarrow and for obstore alike: dagster-aws' ``S3Resource`` with two more faces."""
+    """Settings of S3 and of stores with its API, for pyarrow and obstore: dagster-aws' ``S3Resource`` extended."""
 
     region_name: str | None = Field(
         default=None,
-        description="Region of the buckets. Where it is missing: AWS_REGION, AWS_DEFAULT_REGION, else AWS is asked.",
+        description="Region of the buckets. If empty: AWS_REGION, AWS_DEFAULT_REGION, else AWS is asked for it.",
     )
     endpoint_url: str | None = Field(
         default=None,
-        description="Of an S3-compatible store. Where it is missing: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else AWS.",
+        description="URL of an S3-compatible store. If empty: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else AWS.",
     )
     verify: bool | None = Field(
         default=None,
-        description="Whether TLS certificates are verified. Only headers can be read without; for an authority of your "
-        "own set SSL_CERT_FILE in the environment.",
+        description="Whether TLS certificates are verified. With false only headers can be read; for an authority of "
+        "your own set SSL_CERT_FILE in the environment.",
     )
     aws_access_key_id: str | None = Field(
         default=None, repr=False, json_schema_extra=_SECRET,
-        description="AWS access key ID; give it as EnvVar. boto3's credential chain applies where it is missing.",
+        description="AWS access key ID; give it as EnvVar. If empty, boto3 finds credentials as usual.",
     )  # fmt: skip
     aws_secret_access_key: str | None = Field(
         default=None, repr=False, json_schema_extra=_SECRET,
@@ -76,16 +78,16 @@ class S3Settings(S3Resource):
     )  # fmt: skip
 
     def get_object_to_set_on_execution_context(self) -> Any:
-        """Return this resource itself, not dagster-aws' boto3 client."""
+        """Return this resource, where dagster-aws returns a boto3 client."""
         return self
 
     def arrow_filesystem(self, bucket: str) -> pafs.S3FileSystem:
         """Return a pyarrow filesystem with these settings.
 
-        AWS is asked for the region of ``bucket`` only where neither a region nor an endpoint is set.
+        AWS is asked for the region of ``bucket`` only if neither region nor endpoint is set.
 
         Raises:
-            SpecError: if certificates are not to be verified, or the region of an unencrypted connection is missing.
+            SpecError: if ``verify`` is False, or an unencrypted connection to AWS has no region.
         """
         if self.verify is False:
             raise SpecError(
@@ -94,7 +96,7 @@ class S3Settings(S3Resource):
             )
         options: dict[str, Any] = {
             "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=self.max_attempts),
-            "allow_delayed_open": True,  # small files take one request, not three
+            "allow_delayed_open": True,  # because small files then take one request and not three
             **self._arrow_credentials(),
         }
         endpoint, region = self._endpoint(), self._region()
@@ -106,7 +108,7 @@ class S3Settings(S3Resource):
         return pafs.S3FileSystem(**options, **({"region": region} if region else {}))
 
     def obstore_config(self) -> dict[str, Any]:
-        """Return these settings as S3 configuration of an ``ObjectStoreBackend``; empty where nothing is set."""
+        """Return these settings as S3 configuration of an ``ObjectStoreBackend``; empty if no field is set."""
         config: dict[str, Any] = {"endpoint": self._endpoint(), "region": self._region()}
         if self.verify is False:
             config["allow_invalid_certificates"] = True
@@ -121,12 +123,12 @@ class S3Settings(S3Resource):
 
     @property
     def is_public_aws(self) -> bool:
-        """Tell whether buckets lie in AWS' public regions, as far as these settings say."""
+        """Tell whether buckets lie in public regions of AWS, by these settings and the environment."""
         hidden = (self._region() or "").startswith(("cn-", "us-gov-", "us-iso"))
         return not hidden and (self.endpoint_url or s3_endpoint_of_environment()) is None
 
     def _endpoint(self) -> str | None:
-        """Return the URL of the service: the field's, or the environment's, and of AWS only where it is not HTTPS."""
+        """Return the URL of the service from field or environment; None for AWS over HTTPS."""
         url, protocol = self.endpoint_url or s3_endpoint_of_environment(), "https" if self.use_ssl else "http"
         if url:
             return url if "://" in url else f"{protocol}://{url}"
@@ -143,7 +145,7 @@ class S3Settings(S3Resource):
         return self.aws_access_key_id, self.aws_secret_access_key or "", self.aws_session_token
 
     def _arrow_credentials(self) -> dict[str, Any]:
-        """Return pyarrow's options for the credentials given, or for those boto3 finds where pyarrow does not."""
+        """Return pyarrow's options for credentials: from the fields, or found by boto3 where pyarrow finds none."""
         names = ("access_key", "secret_key", "session_token")
         if self.use_unsigned_session:
             return {"anonymous": True}
@@ -163,7 +165,7 @@ class S3Settings(S3Resource):
 
 
 class AccessSettings(S3Settings):
-    """How addresses are opened: the settings of S3, who pays, and headers of HTTP requests."""
+    """Settings to open addresses with: those of S3, who pays, and headers of HTTP requests."""
 
     requester_pays: bool = Field(
         default=False, description="Declare on every S3 request that the requester pays, as some public buckets demand."
@@ -174,7 +176,7 @@ class AccessSettings(S3Settings):
     host_headers: dict[str, dict[str, str]] = Field(
         default_factory=dict, repr=False, json_schema_extra=_SECRET,
         description="Headers by host, such as {'data.example': {'X-Api-Key': EnvVar('KEY')}}: sent to that host only, "
-        "and counting over those for all. A host may have its port: 'data.example:8443'.",
+        "and replacing headers for all hosts. A host may have its port: 'data.example:8443'.",
     )  # fmt: skip
     authorization: str | None = Field(
         default=None, repr=False, json_schema_extra=_SECRET,
@@ -182,7 +184,7 @@ class AccessSettings(S3Settings):
     )  # fmt: skip
 
     def backend(self, spec: CollectionSpec) -> StorageBackend:
-        """Return what reads a collection's addresses, with what its spec says of buckets and credentials."""
+        """Return the backend for a collection's addresses, with its spec's settings of buckets and credentials."""
         config = {**self.obstore_config(), **({"request_payer": True} if self.requester_pays else {})}
         headers: dict[str, str | Mapping[str, str]] = {**self.headers, **self.host_headers}
         if self.authorization:
@@ -196,13 +198,13 @@ class AccessSettings(S3Settings):
 class FilesystemResource(AccessSettings):
     """Where record tables are read and collections are written: local paths, and URIs of any scheme pyarrow knows.
 
-    The fields say how ``s3://`` paths are reached; nothing need be set for the rest.
+    The fields are settings for ``s3://`` paths; other paths need no settings.
     """
 
     def filesystem(self, path: str) -> pafs.FileSystem | None:
-        """Return the filesystem of an ``s3://`` path; None for other paths, which pyarrow resolves by itself.
+        """Return the filesystem of an ``s3://`` path; None for paths that pyarrow resolves by itself.
 
-        A URI that carries credentials or options itself (``s3://bucket/key?region=...``) is left to pyarrow.
+        Pyarrow resolves a URI with credentials or options in it (``s3://bucket/key?region=...``).
         """
         parts = urlsplit(path)
         if scheme(path) not in {"s3", "s3a"} or parts.query or "@" in parts.netloc:
@@ -210,26 +212,26 @@ class FilesystemResource(AccessSettings):
         return self.arrow_filesystem(parts.netloc)
 
     def open_source(self, spec: CollectionSpec, *, trust_stored: bool = True) -> Source:
-        """Open the record table of a collection; the footers of files that did not change are not read.
+        """Open the record table of a collection; footers of unchanged files come from the workspace.
 
         Args:
             spec: of the collection.
-            trust_stored: whether what the workspace keeps of these footers counts.
+            trust_stored: whether footers in the workspace count; with False all footers are read.
 
         Raises:
             SourceError: if the table does not exist, or is not Parquet.
-            SpecError: if the spec names no place for the workspace.
+            SpecError: if the spec has neither a name nor a place for the workspace.
         """
-        return open_known(
+        return open_record_table(
             self.open_workspace(spec), spec.path, spec, self.filesystem, trust_stored=trust_stored,
             backend=self.backend(spec),
         )  # fmt: skip
 
     def open_workspace(self, spec: CollectionSpec) -> Workspace:
-        """Return the workspace of a collection: where it and its stages lie.
+        """Return the workspace of a collection, in which its stages and its published files lie.
 
         Raises:
-            SpecError: if the spec names no place.
+            SpecError: if the spec has neither a name nor a place for the workspace.
         """
         path = spec.published_path
         if path is None:
@@ -240,7 +242,7 @@ class FilesystemResource(AccessSettings):
 class StorageBackendResource(AccessSettings):
     """Where file headers are read from: local files, HTTP(S) and object stores, by the scheme of each href.
 
-    The fields of S3 say how the buckets are reached that hrefs lead to, which need not be where the collection lies.
+    The fields of S3 are settings for the buckets of hrefs, which may lie elsewhere than the collection.
     """
 
 
@@ -248,7 +250,7 @@ class BuildOptions(dg.ConfigurableResource[Any]):
     """Choices of a single run, made in the launchpad or in run config."""
 
     force: bool = Field(
-        default=False, description="Fetch every header again, also those whose last outcome still holds."
+        default=False, description="Read the record table and every header again, whether they changed or not."
     )
     revalidate: bool = Field(
         default=False,
@@ -256,7 +258,7 @@ class BuildOptions(dg.ConfigurableResource[Any]):
     )
 
 
-#: Made once: Dagster merges definitions that have the same resource under a key, but not an equal one.
+#: Made once, because Dagster merges definitions with one resource under a key, but not with two equal resources.
 _DEFAULT_RESOURCES: Final[dict[str, Any]] = {
     FILESYSTEM: FilesystemResource(),
     BACKEND: StorageBackendResource(),
@@ -265,7 +267,7 @@ _DEFAULT_RESOURCES: Final[dict[str, Any]] = {
 
 
 def default_resources() -> dict[str, Any]:
-    """Return the resources of a collection's assets, by key: local files, credentials of the environment or none.
+    """Return the resources of a collection's assets, by key, for local files and credentials of the environment.
 
     Each call returns the same resources, so that the definitions of several collections and components can be merged.
     """

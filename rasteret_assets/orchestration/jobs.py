@@ -1,4 +1,4 @@
-"""The jobs of a collection: build what changed, read all again, ask whether known files changed, look at the source."""
+"""Define the jobs of a collection: build, rebuild by force, revalidate headers, profile the source."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from rasteret_assets.orchestration.source_asset import observe_source
 from rasteret_assets.schema import STAGES
 from rasteret_assets.spec import CollectionSpec
 
-#: Tags of every run: whose it is, and why it was launched.
+#: Tags of every run: its collection, and why the run was launched.
 COLLECTION_TAG, REASON_TAG = "rasteret_assets/collection", "rasteret_assets/reason"
 
 
@@ -42,15 +42,15 @@ def jobs_of(spec: CollectionSpec) -> Jobs:
             spec,
             rebuild_job_name(spec),
             stages,
-            f"All stages of {spec.name} by force: every header is fetched again, also those whose last outcome holds.",
+            f"All stages of {spec.name} by force: the record table and every header are read again.",
             force=True,
         ),
         revalidate=asset_job(
             spec,
             revalidate_job_name(spec),
             stages,
-            f"All stages of {spec.name}; every header that is known is asked about by a conditional request, and read "
-            "again where its file has changed.",
+            f"All stages of {spec.name}; every indexed header is asked about by a conditional request, and read again "
+            "if its file has changed.",
             revalidate=True,
         ),
         look=_look_job(spec),
@@ -58,10 +58,10 @@ def jobs_of(spec: CollectionSpec) -> Jobs:
 
 
 def _look_job(spec: CollectionSpec) -> dg.JobDefinition:
-    """Return the job that does what *Observe* on the record table does.
+    """Return the job that does the same as *Observe* on the record table.
 
-    Not a job of that asset: Dagster's UI (1.13) launches the job of a partitioned asset for partitions only, and the
-    first look finds out which there are.
+    The job has an op and not the asset, because Dagster's UI (1.13) launches the job of a partitioned asset for
+    partitions only, and because the first run finds out the partitions.
     """
 
     @dg.op(name=op_name(spec, "look"), tags=spec.graph.op_tags)
@@ -71,7 +71,7 @@ def _look_job(spec: CollectionSpec) -> dg.JobDefinition:
     @dg.job(
         name=look_job_name(spec),
         description=(
-            f"Looks at the record table of {spec.name}, notes its partitions and their versions, and builds nothing."
+            f"Profiles the record table of {spec.name}: notes its partitions and their versions, and builds nothing."
         ),
         tags={COLLECTION_TAG: spec.name},
         executor_def=dg.in_process_executor,
@@ -99,7 +99,7 @@ def asset_job(spec: CollectionSpec, name: str, assets: Sequence[dg.AssetKey], de
         description=description,
         config={"resources": {OPTIONS: {"config": options}}} if options else None,
         tags={COLLECTION_TAG: spec.name},
-        # The header stage is concurrent by itself: a process per step would cost seconds and bring nothing.
+        # In one process, because a process per step takes seconds and the header stage is concurrent by itself.
         executor_def=dg.in_process_executor,
         run_tags=run_tags(spec),
     )
@@ -109,8 +109,7 @@ def run_tags(spec: CollectionSpec) -> dict[str, str]:
     """Return the tags of every run of a collection's jobs."""
     return {
         COLLECTION_TAG: spec.name,
-        # Where the instance retries runs at all, once, and only what was killed: a partition that failed is tried again
-        # by the sensors, ever more rarely.
+        # One retry, and only of killed runs, because the sensors try a failed partition again, ever more rarely.
         "dagster/max_retries": "1",
         "dagster/retry_on_asset_or_op_failure": "false",
         **spec.graph.run_tags,

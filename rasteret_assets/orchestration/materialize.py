@@ -1,6 +1,6 @@
-"""Materialize a collection in this process, on a given instance: the graph without daemon and webserver.
+"""Materialize a collection in this process, on a given instance, with no daemon and no webserver.
 
-What it leaves on the instance (partitions, runs, materializations, metadata) is what the UI then shows.
+The UI of the instance then shows its partitions, runs, materializations and metadata.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,18 +51,20 @@ def materialize_collection(
     Args:
         spec: of the collection.
         instance: where runs, partitions and materializations are recorded.
-        resources: over :func:`~rasteret_assets.orchestration.graph_resources.default_resources`, by key.
-        keys: partitions to build; all of the source, and those that are published but gone from it, when omitted.
-        force: read the whole table and every header again.
-        revalidate: ask whether the files of known headers have changed, and read those again that have.
-        on_partition: called with a partition's key and counts when it is done.
+        resources: by key; each replaces the one of :func:`~rasteret_assets.dagster.default_resources`.
+        keys: partitions to build. When omitted: all partitions of the source, and published partitions that are gone
+            from the source.
+        force: whether the whole record table and every header are read again.
+        revalidate: whether to ask if files of indexed headers have changed, and to read headers of changed files
+            again.
+        on_partition: called with key and counts of each partition when the partition is done.
 
     Returns:
         For each partition, for each stage, its counts: ``rows``, ``headers_fetched``, ``headers_reused``,
-        ``headers_failed``, ``requests`` and whatever else the stage counts.
+        ``headers_failed``, ``requests`` and the other counts of the stage.
 
     Raises:
-        RasteretAssetsError: what stopped a run, or why partitions failed, once all others are materialized.
+        RasteretAssetsError: if an error stopped a run; or, after all other partitions, naming those that failed.
     """
     provided = {**default_resources(), **(resources or {})}
     filesystem = provided[FILESYSTEM].process_config_and_initialize()
@@ -79,11 +81,11 @@ def materialize_collection(
     job = build_definitions([spec], resources=provided).resolve_job_def(build_job_name(spec))
     config = {
         "resources": {OPTIONS: {"config": {"force": force, "revalidate": revalidate}}},
-        # Everything is on the instance; the terminal belongs to the caller, who gets failures as exceptions.
+        # Quiet, because the instance keeps the log and the caller gets failures as exceptions.
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
     headers = headers_to_fetch(profile, {} if force or revalidate else states)
-    # What the source has no more goes last: its records may have moved to the others.
+    # Partitions that are gone from the source go last, because their records may have moved to other partitions.
     vanished = [key for key in wanted if key not in profile.partitions]
     there = {*wanted}.difference(vanished)
     counts: dict[str, StageCounts] = {}
@@ -104,7 +106,7 @@ def materialize_collection(
 def _observe(
     instance: dg.DagsterInstance, spec: CollectionSpec, profile: SourceProfile, published: Mapping[str, str]
 ) -> None:
-    """Note the source's versions that are not published yet, as the sensor does."""
+    """Report the versions of the source that are not published yet, as the refresh sensor does."""
     versions = {key: profile.version(key, spec) for key in profile.partitions}
     unpublished = {key: version for key, version in versions.items() if published.get(key) != version}
     for event in source_observations(instance, spec, unpublished):
@@ -118,7 +120,7 @@ def _run(
     group: Sequence[str],
     config: Mapping[str, Any],
 ) -> tuple[dict[str, StageCounts], dict[str, PartitionFailure]]:
-    """Run the job over a group; return counts of the partitions that are done, and why the others failed."""
+    """Run the job over a group of partitions; return the counts of successes, and the failures, by partition."""
     run_id = str(uuid4())
     key = group[0] if len(group) == 1 else None
     try:

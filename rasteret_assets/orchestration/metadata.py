@@ -1,6 +1,6 @@
-"""What a materialization tells the person who opens it: counts, rates, savings, place, columns and where they are from.
+"""Make the metadata of materializations: counts, rates, savings, place, columns, lineage, map of footprints.
 
-Nothing of it is secret: paths and addresses come without user information and query strings.
+No secret is in it: paths and addresses have no user information and no query strings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,8 @@ from rasteret_assets.storage.workspace import Workspace
 
 ROW_COUNT: Final = "dagster/partition_row_count"
 _FAILED: Final = "failed: "
-#: Numbers that people compare over the partitions of a stage. Dagster plots those that every materialization has.
+#: Numbers that people compare over the partitions of a stage, with the value of a partition that has none. Dagster
+#: plots numbers that every materialization has.
 _COMPARED: Final[dict[str, dict[str, int | float]]] = {
     RAW: {},
     NORMALIZED: {"rejected_records": 0},
@@ -55,12 +56,12 @@ _PLAIN: Final = (
     dg.IntMetadataValue, dg.FloatMetadataValue, dg.BoolMetadataValue, dg.TextMetadataValue, dg.PathMetadataValue,
 )  # fmt: skip
 
-#: Types written out in full; longer ones are named by their kind.
+#: Characters of a type that is written in full; a longer type is named by its kind.
 _LONGEST_TYPE: Final = 80
 _SHOWN_REJECTED: Final = 20
 
 
-#: Requests and bytes that a header of a partition took.
+#: Requests and bytes per header of a partition.
 HeaderCost = tuple[float, float]
 
 
@@ -80,13 +81,13 @@ def stage_metadata(
         workspace: of the collection.
         spec: of the collection.
         stage: whose table was made.
-        result: of making it.
-        settings: by which S3 is reached.
-        forced: whether the run was.
-        cost: of a header, as :func:`header_costs` tells it.
+        result: of the stage.
+        settings: that S3 is reached with.
+        forced: whether the run was forced.
+        cost: of a header, from :func:`header_costs`.
     """
     sizes = {"bytes": result.size, "seconds": result.seconds}
-    # By class failures are a table: as numbers, every class that a partition happens to have would be a plot.
+    # Failures by class are a table, because Dagster would plot each class that a partition happens to have.
     counts = {name: count for name, count in result.counts.items() if not name.startswith(_FAILED)}
     metadata: dict[str, Any] = {ROW_COUNT: result.rows, **sizes, **_COMPARED[stage], **counts}
     if forced:
@@ -106,7 +107,7 @@ def stage_metadata(
 
 
 def rejected_metadata(workspace: Workspace, spec: CollectionSpec, key: str) -> dict[str, Any]:
-    """Return what tells of a partition's rejected rows: where they are, how many for which reason, and the first."""
+    """Return the metadata of a partition's rejected rows: path, number by reason, and the first rows."""
     path = workspace.stage_file(REJECTED, key)
     rejected = workspace.read_table(path)
     if rejected is None:
@@ -129,13 +130,13 @@ def rejected_metadata(workspace: Workspace, spec: CollectionSpec, key: str) -> d
 
 
 def counts_of(metadata: Mapping[str, dg.MetadataValue]) -> dict[str, Any]:
-    """Return numbers, texts and flags of :func:`stage_metadata`, with the row count under ``rows``."""
+    """Return the numbers, texts and flags of :func:`stage_metadata`, with the row count as ``rows``."""
     plain = {name: item.value for name, item in metadata.items() if isinstance(item, _PLAIN)}
     return {"rows": plain.pop(ROW_COUNT, 0), **plain}
 
 
 def column_schema(schema: pa.Schema) -> dg.TableSchema:
-    """Return an Arrow schema for Dagster's catalog page."""
+    """Return an Arrow schema as Dagster's catalog shows it."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -149,7 +150,7 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
 
 
 def _fetch_metadata(workspace: Workspace, result: StageResult, cost: HeaderCost | None) -> dict[str, Any]:
-    """Return rates of fetching, failures by class, and what reused headers saved."""
+    """Return rates of fetching, failures by class, and the requests and bytes that reused headers saved."""
     counts, metadata = result.counts, dict[str, Any]()
     fetched, reused = int(counts.get("headers_fetched", 0)), int(counts.get("headers_reused", 0))
     seconds = float(counts.get("fetch_seconds", 0.0))
@@ -169,7 +170,7 @@ def _fetch_metadata(workspace: Workspace, result: StageResult, cost: HeaderCost 
 
 
 def _map_metadata(workspace: Workspace, spec: CollectionSpec, result: StageResult) -> dict[str, Any]:
-    """Return a map of the published footprints, and how many records lack headers.
+    """Return a map of the published footprints, and the number of records that lack a header.
 
     Args:
         workspace: of the collection.
@@ -180,7 +181,7 @@ def _map_metadata(workspace: Workspace, spec: CollectionSpec, result: StageResul
     singly = result.rows <= DRAWN_SINGLY
     boxes, shapes, lacking = [np.empty((0, 4))], [np.empty(0, object)], [np.empty(0, bool)]
     places = [BBOX, GEOMETRY] if singly else [BBOX]
-    # One leaf of a band's struct tells where it is null; the tile tables need not be read.
+    # One leaf of each band, because a leaf is null wherever its struct is: the tile tables need not be read.
     for batch in workspace.read_batches(result.path, [*places, *(f"{band}.image_width" for band in bands)]):
         if singly:
             shapes.append(footprints_of(batch))
@@ -205,10 +206,10 @@ def _map_metadata(workspace: Workspace, spec: CollectionSpec, result: StageResul
 def header_costs(
     instance: dg.DagsterInstance, spec: CollectionSpec, results: Sequence[StageResult]
 ) -> dict[str, HeaderCost]:
-    """Return what a header of each partition took, as measured now or when headers were last fetched; by key.
+    """Return by key the cost of a header of each partition, measured now or when headers were last fetched.
 
     Args:
-        instance: which knows the last materializations.
+        instance: that has the last materializations.
         spec: of the collection.
         results: of the header stage.
     """

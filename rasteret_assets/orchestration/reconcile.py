@@ -1,8 +1,8 @@
-"""What differs between a source and what is published of it, and the runs that would mend it.
+"""Compare a source with its published partitions, and request the runs that build the difference.
 
-The comparison is level-triggered: the source's version of each partition is held against the version in the
-collection's own state files. Nothing depends on having seen a change happen, so no change can be missed, and what was
-built by other means (the library, the UI) is not built again.
+The comparison is level-triggered: the source's version of each partition is compared with the version in the state
+files of the collection. No change can be missed, because nothing depends on seeing a change happen, and partitions that
+were built by other means (the library, the UI) are not built again.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
 from rasteret_assets.partitions import partition_size
 from rasteret_assets.schema import STAGES
 from rasteret_assets.source.profile import SourceProfile
-from rasteret_assets.source.stored import is_small_look, listed_profile, load_profile
+from rasteret_assets.source.stored import is_quick_to_profile, listed_profile, load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import verified_states
@@ -55,16 +55,16 @@ _FAILED_LATELY: Final = timedelta(days=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A source beside what is published of it.
+    """The difference between a source and its published partitions.
 
     Args:
-        want: the source's version of every partition.
-        have: the version every published partition was built from; empty where its build did not come to its end, or
-            its file is not what was published.
+        want: version of every partition of the source.
+        have: version of the source that every published partition was built from; empty if its build did not come to
+            its end, or if its file is not the published one.
         busy: partitions that an unfinished run builds.
-        order: all partitions in the order in which Dagster has them, or will have.
-        new: those of ``order`` that are not registered yet.
-        headers: about how many headers a build of each partition fetches.
+        order: all partitions in the order in which they are registered, new ones last.
+        new: partitions of ``order`` that are not registered yet.
+        headers: number of headers, about, that a build of each partition fetches.
     """
 
     want: Mapping[str, str]
@@ -76,15 +76,15 @@ class Difference:
 
     @property
     def differing(self) -> list[str]:
-        """Return the partitions whose published version is not that of the source."""
+        """Return the partitions whose published version differs from the source."""
         return [key for key in self.order if self.want.get(key) != self.have.get(key)]
 
     @property
     def stale(self) -> list[str]:
-        """Return the partitions that changed, are new or have vanished, and that no run builds yet.
+        """Return the partitions that changed, are new or have vanished, and that no unfinished run builds.
 
-        Partitions of a size that is not wanted any more come last, once all others are published: until then they hold
-        the records that the others lack.
+        Partitions of a former size (``partition_by`` changed) come last, once all others are published, because until
+        then they hold records that the others lack.
         """
         found = [key for key in self.differing if key not in self.busy]
         sizes = {partition_size(key) for key in self.want}
@@ -92,7 +92,7 @@ class Difference:
         return kept if kept or not self.want.keys().isdisjoint(self.busy) else found
 
     def reason(self, keys: Sequence[str]) -> str:
-        """Return why partitions are to be built: ``new``, ``changed``, ``incomplete``, ``vanished``, or several."""
+        """Return why to build partitions: ``new``, ``changed``, ``incomplete``, ``vanished``, or several of these."""
         return ", ".join(sorted({self._reason(key) for key in keys}))
 
     def _reason(self, key: str) -> str:
@@ -103,21 +103,34 @@ class Difference:
         return "changed" if self.have[key] else "incomplete"
 
 
-def look_in_tick(filesystem: FilesystemResource, spec: CollectionSpec, workspace: Workspace) -> SourceProfile | None:
-    """Return the profile of the source as it is now; None where a look at what changed would take too long.
+def profile_in_tick(filesystem: FilesystemResource, spec: CollectionSpec, workspace: Workspace) -> SourceProfile | None:
+    """Return the profile of the source as it is now; None if reading the files that changed takes too long for a tick.
+
+    Dagster ends a tick after a minute. A tick therefore lists the source and reads one document, and reads files only
+    if little has changed.
+
+    Args:
+        filesystem: resource that opens the source.
+        spec: of the collection.
+        workspace: of the collection.
 
     Raises:
         SourceError: if the source cannot be read.
     """
-    profile, ahead = listed_profile(workspace, spec, filesystem.filesystem)
-    if profile is not None or not ahead.is_small:
+    profile, change = listed_profile(workspace, spec, filesystem.filesystem, filesystem.backend(spec))
+    if profile is not None or not change.is_small:
         return profile
     source = filesystem.open_source(spec)
-    return load_profile(workspace, source, spec) if is_small_look(workspace, source, spec) else None
+    return load_profile(workspace, source, spec) if is_quick_to_profile(workspace, source, spec) else None
 
 
 def look_request(spec: CollectionSpec, run_key: str) -> dg.RunRequest:
-    """Return the request of a run that looks at the source."""
+    """Return the request of a run of the look job, which profiles the source.
+
+    Args:
+        spec: of the collection.
+        run_key: of the run; Dagster launches a key once.
+    """
     tags = {COLLECTION_TAG: spec.name, REASON_TAG: "look"}
     return dg.RunRequest(run_key=run_key, job_name=look_job_name(spec), tags=tags)
 
@@ -125,17 +138,17 @@ def look_request(spec: CollectionSpec, run_key: str) -> dg.RunRequest:
 def compare(
     instance: dg.DagsterInstance, spec: CollectionSpec, workspace: Workspace, profile: SourceProfile, known: StateCache
 ) -> Difference:
-    """Compare the source with the instance and with what is published.
+    """Compare the source with its published partitions and with the instance.
 
     Args:
-        instance: which knows the registered partitions and the runs.
+        instance: that has the registered partitions and the runs.
         spec: of the collection.
         workspace: of the collection.
-        profile: of its source, as it is now.
-        known: remembers the states of the published partitions from one comparison to the next.
+        profile: of the source, as it is now.
+        known: keeps the states of the published partitions from one comparison to the next.
     """
     registered = list(instance.get_dynamic_partitions(partitions_name(spec)))
-    # Before the states: a run that ends in between is taken for busy once, not for one that left its work undone.
+    # Before the states are read, because a run that ends in between must count as busy and not as failed.
     busy = busy_partitions(instance, spec)
     want = {key: profile.version(key, spec) for key in profile.partitions}
     states = verified_states(workspace, known.read(workspace))
@@ -156,13 +169,13 @@ def is_harvested_now(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool
     return _is_made_now(instance, jobs, stage_key(spec, HARVESTED))
 
 
-def is_looked_at(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:
-    """Tell whether an unfinished run looks at the source."""
+def is_profiled_now(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:
+    """Tell whether an unfinished run profiles the source."""
     return _is_made_now(instance, [look_job_name(spec)], source_key(spec))
 
 
 def _is_made_now(instance: dg.DagsterInstance, jobs: Collection[str], key: dg.AssetKey) -> bool:
-    """Tell whether an unfinished run is of one of some jobs, or of a selection that has its asset."""
+    """Tell whether an unfinished run is of one of some jobs, or of a selection with an asset."""
     runs = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
     return any(run.job_name in jobs or key in (run.asset_selection or ()) for run in runs)
 
@@ -170,18 +183,19 @@ def _is_made_now(instance: dg.DagsterInstance, jobs: Collection[str], key: dg.As
 def build_requests(
     spec: CollectionSpec, found: Difference, keys: Sequence[str], alone: Collection[str], salt: str
 ) -> list[dg.RunRequest]:
-    """Return runs for some partitions: ranges of neighbours, as much in each as a run may take.
+    """Return run requests for some partitions: ranges of neighbours, as much in each as a run may build.
 
     Args:
         spec: of the collection.
-        found: what differs.
+        found: difference that the partitions are of.
         keys: of the partitions.
-        alone: those that get a run of their own.
-        salt: part of every run key. Dagster launches a run key once, so it decides when the same work is tried again.
+        alone: partitions that get a run of their own.
+        salt: part of every run key. Dagster launches a run key once, so that another salt launches the same work again.
     """
     requests = []
     for group in grouped(found.order, keys, spec.graph, found.headers, alone):
-        # What is there belongs to it: a file that is lost after its run is another reason for the same version.
+        # With the published version too, because a file that is lost after its run needs another run of the same
+        # version.
         versions = "|".join(f"{key}@{found.have.get(key)}>{found.want.get(key)}" for key in group)
         requests.append(
             run_request(spec, group, digest(f"{versions}#{salt}"), found.reason(group), build_job_name(spec))
@@ -190,7 +204,7 @@ def build_requests(
 
 
 def failed_lately(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[str]:
-    """Return the partitions of runs that failed within a day; some of them may have been killed for their size."""
+    """Return the partitions of runs that failed within a day; a run may have been killed for its size."""
     since = datetime.now(UTC) - _FAILED_LATELY
     failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
     return _partitions_of_runs(instance, spec, failed)
@@ -204,9 +218,9 @@ def run_request(
     Args:
         spec: of the collection.
         group: the partitions.
-        run_key: Dagster launches a key once.
+        run_key: of the run; Dagster launches a key once.
         reason: why they are built.
-        job_name: of the job, where a sensor requests runs of several.
+        job_name: of the job; None for a sensor that has one job.
     """
     tags = {COLLECTION_TAG: spec.name, REASON_TAG: reason}
     if len(group) == 1:

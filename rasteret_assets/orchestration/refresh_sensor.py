@@ -1,4 +1,4 @@
-"""The sensor of a collection: it compares what the source has with what is published, and requests the difference.
+"""Define the sensor ``<name>_refresh``: it compares source and published partitions, and requests the difference.
 
 https://docs.dagster.io/guides/automate/sensors
 """
@@ -23,15 +23,15 @@ from rasteret_assets.orchestration.reconcile import (
     build_requests,
     compare,
     digest,
-    is_looked_at,
-    look_in_tick,
+    is_profiled_now,
     look_request,
+    profile_in_tick,
 )
 from rasteret_assets.source.stored import stored_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace.state_cache import StateCache
 
-#: Seconds until a partition whose run did not publish it is asked for again: doubled with each try, up to the longest.
+#: Seconds until a partition that its run did not publish is requested again: doubled with each try, up to the longest.
 _FIRST_WAIT_S: Final = 60
 _LONGEST_WAIT_S: Final = 4 * 3600
 _MOST_NAMED: Final = 5
@@ -39,12 +39,12 @@ _MOST_NAMED: Final = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A partition that was asked for and does not have that version yet, or a look that did not find anything yet.
+    """A request whose run has not done its work yet: a partition to publish, or a source to profile.
 
     Args:
-        version: digest of the version of the source that it was asked for with; of a look, of what is known so far.
-        tries: how often it was.
-        due: when it is asked for again, in seconds since 1970; 0 until it is known that its last run did not help.
+        version: digest of the version of the source when the request was made; for a profile, of the last profile.
+        tries: number of requests so far.
+        due: time of the next request, in seconds since 1970; 0 until a tick has seen that the last run failed.
     """
 
     version: str
@@ -54,14 +54,13 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """What the sensor remembers from tick to tick.
+    """The memory of the sensor from tick to tick.
 
     Args:
-        requests: counts the ticks that requested runs, so that no two of them give the same run key: Dagster launches
-            a run key only once.
+        requests: counts the ticks that requested runs, and is part of run keys, because Dagster launches a key once.
         seen: digest of the version last observed, by partition.
-        asked: what was asked for of the partitions that differ, by partition.
-        look: a look at the source that was asked for; None where what is known of the source is up to date.
+        asked: last request of each partition that differs, by partition.
+        look: last request of a run that profiles the source; None if the stored profile is up to date.
     """
 
     requests: int = 0
@@ -71,23 +70,23 @@ class Cursor:
 
     @classmethod
     def from_text(cls, text: str | None) -> "Cursor":
-        """Return the cursor that Dagster kept; a fresh one at the first tick."""
+        """Return the cursor that Dagster kept; an empty cursor at the first tick."""
         document = json.loads(text) if text else {}
         asked = {key: Asked(**values) for key, values in document.get("asked", {}).items()}
-        # Version 0.1.0 counted something else.
+        # Version 0.1.0 wrote `generation`, which counted something else.
         requests = document.get("requests", document.get("generation", 0))
         look = Asked(**document["look"]) if document.get("look") else None
         return cls(requests=requests, seen=document.get("seen", {}), asked=asked, look=look)
 
     def to_text(self) -> str:
-        """Return the cursor as Dagster keeps it."""
+        """Return the cursor as the text that Dagster keeps."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
 def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
     """Return a sensor that requests runs for partitions that changed, are new or have vanished.
 
-    Where too much of the source changed for a tick, it requests a run that looks at it first, one at a time.
+    If too much of the source changed to read in a tick, the sensor first requests a run that profiles the source.
 
     Args:
         spec: of the collection.
@@ -109,16 +108,16 @@ def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
     def refresh(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
         cursor, workspace = Cursor.from_text(context.cursor), rasteret_filesystem.open_workspace(spec)
         try:
-            profile = look_in_tick(rasteret_filesystem, spec, workspace)
+            profile = profile_in_tick(rasteret_filesystem, spec, workspace)
         except NotHarvestedError as error:
             return dg.SensorResult(skip_reason=f"{error}; or launch the job {harvest_job_name(spec)}")
         if profile is None:
             stored = stored_profile(workspace)
-            return _look(spec, cursor, stored.fingerprint if stored else "", is_looked_at(context.instance, spec))
+            return _look(spec, cursor, stored.fingerprint if stored else "", is_profiled_now(context.instance, spec))
         found = compare(context.instance, spec, workspace, profile, known)
         cursor, changed = _advance(replace(cursor, look=None), found.want, found.have)
         cursor, due = _ask(cursor, found, time.time())
-        # A run that ended without publishing a partition may have ended for the sake of that one.
+        # In a run of its own, because a partition that failed before may have made the whole run fail.
         alone = {key for key in due if cursor.asked[key].tries > 1}
         requests = build_requests(spec, found, due, alone, str(cursor.requests))
         return dg.SensorResult(
@@ -133,12 +132,12 @@ def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
 
 
 def sensor_status(spec: CollectionSpec) -> dg.DefaultSensorStatus:
-    """Return whether the sensors of a collection run without somebody starting them."""
+    """Return the status of sensors that nobody has started or stopped: running with ``autostart``."""
     return dg.DefaultSensorStatus.RUNNING if spec.graph.autostart else dg.DefaultSensorStatus.STOPPED
 
 
 def _advance(cursor: Cursor, want: Mapping[str, str], have: Mapping[str, str]) -> tuple[Cursor, list[str]]:
-    """Return the next cursor, and the partitions whose version is new and not published yet."""
+    """Return the next cursor, and the partitions whose version is new and not published."""
     digests = {key: digest(version) for key, version in want.items()}
     known = {**{key: digest(version) for key, version in have.items()}, **cursor.seen}
     changed = sorted(key for key, version in digests.items() if known.get(key) != version)
@@ -146,12 +145,13 @@ def _advance(cursor: Cursor, want: Mapping[str, str], have: Mapping[str, str]) -
 
 
 def _ask(cursor: Cursor, found: Difference, now: float) -> tuple[Cursor, list[str]]:
-    """Return the next cursor, and the partitions to ask for now.
+    """Return the next cursor, and the partitions to request now.
 
-    A partition that differs and that no run builds is asked for at once if its source has another version than when it
-    was last asked for. If it has the same, its run did not publish it: it waits, longer after each try.
+    A partition that differs and that no run builds is requested at once if its source has another version than at the
+    last request. If the version is the same, the last run did not publish the partition, and it waits, longer after
+    each try.
     """
-    # Of a partition that is being built, and of one that waits for others, nothing is known yet.
+    # Busy partitions and those that wait for others keep their last request, because its outcome is not known yet.
     asked = {key: cursor.asked[key] for key in found.differing if key in cursor.asked}
     due = []
     for key in found.stale:
@@ -162,7 +162,7 @@ def _ask(cursor: Cursor, found: Difference, now: float) -> tuple[Cursor, list[st
 
 
 def _ask_again(before: Asked | None, version: str, now: float) -> tuple[Asked, bool]:
-    """Return what was asked for after this tick, and whether it is due now, where no run does it at the moment."""
+    """Return the request after this tick, and whether to make it now; no unfinished run does its work."""
     if before is None or before.version != version:
         return Asked(version=version, tries=1), True
     if not before.due:
@@ -174,9 +174,9 @@ def _ask_again(before: Asked | None, version: str, now: float) -> tuple[Asked, b
 
 
 def _look(spec: CollectionSpec, cursor: Cursor, known: str, is_running: bool) -> dg.SensorResult:
-    """Return what a tick does where a look at the source is due that is too large for it."""
+    """Return the result of a tick in which too much changed to read: it requests one run that profiles the source."""
     if is_running:
-        told = "a run looks at the source, of which too much changed for a tick; partitions are compared after it"
+        told = "a run looks at the source, of which too much changed for a tick; partitions are compared after the run"
         return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
     look, is_due = _ask_again(cursor.look, digest(known), time.time())
     if is_due:
@@ -184,7 +184,7 @@ def _look(spec: CollectionSpec, cursor: Cursor, known: str, is_running: bool) ->
         request = look_request(spec, digest(f"look {known}#{cursor.requests}"))
         return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
     cursor = replace(cursor, look=look)
-    told = f"the run that looks at the source did not come to its end; it waits for its next try (so far: {look.tries})"
+    told = f"the run that looks at the source did not come to its end; its next try waits (tries so far: {look.tries})"
     return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
 
 

@@ -1,4 +1,4 @@
-"""What every asset and check does alike: errors as one sentence, tables as metadata, progress as log lines."""
+"""Report errors as one sentence, tables as metadata and progress as log lines, alike in all assets and checks."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ PROGRESS_INTERVAL_S = 5.0
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raise errors of this package as Dagster failures: one sentence in the UI, retried where that can help."""
+    """Raise errors of this package as Dagster failures: one sentence in the UI, with retries for passing errors."""
     try:
         yield
     except RasteretAssetsError as error:
@@ -23,12 +23,12 @@ def explained() -> Iterator[None]:
 
 
 def is_passing(error: RasteretAssetsError) -> bool:
-    """Tell whether an error is of a kind that another try may not meet again."""
+    """Tell whether an error is of a kind that may pass, so that another try can succeed."""
     return isinstance(error, EnrichmentError | RangeReadError | SourceError)
 
 
 def table_metadata(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:
-    """Return rows of numbers and texts as a table for the asset's page."""
+    """Return rows of numbers and texts as table metadata; columns and their types are those of the first row."""
     types = {int: "int", float: "float", bool: "bool"}
     columns = [dg.TableColumn(name, types.get(type(value), "string")) for name, value in rows[0].items()]
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema=dg.TableSchema(columns=columns))

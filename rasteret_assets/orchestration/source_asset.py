@@ -1,4 +1,4 @@
-"""The record table of a collection as Dagster sees it: an asset that others write, and that is observed here.
+"""Define the record table of a collection as an asset that others write and that this package observes.
 
 https://docs.dagster.io/guides/build/assets/external-assets
 """
@@ -19,8 +19,8 @@ from rasteret_assets.spec import CollectionSpec
 
 
 def source_asset(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
-    """Return the asset of the record table: observing it registers partitions and notes versions that changed."""
-    # Dagster does not say what the decorator returns.
+    """Return the asset of the record table; observing it registers partitions and reports changed versions."""
+    # Annotated here, because Dagster does not annotate what the decorator returns.
     observed: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.multi_observable_source_asset(
         name=op_name(spec, SOURCE),
         specs=[asset.replace_attributes(deps=[])],
@@ -41,7 +41,7 @@ def source_asset(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefiniti
 def observe_source(
     context: dg.OpExecutionContext | dg.AssetExecutionContext, filesystem: FilesystemResource, spec: CollectionSpec
 ) -> None:
-    """Look at the record table, register its partitions, and tell Dagster which have a version that it does not know.
+    """Profile the record table, register its partitions, and report to Dagster the versions that are new to it.
 
     Raises:
         dagster.Failure: if the record table cannot be read.

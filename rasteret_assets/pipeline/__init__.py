@@ -1,1 +1,1 @@
-"""The four stages over a workspace: what is stale, in which order it is built, how it is committed."""
+"""Build partitions by four stages over a workspace: which partitions are stale, in which order stages run."""

@@ -1,4 +1,4 @@
-"""Stage 3, band metadata: headers are fetched where the header store has none, and the ledger names them all."""
+"""Run stage 3, band metadata: fetch headers that the header store lacks, and write the ledger of all headers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from rasteret_assets.schema import (
     NORMALIZED,
     RETRY_UNTIL,
 )
-from rasteret_assets.source.recipe import recipe_of, with_recipe
+from rasteret_assets.source.stage_footer import read_stage_footer, with_stage_footer
 from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.io_errors import also_do
@@ -53,21 +53,21 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-#: Counts of the header stage that are percentiles, and so are not summed: ``latency_p50_ms`` and so on.
+#: Beginning of the names of counts that are percentiles, which are not summed: ``latency_p50_ms`` and so on.
 LATENCY_PREFIX: Final = "latency_p"
-# Few, because each learns for itself how much its hosts can take.
+# Partitions fetched at a time; few, because each finds out for itself how many requests its hosts take.
 _FETCHED_AT_ONCE: Final = 4
 
 
 def make_band_metadata(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
-    """Make the ledgers of some partitions; what one of them no longer needs, the others find."""
+    """Write the ledgers of some partitions; headers that one partition no longer needs serve the others."""
     if build.backend is None:
         raise CollectionError("the band metadata need a backend")
     workspace = build.workspace
     earlier = earlier_header_files(workspace)
 
     def prepare(key: str) -> bool:
-        # Of a partition that was never built there is nothing to prepare.
+        # Only if the partition was built before, because else it has no headers to prepare.
         if key in earlier or workspace.has(workspace.stage_file(BANDS, key)):
             with workspace.lock(key):
                 _without_damaged_headers(build, lambda: _prepare_headers(build, key, earlier.get(key, ())))
@@ -77,7 +77,7 @@ def make_band_metadata(build: Build, keys: Sequence[str]) -> dict[str, StageResu
     at_once = max(1, min(_FETCHED_AT_ONCE, build.spec.max_concurrent // max([1, *map(build.most_headers, prepared)])))
     guard = Lock()
 
-    # Once for all partitions, and only where one of them lacks a header.
+    # Once for all partitions, and only if one of them lacks a header.
     @cache
     def lists() -> list[str]:
         _list_headers_of_gone(build, keys)
@@ -95,12 +95,13 @@ def make_band_metadata(build: Build, keys: Sequence[str]) -> dict[str, StageResu
 
 
 def _list_headers_of_gone(build: Build, keys: Sequence[str]) -> None:
-    """List the headers of partitions that the source lost and that another run takes away: their records moved."""
+    """List headers of partitions that are gone and that another run removes, because their records may have moved."""
     folder = f"{build.workspace.stages}/{BANDS}"
     for info in list_files(build.workspace.fs, folder, (".parquet",)):
         key = info.base_name.removesuffix(".parquet")
         if key not in keys and build.is_gone(key):
-            # Without the lock of the partition, which may wait for ours: what cannot be read now is fetched instead.
+            # With no lock of the partition, because its holder may wait for ours. Headers that cannot be read are
+            # fetched.
             with suppress(CollectionError):
                 list_unused(build.workspace, key, lambda: pa.chunked_array([], pa.string()))
 
@@ -112,7 +113,7 @@ def _prepare_headers(build: Build, key: str, beside: Sequence[str]) -> None:
 
 
 def _without_damaged_headers(build: Build, work: Callable[[], T]) -> T:
-    """Do what reads stored headers; delete a damaged file of them and do it again: its headers are fetched again."""
+    """Call ``work``, which reads stored headers; if a file of them is damaged, delete the file and call it again."""
     stages = build.workspace.stages
     while True:
         try:
@@ -132,7 +133,7 @@ def _ids(build: Build, key: str) -> pa.ChunkedArray:
 
 @timed
 def _read_bands(build: Build, key: str, workers: Workers, lists: Callable[[], Sequence[str]]) -> StageResult:
-    """Read the headers a partition lacks (all of them with ``force``) and write its ledger."""
+    """Read the headers that a partition lacks (all of them with ``force``) and write its ledger."""
     workspace, spec, backend = build.workspace, build.spec, build.backend
     path = workspace.stage_file(BANDS, key)
     with workspace.lock(key):
@@ -140,7 +141,7 @@ def _read_bands(build: Build, key: str, workers: Workers, lists: Callable[[], Se
             workspace.remove(path)
             return StageResult(key=key, rows=0, version=REMOVED)
         records = build.table(NORMALIZED, key)
-        profile, version = recipe_of(records.schema, records.path)
+        profile, version = read_stage_footer(records.schema, records.path)
         store = HeaderStore(workspace, key)
         writer = HeaderFileWriter(workspace, store)
         with HeaderRowReader(workspace, store, LIGHT_COLUMNS) as light:
@@ -155,17 +156,17 @@ def _read_bands(build: Build, key: str, workers: Workers, lists: Callable[[], Se
                 retry_missing_for=spec.retry_missing_for, workers=workers,
             )  # fmt: skip
             content = ContentDigest()
-            ledger_schema = with_recipe(BAND_METADATA_SCHEMA, profile, version)
+            ledger_schema = with_stage_footer(BAND_METADATA_SCHEMA, profile, version)
             with workspace.writer(path, ledger_schema, **LEDGER_OPTIONS) as ledger:
-                # Records without bands have no targets: they need not be read to be told so.
+                # Not read if the collection has no bands, because its records then have no targets.
                 try:
                     for rows, more in _slices(build, key, records, reader) if profile.bands else ():
                         _write_slice(reader.read(rows, more), ledger, content)
                 except BaseException as error:
-                    # Also what an interrupted stage fetched counts.
+                    # Closed here too, so that headers that an interrupted stage fetched are kept.
                     also_do(writer.close, error)
                     raise
-                # The rows come before the ledger that names them.
+                # Before the ledger is written, because it names these rows.
                 writer.close()
     account = reader.account
     counts: dict[str, int | float | str] = {
@@ -192,15 +193,15 @@ def _read_bands(build: Build, key: str, workers: Workers, lists: Callable[[], Se
 
 
 def _write_slice(rows: pa.Table, ledger: TableWriter, content: ContentDigest) -> None:
-    """Write a slice of a ledger; in a function of its own, so that it is not in memory while the next one is made."""
+    """Write a slice of a ledger, in a function of its own so that the slice is freed before the next one is made."""
     ledger.write(rows)
-    # Where a header stands is no content, as compaction changes it; nor is when it is asked for again.
+    # The place of a header is not content, because compaction changes it; nor is the time of the next try.
     for batch in rows.drop_columns([HEADER_FILE, HEADER_ROW, RETRY_UNTIL]).combine_chunks().to_batches():
         content.update(batch)
 
 
 def _slices(build: Build, key: str, table: StreamTable, reader: BandMetadataReader) -> Iterator[tuple[pa.Table, int]]:
-    """A partition's records as far as targets are made from them, and how many follow each slice."""
+    """Yield a partition's records in slices, with the columns that make targets, and the number of rows that follow."""
     held: list[pa.RecordBatch] = []
     rows, left = 0, table.rows
     for whole in build.records(key, TARGET_COLUMNS, table):
@@ -217,7 +218,7 @@ def _slices(build: Build, key: str, table: StreamTable, reader: BandMetadataRead
 
 
 def _percentiles(latencies: Latencies) -> dict[str, float]:
-    """Milliseconds within which half, most and nearly all of the headers came; nothing where none was asked for."""
+    """Return percentiles 50, 95 and 99 of the latencies, in milliseconds; none if no header was fetched."""
     found = {share: latencies.percentile(share / 100) for share in (50, 95, 99)}
     return {
         f"{LATENCY_PREFIX}{share}_ms": round(1000 * seconds, 1)

@@ -1,4 +1,4 @@
-"""Stage 4, the collection: partitions are published, and those that the source lost are unpublished."""
+"""Run stage 4, the collection: publish partitions, and unpublish partitions that are gone from the source."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rasteret_assets.schema import (
     RETRY_UNTIL,
 )
 from rasteret_assets.source.profile import SourceProfile
-from rasteret_assets.source.recipe import recipe_of
+from rasteret_assets.source.stage_footer import read_stage_footer
 from rasteret_assets.storage.batches import BATCH_ROWS
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import FileFacts, commit, remove_outdated, unpublish
@@ -40,7 +40,7 @@ from rasteret_assets.storage.workspace.streams import StreamTable
 
 
 def make_collection(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
-    """Publish partitions, and unpublish those that are gone after them: a record that moved is never missing."""
+    """Publish partitions, then unpublish those that are gone, so that a record that moved is never missing."""
     there = [key for key in keys if not build.is_gone(key)]
     gone = [key for key in keys if build.is_gone(key)]
     at_once = partitions_at_once(build, keys)
@@ -52,7 +52,7 @@ def make_collection(build: Build, keys: Sequence[str]) -> dict[str, StageResult]
 
 @timed
 def _publish(build: Build, key: str) -> StageResult:
-    """Publish a partition by replacing its file, or remove it where its records are gone; the state is written last."""
+    """Replace the published file of a partition, or remove it if the partition is gone; write the state last."""
     workspace, spec = build.workspace, build.spec
     with workspace.lock(key):
         if build.is_gone(key):
@@ -95,22 +95,22 @@ def _publish(build: Build, key: str) -> StageResult:
 def _joined_ledger(
     workspace: Workspace, key: str, records: StreamTable
 ) -> tuple[SourceProfile, str, dict[str, dict[str, int]]]:
-    """Return the profile and version of a partition's records, and how many headers it lacks, as its state holds it.
+    """Return the profile and version of a partition's records, and counts of its missing headers for its state.
 
-    Headers are counted by error class, and those of missing files by when builds stop asking for them as well.
+    Headers are counted by error class; headers of missing files also by the time when builds stop asking for them.
 
     Raises:
-        CollectionError: if there is no ledger, or it was made for other records.
+        CollectionError: if the ledger does not exist, or was made from other records.
     """
     ledger = workspace.stage_file(BANDS, key)
-    profile, version = recipe_of(records.schema, records.path)
+    profile, version = read_stage_footer(records.schema, records.path)
     lacking: Counter[str] = Counter()
     until: Counter[str] = Counter()
     schema = pa.schema([BAND_METADATA_SCHEMA.field(name) for name in ("status", "error_class", RETRY_UNTIL)])
     with workspace.open_table(ledger) as file:
         if file is None:
             raise CollectionError(f"{ledger} is missing: build {BANDS} of {key}")
-        if recipe_of(file.schema_arrow, ledger)[1] != version:
+        if read_stage_footer(file.schema_arrow, ledger)[1] != version:
             raise CollectionError(
                 f"{BANDS} of {key} was made for other records than {NORMALIZED} holds now (another run may be building "
                 f"the partition): build {BANDS} again, then {COLLECTION}"

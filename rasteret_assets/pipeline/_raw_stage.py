@@ -1,4 +1,4 @@
-"""Stage 1, raw records: the rows of each partition as the provider wrote them."""
+"""Run stage 1, raw records: store the rows of each partition as the provider wrote them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from rasteret_assets.schema import (
     RAW,
 )
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.profile import SourceProfile, parts_of, scan_parts
-from rasteret_assets.source.recipe import recipe_of, with_recipe
+from rasteret_assets.source.partition_rows import parts_of, scan_parts
+from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.spool import Spool
+from rasteret_assets.source.stage_footer import read_stage_footer, with_stage_footer
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.background import in_background
@@ -32,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def make_raw_records(build: Build, keys: Sequence[str]) -> dict[str, StageResult]:
-    """Write the rows of every partition; files that were read while the source was looked at are not read again."""
+    """Write the rows of every partition; files that were read while the source was profiled are not read again."""
     workspace, spec = build.workspace, build.spec
     if build.source is None:
         raise CollectionError("the raw records need the record table")
@@ -53,8 +54,8 @@ def make_raw_records(build: Build, keys: Sequence[str]) -> dict[str, StageResult
             _fill(build, spool, source, profile, keys, seen)
             results = side_by_side(keys, put, at_once=1)
         except (SourceError, DamagedFileError) as error:
-            # Once more, from the beginning: what is stored of the source is not true any more. A file that was read
-            # when it was looked at, and cannot be read now, has been rewritten too.
+            # Once more, from the beginning, because the stored profile of the source is outdated. A file that was read
+            # for the profile, and cannot be read now, was rewritten too.
             _log.warning("%s; the source is looked at again", error)
             source = build.source = source.reopen() if source.reopen is not None else source
             spool = stack.enter_context(Spool(workspace, source.schema, source.label))
@@ -76,7 +77,7 @@ def _fill(
     *,
     trust_stored: bool = True,
 ) -> None:
-    """Complete the rows of partitions: from their last raw records where files did not change, else from the files."""
+    """Fill the spool with rows of partitions: of unchanged files from the last raw records, else from the files."""
     wanted = parts_of(source, profile, [key for key in keys if key in profile.partitions])
     wanted = {version: held for version, held in wanted.items() if version not in seen}
     if trust_stored and not build.force:
@@ -91,15 +92,15 @@ def _fill(
 
 
 def _reused(build: Build, spool: Spool, key: str, digests: Mapping[str, str]) -> set[str]:
-    """Versions of the files whose rows were taken over from a partition's last raw records."""
+    """Return the versions of files whose rows came from a partition's last raw records."""
     path = build.workspace.stage_file(RAW, key)
     try:
         table = open_stream(build.workspace, path)
-        if table is None or recipe_of(table.schema, path)[1].split("-")[1] != build.spec.content_hash:
+        if table is None or read_stage_footer(table.schema, path)[1].split("-")[1] != build.spec.content_hash:
             return set()
         return spool.reuse(key, table, digests)
     except (CollectionError, IndexError, KeyError, TypeError):
-        return set()  # the rows are read again
+        return set()  # so that the rows are read from the files
 
 
 @timed
@@ -114,9 +115,9 @@ def _put_raw(
     if spool.rows[key] != profile.partitions[key].rows:
         raise SourceChangedError(
             f"{source.label}: {spool.rows[key]} rows of {key} were read where {profile.partitions[key].rows} were "
-            "counted: it is being rewritten; build again once that is done"
+            "counted: the table is being rewritten; build again when that is done"
         )
-    schema = with_recipe(spool.schema, profile, version)
+    schema = with_stage_footer(spool.schema, profile, version)
     digests = {name: part.partitions[key].version for name, part in profile.parts.items() if key in part.partitions}
     written = spool.put(key, path, schema.metadata, digests)
     rows = spool.rows[key]

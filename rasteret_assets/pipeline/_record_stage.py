@@ -1,4 +1,4 @@
-"""Stage 2, normalized records: raw rows under the record contract, in published order, and the rejected rows."""
+"""Run stage 2, normalized records: raw rows under the record contract, in published order; rejected rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from rasteret_assets.schema import (
     REJECTED,
 )
 from rasteret_assets.source.profile import SourceProfile
-from rasteret_assets.source.recipe import recipe_of, with_recipe
+from rasteret_assets.source.stage_footer import read_stage_footer, with_stage_footer
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.batches import BATCH_BYTES, BATCH_ROWS
 from rasteret_assets.storage.workspace.files import STAGE_OPTIONS, TableWriter
@@ -49,7 +49,7 @@ def make_normalized_records(build: Build, keys: Sequence[str]) -> dict[str, Stag
 
 @timed
 def _normalize(build: Build, key: str) -> StageResult:
-    """Normalize a partition's raw rows into published order, and write those that cannot be beside them."""
+    """Normalize a partition's raw rows into published order, and write rejected rows to a table of their own."""
     workspace = build.workspace
     path, rejected_path = workspace.stage_file(NORMALIZED, key), workspace.stage_file(REJECTED, key)
     with workspace.lock(key):
@@ -58,13 +58,13 @@ def _normalize(build: Build, key: str) -> StageResult:
             workspace.remove(rejected_path)
             return StageResult(key=key, rows=0, version=REMOVED)
         raw = build.table(RAW, key)
-        profile, version = recipe_of(raw.schema, raw.path)
+        profile, version = read_stage_footer(raw.schema, raw.path)
         counts: Counter[str] = Counter()
         facts = PublishedFacts()
         with RecordSorter() as sorter:
             normalized = _sort_records(build, key, raw, profile, sorter, rejected_path, counts, facts)
             handed = _Handed()
-            with stream_writer(workspace, path, with_recipe(normalized, profile, version)) as stream:
+            with stream_writer(workspace, path, with_stage_footer(normalized, profile, version)) as stream:
                 for piece in sorter.drain():
                     stream.write(piece)
                     handed.add(piece)
@@ -88,7 +88,7 @@ def _sort_records(
     counts: Counter[str],
     facts: PublishedFacts,
 ) -> pa.Schema:
-    """Give the sorter a partition's normalized records, write the rejected rows, and return the records' schema."""
+    """Normalize a partition's rows into the sorter, write the rejected rows, and return the schema of the records."""
     workspace, spec = build.workspace, build.spec
     ids = raw.batches([spec.source_column(ID)]) if profile.repeats_ids else ()
     repeats = RepeatedIds(normalize_ids(batch.column(0)) for batch in ids)
@@ -124,13 +124,13 @@ def _sort_records(
 
 
 def _counted(spec: CollectionSpec) -> tuple[str, ...]:
-    """What is counted of the records of a partition."""
+    """Return the names of the counts of a partition."""
     return _RECORD_COUNTS if spec.newest_by is None else (*_RECORD_COUNTS, "superseded_records")
 
 
 @dataclass
 class _Handed:
-    """Normalized records that may stay in memory; None once they are too many."""
+    """Normalized records for the next stage; ``batches`` is None once they exceed ``HANDED_BYTES``."""
 
     batches: list[pa.RecordBatch] | None = field(default_factory=list)
     bytes: int = 0
@@ -142,7 +142,7 @@ class _Handed:
 
 
 def _whole_batches(raw: StreamTable) -> Iterator[pa.Table]:
-    """Raw rows in batches that are worth their price; an empty one where there are none, which has a schema too."""
+    """Yield raw rows in batches of a size that makes normalizing efficient; an empty batch if there are no rows."""
     held: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in raw.batches():

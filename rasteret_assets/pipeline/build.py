@@ -1,4 +1,4 @@
-"""The four stages in a row over some partitions: what the library and the command line call."""
+"""Run the four stages in a row over some partitions, for the library and the command line."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import announce_new
 
-# Also where nothing had to be built.
+# Counts that a report has even if no partition was built.
 _ALWAYS_COUNTED: Final = ("rejected_records", "headers_fetched", "headers_reused", "headers_failed", "requests")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
-    """What a build did.
+    """The results of a build.
 
     Args:
         reasons: why each partition was built, by key.
-        results: by stage, then by key.
+        results: of the stages, by stage and then by key.
     """
 
     reasons: dict[str, str]
@@ -38,7 +38,7 @@ class BuildReport:
 
     @property
     def totals(self) -> dict[str, int | float]:
-        """Counts of all stages, summed over the partitions; ``records`` are those published."""
+        """Return the counts of all stages, summed over the partitions; ``records`` counts published records."""
         sums: dict[str, int | float] = dict.fromkeys(_ALWAYS_COUNTED, 0)
         for by_key in self.results.values():
             for result in by_key.values():
@@ -50,7 +50,7 @@ class BuildReport:
 
     @property
     def query_parameters(self) -> dict[str, list[str]]:
-        """Names of the query parameters of published addresses: ``kept``, and those ``taken_out`` as secrets."""
+        """Return the query parameters of published addresses by name: ``kept``, and ``taken_out`` as secrets."""
         results = self.results[COLLECTION].values()
         return {"kept": sorted(names_of(results, KEPT)), "taken_out": sorted(names_of(results, TAKEN))}
 
@@ -61,19 +61,19 @@ def build_partitions(
     *,
     require: Callable[[Workspace, CollectionSpec, Sequence[str]], None] | None = None,
 ) -> dict[str, dict[str, StageResult]]:
-    """Run all four stages over some partitions; nothing is published where not one header of the build could be read.
+    """Run all four stages over some partitions; publish nothing if no header of the build could be read.
 
     Args:
-        build: what they work on.
-        keys: partitions to build; those the source no longer has are unpublished.
-        require: called with the partitions before any of them is published; what it raises stops the build.
+        build: workspace, spec, source and backend.
+        keys: partitions to build; a partition that is gone from the source is unpublished.
+        require: called with the partitions before any of them is published; an error that it raises stops the build.
 
     Returns:
         Results by stage, then by key.
 
     Raises:
         EnrichmentError: if every header of the build failed.
-        InvalidRecordError: if more records than tolerated break the contract.
+        InvalidRecordError: if more records than ``max_rejected`` break the contract.
     """
     workspace = build.workspace
     results: dict[str, dict[str, StageResult]] = {stage: {} for stage in STAGES}
@@ -87,9 +87,9 @@ def build_partitions(
         refuse_without_headers(workspace, list(results[BANDS].values()))
         if require is not None:
             require(workspace, build.spec, keys)
-        # A build that slept and lost one partition publishes none: records may have moved between them.
+        # All locks, because records may have moved between partitions: a build that slept and lost one publishes none.
         each_file(workspace.fs, lambda key: holds[key].confirm(), list(holds))
-        # So that a build that dies among these leaves no collection that looks whole.
+        # Before the first is published, so that a collection of a build that dies midway does not look complete.
         announce_new(workspace, keys)
         run(COLLECTION)
         tell_parameters(*(names_of(results[COLLECTION].values(), name) for name in (KEPT, TAKEN)))
@@ -98,12 +98,12 @@ def build_partitions(
 
 
 def names_of(results: Iterable[StageResult], count: str) -> set[str]:
-    """Return the names of parameters that a count of the collection stage holds, over all partitions."""
+    """Return the names of parameters in a count of the collection stage, over all partitions."""
     return {name for result in results for name in str(result.counts.get(count, "")).split("\n") if name}
 
 
 def tidy(build: Build) -> None:
-    """Do what follows the publication of partitions: the catalog document, and headers that nobody needs."""
+    """Write ``collection.json``, and delete headers that no partition needs, after partitions were published."""
     publish_collection_document(build.workspace, build.spec)
     sweep_headers(build.workspace)
 
@@ -111,18 +111,18 @@ def tidy(build: Build) -> None:
 def refuse_without_headers(
     workspace: Workspace, results: Sequence[StageResult], *, transient_only: bool = False
 ) -> None:
-    """Stop a build of which not one header came: what was published before stays.
+    """Stop a build that could read no header; published files stay.
 
-    A partition that was published without its headers, because their files are missing, loses nothing by a further try
-    that finds none of them: it stops no build.
+    A partition that is published with no headers, because all its files are missing, does not stop a build, because a
+    further try that finds no file loses nothing.
 
     Args:
-        workspace: where the ledgers lie; they are read only if every row of every one failed.
+        workspace: of the collection; ledgers are read only if every row of every ledger failed.
         results: of the band metadata stage, for all partitions of the build.
-        transient_only: stop only for failures that another try may mend.
+        transient_only: whether to stop only for failures that may pass.
 
     Raises:
-        EnrichmentError: with the commonest failures, the first of them, and what helps.
+        EnrichmentError: with the most frequent failures, an example, and what helps.
     """
     built = [result for result in results if result.rows]
     if all(result.counts["headers_failed"] == result.rows for result in built):
@@ -132,6 +132,6 @@ def refuse_without_headers(
 
 
 def _is_waiting(workspace: Workspace, result: StageResult) -> bool:
-    """Whether a partition is published, and lacks all its headers because their files are missing."""
+    """Tell whether a partition is published, and lacks all its headers because their files are missing."""
     state = workspace.state(result.key) or {}
     return int(state.get("failures", {}).get(MISSING, 0)) >= result.rows

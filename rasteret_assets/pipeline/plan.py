@@ -1,7 +1,7 @@
-"""What a build would do, before it does it: which partitions and why, and how many headers it would fetch.
+"""Plan a build before it runs: which partitions it would build and why, and how many headers it would fetch.
 
-A plan reads the source and the ledgers, as the build itself would, but writes nothing except the remembered look at the
-source, and asks no host.
+A plan reads the source and the ledgers, as a build does, but writes nothing except the profile of the source, and asks
+no host for a header.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from rasteret_assets.records.newest import NewestRows, age_columns
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import BAND_INDEX, ID, IDENTITY, IDENTITY_TYPE
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.profile import SourceProfile, parts_of, scan_parts
+from rasteret_assets.source.partition_rows import parts_of, scan_parts
+from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
@@ -63,15 +64,15 @@ PLAN_SCHEMA: Final = pa.schema(
 
 @dataclass(kw_only=True)
 class PartitionPlan:
-    """What a build would do to one partition.
+    """The plan of one partition.
 
     Args:
-        reason: why it would be built.
-        records: rows of the source.
-        headers_to_fetch: files whose header would be asked for.
-        headers_reused: headers that would be taken from earlier ledgers.
-        records_rejected: rows that break the record contract.
-        records_removed: published records of a partition that would be unpublished.
+        reason: why the partition would be built.
+        records: number of rows of the source.
+        headers_to_fetch: number of files whose header would be fetched.
+        headers_reused: number of headers that would be taken from the header store.
+        records_rejected: number of rows that break the record contract.
+        records_removed: number of published records, if the partition would be unpublished.
     """
 
     reason: str
@@ -84,11 +85,11 @@ class PartitionPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildPlan:
-    """What a build would do.
+    """The plan of a build.
 
     Args:
-        partitions: those it would touch, by key.
-        current: keys of those it would leave alone.
+        partitions: plans of the partitions that the build would touch, by key.
+        current: keys of the partitions that the build would leave alone.
     """
 
     partitions: dict[str, PartitionPlan] = field(default_factory=dict)
@@ -96,17 +97,17 @@ class BuildPlan:
 
     @property
     def totals(self) -> dict[str, int]:
-        """Sums over all partitions."""
+        """Return the sums over all partitions, by column."""
         names = [name for name in PLAN_SCHEMA.names if name not in ("partition", "reason")]
         return {name: sum(getattr(plan, name) for plan in self.partitions.values()) for name in names}
 
     def to_table(self) -> pa.Table:
-        """One row per partition, as :data:`PLAN_SCHEMA`."""
+        """Return the plan as a table of :data:`PLAN_SCHEMA`, a row for each partition."""
         rows = [{"partition": key, **vars(plan)} for key, plan in self.partitions.items()]
         return pa.Table.from_pylist(rows, PLAN_SCHEMA)
 
     def __str__(self) -> str:
-        """A line per partition, and one for all."""
+        """Return the plan as text: a line for each partition, and one for all."""
         lines = [f"{key}: {_sentence(plan)}" for key, plan in self.partitions.items()]
         totals = self.totals
         whole = (
@@ -135,16 +136,16 @@ def stale_partitions(
     revalidate: bool = False,
     only: Collection[str] | None = None,
 ) -> dict[str, str]:
-    """Partitions that a build has to touch, in order, and why.
+    """Return the partitions that a build has to touch, in order, with the reason of each.
 
     Args:
-        states: of the published partitions, by key, as
-            :func:`~rasteret_assets.storage.workspace.commit.verified_states` has them.
+        states: of the published partitions, by key, from
+            :func:`~rasteret_assets.storage.workspace.commit.verified_states`.
         profile: of the source.
         spec: of the collection.
-        force: whether every partition is to be built.
-        revalidate: whether every partition's headers are to be asked about.
-        only: look at no others.
+        force: whether every partition is stale.
+        revalidate: whether every partition is stale, because all headers are to be asked about.
+        only: partitions to return, if they are stale; all when omitted.
     """
     reasons: dict[str, str] = {}
     for key in sorted({*profile.partitions, *states}):
@@ -159,15 +160,15 @@ def stale_partitions(
 
 
 def refuse_unknown(asked: Collection[str] | None, profile: SourceProfile, states: Collection[str]) -> None:
-    """Refuse partitions that somebody asks for and that neither the source nor the collection has.
+    """Refuse partitions that neither the source nor the collection has.
 
     Raises:
-        SpecError: naming them, and those that there are.
+        SpecError: naming these partitions, and the existing ones.
     """
     there = sorted({*profile.partitions, *states})
     if unknown := sorted({*(asked or ())}.difference(there)):
         few = ", ".join(there) if len(there) <= _MOST_NAMED else f"{len(there)}, from {there[0]} to {there[-1]}"
-        raise SpecError(f"there is no partition {', '.join(unknown)}; the source has {few or 'none'}")
+        raise SpecError(f"the source has no partition {', '.join(unknown)}; it has {few or 'none'}")
 
 
 def _reason(state: Mapping[str, Any] | None, key: str, profile: SourceProfile, spec: CollectionSpec) -> str | None:
@@ -194,18 +195,18 @@ def plan_build(
     revalidate: bool = False,
     only: Collection[str] | None = None,
 ) -> BuildPlan:
-    """What a build of the collection would do now.
+    """Return the plan of a build of the collection as it is now.
 
     Args:
         workspace: of the collection.
         source: opened record table.
         spec: of the collection.
         force: as for the build.
-        revalidate: as for the build; headers that would only be asked about count as reused.
-        only: partitions to look at; all when omitted.
+        revalidate: as for the build; headers that a build would only ask about count as reused.
+        only: partitions to plan; all when omitted.
 
     Raises:
-        SpecError: if neither the source nor the collection has one of them.
+        SpecError: if neither the source nor the collection has one of ``only``.
     """
     profile = load_profile(workspace, source, spec)
     states = verified_states(workspace)
@@ -232,7 +233,7 @@ def plan_build(
 
 
 def _newest(source: Source, spec: CollectionSpec, profile: SourceProfile, keys: Collection[str]) -> NewestRows | None:
-    """The newest row of each id in files that hold rows of some partitions, under ``overlap``; older ones are moved."""
+    """Return the newest row of each id in files of some partitions; None if ``overlap`` supersedes no rows."""
     if spec.newest_by is None or not profile.repeats_ids:
         return None
     held = parts_of(source, profile, keys)
@@ -246,7 +247,7 @@ def _newest(source: Source, spec: CollectionSpec, profile: SourceProfile, keys: 
 
 
 class _Forecast:
-    """What the stages would make of one partition's rows, batch by batch."""
+    """Count what the stages would make of one partition's rows, batch by batch."""
 
     def __init__(
         self, workspace: Workspace, spec: CollectionSpec, profile: SourceProfile, key: str, newest: NewestRows | None,
@@ -276,7 +277,7 @@ class _Forecast:
         self.unknown.append(sound.filter(pa.array(~found)).select([IDENTITY, BAND_INDEX]))
 
     def report(self, plan: PartitionPlan, others: Iterable[HeaderIndex]) -> None:
-        """Say what the build would do, given what other partitions of it know: a record may have moved."""
+        """Fill in a plan; headers of ``others`` count as reused, because a record may have moved between partitions."""
         unknown = pa.concat_tables([_KEYS.empty_table(), *self.unknown]).combine_chunks()
         for index in others if unknown.num_rows else ():
             found = index.find(unknown).files >= 0
@@ -286,7 +287,7 @@ class _Forecast:
         plan.headers_to_fetch = len(_halves(unknown[IDENTITY].combine_chunks()))
 
     def _unseen(self, records: pa.Table) -> pa.Table:
-        """Records whose id no earlier batch had: repetitions are equal, and published once."""
+        """Return records whose id no earlier batch had, because repetitions are equal and published once."""
         if not self.profile.repeats_ids:
             return records
         fresh = [record_id not in self.ids for record_id in records[ID].to_pylist()]
@@ -295,7 +296,7 @@ class _Forecast:
 
 
 def _known(workspace: Workspace, key: str) -> HeaderIndex:
-    """Find the headers that a build would reuse: none, where it will find a damaged file of them and take it away."""
+    """Return the index of headers that a build would reuse; an empty one if a file of headers is damaged."""
     try:
         index = HeaderIndex.of(HeaderStore(workspace, key))
         for rows in earlier_keys(workspace, key):
@@ -307,6 +308,6 @@ def _known(workspace: Workspace, key: str) -> HeaderIndex:
 
 
 def _halves(identities: pa.Array) -> npt.NDArray[np.uint64]:
-    """Half of every file's 128-bit identity, each once: enough to count files by."""
+    """Return the unique first halves of the files' 128-bit identities, which suffice to count files."""
     content = np.frombuffer(identities.buffers()[1] or b"", np.uint64)
     return np.unique(content[2 * identities.offset :][: 2 * len(identities) : 2])

@@ -1,4 +1,4 @@
-"""What a stage is: its tables, what the stages of one build share, and how many partitions are worked on at once."""
+"""Define stages, the build that they share, and how many partitions are worked on at once."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ from rasteret_assets.storage.workspace.streams import StreamTable, open_stream
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: Version of a stage's table that does not exist any more, because the source lost the partition.
+#: Version of a stage's table that was removed, because its partition is gone from the source.
 REMOVED: Final = "removed"
 
-#: Arrow bytes of normalized records that stay in memory between two stages of one process.
+#: Arrow bytes of normalized records that stay in memory between two stages of one process, at most.
 HANDED_BYTES: Final = 64 * 2**20
 
-# Each partition streams through memory of its own, so of large ones no more are in work than there are cores for. Small
-# ones on an object store mostly wait for its answers.
+# Large partitions: at most 4 and one a core, because each streams through memory of its own. Small partitions on an
+# object store: more than cores, because they mostly wait for its answers.
 _LARGE_AT_ONCE: Final = 4
 _SMALL_AT_ONCE: Final = 12
 _SMALL_ROWS: Final = 8192
-# Each lock on a disk is an open file.
+# At most 256 locks, because each lock on a disk is an open file.
 _HELD_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """What a stage did to one partition.
+    """The result of a stage for one partition.
 
     Args:
-        key: the partition.
-        rows: rows of the table it wrote.
-        version: changes whenever the table's content does; the Dagster data version.
-        counts: what a person looks for, by name: numbers and short texts.
-        path: file that was written; empty where the partition was removed.
-        schema: of the table that was written; None where the partition was removed.
+        key: of the partition.
+        rows: of the table that was written.
+        version: hash of the table's content; Dagster's data version.
+        counts: numbers and short texts for people, by name.
+        path: of the file that was written; empty if the partition was removed.
+        schema: of the table that was written; None if the partition was removed.
         size: of the file that was written, in bytes.
-        seconds: that making it took.
+        seconds: that the stage took for the partition.
     """
 
     key: str
@@ -75,18 +75,19 @@ class StageResult:
 
 @dataclass(kw_only=True)
 class Build:
-    """What the stages of one build, or one step of a run, share.
+    """The state that the stages of one build, or of one step of a run, share.
 
     Args:
         workspace: of the collection.
         spec: of the collection.
         source: opened record table; only the first stage needs it.
-        backend: where headers come from; only the header stage needs it.
-        force: fetch every header again.
-        revalidate: ask whether the files of known headers have changed, and read those again that have.
-        progress: called with each partition key, returns what to call while its headers come in.
-        spool: rows of the source that were put aside while it was looked at, and the versions of their files.
-        failed: where given, a partition that fails does not stop the others: it gets its error here, by key.
+        backend: that reads headers; only the header stage needs it.
+        force: whether every row and every header is read again.
+        revalidate: whether to ask if the files of stored headers have changed, and to read headers of changed files
+            again.
+        progress: called with each partition key; returns the callback for the progress of its headers.
+        spool: rows of the source that were kept while it was profiled, and the versions of their files.
+        failed: errors by partition, if given: a partition that fails is added here and does not stop the others.
     """
 
     workspace: Workspace
@@ -103,11 +104,11 @@ class Build:
     _handed_bytes: int = 0
 
     @contextmanager
-    def looking(self, *, trust_stored: bool = True) -> Iterator[SourceProfile]:
-        """Look at the source, and keep the rows of the files that are read for the first stage, until the block ends.
+    def profiling(self, *, trust_stored: bool = True) -> Iterator[SourceProfile]:
+        """Profile the source, and keep rows that are read for it for the first stage, until the block ends.
 
         Args:
-            trust_stored: whether what is stored of unchanged files is believed.
+            trust_stored: whether the stored profile of unchanged files counts.
 
         Yields:
             The profile of the source.
@@ -129,22 +130,22 @@ class Build:
                 self.spool = None
 
     def is_gone(self, key: str) -> bool:
-        """Tell whether the source has no such partition, as it was last looked at."""
+        """Tell whether a partition is gone from the source, by its last profile."""
         if self._profile is None:
             self._profile = stored_profile(self.workspace)
         return self._profile is not None and key not in self._profile.partitions
 
     def most_rows(self, keys: Sequence[str]) -> int:
-        """Return the rows of the largest of some partitions, as the source was last looked at."""
+        """Return the number of rows of the largest of some partitions, by the last profile of the source."""
         there = [key for key in keys if not self.is_gone(key)]
         return max((self._profile.partitions[key].rows for key in there), default=0) if self._profile is not None else 0
 
     def most_headers(self, key: str) -> int:
-        """Return how many headers a partition has at most, as the source was last looked at."""
+        """Return the number of headers of a partition at most, by the last profile of the source."""
         return self.most_rows([key]) * (len(self._profile.bands) if self._profile is not None else 0)
 
     def hand_on(self, key: str, batches: list[pa.RecordBatch]) -> None:
-        """Keep normalized records for the next stages of this process, if there is room."""
+        """Keep normalized records for the next stages of this process, if they fit into :data:`HANDED_BYTES`."""
         size = sum(batch.nbytes for batch in batches)
         if self._handed_bytes + size <= HANDED_BYTES:
             self._handed[key] = batches
@@ -153,27 +154,27 @@ class Build:
     def records(
         self, key: str, columns: Sequence[str] | None = None, table: StreamTable | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the normalized records of a partition, from memory where they are there.
+        """Yield the normalized records of a partition, from memory if they were kept there.
 
         Args:
             key: of the partition.
             columns: to yield; all when omitted.
-            table: of the partition, where it is open already.
+            table: of the partition, if it is open already.
         """
         if (handed := self._handed.get(key)) is not None:
             return (batch if columns is None else batch.select(list(columns)) for batch in handed)
         return (table or self.table(NORMALIZED, key)).batches(columns)
 
     def let_go(self, key: str) -> None:
-        """Forget the records of a partition that is published."""
+        """Free the records of a partition in memory, because it is published."""
         for batch in self._handed.pop(key, ()):
             self._handed_bytes -= batch.nbytes
 
     def table(self, stage: str, key: str) -> StreamTable:
-        """Open the table of a stage before.
+        """Open the table of a stage for a later stage.
 
         Raises:
-            CollectionError: if it does not exist, or is damaged.
+            CollectionError: if the table does not exist, or is damaged.
         """
         table = open_stream(self.workspace, self.workspace.stage_file(stage, key))
         if table is None:
@@ -190,8 +191,8 @@ class Stage:
 
     Args:
         name: of its table.
-        inputs: names of the stages whose tables it reads.
-        make: makes its tables of some partitions.
+        inputs: names of the stages whose tables the stage reads.
+        make: writes the stage's tables of some partitions.
     """
 
     name: str
@@ -200,7 +201,7 @@ class Stage:
 
 
 def timed(make: Callable[P, StageResult]) -> Callable[P, StageResult]:
-    """Decorate a function that makes one partition of a stage: its result tells how long it took."""
+    """Decorate a function that makes one partition of a stage: put the seconds that it took into its result."""
 
     @wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> StageResult:
@@ -212,7 +213,7 @@ def timed(make: Callable[P, StageResult]) -> Callable[P, StageResult]:
 
 
 def partitions_at_once(build: Build, keys: Sequence[str]) -> int:
-    """Return how many of some partitions of a build are worked on side by side."""
+    """Return how many partitions of a build are worked on side by side."""
     cores = min(_LARGE_AT_ONCE, os.cpu_count() or 1)
     small = not build.workspace.is_local and 0 < build.most_rows(keys) <= _SMALL_ROWS
     return max(cores, _SMALL_AT_ONCE) if small else cores
@@ -220,17 +221,17 @@ def partitions_at_once(build: Build, keys: Sequence[str]) -> int:
 
 @contextmanager
 def held_together(workspace: Workspace, keys: Sequence[str]) -> Iterator[dict[str, Hold]]:
-    """Hold the locks of all partitions of a build, so that other builds of any of them wait until it is done.
+    """Hold the locks of all partitions of a build, so that other builds of them wait until the block ends.
 
     Args:
         workspace: of the collection.
-        keys: of the partitions; of very many each stage takes the locks one by one.
+        keys: of the partitions; if more than 256, no lock is held, and each stage locks partitions one by one.
 
     Yields:
         The locks that are held, by partition.
     """
     with ExitStack() as stack:
-        # In one order, so that no two builds wait for each other.
+        # In sorted order, so that no two builds wait for each other.
         held = sorted(keys) if len(keys) <= _HELD_AT_ONCE else []
         yield {key: stack.enter_context(workspace.lock(key)) for key in held}
 
@@ -238,15 +239,14 @@ def held_together(workspace: Workspace, keys: Sequence[str]) -> Iterator[dict[st
 def side_by_side(
     keys: Sequence[str], work: Callable[[str], T], at_once: int, failed: dict[str, Exception] | None = None
 ) -> dict[str, T]:
-    """Do the same work for several partitions at once: it is Arrow's and numpy's, which run beside each other.
+    """Do the same work for several partitions at once, in threads, because Arrow and numpy release Python's lock.
 
     Args:
         keys: of the partitions.
         work: called with each key.
         at_once: how many partitions are worked on at a time.
-        failed: gets the error of each partition that fails, by key, and the others go on. Where it is not given, the
-            first failure stops the others' requests and keeps those that wait from beginning. So does an interrupt in
-            any case.
+        failed: gets the error of each partition that fails, by key, and the others go on. If None, the first failure
+            stops the requests of the others and keeps waiting partitions from beginning. An interrupt always does.
 
     Returns:
         What the work returned, by the key of each partition that did not fail.

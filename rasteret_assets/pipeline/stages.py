@@ -1,8 +1,8 @@
-"""The four stages in the order in which data flows, and the one way to run them.
+"""List the four stages in the order in which data flows, and run one of them.
 
 The library runs the stages in a row (:mod:`~rasteret_assets.pipeline.build`), a Dagster step runs one of them: both
-call :func:`run_stage`. A stage reads the table of the stage before from the workspace, or takes it from memory where
-the same process has just made it.
+call :func:`run_stage`. A stage reads the table of the stage before it from the workspace, or from memory if the same
+process has just made it.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def run_stage(name: str, build: Build, keys: Sequence[str]) -> list[StageResult]
 
     Args:
         name: of the stage.
-        build: what it works on.
-        keys: of the partitions; those that the source no longer has are removed.
+        build: workspace, spec and whatever else the stage needs.
+        keys: of the partitions; a partition that is gone from the source is removed.
 
     Returns:
-        A result for every partition, in their order; none for those that are among ``build.failed`` then.
+        A result for every partition, in the order of ``keys``; partitions in ``build.failed`` have none.
 
     Raises:
-        RasteretAssetsError: what stopped it; partitions that were made before stay made.
+        RasteretAssetsError: if an error stopped the stage; the files of partitions that were done stay.
     """
     results = STAGES[name].make(build, keys)
     give_back()

@@ -1,4 +1,4 @@
-"""Tables that the stages wrote, for people to look at: one partition of one table, whatever form it is stored in."""
+"""Open the tables that stages wrote, for people to read: one partition of one table, whatever its file format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.streams import STREAM_SUFFIX, open_stream
 
-#: Tables that can be looked at, in the order in which data flows.
+#: Tables that can be opened, in the order in which data flows.
 TABLES = (RAW, NORMALIZED, REJECTED, BANDS, COLLECTION)
 
 
@@ -25,9 +25,9 @@ class StoredTable:
 
     Args:
         path: of its file.
-        rows: how many it has.
-        schema: its columns.
-        batches: its rows in file order, in bounded batches; can be read once.
+        rows: number of rows.
+        schema: of the rows.
+        batches: rows in file order, in bounded batches; can be read once.
     """
 
     path: str
@@ -48,9 +48,9 @@ class StoredTable:
 
 
 def open_table(workspace: Workspace, stage: str, key: str) -> StoredTable | None:
-    """Open one partition of a stage's table; return None where there is no file of it.
+    """Open one partition of a stage's table; return None if it has no file.
 
-    The ledger comes with a column ``header``, although headers are stored beside it.
+    The table of band metadata has a column ``header``, although headers are stored beside the ledger.
 
     Args:
         workspace: of the collection.
@@ -84,7 +84,7 @@ def open_table(workspace: Workspace, stage: str, key: str) -> StoredTable | None
 
 
 def list_partitions(workspace: Workspace, stage: str) -> list[str]:
-    """Return the partitions of which a stage's table has a file, in order.
+    """Return the partitions that have a file of a stage's table, in order.
 
     Raises:
         CollectionError: if the workspace cannot be reached.
@@ -100,7 +100,7 @@ def list_partitions(workspace: Workspace, stage: str) -> list[str]:
 
 
 def _stored(path: str, rows: int, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> StoredTable:
-    # What the rows were scanned under is for the next stage, and longer than most rows.
+    # Without the key of the recipe, because it is for the next stage and longer than most rows.
     metadata = {name: text for name, text in (schema.metadata or {}).items() if name != RECIPE_KEY}
     plain = schema.with_metadata(metadata)
     held = (pa.RecordBatch.from_arrays(batch.columns, schema=plain) for batch in batches)

@@ -1,1 +1,1 @@
-"""Records joined with their headers, written as GeoParquet."""
+"""Join records with their headers, and write them as GeoParquet."""

@@ -1,7 +1,7 @@
-"""What STAC's projection and raster extensions say of an asset, from the header of its file.
+"""Describe assets by the fields of STAC's projection and raster extensions, from the headers of their files.
 
-Tools that read STAC ask for these fields before they open a file, and most record tables lack them. What the source
-says of its assets stays as it is.
+Tools that read STAC ask for these fields before they open a file, and most record tables lack them. Fields that the
+source gives stay as they are.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FIELDS: Final = {
     PROJ_TRANSFORM: pa.list_(pa.float64()),
     RASTER_BANDS: pa.list_(_BAND),
 }
-#: What items that use these fields must name, by what the address begins with.
+#: Extensions that items with these fields must name, by the beginning of their address.
 _EXTENSIONS: Final = {
     "https://stac-extensions.github.io/projection/": "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "https://stac-extensions.github.io/raster/": "https://stac-extensions.github.io/raster/v1.1.0/schema.json",
@@ -40,14 +40,14 @@ _EXTENSIONS: Final = {
 
 
 def describe_assets(table: pa.Table, bands: Sequence[str]) -> pa.Table:
-    """Add :data:`FIELDS` to the assets that have headers, as far as they lack them.
+    """Add those of :data:`FIELDS` that are missing to the assets that have headers.
 
-    ``raster:bands`` has one object for each band of a file, of which a header knows one: it is null for files of
-    several.
+    ``raster:bands`` has one object for each band of a file, and a header describes one band, so that it is null for
+    files of several bands.
 
     Args:
         table: joined records.
-        bands: that have a ``{band}_metadata`` column.
+        bands: whose columns ``{band}_metadata`` the table has.
     """
     position = table.schema.get_field_index(ASSETS)
     if position < 0 or not pa.types.is_struct(table.schema.field(position).type):
@@ -65,7 +65,7 @@ def describe_assets(table: pa.Table, bands: Sequence[str]) -> pa.Table:
 
 
 def _described(asset: pa.StructArray, header: pa.StructArray) -> pa.StructArray:
-    """One asset with the fields it lacks; null where there is no header."""
+    """Return an asset with its missing fields added; they are null where the record has no header."""
     values = _values(header)
     lacking = [name for name in FIELDS if asset.type.get_field_index(name) < 0]
     fields = [*asset.type, *(pa.field(name, FIELDS[name]) for name in lacking)]
@@ -91,7 +91,7 @@ def _values(header: pa.StructArray) -> Mapping[str, pa.Array]:
     zero = np.zeros(len(header))
     affine = np.column_stack([scale_x, zero, x, zero, scale_y, y])
     dtype = pc.utf8_ltrim(field("dtype"), "<>=|")
-    # numpy's short spelling, which headers of big-endian files have, as STAC has it.
+    # STAC's names for numpy's short names, which headers of big-endian files have.
     for kind, name in (("u", "uint"), ("i", "int"), ("f", "float")):
         for size in (1, 2, 4, 8):
             dtype = pc.if_else(pc.equal(dtype, f"{kind}{size}"), f"{name}{8 * size}", dtype)
@@ -108,14 +108,14 @@ def _values(header: pa.StructArray) -> Mapping[str, pa.Array]:
 
 
 def _lists(values: npt.NDArray[Any], missing: npt.NDArray[np.bool_]) -> pa.ListArray:
-    """Rows ``[N, K]`` as lists of K numbers; null where they are missing."""
+    """Return rows ``[N, K]`` as lists of K numbers; null where ``missing`` is true."""
     flat = pa.array(values[~missing].ravel())
     lengths = np.where(missing, 0, values.shape[1])
     return pa.ListArray.from_arrays(_ends(lengths), flat, mask=pa.array(missing))
 
 
 def _of_one(values: pa.Array, missing: npt.NDArray[np.bool_]) -> pa.ListArray:
-    """Each value as a list of itself; null where it is missing."""
+    """Return each value as a list of one value; null where ``missing`` is true."""
     kept = values.filter(pa.array(~missing))
     return pa.ListArray.from_arrays(_ends(np.where(missing, 0, 1)), kept, mask=pa.array(missing))
 
@@ -125,13 +125,14 @@ def _ends(lengths: npt.NDArray[Any]) -> pa.Array:
 
 
 def _with_extensions(table: pa.Table) -> pa.Table:
-    """STAC items that name the extensions of the fields."""
+    """Return STAC items with the extensions of the added fields named."""
     position = table.schema.get_field_index(STAC_EXTENSIONS)
     if position < 0:
         column = pa.array([list(_EXTENSIONS.values())] * table.num_rows, pa.list_(pa.string()))
         return table.append_column(STAC_EXTENSIONS, column)
     given = table.column(position).combine_chunks()
-    # Lists of texts cannot be told apart by a kernel of Arrow's, and nearly all rows have the same.
+    # A loop over rows, because no kernel of Arrow compares lists of texts; nearly all rows are equal, so that each
+    # different list is completed once.
     known: dict[tuple[str, ...] | None, list[str]] = {}
     rows = []
     for row in given.to_pylist():

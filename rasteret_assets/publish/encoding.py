@@ -1,12 +1,12 @@
-"""How the columns of a published file are encoded: what measured smallest while every reader still opens it.
+"""Choose how the columns of a published file are encoded: the smallest way that every reader opens.
 
-Tile offsets rise by what their tiles weigh, and tiles of one file weigh alike: as packed differences they take half of
-what dictionary and plain pages make of them (``docs/layout.md`` has the numbers). Boxes are doubles that share their
-high bytes, and are split into streams of bytes; for integers DuckDB 1.5 reads no such streams. Dictionaries serve what
-repeats, which the first rows tell. What compression hardly makes smaller is left as it is, because a reader pays for
-every compressed column of every row group, however small: dictionaries of a few values, numbers, and packed tables,
-which are noise. Statistics are kept where somebody can filter by them, because a footer is read whole, by every
-reader, before anything else.
+Tile offsets rise by the size of their tiles, and tiles of one file have similar sizes: packed differences take half the
+bytes of dictionary and plain pages (``docs/layout.md`` has the numbers). Boxes are doubles that share their high bytes,
+and are split into streams of bytes; integers are not, because DuckDB 1.5 reads no such streams of integers. Columns
+that repeat values, by the first rows, get a dictionary. Columns that compression hardly makes smaller are not
+compressed, because a reader pays for every compressed column of every row group, however small: dictionaries of a few
+values, numbers, and packed tables, whose bytes look random. Only columns that readers filter by have statistics,
+because every reader reads the whole footer before anything else.
 """
 
 from __future__ import annotations
@@ -22,30 +22,36 @@ import pyarrow.parquet as pq
 
 from rasteret_assets.schema import BBOX, GEOMETRY, TILE_TABLES, is_band_field
 
-#: Rows that are enough to judge a column by.
+#: First rows of a file that decide how its columns are encoded.
 SAMPLE_ROWS: Final = 256
-# Of record tables higher levels save nothing (level 3: 0.1 % more bytes, 15 % more time).
+# Higher levels save nothing with record tables (level 3: 0.1 % more bytes, 15 % more time).
 _ZSTD_LEVEL: Final = 1
-#: Rows of fewer bytes are written as they are: the footer is larger than they are, and trying what is smallest takes a
-#: seventh of the time that a partition of few records does.
+#: Sample rows of fewer bytes are written plain, because the footer is larger than the rows, and because trying
+#: encodings takes a seventh of the time of a partition of few records.
 _TRIED_BYTES: Final = 8192
-#: What compression must save of a column: this share, and so many bytes a row.
+#: Share of a column, and bytes a row of it, that compression must save.
 _LEAST_SHARE_SAVED: Final = 0.1
 _LEAST_BYTES_SAVED: Final = 1
 
 
 class _Leaf(NamedTuple):
-    """A Parquet column: the table's column it is of, its path inside that, and its path as Parquet writes it."""
+    """A column of Parquet: a leaf of a column of the table.
+
+    Args:
+        field: column of the table.
+        inside: path of the leaf in the column; empty for a column that is not nested.
+        path: of the leaf, as Parquet writes it.
+        is_alone: whether no other leaf has this path. A column may be called ``bbox.xmin``, and options go by path.
+    """
 
     field: pa.Field
     inside: str
     path: str
     is_alone: bool = True
-    """Whether no other has this path: a column may be called ``bbox.xmin``, and options go by path."""
 
     @property
     def encoding(self) -> str | None:
-        """The encoding that beats dictionary and plain pages, if one does."""
+        """Return the encoding that is smaller than dictionary and plain pages; None if they are."""
         if not self.is_alone:
             return None
         if is_band_field(self.field) and not set(TILE_TABLES).isdisjoint(self.inside.split(".")):
@@ -54,23 +60,23 @@ class _Leaf(NamedTuple):
 
     @property
     def is_filtered(self) -> bool:
-        """Whether rows are looked for by it: the record's own scalar properties, the boxes, and native geometries."""
+        """Tell whether readers filter by the leaf: scalar properties of records, boxes, and native geometries."""
         is_bytes = self.field.name == GEOMETRY and not isinstance(self.field.type, pa.ExtensionType)
         return self.field.name == BBOX or (not self.inside and not is_bytes)
 
 
 def parquet_options(schema: pa.Schema, sample: pa.Table) -> dict[str, Any]:
-    """Options of ``pyarrow.parquet.ParquetWriter`` for a published file.
+    """Return options of ``pyarrow.parquet.ParquetWriter`` for a published file.
 
     Args:
         schema: of the file.
-        sample: some of its rows, which decide what is compressed and what gets a dictionary: equal rows are written in
-            equal ways.
+        sample: first rows of the file, which decide which columns are compressed and which get a dictionary, so that
+            equal rows give equal files.
     """
     leaves, options = _options(schema.remove_metadata())
     if sample.nbytes < _TRIED_BYTES:
         return {**options, "use_dictionary": [], "compression": "none"}
-    # As dictionaries and as plain pages; columns that have an encoding of their own are the same in both.
+    # Written twice, as dictionaries and as plain pages, except columns that have an encoding of their own.
     free = [leaf.path for leaf in leaves if leaf.encoding is None]
     coded, plain = (_sizes(sample, {**options, "use_dictionary": paths}) for paths in (free, []))
     repeating = [path for path in free if coded[path].serves_better_than(plain[path])]
@@ -85,7 +91,7 @@ def parquet_options(schema: pa.Schema, sample: pa.Table) -> dict[str, Any]:
 
 
 class _Size(NamedTuple):
-    """Bytes that some rows of a column take as they are, and compressed."""
+    """Bytes that some rows of a column take, as they are (``bare``) and compressed."""
 
     rows: int
     bare: int
@@ -97,12 +103,12 @@ class _Size(NamedTuple):
         return saved >= max(_LEAST_SHARE_SAVED * self.bare, _LEAST_BYTES_SAVED * self.rows)
 
     def serves_better_than(self, plain: _Size) -> bool:
-        """Whether a dictionary is smaller than plain pages; where both are compressed, when they are."""
+        """Tell whether a dictionary of this size is smaller than plain pages, as bare and as compressed bytes."""
         return self.bare < plain.bare and not (self.is_compressible and plain.compressed <= self.compressed)
 
 
 def _sizes(sample: pa.Table, options: Mapping[str, Any]) -> dict[str, _Size]:
-    """What every column of the sample takes, by path."""
+    """Return the size of every column of the sample, by path."""
     sink = io.BytesIO()
     bare = {**options, "write_statistics": False, "write_page_index": False}
     pq.write_table(sample, sink, compression="zstd", compression_level=_ZSTD_LEVEL, **bare)
@@ -114,10 +120,10 @@ def _sizes(sample: pa.Table, options: Mapping[str, Any]) -> dict[str, _Size]:
     }
 
 
-# All partitions of a collection have one schema.
+# Cached, because all partitions of a collection have one schema.
 @lru_cache(maxsize=8)
 def _options(schema: pa.Schema) -> tuple[list[_Leaf], dict[str, Any]]:
-    """All columns, and what is decided by the schema alone."""
+    """Return all leaves of a schema, and the options that depend on the schema alone."""
     leaves = list(_leaves(schema))
     times = Counter(leaf.path for leaf in leaves)
     leaves = [leaf._replace(is_alone=times[leaf.path] == 1) for leaf in leaves]
@@ -132,7 +138,7 @@ def _options(schema: pa.Schema) -> tuple[list[_Leaf], dict[str, Any]]:
 
 def _leaves(schema: pa.Schema) -> Iterator[_Leaf]:
     for field in schema:
-        # An empty file of this column alone tells the paths of its leaves as they are spelled in any file.
+        # Written as an empty file, because Parquet alone says how it spells the paths of leaves.
         sink = io.BytesIO()
         pq.write_table(pa.schema([field]).empty_table(), sink)
         found = pq.ParquetFile(sink).schema

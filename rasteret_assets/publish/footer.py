@@ -1,8 +1,8 @@
-"""What the footer of a published file says, gathered while its rows pass by.
+"""Make the footer of a published file, from facts that are gathered while its records are normalized.
 
-Nothing of the source's footer is inherited: ``geo`` is made from the rows that are written, so it cannot lie. There
-are no timestamps in it: equal rows give equal bytes. Readers that go through Arrow see only what stood in the schema
-before the first row was written, so everything is gathered before.
+The footer of the source is not copied: ``geo`` is made from the rows that are written, so that it is true of them. The
+footer has no timestamps, so that equal rows give equal bytes. All facts are gathered before the first row is written,
+because Arrow stores the metadata of the schema as it is then.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.spec import CollectionSpec
 
-#: A file of more collections than these is no mirror of any; the footer then names none.
+#: STAC collections that the footer names at most; a file of more is not a mirror of any, and its footer names none.
 MOST_COLLECTIONS: Final = 100
-#: Boxes that cross the antimeridian cannot be united without losing what they mean.
+#: Longitudes of a box around boxes of which one crosses the antimeridian.
 _WHOLE_TURN: Final = (-180.0, 180.0)
 
 
 @dataclass(kw_only=True)
 class PublishedFacts:
-    """What is true of all rows of a published file.
+    """Facts about all rows of a published file.
 
     Args:
-        rows: how many.
+        rows: number of rows.
         geometry_types: GeoParquet names of the types that occur.
         bbox: ``[xmin, ymin, xmax, ymax]`` of all footprints, over all longitudes where one crosses the antimeridian;
-            None where there is no footprint.
-        start: earliest instant of any record (``datetime``, else ``start_datetime``); None where no record has one.
+            None if no record has a footprint.
+        start: earliest instant of any record (``datetime``, else ``start_datetime``); None if no record has a time.
         end: latest instant (``datetime``, else ``end_datetime``).
-        collections: ids of the STAC collections the records say they belong to.
+        collections: ids of the STAC collections that the records name.
     """
 
     rows: int = 0
@@ -69,11 +69,11 @@ class PublishedFacts:
     collections: set[str] = field(default_factory=set)
 
     def add(self, records: pa.Table, own_collection: str | None = None) -> None:
-        """Take note of more rows.
+        """Add the facts of more rows.
 
         Args:
             records: normalized records.
-            own_collection: id of the collection to which STAC items belong that name none; None for other records.
+            own_collection: id of the collection of STAC items that name none; None if records are not STAC items.
         """
         self.rows += records.num_rows
         self.geometry_types |= wkb_types(records[GEOMETRY].combine_chunks())
@@ -108,17 +108,17 @@ class PublishedFacts:
 
     @property
     def interval(self) -> list[str | None]:
-        """``[start, end]`` as STAC writes them (RFC 3339, UTC)."""
+        """Return ``[start, end]`` as STAC writes them (RFC 3339, UTC)."""
         return [None if time is None else stac_time(time) for time in (self.start, self.end)]
 
 
 def stac_time(time: datetime) -> str:
-    """An instant in UTC as STAC writes it; fractions of a second where there are any."""
+    """Return an instant in UTC as STAC writes it, with fractions of a second only if they are not 0."""
     return time.isoformat(timespec="microseconds" if time.microsecond else "seconds").replace("+00:00", "Z")
 
 
 def united(one: list[float] | None, other: list[float] | None) -> list[float] | None:
-    """The box around two boxes, either of which may be missing."""
+    """Return the box around two boxes; either of them may be None."""
     if one is None or other is None:
         return other if one is None else one
     return [*(min(a, b) for a, b in zip(one[:2], other[:2], strict=True)),
@@ -126,8 +126,8 @@ def united(one: list[float] | None, other: list[float] | None) -> list[float] | 
 
 
 def footer(facts: PublishedFacts, spec: CollectionSpec) -> dict[bytes, bytes]:
-    """Footer metadata of a published file: the ``geo`` document and the collection's own keys."""
-    # Only where there are some, so that the files of all other collections stay what they are.
+    """Return the footer metadata of a published file: the ``geo`` document and the keys of this package."""
+    # Only if the spec has credentials, so that files of all other collections keep their bytes.
     signed = {} if spec.credentials is None else {CREDENTIALS_KEY: credentials_text(spec.credentials).encode()}
     return {
         GEO_KEY: json.dumps(_geo(facts, native=spec.geometry_encoding == "native"), sort_keys=True).encode(),
@@ -140,7 +140,7 @@ def footer(facts: PublishedFacts, spec: CollectionSpec) -> dict[bytes, bytes]:
 
 
 def _geo(facts: PublishedFacts, *, native: bool) -> dict[str, Any]:
-    """The ``geo`` document. Without a ``crs`` key the coordinates are OGC:CRS84, which is what they are."""
+    """Return the ``geo`` document. It has no ``crs``, which means OGC:CRS84, the CRS of published footprints."""
     column: dict[str, Any] = {
         "encoding": "WKB",
         "geometry_types": sorted(facts.geometry_types),
@@ -162,7 +162,7 @@ def _extent(bbox: pa.StructArray) -> list[float] | None:
 
 
 def _times(records: pa.Table) -> Iterator[tuple[datetime | None, datetime | None]]:
-    """Earliest and latest instant of each column that says when a record was taken."""
+    """Yield earliest and latest instant of each column of times."""
     for name in (DATETIME, START_DATETIME, END_DATETIME):
         if name in records.schema.names and pa.types.is_timestamp(records.schema.field(name).type):
             yield tuple(pc.min_max(utc_instants(records[name])).as_py().values())

@@ -1,6 +1,6 @@
-"""Records joined with the headers of their bands: one ``{band}_metadata`` struct per band, and nothing that signs.
+"""Join records with the headers of their bands: one ``{band}_metadata`` struct per band, and addresses unsigned.
 
-The ledger holds the rows of a partition's records in the records' order, so that both are read once, side by side. The
+The ledger has the rows of a partition in the order of its records, so that both are read once, side by side. The
 headers come from the header store, as many at once as fit into a bounded number of bytes.
 """
 
@@ -30,26 +30,26 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule
 
-#: Columns of the ledger that the headers of records are found by.
+#: Columns of the ledger that say where the header of a record and band is stored.
 PLACE_COLUMNS = (ID, "band", "status", HEADER_FILE, HEADER_ROW)
 
-#: Columns of the header store that a published header is made of.
+#: Columns of the header store that make a published header.
 HEADER_COLUMNS = ("header", *(field.name for field in VALIDATOR_FIELDS))
 
-#: Takes headers out of the header store, a table per request: names of files, then in every request for every header
-#: the position of its file and its row.
+#: Returns headers of the header store, a table per request. Takes the names of files, and for every request two arrays:
+#: for each header the position of its file among the names, and its row in the file.
 TakeHeaders = Callable[[Sequence[str], Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]], list[pa.Table]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrsFindings:
-    """What the headers said about the records' CRSs, and what became of the parameters of their addresses.
+    """Corrections of the records' CRSs by their headers, and the query parameters of their addresses.
 
     Args:
-        corrected: records whose stated CRS was replaced by the one all their headers agree on.
-        conflicting: records whose bands are in different CRSs; each band's own is in its struct.
+        corrected: number of records whose stated CRS was replaced by the CRS of all their headers.
+        conflicting: number of records whose bands have different CRSs; each band's struct has its own CRS.
         kept: names of query parameters that are published.
-        taken: names of those that were taken out.
+        taken: names of query parameters that were taken out as secrets.
     """
 
     corrected: int = 0
@@ -71,19 +71,18 @@ def join_batches(
     take: TakeHeaders,
     rule: SecretRule = BY_DEFAULT,
 ) -> Iterator[tuple[pa.Table, CrsFindings]]:
-    """Join a partition that streams: yield one result per batch of records.
+    """Join the batches of a partition with its ledger; yield the joined table and the findings of each batch.
 
     Args:
         records: normalized records, in batches whose headers fit into memory.
-        ledger: :data:`PLACE_COLUMNS` of the ledger in the order of ``records``, any number of rows per record; nothing
-            where no header was asked for.
+        ledger: :data:`PLACE_COLUMNS` of the ledger in the order of ``records``, any number of rows per record; no
+            batches if the collection has no bands.
         bands: in column order.
         take: returns headers, as tables with :data:`HEADER_COLUMNS`.
         rule: which parameters of addresses are secrets.
 
     Raises:
-        CollectionError: if the ledger has rows of records that are not there, or another order: it is that of other
-            records.
+        CollectionError: if the ledger was made from other records: its ids are others, or in another order.
     """
     rows = _LedgerCursor(ledger)
     for batch in records:
@@ -98,14 +97,14 @@ def join_batches(
 
 
 class _LedgerCursor:
-    """The ledger's rows, taken from the front record by record."""
+    """Rows of a ledger, which are taken from its beginning record by record."""
 
     def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
         self._batches = iter(batches)
         self._rest: pa.RecordBatch | None = None
 
     def take(self, ids: pa.Array) -> pa.Table | None:
-        """Take the rows up to the first that belongs to none of ``ids``."""
+        """Take the rows before the first row of another record than ``ids``; None if the first row is of another."""
         taken = []
         while self._fill() and self._rest is not None:
             own = np.asarray(pc.is_in(self._rest.column(ID), ids))
@@ -118,7 +117,7 @@ class _LedgerCursor:
         return pa.Table.from_batches(taken).combine_chunks() if taken else None
 
     def next_id(self) -> str | None:
-        """Return the id of the first row that was not taken, if any is left."""
+        """Return the id of the first row that was not taken; None if all rows were taken."""
         return str(self._rest.column(ID)[0]) if self._fill() and self._rest is not None else None
 
     def _fill(self) -> bool:
@@ -133,11 +132,11 @@ class _LedgerCursor:
 def band_headers(
     ids: pa.Array, places: pa.Table | None, bands: Sequence[str], take: TakeHeaders
 ) -> dict[str, pa.Array]:
-    """Return the headers of some records by band; null where a record has none.
+    """Return the headers of some records by band; null where a record has no header.
 
     Args:
         ids: of the records.
-        places: :data:`PLACE_COLUMNS` of the ledger's rows of these records, or None where there are none.
+        places: :data:`PLACE_COLUMNS` of the ledger's rows of these records; None if the ledger has no rows of them.
         bands: in column order.
         take: returns headers, as tables with :data:`HEADER_COLUMNS`.
     """
@@ -163,7 +162,7 @@ def band_headers(
 
 
 def _published(rows: pa.Table) -> pa.StructArray:
-    """Return rows of :data:`HEADER_COLUMNS` as structs of :data:`BAND_STRUCT`; null where there is no header."""
+    """Return rows of :data:`HEADER_COLUMNS` as structs of :data:`BAND_STRUCT`; null where the header is null."""
     header = rows["header"].combine_chunks()
     fields = [header.field(position) for position in range(header.type.num_fields)]
     fields += [rows[field.name].combine_chunks() for field in VALIDATOR_FIELDS]
@@ -175,12 +174,12 @@ def join_headers(
 ) -> tuple[pa.Table, CrsFindings]:
     """Return records with one ``{band}_metadata`` struct per band and unsigned hrefs.
 
-    A column of that name in the source is replaced. ``proj:epsg`` and ``crs`` become what the headers say wherever all
-    headers of a record agree: a record table is often wrong about the CRS, the file it points to is not.
+    A column ``{band}_metadata`` of the source is replaced. ``proj:epsg`` and ``crs`` are taken from the headers
+    wherever all headers of a record agree, because record tables are often wrong about the CRS, and files are not.
 
     Args:
         records: normalized records.
-        headers: of these records, by band in column order; null where there is none.
+        headers: of these records, by band in column order; null where a record has no header.
         rule: which parameters of addresses are secrets.
     """
     replaced = {band_column(band) for band in headers}
@@ -197,7 +196,7 @@ def join_headers(
 
 
 def _with_header_crs(table: pa.Table, structs: Mapping[str, pa.Array]) -> tuple[pa.Table, CrsFindings]:
-    """``proj:epsg`` and ``crs`` from the headers wherever those of a record agree."""
+    """Return records with ``proj:epsg`` and ``crs`` from their headers, wherever all headers of a record agree."""
     rows = table.num_rows
     stated = table[CRS].combine_chunks()
     agreed = pa.nulls(rows, pa.string())
@@ -210,7 +209,7 @@ def _with_header_crs(table: pa.Table, structs: Mapping[str, pa.Array]) -> tuple[
         stated_is_one |= np.asarray(pc.fill_null(pc.equal(stated, crs), fill_value=False))
         codes = pc.if_else(pc.is_null(agreed), epsg, codes)
         agreed = pc.coalesce(agreed, crs)
-    # Where the bands of a record disagree, the record's own statement stands if it is true of one of them.
+    # Where the bands of a record disagree, its stated CRS stays if it is the CRS of one of them.
     keep = pa.array(np.asarray(pc.is_null(agreed)) | (conflict & stated_is_one))
     epsg = pc.if_else(keep, table[PROJ_EPSG].combine_chunks(), codes)
     text = pc.if_else(keep, stated, agreed)

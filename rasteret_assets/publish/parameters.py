@@ -1,4 +1,4 @@
-"""Which query parameters of the published addresses were kept, and which were taken out as secrets: by name."""
+"""Find the names of query parameters that published addresses kept, and that were taken out as secrets."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rasteret_assets.secrets import shown_names
 
 _log = logging.getLogger(__name__)
 
-#: Counts of the collection stage that hold names, each on a line of its own.
+#: Counts of the collection stage that hold names of query parameters, one a line.
 KEPT: Final = "query_kept"
 TAKEN: Final = "query_taken_out"
 
 
 def changed_parameters(given: pa.Table, published: pa.Table) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names of the query parameters that assets' addresses still have, and of those they lost.
+    """Return the names of query parameters that addresses of assets kept, and of those that were taken out.
 
     Args:
         given: normalized records.
-        published: the same, without secrets.
+        published: the same records, with secrets taken out of their addresses.
     """
     kept, taken = set[str](), set[str]()
     if ASSETS in given.schema.names and pa.types.is_struct(given.schema.field(ASSETS).type):
@@ -38,7 +38,7 @@ def changed_parameters(given: pa.Table, published: pa.Table) -> tuple[frozenset[
 
 
 def tell_parameters(kept: Iterable[str], taken: Iterable[str]) -> None:
-    """Log once for a build what became of the parameters of its addresses."""
+    """Log once for a build which query parameters of addresses were kept and which were taken out."""
     names = {"kept": ", ".join(sorted(kept)), "taken out as secrets": ", ".join(sorted(taken))}
     told = "; ".join(f"{what}: {which}" for what, which in names.items() if which)
     if told:
@@ -55,7 +55,7 @@ def _hrefs(assets: pa.Array) -> list[pa.Array]:
 
 
 def _patterns(given: pa.Array, published: pa.Array) -> list[tuple[str, str]]:
-    """Queries without their values, before and after, each pair once: a table has few."""
+    """Return pairs of queries, given and published, with their values removed; each pair once, as a table has few."""
     chosen = pc.fill_null(pc.match_substring(given, "?"), fill_value=False)
     if not pc.any(chosen).as_py():
         return []

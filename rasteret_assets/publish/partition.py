@@ -1,7 +1,7 @@
-"""Stage 4, the collection: normalized records joined with their headers, in spatial order, as GeoParquet.
+"""Publish a partition: normalized records joined with their headers, in spatial order, as GeoParquet.
 
-A partition streams: its records come in published order, each batch is joined with its headers, and row group by row
-group is written. How the records were cut into batches does not show in the bytes that are written.
+A partition streams: its records come in published order, each batch is joined with its headers, and the rows are
+written row group by row group. The bytes of the file do not depend on how records were cut into batches.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import FileFacts, replace_published
 from rasteret_assets.storage.workspace.placed_files import WrittenFile
 
-#: Bytes of records and headers that are joined at once, and of row groups that are joined as a whole.
+#: Bytes of records with headers that are joined at once, and of a row group that may be joined as a whole.
 _JOINED_BYTES: Final = 8 * 2**20
 _JOINED_GROUP_BYTES: Final = 32 * 2**20
-#: How much heavier records are taken to be before it is known how many bytes they take.
+#: Factor by which records are assumed larger than their compressed files, until the first batch is joined.
 _CAUTION: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedPartition:
-    """What was published.
+    """A partition that was published.
 
     Args:
-        facts: about the rows, all of them.
-        findings: about their CRSs.
+        facts: about all rows.
+        findings: about their CRSs and the query parameters of their addresses.
         written: the file.
         schema: of its rows, with the footer metadata.
     """
@@ -73,12 +73,12 @@ def publish_partition(
         bands: in column order.
         records: normalized records in published order.
         schema: of the records.
-        facts: about all of them.
+        facts: about all records.
 
     Raises:
-        CollectionError: if a stage's file is damaged, or the ledger is that of other records.
+        CollectionError: if a stage's file is damaged, or the ledger was made from other records.
     """
-    # From a published file to the document beside the data, some hive folders up.
+    # Relative to a published file, which lies some hive folders below the folder of the document.
     path = workspace.published_file(key)
     up = "../" * (path.removeprefix(workspace.published).count("/"))
     document = f"{up}{workspace.stages.rpartition('/')[2]}/{COLLECTION_DOCUMENT}"
@@ -117,10 +117,10 @@ def publish_partition(
                 try:
                     writer.write(group)
                 except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                    # Types are checked when a table is opened; values may still be such that Parquet cannot hold them.
+                    # Types were checked when the table was opened, but Parquet cannot hold all values of a type.
                     raise SourceError(f"records of {key} cannot be published as Parquet: {error}") from error
                 if group.nbytes > _JOINED_GROUP_BYTES:
-                    # The allocators would keep the pages of several such row groups.
+                    # Because allocators would keep the pages of several such row groups.
                     give_back()
             if writer.rows != facts.rows:
                 raise CollectionError(
@@ -131,11 +131,12 @@ def publish_partition(
 
 @dataclass(kw_only=True)
 class _Share:
-    """How many records are joined with their headers at once, by what the heaviest of those before them weighed.
+    """The number of records to join at once, by the largest size of the records that were joined before.
 
     Args:
-        group: most rows of a row group.
-        weight: bytes of a record with its headers, at first as the compressed files let expect.
+        group: rows of a row group at most.
+        weight: bytes of a record with its headers; at first bytes in compressed files.
+        is_guess: whether no record was joined yet, so that ``weight`` is of compressed files.
     """
 
     group: int
@@ -144,20 +145,20 @@ class _Share:
 
     @property
     def rows(self) -> int:
-        """How many records."""
-        # Tables that compress well are much larger in memory than in their files.
+        """Return the number of records to join at once."""
+        # With caution, because tables that compress well are much larger in memory than in their files.
         weight = self.weight * (_CAUTION if self.is_guess else 1)
-        # A batch that is a row group is not put together once more.
+        # A whole row group if it fits, because its rows then need not be copied together.
         return self.group if self.group * weight <= _JOINED_GROUP_BYTES else max(1, int(_JOINED_BYTES / weight))
 
     def learn(self, joined: pa.Table) -> None:
-        """Take note of records that were joined."""
+        """Update the size of a record by records that were joined."""
         self.weight = max(self.weight, joined.nbytes / joined.num_rows)
         self.is_guess = False
 
 
 def _cut(batches: Iterable[pa.RecordBatch], share: _Share) -> Iterator[pa.RecordBatch]:
-    """Yield the records in batches that are as large as is right when each is made."""
+    """Yield the records in batches of ``share.rows``, which changes while batches are joined."""
     for batch in batches:
         start = 0
         while start < batch.num_rows:
@@ -167,11 +168,11 @@ def _cut(batches: Iterable[pa.RecordBatch], share: _Share) -> Iterator[pa.Record
 
 
 def publish_collection_document(workspace: Workspace, spec: CollectionSpec) -> None:
-    """Write ``collection.json`` from the states of all published partitions, or remove it where there are none."""
+    """Write ``collection.json`` from the states of all published partitions; remove it if no partition is published."""
     folder = workspace.published.rpartition("/")[2]
 
     def document() -> dict[str, Any] | None:
-        # A partition that is being published for the first time has no facts yet.
+        # With facts only, because a partition that is being published for the first time has none.
         states = [state for state in workspace.states().values() if "rows" in state]
         return collection_document(states, spec, f"../{folder}/") if states else None
 
@@ -199,7 +200,7 @@ def _as_published(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 class _NativeGeometry(pa.ExtensionType):  # type: ignore[misc]
-    """GeoArrow's WKB type, which pyarrow writes as Parquet's geometry type. In lon/lat, which no ``crs`` means."""
+    """GeoArrow's WKB type, which pyarrow writes as Parquet's geometry type; no ``crs`` means lon/lat."""
 
     def __init__(self) -> None:
         super().__init__(pa.binary(), "geoarrow.wkb")
@@ -216,6 +217,6 @@ class _NativeGeometry(pa.ExtensionType):  # type: ignore[misc]
 
 
 def _without_keys(table: pa.Table, spec: CollectionSpec) -> pa.Table:
-    """Drop the hive keys, which stand in the path."""
+    """Drop the hive keys, because the path of the file has them."""
     keys = hive_keys(spec.partition_by)
     return table.drop_columns([name for name in keys if name in table.schema.names])

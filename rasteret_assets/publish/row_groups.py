@@ -1,8 +1,8 @@
-"""Where the row groups of a published file end.
+"""Cut the rows of a published file into row groups.
 
-A reader skips whole row groups, and needs one of them in memory. A record with its tile tables is a kilobyte or a
-megabyte, so groups are bounded by both rows and bytes. What a record weighs depends on the record alone: equal records
-give equal groups, however they were cut into batches.
+A reader skips whole row groups, and holds one in memory. A record with its tile tables takes a kilobyte or a megabyte,
+so that row groups are bounded in rows and in bytes. The bytes of a record depend on the record alone, so that equal
+records give equal row groups, however they were cut into batches.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ import pyarrow.compute as pc
 
 from rasteret_assets.schema import OVERVIEWS, TILE_TABLES, is_band_field
 
-#: Rows of a row group at least and at most, where rows are small.
+#: Rows of a row group at least and at most, if its bytes do not exceed :data:`ROW_GROUP_TILE_BYTES`.
 FEWEST_ROWS: Final = 2_000
 MOST_ROWS: Final = 10_000
-#: Bytes of tile tables in a row group, as they are in memory; a single record may exceed them.
+#: Bytes of tile tables of a row group in memory, at most; a single record may exceed them.
 ROW_GROUP_TILE_BYTES: Final = 32 * 2**20
 
 
 def group_rows(rows: int) -> int:
-    """Rows of a row group in a file of so many.
+    """Return the number of rows of a row group, for a file of so many rows.
 
-    Whoever looks for a place reads the whole footer, which grows with the number of groups, and a few whole groups.
-    Both cost the same near the square root of 14 times the rows (measured with the 40 columns of a STAC item: a group
-    takes 46 us in the footer, and a row 2.2 us in a group).
+    A search by place reads the whole footer, which grows with the number of row groups, and a few whole row groups.
+    Both take equally long near the square root of 14 times the rows (measured with the 40 columns of a STAC item: 46 us
+    a row group in the footer, 2.2 us a row in a row group).
     """
     return max(FEWEST_ROWS, min(MOST_ROWS, round(math.sqrt(14 * rows))))
 
 
 def row_groups(pieces: Iterable[pa.Table], most_rows: int) -> Iterator[pa.Table]:
-    """The rows of ``pieces`` in the same order, one table of up to ``most_rows`` rows per row group."""
+    """Yield the rows of ``pieces`` in the same order, a table of up to ``most_rows`` rows for each row group."""
     waiting: list[pa.Table] = []
     rows, size = 0, 0
     for piece in pieces:
@@ -60,9 +60,9 @@ def row_groups(pieces: Iterable[pa.Table], most_rows: int) -> Iterator[pa.Table]
 
 
 def _joined(pieces: list[pa.Table]) -> pa.Table:
-    """The rows of all pieces in one chunk, where there are several; the list is empty afterwards.
+    """Return the rows of all pieces as one table, in one chunk if the pieces are several; empty the list.
 
-    Column by column, so that a second copy of everything is never in memory.
+    Columns are joined one by one, so that a second copy of all of them is never in memory.
     """
     if len(pieces) == 1:
         return pieces.pop()
@@ -77,7 +77,7 @@ def _joined(pieces: list[pa.Table]) -> pa.Table:
 
 
 def _tile_bytes(table: pa.Table) -> npt.NDArray[np.int64]:
-    """Bytes ``[N]`` of each record's tile tables, those of overviews included."""
+    """Return the bytes ``[N]`` of each record's tile tables, with those of overviews."""
     total = np.zeros(table.num_rows, np.int64)
     for position, field in enumerate(table.schema):
         if is_band_field(field):
@@ -86,13 +86,13 @@ def _tile_bytes(table: pa.Table) -> npt.NDArray[np.int64]:
 
 
 def _table_bytes(headers: pa.StructArray) -> npt.NDArray[np.int64]:
-    """Bytes ``[N]`` of the tile tables of structs of one band, or of structs of overviews."""
+    """Return the bytes ``[N]`` of the tile tables of structs of one band, or of structs of overviews."""
     total = np.zeros(len(headers), np.int64)
     for name in TILE_TABLES:
         total += 8 * _lengths(pc.struct_field(headers, [headers.type.get_field_index(name)]))
     if (position := headers.type.get_field_index(OVERVIEWS)) >= 0:
         overviews = pc.struct_field(headers, [position])
-        # A sum per record, however many overviews each has.
+        # Sums by record, because records have different numbers of overviews.
         sums = np.concatenate([[0], np.cumsum(_table_bytes(overviews.flatten()))])
         ends = np.cumsum(_lengths(overviews))
         total += sums[ends] - sums[ends - _lengths(overviews)]

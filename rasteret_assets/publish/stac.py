@@ -1,9 +1,9 @@
-"""STAC where the record table is STAC: item fields readers of STAC-GeoParquet ask for, and the collection document.
+"""Publish STAC items as STAC-GeoParquet, and every collection with a STAC Collection document.
 
-A record table with a ``stac_version`` column holds STAC items, and is published as STAC-GeoParquet 1.0: every column
-that specification requires, and the ``stac-geoparquet`` footer key. ``collection.json`` is a STAC Collection for every
-published collection. It lies beside the data, because a JSON file inside a Parquet directory stops readers, and is made
-from the states of the partitions alone.
+A record table with a ``stac_version`` column holds STAC items, and is published as STAC-GeoParquet 1.0: with every
+column that the specification requires, and with the footer key ``stac-geoparquet``. ``collection.json`` is a STAC
+Collection for every published collection. It lies beside the data, because readers fail at a JSON file inside a Parquet
+directory, and it is made from the states of the partitions alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rasteret_assets.schema import (
 from rasteret_assets.spec import CollectionSpec
 
 COLLECTION_DOCUMENT: Final = "collection.json"
-#: Of the documents made here; items keep theirs.
+#: STAC version of collection documents, and of items that state none.
 _VERSION: Final = "1.1.0"
 _ITEM_VERSION: Final = "1.0.0"
 _LINK: Final = pa.struct([(name, pa.string()) for name in (HREF, "rel", "type", "title")])
@@ -43,7 +43,7 @@ _WORLD: Final = [-180.0, -90.0, 180.0, 90.0]
 
 
 def is_stac(records: pa.Schema) -> bool:
-    """Whether records are STAC items, whose item fields have the types of STAC-GeoParquet where they are there."""
+    """Tell whether records are STAC items, with the types of STAC-GeoParquet in the item fields that they have."""
 
     def has(name: str, fits: Any) -> bool:
         return name not in records.names or pa.types.is_null(kind := records.field(name).type) or bool(fits(kind))
@@ -57,10 +57,10 @@ def is_stac(records: pa.Schema) -> bool:
 
 
 def complete_items(records: pa.Table, spec: CollectionSpec, collection_href: str) -> pa.Table:
-    """STAC items with all columns that STAC-GeoParquet requires; other records as they are.
+    """Return STAC items with all columns that STAC-GeoParquet requires; other records are returned unchanged.
 
-    Items without a ``collection`` are of this one, and whatever has a collection links to one (STAC demands the link):
-    to ``collection.json`` where the item brought no such link. An asset without an address is none.
+    An item that has no ``collection`` gets the name of this collection. An item that has no link to a collection, which
+    STAC demands, gets a link to ``collection.json``. An asset that has no address becomes null.
 
     Args:
         records: joined records.
@@ -84,9 +84,9 @@ def complete_items(records: pa.Table, spec: CollectionSpec, collection_href: str
 
 
 def stac_footer(facts: PublishedFacts, spec: CollectionSpec) -> dict[bytes, bytes]:
-    """The ``stac-geoparquet`` footer key: the collections of a file's items, with the extent of these items.
+    """Return the ``stac-geoparquet`` footer key: the collections of a file's items, with the extent of these items.
 
-    Extents are of the file and not of the whole collection: else every file would change with any of them.
+    Extents are of the file and not of the whole collection, because every file would change with any other file.
     """
     named = sorted(facts.collections) if len(facts.collections) <= MOST_COLLECTIONS else []
     extent = _extent(facts.bbox, facts.interval)
@@ -100,7 +100,7 @@ def stac_footer(facts: PublishedFacts, spec: CollectionSpec) -> dict[bytes, byte
 def collection_document(
     states: Iterable[Mapping[str, Any]], spec: CollectionSpec, records_href: str
 ) -> dict[str, Any]:  # fmt: skip
-    """``collection.json``: a STAC Collection of everything that is published.
+    """Return ``collection.json``, a STAC Collection of all published partitions.
 
     Args:
         states: of the published partitions, in any order.
@@ -150,7 +150,7 @@ def _extent(bbox: list[float] | None, interval: list[str | None]) -> dict[str, A
 
 
 def _instant(text: str) -> str:
-    """A text that sorts like the instant it writes."""
+    """Return a text that sorts like the instant that ``text`` writes."""
     return text.removesuffix("Z") if "." in text else f"{text.removesuffix('Z')}.000000"
 
 
@@ -176,7 +176,7 @@ def _extensions(records: pa.Table) -> pa.Array:
 
 
 def _addressed(assets: pa.Array) -> pa.Array:
-    """Assets of which those without ``href`` are null: STAC's schema knows none without."""
+    """Return assets, null where they have no ``href``, because STAC's schema demands one."""
     if not pa.types.is_struct(assets.type):
         return assets
     children = []
@@ -191,7 +191,7 @@ def _addressed(assets: pa.Array) -> pa.Array:
 
 
 def _linked(records: pa.Table, collection_href: str) -> pa.Array:
-    """Links of every record, with one to a collection appended where there is none."""
+    """Return the links of every record, with a link to the collection appended where a record has none."""
     rows = records.num_rows
     if LINKS not in records.schema.names or pa.types.is_null(records.schema.field(LINKS).type):
         links = pa.nulls(rows, pa.list_(_LINK))
@@ -209,7 +209,7 @@ def _linked(records: pa.Table, collection_href: str) -> pa.Array:
     known = {HREF: collection_href, "rel": "collection", "type": "application/json"}
     link = {child.name: known.get(child.name) for child in flat.type}
     offsets = np.concatenate([[0], np.cumsum(lengths + lacking)])
-    # Every place of the new list holds the added link, but for those the old ones keep.
+    # Every place of the new lists gets the added link, then the old links overwrite theirs.
     index = np.full(offsets[-1], len(flat), np.int64)
     index[offsets[parents] + np.arange(len(flat)) - np.concatenate([[0], np.cumsum(lengths)])[parents]] = np.arange(
         len(flat)
@@ -223,7 +223,7 @@ def _repeated(value: pa.Array, rows: int) -> pa.Array:
 
 
 def _has_link_hrefs(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds STAC links: lists of structs with an ``href``."""
+    """Tell whether a column of this type holds STAC links: lists of structs with an ``href``."""
     return bool(
         is_list(kind)
         and pa.types.is_struct(kind.value_type)

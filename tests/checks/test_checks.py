@@ -1,4 +1,4 @@
-"""What the checks find in tables that are spoilt on purpose, and that they find nothing in sound ones."""
+"""Checks find the faults of tables that are spoilt on purpose, and no fault in sound tables."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Built:
         build_partitions(build, [KEY])
 
     def table(self, stage: str) -> pa.Table:
-        """The table of a stage; of the header store's only file."""
+        """Return the table of a stage, or of the only file of the header store."""
         path = self.path(stage)
         if path.endswith(STREAM_SUFFIX):
             stream = open_stream(self.workspace, path)
@@ -128,8 +128,8 @@ def test_a_partition_that_is_gone_has_nothing_to_check(built: Built) -> None:
 @pytest.mark.parametrize(
     ("column", "values", "check", "message"),
     [
-        ("id", ["a", "a", "c"], "unique_ids", "a stand for several records"),
-        ("id", ["a", None, "c"], "unique_ids", "1 records have none"),
+        ("id", ["a", "a", "c"], "unique_ids", "a name several records each"),
+        ("id", ["a", None, "c"], "unique_ids", "1 records have no id"),
         ("month", [4, 5, 4], "schema_contract", "month is not 4 in every record"),
         ("month", [4, None, 4], "schema_contract", "month is not 4 in every record"),
     ],
@@ -147,10 +147,10 @@ def test_a_check_whose_columns_are_missing_or_of_another_type_fails(built: Built
     built.spoil(NORMALIZED, table.drop_columns(["crs", "bbox"]).set_column(0, "id", pa.array([1, 2, 3])))
     found = built.found(NORMALIZED)
     assert {finding.verdict for finding in found.values()} == {"error"}
-    assert "id is int64, not string, there is no bbox, there is no crs;" in found["schema_contract"].message
+    assert "id is int64, not string, bbox is missing, crs is missing;" in found["schema_contract"].message
     path = built.path(NORMALIZED)
     assert found["unique_ids"].message == f"{path}: id is int64, not string; build the partition again"
-    assert found["footprints"].message.startswith(f"{path}: there is no bbox, id is int64, not string;")
+    assert found["footprints"].message.startswith(f"{path}: bbox is missing, id is int64, not string;")
 
 
 def test_a_partition_key_of_the_wrong_type_is_told(built: Built) -> None:
@@ -234,7 +234,7 @@ def spoil_header(built: Built, name: str, value: list[int] | int) -> None:
         ("image_width", 1000, "tiles do not fill the grid"),
     ],
 )
-def test_tiles_that_cannot_be_are_errors(built: Built, name: str, value, problem: str) -> None:
+def test_impossible_tiles_are_errors(built: Built, name: str, value, problem: str) -> None:
     spoil_header(built, name, value)
     finding = built.found(BANDS)["tile_ranges"]
     assert (finding.verdict, [row["problem"] for row in finding.rows]) == ("error", [problem])
@@ -266,20 +266,20 @@ def test_rejected_records_are_a_warning(built: Built) -> None:
 def test_a_published_file_that_was_tampered_with_is_an_error(built: Built) -> None:
     file = Path(built.workspace.published_file(KEY))
     content = file.read_bytes()
-    # Of the first page, which the other checks do not read.
+    # A byte of the first page, because the other checks do not read it.
     file.write_bytes(content[:60] + bytes([content[60] ^ 1]) + content[61:])
     assert "its content is not what was published" in built.found(COLLECTION)["published_file"].message
     file.write_bytes(content[: len(content) // 2])
     assert f"{file}: damaged" in built.found(COLLECTION)["published_file"].message
     file.unlink()
-    assert "there is no such file" in built.found(COLLECTION)["published_file"].message
+    assert "the file does not exist" in built.found(COLLECTION)["published_file"].message
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table.drop_columns(["bbox"]), "it lacks bbox"),
-        (lambda table: table.drop_columns(["B03_metadata"]), "it lacks B03_metadata"),
+        (lambda table: table.drop_columns(["bbox"]), "it has no column bbox"),
+        (lambda table: table.drop_columns(["B03_metadata"]), "it has no column B03_metadata"),
         (lambda table: table.replace_schema_metadata({}), "its geo footer is missing"),
         (lambda table: table.replace_schema_metadata(geo(table, version="1.0.0")), "of version 1.0.0"),
         (lambda table: table.replace_schema_metadata(geo(table, primary_column="geo")), "missing or damaged"),
@@ -328,12 +328,12 @@ def test_every_file_is_opened_once_for_all_checks(tmp_path: Path) -> None:
 
 @pytest.fixture
 def own_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test declares is forgotten afterwards."""
+    """Forget the checks that a test declares, after the test."""
     monkeypatch.setattr(registry, "_CHECKS", dict(registry._CHECKS))
 
 
 @pytest.mark.usefixtures("own_checks")
-def test_a_check_of_ones_own(built: Built) -> None:
+def test_a_check_of_a_project(built: Built) -> None:
     @check(stage="collection", columns=["id"], also={"raw_records": ["id"], "rejected_records": ["id"]})
     def as_many_as_raw(partition: Partition) -> Finding:
         """Nothing is left out. Not even repetitions.
@@ -354,7 +354,7 @@ def test_a_check_of_ones_own(built: Built) -> None:
 
 @pytest.mark.usefixtures("own_checks")
 @pytest.mark.parametrize("stage", [NORMALIZED, REJECTED])
-def test_a_blocking_check_of_ones_own_keeps_from_publishing(built: Built, stage: str) -> None:
+def test_a_blocking_check_of_a_project_keeps_its_partition_from_being_published(built: Built, stage: str) -> None:
     @check(stage=stage, columns=["id"], blocking=True, of_batch=lambda batch: batch.slice(0, 0), description="Never.")
     def never(partition: Partition) -> Finding:
         return Finding(passed=False, message=f"{partition.table.rows.num_rows} rows of {stage}")
@@ -375,7 +375,7 @@ def test_a_blocking_check_of_ones_own_keeps_from_publishing(built: Built, stage:
         ({"stage": NORMALIZED}, "has a check unique_ids already"),
     ],
 )
-def test_a_check_that_cannot_be_is_refused_where_it_is_declared(options: dict, message: str) -> None:
+def test_a_check_that_cannot_work_is_refused_where_it_is_declared(options: dict, message: str) -> None:
     def unique_ids(partition: Partition) -> Finding:
         raise AssertionError
 

@@ -323,7 +323,7 @@ def test_areas_without_records_are_refused(tmp_path):
 
 def test_an_unknown_band_is_refused_with_the_names_of_bands(tmp_path):
     opened = collection_of(write_raster(tmp_path / "a.tif", noise()))
-    with pytest.raises(BandNotFoundError, match=r"'X'.*\['B'\]"):
+    with pytest.raises(BandNotFoundError, match="'X' is not in this collection, which has B"):
         opened.get_numpy((0, 0, 1, 1), ["B", "X"])
     with pytest.raises(SpecError, match="bands is empty"):
         opened.get_numpy((0, 0, 1, 1), [])

@@ -16,6 +16,7 @@ import pytest
 import rasterio
 import shapely
 import xarray as xr
+from matplotlib.colors import to_hex
 from matplotlib.image import imread
 from pyproj import CRS
 
@@ -280,6 +281,7 @@ def test_footprints_are_drawn_where_they_lie(scenes):
     assert west < scenes.bounds[0] < scenes.bounds[2] < east
     assert "scenes: 2 footprints" in axes.get_title(loc="left")
     assert scenes.plot(axes) is axes
+    assert to_hex(scenes.plot(color="#ff4d6d").collections[-1].get_edgecolor()[0]) == "#ff4d6d"
     assert "first 1 footprint" in scenes.plot(limit=1).get_title(loc="left")
     with pytest.raises(WindowError, match="no footprint to draw"):
         scenes.subset(date_range=("1999", "1999")).plot()

@@ -1,4 +1,4 @@
-"""The JSON schema of declarations: what is right validates against it, and what editors should underline does not."""
+"""Right declarations validate against the JSON schema, and declarations with mistakes do not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def test_the_examples_validate(file: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda table: table, lambda table: table.drop_columns(["assets"])])
-def test_what_init_writes_validates_against_the_file_that_it_names(tmp_path: Path, monkeypatch, change) -> None:
+def test_the_declaration_that_init_writes_validates_against_the_schema_that_it_names(
+    tmp_path: Path, monkeypatch, change
+) -> None:
     monkeypatch.chdir(tmp_path)
     times = [datetime(2024, 5, 1 + day, tzinfo=UTC) for day in range(3)]
     table = record_table(["a", "b", "c"], {"B02": ["x.tif", "y.tif", "z.tif"]}, datetimes=times)

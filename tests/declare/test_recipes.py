@@ -1,4 +1,4 @@
-"""Each recipe against five items as its provider publishes them: bands, addresses, credentials."""
+"""Each recipe builds five items of its provider: bands, addresses, credentials."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def items_of(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def table_of(recipe: Recipe) -> pa.Table:
-    """The items as the rows of a public table, whose assets are JSON text."""
+    """Return items as rows of a table whose assets are JSON text."""
     items = items_of(recipe)
     wkb = shapely.to_wkb([shapely.geometry.shape(item["geometry"]) for item in items])
     columns: dict[str, Any] = {
@@ -70,7 +70,7 @@ def table_of(recipe: Recipe) -> pa.Table:
 
 @contextmanager
 def harvested(recipe: Recipe, root: Path) -> Iterator[CollectionSpec]:
-    """The collection of a recipe's items, as an API on loopback or a table gives them."""
+    """Build the collection of a recipe's items, from an API on loopback or from a table."""
     values = recipe.declaration(workspace_dir=str(root / "out"))
     if "harvest" not in values:
         table = root / "items.parquet"
@@ -91,7 +91,7 @@ def test_all_recipes_are_here() -> None:
 
 
 class Asked:
-    """A backend that has the same four bands at every address, and remembers which it was asked for."""
+    """A backend that has the same four bands at every address, and records the addresses it is asked for."""
 
     def __init__(self) -> None:
         self.addresses: set[str] = set()
@@ -167,7 +167,7 @@ def test_the_list_names_all_recipes_and_what_they_need() -> None:
     assert needs["earth-search/sentinel-2-c1-l2a"] == ""
 
 
-def test_what_is_no_recipe_is_told(tmp_path: Path) -> None:
+def test_a_name_that_is_not_a_recipe_is_refused(tmp_path: Path) -> None:
     for arguments, sentence in (
         (["earth-search/sentinel-2-c1"], "there is no recipe earth-search/sentinel-2-c1: did you mean earth-search/"),
         (
@@ -186,7 +186,7 @@ def test_what_is_no_recipe_is_told(tmp_path: Path) -> None:
         find_recipe("earthdata/hls-l3")
 
 
-def test_all_of_a_catalog_is_not_asked_for_without_a_word() -> None:
+def test_init_says_that_a_whole_catalog_will_be_harvested() -> None:
     result = CliRunner().invoke(main, ["init", "earth-search/naip", "--dry-run"])
     assert result.exit_code == 0
     assert "all of earth-search/naip will be harvested: give an area with --bbox" in result.output

@@ -25,10 +25,10 @@ from matplotlib.image import imread
 
 from rasteret_assets import Collection, load
 from rasteret_assets.cli import main
-from rasteret_assets.demo.area import AREA
 from rasteret_assets.demo.folder import serving_demo
+from rasteret_assets.demo.landscape import BANDS
+from rasteret_assets.demo.poster import AREA
 from rasteret_assets.demo.scenes import BROKEN
-from rasteret_assets.demo.seasons import BANDS
 from rasteret_assets.schema import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def collection(demo: Demo) -> Collection:
 def _snippet(out: str, title: str) -> str:
     """The code under a title: up to the next title, which is the next paragraph that follows a blank line twice."""
     body = out.split(f"{title}\n\n", 1)[1]
-    return re.split(r"\n\n(?=In |Keep )", body)[0]
+    return re.split(r"\n\n(?=In |What |Keep )", body)[0]
 
 
 # --- what it leaves --------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_the_picture_is_one(demo: Demo) -> None:
 def test_every_scene_is_published(collection: Collection) -> None:
     months = Counter(f"{moment:%Y-%m}" for moment in collection.to_table(["datetime"])["datetime"].to_pylist())
     assert months == {"2024-04": 4, "2024-05": 4, "2024-06": 4}
-    assert collection.bands == list(BANDS)  # neither the thumbnail nor the metadata document
+    assert collection.bands == list(BANDS)  # not the thumbnail
     assert collection.crs == ["EPSG:32631", "EPSG:32632"]
 
 
@@ -135,7 +135,7 @@ def test_scenes_agree_where_zones_overlap(demo: Demo) -> None:
             lon, lat = np.linspace(5.95, 6.07, 40), np.linspace(55.28, 55.36, 40)
             x, y = rasterio.warp.transform("OGC:CRS84", dataset.crs, lon, lat)
             values.append(np.array([float(value[0]) for value in dataset.sample(zip(x, y, strict=True))]))
-    assert np.median(np.abs(values[0] - values[1])) < 150
+    assert np.median(np.abs(values[0] - values[1])) < 250
     assert np.corrcoef(*values)[0, 1] > 0.7
 
 
@@ -147,7 +147,7 @@ def test_the_broken_file_is_in_the_ledger(demo: Demo) -> None:
     failed = ledger.filter(pc.field("status") != "ok").select(["id", "band", "error_class"]).to_pylist()
     assert failed == [{"id": BROKEN[0], "band": BROKEN[1], "error_class": "corrupt"}]
     assert f"{BROKEN[0]} {BROKEN[1]}: corrupt" in demo.out
-    assert "1 header is unreadable" in demo.out
+    assert "Headers that could not be read: 1" in demo.out
 
 
 def test_the_broken_record_is_published_without_that_header(collection: Collection) -> None:
@@ -160,7 +160,7 @@ def test_the_broken_record_is_published_without_that_header(collection: Collecti
 
 
 def test_results_and_progress_are_kept_apart(demo: Demo) -> None:
-    assert "48 files asked for their header: the server saw 48 requests" in demo.out
+    assert "48 files were asked for their header: the server saw 48 requests" in demo.out
     assert "0 headers opened" in demo.out
     assert "materializing partitions" in demo.err
     assert "materializing" not in demo.out
@@ -182,6 +182,16 @@ def test_the_duckdb_snippet_runs(demo: Demo) -> None:
     done = _run(demo.cwd, "-c", _snippet(demo.out, "In DuckDB (pip install duckdb)"))
     assert done.returncode == 0, done.stderr
     assert BROKEN[0] in done.stdout
+
+
+def test_the_failures_snippet_runs(demo: Demo) -> None:
+    command = _snippet(demo.out, "What helps where a header is missing")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=demo.cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 of 48 headers could not be read")
 
 
 def test_dagster_has_every_partition_materialized(demo: Demo) -> None:
@@ -253,4 +263,5 @@ def test_a_busy_port_is_named(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         result = CliRunner().invoke(main, ["demo", str(tmp_path / "d"), "--port", str(port)])
     assert result.exit_code == 1
-    assert result.stderr == f"Error: port {port} is in use by another program; choose one with --port\n"
+    reason = f"port {port} cannot be opened (Address already in use); choose another one with --port"
+    assert result.stderr == f"Error: {reason}\n"

@@ -47,8 +47,8 @@ def test_requests_and_bytes_are_counted(files: Path, port: int) -> None:
         before = server.traffic()
         with _get(f"{server.url}/a.bin", Range="bytes=0-9"), _get(f"{server.url}/a.bin"):
             pass
-        seen = server.traffic().since(before)
-    assert (seen.requests, seen.bytes) == (2, 210)
+        seen = server.traffic() - before
+    assert seen == {"requests": 2, "headers": 1, "bytes": 210}
 
 
 @pytest.mark.parametrize("way", ["../secret.txt", "%2e%2e/secret.txt", "..%2Fsecret.txt", "nothing.tif"])
@@ -63,14 +63,14 @@ def test_a_server_of_the_same_folder_is_shared(files: Path, port: int) -> None:
     with serving(files, port) as first:
         with serving(files, port) as second, _get(f"{second.url}/a.bin"):
             pass
-        assert first.traffic().requests == 1
+        assert first.traffic()["requests"] == 1
 
 
 def test_a_port_of_another_program_is_refused(files: Path, port: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("other")
     with (
         serving(other, port),
-        pytest.raises(PortBusyError, match=rf"port {port} is in use.*--port"),
+        pytest.raises(PortBusyError, match=rf"port {port} cannot be opened .*Address already in use.*--port"),
         serving(files, port),
     ):
         pass
@@ -80,3 +80,12 @@ def test_the_port_is_free_again_afterwards(files: Path, port: int) -> None:
     for _ in range(2):
         with serving(files, port) as server, _get(f"{server.url}/a.bin") as answer:
             assert answer.status == 200
+
+
+def test_the_next_free_port_is_taken_where_several_may_be_tried(
+    files: Path, port: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    with serving(other, port), serving(files, port, tries=20) as server, _get(f"{server.url}/a.bin") as answer:
+        assert server.port > port
+        assert answer.status == 200

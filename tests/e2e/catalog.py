@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rasteret_assets.demo.records import write_records
-from rasteret_assets.demo.scenes import BROKEN, Scene, write_scenes
+from rasteret_assets.demo.scenes import BROKEN, write_records, write_scenes
 from tests.support.s3 import KEYS, bucket_server, filesystem_of
 from tests.support.server import RangeServer
 
@@ -38,7 +38,7 @@ class Catalog:
 
     server: RangeServer
     endpoint: str
-    scenes: list[Scene]
+    scenes: list[dict[str, Any]]
     folder: Path
     wrong: set[str] = field(default_factory=set)
     added: dict[str, int] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Catalog:
             "http_proxy": self.server.url, "no_proxy": "0.0.0.0,127.0.0.1",
         }  # fmt: skip
 
-    def records(self, month: str) -> list[Scene]:
+    def records(self, month: str) -> list[dict[str, Any]]:
         """The scenes of a month: between five and nine."""
         number = MONTHS.index(month)
         year, name = map(int, month.split("-"))
@@ -65,9 +65,14 @@ class Catalog:
         for place in range(5 + number * 7 % 5 + self.added.get(month, 0)):
             scene = self.scenes[(place * 5 + number) % len(self.scenes)]
             time = datetime(year, name, 2 + 2 * place, 10, 40, tzinfo=UTC)
-            made.append(replace(scene, id=f"frisland_{scene.tile}_{time:%Y%m%d}", time=time))
-            for file in (self.folder / scene.id).iterdir():
-                self.server.objects.setdefault(f"{FILES}/{made[-1].id}/{file.name}", file.read_bytes())
+            name = f"{scene['id'][:-8]}{time:%Y%m%d}"
+            assets = {
+                band: {**asset, "href": asset["href"].replace(scene["id"], name)}
+                for band, asset in scene["assets"].items()
+            }
+            made.append({**scene, "id": name, "datetime": time, "assets": assets})
+            for file in (self.folder / scene["id"]).iterdir():
+                self.server.objects.setdefault(f"{FILES}/{name}/{file.name}", file.read_bytes())
         return made
 
     def write(self) -> None:
@@ -88,6 +93,6 @@ def catalog(server: RangeServer, folder: Path) -> Iterator[Catalog]:
     files = folder / "files"
     files.mkdir()
     # Without the one whose upload broke off.
-    scenes = [scene for scene in write_scenes(files, lambda done, total: None) if scene.id != BROKEN[0]]
+    scenes = [scene for scene in write_scenes(files, lambda: None) if scene["id"] != BROKEN[0]]
     with bucket_server(BUCKET) as endpoint:
         yield Catalog(server=server, endpoint=endpoint, scenes=scenes, folder=files)

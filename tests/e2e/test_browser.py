@@ -90,7 +90,7 @@ class Visitor:
 def visited(browser, files: RangeServer, tmp_path: Path) -> Iterator[tuple[Visitor, Catalog]]:
     with catalog(files, tmp_path) as source:
         source.write()
-        gone = {f"{FILES}/{source.records(month)[1].id}/nir.tif" for month in ("2023-12", "2024-05")}
+        gone = {f"{FILES}/{source.records(month)[1]['id']}/nir.tif" for month in ("2023-12", "2024-05")}
         files.fault = lambda path, before: "404" if path in gone else None
         declaration = {
             "path": source.table, "workspace_dir": f"s3://{BUCKET}/index", "enrich_cog": True, "max_rejected": 0.25,
@@ -129,7 +129,7 @@ def test_a_visit(visited: tuple[Visitor, Catalog]) -> None:
     visitor.open("/assets/scenes/band_metadata?view=partitions&partition=2023-12")
     link = visitor.page.get_by_role("link", name=re.compile("nir.tif"))
     link.scroll_into_view_if_needed()
-    assert link.get_attribute("href").startswith(f"{FILES}/{source.records('2023-12')[1].id}/")
+    assert link.get_attribute("href").startswith(f"{FILES}/{source.records('2023-12')[1]['id']}/")
     visitor.keep("5-missing-headers")
 
     visitor.open("/assets/scenes/band_metadata?view=checks")
@@ -139,7 +139,7 @@ def test_a_visit(visited: tuple[Visitor, Catalog]) -> None:
 
     # The source changes: two records are added to a month, and another has records that cannot be read.
     source.added["2023-12"] = 2
-    source.wrong = {scene.id for scene in source.records("2024-03")[:3]}
+    source.wrong = {scene["id"] for scene in source.records("2024-03")[:3]}
     source.write()
     visitor.open("/assets/scenes/source")
     before = len(visitor.stack.runs())

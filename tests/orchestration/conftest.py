@@ -1,4 +1,4 @@
-"""A small collection to put through the graph."""
+"""Fixtures of the graph: a small collection, an instance, the environment of the shipped settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def shipped_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that the shipped settings take from the environment, leading nowhere."""
+    """Set the variables that the shipped settings read from the environment, to addresses of nothing."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "DAGSTER_LOG_BUCKET"):
         monkeypatch.setenv(name, name.lower())
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql+psycopg2://dagster@127.0.0.1/dagster")

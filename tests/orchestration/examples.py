@@ -1,4 +1,4 @@
-"""The instance settings that are shipped, and instances of them that need no service."""
+"""Make instances of the shipped instance settings, with SQLite in place of services."""
 
 from __future__ import annotations
 

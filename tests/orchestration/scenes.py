@@ -1,4 +1,4 @@
-"""A record table with two months and one undated record, whose files a local server hands out."""
+"""A record table with two months and one undated record, whose files a local server serves."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Scenes:
         return materialize_collection(self.spec, instance, **options)
 
     def build(self) -> None:
-        """What materializing leaves in the workspace, in a tenth of the time: nothing of it is on an instance."""
+        """Build the workspace by the library, in a tenth of the time of materializing; instances know nothing of it."""
         build(self.spec)
 
     def definitions(self) -> dg.Definitions:
@@ -65,7 +65,7 @@ class Scenes:
         )  # fmt: skip
 
     def published(self) -> dict[str, bytes]:
-        """Content of every published file, by path in the collection."""
+        """Return the content of every published file, by its path in the collection."""
         root = self.workspace / f"{self.spec.name}_records"
         return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
@@ -73,7 +73,7 @@ class Scenes:
 def tick(
     scenes: Scenes, instance: dg.DagsterInstance, cursor: str | None = None, sensor: str = "scenes_refresh"
 ) -> dg.SensorResult:
-    """One evaluation of a sensor of the collection, with its partition requests applied."""
+    """Evaluate a sensor of the collection once, and apply its partition requests."""
     definitions = scenes.definitions()
     context = dg.build_sensor_context(
         instance=instance,
@@ -88,7 +88,7 @@ def tick(
 
 
 def launch(scenes: Scenes, instance: dg.DagsterInstance, result: dg.SensorResult) -> list[dg.ExecuteInProcessResult]:
-    """Run what a tick requested."""
+    """Run the runs that a tick requested."""
     return [
         scenes.run(instance, partition_key=request.partition_key, tags=request.tags)
         for request in result.run_requests or []
@@ -98,7 +98,7 @@ def launch(scenes: Scenes, instance: dg.DagsterInstance, result: dg.SensorResult
 def latest(
     instance: dg.DagsterInstance, key: str, name: str = "scenes", stages: Sequence[str] = STAGES
 ) -> dict[str, dg.AssetMaterialization]:
-    """The last materialization of a partition in every stage."""
+    """Return the last materialization of a partition in every stage."""
     found = {}
     for stage in stages:
         records = dg.AssetRecordsFilter(asset_key=dg.AssetKey([name, stage]), asset_partitions=[key])

@@ -1,4 +1,4 @@
-"""The assets of a collection: what they write, report, reuse and refuse."""
+"""The assets of a collection write tables, report metadata, reuse headers and refuse bad input."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from rasteret_assets.errors import EnrichmentError, InvalidRecordError, MissingC
 from rasteret_assets.orchestration.graph_partitions import RANGE_END, RANGE_START
 from rasteret_assets.orchestration.graph_resources import BACKEND
 from rasteret_assets.schema import STAGES
-from rasteret_assets.source import files, profile
+from rasteret_assets.source import parquet_files as files
+from rasteret_assets.source import profiling
 from tests.orchestration.scenes import KEYS, Scenes, latest, tick
 
 
 def failure(result: dg.ExecuteInProcessResult) -> str:
-    """Description of the one failed step of a run."""
+    """Return the description of the only failed step of a run."""
     (event,) = [event for event in result.all_events if event.is_step_failure]
     return str(event.step_failure_data.user_failure_data.description)
 
@@ -97,7 +98,7 @@ def test_every_stage_says_where_its_table_lies(scenes: Scenes, instance: dg.Dags
 def test_an_unchanged_source_costs_a_listing(
     scenes: Scenes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Older than the step of the clock, within which a file might be written again.
+    # Older than a step of the file system's clock, because a younger file might still be written.
     os.utime(scenes.file, (1.7e9, 1.7e9))
     scenes.materialize(instance)
 
@@ -105,7 +106,7 @@ def test_an_unchanged_source_costs_a_listing(
         raise AssertionError("a file of the source was opened")
 
     monkeypatch.setattr(files, "_file_schema", opened)
-    monkeypatch.setattr(profile, "_profile_part", opened)
+    monkeypatch.setattr(profiling, "_profile_part", opened)
     assert not tick(scenes, instance).run_requests
     scenes.materialize(instance, keys=["2024-02"])
     with pytest.raises(AssertionError, match="was opened"):
@@ -188,8 +189,8 @@ def test_a_broken_source_is_one_clear_sentence(scenes: Scenes, instance: dg.Dags
     pq.write_table(scenes.table().drop_columns(["datetime"]), scenes.file)
     instance.add_dynamic_partitions("scenes_months", KEYS)
     text = failure(scenes.run(instance, partition_key="2024-01"))
-    assert text.startswith(f"{scenes.file}: no record table, it lacks datetime. Name the columns")
-    with pytest.raises(MissingColumnError, match="lacks datetime"):
+    assert text.startswith(f"{scenes.file}: is not a record table: it has no datetime. Name the columns")
+    with pytest.raises(MissingColumnError, match="has no datetime"):
         scenes.materialize(instance)
 
 
@@ -226,7 +227,7 @@ def test_a_bad_partition_of_a_range_fails_alone(scenes: Scenes, instance: dg.Dag
 
 def test_every_partition_of_a_range_has_a_version_of_its_own(scenes: Scenes, instance: dg.DagsterInstance) -> None:
     def versions() -> dict[str, dict[str, str]]:
-        """Data version of every stage, by partition."""
+        """Return the data version of every stage, by partition."""
         made = {key: latest(instance, key) for key in KEYS}
         return {
             key: {stage: event.tags["dagster/data_version"] for stage, event in stages.items()}
@@ -291,7 +292,7 @@ def test_progress_is_written_to_the_log(scenes: Scenes, instance: dg.DagsterInst
 
 
 def test_an_unknown_partition_is_named(scenes: Scenes, instance: dg.DagsterInstance) -> None:
-    with pytest.raises(SpecError, match="no partition 2031-01; the source has 2024-01, 2024-02, undated"):
+    with pytest.raises(SpecError, match="no partition 2031-01; it has 2024-01, 2024-02, undated"):
         scenes.materialize(instance, keys=["2031-01"])
 
 
@@ -320,7 +321,7 @@ def test_headers_by_host_go_to_their_host_and_are_shown_to_nobody(scenes: Scenes
     assert (sent["X-Key"], sent["Authorization"]) == ("verysecret", "Bearer alsosecret")
     assert {name.lower(): value for name, value in sent.items()}["x-team"] == "ours"
     assert "X-Other" not in sent
-    # What the UI is told of the resource, of the run and of its events.
+    # All that the UI gets: the resource, the run and its events.
     (shown,) = RepositorySnap.from_def(dg.Definitions(resources={BACKEND: backend}).get_repository_def()).resources
     assert json.loads(shown.configured_values["host_headers"])[ours]["X-Key"] == {"env": "KEY"}
     assert all(field.is_secret for field in shown.config_field_snaps if field.name == "host_headers")

@@ -1,4 +1,4 @@
-"""Declarations in YAML, and what Dagster loads from them."""
+"""Dagster loads collections from declarations in YAML."""
 
 from __future__ import annotations
 

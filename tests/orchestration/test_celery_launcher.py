@@ -1,4 +1,4 @@
-"""What the launcher on Celery concludes from a task's state and from workers' silence; no worker runs here.
+"""The launcher on Celery judges a run by its task's state and by workers' silence; no worker runs here.
 
 Workers that answer, and one that is killed, are in ``tests/e2e/test_celery.py``.
 """
@@ -28,7 +28,7 @@ def nothing() -> None: ...
 
 @pytest.fixture
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """An instance whose launcher asks workers over folders, of which there are none."""
+    """An instance whose launcher asks workers over folders; no worker exists."""
     monkeypatch.setattr(celery_launcher, "ANSWER_SECONDS", 0.2)
     settings = {"run_launcher": launcher_of(folder_settings(tmp_path))}
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(settings))
@@ -37,7 +37,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
 
 
 def polls(instance: dg.DagsterInstance, state: str, result: Any, count: int = 4) -> list[WorkerStatus]:
-    """What is concluded of a started run, asked several times, whose task has a state in the store of results."""
+    """Return the health of a started run at several polls, for a state of its task in the store of results."""
     launcher = instance.run_launcher
     assert isinstance(launcher, WatchfulCeleryRunLauncher)
     launcher.celery.backend.store_result("task", result, state)
@@ -56,14 +56,14 @@ RUNNING, FAILED = WorkerStatus.RUNNING, WorkerStatus.FAILED
         ("STARTED", {"hostname": "gone@host", "pid": 1}),
         # Delivered again after its worker had died: the second delivery ends at once, the run stays as it was.
         ("SUCCESS", 0),
-        # The state was forgotten by the store.
+        # The store of results forgot the state.
         ("PENDING", None),
     ],
 )
 def test_a_task_that_no_worker_knows_fails_its_run_at_the_third_poll(
     instance: dg.DagsterInstance, state: str, result: Any
 ) -> None:
-    # After that it begins anew.
+    # The polls are counted anew after that.
     assert polls(instance, state, result) == [RUNNING, RUNNING, FAILED, RUNNING]
 
 

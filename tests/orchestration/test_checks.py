@@ -85,7 +85,7 @@ def test_publishing_alone_checks_too(server: RangeServer, tmp_path, instance) ->
     assert scenes.published() == {}
 
 
-def test_what_is_published_can_be_checked_by_itself(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+def test_a_published_collection_can_be_checked_by_itself(scenes: Scenes, instance: dg.DagsterInstance) -> None:
     scenes.materialize(instance, keys=["2024-01"])
     everything = scenes.definitions().resolve_implicit_global_asset_job_def()
     checks = {key(COLLECTION, "published_file"), key(COLLECTION, "counts_agree")}
@@ -132,8 +132,8 @@ def test_a_failed_check_is_an_error_of_the_package() -> None:
     assert issubclass(CheckError, RasteretAssetsError)
 
 
-def test_ids_in_the_words_of_a_check_are_no_markdown(scenes: Scenes, instance: dg.DagsterInstance) -> None:
-    """The UI reads what a check says as Markdown: an id of a stranger's must not load a picture there."""
+def test_ids_in_the_message_of_a_check_are_not_markdown(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+    """The UI reads messages of checks as Markdown: an id that a stranger wrote must not load a picture."""
     bait = "![x](http://h/track.png)<img src=http://h/y.png>"
     scenes.months = {bait: 1}
     pq.write_table(scenes.table().set_column(0, "id", [[bait]]), scenes.file)

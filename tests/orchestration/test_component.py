@@ -1,4 +1,4 @@
-"""The Component: scaffolded, checked and listed by ``dg``, and the same collection as everywhere else."""
+"""``dg`` scaffolds, checks and lists the component, and it makes the same collection as a declaration."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def defs():
 def loaded_component(
     attributes: dict[str, Any], post_processing: dict[str, Any] | None = None
 ) -> Iterator[tuple[RasterCollection, dg.Definitions, Path]]:
-    """The component ``naip`` of some attributes, its definitions, and its folder."""
+    """Return the component ``naip`` of some attributes, its definitions, and its folder."""
     document = {"type": TYPE, "attributes": attributes}
     with create_defs_folder_sandbox() as sandbox:
         folder = sandbox.scaffold_component(
@@ -128,7 +128,7 @@ class Project:
         )  # fmt: skip
 
     def assets(self) -> dict[str, dict[str, Any]]:
-        """What ``dg list defs`` tells of every asset, by key."""
+        """Return the output of ``dg list defs`` for every asset, by key."""
         listed = self.dg("list", "defs", "--json")
         assert listed.returncode == 0, listed.stdout + listed.stderr
         return {asset["asset_key"]: asset for asset in json.loads(listed.stdout)["assets"]}
@@ -151,7 +151,7 @@ def test_dg_scaffolds_and_lists(tmp_path: Path) -> None:
     assert written["type"] == "rasteret_assets.RasterCollection"
     assert written["attributes"]["band_codes"] == ["B02"]
     project.declare("second", path="../../../items.parquet", workspace_dir="/data", enrich_cog=True)
-    # Loads what "dg check defs" loads.
+    # `dg list defs` loads the same definitions as `dg check defs`.
     assert {f"{name}/{stage}" for name in ("naip", "second") for stage in STAGES} <= project.assets().keys()
 
 
@@ -175,7 +175,7 @@ def test_dg_names_the_lines_of_mistakes(tmp_path: Path) -> None:
         assert told.format(line, message) in text
 
 
-def test_what_templates_give_is_checked_with_its_line(tmp_path: Path) -> None:
+def test_the_value_of_a_template_is_checked_with_its_line(tmp_path: Path) -> None:
     project = Project(tmp_path)
     graph = {"timezone": "{{ env.ZONE }}", "owners": ["team:x", "{{ env.ZONE }}"]}
     project.declare("naip", path="x.parquet", max_concurrent="{{ env.ZONE }}", graph=graph)
@@ -247,7 +247,7 @@ def test_a_template_may_give_a_whole_group_of_options(monkeypatch: pytest.Monkey
         assert component.spec.cloud_config == CloudConfig("aws")
 
 
-def test_what_is_no_template_is_checked_beside_templates() -> None:
+def test_attributes_that_are_not_templates_are_checked_beside_templates() -> None:
     template = "{{ env.X }}"
     CollectionAttributes(path="x", href_column="url", band_index_map=template)
     CollectionAttributes(path=template, graph=template, cloud_config=template, band_codes=[template])
@@ -319,7 +319,7 @@ def test_assets_are_processed_after_the_component() -> None:
         ({"deps": []}, "changes deps"),
     ],
 )
-def test_what_steps_go_by_cannot_be_changed(changes: dict[str, Any], message: str) -> None:
+def test_keys_partitions_and_dependencies_cannot_be_changed(changes: dict[str, Any], message: str) -> None:
     spec = CollectionSpec.of(path="t", name="x")
 
     def changed(stage: str) -> dg.AssetSpec:

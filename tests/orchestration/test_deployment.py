@@ -46,7 +46,7 @@ CLIS = {
 
 
 def mounts(service: str) -> dict[str, str]:
-    """The folder or file of the examples that lies at a path of a service's container, by that path."""
+    """Return the folders and files of the examples by their path in a service's container."""
     volumes = [re.sub(r"\$\{COLLECTIONS:-(.+)\}", r"\1", volume) for volume in SERVICES[service]["volumes"]]
     return {volume.split(":")[1]: volume.split(":")[0] for volume in volumes if volume.endswith(":ro")}
 
@@ -58,7 +58,7 @@ def test_the_image_is_made_of_files_that_are_there_and_sent() -> None:
     assert files == {name.removeprefix("!") for name in ignored if name.startswith("!")}
     assert all((ROOT / name).exists() for name in files)
     assert "*" in ignored
-    # The project's metadata names files too, without which it cannot be installed.
+    # The project's metadata names files too, which an installation needs.
     metadata = (ROOT / "pyproject.toml").read_text()
     named = re.findall(r'^readme = "(.+)"', metadata, re.MULTILINE) + re.findall(
         r'license-files = \["(.+)"\]', metadata
@@ -135,7 +135,7 @@ def test_there_are_as_many_runs_at_once_as_workers() -> None:
 
 
 def test_the_workers_take_their_settings(tmp_path: Path) -> None:
-    """Celery's own report of what it goes by."""
+    """Return Celery's own report of its settings."""
     environment = {
         **os.environ, "PYTHONPATH": str(CELERY), "CELERY_BROKER_URL": "redis://broker.example:6379/0",
         "CELERY_RESULT_BACKEND": "redis://results.example:6379/1",
@@ -155,12 +155,12 @@ def test_the_workers_take_their_settings(tmp_path: Path) -> None:
 
 
 def snake(key: str) -> str:
-    """Dagster's name of a key of the chart."""
+    """Return Dagster's name of a key of the chart."""
     return re.sub("[A-Z]", lambda found: f"_{found[0].lower()}", key)
 
 
 def snaked(values: dict[str, Any]) -> dict[str, Any]:
-    """What the chart makes of values for ``dagster.yaml``."""
+    """Return the ``dagster.yaml`` that the chart makes of values."""
     return {snake(key): snaked(value) if isinstance(value, dict) else value for key, value in values.items()}
 
 

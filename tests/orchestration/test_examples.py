@@ -37,6 +37,6 @@ def test_the_settings_make_an_instance(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_run_ends_some_time(name: str) -> None:
     monitoring = SETTINGS[name]["run_monitoring"]
-    # The launchers of other machines start a run late rather than never: only a run that began counts.
+    # Launchers of other machines may start a run late, so that only a run that began may be failed.
     assert 3600 <= monitoring["max_runtime_seconds"] <= 86_400
     assert monitoring["free_slots_after_run_end_seconds"] <= 300

@@ -1,4 +1,4 @@
-"""Messages of a queue make the graph look at once; what is built is what differs, whatever became of the messages."""
+"""Messages of a queue start a comparison at once, and partitions that differ are built, whatever messages were lost."""
 
 from __future__ import annotations
 
@@ -137,7 +137,9 @@ def test_messages_as_the_services_themselves_write_them_are_heeded(
     assert queue.counts == (0, 0)
 
 
-def test_messages_of_what_is_published_build_nothing(heard: Scenes, instance: dg.DagsterInstance, queue: Queue) -> None:
+def test_messages_about_published_items_build_nothing(
+    heard: Scenes, instance: dg.DagsterInstance, queue: Queue
+) -> None:
     queue.send(item("c"), item("c"), item("old", "1999-01-01T00:00:00Z"))
     first = tick(heard, instance)
     assert requested(first) == []
@@ -167,7 +169,7 @@ def test_messages_that_are_not_understood_are_told_and_deleted(
     assert queue.counts == (0, 0)
 
 
-def test_a_test_of_the_queue_is_no_change(heard: Scenes, instance: dg.DagsterInstance, queue: Queue) -> None:
+def test_a_test_message_of_the_queue_is_not_a_change(heard: Scenes, instance: dg.DagsterInstance, queue: Queue) -> None:
     heard.change(e=2)
     queue.send({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"})
     result = tick(heard, instance)
@@ -200,7 +202,7 @@ def test_a_message_waits_while_its_partition_is_being_built(
 def test_messages_wait_for_a_look_that_is_too_large_for_a_tick(
     heard: Scenes, instance: dg.DagsterInstance, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored, "SMALL_LOOK_BYTES", 0)
+    monkeypatch.setattr(stored, "QUICK_BYTES", 0)
     heard.change(e=2)
     queue.send(item("e"))
     result = tick(heard, instance)
@@ -209,7 +211,7 @@ def test_messages_wait_for_a_look_that_is_too_large_for_a_tick(
     assert queue.counts == (0, 1)
 
 
-def test_a_queue_that_is_not_there_is_one_sentence(
+def test_a_queue_that_does_not_exist_is_told_in_one_sentence(
     server: RangeServer, tmp_path: Path, queue: Queue, instance: dg.DagsterInstance
 ) -> None:
     scenes = Scenes(server, tmp_path, graph={"events_queue": f"{queue.url}-gone"}).write()
@@ -224,7 +226,7 @@ def test_a_queue_that_is_not_there_is_one_sentence(
     "value",
     ["items", "https://me:secret@sqs.example/1/items", "https://sqs.example/1/items?a=b", "arn:aws:sqs:us-west-2:1:a"],
 )
-def test_an_address_of_no_queue_is_refused(value: str) -> None:
+def test_an_address_that_is_not_of_a_queue_is_refused(value: str) -> None:
     with pytest.raises(SpecError, match=r"it is not the address of a queue: write such as https://sqs") as caught:
         CollectionSpec.of(path="t.parquet", graph={"events_queue": value})
     assert "secret" not in str(caught.value)
@@ -253,7 +255,7 @@ def test_the_partition_of_an_item(options: dict[str, Any], properties: dict[str,
 
 
 @pytest.mark.parametrize("body", STRANGE)
-def test_what_is_not_understood_is_an_error_that_repeats_nothing(body: str) -> None:
+def test_an_unknown_message_is_an_error_that_repeats_nothing_of_it(body: str) -> None:
     with pytest.raises(MessageError) as caught:
         hint_of(body, CollectionSpec.of(path="t.parquet", name="t"))
     assert "PLANTED" not in str(caught.value)
@@ -278,7 +280,7 @@ def test_lost_doubled_and_reordered_messages_end_in_the_same_collection(
         result = tick(heard, instance, cursor)
         cursor = result.cursor
         assert all(run.success for run in launch(heard, instance, result))
-    # What no message told, the refresh finds: here by a notification that names no partition.
+    # The refresh finds changes that no message told; here a notification that names no partition stands for it.
     queue.send(notification())
     while requested(result := tick(heard, instance, cursor)):
         cursor = result.cursor

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
 
 def below(spec: CollectionSpec, *, partitioned: bool = True, **metadata: bool) -> dg.AssetsDefinition:
-    """An asset that returns the ids of the records that it gets."""
+    """Return an asset that returns the ids of its records."""
 
     @dg.asset(
         ins={"collection": dg.AssetIn(stage_key(spec, COLLECTION), metadata=metadata)},
@@ -36,7 +36,7 @@ def below(spec: CollectionSpec, *, partitioned: bool = True, **metadata: bool) -
 def run(
     scenes: Scenes, asset: dg.AssetsDefinition, instance: dg.DagsterInstance, *keys: str, stages: bool = False
 ) -> dg.ExecuteInProcessResult:
-    """Materialize an asset for some neighbouring partitions; for none where it has none."""
+    """Materialize an asset for some neighbouring partitions, or as a whole if it has no partitions."""
     definitions = dg.Definitions.merge(scenes.definitions(), dg.Definitions(assets=[asset]))
     selection = dg.AssetSelection.assets(asset) | (
         dg.AssetSelection.groups("scenes") if stages else dg.AssetSelection.assets(asset)
@@ -66,7 +66,9 @@ def test_an_asset_gets_the_records_of_its_partitions(scenes: Scenes, instance: d
     assert whole.output_for_node("ids") == ["a", "b", "c", "d"]
 
 
-def test_it_may_be_part_of_the_run_that_builds_the_collection(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+def test_an_asset_below_may_be_part_of_the_run_that_builds_the_collection(
+    scenes: Scenes, instance: dg.DagsterInstance
+) -> None:
     scenes.materialize(instance, keys=["undated"])
     done = run(scenes, below(scenes.spec), instance, "2024-01", "2024-02", stages=True)
     assert done.success
@@ -130,7 +132,7 @@ def test_writing_is_refused(scenes: Scenes, instance: dg.DagsterInstance) -> Non
     assert "ids has the IO manager of the collection scenes, which loads it and writes nothing" in told
 
 
-def test_a_person_loads_all_of_it(scenes: Scenes, tmp_path: Path) -> None:
+def test_outside_of_runs_the_whole_collection_is_loaded(scenes: Scenes, tmp_path: Path) -> None:
     scenes.build()
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
         found = scenes.definitions().load_asset_value(stage_key(scenes.spec, COLLECTION), instance=instance)

@@ -1,4 +1,4 @@
-"""The look at the record table in the graph: in a tick where little changed, else by a run of its own."""
+"""The graph profiles the record table in a tick if little changed, else in a run of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from rasteret_assets.orchestration.graph_resources import FILESYSTEM
 from rasteret_assets.orchestration.jobs import REASON_TAG
 from rasteret_assets.pipeline.build import build_partitions
 from rasteret_assets.pipeline.stage import Build
-from rasteret_assets.source import files, profile, stored
+from rasteret_assets.source import parquet_files as files
+from rasteret_assets.source import profiling, stored
 from tests.orchestration.scenes import KEYS, Scenes, launch, tick
 from tests.support.rasters import record_table
 from tests.support.s3 import KEYS as S3_KEYS
@@ -45,10 +46,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def large(scenes: Scenes, monkeypatch: pytest.MonkeyPatch) -> Scenes:
-    """A record table of which any change is too large for a tick."""
-    # Older than the step of the clock, within which a file might be written again.
+    """A record table whose changes are always too large for a tick."""
+    # Older than a step of the file system's clock, because a younger file might still be written.
     os.utime(scenes.file, (1.7e9, 1.7e9))
-    monkeypatch.setattr(stored, "SMALL_LOOK_BYTES", 0)
+    monkeypatch.setattr(stored, "QUICK_BYTES", 0)
     return scenes
 
 
@@ -57,14 +58,14 @@ def jobs(result: dg.SensorResult) -> list[str | None]:
 
 
 def look(scenes: Scenes, instance: dg.DagsterInstance, result: dg.SensorResult) -> dg.ExecuteInProcessResult:
-    """Run the look that a tick requested."""
+    """Run the look job that a tick requested."""
     (request,) = result.run_requests or []
     job = scenes.definitions().resolve_job_def(str(request.job_name))
     return job.execute_in_process(instance=instance, tags=request.tags, raise_on_error=False)
 
 
 def observed(instance: dg.DagsterInstance) -> Counter[str | None]:
-    """How often each partition of the source was observed."""
+    """Return how often each partition of the source was observed."""
     records = instance.fetch_observations(SOURCE, limit=99).records
     return Counter(record.asset_observation.partition for record in records if record.asset_observation)
 
@@ -77,7 +78,7 @@ def test_a_large_change_is_looked_at_by_a_run_and_then_built(
 
     with monkeypatch.context() as patched:
         patched.setattr(files, "_file_schema", opened)
-        patched.setattr(profile, "_profile_part", opened)
+        patched.setattr(profiling, "_profile_part", opened)
         first = tick(large, instance)
     assert jobs(first) == ["scenes_look"]
     assert (first.run_requests or [])[0].tags[REASON_TAG] == "look"
@@ -94,10 +95,10 @@ def test_a_large_change_is_looked_at_by_a_run_and_then_built(
     assert look(large, instance, first).success
     assert instance.get_dynamic_partitions("scenes_months") == KEYS
     with monkeypatch.context() as patched:
-        patched.setattr(profile, "_profile_part", opened)
+        patched.setattr(profiling, "_profile_part", opened)
         after = tick(large, instance, waiting.cursor)
     assert jobs(after) == ["scenes_build"]
-    # The run has told Dagster already.
+    # No observation, because the run has reported the versions already.
     assert after.asset_events == []
     assert all(result.success for result in launch(large, instance, after))
     assert jobs(tick(large, instance, after.cursor)) == []
@@ -175,7 +176,7 @@ def test_raw_records_are_stale_where_the_source_changed(scenes: Scenes, instance
 
 
 @pytest.mark.parametrize("partitioned", [False, True])
-def test_who_writes_the_record_table_stands_upstream(
+def test_an_asset_that_writes_the_record_table_is_upstream(
     server: RangeServer, tmp_path, instance: dg.DagsterInstance, partitioned: bool
 ) -> None:
     scenes = Scenes(server, tmp_path, graph={"deps": ["catalog/items", "elsewhere"]}).write()
@@ -208,7 +209,7 @@ def settings() -> Iterator[dict[str, str]]:
 
 
 def test_an_idle_tick_costs_a_handful_of_requests(settings: dict[str, str], instance: dg.DagsterInstance) -> None:
-    """However many partitions there are: the first tick of a process alone reads the state of each."""
+    """The number of partitions does not count, because only the first tick of a process reads all states."""
     months = [f"{2022 + number // 12}-{number % 12 + 1:02}" for number in range(30)]
     client = boto3.client("s3", **settings)
     times = [datetime.fromisoformat(f"{month}-05T00:00:00+00:00") for month in months]
@@ -222,7 +223,7 @@ def test_an_idle_tick_costs_a_handful_of_requests(settings: dict[str, str], inst
     build = Build(
         workspace=workspace, spec=spec, backend=backend.backend(spec), source=filesystem.open_source(spec)
     )  # fmt: skip
-    with build.looking() as found:
+    with build.profiling() as found:
         build_partitions(build, sorted(found.partitions))
     definitions = build_definitions([spec], resources={FILESYSTEM: filesystem})
     watching = definitions.resolve_sensor_def("c_refresh")
@@ -241,7 +242,7 @@ def test_an_idle_tick_costs_a_handful_of_requests(settings: dict[str, str], inst
     _, first = idle(None)
     seen, second = idle(first.cursor)
     assert len(seen) <= 9, seen
-    # A state that another process replaced is read, and no other.
+    # Only the state that another process replaced is read.
     path = workspace.state_file(months[7])
     workspace.write_json(path, {**workspace.read_json(path), "source_version": "other"})
     context = dg.build_sensor_context(
@@ -275,6 +276,6 @@ def test_a_list_of_an_archive_and_its_live_file_at_an_address_is_kept_up_to_date
     live("c", "d")
     second = tick(scenes, instance, first.cursor)
     assert all(result.success for result in launch(scenes, instance, second))
-    # What the live file does not have any more is as the archive has it.
+    # Records that the live file no longer has are those of the archive.
     assert sorted(load(scenes.spec.published_path).to_table()["updated"].to_pylist()) == [0, 0, 2, 2]
     assert jobs(tick(scenes, instance, second.cursor)) == []

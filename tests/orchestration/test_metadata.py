@@ -1,4 +1,4 @@
-"""What a materialization shows: map, savings, failures, lineage, and no secret."""
+"""A materialization shows map, savings, failures and lineage, and no secret."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def shapes(svg: str) -> list[ET.Element]:
-    """What is drawn between the graticule and the inset."""
+    """Return the part of a map that is drawn between the graticule and the inset."""
     return [
         element
         for element in ET.fromstring(svg).iter(f"{SVG}path")  # our own document
@@ -62,7 +62,7 @@ def test_the_map_is_an_inline_picture_of_the_footprints(scenes: Scenes, instance
 
 
 def points(svg: str) -> np.ndarray:
-    """All points of the outlines that are drawn, ``[N, 2]`` in pixels."""
+    """Return all points of the outlines in a map, ``[N, 2]`` in pixels."""
     path = "".join(path.get("d") for path in shapes(svg))
     return np.array(re.findall(r"[ML](-?[0-9.]+) (-?[0-9.]+)", path), float)
 
@@ -73,7 +73,7 @@ def outlines(*footprints: BaseGeometry) -> str:
 
 
 def split_box(west: float, south: float, east: float, north: float) -> BaseGeometry:
-    """A box in -180..180, whose parts meet at 180."""
+    """Return a box with longitudes in -180..180, whose parts meet at 180."""
     (box,) = cut_at_antimeridian(np.array([shapely.box(west, south, east, north)], object))
     return box
 
@@ -170,7 +170,7 @@ COMPARED = {
 
 
 def test_numbers_to_compare_are_the_same_in_every_partition(scenes: Scenes, instance: dg.DagsterInstance) -> None:
-    """Also where nothing was fetched, a header is missing, and the source has lost the partition."""
+    """Also if no header was fetched, if one is missing, and if the partition is gone from the source."""
     scenes.server.fault = lambda path, before: "404" if path == "/a.tif" else None
     scenes.materialize(instance)
     scenes.change(c=-1)
@@ -215,14 +215,14 @@ def test_a_console_is_linked_where_there_is_one(
 
 
 @given(st.text(max_size=20))
-def test_a_link_leads_nowhere_but_to_its_address(text: str) -> None:
+def test_a_link_leads_to_its_address_only(text: str) -> None:
     shown = link(f"https://h/{text}")
     target = re.fullmatch(r".*\]\(<([!-;=?-\[\]-~]*)>\)", shown)[1]
     assert unquote(html.unescape(target)) == unquote(f"https://h/{text}")
     assert link(f"javascript:{text}") == plain_text(f"javascript:{text}")
 
 
-def test_columns_know_where_they_are_from(server: RangeServer, tmp_path, instance) -> None:
+def test_columns_have_their_lineage(server: RangeServer, tmp_path, instance) -> None:
     scenes = Scenes(server, tmp_path, column_map={"id": "name"}).write()
     scenes.materialize(instance, keys=["2024-01"])
     made = latest(instance, "2024-01")
@@ -272,7 +272,7 @@ def test_every_asset_has_owners_kinds_group_and_description(server: RangeServer,
 
 
 def decoded(text: str, prefix: str) -> np.ndarray:
-    """The pixels of an inline JPEG."""
+    """Return the pixels of an inline JPEG."""
     assert text.startswith(prefix)
     return imagecodecs.jpeg8_decode(base64.b64decode(text.removeprefix(prefix).rstrip(")")))
 
@@ -306,7 +306,7 @@ def test_a_preview_shows_the_clearest_record(tmp_path, clouds: list[Any], shown:
 
 
 def preview_of(folder: Path, **profile: Any) -> np.ndarray:
-    """The preview of a partition whose one file is written with a profile and ``pixels``."""
+    """Return the preview of a partition whose only file is written with a profile and ``pixels``."""
     pixels = profile.pop("pixels")
     plain = folder / "a.tif"
     plain.write_bytes(tiff_bytes(width=pixels.shape[1], height=pixels.shape[0]))
@@ -332,7 +332,7 @@ def test_pixels_without_data_are_neutral_in_a_preview_and_do_not_count_in_its_co
 
 
 def test_a_preview_goes_by_the_raster_whatever_else_the_record_says(tmp_path) -> None:
-    """The file has no CRS of its own, the footprint is elsewhere, and the id is written in signs of Markdown."""
+    """The file has no CRS, the footprint is elsewhere, and the id is Markdown."""
     plain = tmp_path / "a.tif"
     plain.write_bytes(tiff_bytes())
     with rasterio.open(plain) as dataset:
@@ -357,7 +357,7 @@ def test_a_message_holds_neither_links_nor_pictures_nor_html(text: str) -> None:
 
 
 @given(st.text(max_size=20))
-def test_no_sign_of_a_text_means_anything_in_markdown(text: str) -> None:
+def test_signs_of_a_text_mean_nothing_in_markdown(text: str) -> None:
     shown = plain_text(text)
     assert not re.search(r"(?<!\\)(?:\\\\)*[\[\]()<>!`*_#&|~]", shown)
     assert "\n" not in shown

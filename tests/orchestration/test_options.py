@@ -1,4 +1,4 @@
-"""What a declaration may say of the graph is what Dagster takes: otherwise a whole code location would not load."""
+"""Declarations accept only values that Dagster accepts, because else a whole code location would not load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph of a collection by day, and of one that was by month before."""
+"""The graph of a collection that is partitioned by day, and of one that was partitioned by month before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DAYS = ["2024-01-05", "2024-02-05", "undated"]
 
 @pytest.fixture
 def by_month(scenes: Scenes) -> Scenes:
-    """The same table as that of ``by_day``, published by month."""
+    """The table of ``by_day``, published by month."""
     scenes.build()
     return scenes
 

@@ -22,7 +22,7 @@ def nothing() -> None: ...
 
 
 class Pool:
-    """The header pool of an instance with so many places as its settings say, and runs that want one."""
+    """The header pool of an instance with the shipped settings, and runs that ask for a place in it."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
@@ -37,11 +37,11 @@ class Pool:
         return self.instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
 
     def gets_a_place(self, run: dg.DagsterRun) -> bool:
-        """Whether the header stage of a run may begin: asked again and again, as the run does."""
+        """Tell whether the header stage of a run may begin; runs ask this again and again."""
         return self._store.claim_concurrency_slot(HEADER_POOL, run.run_id, "band_metadata").is_claimed
 
     def daemon(self, monkeypatch: pytest.MonkeyPatch, later: dt.timedelta) -> None:
-        """One iteration of the daemon that frees places, at a later time."""
+        """Run one iteration of the daemon that frees places, at a later time."""
         now = dt.datetime.now(dt.UTC) + later
         monkeypatch.setattr(concurrency, "get_current_datetime", lambda: now)
         workspace = SimpleNamespace(instance=self.instance)
@@ -60,7 +60,7 @@ def test_a_killed_run_gives_its_place_to_the_next(name: str, tmp_path: Path, mon
         assert not pool.gets_a_place(waiting)
         pool.daemon(monkeypatch, dt.timedelta(minutes=5))
         assert pool.gets_a_place(waiting)
-        # The places of runs that have not ended are theirs.
+        # Runs that have not ended keep their places.
         assert not pool.gets_a_place(pool.run())
 
 

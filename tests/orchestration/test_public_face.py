@@ -1,4 +1,4 @@
-"""What a Dagster project imports: ``rasteret_assets.dagster``, and the paths that it replaces."""
+"""A Dagster project imports ``rasteret_assets.dagster``; the paths that it replaces warn."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_an_old_path_has_its_public_names_only() -> None:
         from rasteret_assets.orchestration.assets import op_name  # noqa: F401, PLC0415
 
 
-def test_what_an_old_path_warns_of_names_the_line_that_imports(tmp_path: Path) -> None:
+def test_the_warning_of_an_old_path_names_the_line_that_imports(tmp_path: Path) -> None:
     file = tmp_path / "definitions.py"
     file.write_text("x = 1\nfrom rasteret_assets.orchestration.build import build_definitions\n")
     done = subprocess.run([sys.executable, "-W", "always", str(file)], capture_output=True, text=True, check=True)

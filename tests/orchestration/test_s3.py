@@ -1,4 +1,4 @@
-"""Everything on S3: source, stages, published collection and the files the headers come from."""
+"""Source, stages, published collection and rasters may all lie on S3."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.s3 import requests_seen
 
 @pytest.fixture
 def settings() -> Iterator[dict[str, str]]:
-    """Fields of the resources that lead to an S3 of our own."""
+    """Return fields of the resources for an S3 server on loopback."""
     server = ThreadedMotoServer(port=0)
     server.start()
     host, port = server.get_host_and_port()
@@ -78,11 +78,11 @@ def test_a_collection_lives_on_s3(settings: dict[str, str], instance: dg.Dagster
     client.put_object(Bucket="scenes", Key="records/items.parquet", Body=buffer.getvalue())
     materialize_collection(spec, instance, resources=resources)
     left = client.list_objects_v2(Bucket="scenes", Prefix="out/s2_records/")["Contents"]
-    # pyarrow leaves empty "folder" objects where it deleted from.
+    # Without "folder" objects, because pyarrow leaves empty ones after a deletion.
     assert [item["Key"] for item in left if item["Size"]] == ["out/s2_records/year=2024/month=4/part-0.parquet"]
 
 
-# moto keeps the buckets of all its servers in one place: each test has one of its own.
+# A bucket for each test, because moto keeps the buckets of all its servers in one place.
 def test_the_sensor_and_the_compute_logs_are_on_s3_too(settings: dict[str, str], tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", settings["aws_access_key_id"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", settings["aws_secret_access_key"])
@@ -133,8 +133,8 @@ def test_the_sensor_and_the_compute_logs_are_on_s3_too(settings: dict[str, str],
     assert any(key.endswith(".err") for key in written)
 
 
-def test_what_a_partition_of_a_range_costs(settings: dict[str, str], instance: dg.DagsterInstance) -> None:
-    """Requests on the object store and rows of Dagster's event log, for eighteen months in one run."""
+def test_a_partition_of_a_range_costs_few_requests(settings: dict[str, str], instance: dg.DagsterInstance) -> None:
+    """Count requests on the object store and rows of Dagster's event log, for eighteen months in one run."""
     months = [f"{2023 + number // 12}-{number % 12 + 1:02}" for number in range(18)]
     client = boto3.client("s3", **settings)
     client.create_bucket(Bucket="counted")

@@ -1,4 +1,4 @@
-"""Stores that speak S3's language, by the variables every client of S3 takes: address, region, TLS and credentials."""
+"""Environment variables of S3 clients lead to stores with S3's API: address, region, TLS and credentials."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOWHERE = "http://127.0.0.1:1"
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """Nothing of AWS in the environment but keys, which are any."""
+    """Remove AWS' variables from the environment, except keys, whose values are arbitrary."""
     for name in (
         "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL",
         "AWS_ENDPOINT_URL_S3", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
@@ -50,7 +50,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
 @pytest.fixture
 def stored(request: pytest.FixtureRequest) -> Iterator[tuple[str, CollectionSpec]]:
     """The address of a store with a record table and its files, and the spec of their collection."""
-    # moto keeps the buckets of all its servers in one place: each test has one of its own.
+    # A bucket for each test, because moto keeps the buckets of all its servers in one place.
     bucket = f"environment-{abs(hash(request.node.name)) % 10_000}"
     with bucket_server(bucket) as place:
         url = f"http://{place}"
@@ -73,7 +73,7 @@ def stored(request: pytest.FixtureRequest) -> Iterator[tuple[str, CollectionSpec
     [
         {"AWS_ENDPOINT_URL_S3": "", "AWS_REGION": "us-east-1"},
         {"AWS_ENDPOINT_URL": "", "AWS_DEFAULT_REGION": "us-east-1"},
-        # That of S3 alone counts over that of all services. A store that is not AWS needs no region.
+        # The address of S3 counts over the address of all services. A store other than AWS needs no region.
         {"AWS_ENDPOINT_URL_S3": "", "AWS_ENDPOINT_URL": NOWHERE},
     ],
     ids="-".join,
@@ -90,7 +90,7 @@ def test_the_environment_alone_leads_to_a_store(
     (counts,) = materialize_collection(spec, instance).values()  # by the resources of the shipped definitions.py
     assert counts["band_metadata"]["headers_fetched"] == 1
     assert counts["collection"]["path"].startswith(spec.published_path)
-    # The library finds the same store: everything is current there.
+    # The library finds the same store, because it finds every partition current.
     assert build(spec).totals["headers_fetched"] == 0
 
 
@@ -105,7 +105,7 @@ def test_fields_count_over_the_environment(environment: pytest.MonkeyPatch, stor
 
 
 def read(settings: dict[str, Any], url: str) -> bytes:
-    """The first bytes of an object by the resource that headers are read with."""
+    """Read the first bytes of an object with the resource that reads headers."""
     backend = StorageBackendResource(**settings).backend(CollectionSpec.of(path="x.parquet", name="x"))
     return bytes(asyncio.run(backend.read(url, 0, 4)).data)
 
@@ -141,13 +141,13 @@ def test_certificates_are_verified_unless_headers_alone_are_read_without(tmp_pat
 
 
 def keys_of(server: RangeServer) -> list[str]:
-    """The access keys by which requests were signed."""
+    """Return the access keys that requests were signed with."""
     headers = [{name.lower(): value for name, value in one.items()} for one in server.headers]
     return re.findall(r"Credential=(\w+)/", " ".join(one.get("authorization", "") for one in headers))
 
 
 class Keys:
-    """A server that gives out keys which hold for a few seconds, as those of containers do: ``KEY1``, ``KEY2`` ..."""
+    """A server of keys that expire after a few seconds, like a container's: ``KEY1``, ``KEY2`` ..."""
 
     def __init__(self, server: RangeServer) -> None:
         self.server, self.given = server, 0
@@ -165,7 +165,7 @@ class Keys:
 
     @property
     def used(self) -> list[str]:
-        """The keys by which objects were asked for."""
+        """Return the keys that objects were requested with."""
         return keys_of(self.server)
 
 
@@ -193,7 +193,7 @@ def test_headers_are_read_with_credentials_that_boto3_renews(keys: Keys) -> None
     provider = credentials_of_boto3()["credential_provider"]
     first, second = provider(), provider()
     assert first["access_key_id"] != second["access_key_id"]
-    # Asked for again before botocore's would have expired: it renews them ten minutes before.
+    # Requested again before the keys expire, because botocore renews keys ten minutes before.
     assert second["expires_at"] <= dt.datetime.now(dt.UTC) + dt.timedelta(minutes=10)
 
 

@@ -1,4 +1,4 @@
-"""The sensor requests what differs between source and published collection, and nothing else."""
+"""The refresh sensor requests partitions that differ between source and published collection, and no others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.rasters import record_table
 
 
 def requested(result: dg.SensorResult) -> list[str | tuple[str, str]]:
-    """Partition, or ends of the range, of every requested run."""
+    """Return the partition, or the ends of the range, of every requested run."""
     return [
         request.partition_key or (request.tags[RANGE_START], request.tags[RANGE_END])
         for request in result.run_requests or []
@@ -64,7 +64,7 @@ def test_only_changed_new_and_vanished_partitions_are_requested(built: Scenes, i
     assert requested(tick(built, instance, after.cursor)) == []
 
 
-def test_what_the_library_built_is_not_built_again(built: Scenes) -> None:
+def test_partitions_that_the_library_built_are_not_built_again(built: Scenes) -> None:
     with dg.DagsterInstance.ephemeral() as fresh:
         result = tick(built, fresh)
         assert (requested(result), observed(result)) == ([], [])
@@ -113,11 +113,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def waits(scenes: Scenes, instance: dg.DagsterInstance, clock: list[float], first: dg.SensorResult) -> Iterator[float]:
-    """Minutes from each failed run of the partition 2024-02 to the next one, which is launched."""
+    """Return the minutes from each failed run of partition 2024-02 to the next run."""
     result = first
     while True:
         launch(scenes, instance, result)
-        # The first tick after a run that failed notices so.
+        # The first tick after a failed run notices the failure.
         result = tick(scenes, instance, result.cursor)
         assert requested(result) == []
         due = json.loads(result.cursor)["asked"]["2024-02"]["due"]

@@ -1,4 +1,4 @@
-"""Jobs, schedules and the retry sensor: what each launches, and that none launches anything without a reason."""
+"""Jobs, schedules and the retry sensor launch runs, and no run has no reason."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def requested(requests: list[dg.RunRequest]) -> list[object]:
 
 
 def evaluate(scenes: Scenes, instance: dg.DagsterInstance, hour: int = 6) -> list[dg.RunRequest]:
-    """What the schedule for revalidation requests."""
+    """Return the requests of the schedule for revalidation."""
     definition = scenes.definitions().resolve_schedule_def("scenes_revalidate_schedule")
-    # The context opens the instance anew; left open, it would stay Dagster's current one after the test.
+    # Closed, because the context opens the instance anew, and an open one stays Dagster's current instance.
     with dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=datetime(2024, 9, 1, hour, tzinfo=UTC),
@@ -43,7 +43,7 @@ def kept(tmp_path) -> Iterator[dg.DagsterInstance]:
 
 
 class Clock:
-    """The schedule for changes: each tick launches a look, after which a sensor is evaluated as the daemon does it."""
+    """The refresh schedule: each tick launches the look job, then a sensor is evaluated as the daemon does it."""
 
     def __init__(self, scenes: Scenes, instance: dg.DagsterInstance) -> None:
         self.scenes = scenes
@@ -66,7 +66,7 @@ class Clock:
     def _evaluate(self) -> list[dg.RunRequest]:
         definitions = self.scenes.definitions()
         repository = definitions.get_repository_def()
-        # With a reference, as in a code server: Dagster looks the partitions of the requests up by it.
+        # With a reference to the instance, because Dagster finds the partitions of requests by it, as in a code server.
         context = dg.SensorEvaluationContext(
             instance_ref=self.instance.get_ref(), cursor=self.cursor, repository_def=repository,
             repository_name=None, resources=dict(repository.get_top_level_resources()),
@@ -92,7 +92,7 @@ def test_the_schedule_leads_to_what_the_sensor_would_request(scenes: Scenes, kep
     assert [(request.partition_key, request.tags[REASON_TAG]) for request in after] == [
         ("2024-02", "vanished"), ("2024-07", "new"),
     ]  # fmt: skip
-    # Only what changed is told to Dagster.
+    # Only changed versions are reported to Dagster.
     assert len(instance.fetch_observations(source, limit=9).records) == 4
     again = clock.tick(hour=8)
     assert requested(again) == requested(after)
@@ -105,7 +105,7 @@ def test_a_look_that_the_schedule_did_not_launch_builds_nothing(scenes: Scenes, 
     assert clock._evaluate() == []
 
 
-def test_revalidation_covers_what_is_published(scenes: Scenes, kept: dg.DagsterInstance) -> None:
+def test_revalidation_covers_all_published_partitions(scenes: Scenes, kept: dg.DagsterInstance) -> None:
     instance = kept
     assert evaluate(scenes, instance) == []
     scenes.materialize(instance, keys=["2024-01", "undated"])

@@ -1,4 +1,4 @@
-"""Assets that say what STAC's projection and raster extensions ask for, from headers."""
+"""Published assets have the fields of STAC's projection and raster extensions, from headers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = {
 
 @pytest.fixture
 def records(tmp_path: Path) -> pa.Table:
-    """Two records with an asset of each kind; the files of the second do not exist, but for one."""
+    """Two records with an asset of each kind; of the second record only one file exists."""
     for kind, options in KINDS.items():
         (tmp_path / f"{kind}.tif").write_bytes(tiff_bytes(**options))
     hrefs = {
@@ -34,7 +34,7 @@ def records(tmp_path: Path) -> pa.Table:
     return record_table(["a", "b"], hrefs, outline=footprint(tiff_bytes()))
 
 
-def test_assets_say_what_their_files_do(records: pa.Table, tmp_path: Path) -> None:
+def test_assets_describe_their_files_as_the_headers_do(records: pa.Table, tmp_path: Path) -> None:
     assets = published(records, tmp_path).to_table(["id", "assets"]).sort_by("id")["assets"].to_pylist()
     for kind in KINDS:
         with rasterio.open(tmp_path / f"{kind}.tif") as source:
@@ -55,7 +55,7 @@ def published(records: pa.Table, folder: Path, **options):
     return load(folder / "scenes_records")
 
 
-def test_what_the_source_says_stays(records: pa.Table, tmp_path: Path) -> None:
+def test_fields_that_the_source_gives_stay(records: pa.Table, tmp_path: Path) -> None:
     rows = records.to_pylist()
     for row in rows:
         row["assets"] = {"plain": row["assets"]["plain"] | {"proj:code": "EPSG:1", "title": "of the source"}}
@@ -72,7 +72,7 @@ def test_what_the_source_says_stays(records: pa.Table, tmp_path: Path) -> None:
     ]
 
 
-def test_collections_without_the_option_are_what_they_were(records: pa.Table, tmp_path: Path) -> None:
+def test_collections_without_the_option_are_published_as_before(records: pa.Table, tmp_path: Path) -> None:
     spec = CollectionSpec.of(path="records.parquet", name="scenes", workspace_dir=tmp_path, enrich_cog=True)
     said = spec.model_copy(update={"describe_assets": False})
     other = spec.model_copy(update={"describe_assets": True})
@@ -86,7 +86,7 @@ def test_the_option_publishes_anew_without_asking_for_headers(records: pa.Table,
     fields = {"path": tmp_path / "records.parquet", "name": "scenes", "workspace_dir": tmp_path, "enrich_cog": True}
     build(CollectionSpec.of(**fields))
     report = build(CollectionSpec.of(**fields, describe_assets=True))
-    # That of the missing file is asked for again, as in every build.
+    # Only the missing file is asked for again, as in every build.
     assert report.totals["headers_fetched"] == 1
     found = load(tmp_path / "scenes_records")
     assert found.to_table(["assets"])["assets"].to_pylist()[0]["plain"]["proj:shape"] == [80, 100]

@@ -1,4 +1,4 @@
-"""What is written: GeoParquet that says the truth about its rows, in the same bytes each time."""
+"""A published file is GeoParquet whose footer is true of its rows, with the same bytes in each build."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_partition_larger_than_memory_gives_the_same_bytes(
     month = [datetime(2024, 5, 1, tzinfo=UTC)] * len(IDS)
     one = table.set_column(1, "datetime", pa.array(month, pa.timestamp("us", "UTC")))
     build_from_table(one, name="s2", workspace_dir=tmp_path / "whole", enrich_cog=True)
-    # A record at a time, from where it is sorted on the disk to where it is joined with its header.
+    # One record at a time, both in sorting on disk and in joining with headers.
     monkeypatch.setattr(order.RecordSorter.__init__, "__defaults__", (1, 2))
     monkeypatch.setattr(normalizing, "BATCH_ROWS", 1)
     monkeypatch.setattr(normalizing, "HANDED_BYTES", 0)
@@ -102,7 +102,7 @@ def test_a_partition_larger_than_memory_gives_the_same_bytes(
 
 
 def spoiled(tmp_path: Path, table: pa.Table, keep: slice) -> Build:
-    """A build whose normalized records of April are not those that its ledger was made of."""
+    """Return a build whose normalized records of April differ from the records of its ledger."""
     build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
     spec = CollectionSpec.of(path="", name="s2", workspace_dir=tmp_path, enrich_cog=True)
     workspace = Workspace.of(spec)

@@ -17,33 +17,48 @@ Pairs = npt.NDArray[np.intp]
 Footprints = npt.NDArray[np.object_]
 
 
-def intersecting_pairs(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseGeometry]) -> Pairs:
-    """Return the pairs of areas and footprints that intersect.
+class FootprintTree:
+    """Footprints of records, searchable by the areas that they meet.
 
     Args:
         geometry: WKB footprints in lon/lat; a null footprint meets nothing.
         bbox: bbox structs of the records; xmin > xmax says that a footprint crosses the antimeridian.
-        areas: geometries in lon/lat within +-180 degrees.
-
-    Returns:
-        Integers of shape (2, n): index of the area above index of the row.
 
     Raises:
         CollectionError: if a footprint is not WKB.
     """
-    footprints = decode_wkb(geometry)
-    crossing = np.asarray(
-        pc.fill_null(pc.greater(pc.struct_field(bbox, "xmin"), pc.struct_field(bbox, "xmax")), fill_value=False)
-    )
-    pairs: Pairs = _without(footprints, crossing).query(list(areas), predicate="intersects")
-    if not crossing.any():
-        return pairs
-    # Across the antimeridian a footprint may be split at 180, run past it or jump from 179 to -179: with longitudes
-    # from 0 to 360 all three have the same shape, and an area is compared at both of its places there.
-    places = [*areas, *shapely.transform(list(areas), lambda xy: xy + np.array([360.0, 0.0]))]
-    over: Pairs = _without(_eastward(footprints), ~crossing).query(places, predicate="intersects")
-    over[0] %= len(areas)
-    return np.unique(np.hstack([pairs, over]), axis=1)
+
+    def __init__(self, geometry: pa.Array, bbox: pa.Array) -> None:
+        footprints = decode_wkb(geometry)
+        crossing = np.asarray(
+            pc.fill_null(pc.greater(pc.struct_field(bbox, "xmin"), pc.struct_field(bbox, "xmax")), fill_value=False)
+        )
+        self._tree = _without(footprints, crossing)
+        # Across the antimeridian a footprint may be split at 180, run past it or jump from 179 to -179: with longitudes
+        # from 0 to 360 all three have the same shape, and an area is compared at both of its places there.
+        self._over = _without(_eastward(footprints), ~crossing) if crossing.any() else None
+
+    def pairs(self, areas: Sequence[BaseGeometry]) -> Pairs:
+        """Return the pairs of areas and footprints that intersect.
+
+        Args:
+            areas: geometries in lon/lat within +-180 degrees.
+
+        Returns:
+            Integers of shape (2, n): index of the area above index of the row.
+        """
+        pairs: Pairs = self._tree.query(list(areas), predicate="intersects")
+        if self._over is None:
+            return pairs
+        places = [*areas, *shapely.transform(list(areas), lambda xy: xy + np.array([360.0, 0.0]))]
+        over: Pairs = self._over.query(places, predicate="intersects")
+        over[0] %= len(areas)
+        return np.unique(np.hstack([pairs, over]), axis=1)
+
+
+def intersecting_pairs(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseGeometry]) -> Pairs:
+    """Return the pairs of areas and footprints that intersect; arguments and errors as for :class:`FootprintTree`."""
+    return FootprintTree(geometry, bbox).pairs(areas)
 
 
 def intersecting_rows(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseGeometry]) -> npt.NDArray[np.bool_]:

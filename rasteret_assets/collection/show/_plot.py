@@ -28,12 +28,13 @@ _INK, _FAINT, _SEA = "#1b2a33", "#6b7c86", "#eef3f5"
 _COLOURS: Final = "viridis"
 
 
-def draw_footprints(collection: RecordTable, ax: Axes | None, limit: int) -> Axes:
+def draw_footprints(collection: RecordTable, ax: Axes | None, color: str | None, limit: int) -> Axes:
     """Draw the footprints of a collection, later ones in lighter colours.
 
     Args:
         collection: the records, of which at most ``limit`` are drawn.
         ax: matplotlib axes to draw into; None for a new figure.
+        color: of all outlines, as matplotlib names colours; by date when None.
         limit: most footprints to draw.
 
     Raises:
@@ -52,7 +53,7 @@ def draw_footprints(collection: RecordTable, ax: Axes | None, limit: int) -> Axe
     axes = _new_axes() if ax is None else ax
     drawn = PolyCollection(outlines, facecolors=(0, 0, 0, 0), linewidths=1.2)
     dated = np.array([moment is not None for moment in moments])
-    if dated.any():
+    if color is None and dated.any():
         known = date2num([moment for moment in moments if moment is not None])  # type: ignore[no-untyped-call]
         values = np.full(len(moments), known.min())
         values[dated] = known
@@ -67,7 +68,7 @@ def draw_footprints(collection: RecordTable, ax: Axes | None, limit: int) -> Axe
             bar.ax.tick_params(labelsize=8, colors=_FAINT, length=0)
             bar.outline.set_visible(False)
     else:
-        drawn.set_edgecolor(_INK)
+        drawn.set_edgecolor(_INK if color is None else color)
     axes.add_collection(drawn)
     _frame(axes, np.concatenate(outlines))
     axes.set_title(counted(collection, len(shapes), more=more), loc="left", fontsize=11, color=_INK)

@@ -1,4 +1,4 @@
-"""Checks of band metadata: whether the headers are there, and whether they can be true."""
+"""Check the band metadata: whether every header is there, and whether its tiles can lie in its file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OFF_GRID, _OUTSIDE = "tiles do not fill the grid", "tiles lie outside the file"
     "(a share, in the spec) block.",
 )
 def headers_complete(partition: Partition) -> Finding:
-    """Every band of every record has its header; more failures than ``max_failed`` (a share) are an error."""
+    """Check that every band of every record has its header; more failures than ``max_failed`` are an error."""
     statuses, max_failed = partition.table.rows, partition.spec.max_failed
     by_class = dict(Counter(count_failures(statuses)).most_common())
     total, missing = statuses.num_rows, sum(by_class.values())
@@ -61,8 +61,8 @@ def _count_tiles(batch: pa.RecordBatch) -> pa.RecordBatch:
 def tile_ranges(partition: Partition) -> Finding:
     """Every header has as many tiles as its grid, and each lies inside its file.
 
-    The size of the file is what its store told when the header was read; where it told none, only the grid is checked.
-    A tile of no bytes is one that was left out (GDAL's sparse files) and lies nowhere.
+    The size of a file is the size that its store stated when the header was read. Where the store stated no size, only
+    the grid is checked. A tile of zero bytes was left out of its file (GDAL's sparse files) and lies nowhere.
     """
     found = sum_up(partition.table.rows)
     rows = [
@@ -107,7 +107,7 @@ def one_row_per_band(partition: Partition) -> Finding:
 
 
 def _tile_problems(ok: pa.RecordBatch) -> tuple[dict[str, npt.NDArray[np.bool_]], int]:
-    """Rows by what is wrong with their tiles, and the number of all tiles."""
+    """Return for each problem which headers have it, and the number of all tiles."""
     header = ok.column("header")
     offsets, counts = (pc.struct_field(header, name) for name in TILE_TABLES)
     tiles, stored = _lengths(offsets), _lengths(counts)
@@ -134,7 +134,13 @@ def _expected_tiles(header: pa.StructArray) -> npt.NDArray[np.int64]:
 def _ends(
     offsets: pa.Array, counts: pa.Array, tiles: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """End of the last tile of every header in bytes, and whether any of its tiles begins or counts below zero."""
+    """Return where the last tile of each header ends, in bytes, and whether a tile has a negative offset or size.
+
+    Args:
+        offsets: of the tiles, a list for each header.
+        counts: of the bytes of these tiles.
+        tiles: number of tiles of each header.
+    """
     starts, sizes = (
         np.asarray(pc.list_flatten(lists).to_numpy(zero_copy_only=False), float) for lists in (offsets, counts)
     )
@@ -143,7 +149,7 @@ def _ends(
     last, negative = np.zeros(len(tiles)), np.zeros(len(tiles), bool)
     filled = np.flatnonzero(tiles)
     if len(filled):
-        # Empty lists have no place in the flat arrays, so that neighbours in `filled` are neighbours there.
+        # Empty lists take no place in the flat arrays: neighbours in `filled` are neighbours in them.
         begins = (np.cumsum(tiles) - tiles)[filled]
         last[filled] = np.maximum.reduceat(ends, begins)
         negative[filled] = np.logical_or.reduceat(below, begins)
