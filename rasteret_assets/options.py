@@ -156,7 +156,7 @@ class GraphOptions(BaseModel):
             )
         return value
 
-    @field_validator("run_tags")
+    @field_validator("run_tags", "tags")
     @classmethod
     def _named(cls, value: dict[str, str]) -> dict[str, str]:
         if odd := [key for key in value if not _TAG_KEY.fullmatch(key)]:
@@ -192,8 +192,6 @@ class GraphOptions(BaseModel):
     @field_validator("tags")
     @classmethod
     def _short(cls, value: dict[str, str]) -> dict[str, str]:
-        if odd := [key for key in value if not _TAG_KEY.fullmatch(key)]:
-            raise ValueError(f"{odd} are not keys of tags: {_TAG_KEY_FORM}")
         if odd := [key for key, text in value.items() if not _TAG_VALUE.fullmatch(text)]:
             raise ValueError(f"the tags {odd} have values that Dagster refuses: write up to 63 letters, digits or _.-")
         return value
