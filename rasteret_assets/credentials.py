@@ -1,13 +1,13 @@
-"""How a declaration says which credentials open the files of a collection.
+"""Check the ``credentials`` of a declaration, which name who opens the files of a collection.
 
-Two providers are known by name. Any other is a function of the user's own, as a mapping of its module to its name::
+Two providers have names. Any other provider is a function of the user, as a mapping of its module to its name::
 
     credentials: planetary_computer
     credentials: earthdata
     credentials: {my_package.tokens: open_archive}
 
-Only names stand in a declaration and in what is published, never a token. What the names mean is decided in
-:mod:`rasteret_assets.storage.credentials`.
+Declarations and published files hold names only, never a token. :mod:`rasteret_assets.storage.credentials` gives the
+tokens.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _FORM: Final = (
 
 
 def checked_credentials(value: Any) -> Any:
-    """Return what was given as ``credentials``.
+    """Return checked ``credentials``.
 
     Args:
         value: one of :data:`KNOWN`, a mapping of one module to one function in it, or None.
 
     Raises:
-        ValueError: if it is anything else. Its message does not repeat a text that might be a token.
+        ValueError: if ``value`` is something else. The message does not repeat the text, which might be a token.
     """
     if value is None or (isinstance(value, str) and value in KNOWN):
         return value

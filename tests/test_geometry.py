@@ -21,7 +21,7 @@ from rasteret_assets.geometry import (
     to_lonlat,
     wkb_types,
 )
-from rasteret_assets.records.footprints import (
+from rasteret_assets.records._footprint_columns import (
     bbox_structs,
     encode_wkb,
     invalid_footprints,

@@ -80,7 +80,7 @@ def _plan(
     specs: Sequence[CollectionSpec],
     asked: dict[str, list[str]],
     location: Location,
-    options: dict[str, bool],
+    options: dict[str, Any],
     *,
     as_json: bool,
 ) -> bool:

@@ -18,13 +18,13 @@ import click
 
 from rasteret_assets.declare import COLLECTIONS_VARIABLE, read_files, read_spec
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.stored import open_known
+from rasteret_assets.source.stored import open_record_table
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from rasteret_assets.cli.code_location import CodeLocation
+    from rasteret_assets.cli._code_location import CodeLocation
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -49,7 +49,7 @@ class Location:
         if self.python_file is None and self.module_name is None:
             return None
         # Dagster takes seconds to import, which commands without a code location need not wait for.
-        from rasteret_assets.cli.code_location import load_code_location  # noqa: PLC0415
+        from rasteret_assets.cli._code_location import load_code_location  # noqa: PLC0415
 
         return load_code_location(self.python_file, self.module_name)
 
@@ -130,8 +130,8 @@ class Location:
         return Workspace.at(place, self.filesystem_of(place))
 
     def source_of(self, spec: CollectionSpec, workspace: Workspace, *, trust_stored: bool = True) -> Source:
-        """Open the record table of a collection; errors as for :func:`~rasteret_assets.source.stored.open_known`."""
-        return open_known(workspace, spec.path, spec, self.filesystem_of, trust_stored=trust_stored)
+        """Open the record table of a collection, as :func:`~rasteret_assets.source.stored.open_record_table` does."""
+        return open_record_table(workspace, spec.path, spec, self.filesystem_of, trust_stored=trust_stored)
 
     def backend_of(self, spec: CollectionSpec) -> StorageBackend | None:
         """Return the backend that the code location has for a collection; None for the library's own."""

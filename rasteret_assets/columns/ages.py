@@ -1,4 +1,4 @@
-"""How new rows are, as numbers that compare: of a column of instants, or of numbers."""
+"""Turn a column of instants or numbers into ages: numbers that are the greater the newer a row is."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from rasteret_assets.columns.scalars import normalize_times
 from rasteret_assets.columns.types import plain_text
 from rasteret_assets.errors import RecordError
 
-#: Age of a row that does not state one: nobody knows whether the row is newer than another.
+#: Age of a row that states none, so that the row cannot be compared with others. It is the greatest number.
 UNKNOWN_AGE: Final = np.iinfo(np.int64).max
 
 
 def row_ages(column: pa.Array, name: str) -> npt.NDArray[np.int64]:
-    """Return numbers that are the greater the newer a row is, :data:`UNKNOWN_AGE` where the column does not tell.
+    """Return the ages of rows; :data:`UNKNOWN_AGE` for values that are null or not finite.
 
     Args:
         column: timestamps, dates, ISO 8601 text, or numbers such as a version.
         name: of the column, for messages.
 
     Returns:
-        ``int64[N]``: microseconds since 1970 of instants, and of numbers what has the same order.
+        ``int64[N]``: microseconds since 1970 for instants, and for numbers a number of the same order.
 
     Raises:
         RecordError: if the type of the column has no order in time.
@@ -37,7 +37,7 @@ def row_ages(column: pa.Array, name: str) -> npt.NDArray[np.int64]:
     elif pa.types.is_floating(kind):
         values = column.cast(pa.float64())
         bits = np.asarray(values.fill_null(np.nan), np.float64).view(np.int64)
-        # Bits of floats have the order of the floats; of negative ones the opposite (IEEE 754).
+        # The bits of floats have the order of the floats, and of negative floats the opposite order (IEEE 754).
         ordered = np.where(bits < 0, np.int64(np.iinfo(np.int64).min) - bits, bits)
         numbers = pc.if_else(pc.is_finite(values), pa.array(ordered), pa.scalar(None, pa.int64()))
     else:

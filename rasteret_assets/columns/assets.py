@@ -1,4 +1,4 @@
-"""The ``assets`` column: from every shape it comes in to a struct of structs, and which of them are bands.
+"""Normalize the ``assets`` column of any shape to a struct of structs, and find the assets that are bands.
 
 A band is an asset that holds a raster this package can index. ``band_codes`` chooses bands exactly; otherwise the media
 type decides, then the file name's extension, then the role.
@@ -20,7 +20,7 @@ from rasteret_assets.errors import RecordError
 from rasteret_assets.schema import BAND_INDEX, HREF
 from rasteret_assets.storage.urls import rewrite_hrefs
 
-#: What one asset of a JSON document becomes; everything else it says is kept as JSON text in ``properties``.
+#: Type of an asset from a JSON document; all other fields are kept as JSON text in ``properties``.
 _JSON_ASSET = pa.struct(
     [(HREF, pa.string()), ("title", pa.string()), ("type", pa.string()), ("roles", pa.list_(pa.string())),
      (BAND_INDEX, pa.string()), ("properties", pa.string())]
@@ -38,7 +38,7 @@ _OTHER_ROLES = frozenset({"thumbnail", "metadata", "tiles", "tilejson", "iso-191
 
 
 def asset_names(column: pa.Array) -> list[str]:
-    """Names of the assets a column holds, in the order of a struct's fields or sorted where rows decide."""
+    """Return the names of the assets in a column: in the order of a struct's fields, or sorted if rows name them."""
     column = _usual(column)
     kind = column.type
     if pa.types.is_struct(kind):
@@ -56,11 +56,11 @@ def asset_names(column: pa.Array) -> list[str]:
 
 
 def normalize_assets(column: pa.Array, names: Sequence[str], rewrites: Mapping[str, str]) -> tuple[pa.Array, pa.Array]:
-    """Assets as a struct of structs with an ``href`` each, rewritten, and a mask of the rows that could not be read.
+    """Return assets as a struct of structs with a rewritten ``href`` each, and a mask of the unreadable rows.
 
     Args:
         column: struct, map, list of named structs, or JSON text.
-        names: the fields of the result, so that every partition has the same.
+        names: fields of the result, which are the same for every partition.
         rewrites: ``{prefix: replacement}`` of hrefs.
     """
     column = _usual(column)
@@ -87,7 +87,7 @@ def normalize_assets(column: pa.Array, names: Sequence[str], rewrites: Mapping[s
 
 
 def assets_from_href(hrefs: pa.Array, band_index_map: Mapping[str, int], rewrites: Mapping[str, str]) -> pa.Array:
-    """Assets of records with one file each, whose samples ``band_index_map`` names; null where the href is null."""
+    """Return the assets of records with one file each, whose samples ``band_index_map`` names; null for a null href."""
     hrefs = plain_text(hrefs)
     if not (is_text(hrefs.type) or pa.types.is_null(hrefs.type)):
         raise RecordError(f"href_column is {hrefs.type}: addresses are text")
@@ -103,7 +103,7 @@ def assets_from_href(hrefs: pa.Array, band_index_map: Mapping[str, int], rewrite
 
 
 def raster_rows(asset: pa.Array) -> pa.Array:
-    """Which rows of one asset (struct with ``href`` and perhaps ``type`` and ``roles``) hold a raster to index."""
+    """Mark the rows of one asset (struct with ``href``, perhaps ``type`` and ``roles``) that hold a raster to index."""
     names = [child.name for child in asset.type]
     href = plain(asset_field(asset, HREF))
     rows = len(asset)
@@ -122,7 +122,7 @@ def raster_rows(asset: pa.Array) -> pa.Array:
 
 
 def asset_field(asset: pa.Array, name: str) -> pa.Array:
-    """One field of a struct array, null where the struct is."""
+    """Return one field of a struct array; null where the struct is null."""
     return pc.struct_field(asset, [asset.type.get_field_index(name)])
 
 
@@ -142,7 +142,7 @@ def _has_role(asset: pa.Array, names: list[str]) -> pa.Array:
 
 
 def _with_href(asset: pa.Array, rewrites: Mapping[str, str], name: str) -> pa.Array:
-    """One asset as a struct whose first concern, ``href``, is trimmed and rewritten; blank hrefs become null."""
+    """Return one asset as a struct whose ``href`` is trimmed and rewritten; blank hrefs become null."""
     kind = asset.type
     if pa.types.is_null(kind):
         return pa.nulls(len(asset), pa.struct([(HREF, pa.string())]))
@@ -179,7 +179,7 @@ def _names(keys: pa.Array) -> pa.Array:
 
 
 def _pick(column: pa.Array, keys: pa.Array, items: pa.Array, names: Sequence[str]) -> dict[str, pa.Array]:
-    """The item under each name, per row, of a map or a list of named structs; the last of several wins."""
+    """Return, by name, the item of each row of a map or a list of named structs; the last of several items counts."""
     offsets = np.asarray(column.offsets)
     lengths = np.diff(offsets)
     if pa.types.is_map(column.type):
@@ -188,7 +188,7 @@ def _pick(column: pa.Array, keys: pa.Array, items: pa.Array, names: Sequence[str
             items.slice(offsets[0], offsets[-1] - offsets[0]),
         )
     else:
-        # What lies below a missing list is left out of a flattened one, but not of a map's keys and items.
+        # Items below a null list are not in the flattened list, whereas those below a null map are in keys and items.
         lengths = np.where(np.asarray(pc.is_valid(column)), lengths, 0)
     parents = np.repeat(np.arange(len(column)), lengths)
     picked = {}
@@ -201,8 +201,8 @@ def _pick(column: pa.Array, keys: pa.Array, items: pa.Array, names: Sequence[str
 
 
 def _documents(column: pa.Array) -> list[dict[str, Any] | None]:
-    """Asset objects of JSON text; None where the row is null or holds no object."""
-    # JSON of varying keys has no Arrow kernel, hence rows.
+    """Return the asset objects of JSON text; None where the row is null or not an object."""
+    # A Python loop, because Arrow has no kernel for JSON of varying keys.
     return [_document(text) for text in column.to_pylist()]
 
 
@@ -213,7 +213,7 @@ def _document(text: str | None) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict):
         return None
-    # JSON may spell halves of characters (RFC 8259, 8.2), which no other text can hold.
+    # JSON may spell halves of surrogate pairs (RFC 8259, 8.2), which UTF-8 cannot hold.
     halves = "\\ud" in str(text).lower()
     return dict(json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))) if halves else value
 
@@ -239,7 +239,7 @@ def _json_asset(value: Any) -> dict[str, Any] | None:
 
 
 def _usual(column: pa.Array) -> pa.Array:
-    """A column of small types whose lists are of any length, bytes that are UTF-8 as text."""
+    """Return a column of small types whose lists have any length, with UTF-8 bytes as text."""
     column = plain_text(column.storage if isinstance(column.type, pa.ExtensionType) else column)
     return conform(column, unsized_type(column.type))
 

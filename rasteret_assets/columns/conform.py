@@ -1,4 +1,4 @@
-"""Columns of one file as the table that many files make has them: fields by name, wider numbers, one unit of time."""
+"""Bring the columns of one file to the types of a table of many files: fields by name, wider numbers, one time unit."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rasteret_assets.columns.types import is_list, plain
 
 
 def conform(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return a column as another type that holds its values; fields of structs that it lacks are null.
+    """Return a column as another type that holds its values; missing fields of structs become null.
 
-    Instants and durations are cut to a coarser unit where the type has one.
+    Instants and durations are cut to a coarser unit if ``kind`` has one.
 
     Args:
         column: of any type that :func:`~rasteret_assets.source.schemas.unite_schemas` unites with ``kind``.
-        kind: a type without views, or a dictionary of values without.
+        kind: a type without views, or a dictionary whose values are such a type.
 
     Raises:
         pa.ArrowInvalid: if a value does not fit the type.
-        pa.ArrowNotImplementedError: if Arrow knows no way from one type to the other.
+        pa.ArrowNotImplementedError: if Arrow cannot cast one type to the other.
     """
     if isinstance(column.type, pa.ExtensionType) and not isinstance(kind, pa.ExtensionType):
         column = column.storage
@@ -35,12 +35,12 @@ def conform(column: pa.Array, kind: pa.DataType) -> pa.Array:
         return _as_struct(column, kind)
     if is_list(kind) and is_list(column.type) and not pa.types.is_fixed_size_list(kind):
         return _as_list(column, kind)
-    # Nanoseconds are cut; a coarser unit's values may lie beyond what a finer one holds, which has to be told.
+    # Unsafe for nanoseconds only, which are cut; instants of a coarser unit may overflow a finer one, and must raise.
     return column.cast(kind, safe=getattr(column.type, "unit", None) != "ns")
 
 
 def conform_rows(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Return rows with the columns of a schema, in its order: those that the rows lack are null, others are left out.
+    """Return rows with the columns of a schema, in its order: missing columns are null, other columns are left out.
 
     Args:
         rows: whose columns :func:`conform` to those of the schema.
@@ -58,7 +58,7 @@ def conform_rows(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _same(one: pa.DataType, other: pa.DataType) -> bool:
-    """Whether two types are equal, with the names of list items, which Arrow does not compare."""
+    """Tell whether two types are equal, including the names of list items, which Arrow does not compare."""
     return bool(one == other and str(one) == str(other))
 
 
@@ -68,7 +68,7 @@ def _as_dictionary(column: pa.Array, kind: pa.DictionaryType) -> pa.Array:
             return column
         values = conform(column.dictionary, kind.value_type)
         return pa.DictionaryArray.from_arrays(column.indices.cast(kind.index_type), values, ordered=kind.ordered)
-    # No Parquet file holds a dictionary with a null among its values.
+    # Encoded anew, because Parquet cannot hold a dictionary with a null among its values.
     return conform(plain(column), kind.value_type).dictionary_encode().cast(kind)
 
 

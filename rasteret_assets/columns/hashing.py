@@ -1,4 +1,4 @@
-"""Digests of rows: of a whole table as it streams by, with or without the order of its rows, and of single rows.
+"""Hash rows: whole tables as they stream by, with or without the order of rows, and single rows.
 
 All see values only: how a table is cut into batches, files or row groups, what lies under a null and whether text is
 dictionary-encoded changes none of them. They tell changes apart, and keep nothing secret: xxHash reads ten times as
@@ -19,9 +19,9 @@ from xxhash import xxh3_64_intdigest, xxh3_128
 from rasteret_assets.columns.types import plain
 
 _NULL: Final = np.uint64(0x9E3779B97F4A7C15)
-#: First bits of a hash by which those that may be repeated are told from the others.
+#: First bits of a hash, by which hashes that may be repeated are told from the others.
 _MARKED_BITS = 20
-#: Values of a column that are looked at to tell whether it repeats, and fewest for which that is worth it.
+#: Values of a column that are sampled to tell whether they repeat, and fewest values for which that is worth it.
 _SAMPLED: Final = 64
 _FEWEST_ENCODED: Final = 512
 #: Words of eight bytes up to which a text is hashed together with others of as many words.
@@ -31,7 +31,7 @@ _UNSIGNED: Final = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 class ContentDigest:
-    """A 128-bit digest of rows that come in batches; it depends on their values, order and types."""
+    """Makes a 128-bit digest of rows that come in batches; it depends on their values, order and types."""
 
     def __init__(self) -> None:
         self._leaves: dict[str, xxh3_128] = {}
@@ -75,7 +75,7 @@ class ContentDigest:
             self._leaf(f"{path}/values").update(_fixed(column).data)
 
     def _leaf(self, path: str) -> xxh3_128:
-        """The digest of one buffer of one column: buffers of many batches must not run into each other."""
+        """Return the digest of one buffer of one column, so that buffers of many batches do not run into each other."""
         leaf = self._leaves.get(path)
         if leaf is None:
             leaf = self._leaves[path] = xxh3_128()
@@ -83,7 +83,7 @@ class ContentDigest:
 
 
 class RowsDigest:
-    """A 128-bit digest of rows that come in batches; neither their order nor the batches count.
+    """Makes a 128-bit digest of rows that come in batches; it depends neither on their order nor on the batches.
 
     Every row is hashed to two 64-bit numbers, and both are summed over the rows (Clarke et al., "Incremental multiset
     hash functions", ASIACRYPT 2003). Values count by the name of their column or field, a repeated row as often as it
@@ -111,7 +111,7 @@ class RowsDigest:
         self._add(other.rows, other._sums)
 
     def remove(self, other: RowsDigest) -> None:
-        """Take away the rows of another digest, which were added before."""
+        """Remove the rows of another digest, which were added before."""
         first, second = ((total - less) & _MOST_WORD for total, less in zip(self._sums, other._sums, strict=True))
         self._sums = (first, second)
         self.rows -= other.rows
@@ -127,12 +127,12 @@ class RowsDigest:
 
 
 def batch_hashes(batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of every row of a batch, ``uint64[N]``; values count by the name of their column."""
+    """Return a 64-bit hash of every row of a batch, ``uint64[N]``; values count by the name of their column."""
     return _combined(batch.schema.names, batch.columns, batch.num_rows)
 
 
 def hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of every text or binary value, ``uint64[N]``; equal values have equal hashes, in any process.
+    """Return a 64-bit hash of every text or binary value, ``uint64[N]``, which is the same in every process.
 
     The eight-byte words of a value are folded, weighted by their place and summed, all values of as many words at once;
     the sum goes through the finalizer of SplitMix64. Long values are hashed one by one by xxHash.
@@ -176,14 +176,14 @@ def hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
 
 
 def _even_width(lengths: npt.NDArray[np.int64]) -> int:
-    """Bytes to which values of some lengths are best filled up; 0 where that would take too many."""
+    """Return the bytes to which values of some lengths are best filled up; 0 if filling would take too many."""
     width = -(-int(lengths.max(initial=0)) // 8) * 8
     fits = 0 < width <= 8 * _MOST_WORDS and lengths.min() != lengths.max() and width * len(lengths) <= 2 * lengths.sum()
     return width if fits else 0
 
 
 def _padded_hashes(texts: pa.Array, width: int) -> npt.NDArray[np.uint64]:
-    """The weighted sums of the words of values that Arrow fills up with zeros, which add nothing to a sum."""
+    """Return the weighted sums of the words of values, filled up with zeros, because zeros add nothing to a sum."""
     large = pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type)
     # What lies under a null may be of any length.
     texts = texts.fill_null(b"" if "binary" in str(texts.type) else "") if texts.null_count else texts
@@ -199,19 +199,19 @@ def _padded_hashes(texts: pa.Array, width: int) -> npt.NDArray[np.uint64]:
 
 
 def _repeats(texts: pa.Array) -> bool:
-    """Whether the first values of a column are few distinct ones, so that hashing a dictionary of all takes less."""
+    """Tell whether a column has few distinct first values, so that hashing a dictionary of all values is faster."""
     if len(texts) < _FEWEST_ENCODED:
         return False
     return len(pc.unique(texts.slice(0, _SAMPLED))) <= _SAMPLED // 8
 
 
 def row_hashes(columns: Sequence[pa.Array]) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of every row of several columns, ``uint64[N]``."""
+    """Return a 64-bit hash of every row of several columns, ``uint64[N]``."""
     return _combined([str(place) for place in range(len(columns))], columns, len(columns[0]) if columns else 0)
 
 
 def _combined(names: Sequence[str], columns: Sequence[pa.Array], rows: int) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of every row of columns that count by their names, ``uint64[N]``."""
+    """Return a 64-bit hash of every row of columns that count by their names, ``uint64[N]``."""
     total = np.zeros(rows, np.uint64)
     for name, column in zip(names, columns, strict=True):
         hashes = _column_hashes(column)
@@ -243,7 +243,7 @@ def _column_hashes(column: pa.Array) -> npt.NDArray[np.uint64]:
 
 
 def _by_index(column: pa.DictionaryArray) -> npt.NDArray[np.uint64]:
-    """Hashes of a dictionary-encoded column: of each value of the dictionary once."""
+    """Return the hashes of a dictionary-encoded column; each value of the dictionary is hashed once."""
     if not len(column.dictionary):
         return np.full(len(column), _NULL)
     of_values = _column_hashes(column.dictionary)
@@ -254,7 +254,7 @@ def _by_index(column: pa.DictionaryArray) -> npt.NDArray[np.uint64]:
 
 
 def _list_hashes(column: pa.Array) -> npt.NDArray[np.uint64]:
-    """Hashes of lists and maps: of their items, weighted by their place in the list; null lists are as empty ones."""
+    """Return the hashes of lists and maps, from items weighted by their places; null lists count as empty ones."""
     hashes = np.zeros(len(column), np.uint64)
     valid = np.asarray(column.is_valid()) if column.null_count else slice(None)
     lengths, children = _listed(column.drop_null() if column.null_count else column)
@@ -267,7 +267,7 @@ def _list_hashes(column: pa.Array) -> npt.NDArray[np.uint64]:
 
 
 def _fixed_hashes(column: pa.Array) -> npt.NDArray[np.uint64]:
-    """Hashes of values of a fixed width; anything where they are null."""
+    """Return the hashes of values of a fixed width; undefined where they are null."""
     width = _width(column.type)
     values = _fixed(column)
     if width in _UNSIGNED:
@@ -281,7 +281,7 @@ def _fixed_hashes(column: pa.Array) -> npt.NDArray[np.uint64]:
 
 
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Hashes of numbers, by the finalizer of SplitMix64.
+    """Return the hashes of numbers, by the finalizer of SplitMix64.
 
     Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
     """
@@ -300,7 +300,7 @@ _WEIGHTS: Final = _mixed(np.arange(1, _MOST_WORDS + 1, dtype=np.uint64)) | np.ui
 
 
 def _storage(column: pa.Array) -> pa.Array:
-    """A column as plain Arrow storage; types without a plain layout (unions and the like) as their text."""
+    """Return a column as plain Arrow storage; types without a plain layout (such as unions) as text."""
     while isinstance(column, pa.ExtensionArray):
         column = column.storage
     column = plain(column)
@@ -324,7 +324,7 @@ def _is_listed(kind: pa.DataType) -> bool:
 
 
 def _width(kind: pa.DataType) -> int:
-    """Bytes of a value of a fixed-width type; 0 for others."""
+    """Return the bytes of a value of a fixed-width type; 0 for other types."""
     if pa.types.is_boolean(kind):
         return 1
     try:
@@ -334,7 +334,7 @@ def _width(kind: pa.DataType) -> int:
 
 
 def _fixed(column: pa.Array) -> npt.NDArray[np.uint8]:
-    """Bytes of a fixed-width column; anything where it is null."""
+    """Return the bytes of a fixed-width column; undefined where it is null."""
     width = _width(column.type)
     if not len(column):
         return np.zeros(0, np.uint8)
@@ -344,7 +344,7 @@ def _fixed(column: pa.Array) -> npt.NDArray[np.uint8]:
 
 
 def _binary(column: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """Length in bytes of every value, 0 for nulls, and the bytes end to end."""
+    """Return the length in bytes of every value (0 for nulls), and the bytes end to end."""
     column = column.fill_null(b"" if "binary" in str(column.type) else "") if column.null_count else column
     if not len(column):
         return np.zeros(0, np.int64), np.zeros(0, np.uint8)
@@ -357,7 +357,7 @@ def _binary(column: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uin
 
 
 def _listed(column: pa.Array) -> tuple[npt.NDArray[np.int64], dict[str, pa.Array]]:
-    """Length of every list of a column without nulls, and the items end to end, by name."""
+    """Return the length of every list of a column without nulls, and the items end to end, by name."""
     if pa.types.is_map(column.type):
         offsets = np.asarray(column.offsets)
         first, count = int(offsets[0]), int(offsets[-1] - offsets[0])
@@ -368,7 +368,7 @@ def _listed(column: pa.Array) -> tuple[npt.NDArray[np.int64], dict[str, pa.Array
 
 
 def repeated(hashes: Iterable[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
-    """Hashes that occur more than once, ``uint64[K]`` in order."""
+    """Return the hashes that occur more than once, ``uint64[K]`` in order."""
     ordered = np.sort(np.concatenate([np.zeros(0, np.uint64), *hashes]))
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 

@@ -1,4 +1,4 @@
-"""Instants as everything here has them: UTC, microseconds, in the years 1 to 9999."""
+"""Convert timestamps to UTC microseconds in the years 1 to 9999, the form of all instants in this package."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pyarrow.compute as pc
 
 from rasteret_assets.schema import TIMESTAMP
 
-#: First second of year 1 and of year 10000, since 1970: what Python's datetimes and ISO 8601 can name.
+#: First second of year 1 and of year 10000, since 1970: the range of Python's datetimes and of ISO 8601.
 _CALENDAR_S: Final = (-62_135_596_800, 253_402_300_800)
-#: A 64-bit number of nanoseconds reaches neither end.
+#: Without nanoseconds, because a 64-bit number of nanoseconds reaches neither end of the range.
 _PER_SECOND: Final = {"s": 1, "ms": 1_000, "us": 1_000_000}
 
 
 def utc_instants(times: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Timestamps ``[N]`` of any unit and zone (none is UTC) as UTC microseconds; finer fractions are cut.
+    """Return timestamps ``[N]`` of any unit and zone (UTC if they have none) as UTC microseconds, finer fractions cut.
 
     Instants beyond the years 1 to 9999 become null.
     """

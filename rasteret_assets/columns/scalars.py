@@ -1,4 +1,4 @@
-"""The scalar columns of the record contract: ids, times, raster CRSs. Column in, column out."""
+"""Normalize the scalar columns of the record contract: ids, times and CRSs of rasters, a column at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FURTHER_TIMES = (
     (r"^(\d{4}/)(\d/.*)$", r"\10\2"),
     (r"^(\d{4}/\d{2}/)(\d([Tt ].*)?)$", r"\10\2"),
     (r"^(\d{4})/(\d{2})/(\d{2}([Tt ].*)?)$", r"\1-\2-\3"),
-    # No ISO, but how pandas, Arrow and databases write an instant in UTC.
+    # Not ISO 8601, but how pandas, Arrow and databases write an instant in UTC.
     (r"^(\d{4}-.*:.*\d)\s*UTC$", r"\1Z"),
 )
 _ZONED = r"[:\d]\s*([Zz]|[+-]\d{2}(:?\d{2})?)$"
@@ -38,7 +38,7 @@ _MICROSECONDS = r"([.,]\d{6})\d+"
 _EARLIEST_YEAR, _LATEST_YEAR = 1000, 9999
 _USER_DEFINED = 32767
 
-#: Where a raster's CRS is looked for, first to last: the column the published table keeps, then the other spellings.
+#: Columns that may state a raster's CRS, first to last: the column of the published table, then other spellings.
 CRS_SOURCES = (PROJ_EPSG, "proj:code", CRS, "proj:wkt2", "proj:projjson")
 
 
@@ -46,10 +46,10 @@ _ADDRESS: Final = r"(?i)^\s*(//|/vsi|[a-z][a-z0-9+.-]*:/)"
 
 
 def normalize_ids(column: pa.Array) -> pa.Array:
-    """Record ids as text, UUIDs in their usual form (RFC 9562, 4); blank ones become null.
+    """Return record ids as text, UUIDs in their usual form (RFC 9562, 4); blank ids become null.
 
-    An id that is an address is taken without its secrets: it stands in ledgers, messages and states, and a renewed
-    signature makes no other record.
+    Secrets are removed from an id that is an address, because ids are written to ledgers, messages and states, and
+    because a renewed signature must not make another record.
 
     Raises:
         RecordError: if the column's type cannot be an identifier (floats: 1.0 and 1 would not meet again).
@@ -70,7 +70,7 @@ def normalize_ids(column: pa.Array) -> pa.Array:
 
 
 def _uuid_texts(column: pa.FixedSizeBinaryArray) -> pa.Array:
-    """The text ``8-4-4-4-12`` of every 16 bytes."""
+    """Return UUIDs of 16 bytes as texts ``8-4-4-4-12``."""
     rows = len(column)
     if not rows:
         return pa.array([], pa.string())
@@ -82,11 +82,11 @@ def _uuid_texts(column: pa.FixedSizeBinaryArray) -> pa.Array:
 
 
 def normalize_times(column: pa.Array, name: str) -> tuple[pa.Array, pa.Array]:
-    """Instants of a column as UTC microseconds, and a mask of the values that do not parse.
+    """Return the instants of a column as UTC microseconds, and a mask of the values that do not parse.
 
-    Timestamps and dates of any unit and zone are converted (without a zone they are UTC, finer fractions are cut);
-    integers and whole floats are years; text is ISO 8601 (a year or a month is its first instant). Blank text is null;
-    instants outside of the years 1 to 9999 do not parse.
+    Timestamps and dates of any unit and zone are converted (UTC if they have no zone; finer fractions are cut);
+    integers and whole floats are years; text is ISO 8601 (a year or a month means its first instant). Blank text is
+    null; instants outside of the years 1 to 9999 do not parse.
 
     Raises:
         RecordError: for numbers that are not years, or a type that holds no time.
@@ -118,7 +118,7 @@ def _from_years(column: pa.Array, name: str) -> pa.Array:
         if not whole or low < _EARLIEST_YEAR or high > _LATEST_YEAR:
             odd = low if low < _EARLIEST_YEAR else high
             raise RecordError(
-                f"column {name!r} holds numbers such as {odd}, which are no years: the unit of other numbers is "
+                f"column {name!r} holds numbers such as {odd}, which are not years: the unit of other numbers is "
                 "ambiguous, so convert them to timestamps first"
             )
     text = column.cast(pa.int64()).cast(pa.string())
@@ -137,7 +137,7 @@ def _from_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     candidates = pc.if_else(is_iso, text, pa.scalar(None, pa.string()))
     candidates = pc.replace_substring_regex(candidates, _MICROSECONDS, r"\1")
     zoned = pc.fill_null(pc.match_substring_regex(candidates, _ZONED), fill_value=False)
-    # A bare date ends in "-dd", which reads like an offset; dates have no colon before it.
+    # Longer than a date only, because the "-dd" at the end of a date reads like an offset.
     zoned = pc.and_(zoned, pc.fill_null(pc.greater(pc.utf8_length(candidates), 10), fill_value=False))
     missing = pa.scalar(None, pa.string())
     try:
@@ -145,8 +145,8 @@ def _from_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
         naive = pc.assume_timezone(pc.if_else(zoned, missing, candidates).cast(pa.timestamp("us")), "UTC")
         times = pc.coalesce(aware, naive)
     except pa.ArrowInvalid:
-        # One impossible date (a 13th month) or a spelling Arrow does not take fails the cast of the whole column; only
-        # then are the values parsed one by one.
+        # Row by row, because one impossible date (a 13th month) or a spelling that Arrow does not take fails the cast
+        # of the whole column.
         times = pa.array([_parse_time(value) for value in candidates.to_pylist()], TIMESTAMP)
     times = utc_instants(times)
     bad = pc.and_(pc.is_valid(text), pc.is_null(times))
@@ -164,7 +164,7 @@ def _parse_time(text: str | None) -> datetime | None:
 
 
 def normalize_crs(batch: pa.RecordBatch | pa.Table) -> tuple[pa.Array, pa.Array, int]:
-    """EPSG code and CRS text of every row, from whichever columns state one.
+    """Return the EPSG code and the CRS text of every row, from the columns that state one.
 
     The first of :data:`CRS_SOURCES` that names an EPSG code wins, row by row; a CRS without a code keeps its text. A
     code that the EPSG registry does not know is kept as text only.
@@ -191,10 +191,10 @@ def normalize_crs(batch: pa.RecordBatch | pa.Table) -> tuple[pa.Array, pa.Array,
 def _parse_crs_column(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     column = plain_text(column)
     if is_list(column.type):
-        # One code in a list is that code; of several none is the raster's.
+        # A list of one code is that code. With several codes nobody says which is the raster's.
         column = pa.array([values[0] if values and len(values) == 1 else None for values in column.to_pylist()])
     if pa.types.is_nested(column.type):
-        # PROJJSON as a struct: compared as text, and a table holds few distinct ones.
+        # A struct is PROJJSON. Row by row as text, because a table holds few distinct ones.
         column = pa.array(
             [None if v is None else json.dumps(_drop_nulls(v), sort_keys=True) for v in column.to_pylist()]
         )
@@ -206,7 +206,7 @@ def _parse_crs_column(column: pa.Array) -> tuple[pa.Array, pa.Array]:
 
 
 def parse_crs(value: Any) -> tuple[int | None, str | None]:
-    """EPSG code and text of one CRS value: a number, ``EPSG:32632``, another authority's code, WKT or PROJJSON text."""
+    """Return EPSG code and text of a CRS: a number, ``EPSG:32632``, another authority's code, WKT or PROJJSON text."""
     if isinstance(value, float):
         value = int(value) if value.is_integer() else None
     if value is None or isinstance(value, bool):
@@ -227,7 +227,7 @@ def _of_number(number: int) -> tuple[int | None, str | None]:
 
 @lru_cache(maxsize=1024)
 def _known_epsg(code: int) -> bool:
-    # pyproj takes 0.15 s to import; tables that state no CRS at all do not need it.
+    # Imported here, because pyproj takes 0.15 s to import and tables that state no CRS do not need it.
     from pyproj import CRS as ProjCRS  # noqa: N811, PLC0415
     from pyproj.exceptions import CRSError  # noqa: PLC0415
 
@@ -253,7 +253,7 @@ def _parse_crs_text(text: str) -> tuple[int | None, str]:
 
 
 def _projjson_id(text: str) -> int | None:
-    """The EPSG code a PROJJSON names itself by, where the rest of it was left out."""
+    """Return the EPSG code in the ``id`` of an incomplete PROJJSON; None without one."""
     try:
         identity = json.loads(text).get("id") or {}
         code = int(identity["code"]) if identity.get("authority") == "EPSG" else None

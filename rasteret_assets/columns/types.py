@@ -1,4 +1,4 @@
-"""Plain Arrow types: without views, dictionaries and runs, as every kernel and every reader takes them."""
+"""Turn Arrow types and columns into plain ones, without views, dictionaries and runs, which every reader takes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-#: What Arrow 26 cannot cast within a nested type; of views of lists it loses items.
+#: Types that Arrow 26 cannot cast within a nested type; casts of list views lose items.
 _NO_CAST: Final = ("list_view", "run_end", "dictionary<values=string_view", "dictionary<values=binary_view")
 
 
-# The columns of a table are asked for again with every batch.
+# Cached, because the types of a table are asked for with every batch.
 @lru_cache(maxsize=4096)
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """Return a type without views, dictionaries and run-end encoding at any depth; large types stay large."""
@@ -46,7 +46,7 @@ def small_type(kind: pa.DataType) -> pa.DataType:
 def _with_children(
     kind: pa.DataType, changed: Callable[[pa.Field], pa.Field], *, large: bool, sized: bool = True
 ) -> pa.DataType:
-    """A nested type with changed fields, its list no view; other types as they are."""
+    """Return a nested type with changed fields and without list views; other types unchanged."""
     if pa.types.is_struct(kind):
         return pa.struct([changed(child) for child in kind])
     if pa.types.is_map(kind):
@@ -84,7 +84,7 @@ def plain(column: pa.Array) -> pa.Array:
     """Return a column without views, dictionaries and run-end encoding."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        # Values first: Arrow repeats no views.
+        # Values first, because Arrow cannot decode a dictionary of views.
         return pa.DictionaryArray.from_arrays(column.indices, plain(column.dictionary)).dictionary_decode()
     if pa.types.is_run_end_encoded(kind):
         return plain(pc.run_end_decode(column))
@@ -95,7 +95,7 @@ def plain(column: pa.Array) -> pa.Array:
 
 
 def _rebuilt(column: pa.Array) -> pa.Array:
-    """A nested column, put together again from children that are plain."""
+    """Return a nested column rebuilt from plain children."""
     kind = column.type
     target = plain_type(kind)
     missing = column.is_null() if column.null_count else None
@@ -103,7 +103,7 @@ def _rebuilt(column: pa.Array) -> pa.Array:
         children = [plain(child) for child in column.flatten()]
         return pa.StructArray.from_arrays(children, fields=list(target), mask=missing)
     if not is_list(kind) or pa.types.is_fixed_size_list(kind):
-        # Maps and lists of a fixed size of such lists have no short way; nobody writes them.
+        # Row by row, because Arrow has no kernel for maps and fixed-size lists of list views, which no writer makes.
         return pa.array(column.to_pylist(), target)
     lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -115,7 +115,7 @@ def _rebuilt(column: pa.Array) -> pa.Array:
 
 
 def plain_text(column: pa.Array) -> pa.Array:
-    """Return a plain column, bytes that are UTF-8 as text: Hive, Impala and older Spark do not mark text in Parquet."""
+    """Return a plain column with UTF-8 bytes as text, because Hive, Impala and older Spark mark no text in Parquet."""
     column = plain(column)
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         with suppress(pa.ArrowInvalid):

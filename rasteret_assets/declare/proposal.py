@@ -38,7 +38,7 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.secrets import redact
 from rasteret_assets.source.open import Source, open_source, open_table
-from rasteret_assets.source.profile import profile_source
+from rasteret_assets.source.profiling import profile_source
 from rasteret_assets.spec import CollectionSpec
 
 #: Rows that are read to propose columns and bands.

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from rasteret_assets.errors import SpecError
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.stored import open_known
+from rasteret_assets.source.stored import open_record_table
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
@@ -222,7 +222,7 @@ class FilesystemResource(AccessSettings):
             SourceError: if the table does not exist, or is not Parquet.
             SpecError: if the spec has neither a name nor a place for the workspace.
         """
-        return open_known(
+        return open_record_table(
             self.open_workspace(spec), spec.path, spec, self.filesystem, trust_stored=trust_stored,
             backend=self.backend(spec),
         )  # fmt: skip

@@ -37,7 +37,7 @@ from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
 from rasteret_assets.partitions import partition_size
 from rasteret_assets.schema import STAGES
 from rasteret_assets.source.profile import SourceProfile
-from rasteret_assets.source.stored import is_small_look, listed_profile, load_profile
+from rasteret_assets.source.stored import is_quick_to_profile, listed_profile, load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import verified_states
@@ -117,11 +117,11 @@ def profile_in_tick(filesystem: FilesystemResource, spec: CollectionSpec, worksp
     Raises:
         SourceError: if the source cannot be read.
     """
-    profile, change = listed_profile(workspace, spec, filesystem.filesystem)
+    profile, change = listed_profile(workspace, spec, filesystem.filesystem, filesystem.backend(spec))
     if profile is not None or not change.is_small:
         return profile
     source = filesystem.open_source(spec)
-    return load_profile(workspace, source, spec) if is_small_look(workspace, source, spec) else None
+    return load_profile(workspace, source, spec) if is_quick_to_profile(workspace, source, spec) else None
 
 
 def look_request(spec: CollectionSpec, run_key: str) -> dg.RunRequest:

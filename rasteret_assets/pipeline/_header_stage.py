@@ -42,7 +42,7 @@ from rasteret_assets.schema import (
     NORMALIZED,
     RETRY_UNTIL,
 )
-from rasteret_assets.source.recipe import recipe_of, with_recipe
+from rasteret_assets.source.stage_footer import read_stage_footer, with_stage_footer
 from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.io_errors import also_do
@@ -141,7 +141,7 @@ def _read_bands(build: Build, key: str, workers: Workers, lists: Callable[[], Se
             workspace.remove(path)
             return StageResult(key=key, rows=0, version=REMOVED)
         records = build.table(NORMALIZED, key)
-        profile, version = recipe_of(records.schema, records.path)
+        profile, version = read_stage_footer(records.schema, records.path)
         store = HeaderStore(workspace, key)
         writer = HeaderFileWriter(workspace, store)
         with HeaderRowReader(workspace, store, LIGHT_COLUMNS) as light:
@@ -156,7 +156,7 @@ def _read_bands(build: Build, key: str, workers: Workers, lists: Callable[[], Se
                 retry_missing_for=spec.retry_missing_for, workers=workers,
             )  # fmt: skip
             content = ContentDigest()
-            ledger_schema = with_recipe(BAND_METADATA_SCHEMA, profile, version)
+            ledger_schema = with_stage_footer(BAND_METADATA_SCHEMA, profile, version)
             with workspace.writer(path, ledger_schema, **LEDGER_OPTIONS) as ledger:
                 # Not read if the collection has no bands, because its records then have no targets.
                 try:

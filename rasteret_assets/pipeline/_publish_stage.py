@@ -32,7 +32,7 @@ from rasteret_assets.schema import (
     RETRY_UNTIL,
 )
 from rasteret_assets.source.profile import SourceProfile
-from rasteret_assets.source.recipe import recipe_of
+from rasteret_assets.source.stage_footer import read_stage_footer
 from rasteret_assets.storage.batches import BATCH_ROWS
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import FileFacts, commit, remove_outdated, unpublish
@@ -103,14 +103,14 @@ def _joined_ledger(
         CollectionError: if the ledger does not exist, or was made from other records.
     """
     ledger = workspace.stage_file(BANDS, key)
-    profile, version = recipe_of(records.schema, records.path)
+    profile, version = read_stage_footer(records.schema, records.path)
     lacking: Counter[str] = Counter()
     until: Counter[str] = Counter()
     schema = pa.schema([BAND_METADATA_SCHEMA.field(name) for name in ("status", "error_class", RETRY_UNTIL)])
     with workspace.open_table(ledger) as file:
         if file is None:
             raise CollectionError(f"{ledger} is missing: build {BANDS} of {key}")
-        if recipe_of(file.schema_arrow, ledger)[1] != version:
+        if read_stage_footer(file.schema_arrow, ledger)[1] != version:
             raise CollectionError(
                 f"{BANDS} of {key} was made for other records than {NORMALIZED} holds now (another run may be building "
                 f"the partition): build {BANDS} again, then {COLLECTION}"

@@ -19,9 +19,10 @@ from rasteret_assets.schema import (
     RAW,
 )
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.profile import SourceProfile, parts_of, scan_parts
-from rasteret_assets.source.recipe import recipe_of, with_recipe
+from rasteret_assets.source.partition_rows import parts_of, scan_parts
+from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.spool import Spool
+from rasteret_assets.source.stage_footer import read_stage_footer, with_stage_footer
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.background import in_background
@@ -95,7 +96,7 @@ def _reused(build: Build, spool: Spool, key: str, digests: Mapping[str, str]) ->
     path = build.workspace.stage_file(RAW, key)
     try:
         table = open_stream(build.workspace, path)
-        if table is None or recipe_of(table.schema, path)[1].split("-")[1] != build.spec.content_hash:
+        if table is None or read_stage_footer(table.schema, path)[1].split("-")[1] != build.spec.content_hash:
             return set()
         return spool.reuse(key, table, digests)
     except (CollectionError, IndexError, KeyError, TypeError):
@@ -116,7 +117,7 @@ def _put_raw(
             f"{source.label}: {spool.rows[key]} rows of {key} were read where {profile.partitions[key].rows} were "
             "counted: the table is being rewritten; build again when that is done"
         )
-    schema = with_recipe(spool.schema, profile, version)
+    schema = with_stage_footer(spool.schema, profile, version)
     digests = {name: part.partitions[key].version for name, part in profile.parts.items() if key in part.partitions}
     written = spool.put(key, path, schema.metadata, digests)
     rows = spool.rows[key]

@@ -33,7 +33,7 @@ from rasteret_assets.schema import (
     REJECTED,
 )
 from rasteret_assets.source.profile import SourceProfile
-from rasteret_assets.source.recipe import recipe_of, with_recipe
+from rasteret_assets.source.stage_footer import read_stage_footer, with_stage_footer
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.batches import BATCH_BYTES, BATCH_ROWS
 from rasteret_assets.storage.workspace.files import STAGE_OPTIONS, TableWriter
@@ -58,13 +58,13 @@ def _normalize(build: Build, key: str) -> StageResult:
             workspace.remove(rejected_path)
             return StageResult(key=key, rows=0, version=REMOVED)
         raw = build.table(RAW, key)
-        profile, version = recipe_of(raw.schema, raw.path)
+        profile, version = read_stage_footer(raw.schema, raw.path)
         counts: Counter[str] = Counter()
         facts = PublishedFacts()
         with RecordSorter() as sorter:
             normalized = _sort_records(build, key, raw, profile, sorter, rejected_path, counts, facts)
             handed = _Handed()
-            with stream_writer(workspace, path, with_recipe(normalized, profile, version)) as stream:
+            with stream_writer(workspace, path, with_stage_footer(normalized, profile, version)) as stream:
                 for piece in sorter.drain():
                     stream.write(piece)
                     handed.add(piece)

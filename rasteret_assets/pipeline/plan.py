@@ -26,7 +26,8 @@ from rasteret_assets.records.newest import NewestRows, age_columns
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import BAND_INDEX, ID, IDENTITY, IDENTITY_TYPE
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.profile import SourceProfile, parts_of, scan_parts
+from rasteret_assets.source.partition_rows import parts_of, scan_parts
+from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace

@@ -1,4 +1,4 @@
-"""Which rows of a partition are older than another of the same id, under ``overlap: newest by ...``."""
+"""Mark the rows of a partition that are older than another row of their id, under ``overlap: newest by ...``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rasteret_assets.spec import CollectionSpec
 
 
 class NewestRows:
-    """Knows the greatest age of every id that several rows carry; memory for these ids, and 8 bytes for every row.
+    """Holds the greatest age of every id that several rows have; memory for these ids, and 8 bytes for every row.
 
     Args:
         read: yields all rows, at least their ids and ages, each time it is called.
@@ -43,7 +43,7 @@ class NewestRows:
         self._ages = np.asarray(newest["age_max"], np.int64)
 
     def older(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
-        """Mark the rows of which a newer one exists.
+        """Return a mask ``bool[N]`` of the rows whose id has a newer row.
 
         Args:
             batch: rows with the contract names of ``column_map``.
@@ -64,7 +64,7 @@ def ages_of(batch: pa.RecordBatch, spec: CollectionSpec) -> npt.NDArray[np.int64
 
 
 def age_columns(spec: CollectionSpec) -> list[str]:
-    """Return the source columns that say of which record a row is, and how new it is."""
+    """Return the source columns of the id and the age of a row."""
     return list(dict.fromkeys((spec.source_column(ID), spec.source_column(spec.newest_by or ""))))
 
 

@@ -1,6 +1,6 @@
-"""Stage 2, normalized records: raw rows to the record contract, and the rows that cannot meet it with the reason why.
+"""Normalize raw rows to the record contract, and set aside the rows that cannot meet it, with the reason (stage 2).
 
-Every user column survives. Contract columns are replaced where they stand; those a table lacks are appended.
+Every user column stays. Contract columns are replaced in their places; missing ones are appended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rasteret_assets.error_classes import RejectClass
 from rasteret_assets.errors import InvalidRecordError
 from rasteret_assets.geometry import describe_geometry
 from rasteret_assets.partitions import hive_columns, hive_keys
-from rasteret_assets.records.footprints import Footprints, read_footprints
+from rasteret_assets.records._footprint_columns import Footprints, read_footprints
 from rasteret_assets.records.newest import NewestRows
 from rasteret_assets.schema import (
     ASSETS,
@@ -35,17 +35,18 @@ from rasteret_assets.schema import (
     REJECT_CLASS,
     REJECT_REASON,
 )
-from rasteret_assets.source.profile import SourceProfile, record_times, with_aliases
+from rasteret_assets.source.partition_rows import record_times, with_aliases
+from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.spec import CollectionSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizedRecords:
-    """What became of a partition's raw rows.
+    """Holds the records of a partition's raw rows, and the rows that are not among them.
 
     Args:
         records: rows that meet the contract, in source order.
-        rejected: raw rows that do not, with ``reject_class`` and ``reject_reason``.
+        rejected: raw rows that do not meet the contract, with ``reject_class`` and ``reject_reason``.
         duplicates: exact repetitions that were left out.
         superseded: rows that were left out because a newer one has their id.
         unreadable_assets: records whose ``assets`` could not be read (they stay, without assets).
@@ -60,7 +61,7 @@ class NormalizedRecords:
     crs_conflicts: int = 0
 
     def check(self, max_rejected: float) -> None:
-        """Refuse where more than the tolerated share was rejected.
+        """Refuse a partition of which more than the tolerated share was rejected.
 
         Raises:
             InvalidRecordError: naming the first ids, their reasons and the remedy.
@@ -80,12 +81,12 @@ class RepeatedIds:
         self._suspects = repeated([hash_texts(array) for array in ids])
         self._seen: set[str] = set()
 
-    def again(self, ids: pa.Array, standing: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Which rows carry an id that a standing row before them carried: they are equal in content."""
+    def repeats(self, ids: pa.Array, accepted: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Mark the rows that repeat an earlier accepted row with the same id, and hence the same content."""
         again = np.zeros(len(ids), bool)
         if len(self._suspects):
-            suspects = np.flatnonzero(np.isin(hash_texts(ids), self._suspects) & standing)
-            # A row is judged by those before it, so only the few whose id repeats are walked.
+            suspects = np.flatnonzero(np.isin(hash_texts(ids), self._suspects) & accepted)
+            # A Python loop over the few rows whose id repeats, because each is compared with the rows before it.
             for row, record_id in zip(suspects, ids.take(pa.array(suspects)).to_pylist(), strict=True):
                 again[row] = record_id in self._seen
                 self._seen.add(record_id)
@@ -99,7 +100,7 @@ def normalize_records(
     repeats: RepeatedIds | None = None,
     newest: NewestRows | None = None,
 ) -> NormalizedRecords:
-    """Raw rows of one partition, or a batch of them, or a whole in-memory table, as the record contract wants them.
+    """Normalize the raw rows of one partition, a batch of them, or a whole in-memory table.
 
     Args:
         raw: rows as scanned, with the source's footer metadata in the schema.
@@ -123,9 +124,9 @@ def normalize_records(
     older = _older(aliased, spec, profile, newest)
     older &= reasons[:, 0] != RejectClass.DUPLICATE_ID
     reasons[older] = None
-    standing = np.asarray(reasons[:, 0] == None, bool) & ~older  # noqa: E711  (element-wise)
-    duplicate = (repeats or RepeatedIds([ids])).again(ids, standing)
-    kept = standing & ~duplicate
+    accepted = np.asarray(reasons[:, 0] == None, bool) & ~older  # noqa: E711  (element-wise)
+    duplicate = (repeats or RepeatedIds([ids])).repeats(ids, accepted)
+    kept = accepted & ~duplicate
     keep = pa.array(kept)
     replaced: dict[str, pa.Array] = {
         ID: ids,
@@ -139,7 +140,7 @@ def normalize_records(
     }
     records = _replace(aliased, replaced, hive_keys(spec.partition_by))
     return NormalizedRecords(
-        # A filter that leaves out nothing would copy everything.
+        # Unfiltered if all rows are kept, because a filter copies them.
         records=records if kept.all() else records.filter(keep),
         rejected=_rejected(raw, reasons),
         duplicates=int(duplicate.sum()),
@@ -152,7 +153,7 @@ def normalize_records(
 def _older(
     aliased: pa.RecordBatch, spec: CollectionSpec, profile: SourceProfile, newest: NewestRows | None
 ) -> npt.NDArray[np.bool_]:
-    """Mark the rows that do not count, because a newer one has their id."""
+    """Mark the rows that do not count, because a newer row has their id."""
     if spec.newest_by is None or not profile.repeats_ids:
         return np.zeros(aliased.num_rows, bool)
     return (newest or NewestRows(lambda: [aliased], spec)).older(aliased)
@@ -181,7 +182,7 @@ def _rejections(
     profile: SourceProfile,
     newest_by: str | None,
 ) -> npt.NDArray[np.object_]:
-    """Class and reason per row, ``[N, 2]``; None where the row stands. The first reason found is kept."""
+    """Return class and reason per row, ``[N, 2]``; None for accepted rows. The first reason found is kept."""
     reasons = np.full((len(ids), 2), None, dtype=object)
     differ = "several records with different content carry this id, and " + (
         "overlap: newest by COLUMN in the spec says which counts"
@@ -193,7 +194,7 @@ def _rejections(
     found: list[tuple[str, npt.NDArray[np.bool_], str | None]] = [
         (RejectClass.MISSING_ID, np.asarray(pc.is_null(ids)), "the record has no id"),
         (RejectClass.DUPLICATE_ID, np.asarray(conflicting), differ),
-        (RejectClass.INVALID_DATETIME, np.asarray(bad_times), "datetime is no ISO 8601, or not in the years 1 to 9999"),
+        (RejectClass.INVALID_DATETIME, np.asarray(bad_times), "datetime is not ISO 8601 of the years 1 to 9999"),
         (RejectClass.INVALID_GEOMETRY, footprints.unreadable, "geometry cannot be read"),
         (RejectClass.INVALID_GEOMETRY, misplaced != None, None),  # noqa: E711  (element-wise)
     ]
@@ -205,7 +206,7 @@ def _rejections(
 
 
 def _replace(batch: pa.RecordBatch, columns: Mapping[str, pa.Array], last: Collection[str]) -> pa.Table:
-    """Put contract columns in their places, all other columns beside them as plain storage without field metadata.
+    """Return a table with contract columns in their places, and all others as plain storage without field metadata.
 
     Args:
         batch: with columns of the contract's names, or without.
@@ -237,7 +238,7 @@ def _rejected(raw: pa.Table, reasons: npt.NDArray[np.object_]) -> pa.Table:
 
 
 def check_rejected(rejected: pa.Table, count: int, total: int, most: float) -> None:
-    """Refuse where more than the tolerated share of a partition's records was rejected.
+    """Refuse a partition of which more than the tolerated share of records was rejected.
 
     Args:
         rejected: the first of them.
@@ -254,7 +255,7 @@ def check_rejected(rejected: pa.Table, count: int, total: int, most: float) -> N
     reasons = rejected.column(REJECT_REASON).to_pylist()
     first = ", ".join(f"{name!r} ({why})" for name, why in zip(ids[:3], reasons[:3], strict=True))
     more = f" and {count - 3} more" if count > 3 else ""
-    # Rounded up, so that the share that is named is one that passes.
+    # Rounded up, so that the named share passes.
     share = math.ceil(1000 * count / total) / 1000
     raise InvalidRecordError(
         f"{count} of {total} records break the record contract: {first}{more}. Mend them in the source, or "

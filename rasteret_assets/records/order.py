@@ -1,4 +1,4 @@
-"""Records along a Hilbert curve over the Earth, however many there are: neighbours share row groups.
+"""Sort any number of records along a Hilbert curve over the Earth, so that neighbours share row groups.
 
 Up to :data:`SORT_BYTES` are sorted in memory. Beyond that, sorted runs go to the local disk, all but the last, and are
 merged, at most :data:`MERGED_RUNS` at once, so that memory stays within a small multiple of :data:`SORT_BYTES` for any
@@ -67,7 +67,7 @@ class RecordSorter:
             self._runs.append(self._write_run(self._drain(rows_at_once=self._piece_rows())))
 
     def drain(self) -> Iterator[pa.Table]:
-        """All records in order, in pieces of a few megabytes; the sorter is empty afterwards."""
+        """Yield all records in order, in pieces of a few megabytes; the sorter is empty afterwards."""
         if not self._runs:
             # In few pieces: taking the rows of a piece has a price of its own for every nested column.
             yield from self._drain(max(1, self._rows_of(_TAKEN_BYTES)))
@@ -81,7 +81,7 @@ class RecordSorter:
         yield from _merged([*(_Run(_read_run(path)) for path in self._runs), last])
 
     def _drain(self, rows_at_once: int) -> Iterator[pa.Table]:
-        """What is held in memory, in order; it is not held any more."""
+        """Yield the records in memory in order, and forget them."""
         if not self._held:
             return
         table = pa.concat_tables(self._held)
@@ -144,7 +144,7 @@ def _read_run(path: Path) -> Iterator[pa.Table]:
 
 
 class _Run:
-    """A sorted run, a piece of it in memory.
+    """Reads a sorted run, with a piece of it in memory.
 
     Args:
         pieces: of the run, in order.
@@ -158,7 +158,7 @@ class _Run:
         self.advance()
 
     def advance(self) -> None:
-        """Take the next piece, once all rows have been taken; there is none where the run is at its end."""
+        """Read the next piece, once all rows have been taken; set ``exhausted`` at the end of the run."""
         piece = next(self._pieces, None)
         self.exhausted = piece is None
         if piece is not None:
@@ -170,7 +170,7 @@ class _Run:
         return int(self.distance[-1]), self.rows[ID][-1].as_py()
 
     def take(self, bound: tuple[int, str]) -> pa.Table:
-        """The rows in memory up to a key, which they leave."""
+        """Remove and return the rows in memory up to a key."""
         distance, record_id = bound
         first, end = (int(np.searchsorted(self.distance, np.uint64(distance), side)) for side in ("left", "right"))
         tied = self.rows[ID].slice(first, end - first)
@@ -181,10 +181,10 @@ class _Run:
 
 
 def _merged(runs: Sequence[_Run]) -> Iterator[pa.Table]:
-    """The rows of sorted runs in one order.
+    """Yield the rows of sorted runs in one order.
 
-    Up to the smallest of the runs' last keys in memory nothing can come from disk any more: these rows are sorted and
-    given out. At least one run's piece is used up each time.
+    Rows up to the smallest of the last keys in memory are sorted and yielded, because no such row can still be on disk.
+    The piece of at least one run is used up each time.
     """
     alive = [run for run in runs if not run.exhausted]
     while alive:

@@ -1,4 +1,4 @@
-"""Nothing that is published grants access: addresses lose the parameters that sign them, wherever they stand."""
+"""Remove the signatures from all addresses in records, so that nothing that is published grants access."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rasteret_assets.storage.addresses import may_be_signed, unsigned_hrefs
 
 
 def without_signatures(table: pa.Table, rule: SecretRule = BY_DEFAULT) -> pa.Table:
-    """Records with every address in them unsigned, in whatever column, at any depth.
+    """Return records with every address in them unsigned, in any column, at any depth.
 
-    Not only hrefs of assets and links: the column that a table names its files in is published too, and so are those
-    that ``column_map`` gives other names, JSON texts (what an asset has beside its href may be kept as one) and prose.
-    A JSON text is written anew only where it holds such an address.
+    Hrefs of assets and links are not the only addresses that are published: so are the column that ``href_column``
+    names, columns under their source names, JSON texts (of the other fields of an asset) and prose. A JSON text is
+    written anew only if it holds a signed address.
 
     Args:
         table: records.
         rule: of the user.
     """
     for position, name in enumerate(table.schema.names):
-        # Footprints are no text, and among their bytes every other one looks like a query.
+        # Footprints are not text, and many of their bytes look like the mark of a query.
         if name != GEOMETRY:
             column = table.column(position).combine_chunks()
             if (made := _unsigned(column, rule)) is not column:
@@ -33,7 +33,7 @@ def without_signatures(table: pa.Table, rule: SecretRule = BY_DEFAULT) -> pa.Tab
 
 
 def _unsigned(column: pa.Array, rule: SecretRule) -> pa.Array:
-    """A column of any type with the addresses in it unsigned; the array itself where none has a query."""
+    """Return a column of any type with its addresses unsigned; the same array if no address has a query."""
     kind = column.type
     made = column
     if isinstance(kind, pa.BaseExtensionType):
@@ -59,7 +59,7 @@ def _of_text(column: pa.Array, rule: SecretRule) -> pa.Array:
 
 
 def _of_other_text(column: pa.Array, rule: SecretRule) -> pa.Array:
-    """Of text that is not marked as text, and of dictionaries."""
+    """Return a column of unmarked text, or of dictionaries, with its addresses unsigned."""
     texts = plain_text(column)
     made = texts if texts.type == column.type else _unsigned(texts, rule)
     if made is texts:

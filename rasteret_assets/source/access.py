@@ -1,6 +1,7 @@
-"""How the addresses of a record table are opened: by the headers and tokens that open its rasters.
+"""Open the addresses of a record table, by the headers and tokens that open its rasters.
 
-Addresses stay as the user wrote them, unsigned, in profiles, versions and messages; they are signed when they are read.
+Addresses stay unsigned, as the user wrote them, in profiles, versions and messages; they are signed when a file is
+read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class TableAccess:
         filesystem: pyarrow or fsspec filesystem of the paths, a function that returns that of a path, or None.
         backend: whose headers, proxy, tokens and settings of buckets open the table.
         link_local: whether link-local hosts may be asked.
-        is_own: whether the table lies in the workspace, which needs no token.
+        is_own: whether the table lies in the workspace, where no token is needed.
     """
 
     filesystem: Any = None
@@ -36,9 +37,9 @@ class TableAccess:
         """Return the access to a collection's record table.
 
         Args:
-            spec: of the collection; its ``credentials`` and ``cloud_config`` count where there is no backend.
+            spec: of the collection; its ``credentials`` and ``cloud_config`` count if there is no ``backend``.
             filesystem: as for the class.
-            backend: that reads its rasters; only one of this package's opens tables too.
+            backend: reads the rasters; a backend of another package opens no tables, and is replaced by a default one.
 
         Raises:
             SpecError: if the credentials name no function.
@@ -55,10 +56,10 @@ class TableAccess:
         return self.backend.new_http(link_local=self.link_local)
 
     def bucket_client(self, path: str) -> ObjectStoreBackend | None:
-        """Return what reads a path in a bucket; None where the filesystem of the path does.
+        """Return the client that reads a path in a bucket; None where the filesystem of the path reads it.
 
-        A filesystem that somebody gave as such counts over tokens. One of Dagster's resources does not: it is a
-        function, and signs with the credentials of the environment.
+        A filesystem object that a user gave counts over tokens. A function, such as Dagster's resources give, does not,
+        because it signs with the credentials of the environment.
         """
         given = self.filesystem is not None and not callable(self.filesystem)
         if given or self.is_own or scheme(path) not in OBJECT_SCHEMES:

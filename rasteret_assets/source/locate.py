@@ -1,4 +1,4 @@
-"""Where the files of a record table lie: a file, a folder, a list of both, a glob, an address, a STAC document."""
+"""List the files of a record table: of a file, a folder, a list of both, a glob, an address or a STAC document."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pyarrow.fs as pafs
 
 from rasteret_assets.errors import SourceError
 from rasteret_assets.secrets import redact
+from rasteret_assets.source._stac_documents import PARQUET_SUFFIXES, files_of_document, is_document
 from rasteret_assets.source.access import TableAccess
-from rasteret_assets.source.documents import PARQUET_SUFFIXES, files_of_document, is_document
 from rasteret_assets.storage.filesystems import filesystem_of, reads_addresses, resolve_filesystem
 from rasteret_assets.storage.http.by_address import is_http, list_addresses
 from rasteret_assets.storage.http.file_handler import name_of
@@ -25,7 +25,7 @@ _WILD: Final = re.compile(r"[*?\[]")
 _WILD_IN_URI: Final = re.compile(r"[*\[]")
 _TOKENS: Final = re.compile(r"\*\*/|\*+|\[!?[^\]]+\]|.", re.DOTALL)
 _MEANINGS: Final = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-#: Paths of a list that are looked at at once.
+#: Paths of a list that are listed at once.
 _LISTED_AT_ONCE: Final = 16
 _SUFFIXES_SHOWN: Final = ", ".join(PARQUET_SUFFIXES)
 
@@ -34,7 +34,7 @@ FolderCheck = Callable[[pafs.FileSystem, str, str, Sequence[Listed]], None]
 
 
 class ListedFiles(NamedTuple):
-    """Parquet files of a table that lie together, as their store lists them.
+    """Holds the Parquet files of a table that lie together, as their store lists them.
 
     Args:
         fs: filesystem of the files.
@@ -48,7 +48,7 @@ class ListedFiles(NamedTuple):
 
 
 def paths_of(data: Any) -> tuple[str, ...] | None:
-    """Return the paths that an argument names: one, or a list of some; None where it is not a path but a table."""
+    """Return the paths that an argument names: one path, or a list; None if the argument is a table."""
     if isinstance(data, str | Path):
         return (str(data),)
     if isinstance(data, list | tuple) and data and all(isinstance(one, str | Path) for one in data):
@@ -57,7 +57,7 @@ def paths_of(data: Any) -> tuple[str, ...] | None:
 
 
 def label_of(paths: Sequence[str]) -> str:
-    """Return what to call a table in messages."""
+    """Return the name of a table in messages."""
     return redact(paths[0]) if len(paths) == 1 else f"{redact(paths[0])} and {len(paths) - 1} more"
 
 
@@ -71,7 +71,7 @@ def locate(paths: Sequence[str], access: TableAccess, check_folder: FolderCheck)
         check_folder: called for every folder.
 
     Raises:
-        SourceError: if one of the paths leads to nothing, or to what is not a table of Parquet files.
+        SourceError: if one of the paths does not exist, or is not a table of Parquet files.
     """
     local: list[_Place] = []
     addresses: list[_Place] = []
@@ -89,7 +89,7 @@ def locate(paths: Sequence[str], access: TableAccess, check_folder: FolderCheck)
 
 
 class _Place(NamedTuple):
-    """A path, and the document that names it."""
+    """Holds a path, and the document that names it."""
 
     path: str
     document: str | None = None
@@ -112,7 +112,7 @@ def _side_by_side(places: Sequence[_Place], look: Callable[[_Place], ListedFiles
 
 
 def _merged(found: Sequence[ListedFiles]) -> list[ListedFiles]:
-    """Put neighbours of one filesystem and folder together."""
+    """Join neighbours of one filesystem and folder."""
     merged: list[ListedFiles] = []
     for one in found:
         last = merged[-1] if merged else None
@@ -131,7 +131,7 @@ def _located(place: _Place, access: TableAccess, check_folder: FolderCheck) -> L
         if found is not None and found[1]:
             check_folder(fs, label, inside, found[0])
     except OSError as error:
-        # Some libraries tell of a failure in several lines.
+        # In one line, because some libraries describe a failure in several.
         raise SourceError(f"{label}: cannot be reached ({' '.join(str(error).split())})") from error
     if folder is not None:
         return ListedFiles(fs, inside, _matching(label, path, folder, inside, found[0] if found else []))
@@ -145,7 +145,7 @@ def _located(place: _Place, access: TableAccess, check_folder: FolderCheck) -> L
 
 
 def _root(place: _Place, inside: str, access: TableAccess) -> str | None:
-    """The folder of the document that names a file, where the file lies below it."""
+    """Return the folder of the document that names a file, if the file lies below the folder."""
     if place.document is None or scheme(place.document) != scheme(place.path):
         return None
     if access.bucket_client(place.document) is not None:
@@ -157,7 +157,7 @@ def _root(place: _Place, inside: str, access: TableAccess) -> str | None:
 
 
 def _listed(path: str, access: TableAccess) -> tuple[pafs.FileSystem, str, tuple[list[Listed], bool] | None]:
-    """Return the filesystem of a path, the path on it, and what is listed there, and whether that is a folder."""
+    """Return the filesystem of a path, the path on it, and its listing with whether the path is a folder."""
     if (client := access.bucket_client(path)) is not None:
         fs, inside, listed, is_folder = list_bucket(path, client)
         return fs, inside, (listed, is_folder)
@@ -166,7 +166,7 @@ def _listed(path: str, access: TableAccess) -> tuple[pafs.FileSystem, str, tuple
 
 
 def _root_of_addresses(places: Sequence[_Place], files: Sequence[Listed]) -> str | None:
-    """The folder of the one document that names all of some files, where they lie below it."""
+    """Return the folder of the one document that names all files, if all of them lie below the folder."""
     documents = {place.document for place in places}
     document = documents.pop()
     if documents or document is None:
@@ -176,9 +176,9 @@ def _root_of_addresses(places: Sequence[_Place], files: Sequence[Listed]) -> str
 
 
 def _folder_of_glob(path: str) -> str | None:
-    """The folder, or URI of it, that has to be listed for a glob; None for a path that is not a glob.
+    """Return the folder, or its URI, that has to be listed for a glob; None for a path that is not a glob.
 
-    The ``?`` of a URI begins its query. A path of this machine may exist by its very letters.
+    The ``?`` of a URI begins the query. A path of this machine that exists is not a glob, whatever its letters.
     """
     base, query = _split(path)
     wild = _WILD_IN_URI if "://" in path else _WILD
@@ -196,7 +196,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _matching(label: str, path: str, folder: str, inside: str, listed: Sequence[Listed]) -> list[Listed]:
-    """The Parquet files of a listing that a glob matches."""
+    """Return the Parquet files of a listing that a glob matches."""
     plain, _ = _split(folder)
     pattern = _split(path)[0].removeprefix("" if plain == "." else plain).lstrip("/")
     root = inside.rstrip("/") + "/"
@@ -214,8 +214,8 @@ def _matching(label: str, path: str, folder: str, inside: str, listed: Sequence[
 
 
 def _expression(pattern: str) -> re.Pattern[str]:
-    """A glob as a regular expression: ``*``, ``?`` and ``[...]`` within a name, ``**`` for any folders."""
-    # Not fnmatch's: its stars pass over the ends of names.
+    """Return a glob as a regular expression: ``*``, ``?`` and ``[...]`` within a name, ``**`` for any folders."""
+    # Not by fnmatch, because its stars match slashes too.
     pieces = []
     for piece in _TOKENS.findall(pattern):
         if piece in _MEANINGS:

@@ -1,9 +1,9 @@
-"""Stage 1, raw records: open a record table, whatever it is, and scan its rows.
+"""Open a record table of any kind, and scan its rows.
 
-A source is a Parquet file, a directory of them (hive keys become columns), several of both, or any Arrow object. The
-projection and the filter are pushed into the scan. Files of one table may differ in schema: each is scanned as it is,
-and its rows are brought to the columns that all files have together, so that a column that only a later file has is not
-lost.
+A source is a Parquet file, a directory of Parquet files (hive keys become columns), several of both, or any Arrow
+object. The projection and the filter are pushed into the scan. Files of one table may differ in schema: each file is
+scanned with its own columns, and its rows are brought to the columns of all files, so that a column that only a later
+file has is not lost.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from rasteret_assets.columns.hashing import ContentDigest
 from rasteret_assets.errors import MissingColumnError, RasteretAssetsError, SourceError
 from rasteret_assets.geometry import GeometryColumn, primary_geometry
 from rasteret_assets.schema import DATETIME, END_DATETIME, GEOMETRY, START_DATETIME
+from rasteret_assets.source._arrow_objects import as_dataset
+from rasteret_assets.source._contract_columns import OF_THE_SCANNER, check_contract, check_storable, listed, projection
 from rasteret_assets.source.access import TableAccess
-from rasteret_assets.source.arrow import as_dataset
-from rasteret_assets.source.contract import OF_THE_SCANNER, check_contract, check_storable, listed, projection
-from rasteret_assets.source.crs import as_ewkb, describe_footprints, is_one, srid_of
-from rasteret_assets.source.files import FORMAT, SchemaStore, TableFile, TableFiles, find_files
+from rasteret_assets.source.footprint_crs import as_ewkb, describe_footprints, is_one, srid_of
 from rasteret_assets.source.locate import paths_of
+from rasteret_assets.source.parquet_files import FORMAT, SchemaStore, TableFile, TableFiles, find_files
 from rasteret_assets.source.schemas import reduced, unite_schemas
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.batches import BATCH_ROWS
 from rasteret_assets.storage.filesystems import is_local
 from rasteret_assets.versions import arrow_version, files_version
 
-# Arrow would read far ahead of a slow consumer: gigabytes, where row groups are large.
+# Less than Arrow's defaults, which read gigabytes ahead of a slow consumer if row groups are large.
 _READAHEAD: Final[dict[str, int]] = {"batch_readahead": 2, "fragment_readahead": 1}
 #: Encoded bytes of a row group whose memory is given back at once.
 _LARGE_GROUP_BYTES: Final = 32 * 2**20
@@ -41,16 +41,16 @@ _LARGE_GROUP_BYTES: Final = 32 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class SourcePart:
-    """One file of a source, or the whole of an in-memory one.
+    """Holds one file of a source, or the whole of an Arrow object.
 
     Args:
-        version: changes whenever the file is rewritten or renamed, or the object's content is another; empty while an
-            object was not read.
+        version: changes when the file is rewritten or renamed, or when the object has other content; empty until the
+            object is read.
         dataset: its rows.
         schema: its own columns, with the footer's metadata.
-        scanned: what it is scanned with: its own columns, and those of the whole table that it lacks.
-        label: what to call it in messages.
-        size: of the file in bytes; None for an object, and where the store does not tell.
+        scanned: schema of the scan: its own columns, and the columns that only other files have.
+        label: its name in messages.
+        size: of the file in bytes; None for an object, and if the store does not tell.
         footprints: how its footprints are to be read, and the number of their CRS, where they are written as EWKB
             because the files differ in it; None where the rows stay as they are.
     """
@@ -66,18 +66,18 @@ class SourcePart:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An opened record table.
+    """Holds an opened record table.
 
     Args:
         schema: columns after projection, with what the footers say of geometries.
-        fingerprint: changes whenever a file of the source is added, removed or rewritten, or an Arrow object's content
-            is another.
-        label: what to call it in messages.
+        fingerprint: changes when a file of the source is added, removed or rewritten, or when an Arrow object has
+            other content.
+        label: its name in messages.
         filter: row filter, or None.
         parts: its files, in path order.
         geometry: name of the column of footprints.
         remote: whether its files, or the catalog that they were harvested from, lie on another machine.
-        reopen: opens the files at its path as they are now; None for an Arrow object, which cannot change.
+        reopen: opens the files at its path again; None for an Arrow object, which cannot change.
     """
 
     schema: pa.Schema
@@ -93,18 +93,18 @@ class Source:
         """Yield the selected rows in file order, in bounded batches.
 
         Args:
-            part: whose rows are wanted; those of all parts when omitted.
+            part: file to read; all files when omitted.
             columns: to read; all when omitted.
 
         Raises:
-            SourceError: if a file turns out unreadable on the way.
-            MissingColumnError: if the filter names a column that is not there.
+            SourceError: if a file cannot be read.
+            MissingColumnError: if the filter names a column that the table does not have.
         """
         names = self.schema.names if columns is None else list(columns)
         for chosen in self.parts if part is None else (part,):
             try:
                 for rows in self._pieces(chosen):
-                    # A fragment by itself does not know the columns that only other files have.
+                    # With the columns that only other files have, which a fragment alone does not know.
                     united = {"schema": chosen.scanned} if isinstance(rows, ds.Fragment) else {}
                     scanner = rows.scanner(
                         columns=names, filter=self.filter, batch_size=BATCH_ROWS, **_READAHEAD, **united
@@ -128,19 +128,19 @@ class Source:
         return pa.Table.from_batches(list(self.batches()), self.schema)
 
     def _pieces(self, part: SourcePart) -> Iterator[ds.Dataset | ds.Fragment]:
-        """A file by row groups: Arrow buffers what it scans at once, which for a file is all of it."""
+        """Yield a file by row groups, because Arrow buffers all of what it scans at once."""
         if isinstance(part.dataset, ds.ParquetFileFragment):
             for group in part.dataset.split_by_row_group(self.filter, schema=part.scanned):
                 yield group
                 if sum(held.total_byte_size for held in group.row_groups) > _LARGE_GROUP_BYTES:
-                    # The allocator would keep the pages of several such row groups for a while. (Of small ones it
-                    # may: memory that is given back has to be faulted in again, which takes longer than decoding.)
+                    # Released for large row groups only, because the allocator keeps pages of several for a while;
+                    # released pages have to be faulted in again, which for small row groups takes longer than decoding.
                     pa.default_memory_pool().release_unused()
         else:
             yield part.dataset
 
     def _united(self, batch: pa.RecordBatch, part: SourcePart, names: Sequence[str]) -> pa.RecordBatch:
-        """A part's rows as those of all parts."""
+        """Return the rows of a part with the columns and types of the whole table."""
         columns = {name: batch.column(name) for name in names}
         if part.footprints is not None and self.geometry in columns:
             columns[self.geometry] = as_ewkb(columns[self.geometry], *part.footprints)
@@ -172,8 +172,8 @@ def open_source(
         spec: gives ``columns``, ``filter_expr``, ``column_map`` and ``href_column``.
         filesystem: pyarrow or fsspec filesystem of ``data`` where it is a path, or a function that returns that of a
             path.
-        known: where schemas of files are kept between two looks (see :class:`~.known.KnownSchemas`): only the footers
-            of files that changed are then opened.
+        known: keeps the schemas of files (see :class:`~._kept_schemas.KeptSchemas`), so that only the footers of files
+            that changed are opened; all footers are opened when omitted.
         backend: whose headers and tokens open addresses; one with the spec's ``credentials`` when omitted.
 
     Raises:
@@ -224,7 +224,7 @@ def _open(
 
 
 def _is_remote(dataset: ds.Dataset) -> bool:
-    """Whether a dataset's rows come from files of another machine; what somebody has in memory is theirs."""
+    """Tell whether a dataset's rows come from files of another machine; rows in memory do not."""
     if isinstance(dataset, ds.UnionDataset):
         return any(map(_is_remote, dataset.children))
     return isinstance(dataset, ds.FileSystemDataset) and not is_local(dataset.filesystem)
@@ -257,7 +257,7 @@ def _of_files(found: TableFiles, geometry: str | None, instants: frozenset[str])
 
 
 class _DatasetOfFiles:
-    """Files of one filesystem and folder, and the columns that ``key=value`` folders make."""
+    """Holds files of one filesystem and folder, with the columns that ``key=value`` folders make."""
 
     def __init__(self, files: Sequence[TableFile]) -> None:
         self._paths = [file.path for file in files]
@@ -278,7 +278,7 @@ class _DatasetOfFiles:
 
 
 def _as_it_is(schema: pa.Schema, united: pa.Schema) -> pa.Schema:
-    """The schema to scan a file with: its own columns, and those of the whole table that it lacks."""
+    """Return the schema to scan a file with: its own columns, and the columns that only other files have."""
     own = set(schema.names)
     return pa.schema(
         [
@@ -290,7 +290,7 @@ def _as_it_is(schema: pa.Schema, united: pa.Schema) -> pa.Schema:
 
 
 def _in_one_unit(part: SourcePart, united: pa.Schema) -> SourcePart:
-    """A part whose instants are scanned in the unit of all parts, so that a filter may name any that this holds."""
+    """Return a part whose instants are scanned in the unit of all parts, so that a filter may name any instant."""
     scanned = part.scanned
     for place, column in enumerate(scanned):
         kind = united.field(united.names.index(column.name)).type
@@ -300,7 +300,7 @@ def _in_one_unit(part: SourcePart, united: pa.Schema) -> SourcePart:
 
 
 def _without_reserved(dataset: ds.Dataset) -> ds.Dataset:
-    """A dataset without columns that no scan can tell from Arrow's own, so that they can be left out."""
+    """Return a dataset without the columns whose names Arrow's scanner uses itself, because no scan can read them."""
     kept = [field for field in dataset.schema if field.name not in OF_THE_SCANNER]
     if len(kept) == len(dataset.schema):
         return dataset
@@ -308,7 +308,7 @@ def _without_reserved(dataset: ds.Dataset) -> ds.Dataset:
 
 
 def _with_one_crs(source: Source) -> Source:
-    """A source whose footprints can be read in one way: as its files state it, or each with the number of its CRS."""
+    """Return a source whose footprints are read in one way: in one CRS, or each with the number of its CRS."""
     geometry = source.geometry
     if geometry not in source.schema.names:
         return source
@@ -331,7 +331,7 @@ def _with_one_crs(source: Source) -> Source:
 
 
 def _with_content_version(source: Source) -> Source:
-    """An Arrow object with the version of its selected rows: its address in memory says nothing of them."""
+    """Return an Arrow object with the version of its selected rows, which its address in memory does not tell."""
     digest = ContentDigest()
     for batch in source.batches():
         digest.update(batch)

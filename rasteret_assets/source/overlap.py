@@ -1,12 +1,12 @@
-"""Rows of one id in several files of a record table, of which the newest counts.
+"""Find the rows of one id in several files of a record table, of which only the newest counts.
 
 A mirror's archive and its live tail overlap while a tail is folded into the archive, and where the provider has changed
 a record since. Under ``overlap: newest by updated`` the row with the latest ``updated`` counts and the others do not,
 neither in what is published nor in the versions of partitions: a partition changes only where its newest rows do. Rows
 that are equally new and differ, or do not say how new they are, are in conflict as without the option.
 
-Judged are 20 bytes of a row, kept beside the hash of its id: how new it is, the hash of its content, its partition.
-They are in memory for one file at a time, and for the rows whose id occurs more than once.
+Rows are judged by 20 bytes each, stored beside the hash of the id: age, hash of the content, partition. Memory holds
+these bytes for one file at a time, and for the rows whose id occurs more than once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FactsOf = Callable[[Collection[str]], Iterator[tuple[str, RowFacts]]]
 
 
 class Judged(NamedTuple):
-    """What becomes of rows; each ``bool[N]``.
+    """Says of N rows which count; each field is ``bool[N]``.
 
     Args:
         counts: the newest row of each id, once, and every row of ids in conflict.
@@ -50,7 +50,7 @@ class Judged(NamedTuple):
 
 @dataclass(frozen=True)
 class Overlap:
-    """What the overlap of a source's files comes to.
+    """Holds what the overlap of a source's files changes.
 
     Args:
         digests: of the rows that do not count, by partition.
@@ -64,7 +64,7 @@ class Overlap:
 
 
 class FactsOfRows:
-    """Collects what is kept of the rows of a file.
+    """Collects the facts of the rows of a file, as :data:`ROW_FACTS`.
 
     Args:
         spec: names the column by which rows are newer.
@@ -104,7 +104,7 @@ def judge(
     contents: npt.NDArray[np.uint64],
     partitions: npt.NDArray[np.generic],
 ) -> Judged:
-    """Judge rows by id, whatever their order.
+    """Return which rows count, are in conflict or have moved, by id and whatever the order of the rows.
 
     Args:
         ids: numbers ``[N]`` that are equal where ids are.
@@ -120,9 +120,9 @@ def judge(
     first = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
     last = np.append(first[1:], len(ids)) - 1
     group = np.repeat(np.arange(len(first)), last - first + 1)
-    newest = ages[last]  # an unknown age is the greatest number
+    newest = ages[last]  # UNKNOWN_AGE where any row of the id has it, because it is the greatest number
     is_newest = ages == newest[group]
-    # Of ids with an unknown age no row is known to be older.
+    # All rows of an id with an unknown age are compared, because none of them is known to be older.
     compared = is_newest | (newest == UNKNOWN_AGE)[group]
     lowest = np.minimum.reduceat(np.where(compared, contents, np.uint64(2**64 - 1)), first)
     highest = np.maximum.reduceat(np.where(compared, contents, np.uint64(0)), first)
@@ -145,8 +145,8 @@ def find_overlap(
 ) -> Overlap:
     """Judge the rows whose id occurs more than once in a source.
 
-    No file is read, except the ids of files with rows in conflict, or that moved to another partition: of these the ids
-    themselves have to be known.
+    Only ids are read, and only of files with rows that are in conflict or moved to another partition, because such
+    records are named by their ids.
 
     Args:
         source: opened record table.

@@ -1,4 +1,4 @@
-"""One schema over the files of a record table, which may differ: columns come later, types are widened."""
+"""Unite the schemas of a record table's files, which may differ: columns are added later, types are widened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _EXTENSION_NAME, _EXTENSION_METADATA = b"ARROW:extension:name", b"ARROW:extensio
 
 
 def reduced(schema: pa.Schema) -> pa.Schema:
-    """Return what counts of a file's schema: names, types, extensions, and the GeoParquet footer without extents.
+    """Return the parts of a file's schema that decide how its rows are read.
+
+    The parts are names, types, extensions, and the GeoParquet footer without extents.
 
     Everything else differs from file to file of one table and says nothing of a record. Geometry is an extension type
     only where somebody has registered GeoArrow's types; its name and CRS go into the metadata of the field, where they
@@ -96,7 +98,7 @@ def _storage(kind: pa.DataType) -> pa.DataType:
 
 
 def _in_microseconds(kind: pa.DataType) -> pa.DataType:
-    """A small type with instants, in UTC where they have a zone, durations and times of day in microseconds."""
+    """Return a small type with instants (in UTC if they have a zone), durations and times of day in microseconds."""
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us", None if kind.tz is None else "UTC")
     if pa.types.is_duration(kind):

@@ -1,7 +1,7 @@
-"""Raw rows by partition: put aside while a source is scanned once, and taken over from the last raw records.
+"""Collect raw rows by partition in one scan of a source, and take rows over from the last raw records.
 
 Rows lie in one temporary file, however many partitions there are, as compressed messages of Arrow's IPC format, and
-are copied as they are into each partition's own stream: they are encoded once, and no more than one file is open. A
+are copied as they are into the stream of each partition, so that they are encoded once and one file is open. A
 stream notes a digest of the rows that each file of the source has of the partition, and which files each message is
 from, so that the next build takes over the messages of files that still hold these rows, and opens none of these files.
 """
@@ -38,7 +38,7 @@ _MESSAGES: Final = "files of batches"
 
 
 class _Spooled(NamedTuple):
-    """A message in the temporary file: where it begins and ends, its rows, and the files that they are from."""
+    """Holds the place of a message in the temporary file, the number of its rows, and the files that they are from."""
 
     first: int
     end: int
@@ -48,7 +48,7 @@ class _Spooled(NamedTuple):
 
 @dataclass
 class _Held:
-    """Rows of a partition that wait to be written."""
+    """Holds rows of a partition that wait to be written."""
 
     batches: list[pa.RecordBatch] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Spool:
         self._file = self._stack.enter_context(files.beside(f"{files.stages}/{RAW}/rows"))
         self._sink = pa.OSFile(self._file.name, "wb")
         self._writer = pa.ipc.new_stream(self._sink, self.schema, options=STREAM_OPTIONS)
-        # The schema is written before the first batch: what follows is batches only.
+        # An empty batch first, because the schema is written with it; then the file holds batches only.
         self._writer.write_batch(pa.RecordBatch.from_pylist([], schema=self.schema))
 
     def __enter__(self) -> Self:
@@ -88,18 +88,18 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(Exception):  # what was written is not needed any more
+        with suppress(Exception):  # because the file is removed anyway
             self._writer.close()
         with suppress(Exception):
             self._sink.close()
         self._stack.close()
 
     def add(self, version: str, key: str, rows: pa.RecordBatch) -> None:
-        """Put rows of a file and partition aside; many threads may do so.
+        """Keep rows of a file and a partition; safe for many threads.
 
         Raises:
-            SourceError: if the values cannot be kept.
-            WorkspaceError: if there is no room for them.
+            SourceError: if Arrow cannot store the values.
+            WorkspaceError: if the disk is full.
         """
         if any(pa.types.is_dictionary(kind) for kind in rows.schema.types):
             rows = pa.RecordBatch.from_arrays([plain(column) for column in rows.columns], schema=self.schema)
@@ -137,7 +137,7 @@ class Spool:
         of_message = [tuple(held) for held in table.notes.get(_MESSAGES, ())]
         if len(of_message) != len(table.messages):
             return set()
-        # Several files may hold equal rows: each file of before stands for one that is wanted.
+        # Several files may hold equal rows, so each earlier file stands for one wanted file.
         versions: dict[str, list[str]] = {}
         for version, digest in wanted.items():
             versions.setdefault(digest, []).append(version)
@@ -147,7 +147,7 @@ class Spool:
             if versions.get(digest)
         }
         while True:
-            # A message whose rows are partly from other files is not taken over, and neither is the rest of its files.
+            # A message with rows of other files is not taken over, so the other messages of its files are not either.
             lost = {place for held in of_message if not kept.keys() >= set(held) for place in held} & kept.keys()
             if not lost:
                 break
@@ -168,7 +168,7 @@ class Spool:
                 forgotten.pop(key, None)
 
     def put(self, key: str, path: str, metadata: dict[bytes, bytes], digests: Mapping[str, str]) -> WrittenFile:
-        """Write the rows of a partition as a stream, replacing what was there in one step.
+        """Write the rows of a partition as a stream, which replaces the earlier one in one step.
 
         Args:
             key: of the partition.
@@ -213,11 +213,11 @@ class Spool:
                     self._writer.write_batch(batch)
                     places.append(_Spooled(first, self._sink.tell(), batch.num_rows, tuple(held.versions)))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise SourceError(f"{self._label}: cannot be kept: {error}") from error
+            raise SourceError(f"{self._label}: its rows cannot be stored as Arrow: {error}") from error
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Return a schema whose dictionary-encoded columns are plain: a stream's batches are then independent."""
+    """Return a schema without dictionary-encoded columns, so that the batches of a stream are independent."""
     return pa.schema(
         [
             field_.with_type(plain(pa.array([], field_.type)).type) if pa.types.is_dictionary(field_.type) else field_

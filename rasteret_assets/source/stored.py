@@ -1,8 +1,8 @@
-"""The last look at a source, kept in the workspace: who asks again pays only for the files that have changed since.
+"""Keep the profile of a source in the workspace, so that the next profile reads only the files that changed.
 
-``source.json`` holds the profile of the source. It is replaced in one step, and names the tables that hold what was
-found in each file (:mod:`~rasteret_assets.source.found`). One process looks at a time; the others wait for it, and take
-what it found.
+``source.json`` holds the profile. The document is replaced in one step, and names the tables that hold what was found
+in each file (:mod:`~rasteret_assets.source._found_parts`). One process profiles a source at a time; the others wait for
+its profile.
 """
 
 from __future__ import annotations
@@ -15,21 +15,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rasteret_assets.errors import NotHarvestedError, SourceError
+from rasteret_assets.source._found_parts import ID_BYTES, FoundFiles
+from rasteret_assets.source._kept_schemas import KeptSchemas
 from rasteret_assets.source.access import TableAccess
-from rasteret_assets.source.files import TableListing, list_parquet
-from rasteret_assets.source.found import ID_BYTES, FoundFiles
-from rasteret_assets.source.known import KnownSchemas
 from rasteret_assets.source.open import Source, open_source
+from rasteret_assets.source.parquet_files import TableListing, list_parquet
 from rasteret_assets.source.profile import (
     PROFILE_VERSION,
     FoundPart,
-    Look,
-    RowKeeper,
+    ProfilingResult,
     SourceProfile,
-    columns_version,
-    look_at,
     profile_fingerprint,
 )
+from rasteret_assets.source.profiling import RowKeeper, columns_version, profile_files
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.io_errors import also_do
@@ -43,18 +41,18 @@ _TABLES: Final = "tables"
 #: Where version 0.1.0 kept the hashes of all files.
 _EARLIER: Final = "source_ids.parquet"
 
-#: What a look may read to be done in passing: bytes (of files, and of what is stored of known ids), and files.
-SMALL_LOOK_BYTES: Final = 64 * 2**20
-SMALL_LOOK_FILES: Final = 100
+#: Most that profiling may read to be done in a tick: bytes (of files, and of the stored hashes of ids), and files.
+QUICK_BYTES: Final = 64 * 2**20
+QUICK_FILES: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class LookAhead:
-    """What a look at a source would have to read.
+class ProfilingCost:
+    """Says how much profiling a source would read.
 
     Args:
         files: of the source that are new or changed.
-        bytes: of these files, and of what is stored of the others.
+        bytes: of these files, and of the stored hashes of the others.
     """
 
     files: int
@@ -62,22 +60,22 @@ class LookAhead:
 
     @property
     def is_small(self) -> bool:
-        """Whether the look takes seconds rather than minutes."""
-        return self.files <= SMALL_LOOK_FILES and self.bytes <= SMALL_LOOK_BYTES
+        """Whether profiling takes seconds rather than minutes."""
+        return self.files <= QUICK_FILES and self.bytes <= QUICK_BYTES
 
 
-def open_known(
+def open_record_table(
     workspace: Workspace, data: Any, spec: CollectionSpec, filesystem: Any = None, *, trust_stored: bool = True,
     backend: object = None,
 ) -> Source:  # fmt: skip
-    """Open a record table as :func:`~.open.open_source` does, but no footer of a file that did not change.
+    """Open a record table as :func:`~.open.open_source` does, without opening the footers of unchanged files.
 
     Args:
         workspace: keeps the schemas of the files.
         data: path, URI or Arrow object.
         spec: of the collection.
         filesystem: pyarrow or fsspec filesystem of the path.
-        trust_stored: whether the schemas that are kept count, as they do not where a build is forced.
+        trust_stored: whether the stored schemas count; not in a forced build.
         backend: as for :func:`~.open.open_source`.
 
     Raises:
@@ -86,15 +84,15 @@ def open_known(
         MissingColumnError: if a column that the spec or the record contract names is not there.
     """
     with _told_to_harvest(workspace, spec):
-        return open_source(data, spec, filesystem, KnownSchemas(workspace, trust_stored=trust_stored), backend)
+        return open_source(data, spec, filesystem, KeptSchemas(workspace, trust_stored=trust_stored), backend)
 
 
 @contextmanager
 def _told_to_harvest(workspace: Workspace, spec: CollectionSpec) -> Iterator[None]:
-    """Say of a table that is not there that it has to be harvested, where it has.
+    """Replace the error of a missing table by one that asks for a harvest, if the collection is harvested.
 
     Raises:
-        NotHarvestedError: in the place of a SourceError, where nothing was harvested.
+        NotHarvestedError: in the place of a SourceError, if nothing was harvested.
     """
     try:
         yield
@@ -118,21 +116,21 @@ def load_profile(
     keep: RowKeeper | None = None,
     trust_stored: bool = True,
 ) -> SourceProfile:
-    """Return the source's profile: the stored one where source and spec are unchanged, else that of a new look.
+    """Return the source's profile: the stored one if source and spec are unchanged, else a new one.
 
-    Of several processes one looks, and the others wait for what it finds. What is found is kept file by file, and a
-    look that is killed is continued by the next.
+    One of several processes profiles the source, and the others wait for its profile. Findings are stored file by file,
+    so that the next profiling continues one that was killed.
 
     Args:
         workspace: keeps the profile.
         source: opened record table.
         spec: of the collection.
         keep: called with the rows of the files that are read.
-        trust_stored: whether what was found earlier counts; otherwise every row is read again, also while another
-            process looks.
+        trust_stored: whether earlier findings count; otherwise every row is read again, also while another process
+            profiles the source.
     """
     if not trust_stored:
-        look = look_at(source, spec, None, keep)
+        look = profile_files(source, spec, None, keep)
         with workspace.lock_source():
             found = FoundFiles(workspace, _part_version(source, spec), overlap=spec.newest_by is not None)
             for version, part in look.found.items():
@@ -142,16 +140,16 @@ def load_profile(
     if profile is not None:
         return profile
     with workspace.lock_source():
-        # Whoever held the lock before may have looked.
+        # Again, because the last holder of the lock may have stored a profile.
         stored = _stored(workspace)
         profile = _current(stored, source.fingerprint, spec, remote=source.remote)
         if profile is not None:
             return profile
         found = FoundFiles(workspace, _part_version(source, spec), overlap=spec.newest_by is not None)
         finished, begun = found.load(_tables_of(stored))
-        last = _last_look(stored, source, spec, finished)
+        last = _last_result(stored, source, spec, finished)
         try:
-            look = look_at(
+            look = profile_files(
                 source, spec, last, keep, begun={**finished, **begun}, keep_part=found.add, stored_facts=found.facts_of
             )
         except BaseException as error:
@@ -161,9 +159,9 @@ def load_profile(
 
 
 def listed_profile(
-    workspace: Workspace, spec: CollectionSpec, filesystem: Any = None
-) -> tuple[SourceProfile | None, LookAhead]:
-    """Return the stored profile where a listing of the source shows that it is up to date, and what a look would read.
+    workspace: Workspace, spec: CollectionSpec, filesystem: Any = None, backend: object = None
+) -> tuple[SourceProfile | None, ProfilingCost]:
+    """Return the stored profile if a listing of the source shows that it is up to date, and the cost of a new one.
 
     Costs one listing and one document; no file of the source is opened.
 
@@ -171,18 +169,19 @@ def listed_profile(
         workspace: keeps the profile.
         spec: of the collection, whose path is that of the record table.
         filesystem: pyarrow or fsspec filesystem of the record table.
+        backend: as for :func:`~.open.open_source`.
 
     Raises:
         NotHarvestedError: if STAC items are harvested into the source, but were not yet.
         SourceError: if the source cannot be listed.
     """
     with _told_to_harvest(workspace, spec):
-        listing = list_parquet(spec.paths, TableAccess.of(spec, filesystem))
+        listing = list_parquet(spec.paths, TableAccess.of(spec, filesystem, backend))
     stored = _stored(workspace)
     fingerprint = files_version(version.version for version in listing.versions)
     profile = _current(stored, fingerprint, spec, remote=_is_remote(listing, spec))
     if profile is not None:
-        return profile, LookAhead(files=0, bytes=0)
+        return profile, ProfilingCost(files=0, bytes=0)
     return None, _ahead(_last_profile(stored, spec), _sizes(listing), spec)
 
 
@@ -190,8 +189,8 @@ def _is_remote(listing: TableListing, spec: CollectionSpec) -> bool:
     return listing.remote or (spec.harvest is not None and spec.harvest.is_remote)
 
 
-def is_small_look(workspace: Workspace, source: Source, spec: CollectionSpec) -> bool:
-    """Tell whether a look at an opened source would be small: one whose columns changed is read as a whole."""
+def is_quick_to_profile(workspace: Workspace, source: Source, spec: CollectionSpec) -> bool:
+    """Tell whether profiling an opened source takes seconds; a source whose columns changed is read as a whole."""
     profile = _last_profile(_stored(workspace), spec)
     if profile is not None and profile.columns != columns_version(source, spec):
         profile = None
@@ -199,12 +198,12 @@ def is_small_look(workspace: Workspace, source: Source, spec: CollectionSpec) ->
 
 
 def stored_profile(workspace: Workspace) -> SourceProfile | None:
-    """Return what the last look at the source found; None where nobody has looked."""
+    """Return the stored profile of the source; None if the source was never profiled."""
     return _parsed(_stored(workspace))
 
 
 def source_partitions(workspace: Workspace) -> set[str]:
-    """Return the keys of the partitions that the last look at the source found; none where there was no look."""
+    """Return the keys of the partitions in the stored profile; an empty set if the source was never profiled."""
     profile = stored_profile(workspace)
     return set() if profile is None else set(profile.partitions)
 
@@ -218,33 +217,35 @@ def _document(workspace: Workspace) -> str:
 
 
 def _parsed(stored: Any) -> SourceProfile | None:
-    """The profile that a document states; None for a document of another form, which is made anew."""
+    """Return the profile that a document states; None if the document has another form, so that it is made anew."""
     try:
         return None if stored is None else SourceProfile.from_json(stored)
     except (KeyError, TypeError, ValueError, AttributeError):
-        _log.warning("what is stored of the source has another form: the source is looked at anew")
+        _log.warning("the stored profile of the source has another form: the source is profiled anew")
         return None
 
 
 def _current(stored: Any, fingerprint: str, spec: CollectionSpec, *, remote: bool) -> SourceProfile | None:
-    """The profile of a document, where the source's files and the spec are those that it was made of."""
+    """Return the profile of a document, if it was made from the same files and spec."""
     profile = _parsed(stored)
     if profile is None or profile.fingerprint != profile_fingerprint(fingerprint, spec):
         return None
-    return replace(profile, remote=remote)  # which earlier versions did not store
+    return replace(profile, remote=remote)  # because earlier versions did not store it
 
 
 def _last_profile(stored: Any, spec: CollectionSpec) -> SourceProfile | None:
-    """The profile that an earlier look under the same spec made."""
+    """Return the profile of a document that was made under the same spec."""
     profile = _parsed(stored)
     return None if profile is None or stored.get(_LOOKED_UNDER) != _looked_under(spec) else profile
 
 
-def _last_look(stored: Any, source: Source, spec: CollectionSpec, finished: dict[str, FoundPart]) -> Look | None:
+def _last_result(
+    stored: Any, source: Source, spec: CollectionSpec, finished: dict[str, FoundPart]
+) -> ProfilingResult | None:
     profile = _last_profile(stored, spec)
     if profile is None or profile.columns != columns_version(source, spec):
-        return None  # rows of another form: all of them are read again anyway, because every partition is built
-    return Look(profile, finished)
+        return None  # all rows are read again anyway, because every partition is built anew
+    return ProfilingResult(profile, finished)
 
 
 def _tables_of(stored: Any) -> Sequence[str]:
@@ -252,8 +253,8 @@ def _tables_of(stored: Any) -> Sequence[str]:
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
-def _store(workspace: Workspace, spec: CollectionSpec, look: Look, found: FoundFiles) -> SourceProfile:
-    """Write the document that makes a look count, after the tables it names; then take away all other tables."""
+def _store(workspace: Workspace, spec: CollectionSpec, look: ProfilingResult, found: FoundFiles) -> SourceProfile:
+    """Write the document of a profile, after the tables that it names; then remove all other tables."""
     tables = found.settle(look.found)
     workspace.write_json(
         _document(workspace), {**look.profile.to_json(), _LOOKED_UNDER: _looked_under(spec), _TABLES: tables}
@@ -267,20 +268,20 @@ def _sizes(listing: TableListing) -> dict[str, int | None]:
     return {version.version: one.size for version, one in zip(listing.versions, listing.listed, strict=True)}
 
 
-def _ahead(profile: SourceProfile | None, sizes: dict[str, int | None], spec: CollectionSpec) -> LookAhead:
-    """What a look at files of some sizes, by version, would read, where an earlier look made a profile."""
-    # Where ids repeat, the rows of any file may have to be compared with those of the new ones; under overlap what is
-    # compared is stored.
+def _ahead(profile: SourceProfile | None, sizes: dict[str, int | None], spec: CollectionSpec) -> ProfilingCost:
+    """Return what profiling files of some sizes (by version) would read, given an earlier profile."""
+    # If ids repeat, rows of any file may have to be compared with rows of the new files; under overlap the facts that
+    # are compared are stored.
     compared = profile is None or (profile.repeats_ids and spec.newest_by is None)
     known = set() if profile is None or compared else sizes.keys() & profile.parts.keys()
     unread = [size for version, size in sizes.items() if version not in known]
     ids = sum(found.rows for found in profile.partitions.values()) * ID_BYTES if profile is not None else 0
     size = sum(one if one is not None else sys.maxsize for one in unread)
-    return LookAhead(files=len(unread), bytes=ids + size)
+    return ProfilingCost(files=len(unread), bytes=ids + size)
 
 
 def _part_version(source: Source, spec: CollectionSpec) -> str:
-    """What the findings in a file depend on beside the file."""
+    """Return what the findings of a file depend on, beside the file."""
     return f"{_looked_under(spec)}-{columns_version(source, spec)}"
 
 

@@ -90,7 +90,7 @@ def test_every_shape_gives_the_same_hrefs(shape: str, window: slice) -> None:
     assert not any(unreadable.to_pylist())
 
 
-def test_json_that_is_no_object_is_marked() -> None:
+def test_json_that_is_not_an_object_is_marked() -> None:
     column = pa.array(['{"B02": {"href": "/a.tif", "gsd": 10}}', "[]", '{"B02":', None])
     assets, unreadable = normalize_assets(column, asset_names(column), {})
     assert unreadable.to_pylist() == [False, True, True, False]
@@ -160,7 +160,7 @@ def test_missing_rows_may_have_content_below_them() -> None:
     ],
     ids=["map", "list"],
 )
-def test_names_that_are_no_text(column: pa.Array) -> None:
+def test_asset_names_that_are_not_text_are_refused(column: pa.Array) -> None:
     for read in (asset_names, lambda column: normalize_assets(column, ["1"], {})):
         with pytest.raises(RecordError, match=r"names its assets by (int32|double): their names are text"):
             read(column)

@@ -79,8 +79,8 @@ def test_what_does_not_parse_is_marked_and_the_rest_kept() -> None:
 
 
 @pytest.mark.parametrize("values", [[20190101], [1697997559024], [1697997559024000000], [2024.5], [0], [-5]])
-def test_numbers_that_are_no_years_are_refused(values: list[float]) -> None:
-    with pytest.raises(RecordError, match=r"column 'datetime' holds numbers such as .*, which are no years"):
+def test_numbers_that_are_not_years_are_refused(values: list[float]) -> None:
+    with pytest.raises(RecordError, match=r"column 'datetime' holds numbers such as .*, which are not years"):
         normalize_times(pa.array(values), "datetime")
 
 
@@ -189,7 +189,7 @@ def test_codes_the_registry_does_not_know_stay_text() -> None:
     assert got[1] == ["EPSG:999999", "IAU_2015:30100", "garbage", "ESRI:102008"]
 
 
-def test_what_names_no_crs_is_no_crs() -> None:
+def test_values_that_name_no_crs_become_null() -> None:
     assert crs(**{"proj:code": ["EPSG:32767", "0", None]}) == ([None] * 3, [None, "0", None], 0)
     assert crs(**{"proj:epsg": [32767, 0, -1]}) == ([None] * 3, [None] * 3, 0)
     assert crs(**{"proj:epsg": [[32629], [32629, 32630], []]}) == ([32629, None, None], ["EPSG:32629", None, None], 0)

@@ -12,7 +12,7 @@ import pytest
 
 from rasteret_assets import load
 from rasteret_assets.orchestration.jobs import REASON_TAG
-from rasteret_assets.source.stored import SMALL_LOOK_FILES
+from rasteret_assets.source.stored import QUICK_FILES
 from tests.e2e.stack import Stack, dagster_dev, wait_for
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
@@ -31,7 +31,7 @@ def stack(files: RangeServer, root: Path) -> Iterator[Stack]:
     folder = root / "records"
     folder.mkdir()
     files.objects["/a.tif"] = tiff_bytes(width=32, height=32)
-    for number in range(SMALL_LOOK_FILES + 1):
+    for number in range(QUICK_FILES + 1):
         table = record_table([f"r{number}"], {"B02": [f"{files.url}/a.tif?{number}"]})
         pq.write_table(table, folder / f"{number}.parquet")
 
@@ -68,7 +68,7 @@ def test_the_sensor_requests_a_look_and_then_the_builds(stack: Stack, root: Path
     assert (look.tags[REASON_TAG], build.tags[REASON_TAG]) == ("look", "new")
     assert look.is_success
     assert build.is_success
-    assert rows(root, "watched") == SMALL_LOOK_FILES + 1
+    assert rows(root, "watched") == QUICK_FILES + 1
     looks = [record for record in stack.runs() if record.dagster_run.job_name == "watched_look"]
     assert len(looks) == 1
 
@@ -85,7 +85,7 @@ def test_the_schedule_launches_a_look_which_leads_to_the_builds(stack: Stack, ro
     look, build = ended(stack, ["clocked_look", "clocked_build"])
     assert look.is_success
     assert build.is_success
-    assert rows(root, "clocked") == SMALL_LOOK_FILES + 1
+    assert rows(root, "clocked") == QUICK_FILES + 1
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from rasteret_assets.pipeline.build import build_partitions
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.pipeline.stages import run_stage
 from rasteret_assets.schema import BANDS, COLLECTION, HEADERS, NORMALIZED, RAW
-from rasteret_assets.source.stored import open_known
+from rasteret_assets.source.stored import open_record_table
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
@@ -120,7 +120,7 @@ def test_the_stages_one_by_one_ask_for_nothing_either(scenes: Scenes) -> None:
 
     def work() -> None:
         for stage in (RAW, NORMALIZED, BANDS, COLLECTION):
-            source = open_known(scenes.workspace, scenes.spec.path, scenes.spec) if stage == RAW else None
+            source = open_record_table(scenes.workspace, scenes.spec.path, scenes.spec) if stage == RAW else None
             made = Build(workspace=scenes.workspace, spec=scenes.spec, source=source, backend=create_backend())
             run_stage(stage, made, keys)
 
@@ -206,7 +206,7 @@ def test_an_interrupted_build_lends_what_it_would_have(scenes: Scenes) -> None:
     keys = ["2024-01", "2024-03", "2024-04"]
     made = Build(
         workspace=scenes.workspace, spec=scenes.spec, backend=create_backend(), progress=end,
-        source=open_known(scenes.workspace, scenes.spec.path, scenes.spec),
+        source=open_record_table(scenes.workspace, scenes.spec.path, scenes.spec),
     )  # fmt: skip
     with pytest.raises(Ended):
         build_partitions(made, keys)

@@ -26,7 +26,8 @@ from rasteret_assets.errors import EnrichmentError, InvalidRecordError, MissingC
 from rasteret_assets.orchestration.graph_partitions import RANGE_END, RANGE_START
 from rasteret_assets.orchestration.graph_resources import BACKEND
 from rasteret_assets.schema import STAGES
-from rasteret_assets.source import files, profile
+from rasteret_assets.source import parquet_files as files
+from rasteret_assets.source import profiling
 from tests.orchestration.scenes import KEYS, Scenes, latest, tick
 
 
@@ -105,7 +106,7 @@ def test_an_unchanged_source_costs_a_listing(
         raise AssertionError("a file of the source was opened")
 
     monkeypatch.setattr(files, "_file_schema", opened)
-    monkeypatch.setattr(profile, "_profile_part", opened)
+    monkeypatch.setattr(profiling, "_profile_part", opened)
     assert not tick(scenes, instance).run_requests
     scenes.materialize(instance, keys=["2024-02"])
     with pytest.raises(AssertionError, match="was opened"):
@@ -188,8 +189,8 @@ def test_a_broken_source_is_one_clear_sentence(scenes: Scenes, instance: dg.Dags
     pq.write_table(scenes.table().drop_columns(["datetime"]), scenes.file)
     instance.add_dynamic_partitions("scenes_months", KEYS)
     text = failure(scenes.run(instance, partition_key="2024-01"))
-    assert text.startswith(f"{scenes.file}: no record table, it lacks datetime. Name the columns")
-    with pytest.raises(MissingColumnError, match="lacks datetime"):
+    assert text.startswith(f"{scenes.file}: is not a record table: it has no datetime. Name the columns")
+    with pytest.raises(MissingColumnError, match="has no datetime"):
         scenes.materialize(instance)
 
 

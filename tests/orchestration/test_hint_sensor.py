@@ -202,7 +202,7 @@ def test_a_message_waits_while_its_partition_is_being_built(
 def test_messages_wait_for_a_look_that_is_too_large_for_a_tick(
     heard: Scenes, instance: dg.DagsterInstance, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored, "SMALL_LOOK_BYTES", 0)
+    monkeypatch.setattr(stored, "QUICK_BYTES", 0)
     heard.change(e=2)
     queue.send(item("e"))
     result = tick(heard, instance)

@@ -25,7 +25,8 @@ from rasteret_assets.orchestration.graph_resources import FILESYSTEM
 from rasteret_assets.orchestration.jobs import REASON_TAG
 from rasteret_assets.pipeline.build import build_partitions
 from rasteret_assets.pipeline.stage import Build
-from rasteret_assets.source import files, profile, stored
+from rasteret_assets.source import parquet_files as files
+from rasteret_assets.source import profiling, stored
 from tests.orchestration.scenes import KEYS, Scenes, launch, tick
 from tests.support.rasters import record_table
 from tests.support.s3 import KEYS as S3_KEYS
@@ -48,7 +49,7 @@ def large(scenes: Scenes, monkeypatch: pytest.MonkeyPatch) -> Scenes:
     """A record table whose changes are always too large for a tick."""
     # Older than a step of the file system's clock, because a younger file might still be written.
     os.utime(scenes.file, (1.7e9, 1.7e9))
-    monkeypatch.setattr(stored, "SMALL_LOOK_BYTES", 0)
+    monkeypatch.setattr(stored, "QUICK_BYTES", 0)
     return scenes
 
 
@@ -77,7 +78,7 @@ def test_a_large_change_is_looked_at_by_a_run_and_then_built(
 
     with monkeypatch.context() as patched:
         patched.setattr(files, "_file_schema", opened)
-        patched.setattr(profile, "_profile_part", opened)
+        patched.setattr(profiling, "_profile_part", opened)
         first = tick(large, instance)
     assert jobs(first) == ["scenes_look"]
     assert (first.run_requests or [])[0].tags[REASON_TAG] == "look"
@@ -94,7 +95,7 @@ def test_a_large_change_is_looked_at_by_a_run_and_then_built(
     assert look(large, instance, first).success
     assert instance.get_dynamic_partitions("scenes_months") == KEYS
     with monkeypatch.context() as patched:
-        patched.setattr(profile, "_profile_part", opened)
+        patched.setattr(profiling, "_profile_part", opened)
         after = tick(large, instance, waiting.cursor)
     assert jobs(after) == ["scenes_build"]
     # No observation, because the run has reported the versions already.

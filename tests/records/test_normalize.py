@@ -13,7 +13,9 @@ from rasteret_assets.errors import BandNotFoundError, InvalidRecordError
 from rasteret_assets.records.normalize import NormalizedRecords, normalize_records
 from rasteret_assets.schema import RECORD_FIELDS
 from rasteret_assets.source.open import Source, open_source
-from rasteret_assets.source.profile import SourceProfile, parts_of, profile_source, scan_parts
+from rasteret_assets.source.partition_rows import parts_of, scan_parts
+from rasteret_assets.source.profile import SourceProfile
+from rasteret_assets.source.profiling import profile_source
 from rasteret_assets.spec import CollectionSpec
 from tests.support.rasters import record_table
 
@@ -47,7 +49,7 @@ def test_contract_columns_have_their_types_and_user_columns_survive() -> None:
 
 
 def test_a_mapped_footprint_has_the_crs_of_its_own_column() -> None:
-    """Another binary column before it is no reason to read it as that one."""
+    """Another binary column before the footprints is not read in their place."""
     web = pa.array([shapely.box(111319, 0, 222639, 111325).wkb] * 3)
     table = pa.table({"thumbnail": pa.array([b"x"] * 3), **dict(zip(TABLE.schema.names, TABLE.columns, strict=True))})
     table = table.drop_columns("geometry").append_column("geom", web)

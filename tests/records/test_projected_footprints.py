@@ -9,7 +9,7 @@ import pytest
 import shapely
 
 from rasteret_assets.geometry import GeometryColumn
-from rasteret_assets.records.footprints import read_footprints
+from rasteret_assets.records._footprint_columns import read_footprints
 
 
 def published(crs, *geometries):

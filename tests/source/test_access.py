@@ -17,7 +17,7 @@ import rasteret_assets as ra
 from rasteret_assets import CollectionSpec, create_backend
 from rasteret_assets.errors import SourceError
 from rasteret_assets.source.open import Source, open_source
-from rasteret_assets.source.stored import open_known
+from rasteret_assets.source.stored import open_record_table
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.loopback import AnsweringHandler, LoopbackServer, serving
 from tests.support.rasters import record_table
@@ -268,8 +268,8 @@ def test_parquet_of_a_planetary_computer_collection_is_signed(
     assert ids(source) == ["a", "b"]
     assert "PLANTED" not in repr(source)
     spec = CollectionSpec.of(path=path, name="t", workspace_dir=tmp_path / "w", credentials="planetary_computer")
-    first = open_known(Workspace.of(spec), spec.path, spec)
-    assert first.fingerprint == source.fingerprint == open_known(Workspace.of(spec), spec.path, spec).fingerprint
+    first = open_record_table(Workspace.of(spec), spec.path, spec)
+    assert first.fingerprint == source.fingerprint == open_record_table(Workspace.of(spec), spec.path, spec).fingerprint
     azure.signed = "ANOTHER"
     azure.objects = {"t.parquet/part-1.parquet": parquet("c", "d")}
     assert ids(opened(path, credentials="planetary_computer")) == ["c", "d"]

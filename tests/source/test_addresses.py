@@ -17,8 +17,8 @@ from rasteret_assets import CollectionSpec, build, build_from_table, load, plan
 from rasteret_assets.declare import propose
 from rasteret_assets.errors import EnrichmentError, SourceError
 from rasteret_assets.source.open import open_source, open_table
-from rasteret_assets.source.profile import profile_source
-from rasteret_assets.source.stored import load_profile, open_known
+from rasteret_assets.source.profiling import profile_source
+from rasteret_assets.source.stored import load_profile, open_record_table
 from rasteret_assets.storage.http.by_address import list_addresses
 from rasteret_assets.storage.http.http_backend import HttpBackend
 from rasteret_assets.storage.processes import run_sync
@@ -59,9 +59,9 @@ def test_an_unchanged_file_costs_one_request_of_four_bytes(
 ) -> None:
     url = serve(server, "/t.parquet", records(50))
     declared = spec(url, tmp_path)
-    load_profile(workspace, open_known(workspace, url, declared), declared)
+    load_profile(workspace, open_record_table(workspace, url, declared), declared)
     server.reset()
-    load_profile(workspace, open_known(workspace, url, declared), declared)
+    load_profile(workspace, open_record_table(workspace, url, declared), declared)
     assert server.requests == [("/t.parquet", "bytes=0-3")]
 
 
@@ -152,7 +152,7 @@ def test_a_server_that_tells_nothing_has_its_files_read_each_time_and_that_is_to
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             server.reset()
-            load_profile(workspace, open_known(workspace, url, declared), declared)
+            load_profile(workspace, open_record_table(workspace, url, declared), declared)
             assert len(server.requests) > 1
     assert sum("nor a strong ETag" in record.message for record in caplog.records) == 1
 
@@ -217,7 +217,7 @@ def test_an_address_of_the_machines_own_network_is_refused(url: str) -> None:
     ("fault", "said"),
     [
         ("404", r"/t\.parquet: does not exist \(HTTP 404\): check the address"),
-        ("403", r"/t\.parquet: its server refuses access \(HTTP 403\): give an address that is signed"),
+        ("403", r"/t\.parquet: its server refuses access \(HTTP 403\): say who opens"),
         ("no-range", r"/t\.parquet: its server does not answer ranges, .*: download it, and give the path"),
         ("html", r"/t\.parquet: its server does not answer ranges"),
     ],

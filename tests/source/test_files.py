@@ -23,10 +23,10 @@ from fsspec.implementations.memory import MemoryFile
 
 from rasteret_assets import CollectionSpec, build, load
 from rasteret_assets.errors import SourceError
-from rasteret_assets.source import files as source_files
-from rasteret_assets.source.known import KnownSchemas
+from rasteret_assets.source import parquet_files as source_files
+from rasteret_assets.source._kept_schemas import KeptSchemas
 from rasteret_assets.source.open import open_source
-from rasteret_assets.source.stored import load_profile, open_known
+from rasteret_assets.source.stored import load_profile, open_record_table
 from rasteret_assets.storage.listing import Listed
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table
@@ -96,7 +96,7 @@ def test_a_file_that_may_be_written_again_unseen_is_read_again(tmp_path: Path, w
     later = fingerprint(path)
     assert later not in {first, fingerprint(tmp_path / "t.parquet") + "x"}
     assert fingerprint(path) == later
-    assert len(KnownSchemas(workspace).load()) == 0
+    assert len(KeptSchemas(workspace).load()) == 0
 
 
 @pytest.mark.parametrize(
@@ -193,9 +193,9 @@ def test_a_folder_of_objects_costs_one_listing(tmp_path: Path, workspace: Worksp
         for number in range(20):
             with fs.open_output_stream(f"tables/many/{number}.parquet") as sink:
                 sink.write((tmp_path / "t.parquet").read_bytes())
-        open_known(workspace, "tables/many", spec("x"), fs)
+        open_record_table(workspace, "tables/many", spec("x"), fs)
         with requests_seen() as seen:
-            open_known(workspace, "tables/many", spec("x"), fs)
+            open_record_table(workspace, "tables/many", spec("x"), fs)
         assert not [request for request in seen if request.endswith(".parquet")]
         assert len(seen) < 6
 
@@ -230,22 +230,22 @@ def test_only_footers_of_files_that_changed_are_opened(tmp_path: Path, workspace
     for name in "abc":
         write(records(name, extra=pa.array([name])), tmp_path / "t" / f"{name}.parquet")
     settle()
-    first = open_known(workspace, tmp_path / "t", spec("x"))
+    first = open_record_table(workspace, tmp_path / "t", spec("x"))
     assert opened == ["a", "b", "c"]
     opened.clear()
-    again = open_known(workspace, tmp_path / "t", spec("x"))
+    again = open_record_table(workspace, tmp_path / "t", spec("x"))
     assert opened == []
     assert (again.schema, again.fingerprint) == (first.schema, first.fingerprint)
     assert again.table() == first.table()
     write(records("d"), tmp_path / "t" / "b.parquet")
     settle()
-    open_known(workspace, tmp_path / "t", spec("x"))
+    open_record_table(workspace, tmp_path / "t", spec("x"))
     assert opened == ["b"]
     (tmp_path / "t" / "a.parquet").unlink()
-    open_known(workspace, tmp_path / "t", spec("x"))
+    open_record_table(workspace, tmp_path / "t", spec("x"))
     assert opened == ["b"]
-    assert len(KnownSchemas(workspace).load()) == 2
-    open_known(workspace, tmp_path / "t", spec("x"), trust_stored=False)
+    assert len(KeptSchemas(workspace).load()) == 2
+    open_record_table(workspace, tmp_path / "t", spec("x"), trust_stored=False)
     assert sorted(opened) == ["b", "b", "c"]
 
 
@@ -254,17 +254,19 @@ def test_schemas_that_were_damaged_are_read_from_the_footers(
 ) -> None:
     write(records("a"), tmp_path / "t.parquet")
     settle()
-    open_known(workspace, tmp_path / "t.parquet", spec("x"))
+    open_record_table(workspace, tmp_path / "t.parquet", spec("x"))
     (kept,) = Path(workspace.stages).glob("source_schemas.*")
     kept.write_bytes(b"PAR1 damaged")
-    open_known(workspace, tmp_path / "t.parquet", spec("x"))
-    open_known(workspace, tmp_path / "t.parquet", spec("x"))
+    open_record_table(workspace, tmp_path / "t.parquet", spec("x"))
+    open_record_table(workspace, tmp_path / "t.parquet", spec("x"))
     assert opened == ["t", "t"]
 
 
 def test_force_reads_the_table(tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a disk that does not tell that a file was replaced."""
-    monkeypatch.setattr(source_files, "file_version", lambda *_, **__: source_files.FileVersion("same", believed=True))
+    monkeypatch.setattr(
+        source_files, "file_version", lambda *_, **__: source_files.FileVersion("same", is_reliable=True)
+    )
     path = tmp_path / "t.parquet"
     write(records("a", "b"), path)
     build(spec(path, tmp_path / "w"))
@@ -273,11 +275,11 @@ def test_force_reads_the_table(tmp_path: Path, workspace: Workspace, monkeypatch
     build(spec(path, tmp_path / "w"), force=True)
     rows = load(tmp_path / "w" / "s2_records").to_table(["id", "month"]).to_pylist()
     assert sorted((row["id"], row["month"]) for row in rows) == [("a", 1), ("b", 2)]
-    source = open_known(workspace, path, spec(path))
+    source = open_record_table(workspace, path, spec(path))
     assert set(load_profile(workspace, source, spec(path)).partitions) == {"2024-01", "2024-02"}
 
 
-def test_rows_that_lie_in_other_files_are_no_change(tmp_path: Path) -> None:
+def test_rows_that_move_to_other_files_change_nothing(tmp_path: Path) -> None:
     names = [f"r{number}" for number in range(6)]
     for number, name in enumerate(names):
         write(records(name), tmp_path / "t" / f"{number}.parquet")

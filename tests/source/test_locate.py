@@ -80,7 +80,7 @@ def test_a_list_in_yaml_starts_at_its_file(folder: Path) -> None:
 def test_a_list_of_other_things_is_refused(folder: Path) -> None:
     with pytest.raises(SpecError):
         CollectionSpec.of(path=[1, 2])
-    with pytest.raises(SourceError, match="is no record table"):
+    with pytest.raises(SourceError, match="is not a record table"):
         build_from_table([str(folder), pa.table({"id": ["a"]})])
     with pytest.raises(SourceError, match=r"nowhere\.parquet: no such file"):
         opened([str(folder), str(folder / "nowhere.parquet")])
@@ -236,7 +236,7 @@ def test_a_document_without_parquet_is_one_sentence(mirror: tuple[Path, str], do
             opened(path)
 
 
-def test_a_document_that_is_not_there_or_is_no_json_is_told(mirror: tuple[Path, str]) -> None:
+def test_a_document_that_does_not_exist_or_is_not_json_is_told(mirror: tuple[Path, str]) -> None:
     folder, url = mirror
     with pytest.raises(SourceError, match=r"none\.json: does not exist \(HTTP 404\)"):
         opened(f"{url}/none.json")

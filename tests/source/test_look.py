@@ -13,10 +13,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from rasteret_assets.source import found
+from rasteret_assets.source import _found_parts as found
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.profile import SourceProfile, profile_source
-from rasteret_assets.source.stored import LookAhead, listed_profile, load_profile, open_known
+from rasteret_assets.source.profile import SourceProfile
+from rasteret_assets.source.profiling import profile_source
+from rasteret_assets.source.stored import ProfilingCost, listed_profile, load_profile, open_record_table
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table
@@ -25,9 +26,9 @@ from tests.support.s3 import KEYS, bucket_server
 # Looks at a source and notes in a file each time it begins to read one of the source's; stops for good at the n-th.
 CHILD = """
 import sys, time
-from rasteret_assets.source import found
+from rasteret_assets.source import _found_parts as found
 from rasteret_assets.source.open import Source
-from rasteret_assets.source.stored import load_profile, open_known
+from rasteret_assets.source.stored import load_profile, open_record_table
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace
 
@@ -45,7 +46,7 @@ def noted(self, part=None):
 Source.batches = noted
 spec = CollectionSpec.of(path=path, name="s2")
 workspace = Workspace.at(published)
-source = open_known(workspace, path, spec)
+source = open_record_table(workspace, path, spec)
 print("ready", flush=True)
 sys.stdin.readline()
 print(sum(found.rows for found in load_profile(workspace, source, spec).partitions.values()), flush=True)
@@ -114,7 +115,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def look(workspace: Workspace, spec: CollectionSpec, **options: bool) -> SourceProfile:
-    return load_profile(workspace, open_known(workspace, spec.path, spec), spec, **options)
+    return load_profile(workspace, open_record_table(workspace, spec.path, spec), spec, **options)
 
 
 def tables(workspace: Workspace) -> list[Path]:
@@ -137,7 +138,7 @@ def test_a_look_that_is_killed_is_continued(
     read.clear()
     assert look(workspace, spec) == profile
     assert read == []
-    assert profile == profile_source(open_known(workspace, spec.path, spec), spec)
+    assert profile == profile_source(open_record_table(workspace, spec.path, spec), spec)
     # What the killed look wrote belongs to the finished one.
     named = json.loads(Path(workspace.stages, "source.json").read_text())["tables"]
     assert named == [path.name for path in tables(workspace)]
@@ -183,7 +184,7 @@ def test_many_changes_leave_few_tables(table: Path, spec: CollectionSpec, worksp
     for number in range(30):
         write(table, "8.parquet", [f"{number}-{count}" for count in range(20)])
         profile = look(workspace, spec)
-        assert profile == profile_source(open_known(workspace, spec.path, spec), spec)
+        assert profile == profile_source(open_record_table(workspace, spec.path, spec), spec)
     assert len(tables(workspace)) <= 3
 
 
@@ -204,7 +205,7 @@ def test_what_is_damaged_is_made_anew(
     read.clear()
     profile = look(workspace, spec)
     assert len(read) == (9 if damage in {"table", "both"} else 1)
-    assert profile == profile_source(open_known(workspace, spec.path, spec), spec)
+    assert profile == profile_source(open_record_table(workspace, spec.path, spec), spec)
     read.clear()
     look(workspace, spec)
     assert read == []
@@ -214,7 +215,7 @@ def test_a_file_that_cannot_be_read_loses_nothing_of_the_others(
     table: Path, spec: CollectionSpec, workspace: Workspace, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(found, "KEPT_EVERY_S", 3600.0)
-    opened = open_known(workspace, spec.path, spec)
+    opened = open_record_table(workspace, spec.path, spec)
     content = (table / "7.parquet").read_bytes()
     (table / "7.parquet").unlink()
     with pytest.raises(Exception, match=r"7\.parquet"):
@@ -240,13 +241,13 @@ def test_what_a_look_would_read_is_told_by_the_listing(
     table: Path, spec: CollectionSpec, workspace: Workspace, read: list[str]
 ) -> None:
     sizes = [path.stat().st_size for path in table.iterdir()]
-    assert listed_profile(workspace, spec) == (None, LookAhead(files=8, bytes=sum(sizes)))
+    assert listed_profile(workspace, spec) == (None, ProfilingCost(files=8, bytes=sum(sizes)))
     profile = look(workspace, spec)
-    assert listed_profile(workspace, spec) == (profile, LookAhead(files=0, bytes=0))
+    assert listed_profile(workspace, spec) == (profile, ProfilingCost(files=0, bytes=0))
     write(table, "8.parquet", ["new"])
     read.clear()
     size = (table / "8.parquet").stat().st_size
-    assert listed_profile(workspace, spec) == (None, LookAhead(files=1, bytes=size + 16 * found.ID_BYTES))
+    assert listed_profile(workspace, spec) == (None, ProfilingCost(files=1, bytes=size + 16 * found.ID_BYTES))
     assert read == []
     # Where ids repeat, every file may have to be compared with the new ones.
     write(table, "8.parquet", ["a0"])

@@ -17,10 +17,10 @@ import shapely
 from rasteret_assets import build_from_table
 from rasteret_assets.errors import InvalidRecordError, MissingColumnError, SourceError
 from rasteret_assets.geometry import GeometryColumn
-from rasteret_assets.source.crs import crs_name
-from rasteret_assets.source.files import _logical_crs
+from rasteret_assets.source.footprint_crs import crs_name
 from rasteret_assets.source.open import open_source
-from rasteret_assets.source.profile import profile_source
+from rasteret_assets.source.parquet_files import _logical_crs
+from rasteret_assets.source.profiling import profile_source
 from rasteret_assets.spec import CollectionSpec
 from tests.support.rasters import record_table
 

@@ -133,7 +133,7 @@ def test_text_that_is_a_dictionary_in_some_files_only_is_text(tmp_path: Path) ->
     assert table["tile"].to_pylist() == ["x", "y", None] * 2
 
 
-def test_a_hive_key_that_is_no_value_of_its_column_is_refused(tmp_path: Path) -> None:
+def test_a_hive_key_that_does_not_fit_its_column_is_refused(tmp_path: Path) -> None:
     (tmp_path / "assets=1").mkdir()
     pq.write_table(TABLE, tmp_path / "assets=1" / "a.parquet")
     with pytest.raises(SourceError, match="do not fit together: parsing scalars of type struct"):
@@ -153,7 +153,7 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
     ("content", "sentence"),
     [(b"", "not a readable Parquet file"), (b"<html>", "not a readable"), (b"PAR1" + b"\0" * 40, "not a readable")],
 )
-def test_what_is_no_parquet_is_refused_with_its_name(tmp_path: Path, content: bytes, sentence: str) -> None:
+def test_a_file_that_is_not_parquet_is_refused_by_name(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "broken.parquet").write_bytes(content)
     with pytest.raises(SourceError, match=rf"broken\.parquet: {sentence}"):
         open_source(tmp_path / "broken.parquet", spec())
@@ -177,7 +177,7 @@ def test_nothing_there_is_said_so(tmp_path: Path) -> None:
         open_source(tmp_path / "none.parquet", spec())
     with pytest.raises(SourceError, match="holds no Parquet file"):
         open_source(tmp_path, spec())
-    with pytest.raises(SourceError, match="int is no record table"):
+    with pytest.raises(SourceError, match="int is not a record table"):
         open_source(3, spec())
     with pytest.raises(SpecError, match="filesystem=str is neither"):
         open_source("a/b", spec(), filesystem="s3")
@@ -187,7 +187,7 @@ def test_nothing_there_is_said_so(tmp_path: Path) -> None:
     ("values", "sentence"),
     [
         ({"columns": ["id", "dateime"]}, r"columns= names \['dateime'\], did you mean \['datetime'\]"),
-        ({"columns": ["id", "datetime", "assets"]}, r"lacks geometry\. columns= leaves out part"),
+        ({"columns": ["id", "datetime", "assets"]}, r"has no geometry\. columns= leaves out part"),
         ({"column_map": {"fid": "id"}}, r"column_map names \['fid'\]"),
         ({"column_map": {"cloud": "id"}}, "would hide existing columns"),
         ({"filter_expr": [["clouds", "<", 3]]}, "filter_expr .* names a column the table does not have; it has id"),
@@ -208,7 +208,7 @@ def test_a_table_without_the_contract_says_what_to_map(tmp_path: Path) -> None:
         TABLE.drop_columns(["assets"]).rename_columns(["fid", "datetime", "geometry", "cloud"]), tmp_path / "t.parquet"
     )
     with pytest.raises(
-        MissingColumnError, match=r"lacks id, assets\. .*column_map=\{'their name': 'id'\}, or .*href_column="
+        MissingColumnError, match=r"has no id, assets\. .*column_map=\{'their name': 'id'\}, or .*href_column="
     ):
         open_source(tmp_path / "t.parquet", spec())
     with pytest.raises(MissingColumnError, match="href_column='url' is not there"):

@@ -17,10 +17,10 @@ import pytest
 from rasteret_assets import CollectionSpec, build, build_from_table, load, plan
 from rasteret_assets.columns.ages import UNKNOWN_AGE, row_ages
 from rasteret_assets.errors import DamagedFileError, MissingColumnError, RecordError, SpecError
-from rasteret_assets.source import found
+from rasteret_assets.source import _found_parts as found
 from rasteret_assets.source.open import open_source
 from rasteret_assets.source.overlap import judge
-from rasteret_assets.source.profile import profile_source
+from rasteret_assets.source.profiling import profile_source
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table

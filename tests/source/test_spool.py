@@ -273,7 +273,7 @@ def test_raw_records_that_are_damaged_are_read_again(spec: CollectionSpec) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", bytes(5000)])
-def test_raw_records_that_are_no_stream_are_read_again(spec: CollectionSpec, content: bytes) -> None:
+def test_raw_records_that_are_not_a_stream_are_read_again(spec: CollectionSpec, content: bytes) -> None:
     put(spec, "one.parquet", ["a"])
     build(spec)
     Path(Workspace.of(spec).stage_file(RAW, "2024-01")).write_bytes(content)
@@ -316,7 +316,7 @@ def test_only_files_that_changed_are_read(spec: CollectionSpec, monkeypatch: pyt
 
 
 class Rewritten:
-    """Somebody rewrites a file of a source, each time a build is about to scan it after it was looked at.
+    """Somebody rewrites a file of a source, each time that a build is about to scan it after it was profiled.
 
     Args:
         patched: until the end of the test.
@@ -327,7 +327,7 @@ class Rewritten:
     def __init__(self, patched: pytest.MonkeyPatch, change: Callable[[int], None], times: int) -> None:
         self.looks = 0
         changes = 0
-        scan, look = stages.scan_parts, stored.look_at
+        scan, look = stages.scan_parts, stored.profile_files
 
         def scanned(*args: Any) -> Any:
             nonlocal changes
@@ -341,7 +341,7 @@ class Rewritten:
             return look(*args, **options)
 
         patched.setattr(stages, "scan_parts", scanned)
-        patched.setattr(stored, "look_at", looked)
+        patched.setattr(stored, "profile_files", looked)
 
 
 def raw_of(spec: CollectionSpec) -> list[str]:
@@ -368,7 +368,7 @@ def test_a_source_that_keeps_changing_is_told(spec: CollectionSpec, monkeypatch:
     before = raw_of(spec)
     put(spec, "one.parquet", ["a", "x"])
     seen = Rewritten(monkeypatch, lambda again: put(spec, "one.parquet", ["a", f"c{again}"]), times=99)
-    with pytest.raises(SourceChangedError, match=r"it is being rewritten; build again once that is done"):
+    with pytest.raises(SourceChangedError, match=r"so it is being rewritten: build again when that is done"):
         raw_of(spec)
     assert seen.looks == 2
     monkeypatch.undo()

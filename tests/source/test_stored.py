@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rasteret_assets.columns import hashing
 from rasteret_assets.source.open import open_source
-from rasteret_assets.source.profile import profile_source
+from rasteret_assets.source.profiling import profile_source
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace import Workspace

@@ -415,7 +415,7 @@ def test_a_login_page_in_the_place_of_a_file_makes_the_token_anew(nasa: Nasa, mo
 @pytest.mark.parametrize(
     ("netrc", "environment", "sentence"),
     [
-        (None, {}, "no account for urs.earthdata.nasa.gov is given, and there is no netrc file: set EARTHDATA_TOKEN"),
+        (None, {}, "urs.earthdata.nasa.gov is given, and the netrc file does not exist: set EARTHDATA_TOKEN"),
         ("machine example.com login a password b\n", {}, "and the netrc file has none: set EARTHDATA_TOKEN, or"),
         ("machine PLANTED\nbroken PLANTED", {}, "cannot be read (NetrcParseError): set EARTHDATA_TOKEN, or"),
         (None, {"EARTHDATA_USERNAME": "me", "EARTHDATA_PASSWORD": "PLANTEDwrong"},

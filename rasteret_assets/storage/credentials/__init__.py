@@ -1,4 +1,4 @@
-"""Who gives the tokens that the ``credentials`` of a declaration name: a module for each."""
+"""Give the tokens that the ``credentials`` of a declaration name: one module for each provider."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rasteret_assets.storage.tokens import Issuer
 
 
 def open_credentials(credentials: str | Mapping[str, str] | None) -> Signer | None:
-    """Return what signs the requests of a backend; None where nothing is to be signed.
+    """Return the signer of a backend's requests; None if ``credentials`` is None.
 
     Args:
         credentials: as in a declaration.
 
     Raises:
-        SpecError: if they are of no known form, or name a function that cannot be imported.
+        SpecError: if ``credentials`` has another form, or names a function that cannot be imported.
     """
     if credentials is None:
         return None

@@ -1,4 +1,4 @@
-"""Requests to those who give tokens: a few an hour, each in a thread with an event loop and a session of its own."""
+"""Ask a provider for a token: a few requests an hour, each in a thread with its own event loop and session."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ _TIMEOUT_S: Final = 60.0
 def ask(
     who: str, address: str, request: Callable[[aiohttp.ClientSession], Awaitable[T]], reasons: Callable[[int], str]
 ) -> T:
-    """Return what a request for a token brings.
+    """Return the result of a request for a token.
 
     Args:
-        who: is asked, for messages.
-        address: of who is asked.
+        who: name of the provider, for messages.
+        address: of the provider.
         request: made with the session that it is given; through the proxy that the environment names, if any.
         reasons: says why a token is refused, and what to do, by HTTP status.
 
     Raises:
         IssuerError: if the request fails, or its answer is not understood.
     """
-    # aiohttp takes as long to import as all the rest, and most builds need no token.
+    # Imported here, because aiohttp takes as long to import as all the rest, and most builds need no token.
     import aiohttp  # noqa: PLC0415
 
     async def go() -> T:
-        # A context of its own, because aiohttp's is made when it is imported, whatever SSL_CERT_FILE says later.
+        # A context of its own, because aiohttp makes its own on import and ignores a later SSL_CERT_FILE.
         connector = aiohttp.TCPConnector(ssl=ssl.create_default_context())
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        # Not by trust_env=, which would also send what a netrc file holds for the host.
+        # Not by trust_env=, because it also sends the password that a netrc file has for the host.
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, proxy=_proxy(address)) as session:
             return await request(session)
 
     try:
         return asyncio.run(go())
-    except aiohttp.ContentTypeError:  # a page for people
+    except aiohttp.ContentTypeError:  # such as a page of HTML
         raise IssuerError(f"{who} answers with something that is not a token: {reasons(200)}") from None
     except aiohttp.ClientResponseError as error:
         status = error.status
@@ -54,7 +54,7 @@ def ask(
         reason = "try again later" if passing else reasons(status)
         raise IssuerError(f"{who} answers HTTP {status}: {reason}", passing=passing) from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        # The kind alone: the texts of some repeat addresses and what was sent.
+        # Without the text, because some texts repeat addresses and headers.
         raise IssuerError(f"{who} cannot be asked ({type(error).__name__})", passing=True) from None
     except (ValueError, KeyError, TypeError):
         raise IssuerError(f"{who} answers with something that is not a token: {reasons(200)}") from None

@@ -1,4 +1,4 @@
-"""NASA's Earthdata Login: a bearer token for the web servers of all its archives, and S3 credentials for their buckets.
+"""Give tokens of NASA's Earthdata Login: a bearer token for all its web servers, and S3 credentials for its buckets.
 
 The account is that of ``EARTHDATA_TOKEN``, else of ``EARTHDATA_USERNAME`` and ``EARTHDATA_PASSWORD``, else of the netrc
 file (``NETRC``, or ``~/.netrc``) for ``urs.earthdata.nasa.gov``, or for the host in ``EARTHDATA_HOST``. With a user and
@@ -24,9 +24,9 @@ from rasteret_assets.storage.tokens import IssuerError, Token
 if TYPE_CHECKING:
     import aiohttp
 
-#: Ends of the names of hosts that take the token; no other host ever sees it.
+#: Ends of the names of hosts to which the token is sent; it is sent to no other host.
 _HOSTS: Final = (".earthdata.nasa.gov", ".earthdatacloud.nasa.gov", ".asf.alaska.edu")
-#: Where S3 credentials are had, by the beginning of the names of an archive's buckets.
+#: Addresses that give S3 credentials, by the beginning of the names of an archive's buckets.
 _BUCKETS: Final = {
     "gesdisc-cumulus-": "https://data.gesdisc.earthdata.nasa.gov/s3credentials",
     "lp-prod-": "https://data.lpdaac.earthdatacloud.nasa.gov/s3credentials",
@@ -51,7 +51,7 @@ class Earthdata:
         try:
             parts = urlsplit(url)
             host = parts.hostname or ""
-        except ValueError:  # refused as an address where it is read
+        except ValueError:  # reading the address refuses it
             return None
         if parts.scheme == "https":
             return _HTTPS if host.endswith(_HOSTS) and not parts.username else None
@@ -60,12 +60,12 @@ class Earthdata:
         return None
 
     def fetch(self, scope: str) -> Token:
-        """Return the token of the account, or S3 credentials that it is given."""
+        """Return the bearer token of the account, or S3 credentials for its token."""
         token = _bearer()
         return token if scope == _HTTPS else _s3_credentials(scope, token)
 
     def is_login(self, host: str) -> bool:
-        """Tell whether a host is the one where people log in."""
+        """Tell whether a host is that of the login."""
         return host == _login_host().partition(":")[0]
 
 
@@ -74,7 +74,7 @@ def _login_host() -> str:
 
 
 def _bearer() -> Token:
-    """Return the token of the environment, or the one that user and password are given."""
+    """Return the token of the environment, or the token for user and password."""
     given = os.environ.get("EARTHDATA_TOKEN")
     if given:
         if not is_sendable(given) or " " in given:
@@ -92,7 +92,7 @@ def _bearer() -> Token:
         token = told["access_token"]
         if not is_sendable(token) or " " in token:
             raise ValueError("not a token")
-        # A day without a time of day, and the day is not over yet.
+        # To the end of the day, because the date has no time of day.
         expires = datetime.strptime(told["expiration_date"], "%m/%d/%Y").replace(tzinfo=UTC) + timedelta(days=1)
         return Token(headers={"Authorization": f"Bearer {token}"}, expires_at=expires)
 
@@ -114,9 +114,9 @@ def _account() -> tuple[str, str]:
     try:
         found = netrc.netrc(file).authenticators(host)
     except FileNotFoundError:
-        raise IssuerError(f"no account for {host} is given, and there is no netrc file: {ways}") from None
+        raise IssuerError(f"no account for {host} is given, and the netrc file does not exist: {ways}") from None
     except (netrc.NetrcParseError, OSError, ValueError) as error:
-        # Without its text, which may repeat what stands in the file.
+        # Without the text, because it may repeat a line of the file.
         raise IssuerError(f"the netrc file {file} cannot be read ({type(error).__name__}): {ways}") from None
     if found is None or not found[0] or not found[2]:
         raise IssuerError(f"no account for {host} is given, and the netrc file has none: {ways}")

@@ -1,4 +1,4 @@
-"""A function of the user's own that opens what nobody else does: called once for every host, bucket and expiry.
+"""Give the tokens that a function of the user returns: it is called once for every host, bucket and expiry.
 
 ::
 
@@ -34,14 +34,14 @@ _QUERY: Final = re.compile(r"[!-~]+")
 
 
 class OwnFunction:
-    """Gives what a function returns.
+    """Gives the tokens that a function returns.
 
     Args:
         module: in which the function is.
         function: name of the function.
 
     Raises:
-        SpecError: if there is no such module or function.
+        SpecError: if the module cannot be imported, or has no such function.
     """
 
     def __init__(self, module: str, function: str) -> None:
@@ -56,23 +56,23 @@ class OwnFunction:
         return f"{scheme(url)}://{name}" if name else None
 
     def fetch(self, scope: str) -> Token:
-        """Return what the function gives for a place."""
+        """Return the token that the function gives for a place."""
         try:
             given = imported(*self._place)(scope)
-        except SpecError as error:  # in a process that lacks the module
+        except SpecError as error:  # a process may not have the module
             raise IssuerError(str(error)) from None
         except (Exception, SystemExit) as error:  # noqa: BLE001  (it may raise anything)
-            # Without its text, which may hold what must not be told.
+            # Without the text, because it may hold a secret.
             raise IssuerError(f"{self.name} raised {type(error).__name__} for {scope}") from None
         return Token() if given is None else self._understood(given, scope)
 
     def is_login(self, host: str) -> bool:
-        """Tell that redirects are followed wherever they lead; the token goes to the first host only."""
+        """Tell that no redirect leads to a login; the token goes to the first host only."""
         del host
         return False
 
     def _understood(self, given: object, scope: str) -> Token:
-        """Return a token of what the function returned."""
+        """Return the token that the function returned."""
         wrong = f"{self.name} returned something else than {_FORM} for {scope}"
         if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
             raise IssuerError(f"{wrong}: it is a {type(given).__name__}")
@@ -95,12 +95,12 @@ class OwnFunction:
 
 
 def _misplaced(scope: str, store: Mapping[str, Any], *, on_web: bool) -> str | None:
-    """Return why credentials do not fit a place; None where they do.
+    """Return why credentials do not fit a place; None if they fit.
 
     Args:
         scope: the place.
-        store: what of them goes to obstore.
-        on_web: whether there are headers or a query.
+        store: the credentials for obstore.
+        on_web: whether the function also gave headers or a query.
     """
     kind = scope.partition("://")[0]
     if kind in {"http", "https"}:
@@ -117,13 +117,13 @@ def imported(module: str, function: str) -> Callable[[str], object]:
     """Return a function by the names of its module and itself.
 
     Raises:
-        SpecError: if there is none.
+        SpecError: if the module or the function does not exist.
     """
     name = f"credentials: {{{module}: {function}}}"
     try:
         found = getattr(importlib.import_module(module), function, None)
     except (Exception, SystemExit) as error:  # noqa: BLE001  (what runs on import may raise anything)
-        # Of a package that is missing the text says which; other texts may hold what must not be told.
+        # The text of an ImportError only, because it names the missing package; other texts may hold a secret.
         reason = f": {error}" if isinstance(error, ImportError) else ""
         raise SpecError(f"{name}: the module cannot be imported ({type(error).__name__}{reason})") from None
     if not callable(found):

@@ -1,6 +1,6 @@
-"""Microsoft's Planetary Computer: shared access signatures for containers of Azure Blob Storage.
+"""Give shared access signatures of Microsoft's Planetary Computer for containers of Azure Blob Storage.
 
-Anybody is given one, for about an hour and for a whole container; with a subscription key more often. obstore's
+Anybody is given a signature, for about an hour and for a whole container; with a subscription key more often. obstore's
 provider asks for it, by the settings that the package ``planetary-computer`` knows too: ``PC_SDK_SUBSCRIPTION_KEY``
 and ``PC_SDK_SAS_URL``, in the environment or in ``~/.planetarycomputer/settings.env``.
 
@@ -20,12 +20,12 @@ from rasteret_assets.storage.tokens import Token
 if TYPE_CHECKING:
     import aiohttp
 
-# TLS alone, since the signature is in the address.
+# Without http://, because the signature is in the address.
 _BLOB: Final = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([a-z0-9$-]+)/[^?#]+")
 #: A container as fsspec and obstore name it, which is how Collections name tables of Parquet.
 _CONTAINER: Final = re.compile(r"(?s)abfss?://([a-z0-9$-]+)@([a-z0-9]+)\.(?:dfs|blob)\.core\.windows\.net(?:/.*)?")
 _ENDPOINT: Final = "https://planetarycomputer.microsoft.com"
-#: Accounts whose containers are public, so that nobody signs for them.
+#: Accounts whose containers are public, so that no signature is asked for.
 _PUBLIC: Final = frozenset({"ai4edatasetspublicassets"})
 
 

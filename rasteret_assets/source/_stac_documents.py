@@ -1,6 +1,6 @@
-"""STAC documents whose assets are the Parquet files of a record table.
+"""Find the Parquet files of a record table in a STAC document.
 
-Public mirrors describe their files in three ways, which are looked for in this order:
+Public mirrors describe their files in three ways, which are tried in this order:
 
 * assets of the Collection that are Parquet files, each by its address (as Planetary Computer does);
 * assets of the Items that a Collection links, where it states by ``partition:`` fields that its files are a partitioned
@@ -42,7 +42,7 @@ _NAMED: Final = 8
 
 
 def is_document(path: str) -> bool:
-    """Tell whether a path is the path of a JSON document: by its name, or as the address of a Collection in an API."""
+    """Tell whether a path leads to a JSON document: by its name, or as the address of a Collection in an API."""
     bare = _bare(path)
     return bare.lower().endswith(".json") or (is_http(path) and _IN_API.search(bare) is not None)
 
@@ -191,12 +191,12 @@ def _text(value: object) -> str:
 
 
 def _bare(path: str) -> str:
-    """A path without the query and fragment of an address."""
+    """Return a path without the query and fragment of an address."""
     return path.partition("?")[0].partition("#")[0] if "://" in path else path
 
 
 def _resolved(document: str, href: str) -> str:
-    """An href of a document as a path or address; relative ones start at the folder of the document."""
+    """Return an href of a document as a path or address; relative hrefs start at the folder of the document."""
     if scheme(href):
         return href
     if is_http(document):

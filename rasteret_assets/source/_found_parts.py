@@ -47,7 +47,7 @@ class FoundFiles:
 
     Args:
         workspace: of the collection.
-        under: what the findings depend on beside the files: tables of looks under anything else do not count.
+        under: what the findings depend on beside the files; tables under another value do not count.
         overlap: whether the facts of rows are kept as well, by which the newest row of an id is found.
     """
 
@@ -64,12 +64,12 @@ class FoundFiles:
         self._tables: dict[str, dict[str, int]] = {}
 
     def load(self, named: Collection[str]) -> tuple[dict[str, FoundPart], dict[str, FoundPart]]:
-        """Return what earlier looks found, by version of the file: in the tables that are named, and in all others.
+        """Return what was found earlier, by version of the file: in the named tables, and in all others.
 
-        A table that is damaged, or of another form, counts as not there.
+        A table that is damaged, or has another form, counts as missing.
 
         Args:
-            named: the tables of the look that came to its end last.
+            named: the tables of the stored profile.
         """
         names = self._listed()
         tables = each_file(self._workspace.fs, self._read, names)
@@ -82,7 +82,7 @@ class FoundFiles:
         return finished, begun
 
     def add(self, version: str, found: FoundPart) -> None:
-        """Keep what was found in a file; it is written once it has waited long enough, or is large enough."""
+        """Keep what was found in a file, and write the findings that wait once they are old or large enough."""
         with self._guard:
             self._waiting[version] = found
             self._waiting_bytes += _bytes_of(found)
@@ -90,7 +90,7 @@ class FoundFiles:
                 self._write_waiting()
 
     def flush(self) -> None:
-        """Write what waits to be written.
+        """Write the findings that wait.
 
         Raises:
             WorkspaceError: if it cannot be written.
@@ -99,7 +99,7 @@ class FoundFiles:
             self._write_waiting()
 
     def settle(self, parts: Mapping[str, FoundPart]) -> list[str]:
-        """Write what waits, and return the names of the tables in which all of some files stand, in as few as is cheap.
+        """Write the findings that wait, and return the names of the tables that hold all of some files.
 
         Args:
             parts: what was found in all files of the source, by version.
@@ -107,16 +107,16 @@ class FoundFiles:
         self.flush()
         needed = {name: rows for name, rows in self._tables.items() if rows.keys() & parts.keys()}
         stored = sum(rows for table in needed.values() for rows in table.values())
-        # Where most of what is stored is of files that are gone, reading it costs more than writing the rest anew.
+        # Written anew if most of the stored rows are of files that are gone, because reading them costs more.
         if len(needed) > _TABLES_AT_MOST or stored > 2 * sum(len(part.ids) for part in parts.values()):
             return [self._write(parts)]
         return sorted(needed)
 
     def facts_of(self, versions: Collection[str]) -> Iterator[tuple[str, RowFacts]]:
-        """Yield what is kept of the rows of files under ``overlap``, one file after the other.
+        """Yield the facts of the rows of files, one file after the other.
 
         Raises:
-            DamagedFileError: if a table is damaged, which is then removed, so that the next look reads its files again.
+            DamagedFileError: if a table is damaged; it is removed, so that the next profiling reads its files again.
         """
         missing = set(versions)
         with self._guard:
@@ -143,7 +143,7 @@ class FoundFiles:
             raise
 
     def remove_others(self, named: Collection[str]) -> None:
-        """Delete the tables that the finished look does not name."""
+        """Delete the tables that are not named."""
         for name in self._listed():
             if name not in named:
                 self._workspace.remove(f"{self._folder}/{name}")
@@ -154,7 +154,7 @@ class FoundFiles:
         return sorted(info.base_name for info in infos if info.base_name.endswith(".parquet"))
 
     def _read(self, name: str) -> dict[str, FoundPart]:
-        # The facts of rows are read when they are asked for, a file of the source at a time.
+        # Without the facts of rows, because they are read by facts_of, one file of the source at a time.
         path, schema = f"{self._folder}/{name}", self._schema
         table = self._workspace.read_table(path, columns=_SCHEMA.names, cache=True)
         if table is None or not table.schema.equals(_SCHEMA.with_metadata(schema.metadata), check_metadata=True):
@@ -210,7 +210,7 @@ def _in_pieces(parts: Mapping[str, FoundPart]) -> Iterable[dict[str, FoundPart]]
 
 
 def _table(parts: Mapping[str, FoundPart], schema: pa.Schema) -> pa.Table:
-    # All hashes as one buffer: millions of them take longer to copy one by one than to write.
+    # All hashes as one buffer, because millions of them take longer to copy one by one than to write.
     columns = [_joined([part.ids for part in parts.values()])]
     if "facts" in schema.names:
         none = np.zeros(0, ROW_FACTS)
@@ -220,7 +220,7 @@ def _table(parts: Mapping[str, FoundPart], schema: pa.Schema) -> pa.Table:
 
 
 def _joined(values: list[np.ndarray[tuple[int], np.dtype[Any]]]) -> pa.Array:
-    """Arrays end to end, each as one binary value."""
+    """Return arrays as binary values, one value for each array."""
     ends = np.cumsum([0, *(one.nbytes for one in values)])
     content = np.concatenate([values[0][:0], *values])
     return pa.LargeBinaryArray.from_buffers(

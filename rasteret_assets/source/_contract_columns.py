@@ -1,4 +1,4 @@
-"""What a record table must have before a row of it is read: its columns by name, each of a type that can be kept."""
+"""Check the columns of a record table before a row is read: their names, and types that Parquet can hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rasteret_assets.message_lists import some
 from rasteret_assets.schema import ASSETS, GEOMETRY, REQUIRED_COLUMNS
 from rasteret_assets.spec import CollectionSpec
 
-#: Names that Arrow's scanner adds to every table by itself.
+#: Names of columns that Arrow's scanner adds to every table.
 OF_THE_SCANNER: Final = frozenset({"__fragment_index", "__batch_index", "__last_in_fragment", "__filename"})
 _MOST_LISTED: Final = 20
 
@@ -34,7 +34,8 @@ def projection(label: str, names: Iterable[str], spec: CollectionSpec) -> list[s
     """
     there = list(names)
     if spec.columns is None:
-        # A row number that pandas writes beside the columns of a filtered DataFrame says nothing of a record.
+        # Without the row number that pandas writes beside the columns of a filtered DataFrame, because the number says
+        # nothing of a record.
         chosen = [name for name in there if not _PANDAS_INDEX.fullmatch(name)]
     else:
         if missing := [name for name in spec.columns if name not in there]:
@@ -52,7 +53,7 @@ def projection(label: str, names: Iterable[str], spec: CollectionSpec) -> list[s
 
 
 def check_contract(label: str, schema: pa.Schema, footers: Iterable[pa.Schema], spec: CollectionSpec) -> None:
-    """Refuse early, by name, what no row could satisfy.
+    """Refuse a table whose columns no row could satisfy, before a row is read.
 
     Args:
         label: of the source, for messages.
@@ -90,14 +91,14 @@ def check_contract(label: str, schema: pa.Schema, footers: Iterable[pa.Schema], 
         href = ", or the column of addresses with href_column= and band_index_map=" if ASSETS in missing else ""
         theirs = primary_geometry(footers[0].metadata) if missing == [GEOMETRY] else None
         raise MissingColumnError(
-            f"{label}: no record table, it lacks {', '.join(missing)}.{projected} Name the columns that hold "
+            f"{label}: is not a record table: it has no {', '.join(missing)}.{projected} Name the columns that hold "
             f"them with column_map={{{theirs or 'their name'!r}: {missing[0]!r}}}{href}. It has {listed(names)}"
             f"{_nested(schema)}"
         )
 
 
 def _nested(table: pa.Schema) -> str:
-    """What helps where STAC items are rows as they are in JSON."""
+    """Return a hint for a table whose rows are STAC items as in JSON; an empty text for other tables."""
     if "properties" not in table.names or not pa.types.is_struct(table.field("properties").type):
         return ""
     return (
@@ -106,7 +107,7 @@ def _nested(table: pa.Schema) -> str:
 
 
 def check_storable(label: str, schema: pa.Schema) -> None:
-    """Refuse columns of an Arrow object that no Parquet file can hold: the stages are files."""
+    """Refuse columns of an Arrow object that Parquet cannot hold, because stages are stored as Parquet."""
     for field_ in schema:
         try:
             pq.write_table(pa.schema([field_]).empty_table(), pa.BufferOutputStream())
@@ -118,7 +119,7 @@ def check_storable(label: str, schema: pa.Schema) -> None:
 
 
 def _check_primary(label: str, footer: pa.Schema, spec: CollectionSpec, names: list[str]) -> None:
-    """Refuse to guess which column holds a file's footprints: that of the spec, or that which its footer names."""
+    """Refuse a file in which the spec and the GeoParquet footer name different columns of footprints."""
     wanted = spec.source_column(GEOMETRY)
     primary = primary_geometry(footer.metadata)
     own = {*names}.intersection(footer.names)

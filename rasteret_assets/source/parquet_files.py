@@ -1,7 +1,7 @@
-"""The Parquet files of a record table: which there are, whether they changed, and what their footers say.
+"""Find the Parquet files of a record table, their versions, and their schemas.
 
-Opening a table costs one listing. The schemas of files that did not change come from where they were kept; only the
-footers of the others are opened.
+Opening a table costs one listing. The schemas of unchanged files are stored; only the footers of the other files are
+opened.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from rasteret_assets.errors import SourceError
 from rasteret_assets.geometry import GeometryColumn, describe_geometry
 from rasteret_assets.source.access import TableAccess
-from rasteret_assets.source.crs import crs_name
+from rasteret_assets.source.footprint_crs import crs_name
 from rasteret_assets.source.locate import ListedFiles, label_of, locate
 from rasteret_assets.source.schemas import reduced
 from rasteret_assets.storage.addresses import identity_hashes
@@ -33,12 +33,12 @@ from rasteret_assets.versions import FileVersion, file_version, is_strong
 
 _log = logging.getLogger(__name__)
 
-#: INT96 holds any year; as nanoseconds, which is how Arrow reads it by default, those of 1677 to 2262.
+#: Unit in which INT96 is read, because Arrow's default, nanoseconds, holds the years 1677 to 2262 only.
 _INT96_UNIT: Final = "us"
 FORMAT: Final = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit=_INT96_UNIT))
 
 _VECTOR_FORMATS: Final = ("geojson", "gpkg", "shp", "fgb", "gdb")
-#: Folders and files in which table formats say which of the other files count, and how to read such tables.
+#: Folders and files in which table formats list the files that count, and how to read such tables.
 _TABLE_LOGS: Final = (
     # Commits have twenty digits (the protocol of Delta Lake); other files of such a folder say nothing.
     (
@@ -55,29 +55,29 @@ _Placed: TypeAlias = tuple[ListedFiles, Listed]
 
 
 class SchemaStore(Protocol):
-    """Keeps the schemas of files between two looks at a record table."""
+    """Stores the schemas of files between two times that a record table is opened."""
 
     def alone(self) -> AbstractContextManager[object]:
-        """Keep other processes from opening files of the same table meanwhile."""
+        """Keep other processes from opening footers of the same table for the time of a context."""
 
     def load(self) -> dict[str, pa.Schema]:
-        """Return the schemas that were kept last, by version of the file."""
+        """Return the stored schemas by version of the file."""
 
     def keep(self, schemas: Mapping[str, pa.Schema]) -> None:
-        """Keep schemas in the place of those that were kept before."""
+        """Store schemas in the place of the stored ones."""
 
 
 class TableFile(NamedTuple):
-    """A file of a record table.
+    """Holds a file of a record table.
 
     Args:
         fs: filesystem of the file.
         folder: from which on ``key=value`` folders count, or None.
         path: on the filesystem.
         version: changes whenever the file does.
-        schema: what counts of its columns.
+        schema: the parts of its schema that decide how rows are read.
         size: in bytes, where the store tells.
-        label: what to call it in messages.
+        label: its name in messages.
     """
 
     fs: pafs.FileSystem
@@ -90,14 +90,14 @@ class TableFile(NamedTuple):
 
 
 class TableFiles(NamedTuple):
-    """The files of a record table."""
+    """Holds the files of a record table."""
 
     label: str
     files: list[TableFile]
 
 
 class TableListing(NamedTuple):
-    """The Parquet files of a table as their stores list them, each once, and their versions in the same order."""
+    """Holds the Parquet files of a table as their stores list them, each once, and their versions in the same order."""
 
     label: str
     groups: list[ListedFiles]
@@ -120,10 +120,10 @@ def find_files(paths: Sequence[str], access: TableAccess, known: SchemaStore | N
     Args:
         paths: as for :func:`list_parquet`.
         access: opens the paths.
-        known: where the schemas of files that did not change are kept; all footers are opened without it.
+        known: stores the schemas of unchanged files; all footers are opened when it is None.
 
     Raises:
-        SourceError: if there is nothing there, or it cannot be read as Parquet files.
+        SourceError: if a path does not exist, or is not Parquet.
     """
     found = list_parquet(paths, access)
     places = [(group, one) for group in found.groups for one in group.files]
@@ -136,23 +136,23 @@ def find_files(paths: Sequence[str], access: TableAccess, known: SchemaStore | N
 
 
 def list_parquet(paths: Sequence[str], access: TableAccess) -> TableListing:
-    """List the Parquet files of a table and tell their versions; no footer is read.
+    """List the Parquet files of a table, with their versions; no footer is read.
 
     Args:
         paths: paths, URIs or HTTP(S) addresses of files, folders and STAC documents, and globs.
         access: opens the paths.
 
     Raises:
-        SourceError: if there is nothing there, or what is there is not a table of Parquet files.
+        SourceError: if a path does not exist, or is not a table of Parquet files.
     """
     label = label_of(paths)
-    looked_ns = time.time_ns()
+    asked_ns = time.time_ns()
     found = locate(paths, access, _refuse_table_formats)
     groups: list[ListedFiles] = []
     versions: dict[str, FileVersion] = {}
     for group in found:
         files = []
-        for one, version in zip(group.files, _versions(group.fs, label, group.files, looked_ns), strict=True):
+        for one, version in zip(group.files, _versions(group.fs, label, group.files, asked_ns), strict=True):
             if one.kind is not None:
                 raise SourceError(f"{one.shown}: is {one.kind}, not a regular file: nothing can be read from it twice")
             # Paths of a list may lead to one file by two ways.
@@ -163,10 +163,10 @@ def list_parquet(paths: Sequence[str], access: TableAccess) -> TableListing:
     return TableListing(label, groups, list(versions.values()))
 
 
-def _versions(fs: pafs.FileSystem, label: str, listed: Sequence[Listed], looked_ns: int) -> list[FileVersion]:
+def _versions(fs: pafs.FileSystem, label: str, listed: Sequence[Listed], asked_ns: int) -> list[FileVersion]:
     versions = [
         file_version(
-            fs.type_name, _identity(one), size=one.size, times_ns=one.times_ns, tag=one.tag, looked_ns=looked_ns
+            fs.type_name, _identity(one), size=one.size, times_ns=one.times_ns, tag=one.tag, asked_ns=asked_ns
         )
         for one in listed
     ]  # fmt: skip
@@ -180,19 +180,19 @@ def _versions(fs: pafs.FileSystem, label: str, listed: Sequence[Listed], looked_
 
 
 def _identity(listed: Listed) -> str:
-    """What tells a file from all others of its kind of store; of an address a hash, because addresses hold secrets."""
+    """Return what identifies a file in its kind of store: the path, or a hash of an address, which may hold secrets."""
     if listed.address is None:
         return listed.path
     return str(identity_hashes(pa.array([listed.address], pa.string()))[0].as_py().hex())
 
 
 def _schemas(places: Sequence[_Placed], versions: Sequence[FileVersion], known: SchemaStore | None) -> list[pa.Schema]:
-    """Schemas of files, in their order; files of equal schemas share one object."""
+    """Return the schemas of files, in their order; files of equal schemas share one object."""
     kept = {} if known is None else known.load()
     if known is None or kept.keys() >= {version.version for version in versions}:
         return _opened_schemas(places, versions, kept, known)
     with known.alone():
-        # Whoever held the lock before may have opened the same files.
+        # Loaded again, because the last holder of the lock may have opened the same files.
         return _opened_schemas(places, versions, known.load(), known)
 
 
@@ -210,14 +210,14 @@ def _opened_schemas(
     for at, schema in zip(fresh, opened, strict=True):
         found[versions[at].version] = shared.setdefault(schema.serialize().to_pybytes(), schema)
     if known is not None:
-        lasting = {one.version: found[one.version] for one in versions if one.believed}
+        lasting = {one.version: found[one.version] for one in versions if one.is_reliable}
         if lasting.keys() != kept.keys():
             known.keep(lasting)
     return [found[version.version] for version in versions]
 
 
 def _each_schema(places: Sequence[_Placed]) -> list[pa.Schema]:
-    """Schemas of files in their order, by store, many at once where a store takes time to answer."""
+    """Open the schemas of files in their order, many at once where a store takes time to answer."""
     found: list[pa.Schema] = []
     for _, same in groupby(places, key=lambda place: id(place[0])):
         some = list(same)
@@ -242,7 +242,7 @@ def _file_schema(fs: pafs.FileSystem, file: Listed) -> pa.Schema:
 
 
 def _with_logical_crs(label: str, schema: pa.Schema, file: pq.ParquetFile) -> pa.Schema:
-    """A schema whose geometry columns say the CRS that Parquet's GEOMETRY and GEOGRAPHY types state.
+    """Return a schema whose geometry columns have the CRS that Parquet's GEOMETRY and GEOGRAPHY types state.
 
     Raises:
         SourceError: if a GeoParquet footer or an Arrow extension states another one.
@@ -254,7 +254,7 @@ def _with_logical_crs(label: str, schema: pa.Schema, file: pq.ParquetFile) -> pa
         at = schema.get_field_index(column.path)
         crs = _logical_crs(json.loads(column.logical_type.to_json()).get("crs"), file.metadata.metadata or {})
         if crs is None:
-            continue  # lon/lat by default, of which a footer may say more
+            continue  # lon/lat by default; a footer may state another CRS
         field, told = schema.field(at), GeometryColumn(crs=crs)
         stated = describe_geometry(field, schema.metadata)
         if stated.crs is None and not stated.unknown_crs:
@@ -270,7 +270,7 @@ def _with_logical_crs(label: str, schema: pa.Schema, file: pq.ParquetFile) -> pa
 
 
 def _logical_crs(text: str | None, metadata: Mapping[bytes, bytes]) -> Any | None:
-    """A CRS as Parquet's types write it: ``srid:n``, ``projjson:key`` of the footer, PROJJSON, or any other text."""
+    """Return a CRS from the text of Parquet's types: ``srid:n``, ``projjson:key`` of the footer, PROJJSON, or other."""
     if not text:
         return None
     kind, _, rest = text.partition(":")
@@ -285,7 +285,7 @@ def _logical_crs(text: str | None, metadata: Mapping[bytes, bytes]) -> Any | Non
 
 
 def _refuse_table_formats(fs: pafs.FileSystem, label: str, folder: str, listed: Sequence[Listed]) -> None:
-    """Refuse a folder whose files a log beside them counts, some of which hold deleted rows."""
+    """Refuse a folder of a table format, because some of its files hold deleted rows."""
     root = folder.rstrip("/")
     inside = [one.path.removeprefix(root + "/") for one in listed]
     while "=" in root.rpartition("/")[2] or root.rpartition("/")[2] == "data":
@@ -311,7 +311,7 @@ def _refuse_table_formats(fs: pafs.FileSystem, label: str, folder: str, listed: 
 
 
 def _other_format(path: str) -> str:
-    """What helps with a file that is not Parquet by its name."""
+    """Return a hint for a file whose name is not that of Parquet; an empty text for other files."""
     suffix = path.rpartition("/")[2].lower().rpartition(".")[2]
     reader = {"csv": "pandas", "json": "pandas", "xlsx": "pandas"} | dict.fromkeys(_VECTOR_FORMATS, "geopandas")
     return f"; read it with {reader[suffix]}, and give the table" if suffix in reader else ""

@@ -1,4 +1,4 @@
-"""The CRS that each file of a record table states for its footprints, and how files of different CRSs are one table."""
+"""Read the CRS that each file of a record table states for its footprints, and unite files of different CRSs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rasteret_assets.errors import SourceError
 from rasteret_assets.geometry import CRS84, GeometryColumn, decode_geometries, describe_geometry
 
 _LONLAT: Final = frozenset({("OGC", "CRS84"), ("EPSG", "4326"), ("EPSG", "4979")})
-#: What stands for a geometry that cannot be read, so that its record is rejected for it.
+#: Stands for a geometry that cannot be read. The bytes are not WKB, so that the record is rejected for its geometry.
 _UNREADABLE: Final = b"unreadable"
 
 
@@ -34,7 +34,7 @@ def _name(text: str) -> str:
     try:
         crs = pyproj.CRS.from_user_input(text)
     except pyproj.exceptions.CRSError:
-        return text  # told of where footprints are read
+        return text  # reading the footprints refuses a CRS that pyproj does not know
     # Coordinates are x, y in GeoParquet and WKB, whatever the order of a CRS's axes.
     if crs.to_authority() in _LONLAT or crs.equals(pyproj.CRS(CRS84), ignore_axis_order=True):
         return CRS84

@@ -1,4 +1,4 @@
-"""Schemas of a record table's files, kept in the workspace: a look opens no footer of a file that did not change."""
+"""Keep the schemas of a record table's files in the workspace, so that footers of unchanged files are not opened."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rasteret_assets.storage.workspace import Workspace
 _COLUMNS: Final = pa.schema([("version", pa.string()), ("schema", pa.binary())])
 
 
-class KnownSchemas:
-    """Keeps schemas as a table of the workspace: a row for each file, its version and its serialised schema.
+class KeptSchemas:
+    """Keeps schemas in a table of the workspace, with a row for each file: its version and its serialised schema.
 
     Args:
         workspace: of the collection.
-        trust_stored: whether what is kept counts; otherwise every footer is opened, and kept anew.
+        trust_stored: whether the stored schemas count; otherwise every footer is opened, and its schema stored anew.
     """
 
     def __init__(self, workspace: Workspace, *, trust_stored: bool = True) -> None:
@@ -28,7 +28,7 @@ class KnownSchemas:
         self._path = f"{workspace.stages}/source_schemas.parquet"
 
     def alone(self) -> AbstractContextManager[object]:
-        """Hold the lock of the look at the source, so that of several processes one opens the files that are new."""
+        """Hold the lock of the source, so that only one of several processes opens the new files."""
         return self._workspace.lock_source() if self._trust_stored else nullcontext()
 
     def load(self) -> dict[str, pa.Schema]:
@@ -38,7 +38,7 @@ class KnownSchemas:
         try:
             table = self._workspace.read_table(self._path)
         except CollectionError:
-            return {}  # it is damaged, and holds nothing that footers do not
+            return {}  # of a damaged table, because the footers hold the same
         if table is None or table.schema.names != _COLUMNS.names:
             return {}
         encoded = table["schema"].combine_chunks().dictionary_encode()
@@ -52,7 +52,7 @@ class KnownSchemas:
         Raises:
             WorkspaceError: if the table cannot be written.
         """
-        # Many files share a schema: each is serialised once, and stands once in the file as a dictionary.
+        # Each schema is serialised once, because many files share one; Parquet stores it once, as a dictionary.
         texts: dict[int, bytes] = {}
         for schema in schemas.values():
             if id(schema) not in texts:

@@ -1,7 +1,7 @@
-"""Footprints: from a column of geometries in any form to lon/lat WKB with boxes, and which of them cannot stand.
+"""Turn a column of geometries in any form into lon/lat WKB with boxes, and say which footprints are wrong.
 
-Most record tables write footprints as plain WKB rings. Those are judged and boxed from their bytes, by numpy; geometry
-objects are made of all others only.
+Most record tables write footprints as plain WKB rings, which numpy checks and boxes from their bytes; geometry objects
+are made for all other footprints only.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _FEWEST_POINTS: Final = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Footprints:
-    """The footprints of N records.
+    """Holds the footprints of N records.
 
     Args:
-        wkb: ISO WKB in lon/lat, little-endian; null where there is none.
-        bbox: structs of :data:`~rasteret_assets.schema.BBOX_TYPE`; null where there is none.
+        wkb: ISO WKB in lon/lat, little-endian; null for a record without a footprint.
+        bbox: structs of :data:`~rasteret_assets.schema.BBOX_TYPE`; null for a record without a footprint.
         unreadable: mask ``[N]`` of the rows whose geometry could not be read.
-        misplaced: why a footprint cannot stand, ``object[N]``; None where it can.
+        misplaced: why a footprint is refused, ``object[N]``; None where it is not.
     """
 
     wkb: pa.Array
@@ -45,7 +45,7 @@ class Footprints:
 
 
 def read_footprints(column: pa.Array, described: GeometryColumn) -> Footprints:
-    """Footprints of a column in any form that :func:`~rasteret_assets.geometry.decode_geometries` knows.
+    """Return the footprints of a column in any form that :func:`~rasteret_assets.geometry.decode_geometries` knows.
 
     Raises:
         RecordError: if the column holds no geometries, or its CRS is unknown.
@@ -65,7 +65,7 @@ def read_footprints(column: pa.Array, described: GeometryColumn) -> Footprints:
 
 
 def _ring_bounds(column: pa.Array) -> npt.NDArray[np.float64] | None:
-    """Bounds ``[N, 4]`` of polygons of one closed, finite ring in -180..180; None where a row is anything else."""
+    """Return bounds ``[N, 4]`` of polygons of one closed, finite ring in -180..180; None if a row is not one."""
     if not pa.types.is_binary(column.type) or not len(column):
         return None
     sizes = np.asarray(pc.fill_null(pc.binary_length(column), 0))
@@ -79,30 +79,30 @@ def _ring_bounds(column: pa.Array) -> npt.NDArray[np.float64] | None:
             return None
         rows = np.flatnonzero(valid & (sizes == size))
         if len(rows) == len(column):
-            # Nearly all tables: one size, so that the values already lie in a grid.
+            # One size, as in nearly all tables, so the values already lie in a grid.
             bytes_ = content[offsets[0] : offsets[-1]].reshape(len(rows), size)
         else:
             bytes_ = content[offsets[rows][:, None] + np.arange(size)]
         head = np.concatenate([_POLYGON, np.frombuffer(np.uint32(points).tobytes(), np.uint8)])
         if (bytes_[:, :_HEAD] != head).any():
             return None
-        # Point by point: numpy is slow along an axis as short as a ring.
+        # Point by point, because numpy is slow along an axis as short as a ring.
         ring = np.ascontiguousarray(bytes_[:, _HEAD:]).view("<f8").reshape(len(rows), points, 2).transpose(1, 0, 2)
         lowest = functools.reduce(np.minimum, ring)
         highest = functools.reduce(np.maximum, ring)
-        # A minimum of anything with NaN is NaN.
+        # Checked here, because a minimum of values with a NaN is NaN.
         if not (np.isfinite(lowest).all() and np.isfinite(highest).all()) or (ring[0] != ring[-1]).any():
             return None
         bounds[rows] = np.concatenate([lowest, highest], axis=1)
     with np.errstate(invalid="ignore"):
-        # What reaches beyond the map is cut in two, which takes geometry.
+        # None for footprints beyond +-180, because cutting them in two takes geometry objects.
         return None if (np.abs(bounds[:, ::2]) > 180).any() else bounds
 
 
 def invalid_footprints(geometries: Geometries) -> npt.NDArray[np.object_]:
-    """Why a lon/lat footprint cannot stand, per row; None where it can.
+    """Return why lon/lat footprints are refused, ``object[N]``; None where they are not.
 
-    Longitudes up to +-360 pass: footprints across the antimeridian are often written beyond 180.
+    Longitudes up to +-360 pass, because footprints across the antimeridian are often written beyond 180.
     """
     bounds = shapely.bounds(geometries)
     present = ~shapely.is_missing(geometries) & ~shapely.is_empty(geometries)
@@ -118,7 +118,7 @@ def _outside(bounds: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]) ->
     reasons = np.full(len(bounds), None, dtype=object)
     with np.errstate(invalid="ignore"):
         outside = (np.abs(bounds[:, [0, 2]]) > 360).any(axis=1) | (np.abs(bounds[:, [1, 3]]) > 90 + 1e-6).any(axis=1)
-    # Only rows that are wrong are walked.
+    # A Python loop over the refused rows only.
     for row in np.flatnonzero(present & outside):
         x, y = bounds[row, :2]
         reasons[row] = f"the footprint is not in degrees (it starts at x={x:.0f}, y={y:.0f}): state its CRS"
@@ -126,7 +126,7 @@ def _outside(bounds: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]) ->
 
 
 def bbox_structs(geometries: Geometries) -> pa.StructArray:
-    """Bounding boxes in lon/lat; null for null and empty footprints.
+    """Return bounding boxes in lon/lat; null for null and empty footprints.
 
     A footprint that crosses the antimeridian has ``xmin > xmax``, as GeoParquet 1.1 and RFC 7946 (5.2) write it. It is
     recognised where the data says so: parts that meet at both +180 and -180, or longitudes beyond +-180.
@@ -139,7 +139,7 @@ def bbox_structs(geometries: Geometries) -> pa.StructArray:
 def _boxes(bounds: npt.NDArray[np.float64]) -> pa.StructArray:
     with np.errstate(invalid="ignore"):
         around = bounds[:, 2] - bounds[:, 0] >= 360
-    # 0..360, as models write the whole Earth: moved by a turn, both ends would be the same meridian.
+    # Models write the whole Earth as 0..360; moved by a turn, both ends would be the same meridian.
     bounds[around, 0], bounds[around, 2] = -180, 180
     for column in (0, 2):
         values = bounds[:, column]
@@ -151,10 +151,10 @@ def _boxes(bounds: npt.NDArray[np.float64]) -> pa.StructArray:
 
 
 def portable_footprints(geometries: Geometries) -> Geometries:
-    """Footprints as every reader of GeoParquet takes them: in -180..180, and null where they are empty.
+    """Return footprints as every reader of GeoParquet takes them: in -180..180, and null where they are empty.
 
-    What reaches beyond +-180 is cut at the antimeridian and its far part moved to the other end of the map (RFC 7946,
-    3.1.9). Boxes are made before: from the cut footprint alone it does not always show that it was one.
+    Footprints beyond +-180 are cut at the antimeridian, and the far part is moved to the other end of the map (RFC
+    7946, 3.1.9). Boxes are made before the cut, because a cut footprint does not always show that it was one.
     """
     portable = cut_at_antimeridian(geometries)
     portable[shapely.is_empty(portable)] = None
@@ -162,9 +162,9 @@ def portable_footprints(geometries: Geometries) -> Geometries:
 
 
 def encode_wkb(geometries: Geometries) -> pa.Array:
-    """ISO WKB, little-endian, without SRIDs and measures; null where there is no geometry."""
+    """Return ISO WKB, little-endian, without SRIDs and measures; null for null geometries."""
     if shapely.has_m(geometries).any():
-        # GeoParquet 1.1 knows no measures.
+        # Without measures, because GeoParquet 1.1 has none.
         geometries = np.where(shapely.has_z(geometries), geometries, shapely.force_2d(geometries))
     wkb = shapely.to_wkb(geometries, byte_order=1, flavor="iso", include_srid=False, output_dimension=3)
     return pa.array(wkb, pa.binary())
@@ -174,7 +174,7 @@ def _wrap_split(geometries: Geometries, bounds: npt.NDArray[np.float64]) -> None
     """Turn the box of a footprint split at the antimeridian into its ``xmin > xmax`` form, in place."""
     with np.errstate(invalid="ignore"):
         candidates = (bounds[:, 0] <= -180) & (bounds[:, 2] >= 180) & (shapely.get_num_geometries(geometries) > 1)
-    # Only footprints that touch both ends of the map are walked.
+    # A Python loop over the footprints that touch both ends of the map only.
     for row in np.flatnonzero(candidates):
         parts = shapely.bounds(shapely.get_parts(geometries[row]))
         east, west = parts[parts[:, 2] >= 180], parts[parts[:, 0] <= -180]
