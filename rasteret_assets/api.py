@@ -1,4 +1,4 @@
-"""Build collections from Python: ``build_from_table`` once, ``plan`` and ``build`` to keep them up to date."""
+"""The stages as library calls: ``build_from_table`` for a first build, ``plan`` and ``build`` for later ones."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def build_from_table(
 ) -> Collection:
     """Build a collection from a record table: one row per scene or file, with the addresses of its GeoTIFFs.
 
-    With a ``name`` or a ``workspace_dir`` the collection is published as partitioned GeoParquet and opened from there.
-    A collection that is published already is returned as it is, unless ``force``; only partitions that a killed build
-    left out, or whose files are lost, are built. Without both arguments the collection stays in memory.
+    With a ``name`` or a ``workspace_dir`` the collection is published as partitioned GeoParquet and opened from there;
+    where one is published already it is returned as it is, unless ``force``; only partitions that a killed build left
+    out, or whose files are lost, are built. Without either it stays in memory.
 
     Args:
         path: path, URI or HTTP(S) address of a Parquet or GeoParquet file, of a dataset directory, or of a STAC
@@ -74,18 +74,18 @@ def build_from_table(
         name: name of the collection.
         data_source: identifier of the provider's product.
         workspace_dir: folder or URI under which ``<name>_records`` is published; a path that ends in ``_records`` or
-            ``_stac`` is used as it is. By default ``~/rasteret_workspace``, if there is a name.
-        column_map: ``{source column: column of records}`` aliases; source columns are kept.
-        href_column: column with one file address per record, for tables without an ``assets`` column.
+            ``_stac`` is used as it is. ``~/rasteret_workspace`` when omitted and there is a name.
+        column_map: ``{source column: contract column}`` aliases; source columns are kept.
+        href_column: column with one file address per record, where there is no ``assets`` column.
         band_index_map: ``{band: 0-based sample}`` of the files in ``href_column``.
         url_rewrite_patterns: ``{prefix: replacement}`` of hrefs; the longest matching prefix wins.
-        filesystem: pyarrow or fsspec filesystem of ``path``, if that is a path.
-        columns: source columns to scan; by default all.
+        filesystem: pyarrow or fsspec filesystem of ``path`` where that is a path.
+        columns: source columns to scan; all when omitted.
         filter_expr: rows to scan: a pyarrow expression or list-of-tuples filters.
         enrich_cog: read file headers into ``{band}_metadata`` columns.
-        band_codes: bands whose headers are read; by default every raster asset.
+        band_codes: bands to enrich; every raster asset when omitted.
         cloud_config: how the provider's objects are reached; its ``url_patterns`` rewrite hrefs too.
-        max_concurrent: header requests in flight at most.
+        max_concurrent: ceiling of header requests in flight.
         force: read every header again and rebuild.
         backend: where bytes come from; see :func:`~rasteret_assets.storage.create_backend`.
 
@@ -96,9 +96,9 @@ def build_from_table(
     Raises:
         SpecError: for unknown or contradictory arguments.
         SourceError: if the table cannot be opened or read.
-        RecordError: if a column is missing, or rows cannot be normalized.
-        BandNotFoundError: if ``band_codes`` names an asset that does not exist.
-        EnrichmentError: if no header could be read.
+        RecordError: if a column is missing or rows break the record contract.
+        BandNotFoundError: if ``band_codes`` names an asset that no record has.
+        EnrichmentError: if not one header could be read.
     """
     spec = CollectionSpec.of(
         path="" if paths_of(path) is None else path, name=name, data_source=data_source, workspace_dir=workspace_dir,
@@ -122,7 +122,7 @@ def build_from_table(
             "%s: %d partitions were left by a build that did not end, or their files are missing or damaged (%s); "
             "building them", target, len(unfinished), ", ".join(unfinished[:10]),
         )  # fmt: skip
-    # must_exist=False, because another process may have built the unfinished partitions meanwhile.
+    # Partitions need not exist, because another process may have finished them a moment ago.
     options: dict[str, Any] = {"force": force, "partitions": unfinished, "must_exist": False}
     source = open_record_table(workspace, path, spec, filesystem, trust_stored=not force, backend=backend)
     _build(workspace, source, spec, backend, **options)
@@ -139,16 +139,16 @@ def plan(
     revalidate: bool = False,
     partitions: Sequence[str] | None = None,
 ) -> BuildPlan:
-    """Return what :func:`build` would do now: which partitions, why, and how many headers; no host is asked.
+    """Return what :func:`build` would do now: which partitions and why, how many headers. Asks no host.
 
     Args:
         spec: of the collection; it needs a name or a workspace.
         filesystem: pyarrow or fsspec filesystem of the record table.
-        workspace_filesystem: pyarrow or fsspec filesystem of the workspace; by default that of its path.
+        workspace_filesystem: pyarrow or fsspec filesystem of the workspace; that of its path when omitted.
         backend: whose headers and tokens open a record table at an address or in a bucket.
         force: as for the build.
         revalidate: as for the build.
-        partitions: keys (such as ``2024-05``, or ``undated``) to plan; by default all.
+        partitions: keys (such as ``2024-05``, or ``undated``) to plan; all when omitted.
 
     Raises:
         SpecError: if the collection is not published anywhere.
@@ -173,28 +173,28 @@ def build(
     revalidate: bool = False,
     partitions: Sequence[str] | None = None,
 ) -> BuildReport:
-    """Bring a published collection up to date with its record table; only changed partitions are built.
+    """Bring a published collection up to date with its record table, touching only what has changed.
 
-    A partition is built if it is new, if its rows changed, if headers failed for a reason that may have passed, or if a
-    killed build left it unfinished; partitions that the table no longer has are unpublished. Only headers that are not
-    stored are fetched.
+    Partitions are built that are new, whose rows changed, whose headers failed for a reason that may have passed, or
+    that a killed build left behind; those gone from the table are unpublished. In them a header is fetched only where
+    it is not stored yet.
 
     Args:
         spec: of the collection; it needs a name or a workspace.
         filesystem: pyarrow or fsspec filesystem of the record table.
-        workspace_filesystem: pyarrow or fsspec filesystem of the workspace; by default that of its path.
+        workspace_filesystem: pyarrow or fsspec filesystem of the workspace; that of its path when omitted.
         backend: where bytes come from; see :func:`~rasteret_assets.storage.create_backend`.
         force: read the whole table and every header again, and rebuild every partition.
-        revalidate: ask hosts whether files of stored headers have changed, and read headers of changed files again.
-        partitions: keys (such as ``2024-05``, or ``undated``) to build at most; by default all.
+        revalidate: ask whether the files of known headers have changed, and read those again that have.
+        partitions: keys (such as ``2024-05``, or ``undated``) to build at most; all when omitted.
 
     Raises:
         SpecError: if the collection is not published anywhere.
         SourceError: if the table cannot be opened or read.
-        RecordError: if a column is missing, or rows cannot be normalized.
-        EnrichmentError: if headers were to be read and none could be.
+        RecordError: if a column is missing or rows break the record contract.
+        EnrichmentError: if headers were asked for and not one could be read.
         CheckError: if more headers are missing than the spec's ``max_failed``, or another check keeps a partition from
-            being published; then no partition of the build is published.
+            being published; nothing of the build is.
     """
     workspace = _workspace(spec, workspace_filesystem)
     _refuse_another(workspace, spec)
@@ -209,7 +209,7 @@ def build(
 def _of_table(
     spec: CollectionSpec, filesystem: FilesystemLike | None, workspace_filesystem: FilesystemLike | None
 ) -> FilesystemLike | None:
-    """Return the filesystem of the record table: that of the workspace if harvested items are the table."""
+    """Return the filesystem of the record table: that of the workspace where harvested items are the table."""
     return workspace_filesystem if filesystem is None and spec.harvest is not None else filesystem
 
 
@@ -225,7 +225,7 @@ def _backend(given: StorageBackend | None, spec: CollectionSpec) -> StorageBacke
 
 
 def _refuse_another(workspace: Workspace, spec: CollectionSpec) -> None:
-    """Refuse a folder that holds another collection: one that ends in ``_records`` or ``_stac`` holds only one."""
+    """Refuse a folder that holds another collection; a folder that ends in ``_records`` or ``_stac`` holds only one."""
     if not spec.name or workspace.published.endswith(f"/{spec.name}_records"):
         return
     document = workspace.read_json(f"{workspace.stages}/{COLLECTION_DOCUMENT}", cache=True)
@@ -238,10 +238,10 @@ def _refuse_another(workspace: Workspace, spec: CollectionSpec) -> None:
 
 
 def _sized_as_published(spec: CollectionSpec) -> CollectionSpec:
-    """Return the spec with the partition size that is published, which rasteret's arguments cannot state.
+    """Return the spec with the partition size of the published collection, which arguments cannot say.
 
     Raises:
-        CollectionError: if a build that changes the size is unfinished.
+        CollectionError: if a build that changes the size did not come to its end.
     """
     sizes = sorted(Workspace.of(spec).published_sizes())
     if len(sizes) > 1:
@@ -287,7 +287,7 @@ def _build(
             )
         results = build_partitions(
             building, list(reasons),
-            # Checked only with a limit of missing headers, because checking reads all headers.
+            # Only where a spec says how many headers may be missing, because the check reads all ledgers.
             require=require_publishable if spec.max_failed < 1 else None,
         )  # fmt: skip
     report = BuildReport(reasons=reasons, results=results)
@@ -326,7 +326,7 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
     tell_parameters(findings.kept, findings.taken)
     if spec.describe_assets:
         table = describe_assets(table, profile.bands)
-    # As the last columns, as in a published collection.
+    # Last, as in a published collection.
     keys = hive_keys(spec.partition_by)
     table = table.select([*(name for name in table.schema.names if name not in keys), *keys])
     return as_collection(
@@ -335,7 +335,7 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
 
 
 def _warn_of_no_address(records: float, headers: int) -> None:
-    """Warn if headers were to be read, but no record has an address of a raster."""
+    """Warn where headers are wanted, but no record has the address of a file."""
     if records and not headers:
         _log.warning(
             "no header was read: none of %d records has the address of a raster file, as a struct of assets with an "
@@ -344,7 +344,7 @@ def _warn_of_no_address(records: float, headers: int) -> None:
 
 
 def _warn_of_failures(ledger: pa.Table) -> None:
-    """Warn of the failures in a ledger that is not written."""
+    """Warn of headers that could not be read, because a collection in memory has no ledger on disk."""
     failed = ledger.filter(pc.not_equal(ledger["status"], STATUS_OK))
     if failed.num_rows:
         first = failed.slice(0, 1).to_pylist()[0]
