@@ -81,7 +81,7 @@ def _snippet(out: str, title: str) -> str:
 # --- what it leaves --------------------------------------------------------------------------------------------------
 
 
-def test_the_picture_is_one(demo: Demo) -> None:
+def test_the_picture_is_large_and_has_many_colours(demo: Demo) -> None:
     picture = imread(demo.root / "demo.png")
     height, width = picture.shape[:2]
     assert width >= 1200
