@@ -24,8 +24,8 @@
     │   └── StoreUnavailableError a failure of the moment, worth another try; also as:
     │       ├── ThrottledError, ReadTimeoutError, HostUnreachableError
     │       └── BackendError      a backend of the user's raised something else
-    ├── TiffError                 bytes that are no header we index
-    │   ├── NotATiffError         the bytes are no TIFF at all
+    ├── TiffError                 bytes that are not a header to index
+    │   ├── NotATiffError         the bytes are not a TIFF
     │   ├── CorruptTiffError      a TIFF whose header contradicts itself or its file
     │   └── UnsupportedTiffError  a sound TIFF that a tile index cannot describe; also as:
     │       └── NotTiledError, NotGeoreferencedError

@@ -119,7 +119,7 @@ class GraphOptions(BaseModel):
     @classmethod
     def _reachable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if odd := [owner for owner in value if not (_TEAM.fullmatch(owner) or _EMAIL.fullmatch(owner))]:
-            raise ValueError(f"{odd} are no owners: write an e-mail address, or team: and a name, such as team:maps")
+            raise ValueError(f"{odd} are not owners: write an e-mail address, or team: and a name, such as team:maps")
         return value
 
     @field_validator("kinds")

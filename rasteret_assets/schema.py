@@ -203,7 +203,7 @@ def band_column(band: str) -> str:
 def is_band_field(field: pa.Field) -> bool:
     """Whether a column holds band metadata: named ``*_metadata`` and a struct with the contract's fields.
 
-    A foreign ``product_metadata`` text column is no band. Only the first ten fields are demanded: older collections
+    A foreign ``product_metadata`` text column is not a band. Only the first ten fields are demanded: older collections
     lack the later ones.
     """
     if not field.name.endswith(METADATA_SUFFIX) or not pa.types.is_struct(field.type):

@@ -232,7 +232,7 @@ class CollectionSpec(_Model):
     @classmethod
     def _plain_name(cls, value: str) -> str:
         if value and not _NAME.fullmatch(value):
-            raise ValueError(f"{value!r} is no name for a collection: use letters, digits, '_', '-' and '.'")
+            raise ValueError(f"{value!r} cannot be the name of a collection: use letters, digits, '_', '-' and '.'")
         return value
 
     @field_validator("overlap")
@@ -428,14 +428,14 @@ def _filter_tuples(value: Any) -> list[list[tuple[str, str, Any]]]:
     """Filters in disjunctive normal form, as pyarrow takes them: an OR of ANDs of ``(column, op, value)``."""
     form = 'write a list of [column, op, value], such as [["eo:cloud_cover", "<", 20]]'
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise ValueError(f"{value!r} is no filter: {form}")
+        raise ValueError(f"{value!r} is not a filter: {form}")
     groups = value if isinstance(value[0], Sequence) and value[0] and not isinstance(value[0][0], str) else [value]
     result = []
     for group in groups:
         terms = []
         for term in group:
             if not isinstance(term, Sequence) or isinstance(term, str) or len(term) != 3:
-                raise ValueError(f"{term!r} is no filter term: {form}")
+                raise ValueError(f"{term!r} is not a filter term: {form}")
             column, op, operand = term
             terms.append((column, op, operand))
         result.append(terms)

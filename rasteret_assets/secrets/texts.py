@@ -1,6 +1,7 @@
 """Texts without the secrets that stand in their addresses: one address, prose that tells of some, JSON within JSON.
 
-No parser of URLs is used, because what is told of may not be one, and because whatever is no secret stays as written.
+No parser of URLs is used, because an address in a text may not be a valid URL, and because text that is not a secret
+stays as written.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def _without_user(found: re.Match[str]) -> str:
 
 
 def shown_names(query: str) -> set[str]:
-    """Return the names of the parameters of a query; what may be a token is none."""
+    """Return the names of the parameters of a query, without those that may be tokens."""
     items = (item.partition("=") for item in _BETWEEN.split(query)[::2])
     names = {decoded(name) for name, equals, _ in items if equals and len(name) <= _LONGEST_NAME}
     return {name for name in names if name and name.isprintable() and not looks_secret(name)}
@@ -196,7 +197,7 @@ def _token(token: str, rule: SecretRule, depth: int) -> str:
 
 
 def _document(text: str, rule: SecretRule, depth: int) -> str | None:
-    """Return a JSON text without secrets, written anew only where there are some; None for what is no JSON."""
+    """Return a JSON text without secrets, written anew only where there are some; None for a text that is not JSON."""
 
     def walked(value: Any) -> Any:
         if isinstance(value, str):
