@@ -16,7 +16,18 @@ PACKAGE = Path(rasteret_assets.__file__).parent
 
 #: A layer may import itself and the layers before it: the order in which data flows.
 LAYERS = [
-    {"error_classes", "errors", "message_lists", "options", "partitions", "schema", "secrets", "spec", "versions"}
+    {
+        "error_classes",
+        "errors",
+        "message_lists",
+        "options",
+        "partitions",
+        "schema",
+        "secrets",
+        "spec",
+        "spec_problems",
+        "versions",
+    }
     | {"credentials", "harvest_options", "inputs"},
     {"sphere", "tiff"},
     {"geometry"},

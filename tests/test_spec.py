@@ -49,7 +49,7 @@ def test_signature_of_build_from_table_is_rasterets() -> None:
         ({"column_map": {"a": "id", "b": "id"}}, r"several columns to \['id'\]"),
         ({"columns": ["id"], "column_map": {"fid": "id"}}, r"\['fid'\], which columns"),
         ({"max_concurrent": 0}, "max_concurrent=0"),
-        ({"name": "../up"}, "cannot be the name of a collection"),
+        ({"name": "../up"}, "not a name for a collection"),
         ({"filter_expr": "cloud < 3"}, "is not a filter: write a list"),
         ({"filter_expr": [["cloud", "~", 3]]}, "is not understood"),
         ({"filter_expr": [["cloud", 3]]}, "is not a filter term"),
