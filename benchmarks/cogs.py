@@ -56,7 +56,7 @@ class ServedFile:
 
 
 def make_file(kind: Kind, folder: Path) -> ServedFile:
-    """The file of a kind in ``folder``, made unless an earlier run left it there."""
+    """Return the file of a kind in ``folder``, which is made unless it exists."""
     folder.mkdir(parents=True, exist_ok=True)
     made = ServedFile(kind=kind, path=folder / f"{kind.name}.tif", oracle=folder / f"{kind.name}.json")
     if not made.oracle.exists():
@@ -66,7 +66,7 @@ def make_file(kind: Kind, folder: Path) -> ServedFile:
 
 
 def make_changed_file(file: ServedFile, folder: Path) -> ServedFile:
-    """A tiled GeoTIFF of the same grid, changed after it was written, so that its header is behind the pixels."""
+    """Return a tiled GeoTIFF of the same grid, changed after it was written: its header is behind the pixels."""
     kind = replace(file.kind, name=f"{file.kind.name}-changed")
     made = ServedFile(kind=kind, path=folder / f"{kind.name}.tif", oracle=folder / f"{kind.name}.json")
     if not made.oracle.exists():

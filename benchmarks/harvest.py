@@ -5,7 +5,7 @@
 Items have twelve assets, as Sentinel-2's do. rasteret reads headers too, which cannot be turned off; so that this costs
 it as little as possible, its ``band_map`` names one band, whose file is one small GeoTIFF on the disk. Both run in
 processes of their own, the server in another. ``--bands 12`` lets rasteret read the headers of all bands, as its users
-do.
+do. ``--silent`` makes the API one that says nothing of changes, so that the second harvest asks for all windows again.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ BANDS = [f"B{number:02}" for number in range(1, 13)]
 
 OURS = """
 import json, resource, sys, time, rasteret_assets as ra, rasteret_assets.from_stac
-url, folder, limit = sys.argv[1:]
-harvest = {"stac_api": url, "collections": ["scenes"], "datetime": "2024", "limit": int(limit)}
+url, folder, limit, lookback = sys.argv[1:]
+harvest = {"stac_api": url, "collections": ["scenes"], "datetime": "2024", "limit": int(limit),
+           "lookback_days": int(lookback)}
 spec = ra.CollectionSpec.of(name="scenes", workspace_dir=folder, harvest=harvest)
 def run():
     began, cpu = time.perf_counter(), time.process_time()
@@ -106,13 +107,15 @@ class FastStac(StacServer):
         return b"".join([head[:-1].encode(), b', "features": [', b",".join(texts), b"]}"])
 
 
-def serve(count: int, channel: Connection) -> None:
+def serve(count: int, channel: Connection, *, silent: bool = False) -> None:
     """Serve items and their files until somebody says something."""
     with serve_stac(FastStac) as stac, tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "B01.tif"
         file.write_bytes(tiff_bytes())
         stac.put(*(item(number, count, str(file)) for number in range(count)))
         stac.prepare()
+        if silent:
+            stac.can = set()
         channel.send(stac.url)
         channel.recv()
 
@@ -136,13 +139,16 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=250)
     parser.add_argument("--bands", type=int, default=1, help="bands whose headers rasteret reads")
     parser.add_argument("--rasteret", help="python of an environment that has rasteret")
+    parser.add_argument("--silent", action="store_true", help="the API does not say which items changed")
     options = parser.parse_args()
     ours, theirs = multiprocessing.Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=serve, args=(options.items, theirs))
+    server = multiprocessing.get_context("spawn").Process(
+        target=serve, args=(options.items, theirs), kwargs={"silent": options.silent}
+    )  # fmt: skip
     server.start()
     try:
         url = ours.recv()
-        jobs = [("rasteret_assets", sys.executable, OURS, [options.limit])]
+        jobs = [("rasteret_assets", sys.executable, OURS, [options.limit, 36_500 if options.silent else 30])]
         jobs.append(("rasteret", options.rasteret, THEIRS, [options.limit, options.bands]))
         for name, python, code, numbers in jobs:
             if python:

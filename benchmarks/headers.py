@@ -8,8 +8,8 @@ holds itself to:
 - *requests* and *KiB* are counted at the server;
 - *CPU ms* per header is the reader's, user and system. On one core no reader exceeds 1000 / CPU ms, and unlike
   headers/s it hardly depends on what else the machine does, so the ratios are of it;
-- every measurement starts on memory that was in use a moment ago: what a virtual machine takes to get memory from its
-  host is no reader's doing;
+- every measurement starts on memory that was in use a moment ago, because the time in which a virtual machine gets
+  memory from its host is not the reader's;
 - *server busy* is the server's share of its core. Near 100 % the server is measured, not the reader. The reader
   ``bare`` asks and counts bytes and does nothing else: its rate is the server's ceiling. With latency l and n requests
   in flight nothing exceeds n / l (300 and 20 ms: 15 000/s).
@@ -61,7 +61,7 @@ def main() -> None:
 def measure_readers(
     server: RunningServer, files: Sequence[ServedFile], options: argparse.Namespace
 ) -> list[Measurement]:
-    """All readers on all kinds; repetitions go round the readers, so that a slow minute hits them all."""
+    """Measure all readers on all kinds, taking turns, so that a slow minute hits all of them."""
     measurements = []
     readers = [name for name in options.readers if not missing_reader(name)]
     for name in options.readers:
@@ -91,7 +91,7 @@ def _headers(reader: str, options: argparse.Namespace) -> int:
 
 
 def _length_ours_asks(server: RunningServer, file: ServedFile, concurrency: int) -> int:
-    """Length of the range our reader most often asks for, so that the bare transports fetch the same bytes."""
+    """Return the length of the range that our reader most often asks for, which the bare transports fetch too."""
     report = run_reader("ours", server, file, headers=10 * concurrency, max_concurrent=concurrency)
     if report is None:
         raise RuntimeError("our reader did not end in time")
@@ -102,7 +102,7 @@ def _length_ours_asks(server: RunningServer, file: ServedFile, concurrency: int)
 def run_trials(
     server: RunningServer, files: Sequence[ServedFile], changed: Sequence[ServedFile], options: argparse.Namespace
 ) -> list[Trial]:
-    """The trials the command line asks for; those of one kind of file use the first."""
+    """Run the trials that the command line asks for; trials of one kind of file use the first kind."""
     concurrency, trials = options.max_concurrent, []
     if changed:
         trials.append(try_changed_files(server, changed, options.headers, concurrency))

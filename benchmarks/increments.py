@@ -105,23 +105,23 @@ class Month:
             aside.rmdir()
 
     def added(self) -> dict[Path, pa.Table]:
-        """A new file with the next records of the month."""
+        """Add a file with the next records of the month."""
         return {self._path(FILES): self._rows(np.arange(self.records, self.records + CHANGED))}
 
     def scattered(self) -> dict[Path, pa.Table]:
-        """Records all over the month are stated anew."""
+        """Change records all over the month."""
         return self._restated(np.linspace(0, self.records - 1, CHANGED).astype(int))
 
     def in_one_place(self) -> dict[Path, pa.Table]:
-        """As many records that lie one behind the other are stated anew."""
+        """Change as many records that are next to each other."""
         return self._restated(self._middle)
 
     def removed(self) -> dict[Path, pa.Table]:
-        """As many records go."""
+        """Remove as many records."""
         return self._edited(self._middle, lambda table, chosen: table.filter(pc.invert(chosen)))
 
     def moved(self) -> dict[Path, pa.Table]:
-        """As many records get another date, forty days earlier."""
+        """Give as many records another date, forty days earlier."""
 
         def edit(table: pa.Table, chosen: pa.Array) -> pa.Table:
             return _replaced(table, "datetime", pc.subtract(table["datetime"], timedelta(days=40)), chosen)
@@ -194,7 +194,7 @@ def main() -> None:
 
 
 def measure(versions: dict[str, Path], options: argparse.Namespace, work: Path) -> dict[str, dict[str, list[Measured]]]:
-    """All steps with all versions, one behind the other, so that a slow minute hits all of them."""
+    """Measure all steps with all versions, taking turns, so that a slow minute hits all of them."""
     pool = work / "pool.npz"
     save_header(make_file(KINDS["s2"], options.cache), pool)
     month = Month(folder=work / "source", records=options.records)
@@ -222,7 +222,7 @@ def measure(versions: dict[str, Path], options: argparse.Namespace, work: Path) 
                     _copy(work / f"{name}-built", work / name)
                     run(step, name, more, headers)
             for name, code in versions.items():
-                # Files that were set aside and put back are looked at again, which is no part of the next step.
+                # A build without changes first, because it reads files that were put back, which is not part of a step.
                 script = [HERE / "publishers" / "one_step.py", f"--source={month.folder}",
                           f"--workspace={work / f'{name}-built'}", f"--pool={pool}", f"--by={options.by}"]  # fmt: skip
                 run_step(script, code, month.folder, work / f"{name}-built", (options.records, 0))
@@ -298,7 +298,7 @@ def as_markdown(measured: dict[str, dict[str, Measured]], options: argparse.Name
 
 
 def _middle(found: list[Measured]) -> Measured:
-    """The run of the median wall time."""
+    """Return the run with the median wall time."""
     return sorted(found, key=lambda one: one.usage.wall)[(len(found) - 1) // 2]
 
 
@@ -311,7 +311,7 @@ def _bytes(folder: Path) -> int:
 
 
 def _copy(folder: Path, to: Path) -> None:
-    """A copy with the times of the files; no copy of their blocks where the filesystem can do without."""
+    """Copy a folder with the times of its files, by references to their blocks where the filesystem can."""
     subprocess.run(["cp", "-a", "--reflink=auto", str(folder), str(to)], check=True)
 
 

@@ -18,13 +18,13 @@ _EVENT: Final = struct.Struct("iIII")
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a process used up to a moment, or between two of them.
+    """The time and bytes that a process used up to a moment, or between two moments.
 
     Args:
         wall: seconds.
-        cpu: seconds of all its threads, user and system.
-        read: bytes it asked to read, from the page cache or the disk (``rchar``).
-        written: bytes it asked to write (``wchar``).
+        cpu: seconds of all threads, user and system.
+        read: bytes that the process asked to read, from the page cache or the disk (``rchar``).
+        written: bytes that the process asked to write (``wchar``).
     """
 
     wall: float
@@ -34,7 +34,7 @@ class Usage:
 
     @classmethod
     def of(cls, pid: int) -> Self:
-        """Read what a process used so far."""
+        """Return the time and bytes that a process has used so far."""
         # The second field is a name in brackets, which may hold blanks.
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         lines = Path(f"/proc/{pid}/io").read_text().splitlines()
@@ -66,10 +66,10 @@ def _memory(pid: int, field: str) -> int:
 
 
 class OpenedFiles:
-    """Note which files of a folder, not of those below it, are opened by any process, through inotify.
+    """Notes the files of a folder, without folders below it, that any process opens, through inotify.
 
     Args:
-        folder: to be watched from now on.
+        folder: is watched from now on.
 
     Raises:
         OSError: if the kernel refuses.
@@ -99,7 +99,7 @@ class OpenedFiles:
             while place < len(events):
                 *_, length = _EVENT.unpack_from(events, place)
                 place += _EVENT.size
-                # Without a name it is the folder itself.
+                # An event of the folder itself has no name.
                 found.add(events[place : place + length].rstrip(b"\0").decode())
                 place += length
             found.discard("")

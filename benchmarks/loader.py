@@ -92,7 +92,7 @@ def write_collection(folder: Path, records: int) -> None:
 
 
 def _rows(numbers: np.ndarray, year: int, month: int, of_month: int, first: int) -> pa.Table:
-    """Records by number, in the order of their places."""
+    """Return records by number, in the order of their places."""
     inside = numbers - first
     place = inside * PLACES // of_month
     left, top = _corner(place)
@@ -160,11 +160,11 @@ class Batches:
             self.moments = frame.index.left
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Return the number of batches."""
         return int(self.options.batches)
 
     def __iter__(self) -> Iterator[list[Any]]:
-        """The queries of one batch after the other."""
+        """Yield the queries of each batch."""
         rng = np.random.default_rng(0)
         for _ in range(len(self)):
             rows = rng.integers(0, self.options.records, self.options.batch_size)
@@ -186,16 +186,16 @@ class Nothing(Dataset):
     """A dataset whose workers load nothing."""
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return 2
 
     def __getitem__(self, number: int) -> int:
-        """One of them."""
+        """Return one sample."""
         return number
 
 
 def memory(process: int) -> dict[str, int]:
-    """Largest and own memory of a process, in MB."""
+    """Return the largest and the private memory of a process, in MB."""
     status = Path(f"/proc/{process}/status").read_text().splitlines()
     shared = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     own = sum(int(line.split()[1]) for line in shared if line.startswith("Private_"))

@@ -64,14 +64,14 @@ class RunningServer:
     authority: str = ""
 
     def ask(self, command: str) -> dict[str, Any]:
-        """The answer of a control endpoint."""
+        """Return the answer of a control endpoint."""
         with urllib.request.urlopen(f"{self.url}/-/{command}") as answer:
             return json.load(answer)
 
 
 @contextmanager
 def running_server(files: Sequence[ServedFile], latency_ms: float, *, tls: bool = False) -> Iterator[RunningServer]:
-    """A server of files on the first core, until the context ends; with ``tls`` also by a certificate made for it."""
+    """Serve files from the first core during the block; with ``tls`` also by a certificate made for the run."""
     command = [sys.executable, str(HERE / "server.py"), "--latency-ms", str(latency_ms)]
     with ExitStack() as stack:
         authority = ""
@@ -114,7 +114,7 @@ def run_reader(
     touched_bytes: int = 2 * 2**30,
     **job: float | str,
 ) -> dict[str, Any] | None:
-    """The report of a reader in a fresh process on the last core; None where it did not end in ``timeout`` seconds.
+    """Return the report of a reader in a fresh process on the last core; None after ``timeout`` seconds.
 
     Args:
         name: of :data:`READERS`.
@@ -156,13 +156,13 @@ def run_reader(
 
 
 def settle(touched_bytes: int = 2 * 2**30) -> None:
-    """Leave the machine to whoever is measured next as it was left to everybody else.
+    """Bring the machine into the same state before every measurement.
 
-    What others wrote is on its way to the disk for half a minute, and whoever writes then waits for it. And the host of
-    a virtual machine gives out memory when it is first used and takes it back from one that rests: a page then costs
-    ten times as much, and whether a process pays that would depend on who was measured before it. So memory is used and
-    given back, as much as the next may need. Before the process starts, not before its clock does: giving back takes
-    the kernel a moment too.
+    Files that earlier processes wrote are on their way to the disk for half a minute, in which writers wait. The host
+    of a virtual machine gives memory when it is first used, and takes it back from a resting machine: a page then costs
+    ten times as much, and whether a process pays for that would depend on the process before it. So as much memory as
+    the next process may need is used and given back, before the process starts, because giving back takes the kernel a
+    moment too.
     """
     os.sync()
     code = f"memory = bytearray({touched_bytes}); memory[::4096] = bytes(len(memory[::4096]))"
@@ -170,7 +170,7 @@ def settle(touched_bytes: int = 2 * 2**30) -> None:
 
 
 def missing_reader(name: str) -> str | None:
-    """Why a reader cannot run here, if it cannot."""
+    """Return why a reader cannot run here; None if it can."""
     if name == "rasteret" and "RASTERET_PYTHON" not in os.environ:
         return "RASTERET_PYTHON names no Python that has rasteret"
     if name in _MODULES and find_spec(_MODULES[name]) is None:
@@ -184,7 +184,7 @@ def _python(reader: str) -> str:
 
 @contextmanager
 def _on_core(index: int) -> Iterator[None]:
-    """Processes started inside inherit a single core, before they count theirs to size thread pools."""
+    """Let processes that are started in the block inherit a single core, by which they size thread pools."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {sorted(cores)[index]})
     try:

@@ -87,7 +87,7 @@ def main() -> None:
 def compare_builds(
     table: RecordTable, publishers: list[str], options: argparse.Namespace, work: Path
 ) -> dict[str, dict[str, Any]]:
-    """Every publisher's build of one table, and queries of what it published; repetitions go round the publishers."""
+    """Measure every publisher's build of one table, and queries of the result; publishers take turns."""
     source = linked(table.write(options.cache), work / f"source-{table.records}")
     kind = "records with one file each" if table.one_file else "STAC items"
     print(f"\n{table.records} {kind}, {_megabytes(source):.0f} MB in {len(list(source.iterdir()))} files", flush=True)
@@ -119,7 +119,7 @@ def compare_builds(
 
 
 def compare_headers(kind: str, publishers: list[str], options: argparse.Namespace, work: Path) -> list[Bar]:
-    """Bytes of what each publisher makes of one table with the headers of one kind of file."""
+    """Compare the bytes that each publisher makes of one table with the headers of one kind of file."""
     folder = work / kind
     folder.mkdir()
     files = vary(make_file(KINDS[kind], options.cache), folder, options.headers * len(BANDS))
@@ -145,7 +145,7 @@ def compare_headers(kind: str, publishers: list[str], options: argparse.Namespac
 
 
 def _with_hrefs(table: pa.Table, hrefs: list[str]) -> pa.Table:
-    """The records with other files, four each, all of one CRS and of one month, so that one file is published."""
+    """Return the records with other files, four each, all of one CRS and one month, so that one file is published."""
     assets = table["assets"].combine_chunks()
     of_band = [
         pa.StructArray.from_arrays([pa.array(hrefs[position :: len(BANDS)])], names=["href"])
@@ -163,7 +163,7 @@ def _with_hrefs(table: pa.Table, hrefs: list[str]) -> pa.Table:
 
 
 def rebuild(options: argparse.Namespace, work: Path) -> dict[str, float]:
-    """Seconds of our rebuilds of the collection that stands in ``work``: of a hundredth, and of nothing; medians."""
+    """Return the median seconds of rebuilds in ``work`` after a hundredth of the records changed, and after none."""
     taken: dict[str, list[float]] = {"1 % changed": [], "nothing changed": []}
     for number in range(options.repeat):
         # The newest file is rewritten each time, with another part of its records changed.
@@ -178,7 +178,7 @@ def rebuild(options: argparse.Namespace, work: Path) -> dict[str, float]:
 
 
 def build_large(options: argparse.Namespace, work: Path) -> Bar:
-    """One large table by our publisher alone."""
+    """Build one large table by our publisher alone."""
     table = replace(_table(options), records=options.large)
     source = table.write(options.cache)
     report = run_publisher("ours", source=source, workspace=work / "large", one_file=table.one_file)
@@ -189,7 +189,7 @@ def build_large(options: argparse.Namespace, work: Path) -> Bar:
 
 
 def build_bars(builds: dict[str, dict[str, Any]]) -> list[Bar]:
-    """Our build against rasteret's."""
+    """Compare our build with rasteret's."""
     ours, theirs = builds["ours"], builds.get("rasteret")
     if theirs is None:
         return []
@@ -205,7 +205,7 @@ def build_bars(builds: dict[str, dict[str, Any]]) -> list[Bar]:
 
 
 def rebuild_bars(full: dict[str, Any], rebuilds: dict[str, float]) -> list[Bar]:
-    """Rebuilds against the full build."""
+    """Compare rebuilds with the full build."""
     limits = {"1 % changed": 0.05, "nothing changed": 0.02}
     return [
         Bar(name=f"{name}: of a full build", value=seconds / full["seconds"], bar=limits[name], at_least=False)
@@ -214,7 +214,7 @@ def rebuild_bars(full: dict[str, Any], rebuilds: dict[str, float]) -> list[Bar]:
 
 
 def run_publisher(name: str, **job: Any) -> dict[str, Any]:
-    """The report of a publisher in a fresh process.
+    """Return the report of a publisher in a fresh process.
 
     Raises:
         RuntimeError: if it failed.
@@ -236,7 +236,7 @@ def run_publisher(name: str, **job: Any) -> dict[str, Any]:
 
 
 def linked(source: Path, folder: Path) -> Path:
-    """A folder with links to all files of another, which may be rewritten without touching those."""
+    """Make a folder with links to all files of another, whose files may be replaced without changing the other's."""
     folder.mkdir()
     for path in source.iterdir():
         os.link(path, folder / path.name)

@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def make_file(folder: Path) -> Path:
-    """The COG, made unless an earlier run left it there."""
+    """Return the COG, which is made unless it exists."""
     path = folder / "pixels.tif"
     if path.exists():
         return path
@@ -125,7 +125,7 @@ def make_file(folder: Path) -> Path:
 
 
 def publish(server: RunningServer, folder: Path) -> str:
-    """A collection of all scenes, those for warming up included; the path it is published under."""
+    """Publish a collection of all scenes, those for warming up included; return its path."""
     scenes = [*(f"warm{number}" for number in range(2)), *(f"scene{number}" for number in range(60))]
     outline = shapely.box(*transform_bounds(CRS, 4326, LEFT, TOP - SIDE * SIZE, LEFT + SIDE * SIZE, TOP))
     rows = [
@@ -147,7 +147,7 @@ def _href(server: RunningServer, scene: str, band: str) -> str:
 def measure_scenario(
     server: RunningServer, collection: str, scenario: str, latency: float, options: argparse.Namespace, folder: Path
 ) -> list[Result]:
-    """All readers on one scenario; repetitions go round the readers, so that a slow minute hits them all."""
+    """Measure all readers on one scenario, taking turns, so that a slow minute hits all of them."""
     scenes, bands, areas, points = SCENARIOS[scenario]
     job = _job(server, collection, scenario, [f"scene{number}" for number in range(scenes)], bands, areas, points)
     warm = _job(server, collection, scenario, ["warm0", "warm1"], bands, min(areas, 1), min(points, 2))
@@ -191,7 +191,7 @@ def _job(
 
 
 def missing(reader: str) -> str | None:
-    """Why a reader cannot run here, if it cannot."""
+    """Return why a reader cannot run here; None if it can."""
     _, _, variable = READERS[reader]
     if variable is not None and variable not in os.environ:
         return f"{variable} names no Python that has it"
@@ -199,7 +199,7 @@ def missing(reader: str) -> str | None:
 
 
 def run(reader: str, job: Path, warm_up: Path) -> dict[str, Any]:
-    """The report of a reader in a fresh process."""
+    """Return the report of a reader in a fresh process."""
     script, environment, variable = READERS[reader]
     python = os.environ[variable] if variable is not None else sys.executable
     path = str(HERE.parent) if variable is None else ""
@@ -226,7 +226,7 @@ def _result(scenario: str, latency: float, reader: str, reports: list[dict[str, 
 
 
 def table(results: list[Result]) -> list[str]:
-    """All results, scenario by scenario."""
+    """Return all results as a text, scenario by scenario."""
     layout = "{:<9}{:>7} {:<15}{:>8}{:>17}{:>8}{:>10}{:>9}{:>9}  {}"
     titles = ("scenario", "ms", "reader", "s", "(fast-slow)", "CPU s", "requests", "MB", "peak MB", "same")
     lines = [layout.format(*titles)]
@@ -244,7 +244,7 @@ def table(results: list[Result]) -> list[str]:
 
 
 def bars(results: list[Result]) -> list[str]:
-    """Ours against the others on the series, beside what the ratio has to be."""
+    """Compare our reader with the others on the series, beside what the ratio has to be."""
     times = {(r.latency_ms, r.reader): r.seconds for r in results if r.scenario == "series"}
     lines = []
     for (latency, reader), seconds in times.items():

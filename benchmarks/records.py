@@ -50,7 +50,7 @@ class RecordTable:
     changed: float = 0.0
 
     def write(self, cache: Path) -> Path:
-        """The table as a folder of Parquet files below ``cache``, made once."""
+        """Write the table as a folder of Parquet files below ``cache``, once."""
         kind = "-one-file" if self.one_file else ""
         path = cache / f"records-{self.records}-{'shuffled' if self.shuffled else 'by-month'}{kind}"
         if not path.exists():
@@ -78,7 +78,7 @@ class RecordTable:
         return 1 if self.shuffled else MONTHS
 
     def rows(self, numbers: np.ndarray) -> pa.Table:
-        """The records of some numbers; those of month m are the m-th part of all."""
+        """Return the records of some numbers; those of month m are the m-th part of all."""
         return self._rows(numbers, _tiles())
 
     def _write_file(self, folder: Path, file: int) -> None:
@@ -94,7 +94,7 @@ class RecordTable:
         beside.rename(path)
 
     def _rows(self, numbers: np.ndarray, tiles: tuple[pa.Array, np.ndarray]) -> pa.Table:
-        """Records by number; a record's content depends on nothing else."""
+        """Return records by number, on which alone their content depends."""
         names, boxes = tiles
         tile = (numbers * 7919) % TILES
         box = boxes[tile] + (_uniform(numbers, 1)[:, np.newaxis] - 0.5) / 10
@@ -164,7 +164,7 @@ SCHEMA: Final = pa.schema(
 
 
 def _tiles() -> tuple[pa.Array, np.ndarray]:
-    """Names and boxes ``[TILES, 4]`` of about a degree each, scattered between 56 degrees south and 74 north."""
+    """Return names and boxes ``[TILES, 4]`` of about a degree each, scattered between 56 degrees south and 74 north."""
     rng = np.random.default_rng(0)
     corner = np.column_stack([rng.uniform(-179, 178, TILES), rng.uniform(-56, 74, TILES)])
     names = pa.array([f"{number % 60 + 1:02}{'CDEFGHJKLM'[number % 10]}{number // 60:03}" for number in range(TILES)])
@@ -172,7 +172,7 @@ def _tiles() -> tuple[pa.Array, np.ndarray]:
 
 
 def _times(numbers: np.ndarray, records: int) -> pa.Array:
-    """Instants ``[N]``: number i lies at the i-th part of its month."""
+    """Return instants ``[N]``: record i lies at the i-th part of its month."""
     start = np.array(datetime(FIRST_YEAR, 1, 1, tzinfo=UTC).replace(tzinfo=None), "datetime64[M]")
     place = numbers * MONTHS / records
     month = np.minimum(place.astype(np.int64), MONTHS - 1)
@@ -184,13 +184,13 @@ def _times(numbers: np.ndarray, records: int) -> pa.Array:
 
 
 def _permuted(numbers: np.ndarray, records: int) -> np.ndarray:
-    """Another order of ``range(records)``, without holding it: steps of a prime that does not divide ``records``."""
+    """Return places in another order of ``range(records)``: steps of a prime that does not divide ``records``."""
     step = next(prime for prime in (2_147_483_647, 1_000_003) if records % prime)
     return numbers * step % records
 
 
 def _uniform(numbers: np.ndarray, salt: int) -> np.ndarray:
-    """Numbers in 0..1 that look random and depend on the record's number alone (the mixer of SplitMix64)."""
+    """Return numbers in 0..1 that look random and depend on the record's number alone (the mixer of SplitMix64)."""
     mixed = (numbers.astype(np.uint64) + np.uint64(salt * 0x9E3779B9)) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -74,7 +74,7 @@ class Measurement:
 
     @classmethod
     def of(cls, reader: str, kind: str, headers: int, runs: Sequence[dict[str, Any]]) -> Measurement:
-        """From the reports of the repetitions."""
+        """Return the medians of the reports of all repetitions."""
         rates = [headers / run["seconds"] for run in runs]
 
         def middle(values: Sequence[float]) -> float:
@@ -113,7 +113,7 @@ class Bar:
 
 
 def describe_machine() -> str:
-    """Cores, kernel, versions, date and how busy the machine was before the benchmark."""
+    """Return cores, kernel, versions, date, and the load of the machine before the benchmark."""
     models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
               if line.startswith("model name")]  # fmt: skip
     installed = ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
@@ -132,7 +132,7 @@ def _version(package: str) -> str:
 
 
 def format_table(measurements: Sequence[Measurement]) -> str:
-    """All measurements, reader by reader."""
+    """Return all measurements as a table, reader by reader."""
     titles = ("reader", "kind", "headers", "headers/s", "(slowest-fastest)", "requests", "KiB", "CPU ms", "peak MB",
               "server busy")  # fmt: skip
     layout = "{:<11}{:<7}{:>8}{:>11}{:>19}{:>10}{:>8}{:>8}{:>9}{:>13}"
@@ -146,7 +146,7 @@ def format_table(measurements: Sequence[Measurement]) -> str:
 
 
 def compare(measurements: Sequence[Measurement]) -> list[Bar]:
-    """Ours against the others, kind by kind; ratios of the medians of CPU time, and of rates beside them."""
+    """Compare our reader with the others, kind by kind, by the medians of CPU time, and of rates beside them."""
     rates = {(m.reader, m.kind): m for m in measurements}
     bars = []
     for kind in dict.fromkeys(m.kind for m in measurements):
@@ -165,7 +165,7 @@ def compare(measurements: Sequence[Measurement]) -> list[Bar]:
 def as_json(
     measurements: Sequence[Measurement], bars: Sequence[Bar], trials: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Everything that was printed, for machines."""
+    """Return everything that was printed as a JSON document."""
     return {
         "machine": describe_machine(),
         "measurements": [asdict(measurement) for measurement in measurements],

@@ -90,7 +90,7 @@ class Counters:
     cpu_started: float = field(default_factory=_cpu_seconds)
 
     def report(self) -> dict[str, object]:
-        """As JSON tells it: ``seconds`` is from the first request to the last answer."""
+        """Return the counters for JSON, in which ``seconds`` is from the first request to the last answer."""
         return {
             "requests": self.requests, "connections": self.connections, "bytes": self.bytes,
             "statuses": dict(self.statuses), "ranges": self.ranges.most_common(3), "concurrency": self.concurrency,
@@ -111,7 +111,7 @@ class ServedKind:
         self.answers: dict[tuple[bytes, bytes, bytes, bytes], tuple[bytes, bytes]] = {}
 
     def answer(self, method: bytes, first: bytes, last: bytes, tail: bytes) -> tuple[bytes, bytes]:
-        """Head and body; an absent range is two empty texts, and so is an absent end."""
+        """Return head and body of an answer; a missing range or end is an empty text."""
         key = method, first, last, tail
         if key not in self.answers:
             if len(self.answers) > 256:
@@ -168,7 +168,7 @@ class Server:
         return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
     def fault(self) -> str:
-        """What goes wrong with the request that just came; mostly nothing."""
+        """Return the fault of the request that just came, mostly none."""
         if self.faults.throttle:
             second = int(time.monotonic())
             self.in_second = self.in_second + 1 if second == self.second else 1
@@ -289,7 +289,7 @@ class Connection(asyncio.Protocol):
             self.spoil(head, body, fault)
 
     def spoil(self, head: bytes, body: bytes, fault: str) -> None:
-        """Half of the resets cut the body, half come before it; half of the short bodies admit their length."""
+        """Spoil an answer: half of the resets cut the body, half precede it; half of the short bodies tell so."""
         part = body[: int(len(body) * self.server.random.random())]
         lucky = self.server.random.random() < 0.5
         if fault == "short" and lucky:
@@ -307,7 +307,7 @@ class Connection(asyncio.Protocol):
 
 
 def dead_end(port: int) -> list[socket.socket]:
-    """Sockets that keep ``[::1]:port`` from answering: a listener whose queue is full; none without such an address."""
+    """Return sockets that keep ``[::1]:port`` from answering, by a full queue; none on a machine without IPv6."""
     listener, filler = socket.socket(socket.AF_INET6), socket.socket(socket.AF_INET6)
     try:
         listener.bind(("::1", port))

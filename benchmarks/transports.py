@@ -112,7 +112,7 @@ def main() -> None:
 def run_scenario(
     scenario: Scenario, server: RunningServer, file: ServedFile, hosts: Path, options: argparse.Namespace
 ) -> dict[str, list[dict[str, Any]]]:
-    """Reports of all repetitions, by client."""
+    """Return the reports of all repetitions, by client."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.readers}
     if scenario.two_addresses and not server.dead_port:
         print(f"without {scenario.name}: this machine has no ::1")
@@ -135,7 +135,7 @@ def run_scenario(
 
 
 def run_odd(server: RunningServer, file: ServedFile, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What each client makes of each odd answer: outcome, seconds, KiB sent, MB of memory beyond a sound answer's."""
+    """Return each client's result of each odd answer: outcome, seconds, KiB sent, MB more than a valid one takes."""
     found: dict[str, dict[str, Any]] = {}
     for reader in options.readers:
         sound, *_ = _one_answer(reader, server, file, "s2/1")
@@ -153,7 +153,7 @@ def run_odd(server: RunningServer, file: ServedFile, options: argparse.Namespace
 
 
 def _one_answer(reader: str, server: RunningServer, file: ServedFile, path: str) -> tuple[dict[str, Any] | None, int]:
-    """The report on one answer, None where none came in time, and the bytes that were sent for it."""
+    """Return the report on one answer (None if it did not come in time), and the bytes that were sent for it."""
     report = run_reader(
         reader, server, file, timeout=_PATIENCE_S, headers=1, max_concurrent=1, warm=0, path=path, length=16 * _KIB,
         check=str(file.path), idle_s=2.0, touched_bytes=2**28,
@@ -162,7 +162,7 @@ def _one_answer(reader: str, server: RunningServer, file: ServedFile, path: str)
 
 
 def format_many(scenario: Scenario, runs: dict[str, list[dict[str, Any]]]) -> str:
-    """Medians of the repetitions of one scenario, a line for each client."""
+    """Return the medians of the repetitions of one scenario, a line for each client."""
     titles = (scenario.name, "right", "wall s", "(least-most)", "CPU s", "(least-most)", "requests", "connections",
               "peak MB")  # fmt: skip
     layout = "{:<15}{:>8}{:>10}{:>18}{:>10}{:>18}{:>10}{:>13}{:>9}"
@@ -186,7 +186,7 @@ def format_many(scenario: Scenario, runs: dict[str, list[dict[str, Any]]]) -> st
 
 
 def format_odd(found: dict[str, dict[str, Any]], readers: Sequence[str]) -> str:
-    """A line for each odd answer, a column for each client."""
+    """Return a table with a line for each odd answer and a column for each client."""
     layout = "{:<15}" + "{:<28}" * len(readers)
     lines = [layout.format("", *readers)]
     for name, by_reader in found.items():
@@ -205,7 +205,7 @@ def format_odd(found: dict[str, dict[str, Any]], readers: Sequence[str]) -> str:
 
 
 def _make_bulk(file: ServedFile, folder: Path) -> ServedFile:
-    """A file of 64 MB beside the headers' file."""
+    """Make a file of 64 MB beside the headers' file."""
     path = folder / "bulk.bin"
     if not path.exists() or path.stat().st_size != _BULK:
         path.write_bytes(bytes(range(250)) * (_BULK // 250))
@@ -214,7 +214,7 @@ def _make_bulk(file: ServedFile, folder: Path) -> ServedFile:
 
 @contextmanager
 def _hosts() -> Iterator[Path]:
-    """A file of host names with one that has two addresses, of which the first does not answer."""
+    """Write a file of host names with one that has two addresses, of which the first does not answer."""
     with tempfile.NamedTemporaryFile("w", suffix=".hosts") as file:
         file.write(f"127.0.0.1 localhost\n::1 {_TWO_ADDRESSES}\n127.0.0.1 {_TWO_ADDRESSES}\n")
         file.flush()

@@ -26,7 +26,7 @@ class Trial:
 
 
 def try_memory(server: RunningServer, file: ServedFile, concurrency: int, headers: int = 100_000) -> Trial:
-    """Peak memory of a partition of 100 000 headers, from the record table to the ledger in a workspace."""
+    """Measure the peak memory of a partition of 100 000 headers, from the record table to the ledger in a workspace."""
     run = _finished(run_reader("ours_stage", server, file, headers=headers, max_concurrent=concurrency))
     peak = run["peak_rss"] / 1e6
     note = f"{run['good']} of {headers} right, {headers / run['seconds']:.0f} headers/s"
@@ -36,7 +36,7 @@ def try_memory(server: RunningServer, file: ServedFile, concurrency: int, header
 
 
 def try_faults(server: RunningServer, files: Sequence[ServedFile], headers: int, concurrency: int) -> Trial:
-    """10 % 503s, 5 % resets and 5 % short bodies together."""
+    """Read headers with 10 % 503s, 5 % resets and 5 % short bodies together."""
     trial = Trial(name="faults")
     for file in files:
         server.ask("faults?unavailable=0.10&reset=0.05&short=0.05")
@@ -54,7 +54,7 @@ def try_faults(server: RunningServer, files: Sequence[ServedFile], headers: int,
 def try_missing(
     server: RunningServer, files: Sequence[ServedFile], headers: int, concurrency: int, repeat: int
 ) -> Trial:
-    """1 % 404s with a chunked page: CPU time against that of a host without, run in turns."""
+    """Compare the CPU time with 1 % 404s (with a chunked page) with that of a host without, in turns."""
     trial = Trial(name="missing")
     for file in files:
         cpu: dict[float, list[float]] = {0.0: [], 0.01: []}
@@ -79,7 +79,7 @@ def try_missing(
 
 
 def try_changed_files(server: RunningServer, files: Sequence[ServedFile], headers: int, concurrency: int) -> Trial:
-    """Files whose headers lie behind the pixels."""
+    """Read files whose headers lie behind the pixels."""
     trial = Trial(name="headers behind the pixels")
     for file in files:
         run = _finished(run_reader("ours", server, file, headers=headers, max_concurrent=concurrency))
@@ -91,7 +91,7 @@ def try_changed_files(server: RunningServer, files: Sequence[ServedFile], header
 
 
 def try_throttle(server: RunningServer, file: ServedFile, headers: int, concurrency: int, limit: int) -> Trial:
-    """429 with Retry-After beyond ``limit`` requests per second."""
+    """Read from a host that answers 429 with Retry-After beyond ``limit`` requests per second."""
     server.ask(f"faults?throttle={limit}")
     run = _finished(run_reader("ours", server, file, headers=headers, max_concurrent=concurrency))
     server.ask("faults")
@@ -109,7 +109,7 @@ def try_throttle(server: RunningServer, file: ServedFile, headers: int, concurre
 
 
 def try_dead_host(server: RunningServer, file: ServedFile, headers: int, concurrency: int) -> Trial:
-    """As many files of a dead host as of the living one, alternating: the living host's rate against its rate alone.
+    """Read files of a dead and a living host in turns; compare the living host's rate with its rate alone.
 
     The rate is the living host's own: its requests over the time from its first request to its last answer.
     """

@@ -24,7 +24,7 @@ _BETWEEN: Final = 8
 
 
 def vary(file: ServedFile, folder: Path, count: int, seed: int = 0) -> list[ServedFile]:
-    """``count`` copies of a file's header, each with tile tables of its own."""
+    """Return ``count`` copies of a file's header, each with tile tables of its own."""
     header = np.fromfile(file.path, np.uint8, file.header_bytes)
     tables = tile_tables(file.path)
     made = []
@@ -49,10 +49,10 @@ def _typical(kind: Kind) -> float:
 
 
 def tile_tables(path: Path) -> list[tuple[int, int, int]]:
-    """Of every image of a file, the coarsest first: where its offsets and its byte counts stand, and how many.
+    """Return place and number of the offsets and byte counts of every image of a file, the coarsest first.
 
     Raises:
-        ValueError: if they are no 32-bit little-endian numbers.
+        ValueError: if the values are not 32-bit little-endian numbers.
     """
     found = []
     with tifffile.TiffFile(path) as tiff:

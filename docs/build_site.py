@@ -72,7 +72,9 @@ def write_pages(folder: Path) -> None:
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            # The scripts of docs/ make pages and pictures; those of other folders are linked.
+            left_out = ("__pycache__", "*.py") if name == "docs" else ("__pycache__",)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns(*left_out))
         else:
             shutil.copyfile(source, target)
     for page in folder.rglob("*.md"):

@@ -1,4 +1,4 @@
-"""The stages as library calls: ``build_from_table`` once, ``plan`` and ``build`` again and again."""
+"""The stages as library calls: ``build_from_table`` for a first build, ``plan`` and ``build`` for later ones."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def build_from_table(
         SpecError: for unknown or contradictory arguments.
         SourceError: if the table cannot be opened or read.
         RecordError: if a column is missing or rows break the record contract.
-        BandNotFoundError: if ``band_codes`` names an asset that is not there.
+        BandNotFoundError: if ``band_codes`` names an asset that no record has.
         EnrichmentError: if not one header could be read.
     """
     spec = CollectionSpec.of(
@@ -122,7 +122,7 @@ def build_from_table(
             "%s: %d partitions were left by a build that did not end, or their files are missing or damaged (%s); "
             "building them", target, len(unfinished), ", ".join(unfinished[:10]),
         )  # fmt: skip
-    # Another process may have ended what was unfinished a moment ago.
+    # Partitions need not exist, because another process may have finished them a moment ago.
     options: dict[str, Any] = {"force": force, "partitions": unfinished, "must_exist": False}
     source = open_record_table(workspace, path, spec, filesystem, trust_stored=not force, backend=backend)
     _build(workspace, source, spec, backend, **options)
@@ -139,7 +139,7 @@ def plan(
     revalidate: bool = False,
     partitions: Sequence[str] | None = None,
 ) -> BuildPlan:
-    """What :func:`build` would do now: which partitions and why, how many headers it would fetch. Asks no host.
+    """Return what :func:`build` would do now: which partitions and why, how many headers. Asks no host.
 
     Args:
         spec: of the collection; it needs a name or a workspace.
@@ -148,7 +148,7 @@ def plan(
         backend: whose headers and tokens open a record table at an address or in a bucket.
         force: as for the build.
         revalidate: as for the build.
-        partitions: keys (such as ``2024-05``, or ``undated``) to look at; all when omitted.
+        partitions: keys (such as ``2024-05``, or ``undated``) to plan; all when omitted.
 
     Raises:
         SpecError: if the collection is not published anywhere.
@@ -177,7 +177,7 @@ def build(
 
     Partitions are built that are new, whose rows changed, whose headers failed for a reason that may have passed, or
     that a killed build left behind; those gone from the table are unpublished. In them a header is fetched only where
-    it is not known.
+    it is not stored yet.
 
     Args:
         spec: of the collection; it needs a name or a workspace.
@@ -225,7 +225,7 @@ def _backend(given: StorageBackend | None, spec: CollectionSpec) -> StorageBacke
 
 
 def _refuse_another(workspace: Workspace, spec: CollectionSpec) -> None:
-    """Refuse to take one collection for another: a folder that ends in ``_records`` or ``_stac`` holds only one."""
+    """Refuse a folder that holds another collection; a folder that ends in ``_records`` or ``_stac`` holds only one."""
     if not spec.name or workspace.published.endswith(f"/{spec.name}_records"):
         return
     document = workspace.read_json(f"{workspace.stages}/{COLLECTION_DOCUMENT}", cache=True)
@@ -238,7 +238,7 @@ def _refuse_another(workspace: Workspace, spec: CollectionSpec) -> None:
 
 
 def _sized_as_published(spec: CollectionSpec) -> CollectionSpec:
-    """Return the spec with the partition size of what is published already, which arguments cannot say.
+    """Return the spec with the partition size of the published collection, which arguments cannot say.
 
     Raises:
         CollectionError: if a build that changes the size did not come to its end.
@@ -287,7 +287,7 @@ def _build(
             )
         results = build_partitions(
             building, list(reasons),
-            # Checking takes a look at all headers, for those who say how many may be missing.
+            # Only where a spec says how many headers may be missing, because the check reads all ledgers.
             require=require_publishable if spec.max_failed < 1 else None,
         )  # fmt: skip
     report = BuildReport(reasons=reasons, results=results)
@@ -297,7 +297,7 @@ def _build(
 
 
 def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBackend) -> Collection:
-    """The stages over a whole source at once; records keep their order."""
+    """Run the stages over a whole record table at once; records keep their order."""
     profile = profile_source(source, spec)
     result = normalize_records(source.table(), spec, profile)
     result.check(spec.max_rejected)
@@ -335,7 +335,7 @@ def _build_in_memory(source: Source, spec: CollectionSpec, backend: StorageBacke
 
 
 def _warn_of_no_address(records: float, headers: int) -> None:
-    """Headers were asked for, and there was not one to ask for."""
+    """Warn where headers are wanted, but no record has the address of a file."""
     if records and not headers:
         _log.warning(
             "no header was read: none of %d records has the address of a raster file, as a struct of assets with an "
@@ -344,7 +344,7 @@ def _warn_of_no_address(records: float, headers: int) -> None:
 
 
 def _warn_of_failures(ledger: pa.Table) -> None:
-    """What a ledger that is kept nowhere would say."""
+    """Warn of headers that could not be read, because a collection in memory has no ledger on disk."""
     failed = ledger.filter(pc.not_equal(ledger["status"], STATUS_OK))
     if failed.num_rows:
         first = failed.slice(0, 1).to_pylist()[0]

@@ -1,4 +1,4 @@
-"""The exception tree. What a caller may catch is here, and nothing is raised that is not.
+"""The exception tree: every exception that the package raises on purpose.
 
     RasteretAssetsError
     ├── SpecError                 arguments that are unknown, contradictory or of the wrong type; also as:
@@ -24,8 +24,8 @@
     │   └── StoreUnavailableError a failure of the moment, worth another try; also as:
     │       ├── ThrottledError, ReadTimeoutError, HostUnreachableError
     │       └── BackendError      a backend of the user's raised something else
-    ├── TiffError                 bytes that are no header we index
-    │   ├── NotATiffError         the bytes are no TIFF at all
+    ├── TiffError                 bytes that do not hold a header to index
+    │   ├── NotATiffError         the bytes do not start as a TIFF does
     │   ├── CorruptTiffError      a TIFF whose header contradicts itself or its file
     │   └── UnsupportedTiffError  a sound TIFF that a tile index cannot describe; also as:
     │       └── NotTiledError, NotGeoreferencedError
@@ -41,8 +41,9 @@
     └── CollectionError           a published collection that is missing, damaged or of a foreign layout
         └── DamagedFileError      a file of a workspace whose bytes are not what was written
 
-Every class carries ``error_class``, the short name under which the failure ledger files it; a RangeReadError also the
-address it concerns and what the server said, so that a ledger row is made from attributes, never from text.
+Every class has an ``error_class``, under which ledgers and messages file it (:mod:`rasteret_assets.error_classes`). A
+RangeReadError also has the address of its file and what the server said, because rows of a ledger are made of
+attributes and never of texts.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class RasteretAssetsError(Exception):
     error_class: ClassVar[ErrorClass] = ErrorClass.ERROR
 
     def __init__(self, *args: object) -> None:
-        # Here, because texts of other packages' errors and values of the user's are repeated in many places.
+        # Here, because many messages repeat errors of other packages and values of users, which may hold secrets.
         super().__init__(*(redact_text(part) if isinstance(part, str) else part for part in args))
 
 
@@ -114,7 +115,7 @@ class SourceError(RasteretAssetsError):
 
 
 class NotHarvestedError(SourceError):
-    """A collection of STAC items of which nothing was harvested yet."""
+    """A collection whose STAC items were not harvested yet."""
 
     error_class = ErrorClass.NOT_HARVESTED
 
@@ -401,13 +402,13 @@ class CollectionError(RasteretAssetsError):
 
 
 class StaleRowsError(CollectionError):
-    """A file of a collection that was published anew after its records were listed: what was listed is of another."""
+    """A file of a collection that was published anew after its records were listed."""
 
     error_class = ErrorClass.STALE_ROWS
 
 
 class DamagedFileError(CollectionError):
-    """A file of a workspace whose bytes are not what was written; a failure of its storage is another error.
+    """A file of a workspace whose bytes are not those that were written; a failure of its storage is another error.
 
     Args:
         message: which file, and what is wrong with it.

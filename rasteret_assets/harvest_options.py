@@ -67,7 +67,7 @@ class HarvestOptions(BaseModel):
     band_map: dict[str, str] = Field(default_factory=dict)
     band_index_map: dict[str, int] = Field(default_factory=dict)
     window: WindowSize = "month"
-    max_items_per_window: int = Field(default=20_000, ge=1)
+    max_items_per_window: int = Field(default=10_000, ge=1)
     lookback_days: float = Field(default=30.0, ge=0.0, le=36_600.0)
     full_every: float = Field(default=90.0, ge=0.0, le=36_600.0)
     limit: int = Field(default=100, ge=1, le=10_000)

@@ -45,5 +45,5 @@ def list_failures(failures: Sequence[RasteretAssetsError], where: str = "") -> s
 
 
 def describe(error: RasteretAssetsError) -> str:
-    """An error in one line, with the notes that say what it concerns."""
+    """Return an error in one line, with its notes, which say for which record and file it was raised."""
     return "; ".join([str(error), *getattr(error, "__notes__", ())])

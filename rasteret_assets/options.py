@@ -1,4 +1,4 @@
-"""How a collection behaves in the Dagster graph: who owns it, when it is looked at, what is expected of it.
+"""How a collection behaves in the Dagster graph: owners, schedules, and what is expected of new data.
 
 None of it changes what is published, so none of it is part of a collection's content hash.
 """
@@ -48,7 +48,7 @@ def _tags(key: str, value: str = ".*") -> dict[str, Any]:
 
 
 def _of_zones(schema: dict[str, Any]) -> None:
-    """Put into a JSON schema what names of time zones look like; those without a region are named one by one."""
+    """Put a pattern of the names of time zones into a JSON schema; names without a region are listed one by one."""
     plain = sorted(name for name in available_timezones() if "/" not in name)
     schema["pattern"] = f"^([A-Z][A-Za-z]+/.+|{'|'.join(map(re.escape, plain))})$"
 
@@ -66,16 +66,16 @@ class GraphOptions(BaseModel):
         kinds: shown beside ``parquet`` on the published collection, such as ``sentinel2``.
         autostart: start the sensors ``<name>_refresh`` and ``<name>_retry`` with the code location, and the schedule
             ``<name>_harvest_schedule``; otherwise somebody starts them in the UI.
-        refresh_seconds: how often the sensor looks at the source, at most.
-        refresh_cron: when the schedule ``<name>_refresh_schedule`` looks for changes, for those who prefer a clock to
-            the sensor.
+        refresh_seconds: how often the sensor checks the record table for changes, at most.
+        refresh_cron: when the schedule ``<name>_refresh_schedule`` checks for changes, instead of the sensor.
         revalidate_cron: when ``<name>_revalidate_schedule`` asks whether known files have changed.
         harvest_cron: when the schedule ``<name>_harvest_schedule`` harvests STAC items, of a collection that is
             harvested.
         newest_item_within_hours: the check ``newest_item_is_recent`` warns where the newest harvested item is older.
-        timezone: of all of them.
+        timezone: of all schedules.
         events_queue: address of an Amazon SQS queue whose messages (S3 notifications, or SNS messages that carry STAC
-            items) make the sensor ``<name>_events`` look at the source at once. They are hints: what differs decides.
+            items) make the sensor ``<name>_events`` check the record table at once. Messages are hints: only what
+            differs is built.
         fresh_within_hours: the collection counts as stale in the catalog when nothing was published for so long; only
             for sources that are known to grow that often, since an unchanged source is not built again.
         preview: draw a picture of some pixels of every published partition, which takes a few range requests.
@@ -119,7 +119,7 @@ class GraphOptions(BaseModel):
     @classmethod
     def _reachable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if odd := [owner for owner in value if not (_TEAM.fullmatch(owner) or _EMAIL.fullmatch(owner))]:
-            raise ValueError(f"{odd} are no owners: write an e-mail address, or team: and a name, such as team:maps")
+            raise ValueError(f"{odd} are not owners: write an e-mail address, or team: and a name, such as team:maps")
         return value
 
     @field_validator("kinds")
@@ -156,7 +156,7 @@ class GraphOptions(BaseModel):
             )
         return value
 
-    @field_validator("run_tags")
+    @field_validator("run_tags", "tags")
     @classmethod
     def _named(cls, value: dict[str, str]) -> dict[str, str]:
         if odd := [key for key in value if not _TAG_KEY.fullmatch(key)]:
@@ -192,8 +192,6 @@ class GraphOptions(BaseModel):
     @field_validator("tags")
     @classmethod
     def _short(cls, value: dict[str, str]) -> dict[str, str]:
-        if odd := [key for key in value if not _TAG_KEY.fullmatch(key)]:
-            raise ValueError(f"{odd} are not keys of tags: {_TAG_KEY_FORM}")
         if odd := [key for key, text in value.items() if not _TAG_VALUE.fullmatch(text)]:
             raise ValueError(f"the tags {odd} have values that Dagster refuses: write up to 63 letters, digits or _.-")
         return value

@@ -87,7 +87,7 @@ def _shown(what: str, log_name: str, rate: Callable[[int, float], str]) -> Itera
 
     Args:
         what: the things, as the bar names them.
-        log_name: as the log names them, where there is no terminal.
+        log_name: as the log names them, where stderr is not a terminal.
         rate: says what has come by now, and how fast, from its amount and the seconds it took.
     """
     started = time.monotonic()
@@ -138,11 +138,11 @@ class _ReadLog:
             _logger.info("%s: %d of %d, %s", self.what, done, total, figures)
 
     def close(self) -> None:
-        """Nothing is left to say."""
+        """Do nothing: lines of a log are not taken back."""
 
 
 def _bar_is_wanted() -> bool:
-    """Whether somebody would see a bar on stderr, and nobody asked for none."""
+    """Return whether stderr is a terminal and no variable of the environment turns bars off."""
     if os.environ.get(PROGRESS_VARIABLE) == "0" or os.environ.get("TERM") == "dumb":
         return False
     return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
@@ -164,14 +164,14 @@ class _View(Protocol):
     """Where progress is shown."""
 
     def show(self, label: str, progress: HeaderProgress, totals: _Totals) -> None:
-        """The partition ``label`` has come this far, and the build with it."""
+        """Show how far a partition and its build are."""
 
     def close(self, totals: _Totals) -> None:
-        """Nothing more comes."""
+        """Show the totals of the build, which has ended."""
 
 
 class _Watch:
-    """Hands what the fetches of one build report to a view: of those side by side, the one that began first.
+    """Hands reports of a build's fetches to a view: of several fetches at a time, those of the one that began first.
 
     Reports come from the thread of the I/O loop, ``close`` from the caller's: an interrupted build closes while the
     loop still ends its last files.
@@ -181,10 +181,11 @@ class _Watch:
         self.description = description
         self.view = view
         self.totals = _Totals()
-        #: Done and failed of every partition, and how many seconds those took that came to an end.
+        #: Done and failed headers by partition, and seconds by finished partition.
         self.counts: dict[str, tuple[int, int]] = {}
         self.took: dict[str, float] = {}
-        #: Partitions that are fetched now, the first to begin first; since when any is; seconds before that.
+        #: Partitions that are fetched now, in the order in which they began; since when any of them is; seconds of
+        #: fetching before that.
         self.running: dict[str, None] = {}
         self.since = 0.0
         self.seconds = 0.0
@@ -192,11 +193,11 @@ class _Watch:
         self.lock = threading.Lock()
 
     def partition(self, key: str) -> ProgressCallback:
-        """What to call while the headers of partition ``key`` come in."""
+        """Return the callback that the fetch of a partition reports to."""
         label = f"{self.description} {key}".strip()
 
         def report(progress: HeaderProgress) -> None:
-            # The terminal may be gone, as after a logout; what is built is worth more than its bar.
+            # Errors are ignored, because the terminal may be gone after a logout, and the build has to go on.
             with self.lock, suppress(OSError):
                 if not self.closed:
                     self._count(key, progress)
@@ -208,7 +209,7 @@ class _Watch:
         return report
 
     def _count(self, key: str, progress: HeaderProgress) -> None:
-        # One that goes on after its end, with records that come later, counts from there.
+        # A partition that goes on after its end, with records that come later, counts its earlier seconds too.
         began = progress.started + self.took.get(key, 0.0)
         self.since = min(self.since, began) if self.running else began
         self.running.setdefault(key)

@@ -196,15 +196,15 @@ BAND_METADATA_SCHEMA: Final = pa.schema(
 
 
 def band_column(band: str) -> str:
-    """Name of the published column that holds the header of ``band``."""
+    """Return the name of the published column that holds the header of ``band``."""
     return band + METADATA_SUFFIX
 
 
 def is_band_field(field: pa.Field) -> bool:
-    """Whether a column holds band metadata: named ``*_metadata`` and a struct with the contract's fields.
+    """Return whether a column holds band metadata: named ``*_metadata`` and a struct with the contract's fields.
 
-    A foreign ``product_metadata`` text column is no band. Only the first ten fields are demanded: older collections
-    lack the later ones.
+    A text column ``product_metadata`` of a user is not a band. Only the first ten fields are demanded, because older
+    collections lack the later ones.
     """
     if not field.name.endswith(METADATA_SUFFIX) or not pa.types.is_struct(field.type):
         return False

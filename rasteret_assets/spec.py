@@ -1,4 +1,4 @@
-"""One description of a collection: what to read, how to normalize it, what to index.
+"""One description of a collection: what to read, how to normalize its records, which headers to index.
 
 YAML, the command line, the Dagster graph and ``build_from_table`` all fold into :class:`CollectionSpec`. It holds only
 values a YAML file can carry; live objects (a filesystem, a backend) travel beside it.
@@ -6,12 +6,9 @@ values a YAML file can carry; live objects (a filesystem, a backend) travel besi
 
 from __future__ import annotations
 
-import difflib
 import re
-import reprlib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -23,6 +20,7 @@ from rasteret_assets.harvest_options import HarvestOptions
 from rasteret_assets.options import GraphOptions
 from rasteret_assets.partitions import PartitionBy
 from rasteret_assets.secrets import SecretRule
+from rasteret_assets.spec_problems import contradictions, explain, filter_tuples
 from rasteret_assets.versions import spec_version
 
 DEFAULT_MAX_CONCURRENT = 300
@@ -34,17 +32,13 @@ HARVEST_SUFFIX = "_harvest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OVERLAP = re.compile(r"newest by \S(.*\S)?")
 
-# Values in messages: those of YAML with aliases may be longer than memory is.
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
-
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     @classmethod
     def of(cls, **values: Any) -> Self:
-        """Build from keyword values, refusing with one readable :class:`SpecError` what does not fit.
+        """Make a model of keyword values, and refuse values that do not fit in one readable :class:`SpecError`.
 
         Raises:
             SpecError: naming every unknown, malformed or contradictory field and what to write instead.
@@ -85,7 +79,7 @@ class CloudConfig(_Model):
 
     @classmethod
     def get_config(cls, data_source: str) -> CloudConfig | None:
-        """The configuration registered for ``data_source``, if any."""
+        """Return the configuration that is registered for ``data_source``, or None."""
         return cls._registry.get(data_source.lower())
 
 
@@ -101,7 +95,7 @@ class CollectionSpec(_Model):
     All fields from ``path`` to ``force`` are arguments of ``build_from_table`` under the same names.
 
     Args:
-        harvest: where STAC items are harvested from, which then are the record table, in the place of ``path``.
+        harvest: where STAC items are harvested from, which then are the record table instead of ``path``.
         path: path, URI or HTTP(S) address of a Parquet or GeoParquet file, of a dataset directory, or of a STAC
             Collection (``.json``) whose assets are Parquet files; a glob (``s3://bucket/items/*/part-*.parquet``); or
             a list of these. With ``harvest`` it is left out.
@@ -115,7 +109,7 @@ class CollectionSpec(_Model):
         columns: source columns to scan; everything when omitted.
         filter_expr: rows to scan: pyarrow's list-of-tuples filters (``[["eo:cloud_cover", "<", 20]]``; a list of such
             lists is an OR of ANDs), or a pyarrow expression from Python.
-        enrich_cog: whether to read file headers into ``{band}_metadata`` columns.
+        enrich_cog: whether to read headers of files into ``{band}_metadata`` columns.
         band_codes: bands to enrich, exactly; every raster asset when omitted.
         overviews: whether headers keep the tile tables of overviews that lie with them (as in every COG), so that
             coarse reads and previews need few bytes. For headers that are read from then on.
@@ -192,7 +186,8 @@ class CollectionSpec(_Model):
     keep_query: tuple[str, ...] = ()
     overlap: str | None = Field(default=None, json_schema_extra={"pattern": f"^{_OVERLAP.pattern}$"})
 
-    #: Fields that count in the content's hash only where they say something else than all did before there were any.
+    #: Fields that count in the content's hash only where they differ from their default, because earlier versions did
+    #: not have them, and their hashes stay.
     _LATER: ClassVar[frozenset[str]] = frozenset(
         {"local_files", "link_local", "credentials", "overlap", "describe_assets"}
     )
@@ -204,7 +199,7 @@ class CollectionSpec(_Model):
     @model_validator(mode="before")
     @classmethod
     def _path_of_harvest(cls, values: Any) -> Any:
-        """The path of a collection that is harvested, which nobody chooses."""
+        """Fill in the path of harvested items, which a spec must not choose."""
         if not isinstance(values, dict) or values.get("harvest") is None:
             return values
         name, workspace_dir = values.get("name") or "", values.get("workspace_dir")
@@ -232,7 +227,7 @@ class CollectionSpec(_Model):
     @classmethod
     def _plain_name(cls, value: str) -> str:
         if value and not _NAME.fullmatch(value):
-            raise ValueError(f"{value!r} is no name for a collection: use letters, digits, '_', '-' and '.'")
+            raise ValueError(f"{value!r} is not a name for a collection: use letters, digits, '_', '-' and '.'")
         return value
 
     @field_validator("overlap")
@@ -266,7 +261,7 @@ class CollectionSpec(_Model):
     def _filter_form(cls, value: Any) -> Any:
         if value is None or isinstance(value, ds.Expression):
             return value
-        return _filter_tuples(value)
+        return filter_tuples(value)
 
     @field_serializer("filter_expr")
     def _filter_text(self, value: Any) -> Any:
@@ -274,7 +269,7 @@ class CollectionSpec(_Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if problems := list(_contradictions(self)):
+        if problems := list(contradictions(self)):
             raise ValueError("; ".join(problems))
         return self
 
@@ -301,17 +296,17 @@ class CollectionSpec(_Model):
         return {**(self.cloud.url_patterns if self.cloud else {}), **self.url_rewrite_patterns}
 
     def source_column(self, contract: str) -> str:
-        """The record table's own name of a column of the record contract."""
+        """Return the name that the record table has for a column of the record contract."""
         return next((name for name, alias in self.column_map.items() if alias == contract), contract)
 
     @property
     def newest_by(self) -> str | None:
-        """The column by which the newest of several rows with one id counts, or None."""
+        """The column that says which of several rows with one id is the newest; None without ``overlap``."""
         return None if self.overlap is None else self.overlap.removeprefix("newest by ")
 
     @property
     def secrets(self) -> SecretRule:
-        """Which parameters of addresses are secrets, as far as ``secret_query`` and ``keep_query`` say."""
+        """The rule that ``secret_query`` and ``keep_query`` make for parameters of addresses."""
         return SecretRule.of(self.secret_query, self.keep_query)
 
     @property
@@ -331,9 +326,9 @@ class CollectionSpec(_Model):
         Addresses count as they are rewritten, also by a cloud configuration that is registered for the data source.
         """
         values = self.model_dump(mode="json", exclude={*self._RUNTIME_FIELDS, "filter_expr", "cloud_config"})
-        # As before there were these fields: otherwise every collection would be published anew.
+        # Defaults of later fields are left out, because otherwise every collection would be published anew.
         values = {
-            # A function's credentials are a mapping, which has no hash.
+            # A tuple, because credentials may be a mapping, which a set cannot be asked for.
             name: value
             for name, value in values.items()
             if name not in self._LATER or value not in ("refuse", None, False)
@@ -343,11 +338,11 @@ class CollectionSpec(_Model):
 
 
 def published_path(workspace_dir: str | Path | None, name: str) -> str | None:
-    """Where a collection is published: ``<workspace_dir>/<name>_records``.
+    """Return where a collection is published: ``<workspace_dir>/<name>_records``.
 
-    Without ``workspace_dir`` the default workspace ``~/rasteret_workspace`` serves; without a name as well the
-    collection stays in memory and None is returned. A path that already ends in ``_records`` or ``_stac`` is used as
-    it is, and so is ``workspace_dir`` where there is no name.
+    Without ``workspace_dir``, the default workspace ``~/rasteret_workspace`` is used; without a name as well, the
+    collection stays in memory and None is returned. A ``workspace_dir`` that ends in ``_records`` or ``_stac`` is
+    returned as it is, and so is every ``workspace_dir`` of a collection without a name.
     """
     if workspace_dir is None:
         return str(Path(DEFAULT_WORKSPACE).expanduser() / f"{name}_records") if name else None
@@ -361,7 +356,7 @@ def published_path(workspace_dir: str | Path | None, name: str) -> str | None:
 
 
 def harvest_path(workspace_dir: str | Path | None, name: str) -> str | None:
-    """Where the items of a collection are harvested to: ``<workspace_dir>/<name>_harvest``, beside what is published.
+    """Return where items are harvested to: ``<workspace_dir>/<name>_harvest``, beside the published collection.
 
     Arguments as for :func:`published_path`; None where that returns None.
     """
@@ -370,115 +365,3 @@ def harvest_path(workspace_dir: str | Path | None, name: str) -> str | None:
         return None
     suffix = next((suffix for suffix in PUBLISHED_SUFFIXES if published.endswith(suffix)), "")
     return f"{published.removesuffix(suffix)}{HARVEST_SUFFIX}"
-
-
-def _contradictions(spec: CollectionSpec) -> Iterator[str]:
-    yield from _href_problems(spec)
-    yield from _band_problems(spec)
-    yield from _column_problems(spec)
-
-
-def _href_problems(spec: CollectionSpec) -> Iterator[str]:
-    if spec.href_column and not spec.band_index_map:
-        yield (
-            f"href_column={spec.href_column!r} needs band_index_map, which names the bands of its files: "
-            "write for example {'B02': 0}"
-        )
-    if spec.band_index_map and not spec.href_column:
-        yield "band_index_map names the bands of the files in href_column, but href_column is not given"
-    if both := spec.secrets.secret & spec.secrets.keep:
-        yield f"{sorted(both)} stand in secret_query and in keep_query: a parameter is either published or not"
-    if "" in spec.secrets.secret | spec.secrets.keep:
-        yield "secret_query and keep_query hold names of parameters, with a letter or digit each"
-    if "" in spec.url_rewrite_patterns:
-        yield "url_rewrite_patterns has an empty prefix, which every href starts with"
-
-
-def _band_problems(spec: CollectionSpec) -> Iterator[str]:
-    if spec.band_codes is None:
-        return
-    if not spec.band_codes:
-        yield "band_codes is empty: name bands, or leave it out for every raster asset"
-    if double := sorted({band for band in spec.band_codes if spec.band_codes.count(band) > 1}):
-        yield f"band_codes names {double} more than once"
-    unknown = [band for band in spec.band_codes if band not in spec.band_index_map]
-    if spec.band_index_map and unknown:
-        yield f"band_codes asks for {unknown}, but band_index_map has only {sorted(spec.band_index_map)}"
-
-
-def _column_problems(spec: CollectionSpec) -> Iterator[str]:
-    if "" in spec.column_map or "" in spec.column_map.values():
-        yield "column_map has an empty name"
-    targets = list(spec.column_map.values())
-    if double := sorted({target for target in targets if targets.count(target) > 1}):
-        yield f"column_map maps several columns to {double}; each contract column has one source"
-    if spec.columns is None:
-        return
-    named = {
-        "href_column": [spec.href_column] if spec.href_column else [],
-        "column_map": list(spec.column_map),
-        "overlap": [spec.source_column(spec.newest_by)] if spec.newest_by else [],
-    }
-    for argument, wanted in named.items():
-        if missing := [column for column in wanted if column not in spec.columns]:
-            yield f"{argument} uses {missing}, which columns={list(spec.columns)} does not scan; add it"
-
-
-def _filter_tuples(value: Any) -> list[list[tuple[str, str, Any]]]:
-    """Filters in disjunctive normal form, as pyarrow takes them: an OR of ANDs of ``(column, op, value)``."""
-    form = 'write a list of [column, op, value], such as [["eo:cloud_cover", "<", 20]]'
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise ValueError(f"{value!r} is no filter: {form}")
-    groups = value if isinstance(value[0], Sequence) and value[0] and not isinstance(value[0][0], str) else [value]
-    result = []
-    for group in groups:
-        terms = []
-        for term in group:
-            if not isinstance(term, Sequence) or isinstance(term, str) or len(term) != 3:
-                raise ValueError(f"{term!r} is no filter term: {form}")
-            column, op, operand = term
-            terms.append((column, op, operand))
-        result.append(terms)
-    try:
-        pq.filters_to_expression(result)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"filter {value!r} is not understood ({error}): {form}") from None
-    return result
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[str | int, ...], str]]:
-    """The place and a sentence for every problem of a pydantic error, with the nearest known name for an unknown field.
-
-    Args:
-        error: of validating a model.
-        model: that model.
-
-    Returns:
-        Place (keys and positions from the top; empty where several fields contradict) and sentence, in field order.
-    """
-    problems = []
-    for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            known = _fields_beside(model, item["loc"])
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
-            sentence = f"unknown argument {where!r}: {hint}"
-        elif item["type"] == "value_error":
-            text = str(item["ctx"]["error"])
-            sentence = f"{where}: {text}" if where else text
-        elif item["type"] == "missing":
-            sentence = f"argument {where!r} is missing"
-        else:
-            sentence = f"{where}={_SHORT.repr(item['input'])}: {item['msg'].lower()}"
-        problems.append((item["loc"], sentence))
-    return problems
-
-
-def _fields_beside(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
-    """Fields of the model that a place of another one lies in."""
-    for part in place[:-1]:
-        kind = model.model_fields[str(part)].annotation
-        kinds = [found for found in (kind, *get_args(kind)) if isinstance(found, type)]
-        model = next(found for found in kinds if issubclass(found, BaseModel))
-    return list(model.model_fields)

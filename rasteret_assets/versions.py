@@ -1,8 +1,8 @@
-"""What counts as the same: every key that decides whether something has changed, and what each of them covers.
+"""What counts as unchanged: every version that says whether something has changed, and what each of them covers.
 
-A key is an xxHash of content, or of everything a store tells of content that is not read. It never is an address in
-memory, a clock alone, or a name of which something was left out. Equal keys mean that nothing has to be done again;
-keys keep no secrets and are compared within one workspace only.
+A version is an xxHash of content, or of everything that a store tells of content that is not read. A version is never
+an address in memory, a clock alone, or a shortened name. Equal versions mean that nothing has to be done again.
+Versions hold no secrets and are compared within one workspace only.
 
 =============================== ======================================================================================
 a file of a record table        :func:`file_version`: store, path, size, time of change, tag
@@ -36,18 +36,18 @@ class FileVersion(NamedTuple):
     """The version of a file: a hash, and whether an equal one means that the file did not change."""
 
     version: str
-    believed: bool
+    is_reliable: bool
 
 
 def file_version(
-    store: str, path: str, *, size: int | None, times_ns: Sequence[int], tag: str | None, looked_ns: int
+    store: str, path: str, *, size: int | None, times_ns: Sequence[int], tag: str | None, asked_ns: int
 ) -> FileVersion:
     """Return the version of a file by what its store tells of it.
 
     A tag changes with every write, unless it says itself that it is weak (RFC 9110, 8.8.1). Without a strong tag, a
-    file that was modified within a step of the clock before it was looked at may be written again under the same time
-    (it is "racy", as in git's index), and a file without a time says nothing. The versions of both hold the moment of
-    the look, so that they never come again.
+    file that was modified within a step of the clock before the store was asked may be written again under the same
+    time (it is "racy", as in git's index), and a file without a time says nothing. The versions of both hold the moment
+    of asking, so that they never come again.
 
     Args:
         store: kind of the filesystem, such as ``local`` or ``s3``.
@@ -56,12 +56,12 @@ def file_version(
         times_ns: when the file was last changed, in ns since 1970, by each clock of the store; the latest decides
             whether it is racy. Empty where the store does not tell.
         tag: what the store says of the content: ETag, version id, generation.
-        looked_ns: when the store was asked, in ns since 1970.
+        asked_ns: when the store was asked, in ns since 1970.
     """
     latest = max(times_ns, default=None)
-    believed = is_strong(tag) or (latest is not None and looked_ns - latest >= _step_ns(store, latest))
-    told = (store, path, size, list(times_ns), tag, None if believed else looked_ns)
-    return FileVersion(_hexdigest(json.dumps(told).encode()), believed)
+    is_reliable = is_strong(tag) or (latest is not None and asked_ns - latest >= _step_ns(store, latest))
+    told = (store, path, size, list(times_ns), tag, None if is_reliable else asked_ns)
+    return FileVersion(_hexdigest(json.dumps(told).encode()), is_reliable)
 
 
 def is_strong(tag: str | None) -> bool:
@@ -116,7 +116,7 @@ def expression_version(expression: pc.Expression) -> str:
 
 
 def _without_order(values: pa.Array) -> list[pa.Array]:
-    """A value of a pickled expression; the items of a set to look up in order and once."""
+    """Return a value of a pickled expression; the items of a set are sorted and unique."""
     kind = values.type
     if not pa.types.is_struct(kind) or kind.get_field_index("value_set") < 0:
         return [values]
@@ -126,7 +126,7 @@ def _without_order(values: pa.Array) -> list[pa.Array]:
 
 
 def _hexdigest(*pieces: bytes) -> str:
-    """A 128-bit hash of pieces that do not run into each other, as 32 hex digits."""
+    """Return a 128-bit hash as 32 hex digits; pieces are hashed with their lengths, so that none runs into the next."""
     digest = xxh3_128()
     for piece in pieces:
         digest.update(len(piece).to_bytes(8, "little") + piece)

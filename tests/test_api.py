@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rasteret_assets import build, build_from_table, load, pipeline, plan
+from rasteret_assets import build, build_from_table, load, plan
 from rasteret_assets.errors import (
     BandNotFoundError,
     CollectionError,
@@ -26,6 +26,7 @@ from rasteret_assets.errors import (
     SourceError,
     SpecError,
 )
+from rasteret_assets.pipeline import _publish_stage
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
@@ -252,9 +253,9 @@ def test_a_collection_of_which_half_was_published_is_completed(table: pa.Table, 
             raise KeyboardInterrupt
         return commit(workspace, key, *facts)
 
-    commit = pipeline.collection.commit
+    commit = _publish_stage.commit
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(pipeline.collection, "commit", dies)
+        interrupted.setattr(_publish_stage, "commit", dies)
         interrupted.setattr(os, "cpu_count", lambda: 1)
         with pytest.raises(KeyboardInterrupt):
             build_from_table(table, name="s2", workspace_dir=tmp_path)
@@ -335,7 +336,7 @@ def test_what_is_no_table_backend_or_spec_is_said(table: pa.Table, tmp_path: Pat
     (tmp_path / "t.csv").write_text("id\na\n")
     with pytest.raises(SourceError, match="read it with pandas, and give the table"):
         build_from_table(tmp_path / "t.csv")
-    with pytest.raises(SpecError, match=r"backend= is a str without get_range"):
+    with pytest.raises(SpecError, match=r"backend= is a str, which has no get_range"):
         build_from_table(table, backend="s3")
     for call in (build, plan):
         with pytest.raises(SpecError, match=r"'t.parquet' is not a CollectionSpec"):

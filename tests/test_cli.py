@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from rasteret_assets import load
 from rasteret_assets.cli import main
 from rasteret_assets.declare import propose, read_spec
+from tests.support.dagster_home import set_dagster_home
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 
@@ -64,9 +65,7 @@ def project(tmp_path: Path, server: RangeServer, monkeypatch) -> Project:
 def builder(request, project: Project, monkeypatch) -> Project:
     """The project, built by the library or by the graph of an instance."""
     if request.param == "dagster":
-        home = project.root / "home"
-        home.mkdir()
-        monkeypatch.setenv("DAGSTER_HOME", str(home))
+        set_dagster_home(project.root / "home", monkeypatch)
     return project
 
 
@@ -123,9 +122,7 @@ def test_more_missing_headers_than_max_failed_keep_what_was_published(builder: P
 
 
 def test_a_dagster_build_is_on_its_instance(project: Project, monkeypatch) -> None:
-    home = project.root / "home"
-    home.mkdir()
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    set_dagster_home(project.root / "home", monkeypatch)
     run("build")
     (row,) = document(run("status", "--json"))
     assert row["last_run"].startswith("success ")

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rasteret_assets.cli import main
+from tests.support.dagster_home import set_dagster_home
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.s3 import KEYS, bucket_server, requests_seen
 
@@ -97,9 +98,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
 @pytest.fixture(params=["library", "dagster"])
 def builder(request: pytest.FixtureRequest, deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     if request.param == "dagster":
-        home = deployment.root / "home"
-        home.mkdir()
-        monkeypatch.setenv("DAGSTER_HOME", str(home))
+        set_dagster_home(deployment.root / "home", monkeypatch)
     return deployment
 
 

@@ -34,7 +34,8 @@ def scenes(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("page", "examples"), [("reading.md", 15), ("schema.md", 3), ("layout.md", 1), ("other-tools.md", 3)]
+    ("page", "examples"),
+    [("reading.md", 15), ("schema.md", 3), ("layout.md", 1), ("other-tools.md", 3), ("tiles.md", 5)],
 )
 def test_examples_run(
     scenes: Path, page: str, examples: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

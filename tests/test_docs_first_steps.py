@@ -15,11 +15,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from rasteret_assets.demo.records import write_records
 
 from rasteret_assets.cli import main
 from rasteret_assets.demo.folder import DemoFolder
-from rasteret_assets.demo.scenes import write_scenes
+from rasteret_assets.demo.scenes import write_records, write_scenes
 from rasteret_assets.demo.server import HOST, serving
 
 PAGE = Path(__file__).parent.parent / "docs" / "first-steps.md"

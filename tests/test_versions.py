@@ -16,7 +16,7 @@ from rasteret_assets.spec import CloudConfig, CollectionSpec
 from rasteret_assets.versions import arrow_version, file_version
 
 S = 10**9
-FACTS = {"size": 5, "times_ns": (100 * S + 1,), "tag": None, "looked_ns": 200 * S}
+FACTS = {"size": 5, "times_ns": (100 * S + 1,), "tag": None, "asked_ns": 200 * S}
 
 
 def version(store: str = "local", path: str = "/a", **facts: object) -> str:
@@ -33,11 +33,11 @@ def version(store: str = "local", path: str = "/a", **facts: object) -> str:
 )  # fmt: skip
 def test_every_fact_of_a_file_counts(facts: dict[str, object]) -> None:
     assert version(**facts) != version()
-    assert version(looked_ns=201 * S) == version()
+    assert version(asked_ns=201 * S) == version()
 
 
 @pytest.mark.parametrize(
-    ("store", "facts", "believed"),
+    ("store", "facts", "is_reliable"),
     [
         ("local", {"times_ns": (200 * S - 5_000_001,)}, False),
         ("local", {"times_ns": (200 * S - 50_000_001,)}, True),
@@ -51,11 +51,11 @@ def test_every_fact_of_a_file_counts(facts: dict[str, object]) -> None:
     ],
 )
 def test_a_file_that_may_be_written_again_unseen_never_has_the_same_version(
-    store: str, facts: dict[str, object], *, believed: bool
+    store: str, facts: dict[str, object], *, is_reliable: bool
 ) -> None:
-    now, later = (file_version(store, "/a", **{**FACTS, **facts, "looked_ns": when}) for when in (200 * S, 200 * S + 9))
-    assert now.believed is believed
-    assert (now.version == later.version) is believed
+    now, later = (file_version(store, "/a", **{**FACTS, **facts, "asked_ns": when}) for when in (200 * S, 200 * S + 9))
+    assert now.is_reliable is is_reliable
+    assert (now.version == later.version) is is_reliable
 
 
 def test_an_arrow_object_is_its_schema_and_its_rows() -> None:

@@ -12,7 +12,7 @@ from harness import Job, measure
 
 
 class Asker(asyncio.Protocol):
-    """One connection; takes the next path until there is none."""
+    """One connection, which asks for the next path until all are asked for."""
 
     def __init__(self, paths: Iterator[str], length: int) -> None:
         self.paths = paths

@@ -91,7 +91,7 @@ def measure(
 
 
 async def in_flight(items: Sequence[str], work: Callable[[str], Awaitable[T]], limit: int) -> list[T]:
-    """Results of ``work`` on every item, ``limit`` of them at a time."""
+    """Return the results of ``work`` on every item, ``limit`` of them at a time."""
     pending = iter(items)
     results: list[T] = []
 
@@ -104,7 +104,7 @@ async def in_flight(items: Sequence[str], work: Callable[[str], Awaitable[T]], l
 
 
 async def fetch_all(job: Job, items: Sequence[str], fetch: Callable[[str], Awaitable[Any]]) -> Counter[str]:
-    """How often ``fetch`` gave ``right`` and ``wrong`` bytes of an item, and how often which error."""
+    """Count how often ``fetch`` gave ``right`` and ``wrong`` bytes of an item, and how often each error."""
     expected = _first_bytes(job.check, job.length) if job.check else b""
     pending = iter(items)
     outcomes: Counter[str] = Counter()
@@ -129,7 +129,7 @@ def _first_bytes(path: str, count: int) -> bytes:
 
 
 def judge_outcomes(_: Job, outcomes: Counter[str]) -> dict[str, Any]:
-    """What :func:`measure` reports of a reader that fetches."""
+    """Return the part of :func:`measure`'s report that is of a reader that fetches."""
     return {"good": outcomes["right"], "outcomes": dict(outcomes)}
 
 

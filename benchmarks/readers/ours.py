@@ -44,7 +44,7 @@ def read(given: tuple[Job, pa.Table], *, overviews: bool = True) -> tuple[pa.Tab
 
 
 def record_table(job: Job) -> pa.Table:
-    """A raw record per file, all of one month."""
+    """Return a raw record per file, all of one month."""
     rows = len(job.urls)
     asset = pa.StructArray.from_arrays([pa.array(job.urls)], names=["href"])
     return pa.table({
@@ -56,14 +56,14 @@ def record_table(job: Job) -> pa.Table:
 
 
 def records(job: Job) -> tuple[Job, pa.Table]:
-    """The job, and a normalized record per file."""
+    """Return the job, and a normalized record per file."""
     spec = CollectionSpec.of(path="benchmark")
     source = open_source(record_table(job), spec)
     return job, normalize_records(source.table(), spec, profile_source(source, spec)).records
 
 
 def judge(job: Job, result: tuple[pa.Table, MemorySink]) -> dict[str, Any]:
-    """Good is a row of a living host whose tile table is the oracle's."""
+    """Count as good the rows of a living host whose tile table is the oracle's."""
     ledger, sink = result[0].combine_chunks(), result[1]
     encoded = ledger[HEADER_FILE].combine_chunks().dictionary_encode()
     files = np.asarray(encoded.indices.fill_null(-1), np.int64)

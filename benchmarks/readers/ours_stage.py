@@ -41,7 +41,7 @@ def read(job: Job) -> str:
 
 
 def judge(job: Job, published: str) -> dict[str, Any]:
-    """Good is a row whose tile table is the oracle's."""
+    """Count as good the rows whose tile table is the oracle's."""
     oracle = json.loads(Path(job.oracle).read_text())
     good, wrong, failures = 0, 0, Counter[str]()
     for batch in read_ledger(Workspace.at(published), "2024-05"):

@@ -74,7 +74,7 @@ class Curling(threading.Thread):
             self.hand_over(multi)
 
     def watch(self, what: int, number: int, *_: object) -> None:
-        """Called by curl: what it wants to know of a socket."""
+        """Watch a socket as curl asks; called by curl."""
         if what == pycurl.POLL_REMOVE:
             self.watched.discard(number)
             self.epoll.unregister(number)
@@ -87,7 +87,7 @@ class Curling(threading.Thread):
             self.epoll.register(number, mask)
 
     def set_timer(self, milliseconds: int) -> None:
-        """Called by curl: when it wants to be called though no socket is ready."""
+        """Set the time at which curl is called without a ready socket; called by curl."""
         self.timer = math.inf if milliseconds < 0 else time.monotonic() + milliseconds / 1000 if milliseconds else 0.0
 
     def start_one(self, multi: pycurl.CurlMulti, url: str, future: asyncio.Future[bytes]) -> None:

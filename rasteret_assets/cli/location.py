@@ -24,7 +24,7 @@ from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from rasteret_assets.cli.code_location import CodeLocation
+    from rasteret_assets.cli._code_location import CodeLocation
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -49,7 +49,7 @@ class Location:
         if self.python_file is None and self.module_name is None:
             return None
         # Dagster takes seconds to import, which commands without a code location need not wait for.
-        from rasteret_assets.cli.code_location import load_code_location  # noqa: PLC0415
+        from rasteret_assets.cli._code_location import load_code_location  # noqa: PLC0415
 
         return load_code_location(self.python_file, self.module_name)
 

@@ -13,6 +13,7 @@ from rasteret_assets.collection._exports import Exports
 from rasteret_assets.collection._reads import Reads
 from rasteret_assets.collection.show import _card
 from rasteret_assets.collection.show._plot import MOST_DRAWN, draw_footprints
+from rasteret_assets.collection.show.explore_page import MOST_EXPLORED, ExplorePage, explore_page
 from rasteret_assets.collection.table import query, summary
 
 if TYPE_CHECKING:
@@ -41,6 +42,28 @@ class Collection(Reads, Exports):
             WindowError: if no record has a footprint.
         """
         return draw_footprints(self, ax, color, limit)
+
+    def explore(self, *, tiles: str | None = None, limit: int = MOST_EXPLORED, height: int = 520) -> ExplorePage:
+        """Show the footprints on a map that can be moved, which names the records under the pointer.
+
+        The page holds everything it needs, so that it works where there is no network. Of a record it has the outline,
+        id, datetime and cloud cover, and no address.
+
+        Args:
+            tiles: address of map tiles to lie under the outlines, such as those that TiTiler serves of this collection:
+                ``"http://127.0.0.1:8000/tiles/WebMercatorQuad/{z}/{x}/{y}.png?assets=B04"``. Without it the page asks
+                nothing of any host.
+            limit: footprints to show at most.
+            height: of the frame in a notebook, in pixels.
+
+        Returns:
+            A page that notebooks show, with ``html`` and ``save(path)``.
+
+        Raises:
+            SpecError: if ``tiles`` is incomplete, or holds something that grants access.
+            WindowError: if no record has a footprint.
+        """
+        return explore_page(self, tiles, limit, height)
 
     @functools.cached_property
     def summary(self) -> summary.Summary:

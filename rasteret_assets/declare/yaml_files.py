@@ -19,7 +19,8 @@ import yaml
 from pydantic import ValidationError
 
 from rasteret_assets.errors import DeclarationError, Mistake, SpecError
-from rasteret_assets.spec import CollectionSpec, explain
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.spec_problems import explain
 
 COLLECTIONS_VARIABLE = "RASTERET_ASSETS_COLLECTIONS"
 #: Entries of a file at most, far more than a person writes, because aliases make millions of entries of a few lines.

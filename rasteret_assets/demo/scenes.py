@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import pyproj
 import shapely
 
-from rasteret_assets.demo.cog import NODATA, write_cog
-from rasteret_assets.demo.landscape import BANDS, CELL_M, HALF_M, LOCAL_CRS, SEED, Field, reflectance, with_clouds
+from rasteret_assets.demo._cog import NODATA, write_cog
+from rasteret_assets.demo._landscape import BANDS, CELL_M, HALF_M, LOCAL_CRS, SEED, Field, reflectance, with_clouds
 
 PIXEL_M: Final = 40.0
 SIDE_M: Final = 768 * PIXEL_M

@@ -17,12 +17,11 @@ import dagster as dg
 from rasteret_assets.collection import load
 from rasteret_assets.dagster import materialize_collection
 from rasteret_assets.declare import read_spec
-from rasteret_assets.demo import snippets
+from rasteret_assets.demo._snippets import all_snippets, shown
 from rasteret_assets.demo.folder import DemoFolder
 from rasteret_assets.demo.poster import MONTHS, draw_poster
 from rasteret_assets.demo.scenes import SCENES, move_records, write_records, write_scenes
 from rasteret_assets.demo.server import DEFAULT_PORT, FileServer, serving
-from rasteret_assets.demo.snippets import shown
 from rasteret_assets.headers.failures import read_failures
 from rasteret_assets.orchestration.materialize import StageCounts
 from rasteret_assets.storage.workspace import Workspace
@@ -68,7 +67,7 @@ def run_demo(root: Path, *, force: bool, port: int | None, serve: bool) -> None:
             cost = draw_poster(load(folder.published, name="demo"), folder.files, failures, server, folder.picture)
             read = f"{cost['requests']} range requests, {cost['bytes'] / 1e6:.1f} MB, {cost['headers']} headers opened"
             click.echo(f"            {len(MONTHS)} scenes of one area, read from the index: {read}")
-        for title, code in snippets.all_of(folder).items():
+        for title, code in all_snippets(folder).items():
             click.secho(f"\n{title}\n", bold=True)
             click.echo(code)
         if serve:

@@ -8,18 +8,19 @@ its first page.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from rasteret_assets.errors import BadPageError
+from rasteret_assets.errors import BadPageError, HarvestError
 from rasteret_assets.harvesting.client import StacApi
-from rasteret_assets.harvesting.items import content_of, key_of
-from rasteret_assets.harvesting.ledger import digest_of
-from rasteret_assets.harvesting.rows import Spool, WindowRows
-from rasteret_assets.harvesting.windows import Window, time_of
+from rasteret_assets.harvesting.items import AssetTypes
+from rasteret_assets.harvesting.window_ledger import digest_of
+from rasteret_assets.harvesting.window_rows import Spool, WindowRows
+from rasteret_assets.harvesting.windows import Window
 
 T = TypeVar("T")
 
@@ -79,54 +80,110 @@ class Answer:
         return ""
 
 
-def ask_window(
-    api: StacApi,
-    window: Window,
-    scratch: str,
-    *,
-    is_first: bool,
-    check_stop: Callable[[int], None],
-    done: Callable[[Answer], None],
-) -> None:
-    """Ask an API for a window, and hand its answer on once it is whole.
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """How a window is asked for.
+
+    Args:
+        window: stretch of time.
+        is_first: whether items before the window are its own, as no window holds them.
+        page_size: items of a page by which it is tried first, more than the options say; None where it is not.
+    """
+
+    window: Window
+    is_first: bool
+    page_size: int | None = None
+
+
+class WindowReader:
+    """Asks an API for windows, each until its answer is whole.
 
     Args:
         api: that is asked.
-        window: stretch of time.
         scratch: folder for temporary files.
-        is_first: whether items before the window are its own, as no window holds them.
-        check_stop: called with the number of items of every page; raises :class:`StoppedError` to end.
-        done: takes the answer while its rows are there.
-
-    Raises:
-        TooLargeError: if the window can be split, and has more items than the options allow.
-        BadPageError: if its pages did not add up, however often they were asked for.
-        HarvestError: if the host refuses the search.
+        check_stop: called with the number of items as they come; raises :class:`StoppedError` to end.
+        take: takes an answer while its rows are there.
     """
-    reason, seen = "", set[str]()
-    for pause in (*ASKED_AGAIN_AFTER_S, None):
-        with Spool(scratch) as spool:
-            rows = WindowRows(spool)
-            answer = Answer(window=window, rows=rows, strays={})
+
+    def __init__(
+        self, api: StacApi, scratch: str, check_stop: Callable[[int], None], take: Callable[[Answer], None]
+    ) -> None:
+        self._api, self._scratch, self._check_stop, self._take = api, scratch, check_stop, take
+        self._types = AssetTypes()
+        self._one_large = threading.Lock()
+        #: Whether the API gives pages that are larger than the options say, as far as is known.
+        self.gives_large_pages = True
+
+    def ask(self, question: Question) -> None:
+        """Ask the API for a window, and hand its answer on once it is whole.
+
+        Raises:
+            TooLargeError: if the window can be split, and has more items than the options allow.
+            BadPageError: if its pages did not add up, however often they were asked for.
+            HarvestError: if the host refuses the search.
+        """
+        window, size, is_refused = question.window, question.page_size, False
+        if size is not None and self.gives_large_pages:
             try:
-                _read_pages(api, answer, is_first=is_first, check_stop=check_stop)
+                with self._one_large:  # because the text of a page of 10,000 items takes 64 MB of memory
+                    if not self._ask_once(question, set(), size):
+                        return
+            except HarvestError as error:
+                is_refused = True
+                _log.info("window %s: does not come by a page of %d items: %s", window.key, size, error)
+        reason, seen = "", set[str]()
+        for pause in (*ASKED_AGAIN_AFTER_S, None):
+            try:
+                reason = self._ask_once(question, seen)
             except BadPageError as error:
                 reason = str(error)
-            else:
-                reason = answer.lost(trust_count=api.options.trust_count)
-                odd, digest = answer.odd(), digest_of(rows.contents)
-                if not reason and (not odd or digest in seen):
-                    if odd:
-                        _log.warning("window %s: %s, each time that it was asked for", window.key, odd)
-                    done(answer)
-                    return
-                seen.add(digest)
-                reason = reason or odd
-        if pause is None:
-            break
-        _log.info("window %s: %s; it is asked for again", window.key, reason)
-        time.sleep(pause)
-    raise BadPageError(f"{reason} (asked {len(ASKED_AGAIN_AFTER_S) + 1} times)")
+            if not reason:
+                # Only now, because a host that does not answer refuses all pages.
+                self.gives_large_pages &= not is_refused
+                return
+            if pause is None:
+                break
+            _log.info("window %s: %s; it is asked for again", window.key, reason)
+            time.sleep(pause)
+        raise BadPageError(f"{reason} (asked {len(ASKED_AGAIN_AFTER_S) + 1} times)")
+
+    def _ask_once(self, question: Question, seen: set[str], page_size: int | None = None) -> str:
+        """Go once through the pages of a window; return why its answer is not whole, and nothing where it is."""
+        with Spool(self._scratch) as spool:
+            answer = Answer(window=question.window, rows=WindowRows(spool, self._types), strays={})
+            self._read_pages(answer, question, page_size)
+            reason = answer.lost(trust_count=self._api.options.trust_count)
+            odd, digest = answer.odd(), digest_of(answer.rows.contents)
+            if not reason and (not odd or digest in seen):
+                if odd:
+                    _log.warning("window %s: %s, each time that it was asked for", question.window.key, odd)
+                self._take(answer)
+                return ""
+            seen.add(digest)
+            return reason or odd
+
+    def _read_pages(self, answer: Answer, question: Question, page_size: int | None) -> None:
+        window, most = answer.window, self._api.options.max_items_per_window
+        pages = (
+            self._api.pages(window)
+            if page_size is None
+            else self._api.pages(window, patient=False, limit=page_size)
+        )  # fmt: skip
+        for page in pages:
+            if page.matched is not None:
+                answer.matched = page.matched
+            answer.received += page.count or 0
+            if max(answer.received, answer.matched or 0) > most and window.parts():
+                raise TooLargeError
+            for items in self._api.items_of(page):
+                own = []
+                for item in items:
+                    if item.moment is None or holds(window, item.moment, is_first=question.is_first):
+                        own.append(item)
+                    else:
+                        answer.strays[item.key] = (str(item.document.get("id")), item.moment)
+                answer.rows.add(own)
+                self._check_stop(len(items))
 
 
 def until_whole(search: Callable[[], T], what: str) -> T:
@@ -149,25 +206,6 @@ def until_whole(search: Callable[[], T], what: str) -> T:
         return search()
     except BadPageError as error:
         raise BadPageError(f"{what}: {error} (asked {len(ASKED_AGAIN_AFTER_S) + 1} times)") from None
-
-
-def _read_pages(api: StacApi, answer: Answer, *, is_first: bool, check_stop: Callable[[int], None]) -> None:
-    window, most = answer.window, api.options.max_items_per_window
-    for page in api.pages(window):
-        if page.matched is not None:
-            answer.matched = page.matched
-        answer.received += len(page.items)
-        if max(answer.received, answer.matched or 0) > most and window.parts():
-            raise TooLargeError
-        own = []
-        for item in page.items:
-            moment = time_of(item)
-            if moment is None or holds(window, moment, is_first=is_first):
-                own.append(item)
-            else:
-                answer.strays[key_of(item, content_of(item))] = (str(item.get("id")), moment)
-        answer.rows.add(own)
-        check_stop(len(page.items))
 
 
 def holds(window: Window, moment: datetime, *, is_first: bool) -> bool:

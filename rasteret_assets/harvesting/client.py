@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeVar
 from urllib.parse import urljoin
 
 from pystac import Link
@@ -20,7 +20,8 @@ from pystac_client.item_search import ItemSearch
 
 from rasteret_assets.errors import BadPageError, HarvestError
 from rasteret_assets.harvest_options import HarvestOptions, Interval
-from rasteret_assets.harvesting.items import with_bands
+from rasteret_assets.harvesting.items import StacItem
+from rasteret_assets.harvesting.pages import Page, parse_json
 from rasteret_assets.harvesting.reader import StacReader, short
 from rasteret_assets.harvesting.windows import Window, moment_of
 from rasteret_assets.secrets import redact
@@ -34,16 +35,22 @@ _SEARCHES: Final = r"https://api\.stacspec\.org/v1\.[^/]+/item-search#"
 _TIMES: Final = ("date-time", "datetime.json", "/updated")
 
 
-class Page(NamedTuple):
-    """A page of a search.
+class _CollectionsPage:
+    """A page of an API's collections.
 
     Args:
-        items: as the API gives them.
-        matched: how many items match the whole search, where the API tells.
+        text: the page as JSON.
     """
 
-    items: list[dict[str, Any]]
-    matched: int | None
+    def __init__(self, text: bytes) -> None:
+        document, _ = parse_json(text)
+        found = document.get("collections")
+        self.collections = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+        self.count: int | None = len(self.collections)
+        self.links: Any = document.get("links")
+
+
+P = TypeVar("P", Page, _CollectionsPage)
 
 
 @dataclass(frozen=True)
@@ -123,8 +130,8 @@ class StacApi:
             for name in self.options.collections:
                 yield self.io.document(f"{base.rstrip('/')}/{name}{mark}{query}")
         else:
-            for page in self._pages(root, "GET", {}):
-                yield from (found for found in page.get("collections") or () if isinstance(found, dict))
+            for page in self._pages(_CollectionsPage, root, "GET", {}):
+                yield from page.collections
 
     def updated_is_text(self) -> bool:
         """Whether the API says by which properties it filters, and does not say of ``updated`` that it is a time."""
@@ -139,11 +146,12 @@ class StacApi:
         told = properties.get("updated") if isinstance(properties, dict) else None
         return isinstance(properties, dict) and not any(mark in str(told) for mark in _TIMES)
 
-    def pages(self, window: Window, **more: Any) -> Iterator[Page]:
+    def pages(self, window: Window, *, patient: bool = True, **more: Any) -> Iterator[Page]:
         """Yield the pages of a window's items.
 
         Args:
             window: stretch of time.
+            patient: whether a page that does not come is asked for again.
             more: arguments of ``ItemSearch`` in place of those that the options make.
 
         Raises:
@@ -158,20 +166,29 @@ class StacApi:
             "limit": options.limit, **more,
         }  # fmt: skip
         search = ItemSearch(self._search, method=self._method, stac_io=self.io, max_items=None, **asked)
-        for page in self._pages(search.url, self._method, search.get_parameters()):
-            items = page.get("features")
-            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        for page in self._pages(Page, search.url, self._method, search.get_parameters(), patient=patient):
+            if page.count is None:
                 raise BadPageError(f"{redact(self._search)}: a page has no list of items as its features")
-            bands = [with_bands(item, options.band_map, options.band_index_map) for item in items]
-            yield Page(bands, _matched(page))
+            yield page
 
-    def _pages(self, url: str, method: str, parameters: Any) -> Iterator[dict[str, Any]]:
-        page = self.io.document(url, method=method, parameters=parameters)
+    def items_of(self, page: Page) -> Iterator[list[StacItem]]:
+        """Yield the items of a page, some hundreds at a time.
+
+        Raises:
+            BadPageError: if one is not a JSON object.
+        """
+        return page.items(self.options.band_map, self.options.band_index_map)
+
+    def _pages(
+        self, parse: Callable[[bytes], P], url: str, method: str, parameters: Any, *, patient: bool = True
+    ) -> Iterator[P]:
+        """Yield pages, which links lead to one after the other."""
+        page = self.io.parsed(url, parse, method=method, parameters=parameters, patient=patient)
         seen, empty = {_page_key(url, parameters)}, 0
         while True:
+            following = _next(page.links, url)
+            empty = 0 if page.count else empty + 1
             yield page
-            empty = 0 if page.get("features") or page.get("collections") else empty + 1
-            following = _next(page, url)
             if following is None or empty >= _EMPTY_PAGES:
                 return
             key = _page_key(following.get("href"), [following.get(name) for name in ("method", "body", "headers")])
@@ -179,7 +196,7 @@ class StacApi:
                 raise BadPageError(f"{redact(url)}: paging leads back to a page that was read before")
             seen.add(key)
             try:
-                page = self.io.document(Link.from_dict(following), parameters=parameters)
+                page = self.io.parsed(Link.from_dict(following), parse, parameters=parameters, patient=patient)
             except BadPageError:
                 raise
             except HarvestError as error:
@@ -187,8 +204,7 @@ class StacApi:
                 raise BadPageError(str(error)) from None
 
 
-def _next(page: Mapping[str, Any], url: str) -> dict[str, Any] | None:
-    links = page.get("links")
+def _next(links: Any, url: str) -> dict[str, Any] | None:
     for link in links if isinstance(links, list) else ():
         if isinstance(link, dict) and link.get("rel") == "next" and isinstance(link.get("href"), str):
             return {**link, "href": urljoin(url, link["href"])}
@@ -197,14 +213,6 @@ def _next(page: Mapping[str, Any], url: str) -> dict[str, Any] | None:
 
 def _page_key(href: Any, rest: Any) -> str:
     return spec_version({"href": href, "rest": rest}, None)
-
-
-def _matched(page: Mapping[str, Any]) -> int | None:
-    context = page.get("context")
-    told = page.get("numberMatched")
-    if told is None and isinstance(context, dict):
-        told = context.get("matched")
-    return told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else None
 
 
 def changed_since(api: StacApi, moment: str, *, included: bool) -> Iterator[dict[str, Any]]:

@@ -11,30 +11,33 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Final
+
+import numpy as np
 
 from rasteret_assets.errors import BadPageError, HarvestError, SpecError
 from rasteret_assets.harvest_options import HarvestOptions, WindowSize
-from rasteret_assets.harvesting.ask import Answer, StoppedError, TooLargeError, ask_window
-from rasteret_assets.harvesting.choose import bounds, named_windows, planned_windows, windows_to_ask
+from rasteret_assets.harvesting._static_catalog import StaticCatalog
+from rasteret_assets.harvesting._window_files import HarvestStore
+from rasteret_assets.harvesting._windows_to_ask import bounds, named_windows, planned_windows, windows_to_ask
+from rasteret_assets.harvesting.ask import Answer, Question, StoppedError, TooLargeError, WindowReader
 from rasteret_assets.harvesting.client import StacApi
-from rasteret_assets.harvesting.ledger import (
+from rasteret_assets.harvesting.harvest_report import HarvestReport, WindowResult
+from rasteret_assets.harvesting.items import AssetTypes, StacItem, first_half
+from rasteret_assets.harvesting.window_ledger import (
     HARVEST_VERSION,
     WindowState,
     age_days,
     read_hashes,
     read_ledger,
 )
-from rasteret_assets.harvesting.report import HarvestReport, WindowResult
-from rasteret_assets.harvesting.rows import Spool, WindowRows
-from rasteret_assets.harvesting.static import StaticCatalog
-from rasteret_assets.harvesting.store import HarvestStore
-from rasteret_assets.harvesting.windows import UNDATED, Calendar, Window, time_of, utc_text, window_at
+from rasteret_assets.harvesting.window_rows import Spool, WindowRows
+from rasteret_assets.harvesting.windows import UNDATED, Calendar, Window, moment_of, utc_text, window_at
 from rasteret_assets.message_lists import some
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec
@@ -55,6 +58,11 @@ _LISTED: Final = 10
 #: Items of a static catalog that are sorted into windows at once, and Arrow bytes of all windows that memory holds.
 _CHUNK: Final = 2048
 _HELD_BYTES: Final = 96 * 2**20
+#: Items of the largest page that OGC's standard lets an API be asked for.
+_LARGEST_PAGE: Final = 10_000
+#: New objects between two passes of Python's garbage collector: more than the pages that memory holds at once, whose
+#: objects die by their reference counts.
+_OBJECTS: Final = 1_000_000
 
 
 def harvest_items(
@@ -86,13 +94,20 @@ def harvest_items(
     """
     if spec.harvest is None:
         raise SpecError(f"{spec.name}: has no harvest options, which say where its STAC items come from")
-    with workspace.lock_harvest(), fewer_collections():
+    with workspace.lock_harvest(), fewer_collections(_OBJECTS):
         workspace.sweep()
         harvest = _Harvest(spec, workspace, now or datetime.now(UTC), progress, force=force, named=windows)
         report = harvest.of_catalog() if spec.harvest.stac_catalog is not None else harvest.of_api()
     for name, count in report.without.items():
         if count:
             _log.warning("%s: %d harvested items have no %s", spec.name, count, name)
+    for reason in islice(report.unread.values(), _LISTED):
+        _log.warning("%s: a document of the catalog cannot be read: %s", spec.name, reason)
+    if report.unread:
+        _log.warning(
+            "%s: %d documents of the catalog cannot be read; items that were stored before and were not seen now are "
+            "kept, and what is new in these documents is missing", spec.name, len(report.unread),
+        )  # fmt: skip
     return report
 
 
@@ -163,6 +178,7 @@ class _Harvest:
             self.ledger.forget(self.ledger.windows)
         if begins:
             self.ledger.full_since = utc_text(now)
+            self.ledger.gives_large_pages = True  # or so it is tried again
         self.begins = begins
         # Files of a harvest that was killed may share items, or differ in types.
         self.is_resumed, self.ledger.unfinished = self.ledger.unfinished, True
@@ -170,6 +186,8 @@ class _Harvest:
         self.store = HarvestStore(workspace, self.ledger.texts)
         self.results: dict[str, WindowResult] = {}
         self.failed: dict[str, str] = {}
+        self.types = AssetTypes()
+        self.unsure: frozenset[str] = frozenset()
         self.strays: dict[bytes, tuple[str, datetime]] = {}
         self.items = 0
         self.stopped = threading.Event()
@@ -186,29 +204,35 @@ class _Harvest:
             windows = [leaf for window in windows for leaf in window.leaves(self.ledger.windows)]
         self.first = windows[0].start
         if self.named is None:
-            asked = windows_to_ask(api, windows, self.ledger, self.workspace, self.store.present, self.now)
+            asked, self.unsure = windows_to_ask(
+                api, windows, self.ledger, self.workspace, self.store.present, self.now
+            )  # fmt: skip
         else:
             asked = named_windows(windows, self.named)
             # What these windows bring says nothing of changes in the others.
             self.ledger.updated_until = self.ledger.updated_until or self.ledger.updated
         leaves = {window.key: window for window in windows}
+        reader = WindowReader(api, self.workspace.scratch, self._count, self._take)
+        reader.gives_large_pages = self.ledger.gives_large_pages
         if asked:
             self.ledger.forget(window.key for window in asked)
             self._save()
         try:
-            self._ask_all(api, asked, leaves)
+            self._ask_all(reader, asked, leaves)
             if self.store.is_written or self.is_resumed:
                 # Items whose time changed may be in their old and in their new window.
-                self._ask_all(api, [leaves[key] for key in self.store.windows_that_share() if key in leaves], leaves)
+                sharing = [leaves[key] for key in self.store.windows_that_share() if key in leaves]
+                self._ask_all(reader, sharing, leaves)
             self._check_strays(leaves)
         finally:
+            self.ledger.gives_large_pages = reader.gives_large_pages
             self._save()
         return self._end(leaves, api.io.requests)
 
     def _is_due(self) -> bool:
         return age_days(self.ledger.full, self.now) >= self.options.full_every
 
-    def _ask_all(self, api: StacApi, asked: Sequence[Window], leaves: dict[str, Window]) -> None:
+    def _ask_all(self, reader: WindowReader, asked: Sequence[Window], leaves: dict[str, Window]) -> None:
         """Ask for windows side by side; those that are split are replaced by their parts."""
         waiting, total = list(reversed(asked)), len(asked)
         running: dict[Future[None], Window] = {}
@@ -218,7 +242,7 @@ class _Harvest:
                     while waiting and len(running) < WINDOWS_AT_ONCE:
                         window = waiting.pop()
                         # With this context, in which the lock is held.
-                        running[pool.submit(copy_context().run, self._ask, api, window)] = window
+                        running[pool.submit(copy_context().run, reader.ask, self._question(window))] = window
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         window = running.pop(future)
                         parts = self._ended(future, window, leaves)
@@ -243,17 +267,21 @@ class _Harvest:
             self._fail(window, str(error))
         return []
 
-    def _ask(self, api: StacApi, window: Window) -> None:
-        def check_stop(items: int) -> None:
-            if self.stopped.is_set():
-                raise StoppedError
-            with self.guard:
-                self.items += items
-
-        ask_window(
-            api, window, self.workspace.scratch, is_first=window.start == self.first, check_stop=check_stop,
-            done=self._take,
+    def _question(self, window: Window) -> Question:
+        state, size = self.ledger.windows.get(window.key), None
+        if state is not None and window.key in self.unsure:
+            # One request for a window that is probably as it was, and some more items.
+            size = min(_LARGEST_PAGE, state.items + state.items // 8 + 16)
+        return Question(
+            window=window, is_first=window.start == self.first,
+            page_size=size if size is not None and size > self.options.limit else None,
         )  # fmt: skip
+
+    def _count(self, items: int) -> None:
+        if self.stopped.is_set():
+            raise StoppedError
+        with self.guard:
+            self.items += items
 
     def _take(self, answer: Answer) -> None:
         self._put(answer.window, answer.rows, answer.matched)
@@ -307,15 +335,32 @@ class _Harvest:
             for items in _in_chunks(catalog.items()):
                 for window, own in _by_window(items, self.options.window):
                     leaves[window.key] = window
-                    rows.setdefault(window.key, WindowRows(spool)).add(own)
+                    rows.setdefault(window.key, WindowRows(spool, self.types)).add(own)
                 if sum(found.held_bytes for found in rows.values()) > _HELD_BYTES:
                     for found in rows.values():
                         found.spill()
                 self.items += len(items)
                 self.report_progress(0, len(rows), self.items)
+            if catalog.unread:
+                self._keep_unseen(catalog, leaves, rows, spool)
             self._put_all(leaves, rows)
         self._save()
-        return self._end(leaves, catalog.io.requests)
+        return self._end(leaves, catalog.io.requests, catalog.unread)
+
+    def _keep_unseen(
+        self, catalog: StaticCatalog, leaves: dict[str, Window], rows: dict[str, WindowRows], spool: Spool
+    ) -> None:
+        """Keep the stored items that were not seen: the documents that could not be read may be theirs."""
+        if self.is_other:
+            return  # or they may not be asked for any more
+        seen = [first_half(key) for found in rows.values() for key in found.contents]
+        every = np.concatenate([np.array(seen, np.uint64), np.frombuffer(catalog.passed_over, np.uint64)])
+        for key in sorted(self.store.present):
+            state = self.ledger.windows.get(key) or WindowState(start=None, end=None)
+            for batch, contents in self.store.kept_rows(key, every):
+                start, end, newest = (moment_of(text or "") for text in (state.start, state.end, state.newest))
+                leaves.setdefault(key, Window(key=key, start=start, end=end))
+                rows.setdefault(key, WindowRows(spool, self.types)).keep(batch, contents, newest)
 
     def _put_all(self, leaves: dict[str, Window], rows: dict[str, WindowRows]) -> None:
         for done, (key, found) in enumerate(sorted(rows.items()), 1):
@@ -327,7 +372,7 @@ class _Harvest:
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    def _end(self, leaves: dict[str, Window], requests: int) -> HarvestReport:
+    def _end(self, leaves: dict[str, Window], requests: int, unread: Mapping[str, str] | None = None) -> HarvestReport:
         """Take away what no window has any more, bring types together, and say what was done."""
         if self.store.is_written or self.is_resumed:
             self.store.settle_types()
@@ -352,6 +397,7 @@ class _Harvest:
         return HarvestReport(
             path=self.workspace.harvested, full=full, windows=len(leaves), asked=self.results, failed=self.failed,
             items=self.ledger.items, newest=self.ledger.newest, requests=requests, without=dict(without),
+            unread=unread or {},
         )  # fmt: skip
 
     def _count_gone(self, lost: dict[str, int]) -> None:
@@ -368,17 +414,17 @@ class _Harvest:
             self.saved = time.monotonic()
 
 
-def _in_chunks(items: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _in_chunks(items: Iterable[StacItem]) -> Iterator[list[StacItem]]:
     found = iter(items)
     while chunk := list(islice(found, _CHUNK)):
         yield chunk
 
 
-def _by_window(items: Iterable[dict[str, Any]], size: WindowSize) -> Iterator[tuple[Window, list[dict[str, Any]]]]:
+def _by_window(items: Iterable[StacItem], size: WindowSize) -> Iterator[tuple[Window, list[StacItem]]]:
     """Yield items of a static catalog by the window that holds their time."""
-    found: dict[Window, list[dict[str, Any]]] = {}
+    found: dict[Window, list[StacItem]] = {}
     for item in items:
-        moment = time_of(item)
-        window = Window(key=UNDATED, start=None, end=None) if moment is None else window_at(moment, size)
+        at = item.moment
+        window = Window(key=UNDATED, start=None, end=None) if at is None else window_at(at, size)
         found.setdefault(window, []).append(item)
     yield from found.items()

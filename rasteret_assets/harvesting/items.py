@@ -2,27 +2,31 @@
 
 Properties stand as columns beside ``id``, ``collection``, ``assets`` and the rest; footprints are WKB in lon/lat. Items
 of one catalog are rarely of one mind about a field: what is a number in one and a text in the next is kept as text in
-all of them (:mod:`~rasteret_assets.harvesting.texts`), and so are the assets of catalogs that name each of them
+all of them (:mod:`~rasteret_assets.harvesting.text_columns`), and so are the assets of catalogs that name each of them
 differently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
 import shapely
 from xxhash import xxh3_128_digest
 
 from rasteret_assets.columns.types import is_list
-from rasteret_assets.harvesting.texts import MOST_ASSETS, Texts, dumped, text_of
+from rasteret_assets.harvesting.text_columns import MOST_ASSETS, Texts, dumped, text_of
+from rasteret_assets.harvesting.windows import time_of, updated_of
 from rasteret_assets.schema import (
     ASSETS,
     BAND_INDEX,
     BBOX,
-    BBOX_AXES,
     BBOX_TYPE,
     DATETIME,
     END_DATETIME,
@@ -44,21 +48,75 @@ _OF_ITEMS: Final = (
 )  # fmt: skip
 
 _ARROW_REFUSES: Final = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError)
+#: Integers up to this size are the same as floating-point numbers.
+_EXACT: Final = 2**53
 
 
 # --- one item --------------------------------------------------------------------------------------------------------
 
 
-def key_of(item: Mapping[str, Any], content: bytes) -> bytes:
-    """Return 16 bytes that stand for an item of a catalog: by collection and id, or by content where it has no id."""
-    if item.get(ID) is None:
-        return content
-    return xxh3_128_digest(f"{item.get(ITEM_COLLECTION)}\0{item[ID]}".encode("utf-8", "surrogatepass"))
+class StacItem(NamedTuple):
+    """An item of a catalog, with all that a harvest asks of it more than once.
+
+    Args:
+        document: the item without its assets.
+        key: 16 bytes that stand for the item in its catalog: by collection and id, or by content where it has no id.
+        content: 16 bytes that change with anything the item says, but not with the order in which it says it.
+        moment: by which the item is stored, as :func:`~rasteret_assets.harvesting.windows.time_of` finds it.
+        updated: when the item says that it was changed last; None where it does not.
+        has_assets: whether it has any.
+        assets: its assets as JSON, the same for equal assets.
+        loose: its assets themselves where the item comes from JSON that is not strict (``NaN``), and None elsewhere.
+        geometry: as JSON.
+    """
+
+    document: Mapping[str, Any]
+    key: bytes
+    content: bytes
+    moment: datetime | None
+    updated: datetime | None
+    has_assets: bool
+    assets: bytes
+    loose: Any
+    geometry: bytes
 
 
-def content_of(item: Mapping[str, Any]) -> bytes:
-    """Return 16 bytes that change with anything an item says, but not with the order in which it says it."""
-    return xxh3_128_digest(dumped(item))
+def read_item(document: Mapping[str, Any], *, strict: bool = True) -> StacItem:
+    """Return an item with its key, its content and its times.
+
+    Args:
+        document: the item as JSON has it.
+        strict: whether it comes from strict JSON, so that equal JSON means equal values.
+    """
+    # Assets are most of an item: their JSON is made once, and is part of that of the item as it stands.
+    texts = {name: dumped(document[name]) for name in (ASSETS, GEOMETRY) if name in document}
+    if strict:
+        fragments = {name: orjson.Fragment(text) for name, text in texts.items()}
+        content = xxh3_128_digest(dumped({**document, **fragments}))
+    else:
+        content = xxh3_128_digest(dumped(document))
+    assets = document.get(ASSETS)
+    key = content if document.get(ID) is None else key_of(document.get(ITEM_COLLECTION), document[ID])
+    rest = {name: value for name, value in document.items() if name != ASSETS}
+    return StacItem(
+        rest, key, content, time_of(document), updated_of(document), bool(assets), texts.get(ASSETS, b"null"),
+        None if strict else assets, texts.get(GEOMETRY, b"null"),
+    )  # fmt: skip
+
+
+def key_of(collection: Any, name: Any) -> bytes:
+    """Return the key of an item that has an id.
+
+    Args:
+        collection: id of its collection; None where it has none.
+        name: its id.
+    """
+    return xxh3_128_digest(f"{collection}\0{name}".encode("utf-8", "surrogatepass"))
+
+
+def first_half(key: bytes) -> int:
+    """Return the first 8 bytes of a key as a number."""
+    return int.from_bytes(key[:8], "little")
 
 
 def with_bands(item: dict[str, Any], band_map: Mapping[str, str], band_index_map: Mapping[str, int]) -> dict[str, Any]:
@@ -77,26 +135,102 @@ def with_bands(item: dict[str, Any], band_map: Mapping[str, str], band_index_map
 # --- many items ------------------------------------------------------------------------------------------------------
 
 
-def batch_of(items: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
-    """Return items as rows, in their order; what Arrow has no type for as text."""
-    properties = [found if isinstance(found := item.get("properties"), dict) else {} for item in items]
+class AssetTypes:
+    """Remembers the Arrow type of the assets of earlier batches, by which those of later ones are parsed.
+
+    Arrow finds the type of Python's objects by looking at each of them, which takes longer than to parse JSON whose
+    type is known, and holds Python's lock. Threads share this: each takes or replaces one immutable type.
+    """
+
+    def __init__(self) -> None:
+        self._kind: pa.StructType | None = None
+
+    def parse(self, items: Sequence[StacItem]) -> pa.StructArray | None:
+        """Return the assets of items; None where they do not have the type of earlier ones.
+
+        Args:
+            items: whose JSON of assets is parsed.
+        """
+        kind = self._kind
+        if kind is None or any(item.loose is not None for item in items):
+            return None
+        absent = [item.assets == b"null" for item in items]
+        text = b"\n".join([b"{}" if none else item.assets for item, none in zip(items, absent, strict=True)])
+        try:
+            table = pj.read_json(
+                pa.BufferReader(text),
+                read_options=pj.ReadOptions(use_threads=False, block_size=len(text) + 1),
+                # An error, because a field that is left out would be lost without a word.
+                parse_options=pj.ParseOptions(explicit_schema=pa.schema(list(kind)), unexpected_field_behavior="error"),
+            )
+        except pa.ArrowInvalid:
+            return None
+        if table.num_rows != len(items):
+            return None
+        named = dict(zip(table.column_names, _flat(table), strict=True))
+        # Assets that none of the items has: other windows may have many of them.
+        named = {name: column for name, column in named.items() if column.null_count < len(items)}
+        if not named or any(map(_holds_large, named.values())):
+            return None
+        mask = pa.array(absent) if any(absent) else None
+        return pa.StructArray.from_arrays(list(named.values()), names=list(named), mask=mask)
+
+    def add(self, kind: pa.DataType) -> None:
+        """Remember the type of the assets of a batch beside the earlier ones, or in place of those it does not fit."""
+        if not pa.types.is_struct(kind) or not kind.num_fields:
+            return
+        known, united = self._kind, None
+        if known is not None:
+            try:
+                schemas = [pa.schema(list(known)), pa.schema(list(kind))]
+                united = pa.unify_schemas(schemas, promote_options="permissive")
+            except pa.ArrowException:
+                united = None
+        self._kind = kind if united is None or len(united) > MOST_ASSETS else pa.struct(list(united))
+
+
+def _flat(table: pa.Table) -> list[pa.Array]:
+    return [column.chunk(0) if column.num_chunks == 1 else column.combine_chunks() for column in table.columns]
+
+
+def _holds_large(column: pa.Array) -> bool:
+    """Whether floating-point numbers of a column may have been integers that they cannot hold."""
+    if pa.types.is_struct(column.type):
+        return any(_holds_large(column.field(place)) for place in range(column.type.num_fields))
+    if is_list(column.type):
+        return _holds_large(column.values)
+    if not pa.types.is_floating(column.type) or column.null_count == len(column):
+        return False
+    span = pc.min_max(column)
+    return bool(max(-span["min"].as_py(), span["max"].as_py()) >= _EXACT)
+
+
+def batch_of(items: Sequence[StacItem], types: AssetTypes | None = None) -> pa.RecordBatch:
+    """Return items as rows, in their order; what Arrow has no type for as text.
+
+    Args:
+        items: that become rows.
+        types: of the assets of earlier items, to which those of these are added.
+    """
+    documents = [item.document for item in items]
+    properties = [found if isinstance(found := one.get("properties"), dict) else {} for one in documents]
     columns: dict[str, pa.Array] = {
-        STAC_TYPE: _texts([item.get(STAC_TYPE) for item in items]),
-        STAC_VERSION: _texts([item.get(STAC_VERSION) for item in items]),
-        STAC_EXTENSIONS: _column([item.get(STAC_EXTENSIONS) for item in items]),
-        ID: _texts([item.get(ID) for item in items]),
-        GEOMETRY: _footprints([item.get(GEOMETRY) for item in items]),
-        BBOX: _boxes([item.get(BBOX) for item in items]),
-        LINKS: _column([item.get(LINKS) for item in items]),
-        ASSETS: _assets([item.get(ASSETS) for item in items]),
-        ITEM_COLLECTION: _texts([item.get(ITEM_COLLECTION) for item in items]),
+        STAC_TYPE: _texts([one.get(STAC_TYPE) for one in documents]),
+        STAC_VERSION: _texts([one.get(STAC_VERSION) for one in documents]),
+        STAC_EXTENSIONS: _column([one.get(STAC_EXTENSIONS) for one in documents]),
+        ID: _texts([one.get(ID) for one in documents]),
+        GEOMETRY: _footprints(items),
+        BBOX: _boxes([one.get(BBOX) for one in documents]),
+        LINKS: _column([one.get(LINKS) for one in documents]),
+        ASSETS: _assets(items, types or AssetTypes()),
+        ITEM_COLLECTION: _texts([one.get(ITEM_COLLECTION) for one in documents]),
     }
     for name in sorted(set().union(*properties)):
         column = _column([found.get(name) for found in properties])
         # A property may have the name of a part of an item.
         columns[f"properties:{name}" if name in _OF_ITEMS else name] = _instants(column, name)
-    for name in sorted(set().union(*items).difference(_OF_ITEMS, columns)):
-        columns[name] = _column([item.get(name) for item in items])
+    for name in sorted(set().union(*documents).difference(_OF_ITEMS, columns)):
+        columns[name] = _column([one.get(name) for one in documents])
     return pa.RecordBatch.from_arrays([storable(column) for column in columns.values()], names=list(columns))
 
 
@@ -111,7 +245,17 @@ def _column(values: list[Any]) -> pa.Array:
         return _texts(values)
 
 
-def _assets(values: list[Any]) -> pa.Array:
+def _assets(items: Sequence[StacItem], types: AssetTypes) -> pa.Array:
+    parsed = types.parse(items)
+    if parsed is None:
+        parsed = _inferred_assets(
+            [orjson.loads(item.assets) if item.loose is None else item.loose for item in items]
+        )  # fmt: skip
+        types.add(parsed.type)
+    return parsed
+
+
+def _inferred_assets(values: list[Any]) -> pa.Array:
     documents = [
         {name: asset for name, asset in value.items() if isinstance(asset, dict)} if isinstance(value, dict) else None
         for value in values
@@ -149,21 +293,21 @@ def _assets_with_texts(document: Mapping[str, Mapping[str, Any]], names: set[str
     }
 
 
-def _footprints(values: list[Any]) -> pa.Array:
-    """GeoJSON geometries as WKB; null where there is none, or it cannot be read."""
-    texts = np.array([dumped(value).decode() if isinstance(value, dict) else None for value in values], object)
+def _footprints(items: Sequence[StacItem]) -> pa.Array:
+    """Return the footprints of items as WKB; null where an item has none, or it cannot be read."""
+    texts = np.array([item.geometry.decode() if item.geometry.startswith(b"{") else None for item in items], object)
     shapes = shapely.from_geojson(texts, on_invalid="ignore")
     return pa.array(list(shapely.to_wkb(shapes)), pa.binary())
 
 
 def _boxes(values: list[Any]) -> pa.Array:
-    boxes = []
-    for value in values:
-        numbers = value if isinstance(value, list) and all(isinstance(one, int | float) for one in value) else ()
-        # Boxes of volumes have the least and the greatest height between.
-        corners = {4: (0, 1, 2, 3), 6: (0, 1, 3, 4)}.get(len(numbers))
-        boxes.append(corners and dict(zip(BBOX_AXES, (float(numbers[at]) for at in corners), strict=True)))
-    return pa.array(boxes, BBOX_TYPE)
+    numbers = [value if isinstance(value, list) and len(value) in {4, 6} else None for value in values]
+    numbers = [value if value and all(type(one) in {int, float} for one in value) else None for value in numbers]
+    # Boxes of volumes have the least and the greatest height between.
+    corners = [value if value is None or len(value) == 4 else [*value[:2], *value[3:5]] for value in numbers]
+    found = np.array([corner or [0] * 4 for corner in corners], float).reshape(-1, 4)
+    mask = pa.array([corner is None for corner in corners])
+    return pa.StructArray.from_arrays([pa.array(axis) for axis in found.T], fields=list(BBOX_TYPE), mask=mask)
 
 
 def _instants(column: pa.Array, name: str) -> pa.Array:

@@ -16,8 +16,8 @@ import dagster as dg
 
 from rasteret_assets.errors import HarvestError
 from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_windows
-from rasteret_assets.harvesting.ledger import WindowState, read_ledger
-from rasteret_assets.harvesting.report import HarvestReport, WindowResult
+from rasteret_assets.harvesting.harvest_report import HarvestReport, WindowResult
+from rasteret_assets.harvesting.window_ledger import WindowState, read_ledger
 from rasteret_assets.harvesting.windows import moment_of
 from rasteret_assets.orchestration.events import REPORTED
 from rasteret_assets.orchestration.graph_names import (
@@ -293,10 +293,15 @@ def _complete(spec: CollectionSpec, report: HarvestReport) -> dg.AssetCheckResul
     if failed:
         key, reason = min(failed.items())
         text = f"{len(failed)} windows keep what they had, because their pages do not add up; {key}: {reason}"
+    elif report.unread:
+        reason = min(report.unread.values())
+        text = f"{len(report.unread)} documents of the catalog cannot be read; items stored before are kept; {reason}"
     return dg.AssetCheckResult(
-        asset_key=stage_key(spec, HARVESTED), check_name=COMPLETE_CHECK, passed=not failed,
-        severity=dg.AssetCheckSeverity.ERROR, description=sentence(text),
-        metadata={"windows_asked": len(report.asked), "windows_failed": len(failed)},
+        asset_key=stage_key(spec, HARVESTED), check_name=COMPLETE_CHECK, passed=not failed and not report.unread,
+        severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN, description=sentence(text),
+        metadata={
+            "windows_asked": len(report.asked), "windows_failed": len(failed), "documents_not_read": len(report.unread),
+        },
     )  # fmt: skip
 
 

@@ -249,7 +249,7 @@ def _looks_random(value: str) -> bool:
     return 0 in kinds and len(set(kinds)) > 1 and not marks and len(letters) >= _LEAST_OF_TWO and share >= _TURNS_OF_TWO
 
 
-#: A value without a match is no secret by itself, and holds no address.
+#: A value without a match is not a secret by itself, and holds no address.
 HINT_OF_SECRET: Final = re.compile(r"[^\w.,-]|.{24}|eyJ|A[KSGRI]|gh|gl|PLAK|ya29|xox|hf_|sl\.")
 
 

@@ -1,6 +1,7 @@
-"""Texts without the secrets that stand in their addresses: one address, prose that tells of some, JSON within JSON.
+"""Texts without the secrets in their addresses: single addresses, prose with addresses in it, JSON within JSON.
 
-No parser of URLs is used, because what is told of may not be one, and because whatever is no secret stays as written.
+Addresses are not parsed as URLs, because a text may hold something else, and because all that is not a secret has to
+stay as written.
 """
 
 from __future__ import annotations
@@ -115,14 +116,14 @@ def _without_user(found: re.Match[str]) -> str:
 
 
 def shown_names(query: str) -> set[str]:
-    """Return the names of the parameters of a query; what may be a token is none."""
+    """Return the names of the parameters of a query; a text that may be a token does not count as a name."""
     items = (item.partition("=") for item in _BETWEEN.split(query)[::2])
     names = {decoded(name) for name, equals, _ in items if equals and len(name) <= _LONGEST_NAME}
     return {name for name in names if name and name.isprintable() and not looks_secret(name)}
 
 
 def _of_plain(text: str, choose: Callable[[tuple[str, ...], Sequence[str]], Sequence[bool] | None]) -> str | None:
-    """Return an address of the commonest form, a URL with a query and nothing else, without what is chosen.
+    """Return an address of the commonest form, a URL with a query and nothing else, without the chosen parameters.
 
     Tables hold many of them, and this takes a third of the time. None where the address has another form.
     """
@@ -168,7 +169,7 @@ def _cleaned(text: str, rule: SecretRule, depth: int) -> str:
 
 
 def _stable(step: Callable[[str], str], text: str) -> str:
-    """Apply a step until it changes nothing: what is taken out may have hidden something."""
+    """Apply a step until it changes nothing, because a text that is taken out may have hidden another secret."""
     for _ in range(_DEPTH):
         if (made := step(text)) == text:
             break
@@ -189,14 +190,14 @@ def _of_tokens(text: str, rule: SecretRule, depth: int) -> str:
 
 def _token(token: str, rule: SecretRule, depth: int) -> str:
     if not _MAY_HOLD_ONE.search(token):
-        # What an address lost its hold of, by a blank.
+        # A parameter that a blank has cut off from its address.
         name, equals, _ = token.partition("=")
         return f"{name}=..." if rule.hides_all and equals and means_secret(name) else token
     return _address(token, rule, depth)
 
 
 def _document(text: str, rule: SecretRule, depth: int) -> str | None:
-    """Return a JSON text without secrets, written anew only where there are some; None for what is no JSON."""
+    """Return a JSON text without secrets, rewritten only where it holds some; None for a text that is not JSON."""
 
     def walked(value: Any) -> Any:
         if isinstance(value, str):
@@ -212,7 +213,7 @@ def _document(text: str, rule: SecretRule, depth: int) -> str | None:
         made = walked(document)
         return text if made == document else json.dumps(made)
     except (ValueError, RecursionError):
-        return None  # no JSON, or nested beyond what anybody reads
+        return None  # not JSON, or nested too deeply for Python's parser
 
 
 def _address(address: str, rule: SecretRule, depth: int) -> str:
@@ -277,7 +278,7 @@ def _path(path: str, rule: SecretRule, depth: int) -> str:
 
 
 def _without_segment(found: re.Match[str]) -> str:
-    """Drop name=value where the name means a secret; folders are called key=B02 and session=3 too."""
+    """Drop name=value where the name means a secret, and the value is not that of a folder such as key=B02."""
     name, value = found[1], found[2]
     is_secret_one = means_secret(name) and _FOLDER_VALUE.fullmatch(value) is None
     return "" if "hmac=" in value or is_secret_one else found[0]
@@ -286,7 +287,7 @@ def _without_segment(found: re.Match[str]) -> str:
 def _parameters(address: str, choose: _Flags, inner: Callable[[str], str]) -> str:
     """Drop the query parameters that are chosen among those that stand together, and rewrite the values of others.
 
-    A fragment is looked at in the same way: it may be the end of a path with a sign of number in it, or hold a token.
+    Fragments are treated in the same way, because one may be the end of a path with a number sign, or hold a token.
     """
     first, *others = address.split("#")
     made = _without(first, choose, inner)
@@ -308,7 +309,7 @@ def _without(piece: str, choose: _Flags, inner: Callable[[str], str]) -> str:
         name, equals, value = item.partition("=")
         if not equals and ":" in item and means_secret(item.partition(":")[0]):
             name, equals, value = item.partition(":")
-        # What has no name may still be a token.
+        # Because a parameter without a name may be a token.
         pairs.append((name, value) if equals else ("", item))
     taken = choose(pairs)
     for place, (name, value) in enumerate(pairs):

@@ -146,13 +146,13 @@ def list_parquet(paths: Sequence[str], access: TableAccess) -> TableListing:
         SourceError: if a path does not exist, or is not a table of Parquet files.
     """
     label = label_of(paths)
-    looked_ns = time.time_ns()
+    asked_ns = time.time_ns()
     found = locate(paths, access, _refuse_table_formats)
     groups: list[ListedFiles] = []
     versions: dict[str, FileVersion] = {}
     for group in found:
         files = []
-        for one, version in zip(group.files, _versions(group.fs, label, group.files, looked_ns), strict=True):
+        for one, version in zip(group.files, _versions(group.fs, label, group.files, asked_ns), strict=True):
             if one.kind is not None:
                 raise SourceError(f"{one.shown}: is {one.kind}, not a regular file: nothing can be read from it twice")
             # Paths of a list may lead to one file by two ways.
@@ -163,10 +163,10 @@ def list_parquet(paths: Sequence[str], access: TableAccess) -> TableListing:
     return TableListing(label, groups, list(versions.values()))
 
 
-def _versions(fs: pafs.FileSystem, label: str, listed: Sequence[Listed], looked_ns: int) -> list[FileVersion]:
+def _versions(fs: pafs.FileSystem, label: str, listed: Sequence[Listed], asked_ns: int) -> list[FileVersion]:
     versions = [
         file_version(
-            fs.type_name, _identity(one), size=one.size, times_ns=one.times_ns, tag=one.tag, looked_ns=looked_ns
+            fs.type_name, _identity(one), size=one.size, times_ns=one.times_ns, tag=one.tag, asked_ns=asked_ns
         )
         for one in listed
     ]  # fmt: skip
@@ -210,7 +210,7 @@ def _opened_schemas(
     for at, schema in zip(fresh, opened, strict=True):
         found[versions[at].version] = shared.setdefault(schema.serialize().to_pybytes(), schema)
     if known is not None:
-        lasting = {one.version: found[one.version] for one in versions if one.believed}
+        lasting = {one.version: found[one.version] for one in versions if one.is_reliable}
         if lasting.keys() != kept.keys():
             known.keep(lasting)
     return [found[version.version] for version in versions]

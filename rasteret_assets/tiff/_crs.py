@@ -297,7 +297,7 @@ def _same_ellipsoid(keys: Keys, datum: dict[str, Any]) -> bool:
 
 
 def _build_ellipsoid(keys: Keys, proj: Any) -> dict[str, Any] | None:
-    """Return the ellipsoid of the axes, or of the code if there are none, as in libgeotiff."""
+    """Return the ellipsoid of the axes, or of the code if the file has no axes, as in libgeotiff."""
     major, minor = keys.get(GeoKey.GEOG_SEMI_MAJOR_AXIS), keys.get(GeoKey.GEOG_SEMI_MINOR_AXIS)
     inverse = keys.get(GeoKey.GEOG_INV_FLATTENING)
     shape: dict[str, Any]

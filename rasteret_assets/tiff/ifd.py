@@ -87,15 +87,15 @@ class Ifd:
                 )
 
     def require(self, tags: Collection[int], optional: Collection[int] = ()) -> None:
-        """Make sure that the values of these tags are at hand.
+        """Check that the bytes of the values of these tags were read.
 
         Args:
-            tags: without their values there is no header.
-            optional: their values are left out where they lie outside the file.
+            tags: tags that the header needs.
+            optional: tags whose values may lie outside the file, and are ignored then.
 
         Raises:
-            NeedBytes: with the ranges of all values that are not.
-            CorruptTiffError: if one is larger than any honest one, or lies outside the file.
+            NeedBytes: with the ranges of all missing values.
+            CorruptTiffError: if a value is larger than any valid one, or lies outside the file.
         """
         self.check_claims(tags)
         missing = []

@@ -108,8 +108,8 @@ _POLAR_STEREOGRAPHIC: Final = 15
 _EQUIRECTANGULAR: Final = 17
 _MILLER: Final = 20
 
-#: By ProjCoordTransGeoKey. What is not here is not built: 2 and 4 to 6 are no methods of PROJ's, and of 27, whose axes
-#: point south and west, writers mean different things.
+#: EPSG methods by ProjCoordTransGeoKey. Other codes are not built: PROJ has no methods for 2 and 4 to 6, and writers
+#: mean different things by 27, whose axes point south and west.
 _METHODS: Final[Mapping[int, Method]] = {
     1: ("Transverse Mercator", 9807, (_LAT, _LON, _SCALE, *_SHIFT)),
     3: ("Hotine Oblique Mercator (variant A)", 9812, (*_SKEWED, *_SHIFT)),

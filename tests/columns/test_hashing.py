@@ -29,8 +29,8 @@ ROWS = pa.table(
 )
 
 
-def digest(*tables: pa.Table, rows: int = 100) -> str:
-    found = ContentDigest()
+def digest(*tables: pa.Table, rows: int = 100, kind: type[ContentDigest | RowsDigest] = ContentDigest) -> str:
+    found = kind()
     for table in tables:
         for batch in table.to_batches(max_chunksize=rows):
             found.update(batch)
@@ -101,11 +101,7 @@ def test_zeros_at_the_end_matter() -> None:
 
 
 def sum_of(*tables: pa.Table, rows: int = 100) -> str:
-    found = RowsDigest()
-    for table in tables:
-        for batch in table.to_batches(max_chunksize=rows):
-            found.update(batch)
-    return found.hexdigest()
+    return digest(*tables, rows=rows, kind=RowsDigest)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 8])

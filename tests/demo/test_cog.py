@@ -7,7 +7,7 @@ import pytest
 import rasterio
 import tifffile
 
-from rasteret_assets.demo.cog import TILE, write_cog
+from rasteret_assets.demo._cog import TILE, write_cog
 from rasteret_assets.tiff import parse_header
 
 EPSG, LEFT, TOP, PIXEL = 32632, 302680.0, 6172760.0, 40.0

@@ -25,8 +25,8 @@ from matplotlib.image import imread
 
 from rasteret_assets import Collection, load
 from rasteret_assets.cli import main
+from rasteret_assets.demo._landscape import BANDS
 from rasteret_assets.demo.folder import serving_demo
-from rasteret_assets.demo.landscape import BANDS
 from rasteret_assets.demo.poster import AREA
 from rasteret_assets.demo.scenes import BROKEN
 from rasteret_assets.schema import STAGES

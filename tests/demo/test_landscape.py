@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rasteret_assets.demo.landscape import BANDS, SIZE, reflectance, with_clouds
+from rasteret_assets.demo._landscape import BANDS, SIZE, reflectance, with_clouds
 
 
 @pytest.fixture(scope="module")

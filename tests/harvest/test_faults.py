@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from rasteret_assets.errors import HarvestError
 from rasteret_assets.harvesting import reader
-from rasteret_assets.harvesting.ledger import read_ledger
+from rasteret_assets.harvesting.window_ledger import read_ledger
 from rasteret_assets.storage.workspace import Workspace
 from tests.harvest.conftest import NOW
 from tests.harvest.test_harvest import covers, expected, mtimes
@@ -182,6 +183,28 @@ def test_a_redirect_may_not_lead_there_either(stac, spec_of, harvest) -> None:
     stac.redirects["/"] = "http://169.254.169.254/latest/meta-data"
     with pytest.raises(HarvestError, match=r"169\.254\.169\.254/latest/meta-data: is an address of this machine's own"):
         harvest(spec_of())
+
+
+@pytest.mark.parametrize("addresses", [["169.254.169.254"], ["169.254.169.254", "127.0.0.1"]], ids=len)
+def test_a_name_may_not_resolve_to_an_address_of_this_machines_own_network(
+    stac, spec_of, harvest, monkeypatch, addresses
+) -> None:
+    asked, look_up = [], socket.getaddrinfo
+
+    def resolve(host, port, *args, **kwargs):
+        if host != "catalog.example":
+            asked.append(host)
+            return look_up(host, port, *args, **kwargs)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr("socket.getaddrinfo", resolve)
+    spec = spec_of(datetime="2024-01", stac_api=stac.url.replace("127.0.0.1", "catalog.example"))
+    if len(addresses) == 1:
+        with pytest.raises(HarvestError, match=r"catalog\.example: resolves to 169\.254\.169\.254.*link_local: allow"):
+            harvest(spec)
+    else:
+        assert harvest(spec).items == 149
+    assert "169.254.169.254" not in asked
 
 
 @pytest.mark.parametrize("fault", ["reset", "short", "503", "400"])

@@ -15,9 +15,9 @@ import rustac
 
 import rasteret_assets as ra
 from rasteret_assets.errors import EnrichmentError, HarvestError, InvalidRecordError, NotHarvestedError, SpecError
-from rasteret_assets.harvesting import rows as rows_module
-from rasteret_assets.harvesting.ledger import read_ledger
-from rasteret_assets.harvesting.store import HarvestStore
+from rasteret_assets.harvesting import window_rows
+from rasteret_assets.harvesting._window_files import HarvestStore
+from rasteret_assets.harvesting.window_ledger import read_ledger
 from rasteret_assets.storage.workspace import Workspace
 from tests.harvest.conftest import NOW
 from tests.support.s3 import bucket_server, filesystem_of
@@ -195,6 +195,60 @@ def test_without_updated_only_young_windows_are_asked_for(stac, spec_of, harvest
     assert "scene-00901" not in stored(spec)
 
 
+def _forgetful(stac) -> None:
+    """Make the API one that says nothing of changes."""
+    stac.can = set()
+    for item in stac.items.values():
+        del item["properties"]["updated"]
+
+
+def test_a_window_of_which_nothing_is_known_takes_one_request_where_nothing_changed(stac, spec_of, harvest) -> None:
+    _forgetful(stac)
+    spec = spec_of(lookback_days=400)
+    assert harvest(spec).requests > 12 + 1  # windows have up to three pages of 50 items
+    before = mtimes(spec)
+    report = harvest(spec, NOW + timedelta(days=2))
+    assert (len(report.asked), report.totals["rewritten"]) == (12, 0)
+    assert report.requests == 12 + 1  # and the first page of the API
+    assert mtimes(spec) == before
+    stac.change("scene-00200", None, **{"eo:cloud_cover": 1.5})
+    stac.put(*(make_item(1000 + minute, datetime(2024, 3, 30, 5, minute, tzinfo=UTC)) for minute in range(60)))
+    stac.delete("scene-00003")
+    report = harvest(spec, NOW + timedelta(days=3))
+    assert report.totals == {"new": 60, "changed": 1, "gone": 1, "rewritten": 3}
+    assert covers(spec) == expected(stac)
+
+
+@pytest.mark.parametrize("fault", ["400", "503", "short", "lose"])
+def test_an_api_that_gives_no_large_pages_is_asked_for_small_ones(stac, spec_of, harvest, fault) -> None:
+    _forgetful(stac)
+    spec = spec_of(lookback_days=400)
+    harvest(spec)
+    stac.fault = lambda *_: fault if stac.requests[-1][2].get("limit", 0) > 50 else None
+    stac.change("scene-00003", None, **{"eo:cloud_cover": 1.5})
+    assert harvest(spec, NOW + timedelta(days=2)).totals["changed"] == 1
+    assert covers(spec) == expected(stac)
+    tried = stac.said_no[fault]
+    assert tried
+    # What was refused is not tried again, until all windows are asked for.
+    harvest(spec, NOW + timedelta(days=3))
+    assert stac.said_no[fault] == tried or fault == "lose"
+    stac.fault = lambda *_: None
+    harvest(spec, NOW + timedelta(days=4), force=True)
+    assert harvest(spec, NOW + timedelta(days=5)).requests == 12 + 1
+
+
+def test_an_api_may_cut_pages_that_are_too_large(stac, spec_of, harvest) -> None:
+    _forgetful(stac)
+    spec = spec_of(lookback_days=400)
+    harvest(spec)
+    answer = stac.answer
+    stac.answer = lambda path, asked, method: answer(path, {**asked, "limit": min(asked.get("limit", 10), 60)}, method)
+    stac.change("scene-00003", None, **{"eo:cloud_cover": 1.5})
+    assert harvest(spec, NOW + timedelta(days=2)).totals["changed"] == 1
+    assert covers(spec) == expected(stac)
+
+
 def test_a_full_pass_finds_what_was_deleted_or_changed_without_a_word(stac, spec_of, harvest) -> None:
     spec = spec_of(full_every=30)
     harvest(spec)
@@ -358,8 +412,8 @@ def _killed(_: HarvestStore) -> list[str]:
 
 @pytest.mark.parametrize("held", [0, 100_000])
 def test_large_windows_go_through_a_temporary_file(stac, spec_of, harvest, monkeypatch, held) -> None:
-    monkeypatch.setattr(rows_module, "_HELD_BYTES", held)
-    monkeypatch.setattr(rows_module, "_GROUP_ROWS", 60)
+    monkeypatch.setattr(window_rows, "_HELD_BYTES", held)
+    monkeypatch.setattr(window_rows, "_GROUP_ROWS", 60)
     spec = spec_of()
     harvest(spec)
     assert covers(spec) == expected(stac)

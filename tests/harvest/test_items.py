@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -12,15 +13,18 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rasteret_assets.harvesting.items import batch_of, content_of, key_of
-from rasteret_assets.harvesting.texts import MOST_ASSETS, Texts, conformed
+from rasteret_assets.errors import BadPageError
+from rasteret_assets.harvesting.items import AssetTypes, StacItem, batch_of, read_item
+from rasteret_assets.harvesting.pages import Page
+from rasteret_assets.harvesting.text_columns import MOST_ASSETS, Texts, conformed
 from rasteret_assets.harvesting.unite import unite
 from tests.support.stac import make_item
 
 
 def table_of(pages: list[list[dict[str, Any]]]) -> pa.Table:
     """Pages as they are read from one Parquet file."""
-    batches, texts = [batch_of(page) for page in pages], Texts()
+    types, texts = AssetTypes(), Texts()
+    batches = [batch_of([read_item(item) for item in page], types) for page in pages]
     schema = unite([batch.schema for batch in batches], texts)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_batches([conformed(batch, schema, texts) for batch in batches], schema), sink)
@@ -133,11 +137,76 @@ def test_assets_that_each_item_names_differently_are_text() -> None:
 
 
 def test_the_content_of_an_item_has_no_order_and_its_key_is_its_name() -> None:
-    item = make_item(1)
-    turned = dict(reversed(item.items()))
-    assert content_of(item) == content_of(turned)
-    assert content_of({**item, "bbox": None}) != content_of(item)
-    content = content_of(item)
-    assert key_of(item, content) == key_of({**item, "bbox": None}, b"")
-    assert key_of(item, content) != key_of({**item, "collection": "others"}, content)
-    assert key_of({**item, "id": None}, content) == content
+    def read(**changed: Any) -> StacItem:
+        return read_item({**make_item(1), **changed})
+
+    item, assets = read(), make_item(1)["assets"]
+    turned = {name: dict(reversed(asset.items())) for name, asset in reversed(assets.items())}
+    assert read_item(dict(reversed({**make_item(1), "assets": turned}.items()))).content == item.content
+    assert read(bbox=None).content != item.content
+    assert read(assets={**assets, "B02": {}}).content != item.content
+    assert read(bbox=None).key == item.key
+    assert read(collection="others").key != item.key
+    assert read(id=None).key == read(id=None).content
+
+
+@given(st.lists(PAGE, min_size=2, max_size=5))
+def test_assets_are_the_same_whether_their_type_is_known_or_not(pages: list[list[dict[str, Any]]]) -> None:
+    types = AssetTypes()
+    for page in pages:
+        found = [{**make_item(number), "assets": {"a": fields, "b": None}} for number, fields in enumerate(page)]
+        known, alone = (batch_of([read_item(item) for item in found], given_types) for given_types in (types, None))
+        assert bare(known["assets"].to_pylist()) == bare(alone["assets"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"href": "y", "size": 1.5},
+        {"href": "y", "size": 2**53 + 1},
+        {"href": "y", "size": True},
+        {"href": "y", "size": "1"},
+        {"href": "y", "more": {"deep": [1]}},
+        {"href": 7},
+        "y.tif",
+        None,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [1, 1.5])
+def test_nothing_of_an_asset_of_another_type_is_lost(other: Any, size: float) -> None:
+    types = AssetTypes()
+    batch_of([read_item({**make_item(1), "assets": {"a": {"href": "x", "size": size}, "c": {"href": "z"}}})], types)
+    for _ in range(2):
+        batch = batch_of([read_item({**make_item(2), "assets": {"a": other, "c": {"href": "z"}}})], types)
+        (kept,) = batch["assets"].to_pylist()
+        assert bare(kept) == bare({"a": other if isinstance(other, dict) else None, "c": {"href": "z"}})
+
+
+def test_numbers_that_json_does_not_know_are_kept() -> None:
+    text = json.dumps({"features": [{**make_item(1), "assets": {"a": {"x": float("nan")}, "b": {"x": 1.5}}}]})
+    types = AssetTypes()
+    for _ in range(2):
+        ((item,),) = Page(text.encode()).items({}, {})
+        (kept,) = batch_of([item], types)["assets"].to_pylist()
+        assert math.isnan(kept["a"]["x"])
+        assert kept["b"]["x"] == 1.5
+
+
+@pytest.mark.parametrize("features", ["null", "5", "{}", '"x"'])
+def test_a_page_without_a_list_of_items_has_none(features: str) -> None:
+    page = Page(f'{{"features": {features}, "links": [1], "numberMatched": 3}}'.encode())
+    assert (page.count, page.links, page.matched) == (None, [1], 3)
+    assert list(page.items({}, {})) == []
+
+
+@pytest.mark.parametrize("text", ["[]", "", "nonsense", '{"features": [{"a": 1}', '{"features": [}'])
+def test_what_is_not_a_page_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Page(text.encode())
+
+
+@pytest.mark.parametrize("feature", ["5", "[1]", '{"a": "\\x"}', "null"])
+def test_an_item_that_is_not_one_is_refused(feature: str) -> None:
+    with pytest.raises((BadPageError, ValueError), match=r"an item that|Invalid"):
+        list(Page(f'{{"features": [{feature}]}}'.encode()).items({}, {}))

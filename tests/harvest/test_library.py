@@ -151,7 +151,7 @@ def test_a_harvest_that_fails_names_its_windows(folder, stac) -> None:
 
 def test_a_table_is_not_harvested(folder) -> None:
     (folder / "collections" / "scenes.yaml").write_text("path: x.parquet\n")
-    assert "no collection is harvested" in run("harvest", code=2)
+    assert "no declared collection has harvest" in run("harvest", code=2)
     assert "no harvest options" in run("harvest", "scenes", code=1)
 
 

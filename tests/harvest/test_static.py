@@ -101,16 +101,68 @@ def test_items_without_a_time_have_a_window_of_their_own(catalog, spec_of, harve
     assert len(stored(spec)) == 41
 
 
-def test_documents_that_cannot_be_read_are_named_and_nothing_is_stored(catalog, spec_of, harvest) -> None:
+def _spoil(catalog: Path) -> None:
+    (catalog.parent / "scenes" / "scene-00001" / "scene-00001.json").unlink()
+    (catalog.parent / "scenes" / "scene-00002" / "scene-00002.json").write_text('{"type": "Feat')
+
+
+def test_documents_that_cannot_be_read_are_named_and_the_others_are_harvested(
+    catalog, spec_of, harvest, caplog
+) -> None:
+    spec = spec_of(stac_catalog=str(catalog), datetime=None)
+    _spoil(catalog)
+    report = harvest(spec)
+    assert covers(spec).keys() == {f"scene-{number:05}" for number in range(41) if number not in {1, 2}}
+    assert len(report.unread) == 2
+    assert "2 documents not read" in str(report)
+    for name in ("scene-00001.json: there is no such document", "scene-00002.json: not a JSON document"):
+        assert name in caplog.text
+        assert any(name in reason for reason in report.unread.values())
+    write_catalog(catalog.parent, [make_item(number) for number in range(41)])
+    report = harvest(spec)
+    assert (report.items, report.unread) == (41, {})
+
+
+def test_items_that_were_not_seen_stay_while_documents_cannot_be_read(catalog, items, spec_of, harvest) -> None:
+    spec = spec_of(stac_catalog=str(catalog), datetime=None, bbox=(-10, -10, 10, 10))
+    harvest(spec)
+    before = stored(spec)
+    items[3]["properties"]["eo:cloud_cover"] = 88.5
+    # One is deleted, another leaves the area, and the only one of its month cannot be found.
+    items[7]["geometry"], items[7]["bbox"] = {"type": "Point", "coordinates": [90, 0]}, [90, 0, 90, 0]
+    write_catalog(catalog.parent, [item for item in items if item["id"] != "scene-00005"])
+    _spoil(catalog)
+    (catalog.parent / "scenes" / "scene-00040" / "scene-00040.json").write_text("nonsense")
+    report = harvest(spec)
+    assert (len(report.unread), report.totals["gone"]) == (3, 1)
+    after = stored(spec)
+    assert after.keys() == before.keys() - {"scene-00007"}
+    assert after["scene-00003"]["eo:cloud_cover"] == 88.5
+    kept = {"scene-00001", "scene-00002", "scene-00005", "scene-00040"}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    unchanged = mtimes(spec)
+    assert harvest(spec).totals == {"new": 0, "changed": 0, "gone": 0, "rewritten": 0}
+    assert mtimes(spec) == unchanged
+    # Once all can be read, what is not in the catalog goes.
+    write_catalog(catalog.parent, [item for item in items if item["id"] != "scene-00005"])
+    assert harvest(spec).totals["gone"] == 1
+    assert stored(spec).keys() == before.keys() - {"scene-00005", "scene-00007"}
+
+
+def test_a_catalog_below_the_root_may_be_missing(catalog, spec_of, harvest) -> None:
     spec = spec_of(stac_catalog=str(catalog), datetime=None)
     harvest(spec)
     before = mtimes(spec)
-    (catalog.parent / "scenes" / "scene-00001" / "scene-00001.json").unlink()
-    (catalog.parent / "scenes" / "scene-00002" / "scene-00002.json").write_text('{"type": "Feat')
-    with pytest.raises(HarvestError, match="2 of its documents cannot be read") as caught:
+    collection = catalog.parent / "scenes" / "collection.json"
+    text = collection.read_text()
+    collection.unlink()
+    report = harvest(spec)
+    assert (report.items, len(report.unread), report.totals["gone"]) == (41, 1, 0)
+    assert mtimes(spec) == before
+    collection.write_text(text)
+    catalog.unlink()
+    with pytest.raises(HarvestError, match=r"catalog\.json: there is no such document"):
         harvest(spec)
-    for name in ("scene-00001.json: there is no such document", "scene-00002.json: not a JSON document"):
-        assert name in str(caught.value)
     assert mtimes(spec) == before
 
 

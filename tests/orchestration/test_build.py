@@ -49,7 +49,7 @@ def test_paths_start_at_the_file_and_the_name_is_its_own(tmp_path: Path) -> None
         ("path: a\nname: x\npath: b\n", "bad.yaml:3: path is written twice"),
         ("path: a\nhref_column: url\n", "bad.yaml:2: href_column='url' needs band_index_map"),
         ("path: a\nband_codes:\n- B02\n- 3\n", r"bad.yaml:4: band_codes.1=3: input should be a valid string"),
-        ("path: a\ngraph:\n  owners: [me]\n", r"bad.yaml:3: graph.owners: \['me'\] are no owners"),
+        ("path: a\ngraph:\n  owners: [me]\n", r"bad.yaml:3: graph.owners: \['me'\] are not owners"),
         ("", "bad.yaml:1: declares no collection"),
     ],
 )

@@ -23,7 +23,7 @@ import rasteret_assets
 from rasteret_assets import CloudConfig, CollectionSpec
 from rasteret_assets.dagster import RasterCollection, collection_definitions, stage_spec
 from rasteret_assets.errors import SpecError
-from rasteret_assets.orchestration.component import CollectionAttributes
+from rasteret_assets.orchestration._component import CollectionAttributes
 from rasteret_assets.schema import STAGES
 from tests.support.rasters import record_table
 
@@ -184,7 +184,7 @@ def test_the_value_of_a_template_is_checked_with_its_line(tmp_path: Path) -> Non
     text = found.stdout + found.stderr
     assert "naip/defs.yaml:4: max_concurrent='Mars': input should be a valid integer" in text
     assert "naip/defs.yaml:6: graph.timezone: 'Mars' is not a timezone" in text
-    assert "naip/defs.yaml:7: graph.owners: ['Mars'] are no owners" in text
+    assert "naip/defs.yaml:7: graph.owners: ['Mars'] are not owners" in text
     project.declare("naip", path="x.parquet", own_resources="{{ env.ZONE }}")
     found = project.dg("list", "defs")
     assert "naip/defs.yaml:4: own_resources='Mars': write true or false" in found.stdout + found.stderr

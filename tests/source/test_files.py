@@ -264,7 +264,9 @@ def test_schemas_that_were_damaged_are_read_from_the_footers(
 
 def test_force_reads_the_table(tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a disk that does not tell that a file was replaced."""
-    monkeypatch.setattr(source_files, "file_version", lambda *_, **__: source_files.FileVersion("same", believed=True))
+    monkeypatch.setattr(
+        source_files, "file_version", lambda *_, **__: source_files.FileVersion("same", is_reliable=True)
+    )
     path = tmp_path / "t.parquet"
     write(records("a", "b"), path)
     build(spec(path, tmp_path / "w"))

@@ -20,6 +20,8 @@ def test_thresholds_come_back_after_the_last_user(usual: tuple[int, int, int]) -
         assert gc.get_threshold()[0] == (max(usual[0], 50_000) if usual[0] else 0)
         one.__exit__(None, None, None)
         assert gc.get_threshold()[0] >= usual[0]
+        with fewer_collections(200_000):
+            assert gc.get_threshold()[0] == (200_000 if usual[0] else 0)
         other.__exit__(None, None, None)
         assert gc.get_threshold() == usual
     finally:

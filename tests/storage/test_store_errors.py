@@ -45,7 +45,7 @@ def answering(status: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("status", "found"), [(400, None), (405, None), (416, 416)])
-def test_the_status_of_a_store_is_no_digit_of_its_text(status: int, found: int | None) -> None:
+def test_the_status_of_a_store_is_not_read_from_its_text(status: int, found: int | None) -> None:
     with answering(status) as host:
         config = {"endpoint": f"http://{host}", "region": "us-east-1", "skip_signature": True}
         reading = create_backend(default_s3_config=config).get_range("s3://bucket/tile 416 501 N.tif", 5, 4)

@@ -12,5 +12,5 @@ EARLIER_PARSER: Final = 4
 
 def set_parser_version(monkeypatch: pytest.MonkeyPatch, version: int) -> None:
     """Let headers be kept, and held for known, as a parser of ``version`` would have read them."""
-    for module in ("headers.index", "headers.rows", "source.profile", "pipeline.collection"):
+    for module in ("headers.index", "headers.rows", "source.profile", "pipeline._publish_stage"):
         monkeypatch.setattr(f"rasteret_assets.{module}.PARSER_VERSION", version)

@@ -144,7 +144,7 @@ def test_numbers_are_read_as_gdal_reads_them(text: str) -> None:
     assert of_header(serve(file)) == of_gdal(file)
 
 
-def test_text_that_is_no_number_states_no_scale() -> None:
+def test_text_that_is_not_a_number_is_not_a_scale() -> None:
     """GDAL reads such a text as 0, so that all pixels would have one value."""
     file = with_metadata(document(ITEM.format("unknown")))
     assert of_gdal(file) == ([0.0], [0.0])
@@ -189,8 +189,9 @@ def test_random_documents_are_read_as_gdal_reads_them(parts: list[str], layout: 
     parts = [part for part in parts if "--" not in part.strip("<>!-")]
     file = with_metadata(document(*parts), bands=3, order=layout[0], big=layout[1])
     theirs, ours = of_gdal(file), of_header(serve(file))
-    # Notes that are taken for numbers, which GDAL has for 0.
-    assert [[a for a in each if a] for each in ours] == [[a for a in each if a] for each in theirs]
+    for one, other in zip((*ours[0], *ours[1]), (*theirs[0], *theirs[1]), strict=True):
+        # GDAL has 0 for a text that is not a number, where this parser keeps an earlier Item's number.
+        assert one == other or other == 0
 
 
 SCALED = with_metadata(
@@ -210,7 +211,7 @@ def test_no_header_fails_by_a_damaged_document(seed: int) -> None:
 
 
 @pytest.mark.parametrize("field", [(2, b"\0"), (2, b"abc\0"), (3, [60] * 40), (99, [1, 2, 3]), (12, [1.0] * 9)])
-def test_a_tag_that_is_no_text_states_nothing(field: Any) -> None:
+def test_a_tag_that_is_not_text_has_no_scale(field: Any) -> None:
     for order, big in LAYOUTS:
         assert serve(craft({42112: field}, order=order, big=big)).scales == ()
 

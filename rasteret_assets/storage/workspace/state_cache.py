@@ -33,12 +33,12 @@ class StateCache:
             CollectionError: if a state cannot be read, or a newer version wrote it.
         """
         folder = f"{workspace.stages}/{STATE_STAGE}"
-        looked_ns = time.time_ns()
+        asked_ns = time.time_ns()
         with finding(folder):
             listed, _ = list_table(workspace.fs, folder) or ([], True)
         versions = {
             one.path.rpartition("/")[2].removesuffix(".json"): file_version(
-                workspace.fs.type_name, one.path, size=one.size, times_ns=one.times_ns, tag=one.tag, looked_ns=looked_ns
+                workspace.fs.type_name, one.path, size=one.size, times_ns=one.times_ns, tag=one.tag, asked_ns=asked_ns
             )
             for one in listed
             if one.path.endswith(".json")
@@ -50,5 +50,5 @@ class StateCache:
         for key, state in zip(unread, each_file(workspace.fs, workspace.state, unread), strict=True):
             if state is not None:
                 known[key] = versions[key].version, state
-        self._known = {key: known[key] for key in known if versions[key].believed}
+        self._known = {key: known[key] for key in known if versions[key].is_reliable}
         return {key: known[key][1] for key in sorted(known)}

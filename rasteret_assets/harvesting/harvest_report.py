@@ -48,6 +48,7 @@ class HarvestReport:
         newest: time of the newest item, as ISO 8601; None without items.
         requests: that were sent, and documents that were read.
         without: items without ``geometry``, ``assets`` and ``id``, of all windows.
+        unread: why documents of a static catalog could not be read, by address. Stored items that were not seen stay.
     """
 
     path: str
@@ -59,6 +60,7 @@ class HarvestReport:
     newest: str | None
     requests: int
     without: Mapping[str, int] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def totals(self) -> dict[str, int]:
@@ -75,7 +77,7 @@ class HarvestReport:
         return {
             "path": self.path, "full": self.full, "windows": self.windows, "asked": sorted(self.asked),
             "failed": dict(self.failed), "items": self.items, "newest": self.newest, "requests": self.requests,
-            "without": dict(self.without), **self.totals,
+            "without": dict(self.without), "unread": dict(self.unread), **self.totals,
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -85,4 +87,5 @@ class HarvestReport:
             f"{totals['changed']} changed, {totals['gone']} gone; {self.requests} requests"
         )
         lacking = [f"{count} without {name}" for name, count in sorted(self.without.items()) if count]
+        lacking += [f"{len(self.unread)} documents not read"] if self.unread else []
         return f"{text}; {', '.join(lacking)}" if lacking else text

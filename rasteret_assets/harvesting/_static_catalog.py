@@ -5,6 +5,7 @@ All of their items are read at each harvest, because nothing in such a catalog s
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,8 @@ from pystac.utils import make_absolute_href
 
 from rasteret_assets.errors import HarvestError
 from rasteret_assets.harvest_options import HarvestOptions, Interval
-from rasteret_assets.harvesting.items import with_bands
+from rasteret_assets.harvesting.items import StacItem, first_half, key_of, read_item, with_bands
+from rasteret_assets.harvesting.pages import parse_json
 from rasteret_assets.harvesting.reader import StacReader
 from rasteret_assets.harvesting.windows import moment_of
 from rasteret_assets.secrets import redact
@@ -24,7 +26,6 @@ from rasteret_assets.secrets import redact
 #: Documents that are read side by side, and links that wait for them.
 _AT_ONCE: Final = 8
 _CHUNK: Final = 256
-_NAMED: Final = 10
 
 
 class StaticCatalog:
@@ -39,12 +40,16 @@ class StaticCatalog:
         self.options = options
         self.io = StacReader(link_local=link_local)
         self._area = _area(options)
+        #: Why documents could not be read, by their addresses.
+        self.unread: dict[str, str] = {}
+        #: First halves of the keys of items that were read and not chosen.
+        self.passed_over = array("Q")
 
-    def items(self) -> Iterator[dict[str, Any]]:
-        """Yield the items that the options choose, with absolute addresses.
+    def items(self) -> Iterator[StacItem]:
+        """Yield the items that the options choose, with absolute addresses; note documents that cannot be read.
 
         Raises:
-            HarvestError: naming the documents that could not be read; after all others were yielded.
+            HarvestError: if the root of the catalog cannot be read, or is not a catalog.
         """
         address = make_absolute_href(self.options.address)
         root = self.io.document(address)
@@ -52,22 +57,17 @@ class StaticCatalog:
             raise HarvestError(f"{redact(address)}: is one item; stac_catalog names a catalog or a collection of items")
         if not isinstance(root.get("links"), list):
             raise HarvestError(f"{redact(address)}: not a STAC catalog, because it has no links")
-        failures: list[str] = []
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for href, document in self._documents(pool, address, root, failures):
+            for href, document, strict in self._documents(pool, address, root):
                 item = _absolute(document, href)
                 if self._is_chosen(item):
-                    yield with_bands(item, self.options.band_map, self.options.band_index_map)
-        if failures:
-            more = f" and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
-            raise HarvestError(
-                f"{redact(address)}: {len(failures)} of its documents cannot be read, so that nothing of it is stored: "
-                f"{'; '.join(failures[:_NAMED])}{more}"
-            )
+                    yield read_item(with_bands(item, self.options.band_map, self.options.band_index_map), strict=strict)
+                elif item.get("id") is not None:
+                    self.passed_over.append(first_half(key_of(item.get("collection"), item["id"])))
 
     def _documents(
-        self, pool: ThreadPoolExecutor, address: str, root: Mapping[str, Any], failures: list[str]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        self, pool: ThreadPoolExecutor, address: str, root: Mapping[str, Any]
+    ) -> Iterator[tuple[str, dict[str, Any], bool]]:
         """Yield the items with their addresses, in no order; note the documents that cannot be read."""
         catalogs, items = deque([(address, root)]), deque[str]()
         seen, waiting = {address}, deque[str]()
@@ -80,17 +80,19 @@ class StaticCatalog:
             # Items first: links that wait take memory.
             chosen = items or waiting
             chunk = [chosen.popleft() for _ in range(min(_CHUNK, len(chosen)))]
-            for href, document in zip(chunk, pool.map(self._read, chunk), strict=True):
-                if isinstance(document, HarvestError):
-                    failures.append(str(document))
-                elif document.get("type") == "Feature":
-                    yield href, document
+            for href, found in zip(chunk, pool.map(self._read, chunk), strict=True):
+                if isinstance(found, HarvestError):
+                    self.unread[redact(href)] = str(found)
+                    continue
+                document, strict = found
+                if document.get("type") == "Feature":
+                    yield href, document, strict
                 else:
                     catalogs.append((href, document))
 
-    def _read(self, href: str) -> dict[str, Any] | HarvestError:
+    def _read(self, href: str) -> tuple[dict[str, Any], bool] | HarvestError:
         try:
-            return self.io.document(href)
+            return self.io.parsed(href, parse_json)
         except HarvestError as error:
             return error
 

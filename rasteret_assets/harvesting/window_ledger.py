@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Self
 import pyarrow as pa
 from xxhash import xxh3_128_hexdigest
 
-from rasteret_assets.harvesting.texts import Texts
+from rasteret_assets.harvesting.text_columns import Texts
 from rasteret_assets.harvesting.windows import moment_of
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.documents import FORMAT, FORMAT_KEY
@@ -89,6 +89,7 @@ class Ledger:
             harvest; None where none were since. Changes of the other windows are asked for from there on.
         first: the first moment that the catalog said it has items of.
         unfinished: whether a harvest began to write files, and did not come to its end.
+        gives_large_pages: whether the API gives pages that are larger than the options say, as far as is known.
         texts: columns, and fields of assets, that are text because items disagree about their type.
     """
 
@@ -100,6 +101,7 @@ class Ledger:
     updated_until: str | None = None
     first: str | None = None
     unfinished: bool = False
+    gives_large_pages: bool = True
     texts: Texts = field(default_factory=Texts)
 
     @property
@@ -137,7 +139,8 @@ class Ledger:
         return {
             FORMAT_KEY: FORMAT, "question": self.question, "harvested": self.harvested, "full": self.full,
             "full_since": self.full_since, "updated_until": self.updated_until,
-            "first": self.first, "unfinished": self.unfinished, "texts": sorted(self.texts.columns),
+            "first": self.first, "unfinished": self.unfinished, "gives_large_pages": self.gives_large_pages,
+            "texts": sorted(self.texts.columns),
             "asset_texts": sorted(self.texts.asset_fields),
             "windows": {key: asdict(state) for key, state in sorted(self.windows.items())},
         }  # fmt: skip
@@ -160,7 +163,10 @@ def read_ledger(workspace: Workspace) -> Ledger:
     texts = Texts(_names(document.get("texts")), _names(document.get("asset_texts")))
     found = {key: state for key, state in states.items() if state is not None}
     unfinished = bool(document.get("unfinished"))
-    return Ledger(question=str(document.get("question")), windows=found, unfinished=unfinished, texts=texts, **times)
+    return Ledger(
+        question=str(document.get("question")), windows=found, unfinished=unfinished, texts=texts,
+        gives_large_pages=document.get("gives_large_pages") is not False, **times,
+    )  # fmt: skip
 
 
 def _time(value: Any) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -13,17 +13,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rasteret_assets.errors import DamagedFileError
-from rasteret_assets.harvesting.ledger import (
+from rasteret_assets.harvesting.items import key_of
+from rasteret_assets.harvesting.text_columns import Texts, conformed
+from rasteret_assets.harvesting.unite import unite
+from rasteret_assets.harvesting.window_ledger import (
     Changes,
+    Hashes,
     changes,
     digest_of,
     read_hashes,
     write_hashes,
 )
-from rasteret_assets.harvesting.rows import DIGEST_KEY, WindowRows, with_digest, write_batches
-from rasteret_assets.harvesting.texts import Texts, conformed
-from rasteret_assets.harvesting.unite import unite
-from rasteret_assets.schema import ASSETS
+from rasteret_assets.harvesting.window_rows import DIGEST_KEY, WindowRows, with_digest, write_batches
+from rasteret_assets.schema import ASSETS, ID, ITEM_COLLECTION
 from rasteret_assets.storage.filesystems import each_file, list_files
 from rasteret_assets.storage.workspace import Workspace
 
@@ -99,6 +101,35 @@ class HarvestStore:
         self.present.discard(key)
         return len(known or {})
 
+    def kept_rows(self, key: str, seen: npt.NDArray[np.uint64]) -> Iterator[tuple[pa.RecordBatch, Hashes]]:
+        """Yield the rows of a window's file whose items were not seen in this harvest, with the hashes of these items.
+
+        Args:
+            key: of the window.
+            seen: first halves of the keys of all items that were.
+
+        Raises:
+            CollectionError: if the file cannot be read.
+        """
+        hashes = read_hashes(self.workspace, key)
+        if hashes is not None and np.isin(_first_halves(hashes), seen).all():
+            return
+        for batch in self.workspace.read_batches(self.workspace.harvested_file(key)):
+            names, collections = (
+                batch[name].to_pylist() if name in batch.schema.names else [None] * len(batch)
+                for name in (ID, ITEM_COLLECTION)
+            )
+            # A loop, because an item's key is a hash of two texts. Items without an id cannot be told apart.
+            keys = [
+                key_of(collection, name) if name is not None else b""
+                for name, collection in zip(names, collections, strict=True)
+            ]
+            mask = ~np.isin(_first_halves(keys), seen) & np.array([bool(key) for key in keys], bool)
+            if mask.any():
+                chosen = [key for key, is_kept in zip(keys, mask, strict=True) if is_kept]
+                # Without its hash a row counts as changed when its document can be read again.
+                yield batch.filter(pa.array(mask)), {item: (hashes or {}).get(item, item) for item in chosen}
+
     def windows_that_share(self) -> list[str]:
         """Return windows that hold an item of another window, as when its time changed between two questions."""
         keys = sorted(self.present)
@@ -111,7 +142,7 @@ class HarvestStore:
 
     def _items(self, key: str) -> npt.NDArray[np.uint64]:
         """The first halves of the hashes of a window's items."""
-        return np.frombuffer(b"".join(read_hashes(self.workspace, key) or ()), np.uint64)[::2]
+        return _first_halves(read_hashes(self.workspace, key) or ())
 
     def settle_types(self) -> list[str]:
         """Write those files anew whose columns do not fit to those of the others; return their windows.
@@ -145,6 +176,10 @@ class HarvestStore:
     def _rewritten(self, path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         for batch in self.workspace.read_batches(path):
             yield conformed(batch, schema, self.texts)
+
+
+def _first_halves(keys: Iterable[bytes]) -> npt.NDArray[np.uint64]:
+    return np.frombuffer(b"".join(key or bytes(16) for key in keys), "<u8")[::2]
 
 
 def _fits(schema: pa.Schema, texts: Texts) -> bool:

@@ -6,22 +6,20 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rasteret_assets.errors import BadPageError, HarvestError
 from rasteret_assets.harvest_options import Interval
 from rasteret_assets.harvesting.ask import until_whole
 from rasteret_assets.harvesting.client import StacApi, changed_since
-from rasteret_assets.harvesting.items import content_of, key_of
-from rasteret_assets.harvesting.ledger import Hashes, Ledger, WindowState, read_hashes
+from rasteret_assets.harvesting.items import StacItem
+from rasteret_assets.harvesting.window_ledger import Hashes, Ledger, WindowState, read_hashes
 from rasteret_assets.harvesting.windows import (
     ALL,
     Calendar,
     Window,
     moment_of,
     plan_windows,
-    time_of,
-    updated_of,
     utc_text,
 )
 from rasteret_assets.message_lists import some
@@ -62,9 +60,21 @@ def _last_end(ledger: Ledger) -> datetime | None:
     return max((end for end in ends if end is not None), default=None)
 
 
+class WindowsToAsk(NamedTuple):
+    """Windows that can have changed.
+
+    Args:
+        windows: all of them.
+        unsure: keys of those that are asked for only because of their age, and are probably as they were.
+    """
+
+    windows: list[Window]
+    unsure: frozenset[str] = frozenset()
+
+
 def windows_to_ask(
     api: StacApi, windows: Sequence[Window], ledger: Ledger, workspace: Workspace, present: set[str], now: datetime
-) -> list[Window]:
+) -> WindowsToAsk:
     """Return the windows of an API that can have changed since they were asked for.
 
     Args:
@@ -85,12 +95,14 @@ def windows_to_ask(
     updated = _updated_windows(api, windows, ledger, workspace) if lasting else set()
     if updated is None:
         days = api.options.lookback_days
-        return [
-            window
+        young = frozenset(
+            window.key
             for window in windows
-            if window.key not in lasting or _is_young(window, ledger.windows[window.key], days, now)
-        ]
-    return [window for window in windows if window.key not in lasting or window.key in updated]
+            if window.key in lasting and _is_young(window, ledger.windows[window.key], days, now)
+        )
+        asked = [window for window in windows if window.key not in lasting or window.key in young]
+        return WindowsToAsk(asked, young)
+    return WindowsToAsk([window for window in windows if window.key not in lasting or window.key in updated])
 
 
 def named_windows(windows: Sequence[Window], keys: Collection[str]) -> list[Window]:
@@ -216,8 +228,8 @@ class _Probe:
         whole = Window(key=ALL, start=api.options.interval.start, end=api.options.interval.end)
         for page in api.pages(whole, **way):
             matched = page.matched if page.matched is not None else matched
-            for item in page.items:
-                at = updated_of(item)
+            for item in (item for items in api.items_of(page) for item in items):
+                at = item.updated
                 if at is None:
                     raise _NotToldError("the API gives items that do not say when they were updated")
                 if "sortby" in way and last is not None and at > last + _SAME:
@@ -234,15 +246,13 @@ class _Probe:
             raise BadPageError(f"{matched} items match, but {len(received)} came")
         return self._found
 
-    def _note(self, item: Mapping[str, Any]) -> bytes:
+    def _note(self, item: StacItem) -> bytes:
         """Note the window of an item that is not known as it is; return the hash of the item's name."""
-        content = content_of(item)
-        key = key_of(item, content)
-        window = self._calendar.window_of(time_of(item))
+        window = self._calendar.window_of(item.moment)
         if window is None or window.key in self._found:
-            return key
+            return item.key
         if window.key not in self._known:
             self._known[window.key] = read_hashes(self._workspace, window.key) or {}
-        if self._known[window.key].get(key) != content:
+        if self._known[window.key].get(item.key) != item.content:
             self._found.add(window.key)
-        return key
+        return item.key

@@ -33,7 +33,8 @@ from rasteret_assets.errors import DeclarationError, Mistake
 from rasteret_assets.orchestration.asset_specs import stage_spec
 from rasteret_assets.orchestration.definitions import collection_definitions
 from rasteret_assets.orchestration.graph_resources import BACKEND, FILESYSTEM, default_resources
-from rasteret_assets.spec import CollectionSpec, explain
+from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.spec_problems import explain
 
 _SWITCH: Final = TypeAdapter(bool)
 

@@ -22,6 +22,8 @@ from rasteret_assets.schema import ASSETS
 
 #: Distinct names of assets above which they are kept as JSON text: a struct would have a field for each.
 MOST_ASSETS: Final = 200
+#: How orjson writes what is compared: the same for equal values.
+SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Texts:
 def dumped(value: Any) -> bytes:
     """Return a value as JSON, the same for equal values."""
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(value, option=SORTED)
     except (orjson.JSONEncodeError, TypeError):
         return json.dumps(value, sort_keys=True).encode()  # integers beyond 64 bits, lone surrogates
 

@@ -31,7 +31,7 @@ duckdb.sql(\"\"\"
 \"\"\").show()"""
 
 
-def all_of(folder: DemoFolder) -> dict[str, str]:
+def all_snippets(folder: DemoFolder) -> dict[str, str]:
     """Return shell commands and Python programs by what they do."""
     published, home = shown(folder.published), shown(folder.dagster_home)
     # Dagster wants an absolute home, and a relative path is easier to read.

@@ -17,11 +17,11 @@ from typing import Any, Final, NamedTuple, Self
 
 import pyarrow as pa
 
-from rasteret_assets.harvesting.items import batch_of, content_of, key_of
-from rasteret_assets.harvesting.ledger import digest_of
-from rasteret_assets.harvesting.texts import Texts, conformed
+from rasteret_assets.harvesting.items import AssetTypes, StacItem, batch_of
+from rasteret_assets.harvesting.text_columns import Texts, conformed
 from rasteret_assets.harvesting.unite import unite
-from rasteret_assets.harvesting.windows import time_of, updated_of, utc_text
+from rasteret_assets.harvesting.window_ledger import digest_of
+from rasteret_assets.harvesting.windows import utc_text
 from rasteret_assets.schema import ASSETS, GEOMETRY, ID
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.disk import make_folder
@@ -90,10 +90,11 @@ class WindowRows:
 
     Args:
         spool: takes the items of a large window.
+        types: of the assets of the harvest's items.
     """
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+    def __init__(self, spool: Spool, types: AssetTypes) -> None:
+        self._spool, self._types = spool, types
         self._pieces: list[_Piece] = []
         self._held: list[pa.RecordBatch] = []
         #: Arrow bytes of the items that memory holds.
@@ -109,30 +110,43 @@ class WindowRows:
         self._newest: datetime | None = None
         self._all_updated = True
 
-    def add(self, items: Sequence[Mapping[str, Any]]) -> None:
+    def add(self, items: Sequence[StacItem]) -> None:
         """Take items of a page."""
         fresh = []
-        for item in items:  # the only loop over items; Arrow has the rest
-            content = content_of(item)
-            key = key_of(item, content)
-            known = self.contents.setdefault(key, content)
-            if known is content:
+        for item in items:  # each is held against those before; Arrow has the rest
+            known = self.contents.setdefault(item.key, item.content)
+            if known is item.content:
                 fresh.append(item)
             else:
-                self.repeated += known == content
-                self.contradicted += known != content
+                self.repeated += known == item.content
+                self.contradicted += known != item.content
         if fresh:
             self._note(fresh)
             for first in range(0, len(fresh), BATCH_ITEMS):
-                self._take(batch_of(fresh[first : first + BATCH_ITEMS]))
+                self._take(batch_of(fresh[first : first + BATCH_ITEMS], self._types))
 
-    def _note(self, items: Sequence[Mapping[str, Any]]) -> None:
-        for name in (ID, GEOMETRY, ASSETS):
-            self.without[name] += sum(not item.get(name) for item in items)
-        self._newest = _latest([self._newest, *map(time_of, items)])
-        updated = [updated_of(item) for item in items]
+    def _note(self, items: Sequence[StacItem]) -> None:
+        for name in (ID, GEOMETRY):
+            self.without[name] += sum(not item.document.get(name) for item in items)
+        self.without[ASSETS] += sum(not item.has_assets for item in items)
+        self._newest = _latest([self._newest, *(item.moment for item in items)])
+        updated = [item.updated for item in items]
         self._all_updated &= None not in updated
         self._updated = _latest([self._updated, *updated])
+
+    def keep(self, batch: pa.RecordBatch, contents: Mapping[bytes, bytes], newest: datetime | None) -> None:
+        """Take rows of the window's file as they are.
+
+        Args:
+            batch: rows of the file.
+            contents: hash of the content of each, by its key.
+            newest: time of the newest item of the file.
+        """
+        self.contents.update(contents)
+        for name in (ID, GEOMETRY, ASSETS):
+            self.without[name] += batch[name].null_count if name in batch.schema.names else len(batch)
+        self._newest, self._all_updated = _latest([self._newest, newest]), False
+        self._take(batch)
 
     @property
     def updated(self) -> str | None:
@@ -198,4 +212,4 @@ def write_batches(workspace: Workspace, path: str, batches: Iterator[pa.RecordBa
 
 
 def _latest(moments: Iterable[datetime | None]) -> datetime | None:
-    return max((moment for moment in moments if moment is not None), default=None)
+    return max(filter(None, moments), default=None)
