@@ -11,7 +11,7 @@ from rasteret_assets.collection.collection import Collection
 from rasteret_assets.collection.load import load
 from rasteret_assets.errors import SpecError
 from rasteret_assets.harvesting.harvest import harvest_items, is_harvested, refuse_failed_windows
-from rasteret_assets.harvesting.report import HarvestReport
+from rasteret_assets.harvesting.harvest_report import HarvestReport
 from rasteret_assets.inputs import FilesystemLike
 from rasteret_assets.progress import harvest_progress
 from rasteret_assets.spec import CloudConfig, CollectionSpec

@@ -23,7 +23,7 @@ import rasteret_assets
 from rasteret_assets import CloudConfig, CollectionSpec
 from rasteret_assets.dagster import RasterCollection, collection_definitions, stage_spec
 from rasteret_assets.errors import SpecError
-from rasteret_assets.orchestration.component import CollectionAttributes
+from rasteret_assets.orchestration._component import CollectionAttributes
 from rasteret_assets.schema import STAGES
 from tests.support.rasters import record_table
 
