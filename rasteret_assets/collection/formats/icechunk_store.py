@@ -55,7 +55,7 @@ class Repository:
         self._storage = storage
         self._opened = opened
         # What is read of the repository and what is written lie in one session, so that nobody commits in between.
-        self._session = None if opened is None else opened.writable_session(_BRANCH)
+        self._session: Any = None if opened is None else opened.writable_session(_BRANCH)
         self._base: str | None = None if self._session is None else self._session.snapshot_id
         self._own_branch: str | None = None
 
