@@ -28,7 +28,7 @@ from rasteret_assets.source.stored import open_record_table
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
-from rasteret_assets.storage.objects import s3_endpoint_of_environment
+from rasteret_assets.storage.s3_stores import s3_endpoint_of_environment
 from rasteret_assets.storage.urls import scheme
 from rasteret_assets.storage.workspace import Workspace
 

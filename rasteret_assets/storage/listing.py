@@ -20,7 +20,8 @@ from obstore.exceptions import BaseError
 
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.filesystems import each_file
-from rasteret_assets.storage.objects import list_objects, s3_config_of
+from rasteret_assets.storage.objects import list_objects
+from rasteret_assets.storage.s3_stores import s3_config_of
 from rasteret_assets.storage.walk import is_hidden, walk
 
 # Names of fsspec's filesystems (s3fs, gcsfs, adlfs, http, git, zip, Hugging Face) for the tag of a content and its

@@ -1,11 +1,13 @@
 """Files in buckets as a filesystem of pyarrow, opened by the package's own client of object stores.
 
-pyarrow signs what it reads in a bucket with the credentials of the environment. Where a token of somebody else opens
-the bucket, which has to be renewed while a table is read, or where the requester pays, the client that reads headers
-of rasters reads the table too.
+pyarrow signs requests to a bucket with the credentials of the environment. If a token opens the bucket, which has to be
+renewed while a table is read, or if the requester pays, the client that reads the headers of rasters reads the table
+too.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import pyarrow.fs as pafs
 
@@ -16,8 +18,8 @@ from rasteret_assets.storage.listing import Listed
 from rasteret_assets.storage.objects import ObjectStoreBackend
 from rasteret_assets.storage.processes import run_sync
 
-#: Seconds after its first failure within which a listing is tried again: a tick of Dagster ends after a minute.
-_LIST_S = 30.0
+#: Seconds after its first failure within which a listing is tried again, because a tick of Dagster ends after 60 s.
+_RETRIED_FOR_S: Final = 30.0
 
 
 def list_bucket(url: str, backend: ObjectStoreBackend) -> tuple[pafs.FileSystem, str, list[Listed], bool]:
@@ -35,7 +37,7 @@ def list_bucket(url: str, backend: ObjectStoreBackend) -> tuple[pafs.FileSystem,
         SourceError: if the store refuses, cannot be asked, or has nothing there.
     """
     try:
-        found, is_folder = run_sync(retried(lambda: backend.list_files(url), _LIST_S))
+        found, is_folder = run_sync(retried(lambda: backend.list_files(url), _RETRIED_FOR_S))
     except ObjectNotFoundError as error:
         raise SourceError(f"{error}; give the path or URI of a Parquet file or dataset") from error
     except AccessDeniedError as error:
@@ -52,14 +54,14 @@ def read_object(url: str, most: int, backend: ObjectStoreBackend) -> bytes:
 
     Args:
         url: of the document.
-        most: bytes that it may have.
+        most: largest size of the document in bytes.
         backend: asks the store.
 
     Raises:
-        SourceError: if it cannot be had, or is larger.
+        SourceError: if the document cannot be read, or is larger than ``most``.
     """
     try:
-        data = bytes(run_sync(retried(lambda: backend.read(url, 0, most + 1), _LIST_S)).data)
+        data = bytes(run_sync(retried(lambda: backend.read(url, 0, most + 1), _RETRIED_FOR_S)).data)
     except RangeReadError as error:
         raise SourceError(f"{error}: the document cannot be read") from error
     if len(data) > most:

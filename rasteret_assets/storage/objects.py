@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
@@ -20,7 +19,7 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
+from obstore.store import AzureStore, GCSStore, ObjectStore
 
 from rasteret_assets.errors import (
     AccessDeniedError,
@@ -32,12 +31,12 @@ from rasteret_assets.errors import (
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.processes import OfProcess, works_here
+from rasteret_assets.storage.s3_stores import endpoints_in, open_s3, s3_endpoint_of_environment
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, replaced
 from rasteret_assets.storage.urls import scheme
 
 if TYPE_CHECKING:
     from obstore import GetOptions
-    from obstore.store import ClientConfig  # exists for type checkers only
 
     from rasteret_assets.storage.signing import Signer
     from rasteret_assets.storage.tokens import Token
@@ -53,9 +52,6 @@ _AZURE_HOST = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([^/?#]
 _STATUS = re.compile(
     r"Generic \w+ error: Error performing [A-Z]+ \S+ in [^-]*- Server returned non-2xx status code: (\d+) "
 )
-
-# botocore renews credentials at the latest ten minutes before they expire, so new ones are valid at least so long.
-_CREDENTIALS_HOLD = timedelta(minutes=10)
 
 #: Why obstore may not work, and what helps.
 FORKED: Final = (
@@ -167,7 +163,7 @@ class ObjectStoreBackend(ReadingBackend):
             raise
 
     def opens(self, url: str) -> bool:
-        """Tell whether a bucket is opened by a token of the signer, or its requester pays."""
+        """Return whether a token of the signer opens the bucket of ``url``, or its requester pays."""
         if self._signer is not None and self._signer.issuer.scope(url) is not None:
             return True
         bucket = url.split("/")[2] if scheme(url) in {"s3", "s3a"} else ""
@@ -176,22 +172,22 @@ class ObjectStoreBackend(ReadingBackend):
     async def list_files(self, url: str) -> tuple[list[tuple[str, RangeRead]], bool]:
         """Return the object at an address, or all objects below it, and whether the address is a folder.
 
-        Of each object its own address, and a read without bytes, with size, tag and time.
+        Each object comes as its address and an empty range with its size, tag and time.
 
         Raises:
-            ObjectNotFoundError: if there is neither.
-            RangeReadError: in the subclass that fits.
+            ObjectNotFoundError: if neither an object nor a folder is at the address.
+            RangeReadError: in the subclass that fits the failure.
         """
         await self._find_region(url)
         return await self._signed(url, lambda token: self._list_with(url, token))
 
     async def _find_region(self, url: str) -> None:
-        """Ask AWS for the region of a bucket, where only that of other buckets is known.
+        """Ask AWS for the region of a bucket, unless it was given.
 
-        Tables lie where their user keeps them; the region of a cloud configuration is that of the rasters.
+        A record table may lie in another region than the rasters, whose region a cloud configuration gives.
         """
         bucket = url.split("/")[2]
-        known = bucket in self._bucket_config or _endpoints(self._s3_config) or s3_endpoint_of_environment()
+        known = bucket in self._bucket_config or endpoints_in(self._s3_config) or s3_endpoint_of_environment()
         if scheme(url) not in {"s3", "s3a"} or known:
             return
         with suppress(OSError):
@@ -207,7 +203,7 @@ class ObjectStoreBackend(ReadingBackend):
                 except (NotFoundError, FileNotFoundError):
                     pass
                 else:
-                    if found["size"]:  # stores with folders of their own tell of one as of an empty object
+                    if found["size"]:  # an empty object may be a folder, in stores that have folders
                         return [_found(base, found)], False
             objects = await obstore.list(store, f"{path}/").collect_async()
         except (BaseError, OSError, ValueError) as error:
@@ -292,7 +288,7 @@ class ObjectStoreBackend(ReadingBackend):
             container, _, account = bucket.partition("@")
             names = {"account_name": account.partition(".")[0]} if account else azure
             return AzureStore(container, **{**names, **signed})
-        return _open_s3(bucket, {**self._s3_config, **self._bucket_config.get(bucket, {})}, signed)
+        return open_s3(bucket, {**self._s3_config, **self._bucket_config.get(bucket, {})}, signed)
 
 
 def _found(base: str, meta: obstore.ObjectMeta) -> tuple[str, RangeRead]:
@@ -324,85 +320,9 @@ def list_objects(bucket: str, prefix: str, config: Mapping[str, Any]) -> Iterato
         raise ValueError(f"{bucket!r} is not a bucket's name")
     check_obstore_works()
     retries: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
-    store = _open_s3(bucket, config, {}, retry_config=retries)
+    store = open_s3(bucket, config, {}, retry_config=retries)
     for page in obstore.list(store, prefix or None):
         yield from page
-
-
-def _open_s3(bucket: str, config: Mapping[str, Any], signed: Mapping[str, Any], **options: Any) -> S3Store:
-    config = {name: value for name, value in config.items() if value is not None}
-    if not _endpoints(config) and (endpoint := s3_endpoint_of_environment()):
-        config["endpoint"] = endpoint
-    profile, client = config.pop("profile_name", None), _client_options(config)
-    if not signed and not {"skip_signature", "access_key_id", "aws_access_key_id"} & config.keys():
-        signed = credentials_of_boto3(profile)
-        if not signed:
-            config["skip_signature"] = True
-    return S3Store(bucket, client_options=client, **signed, **config, **options)
-
-
-def _endpoints(config: Mapping[str, Any]) -> list[str]:
-    """Return the addresses in a configuration, under any of obstore's names: ``endpoint``, ``aws_endpoint`` ..."""
-    return [str(value) for name, value in config.items() if "endpoint" in name.lower()]
-
-
-def _client_options(config: dict[str, Any]) -> ClientConfig:
-    """Return the options of obstore's HTTP client, which are taken out of ``config``."""
-    client: ClientConfig = {}
-    if any(endpoint.startswith("http://") for endpoint in _endpoints(config)):
-        client["allow_http"] = True
-    if config.pop("allow_invalid_certificates", False):
-        client["allow_invalid_certificates"] = True
-    return client
-
-
-def s3_config_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return obstore's configuration for the region, endpoint and keys of a pyarrow S3 filesystem.
-
-    Args:
-        options: of the filesystem, as it pickles them.
-
-    Returns:
-        The configuration, which has neither keys nor ``skip_signature`` if the environment's credentials count.
-    """
-    names = {
-        "region": "region", "access_key": "access_key_id", "secret_key": "secret_access_key",
-        "session_token": "session_token",
-    }  # fmt: skip
-    config: dict[str, Any] = {ours: options[theirs] for theirs, ours in names.items() if options[theirs]}
-    if endpoint := options["endpoint_override"]:
-        # Users give it with or without a scheme; pyarrow puts the environment's endpoint here, which has one.
-        config["endpoint"] = endpoint if "://" in endpoint else f"{options['scheme']}://{endpoint}"
-    if options["anonymous"]:
-        config["skip_signature"] = True
-    return config
-
-
-def s3_endpoint_of_environment() -> str | None:
-    """Return the address of the S3-compatible store that AWS' own variables name; None for AWS itself.
-
-    https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
-    """
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-
-
-def credentials_of_boto3(profile: str | None = None) -> dict[str, Any]:
-    """Return a provider of the credentials that boto3 finds (profiles, SSO, roles ...), renewed before they expire.
-
-    Args:
-        profile: name in AWS' configuration files; None for the profile of the environment.
-
-    Returns:
-        The argument ``credential_provider`` of a store; an empty dict where boto3 finds no credentials.
-    """
-    # boto3 takes 0.2 s to import, and only S3 without explicit credentials needs it.
-    import boto3  # noqa: PLC0415
-    from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
-
-    session = boto3.Session(profile_name=profile)
-    if session.get_credentials() is None:
-        return {}
-    return {"credential_provider": Boto3CredentialProvider(session, ttl=_CREDENTIALS_HOLD)}
 
 
 def status_of(error: BaseError | OSError | ValueError) -> int | None:

@@ -1,6 +1,6 @@
-"""Rasters, record tables and a counting backend for the tests of the collection.
+"""Make rasters, record tables and a counting backend for the tests of the collection.
 
-The oracle is rasterio, and headers come from tifffile: nothing here uses the parser or the reader under test.
+Headers come from tifffile and expected pixels from rasterio, so that nothing here uses the code under test.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from affine import Affine
 from rasteret_assets import schema
 from rasteret_assets.partitions import hive_schema
 
-#: Examples of a property of pixels.
+#: Random examples that a property test of pixels draws.
 EXAMPLES = int(os.environ.get("READ_EXAMPLES", "20"))
 
 UTM32 = "EPSG:32632"
@@ -34,7 +34,7 @@ ORIGIN = (500_000.0, 5_000_000.0)
 
 @dataclass
 class CountingBackend:
-    """Reads local files and remembers every range asked for."""
+    """Read local files, and record every requested range."""
 
     ranges: list[tuple[str, int, int]] = field(default_factory=list)
     most_at_once: int = 0
@@ -91,7 +91,7 @@ def write_raster(
 
 
 def noise(dtype: str = "uint16", *, bands: int = 1, rows: int = 200, columns: int = 230, seed: int = 0) -> np.ndarray:
-    """Reproducible samples that differ everywhere and use the range of their type."""
+    """Return reproducible samples that differ everywhere and use the range of their type."""
     rng = np.random.default_rng(seed)
     kind = np.dtype(dtype)
     if kind.kind == "f":
@@ -101,7 +101,7 @@ def noise(dtype: str = "uint16", *, bands: int = 1, rows: int = 200, columns: in
 
 
 def header_of(path: Path, band_index: int = 0) -> dict[str, Any]:
-    """The ``BAND_STRUCT`` value of one band of a file, by tifffile and rasterio."""
+    """Return the ``BAND_STRUCT`` value of one band of a file, read with tifffile and rasterio."""
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages[0]
         order = tiff.byteorder
@@ -138,7 +138,7 @@ def header_of(path: Path, band_index: int = 0) -> dict[str, Any]:
 
 
 def footprint_of(path: Path) -> shapely.Geometry:
-    """Outline of a file in lon/lat."""
+    """Return the outline of a file in lon/lat."""
     with rasterio.open(path) as source:
         outline = shapely.segmentize(shapely.box(*source.bounds), max(source.bounds.right - source.bounds.left, 1) / 32)
         return shapely.geometry.shape(rasterio.warp.transform_geom(source.crs, "OGC:CRS84", outline.__geo_interface__))
@@ -154,7 +154,7 @@ def record(
     missing: Sequence[str] = (),
     **columns: Any,
 ) -> dict[str, Any]:
-    """One row: bands by name as (file, band index); those in ``missing`` have no header."""
+    """Return a row whose ``bands`` are (file, band index) by name; the bands in ``missing`` have no header."""
     bands = bands or {}
     if footprint is None and bands:
         footprint = footprint_of(next(iter(bands.values()))[0])
@@ -177,7 +177,7 @@ def record(
 
 
 def records_table(rows: Sequence[dict[str, Any]], bands: Sequence[str] = ("B",), **types: pa.DataType) -> pa.Table:
-    """The published table of ``rows``; ``types`` are those of further columns."""
+    """Return the published table of ``rows``; ``types`` are the types of further columns."""
     asset = pa.struct([("href", pa.string()), ("band_index", pa.int32())])
     contract = {**schema.RECORD_FIELDS, **{key.name: key.type for key in hive_schema("month")}}
     fields = [(name, kind) for name, kind in contract.items() if name not in types]

@@ -1,6 +1,6 @@
-"""Windows, polygons, points and warps drawn at random: every pixel as rasterio has it.
+"""Random windows, polygons, points and warps: every pixel equals rasterio's.
 
-A few dozen of each by default; ``READ_EXAMPLES=1000`` draws a thousand.
+A few dozen of each are drawn by default; ``READ_EXAMPLES=1000`` draws a thousand.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ drawn = settings(
 
 @dataclass(frozen=True)
 class Case:
-    """A raster, the collection of it, and what is asked of it in its own CRS."""
+    """A raster, its collection, and an area in the raster's CRS."""
 
     path: Path
     collection: Collection
@@ -85,14 +85,14 @@ fractions = st.floats(0, 1, allow_nan=False)
 
 
 def bounds_of(case: Case, draws: list[float]) -> tuple[float, float, float, float]:
-    """A box that overlaps the raster, up to half of it outside."""
+    """Draw a box that overlaps the raster, up to half of it outside."""
     with rasterio.open(case.path) as source:
         left, bottom, right, top = source.bounds
     (x0, x1), (y0, y1) = sorted(draws[:2]), sorted(draws[2:])
     width, height = right - left, top - bottom
     x0, x1 = left + (x0 * 1.4 - 0.2) * width, left + (x1 * 1.4 - 0.2) * width
     y0, y1 = bottom + (y0 * 1.4 - 0.2) * height, bottom + (y1 * 1.4 - 0.2) * height
-    # Never thinner than a pixel, and never quite outside.
+    # At least a pixel wide, and at least partly inside.
     x0, x1 = min(x0, right - case.resolution), max(x1, x0 + case.resolution, left + case.resolution)
     y0, y1 = min(y0, top - case.resolution), max(y1, y0 + case.resolution, bottom + case.resolution)
     return x0, y0, x1, y1
@@ -141,7 +141,7 @@ def test_polygons(cases, name, corners, all_touched):
     masked = case.collection.get_numpy(area, "B", masked=True, **kwargs)[0]
     differs = np.ma.getmaskarray(masked) != np.ma.getmaskarray(expected)
     if all_touched:
-        # GDAL takes pixels for touched that the outline misses by less than a hundredth of their size, and so on.
+        # GDAL counts pixels as touched that the outline misses by less than a hundredth of their size.
         transform = case.transform
         window = rasterio.windows.from_bounds(*area.bounds, transform)
         first = np.maximum(np.floor([window.row_off + 1e-6, window.col_off + 1e-6]), 0)
@@ -162,14 +162,14 @@ def test_points(cases, name, places, lonlat):
     case = cases[name]
     with rasterio.open(case.path) as source:
         left, bottom, right, top = source.bounds
-        # Half a pixel from the edge, where another CRS could not say on which side a point lies.
+        # Half a pixel inside the edge, because another CRS cannot tell on which side of an edge a point lies.
         x, y = (
             low + case.resolution / 2 + np.array([place[axis] for place in places]) * (high - low - case.resolution)
             for axis, low, high in ((0, left, right), (1, bottom, top))
         )
         crs = case.crs
         if lonlat:
-            # Transformed there and back, a point on the border of two pixels may come to lie in either.
+            # Kept away from borders of pixels, because a transform to and from another CRS moves a point by rounding.
             x, y = (
                 origin + (np.floor(steps := (values - origin) / scale) + np.clip(steps % 1, 0.01, 0.99)) * scale
                 for values, origin, scale in (
@@ -194,7 +194,7 @@ TARGETS = ["EPSG:4326", "EPSG:3857", "EPSG:32632", "EPSG:3035", "EPSG:32719", "E
 
 
 def pixels_along(source: rasterio.DatasetReader, target: str, size: float) -> tuple[float, float]:
-    """Pixels of a raster along one of ``size`` in the middle of it, across and down."""
+    """Return how many pixels of a raster lie along a target pixel of ``size`` in its middle, across and down."""
     x, y = source.xy(source.height / 2 - 0.5, source.width / 2 - 0.5)
     (x,), (y,) = rasterio.warp.transform(source.crs, target, [x], [y])
     half = size / 2
@@ -214,8 +214,9 @@ def pixels_along(source: rasterio.DatasetReader, target: str, size: float) -> tu
 )
 def test_warps(cases, name, target, resampling, draws, factor):
     case = cases[name]
-    assume("EPSG:32719" not in {case.crs, target} or target in {case.crs, "EPSG:4326", "EPSG:3857"})  # a world apart
-    # Pixels that coincide to a thousandth are copied, where GDAL would let the next one in.
+    # Without a raster and a target on two sides of the world.
+    assume("EPSG:32719" not in {case.crs, target} or target in {case.crs, "EPSG:4326", "EPSG:3857"})
+    # Without grids that coincide to a thousandth of a pixel, which are copied and not warped.
     assume(case.crs != target or abs(factor - 1) > 0.01)
     area = bounds_of(case, draws)
     with rasterio.open(case.path) as source:
@@ -227,7 +228,7 @@ def test_warps(cases, name, target, resampling, draws, factor):
         area, "B", geometry_crs=case.crs, target_crs=target, resolution=size, resampling=resampling
     )
     c, a, b, f, d, e = map(float, dataset.spatial_ref.attrs["GeoTransform"].split())
-    # Of an overview, where one is no coarser than the target, and only for methods that do not count or choose pixels.
+    # From an overview that is no coarser than the target, and only for methods that do not count or choose pixels.
     level = None
     if resampling not in {"mode", "max", "med"}:
         with rasterio.open(case.path) as source:
@@ -246,8 +247,8 @@ def test_warps(cases, name, target, resampling, draws, factor):
             expected = warped.read(1)[BORDER:-BORDER, BORDER:-BORDER]
     got = dataset["B"].values[0]
     if got.dtype.kind == "f":
-        # GDAL counts pixels from the first of the whole raster, we from the first of a window: sums round otherwise.
-        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6 * 1e3)  # of samples about 1e3
+        # Close, because sums round differently: GDAL counts pixels from those of the raster, we from the window.
+        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6 * 1e3)  # samples are about 1e3
     elif resampling in {"bilinear", "cubic", "lanczos", "average"}:
         off = np.abs(got.astype(np.float64) - expected)
         assert off.max() <= 1

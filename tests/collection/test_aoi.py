@@ -1,4 +1,4 @@
-"""Areas of interest in every form they come in."""
+"""Areas of interest are read in all forms that people have."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FEATURE = {"type": "Feature", "properties": {}, "geometry": GEOJSON}
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_forms(value):
+def test_areas_in_all_forms_are_the_same(value):
     (area,) = coerce_areas(value)
     assert area.geometry.equals(TRIANGLE)
     assert area.crs == "OGC:CRS84"
@@ -72,7 +72,7 @@ def test_several_keep_their_order():
     assert [area.geometry.area for area in areas] == [1, 1, 0.5, 0.5, 0.5]
 
 
-def test_geopandas_brings_its_crs():
+def test_the_crs_of_a_geodataframe_is_used():
     geopandas = pytest.importorskip("geopandas")
     frame = geopandas.GeoDataFrame({"n": [1]}, geometry=[TRIANGLE], crs="EPSG:4326").to_crs("EPSG:32632")
     for value in (frame, frame.geometry):
@@ -92,7 +92,7 @@ def test_stated_crs_and_geometry_crs():
     assert coerce_areas(TRIANGLE, "EPSG:4326")[0].crs == "OGC:CRS84"
 
 
-def test_geoarrow_brings_its_crs():
+def test_the_crs_of_a_geoarrow_array_is_used():
     geoarrow = pytest.importorskip("geoarrow.pyarrow")
     array = geoarrow.wkb().with_crs("EPSG:32632").wrap_array(pa.array([TRIANGLE.wkb]))
     (area,) = coerce_areas(array)
@@ -113,7 +113,7 @@ def test_geoarrow_brings_its_crs():
         (pa.array([1, 2]), "Arrow array of int64"),
     ],
 )
-def test_junk(value, message):
+def test_other_objects_are_refused(value, message):
     with pytest.raises(SpecError, match=message):
         coerce_areas(value)
 
@@ -132,11 +132,11 @@ def test_junk(value, message):
         ((1, 2, 3, -4), "ymin <= ymax"),
     ],
 )
-def test_geometries_that_are_none(value, message):
+def test_missing_and_invalid_geometries_are_refused(value, message):
     with pytest.raises(WindowError, match=message):
         coerce_areas(value)
 
 
-def test_unknown_crs():
+def test_an_unknown_crs_is_refused():
     with pytest.raises(SpecError, match="'EPSG:999999' is not a known CRS"):
         coerce_areas(SQUARE, "EPSG:999999")

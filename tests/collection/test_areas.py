@@ -1,4 +1,4 @@
-"""Areas over longitude 180 and over the poles, projected and in lon/lat. pyproj and rasterio are the oracles."""
+"""Areas across longitude 180 and over the poles, projected and in lon/lat, against pyproj and rasterio."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def ids(collection):
 
 
 def raster(path, *, crs="EPSG:4326", origin, resolution, rows=100, columns=100):
-    """A raster whose pixels are numbered from 1, and nodata is 0."""
+    """Write a raster whose pixels are numbered from 1, with nodata 0."""
     numbers = np.arange(1, rows * columns + 1, dtype="int32").reshape(1, rows, columns)
     return write_raster(path, numbers, crs=crs, origin=origin, resolution=resolution, nodata=0)
 
 
 def centres_of(source):
-    """Longitude and latitude of the centres of all pixels."""
+    """Return longitude and latitude of the centres of all pixels."""
     column, row = np.meshgrid(np.arange(source.width), np.arange(source.height))
     scale_x, _, x, _, scale_y, y = source.transform[:6]
     centres = x + (column.ravel() + 0.5) * scale_x, y + (row.ravel() + 0.5) * scale_y
@@ -52,12 +52,12 @@ def centres_of(source):
 
 
 def pixels_in(path, area, crs, *, by=0.0):
-    """Numbers of the pixels whose centre pyproj puts into an area, moved outward by so many units of its CRS."""
+    """Return the numbers of the pixels whose centre pyproj puts into an area, grown by so many units of its CRS."""
     with rasterio.open(path) as source:
         lon, lat = centres_of(source)
         x, y = transformer(LONLAT, crs).transform(lon, lat)
         middle = transformer(crs, LONLAT).transform(area.centroid.x, area.centroid.y)
-        # A projection says nothing of the other side of the world, where other places may have the same coordinates.
+        # Without the other side of the world, where places may have the same projected coordinates.
         with np.errstate(invalid="ignore"):  # pixels beyond the edge of the world have no longitude
             side = np.cos(np.radians(lat)) * np.cos(np.radians(lon - middle[0])) * np.cos(np.radians(middle[1]))
             side += np.sin(np.radians(lat)) * np.sin(np.radians(middle[1]))
@@ -99,7 +99,7 @@ def test_a_record_is_selected_if_pyproj_puts_it_into_the_area(data, name):
     places = [(between(x - width, x + width), between(y - height, y + height)) for _ in range(8)]
     lon, lat = transformer(crs, LONLAT).transform(*np.array([*places, (x, y)]).T)
     assume(np.isfinite([lon, lat]).all())
-    # Places on the outline itself, to the rounding of the course that edges take, may be on either side of it.
+    # Places on the outline may count or not, because the course of edges is rounded.
     near = 3e-6 * np.hypot(width, height) + 1e-3
     kept = [n for n, place in enumerate(places) if area.exterior.distance(shapely.Point(place)) > near]
     rows = [record(str(n), footprint=shapely.Point(lon[n], lat[n])) for n in kept]

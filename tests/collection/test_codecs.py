@@ -1,4 +1,4 @@
-"""Predictors by property; rasterio reads real tiles of every kind in ``test_get_numpy``."""
+"""Predictors undo what encoders did, by property; ``test_get_numpy`` compares real tiles with rasterio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads from hosts that throttle, break and lie: what is tried again, what is told, what is masked."""
+"""Reads from hosts that throttle, fail and send wrong answers: what is repeated, what is reported, what is masked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def served(server: RangeServer, names: list[str], *, query: str = "") -> tuple[Collection, dict[str, np.ndarray]]:
-    """A record for each name, of one raster each, behind the server."""
+    """Return a collection of a record for each name, whose raster a server has."""
     rows, pixels = [], {}
     for seed, name in enumerate(names):
         pixels[name] = noise(seed=seed)
@@ -45,7 +45,7 @@ def served(server: RangeServer, names: list[str], *, query: str = "") -> tuple[C
 
 
 @pytest.mark.parametrize("fault", ["503", "429", "reset", "short"])
-def test_failures_of_the_moment_are_tried_again(server, fault):
+def test_passing_failures_are_tried_again(server, fault):
     collection, pixels = served(server, ["a", "b"])
     server.fault = lambda path, before: fault if before < 2 else None
     got = collection.get_numpy(WHOLE, "B", geometry_crs=UTM32)
@@ -62,7 +62,7 @@ def test_one_request_for_each_run_and_none_for_headers(server):
 
 
 @pytest.mark.parametrize(("fault", "error"), [("404", ObjectNotFoundError), ("403", AccessDeniedError)])
-def test_what_will_not_change_is_asked_for_once(server, fault, error):
+def test_lasting_failures_are_requested_once(server, fault, error):
     collection, _ = served(server, ["a"], query="?X-Amz-Signature=secret")
     server.fault = lambda path, before: fault
     with pytest.raises(error) as caught:
@@ -131,7 +131,7 @@ def test_masked_failures_where_pixels_are_warped_and_sampled(server):
     assert table["value"].is_valid().to_pylist() == [False, True]
 
 
-def test_a_dead_host_is_given_up_and_holds_up_no_other(server):
+def test_a_dead_host_is_given_up_and_delays_no_other(server):
     collection, pixels = served(server, [f"r{number:02}" for number in range(40)])
     table = collection.to_table()
     rows = table.to_pylist()
@@ -147,7 +147,7 @@ def test_a_dead_host_is_given_up_and_holds_up_no_other(server):
     np.testing.assert_array_equal(got[0], pixels["r00"][0])
 
 
-def test_a_backend_that_raises_anything_is_told_of(tmp_path):
+def test_any_exception_of_a_backend_is_reported(tmp_path):
     class Broken:
         async def get_range(self, url: str, start: int, length: int) -> bytes:
             raise KeyError(url)

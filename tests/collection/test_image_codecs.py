@@ -1,4 +1,4 @@
-"""Codecs that GDAL writes and libtiff's specification leaves to others, against rasterio's pixels."""
+"""Image codecs that GDAL writes, against rasterio's pixels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXACT = [
 
 
 def smooth(bands: int) -> np.ndarray:
-    """Pictures as JPEG is made for: no two decoders agree on noise."""
+    """Return a smooth picture, because decoders of JPEG differ on noise."""
     rows, columns = np.mgrid[:100, :90]
     return np.stack([np.sin(rows / (9 + band)) * np.cos(columns / 11) * 100 + 128 for band in range(bands)]).astype(
         "u1"
@@ -81,7 +81,7 @@ def test_webp_with_alpha_in_some_tiles(tmp_path, opaque):
         data[3, :40, :40] = 17
     path = write_raster(tmp_path / "a.tif", data, compress="webp", tile=32, WEBP_LOSSLESS=True, alpha="yes")
     np.testing.assert_array_equal(read(path, 3), data[3, 10:85, 20:70])
-    # WebP may change the colours of what is fully transparent only, which nothing here is.
+    # Equal, because WebP changes colours only of fully transparent pixels, and none is here.
     np.testing.assert_array_equal(read(path, 0), data[0, 10:85, 20:70])
 
 
@@ -89,7 +89,7 @@ def test_webp_with_alpha_in_some_tiles(tmp_path, opaque):
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
 @pytest.mark.parametrize("holes", [{0: 30}, {0: 30, 1: 30, 2: 30}, {0: 20, 2: 40}], ids=["one", "shared", "two"])
 def test_lerc_keeps_what_is_not_a_number(tmp_path, dtype, interleave, holes):
-    """Bands have a mask of their own where what is not a number differs between them."""
+    """LERC stores a mask for each band if NaN differs between bands."""
     data = noise(dtype, bands=3, rows=100, columns=90)
     for band, first in holes.items():
         data[band, first : first + 30, 30:60] = np.nan
@@ -112,7 +112,7 @@ def test_lerc_of_as_many_bands_as_rows_and_columns(tmp_path):
 def test_lerc_in_files_of_either_byte_order(tmp_path, compress, dtype):
     data = noise(dtype, bands=2, rows=100, columns=90)
     path = write_raster(tmp_path / "a.tif", data, compress=compress, tile=32, ENDIANNESS="BIG")
-    # Not the data: GDAL itself loses the floats whose bytes are not a number in the other order.
+    # Only the mask, because GDAL itself loses floats whose swapped bytes are NaN.
     with rasterio.open(path) as source:
         expected = source.read()[:, 10:85, 20:70]
     for band in range(2):

@@ -1,4 +1,4 @@
-"""Opening collections: what is accepted, what is refused and how it is said; the object as others see it."""
+"""Collections are opened or refused with a reason, and other libraries can use the object."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_some_partitions_open_no_other_file(published):
         (["2024", "2024-02"], SpecError, "of several sizes, which hold the same records"),
     ],
 )
-def test_partitions_that_are_not_there_are_said(published, partitions, error, message):
+def test_unknown_partitions_are_refused(published, partitions, error, message):
     with pytest.raises(error, match=message):
         load(published, partitions=partitions)
 
@@ -115,7 +115,7 @@ def test_fsspec_filesystem(published):
     assert len(load(str(published), filesystem=fsspec.filesystem("file"))) == 6
 
 
-def test_missing_path_is_said(tmp_path):
+def test_a_missing_path_is_refused(tmp_path):
     with pytest.raises(CollectionError, match=r"nowhere does not exist.*build_from_table"):
         load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -223,7 +223,7 @@ def test_geo_metadata_is_of_the_whole(rows, tmp_path):
 
 
 @pytest.mark.parametrize("opened", ["memory", "directory"])
-def test_other_processes_are_sent_the_question(rows, published, opened):
+def test_a_pickled_collection_keeps_its_filters(rows, published, opened):
     collection = as_collection(records_table(rows), name="s2") if opened == "memory" else load(published)
     for asked in (collection, collection.where(pc.field("id") == "r2"), collection.subset(bbox=(-180, -90, 180, 90))):
         sent = pickle.loads(pickle.dumps(asked))
@@ -235,7 +235,7 @@ def test_other_processes_are_sent_the_question(rows, published, opened):
 
 def test_repr_and_card(rows):
     opened = as_collection(records_table(rows), name="<b>", description="a & b")
-    # Debuggers and logs ask for it, and nothing is read for them.
+    # No row is read, because debuggers and logs call repr().
     assert repr(opened) == "Collection('<b>', bands B; print it to see what it holds)"
     assert "summary" not in vars(opened)
     assert str(opened) == "Collection('<b>', 6 records, bands: B, 2024-01-01 to 2024-03-06)"
@@ -246,7 +246,7 @@ def test_repr_and_card(rows):
     assert "<b>" not in card
     assert "EPSG:32632" in card
     assert "B (83 %)" in card
-    # Of a part nobody knows without reading every tile table.
+    # A filtered collection shows no shares, because they would need every tile table.
     assert "%" not in opened.subset(date_range=("2024-01", "2024-01"))._repr_html_()
 
 
@@ -262,7 +262,7 @@ def test_bounds_take_the_short_way_round():
     assert bounds((10, 0, -10, 1), (-20, 0, 20, 1)) == (-180, 0, 180, 1)
 
 
-def test_crs_of_headers_where_records_are_silent(rows):
+def test_crs_of_headers_if_records_state_none(rows):
     table = records_table(rows)
     assert as_collection(table).crs == ["EPSG:32632"]
     told = [{**row, "proj:epsg": 32633} for row in rows]
@@ -280,14 +280,14 @@ def test_as_collection_takes_any_arrow(rows):
         as_collection({})
 
 
-def test_as_collection_wants_headers_unless_told(rows):
+def test_as_collection_needs_headers_unless_told_otherwise(rows):
     bare = records_table(rows).drop_columns(["B_metadata"])
     with pytest.raises(CollectionError, match="enrich_cog=True"):
         as_collection(bare)
     assert as_collection(bare, require_band_metadata=False).bands == []
 
 
-def test_foreign_metadata_columns_are_no_bands(rows):
+def test_foreign_metadata_columns_are_not_bands(rows):
     table = records_table(rows).append_column("product_metadata", pa.array(["text"] * 6))
     assert as_collection(table).bands == ["B"]
 
@@ -296,7 +296,7 @@ def test_polars_reads_the_stream(published):
     polars = pytest.importorskip("polars")
     frame = polars.DataFrame(load(published).subset(date_range=("2024-02", None)))
     assert sorted(frame["id"]) == ["r1", "r2", "r4", "r5"]
-    # And back: view types and all.
+    # And back, with view types.
     again = as_collection(polars.DataFrame(load(published)))
     assert len(again.subset(bbox=(-180, -90, 180, 90))) == 6
 
@@ -322,6 +322,6 @@ print(rc.load({str(published)!r}).get_numpy((9, 45.1499, 9.001, 45.1501), "B").s
     command = [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n") == ["[]", "5", ""]
-    # asyncio tells of steps of a tenth of a second, which a machine under load takes.
+    # Ignored, because asyncio warns of steps of a tenth of a second, which a busy machine takes.
     told = [line for line in done.stderr.splitlines() if not re.search(r"left out|^Executing .* took", line)]
     assert told == []

@@ -28,14 +28,14 @@ ROWS, COLUMNS = 200, 230
 
 
 def patches(seed: int = 0, rows: int = ROWS, columns: int = COLUMNS) -> np.ndarray:
-    """Which pixels hold data: patches of about seven pixels, in every part of the raster."""
+    """Return which pixels hold data: patches of about seven pixels, in every part of the raster."""
     rng = np.random.default_rng(seed)
     coarse = rng.random((rows // 7 + 1, columns // 7 + 1)) < 0.6
     return np.kron(coarse, np.ones((7, 7), bool))[:rows, :columns]
 
 
 def with_mask(path: Path, data: np.ndarray, valid: np.ndarray, **options: Any) -> Path:
-    """A COG with an internal mask, which has overviews where there are any."""
+    """Write a COG with an internal mask, and overviews of it if the image has some."""
     bare = path.with_suffix(".bare.tif")
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         write_raster(bare, data, nodata=options.pop("nodata", None))
@@ -47,7 +47,7 @@ def with_mask(path: Path, data: np.ndarray, valid: np.ndarray, **options: Any) -
 
 
 def with_alpha(path: Path, data: np.ndarray, valid: np.ndarray, **options: Any) -> Path:
-    """A GeoTIFF whose last band is alpha, with values between as well."""
+    """Write a GeoTIFF whose last band is alpha, also with values between 0 and 255."""
     most = np.iinfo(data.dtype).max
     alpha = np.where(valid, np.random.default_rng(9).integers(1, most, valid.shape), 0).astype(data.dtype)
     write_raster(path, np.concatenate([data, alpha[None]]), alpha="YES", **{"compress": "deflate", **options})
@@ -57,7 +57,7 @@ def with_alpha(path: Path, data: np.ndarray, valid: np.ndarray, **options: Any) 
 
 
 def plain_with_mask(path: Path, data: np.ndarray, valid: np.ndarray) -> Path:
-    """A file whose mask was written last, behind the pixels of the image."""
+    """Write a file whose mask lies behind the pixels of the image."""
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         write_raster(path, np.concatenate([data] * 3), compress="deflate")
         with rasterio.open(path, "r+") as target:
@@ -83,7 +83,7 @@ FILES: dict[str, Any] = {
 
 
 def indexed(folder: Path, path: Path) -> Collection:
-    """A collection of one record, of which every band is a band of the file."""
+    """Return a collection of one record that has a band for each band of the file."""
     with rasterio.open(path) as source:
         names = [f"B{number}" for number in source.indexes]
     table = record_table(["r"], {"B1": [str(path)]}, outline=footprint_of(path))
@@ -103,7 +103,7 @@ def whole(path: Path) -> tuple[float, float, float, float]:
 
 
 def assert_close(got: Any, expected: Any, path: Path) -> None:
-    """Equal, but where decoders of JPEG round differently."""
+    """Assert that pixels are equal, apart from the rounding of JPEG decoders."""
     with rasterio.open(path) as source:
         is_lossy = source.compression is Compression.jpeg
     np.testing.assert_allclose(np.asarray(got, float), np.asarray(expected, float), rtol=1e-7, atol=2 * is_lossy)
@@ -122,7 +122,7 @@ def test_masks_are_those_of_rasterio(tmp_path: Path, path: Path) -> None:
             assert_close(scenes.get_numpy(area, f"B{number}", **HERE)[0], expected.data, path)
 
 
-def test_every_output_knows_them(tmp_path: Path, path: Path) -> None:
+def test_every_output_masks_them(tmp_path: Path, path: Path) -> None:
     scenes, area = indexed(tmp_path, path), whole(path)
     with rasterio.open(path) as source:
         expected = source.read(1, masked=True)
@@ -152,7 +152,7 @@ def test_points_without_masked_ask_for_no_mask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "average"])
-def test_what_is_hidden_is_not_mixed_into_its_neighbours(tmp_path: Path, path: Path, method: str) -> None:
+def test_hidden_pixels_are_not_mixed_into_their_neighbours(tmp_path: Path, path: Path, method: str) -> None:
     scenes = indexed(tmp_path, path)
     left, _, _, top = whole(path)
     with rasterio.open(path) as source:
@@ -213,7 +213,7 @@ def test_masks_that_tifffile_writes(tmp_path: Path, bits: int, tile: int) -> Non
     np.testing.assert_array_equal(got.data[valid], data[valid])
 
 
-def test_a_mask_that_cannot_be_read_hides_what_it_would_show(tmp_path: Path) -> None:
+def test_an_unreadable_mask_hides_the_pixels_of_its_tiles(tmp_path: Path) -> None:
     path = with_mask(tmp_path / "a.tif", noise("uint8"), np.ones((ROWS, COLUMNS), bool))
     with tifffile.TiffFile(path) as file:
         (page,) = (page for page in file.pages if page.subfiletype == 4)

@@ -1,4 +1,4 @@
-"""What a read takes beside its result: a bounded number of bytes, however large it is."""
+"""A read takes a bounded number of bytes beside its result, however large it is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-#: Reads a raster that nobody stores: every tile is zeros, made when it is asked for.
+#: Reads a raster that is not stored: every tile is zeros, made when it is requested.
 SCRIPT = """
 import asyncio, datetime, resource, sys
 import numpy as np, pyarrow as pa, shapely
@@ -74,7 +74,7 @@ print(peak() - before - result)
 def test_a_read_takes_little_beside_its_result(tmp_path: Path, how: str) -> None:
     script = tmp_path / "read.py"
     script.write_text(SCRIPT)
-    # More than the bound: a second copy of the result, or all of its tiles in flight, would show.
+    # The result is larger than the bound, so that a second copy of it, or all of its tiles in flight, would fail.
     side = int(os.environ.get("READ_MEMORY_SIDE", "12288"))
     done = subprocess.run(
         [sys.executable, str(script), str(side), how], capture_output=True, text=True, check=False, timeout=580

@@ -1,4 +1,4 @@
-"""Nodata in the spellings of many writers: what is masked is what rasterio masks."""
+"""Nodata in the spellings of many writers masks the pixels that rasterio masks."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def write(path: Path, text: str, dtype: str) -> Path:
 
 
 def mask(path: Path, **header: object) -> np.ndarray:
-    """Return what our reader masks, given what the index says of nodata."""
+    """Return the mask of our reader for a nodata value and text of the index."""
     row = record("r", {"B": (path, 0)})
     row["B_metadata"] |= header
     scene = as_collection(records_table([row]))
@@ -99,7 +99,7 @@ def test_values_with_a_fraction_that_other_indexes_publish(tmp_path, dtype, noda
 
 @pytest.mark.parametrize("text", ["-nan", "-NaN", "nan(ind)", "-nan(ind)", "nan(snan)", "NAN", "1.#IND"])
 def test_nan_as_the_c_libraries_print_it(tmp_path, text):
-    """GDAL before 3.11 reads some of these as 0, which nobody means."""
+    """GDAL before 3.11 reads some of these as 0, which writers do not mean."""
     path = write(tmp_path / "a.tif", text, "float32")
     got = mask(path, nodata=parse_nodata(text, np.dtype("float32")), nodata_text=text)
     np.testing.assert_array_equal(got, np.isnan(pixels("float32")))

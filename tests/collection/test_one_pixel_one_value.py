@@ -1,4 +1,4 @@
-"""The value of a pixel depends on the file and the target grid: not on the area, the parts or the chunks of a read."""
+"""The value of a pixel depends on the file and the target grid, not on the area, the parts or the chunks of a read."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SIZES = {UTM32: 25.0, "EPSG:3857": 33.0, "EPSG:4326": 0.0003, "EPSG:3035": 17.0}
 
 
 def indexed(path: Path, data: np.ndarray, *, overviews: bool, nodata: float | None = None) -> Collection:
-    """A collection of one file, of which the index holds the overviews too, where it has any."""
+    """Return a collection of one file, with its overviews in the index."""
     write_raster(path, data, nodata=nodata, compress="deflate")
     if overviews:
-        # In front of the pixels, as COGs have them: those that are appended are not indexed.
+        # In front of the pixels, as in COGs, because appended overviews are not indexed.
         bare = path.rename(path.with_suffix(".bare.tif"))
         rasterio.shutil.copy(bare, path, driver="COG", blocksize=128, compress="deflate", overview_resampling="average")
     table = record_table(["r"], {"B": [str(path)]}, outline=footprint_of(path))
@@ -43,14 +43,14 @@ def indexed(path: Path, data: np.ndarray, *, overviews: bool, nodata: float | No
 
 @pytest.fixture(scope="module", params=[True, False], ids=["with overviews", "without overviews"])
 def scenes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Collection:
-    """A raster that is much larger than any kernel's reach."""
+    """Write a raster that is much larger than the reach of any kernel."""
     path = tmp_path_factory.mktemp("raster") / "a.tif"
     data = noise("uint16", rows=SIDE, columns=SIDE, seed=3)
     return indexed(path, data, overviews=request.param, nodata=0)
 
 
 def square(scenes: Collection, left: float, top: float, size: float) -> shapely.Geometry:
-    """A box of the raster, in shares of its side."""
+    """Return a box of the raster, in shares of its side."""
     west, south, east, north = scenes.bounds
     width, height = east - west, north - south
     return shapely.box(
@@ -69,7 +69,7 @@ def square(scenes: Collection, left: float, top: float, size: float) -> shapely.
 def test_a_pixel_does_not_depend_on_the_area(scenes, method, target, factor, big, small):
     asked = {"target_crs": target, "resolution": SIZES[target] * factor, "resampling": method}
     one, other = (scenes.get_xarray(square(scenes, *where).bounds, "B", **asked).B[0] for where in (big, small))
-    # Coordinates of one grid are equal but for the last digits.
+    # Coordinates of one grid are equal apart from the last digits.
     x, y = (np.round(one[axis].values / asked["resolution"], 3) for axis in "xy")
     u, v = (np.round(other[axis].values / asked["resolution"], 3) for axis in "xy")
     rows, columns = np.isin(y, v), np.isin(x, u)
@@ -79,7 +79,7 @@ def test_a_pixel_does_not_depend_on_the_area(scenes, method, target, factor, big
 
 @pytest.mark.parametrize("ratio", [2, 5])
 def test_sums_are_exact_wherever_the_area_ends(tmp_path: Path, ratio: int) -> None:
-    # GDAL may add a source pixel a little beyond the area to whole rows, depending on where the area ends.
+    # Because GDAL may add a source pixel a little beyond the area to whole rows, depending on where the area ends.
     data = noise("uint16", rows=300, columns=300, seed=4) // 32
     found = indexed(tmp_path / "a.tif", data, overviews=False)
     with rasterio.open(tmp_path / "a.tif") as source:

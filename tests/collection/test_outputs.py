@@ -1,4 +1,4 @@
-"""Forms of results: xarray, GeoDataFrame, point tables, pictures; what they keep, and what they say of mistakes."""
+"""Forms of results (xarray, GeoDataFrame, point tables, pictures): what they keep, and their errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HERE = {"geometry_crs": UTM32}
 
 @pytest.fixture
 def scenes(tmp_path: Path) -> Collection:
-    """Two scenes side by side on one lattice, of a fine band and a coarse one."""
+    """Two scenes side by side on one pixel grid, with a fine and a coarse band."""
     rows = []
     for number in range(2):
         origin = (LEFT + number * 1000, TOP)
@@ -79,7 +79,7 @@ def test_dataset_is_understood_by_cf_readers(scenes, tmp_path):
 
 
 def test_datetimes_beyond_nanoseconds_and_calendars(scenes):
-    """Foreign tables may hold them: the end of 2499 is beyond datetime64[ns], 20000 beyond Python's datetimes."""
+    """Foreign tables may hold the end of 2499, beyond datetime64[ns], and the year 20000, beyond Python's datetimes."""
     table = scenes.to_table()
     seconds = [(year - 1970) * 31_556_952 for year in (2500, 20_000)]
     column = pa.array(seconds, pa.timestamp("s")).cast(pa.timestamp("ms"))
@@ -90,7 +90,7 @@ def test_datetimes_beyond_nanoseconds_and_calendars(scenes):
     assert far.plot().get_title(loc="left").endswith("2 footprints")
 
 
-def test_masked_dataset_is_nan_where_nothing_is(scenes, tmp_path):
+def test_a_masked_dataset_is_nan_without_data(scenes, tmp_path):
     area = shapely.Point(LEFT + 1500, TOP - 500).buffer(300)
     cube = scenes.get_xarray(area, "fine", masked=True, **HERE)
     assert cube["fine"].dtype == np.float32
@@ -115,7 +115,7 @@ def test_lazy_datasets_read_what_is_computed(scenes, options):
         scenes.get_xarray(area, "fine", chunks={"band": 1}, **HERE)
 
 
-def test_bands_on_different_grids_need_a_word(scenes, tmp_path):
+def test_bands_on_different_grids_need_an_option(scenes, tmp_path):
     with pytest.raises(WindowError, match="allow_resample=True or resolution="):
         scenes.get_numpy(box(0, 0, 40, 40), ["fine", "coarse"], **HERE)
     got = scenes.get_numpy(box(0, 0, 40, 40), ["fine", "coarse"], allow_resample=True, **HERE)
@@ -125,7 +125,7 @@ def test_bands_on_different_grids_need_a_word(scenes, tmp_path):
     np.testing.assert_array_equal(both["coarse"][0], pixels(tmp_path, "c0")[:20, :20])
 
 
-def test_records_of_several_crss_or_lattices_need_a_word(scenes, tmp_path):
+def test_records_of_several_crss_or_grids_need_an_option(scenes, tmp_path):
     far = write_raster(tmp_path / "z.tif", noise(rows=200, columns=200), crs="EPSG:32633", origin=(23_000, TOP + 9_000))
     off = write_raster(tmp_path / "o.tif", noise(rows=200, columns=200), origin=(LEFT + 3, TOP))
     rows = scenes.to_table().to_pylist()
@@ -186,7 +186,7 @@ def test_points_of_every_table_keep_their_columns(scenes, tmp_path, make):
     np.testing.assert_array_equal(got["value"].to_numpy(), np.array(expected, got["value"].to_numpy().dtype))
 
 
-def test_points_keep_their_type_and_may_ask_for_the_latest(scenes, tmp_path):
+def test_points_keep_their_type_and_latest_is_one_record(scenes, tmp_path):
     table = pa.table({"x": [LEFT + 1505.0], "y": [TOP - 505.0]})
     latest = scenes.sample_points(table, "fine", match="latest", **HERE)
     assert latest["record_id"].to_pylist() == ["s1"]
@@ -216,7 +216,7 @@ def test_points_keep_their_type_and_may_ask_for_the_latest(scenes, tmp_path):
         ([], {}, WindowError, "points is empty"),
     ],
 )
-def test_points_that_cannot_be_sampled(scenes, points, options, error, message):
+def test_wrong_points_are_refused(scenes, points, options, error, message):
     with pytest.raises(error, match=message):
         scenes.sample_points(points, "fine", **{**HERE, **options})
 
@@ -234,7 +234,7 @@ def test_points_that_cannot_be_sampled(scenes, points, options, error, message):
         ({"geometry_column": "geom"}, "needs a table"),
     ],
 )
-def test_options_that_are_not_understood(scenes, options, message):
+def test_wrong_options_are_refused(scenes, options, message):
     with pytest.raises(SpecError, match=message):
         scenes.get_numpy(box(0, 0, 9, 9), "fine", **{**HERE, **options})
 

@@ -1,4 +1,4 @@
-"""Reduced pages that are not copies of their image in its own sample type: none of them is read in its place."""
+"""Reduced pages that are not copies of their image in its sample type are not read as overviews."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_pages_that_are_masks_or_other_images(tmp_path, kind):
     check_left_out(path)
 
 
-def test_good_pages_behind_one_of_another_type_are_taken(tmp_path):
+def test_good_pages_behind_one_of_another_type_are_read(tmp_path):
     whole = picture("float32")
     pages = [(whole[::2, ::2].astype("int32"), {}), (whole[::4, ::4], {})]
     path = write(tmp_path / "a.tif", whole, pages)

@@ -1,4 +1,4 @@
-"""Tiles whose stream holds more than a tile, as some writers pad them: rasterio takes what a tile needs."""
+"""Tiles whose stream holds more than a tile, as some writers pad them, are read as rasterio reads them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "lzw": imagecodecs.lzw_encode,
     "packbits": imagecodecs.packbits_encode,
 }
-#: What else follows the stream of a tile in its stored bytes.
+#: Bytes that follow the stream of a tile.
 BEHIND = [b"", b"\x00\x01\x02"]
 
 
 def write(path: Path, tiles: Sequence[bytes], dtype: str, compression: str, samples: int = 1) -> Path:
-    """Write tiles that are compressed already, row by row."""
+    """Write compressed tiles, row by row."""
     shape = (SIDE, SIDE) if samples == 1 else (SIDE, SIDE, samples)
     geo = [
         (33550, 12, 3, (10.0, 10.0, 0.0), True),
@@ -64,7 +64,8 @@ def test_what_exceeds_a_tile_is_dropped(tmp_path, compression, extra, behind):
     encode = ENCODERS[compression]
     tiles = [encode(tile + b"\x07" * extra) + behind for tile in tiles_of(data)]
     path = write(tmp_path / "a.tif", tiles, "uint16", compression)
-    if (compression, extra) != ("zlib", 1):  # GDAL itself mistakes the pixels of a stream that is one byte too long
+    # GDAL itself reads wrong pixels from a deflate stream that is one byte too long.
+    if (compression, extra) != ("zlib", 1):
         with rasterio.open(path) as source:
             np.testing.assert_array_equal(source.read(1), data)
     np.testing.assert_array_equal(read(path), data)

@@ -1,4 +1,4 @@
-"""Row groups that cannot hold a record near an area are left out, and no other one is."""
+"""Row groups that cannot hold a record near an area are left out, and no others."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_groups_are_those_of_which_a_row_meets_every_group_of_areas(
 
 
 def test_only_row_groups_with_a_hit_are_decoded(tmp_path: Path) -> None:
-    # Along a meridian, one box a degree: a box of two degrees meets rows of one group, or of two neighbours.
+    # Along a meridian, a box a degree, so that a box of two degrees meets rows of one group, or of two neighbours.
     rows = [record(f"{n:03}", footprint=shapely.box(9, n - 60, 9.5, n - 59.5)) for n in range(120)]
     table = records_table(rows)
     pq.write_table(table, tmp_path / "part-0.parquet", row_group_size=10)
@@ -68,7 +68,7 @@ def test_only_row_groups_with_a_hit_are_decoded(tmp_path: Path) -> None:
     (ids,) = [leaf for leaf in range(metadata.num_columns) if metadata.schema.column(leaf).path == "id"]
     hit = 3
     for group in set(range(metadata.num_row_groups)) - {hit}:
-        # What nobody has to read may as well be noise.
+        # Overwritten, because these bytes need not be read.
         chunk = metadata.row_group(group).column(ids)
         start = chunk.dictionary_page_offset or chunk.data_page_offset
         damaged[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size

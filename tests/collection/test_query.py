@@ -1,4 +1,4 @@
-"""Questions to a collection: space, time, clouds; lazy, composable and exact."""
+"""Filters of a collection by space, time and clouds are lazy, composable and exact."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_many_areas_prune_by_their_common_bounds():
     assert ids(opened(rows).subset(geometries=[*areas, shapely.Point(7.2, 0.2)])) == ["7"]
 
 
-def test_records_without_footprint_are_nowhere():
+def test_records_without_footprint_meet_no_area():
     assert ids(opened([record("none"), at("some", 0, 0, 1, 1)]).subset(bbox=(-180, -90, 180, 90))) == ["some"]
 
 
@@ -120,12 +120,12 @@ def test_damaged_footprint_is_an_error_not_a_miss():
 
 
 @pytest.mark.parametrize("bbox", [(0, 1, 2), (0, 5, 1, 1), (0, 0, float("nan"), 1), "abcd", (200, 0, 190, 1)])
-def test_bbox_that_is_none(bbox):
+def test_a_wrong_bbox_is_refused(bbox):
     with pytest.raises(WindowError, match="bbox="):
         opened([]).subset(bbox=bbox)
 
 
-def test_projected_coordinates_are_noticed():
+def test_projected_coordinates_are_refused_as_lonlat():
     with pytest.raises(WindowError, match=r"not in lon/lat.*geometry_crs"):
         opened([]).subset(bbox=(500_000, 5_000_000, 600_000, 5_100_000))
 
@@ -170,7 +170,7 @@ NO_RANGES = [
 
 
 @pytest.mark.parametrize("value", NO_RANGES, ids=str)
-def test_date_ranges_that_are_none(value):
+def test_wrong_date_ranges_are_refused(value):
     with pytest.raises(SpecError, match="date_range"):
         parse_date_range(value)
 
@@ -225,7 +225,7 @@ def test_partitions_outside_the_range_are_not_opened(tmp_path):
     assert ids(collection.subset(date_range=("2024-03-02", "2024-04-06"))) == ["03", "04"]
 
 
-def test_years_of_a_users_own_are_no_partitions():
+def test_year_folders_of_a_user_are_not_partitions():
     row = record("a", moment=moment(2024, 1, 1))
     row |= {"year": 1999, "month": 7}
     assert ids(opened([row]).subset(date_range=("2024", "2024"))) == ["a"]
@@ -248,7 +248,7 @@ def test_unknown_cloud_cover_is_not_clear():
         texts.subset(cloud_cover_lt=20)
 
 
-def test_where_takes_expressions_and_only_these():
+def test_where_takes_expressions_only():
     rows = [record("a", gsd=10), record("b", gsd=20)]
     found = opened(rows, gsd=pa.int32())
     assert ids(found.where(pc.field("gsd") < 15)) == ["a"]
@@ -258,7 +258,7 @@ def test_where_takes_expressions_and_only_these():
         found.where(pc.field("gds") < 15)
 
 
-def test_questions_leave_the_collection_as_it_was_and_add_up():
+def test_filters_add_up_and_leave_the_collection_unchanged():
     rows = [at(f"{n}", n, 0, n + 0.5, 1, **{"eo:cloud_cover": float(n)}) for n in range(6)]
     whole = opened(rows, **{"eo:cloud_cover": pa.float64()})
     part = whole.subset(cloud_cover_lt=4)

@@ -1,4 +1,4 @@
-"""Rasters whose CRS has no way to lon/lat, or states its own: planets, geostationary disks, shifted datums."""
+"""Rasters whose CRS cannot be transformed to lon/lat, or has its own datum: planets, geostationary disks, shifts."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_records_of_the_earth_are_left_out_for_an_area_on_another_planet(tmp_pat
 @pytest.mark.parametrize("rows_columns", [((40, 44), (45, 50)), ((0, 8), (0, 12)), ((0, 100), (0, 100))])
 @pytest.mark.parametrize("crs", [GOES, METEOSAT])
 def test_areas_in_the_own_crs_of_a_geostationary_disk(tmp_path, crs, rows_columns):
-    """Corners of a full disk show space: they have no place in lon/lat."""
+    """Corners of a full disk show space, which has no longitude and latitude."""
     path = disk(tmp_path, crs)
     (top, bottom), (left, right) = rows_columns
     with rasterio.open(path) as source:
@@ -144,5 +144,5 @@ def test_pixels_at_places_in_lonlat_of_a_shifted_datum(tmp_path):
         (BESSEL, BESSEL.replace("577", "570"), False),
     ],
 )  # fmt: skip
-def test_crs_that_are_the_same_in_other_words(one, other, expected):
+def test_crss_that_are_the_same_in_another_spelling(one, other, expected):
     assert same_crs(crs_name(one), crs_name(other)) == expected

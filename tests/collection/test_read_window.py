@@ -1,4 +1,4 @@
-"""Records on a given grid: pixel for pixel what ``rasterio.merge.merge`` has of the files, and what rasteret has."""
+"""Records on a given grid equal ``rasterio.merge.merge`` of the files, and rasteret, pixel for pixel."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 def positive(dtype: str, seed: int, rows: int = 120, columns: int = 150) -> np.ndarray:
-    """Pixels of which none is 0: merge takes zeros of files without nodata for empty."""
+    """Return pixels without zeros, because merge takes zeros of files without nodata for empty pixels."""
     data = noise(dtype, rows=rows, columns=columns, seed=seed)
     return np.where(data == 0, 1, data).astype(dtype)
 
 
 @pytest.fixture(scope="module", params=["uint16", "int16", "uint8", "float32", "float64"])
 def pair(request, folder) -> tuple[Collection, list[Path]]:
-    """Two rasters that overlap, half a pixel apart, the first with nodata in it."""
+    """Two overlapping rasters, half a pixel apart, the first with nodata pixels."""
     dtype, nodata = request.param, 7
     rows, paths = [], []
     for number in range(2):
@@ -79,9 +79,9 @@ def merged(paths: list[Path], bounds, res, **options) -> np.ndarray:
 
 
 def same(got: np.ndarray, expected: np.ndarray) -> None:
-    """Equal, but for floats: GDAL's weights are rounded by where a window begins."""
+    """Assert equal pixels; floats to rounding, because GDAL's weights depend on where a window begins."""
     if got.dtype.kind == "f":
-        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-5)  # of samples about 1e3
+        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-5)  # samples are about 1e3
     else:
         np.testing.assert_array_equal(got, expected)
 
@@ -156,7 +156,7 @@ def test_validity_comes_from_the_file_and_not_from_values(folder, kind):
     got = collection.read_window(
         record_ids=["a", "b"], bounds=(LEFT, TOP - 1200, LEFT + 1500, TOP), res=10, bands=["B"]
     )  # fmt: skip
-    # A zero that holds data is data: merge itself would put the second file there.
+    # A zero with data is data here, although merge itself would take the second file there.
     expected = first[0] if kind == "zero" else np.where(hidden, second[0], first[0])
     np.testing.assert_array_equal(got[0], expected)
     smooth = collection.read_window(
@@ -216,7 +216,7 @@ def test_records_in_another_crs_are_warped(folder):
 
 @pytest.fixture(scope="module")
 def scenes(folder) -> tuple[Collection, list[np.ndarray]]:
-    """Two halves of one moment, one scene before them, and one without a date, of two bands."""
+    """Two halves of one datetime, an earlier scene and an undated one, of two bands."""
     rows, data = [], []
     moments = [dt.datetime(2024, 1, 2, tzinfo=dt.UTC)] * 2 + [dt.datetime(2024, 1, 1, tzinfo=dt.UTC), None]
     for number, moment in enumerate(moments):
@@ -291,12 +291,12 @@ class TestGroups:
             ({"target_crs": "no"}, SpecError, "not a known CRS"),
         ],
     )
-    def test_what_cannot_be_read_is_told(self, scenes, wrong, error, message):
+    def test_wrong_arguments_are_refused(self, scenes, wrong, error, message):
         with pytest.raises(error, match=message):
             scenes[0].read_window(**({"record_ids": ["g0"], "bands": ["B"], **GROUPED} | wrong))
 
 
-def test_what_cannot_be_decoded_is_raised_or_left_to_the_next_record(folder):
+def test_a_damaged_tile_is_raised_or_filled_by_the_next_record(folder):
     paths = [write_raster(folder / f"lost{n}.tif", positive("uint16", seed=n), compress="deflate") for n in range(2)]
     collection = as_collection(records_table([record(f"l{n}", {"B": (path, 0)}) for n, path in enumerate(paths)]))
     wanted = {"record_ids": ["l0", "l1"], "bounds": (LEFT, TOP - 1200, LEFT + 1500, TOP), "res": 10, "bands": ["B"]}
@@ -355,11 +355,11 @@ class TestFootprints:
 
 
 class TestPublishedFiles:
-    """Rows are found by their row group, and only there, in the very files that were listed."""
+    """Rows are read by their row groups, from the files that were listed."""
 
     @pytest.fixture
     def home(self, tmp_path) -> Path:
-        """Records of three months, of which one file has a column less, in row groups of two."""
+        """Records of three months in row groups of two; one file has a column less."""
         (tmp_path / "c").mkdir()
         for month in range(3):
             rows = []
@@ -406,20 +406,20 @@ class TestPublishedFiles:
         with pytest.raises(WindowError):
             far.native_res()
 
-    def test_a_file_that_is_published_anew_is_read_anew(self, home):
+    def test_a_replaced_file_is_listed_again(self, home):
         collection = load(home)
         read = collection.read_window(record_ids=["21"], **MIDDLE)
         np.testing.assert_array_equal(read, self.expected("21"))
         path = write_raster(home.parent / "new.tif", noise(seed=99))
         self.write(home.parent, 2, [record("21", {"B": (path, 0)}, moment=dt.datetime(2024, 3, 2, tzinfo=dt.UTC))])
-        # What was read a moment ago is of the file before; whatever needs the file finds that it is another.
+        # Cached headers are of the old file; the next read of the file finds that it was replaced.
         np.testing.assert_array_equal(collection.read_window(record_ids=["21"], **MIDDLE), read)
         with pytest.raises(CollectionError, match="1 of 2 ids are not in this collection: 24"):
             collection.read_window(record_ids=["21", "24"], **MIDDLE)
         got = collection.read_window(record_ids=["21"], **MIDDLE)
         np.testing.assert_array_equal(got, noise(seed=99)[:, 10:50, 10:50])
 
-    def test_rows_are_never_mixed(self, home):
+    def test_rows_of_a_replaced_file_are_refused(self, home):
         collection = load(home)
         collection.read_window(record_ids=["00"], **MIDDLE)  # lists all ids
         rows, _, places = collection.by_id._listed  # type: ignore[misc]
@@ -482,7 +482,7 @@ def test_rasteret_reads_the_same(folder, dtype):
             got = ours.read_window(**one)
             expected = theirs[str(number)]
             assert got.dtype == expected.dtype
-            # It reads floats no further than the window reaches, so that weights at its edges lack their neighbours.
+            # Without edges, because rasteret reads floats within the window only: weights at edges lack neighbours.
             inner = slice(None) if dtype == "uint16" else slice(1, -1)
             same(got[..., inner, inner], expected[..., inner, inner])
     frame = ours.footprints()

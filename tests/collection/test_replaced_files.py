@@ -1,4 +1,4 @@
-"""Pixels of a file that was replaced after it was indexed: an error that says so, and never the wrong pixels."""
+"""A read of a file that was replaced after it was indexed is an error, never wrong pixels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OLD, NEW = noise(seed=1), noise(seed=9)
 
 
 def build(hrefs: dict[str, str], folder: Path, backend: ra.StorageBackend | None = None) -> Collection:
-    """A published collection of one raster a record, as :func:`noise` and :func:`write_raster` make them."""
+    """Build a published collection of one raster a record."""
     folder.mkdir()
     west, north = ORIGIN
     outline = shapely.box(west, north - 2000, west + 2300, north)
@@ -89,7 +89,7 @@ def test_a_replaced_file_is_an_error_that_says_what_to_do(server: RangeServer, p
     assert len(server.requests) <= asked
 
 
-def test_conditions_cost_no_request(server: RangeServer, pair: Collection) -> None:
+def test_conditions_need_no_further_request(server: RangeServer, pair: Collection) -> None:
     server.reset()
     read(pair, max_concurrent=1)
     told = [headers.get("If-Match") for headers in server.headers]
@@ -103,7 +103,7 @@ def test_conditions_cost_no_request(server: RangeServer, pair: Collection) -> No
 
 
 def without_validators(found: Collection) -> Collection:
-    """The same records as an older collection has them, whose headers do not tell which file they are of."""
+    """Return the records as in an older collection, whose headers state no etag, time and size."""
     table = found.to_table()
     position = table.schema.get_field_index(band_column("B"))
     struct = table.column(position).combine_chunks()
@@ -124,7 +124,7 @@ def test_a_masked_read_leaves_a_replaced_file_out(server: RangeServer, pair: Col
     assert sorted(frame["value"].is_valid().to_pylist()) == [False, True]
 
 
-def test_revalidation_mends_it(server: RangeServer, pair: Collection, tmp_path: Path) -> None:
+def test_a_revalidation_indexes_the_new_file(server: RangeServer, pair: Collection, tmp_path: Path) -> None:
     replace(server)
     totals = ra.build(spec_of(tmp_path / "w"), revalidate=True).totals
     assert (totals["headers_drifted"], totals["headers_reused"]) == (1, 1)
@@ -135,7 +135,7 @@ def test_revalidation_mends_it(server: RangeServer, pair: Collection, tmp_path: 
 def test_a_file_that_is_uploaded_again_unchanged_is_read_after_a_revalidation(
     server: RangeServer, pair: Collection, tmp_path: Path
 ) -> None:
-    # As servers tell it that make a tag of the time: the header is the same, and the tag is another.
+    # As with servers that make the ETag from the time: the header is the same, the ETag another.
     server.told["/a.tif"] = {"ETag": '"uploaded again"', "Last-Modified": "Tue, 02 Apr 2024 00:00:00 GMT"}
     with pytest.raises(FileReplacedError):
         read(pair)
@@ -178,7 +178,7 @@ def test_a_tile_beyond_the_end_of_the_indexed_file_is_not_asked_for(server: Rang
     assert f"the file had {header['content_length']} bytes when it was indexed" in str(beyond[0])
 
 
-def test_a_local_file_is_told_by_size_and_by_time(tmp_path: Path) -> None:
+def test_local_files_are_compared_by_size_and_time(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", OLD)
     found = build({"a": str(path)}, tmp_path / "w")
     np.testing.assert_array_equal(read(found), OLD[:, 20:170, 20:170])
@@ -191,7 +191,7 @@ def test_a_local_file_is_told_by_size_and_by_time(tmp_path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(FileReplacedError, match=f"it had {before.st_size} bytes"):
         read(found)
-    # A backend of the user's tells nothing: it reads what it is asked for, as before.
+    # A user's backend without `read` is read without comparing.
     assert read(found, backend=CountingBackend()).shape == (1, 150, 150)
 
 

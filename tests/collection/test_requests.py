@@ -1,4 +1,4 @@
-"""Reads as values: planned before they are made, carried out elsewhere, on the grid of another raster."""
+"""Requests are planned before they are read, carried out in another process, and put on the grid of another raster."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_help_shows_every_argument_and_its_default() -> None:
         ({"like": GeoBox((2, 2), rasterio.Affine(1, 0, 0, 0, -1, 0), 4326), "resolution": 2}, "each choose a grid"),
     ],
 )
-def test_arguments_that_are_not_understood(scenes: Collection, options: dict, message: str) -> None:
+def test_wrong_arguments_are_refused(scenes: Collection, options: dict, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         scenes.get_numpy(WHOLE, "B", **options, **HERE)
     with pytest.raises(SpecError, match="geometries is None"):
@@ -125,7 +125,7 @@ def test_pixels_on_the_grid_of_another_raster(scenes: Collection, tmp_path: Path
     expected = scenes.get_numpy(
         tuple(GEOBOX.boundingbox), "B", resolution=20, resampling=method, overviews=False, **HERE
     )  # fmt: skip
-    # The same size of pixels elsewhere: moved by half a pixel, so that only the grid counts.
+    # Pixels of the same size, moved by half a pixel, so that only the grid counts.
     with rasterio.open(
         tmp_path / "like.tif", "w", driver="GTiff", count=1, dtype="uint8", height=70, width=90, crs=UTM32,
         transform=GEOBOX.affine,
@@ -148,14 +148,14 @@ def test_cubes_like_another_cube_line_up(scenes: Collection) -> None:
         np.testing.assert_array_equal(cube.x, like.x)
         np.testing.assert_array_equal(cube.y, like.y)
         assert cube.spatial_ref.attrs["GeoTransform"] == like.spatial_ref.attrs["GeoTransform"]
-    # An area masks, and leaves the grid as it is.
+    # An area masks pixels, and does not change the grid.
     field = shapely.box(ORIGIN[0] + 300, ORIGIN[1] - 500, ORIGIN[0] + 500, ORIGIN[1] - 300)
     part = scenes.get_xarray(field, "C", like=like, masked=True, **HERE)
     assert part.sizes == cube.sizes
     assert 0 < np.isfinite(part.C.values[0]).sum() < part.C.values[0].size / 2
 
 
-def test_grids_that_are_none(scenes: Collection) -> None:
+def test_wrong_grids_are_refused(scenes: Collection) -> None:
     rotated = GeoBox((5, 5), rasterio.Affine.rotation(30), UTM32)
     with pytest.raises(WindowError, match="rotated or sheared"):
         scenes.get_numpy(None, "B", like=rotated)
@@ -174,7 +174,7 @@ def test_dtype_of_the_result(scenes: Collection, dtype: str) -> None:
     assert got.dtype == dtype
     np.testing.assert_array_equal(got, expected)
     for chunks in (None, {}):
-        if dtype != "uint16":  # in which no value is left to mark the nodata of both records
+        if dtype != "uint16":  # which has no value to mark the nodata of both records
             cube = scenes.get_xarray(WHOLE, "B", dtype=dtype, masked=dtype.startswith("float"), chunks=chunks, **HERE)
             assert cube.B.dtype == dtype
             np.testing.assert_array_equal(cube.B.values[0], expected[0])
@@ -182,7 +182,7 @@ def test_dtype_of_the_result(scenes: Collection, dtype: str) -> None:
     assert {cell.dtype.name for cell in frame["data"]} == {dtype}
 
 
-def test_nodata_is_told_by_its_exact_value_whatever_the_type(tmp_path: Path) -> None:
+def test_nodata_is_compared_exactly_whatever_the_type(tmp_path: Path) -> None:
     data = noise("int32")
     data[0, :50] = 2**31 - 1
     data[0, 50:60] = 2**31 - 20  # the same number as float32
@@ -195,7 +195,7 @@ def test_nodata_is_told_by_its_exact_value_whatever_the_type(tmp_path: Path) -> 
 
 @pytest.fixture
 def scaled(tmp_path: Path) -> tuple[Collection, np.ndarray]:
-    """A record in tenths above -5 and with nodata, and what its values are."""
+    """A record with scale 0.1, offset -5 and nodata, and its values."""
     data = noise("int16", seed=3)
     data[0, :30] = -9999
     path = write_raster(tmp_path / "scaled.tif", data, nodata=-9999)
@@ -292,8 +292,8 @@ def test_records_of_a_day_become_one(tmp_path: Path, layers: list[np.ndarray], r
     assert np.isnan(masked[0]).tolist() == (~(np.stack(layers[:2]) != 0).any(0)).tolist()
 
 
-def test_what_a_group_is(tmp_path: Path, layers: list[np.ndarray]) -> None:
-    # At 9 degrees east the day begins 36 minutes early: both of the second and third record are of the third.
+def test_records_are_grouped_by_time(tmp_path: Path, layers: list[np.ndarray]) -> None:
+    # At 9 degrees east a solar day begins 36 minutes early: the second and third record are of the third of the month.
     when = [moment(1), dt.datetime(2024, 1, 2, 23, 50, tzinfo=dt.UTC), moment(3), moment(3), None]
     scenes = stacked(tmp_path, layers, when)
 
@@ -369,7 +369,7 @@ def test_the_latest_with_data(tmp_path: Path) -> None:
     assert masked["value"].to_pylist() == [None]
 
 
-def test_older_records_are_asked_only_where_newer_ones_have_no_data(tmp_path: Path) -> None:
+def test_older_records_are_read_only_where_newer_ones_have_no_data(tmp_path: Path) -> None:
     layers = [np.full((128, 128), value, np.uint8) for value in (1, 2)]
     layers[1][:64, :64] = 0
     scenes = stacked(tmp_path, layers, [moment(1), moment(2)])
@@ -381,7 +381,7 @@ def test_older_records_are_asked_only_where_newer_ones_have_no_data(tmp_path: Pa
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_nearest_pixel_with_data_stands_for_one_without(tmp_path: Path, seed: int) -> None:
+def test_the_nearest_pixel_with_data_replaces_one_without(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     layer = noise("uint8", seed=seed)[0] // 2 + 1
     layer[rng.random(layer.shape) < 0.85] = 0
@@ -428,7 +428,7 @@ def test_neighbourhoods_only_where_the_centre_has_no_data(tmp_path: Path) -> Non
 # --- progress ---------------------------------------------------------------------------------------------------------
 
 
-def test_progress_is_told_request_by_request(scenes: Collection) -> None:
+def test_progress_is_reported_request_by_request(scenes: Collection) -> None:
     told: list[Any] = []
     request = scenes.read(WHOLE, ["B", "C"], progress=told.append, **HERE)
     request.to_numpy()

@@ -1,4 +1,4 @@
-"""Scale and offset of bands: published with the header, and taken from STAC where the file states none."""
+"""Scale and offset of bands: published with the header, and taken from STAC if the file does not state them."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ STAC: dict[str, tuple[dict[str, Any], list[tuple[float, float]]]] = {
 
 @pytest.mark.parametrize(("fields", "expected"), STAC.values(), ids=STAC)
 @pytest.mark.parametrize("as_json", [False, True])
-def test_stac_tells_what_the_file_does_not(
+def test_stac_states_what_the_file_does_not(
     tmp_path: Path, fields: dict[str, Any], expected: list[tuple[float, float]], as_json: bool
 ) -> None:
     path = write_raster(tmp_path / "a.tif", noise(bands=3))
@@ -115,7 +115,7 @@ def test_stac_tells_what_the_file_does_not(
     assert scaling(build_from_table(table, name="scenes", workspace_dir=tmp_path, enrich_cog=True)) == expected
 
 
-def test_the_file_is_believed_before_stac(tmp_path: Path) -> None:
+def test_the_file_counts_before_stac(tmp_path: Path) -> None:
     collection = built(tmp_path, [scaled(tmp_path / "a.tif")], **{"raster:scale": 7.0, "raster:offset": 7.0})
     # The file says nothing of its second band.
     assert scaling(collection) == [(SCALES[0], OFFSETS[0]), (7.0, 7.0), (SCALES[2], OFFSETS[2])]

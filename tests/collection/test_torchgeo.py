@@ -1,4 +1,4 @@
-"""TorchGeo's samplers and loaders over a collection. Skipped where TorchGeo is not installed: it is a large package."""
+"""TorchGeo's samplers and loaders read a collection. Skipped if TorchGeo, a large package, is not installed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_random_samples_are_the_pixels(two_tiles, tmp_path):
         assert sample["image"].shape == (2, 32, 32)
         assert sample["image"].dtype == torch.float32
         x, y = query[0], query[1]
-        # Samplers do not keep to pixels; GDAL's nearest neighbour decides, so only its rule is checked here.
+        # Random samples do not align with pixels, so only the rule of GDAL's nearest neighbour is checked.
         columns = np.floor((x.start + (np.arange(32) + 0.5) * 10 - LEFT) / 10).astype(int)
         rows = np.floor((TOP - (y.stop - (np.arange(32) + 0.5) * 10)) / 10).astype(int)
         with rasterio.open(tmp_path / "0.tif") as a, rasterio.open(tmp_path / "1.tif") as b:
@@ -95,7 +95,8 @@ def test_time_series_and_masks(two_tiles):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_with_workers(two_tiles, workers):
     dataset = two_tiles.to_torchgeo_dataset(["B"])
-    dataset[LEFT : LEFT + 100, TOP - 100 : TOP]  # connections of this process must not reach the workers
+    # Opens connections in this process, which workers must not use.
+    dataset[LEFT : LEFT + 100, TOP - 100 : TOP]
     loader = torch.utils.data.DataLoader(
         dataset, sampler=samplers.GridGeoSampler(dataset, size=64, stride=64), batch_size=4, num_workers=workers,
         collate_fn=datasets.stack_samples,
@@ -123,7 +124,7 @@ def test_several_crss_need_a_choice(two_tiles, tmp_path):
 
 @pytest.fixture
 def published(two_tiles, tmp_path) -> Path:
-    """The same as files, each record in a row group of its own."""
+    """The collection in files, with a row group for each record."""
     path = tmp_path / "home" / "part-0.parquet"
     path.parent.mkdir()
     pq.write_table(two_tiles.to_table(), path, row_group_size=1)
@@ -138,7 +139,8 @@ def seam(dataset):
 def test_headers_are_read_by_workers(published, two_tiles, method):
     dataset = load(published).to_torchgeo_dataset(["B", "C"])
     expected = seam(two_tiles.to_torchgeo_dataset(["B", "C"]))
-    assert torch.equal(seam(dataset), expected)  # files that are open here must not reach the workers
+    # Opens files in this process, which workers must not use.
+    assert torch.equal(seam(dataset), expected)
     queries = [(slice(LEFT + 1900, LEFT + 2100), slice(TOP - 100, TOP))] * 6
     loader = torch.utils.data.DataLoader(
         dataset, sampler=queries, batch_size=3, num_workers=2, multiprocessing_context=method,
@@ -161,7 +163,7 @@ def test_a_dataset_is_pickled_without_headers_and_index(tmp_path, two_tiles):
     assert pickle.loads(state).index.equals(dataset.index)
 
 
-def test_files_that_are_published_anew_are_noticed(published, two_tiles):
+def test_replaced_files_are_noticed(published, two_tiles):
     dataset = load(published).to_torchgeo_dataset("B")
     chips = load(published).to_torch_dataset("B", chip_size=64)
     dataset[LEFT : LEFT + 100, TOP - 100 : TOP]
@@ -180,7 +182,7 @@ def test_the_index_may_be_replaced(two_tiles, tmp_path):
     assert dataset.index["id"].tolist() == ["r0", "r1"]
     part = copy.deepcopy(dataset)
     frame = part.index.iloc[1:].copy()
-    # A triangle, as splits by a region make them: what lies beside it is none of this dataset's.
+    # A triangle, as splits by region make it; places beside it do not belong to the dataset.
     corners = [(LEFT + 2000, TOP), (LEFT + 4000, TOP), (LEFT + 4000, TOP - 2000)]
     frame.geometry = [shapely.Polygon(corners)]
     part.index = frame
@@ -213,7 +215,7 @@ def test_bounds_and_times_are_those_of_the_index(two_tiles):
     assert undated.to_torchgeo_dataset("B")[x, TOP - 100 : TOP, moment:moment]["image"][0, :, 10:].all()
 
 
-def test_several_samples_are_those_one_by_one(two_tiles):
+def test_a_batch_equals_its_samples_one_by_one(two_tiles):
     dataset = two_tiles.to_torchgeo_dataset(["B"], time_series=False)
     queries = list(samplers.RandomGeoSampler(dataset, size=32, length=8))
     for query, sample in zip(queries, dataset.__getitems__(queries), strict=True):

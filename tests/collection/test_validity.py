@@ -1,4 +1,4 @@
-"""What was not read is not valid, in every output; what a record lacks costs nothing else of it."""
+"""Pixels that were not read are not valid in any output; a missing header masks only its own band."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HERE = {"geometry_crs": UTM32}
 
 
 def half_dead(folder: Path, count: int) -> tuple[Collection, np.ndarray]:
-    """As many records of one file as of files that do not exist, alternating."""
+    """Records of one file and of files that do not exist, alternating."""
     pixels = noise(seed=1)
     path = write_raster(folder / "good.tif", pixels)
     rows = []
@@ -37,7 +37,7 @@ def half_dead(folder: Path, count: int) -> tuple[Collection, np.ndarray]:
     return as_collection(records_table(rows)), pixels[0]
 
 
-def test_any_number_of_dead_files_costs_nothing_but_themselves(tmp_path: Path, caplog) -> None:
+def test_missing_files_mask_only_their_own_records(tmp_path: Path, caplog) -> None:
     scenes, pixels = half_dead(tmp_path, 150)
     with caplog.at_level(logging.WARNING, logger="rasteret_assets"):
         stack = scenes.get_numpy(WHOLE, "B", masked=True, on_error="mask", **HERE)
@@ -74,14 +74,14 @@ def test_the_error_counts_failures_by_class_and_host(tmp_path: Path) -> None:
 def test_lost_tiles_are_not_mixed_into_their_neighbours(tmp_path: Path, method: str, dtype: str) -> None:
     path = write_raster(tmp_path / "a.tif", np.full((1, 200, 230), 100, dtype), compress="deflate")
     row = record("r", {"B": (path, 0)})
-    row["B_metadata"]["tile_byte_counts"][5] = 3  # cut off, so that it does not decode
+    row["B_metadata"]["tile_byte_counts"][5] = 3  # cut off, so that it cannot be decoded
     scenes = as_collection(records_table([row]))
     asked = {"resolution": 13.0, "resampling": method, "on_error": "mask", **HERE}
     got = scenes.get_numpy(WHOLE, "B", masked=True, **asked)
     assert 0 < got.mask.sum() < got.size / 2
     if method != "sum":
         assert (got.compressed() == 100).all()
-    # The same without a mask: pixels of the lost tile are 0, the others are as right.
+    # Without a mask, pixels of the lost tile are 0, and the others are right.
     bare = scenes.get_numpy(WHOLE, "B", **asked)
     np.testing.assert_array_equal(bare, got.filled(0))
 
@@ -168,6 +168,6 @@ def test_a_lazy_cube_reads_in_another_process_after_a_read_here(tmp_path: Path) 
         script = "import pickle, sys; print(int(pickle.load(open(sys.argv[1], 'rb')).B.values.astype('int64').sum()))"
         done = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / "lazy.pickle")], capture_output=True, text=True, check=False,
-            timeout=120,
+            timeout=600,
         )  # fmt: skip
     assert done.stdout.strip() == str(pixels.astype("int64").sum()), done.stderr[-1000:]

@@ -1,4 +1,4 @@
-"""Windows and masks against rasterio, by property."""
+"""Windows and masks equal rasterio's, by property."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_window_is_rasterios_rounded_outward_and_clipped(width, height, x, y):
     bounds = (500_000 + 10 * xmin, 5_000_000 + 10 * ymin, 500_000 + 10 * xmax, 5_000_000 + 10 * ymax)
     raw = rasterio.windows.from_bounds(*bounds, affine_of(grid))
     edges = (raw.col_off, raw.col_off + raw.width, raw.row_off, raw.row_off + raw.height)
-    # What lies within a hundred-thousandth of a border may go either way; nothing else may.
+    # Only bounds within a hundred-thousandth of a border may be rounded either way.
     assume(all(not 1e-8 < abs(value - round(value)) < 1e-5 for value in edges))
     left, right, top, bottom = (round(value, 6) for value in edges)
     columns = range(max(math.floor(left), 0), min(math.ceil(right), width))
@@ -95,7 +95,7 @@ def test_no_window_without_pixels():
         grid_of(10, 10, scale=0.0)
 
 
-# Quarters put vertices on borders and centres of pixels, where rules differ first.
+# In quarters of pixels, so that vertices lie on borders and centres, where rules differ.
 quarter = st.integers(-20, 140).map(lambda value: value / 4)
 smooth = st.floats(-5, 35, allow_nan=False).map(lambda value: round(value, 3))
 
@@ -122,7 +122,7 @@ def rasterio_mask(shape, grid: Grid, window: Window, *, all_touched: bool):
 def test_centre_rule_is_rasterios(shape):
     grid, window = grid_of(40, 40, origin=(-3.0, 33.0)), Window(col_off=2, row_off=1, width=33, height=29)
     differ = covered(shape, grid, window) != rasterio_mask(shape, grid, window, all_touched=False)
-    # Where rounding decides, a centre on the outline belongs to either side.
+    # A centre on the outline may belong to either side, by rounding.
     rows, columns = np.nonzero(differ)
     xmin, _, _, ymax = grid.part(window).bounds
     assert (shapely.distance(shape.boundary, shapely.points(xmin + columns + 0.5, ymax - rows - 0.5)) < 1e-9).all()
@@ -134,14 +134,14 @@ def test_centre_rule_on_centres_and_borders(shape):
     grid, window = grid_of(40, 40, origin=(0.0, 30.0)), Window(col_off=0, row_off=0, width=30, height=30)
     ours = covered(shape, grid, window)
     theirs = rasterio_mask(shape, grid, window, all_touched=False)
-    # A centre on the outline itself belongs to either side, and GDAL decides by the direction of the ring.
+    # A centre on the outline may belong to either side, because GDAL decides by the direction of the ring.
     columns, rows = np.meshgrid(np.arange(30) + 0.5, 30 - np.arange(30) - 0.5)
     on_outline = shapely.intersects_xy(shape.boundary, columns, rows)
     np.testing.assert_array_equal(ours[~on_outline], theirs[~on_outline])
 
 
 def assert_only_grazed(shape, grid: Grid, window: Window, pixels, reach: float):
-    """Of the pixels named by a mask of the window, the shape comes near to all, and into the inside of none."""
+    """Assert that the shape touches, or nearly touches, every masked pixel, but enters none."""
     for row, column in np.argwhere(pixels):
         pixel = Window(col_off=window.col_off + int(column), row_off=window.row_off + int(row), width=1, height=1)
         xmin, ymin, xmax, ymax = grid.part(pixel).bounds
@@ -155,7 +155,7 @@ def test_all_touched_is_rasterios(shape):
     grid, window = grid_of(40, 40, origin=(-3.0, 33.0)), Window(col_off=2, row_off=1, width=33, height=29)
     ours = covered(shape, grid, window, all_touched=True)
     theirs = rasterio_mask(shape, grid, window, all_touched=True)
-    # GDAL walks along an outline, and pixels that it only grazes, by a hundredth or at a corner, fall either way.
+    # Pixels that the outline only grazes, by a hundredth or at a corner, may count or not.
     assert_only_grazed(shape, grid, window, ours != theirs, reach=0.02)
 
 
@@ -166,7 +166,7 @@ def test_all_touched_is_every_pixel_whose_inside_is_shared(shape):
     ours = covered(shape, grid, window, all_touched=True)
     columns, rows = np.meshgrid(np.arange(30), np.arange(30))
     pixels = shapely.box(columns, 30 - rows - 1, columns + 1, 30 - rows)
-    # GDAL takes edges that leave a column or a row by less than a hundredth of a pixel for upright or level.
+    # Because GDAL takes an edge that leaves a column or row by less than a hundredth of a pixel for straight.
     assert ours[shapely.area(shapely.intersection(pixels, shape)) > 0.01].all()
     assert not ours[shapely.area(shapely.intersection(pixels, shape.buffer(0.01))) == 0].any()
 
@@ -184,7 +184,7 @@ def test_all_touched_of_an_aligned_rectangle_adds_nothing():
 
 @st.composite
 def rings(draw, coordinate):
-    """A polygon without holes whose vertices are those drawn: a rectangle, a hull or a star."""
+    """Draw a polygon without holes from vertices: a rectangle, a hull or a star."""
     if draw(st.booleans()):
         (left, right), (bottom, top) = (sorted(draw(st.tuples(coordinate, coordinate))) for _ in range(2))
         ring = shapely.box(left, bottom, right, top)
@@ -216,7 +216,7 @@ def drawn_vertices(draw, coordinate):
     return shape
 
 
-# Whole numbers put vertices on corners of pixels and edges along borders, halves put both on centres.
+# Whole numbers put vertices on corners of pixels and edges on borders; halves put both on centres.
 whole = st.integers(-8, 34).map(float)
 half = st.integers(-16, 68).map(lambda value: value / 2)
 near = st.integers(3, 21).map(float)
@@ -228,9 +228,9 @@ def test_all_touched_on_corners_and_borders_is_rasterios(shape):
     grid, window = grid_of(60, 60, origin=(-16.0, 42.0)), Window(col_off=16, row_off=18, width=24, height=24)
     ours = covered(shape, grid, window, all_touched=True)
     theirs = rasterio_mask(shape, grid, window, all_touched=True)
-    # GDAL's own answer differs by the window where an edge leaves it, and where rounding decides.
+    # GDAL's own answer depends on the window where an edge leaves it, and on rounding.
     wider = rasterio_mask(shape, grid, grid.whole, all_touched=True)[window.slices]
-    # By rounding, too, it takes some pixels that an edge passes at a corner.
+    # By rounding GDAL also counts some pixels that an edge passes at a corner.
     assert_only_grazed(shape, grid, window, (ours != theirs) & (ours != wider), reach=1e-9)
 
 
@@ -241,7 +241,7 @@ def test_all_touched_with_holes_and_parts_is_rasterios(shape):
     ours = covered(shape, grid, window, all_touched=True)
     theirs = rasterio_mask(shape, grid, window, all_touched=True)
     wider = rasterio_mask(shape, grid, grid.whole, all_touched=True)[window.slices]
-    # Vertices a hundredth of a pixel apart, or a ten-thousandth from a border, fall either way.
+    # Pixels at vertices a hundredth of a pixel apart, or a ten-thousandth from a border, may count or not.
     assert_only_grazed(shape, grid, window, (ours != theirs) & (ours != wider), reach=0.02)
 
 

@@ -1,4 +1,4 @@
-"""How a file of a workspace comes into its place: written beside, and put there in one step.
+"""Write files of a workspace beside their place, and put them there in one step.
 
 A file is written on a local disk first and then put in place: renamed over the old one, or uploaded as one object. (An
 object store's own output stream would publish what was written so far when it fails.) On a disk the file is synced
@@ -27,13 +27,14 @@ from rasteret_assets.storage.workspace import disk
 from rasteret_assets.storage.workspace.conditional import open_conditional
 
 _WRITING: Final = ".writing"
-# Stages whose files keep what grants access: rows as they came, and what is made of them to fetch headers.
+# Stages whose files hold addresses with what grants access: the provider's rows, and the tables from which headers are
+# fetched.
 _PRIVATE: Final = frozenset({RAW, NORMALIZED, REJECTED, HEADERS})
 _PIECE_BYTES: Final = 8 * 1024 * 1024
-#: Bytes of an object that are asked for when it is opened: one that is no larger comes with that one request, where
-#: pyarrow takes three (size, end, content).
+#: Bytes that are asked for when an object is opened, so that a small object takes one request, where pyarrow makes
+#: three (size, end, content).
 _OPENED_BYTES: Final = 2**20
-# What a killed process left behind is taken away once nobody can be writing it any more.
+# Seconds after which a file that a killed process left is deleted, because no process can still be writing it.
 _ABANDONED_AFTER_S: Final = 24 * 3600
 
 
@@ -45,7 +46,7 @@ class WrittenFile(NamedTuple):
 
 
 class FileWriter:
-    """Count the rows of a file that is written batch by batch, and hold its size and digest at the end."""
+    """Counts the rows of a file that is written batch by batch, and has its size and digest at the end."""
 
     def __init__(self) -> None:
         self._written: WrittenFile | None = None
