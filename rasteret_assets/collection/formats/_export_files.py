@@ -1,4 +1,4 @@
-"""Files of partitions that are written side by side, in a bounded number of bytes."""
+"""Write the files of partitions side by side, in a bounded number of bytes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class PartitionFiles:
             self._write(max(self._bytes, key=self._bytes.__getitem__))
 
     def _write(self, key: str, *, whole: bool = True) -> None:
-        """Write what waits for a file; with ``whole=False`` without the rows that do not make a row group yet."""
+        """Write the rows that wait for a file; with ``whole=False`` only those that make a whole row group."""
         pieces, self._waiting[key] = self._waiting[key], []
         self._bytes[key] = 0
         groups = list(row_groups(pieces, group_rows(self._facts[key].rows)))
@@ -93,7 +93,7 @@ class PartitionFiles:
         return self._writers[key]
 
     def _finish(self) -> None:
-        """Bring the files to the disk, and compare what was written with what was counted."""
+        """Close and sync the files, and compare the rows written with the rows counted."""
         for key, path in self._paths.items():
             if self._rows[key] != self._facts[key].rows:
                 raise CollectionError(

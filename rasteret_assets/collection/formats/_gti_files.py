@@ -1,4 +1,4 @@
-"""What GDAL is told of the files of one band: where each lies, and how its pixels are stored, as the headers say it."""
+"""Tell GDAL of the files of one band, from their headers: where each lies, and how its pixels are stored."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _COLOURS: Final = ("red", "green", "blue")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Storage:
-    """How the pixels of one band are stored, in as many files as share it.
+    """The storage of the pixels of one band, which many files share.
 
     Args:
         dtype: type of a sample, in native byte order.
@@ -64,7 +64,7 @@ class Storage:
 
     @property
     def choice(self) -> str:
-        """Bands that GDAL's ``vrt://`` takes of the file; empty where the file can be read as it is.
+        """Return the bands that GDAL's ``vrt://`` takes of the file; empty where the file can be read as it is.
 
         A tile index reads the first bands of a file, and hides what an alpha band hides even where there is nodata,
         which GDAL itself and this package let go before alpha.
@@ -144,7 +144,7 @@ def files_of(collection: RecordTable, band: str) -> BandFiles:
 
 
 def _leaves(table: pa.Schema, band: str) -> dict[str, tuple[str, ...]]:
-    """The fields that are read; headers of older collections lack some."""
+    """Return the fields that are read; headers of older collections lack some."""
     column = schema.band_column(band)
     leaves = leaves_of(table, [band])
     leaves |= {
@@ -159,7 +159,7 @@ def _leaves(table: pa.Schema, band: str) -> dict[str, tuple[str, ...]]:
 
 
 def _columns(table: pa.Table, band: str, storages: dict[tuple[str, ...], tuple[int, Storage]]) -> pa.Table:
-    """Locations, kinds and cloud cover of some rows, all of which have a header; new kinds are added."""
+    """Return locations, kinds and cloud cover of rows that have a header; new kinds are added to ``storages``."""
     numbers, firsts = _distinct(table, band)
     kinds = []
     for first in firsts:  # of many rows few differ in how they are stored
@@ -195,7 +195,7 @@ def _distinct(table: pa.Table, band: str) -> tuple[npt.NDArray[np.intp], list[in
 
 
 def _values(row: pa.Table, band: str) -> dict[str, Any]:
-    """What the header of one row says of its pixels, with TIFF's defaults."""
+    """Return what the header of one row says of its pixels, with TIFF's defaults."""
     column = schema.band_column(band)
 
     def value(name: str, default: Any = None) -> Any:
@@ -233,7 +233,7 @@ def _storage(values: Mapping[str, Any], record: str, band: str) -> Storage:
 
 
 def _colour(photometric: int | None, band_index: int, alpha: int | None) -> str:
-    """GDAL's name of what a band shows."""
+    """Return GDAL's name of what a band shows."""
     if band_index == alpha:
         return "alpha"
     if photometric in (_RGB, _YCBCR) and band_index < len(_COLOURS):
@@ -242,7 +242,7 @@ def _colour(photometric: int | None, band_index: int, alpha: int | None) -> str:
 
 
 def _locations(table: pa.Table, choices: pa.Array, band: str) -> pa.Array:
-    """Where GDAL finds the files of some rows, without what would grant access to them.
+    """Return where GDAL finds the files of some rows, without anything that grants access to them.
 
     Args:
         table: rows with their addresses.

@@ -1,4 +1,4 @@
-"""What Icechunk has to know of the files behind chunks: where each lies, and by what a replaced one is told.
+"""Describe the files behind chunks to Icechunk: where each lies, and how a replaced file is noticed.
 
 Icechunk reads addresses as URLs, whose query it leaves out, and hands a tag to the store without its quotation marks:
 object stores of S3 understand that, web servers (RFC 9110, 8.8.3) and its own reader of local files do not. So a tag is
@@ -63,7 +63,7 @@ def location_of(href: str, where: str) -> str:
 
 
 def _escaped(key: str) -> str:
-    """A key or path as part of a URL, in which these characters mean something else."""
+    """Return a key or path as part of a URL: characters that have a meaning there are escaped."""
     return key.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
 
 
@@ -111,7 +111,7 @@ def prefixes_of(hrefs: Iterable[pa.Array]) -> list[str]:
 
 
 def _common(folders: Sequence[Path]) -> list[str]:
-    """The prefix of the deepest folder that holds all of some; where that is the root, one for each of its folders."""
+    """Return the prefix of the deepest folder that holds all ``folders``; for the root, those of its folders."""
     if not folders:
         return []
     common = os.path.commonpath(folders)

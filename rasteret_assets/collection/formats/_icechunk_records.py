@@ -1,4 +1,4 @@
-"""Which records a repository does not hold yet: told by small columns, without a tile table.
+"""Find the records that a repository does not hold yet, by small columns, without a tile table.
 
 The version of a record's files is a hash of their addresses, tags, times of change and sizes, of the record's datetime,
 and of the scales that STAC states. A group of the repository keeps it beside the ids, and tells by it whether a record
@@ -78,16 +78,16 @@ class NewRecords:
 
     @property
     def total(self) -> int:
-        """N."""
+        """Return N, the number of records."""
         return int(self.table.num_rows)
 
     def hrefs(self) -> Iterator[pa.Array]:
-        """Addresses of the files, without anything that grants access: a string array for each band."""
+        """Yield a string array for each band: addresses of its files, without anything that grants access."""
         for band in self.versions:
             yield self.table[f"{_HREF}:{band}"].combine_chunks()
 
     def versions_of(self, bands: tuple[str, ...]) -> Hashes:
-        """Versions of the files of some bands, uint64 ``[N]``."""
+        """Return versions of the files of some bands, uint64 ``[N]``."""
         if bands not in self._joined:
             self._joined[bands] = join_versions(self.versions, bands)
         return self._joined[bands]
@@ -124,8 +124,8 @@ def find_new(collection: RecordTable, bands: Sequence[str], groups: str, written
         written: what the repository holds.
 
     Raises:
-        WindowError: if there is no record.
-        CollectionError: if there is no such column, or a file of the collection cannot be read.
+        WindowError: if no record meets the filters.
+        CollectionError: if the collection lacks the column ``groups``, or one of its files cannot be read.
     """
     small = _leaves(collection.schema, bands, groups)
     everything = small | record_leaves(collection.schema, bands, scaled=True)
@@ -153,7 +153,7 @@ def find_new(collection: RecordTable, bands: Sequence[str], groups: str, written
 
 
 def _leaves(table: pa.Schema, bands: Sequence[str], groups: str) -> dict[str, tuple[str, ...]]:
-    """The small fields that tell a record's files, and the one that begins the names of groups."""
+    """Return the small fields that tell a record's files, and the field that begins the names of groups."""
     stac = record_leaves(table, bands, scaled=True)
     leaves = {name: path for name, path in stac.items() if len(path) > 2 and path[2] in SCALING_FIELDS}
     leaves |= {name: (name,) for name in (schema.ID, schema.DATETIME)}
@@ -170,7 +170,7 @@ def _leaves(table: pa.Schema, bands: Sequence[str], groups: str) -> dict[str, tu
 
 
 def _part(places: npt.NDArray[np.int64], table: pa.Table, bands: Sequence[str], leaves: Leaves) -> pa.Table:
-    """Columns of some rows: place, id, datetime, label, addresses, and which version of each file they have."""
+    """Return columns of some rows: place, id, datetime, label, and address and version of each file."""
 
     def column(name: str) -> pa.Array:
         return (table[name].combine_chunks() if name in leaves else pa.nulls(len(places))).cast(pa.string())

@@ -1,4 +1,4 @@
-"""The Icechunk repository that is written to: opened or made, and told under which prefixes files lie."""
+"""Open or make the Icechunk repository that a call writes to, and name the prefixes under which files lie."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Repository:
 
     @property
     def containers(self) -> set[str]:
-        """Prefixes under which the repository reads files."""
+        """Return the prefixes under which the repository reads files."""
         return set() if self._opened is None else set(self._opened.config.virtual_chunk_containers or {})
 
     @property
@@ -73,7 +73,7 @@ class Repository:
         """Make the repository if it does not exist, and let it read files under some prefixes.
 
         Args:
-            prefixes: of addresses; those that a container of the repository's own covers are left to it.
+            prefixes: of addresses; a prefix that a container of the repository covers already gets no other one.
             tiles: of a typical record, which decide how many records share a manifest.
             is_new: whether the repository holds no records yet, so that this may still be decided.
 
@@ -120,7 +120,7 @@ class Repository:
         self._session = self._opened.writable_session(self._own_branch)
 
     def commit(self, message: str) -> str:
-        """Publish what was written, all at once; return the id of the snapshot.
+        """Publish everything that the call wrote, at once; return the id of the snapshot.
 
         Raises:
             CollectionError: if somebody else committed meanwhile.
@@ -141,7 +141,7 @@ class Repository:
         return snapshot
 
     def close(self) -> None:
-        """Delete the branch of what was set aside."""
+        """Delete the branch of the call, where it needed one."""
         if self._own_branch is not None:
             self._opened.delete_branch(self._own_branch)
             self._own_branch = None
@@ -154,7 +154,7 @@ def _conflict() -> CollectionError:
 
 
 def open_repository(icechunk: Any, store: Any) -> Repository:
-    """Open a repository where there is one.
+    """Open a repository, or prepare to make it where it does not exist.
 
     Args:
         icechunk: the package.

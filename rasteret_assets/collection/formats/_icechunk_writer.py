@@ -1,4 +1,4 @@
-"""Rows of groups, and the references of their tiles."""
+"""Write rows of groups, and the references of their tiles."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Writer:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The fields of ``IcechunkReport`` that say what was written."""
+        """Return the fields of ``IcechunkReport`` that count what the call wrote."""
         rewritten = {record for _, record in self._rewritten}
         moved = {record for _, record in self._new.replaced - self._rewritten} & self._appended
         return {
@@ -96,7 +96,7 @@ class Writer:
                 self._appended.add(member.record.id)
 
     def _held(self, name: str) -> tuple[dict[str, int], Any]:
-        """Where the records stand that the repository held of a group before this call, and their versions."""
+        """Return the positions of the records that a group held before this call, and their versions."""
         if name not in self._written:
             return {}, ()
         one = self._written[name]

@@ -1,4 +1,4 @@
-"""How the tiles of a GeoTIFF are read as chunks of a Zarr array: the codecs that undo what a header says, as JSON.
+"""Describe the codecs, as JSON, by which Zarr reads the tiles of a GeoTIFF as chunks of an array.
 
 A chunk is a tile as it is stored, so its codecs are those of TIFF. Those that stock zarr-python has are preferred
 (``bytes``, ``transpose``, ``zstd``, ``numcodecs.zlib``, ``numcodecs.lzma``); LZW, PackBits and both predictors take

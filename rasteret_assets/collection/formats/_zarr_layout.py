@@ -1,4 +1,4 @@
-"""Which records share arrays: those whose files lie on one grid and store their pixels in one way.
+"""Group records that share arrays: their files lie on one grid and store pixels in one way.
 
 An array of Zarr's has one shape, one type, one chain of codecs and one value without data, and files may differ in any
 of them from record to record. Records are therefore put into groups. The name of a group is made of what its files have
@@ -34,7 +34,7 @@ _HASH_DIGITS: Final = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArrayLayout:
-    """What the files behind one array have in common.
+    """The properties that the files behind one array share.
 
     Args:
         name: of the array: the band, or :data:`IMAGE`.
@@ -43,7 +43,7 @@ class ArrayLayout:
         dtype: numpy's name of the type of a sample.
         codecs: the chain of codecs of every level, as JSON: what zarr's ``create_array`` calls filters, serializer and
             compressors.
-        nodata: value without data, as text; None where there is none.
+        nodata: value of pixels without data, as text; None for a file that has no such value.
         scale: factor that makes a pixel a physical value.
         offset: what is added then.
         tiles: (rows, columns) of a tile of every level.
@@ -62,7 +62,7 @@ class ArrayLayout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupLayout:
-    """What the records of one group have in common.
+    """The properties that the records of one group share.
 
     Args:
         label: first part of the group's name.
@@ -80,18 +80,18 @@ class GroupLayout:
 
     @property
     def digest(self) -> str:
-        """Hash of all of it, the same in every process."""
+        """Return a hash of the layout, the same in every process."""
         return _digest(self)
 
     @property
     def name(self) -> str:
-        """Name of the group: label, size of a pixel, hash."""
+        """Return the name of the group: label, size of a pixel, hash."""
         text = f"{self.label}_{self.grid[0]}_{self.digest[:_HASH_DIGITS]}"
         return re.sub(r"[^A-Za-z0-9_.+-]", "-", text).lstrip("._")
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Names of the collection's bands that the group holds."""
+        """Return the names of the collection's bands that the group holds."""
         return tuple(band for array in self.arrays for band in array.bands)
 
 
@@ -111,7 +111,7 @@ class Member:
 
     @property
     def grid(self) -> Grid:
-        """The pixel grid of the full image."""
+        """Return the pixel grid of the full image."""
         return self.files[0][0].grid
 
 
@@ -207,7 +207,7 @@ def _levels(header: BandHeader) -> tuple[tuple[int, int], ...]:
 
 
 def _sample_names(named: Sequence[tuple[str, BandHeader]]) -> list[str]:
-    """Names of all samples of a file, by those of its bands that the collection has."""
+    """Return the names of all samples of a file; bands of the collection have their own."""
     header = named[0][1]
     names = [f"sample_{index}" for index in range(header.samples)]
     if header.alpha is not None:
@@ -218,7 +218,7 @@ def _sample_names(named: Sequence[tuple[str, BandHeader]]) -> list[str]:
 
 
 def _same_grid(grid: Grid) -> tuple[str, ...]:
-    """Texts that are equal for grids whose pixels coincide: files state origins with more or fewer digits."""
+    """Return texts that are equal for grids whose pixels coincide, whatever digits files state origins with."""
     scales = f"{grid.scale_x:.9g}", f"{grid.scale_y:.9g}"
     corner = f"{grid.origin_x / grid.scale_x:.2f}", f"{grid.origin_y / grid.scale_y:.2f}"
     return f"{abs(grid.scale_x):.9g}", *scales, *corner
@@ -230,5 +230,5 @@ def _crs_label(crs: str) -> str:
 
 
 def nodata_of(layout: ArrayLayout) -> Any:
-    """Return the value without data in the type of the array; None where there is none."""
+    """Return the value of pixels without data in the type of the array; None for an array without one."""
     return None if layout.nodata is None else np.dtype(layout.dtype).type(layout.nodata)

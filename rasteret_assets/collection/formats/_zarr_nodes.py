@@ -1,4 +1,4 @@
-"""The groups, arrays and coordinates of a virtual Zarr store: how they are made, and how records are appended to them.
+"""Make the groups, arrays and coordinates of a virtual Zarr store, and append records to them.
 
 A group holds the subgroup ``full`` and one for each overview, ``overview_1`` and so on, side by side, because xarray's
 ``open_datatree`` admits no subgroup whose x and y differ from its parent's. Each is a dataset by the CF conventions
@@ -42,7 +42,7 @@ _OWN: Final = "rasteret_assets"
 #: Records in a chunk of the coordinates along time.
 _TIMES_AT_ONCE: Final = 1024
 
-#: Names under which virtual-tiff registers codecs, by those that it writes.
+#: The name under which virtual-tiff registers a codec, by the name that it writes.
 _REGISTERED: Final = {"HorizontalDeltaCodec": "virtual_tiff.HorizontalDeltaCodec"}
 
 _MULTISCALES: Final = {
@@ -104,7 +104,7 @@ def open_group(root: Any, member: Member) -> Any:
 
 
 def _array_paths(layout: GroupLayout) -> list[str]:
-    """Paths of all arrays of tiles within a group."""
+    """Return the paths of all arrays of tiles within a group."""
     return [f"{name}/{array.name}" for name in level_names(layout) for array in layout.arrays]
 
 
@@ -115,7 +115,7 @@ def _name_codecs(document: dict[str, Any]) -> None:
 
 
 def _change_documents(group: Any, paths: Sequence[str], change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the metadata documents of arrays, as Zarr v3 names them, without a look at their codecs."""
+    """Change the metadata documents of arrays, as Zarr v3 names them; their codecs are not loaded."""
     buffers = importlib.import_module("zarr.buffer.cpu").buffer_prototype
 
     async def rewrite(path: str) -> None:
@@ -172,12 +172,12 @@ def rewrite_row(group: Any, member: Member, version: np.uint64, position: int) -
 
 
 def _moments(members: Sequence[Member]) -> npt.NDArray[np.int64]:
-    """Datetimes as microseconds since 1970, and the least number for undated records, which xarray reads as NaT."""
+    """Return datetimes in microseconds since 1970; undated records get the least number, NaT for xarray."""
     return instants([member.record.moment for member in members]).astype(np.int64)
 
 
 def _multiscales(layout: GroupLayout) -> dict[str, Any]:
-    """The levels as the convention for multiscales lists them, with scales of (y, x)."""
+    """Return the levels as the convention for multiscales lists them, with scales of (y, x)."""
     rows, columns = layout.levels[0]
     listed: list[dict[str, Any]] = []
     for name, (height, width) in zip(level_names(layout), layout.levels, strict=True):
@@ -233,7 +233,7 @@ def _create_array(node: Any, layout: GroupLayout, array: ArrayLayout, level: int
 
 
 def _fill_value(nodata: Any) -> int | str:
-    """The attribute by which xarray tells pixels without data: of floats the eight bytes of a double, as base64."""
+    """Return the attribute that tells xarray nodata: of floats the eight bytes of a double, as base64."""
     if np.issubdtype(type(nodata), np.integer):
         return int(nodata)
     return base64.standard_b64encode(struct.pack("<d", float(nodata))).decode()

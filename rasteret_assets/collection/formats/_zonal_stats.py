@@ -1,4 +1,4 @@
-"""Statistics of pixels under polygons by exactextract, fed with what this package reads. Imports exactextract.
+"""Let exactextract summarize pixels that this package reads. Imports exactextract.
 
 Pixels without data are NaN, or a number that no pixel has: exactextract (0.3) loses the masks of masked arrays where
 the grid of a raster and that of a polygon differ by rounding, and counts what they hide
@@ -23,7 +23,7 @@ from shapely.geometry.base import BaseGeometry
 from rasteret_assets.collection.areas.grid import Grid, Window
 from rasteret_assets.errors import SpecError
 
-#: Returns the pixels of a window, masked where there is no data.
+#: Returns the pixels of a window; pixels without data are masked.
 ReadWindow = Callable[[Window], npt.NDArray[Any]]
 
 
@@ -134,7 +134,7 @@ def _without_mask(pixels: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray
 
 
 class _Zones(FeatureSource):  # type: ignore[misc]
-    """Polygons, one after the other."""
+    """Polygons that exactextract takes one after the other."""
 
     def __init__(self, zones: Sequence[BaseGeometry]) -> None:
         super().__init__()
@@ -171,21 +171,21 @@ class _Values(Feature):  # type: ignore[misc]
         return list(self.values)
 
     def set_geometry(self, wkb: bytes) -> None:
-        """Take no geometry: it is that of the zone."""
+        """Ignore the geometry, because the zone has it."""
 
     def set_geometry_format(self) -> str:
         return "wkb"
 
 
 class _Rows(Writer):  # type: ignore[misc]
-    """What was found, in the order of the polygons."""
+    """Statistics that exactextract hands over, in the order of the polygons."""
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[Mapping[str, Any]] = []
 
     def add_operation(self, operation: Operation) -> None:
-        """Take note of nothing: values come by name."""
+        """Ignore the columns, because values come by name."""
 
     def write(self, feature: Any) -> None:
         found = _Values()

@@ -1,4 +1,4 @@
-"""Records as a collection of their own: the files of a published one, written from the rows of another.
+"""Write records as a collection of their own: the files of a published one, from the rows of another.
 
 The rows stream: what they hold in common is gathered from their small columns first, because it stands in the footers,
 and then they are written to the files of their partitions, side by side. All lies in a folder beside the target, which
@@ -124,7 +124,7 @@ def _file(folder: Path, key: str, by: PartitionBy | None) -> Path:
 
 
 def _gather(collection: Exported, by: PartitionBy | None, name: str) -> dict[str, PublishedFacts]:
-    """What is true of the rows of each file, by partition key: undated ones last."""
+    """Return the facts of the rows of each file by partition key, undated ones last."""
     facts: dict[str, PublishedFacts] = {}
     columns = {column: pc.field(column) for column in _LIGHT if column in collection.schema.names}
     own_collection = name if is_stac(collection.schema) else None
@@ -136,7 +136,7 @@ def _gather(collection: Exported, by: PartitionBy | None, name: str) -> dict[str
 
 
 def _split(table: pa.Table, by: PartitionBy | None) -> Iterator[tuple[str, pa.Table]]:
-    """Rows by partition key, in their order."""
+    """Yield rows by partition key, in their order."""
     if by is None:
         yield _WHOLE, table
         return
@@ -147,7 +147,7 @@ def _split(table: pa.Table, by: PartitionBy | None) -> Iterator[tuple[str, pa.Ta
 
 
 def _together(keys: list[str]) -> Iterator[list[str]]:
-    """Partitions whose files are written side by side, undated ones by themselves."""
+    """Yield partitions whose files are written side by side, undated ones by themselves."""
     dated = [key for key in keys if key != schema.UNDATED]
     for first in range(0, len(dated), _FILES_AT_ONCE):
         yield dated[first : first + _FILES_AT_ONCE]
@@ -180,7 +180,7 @@ def _rows(collection: Exported, keys: list[str], by: PartitionBy | None) -> Iter
 
 
 def _of_period(collection: Exported, keys: list[str], by: PartitionBy | None) -> Exported:
-    """The records between the first and the last of some partitions, so that no file of another time is read."""
+    """Return the records of the time of some partitions, so that no file of another time is read."""
     if by is None:
         return collection
     if keys == [schema.UNDATED]:
@@ -191,7 +191,7 @@ def _of_period(collection: Exported, keys: list[str], by: PartitionBy | None) ->
 
 
 def _as_binary(table: pa.Table) -> pa.Table:
-    """Rows with footprints as bytes, however they are stored."""
+    """Return rows with footprints as bytes, whatever type they are stored in."""
     position = table.schema.get_field_index(schema.GEOMETRY)
     column = table.column(position)
     if isinstance(column.type, pa.ExtensionType):
@@ -200,7 +200,7 @@ def _as_binary(table: pa.Table) -> pa.Table:
 
 
 def _put(beside: Path, target: Path, aside: Path) -> None:
-    """Give what was written its name; what had the name is moved aside."""
+    """Rename the written files to their place, and move aside whatever had that name."""
     is_replaced = os.path.lexists(target) and (beside.is_dir() or target.is_dir())
     if is_replaced:
         target.rename(aside)

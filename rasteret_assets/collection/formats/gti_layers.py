@@ -1,4 +1,4 @@
-"""The layers of a tile index: what GDAL would open files to learn of each, from their headers in the index."""
+"""Describe the layers of a tile index from headers in the index, for which GDAL would open files otherwise."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def layers_of(
         is_chosen: whether a band without a single header is an error; else it is left out, unless all are.
 
     Raises:
-        WindowError: if there is no layer, or a raster has no CRS that is known.
+        WindowError: if no layer has a file, or the CRS of a raster is unknown.
         CollectionError: as :func:`files_of`.
     """
     taken: set[str] = set()
@@ -87,7 +87,7 @@ def layers_of(
 
 
 def _crs_of(files: BandFiles) -> dict[tuple[int, ...], str]:
-    """CRSs of the files, by the positions of their names; a CRS may be written in several ways."""
+    """Return the CRSs of the files by the positions of their names; a CRS may be written in several ways."""
     known: dict[str, tuple[str, tuple[int, ...]]] = {}
     rasters = files.rasters
     for code, first in zip(*np.unique(rasters.crs, return_index=True), strict=True):
@@ -152,7 +152,7 @@ class _Grid:
 
     @classmethod
     def of(cls, grids: npt.NDArray[np.float64], bounds: npt.NDArray[np.float64]) -> _Grid:
-        """The grid of the smallest pixels, as far as all rasters reach."""
+        """Return the grid of the smallest pixels, as far as all rasters reach."""
         finest = int(np.argmin(np.abs(grids[:, 0] * grids[:, 2])))
         width, height = abs(float(grids[finest, 0])), abs(float(grids[finest, 2]))
         x, y = float(bounds[finest, 0]), float(bounds[finest, 3])
@@ -170,7 +170,7 @@ class _Grid:
         )
 
     def count_apart(self, grids: npt.NDArray[np.float64], bounds: npt.NDArray[np.float64]) -> int:
-        """Number of rasters whose pixels do not coincide with those of the grid."""
+        """Return the number of rasters whose pixels do not coincide with those of the grid."""
         width, height = self.resolution
         corners = np.column_stack([(bounds[:, ::2] - self.left) / width, (self.top - bounds[:, 1::2]) / height])
         ratios = np.abs(grids[:, ::2]) / np.array([width, height])
@@ -181,7 +181,7 @@ class _Grid:
 
 
 def _metadata(layer: TileIndexLayer, grid: _Grid, storages: Sequence[Storage]) -> dict[str, str]:
-    """What the driver would open files to learn."""
+    """Return the metadata of a layer, for which the driver would open files otherwise."""
     items = {
         "RESX": repr(grid.resolution[0]),
         "RESY": repr(grid.resolution[1]),

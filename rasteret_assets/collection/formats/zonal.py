@@ -1,4 +1,4 @@
-"""Statistics of the pixels under areas, as one Arrow table.
+"""Summarize the pixels under areas, as one Arrow table.
 
 Pixels count by the part of them that an area covers, as exactextract computes it. Records stream out of the table, and
 the windows of their areas are read together, as many as fit into a number of bytes; a larger window is read piece by
@@ -70,12 +70,12 @@ class _Zone:
 
     @property
     def is_large(self) -> bool:
-        """Whether the window is read piece by piece."""
+        """Tell whether the window is read piece by piece."""
         return self.window.width * self.window.height > _LARGE
 
     @property
     def size(self) -> int:
-        """Bytes of its pixels, as they are held while others are read."""
+        """Return the bytes that the pixels of the window take in memory."""
         if self.is_large:
             return 0
         return self.window.width * self.window.height * (self.header.dtype.itemsize + 1)
@@ -89,7 +89,7 @@ def summarize_areas(
     ops: str | Sequence[str],
     arguments: Mapping[str, Any],
 ) -> pa.Table:
-    """Statistics of pixels under areas; the rest of the arguments, result and errors as ``Collection.zonal`` says.
+    """Return statistics of pixels under areas; other arguments, result and errors as ``Collection.zonal`` says.
 
     Args:
         table: the records.
@@ -126,7 +126,7 @@ def summarize_areas(
 
 
 def _refuse_taken(names: Sequence[str], columns: pa.Table | None) -> None:
-    """Refuse columns of the result that are there twice."""
+    """Refuse a result that has two columns of one name."""
     own = {"record_id", "datetime", "collection", "geometry_id", "band", "raster_crs"}
     if taken := sorted(own.intersection(names)):
         raise SpecError(
@@ -139,7 +139,7 @@ def _refuse_taken(names: Sequence[str], columns: pa.Table | None) -> None:
 def _zones(
     table: RecordTable, areas: Sequence[Area], bands: Sequence[str], options: ReadOptions
 ) -> Iterator[_Zone]:  # fmt: skip
-    """Every area on every raster that it reaches: record by record, in the order of the table, band by band."""
+    """Yield every area on every raster that it reaches: by record, in the order of the table, then by band."""
     shapes, unplaced = place(areas)
     near = table.where(query.bbox_meets(shapes))
     batches = scan(
@@ -155,7 +155,7 @@ def _zones(
 def _reached(
     records: list[Record], areas: Sequence[Area], unplaced: dict[int, WindowError]
 ) -> Iterable[Record]:  # fmt: skip
-    """The records, without areas that have no place in lon/lat and do not reach the raster."""
+    """Return the records, each with the areas that reach its raster."""
     if not unplaced:
         return records
 
@@ -192,7 +192,7 @@ class _Reader:
     backend: StorageBackend
 
     def summarize(self, zones: Sequence[_Zone], ops: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Values by column for each zone; the windows of all are read together, but for large ones."""
+        """Return values by column for each zone; windows are read together, and large ones by themselves."""
         from rasteret_assets.collection.formats._zonal_stats import summarize  # noqa: PLC0415  (imports exactextract)
 
         small = [zone for zone in zones if not zone.is_large]
@@ -208,11 +208,11 @@ class _Reader:
         return found
 
     def dtype_of(self, header: BandHeader) -> np.dtype[Any]:
-        """Type in which pixels of a band are read."""
+        """Return the type in which pixels of a band are read."""
         return self.options.read_type([header.sample_type])
 
     def read(self, zones: Sequence[_Zone]) -> list[npt.NDArray[Any]]:
-        """The pixels of the windows of some zones, masked where there is no data."""
+        """Return the pixels of the windows of some zones; pixels without data are masked."""
         planes = [self._plane(zone) for zone in zones]
         if planes:
             fill(planes, self.bands, self.backend, self.options)
@@ -244,7 +244,7 @@ class _Held:
     held: Mapping[Window, npt.NDArray[Any]]
 
     def window(self, window: Window) -> npt.NDArray[Any]:
-        """The pixels of a window, masked where there is no data."""
+        """Return the pixels of a window; pixels without data are masked."""
         if (same := self.held.get(window)) is not None:
             return same
         for known, pixels in self.held.items():
@@ -259,7 +259,7 @@ class _Held:
 def _rows(
     zones: Sequence[_Zone], found: Sequence[Mapping[str, Any]], names: Sequence[str], bands: Sequence[str]
 ) -> pa.Table:  # fmt: skip
-    """Rows of the result for some zones, with the rank of the band to sort by."""
+    """Return rows of the result for some zones, with the rank of the band to sort by."""
     records = [zone.record for zone in zones]
     columns = {
         "record_id": pa.array([record.id for record in records], pa.string()),
@@ -275,7 +275,7 @@ def _rows(
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
-    """Values of one operation: numbers, or lists of numbers; null where there is none, and for NaN."""
+    """Return values of one operation: numbers, or lists of numbers; null for a missing value and for NaN."""
     if any(isinstance(value, np.ndarray) for value in values):
         kind = pa.from_numpy_dtype(np.result_type(*{value.dtype for value in values if value is not None}))
         return pa.array(values, pa.list_(kind))
@@ -285,7 +285,7 @@ def _column(values: Sequence[Any]) -> pa.Array:
 
 
 def _sorted(parts: Sequence[pa.Table], columns: pa.Table | None) -> pa.Table:
-    """The rows by datetime and id of the record, undated ones last, then area and band; with the areas' columns."""
+    """Return the rows by datetime and id, undated ones last, then area and band; with the areas' columns."""
     table = pa.concat_tables(parts, promote_options="permissive")
     keys = [(name, "ascending", "at_end") for name in ("datetime", "record_id", "geometry_id", _RANK)]
     table = table.take(pc.sort_indices(table, sort_keys=keys)).drop_columns([_RANK])
