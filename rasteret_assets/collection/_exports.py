@@ -25,7 +25,7 @@ from rasteret_assets.collection.pixels.read_options import (
     read_options,
     takes,
 )
-from rasteret_assets.collection.pixels.record_table import known_bands
+from rasteret_assets.collection.pixels.record_table import checked_bands
 from rasteret_assets.collection.record_query import RecordQuery
 from rasteret_assets.inputs import AreasLike, CRSLike
 from rasteret_assets.partitions import PartitionBy
@@ -128,8 +128,9 @@ class Exports(RecordQuery):
         modified.
 
         Addresses are written as the collection publishes them, without anything that grants access; readers name what
-        they may read, and bring credentials, with ``authorize_virtual_chunk_access``. Icechunk holds what a commit
-        writes in memory, some 600 bytes for each reference: write many millions of them in several calls.
+        they may read, and bring credentials, with ``authorize_virtual_chunk_access``. Icechunk holds
+        references in memory, some 600 bytes each: at most 500,000 beside those of one batch of headers, then they are
+        written to a branch of their own until the commit.
 
         Args:
             store: a folder, ``s3://bucket/prefix`` or ``gs://bucket/prefix``, or a ``Storage`` or ``Repository`` of
@@ -186,7 +187,7 @@ class Exports(RecordQuery):
 
         given = area_arguments(arguments)
         options = read_options(given)
-        records = list_records(self.subset(**filters_of(given)), known_bands(self, bands), options)
+        records = list_records(self.subset(**filters_of(given)), checked_bands(self, bands), options)
         return CollectionDataset(
             records, Source.of(self, given), options, is_image=is_image, time_series=time_series, transforms=transforms
         )
