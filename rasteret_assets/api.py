@@ -185,7 +185,7 @@ def build(
         workspace_filesystem: pyarrow or fsspec filesystem of the workspace; that of its path when omitted.
         backend: where bytes come from; see :func:`~rasteret_assets.storage.create_backend`.
         force: read the whole table and every header again, and rebuild every partition.
-        revalidate: ask whether the files of known headers have changed, and read those again that have.
+        revalidate: ask whether the files of stored headers have changed, and read the changed files again.
         partitions: keys (such as ``2024-05``, or ``undated``) to build at most; all when omitted.
 
     Raises:

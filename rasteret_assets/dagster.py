@@ -8,8 +8,8 @@ The checks of a project's own are declared by :func:`rasteret_assets.checks.chec
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rasteret_assets.orchestration._component import RasterCollection
 from rasteret_assets.orchestration.asset_specs import stage_spec
-from rasteret_assets.orchestration.component import RasterCollection
 from rasteret_assets.orchestration.definitions import build_definitions, collection_definitions
 from rasteret_assets.orchestration.graph_partitions import partitions_of
 from rasteret_assets.orchestration.graph_resources import (
@@ -21,7 +21,7 @@ from rasteret_assets.orchestration.graph_resources import (
 from rasteret_assets.orchestration.materialize import materialize_collection
 
 if TYPE_CHECKING:
-    from rasteret_assets.orchestration.celery_launcher import WatchfulCeleryRunLauncher
+    from rasteret_assets.orchestration._celery_launcher import WatchfulCeleryRunLauncher
 
 __all__ = [
     "BuildOptions",
@@ -42,4 +42,4 @@ def __getattr__(name: str) -> Any:
     """Import the launcher when it is asked for, because only the extra ``celery`` installs what it needs."""
     if name != "WatchfulCeleryRunLauncher":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("rasteret_assets.orchestration.celery_launcher"), name)
+    return getattr(import_module("rasteret_assets.orchestration._celery_launcher"), name)

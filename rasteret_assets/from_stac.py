@@ -1,4 +1,4 @@
-"""The library's way from a STAC API or a static catalog: a harvest, and a build of what was harvested."""
+"""Build collections from a STAC API or a static catalog: harvest its items, and build from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rasteret_assets.collection.collection import Collection
 from rasteret_assets.collection.load import load
 from rasteret_assets.errors import SpecError
 from rasteret_assets.harvesting.harvest import harvest_items, is_harvested, refuse_failed_windows
-from rasteret_assets.harvesting.report import HarvestReport
+from rasteret_assets.harvesting.harvest_report import HarvestReport
 from rasteret_assets.inputs import FilesystemLike
 from rasteret_assets.progress import harvest_progress
 from rasteret_assets.spec import CloudConfig, CollectionSpec
@@ -25,12 +25,12 @@ def harvest(
 ) -> HarvestReport:
     """Bring the harvested STAC items of a collection up to date, asking only for windows that can have changed.
 
-    They lie in ``<workspace>/<name>_harvest``, one Parquet file per window, which :func:`~rasteret_assets.build` reads
-    as the record table. A file is replaced as a whole, and only where its items changed.
+    Items lie in ``<workspace>/<name>_harvest``, one Parquet file per window, which :func:`~rasteret_assets.build` reads
+    as the record table. A file is replaced as a whole, and only if its items changed.
 
     Args:
         spec: of the collection, with ``harvest`` options.
-        workspace_filesystem: pyarrow or fsspec filesystem of the workspace; that of its path when omitted.
+        workspace_filesystem: pyarrow or fsspec filesystem of the workspace; by default that of its path.
         force: ask for all windows again.
 
     Raises:
@@ -75,14 +75,14 @@ def build_from_stac(
         name: of the collection.
         stac_api: address of the API, or path or address of the catalog.
         collection: id of the STAC collection.
-        data_source: identifier of the provider's product; ``collection`` when omitted.
-        band_map: ``{band: asset}`` to index; every raster asset under its own name when omitted.
+        data_source: identifier of the provider's product; by default ``collection``.
+        band_map: ``{band: asset}`` to index; by default every raster asset under its own name.
         band_index_map: ``{band: 0-based sample}`` where several bands of ``band_map`` are samples of one asset.
         bbox: west, south, east, north in degrees.
         date_range: first and last date, or instants of ISO 8601.
         workspace_dir: folder or URI below which items and collection lie; ``~/rasteret_workspace`` when omitted.
         force: ask for all items and all headers again.
-        max_concurrent: ceiling of header requests in flight.
+        max_concurrent: header requests in flight at most.
         cloud_config: how the provider's objects are reached; its ``url_patterns`` rewrite hrefs too.
         query: of STAC's query extension; only for an API.
         backend: where bytes come from; see :func:`~rasteret_assets.storage.create_backend`.
@@ -90,10 +90,10 @@ def build_from_stac(
 
     Raises:
         SpecError: for arguments that do not fit.
-        HarvestError: if items cannot be had.
-        RecordError: if items break the record contract.
+        HarvestError: if items cannot be harvested.
+        RecordError: if items cannot be normalized.
         BandNotFoundError: if ``band_map`` names an asset that no item has.
-        EnrichmentError: if not one header could be read.
+        EnrichmentError: if no header could be read.
     """
     asked: dict[str, Any] = {
         "stac_catalog" if static_catalog else "stac_api": stac_api, "collections": [collection], "bbox": bbox,

@@ -1,6 +1,6 @@
 """How a collection behaves in the Dagster graph: owners, schedules, and what is expected of new data.
 
-None of it changes what is published, so none of it is part of a collection's content hash.
+These options do not change what is published, so they are not part of a collection's content hash.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 _TEAM = re.compile(r"team:[A-Za-z0-9_-]+")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
-# What Dagster takes for keys and values of tags. It says so only when a code location is loaded, of which then no
-# collection is there; a declaration is refused by itself.
+# Keys and values of tags that Dagster takes. They are checked here, because Dagster refuses them only when a code
+# location is loaded, and then all collections of it are missing.
 _TAG_KEY = re.compile(r"([A-Za-z0-9_.-]{1,63}/)?[A-Za-z0-9_.-]{1,63}", re.ASCII)
 _TAG_KEY_FORM: Final = "write up to 63 letters, digits or _.- with or without a namespace/"
 _KEY_PART: Final = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
@@ -34,7 +34,7 @@ _CRON_PART: Final = re.compile(
 _CRON_WORDS: Final = {"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"}
 
 
-#: Without a user, a query or a fragment, none of which the address of a queue has.
+#: Address of a queue, which has no user, query or fragment.
 _QUEUE: Final = re.compile(r"^https?://[A-Za-z0-9.:-]+/[0-9A-Za-z_./-]+$")
 
 
@@ -53,7 +53,7 @@ def _of_zones(schema: dict[str, Any]) -> None:
     schema["pattern"] = f"^([A-Z][A-Za-z]+/.+|{'|'.join(map(re.escape, plain))})$"
 
 
-# What editors and dg see of a cron expression; the rest is checked when a declaration is read.
+# Form of a cron expression for editors and dg; the rest is checked when a declaration is read.
 _CRON_FORM: Final[dict[str, Any]] = {"pattern": r"^ *(@[A-Za-z]+|[^ ]+( +[^ ]+){4}) *$"}
 
 

@@ -1,6 +1,6 @@
-"""What is seen of long fetches, of headers or of pixels: one bar in a terminal, a log line now and then elsewhere.
+"""Show the progress of harvests, of header fetches and of reads: a bar in a terminal, lines in the log elsewhere.
 
-Both stay silent where a fetch is over before anybody would wonder.
+Fetches of less than :data:`QUIET_SECONDS` show nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rasteret_assets.headers.outcomes import HeaderProgress, ProgressCallback
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-#: Given a partition key, what to call while the partition's headers come in.
+#: Returns the callback for the fetch of a partition, given its key.
 ProgressFactory = Callable[[str], ProgressCallback]
 
-#: Set to 0, it keeps the bar out of a terminal.
+#: Variable of the environment that turns bars off where it is 0.
 PROGRESS_VARIABLE: Final = "RASTERET_ASSETS_PROGRESS"
-#: Builds whose fetches take less time altogether show no bar.
+#: Seconds of fetching from which on a bar is shown.
 QUIET_SECONDS: Final = 0.5
-#: Time between log lines.
+#: Seconds between lines of the log.
 LOG_SECONDS: Final = 5.0
 
 _logger = logging.getLogger("rasteret_assets")
@@ -37,13 +37,13 @@ _logger = logging.getLogger("rasteret_assets")
 def terminal_progress(description: str) -> Iterator[ProgressFactory]:
     """Show the progress of header fetches while the block runs.
 
-    It is a context because whatever ends a build must also give the terminal its cursor back.
+    A context, because whatever ends a build has to give the terminal its cursor back.
 
     Args:
-        description: what comes in, such as ``"headers"``; stands before the partition key.
+        description: of what is fetched, such as ``"headers"``; shown before the partition key.
 
     Yields:
-        What :func:`~rasteret_assets.pipeline.build.build_partitions` takes as ``progress``.
+        The argument ``progress`` of :func:`~rasteret_assets.pipeline.build.build_partitions`.
     """
     watch = _Watch(description, _Bar(description) if _bar_is_wanted() else _Log(description))
     try:
@@ -57,7 +57,7 @@ def read_progress() -> Iterator[Callable[[int, int, int], None]]:
     """Show the progress of a read of pixels while the block runs.
 
     Yields:
-        What to call with the requests that have ended, those of the whole read, and the bytes that have come.
+        A callback for the requests that have ended, all requests of the read, and the bytes that were received.
     """
     with _shown(
         "requests", "pixels: requests", lambda size, seconds: f"{size / 1e6:.0f} MB  {size / 1e6 / seconds:.0f} MB/s"
@@ -73,7 +73,7 @@ def harvest_progress(name: str) -> Iterator[Callable[[int, int, int], None]]:
         name: of the collection.
 
     Yields:
-        What to call with the windows that are done, all windows that are asked for, and the items that have come.
+        A callback for the windows that are done, all windows that are asked for, and the items that were received.
     """
     with _shown(
         "windows", f"{name}: windows", lambda items, seconds: f"{items} items  {items / seconds:.0f}/s"
@@ -83,12 +83,12 @@ def harvest_progress(name: str) -> Iterator[Callable[[int, int, int], None]]:
 
 @contextmanager
 def _shown(what: str, log_name: str, rate: Callable[[int, float], str]) -> Iterator[Callable[[int, int, int], None]]:
-    """Show how many of some things are done, once that takes longer than a moment.
+    """Show how many things are done, once that takes :data:`QUIET_SECONDS`.
 
     Args:
-        what: the things, as the bar names them.
-        log_name: as the log names them, where stderr is not a terminal.
-        rate: says what has come by now, and how fast, from its amount and the seconds it took.
+        what: name of the things in a bar.
+        log_name: name of the things in the log, where stderr is not a terminal.
+        rate: returns a text on the amount that was received, given the amount and the seconds it took.
     """
     started = time.monotonic()
     shown = _ReadBar(what) if _bar_is_wanted() else _ReadLog(log_name)
@@ -150,7 +150,7 @@ def _bar_is_wanted() -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Totals:
-    """What the partitions of a build came to so far; the seconds are those in which any of them was fetched."""
+    """Headers of all partitions of a build so far, and the seconds in which any partition was fetched."""
 
     done: int = 0
     failed: int = 0

@@ -102,11 +102,13 @@ def test_a_partition_of_which_nothing_was_rejected_has_no_rows(built: Path) -> N
         (("--stage", "nothing"), "'nothing' is not one of"),
     ],
 )
-def test_what_is_not_there_is_wrong_usage(built: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_a_missing_partition_or_collection_is_wrong_usage(
+    built: Path, arguments: tuple[str, ...], message: str
+) -> None:
     result = show(built / "scenes.yaml", *arguments)
     assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
 
 
-def test_of_a_collection_that_was_not_built_nothing_is_shown(tmp_path: Path) -> None:
+def test_a_collection_that_was_not_built_is_wrong_usage(tmp_path: Path) -> None:
     result = show(tmp_path / "x_records", "--stage", "collection")
     assert (result.exit_code, "build the collection first" in result.stderr) == (2, True)

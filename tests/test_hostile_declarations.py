@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from rasteret_assets.cli import main
 
 #: What does not end fails.
-LIMIT_S = 60
+LIMIT_S = 300
 
 
 def doubled(first: str, line: str, levels: int = 9) -> str:

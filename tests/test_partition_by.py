@@ -140,7 +140,7 @@ def test_what_is_not_a_key_is_refused(key: str) -> None:
 @pytest.mark.parametrize(
     "folder", ["year=2024/month=05", "year=24/day=3", "year=2024/month=13", "month=5", "year=0", "year=2024/x", ""]
 )
-def test_folders_of_others_are_no_partitions(folder: str) -> None:
+def test_folders_of_other_layouts_are_not_partitions(folder: str) -> None:
     assert partition_of_folder(folder) is None
 
 

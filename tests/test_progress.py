@@ -79,7 +79,7 @@ class Build:
         ) as process:  # fmt: skip
             seen = terminal.read()
             terminal.close()
-            stdout, _ = process.communicate(timeout=30)
+            stdout, _ = process.communicate(timeout=300)
         assert process.returncode == 0, seen
         return stdout, seen
 

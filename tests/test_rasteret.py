@@ -81,7 +81,7 @@ def test_rasteret_reads_the_published_collection(rasteret_python: str, tmp_path:
         str(list(bounds)),
         str(tmp_path / "out.npz"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert '"bands": ["B02"], "name": "shared", "source": "test"' in done.stdout
     with np.load(tmp_path / "out.npz") as out:
@@ -104,7 +104,7 @@ def test_rasteret_opens_partitions_of_every_size(rasteret_python: str, tmp_path:
     pq.write_table(table, tmp_path / "t.parquet")
     build(CollectionSpec.of(path=tmp_path / "t.parquet", name="s2", workspace_dir=tmp_path, partition_by=by))
     command = [rasteret_python, "-c", LIST, str(tmp_path / "s2_records")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"all": ["a", "b", "c"], "evening": ["a"]}
 
@@ -119,6 +119,6 @@ def test_rasteret_opens_an_exported_subset(rasteret_python: str, tmp_path: Path,
     target = tmp_path / ("some.parquet" if by is None else "some")
     whole.subset(date_range="2024").export(target, by)
     command = [rasteret_python, "-c", LIST, str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"all": ["a", "b"], "evening": ["a"]}

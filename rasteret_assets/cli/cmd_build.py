@@ -53,7 +53,7 @@ _COUNTS = ("records", "headers_fetched", "headers_reused", "headers_failed", "re
     "--dry-run", is_flag=True,
     help="Only say what a build would do: which partitions and why, how many headers. Asks no host, publishes nothing.",
 )  # fmt: skip
-@exit_code_option("headers are missing; with --dry-run, where a partition is to be built")
+@exit_code_option("headers are missing or, in a dry run, where a partition is to be built")
 @json_option
 @in_one_line
 def build(

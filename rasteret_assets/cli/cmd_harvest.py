@@ -9,7 +9,7 @@ import click
 from rasteret_assets.cli.common import dagster_instance, in_one_line, json_option, print_json, printable
 from rasteret_assets.cli.location import Location, located
 from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_windows
-from rasteret_assets.harvesting.report import HarvestReport
+from rasteret_assets.harvesting.harvest_report import HarvestReport
 from rasteret_assets.progress import harvest_progress
 from rasteret_assets.spec import CollectionSpec
 

@@ -19,7 +19,7 @@ from rasteret_assets.cli.common import (
 )
 from rasteret_assets.cli.location import Location, located
 from rasteret_assets.errors import NotHarvestedError
-from rasteret_assets.harvesting.ledger import read_ledger
+from rasteret_assets.harvesting.window_ledger import read_ledger
 from rasteret_assets.pipeline.plan import stale_partitions
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec

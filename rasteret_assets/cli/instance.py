@@ -15,7 +15,7 @@ import dagster as dg
 
 from rasteret_assets.cli.location import Location
 from rasteret_assets.dagster import materialize_collection
-from rasteret_assets.harvesting.report import HarvestReport
+from rasteret_assets.harvesting.harvest_report import HarvestReport
 from rasteret_assets.orchestration.graph_partitions import discover_partitions
 from rasteret_assets.orchestration.harvested_items import report_harvest
 from rasteret_assets.orchestration.jobs import COLLECTION_TAG

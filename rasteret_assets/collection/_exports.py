@@ -25,7 +25,7 @@ from rasteret_assets.collection.pixels.read_options import (
     read_options,
     takes,
 )
-from rasteret_assets.collection.pixels.record_table import known_bands
+from rasteret_assets.collection.pixels.record_table import checked_bands
 from rasteret_assets.collection.record_query import RecordQuery
 from rasteret_assets.inputs import AreasLike, CRSLike
 from rasteret_assets.partitions import PartitionBy
@@ -186,7 +186,7 @@ class Exports(RecordQuery):
 
         given = area_arguments(arguments)
         options = read_options(given)
-        records = list_records(self.subset(**filters_of(given)), known_bands(self, bands), options)
+        records = list_records(self.subset(**filters_of(given)), checked_bands(self, bands), options)
         return CollectionDataset(
             records, Source.of(self, given), options, is_image=is_image, time_series=time_series, transforms=transforms
         )

@@ -25,8 +25,8 @@ from rasteret_assets.storage.io_errors import unreadable
 from rasteret_assets.storage.workspace import STAGES_SUFFIX, Workspace
 
 _READ_COLUMNS = (*schema.REQUIRED_COLUMNS, schema.BBOX)
-_LOOKS = 5
-_LOOK_AGAIN_S = 0.05
+_ATTEMPTS = 5
+_RETRY_S = 0.05
 _NAMED = 12
 
 
@@ -111,7 +111,7 @@ def _verified(
     """
     if verify not in ("rows", "full", False):
         raise SpecError(f"verify={verify!r} must be 'rows', 'full' or False")
-    for attempt in range(_LOOKS):
+    for attempt in range(_ATTEMPTS):
         problem: str | Exception | None
         states = workspace.states() if verify else {}
         try:
@@ -128,8 +128,8 @@ def _verified(
         except (CollectionError, FileNotFoundError) as error:
             problem = error
         # A partition that is being published or removed may seem wrong, because states are read before files.
-        if states and attempt + 1 < _LOOKS:
-            time.sleep(_LOOK_AGAIN_S * 2**attempt)
+        if states and attempt + 1 < _ATTEMPTS:
+            time.sleep(_RETRY_S * 2**attempt)
     raise problem if isinstance(problem, CollectionError) else CollectionError(f"{path}: {problem}")
 
 

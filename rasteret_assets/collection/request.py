@@ -20,7 +20,7 @@ from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.own_crs import keep_reached, place
 from rasteret_assets.collection.pixels.pixel_request import PixelRequest
 from rasteret_assets.collection.pixels.read_options import ReadOptions, read_options
-from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
+from rasteret_assets.collection.pixels.record_table import RecordTable, checked_bands
 from rasteret_assets.collection.pixels.select import near_batches, select_records
 from rasteret_assets.collection.pixels.views import View, choose_views
 from rasteret_assets.errors import SpecError, WindowError
@@ -76,7 +76,7 @@ def request_read(
     else:
         areas, columns = polygons_of(geometries, arguments)
     source = Source.of(table, arguments)
-    names = known_bands(table, bands)
+    names = checked_bands(table, bands)
     return ReadRequest(
         views=_views(table, areas, names, options),
         areas=areas,

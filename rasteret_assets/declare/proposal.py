@@ -168,7 +168,7 @@ def _raster_share(column: pa.ChunkedArray) -> float:
 
 
 def _propose_crs(sample: pa.Table, notes: list[str]) -> None:
-    """Note where the CRS comes from; it is no reason for a warning, because headers have it too."""
+    """Note where the CRS comes from, which needs no warning, because headers have it too."""
     stated = [name for name in _CRS_COLUMNS if name in sample.schema.names]
     if stated:
         notes.append(f"the CRS of the rasters is read from {', '.join(stated)}, and from the headers, which are right")

@@ -18,8 +18,8 @@ from typing import TypeVar
 from rasteret_assets.errors import BadPageError, HarvestError
 from rasteret_assets.harvesting.client import StacApi
 from rasteret_assets.harvesting.items import AssetTypes
-from rasteret_assets.harvesting.ledger import digest_of
-from rasteret_assets.harvesting.rows import Spool, WindowRows
+from rasteret_assets.harvesting.window_ledger import digest_of
+from rasteret_assets.harvesting.window_rows import Spool, WindowRows
 from rasteret_assets.harvesting.windows import Window
 
 T = TypeVar("T")

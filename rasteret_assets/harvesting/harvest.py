@@ -22,21 +22,21 @@ import numpy as np
 
 from rasteret_assets.errors import BadPageError, HarvestError, SpecError
 from rasteret_assets.harvest_options import HarvestOptions, WindowSize
+from rasteret_assets.harvesting._static_catalog import StaticCatalog
+from rasteret_assets.harvesting._window_files import HarvestStore
+from rasteret_assets.harvesting._windows_to_ask import bounds, named_windows, planned_windows, windows_to_ask
 from rasteret_assets.harvesting.ask import Answer, Question, StoppedError, TooLargeError, WindowReader
-from rasteret_assets.harvesting.choose import bounds, named_windows, planned_windows, windows_to_ask
 from rasteret_assets.harvesting.client import StacApi
+from rasteret_assets.harvesting.harvest_report import HarvestReport, WindowResult
 from rasteret_assets.harvesting.items import AssetTypes, StacItem, first_half
-from rasteret_assets.harvesting.ledger import (
+from rasteret_assets.harvesting.window_ledger import (
     HARVEST_VERSION,
     WindowState,
     age_days,
     read_hashes,
     read_ledger,
 )
-from rasteret_assets.harvesting.report import HarvestReport, WindowResult
-from rasteret_assets.harvesting.rows import Spool, WindowRows
-from rasteret_assets.harvesting.static import StaticCatalog
-from rasteret_assets.harvesting.store import HarvestStore
+from rasteret_assets.harvesting.window_rows import Spool, WindowRows
 from rasteret_assets.harvesting.windows import UNDATED, Calendar, Window, moment_of, utc_text, window_at
 from rasteret_assets.message_lists import some
 from rasteret_assets.secrets import redact

@@ -2,7 +2,7 @@
 
 Properties stand as columns beside ``id``, ``collection``, ``assets`` and the rest; footprints are WKB in lon/lat. Items
 of one catalog are rarely of one mind about a field: what is a number in one and a text in the next is kept as text in
-all of them (:mod:`~rasteret_assets.harvesting.texts`), and so are the assets of catalogs that name each of them
+all of them (:mod:`~rasteret_assets.harvesting.text_columns`), and so are the assets of catalogs that name each of them
 differently.
 """
 
@@ -21,7 +21,7 @@ import shapely
 from xxhash import xxh3_128_digest
 
 from rasteret_assets.columns.types import is_list
-from rasteret_assets.harvesting.texts import MOST_ASSETS, Texts, dumped, text_of
+from rasteret_assets.harvesting.text_columns import MOST_ASSETS, Texts, dumped, text_of
 from rasteret_assets.harvesting.windows import time_of, updated_of
 from rasteret_assets.schema import (
     ASSETS,

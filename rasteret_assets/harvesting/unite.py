@@ -9,7 +9,7 @@ from typing import Final
 import pyarrow as pa
 
 from rasteret_assets.columns.types import small_type
-from rasteret_assets.harvesting.texts import MOST_ASSETS, Texts, with_texts
+from rasteret_assets.harvesting.text_columns import MOST_ASSETS, Texts, with_texts
 from rasteret_assets.schema import ASSETS, GEO_KEY, GEOMETRY
 
 _GEO: Final = {

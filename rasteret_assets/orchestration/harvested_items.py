@@ -16,8 +16,8 @@ import dagster as dg
 
 from rasteret_assets.errors import HarvestError
 from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_windows
-from rasteret_assets.harvesting.ledger import WindowState, read_ledger
-from rasteret_assets.harvesting.report import HarvestReport, WindowResult
+from rasteret_assets.harvesting.harvest_report import HarvestReport, WindowResult
+from rasteret_assets.harvesting.window_ledger import WindowState, read_ledger
 from rasteret_assets.harvesting.windows import moment_of
 from rasteret_assets.orchestration.events import REPORTED
 from rasteret_assets.orchestration.graph_names import (

@@ -1,7 +1,7 @@
-"""Secrets in addresses, recognised by one function wherever an address stands: in a column, a text, a message, a JSON.
+"""Remove secrets from addresses, wherever an address stands: in a column, a text, a message or a JSON document.
 
-:func:`without_secrets` is for what is stored and published, :func:`redact` and :func:`redact_text` for messages, which
-show no parameter at all. What a name or a value means is decided in :mod:`~rasteret_assets.secrets.names`.
+:func:`without_secrets` is for texts that are stored and published, :func:`redact` and :func:`redact_text` for messages,
+which show no parameter at all. :mod:`~rasteret_assets.secrets.names` decides which names and values are secrets.
 """
 
 from rasteret_assets.secrets.names import BY_DEFAULT, IN_MESSAGES, SecretRule

@@ -1,7 +1,8 @@
-"""What in an address is a secret: by the name of a parameter, by what it holds, or by the signature it is a part of.
+"""Which parameters of an address are secrets: by their names, by their values, or as parts of a signature.
 
-A secret that is published does more harm than a parameter that is missing, so what is doubtful counts as one. Names
-that say which file is meant (``id``, ``versionId``, ``hash``) may hold anything but a token of a known form.
+Doubtful parameters count as secrets, because a published secret does more harm than a missing parameter. A parameter
+whose name says which file is meant (``id``, ``versionId``, ``hash``) counts as one only if it holds a token of a known
+form.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from urllib.parse import unquote
 
 @dataclass(frozen=True)
 class SecretRule:
-    """What a user says about the parameters of addresses, over what their names and values let expect.
+    """What a user says about the parameters of addresses, which overrules their names and values.
 
     Args:
         secret: names of parameters that are taken out, as :func:`flat_name` gives them.
-        keep: names of parameters that stay.
+        keep: names of parameters that stay, as :func:`flat_name` gives them.
         hides_all: whether every parameter is taken out, as in messages.
     """
 
@@ -37,9 +38,9 @@ class SecretRule:
         return cls(frozenset(map(flat_name, secret)), frozenset(map(flat_name, keep)))
 
 
-#: The rule where nobody says anything.
+#: The rule of users who say nothing.
 BY_DEFAULT: Final = SecretRule()
-#: The rule of messages and logs: no reader of them fetches the file.
+#: The rule of messages and logs, whose readers do not fetch the file.
 IN_MESSAGES: Final = SecretRule(hides_all=True)
 
 
@@ -108,7 +109,7 @@ _SIGNATURES: Final = (
 )  # fmt: skip
 
 _PREFIXES: Final = ("x-amz-", "x-goog-", "x-oss-", "x-obs-", "x-tos-", "x-cos-", "q-sign", "q-key-time", "aspsessionid")
-# What these services call parameters that say which object is meant, or how it is sent.
+# Parameters of these services that say which object is meant, or how it is sent.
 _HARMLESS: Final = frozenset({"x-amz-checksum-mode", "x-amz-request-payer", "x-goog-user-project", "x-oss-process"})
 
 # Words that mean a secret wherever they stand in a name.
@@ -130,7 +131,7 @@ _SECRET_NAMES: Final = frozenset({
     "sid", "tk", "sk", "ak", "sign", "pin", "rlkey", "resourcekey", "connectid", "appcode", "tempauth", "qak",
     "hdnts", "hdnea", "hdntl", "hdnt", "gda", "ticket", "userpass", "dbpass", "urlsign", "pw",
 })  # fmt: skip
-# With "key" each of these means a secret; with a word of those above it may stand beside.
+# Words that mean a secret together with "key", and that may stand beside the words above.
 _QUALIFIERS: Final = frozenset({
     "access", "account", "admin", "ak", "api", "app", "application", "azure", "aws", "client", "code", "consumer",
     "customer", "data", "deploy", "dev", "developer", "download", "encryption", "functions", "function", "google",
@@ -140,11 +141,11 @@ _QUALIFIERS: Final = frozenset({
     "signing", "sts", "storage", "subscription", "temp", "temporary", "url", "user", "value", "web", "write", "x",
     "name",
 })  # fmt: skip
-# Names that mean a secret, unless they hold what names a file: key=folder/a.tif, pass=descending.
+# Names that mean a secret, unless their value names a file or an order: key=folder/a.tif, pass=descending.
 _DOUBTFUL: Final = frozenset({"key", "keys", "pass"})
 _DOUBTFUL_VALUE: Final = re.compile(r"(?i)asc(ending)?|desc(ending)?|[0-9]{1,3}|.*\.[a-z][a-z0-9]{1,5}|.*/.*")
 
-# Names that tell files apart: a hash or a random text under one of them is a name of the file.
+# Names that say which file is meant: a hash or a random text under one of them is the name of a file.
 _NAMING_WORDS: Final = frozenset({
     "id", "ids", "uuid", "guid", "hash", "md5", "md", "sha", "crc", "etag", "version", "versionid", "v", "rev",
     "revision", "commit", "checksum", "digest", "cid", "file", "filename", "fileid", "item", "itemid", "scene",
@@ -170,11 +171,12 @@ _HEX: Final = re.compile(r"(?i)(?=.*[a-f])(?=.*[0-9])[0-9a-f]{32,}")
 _FILE: Final = re.compile(
     r"(?i).*\.(tiff?|gtiff|cog|jp2|j2k|png|jpe?g|webp|vrt|img|nc4?|h5|hdf5?|zarr|zip|gz|tar|xml|json|geojson|parquet|csv|txt)"
 )
-# How often letters and digits of one kind follow each other: seldom in random texts, mostly in words and numbers.
+# Share of neighbours of different kinds (digit, small letter, capital) from which on a text counts as random: words and
+# numbers have fewer.
 _TURNS_OF_THREE: Final = 0.35
 _TURNS_OF_TWO: Final = 0.15
 _LEAST_OF_TWO: Final = 32
-# No token is shorter.
+# Letters of the shortest token.
 _LEAST: Final = 6
 _MARKS_SHARE: Final = 0.12
 _LEAST_OF_A_CASE: Final = 3
@@ -212,7 +214,7 @@ def is_secret(name: str, value: str, rule: SecretRule = BY_DEFAULT) -> bool:
     Args:
         name: as written; empty where there is only a value.
         value: as written.
-        rule: of the user.
+        rule: what the user says.
     """
     if rule.secret or rule.keep:
         flat = flat_name(name)
@@ -283,7 +285,7 @@ def _meaning(name: str) -> _Meaning:
 def _is_of_known_words(flat: str) -> bool:
     """Tell whether a name is a secret word and qualifiers, run together: ``xapikey``, but not ``monkey``."""
     found: list[set[tuple[bool, bool]]] = [set() for _ in range(len(flat) + 1)]
-    # Whether a word that means a secret stands before this place, and whether a qualifier does.
+    # By place: whether a word that means a secret, and whether a qualifier, stands before it.
     found[0].add((False, False))
     for start, states in enumerate(found):
         for end in range(start + 1, len(flat) + 1) if states else ():
@@ -295,13 +297,14 @@ def _is_of_known_words(flat: str) -> bool:
 
 
 def flags(parameters: Sequence[tuple[str, str]], rule: SecretRule = BY_DEFAULT) -> list[bool]:
-    """Tell of parameters that stand together which are secrets, or parts of a signature beside them.
+    """Tell which parameters of one address are secrets, or parts of a signature.
 
-    Names that mean something only within a signature (``st``, ``expires``, ``policy``) count only beside a part of it.
+    Names that mean something only within a signature (``st``, ``expires``, ``policy``) count only where another
+    parameter is a part of it.
 
     Args:
         parameters: names and values as they are written.
-        rule: of the user.
+        rule: what the user says.
     """
     if rule.hides_all:
         return [True] * len(parameters)
@@ -318,7 +321,7 @@ def flags(parameters: Sequence[tuple[str, str]], rule: SecretRule = BY_DEFAULT) 
 
 @lru_cache(maxsize=1024)
 def flags_of_names(names: tuple[str, ...], rule: SecretRule = BY_DEFAULT) -> tuple[bool | None, ...]:
-    """Return what :func:`flags` says of parameters that have values, as far as their names say it; else None."""
+    """Return what :func:`flags` says of parameters with values; None where that depends on the value."""
     told: list[bool | None] = []
     for name in names:
         flat = flat_name(name) if rule.secret or rule.keep else ""
@@ -334,19 +337,19 @@ def flags_of_names(names: tuple[str, ...], rule: SecretRule = BY_DEFAULT) -> tup
 
 
 def signature_flags(parameters: Sequence[tuple[str, str]]) -> list[bool]:
-    """Tell which of some parameters are those of a complete signature."""
+    """Tell which parameters belong to a complete signature."""
     return list(signature_flags_of_names(tuple(name if value else "" for name, value in parameters)))
 
 
 @lru_cache(maxsize=1024)
 def signature_flags_of_names(names: tuple[str, ...]) -> tuple[bool, ...]:
-    """Tell which of some parameters that have values are those of a complete signature."""
+    """Tell which parameters, all of which have values, belong to a complete signature."""
     lower = tuple(decoded(name).lower() for name in names)
     fields = _complete(lower)
     return tuple(name in fields for name in lower)
 
 
-# The addresses of a table are signed in few ways, and the names hold no secret.
+# Cached, because the addresses of a table are signed in few ways; names are not secrets.
 @lru_cache(maxsize=1024)
 def _complete(names: tuple[str, ...]) -> frozenset[str]:
     complete = (kind.fields for kind in _SIGNATURES if not any(need.isdisjoint(names) for need in kind.needs))
@@ -354,9 +357,9 @@ def _complete(names: tuple[str, ...]) -> frozenset[str]:
 
 
 def _fields(names: tuple[str, ...], secret: Sequence[bool | None]) -> frozenset[str]:
-    """Return the names that belong to a signature: to a complete one, or to one of which some part is left then.
+    """Return the names that belong to a complete signature, or to one of which a secret part remains.
 
-    In this order, so that what is published of an address is what is published of its identity.
+    Complete signatures come first, so that an address and its identity are published with the same parameters.
     """
     complete = _complete(names)
     left = frozenset(name for name, one in zip(names, secret, strict=True) if one and name not in complete)

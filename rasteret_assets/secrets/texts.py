@@ -27,7 +27,8 @@ from rasteret_assets.secrets.names import (
     signature_flags_of_names,
 )
 
-#: RE2 and Python: a text without a match holds nothing that is taken out. Names of folders such as year=2024 are many.
+#: A pattern for RE2 and Python: a text without a match holds no secret. Folders such as year=2024 do not match, because
+#: they are many.
 MAY_HOLD_ONE: Final = (
     r"(?i)[?#;][^?#;]|&[^&=]+=|/[^/@]*@|:[^/@]+@|/eyJ|/p/[\w-]{20,}/n/|%(25)*3a%(25)*2f|hmac="
     r"|/[^/=]*(token|hdn|gda|auth|sig|key|secret|pass|pwd|jwt|session|cred)[^/=]*="
@@ -36,24 +37,24 @@ _MAY_HOLD_ONE: Final = re.compile(MAY_HOLD_ONE)
 
 _PLAIN: Final = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://[^?#@;%=&\s\"'<>`\\{}]*\?([^?#;@\s\"'<>`\\{}]+)")
 
-# An address from its first letter on, or what is read as one: //host/..., GDAL's /vsicurl/... and /vsis3?...
+# The beginning of an address, also of //host/... and of GDAL's /vsicurl/... and /vsis3?...
 _ADDRESS: Final = re.compile(r"(?i)[a-z][a-z0-9+.-]*:(?:\\?/)+|//[^/]|/vsi[a-z0-9_]+[/?]")
 _REMOTE: Final = re.compile(r"(?i)(?:^|[^a-z0-9+.-])(?!file:)[a-z][a-z0-9+.-]+:(?:\\?/)+|^//[^/]|/vsi[a-z0-9_]+[/?]")
 _LOCAL: Final = re.compile(r"(?i)/|~|[a-z]:[\\/]|file:")
 _QUERY_ALONE: Final = re.compile(r"[\w.%-]+=[^&\s]*(?:&(?:amp;)?[\w.%-]+=[^&\s]*)+")
 
-# Who asks stands before the host, except in Azure's own schemes (abfss://container@account...): there it is the place.
+# User information before the host; in Azure's own schemes (abfss://container@account...) a container stands there.
 _USER: Final = re.compile(r"(?i)(^|[a-z][a-z0-9+.-]*:)((?:\\?/){2}|(?<=:)\\?/(?=[^/?#\s@:]+:[^/?#\s@]*@))([^/?#]*@)")
 _PLACE_BEFORE_HOST: Final = re.compile(r"(?i)(abfss?|wasbs?):$")
-# A password with a slash, a question mark or a number sign that nobody escaped.
+# A password with a slash, a question mark or a number sign that is not escaped.
 _ODD_USER: Final = re.compile(r"(?i)(\b(?:https?|ftps?):(?:\\?/){2})[^/?#@:]+:(?![0-9]*(?:[/?#]|$))[^@]*@")
 
-# What stands between parameters: also as HTML and JSON write it. A semicolon counts only before another name, because
+# Separators of parameters, also as HTML and JSON write them. A semicolon counts only before another name, because
 # values such as lists of signed headers hold semicolons too; a question mark begins the query of an address within.
 _BETWEEN: Final = re.compile(r"(?i)(&(?:amp;|#38;|#x26;)?|\\u0026|[;|,](?=[^&;=?|,/\"]*=)|\?(?=[^&;=?]*=))")
 _PATH_PARAMETER: Final = re.compile(r";([^;/=]*)=([^;/]*)")
 _PATH_SEGMENT: Final = re.compile(r"/([^/;=?]+)=([^/;]*)(?=/|$)")
-# Its list of allowed paths holds slashes.
+# A token of Akamai, whose list of allowed paths holds slashes.
 _AKAMAI_SEGMENT: Final = re.compile(r"/(?:hdn[a-z]*|_*[a-z]+_*)=[^?#]*?hmac=[^/?#]*")
 _PATH_TOKEN: Final = re.compile(r"/eyJ[\w-]{6,}\.[\w-]+\.[\w-]*(?=/|$)")
 # Oracle's pre-authenticated requests: /p/<token>/n/<namespace>/b/<bucket>/o/<object>.
@@ -79,7 +80,7 @@ def without_secrets(text: str, rule: SecretRule = BY_DEFAULT) -> str:
 
     Args:
         text: an address, in GDAL's spelling too; prose; or JSON, of which every text is treated the same way.
-        rule: of the user.
+        rule: what the user says.
     """
     made = _of_plain(text, lambda names, values: _plain_flags(names, values, rule))
     return _cleaned(text, rule, _DEPTH) if made is None else made
@@ -149,7 +150,7 @@ def _plain_flags(names: tuple[str, ...], values: Sequence[str], rule: SecretRule
     told = flags_of_names(names, rule)
     if None in told:
         for name, value, taken in zip(names, values, told, strict=True):
-            # Only a value that may hold an address or parameters needs the long way.
+            # Only a value that may hold an address or parameters has to be parsed.
             may_hold_more = HINT_OF_SECRET.search(value) and _MAY_HOLD_MORE.search(value)
             if taken is None and (may_hold_more or is_secret(name, value, rule)):
                 return None
@@ -163,7 +164,7 @@ def _cleaned(text: str, rule: SecretRule, depth: int) -> str:
         return made
     if _TOKENS.fullmatch(text):
         return _stable(lambda one: _token(one, rule, depth), text)
-    # An address may hold blanks and quotes, at which those in prose end.
+    # First as a whole, because an address may hold blanks and quotes, and addresses in prose end there.
     whole = (lambda one: _address(one, rule, depth)) if _ADDRESS.match(text) else (lambda one: one)
     return _stable(lambda one: _of_tokens(whole(one), rule, depth), text)
 
@@ -180,7 +181,7 @@ def _stable(step: Callable[[str], str], text: str) -> str:
 def _of_tokens(text: str, rule: SecretRule, depth: int) -> str:
     def one(found: re.Match[str]) -> str:
         token = found[0]
-        # A closing colon or bracket belongs to the sentence.
+        # Because a closing colon or bracket belongs to the sentence.
         end = _ENDS.search(token)
         last = end.start() if end else len(token)
         return _token(token[:last], rule, depth) + token[last:]
@@ -254,7 +255,7 @@ def _nested(value: str, rule: SecretRule, depth: int) -> str:
     plain = decoded(value)
     made = _cleaned(plain, rule, depth - 1)
     if plain != value and "=" in made:
-        # Escaped as a whole, with what stands between parameters: v=1%26sig%3D...
+        # Parameters that are escaped together with their separators: v=1%26sig%3D...
         made = _without("?" + made, lambda items: flags(items, rule), lambda one: one).removeprefix("?")
     if made == plain:
         return value
@@ -316,6 +317,6 @@ def _without(piece: str, choose: _Flags, inner: Callable[[str], str]) -> str:
         if value and not taken[place] and (made := inner(value)) is not value and made != value:
             items[2 * place] = f"{name}={made}" if name else made
     kept = [place for place, gone in enumerate(taken) if not gone]
-    # Before the first parameter stands the question mark, before every other one what separated it.
+    # Separators of parameters that are taken out go too, except that the first parameter follows the question mark.
     text = "".join(("" if rank == 0 else items[2 * at - 1]) + items[2 * at] for rank, at in enumerate(kept))
     return base + mark + text if text else base

@@ -168,6 +168,6 @@ def test_a_lazy_cube_reads_in_another_process_after_a_read_here(tmp_path: Path) 
         script = "import pickle, sys; print(int(pickle.load(open(sys.argv[1], 'rb')).B.values.astype('int64').sum()))"
         done = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / "lazy.pickle")], capture_output=True, text=True, check=False,
-            timeout=120,
+            timeout=600,
         )  # fmt: skip
     assert done.stdout.strip() == str(pixels.astype("int64").sum()), done.stderr[-1000:]

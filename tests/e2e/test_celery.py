@@ -19,7 +19,7 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from rasteret_assets import CollectionSpec, build
 from rasteret_assets.dagster import WatchfulCeleryRunLauncher
-from rasteret_assets.orchestration import celery_launcher
+from rasteret_assets.orchestration import _celery_launcher
 from tests.e2e.deployment import Deployment, contents, deployment
 from tests.e2e.stack import wait_for
 from tests.support.celery import EXAMPLE, Worker, Workers, folder_settings, launcher_of
@@ -136,7 +136,7 @@ def test_two_workers_publish_what_the_library_does(stack: Stack) -> None:
 
 
 def test_a_worker_that_dies_is_noticed_and_its_run_tried_again(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(celery_launcher, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(_celery_launcher, "ANSWER_SECONDS", 1.0)
     stack.start()
     deployed, collection, server = stack.deployed, stack.collections["struck"], stack.collections["struck"].server
     # The first month's files are answered, of the second month's only some.

@@ -12,7 +12,7 @@ import pytest
 from rasteret_assets import CollectionSpec
 from rasteret_assets.harvesting import ask, reader
 from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_windows
-from rasteret_assets.harvesting.report import HarvestReport
+from rasteret_assets.harvesting.harvest_report import HarvestReport
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.stac import COLLECTION, StacServer, make_item, serve_stac
 

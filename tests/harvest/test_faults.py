@@ -11,7 +11,7 @@ import pytest
 
 from rasteret_assets.errors import HarvestError
 from rasteret_assets.harvesting import reader
-from rasteret_assets.harvesting.ledger import read_ledger
+from rasteret_assets.harvesting.window_ledger import read_ledger
 from rasteret_assets.storage.workspace import Workspace
 from tests.harvest.conftest import NOW
 from tests.harvest.test_harvest import covers, expected, mtimes

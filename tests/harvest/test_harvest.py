@@ -15,9 +15,9 @@ import rustac
 
 import rasteret_assets as ra
 from rasteret_assets.errors import EnrichmentError, HarvestError, InvalidRecordError, NotHarvestedError, SpecError
-from rasteret_assets.harvesting import rows as rows_module
-from rasteret_assets.harvesting.ledger import read_ledger
-from rasteret_assets.harvesting.store import HarvestStore
+from rasteret_assets.harvesting import window_rows
+from rasteret_assets.harvesting._window_files import HarvestStore
+from rasteret_assets.harvesting.window_ledger import read_ledger
 from rasteret_assets.storage.workspace import Workspace
 from tests.harvest.conftest import NOW
 from tests.support.s3 import bucket_server, filesystem_of
@@ -412,8 +412,8 @@ def _killed(_: HarvestStore) -> list[str]:
 
 @pytest.mark.parametrize("held", [0, 100_000])
 def test_large_windows_go_through_a_temporary_file(stac, spec_of, harvest, monkeypatch, held) -> None:
-    monkeypatch.setattr(rows_module, "_HELD_BYTES", held)
-    monkeypatch.setattr(rows_module, "_GROUP_ROWS", 60)
+    monkeypatch.setattr(window_rows, "_HELD_BYTES", held)
+    monkeypatch.setattr(window_rows, "_GROUP_ROWS", 60)
     spec = spec_of()
     harvest(spec)
     assert covers(spec) == expected(stac)
@@ -493,7 +493,7 @@ def test_a_collection_that_was_not_harvested_says_so(spec_of) -> None:
 def test_a_harvest_without_items_says_where_to_look(spec_of, harvest) -> None:
     spec = spec_of(datetime="1999")
     assert harvest(spec).items == 0
-    with pytest.raises(NotHarvestedError, match="found no item: look at collections, bbox and datetime"):
+    with pytest.raises(NotHarvestedError, match="found no item: check collections, bbox and datetime"):
         ra.build(spec)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rasteret_assets.errors import BadPageError
 from rasteret_assets.harvesting.items import AssetTypes, StacItem, batch_of, read_item
 from rasteret_assets.harvesting.pages import Page
-from rasteret_assets.harvesting.texts import MOST_ASSETS, Texts, conformed
+from rasteret_assets.harvesting.text_columns import MOST_ASSETS, Texts, conformed
 from rasteret_assets.harvesting.unite import unite
 from tests.support.stac import make_item
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import trustme
 
 import rasteret_assets as ra
 from rasteret_assets.errors import HarvestError
 from rasteret_assets.harvesting import harvest as harvesting
 from tests.harvest.test_harvest import covers, mtimes, stored
+from tests.support.server import RangeServer
 from tests.support.stac import make_item, write_catalog
 
 
@@ -49,6 +52,19 @@ def test_a_catalog_on_a_web_server_is_the_same(server, catalog, spec_of, harvest
     assert stored(spec)["scene-00007"]["assets"]["B02"]["href"] == (
         f"{server.url}/catalog/scenes/scene-00007/B02.tif"
     )  # fmt: skip
+
+
+def test_a_web_server_shows_its_certificate_by_its_name(catalog, spec_of, harvest, tmp_path, monkeypatch) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    with RangeServer(catalog.parent).running(context) as server:
+        spec = spec_of(stac_catalog=f"{server.url.replace('127.0.0.1', 'localhost')}/catalog.json", datetime=None)
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+        with pytest.raises(HarvestError, match="unable to get local issuer certificate"):
+            harvest(spec)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "authority.pem"))
+        assert harvest(spec).items == 41
 
 
 @pytest.mark.parametrize(

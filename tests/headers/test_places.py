@@ -26,7 +26,7 @@ from tests.support.s3 import bucket_server, filesystem_of
 from tests.support.server import RangeServer
 
 TIFF = tiff_bytes()
-LIMIT_S = 60
+LIMIT_S = 300
 
 
 @pytest.fixture(scope="module")

@@ -220,7 +220,7 @@ def test_processes_that_build_one_collection_at_a_throttled_host_all_succeed(tmp
             )
             for month in range(1, 5)
         ]
-        totals = [json.loads(child.communicate(timeout=120)[0]) for child in children]
+        totals = [json.loads(child.communicate(timeout=600)[0]) for child in children]
     assert [one["headers_failed"] for one in totals] == [0] * 4
     assert len(load(spec.published_path or "", verify="full")) == 4 * files
     # Whatever moment each of them begins at, no file is asked for three times, on the whole.

@@ -18,7 +18,7 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from rasteret_assets.dagster import WatchfulCeleryRunLauncher
 from rasteret_assets.errors import SpecError
-from rasteret_assets.orchestration import celery_launcher
+from rasteret_assets.orchestration import _celery_launcher
 from tests.support.celery import folder_settings, launcher_of
 
 
@@ -29,7 +29,7 @@ def nothing() -> None: ...
 @pytest.fixture
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     """An instance whose launcher asks workers over folders; no worker exists."""
-    monkeypatch.setattr(celery_launcher, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(_celery_launcher, "ANSWER_SECONDS", 0.2)
     settings = {"run_launcher": launcher_of(folder_settings(tmp_path))}
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(settings))
     with dg.DagsterInstance.from_config(str(tmp_path)) as made:

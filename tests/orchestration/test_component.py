@@ -23,7 +23,7 @@ import rasteret_assets
 from rasteret_assets import CloudConfig, CollectionSpec
 from rasteret_assets.dagster import RasterCollection, collection_definitions, stage_spec
 from rasteret_assets.errors import SpecError
-from rasteret_assets.orchestration.component import CollectionAttributes
+from rasteret_assets.orchestration._component import CollectionAttributes
 from rasteret_assets.schema import STAGES
 from tests.support.rasters import record_table
 
@@ -139,20 +139,35 @@ class Project:
         (self.defs / folder / "defs.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
 
-def test_dg_scaffolds_and_lists(tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, dict[str, Any]]]:
+    """A project with a scaffolded, a declared and a subclassed component beside its own resources, and its assets.
+
+    One project for all, because every call of ``dg`` imports Dagster anew.
+    """
+    project = Project(tmp_path_factory.mktemp("project"))
+    (project.root / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     scaffold = project.dg(
         "scaffold", "defs", "rasteret_assets.RasterCollection", "naip",
         "--table", "items.parquet", "--workspace", "{{ env.TARGET }}",
     )  # fmt: skip
     assert scaffold.returncode == 0, scaffold.stderr
+    project.declare("second", path="../../../items.parquet", workspace_dir="/data", enrich_cog=True)
+    (project.root / "maps" / "ours.py").write_text(SUBCLASS)
+    project.declare(
+        "third", component="maps.ours.Ours", path="../../../items.parquet", graph={"owners": ["team:theirs"]}
+    )  # fmt: skip
+    (project.defs / "listing.py").write_text(OWN_RESOURCES)
+    return project, project.assets()
+
+
+def test_dg_scaffolds_and_lists(listed: tuple[Project, dict[str, dict[str, Any]]]) -> None:
+    project, assets = listed
     written = yaml.safe_load((project.defs / "naip" / "defs.yaml").read_text())
     assert written["type"] == "rasteret_assets.RasterCollection"
     assert written["attributes"]["band_codes"] == ["B02"]
-    project.declare("second", path="../../../items.parquet", workspace_dir="/data", enrich_cog=True)
-    # `dg list defs` loads the same definitions as `dg check defs`.
-    assert {f"{name}/{stage}" for name in ("naip", "second") for stage in STAGES} <= project.assets().keys()
+    # Loads what "dg check defs" loads.
+    assert {f"{name}/{stage}" for name in ("naip", "second") for stage in STAGES} <= assets.keys()
 
 
 def test_dg_names_the_lines_of_mistakes(tmp_path: Path) -> None:
@@ -258,12 +273,8 @@ def test_attributes_that_are_not_templates_are_checked_beside_templates() -> Non
         CollectionAttributes(path="x", href_column="url")
 
 
-def test_two_components_live_beside_resources_of_the_project(tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    for name in ("naip", "second"):
-        project.declare(name, path="../../../items.parquet", workspace_dir=str(tmp_path / "out"))
-    (project.defs / "listing.py").write_text(OWN_RESOURCES)
-    assert {"naip/collection", "second/collection", "listing"} <= project.assets().keys()
+def test_components_live_beside_resources_of_the_project(listed: tuple[Project, dict[str, dict[str, Any]]]) -> None:
+    assert {"naip/collection", "second/collection", "third/collection", "listing"} <= listed[1].keys()
 
 
 def test_a_project_may_bring_the_resources_of_the_collection(tmp_path: Path) -> None:
@@ -282,17 +293,12 @@ def test_a_project_may_bring_the_resources_of_the_collection(tmp_path: Path) -> 
     assert "naip/collection" in project.assets()
 
 
-def test_a_subclass_says_what_the_catalog_shows(tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    (tmp_path / "maps" / "ours.py").write_text(SUBCLASS)
-    project.declare(
-        "naip", component="maps.ours.Ours", path="../../../items.parquet", graph={"owners": ["team:theirs"]}
-    )  # fmt: skip
-    found = project.assets()
-    assert found["naip/collection"]["owners"] == [{"team": "ours"}]
-    assert found["naip/raw_records"]["owners"] == [{"team": "theirs"}]
-    assert found["naip/source"]["tags"] == [{"key": "stage", "value": "source"}]
-    assert found["naip/raw_records"]["tags"] == [{"key": "stage", "value": "raw_records"}]
+def test_a_subclass_says_what_the_catalog_shows(listed: tuple[Project, dict[str, dict[str, Any]]]) -> None:
+    found = listed[1]
+    assert found["third/collection"]["owners"] == [{"team": "ours"}]
+    assert found["third/raw_records"]["owners"] == [{"team": "theirs"}]
+    assert found["third/source"]["tags"] == [{"key": "stage", "value": "source"}]
+    assert found["third/raw_records"]["tags"] == [{"key": "stage", "value": "raw_records"}]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::dagster.BetaWarning")

@@ -38,7 +38,7 @@ from tests.support.server import RangeServer
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 #: What hangs fails.
-LIMIT_S = 60
+LIMIT_S = 300
 OBJECTS = 60
 AREA = shapely.box(500_000.0, 5_399_200.0, 501_000.0, 5_400_000.0)
 

@@ -83,7 +83,7 @@ def test_a_waiting_process_says_so_once(place: Place) -> None:
     thread = threading.Thread(target=wait)
     with held(*place):
         thread.start()
-        assert told.wait(20)
+        assert told.wait(300)
         assert not done.is_set()
     thread.join()
     assert done.is_set()
@@ -154,7 +154,7 @@ def test_a_lease_is_renewed_while_it_is_held(leased: Place, monkeypatch: pytest.
     with held(*leased) as hold:
         for _ in range(3):
             before = hold.seconds_since_proof()
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 300
             while hold.seconds_since_proof() >= before:
                 before = max(before, hold.seconds_since_proof())
                 assert time.monotonic() < deadline, "the lease was not renewed"

@@ -24,7 +24,7 @@ from tests.support.s3 import filesystem_of
 from tests.support.server import RangeServer
 
 #: What hangs fails.
-LIMIT_S = 60
+LIMIT_S = 300
 #: Text of a store that names statuses it does not have.
 TEXT = (
     b"<Error><Message>tile 416 501 Not Implemented; - Server returned non-2xx status code: 416 Range</Message></Error>"

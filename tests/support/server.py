@@ -26,7 +26,7 @@ class RangeServer:
 
     ``fault`` is called with (path, how often this path was asked for before) and returns None or one of
     ``"503"``, ``"429"``, ``"404"``, ``"403"``, ``"reset"``, ``"short"``, ``"no-range"``, ``"html"``, ``"slow"`` (no
-    answer for 5 s).
+    answer for 5 s), ``"held"`` (no answer until the server stops).
     """
 
     def __init__(self, root: Path | None = None, host: str = "127.0.0.1") -> None:
@@ -39,7 +39,7 @@ class RangeServer:
         #: Ports that requests came from: one for each connection.
         self.clients: set[int] = set()
         self.retry_after = "0"
-        #: Set when the server stops: ends the wait of answers that are ``"slow"``.
+        #: Set when the server stops: ends the wait of answers that are ``"slow"`` or ``"held"``.
         self.woken = threading.Event()
         #: Fixed answers by path, before everything else: status, headers, body.
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
@@ -116,8 +116,8 @@ def _handler(server: RangeServer) -> type[AnsweringHandler]:
                 return
             fault = server.fault(self.path, before)
             body = server.body(self.path)
-            if fault == "slow":
-                server.woken.wait(5)
+            if fault in {"slow", "held"}:
+                server.woken.wait(5 if fault == "slow" else None)
             if fault == "reset":
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.close_connection = True

@@ -144,7 +144,7 @@ def start(
 
 def once(works: Callable[[], object]) -> None:
     """Call something that fails until its service is up."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while True:
         try:
             works()

@@ -222,7 +222,7 @@ def titiler(scenes: Collection) -> Iterator[str]:
 
 
 def get(address: str) -> tuple[bytes, dict[str, str]]:
-    with urllib.request.urlopen(address, timeout=60) as answer:
+    with urllib.request.urlopen(address, timeout=300) as answer:
         return answer.read(), dict(answer.headers)
 
 

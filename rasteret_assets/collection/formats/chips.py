@@ -17,7 +17,7 @@ from rasteret_assets.collection.pixels.filling import fill
 from rasteret_assets.collection.pixels.on_demand import RecordsOnDemand, list_records
 from rasteret_assets.collection.pixels.planes import Plane
 from rasteret_assets.collection.pixels.read_options import ReadOptions
-from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
+from rasteret_assets.collection.pixels.record_table import RecordTable, checked_bands
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.errors import SpecError
@@ -135,7 +135,7 @@ def cut_into_chips(
         kind = torch.from_numpy(np.empty(0, dtype=dtype)).numpy().dtype
     except TypeError as error:
         raise SpecError(f"dtype={dtype!r} is not a type of PyTorch: write for example 'float32' or 'int32'") from error
-    records = list_records(collection, known_bands(collection, bands), options)
+    records = list_records(collection, checked_bands(collection, bands), options)
     return ChipDataset(records, source, options, size=size, stride=step, dtype=kind, transforms=transforms)
 
 

@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.formats.gti_layers import TileIndexLayer, layers_of
-from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
+from rasteret_assets.collection.pixels.record_table import RecordTable, checked_bands
 from rasteret_assets.errors import SpecError
 
 _log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def write_tile_index(
     if driver is None or "://" in str(path):
         raise SpecError(f"{str(path)!r} must be a file on a disk whose name ends with {' or '.join(DRIVERS)}")
     pyogrio = optional("pyogrio", extra="gti", purpose="a tile index")
-    names = known_bands(collection, collection.bands if bands is None else bands)
+    names = checked_bands(collection, collection.bands if bands is None else bands)
     layers: list[TileIndexLayer] = []
     doors: list[tuple[TileIndexLayer, dict[str, str]]] = []
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from rasteret_assets.collection.formats.icechunk_store import Repository, open_r
 from rasteret_assets.collection.formats.icechunk_writer import Writer
 from rasteret_assets.collection.formats.zarr_layout import FULL, Member, check_mapped, members_of
 from rasteret_assets.collection.formats.zarr_nodes import ID, VERSION, quiet_codecs, read_group
-from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
+from rasteret_assets.collection.pixels.record_table import RecordTable, checked_bands
 from rasteret_assets.errors import SpecError, WindowError
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def write_icechunk(collection: RecordTable, store: Any, bands: Any, *, groups: s
 
 
 def _checked_bands(collection: RecordTable, bands: Any) -> list[str]:
-    names = known_bands(collection, collection.bands if bands is None else bands)
+    names = checked_bands(collection, collection.bands if bands is None else bands)
     if taken := [name for name in names if name in _TAKEN or "/" in name or name.startswith(("__", "."))]:
         raise SpecError(
             f"band {taken[0]!r} cannot be the name of an array: {', '.join(sorted(_TAKEN))} are taken, and names "

@@ -18,7 +18,7 @@ from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.collection.pixels.filling import fill
 from rasteret_assets.collection.pixels.planes import Plane
 from rasteret_assets.collection.pixels.read_options import ReadOptions
-from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
+from rasteret_assets.collection.pixels.record_table import RecordTable, checked_bands
 from rasteret_assets.collection.pixels.select import Record, every_record, near_batches, projection, select_records
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.errors import CollectionError, WindowError
@@ -84,7 +84,7 @@ def draw_preview(
         CollectionError: if no record has the id.
         WindowError: if no record meets the area, or the index has no overview that is coarse enough.
     """
-    names = known_bands(collection, default_bands(collection) if bands is None else bands)
+    names = checked_bands(collection, default_bands(collection) if bands is None else bands)
     if len(names) not in {1, 3}:
         raise WindowError(f"a picture takes one band (grey) or three (red, green, blue), not {len(names)}: {names}")
     record, area = _choose(collection, what, names, geometry_crs)

@@ -16,7 +16,7 @@ from rasteret_assets.collection.formats._sampling import PointChoice, Sampled, a
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.own_crs import WORLD, has_lonlat, keep_reached
 from rasteret_assets.collection.pixels.read_options import ReadOptions, read_options
-from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
+from rasteret_assets.collection.pixels.record_table import RecordTable, checked_bands
 from rasteret_assets.collection.pixels.select import near_batches, select_records
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.inputs import Neighbourhood, PointMatch, PointsLike
@@ -38,7 +38,7 @@ def read_points(
         points, geometry_column=arguments["geometry_column"], x_column=x_column, y_column=y_column,
         geometry_crs=arguments["geometry_crs"],
     )  # fmt: skip
-    source, names = Source.of(table, arguments), known_bands(table, bands)
+    source, names = Source.of(table, arguments), checked_bands(table, bands)
     placed = has_lonlat(given.crs)
     shapes = list(given.lonlat()) if placed else [WORLD]
     records = select_records(

@@ -26,7 +26,7 @@ from rasteret_assets.collection.pixels.on_demand import RecordsById
 from rasteret_assets.collection.pixels.own_crs import same_crs
 from rasteret_assets.collection.pixels.planes import Plane
 from rasteret_assets.collection.pixels.read_options import AREA_DEFAULTS, ReadOptions, read_options
-from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
+from rasteret_assets.collection.pixels.record_table import RecordTable, checked_bands
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.collection.pixels.views import MOST_PIXELS, Bounds, View, check_size
 from rasteret_assets.errors import SpecError, WindowError
@@ -59,7 +59,7 @@ def read_window(
     }  # fmt: skip
     options = read_options(arguments)
     target = _grid(bounds, options.resolution)
-    names = known_bands(collection, bands)
+    names = checked_bands(collection, bands)
     ids = _ids(record_ids)
     source = Source.of(collection, arguments)
     found = by_id.records(ids, names)

@@ -31,7 +31,7 @@ from rasteret_assets.collection.pixels.filling import fill
 from rasteret_assets.collection.pixels.own_crs import keep_reached, place
 from rasteret_assets.collection.pixels.planes import Plane
 from rasteret_assets.collection.pixels.read_options import ReadOptions, read_options
-from rasteret_assets.collection.pixels.record_table import RecordTable, known_bands
+from rasteret_assets.collection.pixels.record_table import RecordTable, checked_bands
 from rasteret_assets.collection.pixels.select import Record, projection, stream_records
 from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.collection.table import query
@@ -108,7 +108,7 @@ def summarize_areas(
     names = statistic_names(wanted)
     _refuse_taken(names, columns)
     options = replace(read_options(arguments), masked=True)
-    reader = _Reader(known_bands(table, bands), options, Source.of(table, arguments).open())
+    reader = _Reader(checked_bands(table, bands), options, Source.of(table, arguments).open())
     # A box is what its four corners enclose, and not the upright rectangle around it in the raster's CRS.
     exact = [replace(area, is_box=False) for area in areas]
     parts = [

@@ -71,7 +71,7 @@ class Headers:
 
         Raises:
             StaleRowsError: if a build replaced a file after the records were listed.
-            CollectionError: if a file is gone or damaged, or a header contradicts itself.
+            CollectionError: if a file was removed or is damaged, or a header contradicts itself.
             WindowError: if bands of a record are in different CRSs.
             TileError: if tiles are compressed in a way that is not read.
         """

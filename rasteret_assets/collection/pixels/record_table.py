@@ -83,7 +83,7 @@ class RecordTable(Protocol):
         ...
 
 
-def known_bands(table: RecordTable, bands: str | Sequence[str]) -> list[str]:
+def checked_bands(table: RecordTable, bands: str | Sequence[str]) -> list[str]:
     """Return the names of the bands asked for, all of which the table has.
 
     Raises:

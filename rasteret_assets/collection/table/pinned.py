@@ -88,7 +88,7 @@ def pinned(
             yield Pinned(_anew(dataset, group, before), before)
 
 
-def gone(path: str) -> CollectionError:
+def removed_file(path: str) -> CollectionError:
     """Return the error for a file that was removed."""
     return CollectionError(f"{path} was removed after the collection was opened: load the collection again")
 
@@ -105,7 +105,7 @@ def _opened(
         try:
             file = dataset.filesystem.open_input_file(fragment.path)
         except FileNotFoundError as error:
-            raise gone(fragment.path) from error
+            raise removed_file(fragment.path) from error
         held = _LOCAL.make_fragment(file, partition_expression=fragment.partition_expression)
         if not areas:
             return held

@@ -27,7 +27,7 @@ from shapely.geometry.base import BaseGeometry
 from rasteret_assets import schema
 from rasteret_assets.collection.areas.footprints import intersecting_rows
 from rasteret_assets.collection.table import scan
-from rasteret_assets.collection.table.pinned import gone
+from rasteret_assets.collection.table.pinned import removed_file
 from rasteret_assets.errors import StaleRowsError
 from rasteret_assets.storage.io_errors import unreadable
 
@@ -263,7 +263,7 @@ class FileRows:
         try:
             opened = pq.ParquetFile(self.fs.open_input_file(path), pre_buffer=not self.is_local)
         except FileNotFoundError as error:
-            raise gone(path) from error
+            raise removed_file(path) from error
         except (OSError, pa.ArrowException) as error:
             self._check(number)
             raise unreadable(path, error) from error
@@ -273,7 +273,7 @@ class FileRows:
     def _identity(self, path: str) -> _Identity:
         (info,) = self.fs.get_file_info([path])
         if info.type == pafs.FileType.NotFound:
-            raise gone(path)
+            raise removed_file(path)
         return info.size, info.mtime_ns
 
     def _check(self, number: int) -> None:

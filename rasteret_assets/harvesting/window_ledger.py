@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Self
 import pyarrow as pa
 from xxhash import xxh3_128_hexdigest
 
-from rasteret_assets.harvesting.texts import Texts
+from rasteret_assets.harvesting.text_columns import Texts
 from rasteret_assets.harvesting.windows import moment_of
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.documents import FORMAT, FORMAT_KEY

@@ -14,7 +14,9 @@ import pyarrow as pa
 
 from rasteret_assets.errors import DamagedFileError
 from rasteret_assets.harvesting.items import key_of
-from rasteret_assets.harvesting.ledger import (
+from rasteret_assets.harvesting.text_columns import Texts, conformed
+from rasteret_assets.harvesting.unite import unite
+from rasteret_assets.harvesting.window_ledger import (
     Changes,
     Hashes,
     changes,
@@ -22,9 +24,7 @@ from rasteret_assets.harvesting.ledger import (
     read_hashes,
     write_hashes,
 )
-from rasteret_assets.harvesting.rows import DIGEST_KEY, WindowRows, with_digest, write_batches
-from rasteret_assets.harvesting.texts import Texts, conformed
-from rasteret_assets.harvesting.unite import unite
+from rasteret_assets.harvesting.window_rows import DIGEST_KEY, WindowRows, with_digest, write_batches
 from rasteret_assets.schema import ASSETS, ID, ITEM_COLLECTION
 from rasteret_assets.storage.filesystems import each_file, list_files
 from rasteret_assets.storage.workspace import Workspace

@@ -13,7 +13,7 @@ from rasteret_assets.harvest_options import Interval
 from rasteret_assets.harvesting.ask import until_whole
 from rasteret_assets.harvesting.client import StacApi, changed_since
 from rasteret_assets.harvesting.items import StacItem
-from rasteret_assets.harvesting.ledger import Hashes, Ledger, WindowState, read_hashes
+from rasteret_assets.harvesting.window_ledger import Hashes, Ledger, WindowState, read_hashes
 from rasteret_assets.harvesting.windows import (
     ALL,
     Calendar,

@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple, Self
 import pyarrow as pa
 
 from rasteret_assets.harvesting.items import AssetTypes, StacItem, batch_of
-from rasteret_assets.harvesting.ledger import digest_of
-from rasteret_assets.harvesting.texts import Texts, conformed
+from rasteret_assets.harvesting.text_columns import Texts, conformed
 from rasteret_assets.harvesting.unite import unite
+from rasteret_assets.harvesting.window_ledger import digest_of
 from rasteret_assets.harvesting.windows import utc_text
 from rasteret_assets.schema import ASSETS, GEOMETRY, ID
 from rasteret_assets.storage.workspace import Workspace
