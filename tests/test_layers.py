@@ -169,6 +169,8 @@ def test_every_extra_that_messages_name_exists() -> None:
 
 #: Folders in which each module is one case of a kind, however few others import it.
 CASES = ("checks/", "cli/", "collection/formats/", "storage/credentials/")
+
+
 def test_every_module_has_a_name_of_its_own() -> None:
     names = [path.stem.lstrip("_") for path in MODULES if not path.stem.startswith("__")]
     assert sorted({name for name in names if names.count(name) > 1}) == []
