@@ -128,8 +128,9 @@ class Exports(RecordQuery):
         modified.
 
         Addresses are written as the collection publishes them, without anything that grants access; readers name what
-        they may read, and bring credentials, with ``authorize_virtual_chunk_access``. Icechunk holds what a commit
-        writes in memory, some 600 bytes for each reference: write many millions of them in several calls.
+        they may read, and bring credentials, with ``authorize_virtual_chunk_access``. Icechunk holds
+        references in memory, some 600 bytes each: at most 500,000 beside those of one batch of headers, then they are
+        written to a branch of their own until the commit.
 
         Args:
             store: a folder, ``s3://bucket/prefix`` or ``gs://bucket/prefix``, or a ``Storage`` or ``Repository`` of

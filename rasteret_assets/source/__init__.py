@@ -1,1 +1,1 @@
-"""A record table: its files, its rows, and what changed since the last look."""
+"""Open a record table, read its rows, and find what changed since it was profiled last."""

@@ -1,9 +1,9 @@
-"""What looks found in the files of a source, kept in the workspace as it is found.
+"""Store what profiling finds in the files of a source, while it goes on.
 
-``source_files/`` holds tables with a row for each file of the source that was read. A look adds a table every few
-seconds, so that one that is killed is continued by the next, and no table is changed. ``source.json``, which is written
-last, names the tables that belong to it; tables that it does not name are those of a look that did not come to its end.
-All of this happens under the lock of the source.
+``source_files/`` holds tables with a row for each file of the source that was read. Profiling adds a table every few
+seconds and changes none, so that the next profiling continues one that was killed. ``source.json``, which is written
+last, names the tables of the finished profile; other tables are of a profiling that did not finish. The lock of the
+source is held all the time.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.io_errors import finding
 from rasteret_assets.storage.workspace import Workspace
 
-#: Seconds, and bytes of hashes, after which what was found is written.
+#: Seconds, and bytes of hashes, after which the findings that wait are written.
 KEPT_EVERY_S = 10.0
 _KEPT_BYTES: Final = 32 * 2**20
-#: Tables that a finished look may consist of before they are written as one.
+#: Tables that a finished profile may have; more are written as one.
 _TABLES_AT_MOST: Final = 24
 _SCHEMA: Final = pa.schema([("part", pa.string()), ("found", pa.string()), ("hashes", pa.large_binary())])
-#: Under ``overlap`` also what the newest row of an id is found by.
+#: Under ``overlap`` with the facts of rows, by which the newest row of an id is found.
 _SCHEMA_OF_OVERLAP: Final = _SCHEMA.append(pa.field("facts", pa.large_binary()))
 _UNDER: Final = b"looked_under"
 #: Bytes of the hash of an id.

@@ -104,11 +104,11 @@ def _without_documents(paths: Sequence[str], access: TableAccess) -> Iterator[_P
             yield _Place(path)
 
 
-def _side_by_side(places: Sequence[_Place], look: Callable[[_Place], ListedFiles]) -> list[ListedFiles]:
+def _side_by_side(places: Sequence[_Place], list_place: Callable[[_Place], ListedFiles]) -> list[ListedFiles]:
     if len(places) < 2 or not any(scheme(place.path) for place in places):
-        return [look(place) for place in places]
+        return [list_place(place) for place in places]
     with ThreadPoolExecutor(_LISTED_AT_ONCE) as pool:
-        return list(pool.map(look, places))
+        return list(pool.map(list_place, places))
 
 
 def _merged(found: Sequence[ListedFiles]) -> list[ListedFiles]:

@@ -173,8 +173,8 @@ def _versions(fs: pafs.FileSystem, label: str, listed: Sequence[Listed], asked_n
     if label not in _told and any(not (one.times_ns or is_strong(one.tag)) for one in listed):
         _told.add(label)
         _log.warning(
-            "%s: its filesystem (%s) tells neither when a file was changed nor a strong ETag: such files are read at "
-            "each look", label, fs.type_name,
+            "%s: its filesystem (%s) tells neither when a file was changed nor a strong ETag: such files are read "
+            "each time", label, fs.type_name,
         )  # fmt: skip
     return versions
 

@@ -101,7 +101,7 @@ def _told_to_harvest(workspace: Workspace, spec: CollectionSpec) -> Iterator[Non
             raise
         if workspace.has(workspace.harvest_ledger):
             raise NotHarvestedError(
-                f"{spec.name}: the harvest found no item: look at collections, bbox and datetime of its harvest options"
+                f"{spec.name}: the harvest found no item: check collections, bbox and datetime of its harvest options"
             ) from error
         raise NotHarvestedError(
             f"{spec.name}: not harvested yet: run rasteret-assets harvest {spec.name}, or harvest(spec) in Python"
@@ -130,12 +130,12 @@ def load_profile(
             profiles the source.
     """
     if not trust_stored:
-        look = profile_files(source, spec, None, keep)
+        result = profile_files(source, spec, None, keep)
         with workspace.lock_source():
             found = FoundFiles(workspace, _part_version(source, spec), overlap=spec.newest_by is not None)
-            for version, part in look.found.items():
+            for version, part in result.found.items():
                 found.add(version, part)
-            return _store(workspace, spec, look, found)
+            return _store(workspace, spec, result, found)
     profile = _current(_stored(workspace), source.fingerprint, spec, remote=source.remote)
     if profile is not None:
         return profile
@@ -149,13 +149,13 @@ def load_profile(
         finished, begun = found.load(_tables_of(stored))
         last = _last_result(stored, source, spec, finished)
         try:
-            look = profile_files(
+            result = profile_files(
                 source, spec, last, keep, begun={**finished, **begun}, keep_part=found.add, stored_facts=found.facts_of
             )
         except BaseException as error:
             also_do(found.flush, error)
             raise
-        return _store(workspace, spec, look, found)
+        return _store(workspace, spec, result, found)
 
 
 def listed_profile(
@@ -182,7 +182,7 @@ def listed_profile(
     profile = _current(stored, fingerprint, spec, remote=_is_remote(listing, spec))
     if profile is not None:
         return profile, ProfilingCost(files=0, bytes=0)
-    return None, _ahead(_last_profile(stored, spec), _sizes(listing), spec)
+    return None, _cost(_last_profile(stored, spec), _sizes(listing), spec)
 
 
 def _is_remote(listing: TableListing, spec: CollectionSpec) -> bool:
@@ -194,7 +194,7 @@ def is_quick_to_profile(workspace: Workspace, source: Source, spec: CollectionSp
     profile = _last_profile(_stored(workspace), spec)
     if profile is not None and profile.columns != columns_version(source, spec):
         profile = None
-    return _ahead(profile, {part.version: part.size for part in source.parts}, spec).is_small
+    return _cost(profile, {part.version: part.size for part in source.parts}, spec).is_small
 
 
 def stored_profile(workspace: Workspace) -> SourceProfile | None:
@@ -253,28 +253,28 @@ def _tables_of(stored: Any) -> Sequence[str]:
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
-def _store(workspace: Workspace, spec: CollectionSpec, look: ProfilingResult, found: FoundFiles) -> SourceProfile:
+def _store(workspace: Workspace, spec: CollectionSpec, result: ProfilingResult, found: FoundFiles) -> SourceProfile:
     """Write the document of a profile, after the tables that it names; then remove all other tables."""
-    tables = found.settle(look.found)
+    tables = found.settle(result.found)
     workspace.write_json(
-        _document(workspace), {**look.profile.to_json(), _LOOKED_UNDER: _looked_under(spec), _TABLES: tables}
+        _document(workspace), {**result.profile.to_json(), _LOOKED_UNDER: _looked_under(spec), _TABLES: tables}
     )
     found.remove_others(tables)
     workspace.remove(f"{workspace.stages}/{_EARLIER}")
-    return look.profile
+    return result.profile
 
 
 def _sizes(listing: TableListing) -> dict[str, int | None]:
     return {version.version: one.size for version, one in zip(listing.versions, listing.listed, strict=True)}
 
 
-def _ahead(profile: SourceProfile | None, sizes: dict[str, int | None], spec: CollectionSpec) -> ProfilingCost:
+def _cost(profile: SourceProfile | None, sizes: dict[str, int | None], spec: CollectionSpec) -> ProfilingCost:
     """Return what profiling files of some sizes (by version) would read, given an earlier profile."""
     # If ids repeat, rows of any file may have to be compared with rows of the new files; under overlap the facts that
     # are compared are stored.
     compared = profile is None or (profile.repeats_ids and spec.newest_by is None)
-    known = set() if profile is None or compared else sizes.keys() & profile.parts.keys()
-    unread = [size for version, size in sizes.items() if version not in known]
+    unchanged = set() if profile is None or compared else sizes.keys() & profile.parts.keys()
+    unread = [size for version, size in sizes.items() if version not in unchanged]
     ids = sum(found.rows for found in profile.partitions.values()) * ID_BYTES if profile is not None else 0
     size = sum(one if one is not None else sys.maxsize for one in unread)
     return ProfilingCost(files=len(unread), bytes=ids + size)

@@ -493,7 +493,7 @@ def test_a_collection_that_was_not_harvested_says_so(spec_of) -> None:
 def test_a_harvest_without_items_says_where_to_look(spec_of, harvest) -> None:
     spec = spec_of(datetime="1999")
     assert harvest(spec).items == 0
-    with pytest.raises(NotHarvestedError, match="found no item: look at collections, bbox and datetime"):
+    with pytest.raises(NotHarvestedError, match="found no item: check collections, bbox and datetime"):
         ra.build(spec)
 
 

@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 #: Headers that are in memory at once; one of a Sentinel-2 band with its overviews takes some 10 kB.
 _HEADERS_AT_ONCE: Final = 1024
+#: References that are in memory at once, beside those of one batch of headers; each takes some 600 bytes there.
+_REFERENCES_HELD: Final = 500_000
 #: Names that a group needs for arrays of its own.
 _TAKEN: Final = frozenset({"time", "band", "y", "x", "id", "image", "file_version", "spatial_ref"})
 
@@ -81,7 +83,10 @@ def write_icechunk(collection: RecordTable, store: Any, bands: Any, *, groups: s
             raise WindowError(
                 "no record has the headers of the bands: compare the filters with the collection's bounds"
             )
-        report = _write(zarr, repository, new, names, written) if new.total else {}
+        try:
+            report = _write(zarr, repository, new, names, written) if new.total else {}
+        finally:
+            repository.close()
     containers = tuple(sorted(repository.containers))
     return IcechunkReport(**report, unchanged=new.unchanged, left_out=new.without, containers=containers)
 
@@ -98,7 +103,7 @@ def _checked_bands(collection: RecordTable, bands: Any) -> list[str]:
 
 def _written(zarr: Any, repository: Repository) -> list[Written]:
     """The records that the groups of a repository hold."""
-    store = repository.readonly_store()
+    store = repository.store
     found: list[Written] = []
     if store is None:
         return found
@@ -121,13 +126,20 @@ def _write(
     members = _members(new, bands, 0, step)
     tiles = max(header.tile_offsets.size for _, member in members for header, _ in member.files)
     repository.prepare(prefixes_of(new.hrefs()), tiles=tiles, is_new=not written)
-    session = repository.writable_session()
-    writer = Writer(session.store, zarr.open_group(session.store, mode="a", use_consolidated=False), new, written)
+    writer = Writer(repository.store, _root(zarr, repository), new, written)
     writer.write(members)
+    message = f"{new.total} records of {', '.join(bands)}"
     for start in range(step, new.total, step):
+        if writer.held >= _REFERENCES_HELD:
+            repository.set_aside(message)
+            writer.go_on(repository.store, _root(zarr, repository))
         writer.write(_members(new, bands, start, start + step))
     report = writer.report
-    return report | {"commit": repository.commit(session, f"{new.total} records of {', '.join(bands)}")}
+    return report | {"commit": repository.commit(message)}
+
+
+def _root(zarr: Any, repository: Repository) -> Any:
+    return zarr.open_group(repository.store, mode="a", use_consolidated=False)
 
 
 def _members(new: NewRecords, bands: Sequence[str], start: int, stop: int) -> list[tuple[int, Member]]:

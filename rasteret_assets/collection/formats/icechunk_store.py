@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,8 @@ from rasteret_assets.storage.local import local_path
 from rasteret_assets.storage.urls import scheme
 
 _BRANCH: Final = "main"
+#: How branches of calls that are not finished begin.
+_OWN_BRANCHES: Final = "rasteret-assets-"
 #: References of a manifest, which Icechunk writes anew as a whole when one of them is added.
 _REFERENCES: Final = 8192
 
@@ -39,27 +42,32 @@ def require_icechunk() -> Any:
 
 
 class Repository:
-    """A repository, and what it knows of files.
+    """A repository that one call writes to, from one snapshot on.
 
     Args:
         icechunk: the package.
         storage: where it is; None where ``opened`` is given.
-        opened: the repository; None where there is none yet.
+        opened: the repository; None where it does not exist yet.
     """
 
     def __init__(self, icechunk: Any, storage: Any, opened: Any) -> None:
         self._icechunk = icechunk
         self._storage = storage
         self._opened = opened
+        # What is read of the repository and what is written lie in one session, so that nobody commits in between.
+        self._session: Any = None if opened is None else opened.writable_session(_BRANCH)
+        self._base: str | None = None if self._session is None else self._session.snapshot_id
+        self._own_branch: str | None = None
 
     @property
     def containers(self) -> set[str]:
         """Prefixes under which the repository reads files."""
         return set() if self._opened is None else set(self._opened.config.virtual_chunk_containers or {})
 
-    def readonly_store(self) -> Any:
-        """Return what the repository holds, as a store of Zarr's; None where it does not exist."""
-        return None if self._opened is None else self._opened.readonly_session(_BRANCH).store
+    @property
+    def store(self) -> Any:
+        """Zarr's store of what the repository holds and of what was written to it; None where it does not exist."""
+        return None if self._session is None else self._session.store
 
     def prepare(self, prefixes: Iterable[str], *, tiles: int, is_new: bool) -> None:
         """Make the repository if it does not exist, and let it read files under some prefixes.
@@ -68,6 +76,9 @@ class Repository:
             prefixes: of addresses; those that a container of the repository's own covers are left to it.
             tiles: of a typical record, which decide how many records share a manifest.
             is_new: whether the repository holds no records yet, so that this may still be decided.
+
+        Raises:
+            CollectionError: if somebody else committed meanwhile.
         """
         icechunk = self._icechunk
         config = icechunk.RepositoryConfig.default() if self._opened is None else self._opened.config
@@ -88,23 +99,58 @@ class Repository:
         elif lacking or is_split:
             self._opened = self._opened.reopen(config=config)
             self._opened.save_config()
+        else:
+            return
+        self._session = self._opened.writable_session(_BRANCH)
+        if self._base not in {None, self._session.snapshot_id}:
+            raise _conflict()
+        self._base = self._session.snapshot_id
 
-    def writable_session(self) -> Any:
-        """Return a session whose changes a commit publishes."""
-        return self._opened.writable_session(_BRANCH)
+    def set_aside(self, message: str) -> None:
+        """Write what the session holds in memory into a snapshot that no reader sees, and go on from there.
 
-    def commit(self, session: Any, message: str) -> str:
-        """Publish the changes of a session, all at once; return the id of the snapshot.
+        Sessions hold all their references in memory until then. A branch of a name of its own keeps the snapshot.
+        """
+        if self._own_branch is None:
+            snapshot = self._session.flush(message)
+            self._own_branch = f"{_OWN_BRANCHES}{uuid.uuid4().hex}"
+            self._opened.create_branch(self._own_branch, snapshot)
+        else:
+            self._session.amend(message)
+        self._session = self._opened.writable_session(self._own_branch)
+
+    def commit(self, message: str) -> str:
+        """Publish what was written, all at once; return the id of the snapshot.
 
         Raises:
             CollectionError: if somebody else committed meanwhile.
         """
         try:
-            return str(session.commit(message))
+            if self._own_branch is None:
+                return str(self._session.commit(message))
+            # One snapshot takes the place of those that were set aside, so that a call is one commit.
+            snapshot = str(self._session.amend(message))
         except self._icechunk.ConflictError as error:
-            raise CollectionError(
-                "the Icechunk repository was changed by somebody else meanwhile, and nothing was written: try again"
-            ) from error
+            raise _conflict() from error
+        try:
+            self._opened.reset_branch(_BRANCH, snapshot, from_snapshot_id=self._base)
+        except self._icechunk.IcechunkError as error:
+            if self._opened.lookup_branch(_BRANCH) == self._base:
+                raise
+            raise _conflict() from error
+        return snapshot
+
+    def close(self) -> None:
+        """Delete the branch of what was set aside."""
+        if self._own_branch is not None:
+            self._opened.delete_branch(self._own_branch)
+            self._own_branch = None
+
+
+def _conflict() -> CollectionError:
+    return CollectionError(
+        "the Icechunk repository was changed by somebody else meanwhile, and nothing was written: try again"
+    )
 
 
 def open_repository(icechunk: Any, store: Any) -> Repository:

@@ -38,6 +38,12 @@ class Writer:
         self._counts: Counter[str] = Counter()
         self._appended: set[str] = set()
         self._rewritten: set[tuple[str, str]] = set()
+        #: References that the session holds in memory.
+        self.held = 0
+
+    def go_on(self, store: Any, root: Any) -> None:
+        """Write to another session, which holds nothing in memory yet; arguments as for the class."""
+        self._store, self._root, self.held = store, root, 0
 
     @property
     def report(self) -> dict[str, Any]:
@@ -132,6 +138,7 @@ class Writer:
             raise CollectionError(f"no container of the Icechunk repository covers {location}: add one to its config")
         count = int(stored.sum())
         self._counts["references"] += count
+        self.held += count
         self._counts["unchecked"] += 0 if checksum is not None else count
 
     def _clear(self, path: str, level: BandHeader, position: int, *, is_image: bool) -> None:

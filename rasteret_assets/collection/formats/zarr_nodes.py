@@ -7,6 +7,7 @@ whose arrays have no chunk of their own; coordinates are stored.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import importlib
 import json
@@ -117,14 +118,16 @@ def _change_documents(group: Any, paths: Sequence[str], change: Callable[[dict[s
     """Change the metadata documents of arrays, as Zarr v3 names them, without a look at their codecs."""
     buffers = importlib.import_module("zarr.buffer.cpu").buffer_prototype
 
-    async def rewrite() -> None:
-        for path in paths:
-            key = f"{group.path}/{path}/zarr.json"
-            document = json.loads((await group.store.get(key, buffers)).to_bytes())
-            change(document)
-            await group.store.set(key, buffers.buffer.from_bytes(json.dumps(document).encode()))
+    async def rewrite(path: str) -> None:
+        key = f"{group.path}/{path}/zarr.json"
+        document = json.loads((await group.store.get(key, buffers)).to_bytes())
+        change(document)
+        await group.store.set(key, buffers.buffer.from_bytes(json.dumps(document).encode()))
 
-    run_sync(rewrite())
+    async def rewrite_all() -> None:
+        await asyncio.gather(*map(rewrite, paths))
+
+    run_sync(rewrite_all())
 
 
 def append_rows(group: Any, members: Sequence[Member], versions: npt.NDArray[np.uint64]) -> int:
@@ -136,20 +139,27 @@ def append_rows(group: Any, members: Sequence[Member], versions: npt.NDArray[np.
         versions: uint64 ``[N]``, of their files.
     """
     layout = members[0].layout
-    ids = np.array([member.record.id for member in members], dtype=object)
+    columns: dict[str, Any] = {
+        f"{name}/{column}": values
+        for name in level_names(layout)
+        for column, values in (
+            (TIME, _moments(members)),
+            (ID, np.array([member.record.id for member in members], dtype=object)),
+            (VERSION, versions),
+        )
+        if column != VERSION or name == FULL
+    }
     start = 0
-    for name in level_names(layout):
-        columns = {TIME: _moments(members), ID: ids} | ({VERSION: versions} if name == FULL else {})
-        for column, values in columns.items():
-            array = group[f"{name}/{column}"]
-            start = array.shape[0]
-            array.resize((start + len(members),))
-            array[start:] = values
 
     def lengthen(document: dict[str, Any]) -> None:
+        nonlocal start
+        start = document["shape"][0]  # the same of all arrays along time
         document["shape"][0] = start + len(members)
 
-    _change_documents(group, _array_paths(layout), lengthen)
+    # All documents together, because zarr-python would read and write each on its own, one after the other.
+    _change_documents(group, [*_array_paths(layout), *columns], lengthen)
+    for path, values in columns.items():
+        group[path][start:] = values
     return start
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from rasteret_assets import build_from_table, create_backend
 from rasteret_assets.collection import Collection, as_collection
+from rasteret_assets.collection.formats import icechunk as formats
 from rasteret_assets.errors import CollectionError
 from tests.collection.support import footprint_of, noise, record, records_table, write_raster
 from tests.support.s3 import KEYS, bucket_server
@@ -291,3 +292,74 @@ def test_appending_writes_little(tmp_path: Path, is_there: bool) -> None:
     more = as_collection(pa.concat_tables([first, scenes(830, 10)])).to_icechunk(repository)
     assert (more.appended, more.unchanged, more.references) == (10, 830, 1210)
     assert size() - before < before / 10
+
+
+def branches(folder: Path) -> list[str]:
+    return list(icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder))).list_branches())
+
+
+def many(folder: Path, count: int) -> list[dict[str, Any]]:
+    return local(folder, [f"r{number}" for number in range(count)])
+
+
+def test_calls_of_any_size_are_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in memory is set aside again and again, and readers see nothing of it before the end."""
+    monkeypatch.setattr(formats, "_HEADERS_AT_ONCE", 1)
+    monkeypatch.setattr(formats, "_REFERENCES_HELD", 10)
+    rows = many(tmp_path, 6)
+    repository = tmp_path / "repository"
+    seen: list[int] = []
+    flush = icechunk.Session.flush
+    amend = icechunk.Session.amend
+
+    def watched(method: Any) -> Any:
+        def call(session: Any, message: str) -> str:
+            snapshot = method(session, message)
+            seen.append(snapshots(repository))
+            return snapshot
+
+        return call
+
+    as_collection(records_table(rows[:1])).to_icechunk(repository)
+    before = snapshots(repository)
+    monkeypatch.setattr(icechunk.Session, "flush", watched(flush))
+    monkeypatch.setattr(icechunk.Session, "amend", watched(amend))
+    report = as_collection(records_table(rows)).to_icechunk(repository)
+    assert len(seen) > 2
+    assert set(seen) == {before}
+    assert snapshots(repository) == before + 1
+    assert list(icechunk.Repository.open(icechunk.local_filesystem_storage(str(repository))).list_branches()) == [
+        "main"
+    ]
+    assert (report.appended, report.unchanged) == (5, 1)
+    cube = opened(repository, report)
+    scenes = as_collection(records_table(rows))
+    assert_same(cube, whole(scenes, ["B"]), ["B"])
+
+
+def test_a_call_that_ends_after_it_set_something_aside_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "_HEADERS_AT_ONCE", 1)
+    monkeypatch.setattr(formats, "_REFERENCES_HELD", 10)
+    rows = many(tmp_path, 4)
+    repository = tmp_path / "repository"
+    as_collection(records_table(rows[:1])).to_icechunk(repository)
+    before = snapshots(repository)
+    amend = icechunk.Session.amend
+
+    def after_another(session: Any, message: str) -> str:
+        monkeypatch.setattr(icechunk.Session, "amend", amend)
+        monkeypatch.setattr(formats, "_REFERENCES_HELD", 10**6)
+        as_collection(records_table(rows[:2])).to_icechunk(repository)
+        return amend(session, message)
+
+    monkeypatch.setattr(icechunk.Session, "amend", after_another)
+    with pytest.raises(CollectionError, match="was changed by somebody else meanwhile, and nothing was written"):
+        as_collection(records_table([rows[0], *rows[2:]])).to_icechunk(repository)
+    assert snapshots(repository) == before + 1
+    assert list(icechunk.Repository.open(icechunk.local_filesystem_storage(str(repository))).list_branches()) == [
+        "main"
+    ]
+    report = as_collection(records_table(rows)).to_icechunk(repository)
+    assert sorted(opened(repository, report).id.values.tolist()) == [row["id"] for row in rows]
