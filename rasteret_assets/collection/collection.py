@@ -12,8 +12,8 @@ from rasteret_assets import schema
 from rasteret_assets.collection._exports import Exports
 from rasteret_assets.collection._reads import Reads
 from rasteret_assets.collection.show import _card
+from rasteret_assets.collection.show._explore import MOST_EXPLORED, ExplorePage, explore_page
 from rasteret_assets.collection.show._plot import MOST_DRAWN, draw_footprints
-from rasteret_assets.collection.show.explore_page import MOST_EXPLORED, ExplorePage, explore_page
 from rasteret_assets.collection.table import query, summary
 
 if TYPE_CHECKING:

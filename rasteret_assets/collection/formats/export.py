@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rasteret_assets import schema
-from rasteret_assets.collection.formats.export_files import PartitionFiles
+from rasteret_assets.collection.formats._export_files import PartitionFiles
 from rasteret_assets.collection.pixels.record_table import RecordTable
 from rasteret_assets.collection.table.dates import Interval, parse_date_range
 from rasteret_assets.collection.table.query import acquired_within, partition_keys

@@ -13,7 +13,7 @@ import pyarrow as pa
 import shapely
 
 from rasteret_assets.collection.areas.reproject import LONLAT
-from rasteret_assets.collection.formats.gti_files import BandFiles, Storage, files_of
+from rasteret_assets.collection.formats._gti_files import BandFiles, Storage, files_of
 from rasteret_assets.collection.pixels.record_table import RecordTable
 from rasteret_assets.collection.pixels.select import named_crs
 from rasteret_assets.errors import WindowError

@@ -1,7 +1,7 @@
-"""A virtual Zarr store in Icechunk, written from the columns of the index: no file is opened, no request is made.
+"""Write a virtual Zarr store in Icechunk from the columns of the index: no file is opened, no request is made.
 
-Records are put into groups by their grids (``zarr_layout.py``), each group gets arrays along time (``zarr_nodes.py``),
-and each tile becomes a reference to its bytes (``icechunk_writer.py``). One commit ends a call, so that a reader sees
+Records are put into groups by their grids (``_zarr_layout.py``), a group gets arrays along time (``_zarr_nodes.py``),
+and a tile becomes a reference to its bytes (``_icechunk_writer.py``). A call ends with one commit, so that readers see
 all of it or nothing.
 """
 
@@ -15,12 +15,12 @@ from typing import Any, Final
 import pyarrow as pa
 
 from rasteret_assets.collection.extras import optional
-from rasteret_assets.collection.formats.icechunk_files import prefixes_of
-from rasteret_assets.collection.formats.icechunk_records import NewRecords, Written, find_new
-from rasteret_assets.collection.formats.icechunk_store import Repository, open_repository, require_icechunk
-from rasteret_assets.collection.formats.icechunk_writer import Writer
-from rasteret_assets.collection.formats.zarr_layout import FULL, Member, check_mapped, members_of
-from rasteret_assets.collection.formats.zarr_nodes import ID, VERSION, quiet_codecs, read_group
+from rasteret_assets.collection.formats._icechunk_files import prefixes_of
+from rasteret_assets.collection.formats._icechunk_records import NewRecords, Written, find_new
+from rasteret_assets.collection.formats._icechunk_store import Repository, open_repository, require_icechunk
+from rasteret_assets.collection.formats._icechunk_writer import Writer
+from rasteret_assets.collection.formats._zarr_layout import FULL, Member, check_mapped, members_of
+from rasteret_assets.collection.formats._zarr_nodes import ID, VERSION, quiet_codecs, read_group
 from rasteret_assets.collection.pixels.record_table import RecordTable, checked_bands
 from rasteret_assets.errors import SpecError, WindowError
 

@@ -100,7 +100,7 @@ def summarize_areas(
         arguments: all of :class:`PointArguments`.
     """
     optional("exactextract", extra="zonal", purpose="zonal")
-    from rasteret_assets.collection.formats.zonal_stats import statistic_names  # noqa: PLC0415  (imports exactextract)
+    from rasteret_assets.collection.formats._zonal_stats import statistic_names  # noqa: PLC0415  (imports exactextract)
 
     wanted = [ops] if isinstance(ops, str) else list(ops)
     if not wanted or not all(isinstance(one, str) for one in wanted):
@@ -193,7 +193,7 @@ class _Reader:
 
     def summarize(self, zones: Sequence[_Zone], ops: Sequence[str]) -> list[Mapping[str, Any]]:
         """Values by column for each zone; the windows of all are read together, but for large ones."""
-        from rasteret_assets.collection.formats.zonal_stats import summarize  # noqa: PLC0415  (imports exactextract)
+        from rasteret_assets.collection.formats._zonal_stats import summarize  # noqa: PLC0415  (imports exactextract)
 
         small = [zone for zone in zones if not zone.is_large]
         pixels = dict(zip(map(id, small), self.read(small), strict=True))

@@ -18,7 +18,7 @@ import numpy as np
 from xxhash import xxh3_64_hexdigest
 
 from rasteret_assets.collection.areas.grid import Grid
-from rasteret_assets.collection.formats.zarr_codecs import codec_chain, refusal
+from rasteret_assets.collection.formats._zarr_codecs import codec_chain, refusal
 from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.collection.pixels.select import Record
 from rasteret_assets.errors import TileError

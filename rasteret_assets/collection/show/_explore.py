@@ -125,4 +125,4 @@ def _check_tiles(tiles: str) -> None:
 
 @functools.cache
 def _template() -> str:
-    return files("rasteret_assets.collection.show").joinpath("explore.html").read_text(encoding="utf-8")
+    return files("rasteret_assets.collection.show").joinpath("_explore.html").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rasteret_assets.collection.extras import optional
-from rasteret_assets.collection.formats.icechunk_files import container_of
+from rasteret_assets.collection.formats._icechunk_files import container_of
 from rasteret_assets.errors import CollectionError, MissingExtraError, SpecError
 from rasteret_assets.storage.local import local_path
 from rasteret_assets.storage.urls import scheme

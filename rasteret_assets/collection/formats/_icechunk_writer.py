@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from rasteret_assets.collection.formats.icechunk_files import checksum_of, location_of
-from rasteret_assets.collection.formats.icechunk_records import NewRecords, Written
-from rasteret_assets.collection.formats.zarr_layout import Member, levels_of
-from rasteret_assets.collection.formats.zarr_nodes import append_rows, level_names, open_group, rewrite_row
+from rasteret_assets.collection.formats._icechunk_files import checksum_of, location_of
+from rasteret_assets.collection.formats._icechunk_records import NewRecords, Written
+from rasteret_assets.collection.formats._zarr_layout import Member, levels_of
+from rasteret_assets.collection.formats._zarr_nodes import append_rows, level_names, open_group, rewrite_row
 from rasteret_assets.collection.pixels.band import BandHeader
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.storage.processes import run_sync

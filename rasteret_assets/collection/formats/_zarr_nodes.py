@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rasteret_assets.collection.areas.grid import Grid
+from rasteret_assets.collection.formats._zarr_layout import FULL, ArrayLayout, GroupLayout, Member, levels_of, nodata_of
 from rasteret_assets.collection.formats.cf import (
     GRID_MAPPING,
     axis_attributes,
@@ -28,7 +29,6 @@ from rasteret_assets.collection.formats.cf import (
     mapping_attributes,
     pixel_centres,
 )
-from rasteret_assets.collection.formats.zarr_layout import FULL, ArrayLayout, GroupLayout, Member, levels_of, nodata_of
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.storage.processes import run_sync
 
