@@ -35,6 +35,8 @@ _MOST_HALVINGS: Final = 16
 _PROBES: Final = (0.5, 0.3)
 #: Longest step in degrees between two longitudes; a longer one may as well go the other way round.
 _LONGEST_STEP: Final = 90.0
+#: Degrees below which a coordinate of a geometry to be cut counts as 0.
+_TINY: Final = 1e-100
 #: Degrees (0.1 mm on the ground) by which longitudes may differ from 180 because of rounding.
 ROUNDING: Final = 1e-9
 
@@ -130,7 +132,7 @@ def cut_at_antimeridian(geometries: Geometries, west: float = -180.0) -> Geometr
     beyond &= np.isfinite(bounds).all(axis=1)
     if not beyond.any():
         return result
-    whole = shapely.make_valid(result[beyond])
+    whole = shapely.make_valid(_without_tiny(result[beyond]))
     first = np.floor((bounds[beyond, 0] - west) / 360)
     # A geometry that only touches the end of a turn is not in the next turn.
     last = np.maximum(np.ceil((bounds[beyond, 2] - west) / 360) - 1, first)
@@ -382,11 +384,22 @@ def _keeps_hand(points: Floats, images: Floats, project: Project) -> bool:
 
 
 def _moved_east(geometries: Geometries, degrees: float) -> Geometries:
-    if not degrees:
+    step = np.array([degrees, 0, 0])
+    return _transformed(geometries, lambda places: places + step[: places.shape[1]]) if degrees else geometries
+
+
+def _without_tiny(geometries: Geometries) -> Geometries:
+    """Replace coordinates next to 0 by 0, because their products underflow, and GEOS raises then."""
+    places = shapely.get_coordinates(geometries)
+    if not ((places != 0) & (np.abs(places) < _TINY)).any():
         return geometries
-    moved = geometries.copy()
+    return _transformed(geometries, lambda places: np.where(np.abs(places) < _TINY, 0.0, places))
+
+
+def _transformed(geometries: Geometries, change: Callable[[Floats], Floats]) -> Geometries:
+    """Change the coordinates of geometries, with their heights if they have any."""
+    result = geometries.copy()
     for has_z in (False, True):
         mask = shapely.has_z(geometries) == has_z
-        step = np.array([degrees, 0, 0][: 3 if has_z else 2])
-        moved[mask] = shapely.transform(geometries[mask], step.__add__, include_z=has_z)
-    return moved
+        result[mask] = shapely.transform(geometries[mask], change, include_z=has_z)
+    return result

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyproj
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rasteret_assets.errors import RecordError
@@ -269,6 +269,11 @@ ODD = st.sampled_from(
 )  # fmt: skip
 
 
+#: Coordinates so near to 0 that their products underflow, in a ring that crosses 180.
+TINY = shapely.Polygon([(0, -1), (-1.5e-269, 3.5e-264), (181, 1), (0, 0), (-1e-246, 0), (1, -1)])
+
+
+@example([TINY])
 @given(st.lists(RINGS | ODD | st.just(SQUARE), max_size=8))
 def test_rings_are_read_from_their_bytes_as_geometry_objects_would_be(geometries):
     column = pa.array([None if g is None else shapely.to_wkb(g, byte_order=1) for g in geometries], pa.binary())

@@ -167,6 +167,36 @@ def test_every_extra_that_messages_name_exists() -> None:
     assert named <= set(project["optional-dependencies"])
 
 
+#: Folders in which each module is one case of a kind, however few others import it.
+CASES = ("checks/", "cli/", "collection/formats/", "storage/credentials/")
+
+
+def test_every_module_has_a_name_of_its_own() -> None:
+    names = [path.stem.lstrip("_") for path in MODULES if not path.stem.startswith("__")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+def test_a_module_that_one_neighbour_uses_has_an_underscore() -> None:
+    names = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in MODULES}
+    users: dict[str, set[Path]] = {name: set() for name in names}
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rasteret_assets"):
+                module = (node.module or "").removeprefix("rasteret_assets").lstrip(".")
+                for name in (module, *(f"{module}.{alias.name}".lstrip(".") for alias in node.names)):
+                    if name in users:
+                        users[name].add(path)
+    # A folder's `__init__` is its face, and a user in another folder sees a module that is offered to others.
+    alone = {
+        name
+        for name, path in names.items()
+        if len(users[name]) == 1 and not path.stem.startswith("_")
+        if not path.relative_to(PACKAGE).as_posix().startswith(CASES)
+        if all(user.parent == path.parent and user.stem != "__init__" for user in users[name])
+    }
+    assert sorted(alone) == []
+
+
 def test_importing_the_package_leaves_dagster_alone() -> None:
     code = "import sys, rasteret_assets as ra; {}; print(*{{'aiohttp', 'dagster', 'pyarrow'}} & set(sys.modules))"
     for used, imported in (("ra", ""), ("ra.build, ra.load, ra.CollectionSpec", "pyarrow")):

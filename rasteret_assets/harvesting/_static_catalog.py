@@ -29,7 +29,7 @@ _CHUNK: Final = 256
 
 
 class StaticCatalog:
-    """A catalog or collection of linked documents.
+    """Reads the items of a catalog or collection of linked documents.
 
     Args:
         options: of the harvest.
@@ -147,7 +147,7 @@ def _links(href: str, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _absolute(item: dict[str, Any], href: str) -> dict[str, Any]:
-    """An item whose links and assets can be found from anywhere."""
+    """Return an item whose links and assets have absolute addresses."""
     assets, links = item.get("assets"), item.get("links")
     for found in (*(assets.values() if isinstance(assets, dict) else ()), *(links if isinstance(links, list) else ())):
         if isinstance(found, dict) and isinstance(found.get("href"), str):

@@ -36,7 +36,7 @@ _OURS: Final = re.compile(r"(\d{4}(-\d\d(-\d\d(T\d\d)?)?)?|before|after|all|unda
 
 
 class HarvestStore:
-    """The files of a harvest.
+    """Keeps one Parquet file per window of a harvest, whose columns fit together.
 
     Args:
         workspace: of the collection, whose lock on the harvest is held.
@@ -55,7 +55,7 @@ class HarvestStore:
         self._guard = threading.Lock()
 
     def put(self, key: str, rows: WindowRows) -> tuple[str, Changes, bool]:
-        """Bring the file of a window to some items.
+        """Write the items of a window to its file, unless the file holds these items already.
 
         Args:
             key: of the window.
@@ -68,22 +68,22 @@ class HarvestStore:
             WorkspaceError: if it cannot be written.
         """
         digest, path = digest_of(rows.contents), self.workspace.harvested_file(key)
-        known = read_hashes(self.workspace, key) if key in self.present else None
+        before = read_hashes(self.workspace, key) if key in self.present else None
         rewritten = (self._digest(key) or digest_of({})) != digest
         if rewritten and rows.contents:
             rows.write(self.workspace, path, self.texts)
         elif rewritten:
             self.workspace.remove(path)
         # After the file: hashes that are newer than the file would hide that it is old.
-        if known is None or digest_of(known) != digest:
+        if before is None or digest_of(before) != digest:
             write_hashes(self.workspace, key, rows.contents)
         with self._guard:
             (self.present.add if rows.contents else self.present.discard)(key)
             self.is_written |= rewritten
-        return digest, changes(known or {}, rows.contents), rewritten
+        return digest, changes(before or {}, rows.contents), rewritten
 
     def _digest(self, key: str) -> str | None:
-        """The digest of the items that a window's file holds; None where there is no file, or it is damaged."""
+        """Return the digest of the items in a window's file; None without a file, empty where the file is damaged."""
         if key not in self.present:
             return None
         try:
@@ -95,11 +95,11 @@ class HarvestStore:
 
     def remove(self, key: str) -> int:
         """Delete the file of a window; return how many items it held."""
-        known = read_hashes(self.workspace, key)
+        before = read_hashes(self.workspace, key)
         self.workspace.remove(self.workspace.harvested_file(key))
         self.workspace.remove(self.workspace.harvest_hashes(key))
         self.present.discard(key)
-        return len(known or {})
+        return len(before or {})
 
     def kept_rows(self, key: str, seen: npt.NDArray[np.uint64]) -> Iterator[tuple[pa.RecordBatch, Hashes]]:
         """Yield the rows of a window's file whose items were not seen in this harvest, with the hashes of these items.
@@ -141,11 +141,11 @@ class HarvestStore:
         return [keys[place] for place in np.unique(places)]
 
     def _items(self, key: str) -> npt.NDArray[np.uint64]:
-        """The first halves of the hashes of a window's items."""
+        """Return the first halves of the keys of a window's items."""
         return _first_halves(read_hashes(self.workspace, key) or ())
 
     def settle_types(self) -> list[str]:
-        """Write those files anew whose columns do not fit to those of the others; return their windows.
+        """Rewrite the files whose columns do not fit those of the other files; return the keys of their windows.
 
         Raises:
             CollectionError: if a file cannot be read.
@@ -183,7 +183,7 @@ def _first_halves(keys: Iterable[bytes]) -> npt.NDArray[np.uint64]:
 
 
 def _fits(schema: pa.Schema, texts: Texts) -> bool:
-    """Whether all that is to be text is text."""
+    """Tell whether the columns and fields of assets that ``texts`` names are text."""
     if any(field.name in texts.columns and not pa.types.is_string(field.type) for field in schema):
         return False
     assets = schema.field(ASSETS).type if ASSETS in schema.names else pa.null()

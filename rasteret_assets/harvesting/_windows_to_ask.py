@@ -1,4 +1,4 @@
-"""Which windows of an API have to be asked for, and why."""
+"""Choose the windows of an API that have to be asked for: new, failed, lost, updated or young ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _last_end(ledger: Ledger) -> datetime | None:
 
 
 class WindowsToAsk(NamedTuple):
-    """Windows that can have changed.
+    """Names the windows of an API that can have changed.
 
     Args:
         windows: all of them.
@@ -106,7 +106,7 @@ def windows_to_ask(
 
 
 def named_windows(windows: Sequence[Window], keys: Collection[str]) -> list[Window]:
-    """Return the windows that somebody names.
+    """Return the windows that a user names by keys.
 
     Args:
         windows: all windows of the harvest.
@@ -125,7 +125,7 @@ def named_windows(windows: Sequence[Window], keys: Collection[str]) -> list[Wind
 
 
 def _is_settled(window: Window, state: WindowState | None, present: set[str]) -> bool:
-    """Whether a window was harvested as it is now, and its file is there."""
+    """Tell whether a window was harvested with its present bounds, and its file exists."""
     return (
         state is not None
         and state.asked is not None
@@ -142,7 +142,7 @@ def bounds(window: Window) -> tuple[str | None, str | None]:
 
 
 def _is_young(window: Window, state: WindowState, days: float, now: datetime) -> bool:
-    """Whether items may have come late to a window after it was asked for last."""
+    """Tell whether items may have been added to a window after it was asked for last."""
     asked = moment_of(state.asked or "") or now
     return window.end is None or window.end >= asked - timedelta(days=days)
 
@@ -150,7 +150,7 @@ def _is_young(window: Window, state: WindowState, days: float, now: datetime) ->
 def _updated_windows(
     api: StacApi, windows: Sequence[Window], ledger: Ledger, workspace: Workspace
 ) -> set[str] | None:  # fmt: skip
-    """The windows with items that were updated; None where the API cannot tell, or items do not say it."""
+    """Return the keys of windows with updated items; None where the API cannot tell, or items have no ``updated``."""
     told = [state.updated for state in ledger.windows.values() if state.items]
     known = [moment for text in told if text and (moment := moment_of(text)) is not None]
     if not known or len(known) < len(told):
@@ -181,7 +181,7 @@ def _updated_windows(
 
 
 def _as_written(moment: datetime) -> str:
-    """Return a moment as most write it, for APIs that compare it as text: milliseconds where they say it all."""
+    """Return a moment as most catalogs write it, for APIs that compare text: in milliseconds where these are exact."""
     is_short = moment.microsecond and moment.microsecond % 1000 == 0
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if is_short else utc_text(moment)
 
@@ -194,16 +194,16 @@ def _updated_since(
 
 
 class _NotToldError(Exception):
-    """An API that answers something else than it was asked for."""
+    """Raised where an API takes a search for updated items and answers another question."""
 
 
 class _Probe:
-    """Finds the windows of items that are new or have another content than is known.
+    """Finds the windows of items that are new or differ from what was harvested.
 
     Args:
         windows: of the harvest.
         workspace: of the collection.
-        since: items that were updated before this moment are not looked at.
+        since: items that were updated before this moment are not compared.
         included: whether those that were updated at that very moment are.
     """
 
@@ -217,7 +217,7 @@ class _Probe:
         self._known: dict[str, Hashes] = {}
 
     def windows_of(self, api: StacApi, way: Mapping[str, Any]) -> set[str]:
-        """Search for updated items in some way.
+        """Return the keys of windows with updated items, which one way of searching finds.
 
         Raises:
             HarvestError: if the API does not take the search.
@@ -247,7 +247,7 @@ class _Probe:
         return self._found
 
     def _note(self, item: StacItem) -> bytes:
-        """Note the window of an item that is not known as it is; return the hash of the item's name."""
+        """Note the window of an item that is new or differs from what was harvested; return the item's key."""
         window = self._calendar.window_of(item.moment)
         if window is None or window.key in self._found:
             return item.key

@@ -31,16 +31,16 @@ ASKED_AGAIN_AFTER_S: tuple[float, ...] = (1.0, 5.0)
 
 
 class TooLargeError(Exception):
-    """A window that has more items than are asked for at once."""
+    """Raised for a window that has more items than ``max_items_per_window``."""
 
 
 class StoppedError(Exception):
-    """A harvest that somebody ended."""
+    """Raised in the threads of a harvest that was interrupted."""
 
 
 @dataclass(kw_only=True)
 class Answer:
-    """What came of one way through the pages of a window.
+    """Holds the items of one pass through the pages of a window.
 
     Args:
         window: that was asked for.
@@ -57,11 +57,11 @@ class Answer:
 
     @property
     def distinct(self) -> int:
-        """Items that came, each counted once."""
+        """Number of items that came, each counted once."""
         return len(self.rows.contents) + len(self.strays)
 
     def lost(self, *, trust_count: bool) -> str:
-        """Return what is missing or contradictory, in words; empty where nothing is."""
+        """Return in words what is missing or contradictory in the answer; empty where the answer is whole."""
         if self.rows.contradicted:
             return f"{self.rows.contradicted} items came twice, and differently"
         if trust_count and self.matched is not None and self.distinct < self.matched:
@@ -72,7 +72,7 @@ class Answer:
         return ""
 
     def odd(self) -> str:
-        """Return what looks like items that were lost; such an answer is believed when it comes again."""
+        """Return in words why items may be lost; an answer that comes twice is believed in spite of it."""
         if self.rows.repeated:
             return f"{self.rows.repeated} items came twice"
         if self.matched is not None and self.distinct > self.matched:
@@ -82,7 +82,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """How a window is asked for.
+    """Says how a window is asked for.
 
     Args:
         window: stretch of time.
@@ -148,7 +148,7 @@ class WindowReader:
         raise BadPageError(f"{reason} (asked {len(ASKED_AGAIN_AFTER_S) + 1} times)")
 
     def _ask_once(self, question: Question, seen: set[str], page_size: int | None = None) -> str:
-        """Go once through the pages of a window; return why its answer is not whole, and nothing where it is."""
+        """Go once through the pages of a window; return why the answer is not whole, and an empty text where it is."""
         with Spool(self._scratch) as spool:
             answer = Answer(window=question.window, rows=WindowRows(spool, self._types), strays={})
             self._read_pages(answer, question, page_size)
@@ -187,11 +187,11 @@ class WindowReader:
 
 
 def until_whole(search: Callable[[], T], what: str) -> T:
-    """Return what a search gives, which is tried again where its pages do not add up.
+    """Return the result of a search, which is repeated while its pages do not add up.
 
     Args:
         search: raises :class:`BadPageError` where they do not.
-        what: is searched for, for messages.
+        what: names what is searched for, in messages.
 
     Raises:
         BadPageError: if the pages did not add up, however often they were asked for.
@@ -209,7 +209,7 @@ def until_whole(search: Callable[[], T], what: str) -> T:
 
 
 def holds(window: Window, moment: datetime, *, is_first: bool) -> bool:
-    """Whether an item of a moment is stored in a window.
+    """Tell whether an item of a moment is stored in a window.
 
     Args:
         window: stretch of time.

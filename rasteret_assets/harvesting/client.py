@@ -1,4 +1,4 @@
-"""Searches a STAC API: pages of items as they came.
+"""Search a STAC API for pages of items.
 
 pystac-client makes the searches. Paging that goes round in a circle, which it would follow for ever, is told here.
 """
@@ -36,7 +36,7 @@ _TIMES: Final = ("date-time", "datetime.json", "/updated")
 
 
 class _CollectionsPage:
-    """A page of an API's collections.
+    """Holds one page of an API's collections.
 
     Args:
         text: the page as JSON.
@@ -55,7 +55,7 @@ P = TypeVar("P", Page, _CollectionsPage)
 
 @dataclass(frozen=True)
 class Abilities:
-    """What an API says that it can do with the time of an item's last change."""
+    """Says whether an API filters and sorts by the time of an item's last change."""
 
     query: bool
     filter: bool
@@ -63,7 +63,7 @@ class Abilities:
 
 
 class StacApi:
-    """A STAC API.
+    """Searches a STAC API.
 
     Args:
         options: of the harvest.
@@ -98,7 +98,7 @@ class StacApi:
 
     @property
     def abilities(self) -> Abilities:
-        """What the API says that it can do."""
+        """Abilities that the API declares."""
         # Not by pystac-client, which knows extensions as of 1.0 only.
         classes = [str(one) for one in self._client.get_conforms_to()]
         query, filters, sort = (
@@ -134,7 +134,7 @@ class StacApi:
                 yield from page.collections
 
     def updated_is_text(self) -> bool:
-        """Whether the API says by which properties it filters, and does not say of ``updated`` that it is a time."""
+        """Tell whether the API lists the properties it filters by and does not call ``updated`` a time."""
         names = self.options.collections
         path = f"collections/{names[0]}/queryables" if len(names) == 1 else "queryables"
         base, mark, query = self.options.address.partition("?")
@@ -182,7 +182,7 @@ class StacApi:
     def _pages(
         self, parse: Callable[[bytes], P], url: str, method: str, parameters: Any, *, patient: bool = True
     ) -> Iterator[P]:
-        """Yield pages, which links lead to one after the other."""
+        """Yield pages, each of which links to the next one."""
         page = self.io.parsed(url, parse, method=method, parameters=parameters, patient=patient)
         seen, empty = {_page_key(url, parameters)}, 0
         while True:

@@ -112,7 +112,7 @@ def harvest_items(
 
 
 def is_harvested(spec: CollectionSpec, workspace: Workspace) -> bool:
-    """Whether all that a collection asks for was harvested before, up to a moment of the past."""
+    """Tell whether all windows of a collection were harvested before, with its present options."""
     if spec.harvest is None:
         return False
     ledger = read_ledger(workspace)
@@ -149,7 +149,7 @@ def _silent(done: int, total: int, items: int) -> None:
 
 
 class _Harvest:
-    """One harvest, under its lock."""
+    """Runs one harvest, whose lock is held."""
 
     def __init__(
         self,
@@ -255,7 +255,7 @@ class _Harvest:
                 raise
 
     def _ended(self, future: Future[None], window: Window, leaves: dict[str, Window]) -> list[Window]:
-        """Note how a question ended; return what is to be asked in its place, where a window is too large."""
+        """Note how a question ended; return the parts of the window where it is too large."""
         try:
             future.result()
         except TooLargeError:
@@ -373,7 +373,7 @@ class _Harvest:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _end(self, leaves: dict[str, Window], requests: int, unread: Mapping[str, str] | None = None) -> HarvestReport:
-        """Take away what no window has any more, bring types together, and say what was done."""
+        """Delete the files of windows that are gone, unite the types of columns, and return the report."""
         if self.store.is_written or self.is_resumed:
             self.store.settle_types()
         full = self.named is None and self.ledger.full_since is not None
@@ -401,7 +401,7 @@ class _Harvest:
         )  # fmt: skip
 
     def _count_gone(self, lost: dict[str, int]) -> None:
-        """Count the items of files that were taken away, unless other windows have taken them over."""
+        """Count the items of deleted files as gone, unless parts of their windows hold them now."""
         for key, items in lost.items():
             if items and not any(other.startswith(key) for other in self.results):
                 self.results[key] = WindowResult(items=0, gone=items, rewritten=True)

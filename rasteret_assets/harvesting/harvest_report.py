@@ -1,4 +1,4 @@
-"""What a harvest did, as a value."""
+"""Values that say what a harvest did."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class WindowResult:
-    """What came of one window that was asked for.
+    """Says what one window that was asked for has brought.
 
     Args:
         items: that it has now.
@@ -36,7 +36,7 @@ class WindowResult:
 
 @dataclass(frozen=True, kw_only=True)
 class HarvestReport:
-    """What a harvest did.
+    """Says what a harvest did.
 
     Args:
         path: folder of the harvested items.

@@ -1,4 +1,4 @@
-"""STAC items to Arrow: a page of JSON becomes a batch with the columns of STAC-GeoParquet.
+"""Turn STAC items into Arrow: some hundred items become a batch with the columns of STAC-GeoParquet.
 
 Properties stand as columns beside ``id``, ``collection``, ``assets`` and the rest; footprints are WKB in lon/lat. Items
 of one catalog are rarely of one mind about a field: what is a number in one and a text in the next is kept as text in
@@ -56,7 +56,7 @@ _EXACT: Final = 2**53
 
 
 class StacItem(NamedTuple):
-    """An item of a catalog, with all that a harvest asks of it more than once.
+    """Holds an item of a catalog, with its hashes, times and JSON.
 
     Args:
         document: the item without its assets.
@@ -176,7 +176,7 @@ class AssetTypes:
         return pa.StructArray.from_arrays(list(named.values()), names=list(named), mask=mask)
 
     def add(self, kind: pa.DataType) -> None:
-        """Remember the type of the assets of a batch beside the earlier ones, or in place of those it does not fit."""
+        """Unite the type of a batch's assets with that of earlier ones, or replace that where they do not fit."""
         if not pa.types.is_struct(kind) or not kind.num_fields:
             return
         known, united = self._kind, None
@@ -194,7 +194,7 @@ def _flat(table: pa.Table) -> list[pa.Array]:
 
 
 def _holds_large(column: pa.Array) -> bool:
-    """Whether floating-point numbers of a column may have been integers that they cannot hold."""
+    """Tell whether a column has floating-point numbers so large that they may stand for other integers."""
     if pa.types.is_struct(column.type):
         return any(_holds_large(column.field(place)) for place in range(column.type.num_fields))
     if is_list(column.type):
@@ -311,7 +311,7 @@ def _boxes(values: list[Any]) -> pa.Array:
 
 
 def _instants(column: pa.Array, name: str) -> pa.Array:
-    """A column of instants as such where all of its texts are; other columns as they are."""
+    """Return a column of texts as instants where all of its texts are instants, and any other column as it is."""
     if name not in _INSTANTS or not pa.types.is_string(column.type):
         return column
     for unit in ("us", "ns"):

@@ -1,4 +1,4 @@
-"""Pages of an API's items, which are cut at the items before any of them becomes a Python object.
+"""Parse pages of an API, which are cut at the items before any item becomes a Python object.
 
 Python's objects take up to ten times the memory of the JSON that they come from, and most of an item are its assets. So
 each item is parsed, serialized and forgotten by itself, while the processor has its objects at hand: this takes two
@@ -22,7 +22,7 @@ _CHUNK: Final = 500
 
 
 class _Cut(msgspec.Struct):
-    """A page whose items are JSON still."""
+    """Holds a page whose items are not parsed."""
 
     features: list[msgspec.Raw]
     links: Any = None
@@ -50,7 +50,7 @@ def parse_json(text: bytes | memoryview) -> tuple[dict[str, Any], bool]:
 
 
 class Page:
-    """A page of a search.
+    """Holds one page of a search.
 
     Args:
         text: the page as JSON.

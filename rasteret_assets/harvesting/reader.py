@@ -1,4 +1,4 @@
-"""Reads JSON documents of a STAC API or catalog until they are whole, from wherever their address says.
+"""Read JSON documents of a STAC API or catalog until they are whole, over HTTP or from a file system.
 
 urllib3 waits out answers that pass (429 with ``Retry-After``, 5xx). What neither it nor pystac-client knows is here: a
 body that breaks off or is not JSON is asked for again, and no address of a machine's own network is asked.
@@ -45,7 +45,7 @@ _ALLOW: Final = "allow it with link_local: allow"
 
 
 class _StatusError(Exception):
-    """An answer that is not the document that was asked for."""
+    """Raised for an answer of HTTP whose status is not success."""
 
     def __init__(self, status: int, content: bytes) -> None:
         super().__init__(f"the host answers {status}: {short(Exception(content[:_SHOWN].decode('utf-8', 'replace')))}")
@@ -66,7 +66,7 @@ class _GuardedHTTP(HTTPConnection):
         if not allowed:
             raise HarvestError(f"{name}: resolves to {', '.join(every)}, which {_OWN}; {_ALLOW}")
         try:
-            # Connected to the addresses that were looked at: a name may resolve to others the next time.
+            # Connected to the addresses that were checked: a name may resolve to others the next time.
             for address in allowed[:-1]:
                 self.host = address
                 try:
@@ -80,7 +80,7 @@ class _GuardedHTTP(HTTPConnection):
 
 
 class _GuardedHTTPS(HTTPSConnection, _GuardedHTTP):
-    """The same over TLS."""
+    """Does what :class:`_GuardedHTTP` does, over TLS."""
 
 
 class _GuardedPool(HTTPConnectionPool):
@@ -104,7 +104,7 @@ class _GuardedAdapter(HTTPAdapter):
         super().__init__(max_retries=retry)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make connections that look at the addresses of names. Those of a proxy are others: it looks names up."""
+        """Make connections that check the addresses of names; a proxy resolves names itself and is not checked."""
         super().init_poolmanager(*args, **kwargs)
         if not self._link_local:
             self.poolmanager.pool_classes_by_scheme = {"http": _GuardedPool, "https": _GuardedSecurePool}
@@ -183,7 +183,7 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
                     raise HarvestError(f"{told}: {error}") from None
                 reason = str(error)
             except FileNotFoundError:
-                raise HarvestError(f"{told}: there is no such document") from None
+                raise HarvestError(f"{told}: the document does not exist") from None
             except RequestException as error:
                 reason = _unanswered(error)
             except (ValueError, RecursionError) as error:
@@ -196,7 +196,7 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
         raise BadPageError(f"{told}: {reason}; asked {len(pauses) + 1} times")
 
     def _read(self, source: str | Link, method: str | None, parameters: Any) -> bytes:
-        """Read a document from where its address says."""
+        """Return the bytes of a document over HTTP or from a file system."""
         href = str(source.get_absolute_href() if isinstance(source, Link) else source)
         if urlsplit(href).scheme not in {"http", "https"}:
             fs, path = resolve_filesystem(href)

@@ -1,4 +1,4 @@
-"""What is kept as text because items disagree about its type, and how a value becomes text.
+"""Keep as text the columns about whose type items disagree.
 
 The text of a value is the same whether the value comes from JSON or from a Parquet file that was written before others
 disagreed with it.
@@ -28,7 +28,7 @@ SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
 @dataclass
 class Texts:
-    """What is kept as JSON text, because items disagree about its type.
+    """Names columns and fields of assets that are kept as JSON text, because items disagree about their type.
 
     Args:
         columns: names of columns.
@@ -42,11 +42,11 @@ class Texts:
         return len(self.columns) + len(self.asset_fields)
 
     def copy(self) -> Texts:
-        """Return another one that names the same."""
+        """Return a copy."""
         return Texts(set(self.columns), set(self.asset_fields))
 
     def add(self, other: Texts) -> None:
-        """Take over what another one names."""
+        """Add the names of another one."""
         self.columns |= other.columns
         self.asset_fields |= other.asset_fields
 
@@ -69,7 +69,7 @@ def text_of(value: Any) -> str | None:
 
 
 def _without_nulls(value: Any) -> Any:
-    """A value that is the same whether it comes from JSON or from Arrow, which has no absent fields and one number."""
+    """Return a value that is the same from JSON and from Arrow, where an absent field is null and 1 is 1.0."""
     if isinstance(value, dict):
         return {name: _without_nulls(found) for name, found in value.items() if found is not None}
     if isinstance(value, list):
@@ -118,6 +118,6 @@ def _struct(fields: Mapping[str, pa.Array], like: pa.StructArray) -> pa.StructAr
 
 
 def conformed(batch: pa.RecordBatch, schema: pa.Schema, texts: Texts) -> pa.RecordBatch:
-    """Return rows as :func:`united_schema` says."""
+    """Return rows with the columns of a schema that :func:`united_schema` made."""
     rows = with_texts(batch, texts) if len(texts) else batch
     return conform_rows(rows, schema)

@@ -1,4 +1,4 @@
-"""One schema over many pages and files of items, and what has to become text for it."""
+"""Unite the schemas of many pages and files of items, and find what has to become text for that."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GEO: Final = {
 
 
 def unite(schemas: Sequence[pa.Schema], texts: Texts) -> pa.Schema:
-    """Return the schema of batches with some schemas after what ``texts`` names is text, to which is added."""
+    """Return the schema that unites ``schemas``, and add to ``texts`` what has to become text for it."""
     while True:
         known = len(texts)
         empty = (with_texts(pa.RecordBatch.from_pylist([], schema), texts) for schema in schemas)
@@ -31,7 +31,7 @@ def unite(schemas: Sequence[pa.Schema], texts: Texts) -> pa.Schema:
 
 
 def united_schema(schemas: Sequence[pa.Schema]) -> tuple[pa.Schema, Texts]:
-    """Return the schema that batches are brought to, and what has to become text before.
+    """Return the schema that unites ``schemas``, and what has to become text for it.
 
     Args:
         schemas: of batches, as :func:`batch_of` makes them.
@@ -55,7 +55,7 @@ def united_schema(schemas: Sequence[pa.Schema]) -> tuple[pa.Schema, Texts]:
 
 
 def _united(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
-    """The type that holds the values of all; None where no type does."""
+    """Return the type that holds the values of all ``kinds``; None where no type does."""
     try:
         one = pa.unify_schemas([pa.schema([("x", kind)]) for kind in kinds], promote_options="permissive")
     except pa.ArrowException:
@@ -64,7 +64,7 @@ def _united(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
 
 
 def _united_assets(kinds: Sequence[pa.DataType], texts: Texts) -> pa.DataType | None:
-    """The type of assets whose fields differ, which are added to ``texts``; None where an asset itself is not one."""
+    """Return the type of assets, and add fields of mixed types to ``texts``; None where an asset is not a struct."""
     if not all(pa.types.is_struct(kind) for kind in kinds):
         return None
     mixed: dict[str, list[pa.DataType]] = {}

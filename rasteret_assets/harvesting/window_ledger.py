@@ -31,12 +31,12 @@ Hashes = Mapping[bytes, bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class WindowState:
-    """What a window brought when it was asked for last.
+    """Says what a window brought when it was asked for last.
 
     Args:
         start: first moment, as ISO 8601; None where the window is open.
         end: the moment right after the last one; None where the window is open.
-        items: items in its file; there is no file where it is 0.
+        items: items in its file; 0 where it has no file.
         digest: changes with any of these items.
         asked: when it was asked for.
         changed: when its items became what they are.
@@ -61,7 +61,7 @@ class WindowState:
 
     @classmethod
     def from_json(cls, document: Any) -> Self | None:
-        """Read a state; None where it is not one, so that its window is asked for again."""
+        """Return the state that a document holds; None for another document, whose window is asked for again."""
         if not isinstance(document, dict):
             return None
         known = {name.name for name in fields(cls)}
@@ -77,7 +77,7 @@ class WindowState:
 
 @dataclass(kw_only=True)
 class Ledger:
-    """All windows of a harvest.
+    """Holds the state of all windows of a harvest.
 
     Args:
         question: hash of what was asked for; another question means that all windows are asked for.
@@ -106,7 +106,7 @@ class Ledger:
 
     @property
     def items(self) -> int:
-        """Items of all windows."""
+        """Number of items of all windows."""
         return sum(state.items for state in self.windows.values())
 
     @property
@@ -147,7 +147,7 @@ class Ledger:
 
 
 def read_ledger(workspace: Workspace) -> Ledger:
-    """Read the ledger of a harvest; an empty one where there is none, or it is damaged.
+    """Return the ledger of a harvest; an empty one where it does not exist or is damaged.
 
     Raises:
         CollectionError: if it cannot be read, or a newer version wrote it.
@@ -181,7 +181,7 @@ def _names(value: Any) -> set[str]:
 
 
 class Changes(NamedTuple):
-    """How many items of a window are new, have another content, and are gone."""
+    """Counts the items of a window that are new, have another content, and are gone."""
 
     new: int
     changed: int
@@ -218,6 +218,6 @@ def read_hashes(workspace: Workspace, key: str) -> Hashes | None:
 
 
 def age_days(text: str | None, now: datetime) -> float:
-    """Return how many days ago a moment was; infinite where there is none."""
+    """Return how many days ago a moment was; infinite for None."""
     moment = None if text is None else moment_of(text)
     return float("inf") if moment is None else (now - moment).total_seconds() / 86_400

@@ -46,7 +46,7 @@ class _Piece(NamedTuple):
 
 
 class Spool:
-    """A temporary file, of one window or of many; there is none before something is put into it.
+    """Holds batches of one or many windows in a temporary file, which is made when the first batch comes.
 
     Args:
         folder: in which the file lies, without a name.
@@ -66,7 +66,7 @@ class Spool:
             self._file.close()
 
     def put(self, batch: pa.RecordBatch) -> _Piece:
-        """Append rows; return where they stand."""
+        """Append rows; return their place in the file."""
         if self._file is None:
             make_folder(Path(self._folder))
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  (closed by __exit__)

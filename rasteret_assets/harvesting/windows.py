@@ -27,7 +27,7 @@ _FINER: Final = {4: 7, 7: 10, 10: 13}
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """A stretch of time.
+    """Names a stretch of time.
 
     Args:
         key: names the window, and its file: ``2024``, ``2024-05``, ``2024-05-17``, ``2024-05-17T03``, ``before``,
@@ -79,7 +79,7 @@ class Calendar:
         self._open = len(self.windows) - len(self._starts)
 
     def window_of(self, moment: datetime | None) -> Window | None:
-        """Return the window that holds a moment, or the first one for a moment before all; None where there is none."""
+        """Return the window that holds a moment, the first one for a moment before all, or None beyond the last."""
         if moment is None or not self.windows:
             return None
         end = self.windows[-1].end

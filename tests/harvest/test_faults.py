@@ -150,7 +150,7 @@ def test_counts_that_are_estimates_can_be_ignored(stac, spec_of, harvest) -> Non
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        ("{url}/nothing", "there is no such document|answers 404"),
+        ("{url}/nothing", "the document does not exist|answers 404"),
         ("{url}/collections/scenes", "not the first page of a STAC API|stac_catalog names"),
         ("http://169.254.169.254/latest", "hands out its credentials; allow it with link_local: allow"),
     ],

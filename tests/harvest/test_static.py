@@ -131,7 +131,7 @@ def test_documents_that_cannot_be_read_are_named_and_the_others_are_harvested(
     assert covers(spec).keys() == {f"scene-{number:05}" for number in range(41) if number not in {1, 2}}
     assert len(report.unread) == 2
     assert "2 documents not read" in str(report)
-    for name in ("scene-00001.json: there is no such document", "scene-00002.json: not a JSON document"):
+    for name in ("scene-00001.json: the document does not exist", "scene-00002.json: not a JSON document"):
         assert name in caplog.text
         assert any(name in reason for reason in report.unread.values())
     write_catalog(catalog.parent, [make_item(number) for number in range(41)])
@@ -177,7 +177,7 @@ def test_a_catalog_below_the_root_may_be_missing(catalog, spec_of, harvest) -> N
     assert mtimes(spec) == before
     collection.write_text(text)
     catalog.unlink()
-    with pytest.raises(HarvestError, match=r"catalog\.json: there is no such document"):
+    with pytest.raises(HarvestError, match=r"catalog\.json: the document does not exist"):
         harvest(spec)
     assert mtimes(spec) == before
 

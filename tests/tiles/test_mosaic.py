@@ -60,12 +60,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[RangeServer]:
-    with RangeServer(folder).running() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def scenes(folder: Path, server: RangeServer) -> Collection:
     return collect(
         folder, server.url, {name: {"grey": (f"{name}.tif", 0)} for name in SCENES},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +91,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (make, options) in FILES.items():
         write_cog(folder / f"{name}.tif", make(), **options)
     return folder
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[RangeServer]:
-    with RangeServer(folder).running() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,9 @@ from rasteret_assets.errors import BadAnswerError, RangeReadError, WrongRangeErr
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.addresses import identity_href
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
-from rasteret_assets.storage.http._failures import read_error
 from rasteret_assets.storage.http._loop_clients import BoundClients, LoopClients, ProcessClients
 from rasteret_assets.storage.http._multipart import PARTS_ROOM, is_multipart, read_ends_of
+from rasteret_assets.storage.http._read_errors import read_error
 from rasteret_assets.storage.http.answer import (
     HttpAnswer,
     interpret,
