@@ -33,9 +33,11 @@ DIGEST_KEY: Final = b"rasteret_assets:items"
 _GROUP_ROWS: Final = 4096
 _GROUP_BYTES: Final = 64 * 2**20
 #: Arrow bytes of a window above which its items go to the temporary file.
-_HELD_BYTES: Final = 24 * 2**20
-#: Items that become a batch at once.
-BATCH_ITEMS: Final = 500
+_HELD_BYTES: Final = 16 * 2**20
+#: Items that become a batch at once, and bytes of their JSON above which fewer do: pages of a catalog often have 100 or
+#: 250 items, and Arrow takes a time for each column of a batch, whatever its length.
+BATCH_ITEMS: Final = 1000
+_PENDING_BYTES: Final = 12 * 2**20
 
 _OPTIONS: Final[Mapping[str, Any]] = {"compression": "zstd", "compression_level": 3}
 
@@ -97,8 +99,10 @@ class WindowRows:
         self._spool, self._types = spool, types
         self._pieces: list[_Piece] = []
         self._held: list[pa.RecordBatch] = []
-        #: Arrow bytes of the items that memory holds.
+        #: Bytes of the items that memory holds: of Arrow, and of JSON for those that are not a batch yet.
         self.held_bytes = 0
+        self._pending: list[StacItem] = []
+        self._pending_bytes = 0
         self._schemas: dict[pa.Schema, None] = {}
         #: Hash of the content of each item, by that of its name.
         self.contents: dict[bytes, bytes] = {}
@@ -122,8 +126,20 @@ class WindowRows:
                 self.contradicted += known != item.content
         if fresh:
             self._note(fresh)
-            for first in range(0, len(fresh), BATCH_ITEMS):
-                self._take(batch_of(fresh[first : first + BATCH_ITEMS], self._types))
+            self._pending += fresh
+            size = sum(len(item.assets) + len(item.geometry) for item in fresh)
+            self._pending_bytes += size
+            self.held_bytes += size
+            if len(self._pending) >= BATCH_ITEMS or self._pending_bytes >= _PENDING_BYTES:
+                self._make_batches()
+
+    def _make_batches(self) -> None:
+        """Turn the items that are not a batch yet into batches."""
+        items, self._pending = self._pending, []
+        self.held_bytes -= self._pending_bytes
+        self._pending_bytes = 0
+        for first in range(0, len(items), BATCH_ITEMS):
+            self._take(batch_of(items[first : first + BATCH_ITEMS], self._types))
 
     def _note(self, items: Sequence[StacItem]) -> None:
         for name in (ID, GEOMETRY):
@@ -163,12 +179,16 @@ class WindowRows:
         self._held.append(batch)
         self.held_bytes += batch.nbytes
         if self.held_bytes > _HELD_BYTES:
-            self.spill()
+            self._spill_batches()
 
     def spill(self) -> None:
         """Put what memory holds into the temporary file."""
+        self._make_batches()
+        self._spill_batches()
+
+    def _spill_batches(self) -> None:
         self._pieces += [self._spool.put(batch) for batch in self._held]
-        self._held, self.held_bytes = [], 0
+        self._held, self.held_bytes = [], self._pending_bytes
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for piece in self._pieces:
@@ -186,6 +206,7 @@ class WindowRows:
         Raises:
             WorkspaceError: if the file cannot be written.
         """
+        self._make_batches()
         own = texts.copy()  # other windows may add to theirs meanwhile
         united = unite(list(self._schemas), own)
         schema = with_digest(united, digest_of(self.contents))

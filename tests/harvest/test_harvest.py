@@ -413,6 +413,7 @@ def _killed(_: HarvestStore) -> list[str]:
 @pytest.mark.parametrize("held", [0, 100_000])
 def test_large_windows_go_through_a_temporary_file(stac, spec_of, harvest, monkeypatch, held) -> None:
     monkeypatch.setattr(window_rows, "_HELD_BYTES", held)
+    monkeypatch.setattr(window_rows, "BATCH_ITEMS", 25)
     monkeypatch.setattr(window_rows, "_GROUP_ROWS", 60)
     spec = spec_of()
     harvest(spec)

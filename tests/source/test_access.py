@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,11 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict
     """Makes the function of a user that returns something for each place."""
 
     def make(body: str) -> dict[str, str]:
+        # No byte code is kept, because Python takes that of the last text for a new one of the same size and second.
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
         (tmp_path / "opens_tables.py").write_text(f"def open_place(place):\n    return {body}\n")
         monkeypatch.syspath_prepend(str(tmp_path))
-        monkeypatch.delitem(__import__("sys").modules, "opens_tables", raising=False)
+        monkeypatch.delitem(sys.modules, "opens_tables", raising=False)
         return OWN
 
     return make
