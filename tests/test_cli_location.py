@@ -179,6 +179,6 @@ def test_checks_that_a_code_location_imports_are_run(tmp_path: Path) -> None:
     )
     assert run("build", tmp_path / "s2.yaml").exit_code == 0
     # In a process of its own: a check that is declared stays.
-    command = [sys.executable, "-m", "rasteret_assets.cli", "check", "s2.yaml", "--exit-code", "-f", "definitions.py"]
+    command = [sys.executable, "-m", "rasteret_assets", "check", "s2.yaml", "--exit-code", "-f", "definitions.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, "error: s2 2024-04 no_a: a record is called a" in done.stdout) == (1, True), done.stderr

@@ -77,7 +77,7 @@ def test_the_check_of_the_docs_is_a_check(scenes: Path, monkeypatch: pytest.Monk
         for found in check_partition(Workspace.of(spec), spec, "2024-05")
         if found.check == "cloud_cover_is_a_percentage"
     )
-    assert (finding.passed, finding.message) == (True, "0 records have another cloud cover: correct the record table")
+    assert (finding.passed, finding.message) == (True, "0 records with another cloud cover; correct the record table")
 
 
 def test_the_examples_of_a_build_run(

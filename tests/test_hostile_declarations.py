@@ -34,7 +34,7 @@ def doubled(first: str, line: str, levels: int = 9) -> str:
 def test_aliases_that_multiply_are_counted_and_not_followed(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(text)
     done = subprocess.run(
-        [sys.executable, "-m", "rasteret_assets.cli", "build", "--dry-run", str(tmp_path / "x.yaml")],
+        [sys.executable, "-m", "rasteret_assets", "build", "--dry-run", str(tmp_path / "x.yaml")],
         capture_output=True, text=True, timeout=LIMIT_S, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr

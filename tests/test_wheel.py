@@ -40,6 +40,6 @@ def test_a_collection_is_declared_and_built_by_the_wheel_alone(site: Path, tmp_p
         ["build", "scenes"],
         ["init", "--list"],
     ):
-        done = run_from_wheel(site, tmp_path, "-m", "rasteret_assets.cli", *command)
+        done = run_from_wheel(site, tmp_path, "-m", "rasteret_assets", *command)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     assert "earth-search/sentinel-2-c1-l2a" in done.stdout

@@ -5,7 +5,7 @@
         \"\"\"Cloud cover lies between 0 and 100.\"\"\"
         covers = partition.table.rows["eo:cloud_cover"]
         wrong = pc.sum(pc.or_(pc.less(covers, 0), pc.greater(covers, 100))).as_py() or 0
-        return Finding(passed=not wrong, message=f"{wrong} records have another cloud cover: correct the source")
+        return Finding(passed=not wrong, message=f"{wrong} records with another cloud cover; correct the source")
 
 The name of the function is the name of the check. A module with checks of your own has to be imported before the checks
 are used: by the module of the code location in the graph, and with ``-f`` or ``-m`` on the command line.

@@ -63,8 +63,8 @@ class Reads(RecordQuery):
     ) -> ReadRequest:  # fmt: skip
         """Choose the records and pixels under areas of interest; no pixel is read yet.
 
-        The request tells the cost of the read (``plan()``) and carries it out, here or in another process
-        (``to_numpy()``, ``to_xarray()``, ``to_geopandas()``). It holds the headers of the records that meet the areas.
+        The request tells the cost of the read (``plan()``) and carries it out, here or in another process,
+        in each form that :class:`ReadRequest` has. It holds the headers of the records that meet the areas.
 
         Args:
             geometries: polygons or boxes, in any form of :data:`~rasteret_assets.inputs.AreasLike`. None for the

@@ -1,4 +1,4 @@
-"""``python -m rasteret_assets.cli``."""
+"""``python -m rasteret_assets``."""
 
 from rasteret_assets.cli import main
 
