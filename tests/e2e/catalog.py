@@ -60,11 +60,11 @@ class Catalog:
     def records(self, month: str) -> list[dict[str, Any]]:
         """The scenes of a month: between five and nine."""
         number = MONTHS.index(month)
-        year, name = map(int, month.split("-"))
+        year, in_year = map(int, month.split("-"))
         made = []
         for place in range(5 + number * 7 % 5 + self.added.get(month, 0)):
             scene = self.scenes[(place * 5 + number) % len(self.scenes)]
-            time = datetime(year, name, 2 + 2 * place, 10, 40, tzinfo=UTC)
+            time = datetime(year, in_year, 2 + 2 * place, 10, 40, tzinfo=UTC)
             name = f"{scene['id'][:-8]}{time:%Y%m%d}"
             assets = {
                 band: {**asset, "href": asset["href"].replace(scene["id"], name)}
