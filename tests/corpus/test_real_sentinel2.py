@@ -37,7 +37,9 @@ def test_library_and_graph_publish_the_same_bytes(address: str, tmp_path: Path) 
     assert files(tmp_path / "library" / "s2_records") == files(tmp_path / "graph" / "s2_records")
     assert len(built) > 50
     assert sum(stages["band_metadata"]["headers_fetched"] for stages in first.values()) > 500
-    assert sum(stages["band_metadata"]["requests"] for stages in second.values()) == 0
+    # Only the files that do not exist are asked for again, as they may not be there yet.
+    missing = sum(stages["band_metadata"]["headers_failed"] for stages in first.values())
+    assert sum(stages["band_metadata"]["requests"] for stages in second.values()) == missing > 0
     others = {"product-metadata", "granule-metadata", "safe-manifest", "tilejson", "rendered_preview"}
     assert {child.name for child in pq.read_schema(TABLE).field("assets").type} > others
     assert not others & set(built.bands)
