@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasteret_assets import load
+from rasteret_assets.headers.rows import SAVED_ROWS
 from tests.trials.numbered import asked_for, number_of, numbered_records
 from tests.trials.processes import Spares
 from tests.trials.world import spec, spec_of, within
 
 ROUNDS = int(os.environ.get("RESUME_ROUNDS", "8"))
 RECORDS = int(os.environ.get("RESUME_RECORDS", "20000"))
-#: Headers that a killed build may have had in its memory: those in flight, and those not yet written in one piece.
-UNSAVED = 10_000
+#: Headers that a killed build may lose: those of the file that is being written, and those in flight.
+UNSAVED = SAVED_ROWS + 1000
 
 
 @pytest.mark.slow
