@@ -107,6 +107,6 @@ def test_memory_does_not_grow_with_a_window(stac, tmp_path) -> None:
         found, peak = ended(start(stac, tmp_path / str(count), limit=1000, max_items_per_window=10**6))
         assert found == count
         peaks.append(peak)
-    # 12,000 items more are 100 MB of JSON, 300 MB as Python objects, and 2.4 MB of hashes; pages in flight vary by 50 MB.
+    # 12,000 items more are 100 MB of JSON, 300 MB as objects, and 2.4 MB of hashes; pages in flight vary by 50 MB.
     assert peaks[1] - peaks[0] < 80, peaks
     assert peaks[1] < 500, peaks
