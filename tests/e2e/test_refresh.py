@@ -92,7 +92,7 @@ def test_the_sensor_keeps_120_months_up_to_date(watched: Watched) -> None:
     assert server.paths == ["/2019-07-b.tif"]
     assert watched.ids("2019-07") == ["2019-07-a", "2019-07-b"]
 
-    # A month vanishes, another appears, and the run of a third fails: the daemon tries it again.
+    # A month vanishes, another appears, and the run of a third fails: the sensor asks for it again a minute later.
     server.fault = lambda path, before: "403" if path == "/2024-06-b.tif" and before == 0 else None
     del source.months["2015-01"]
     source.months |= {"2025-01": ["2025-01-a"], "2024-06": ["2024-06-b"]}
@@ -102,7 +102,8 @@ def test_the_sensor_keeps_120_months_up_to_date(watched: Watched) -> None:
         ("2015-01", "vanished"), ("2024-06", "changed"), ("2025-01", "new"),
     ]  # fmt: skip
     assert [run.status for run in records] == [*[SUCCESS, dg.DagsterRunStatus.FAILURE, SUCCESS], SUCCESS]
-    assert records[3].parent_run_id == records[1].run_id
+    assert records[3].tags["dagster/partition"] == "2024-06"
+    assert records[3].tags["dagster/sensor_name"] == "scenes_refresh"
     assert [watched.ids(month) for month in ("2015-01", "2024-06", "2025-01")] == [[], ["2024-06-b"], ["2025-01-a"]]
     assert set(server.paths) == {"/2019-07-b.tif", "/2025-01-a.tif", "/2024-06-b.tif"}
 
