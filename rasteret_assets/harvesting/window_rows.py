@@ -99,8 +99,8 @@ class WindowRows:
         self._spool, self._types = spool, types
         self._pieces: list[_Piece] = []
         self._held: list[pa.RecordBatch] = []
-        #: Bytes of the items that memory holds: of Arrow, and of JSON for those that are not a batch yet.
-        self.held_bytes = 0
+        self._batch_bytes = 0
+        #: Items that are not a batch yet, and the bytes of their JSON.
         self._pending: list[StacItem] = []
         self._pending_bytes = 0
         self._schemas: dict[pa.Schema, None] = {}
@@ -127,17 +127,13 @@ class WindowRows:
         if fresh:
             self._note(fresh)
             self._pending += fresh
-            size = sum(len(item.assets) + len(item.geometry) for item in fresh)
-            self._pending_bytes += size
-            self.held_bytes += size
+            self._pending_bytes += sum(len(item.assets) + len(item.geometry) for item in fresh)
             if len(self._pending) >= BATCH_ITEMS or self._pending_bytes >= _PENDING_BYTES:
                 self._make_batches()
 
     def _make_batches(self) -> None:
         """Turn the items that are not a batch yet into batches."""
-        items, self._pending = self._pending, []
-        self.held_bytes -= self._pending_bytes
-        self._pending_bytes = 0
+        items, self._pending, self._pending_bytes = self._pending, [], 0
         for first in range(0, len(items), BATCH_ITEMS):
             self._take(batch_of(items[first : first + BATCH_ITEMS], self._types))
 
@@ -165,6 +161,11 @@ class WindowRows:
         self._take(batch)
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of the items that memory holds: of Arrow, and of JSON for those that are not a batch yet."""
+        return self._batch_bytes + self._pending_bytes
+
+    @property
     def updated(self) -> str | None:
         """The newest ``updated`` of all items; None where an item has none."""
         return utc_text(self._updated) if self._updated and self._all_updated else None
@@ -177,7 +178,7 @@ class WindowRows:
     def _take(self, batch: pa.RecordBatch) -> None:
         self._schemas.setdefault(batch.schema)
         self._held.append(batch)
-        self.held_bytes += batch.nbytes
+        self._batch_bytes += batch.nbytes
         if self.held_bytes > _HELD_BYTES:
             self._spill_batches()
 
@@ -188,7 +189,7 @@ class WindowRows:
 
     def _spill_batches(self) -> None:
         self._pieces += [self._spool.put(batch) for batch in self._held]
-        self._held, self.held_bytes = [], self._pending_bytes
+        self._held, self._batch_bytes = [], 0
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for piece in self._pieces:

@@ -19,8 +19,8 @@ import rasterio
 from rasterio.abc import MultiByteRangeResourceContainer
 
 from rasteret_assets.collection.pixels.backends import Source
-from rasteret_assets.collection.pixels.fetching import RangeFetcher
-from rasteret_assets.collection.pixels.tile_plan import MAX_GAP, MAX_RUN
+from rasteret_assets.collection.pixels.fetching import RangeFetcher, replaced_error
+from rasteret_assets.collection.pixels.tile_plan import join_runs
 from rasteret_assets.errors import FileReplacedError, RasteretAssetsError, TileError
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.processes import run_sync
@@ -136,16 +136,11 @@ class TileBytes:
         """The bytes of some tiles, and of those that lie between them."""
         if not ranges:
             return {}
-        runs = _runs(ranges)
+        runs = [(start, length) for start, length, _ in join_runs(set(ranges), lambda place: place)]
         try:
             pieces = run_sync(self._fetch_runs(file, runs))
         except FileReplacedError as error:
-            raise FileReplacedError(
-                f"record {file.record!r}, band {file.band!r}: {error}: its header in the index does not describe it; "
-                "build again with revalidate=True or force=True (rasteret-assets build --revalidate) to index the new "
-                "file",
-                href=error.href,
-            ) from error
+            raise replaced_error(file.record, file.band, error) from error
         except RasteretAssetsError as error:
             error.add_note(f"while reading band {file.band!r} of record {file.record!r}")
             raise
@@ -169,20 +164,6 @@ class TileBytes:
         return await asyncio.gather(
             *(fetcher.fetch(file.href, start, length, file.indexed) for start, length in runs)
         )  # fmt: skip
-
-
-def _runs(ranges: Sequence[Range]) -> list[Range]:
-    """Join ranges that lie near one another, as reads of the collection do."""
-    runs: list[Range] = []
-    for start, length in sorted(set(ranges)):
-        end = start + length
-        if runs:
-            first, size = runs[-1]
-            if start - (first + size) <= MAX_GAP and max(end, first + size) - first <= MAX_RUN:
-                runs[-1] = first, max(end, first + size) - first
-                continue
-        runs.append((start, length))
-    return runs
 
 
 @dataclass(eq=False)

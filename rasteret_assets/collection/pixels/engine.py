@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from rasteret_assets.collection.pixels._budget import Budget
 from rasteret_assets.collection.pixels.codecs import decode_tile
-from rasteret_assets.collection.pixels.fetching import RangeFetcher
+from rasteret_assets.collection.pixels.fetching import RangeFetcher, replaced_error
 from rasteret_assets.collection.pixels.tile_plan import BandRead, Run, plan_read
 from rasteret_assets.errors import FileReplacedError, RangeReadError, RasteretAssetsError, TileError
 from rasteret_assets.storage.backend import StorageBackend
@@ -198,7 +198,7 @@ class _Reading:
         try:
             return await self.fetcher.fetch(read.href, run.start, run.length, read.header.file)
         except FileReplacedError as error:
-            raise read.replaced_error(error) from error
+            raise replaced_error(read.record, read.band, error) from error
 
 
 def _place(run: Run, data: memoryview) -> list[TileError]:

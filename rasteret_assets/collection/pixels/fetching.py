@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 
-from rasteret_assets.errors import BackendError, HostUnreachableError, RangeReadError, RasteretAssetsError
+from rasteret_assets.errors import (
+    BackendError,
+    FileReplacedError,
+    HostUnreachableError,
+    RangeReadError,
+    RasteretAssetsError,
+)
 from rasteret_assets.secrets import redact
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.hosts import DEADLINE_S, HostState, attempts_allowed, backoff
@@ -96,3 +102,12 @@ class RangeFetcher:
     async def _tell_of_room(self) -> None:
         async with self._room:
             self._room.notify_all()
+
+
+def replaced_error(record: str, band: str, error: FileReplacedError) -> FileReplacedError:
+    """Return what a store says of a replaced file, with the record and band whose header is out of date."""
+    return FileReplacedError(
+        f"record {record!r}, band {band!r}: {error}: its header in the index does not describe it; build "
+        "again with revalidate=True or force=True (rasteret-assets build --revalidate) to index the new file",
+        href=error.href,
+    )

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rasteret_assets.collection.areas.grid import Window
 from rasteret_assets.collection.pixels.band import BandHeader
-from rasteret_assets.errors import FileReplacedError, TileError
+from rasteret_assets.errors import TileError
 from rasteret_assets.secrets import redact
 
 _Indices = npt.NDArray[np.intp]
+
+_Piece = TypeVar("_Piece")
+_Joined: TypeAlias = tuple[int, int, list[_Piece]]
 
 #: Bytes between two tiles that are read and dropped, because another request would take longer than these bytes.
 MAX_GAP = 64 * 1024
@@ -146,14 +149,6 @@ class BandRead:
             href=redact(self.href),
         )
 
-    def replaced_error(self, error: FileReplacedError) -> FileReplacedError:
-        """Return what a store says of a replaced file, with the record and band whose header is out of date."""
-        return FileReplacedError(
-            f"record {self.record!r}, band {self.band!r}: {error}: its header in the index does not describe it; build "
-            "again with revalidate=True or force=True (rasteret-assets build --revalidate) to index the new file",
-            href=error.href,
-        )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Tile:
@@ -204,19 +199,34 @@ class Plan:
 def plan_read(read: BandRead) -> Plan:
     """Return the requests of a read."""
     tiles, broken, absent = _tiles(read)
-    runs: list[Run] = []
-    run: list[Tile] = []
-    end = 0
-    for tile in sorted(tiles, key=lambda tile: tile.start):
-        stop = max(end, tile.start + tile.length)
-        if run and (tile.start - end > MAX_GAP or stop - run[0].start > MAX_RUN):
-            runs.append(Run(read=read, start=run[0].start, length=end - run[0].start, tiles=run))
-            run, stop = [], tile.start + tile.length
-        run.append(tile)
-        end = stop
-    if run:
-        runs.append(Run(read=read, start=run[0].start, length=end - run[0].start, tiles=run))
+    runs = [
+        Run(read=read, start=start, length=length, tiles=run)
+        for start, length, run in join_runs(tiles, lambda tile: (tile.start, tile.length))
+    ]
     return Plan(runs=runs, broken=broken, absent=absent)
+
+
+def join_runs(pieces: Iterable[_Piece], place: Callable[[_Piece], tuple[int, int]]) -> Iterator[_Joined[_Piece]]:
+    """Join pieces of a file that lie near one another, so that one request brings them.
+
+    Args:
+        pieces: in any order; they may overlap.
+        place: returns (start, length) of a piece in bytes.
+
+    Yields:
+        (start, length, pieces) of each run, in the order of the file.
+    """
+    run: list[_Piece] = []
+    first = end = 0
+    for piece in sorted(pieces, key=place):
+        start, length = place(piece)
+        if run and (start - end > MAX_GAP or max(end, start + length) - first > MAX_RUN):
+            yield first, end - first, run
+            run = []
+        first, end = (first, max(end, start + length)) if run else (start, start + length)
+        run.append(piece)
+    if run:
+        yield first, end - first, run
 
 
 def _tiles(read: BandRead) -> tuple[list[Tile], list[TileError], list[Tile]]:
