@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rasteret_assets.api import build, build_from_table, plan
     from rasteret_assets.collection.collection import Collection
     from rasteret_assets.collection.load import as_collection, load
+    from rasteret_assets.collection.request import ReadRequest
     from rasteret_assets.from_stac import build_from_stac, harvest
     from rasteret_assets.spec import CloudConfig, CollectionSpec
     from rasteret_assets.storage import StorageBackend, create_backend
@@ -22,6 +23,7 @@ __all__ = [
     "CloudConfig",
     "Collection",
     "CollectionSpec",
+    "ReadRequest",
     "StorageBackend",
     "as_collection",
     "build",
@@ -37,6 +39,7 @@ _MODULES: Final = {
     "CloudConfig": "spec",
     "Collection": "collection",
     "CollectionSpec": "spec",
+    "ReadRequest": "collection.request",
     "StorageBackend": "storage",
     "as_collection": "collection",
     "build": "api",

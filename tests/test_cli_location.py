@@ -182,3 +182,8 @@ def test_checks_that_a_code_location_imports_are_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rasteret_assets", "check", "s2.yaml", "--exit-code", "-f", "definitions.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, "error: s2 2024-04 no_a: a record is called a" in done.stdout) == (1, True), done.stderr
+    command = [sys.executable, "-m", "rasteret_assets", "check", "--list", "--json", "-f", "definitions.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    listed = {check.pop("check"): check for check in json.loads(done.stdout)}
+    assert listed["no_a"] == {"table": "collection", "blocks": False, "description": "No record is called a."}
+    assert listed["unique_ids"]["blocks"] is True

@@ -66,18 +66,23 @@ def test_the_missing_file_of_the_readme_is_in_the_ledger(tmp_path: Path, server:
     assert runner.summarize(verbose=False) == (0, 3)
 
 
-def test_the_check_of_the_docs_is_a_check(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_and_the_format_of_the_docs_work(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setattr(registry, "_CHECKS", dict(registry._CHECKS))
-    text = (DOCS / "what-runs-when.md").read_text(encoding="utf-8")
-    (block,) = (block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "@check" in block)
-    exec(compile(block, "what-runs-when.md", "exec"), {})
+    monkeypatch.chdir(scenes)
+    text = (DOCS / "extend.md").read_text(encoding="utf-8")
+    namespace: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(compile(block, "extend.md", "exec"), namespace)
+    printed = capsys.readouterr().out
+    (shown,) = re.findall(r"print\(found.*\)  # (.*)", text)
+    assert shown in printed
+    assert "record_id: string\nband: string\ncrs: string\nx: double\ny: double\nvalue: uint16" in printed
     spec = CollectionSpec.of(path="unused", name="scenes", workspace_dir=scenes)
-    (finding,) = (
-        found
-        for found in check_partition(Workspace.of(spec), spec, "2024-05")
-        if found.check == "cloud_cover_is_a_percentage"
-    )
-    assert (finding.passed, finding.message) == (True, "0 records with another cloud cover; correct the record table")
+    messages = {finding.check: finding.message for finding in check_partition(Workspace.of(spec), spec, "2024-05")}
+    assert messages["cloud_cover_is_a_percentage"] == "the cloud cover of 2 records is a percentage, or null"
+    assert messages["footprints_are_small"] == "the largest footprint has 93 bytes"
 
 
 def test_the_examples_of_a_build_run(

@@ -10,7 +10,13 @@ Every module of this folder is imported here, so that a new module with a check 
 import pkgutil
 from importlib import import_module
 
-from rasteret_assets.checks._evaluate import check_partition, check_stage, publication_errors, require_publishable
+from rasteret_assets.checks._evaluate import (
+    check_partition,
+    check_stage,
+    check_table,
+    publication_errors,
+    require_publishable,
+)
 from rasteret_assets.checks.finding import Finding
 from rasteret_assets.checks.registry import Check, Partition, StageTable, check, checks_of
 
@@ -22,6 +28,7 @@ __all__ = [
     "check",
     "check_partition",
     "check_stage",
+    "check_table",
     "checks_of",
     "publication_errors",
     "require_publishable",

@@ -12,7 +12,7 @@ import pyarrow as pa
 from rasteret_assets.checks._open_table import OpenTable, open_rows
 from rasteret_assets.checks.finding import Finding
 from rasteret_assets.checks.published import state_of
-from rasteret_assets.checks.registry import CHECKED, Check, Partition, StageTable, checks_of
+from rasteret_assets.checks.registry import CHECKED, Check, CheckFunction, Partition, StageTable, checks_of
 from rasteret_assets.errors import CheckError, DamagedFileError
 from rasteret_assets.headers.ledger import with_headers
 from rasteret_assets.schema import (
@@ -55,6 +55,48 @@ def check_stage(workspace: Workspace, spec: CollectionSpec, key: str, *stages: s
     A partition whose records are gone has no findings, because it has no tables.
     """
     return _evaluate(workspace, spec, key, checks_of(*stages))
+
+
+def check_table(
+    function: CheckFunction,
+    rows: pa.Table,
+    *,
+    key: str = "2024-05",
+    spec: CollectionSpec | None = None,
+    also: Mapping[str, pa.Table] | None = None,
+) -> Finding:
+    """Return what a check finds in a table in memory, as it would find it in a partition; for tests of your checks.
+
+    Args:
+        function: the check, a function with the decorator :func:`check`.
+        rows: the table that the check is about, with the columns that the check reads.
+        key: of the partition.
+        spec: of the collection; by default one that says nothing but the path of a record table.
+        also: the other tables that the check reads, by stage.
+
+    Raises:
+        ValueError: if the function is not a check.
+    """
+    check = next((check for check in checks_of(*CHECKED) if check.evaluate is function), None)
+    if check is None:
+        raise ValueError(f"{getattr(function, '__name__', function)!r} is not a check: it needs the decorator check")
+    tables: dict[str, StageTable | str] = {}
+    for stage, table in {check.stage: rows, **(also or {})}.items():
+        seen = _read_each(_in_memory(stage, table), stage, [check])[0]
+        if seen is not None:
+            tables[stage] = seen
+    return _finding(check, key, spec or CollectionSpec.of(path="records.parquet", name="records"), tables, {})
+
+
+def _in_memory(stage: str, table: pa.Table) -> OpenTable:
+    return OpenTable(
+        path=stage,
+        schema=table.schema,
+        count=table.num_rows,
+        batches=lambda columns: iter(
+            table.select(list(dict.fromkeys(_outer_column(table.schema, name) for name in columns))).to_batches()
+        ),
+    )
 
 
 def require_publishable(workspace: Workspace, spec: CollectionSpec, keys: Sequence[str]) -> None:

@@ -9,6 +9,7 @@
 
 The name of the function is the name of the check. A module with checks of your own has to be imported before the checks
 are used: by the module of the code location in the graph, and with ``-f`` or ``-m`` on the command line.
+``docs/extend.md`` has further examples.
 """
 
 from __future__ import annotations

@@ -7,13 +7,15 @@ from typing import Any
 
 import click
 
-from rasteret_assets.checks import Finding, check_partition
+from rasteret_assets.checks import Finding, check_partition, checks_of
+from rasteret_assets.checks.registry import CHECKED
 from rasteret_assets.cli.common import (
     exit_code_option,
     in_one_line,
     json_option,
     partition_option,
     print_json,
+    print_table,
     printable,
 )
 from rasteret_assets.cli.location import Location, located
@@ -23,18 +25,23 @@ from rasteret_assets.cli.location import Location, located
 @click.argument("collections", nargs=-1, metavar="[COLLECTION]...")
 @located
 @partition_option
+@click.option("--list", "as_list", is_flag=True, help="List the checks instead of running them.")
 @exit_code_option("a check finds an error (a warning is not an error)")
 @json_option
 @in_one_line
 def check(
-    collections: tuple[str, ...], *, location: Location, partitions: tuple[str, ...], exit_code: bool, as_json: bool
-) -> None:
+    collections: tuple[str, ...], *, location: Location, partitions: tuple[str, ...], as_list: bool, exit_code: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Check published collections.
 
     Runs the checks that Dagster runs, over all partitions. A COLLECTION is a YAML file or the name of a declared
     collection; without one, all declared collections are meant. Checks of your own run too where a code location that
     imports them is named (-f or -m).
     """
+    if as_list:
+        _list_checks(location, as_json=as_json)
+        return
     rows: list[dict[str, Any]] = []
     for spec in location.specs(collections):
         workspace = location.workspace_of(spec)
@@ -61,6 +68,17 @@ def check(
         )
     if exit_code and counts["error"]:
         sys.exit(1)
+
+
+def _list_checks(location: Location, *, as_json: bool) -> None:
+    """Print what every check says, those of the code location too."""
+    _ = location.code  # importing the code location declares its checks
+    rows = [(check.stage, check.name, check.blocking, check.description) for check in checks_of(*CHECKED)]
+    if as_json:
+        print_json([dict(zip(("table", "check", "blocks", "description"), row, strict=True)) for row in rows])
+    else:
+        titles = ("table", "check", "an error blocks", "what must be true")
+        print_table(titles, [(stage, name, "yes" if blocks else "no", said) for stage, name, blocks, said in rows])
 
 
 def _document(finding: Finding) -> dict[str, Any]:

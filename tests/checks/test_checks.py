@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -22,11 +21,13 @@ from rasteret_assets.checks import (
     check,
     check_partition,
     check_stage,
+    check_table,
     checks_of,
     publication_errors,
     registry,
     require_publishable,
 )
+from rasteret_assets.checks.normalized_records import footprints, unique_ids
 from rasteret_assets.checks.registry import CHECKED
 from rasteret_assets.errors import CheckError
 from rasteret_assets.headers.store import HeaderStore
@@ -111,13 +112,6 @@ def test_a_sound_partition_passes_every_check(built: Built) -> None:
     ]
     assert [(finding.check, finding.message) for finding in findings if not finding.passed] == []
     require_publishable(built.workspace, built.spec, [KEY])
-
-
-def test_the_documentation_lists_every_check() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "what-runs-when.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (yes|no)\b", text, flags=re.MULTILINE)
-    declared = [(check.name, check.stage, "yes" if check.blocking else "no") for check in checks_of(*CHECKED)]
-    assert sorted(listed) == sorted(declared)
 
 
 def test_a_partition_that_is_gone_has_nothing_to_check(built: Built) -> None:
@@ -387,3 +381,27 @@ def test_a_stage_that_does_not_exist_has_no_checks_to_ask_for() -> None:
     with pytest.raises(ValueError, match="no stage is called headers: write one of raw_records, "):
         checks_of(NORMALIZED, "headers")
     assert checks_of("raw_records") == []
+
+
+def test_a_check_is_tried_over_a_table_in_memory() -> None:
+    ids = pa.table({"id": ["a", "a", None]})
+    finding = check_table(unique_ids, ids)
+    assert (finding.check, finding.verdict, finding.numbers["repeated_ids"]) == ("unique_ids", "error", 1)
+    assert check_table(unique_ids, pa.table({"id": ["a", "b"]})).passed
+    lacking = check_table(unique_ids, pa.table({"name": ["a"]}))
+    assert lacking.message == "normalized_records: id is missing; build the partition again"
+
+
+def test_a_check_of_large_columns_is_tried_batch_by_batch() -> None:
+    boxes = [shapely.box(9, 48, 10, 49), shapely.box(9, 94, 10, 95)]
+    names = ("xmin", "ymin", "xmax", "ymax")
+    bounds = [dict(zip(names, box.bounds, strict=True)) for box in boxes]
+    columns = {"id": ["a", "b"], "geometry": pa.array(shapely.to_wkb(boxes)), "bbox": pa.array(bounds, BBOX_TYPE)}
+    whole = pa.table(columns)
+    finding = check_table(footprints, pa.concat_tables([whole[:1], whole[1:]]))
+    assert (finding.verdict, finding.numbers["off_earth"]) == ("error", 1)
+
+
+def test_a_function_that_is_not_a_check_is_refused() -> None:
+    with pytest.raises(ValueError, match="'len' is not a check: it needs the decorator check"):
+        check_table(len, pa.table({"id": ["a"]}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import io
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 from pyproj import CRS
 
-from rasteret_assets.collection import Collection, as_collection
+from rasteret_assets.collection import as_collection
 from rasteret_assets.errors import CollectionError, MissingExtraError, SpecError, WindowError
 
 from .support import ORIGIN, UTM32, CountingBackend, noise, record, records_table, write_raster
@@ -29,26 +28,6 @@ from .test_get_numpy import box
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
 LEFT, TOP = ORIGIN
 HERE = {"geometry_crs": UTM32}
-
-
-@pytest.fixture
-def scenes(tmp_path: Path) -> Collection:
-    """Two scenes side by side on one pixel grid, with a fine and a coarse band."""
-    rows = []
-    for number in range(2):
-        origin = (LEFT + number * 1000, TOP)
-        fine = write_raster(
-            tmp_path / f"f{number}.tif", noise(rows=200, columns=200, seed=number), origin=origin, nodata=0
-        )
-        coarse = write_raster(
-            tmp_path / f"c{number}.tif", noise("float32", rows=100, columns=100, seed=number), origin=origin,
-            resolution=20.0,
-        )  # fmt: skip
-        moment = dt.datetime(2024, 1, 1 + number, 10, tzinfo=dt.UTC)
-        bands = {"fine": (fine, 0), "coarse": (coarse, 0)}
-        rows.append(record(f"s{number}", bands, moment=moment, **{"eo:cloud_cover": 10.0 - number, "split": "train"}))
-    types = {"eo:cloud_cover": pa.float64(), "split": pa.string()}
-    return as_collection(records_table(rows, ["fine", "coarse"], **types), name="scenes")
 
 
 def pixels(tmp_path: Path, name: str) -> np.ndarray:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from rasteret_assets.errors import WindowError
 
 #: Edges this close to a pixel's border (in pixels) lie on it, because reprojection is not exact to the last digit.
@@ -129,6 +132,12 @@ class Grid:
     def affine(self) -> tuple[float, float, float, float, float, float]:
         """Coefficients (a, b, c, d, e, f) of x = a column + b row + c, y = d column + e row + f, as ``Affine`` has."""
         return self.scale_x, 0.0, self.origin_x, 0.0, self.scale_y, self.origin_y
+
+    @property
+    def centres(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Centres of the pixels: x of every column, ``[columns]``, and y of every row, ``[rows]``."""
+        columns, rows = np.arange(self.width, dtype=np.float64), np.arange(self.height, dtype=np.float64)
+        return self.origin_x + (columns + 0.5) * self.scale_x, self.origin_y + (rows + 0.5) * self.scale_y
 
     def part(self, window: Window) -> Grid:
         """Return the grid of the pixels of a window."""

@@ -27,7 +27,6 @@ from rasteret_assets.collection.formats.cf import (
     axis_attributes,
     instants,
     mapping_attributes,
-    pixel_centres,
 )
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.storage.processes import run_sync
@@ -188,7 +187,7 @@ def _multiscales(layout: GroupLayout) -> dict[str, Any]:
 
 
 def _create_coordinates(node: Any, layout: GroupLayout, grid: Grid, *, is_full: bool) -> None:
-    x, y = pixel_centres(grid)
+    x, y = grid.centres
     axes = axis_attributes(layout.crs)
     for name, values, attributes in (("x", x, axes["X"]), ("y", y, axes["Y"])):
         node.create_array(name, data=values, chunks=values.shape, dimension_names=(name,), attributes=attributes)

@@ -16,12 +16,6 @@ from rasteret_assets.collection.areas.grid import Grid
 GRID_MAPPING: Final = "spatial_ref"
 
 
-def pixel_centres(grid: Grid) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the centres of pixels: x of every column, ``[columns]``, and y of every row, ``[rows]``."""
-    columns, rows = np.arange(grid.width, dtype=np.float64), np.arange(grid.height, dtype=np.float64)
-    return grid.origin_x + (columns + 0.5) * grid.scale_x, grid.origin_y + (rows + 0.5) * grid.scale_y
-
-
 def instants(moments: Sequence[datetime | None]) -> npt.NDArray[np.datetime64]:
     """Return datetimes in UTC as microseconds ``[N]``; NaT for None."""
     naive = [None if moment is None else moment.replace(tzinfo=None) for moment in moments]

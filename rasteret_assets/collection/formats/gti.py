@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.formats.gti_layers import TileIndexLayer, layers_of
 from rasteret_assets.collection.pixels.record_table import RecordTable, checked_bands
 from rasteret_assets.errors import SpecError
+from rasteret_assets.storage.whole_files import whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -48,10 +48,7 @@ def write_tile_index(
     names = checked_bands(collection, collection.bands if bands is None else bands)
     layers: list[TileIndexLayer] = []
     doors: list[tuple[TileIndexLayer, dict[str, str]]] = []
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside it and renamed, so that nobody opens half an index.
-    with tempfile.TemporaryDirectory(prefix=".gti-", dir=file.parent) as folder:
-        beside = Path(folder) / file.name
+    with whole_file(file) as beside:
         for layer, metadata, table in layers_of(collection, names, is_chosen=bands is not None):
             if layers and driver != "GPKG":
                 raise SpecError(
@@ -65,7 +62,6 @@ def write_tile_index(
             )  # fmt: skip
             layers.append(layer)
             doors.append((layer, metadata))
-        beside.replace(file)
     if driver == "GPKG":
         _write_doors(file, doors)
     return layers
@@ -83,9 +79,9 @@ def _write_doors(file: Path, layers: Sequence[tuple[TileIndexLayer, Mapping[str,
     written = set()
     for layer, items in layers:
         door = folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', layer.name)}.gti"
-        beside = door.with_name(f".{door.name}.new")
-        beside.write_bytes(_door(file, layer, items))
-        written.add(beside.replace(door))
+        with whole_file(door) as beside:
+            beside.write_bytes(_door(file, layer, items))
+        written.add(door)
     for door in set(folder.glob("*.gti")) - written:
         door.unlink()
 

@@ -24,6 +24,7 @@ from rasteret_assets.collection.pixels.views import View
 from rasteret_assets.errors import CollectionError, WindowError
 from rasteret_assets.inputs import AreasLike, CRSLike
 from rasteret_assets.storage.backend import StorageBackend
+from rasteret_assets.storage.whole_files import whole_file
 
 #: Usual names of the bands red, green and blue.
 _COLOURS: Final = (("red", "green", "blue"), ("B04", "B03", "B02"), ("SR_B4", "SR_B3", "SR_B2"), ("B4", "B3", "B2"))
@@ -56,9 +57,9 @@ class Picture:
 
     def save(self, path: str | Path) -> Path:
         """Write the picture as PNG, and return its path."""
-        target = Path(path)
-        target.write_bytes(self.png)
-        return target
+        with whole_file(path) as beside:
+            beside.write_bytes(self.png)
+        return Path(path)
 
     def _repr_png_(self) -> bytes:
         return self.png

@@ -18,7 +18,6 @@ from rasteret_assets.collection.formats.cf import (
     axis_attributes,
     instants,
     mapping_attributes,
-    pixel_centres,
 )
 from rasteret_assets.collection.formats.mosaic import Mosaic, combined
 from rasteret_assets.collection.pixels.backends import Source
@@ -337,7 +336,7 @@ def _times(times: npt.NDArray[np.datetime64]) -> npt.NDArray[np.datetime64]:
 
 
 def _coordinates(groups: _Groups, crs: str, grid: Grid, mosaic: Mosaic) -> dict[str, Any]:
-    x, y = pixel_centres(grid)
+    x, y = grid.centres
     steps = [group[0] for group in groups]
     axes = axis_attributes(crs)
     counts = {} if mosaic.groupby is None else {"records": ("time", np.array([len(group) for group in groups]))}

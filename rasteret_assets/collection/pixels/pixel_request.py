@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.pixels.backends import Source
+from rasteret_assets.collection.pixels.band_pixels import BandPixels, read_bands
 from rasteret_assets.collection.pixels.planes import Plane, described_reads
 from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.tile_plan import plan_read
@@ -88,6 +89,20 @@ class PixelRequest:
             bytes=size,
             pixels=len(self.bands) * sum(view.grid.width * view.grid.height for view in self.views),
         )
+
+    def read_bands(self, *, with_valid: bool = True) -> list[BandPixels]:
+        """Read the pixels, and return them by record and area, then by band; a band without a header is left out.
+
+        Formats of your own are made from these arrays: see ``docs/extend.md``.
+
+        Args:
+            with_valid: whether to find out which pixels hold data (:attr:`BandPixels.valid`).
+
+        Raises:
+            WindowError: if a pixel grid has more than 2^31 pixels.
+            RasteretAssetsError: as :meth:`Collection.get_numpy`.
+        """
+        return read_bands(self.views, self.bands, self.source.open(), self.options, with_valid=with_valid)
 
     def _planes(self) -> list[Plane]:
         # With a fill, because reads that mask or scale also read the masks of files.
