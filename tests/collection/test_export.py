@@ -1,4 +1,4 @@
-"""A subset as a collection of its own: the same records, readable by everybody, there when it is whole."""
+"""An exported subset is a collection of the same records, which others can read and which appears only complete."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ UNDATED = "/".join(f"{name}=__HIVE_DEFAULT_PARTITION__" for name in ("year", "mo
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A collection of STAC items by month, of which one has no datetime and one no header."""
+    """Build a collection of STAC items by month, of which one has no datetime and one has no header."""
     root = tmp_path_factory.mktemp("published")
     rows = []
     for number, moment in enumerate(TIMES):
@@ -69,7 +69,7 @@ def rows_of(collection: Collection) -> list[dict]:
 
 
 @pytest.mark.parametrize("by", [None, "year", "month", "day", ("year", "month")])
-def test_the_same_records_in_partitions_of_any_size(published: Path, tmp_path: Path, by) -> None:
+def test_exported_records_are_the_selected_ones_by_any_partition(published: Path, tmp_path: Path, by) -> None:
     whole = load(published)
     target = tmp_path / ("some.parquet" if by is None else "some_records")
     some = whole.where(pc.field("id") != "r5")
@@ -89,7 +89,7 @@ def test_the_same_records_in_partitions_of_any_size(published: Path, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == [target.name]
 
 
-def test_every_file_tells_of_its_own_rows(published: Path, tmp_path: Path) -> None:
+def test_footers_of_every_file_describe_its_rows(published: Path, tmp_path: Path) -> None:
     load(published).export(tmp_path / "copy")
     for path in (tmp_path / "copy").rglob("*.parquet"):
         table = gpd.read_parquet(path)
@@ -99,13 +99,13 @@ def test_every_file_tells_of_its_own_rows(published: Path, tmp_path: Path) -> No
         np.testing.assert_allclose(column["bbox"], table.total_bounds)
         stac = json.loads(pq.read_metadata(path).metadata[b"stac-geoparquet"])
         assert list(stac["collections"]) == ["scenes"]
-        # What a reader of the published file finds, one of this file finds too.
+        # Schema and footer equal those of the published file, so that its readers can read this file.
         twin = published / path.relative_to(tmp_path / "copy")
         assert pq.read_schema(twin).equals(pq.read_schema(path))
         assert pq.read_metadata(twin).metadata[b"geo"] == pq.read_metadata(path).metadata[b"geo"]
 
 
-def test_more_days_than_files_are_written_side_by_side(tmp_path: Path) -> None:
+def test_more_days_are_exported_than_files_are_open_at_once(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise())
     row = record("a", {"B": (path, 0)})
     days = 150
@@ -121,7 +121,7 @@ def test_more_days_than_files_are_written_side_by_side(tmp_path: Path) -> None:
     assert found.to_table(["id", "datetime"]).sort_by("datetime") == wanted
 
 
-def test_addresses_grant_nothing(tmp_path: Path) -> None:
+def test_exported_addresses_have_no_signature(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise())
     table = records_table([record("a", {"B": (path, 0)})], note=pa.string())
     signed = "https://host/a.tif?version=2&X-Amz-Signature=planted&X-Amz-Credential=planted"
@@ -144,13 +144,13 @@ def build_one(folder: Path, name: str, **fields: Any) -> dict[str, Any]:
     return row
 
 
-def test_what_opens_the_files_is_named(tmp_path: Path) -> None:
+def test_the_name_of_the_credentials_is_exported(tmp_path: Path) -> None:
     build_one(tmp_path, "mpc", credentials="planetary_computer")
     load(tmp_path / "mpc_records").export(tmp_path / "copy")
     assert load(tmp_path / "copy").credentials == "planetary_computer"
 
 
-def test_native_geometry_is_written_as_bytes(tmp_path: Path) -> None:
+def test_native_geometry_is_exported_as_wkb(tmp_path: Path) -> None:
     row = build_one(tmp_path, "native", geometry_encoding="native")
     load(tmp_path / "native_records").export(tmp_path / "copy.parquet", None)
     assert pq.read_schema(tmp_path / "copy.parquet").field("geometry").type == pa.binary()
@@ -168,26 +168,26 @@ def test_native_geometry_is_written_as_bytes(tmp_path: Path) -> None:
         ("there", "month", "exists: choose another place, or say overwrite=True"),
     ],
 )
-def test_arguments_that_are_refused(published: Path, tmp_path: Path, path: str, by, message: str) -> None:
+def test_wrong_arguments_are_refused(published: Path, tmp_path: Path, path: str, by, message: str) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(SpecError, match=message):
         load(published).export(path if "://" in path else tmp_path / path, by)
     assert [found.name for found in tmp_path.iterdir()] == ["there"]
 
 
-def test_where_a_collection_is_built_nothing_is_exported(published: Path) -> None:
+def test_an_export_over_a_collection_that_is_built_is_refused(published: Path) -> None:
     with pytest.raises(SpecError, match="a collection is built"):
         load(published).export(published, overwrite=True)
     assert len(load(published)) == len(TIMES)
 
 
-def test_nothing_to_export_is_told(published: Path, tmp_path: Path) -> None:
+def test_an_export_without_records_is_refused(published: Path, tmp_path: Path) -> None:
     with pytest.raises(CollectionError, match="no record is left"):
         load(published).where(pc.field("id") == "other").export(tmp_path / "none")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_is_replaced_whole(published: Path, tmp_path: Path) -> None:
+def test_overwrite_replaces_the_whole_export(published: Path, tmp_path: Path) -> None:
     whole = load(published)
     whole.export(tmp_path / "copy", "day")
     whole.where(pc.field("id") == "r1").export(tmp_path / "copy", "year", overwrite=True)
@@ -199,7 +199,7 @@ def test_what_is_there_is_replaced_whole(published: Path, tmp_path: Path) -> Non
     assert len(load(tmp_path / "one.parquet")) == 1
 
 
-def test_a_damaged_file_leaves_nothing_half_written(published: Path, tmp_path: Path) -> None:
+def test_a_failed_export_writes_nothing_and_keeps_the_earlier_one(published: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     load(published).export(copy)
     damaged = copy / "year=2024/month=2/part-0.parquet"

@@ -1,4 +1,4 @@
-"""Tile indexes for GDAL: read by rasterio as mosaics, they hold the pixels that the collection reads.
+"""Tile indexes for GDAL: rasterio reads from them the same pixels that the collection reads.
 
 Read by the rasterio of the tests (1.4, GDAL 3.10 under Python 3.11) and by the newest one (1.5, GDAL 3.12), which needs
 Python 3.12 and gets an environment of its own; without a Python 3.12 its tests are skipped, and say so.
@@ -40,7 +40,7 @@ LAEA = rasterio.CRS.from_proj4("+proj=laea +lat_0=48 +lon_0=9 +datum=WGS84 +unit
 
 @pytest.fixture(params=["of the tests", RASTERIO], scope="session")
 def python(request: pytest.FixtureRequest) -> str:
-    """An interpreter with rasterio."""
+    """Return the path of a Python that has rasterio."""
     if request.param != RASTERIO:
         return sys.executable
     base = find_python("3.12")
@@ -111,7 +111,7 @@ def scenes(files: Path) -> Collection:
 def read(
     python: str, folder: Path, windows: list[tuple[str, str | None, tuple[int, int, int, int]]]
 ) -> tuple[Any, Any]:
-    """Pixels and which are valid of every window, and facts of every layer, by another process."""
+    """Return, read by another process, pixels and validity of every window, and facts of every layer."""
     task, target = folder / "task.json", folder / "pixels.npz"
     task.write_text(json.dumps({"windows": windows, "to": str(target)}))
     # The server of the tests knows GET alone, and no folders.
@@ -126,7 +126,7 @@ def read(
 
 
 def mosaic(records: Collection, band: str, box: GeoBox, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and which are valid, of ``get_numpy``: the last record with data lies on top."""
+    """Return the pixels and the validity of a mosaic of ``get_numpy``, where the last valid record counts."""
     pixels, valid = np.zeros(box.shape, dtype), np.zeros(box.shape, bool)
     try:
         stack = records.get_numpy(None, band, like=box, masked=True)
@@ -139,7 +139,7 @@ def mosaic(records: Collection, band: str, box: GeoBox, dtype: str) -> tuple[np.
     return pixels, valid
 
 
-def test_windows_are_mosaics_of_the_records(scenes: Collection, python: str, tmp_path: Path) -> None:
+def test_windows_of_the_index_equal_mosaics_of_the_records(scenes: Collection, python: str, tmp_path: Path) -> None:
     path = tmp_path / "scenes.gti.gpkg"
     layers = scenes.to_gti(path)
     assert [layer.band for layer in layers] == [band for band in scenes.bands for _ in range(4)]
@@ -173,7 +173,7 @@ def test_windows_are_mosaics_of_the_records(scenes: Collection, python: str, tmp
     assert filled > 40  # windows that hold pixels with and without data
 
 
-def test_layers_say_what_files_would(scenes: Collection, python: str, tmp_path: Path) -> None:
+def test_layers_have_the_metadata_that_the_files_have(scenes: Collection, python: str, tmp_path: Path) -> None:
     path = tmp_path / "scenes.gti.gpkg"
     layers = {layer.name: layer for layer in scenes.to_gti(path)}
     assert [name for name in layers if name.startswith("grey")] == [
@@ -201,7 +201,7 @@ def test_layers_say_what_files_would(scenes: Collection, python: str, tmp_path: 
     assert {layer.resampled for layer in layers.values()} == {0}
 
 
-def test_no_file_is_opened_and_nothing_secret_is_written(
+def test_writing_an_index_opens_no_file_and_writes_no_secret(
     server: RangeServer, files: Path, python: str, tmp_path: Path
 ) -> None:
     path = write_raster(files / "remote.tif", noise(seed=3), nodata=0)
@@ -237,7 +237,7 @@ def test_scale_and_offset_are_stated_where_files_share_them(files: Path, python:
     assert [(fact["scale"], fact["offset"]) for fact in facts.values()] == [(0.5, -3.0), (1.0, 0.0)]
 
 
-def test_pixels_off_the_grid_are_told(files: Path, python: str, tmp_path: Path) -> None:
+def test_layers_count_the_files_that_gdal_resamples(files: Path, python: str, tmp_path: Path) -> None:
     rows = []
     for number, (left, resolution) in enumerate([(500_000.0, 10.0), (500_004.0, 10.0), (500_000.0, 20.0)]):
         path = write_raster(
@@ -253,7 +253,7 @@ def test_pixels_off_the_grid_are_told(files: Path, python: str, tmp_path: Path) 
 
 
 def test_flatgeobuf_holds_one_layer(scenes: Collection, tmp_path: Path) -> None:
-    # No wheel of rasterio reads FlatGeobuf: that it says the same as the GeoPackage must do.
+    # Compared with the GeoPackage, because no wheel of rasterio reads FlatGeobuf.
     some = scenes.where(pc.field("proj:epsg") == 32632)
     index = tmp_path / "one.gti.fgb"
     assert some.to_gti(index, "red") == some.to_gti(tmp_path / "one.gti.gpkg", "red")
@@ -273,7 +273,7 @@ def test_flatgeobuf_holds_one_layer(scenes: Collection, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.gti.fgb", "one.gti.gpkg", "one_layers"]
 
 
-def test_an_index_is_replaced_whole(scenes: Collection, tmp_path: Path) -> None:
+def test_a_second_call_replaces_the_whole_index(scenes: Collection, tmp_path: Path) -> None:
     index = tmp_path / "a.gti.gpkg"
     scenes.to_gti(index, ["grey", "red"])
     scenes.where(pc.field("id") == "r0").to_gti(index, "grey")
@@ -293,7 +293,7 @@ def test_an_index_is_replaced_whole(scenes: Collection, tmp_path: Path) -> None:
         ("x.gti.gpkg", ["blue"], BandNotFoundError, "'blue' is not in this collection"),
     ],
 )
-def test_what_cannot_be_written_is_refused(scenes, tmp_path, path, bands, error, message) -> None:
+def test_wrong_paths_and_bands_are_refused(scenes, tmp_path, path, bands, error, message) -> None:
     with pytest.raises(error, match=message):
         scenes.to_gti(path if "://" in path else tmp_path / path, bands)
     assert not list(tmp_path.iterdir())
@@ -310,7 +310,7 @@ def test_bands_without_headers_are_left_out_unless_they_are_named(
     assert pyogrio.list_layers(tmp_path / "a.gti.gpkg")[:, 0].tolist() == ["B_32632"]
 
 
-def test_records_without_a_place_in_the_index_are_named(scenes: Collection, files: Path, tmp_path: Path) -> None:
+def test_records_that_gdal_cannot_open_are_refused_by_name(scenes: Collection, files: Path, tmp_path: Path) -> None:
     path = files / "grey0.tif"
     lost = Collection(dataset=pa.dataset.dataset(records_table([record("a", {"B": (path, 0)}, missing=["B"])])))
     with pytest.raises(WindowError, match="none of 1 records has the header of band 'B'"):

@@ -1,4 +1,4 @@
-"""Icechunk 2 needs Python 3.12: earlier ones are told so, and the tests of what is written run in one of their own."""
+"""Icechunk 2 needs Python 3.12: under an earlier one it is refused by name, and its tests run in a Python 3.12."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .support import noise, record, records_table, write_raster
 ROOT = Path(__file__).parents[2]
 TESTS = Path(__file__).parent / "virtual_zarr"
 
-#: What the package needs for its graph alone.
+#: Requirements of the package that only its Dagster graph needs.
 _OF_THE_GRAPH = re.compile("dagster|matplotlib")
 _TOOLS = ["boto3", "dask", "hypothesis", "moto[s3,server]", "odc-geo", "pytest", "pytest-randomly", "rasterio"]
 
@@ -30,7 +30,7 @@ needs_earlier = pytest.mark.skipif(sys.version_info >= (3, 12), reason="Icechunk
 
 
 @needs_earlier
-def test_an_earlier_python_is_named(tmp_path: Path) -> None:
+def test_to_icechunk_says_that_it_needs_python_3_12(tmp_path: Path) -> None:
     scenes = as_collection(records_table([record("a", {"B": (write_raster(tmp_path / "a.tif", noise()), 0)})]))
     with pytest.raises(
         MissingExtraError, match=r"needs Icechunk 2, which needs Python 3.12 or later; this is Python 3"
@@ -40,12 +40,12 @@ def test_an_earlier_python_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("icechunk") is not None, reason="the tests themselves run here")
-def test_what_is_written_under_a_later_python() -> None:
+def test_the_tests_of_virtual_zarr_pass_under_a_later_python() -> None:
     base = find_python("3.12")
     if base is None:
         pytest.skip("no Python 3.12 here, which Icechunk 2 needs")
     python = _environment(base)
-    # As the suite's own, but in this process: no option of a plugin that is not installed there.
+    # Without the suite's own options, because plugins that they need are not installed there.
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", TESTS]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
@@ -55,7 +55,7 @@ def test_what_is_written_under_a_later_python() -> None:
 
 
 def _environment(base: str) -> str:
-    """The package's own requirements, those of the extra, and what the tests need, as the lock pins them."""
+    """Make an environment with the locked requirements of the package, of the extra and of these tests."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     own = [name for name in project["dependencies"] if not _OF_THE_GRAPH.match(name)]
     wanted = sorted({*own, *project["optional-dependencies"]["icechunk"], *_TOOLS})

@@ -1,4 +1,4 @@
-"""Statistics under areas: those that exactextract finds over the files with rasterio."""
+"""Statistics of areas equal those that exactextract computes of the files opened with rasterio."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ LEFT, TOP = 500_000.0, 5_000_000.0
 
 
 def hidden(path: Path, seed: int) -> Path:
-    """The same file with an internal mask."""
+    """Give a file an internal mask, drawn at random, and return its path."""
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as target:
         target.write_mask((np.random.default_rng(seed).random(target.shape) > 0.4).astype("uint8") * 255)
     return path
 
 
 def expected(path: Path, band: int, shape: shapely.Geometry, ops: list[str]) -> dict[str, Any]:
-    """What exactextract finds with rasterio; without nulls, which are written in two ways."""
+    """Return exactextract's statistics of a file, without nulls, which are either None or NaN."""
     feature = {"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(shape)}
     with rasterio.open(path) as source:
         raster = exactextract.raster.RasterioRasterSource(source, band)
@@ -79,7 +79,7 @@ place = st.floats(-40, 240, allow_nan=False).map(lambda value: round(value, 3))
 
 @st.composite
 def shapes(draw: st.DrawFn) -> shapely.Geometry:
-    """A polygon, perhaps with a hole, several parts or smaller than a pixel, within and beside the raster."""
+    """Draw a polygon in, across or outside the raster; some have a hole or several parts, some are below a pixel."""
     points = draw(st.lists(st.tuples(place, place), min_size=3, max_size=8, unique=True))
     shape = shapely.make_valid(shapely.Polygon(points))
     parts = [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon" and part.area > 0.01]
@@ -89,13 +89,15 @@ def shapes(draw: st.DrawFn) -> shapely.Geometry:
     shape = shapely.union_all(parts)
     if draw(st.booleans()):
         shape = shape.difference(shape.centroid.buffer(9)) if shape.area > 900 else shape
-    # Of pixels, counted from the first corner downwards, to metres.
+    # From pixels right of and below the upper left corner to metres.
     return shapely.transform(shape, lambda xy: np.column_stack([LEFT + xy[:, 0] * 10, TOP - xy[:, 1] * 10]))
 
 
 @settings(max_examples=EXAMPLES)
 @given(kind=st.sampled_from(KINDS), shape=shapes())
-def test_statistics_are_those_over_rasterio(files: dict[str, Path], kind: str, shape: shapely.Geometry) -> None:
+def test_statistics_of_any_polygon_equal_exactextract(
+    files: dict[str, Path], kind: str, shape: shapely.Geometry
+) -> None:
     raster = shapely.box(LEFT, TOP - 2000, LEFT + 2300, TOP)
     whole = shapely.box(-180, -90, 180, 90)
     scene = collection_of([record("a", {"B": (files[kind], 0)}, footprint=whole)])
@@ -112,7 +114,7 @@ def test_statistics_are_those_over_rasterio(files: dict[str, Path], kind: str, s
     assert without_nulls(row) == expected(files[kind], 1, shape, OPS)
 
 
-def test_rows_go_by_record_area_and_band(tmp_path: Path) -> None:
+def test_there_is_a_row_for_each_record_area_and_band_in_this_order(tmp_path: Path) -> None:
     rows, paths = [], {}
     for name, day, resolution in (("late", 9, 10.0), ("early", 3, 10.0), ("undated", None, 10.0)):
         fine = write_raster(tmp_path / f"{name}_fine.tif", noise(seed=len(rows)), resolution=resolution, nodata=0)
@@ -144,7 +146,7 @@ def test_rows_go_by_record_area_and_band(tmp_path: Path) -> None:
         assert (row["mean"], row["m"], row["count"]) == (wanted["mean"], wanted["max"], wanted["count"])
 
 
-def test_masks_and_scales_count(tmp_path: Path) -> None:
+def test_internal_masks_and_scales_are_applied(tmp_path: Path) -> None:
     masked = hidden(write_raster(tmp_path / "masked.tif", noise("int16", seed=2)), seed=3)
     with rasterio.open(masked, "r+") as target:
         target.scales, target.offsets = [0.5], [-7.0]
@@ -164,7 +166,7 @@ def test_masks_and_scales_count(tmp_path: Path) -> None:
     assert (scaled["count"], scaled["min"]) == (found["count"], 0.5 * found["min"] - 7)
 
 
-def test_lists_are_columns_of_lists(files: dict[str, Path]) -> None:
+def test_operations_that_return_arrays_become_list_columns(files: dict[str, Path]) -> None:
     shape = shapely.box(LEFT + 5, TOP - 35, LEFT + 25, TOP - 10)
     scene = collection_of([record("a", {"B": (files["uint8"], 0)})])
     found = scene.zonal(shape, "B", ["values", "coverage"], geometry_crs=UTM32)
@@ -176,7 +178,7 @@ def test_lists_are_columns_of_lists(files: dict[str, Path]) -> None:
     np.testing.assert_allclose(found["coverage"].to_pylist()[0], coverage[there])
 
 
-def test_no_data_is_null(tmp_path: Path) -> None:
+def test_statistics_without_valid_pixels_are_null(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "empty.tif", np.zeros((1, 64, 64), "uint16"), nodata=0)
     scene = collection_of([record("a", {"B": (path, 0)})])
     table = scene.zonal(
@@ -185,7 +187,7 @@ def test_no_data_is_null(tmp_path: Path) -> None:
     assert table.select(["mean", "min", "count"]).to_pylist() == [{"mean": None, "min": None, "count": 0.0}]
 
 
-def test_a_box_is_what_its_corners_enclose(files: dict[str, Path]) -> None:
+def test_a_box_of_four_numbers_equals_the_polygon_of_its_corners(files: dict[str, Path]) -> None:
     scene = collection_of([record("a", {"B": (files["uint16"], 0)})])
     west, south, east, north = 9.005, 45.14, 9.02, 45.15
     box = scene.zonal((west, south, east, north), "B")
@@ -193,7 +195,7 @@ def test_a_box_is_what_its_corners_enclose(files: dict[str, Path]) -> None:
     assert box.equals(polygon)
 
 
-def test_south_up_rasters(tmp_path: Path) -> None:
+def test_rasters_whose_rows_run_northward(tmp_path: Path) -> None:
     path = tmp_path / "up.tif"
     profile = {
         "driver": "GTiff", "width": 96, "height": 64, "count": 1, "dtype": "uint16", "crs": UTM32, "tiled": True,
@@ -211,7 +213,7 @@ def test_south_up_rasters(tmp_path: Path) -> None:
     assert {name: row[name] for name in ("mean", "count")} == wanted["properties"]
 
 
-def test_every_tile_is_asked_for_once(files: dict[str, Path]) -> None:
+def test_a_tile_under_many_areas_is_requested_once_a_record(files: dict[str, Path]) -> None:
     backend = CountingBackend()
     scene = collection_of([record(name, {"B": (files["uint16"], 0)}) for name in ("a", "b")])
     rng = np.random.default_rng(0)
@@ -219,7 +221,7 @@ def test_every_tile_is_asked_for_once(files: dict[str, Path]) -> None:
     fields = [shapely.box(LEFT + x, TOP - 40 - y, LEFT + x + 37, TOP - y) for x, y in corners]
     table = scene.zonal(fields, "B", geometry_crs=UTM32, backend=backend)
     assert table.num_rows == 80
-    # All lie in the first tile, of 64 pixels of 10 m: one request for each record.
+    # All areas lie in the first tile, of 64 x 64 pixels of 10 m, so that each record takes one request.
     assert len(backend.ranges) == 2
 
 
@@ -238,7 +240,7 @@ def test_large_windows_are_read_in_pieces(
             assert row[name] == pytest.approx(value, rel=1e-12)
 
 
-def test_what_cannot_be_read_is_raised_or_masked(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_or_with_mask_has_no_valid_pixels(files: dict[str, Path], tmp_path: Path) -> None:
     gone = tmp_path / "gone.tif"
     rows = [record(name, {"B": (files["uint16"], 0)}) for name in ("a", "b")]
     rows[1]["assets"]["B"]["href"] = str(gone)
@@ -264,13 +266,13 @@ def test_what_cannot_be_read_is_raised_or_masked(files: dict[str, Path], tmp_pat
         (["weighted_mean"], "No weights"),
     ],
 )
-def test_operations_that_are_refused(files: dict[str, Path], ops: Any, message: str) -> None:
+def test_wrong_operations_are_refused(files: dict[str, Path], ops: Any, message: str) -> None:
     scene = collection_of([record("a", {"B": (files["uint16"], 0)})])
     with pytest.raises(SpecError, match=message):
         scene.zonal(shapely.box(LEFT, TOP - 90, LEFT + 90, TOP), "B", ops, geometry_crs=UTM32)
 
 
-def test_what_is_refused_besides(files: dict[str, Path]) -> None:
+def test_wrong_bands_areas_and_columns_are_refused(files: dict[str, Path]) -> None:
     scene = collection_of([record("a", {"B": (files["uint16"], 0)})])
     box = shapely.box(LEFT, TOP - 90, LEFT + 90, TOP)
     with pytest.raises(BandNotFoundError):

@@ -16,7 +16,7 @@ from rasteret_assets.harvesting.harvest_report import HarvestReport
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.stac import COLLECTION, StacServer, make_item, serve_stac
 
-#: When harvests of the tests take place.
+#: The moment at which the tests harvest, unless they give another.
 NOW = datetime(2024, 12, 20, tzinfo=UTC)
 
 Harvest = Callable[..., HarvestReport]

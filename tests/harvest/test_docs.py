@@ -41,7 +41,7 @@ def bavaria(stac, server) -> None:
 
 
 @pytest.mark.usefixtures("bavaria")
-def test_the_examples_run(stac, tmp_path, monkeypatch, capsys) -> None:
+def test_the_examples_of_the_page_run(stac, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     text = PAGE.read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
@@ -65,7 +65,7 @@ def test_the_first_example_of_the_readme_runs(stac, tmp_path, monkeypatch) -> No
     assert namespace["pixels"].shape[:2] == (2, 2)
 
 
-def test_the_declaration_is_one_and_every_option_is_told(tmp_path) -> None:
+def test_the_declaration_of_the_page_is_valid_and_the_page_names_every_option(tmp_path) -> None:
     text = PAGE.read_text(encoding="utf-8")
     (declared,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     jsonschema.validate(yaml.safe_load(declared), json_schema())

@@ -1,4 +1,4 @@
-"""Bad days of an API: whatever it answers, a window is whole or as it was, and what was wrong is told."""
+"""APIs that fail: a window is harvested completely or keeps its earlier items, and the error says what failed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PASSING = ["503", "429", "500", "reset", "short", "html", "broken", "repeat", "l
 
 
 def on_search(fault, when):
-    """A fault of the searches for which ``when`` of their number is true."""
+    """Return a function that answers with ``fault`` those searches for whose number ``when`` is true."""
     seen = Counter()
 
     def faulty(number, method, path):
@@ -36,7 +36,7 @@ def _is_of_january(asked) -> bool:
 
 
 @pytest.mark.parametrize("fault", PASSING)
-def test_a_fault_that_passes_is_waited_out(stac, spec_of, harvest, fault) -> None:
+def test_searches_are_repeated_after_passing_faults(stac, spec_of, harvest, fault) -> None:
     stac.fault = on_search(fault, lambda number: number in {1, 4, 6, 9})
     spec = spec_of()
     harvest(spec)
@@ -45,7 +45,7 @@ def test_a_fault_that_passes_is_waited_out(stac, spec_of, harvest, fault) -> Non
 
 
 @pytest.mark.parametrize("fault", [fault for fault in PASSING if fault != "twice"])
-def test_a_window_whose_pages_never_add_up_keeps_what_it_had(stac, spec_of, harvest, fault) -> None:
+def test_a_window_that_cannot_be_read_keeps_its_earlier_items(stac, spec_of, harvest, fault) -> None:
     stac.can = set()
     spec = spec_of(limit=200)
     harvest(spec)
@@ -60,7 +60,7 @@ def test_a_window_whose_pages_never_add_up_keeps_what_it_had(stac, spec_of, harv
     assert after["2024-01.parquet"] == before["2024-01.parquet"]
     assert covers(spec) == {**known, "scene-00300": 77.5}
     assert read_ledger(Workspace.of(spec)).windows["2024-01"].failed
-    # The next harvest asks for it again, and for no other that is old.
+    # The next harvest asks for the failed window again, but not for other old windows.
     stac.fault = lambda number, method, path: None
     assert sorted(harvest(spec, NOW + timedelta(days=2)).asked) == ["2024-01", "2024-11", "2024-12"]
     assert covers(spec) == expected(stac)
@@ -76,7 +76,7 @@ def test_a_window_whose_pages_never_add_up_keeps_what_it_had(stac, spec_of, harv
         ("lose", "149 items match, but 148 came.*trust_count: false"),
     ],
 )
-def test_what_is_wrong_is_said(stac, spec_of, harvest, fault, sentence) -> None:
+def test_the_error_names_the_window_and_what_was_wrong(stac, spec_of, harvest, fault, sentence) -> None:
     spec = spec_of(datetime="2024-01", limit=200)
     stac.fault = on_search(fault, lambda number: True)
     with pytest.raises(HarvestError, match=f"2024-01: .*{sentence}"):
@@ -84,28 +84,28 @@ def test_what_is_wrong_is_said(stac, spec_of, harvest, fault, sentence) -> None:
     assert not Path(spec.path).exists()
 
 
-def test_the_host_says_how_long_to_wait(stac, spec_of, harvest, monkeypatch) -> None:
+def test_a_pause_is_as_long_as_retry_after_says_up_to_a_limit(stac, spec_of, harvest, monkeypatch) -> None:
     waited = []
     monkeypatch.setattr("urllib3.util.retry.time.sleep", waited.append)
     stac.retry_after = "7"
     stac.fault = on_search("429", lambda number: number == 2)
     harvest(spec_of())
     assert waited == [7.0]
-    # But not for days.
+    # A longer Retry-After is cut to the limit.
     stac.retry_after = "1000000"
     stac.fault = on_search("429", lambda number: number == 1)
     harvest(spec_of(), force=True)
     assert waited == [7.0, reader._LONGEST_PAUSE_S]
 
 
-def test_a_search_that_the_host_refuses_ends_the_harvest_at_once(stac, spec_of, harvest) -> None:
+def test_a_refused_search_ends_the_harvest_without_retries(stac, spec_of, harvest) -> None:
     stac.fault = on_search("400", lambda number: True)
     with pytest.raises(HarvestError, match="search: the host answers 400"):
         harvest(spec_of())
     assert len(stac.searches) <= 4
 
 
-def test_a_token_that_ran_out_is_not_a_wrong_search(stac, spec_of, harvest) -> None:
+def test_an_expired_page_token_does_not_end_the_harvest(stac, spec_of, harvest) -> None:
     ran_out = iter([True])
     stac.fault = lambda *_: "400" if "token" in stac.requests[-1][2] and next(ran_out, False) else None
     spec = spec_of()
@@ -113,12 +113,12 @@ def test_a_token_that_ran_out_is_not_a_wrong_search(stac, spec_of, harvest) -> N
     assert covers(spec) == expected(stac)
 
 
-def test_items_that_come_while_pages_are_read_are_not_half_there(stac, spec_of, harvest) -> None:
+def test_items_added_while_pages_are_read_are_harvested(stac, spec_of, harvest) -> None:
     spec = spec_of(datetime="2024-01", limit=20)
     numbers = iter(range(1000, 1003))
 
     def grow() -> None:
-        # Items at the front move those of the pages that follow.
+        # New items at the front move others from page to page.
         if len(stac.searches) in {2, 4, 11} and (number := next(numbers, None)):
             stac.put(make_item(number, datetime=f"2024-01-01T00:00:{number - 1000:02}Z"))
 
@@ -131,7 +131,7 @@ def test_items_that_come_while_pages_are_read_are_not_half_there(stac, spec_of, 
     }
 
 
-def test_an_item_that_always_comes_twice_is_stored_once(stac, spec_of, harvest, caplog) -> None:
+def test_an_item_that_every_answer_repeats_is_stored_once(stac, spec_of, harvest, caplog) -> None:
     stac.counts = False
     stac.fault = on_search("twice", lambda number: True)
     spec = spec_of(datetime="2024-01")
@@ -140,7 +140,7 @@ def test_an_item_that_always_comes_twice_is_stored_once(stac, spec_of, harvest, 
     assert "items came twice, each time that it was asked for" in caplog.text
 
 
-def test_counts_that_are_estimates_can_be_ignored(stac, spec_of, harvest) -> None:
+def test_trust_count_false_ignores_wrong_counts(stac, spec_of, harvest) -> None:
     stac.fault = on_search("lose", lambda number: True)
     spec = spec_of(datetime="2024-01", limit=1000, trust_count=False)
     harvest(spec)
@@ -155,17 +155,17 @@ def test_counts_that_are_estimates_can_be_ignored(stac, spec_of, harvest) -> Non
         ("http://169.254.169.254/latest", "hands out its credentials; allow it with link_local: allow"),
     ],
 )
-def test_an_address_that_is_not_an_api_is_told(stac, spec_of, harvest, address, sentence) -> None:
+def test_an_address_that_is_not_a_stac_api_is_refused(stac, spec_of, harvest, address, sentence) -> None:
     with pytest.raises(HarvestError, match=sentence):
         harvest(spec_of(stac_api=address.format(url=stac.url)))
 
 
-def test_a_host_that_does_not_answer_is_told_in_a_few_words(spec_of, harvest) -> None:
+def test_the_error_of_a_host_that_does_not_answer_is_short(spec_of, harvest) -> None:
     with pytest.raises(HarvestError, match=r"v1: the host does not answer \(\[Errno \d+\] Connection refused\); asked"):
         harvest(spec_of(stac_api="http://127.0.0.1:9/v1"))
 
 
-def test_a_page_may_not_lead_into_this_machines_own_network(stac, spec_of, harvest) -> None:
+def test_next_links_to_link_local_addresses_are_refused(stac, spec_of, harvest) -> None:
     answer = stac.answer
 
     def led_away(path, asked, method):
@@ -179,14 +179,14 @@ def test_a_page_may_not_lead_into_this_machines_own_network(stac, spec_of, harve
         harvest(spec_of(datetime="2024-01"))
 
 
-def test_a_redirect_may_not_lead_there_either(stac, spec_of, harvest) -> None:
+def test_redirects_to_link_local_addresses_are_refused(stac, spec_of, harvest) -> None:
     stac.redirects["/"] = "http://169.254.169.254/latest/meta-data"
     with pytest.raises(HarvestError, match=r"169\.254\.169\.254/latest/meta-data: is an address of this machine's own"):
         harvest(spec_of())
 
 
 @pytest.mark.parametrize("addresses", [["169.254.169.254"], ["169.254.169.254", "127.0.0.1"]], ids=len)
-def test_a_name_may_not_resolve_to_an_address_of_this_machines_own_network(
+def test_link_local_addresses_of_a_host_name_are_not_connected_to(
     stac, spec_of, harvest, monkeypatch, addresses
 ) -> None:
     asked, look_up = [], socket.getaddrinfo
@@ -208,14 +208,14 @@ def test_a_name_may_not_resolve_to_an_address_of_this_machines_own_network(
 
 
 @pytest.mark.parametrize("fault", ["reset", "short", "503", "400"])
-def test_no_key_of_an_address_is_logged_when_it_is_tried_again(stac, spec_of, harvest, fault, caplog) -> None:
+def test_keys_in_the_address_are_not_logged_by_retries(stac, spec_of, harvest, fault, caplog) -> None:
     stac.fault = lambda *_: fault
     with caplog.at_level("INFO"), pytest.raises(HarvestError) as caught:
         harvest(spec_of(stac_api=f"{stac.url}/?subscription-key=hunter2hunter2"))
     assert "hunter2" not in f"{caplog.text} {caught.value!r}"
 
 
-def test_no_key_of_an_address_is_written_or_shown(stac, spec_of, harvest, caplog) -> None:
+def test_keys_in_the_address_are_not_written_or_shown(stac, spec_of, harvest, caplog) -> None:
     stac.fault = on_search("broken", lambda number: True)
     spec = spec_of(datetime="2024-01", stac_api=f"{stac.url}/?subscription-key=hunter2hunter2")
     with caplog.at_level("DEBUG", logger="rasteret_assets"), pytest.raises(HarvestError) as caught:
@@ -224,7 +224,7 @@ def test_no_key_of_an_address_is_written_or_shown(stac, spec_of, harvest, caplog
     assert "hunter2" not in caplog.text
     written = b"".join(path.read_bytes() for path in Path(spec.path).parent.rglob("*") if path.is_file())
     assert b"hunter2" not in written
-    # Another key is no other question.
+    # An address with another key asks the same question, so that no window is asked for again.
     stac.fault = lambda number, method, path: None
     harvest(spec)
     again = spec_of(datetime="2024-01", stac_api=f"{stac.url}/?subscription-key=another1another2")

@@ -44,7 +44,7 @@ def mtimes(spec) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in Path(spec.path).iterdir()}
 
 
-def test_a_window_is_a_file_with_the_items_of_its_month(stac, spec_of, harvest) -> None:
+def test_each_month_with_items_is_a_file(stac, spec_of, harvest) -> None:
     spec = spec_of()
     report = harvest(spec)
     assert covers(spec) == expected(stac)
@@ -53,11 +53,11 @@ def test_a_window_is_a_file_with_the_items_of_its_month(stac, spec_of, harvest) 
     assert report.newest == max(item["properties"]["datetime"] for item in stac.items.values())
     assert report.requests == len(stac.requests)
     assert "400 items in 12 windows" in str(report)
-    # Addresses as they are fetched may grant access.
+    # Only the owner may read the folder, because harvested addresses may grant access.
     assert Path(spec.path).stat().st_mode & 0o077 == 0
 
 
-def test_a_build_publishes_what_a_build_of_the_same_items_as_parquet_does(stac, spec_of, harvest, tmp_path) -> None:
+def test_a_build_of_harvested_items_equals_a_build_of_the_items_as_parquet(stac, spec_of, harvest, tmp_path) -> None:
     spec = spec_of()
     harvest(spec)
     ra.build(spec)
@@ -74,7 +74,7 @@ def test_a_build_publishes_what_a_build_of_the_same_items_as_parquet_does(stac, 
 
 @pytest.mark.parametrize("methods", [("POST", "GET"), ("POST",), ("GET",)])
 @pytest.mark.parametrize("merges", [False, True])
-def test_pages_are_followed_by_token(stac, spec_of, harvest, methods, merges) -> None:
+def test_all_pages_are_read_by_post_or_get(stac, spec_of, harvest, methods, merges) -> None:
     stac.methods, stac.merges = methods, merges
     spec = spec_of(query={"eo:cloud_cover": {"lt": 50}}, bbox=(-10, -10, 0.4, 10))
     harvest(spec)
@@ -83,7 +83,7 @@ def test_pages_are_followed_by_token(stac, spec_of, harvest, methods, merges) ->
     assert {method for method, path, _ in stac.requests if path == "/search"} == {methods[0]}
 
 
-def test_a_filter_and_an_area_are_passed_on(stac, spec_of, harvest) -> None:
+def test_filter_and_intersects_are_sent_to_the_api(stac, spec_of, harvest) -> None:
     area = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}
     spec = spec_of(filter={"op": "<", "args": [{"property": "eo:cloud_cover"}, 7]}, intersects=area)
     harvest(spec)
@@ -96,7 +96,7 @@ def test_a_filter_and_an_area_are_passed_on(stac, spec_of, harvest) -> None:
 
 
 @pytest.mark.parametrize("can", [{"query"}, {"filter"}, {"sort"}, {"query", "filter", "sort"}])
-def test_an_api_that_knows_what_was_updated_is_asked_once(stac, spec_of, harvest, can) -> None:
+def test_unchanged_items_take_one_search_where_the_api_finds_items_by_updated(stac, spec_of, harvest, can) -> None:
     stac.can = can
     spec = spec_of()
     harvest(spec)
@@ -109,7 +109,7 @@ def test_an_api_that_knows_what_was_updated_is_asked_once(stac, spec_of, harvest
 
 
 @pytest.mark.parametrize("can", [{"query"}, {"filter"}, {"sort"}])
-def test_only_windows_with_updated_items_are_asked_for(stac, spec_of, harvest, can) -> None:
+def test_only_windows_with_updated_items_are_harvested_again(stac, spec_of, harvest, can) -> None:
     stac.can = can
     spec = spec_of()
     harvest(spec)
@@ -124,7 +124,7 @@ def test_only_windows_with_updated_items_are_asked_for(stac, spec_of, harvest, c
     assert {name for name in after if after[name] != before.get(name)} == {"2024-02.parquet", "2024-07.parquet"}
 
 
-def test_an_item_that_appears_late_is_found_for_a_day(stac, spec_of, harvest) -> None:
+def test_an_item_is_found_though_it_appears_hours_after_its_updated(stac, spec_of, harvest) -> None:
     spec = spec_of()
     harvest(spec, datetime(2024, 12, 1, 6, tzinfo=UTC))
     stac.put(make_item(900, updated="2024-11-30T12:00:00Z"))
@@ -132,7 +132,7 @@ def test_an_item_that_appears_late_is_found_for_a_day(stac, spec_of, harvest) ->
     assert covers(spec) == expected(stac)
 
 
-def test_an_item_whose_time_changed_is_stored_once(stac, spec_of, harvest) -> None:
+def test_an_item_whose_datetime_changed_moves_to_another_window(stac, spec_of, harvest) -> None:
     spec = spec_of()
     harvest(spec)
     stac.change("scene-00003", "2024-12-21T00:00:00Z", datetime="2024-03-05T00:00:00Z")
@@ -143,7 +143,7 @@ def test_an_item_whose_time_changed_is_stored_once(stac, spec_of, harvest) -> No
 
 @pytest.mark.parametrize("can", [{"query"}, {"filter"}, {"sort"}, {"query", "filter", "sort"}])
 @pytest.mark.parametrize("forms", [(".123Z",), ("Z", ".500Z", ".5Z", ".123456Z")], ids=["one form", "many"])
-def test_an_api_may_compare_updated_as_text(stac, spec_of, harvest, can, forms) -> None:
+def test_updated_items_are_found_by_apis_that_compare_updated_as_text(stac, spec_of, harvest, can, forms) -> None:
     stac.can, stac.updated_is_text, stac.queryables = can, True, {"properties": {"id": {}}}
     for number, item in enumerate(stac.items.values()):
         item["properties"]["updated"] = f"2024-11-{number % 15 + 10}T00:00:00{forms[number % len(forms)]}"
@@ -158,7 +158,7 @@ def test_an_api_may_compare_updated_as_text(stac, spec_of, harvest, can, forms) 
 
 
 @pytest.mark.parametrize("queryables", [None, {"properties": {"updated": {"format": "date-time"}}}])
-def test_a_way_to_search_that_fails_is_followed_by_the_next(stac, spec_of, harvest, queryables) -> None:
+def test_a_second_form_of_filter_is_tried_where_the_first_finds_nothing(stac, spec_of, harvest, queryables) -> None:
     stac.can, stac.updated_is_text, stac.queryables = {"filter"}, True, queryables
     spec = spec_of(filter={"op": "<", "args": [{"property": "eo:cloud_cover"}, 200]})
     harvest(spec)
@@ -166,7 +166,7 @@ def test_a_way_to_search_that_fails_is_followed_by_the_next(stac, spec_of, harve
     assert list(harvest(spec, NOW + timedelta(days=2)).asked) == ["2024-02"]
 
 
-def test_an_api_may_be_of_a_later_version(stac, spec_of, harvest) -> None:
+def test_updated_items_are_found_by_an_api_of_a_later_version(stac, spec_of, harvest) -> None:
     stac.can, stac.version = {"sort"}, "v1.1.0"
     spec = spec_of()
     harvest(spec)
@@ -175,12 +175,12 @@ def test_an_api_may_be_of_a_later_version(stac, spec_of, harvest) -> None:
 
 
 @pytest.mark.parametrize("honest", [True, False])
-def test_without_updated_only_young_windows_are_asked_for(stac, spec_of, harvest, honest) -> None:
+def test_without_updated_only_windows_of_the_last_days_are_asked_for(stac, spec_of, harvest, honest) -> None:
     stac.can = set()
     for item in stac.items.values():
         del item["properties"]["updated"]
     if not honest:
-        # An API that says that it filters, and ignores it.
+        # An API that claims the query extension, but ignores queries.
         stac.can = {"query"}
         for item in stac.items.values():
             item["properties"]["updated"] = "2024-12-01T00:00:00Z"
@@ -195,15 +195,15 @@ def test_without_updated_only_young_windows_are_asked_for(stac, spec_of, harvest
     assert "scene-00901" not in stored(spec)
 
 
-def _forgetful(stac) -> None:
-    """Make the API one that says nothing of changes."""
+def _forget_changes(stac) -> None:
+    """Let the API give no ``updated``, and no way to search by it."""
     stac.can = set()
     for item in stac.items.values():
         del item["properties"]["updated"]
 
 
-def test_a_window_of_which_nothing_is_known_takes_one_request_where_nothing_changed(stac, spec_of, harvest) -> None:
-    _forgetful(stac)
+def test_without_updated_an_unchanged_window_takes_one_request(stac, spec_of, harvest) -> None:
+    _forget_changes(stac)
     spec = spec_of(lookback_days=400)
     assert harvest(spec).requests > 12 + 1  # windows have up to three pages of 50 items
     before = mtimes(spec)
@@ -220,8 +220,8 @@ def test_a_window_of_which_nothing_is_known_takes_one_request_where_nothing_chan
 
 
 @pytest.mark.parametrize("fault", ["400", "503", "short", "lose"])
-def test_an_api_that_gives_no_large_pages_is_asked_for_small_ones(stac, spec_of, harvest, fault) -> None:
-    _forgetful(stac)
+def test_small_pages_are_asked_for_where_large_ones_fail(stac, spec_of, harvest, fault) -> None:
+    _forget_changes(stac)
     spec = spec_of(lookback_days=400)
     harvest(spec)
     stac.fault = lambda *_: fault if stac.requests[-1][2].get("limit", 0) > 50 else None
@@ -230,7 +230,7 @@ def test_an_api_that_gives_no_large_pages_is_asked_for_small_ones(stac, spec_of,
     assert covers(spec) == expected(stac)
     tried = stac.said_no[fault]
     assert tried
-    # What was refused is not tried again, until all windows are asked for.
+    # Large pages are not asked for again before the next full harvest.
     harvest(spec, NOW + timedelta(days=3))
     assert stac.said_no[fault] == tried or fault == "lose"
     stac.fault = lambda *_: None
@@ -238,8 +238,8 @@ def test_an_api_that_gives_no_large_pages_is_asked_for_small_ones(stac, spec_of,
     assert harvest(spec, NOW + timedelta(days=5)).requests == 12 + 1
 
 
-def test_an_api_may_cut_pages_that_are_too_large(stac, spec_of, harvest) -> None:
-    _forgetful(stac)
+def test_no_item_is_lost_where_the_api_shortens_pages(stac, spec_of, harvest) -> None:
+    _forget_changes(stac)
     spec = spec_of(lookback_days=400)
     harvest(spec)
     answer = stac.answer
@@ -249,7 +249,7 @@ def test_an_api_may_cut_pages_that_are_too_large(stac, spec_of, harvest) -> None
     assert covers(spec) == expected(stac)
 
 
-def test_a_full_pass_finds_what_was_deleted_or_changed_without_a_word(stac, spec_of, harvest) -> None:
+def test_a_full_harvest_finds_deletions_and_changes_that_left_updated_as_it_was(stac, spec_of, harvest) -> None:
     spec = spec_of(full_every=30)
     harvest(spec)
     stac.delete("scene-00010")
@@ -271,7 +271,7 @@ def test_a_full_pass_finds_what_was_deleted_or_changed_without_a_word(stac, spec
     assert harvest(spec, NOW + timedelta(days=32), force=True).full
 
 
-def test_windows_that_are_large_are_split_and_stay_so(stac, spec_of, harvest) -> None:
+def test_large_windows_are_split_and_remain_split(stac, spec_of, harvest) -> None:
     spec = spec_of(max_items_per_window=120, window="year")
     harvest(spec)
     names = sorted(mtimes(spec))
@@ -289,7 +289,7 @@ def test_windows_that_are_large_are_split_and_stay_so(stac, spec_of, harvest) ->
     assert covers(spec) == expected(stac)
 
 
-def test_without_counts_a_large_window_is_split_on_the_way(stac, spec_of, harvest) -> None:
+def test_large_windows_are_split_where_the_api_gives_no_counts(stac, spec_of, harvest) -> None:
     stac.counts = False
     spec = spec_of(max_items_per_window=60, window="year")
     harvest(spec)
@@ -297,7 +297,7 @@ def test_without_counts_a_large_window_is_split_on_the_way(stac, spec_of, harves
     assert covers(spec) == expected(stac)
 
 
-def test_without_a_datetime_all_of_the_catalog_is_harvested(stac, spec_of, harvest) -> None:
+def test_the_whole_catalog_is_harvested_if_no_datetime_is_given(stac, spec_of, harvest) -> None:
     stac.extent = ["2024-02-01T00:00:00Z", None]
     stac.put(make_item(900, datetime(2031, 1, 1, tzinfo=UTC)))
     spec = spec_of(datetime=None)
@@ -305,13 +305,13 @@ def test_without_a_datetime_all_of_the_catalog_is_harvested(stac, spec_of, harve
     assert sorted(mtimes(spec)) == ["2024-02.parquet", "2024-03.parquet", "after.parquet", "before.parquet"]
     assert covers(spec) == expected(stac)
     assert report.windows == 2 + 11
-    # Months that begin become windows, and the future gives up their items.
+    # A month that has begun becomes a window, to which items move from after.parquet.
     assert "2031-01.parquet" in (harvest(spec, datetime(2031, 2, 1, tzinfo=UTC)) and mtimes(spec))
     assert "after.parquet" not in mtimes(spec)
 
 
 @pytest.mark.parametrize("extent", [[None, None], ["nonsense", None]])
-def test_an_api_that_does_not_say_when_it_begins_is_one_window(stac, spec_of, harvest, extent) -> None:
+def test_a_collection_without_a_temporal_extent_is_one_window(stac, spec_of, harvest, extent) -> None:
     stac.extent = extent
     spec = spec_of(datetime=None, collections=[])
     harvest(spec)
@@ -319,15 +319,15 @@ def test_an_api_that_does_not_say_when_it_begins_is_one_window(stac, spec_of, ha
     assert covers(spec) == expected(stac)
 
 
-def test_items_at_the_edge_of_windows_and_across_it_are_stored_once(stac, spec_of, harvest) -> None:
+def test_items_at_or_across_the_edge_of_a_window_are_stored_once(stac, spec_of, harvest) -> None:
     stac.items.clear()
     stac.put(
         make_item(1, datetime(2024, 2, 1, tzinfo=UTC)),
         make_item(2, datetime(2024, 2, 1, tzinfo=UTC) - timedelta(microseconds=1)),
         make_item(3, datetime=None, start_datetime="2024-01-20T00:00:00Z", end_datetime="2024-02-20T00:00:00Z"),
-        # It began before all that is asked for.
+        # Overlaps the first window, though it began before.
         make_item(4, datetime=None, start_datetime="2023-12-20T00:00:00Z", end_datetime="2024-01-02T00:00:00Z"),
-        # Not asked for, though an interval of STAC has both its ends.
+        # Left out, because the year 2024 ends before 2025, though STAC's intervals include their end.
         make_item(5, datetime(2025, 1, 1, tzinfo=UTC)),
     )
     spec = spec_of()
@@ -339,7 +339,7 @@ def test_items_at_the_edge_of_windows_and_across_it_are_stored_once(stac, spec_o
     assert report.items == 4
 
 
-def test_another_question_is_asked_of_all_windows(stac, spec_of, harvest) -> None:
+def test_changed_harvest_options_harvest_all_windows_again(stac, spec_of, harvest) -> None:
     harvest(spec_of())
     spec = spec_of(query={"eo:cloud_cover": {"lt": 10}}, datetime="2024-02/2024-03")
     assert len(harvest(spec).asked) == 2 + 1  # and January, whose file is gone
@@ -350,7 +350,7 @@ def test_another_question_is_asked_of_all_windows(stac, spec_of, harvest) -> Non
     }
 
 
-def test_a_file_that_is_lost_or_damaged_is_harvested_again(stac, spec_of, harvest) -> None:
+def test_a_lost_or_damaged_file_is_harvested_again(stac, spec_of, harvest) -> None:
     spec = spec_of()
     harvest(spec)
     (Path(spec.path) / "2024-02.parquet").unlink()
@@ -358,14 +358,14 @@ def test_a_file_that_is_lost_or_damaged_is_harvested_again(stac, spec_of, harves
     (Path(spec.path) / "2024-01.parquet").write_bytes(b"PAR1 no more")
     harvest(spec, NOW + timedelta(days=2), force=True)
     assert covers(spec) == expected(stac)
-    # Without its ledger, all is asked for, and nothing is written.
+    # With a damaged ledger all windows are asked for, but equal files are not written again.
     before = mtimes(spec)
     Path(Workspace.of(spec).harvest_ledger).write_text("{")
     assert len(harvest(spec, NOW + timedelta(days=2)).asked) == 12
     assert mtimes(spec) == before
 
 
-def test_files_of_others_in_the_folder_stay(stac, spec_of, harvest) -> None:
+def test_other_files_in_the_folder_are_not_deleted(stac, spec_of, harvest) -> None:
     spec = spec_of(datetime="2024-01")
     Path(spec.path).mkdir(parents=True)
     mine = Path(spec.path) / "mine.parquet"
@@ -374,7 +374,7 @@ def test_files_of_others_in_the_folder_stay(stac, spec_of, harvest) -> None:
     assert mine.exists()
 
 
-def test_a_harvest_that_was_ended_goes_on_where_it_stopped(stac, spec_of, harvest) -> None:
+def test_a_harvest_continues_after_the_windows_that_a_failed_one_finished(stac, spec_of, harvest) -> None:
     spec = spec_of()
     stac.fault = lambda number, method, path: "400" if number > 12 else None
     with pytest.raises(HarvestError, match="the host answers 400"):
@@ -389,9 +389,7 @@ def test_a_harvest_that_was_ended_goes_on_where_it_stopped(stac, spec_of, harves
     assert not harvest(spec, NOW + timedelta(hours=2)).asked
 
 
-def test_a_harvest_that_was_killed_before_it_compared_windows_is_compared_by_the_next(
-    stac, spec_of, harvest, monkeypatch
-) -> None:
+def test_a_moved_item_is_stored_once_after_a_harvest_that_was_killed(stac, spec_of, harvest, monkeypatch) -> None:
     spec = spec_of()
     harvest(spec)
     stac.change("scene-00003", "2024-12-21T00:00:00Z", datetime="2024-03-05T00:00:00Z", version="x")
@@ -411,7 +409,7 @@ def _killed(_: HarvestStore) -> list[str]:
 
 
 @pytest.mark.parametrize("held", [0, 100_000])
-def test_large_windows_go_through_a_temporary_file(stac, spec_of, harvest, monkeypatch, held) -> None:
+def test_windows_that_are_written_in_several_batches_are_complete(stac, spec_of, harvest, monkeypatch, held) -> None:
     monkeypatch.setattr(window_rows, "_HELD_BYTES", held)
     monkeypatch.setattr(window_rows, "BATCH_ITEMS", 25)
     monkeypatch.setattr(window_rows, "_GROUP_ROWS", 60)
@@ -421,10 +419,10 @@ def test_large_windows_go_through_a_temporary_file(stac, spec_of, harvest, monke
     assert pq.ParquetFile(Path(spec.path) / "2024-01.parquet").num_row_groups > 1
 
 
-# --- what items are --------------------------------------------------------------------------------------------------
+# --- items as rows --------------------------------------------------------------------------------------------------
 
 
-def test_items_that_break_the_record_contract_are_rows_and_told(stac, spec_of, harvest, caplog) -> None:
+def test_items_that_break_the_record_contract_are_stored_and_counted(stac, spec_of, harvest, caplog) -> None:
     for number, part in enumerate(["geometry", "assets", "id"]):
         item = make_item(number)
         item[part] = None
@@ -440,7 +438,7 @@ def test_items_that_break_the_record_contract_are_rows_and_told(stac, spec_of, h
         ra.build(spec)
 
 
-def test_properties_of_many_minds_are_kept_as_text_in_all_files(stac, spec_of, harvest) -> None:
+def test_properties_of_differing_types_are_text_in_all_files(stac, spec_of, harvest) -> None:
     spec = spec_of()
     stac.change("scene-00001", None, version=1, odd={"a": [1, None, {"b": 2.0}]}, empty={})
     harvest(spec)
@@ -455,7 +453,7 @@ def test_properties_of_many_minds_are_kept_as_text_in_all_files(stac, spec_of, h
     assert rows["scene-00201"]["odd"] == '["x"]'
     assert rows["scene-00001"]["assets"]["B02"]["roles"] == '["data"]'
     assert {name for name, at in mtimes(spec).items() if at != before[name]} == set(before)
-    # Whatever was text stays so, and is compared as it was harvested.
+    # A property that became text stays text, and does not count as a change.
     after = mtimes(spec)
     harvest(spec, NOW + timedelta(days=3), force=True)
     assert mtimes(spec) == after
@@ -474,7 +472,7 @@ def test_bands_may_have_other_names_than_assets(stac, spec_of, harvest) -> None:
     }
 
 
-def test_items_of_an_api_may_not_name_files_of_this_machine(stac, spec_of, harvest, server) -> None:
+def test_items_that_name_local_files_are_refused(stac, spec_of, harvest, server) -> None:
     for item in stac.items.values():
         item["assets"]["B02"]["href"] = "/etc/passwd"
     spec = spec_of(datetime="2024-01").model_copy(update={"enrich_cog": True, "band_codes": ("B02",)})
@@ -486,24 +484,24 @@ def test_items_of_an_api_may_not_name_files_of_this_machine(stac, spec_of, harve
 # --- declarations ----------------------------------------------------------------------------------------------------
 
 
-def test_a_collection_that_was_not_harvested_says_so(spec_of) -> None:
+def test_a_build_before_the_first_harvest_is_refused(spec_of) -> None:
     with pytest.raises(NotHarvestedError, match="not harvested yet: run rasteret-assets harvest scenes"):
         ra.build(spec_of())
 
 
-def test_a_harvest_without_items_says_where_to_look(spec_of, harvest) -> None:
+def test_a_build_after_a_harvest_without_items_says_which_options_to_check(spec_of, harvest) -> None:
     spec = spec_of(datetime="1999")
     assert harvest(spec).items == 0
     with pytest.raises(NotHarvestedError, match="found no item: check collections, bbox and datetime"):
         ra.build(spec)
 
 
-def test_a_collection_of_a_table_cannot_be_harvested(tmp_path) -> None:
+def test_a_collection_without_harvest_options_cannot_be_harvested(tmp_path) -> None:
     with pytest.raises(SpecError, match="no harvest options"):
         ra.harvest(ra.CollectionSpec.of(path="x.parquet", name="x", workspace_dir=tmp_path))
 
 
-def test_the_ledger_is_a_document_of_the_windows(stac, spec_of, harvest) -> None:
+def test_the_ledger_lists_each_window_and_its_times(stac, spec_of, harvest) -> None:
     spec = spec_of(datetime="2024-01/2024-02")
     harvest(spec)
     document = json.loads(Path(Workspace.of(spec).harvest_ledger).read_text())
@@ -514,7 +512,7 @@ def test_the_ledger_is_a_document_of_the_windows(stac, spec_of, harvest) -> None
     assert january["updated"] == "2024-12-01T00:00:00Z"
 
 
-def test_a_harvest_to_a_bucket_is_the_same(stac, spec_of, harvest) -> None:
+def test_items_are_harvested_to_a_bucket(stac, spec_of, harvest) -> None:
     spec = ra.CollectionSpec.of(
         name="scenes", workspace_dir="s3://bucket/w", harvest={"stac_api": stac.url, "datetime": "2024-01/2024-03"}
     )
@@ -528,7 +526,7 @@ def test_a_harvest_to_a_bucket_is_the_same(stac, spec_of, harvest) -> None:
         assert sorted(file.base_name for file in files) == [f"2024-0{month}.parquet" for month in (1, 2, 3)]
 
 
-def test_schemas_of_windows_may_differ(stac, spec_of, harvest) -> None:
+def test_windows_whose_items_have_different_properties_build(stac, spec_of, harvest) -> None:
     stac.change("scene-00300", None, **{"proj:code": "EPSG:32631", "gsd": 10})
     stac.change("scene-00001", None, gsd=2.5)
     spec = spec_of()

@@ -1,4 +1,4 @@
-"""Items as rows: whatever their JSON holds, it comes into a Parquet file and out of it."""
+"""Items become rows of a Parquet file that keep whatever their JSON holds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.stac import make_item
 
 
 def table_of(pages: list[list[dict[str, Any]]]) -> pa.Table:
-    """Pages as they are read from one Parquet file."""
+    """Write pages of items to one Parquet file, and read it."""
     types, texts = AssetTypes(), Texts()
     batches = [batch_of([read_item(item) for item in page], types) for page in pages]
     schema = unite([batch.schema for batch in batches], texts)
@@ -63,7 +63,7 @@ def test_any_properties_and_fields_of_assets_are_kept(pages: list[list[dict[str,
 
 
 def same(value: Any, given_value: Any, *, is_text: bool) -> bool:
-    """Whether a stored value is what was given; nulls, empty structs and absent fields are one."""
+    """Whether a stored value equals the given one; null, an empty struct and an absent field count as equal."""
     if is_text and value is not None and not isinstance(given_value, str):
         value = json.loads(value)
     return bare(value) == bare(given_value)
@@ -102,7 +102,7 @@ def test_a_box_has_four_corners_or_is_null(box: Any, corners: Any) -> None:
     assert (found and tuple(found.values())) == corners
 
 
-def test_instants_are_such_where_all_are() -> None:
+def test_times_are_timestamps_if_all_can_be_parsed_else_text() -> None:
     fine = {
         **make_item(1),
         "properties": {"datetime": "2024-05-01T00:00:00.123456789Z", "created": "2024-05-01T02:00:00+02:00"},
@@ -115,7 +115,7 @@ def test_instants_are_such_where_all_are() -> None:
     assert table["datetime"].to_pylist() == ["2024-05-01T00:00:00.123456Z", "first of May"]
 
 
-def test_properties_with_names_of_items_and_unknown_members_stand_beside_them() -> None:
+def test_properties_named_like_members_of_items_get_a_prefix() -> None:
     item = {**make_item(1), "extra": {"a": 1}}
     item["properties"] |= {"id": "another", "assets": 5}
     (row,) = table_of([[item]]).to_pylist()
@@ -124,19 +124,19 @@ def test_properties_with_names_of_items_and_unknown_members_stand_beside_them() 
 
 
 @pytest.mark.parametrize("assets", [None, [], "x", {"a": "x.tif"}, {"a": None, "b": {"href": "y.tif"}}, {}])
-def test_assets_that_are_none_are_null(assets: Any) -> None:
+def test_assets_that_are_not_objects_are_null(assets: Any) -> None:
     (row,) = table_of([[{**make_item(1), "assets": assets}]]).to_pylist()
     assert not row["assets"] or row["assets"] == {"b": {"href": "y.tif"}}
 
 
-def test_assets_that_each_item_names_differently_are_text() -> None:
+def test_assets_of_very_many_names_are_stored_as_json_text() -> None:
     items = [{**make_item(number), "assets": {f"{number}_B02": {"href": "x.tif"}}} for number in range(MOST_ASSETS + 1)]
     for pages in ([items], [items[:100], items[100:]]):
         table = table_of(pages)
         assert json.loads(table["assets"][7].as_py()) == {"7_B02": {"href": "x.tif"}}
 
 
-def test_the_content_of_an_item_has_no_order_and_its_key_is_its_name() -> None:
+def test_item_content_ignores_the_order_of_members_and_item_keys_are_collection_and_id() -> None:
     def read(**changed: Any) -> StacItem:
         return read_item({**make_item(1), **changed})
 
@@ -151,7 +151,7 @@ def test_the_content_of_an_item_has_no_order_and_its_key_is_its_name() -> None:
 
 
 @given(st.lists(PAGE, min_size=2, max_size=5))
-def test_assets_are_the_same_whether_their_type_is_known_or_not(pages: list[list[dict[str, Any]]]) -> None:
+def test_assets_are_equal_with_and_without_types_from_earlier_pages(pages: list[list[dict[str, Any]]]) -> None:
     types = AssetTypes()
     for page in pages:
         found = [{**make_item(number), "assets": {"a": fields, "b": None}} for number, fields in enumerate(page)]
@@ -174,7 +174,7 @@ def test_assets_are_the_same_whether_their_type_is_known_or_not(pages: list[list
     ids=str,
 )
 @pytest.mark.parametrize("size", [1, 1.5])
-def test_nothing_of_an_asset_of_another_type_is_lost(other: Any, size: float) -> None:
+def test_assets_of_another_type_than_earlier_ones_are_kept_whole(other: Any, size: float) -> None:
     types = AssetTypes()
     batch_of([read_item({**make_item(1), "assets": {"a": {"href": "x", "size": size}, "c": {"href": "z"}}})], types)
     for _ in range(2):
@@ -183,7 +183,7 @@ def test_nothing_of_an_asset_of_another_type_is_lost(other: Any, size: float) ->
         assert bare(kept) == bare({"a": other if isinstance(other, dict) else None, "c": {"href": "z"}})
 
 
-def test_numbers_that_json_does_not_know_are_kept() -> None:
+def test_nan_is_kept() -> None:
     text = json.dumps({"features": [{**make_item(1), "assets": {"a": {"x": float("nan")}, "b": {"x": 1.5}}}]})
     types = AssetTypes()
     for _ in range(2):
@@ -207,6 +207,6 @@ def test_what_is_not_a_page_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("feature", ["5", "[1]", '{"a": "\\x"}', "null"])
-def test_an_item_that_is_not_one_is_refused(feature: str) -> None:
+def test_features_that_are_not_valid_objects_are_refused(feature: str) -> None:
     with pytest.raises((BadPageError, ValueError), match=r"an item that|Invalid"):
         list(Page(f'{{"features": [{feature}]}}'.encode()).items({}, {}))

@@ -33,7 +33,7 @@ def rasters(stac, server) -> None:
         stac.put(item)
 
 
-def test_the_signature_is_that_of_rasteret() -> None:
+def test_build_from_stac_has_the_parameters_of_rasteret() -> None:
     assert list(inspect.signature(ra.build_from_stac).parameters) == [
         "name", "stac_api", "collection", "data_source", "band_map", "band_index_map", "bbox", "date_range",
         "workspace_dir", "force", "max_concurrent", "cloud_config", "query", "backend", "static_catalog",
@@ -49,18 +49,18 @@ def test_items_of_an_api_become_a_collection_with_headers(stac, server, tmp_path
     }  # fmt: skip
     collection = ra.build_from_stac(**asked)
     assert (len(collection), sorted(collection.bands)) == (3, ["nir", "red"])
-    # Opened as it is, until somebody says otherwise.
+    # The second call opens the collection without a request, because `force` is not given.
     requests, reads = len(stac.requests), len(server.requests)
     assert len(ra.build_from_stac(**asked)) == 3
     assert (len(stac.requests), len(server.requests)) == (requests, reads)
     stac.delete("scene-00001")
     assert len(ra.build_from_stac(**asked, force=True)) == 2
-    # Another question is another harvest.
+    # Other arguments harvest again.
     assert len(ra.build_from_stac(**{**asked, "query": None})) == 3
 
 
 @pytest.mark.usefixtures("rasters")
-def test_items_of_a_static_catalog_become_the_same(stac, tmp_path) -> None:
+def test_items_of_a_static_catalog_become_a_collection(stac, tmp_path) -> None:
     root = write_catalog(tmp_path / "catalog", list(stac.items.values()))
     collection = ra.build_from_stac(
         name="scenes", stac_api=str(root), collection=COLLECTION, workspace_dir=tmp_path, static_catalog=True
@@ -68,7 +68,7 @@ def test_items_of_a_static_catalog_become_the_same(stac, tmp_path) -> None:
     assert (len(collection), collection.bands) == (4, ["image"])
 
 
-def test_arguments_that_do_not_fit_are_refused(stac, tmp_path) -> None:
+def test_wrong_combinations_of_arguments_are_refused(stac, tmp_path) -> None:
     asked = {"name": "x", "stac_api": stac.url, "collection": COLLECTION, "workspace_dir": tmp_path}
     with pytest.raises(SpecError, match="band_map does not"):
         ra.build_from_stac(**asked, band_index_map={"red": 0})
@@ -124,7 +124,7 @@ def _later() -> str:
     return (datetime.now(UTC) + timedelta(hours=1)).isoformat().replace("+00:00", "Z")
 
 
-def test_where_dagster_is_its_instance_is_told(folder, stac, monkeypatch) -> None:
+def test_harvests_of_the_command_line_are_recorded_in_the_dagster_instance(folder, stac, monkeypatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(folder))
     (folder / "dagster.yaml").touch()
     assert "400 records" in run("build", "scenes")
@@ -149,13 +149,13 @@ def test_a_harvest_that_fails_names_its_windows(folder, stac) -> None:
     assert "400 records" in run("build")
 
 
-def test_a_table_is_not_harvested(folder) -> None:
+def test_harvest_refuses_declarations_of_record_tables(folder) -> None:
     (folder / "collections" / "scenes.yaml").write_text("path: x.parquet\n")
     assert "no declared collection has harvest" in run("harvest", code=2)
     assert "no harvest options" in run("harvest", "scenes", code=1)
 
 
-def test_an_api_that_is_not_there_is_told(folder, stac) -> None:
+def test_an_api_that_cannot_be_reached_is_an_error(folder, stac) -> None:
     spec = ra.CollectionSpec.of(name="x", workspace_dir=folder, harvest={"stac_api": "http://127.0.0.1:9"})
     with pytest.raises(HarvestError, match=r"http://127\.0\.0\.1:9"):
         ra.harvest(spec)

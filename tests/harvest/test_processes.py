@@ -35,7 +35,7 @@ def start(stac: StacServer, folder: Path, **options: object) -> subprocess.Popen
 
 
 def ended(child: subprocess.Popen[str]) -> list[int]:
-    """What a child that came to its end printed: items, and the most memory that it held, in MB."""
+    """Wait for a child, and return what it printed: the items harvested, and its peak memory in MB."""
     out, errors = child.communicate()
     assert child.returncode == 0, errors
     return [int(number) for number in out.split()]
@@ -60,7 +60,7 @@ def kill_at(stac: StacServer, folder: Path, number: int) -> None:
     stac.before = lambda: None
 
 
-def test_a_harvest_that_is_killed_leaves_what_the_next_one_ends(stac, tmp_path) -> None:
+def test_a_harvest_completes_what_killed_harvests_began(stac, tmp_path) -> None:
     for number in (2, 9):
         kill_at(stac, tmp_path, number)
         stac.change(f"scene-{number:05}", None, **{"eo:cloud_cover": 0.5})
@@ -69,16 +69,16 @@ def test_a_harvest_that_is_killed_leaves_what_the_next_one_ends(stac, tmp_path) 
     assert covers(spec_in(stac, tmp_path)) == expected(stac)
 
 
-def test_of_two_harvests_one_waits_for_the_other(stac, tmp_path) -> None:
+def test_of_two_harvests_at_once_the_second_asks_for_no_window_again(stac, tmp_path) -> None:
     children = [start(stac, tmp_path) for _ in range(2)]
     assert [ended(child)[0] for child in children] == [400, 400]
-    # The second one found all windows as they are.
+    # Each window was asked for once, because the second harvest waited and found all of them harvested.
     asked = [search["datetime"] for search in stac.searches if "token" not in search and "query" not in search]
     assert len(asked) == len(set(asked)) == 12
 
 
 @pytest.mark.slow
-def test_whenever_a_harvest_is_killed_nothing_is_lost(stac, tmp_path) -> None:
+def test_no_item_is_lost_by_harvests_killed_at_any_request(stac, tmp_path) -> None:
     """``HARVEST_KILLS=500`` makes it longer."""
     chance = random.Random(5)
     for number in range(int(os.environ.get("HARVEST_KILLS", "60"))):

@@ -1,4 +1,4 @@
-"""Random rounds: an API whose items come, change, move and go, on bad days and good ones; ends as the API has it."""
+"""Random rounds: items of an API come, change, move and go while requests fail; in the end all its items are stored."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ START = datetime(2024, 6, 1, tzinfo=UTC)
 
 
 class Rounds:
-    """An API and a collection of its items, which a seed decides.
+    """An API and the collection harvested from it, both changed at random.
 
     Args:
         server: the API.
         folder: of the workspace.
-        seed: of everything that happens.
+        seed: of all random choices.
         can: what the API can do with ``updated``.
     """
 
@@ -36,7 +36,7 @@ class Rounds:
         #: Why the last harvest failed.
         self.said = ""
         server.can, server.counts = can, bool(seed % 2)
-        # What an API leaves out without a count, or after the page on which a search by time ends, nobody can tell.
+        # Without a count a harvest cannot see that an API left items out; nor can a sorted search, which ends early.
         self.faults = FAULTS if server.counts and "sort" not in can else [fault for fault in FAULTS if fault != "lose"]
         asked = {"stac_api": server.url, "datetime": "2024", "limit": 17, "max_items_per_window": 60, "full_every": 400}
         # Without `updated` an old window is asked for in a full pass only.
@@ -53,7 +53,7 @@ class Rounds:
         self.server.put(make_item(self.number, self.moment(), updated=text_of(self.now)))
 
     def change(self) -> None:
-        """Some items come, change, or are of another time."""
+        """Add items, change some, and give some of them another time."""
         for _ in range(self.random.randrange(6)):
             self.add()
         for _, name in self.random.sample(sorted(self.server.items), self.random.randrange(4)):
@@ -64,12 +64,12 @@ class Rounds:
         for key in self.random.sample(sorted(self.server.items), 3):
             del self.server.items[key]
 
-    def bad_day(self) -> None:
+    def let_requests_fail(self) -> None:
         share, dice = self.random.choice([0.05, 0.3, 0.97]), random.Random(self.random.random())
         self.server.fault = lambda *_: dice.choice(self.faults) if dice.random() < share else None
 
     def harvest(self, *, force: bool = False) -> bool:
-        """Harvest; whether no window failed."""
+        """Harvest, and return whether every window succeeded."""
         self.now += timedelta(hours=self.random.randrange(1, 60))
         try:
             report = harvest_items(self.spec, Workspace.of(self.spec), now=self.now, force=force)
@@ -80,7 +80,7 @@ class Rounds:
         return not report.failed
 
     def check(self) -> None:
-        """Refuse stored items that are not those of the API."""
+        """Assert that the stored items are those of the API."""
         expected = {item["id"]: item["properties"] for item in self.server.items.values()}
         found = stored(self.spec)
         assert found.keys() == expected.keys()
@@ -92,12 +92,12 @@ class Rounds:
 
 
 def run_rounds(folder: Path, seed: int, count: int, can: set[str]) -> int:
-    """Run rounds, each of which ends on a good day; return how many answers of bad ones were faults."""
+    """Run rounds, each of which ends with a harvest without faults; return how many requests failed before."""
     with serve_stac() as server:
         rounds = Rounds(server, folder, seed, can)
         for number in range(count):
             rounds.change()
-            rounds.bad_day()
+            rounds.let_requests_fail()
             rounds.harvest()
             rounds.change()
             server.fault = lambda *_: None
@@ -111,13 +111,13 @@ def run_rounds(folder: Path, seed: int, count: int, can: set[str]) -> int:
 
 
 @pytest.mark.parametrize(("seed", "can"), [(1, {"query"}), (2, {"sort"}), (3, {"filter"}), (4, set())])
-def test_whatever_happens_the_items_are_those_of_the_api(tmp_path, seed, can) -> None:
+def test_stored_items_equal_those_of_the_api_after_every_round(tmp_path, seed, can) -> None:
     assert run_rounds(tmp_path, seed, 8, can)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("can", [{"query"}, {"sort"}, {"filter"}, set()], ids=str)
-def test_two_hundred_rounds_lose_nothing(tmp_path, can) -> None:
-    """``HARVEST_ROUNDS=1000`` makes it longer, ``HARVEST_SEED=7`` another."""
+def test_no_item_is_lost_in_many_rounds(tmp_path, can) -> None:
+    """``HARVEST_ROUNDS=1000`` runs more rounds, ``HARVEST_SEED=7`` makes other random choices."""
     count, seed = int(os.environ.get("HARVEST_ROUNDS", "50")), int(os.environ.get("HARVEST_SEED", "11"))
     assert run_rounds(tmp_path, seed, count, can)

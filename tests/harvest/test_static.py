@@ -1,4 +1,4 @@
-"""Static catalogs: on a disk and on a web server, with links that are relative."""
+"""Static catalogs on a disk and on a web server, with relative links, are harvested."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def catalog(tmp_path, items) -> Path:
     return write_catalog(tmp_path / "objects" / "catalog", items)
 
 
-def test_a_catalog_on_a_disk_is_followed(catalog, spec_of, harvest) -> None:
+def test_a_catalog_on_a_disk_is_harvested(catalog, spec_of, harvest) -> None:
     spec = spec_of(stac_catalog=str(catalog), datetime=None)
     report = harvest(spec)
     assert (report.items, report.windows) == (41, 2)
@@ -46,7 +46,7 @@ def test_a_catalog_on_a_disk_is_followed(catalog, spec_of, harvest) -> None:
     assert ra.build(spec).totals["records"] == 41
 
 
-def test_a_catalog_on_a_web_server_is_the_same(server, catalog, spec_of, harvest) -> None:
+def test_a_catalog_on_a_web_server_is_harvested(server, catalog, spec_of, harvest) -> None:
     spec = spec_of(stac_catalog=f"{server.url}/catalog/catalog.json", datetime=None)
     assert harvest(spec).items == 41
     assert stored(spec)["scene-00007"]["assets"]["B02"]["href"] == (
@@ -54,7 +54,7 @@ def test_a_catalog_on_a_web_server_is_the_same(server, catalog, spec_of, harvest
     )  # fmt: skip
 
 
-def test_a_web_server_shows_its_certificate_by_its_name(catalog, spec_of, harvest, tmp_path, monkeypatch) -> None:
+def test_certificates_of_web_servers_are_checked(catalog, spec_of, harvest, tmp_path, monkeypatch) -> None:
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
@@ -78,14 +78,14 @@ def test_a_web_server_shows_its_certificate_by_its_name(catalog, spec_of, harves
         ({"collections": ["others"]}, set()),
     ],
 )
-def test_items_are_chosen_as_by_an_api(catalog, spec_of, harvest, options, numbers) -> None:
+def test_datetime_bbox_intersects_and_collections_filter_items(catalog, spec_of, harvest, options, numbers) -> None:
     spec = spec_of(stac_catalog=str(catalog), **{"datetime": None, **options})
     harvest(spec)
     found = stored(spec) if numbers else {}
     assert {int(name[-5:]) for name in found} == numbers
 
 
-def test_items_that_are_added_changed_and_taken_away_are_found(catalog, items, spec_of, harvest) -> None:
+def test_added_changed_and_deleted_items_are_found(catalog, items, spec_of, harvest) -> None:
     spec = spec_of(stac_catalog=str(catalog), datetime=None)
     harvest(spec)
     before = mtimes(spec)
@@ -139,7 +139,7 @@ def test_documents_that_cannot_be_read_are_named_and_the_others_are_harvested(
     assert (report.items, report.unread) == (41, {})
 
 
-def test_items_that_were_not_seen_stay_while_documents_cannot_be_read(catalog, items, spec_of, harvest) -> None:
+def test_items_are_not_deleted_while_documents_cannot_be_read(catalog, items, spec_of, harvest) -> None:
     spec = spec_of(stac_catalog=str(catalog), datetime=None, bbox=(-10, -10, 10, 10))
     harvest(spec)
     before = stored(spec)
@@ -165,7 +165,7 @@ def test_items_that_were_not_seen_stay_while_documents_cannot_be_read(catalog, i
     assert stored(spec).keys() == before.keys() - {"scene-00005", "scene-00007"}
 
 
-def test_a_catalog_below_the_root_may_be_missing(catalog, spec_of, harvest) -> None:
+def test_items_are_kept_if_a_collection_or_the_root_is_missing(catalog, spec_of, harvest) -> None:
     spec = spec_of(stac_catalog=str(catalog), datetime=None)
     harvest(spec)
     before = mtimes(spec)
@@ -190,13 +190,13 @@ def test_a_catalog_below_the_root_may_be_missing(catalog, spec_of, harvest) -> N
         ([], "not a JSON document"),
     ],
 )
-def test_what_is_no_catalog_is_told(tmp_path, spec_of, harvest, document, sentence) -> None:
+def test_documents_that_are_not_catalogs_are_refused(tmp_path, spec_of, harvest, document, sentence) -> None:
     (tmp_path / "x.json").write_text(json.dumps(document))
     with pytest.raises(HarvestError, match=sentence):
         harvest(spec_of(stac_catalog=str(tmp_path / "x.json"), datetime=None))
 
 
-def test_links_in_a_circle_end(tmp_path, spec_of, harvest) -> None:
+def test_catalogs_that_link_to_each_other_are_read_once(tmp_path, spec_of, harvest) -> None:
     for name, other in (("a", "b"), ("b", "a")):
         document = {"type": "Catalog", "links": [{"rel": "child", "href": f"./{other}.json"}]}
         (tmp_path / f"{name}.json").write_text(json.dumps(document))

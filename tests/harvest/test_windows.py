@@ -32,17 +32,17 @@ def at(*parts: int) -> datetime:
         ("2024-01-01T12:00:00+02:00/2024-01-02T00:00:00Z", (at(2024, 1, 1, 10), at(2024, 1, 2, 0, 0, 0, 1))),
     ],
 )
-def test_a_datetime_of_stac_is_an_interval(text, interval) -> None:
+def test_datetimes_of_stac_are_parsed_to_intervals(text, interval) -> None:
     assert interval_of(text) == interval
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2024-13", "2024-02-30", "2024-06/2024-01", "2024-1-1", "1/2/3", ""])
-def test_what_is_no_datetime_is_refused(text, tmp_path) -> None:
+def test_wrong_datetimes_are_refused(text, tmp_path) -> None:
     with pytest.raises(SpecError, match=r"harvest\.datetime: datetime '.*write such as 2024-01-01/2024-06-30"):
         CollectionSpec.of(name="x", workspace_dir=tmp_path, harvest={"stac_api": "http://x", "datetime": text})
 
 
-def test_windows_cover_what_is_asked_for_without_gaps_and_overlaps() -> None:
+def test_windows_cover_the_interval_without_gaps_and_overlaps() -> None:
     windows = plan_windows(Interval(at(2023, 12, 30), at(2024, 3, 2)), Interval(None, None), "month", NOW)
     assert [window.key for window in windows] == ["2023-12", "2024-01", "2024-02", "2024-03"]
     assert windows[0].start == at(2023, 12, 30)
@@ -52,7 +52,7 @@ def test_windows_cover_what_is_asked_for_without_gaps_and_overlaps() -> None:
 
 
 @pytest.mark.parametrize("size", ["year", "month", "day"])
-def test_parts_of_a_window_make_it_up(size) -> None:
+def test_parts_of_a_window_cover_it_without_gaps_and_overlaps(size) -> None:
     (window,) = plan_windows(Interval(at(2024, 2, 1), at(2024, 2, 2)), Interval(None, None), size, NOW)
     while parts := window.parts():
         assert (parts[0].start, parts[-1].end) == (window.start, window.end)
@@ -62,7 +62,7 @@ def test_parts_of_a_window_make_it_up(size) -> None:
     assert window.key == "2024-02-01T23"
 
 
-def test_windows_that_were_split_stay_so() -> None:
+def test_windows_that_were_split_before_are_split_again() -> None:
     window = Window(key="2024", start=at(2024, 1, 1), end=at(2025, 1, 1))
     leaves = window.leaves(["2024-01", "2024-02-03", "2023-01-01"])
     assert [leaf.key for leaf in leaves][:3] == ["2024-01", "2024-02-01", "2024-02-02"]
@@ -87,7 +87,7 @@ def test_a_moment_has_one_window(moment, key) -> None:
     assert (found and found.key) == key
 
 
-def test_nothing_is_beyond_a_closed_end_and_all_before_is_of_the_first() -> None:
+def test_moments_after_the_interval_have_no_window_and_earlier_ones_have_the_first() -> None:
     windows = plan_windows(Interval(at(2024, 1, 1), at(2024, 3, 1)), Interval(None, None), "month", NOW)
     calendar = Calendar(windows)
     assert calendar.window_of(at(2024, 3, 1)) is None
@@ -104,7 +104,7 @@ def test_nothing_is_beyond_a_closed_end_and_all_before_is_of_the_first() -> None
         (None, None),
     ],
 )
-def test_the_time_of_an_item_is_its_datetime_or_its_start(properties, moment) -> None:
+def test_the_time_of_an_item_is_its_datetime_or_else_its_start_or_end(properties, moment) -> None:
     assert time_of({"properties": properties}) == moment
 
 
@@ -125,12 +125,12 @@ def test_the_time_of_an_item_is_its_datetime_or_its_start(properties, moment) ->
         ({"stac_api": "http://x", "windows": "month"}, "did you mean 'window'"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options, sentence, tmp_path) -> None:
+def test_wrong_combinations_of_options_are_refused(options, sentence, tmp_path) -> None:
     with pytest.raises(SpecError, match=sentence):
         CollectionSpec.of(name="x", workspace_dir=tmp_path, harvest=options)
 
 
-def test_where_items_are_harvested_to_is_not_chosen(tmp_path) -> None:
+def test_the_harvest_folder_stands_beside_the_collection_and_path_is_refused(tmp_path) -> None:
     asked = {"stac_api": "http://x"}
     spec = CollectionSpec.of(name="x", workspace_dir=tmp_path, harvest=asked)
     assert spec.path == str(tmp_path / "x_harvest")

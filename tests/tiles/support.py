@@ -1,4 +1,4 @@
-"""Cloud-optimized files of many kinds, and what GDAL reads of a file when rio-tiler opens it."""
+"""Write cloud-optimized files of many kinds, and note which bytes GDAL reads of a file when rio-tiler opens it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLACES = {"EPSG:32632": UTM, "EPSG:4326": DEGREES, "EPSG:3857": MERCATOR}
 
 
 def pixels(dtype: str = "uint16", *, bands: int = 1, rows: int = 700, columns: int = 900, seed: int = 0) -> np.ndarray:
-    """Smooth hills with noise on them, from 1 to 200, so that resampling shows and every codec has work to do."""
+    """Return smooth hills with noise, from 1 to 200, so that resampling and lossy codecs change them visibly."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:rows, 0:columns]
     hills = [90 + 60 * np.sin(x / (31 + band)) * np.cos(y / (43 - band)) for band in range(bands)]
@@ -87,7 +87,7 @@ def footprint(path: Path) -> bytes:
 
 
 def collect(root: Path, url: str, records: dict[str, dict[str, tuple[str, int]]], **columns: list[Any]) -> Collection:
-    """A collection of records, each with its bands: (name of the file below ``root``, position of the band in it)."""
+    """Make a collection of records, each with its bands as (name of the file below ``root``, band index)."""
     rows = []
     for number, (name, bands) in enumerate(records.items()):
         first = next(iter(bands.values()))[0]
@@ -150,7 +150,7 @@ class _WatchedFile(io.BytesIO):
 
 @contextmanager
 def own_reader(path: Path) -> Iterator[tuple[Reader, Watched]]:
-    """rio-tiler's own reader of a file, and what it reads."""
+    """Open a file with rio-tiler's own reader, and list the tiles that it reads."""
     watched = Watched(path)
     with (
         rasterio.open("watched.tif", opener=watched, driver="GTiff", sharing=False) as dataset,

@@ -1,4 +1,4 @@
-"""A collection as a mosaic: the records of a map tile come from the index, and TiTiler serves them."""
+"""A collection is a mosaic: the index says which records a map tile needs, and TiTiler serves the mosaic."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def ids(found: list[IndexedRecord]) -> list[str]:
 
 
 def overlap(mosaic: CollectionBackend, zoom: int = 12) -> tuple[int, int, int]:
-    """A map tile that two records reach."""
+    """Return a map tile that two records overlap."""
     lon, lat = rasterio.warp.transform("EPSG:32632", "EPSG:4326", [504_000.0], [4_998_000.0])
     tile = mosaic.tms.tile(lon[0], lat[0], zoom)
     return tile.x, tile.y, tile.z
 
 
-def test_records_of_a_tile_point_and_box_come_without_a_request_in_the_order_asked_for(
+def test_records_of_a_tile_point_and_box_are_found_in_order_without_a_request(
     scenes: Collection, server: RangeServer
 ) -> None:
     server.reset()
@@ -115,7 +115,7 @@ def test_bounds_and_zooms_are_those_of_the_rasters(scenes: Collection, folder: P
 
 
 @pytest.mark.parametrize("selection", [None, HighestMethod])
-def test_a_mosaic_equals_that_of_rio_tilers_own_readers(
+def test_mosaic_pixels_equal_those_of_rio_tilers_own_readers(
     selection: type | None, scenes: Collection, folder: Path, server: RangeServer
 ) -> None:
     def own(name: str, x: int, y: int, z: int) -> object:
@@ -173,7 +173,7 @@ def test_records_published_anew_are_found_again(tmp_path: Path, scenes: Collecti
         first, _ = mosaic.tile(*tile, assets="grey")
         before.files()
         scenes.where(pc.field("id") != "far").export(home, "year", overwrite=True)
-        with RecordReader(listed[1]) as reader:  # was listed, and not read yet
+        with RecordReader(listed[1]) as reader:  # listed by `fresh`, but its rows were not read
             assert reader.tile(*tile, assets="grey").array.count() > 0
         again, _ = mosaic.tile(*tile, assets="grey")
         np.testing.assert_array_equal(first.array, again.array)
@@ -189,7 +189,7 @@ class Clouds(DefaultDependency):
 
 @contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
-    """The address of an application under uvicorn on loopback."""
+    """Run an application under uvicorn on loopback, and return its address."""
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
@@ -240,7 +240,7 @@ def test_titiler_serves_the_mosaic_byte_for_byte(titiler: str, scenes: Collectio
     requests = list(server.requests)
     assert requests
     assert all(ranged and int(ranged.removeprefix("bytes=").partition("-")[0]) > 0 for _, ranged in requests)
-    # Filters of the request, and a record alone.
+    # With filters in the request, and of one record.
     assert b'["middle"]' in get(f"{titiler}/mosaic/tiles/WebMercatorQuad/{z}/{x}/{y}/assets?cloud_cover_lt=30")[0]
     alone, _ = get(f"{titiler}/record/tiles/WebMercatorQuad/{z}/{x}/{y}.png?record_id=middle&assets=grey&rescale=0,200")
     with RecordReader(record(scenes, "middle")) as reader:
@@ -249,9 +249,9 @@ def test_titiler_serves_the_mosaic_byte_for_byte(titiler: str, scenes: Collectio
         assert alone == image.render(img_format="PNG")
 
 
-def test_titiler_says_what_it_serves(titiler: str, scenes: Collection) -> None:
+def test_titiler_describes_the_mosaic_and_its_errors(titiler: str, scenes: Collection) -> None:
     with CollectionBackend(scenes) as mosaic:
         document = json.loads(get(f"{titiler}/mosaic/WebMercatorQuad/tilejson.json?assets=grey")[0])
         assert document["bounds"] == pytest.approx(list(mosaic.bounds))
         assert (document["minzoom"], document["maxzoom"]) == (mosaic.minzoom, mosaic.maxzoom)
-    assert get(f"{titiler}/mosaic/tiles/WebMercatorQuad/12/0/0.png?assets=grey")[0] == b""  # no record is there
+    assert get(f"{titiler}/mosaic/tiles/WebMercatorQuad/12/0/0.png?assets=grey")[0] == b""  # outside all records

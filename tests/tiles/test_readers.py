@@ -1,4 +1,4 @@
-"""Map tiles of a record equal those that rio-tiler makes of its files, and cost requests for tiles alone."""
+"""Map tiles of a record equal those that rio-tiler makes of its files, and only tiles of the files are requested."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def files(folder: Path, server: RangeServer) -> Collection:
-    """A record for each file, with its first three bands."""
+    """Make a record for each file, with its first three bands."""
     counts = {name: make().shape[0] for name, (make, _) in FILES.items()}
     return collect(
         folder,
@@ -108,7 +108,7 @@ def files(folder: Path, server: RangeServer) -> Collection:
 
 
 def tiles_of(reader: RecordReader) -> list[tuple[int, int, int]]:
-    """A few map tiles of every zoom, at the edges of the raster and inside, one zoom beyond on either side."""
+    """Return map tiles at the edges and inside of a raster, of all its zooms and of one more on either side."""
     bounds = reader.get_geographic_bounds(reader.tms.rasterio_geographic_crs)
     rng = np.random.default_rng(3)
     chosen = []
@@ -119,7 +119,7 @@ def tiles_of(reader: RecordReader) -> list[tuple[int, int, int]]:
 
 
 def tile_ranges(collection: Collection, name: str) -> set[tuple[int, int]]:
-    """(position, bytes) of every tile of the files of a record that the index knows."""
+    """Return (position, bytes) of every tile that the index has of the files of a record."""
     return {
         place
         for file in record(collection, name).files().values()
@@ -128,14 +128,14 @@ def tile_ranges(collection: Collection, name: str) -> set[tuple[int, int]]:
 
 
 def asked(server: RangeServer) -> list[tuple[int, int]]:
-    """(position, bytes) of every request."""
+    """Return (position, bytes) of every request."""
     found = [re.fullmatch(r"bytes=(\d+)-(\d+)", ranged or "") for _, ranged in server.requests]
     assert all(found)
     return [(int(part[1]), int(part[2]) - int(part[1]) + 1) for part in found if part]
 
 
 class OwnRecordReader(MultiBaseReader):
-    """rio-tiler's own readers, each of one band of a file."""
+    """Read the bands of a record with rio-tiler's own readers of files."""
 
     def __init__(self, path: Path, count: int) -> None:
         super().__init__(str(path))
@@ -152,7 +152,7 @@ class OwnRecordReader(MultiBaseReader):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_png_equal_rio_tilers_own_for_every_zoom_and_resampling(name: str, folder: Path, files: Collection) -> None:
+def test_tiles_equal_rio_tilers_for_every_zoom_and_resampling(name: str, folder: Path, files: Collection) -> None:
     path = folder / f"{name}.tif"
     with RecordReader(record(files, name)) as ours, Reader(str(path)) as own:
         assert (ours.minzoom, ours.maxzoom) == (own.minzoom, own.maxzoom)
@@ -181,7 +181,7 @@ def test_png_equal_rio_tilers_own_for_every_zoom_and_resampling(name: str, folde
 
 
 @pytest.mark.parametrize("name", ["uint16", "int16", "masked", "masked_utm", "jpeg", "sparse"])
-def test_requests_are_those_tiles_that_gdal_reads_of_the_file_itself(
+def test_only_tiles_that_gdal_would_read_are_requested(
     name: str, folder: Path, files: Collection, server: RangeServer
 ) -> None:
     every = tile_ranges(files, name)
@@ -213,7 +213,7 @@ def within(tile: tuple[int, int], place: tuple[int, int]) -> bool:
 
 
 @pytest.mark.parametrize("name", ["planes", "planes_with_alpha"])
-def test_of_a_file_with_planes_only_those_of_the_band_and_of_alpha_are_asked_for(
+def test_of_band_interleaved_files_only_the_band_and_alpha_are_requested(
     name: str, files: Collection, server: RangeServer
 ) -> None:
     (file,) = (file for band, file in record(files, name).files().items() if band == "band1")
@@ -227,14 +227,14 @@ def test_of_a_file_with_planes_only_those_of_the_band_and_of_alpha_are_asked_for
     assert all(any(within(tile, request) for tile in own) for request in requests)
 
 
-def test_tiles_far_apart_are_requests_of_their_own(tmp_path: Path) -> None:
+def test_tiles_far_apart_are_separate_requests(tmp_path: Path) -> None:
     write_cog(tmp_path / "a.tif", np.random.default_rng(0).integers(0, 60000, (1, 1400, 1800)).astype("uint16"))
     with RangeServer(tmp_path).running() as server:
         found = collect(tmp_path, server.url, {"a": {"grey": ("a.tif", 0)}})
         every = tile_ranges(found, "a")
         server.reset()
         with RecordReader(record(found, "a")) as reader:
-            assert server.requests == []  # opening takes none
+            assert server.requests == []  # opening takes no request
             bounds = reader.get_geographic_bounds(reader.tms.rasterio_geographic_crs)
             tile = list(reader.tms.tiles(*bounds, reader.maxzoom))[8]
             reader.tile(tile.x, tile.y, tile.z, assets="grey")
@@ -243,7 +243,7 @@ def test_tiles_far_apart_are_requests_of_their_own(tmp_path: Path) -> None:
         assert sum(size for _, size in requests) < 9 * max(size for _, size in every) + 9 * 65536
 
 
-def test_bands_that_share_a_file_share_its_tiles(files: Collection, server: RangeServer) -> None:
+def test_a_tile_of_several_bands_is_requested_once(files: Collection, server: RangeServer) -> None:
     counts = []
     for assets in (["band0"], ["band0", "band1", "band2"]):
         server.reset()
@@ -284,7 +284,7 @@ def own_ratio(own: Reader, x: int, y: int, z: int) -> np.ma.MaskedArray:
     return second / third
 
 
-def test_expressions_are_of_bands_in_any_file(folder: Path, files: Collection) -> None:
+def test_expressions_combine_bands_of_different_files(folder: Path, files: Collection) -> None:
     with RecordReader(record(files, "planes")) as ours, Reader(str(folder / "planes.tif")) as own:
         x, y, z = tiles_of(ours)[-4]
         found = ours.tile(x, y, z, assets=["band1", "band2"], expression="b1/b2")
@@ -297,7 +297,7 @@ def test_expressions_are_of_bands_in_any_file(folder: Path, files: Collection) -
             ours.tile(x, y, z, assets="B99")
 
 
-def test_a_palette_is_told_and_its_numbers_are_read(tmp_path: Path) -> None:
+def test_palettes_are_returned_beside_their_indices(tmp_path: Path) -> None:
     colours = {number: (number, 255 - number, 7, 255) for number in range(256)}
     write_cog(tmp_path / "p.tif", pixels("uint8"), describe={"colormap": colours}, photometric="PALETTE")
     found = collect(tmp_path, str(tmp_path), {"p": {"classes": ("p.tif", 0)}})
@@ -309,14 +309,14 @@ def test_a_palette_is_told_and_its_numbers_are_read(tmp_path: Path) -> None:
         assert tile.render(colormap=own.colormap) == expected.render(colormap=own.colormap)
 
 
-def test_what_fails_names_record_band_and_file(tmp_path: Path) -> None:
+def test_errors_name_record_band_and_file(tmp_path: Path) -> None:
     write_cog(tmp_path / "a.tif", pixels(), compress="deflate")
     with RangeServer(tmp_path).running() as server:
         data = (tmp_path / "a.tif").read_bytes()
         found = collect(tmp_path, server.url, {"a": {"grey": ("a.tif", 0)}})
         with RecordReader(record(found, "a")) as reader:
             x, y, z = tiles_of(reader)[-4]
-            server.objects["/a.tif"] = data[:-40] + bytes(40)  # another tag
+            server.objects["/a.tif"] = data[:-40] + bytes(40)  # another ETag
             with pytest.raises(FileReplacedError, match=r"record 'a', band 'grey'.*revalidate"):
                 reader.tile(x, y, z, assets="grey")
             server.objects.clear()
@@ -340,7 +340,7 @@ def test_a_damaged_tile_is_an_error_that_says_what_to_do(tmp_path: Path) -> None
             reader.tile(x, y, z, assets="grey")
 
 
-def test_a_record_without_header_of_a_band_says_so(tmp_path: Path) -> None:
+def test_a_band_without_a_header_is_refused_by_name(tmp_path: Path) -> None:
     write_cog(tmp_path / "a.tif", pixels(), compress="deflate")
     found = collect(
         tmp_path,

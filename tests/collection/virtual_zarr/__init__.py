@@ -1,1 +1,1 @@
-"""What is written to Icechunk: these tests need Icechunk 2, and run under Python 3.12 or later."""
+"""Tests of the repositories that ``to_icechunk`` writes. They need Icechunk 2, and so Python 3.12 or later."""

@@ -21,13 +21,13 @@ CODECS = pytest.mark.filterwarnings("ignore:Imagecodecs codecs are not:UserWarni
 
 
 def access(prefix: str) -> Any:
-    """What opens a container of files on a disk or a web server."""
+    """Return the access of Icechunk to a container of files on a disk or a web server."""
     credentials = icechunk.credentials
     return credentials.LocalFileSystemAccess if prefix.startswith("file://") else credentials.HttpAccess
 
 
 def store_of(folder: Path, prefixes: tuple[str, ...]) -> Any:
-    """The repository in a folder as a store of Zarr's, as a reader opens it."""
+    """Open the repository in a folder as a Zarr store."""
     repository = icechunk.Repository.open(
         icechunk.local_filesystem_storage(str(folder)),
         authorize_virtual_chunk_access={prefix: access(prefix) for prefix in prefixes},
@@ -36,7 +36,7 @@ def store_of(folder: Path, prefixes: tuple[str, ...]) -> Any:
 
 
 def opened(folder: Path, report: Any, group: str | None = None, level: str = "full", **options: Any) -> xr.Dataset:
-    """One level of a group, of the only one by default; values as stored unless ``mask_and_scale``."""
+    """Open one level of a group, by default of the only one; values are as stored unless ``mask_and_scale``."""
     if group is None:
         (group,) = report.groups
     store = store_of(folder, report.containers)
@@ -53,7 +53,7 @@ def whole(scenes: Collection, bands: Any, *, rows: int = 200, columns: int = 230
 
 
 def assert_same(found: xr.Dataset, expected: xr.Dataset, bands: list[str]) -> None:
-    """Pixels, types, coordinates, ids and CRS of two cubes are equal."""
+    """Assert that pixels, types, coordinates, ids and CRS of two cubes are equal."""
     for name in ("x", "y", "time"):
         np.testing.assert_array_equal(found[name].values, expected[name].values)
     assert found.id.values.tolist() == expected.id.values.tolist()

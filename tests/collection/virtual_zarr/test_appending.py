@@ -1,4 +1,4 @@
-"""What a later call writes: records that are new, files that were replaced, and nothing else."""
+"""A later call of ``to_icechunk`` writes new records and replaced files, and nothing else."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def snapshots(folder: Path) -> int:
     return len(list(repository.ancestry(branch="main")))
 
 
-def test_what_is_new_is_appended(tmp_path: Path) -> None:
+def test_only_new_records_are_appended(tmp_path: Path) -> None:
     rows = local(tmp_path, ["c", "a", "b", "d"])
     repository = tmp_path / "repository"
     first = as_collection(records_table(rows[1:3])).to_icechunk(repository)
@@ -56,14 +56,14 @@ def test_what_is_new_is_appended(tmp_path: Path) -> None:
     assert second.groups == first.groups
     third = scenes.to_icechunk(repository)
     assert (third.appended, third.unchanged, third.references, third.commit, third.groups) == (0, 4, 0, None, ())
-    # One for the repository itself, and one for each call that wrote.
+    # One snapshot of the empty repository, and one for each of the two calls that wrote.
     assert snapshots(repository) == 3
     cube = opened(repository, second)
-    assert cube.id.values.tolist() == ["a", "b", "c", "d"]  # those of later calls stand behind, by time
+    assert cube.id.values.tolist() == ["a", "b", "c", "d"]  # by time within each call
     assert_same(cube.sortby("time"), whole(scenes, "B"), ["B"])
 
 
-def test_other_bands_of_records_that_are_there(tmp_path: Path) -> None:
+def test_a_group_is_written_for_a_further_band_of_written_records(tmp_path: Path) -> None:
     path, other = (write_raster(tmp_path / f"{name}.tif", noise(seed=seed)) for seed, name in enumerate("xy"))
     coarse = write_raster(tmp_path / "z.tif", noise(rows=100, columns=115), resolution=20.0)
     rows = [record("r", {"A": (path, 0), "B": (coarse, 0), "C": (other, 0)})]
@@ -72,13 +72,13 @@ def test_other_bands_of_records_that_are_there(tmp_path: Path) -> None:
     second = scenes.to_icechunk(tmp_path / "repository", ["B", "A"])
     assert (first.appended, second.unchanged, second.commit) == (1, 1, None)
     third = scenes.to_icechunk(tmp_path / "repository", ["A", "B", "C"])
-    # A and C share a grid, and so a group of their own; that of B is left as it is.
+    # A and C share a grid, and so a group; the group of B is not written again.
     assert (third.appended, len(third.groups), third.rewritten, third.moved) == (1, 1, (), ())
     assert set(opened(tmp_path / "repository", third).data_vars) == {"A", "C"}
 
 
 def remote(server: RangeServer, files: dict[str, Path], **options: Any) -> Collection:
-    """A collection that was built from what a web server has."""
+    """Build a collection of files that a web server serves."""
     table = pa.Table.from_pylist([
         {
             "id": name, "datetime": moment(number + 1), "geometry": footprint_of(path).wkb,
@@ -91,7 +91,7 @@ def remote(server: RangeServer, files: dict[str, Path], **options: Any) -> Colle
     return build_from_table(table, enrich_cog=True, **options)
 
 
-def test_a_replaced_file_is_refused_and_written_anew(server: RangeServer, tmp_path: Path) -> None:
+def test_a_replaced_file_cannot_be_read_until_it_is_written_again(server: RangeServer, tmp_path: Path) -> None:
     files = {
         name: write_raster(tmp_path / f"{name}.tif", noise(seed=seed), nodata=5) for seed, name in enumerate("abc")
     }
@@ -103,7 +103,7 @@ def test_a_replaced_file_is_refused_and_written_anew(server: RangeServer, tmp_pa
     assert (report.references, report.unchecked, report.containers) == (48, 0, (f"{server.url}/",))
     assert_same(opened(tmp_path / "repository", report), whole(scenes, "B"), ["B"])
 
-    # Of the same size and layout, so that nothing but the time tells.
+    # Of the same size and layout, so that only the time differs.
     server.objects["/b.tif"] = write_raster(tmp_path / "new.tif", noise(seed=9), nodata=5).read_bytes()
     server.told["/b.tif"] = {"Last-Modified": TIMES[1]}
     cube = opened(tmp_path / "repository", report)
@@ -117,7 +117,7 @@ def test_a_replaced_file_is_refused_and_written_anew(server: RangeServer, tmp_pa
     assert_same(opened(tmp_path / "repository", second), whole(again, "B"), ["B"])
 
 
-def test_tiles_that_a_new_file_lacks_are_empty(server: RangeServer, tmp_path: Path) -> None:
+def test_tiles_that_a_replaced_file_does_not_store_lose_their_references(server: RangeServer, tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise(), nodata=5, compress="deflate", sparse_ok=True)
     server.told = {"/a.tif": {"Last-Modified": TIMES[0]}}
     remote(server, {"a": path}).to_icechunk(tmp_path / "repository")
@@ -131,7 +131,9 @@ def test_tiles_that_a_new_file_lacks_are_empty(server: RangeServer, tmp_path: Pa
     assert_same(opened(tmp_path / "repository", report), whole(again, "B"), ["B"])
 
 
-def test_files_that_come_back_in_another_form_move(server: RangeServer, tmp_path: Path) -> None:
+def test_a_file_replaced_by_one_of_another_compression_moves_to_another_group(
+    server: RangeServer, tmp_path: Path
+) -> None:
     server.told = {"/a.tif": {"Last-Modified": TIMES[0]}}
     old = remote(server, {"a": write_raster(tmp_path / "a.tif", noise())}).to_icechunk(tmp_path / "repository")
     server.told = {"/a.tif": {"Last-Modified": TIMES[1]}}
@@ -143,7 +145,7 @@ def test_files_that_come_back_in_another_form_move(server: RangeServer, tmp_path
         opened(tmp_path / "repository", old).B.load()
 
 
-def test_files_without_a_time_are_told(server: RangeServer, tmp_path: Path) -> None:
+def test_references_to_files_without_a_time_are_counted_as_unchecked(server: RangeServer, tmp_path: Path) -> None:
     server.told = {"/a.tif": {"ETag": '"strong"'}}
     scenes = remote(server, {"a": write_raster(tmp_path / "a.tif", noise())})
     report = scenes.to_icechunk(tmp_path / "repository")
@@ -151,7 +153,7 @@ def test_files_without_a_time_are_told(server: RangeServer, tmp_path: Path) -> N
     assert_same(opened(tmp_path / "repository", report), whole(scenes, "B"), ["B"])
 
 
-def test_a_replaced_file_on_a_disk_is_refused(tmp_path: Path) -> None:
+def test_a_replaced_file_on_a_disk_cannot_be_read(tmp_path: Path) -> None:
     import os  # noqa: PLC0415
 
     path = write_raster(tmp_path / "a.tif", noise())
@@ -165,7 +167,9 @@ def test_a_replaced_file_on_a_disk_is_refused(tmp_path: Path) -> None:
         opened(tmp_path / "repository", report).B.load()
 
 
-def test_a_bucket_with_a_container_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_is_read_through_a_container_that_the_user_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, KEYS[name.lower()])
     path = write_raster(tmp_path / "a.tif", noise(), compress="deflate", predictor=2)
@@ -204,7 +208,9 @@ def test_a_bucket_with_a_container_of_its_own(tmp_path: Path, monkeypatch: pytes
             pixels()
 
 
-def test_two_writers_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_another_writer_overtook_is_refused_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = local(tmp_path, ["a", "b", "c"])
     repository = tmp_path / "repository"
     as_collection(records_table(rows[:1])).to_icechunk(repository)
@@ -223,7 +229,7 @@ def test_two_writers_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert opened(repository, report).id.values.tolist() == ["a", "c", "b"]
 
 
-def test_changed_datetimes_and_scales_count(tmp_path: Path) -> None:
+def test_records_with_a_changed_datetime_or_scale_are_written_again(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise())
     asset = pa.struct([("href", pa.string()), ("raster:scale", pa.float64())])
 
@@ -245,7 +251,7 @@ def test_changed_datetimes_and_scales_count(tmp_path: Path) -> None:
     assert opened(repository, scaled, mask_and_scale=True).B.values[0, 0, 0] == noise()[0, 0, 0] * 0.5
 
 
-def test_a_repository_learns_where_files_lie(tmp_path: Path) -> None:
+def test_containers_are_added_to_a_repository_that_has_none(tmp_path: Path) -> None:
     rows = local(tmp_path, ["a"])
     storage = icechunk.local_filesystem_storage(str(tmp_path / "repository"))
     report = as_collection(records_table(rows)).to_icechunk(icechunk.Repository.create(storage))
@@ -258,8 +264,8 @@ def test_a_repository_learns_where_files_lie(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_there", [False, True])
-def test_appending_writes_little(tmp_path: Path, is_there: bool) -> None:
-    """Ten records to 100,000 references: counted in bytes, as a share of what those took."""
+def test_appending_few_records_writes_few_bytes(tmp_path: Path, is_there: bool) -> None:
+    """Ten records are appended to 100,000 references, and take less than a tenth of their bytes."""
 
     def scenes(first: int, count: int) -> pa.Table:
         tiles = 11 * 11
@@ -302,8 +308,8 @@ def many(folder: Path, count: int) -> list[dict[str, Any]]:
     return local(folder, [f"r{number}" for number in range(count)])
 
 
-def test_calls_of_any_size_are_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in memory is set aside again and again, and readers see nothing of it before the end."""
+def test_a_call_that_flushes_several_times_is_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers see nothing of what is flushed before the end of the call."""
     monkeypatch.setattr(formats, "_HEADERS_AT_ONCE", 1)
     monkeypatch.setattr(formats, "_REFERENCES_HELD", 10)
     rows = many(tmp_path, 6)
@@ -337,9 +343,7 @@ def test_calls_of_any_size_are_one_commit(tmp_path: Path, monkeypatch: pytest.Mo
     assert_same(cube, whole(scenes, ["B"]), ["B"])
 
 
-def test_a_call_that_ends_after_it_set_something_aside_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_that_fails_after_a_flush_leaves_no_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "_HEADERS_AT_ONCE", 1)
     monkeypatch.setattr(formats, "_REFERENCES_HELD", 10)
     rows = many(tmp_path, 4)

@@ -1,4 +1,4 @@
-"""Which records share a group, and what readers of CF, multiscales and CRSs find in it."""
+"""Records of one grid and storage share a group, which readers of CF, multiscales and CRSs understand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def moment(day: int) -> dt.datetime:
     return dt.datetime(2024, 5, day, 10, tzinfo=dt.UTC)
 
 
-def test_records_share_a_group_if_grid_and_storage_are_one(tmp_path: Path) -> None:
+def test_records_share_a_group_if_grid_and_storage_are_equal(tmp_path: Path) -> None:
     kinds = {
         "plain": {}, "same": {}, "crs": {"crs": UTM33}, "place": {"origin": (500_010.0, 5_000_000.0)},
         "pixel": {"resolution": 20.0}, "tile": {"tile": 32}, "codec": {"compress": "deflate"}, "nodata": {"nodata": 3},
@@ -70,7 +70,7 @@ def test_bands_of_several_resolutions_are_groups_of_one_record(tmp_path: Path) -
     assert_same(cubes["B11",], whole(scenes, "B11"), ["B11"])
 
 
-def test_a_column_keeps_records_apart_and_names_groups(tmp_path: Path) -> None:
+def test_groups_can_be_divided_and_named_by_a_column(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise())
     rows = [
         record(name, {"B": (path, 0)}, code=code) for name, code in (("a", "MGRS-32UPU"), ("b", "x/y z"), ("c", None))
@@ -82,7 +82,7 @@ def test_a_column_keeps_records_apart_and_names_groups(tmp_path: Path) -> None:
         scenes.to_icechunk(tmp_path / "other", groups="tile")
 
 
-def test_records_stand_by_time_and_id(tmp_path: Path) -> None:
+def test_records_are_sorted_by_time_and_id(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise())
     when = {"d": None, "c": moment(2), "b": moment(1), "a": moment(2), "e": None}
     rows = [record(name, {"B": (path, 0)}, moment=time) for name, time in when.items()]
@@ -109,7 +109,7 @@ def pyramids(tmp_path: Path) -> Collection:
     return build_from_table(pa.Table.from_pylist(rows), enrich_cog=True)
 
 
-def test_overviews_are_levels_of_a_tree(pyramids: Collection, tmp_path: Path) -> None:
+def test_overviews_are_levels_of_a_data_tree(pyramids: Collection, tmp_path: Path) -> None:
     report = pyramids.to_icechunk(tmp_path / "repository")
     (group,) = report.groups
     assert report.arrays == 3
@@ -127,7 +127,7 @@ def test_overviews_are_levels_of_a_tree(pyramids: Collection, tmp_path: Path) ->
     assert tree["overview_2"].id.values.tolist() == ["r0", "r1"]
 
 
-def test_only_records_of_an_area_are_written(tmp_path: Path) -> None:
+def test_only_records_that_meet_the_area_are_written(tmp_path: Path) -> None:
     rows = []
     for number in range(3):
         path = write_raster(tmp_path / f"{number}.tif", noise(), origin=(500_000.0 + 10_000 * number, 5_000_000.0))
@@ -138,7 +138,7 @@ def test_only_records_of_an_area_are_written(tmp_path: Path) -> None:
     assert opened(tmp_path / "repository", report).id.values.tolist() == ["r1"]
 
 
-def test_records_without_headers_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_records_without_a_header_of_every_band_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_raster(tmp_path / "a.tif", noise())
     bands = {"A": (path, 0), "B": (path, 0)}
     rows = [record("a", bands), record("b", bands, missing=["A"])]
@@ -164,7 +164,7 @@ def test_addresses_that_icechunk_cannot_read_are_refused(tmp_path: Path, href: s
         as_collection(records_table([row])).to_icechunk(tmp_path / "repository")
 
 
-def test_addresses_are_written_as_icechunk_compares_them(tmp_path: Path) -> None:
+def test_addresses_are_written_in_the_spelling_of_icechunk_containers(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise())
     hrefs = ["https://Host.example:443/A/b%20c.tif", "HTTP://host.example:8080/a.tif", "s3a://bucket/50%/a?b.tif"]
     rows = [record(f"r{number}", {"B": (path, 0)}) for number in range(len(hrefs))]
@@ -178,7 +178,7 @@ def test_addresses_are_written_as_icechunk_compares_them(tmp_path: Path) -> None
     }  # fmt: skip
 
 
-def test_nothing_that_grants_access_is_written(tmp_path: Path) -> None:
+def test_passwords_and_signatures_are_not_written(tmp_path: Path) -> None:
     row = record("r", {"B": (write_raster(tmp_path / "a.tif", noise()), 0)})
     row["assets"]["B"]["href"] = "https://me:planted@host/a.tif?AWSAccessKeyId=planted&Signature=planted&Expires=9"
     report = as_collection(records_table([row])).to_icechunk(tmp_path / "repository")
@@ -190,7 +190,7 @@ def test_nothing_that_grants_access_is_written(tmp_path: Path) -> None:
     assert not [path for path in written if b"planted" in path.read_bytes()]
 
 
-def test_names_of_bands_and_places_of_stores(tmp_path: Path) -> None:
+def test_reserved_band_names_and_web_servers_are_refused(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise())
     scenes = as_collection(records_table([record("r", {"time": (path, 0)})], ["time"]))
     with pytest.raises(SpecError, match="band 'time' cannot be the name of an array"):
@@ -199,7 +199,7 @@ def test_names_of_bands_and_places_of_stores(tmp_path: Path) -> None:
         as_collection(records_table([record("r", {"B": (path, 0)})])).to_icechunk("https://host/repository")
 
 
-def test_names_of_files_may_hold_anything(tmp_path: Path) -> None:
+def test_file_names_with_special_characters_are_read(tmp_path: Path) -> None:
     folder = tmp_path / "a b%20ü"
     folder.mkdir()
     paths = [write_raster(folder / name, noise(seed=3)) for name in ("x#1?.tif", "100%25.tif")]

@@ -1,4 +1,4 @@
-"""xarray reads through Icechunk what the collection reads itself, whatever the tiles are stored as."""
+"""xarray reads through Icechunk the pixels that the collection reads, for every codec and layout of tiles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .support import CODECS, assert_same, opened, whole
 
 pytestmark = [CODECS, pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")]
 
-#: dtype, options of GDAL's writer.
+#: Ways to store a band by name: its dtype, and options of GDAL's writer.
 STORED: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("uint16", {}),
     "deflate": ("uint16", {"compress": "deflate"}),
@@ -58,7 +58,7 @@ def moment(day: int) -> dt.datetime:
     return dt.datetime(2024, 5, day, 10, tzinfo=dt.UTC)
 
 
-def test_every_way_to_store_a_band(tmp_path: Path) -> None:
+def test_pixels_equal_for_every_codec_and_dtype(tmp_path: Path) -> None:
     rows = []
     for number in range(2):
         files = {
@@ -84,7 +84,7 @@ print(*sorted(name for name in sys.modules if name in {"virtual_tiff", "rasteret
 """
 
 
-def test_another_process_finds_the_codecs(tmp_path: Path) -> None:
+def test_a_process_without_this_package_decodes_the_pixels(tmp_path: Path) -> None:
     for bands, imported in ((["plain", "deflate", "zstd", "lzma"], ""), (["lzw", "deflate2"], "virtual_tiff")):
         files = {}
         for name in bands:
@@ -109,7 +109,7 @@ def test_another_process_finds_the_codecs(tmp_path: Path) -> None:
         assert done.stdout.splitlines() == [" ".join(sums), imported]
 
 
-def test_samples_side_by_side(tmp_path: Path) -> None:
+def test_pixel_interleaved_files_have_a_band_dimension(tmp_path: Path) -> None:
     for name in INTERLEAVED:
         dtype, options = STORED[name]
         bands = ["red", "green", "blue"]
@@ -127,7 +127,7 @@ def test_samples_side_by_side(tmp_path: Path) -> None:
         assert_same(cube, whole(scenes, bands), bands)
 
 
-def test_one_sample_of_several_and_planes_apart(tmp_path: Path) -> None:
+def test_single_bands_of_pixel_and_band_interleaved_files(tmp_path: Path) -> None:
     data = noise(bands=4, seed=3)
     side = write_raster(tmp_path / "side.tif", data, interleave="pixel", compress="deflate")
     apart = write_raster(tmp_path / "apart.tif", data, interleave="band", compress="deflate", predictor=2)
@@ -143,7 +143,7 @@ def test_one_sample_of_several_and_planes_apart(tmp_path: Path) -> None:
     assert_same(planes, whole(scenes, ["a", "d"]), ["a", "d"])
 
 
-def test_alpha_is_a_sample_for_readers_to_heed(tmp_path: Path) -> None:
+def test_alpha_is_written_as_a_sample_named_alpha(tmp_path: Path) -> None:
     data = noise("uint8", bands=4, seed=3)
     data[3, :50] = 0
     path = write_raster(tmp_path / "a.tif", data, interleave="pixel", photometric="RGB", alpha="yes")
@@ -178,7 +178,7 @@ def test_tiles_that_are_not_stored_are_nodata(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "nodata"), [("uint16", 7), ("float32", np.nan), ("float32", -9999), ("int64", -1)])
-def test_masks_and_scales_are_those_of_cf(tmp_path: Path, dtype: str, nodata: float) -> None:
+def test_nodata_and_scales_are_applied_by_cf_readers(tmp_path: Path, dtype: str, nodata: float) -> None:
     data = noise(dtype, seed=4)
     data[0, :50, :70] = nodata
     path = write_raster(tmp_path / "a.tif", data, nodata=nodata, compress="deflate")
@@ -201,7 +201,7 @@ def test_masks_and_scales_are_those_of_cf(tmp_path: Path, dtype: str, nodata: fl
         ({"compress": "webp", "webp_lossless": True}, "compressed by WebP"),
     ],
 )
-def test_what_zarr_has_no_codec_for_is_refused(tmp_path: Path, options: dict[str, Any], error: str) -> None:
+def test_tiles_without_a_zarr_codec_are_refused(tmp_path: Path, options: dict[str, Any], error: str) -> None:
     path = write_raster(tmp_path / "a.tif", noise("uint8", bands=3), interleave="pixel", **options)
     scenes = as_collection(records_table([record("first", {"B": (path, 0)})]))
     with pytest.raises(TileError, match=rf"record 'first', .*{error}"):
@@ -209,7 +209,7 @@ def test_what_zarr_has_no_codec_for_is_refused(tmp_path: Path, options: dict[str
     assert not (tmp_path / "repository").exists()
 
 
-def test_masks_are_refused(tmp_path: Path) -> None:
+def test_files_with_internal_masks_are_refused(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise())
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as target:
         target.write_mask(np.eye(200, 230, dtype="uint8") * 255)
