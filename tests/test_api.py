@@ -296,7 +296,7 @@ def test_a_folder_of_one_collection_is_not_given_to_another(table: pa.Table, tmp
     assert len(build_from_table(table, name="first", **arguments)) == 4
 
 
-def test_what_cannot_be_read_in_memory_is_told(table: pa.Table, server: RangeServer, caplog) -> None:
+def test_tables_that_cannot_be_read_in_memory_are_refused(table: pa.Table, server: RangeServer, caplog) -> None:
     server.fault = lambda path, before: "404" if path == "/b.tif" else None
     build_from_table(table, enrich_cog=True)
     (record,) = caplog.records
@@ -306,7 +306,7 @@ def test_what_cannot_be_read_in_memory_is_told(table: pa.Table, server: RangeSer
 
 
 @pytest.mark.parametrize("where", [{}, {"name": "s2"}])
-def test_headers_of_no_file_are_told_of(table: pa.Table, tmp_path: Path, caplog, where: dict[str, str]) -> None:
+def test_headers_of_no_file_are_reported(table: pa.Table, tmp_path: Path, caplog, where: dict[str, str]) -> None:
     nothing = table.set_column(table.schema.get_field_index("assets"), "url", pa.nulls(4, pa.string()))
     if where:
         where |= {"workspace_dir": str(tmp_path)}
@@ -327,7 +327,7 @@ def test_numbers_of_rows_that_pandas_adds_are_no_column(table: pa.Table, tmp_pat
     assert "__index_level_0__" in kept.schema.names
 
 
-def test_what_is_no_table_backend_or_spec_is_said(table: pa.Table, tmp_path: Path) -> None:
+def test_arguments_that_are_not_a_table_a_backend_or_a_spec_are_refused(table: pa.Table, tmp_path: Path) -> None:
     geopandas = pytest.importorskip("geopandas")
     pandas = pytest.importorskip("pandas")
     shapes = pandas.DataFrame({"id": ["a"], "geometry": geopandas.points_from_xy([1], [2])})

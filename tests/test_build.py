@@ -128,7 +128,7 @@ def test_a_partition_that_lost_all_records_is_removed(scenes: Scenes) -> None:
     assert build(scenes.spec).reasons == {}
 
 
-def test_a_table_without_a_record_of_what_is_published_is_told_of(scenes: Scenes, caplog) -> None:
+def test_a_table_without_any_published_record_is_reported(scenes: Scenes, caplog) -> None:
     build(scenes.spec)
     assert caplog.text == ""
     for file in ("january", "february"):
@@ -477,7 +477,7 @@ def test_a_partition_that_is_not_there_is_refused(scenes: Scenes) -> None:
             call(scenes.spec, partitions=["march", "2024-13", "2024-01"])
 
 
-def test_a_workspace_is_no_collection(scenes: Scenes) -> None:
+def test_a_workspace_is_not_a_collection(scenes: Scenes) -> None:
     build(scenes.spec)
     published = Path(scenes.spec.published_path or "")
     with pytest.raises(

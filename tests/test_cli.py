@@ -262,7 +262,7 @@ def test_init_tells_what_would_be_rejected(tmp_path: Path, change, warning: str)
     assert f"# ! {proposal.warnings[0]}" in proposal.to_yaml()
 
 
-def test_init_of_a_missing_table_says_so(tmp_path: Path) -> None:
+def test_init_of_a_missing_table_is_an_error(tmp_path: Path) -> None:
     result = run("init", tmp_path / "no.parquet")
     assert (result.exit_code, "no such file or folder" in result.stderr) == (1, True)
 
@@ -272,7 +272,7 @@ def test_relative_paths_of_init_start_at_the_current_folder(project: Project) ->
     assert read_spec(project.root / "collections" / "records.yaml").workspace_dir == str(project.root / "here")
 
 
-def test_an_interrupted_build_keeps_the_fetched_headers_and_says_so(project: Project) -> None:
+def test_an_interrupted_build_keeps_the_fetched_headers_and_its_message_says_it(project: Project) -> None:
     project.server.fault = lambda path, before: "held" if path == "/b.tif" else None
     command = [str(Path(sys.executable).with_name("rasteret-assets")), "build"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

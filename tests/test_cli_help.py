@@ -37,7 +37,7 @@ def test_every_command_has_a_module_of_its_name() -> None:
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_what_is_asked_for_before_a_command_imports_no_command(option: str) -> None:
+def test_help_and_version_import_no_command(option: str) -> None:
     imported = modules_imported_by(f"from rasteret_assets.cli import main; main([{option!r}])")
     assert {name for name in imported if name.startswith("rasteret_assets")} == {
         "rasteret_assets",
@@ -63,7 +63,7 @@ def test_a_shell_completes_commands_and_options(words: str, completed: str) -> N
     assert done.stdout == f"plain,{completed}\n"
 
 
-def test_a_mistyped_command_is_told_what_it_may_have_been() -> None:
+def test_the_error_of_a_mistyped_command_proposes_another() -> None:
     result = CliRunner().invoke(main, ["bulid"])
     assert result.exit_code == 2
     assert "No such command 'bulid'" in result.stderr

@@ -154,7 +154,7 @@ def test_a_code_location_without_resources_of_ours_changes_nothing(tmp_path: Pat
         ),
     ],
 )
-def test_a_code_location_that_does_not_serve_is_told(tmp_path: Path, monkeypatch, text: str, message: str) -> None:
+def test_a_code_location_that_does_not_serve_is_reported(tmp_path: Path, monkeypatch, text: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "odd.py").write_text(text)
     (tmp_path / "s2.yaml").write_text("path: records.parquet\n")

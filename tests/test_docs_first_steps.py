@@ -60,7 +60,7 @@ def lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
-def test_the_page_is_what_is_seen(tmp_path: Path, port: int) -> None:
+def test_the_output_on_the_page_is_what_is_printed(tmp_path: Path, port: int) -> None:
     def here(text: str) -> str:
         return text.replace("/home/me", str(tmp_path)).replace(f"{HOST}:8745", f"{HOST}:{port}")
 

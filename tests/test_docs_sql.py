@@ -86,7 +86,7 @@ def test_months_are_counted(answers: dict[str, list[Any]]) -> None:
     assert [(row["month"], row["id"], row["clouds"]) for row in clearest] == [(5, "r1", 29.0), (6, "r2", 28.0)]
 
 
-def test_failures_are_told(answers: dict[str, list[Any]], host: RangeServer) -> None:
+def test_failures_are_reported(answers: dict[str, list[Any]], host: RangeServer) -> None:
     by_month, by_host, partly = answers["Headers that are missing, and why"]
     counts = {(row["partition"], row["band"], row["result"]): row["headers"] for row in by_month}
     assert counts[("2024-05", "B08", "not_found")] == 1

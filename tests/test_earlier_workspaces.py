@@ -43,7 +43,7 @@ def test_an_earlier_workspace_shows_what_it_showed(earlier: Path) -> None:
     assert listed_failures(published) == expected["failures"]
 
 
-def test_an_earlier_workspace_comes_up_to_date_without_asking_for_known_headers(earlier: Path, tmp_path: Path) -> None:
+def test_an_earlier_workspace_is_updated_without_asking_for_stored_headers(earlier: Path, tmp_path: Path) -> None:
     spec = spec_of(earlier)
     forecast = ra.plan(spec).totals
     files = Files(earlier / "files")
@@ -63,7 +63,7 @@ def test_an_earlier_workspace_comes_up_to_date_without_asking_for_known_headers(
     ]
 
 
-def test_what_was_told_of_the_files_is_published_from_what_is_known(earlier: Path) -> None:
+def test_sizes_of_files_are_published_from_stored_headers(earlier: Path) -> None:
     spec = spec_of(earlier)
     files = Files(earlier / "files")
     ra.build(spec, backend=files)

@@ -43,7 +43,7 @@ def test_the_page_lists_every_other_class(heading: str, kinds: list[ErrorClass |
     assert table_below(heading) == [(kind.value, kind.remedy) for kind in kinds]
 
 
-def test_what_fails_for_a_single_file_is_filed_in_a_ledger_and_nothing_else_is() -> None:
+def test_only_failures_of_a_single_file_are_written_to_a_ledger() -> None:
     # A module that defines an exception of its own has to be imported to be counted.
     for module in pkgutil.walk_packages(rasteret_assets.__path__, "rasteret_assets."):
         if module.name.endswith("errors"):

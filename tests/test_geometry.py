@@ -80,7 +80,7 @@ def test_native_geoarrow_layouts_are_read(interleaved: bool) -> None:
     assert kind == shapely.GeometryType.MULTIPOLYGON
 
 
-def test_unreadable_rows_are_told_from_null_ones() -> None:
+def test_unreadable_rows_and_null_rows_are_distinguished() -> None:
     column = pa.array([b"\x01\x03", None, b"", shapely.to_wkb(SQUARE)], pa.binary())
     geometries, unreadable = decode_geometries(column, PLAIN)
     assert unreadable.tolist() == [True, False, True, False]

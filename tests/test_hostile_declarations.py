@@ -55,7 +55,7 @@ def test_aliases_that_multiply_are_counted_and_not_followed(text: str, tmp_path:
         ("path: !!python/object:os.system x", "could not determine a constructor"),
     ],
 )
-def test_what_yaml_cannot_mean_is_told_in_a_sentence(text: str, message: str, tmp_path: Path) -> None:
+def test_yaml_that_cannot_be_a_declaration_is_reported_in_one_sentence(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(text)
     result = CliRunner().invoke(main, ["build", "--dry-run", str(tmp_path / "x.yaml")])
     assert result.exit_code == 1

@@ -132,7 +132,7 @@ def test_a_folder_says_which_partition_it_holds(day: date, size: PartitionBy, by
 
 
 @pytest.mark.parametrize("key", ["2024-13", "2024-02-30", "24-05", "2024-5", "0000", "2024-05-17-01", "२०२४", ""])
-def test_what_is_not_a_key_is_refused(key: str) -> None:
+def test_texts_that_are_not_partition_keys_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match=r"is not a partition key: write a year \(2024\)"):
         partition_date(key)
 
@@ -173,7 +173,7 @@ def test_every_record_is_published_under_its_utc_date(table: Table, by: Partitio
 
 
 @pytest.mark.parametrize("by", SIZES)
-def test_a_users_columns_give_way_to_hive_keys_and_to_nothing_else(table: Table, by: PartitionBy) -> None:
+def test_only_the_hive_keys_replace_columns_of_the_user(table: Table, by: PartitionBy) -> None:
     own = {name: [f"{name} {row}" for row in range(len(TIMES))] for name in ("day", "month", "year")}
     table.put(TIMES, **own)
     spec = table.spec(by, enrich_cog=False)

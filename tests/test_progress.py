@@ -205,7 +205,7 @@ def test_elsewhere_a_line_is_logged_every_five_seconds(caplog: pytest.LogCapture
     ]
 
 
-def test_partitions_side_by_side_are_told_one_by_one_and_counted_together(caplog: pytest.LogCaptureFixture) -> None:
+def test_partitions_built_at_once_are_named_one_by_one_and_counted_together(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="rasteret_assets"), terminal_progress("headers") as progress:
         first, second = progress("2024-04"), progress("2024-05")
         first(after(6, total=20, done=10))

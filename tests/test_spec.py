@@ -108,7 +108,7 @@ def test_the_default_workspace_is_in_the_home_folder(monkeypatch: pytest.MonkeyP
     assert published_path(None, "s2") == str(tmp_path / "rasteret_workspace" / "s2_records")
 
 
-def test_a_mistake_inside_of_a_field_is_told_by_its_own_fields() -> None:
+def test_a_mistake_inside_a_field_is_reported_with_its_inner_fields() -> None:
     with pytest.raises(SpecError, match=r"unknown argument 'cloud_config.provder': did you mean 'provider'"):
         CollectionSpec.of(path="x", cloud_config={"provder": "aws"})
     with pytest.raises(SpecError, match=r"unknown argument 'graph.autostrat': did you mean 'autostart'"):

@@ -147,7 +147,7 @@ def test_a_check_whose_columns_are_missing_or_of_another_type_fails(built: Built
     assert found["footprints"].message.startswith(f"{path}: bbox is missing, id is int64, not string;")
 
 
-def test_a_partition_key_of_the_wrong_type_is_told(built: Built) -> None:
+def test_a_partition_key_of_the_wrong_type_is_reported(built: Built) -> None:
     built.spoil(NORMALIZED, set_column(built.table(NORMALIZED), "month", pa.array(["4", "4", "4"])))
     assert "month is string, not int32" in built.found(NORMALIZED)["schema_contract"].message
 

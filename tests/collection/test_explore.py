@@ -53,7 +53,7 @@ def test_a_page_has_outlines_and_few_facts_and_no_address() -> None:
     assert re.search(r"(src|href)\s*=\s*[\"']?http", page.html) is None
 
 
-def test_a_page_is_bounded_and_says_so() -> None:
+def test_a_page_shows_a_limited_number_of_records_and_says_how_many() -> None:
     found = document(records(10).explore(limit=4).html)
     assert len(found["records"]) == 4
     assert "first 4 footprints" in found["title"]
@@ -76,7 +76,7 @@ def test_addresses_of_tiles_are_whole_and_hold_no_secret(tiles: str, reason: str
     assert "SECRET" not in str(caught.value)
 
 
-def test_a_page_is_saved_and_shown_in_a_frame_of_its_own(tmp_path: Path) -> None:
+def test_a_page_is_saved_and_shown_in_an_iframe(tmp_path: Path) -> None:
     page = records().explore(height=300)
     assert page.save(tmp_path / "map.html").read_text() == page.html
     frame = page._repr_html_()

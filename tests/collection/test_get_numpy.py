@@ -161,7 +161,7 @@ def test_a_run_of_tiles_is_one_request(tmp_path):
     assert backend.ranges == [(str(path), header["tile_offsets"][0], length)]
 
 
-def test_tiles_far_apart_are_requests_of_their_own(tmp_path):
+def test_tiles_far_apart_are_separate_requests(tmp_path):
     path = write_raster(tmp_path / "a.tif", noise(rows=1024, columns=1024), tile=256)
     backend = CountingBackend()
     collection_of(path).get_numpy(box(0, 0, 10, 1024), "B", geometry_crs=UTM32, backend=backend)

@@ -88,7 +88,7 @@ def test_webp_with_alpha_in_some_tiles(tmp_path, opaque):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
 @pytest.mark.parametrize("holes", [{0: 30}, {0: 30, 1: 30, 2: 30}, {0: 20, 2: 40}], ids=["one", "shared", "two"])
-def test_lerc_keeps_what_is_not_a_number(tmp_path, dtype, interleave, holes):
+def test_lerc_keeps_nan(tmp_path, dtype, interleave, holes):
     """LERC stores a mask for each band if NaN differs between bands."""
     data = noise(dtype, bands=3, rows=100, columns=90)
     for band, first in holes.items():

@@ -280,7 +280,7 @@ def test_as_collection_takes_any_arrow(rows):
         as_collection({})
 
 
-def test_as_collection_needs_headers_unless_told_otherwise(rows):
+def test_as_collection_needs_headers_unless_require_band_metadata_is_false(rows):
     bare = records_table(rows).drop_columns(["B_metadata"])
     with pytest.raises(CollectionError, match="enrich_cog=True"):
         as_collection(bare)
@@ -313,7 +313,7 @@ def test_pyarrow_reads_the_stream(published):
     assert pa.table(opened).num_rows == pa.RecordBatchReader.from_stream(opened).read_all().num_rows == 6
 
 
-def test_import_is_light_and_exit_is_clean(published):
+def test_import_loads_few_packages_and_exit_prints_nothing(published):
     code = f"""
 import sys, rasteret_assets.collection as rc
 print(sorted({{"imagecodecs", "dagster", "rasterio"}} & set(sys.modules)))

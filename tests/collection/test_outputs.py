@@ -79,7 +79,7 @@ def test_a_masked_dataset_is_nan_without_data(scenes, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"resolution": 20, "resampling": "average"}, {"masked": True}], ids=str)
-def test_lazy_datasets_read_what_is_computed(scenes, options):
+def test_lazy_datasets_read_only_the_pixels_that_are_computed(scenes, options):
     area, backend = box(0, 0, 300, 200), CountingBackend()
     lazy = scenes.get_xarray(area, "fine", chunks={"time": 1, "y": 64, "x": 100}, backend=backend, **HERE, **options)
     assert backend.ranges == []

@@ -143,7 +143,7 @@ def test_a_file_that_is_uploaded_again_unchanged_is_read_after_a_revalidation(
     np.testing.assert_array_equal(read(ra.load(tmp_path / "w" / "x_records"))[0], OLD[0, 20:170, 20:170])
 
 
-def test_collections_of_the_version_before_are_published_anew_without_a_request(
+def test_collections_of_the_version_before_are_published_again_without_a_request(
     server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_raster(server.root / "a.tif", OLD)

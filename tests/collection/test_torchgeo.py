@@ -259,7 +259,7 @@ class TestChips:
         assert batches[0]["image"].dtype == torch.int32
         assert batches[0]["bounds"].shape == (8, 4)
 
-    def test_filters_transforms_and_what_is_refused(self, two_tiles):
+    def test_filters_and_transforms_apply_and_wrong_arguments_are_refused(self, two_tiles):
         only = two_tiles.to_torch_dataset("B", date_range=("2024-01-02", None), transforms=lambda sample: sample["id"])
         assert list(only) == ["r1"]
         for wrong in ({"chip_size": 0}, {"chip_size": "a"}, {"stride": (1, 2, 3)}, {"dtype": "complex512"}):

@@ -122,7 +122,7 @@ def lacking(tmp_path: Path) -> tuple[Collection, np.ndarray, np.ndarray]:
     return as_collection(records_table(rows, bands=("B", "C"))), data[0][0], data[1][0]
 
 
-def test_a_record_that_lacks_a_band_loses_that_band_alone(lacking, caplog) -> None:
+def test_a_record_without_the_header_of_a_band_has_only_that_band_masked(lacking, caplog) -> None:
     scenes, b, c = lacking
     stack = scenes.get_numpy(WHOLE, ["B", "C"], masked=True, **HERE)
     assert (stack[:, 0] == b).all()

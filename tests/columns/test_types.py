@@ -64,7 +64,7 @@ def test_a_column_becomes_what_the_table_has(column: pa.Array, kind: pa.DataType
     found.validate(full=True)
 
 
-def test_values_that_do_not_fit_are_told() -> None:
+def test_values_that_do_not_fit_are_reported() -> None:
     with pytest.raises(pa.ArrowInvalid):
         conform(pa.array([2**62], pa.timestamp("s")), pa.timestamp("us"))
     with pytest.raises(pa.ArrowInvalid):

@@ -136,7 +136,7 @@ def test_collection_documents(published: Published) -> None:
         assert not list(path.parent.parent.glob("*_records/**/*.json"))
 
 
-def test_overviews_are_among_what_is_looked_at(generated: Published) -> None:
+def test_validated_files_have_overviews(generated: Published) -> None:
     found = {
         row["id"]: (row["B02_metadata"] or {}).get("overviews")
         for path in (generated.workspace / "overviews_records").rglob("*.parquet")
@@ -145,7 +145,7 @@ def test_overviews_are_among_what_is_looked_at(generated: Published) -> None:
     assert {name: levels and len(levels) for name, levels in found.items()} == {"e": 3, "f": 2, "g": None, "h": None}
 
 
-def test_what_an_item_lacked_is_filled_in(generated: Published) -> None:
+def test_missing_fields_of_items_are_filled_in(generated: Published) -> None:
     rows = {
         row["id"]: row
         for path in (generated.workspace / "stac_records").rglob("*.parquet")

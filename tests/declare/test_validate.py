@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_every_mistake_of_every_file_is_told(folder: Path) -> None:
+def test_every_mistake_of_every_file_is_reported(folder: Path) -> None:
     result = validate("--json")
     assert result.exit_code == 1
     found = json.loads(result.stdout)

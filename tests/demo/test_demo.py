@@ -248,7 +248,7 @@ def test_another_port_moves_the_addresses(demo: Demo, monkeypatch: pytest.Monkey
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_something_else_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("draft")
     result = CliRunner().invoke(main, ["demo", str(tmp_path)])
     assert result.exit_code == 1

@@ -63,7 +63,7 @@ def rows(root: Path, name: str) -> int:
 
 
 @pytest.mark.slow
-def test_the_sensor_requests_a_look_and_then_the_builds(stack: Stack, root: Path) -> None:
+def test_the_sensor_requests_a_profile_and_then_the_builds(stack: Stack, root: Path) -> None:
     look, build = ended(stack, ["watched_look", "watched_build"])
     assert (look.tags[REASON_TAG], build.tags[REASON_TAG]) == ("look", "new")
     assert look.is_success
@@ -74,7 +74,7 @@ def test_the_sensor_requests_a_look_and_then_the_builds(stack: Stack, root: Path
 
 
 @pytest.mark.slow
-def test_the_schedule_launches_a_look_which_leads_to_the_builds(stack: Stack, root: Path) -> None:
+def test_the_schedule_launches_a_profile_which_leads_to_the_builds(stack: Stack, root: Path) -> None:
     selector = {
         "repositoryName": "__repository__", "repositoryLocationName": "rasteret_assets",
         "scheduleName": "clocked_refresh_schedule",

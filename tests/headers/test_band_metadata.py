@@ -81,7 +81,7 @@ def test_files_that_bands_and_records_share_are_fetched_once(server: RangeServer
     assert len({tuple(row[name] for name in place) for row in rows}) == 3
 
 
-def test_a_header_that_does_not_fit_teaches_the_next_file(server: RangeServer) -> None:
+def test_the_first_read_grows_after_a_header_that_did_not_fit(server: RangeServer) -> None:
     names = [f"/{number}.tif" for number in range(5)]
     server.objects |= dict.fromkeys(names, LARGE)
     targets = [HeaderTarget(href=server.url + name, family="B02") for name in names]
@@ -153,7 +153,7 @@ def test_a_failure_that_may_pass_is_tried_again(server: RangeServer, three: pa.T
     assert not server.paths
 
 
-def test_new_signatures_of_a_known_file_fetch_nothing(server: RangeServer, ledgers: Ledgers) -> None:
+def test_new_signatures_of_an_indexed_file_fetch_nothing(server: RangeServer, ledgers: Ledgers) -> None:
     server.objects["/a.tif"] = SMALL
     signature = "sv=2023-11-03&se={0}&sr=b&sp=r&sig={0}"
     first = ledgers.make(record_table(["a"], {"B02": [f"{server.url}/a.tif?{signature.format(1)}"]}))
@@ -358,7 +358,7 @@ def test_revalidation_costs_unchanged_files_no_body_and_reports_drift(
     assert ledgers.make(three, revalidate=True).counts["headers_drifted"] == 0
 
 
-def test_revalidation_keeps_what_it_cannot_ask_about_and_drops_what_is_gone(
+def test_revalidation_keeps_headers_of_refused_files_and_drops_those_of_missing_files(
     server: RangeServer, three: pa.Table, ledgers: Ledgers
 ) -> None:
     ledgers.make(three)

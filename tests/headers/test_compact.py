@@ -151,7 +151,7 @@ def test_less_than_a_third_of_dead_rows_stays(month: Month) -> None:
     assert sorted(month.rows().values()) == [4, 12]
 
 
-def test_what_no_record_has_goes_when_it_is_more_than_a_third(month: Month) -> None:
+def test_unused_headers_are_removed_when_they_are_more_than_a_third(month: Month) -> None:
     month.put(**{f"r{number:02}": f"g{number:02}" for number in range(7)})
     month.read()
     assert sorted(month.rows().values()) == [7, 12]
@@ -217,7 +217,7 @@ def test_a_step_at_a_time_gives_the_same(month: Month, monkeypatch: pytest.Monke
     assert ledger(month.workspace) == rows
 
 
-def test_failures_keep_what_is_known_of_them(month: Month) -> None:
+def test_failures_keep_their_details_in_compaction(month: Month) -> None:
     month.put(bad="missing")
     del month.server.objects["/missing.tif"]
     month.put(**{f"r{number:02}": f"g{number:02}" for number in range(9)})
@@ -228,7 +228,7 @@ def test_failures_keep_what_is_known_of_them(month: Month) -> None:
     assert month.build() == 0
 
 
-def test_damage_that_compaction_finds_is_told_and_nothing_is_lost(month: Month) -> None:
+def test_damage_that_compaction_finds_is_reported_and_no_header_is_lost(month: Month) -> None:
     month.put(**{f"r{number:02}": f"g{number:02}" for number in range(7)})
     month.read()
     old = next(name for name, count in month.rows().items() if count == 12)
@@ -245,7 +245,7 @@ def test_damage_that_compaction_finds_is_told_and_nothing_is_lost(month: Month) 
     assert len([row for row in ledger(month.workspace) if row["header"]]) == 12
 
 
-def test_a_death_between_any_two_steps_loses_nothing(month: Month, tmp_path: Path) -> None:
+def test_no_header_is_lost_by_a_process_that_ends_between_any_two_steps(month: Month, tmp_path: Path) -> None:
     month.put(**{f"r{number:02}": f"g{number:02}" for number in range(7)})
     month.read()
     month.publish(tidy=False)

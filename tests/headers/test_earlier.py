@@ -77,7 +77,7 @@ def test_a_ledger_of_an_earlier_version_reads_as_before(workspace: Workspace, ke
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_what_an_earlier_ledger_knows_is_known_before_and_after(workspace: Workspace, key: str) -> None:
+def test_headers_of_an_earlier_ledger_are_found_before_and_after_its_upgrade(workspace: Workspace, key: str) -> None:
     rows = old_rows(workspace, key)
     known = HeaderIndex()
     for keys in earlier_keys(workspace, key):
@@ -131,7 +131,9 @@ def test_a_death_while_a_ledger_is_brought_up_to_date_loses_nothing(
     assert set(files.asked) == set(UNSTEADY)
 
 
-def test_a_damaged_earlier_ledger_is_named_and_then_read_anew(workspace: Workspace, folder: Path) -> None:
+def test_a_damaged_earlier_ledger_is_named_and_its_headers_are_fetched_again(
+    workspace: Workspace, folder: Path
+) -> None:
     path = Path(workspace.stage_file(BANDS, "2024-05"))
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(DamagedFileError, match=r"2024-05\.parquet"):

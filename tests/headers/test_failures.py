@@ -135,7 +135,7 @@ def test_a_list_of_failures_reads_no_headers(workspace: Workspace) -> None:
     assert read_failures(workspace).table.num_rows == 7
 
 
-def test_what_else_lies_beside_the_ledgers_is_left_alone(workspace: Workspace) -> None:
+def test_other_files_beside_the_ledgers_are_ignored(workspace: Workspace) -> None:
     folder = Path(workspace.stages) / "band_metadata"
     (folder / "2024-04.json").write_text("{}")
     (folder / "2024-04.checkpoint-1.parquet").write_bytes(b"half")

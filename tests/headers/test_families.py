@@ -120,7 +120,7 @@ def with_documents(file: bytes, count: int, *, own_scale: bool) -> list[bytes]:
 
 @pytest.mark.parametrize("name", ["scaled", "scaled planes"])
 @pytest.mark.parametrize("own_scale", [False, True])
-def test_members_have_documents_and_scales_of_their_own(name: str, own_scale: bool) -> None:
+def test_members_have_their_own_documents_and_scales(name: str, own_scale: bool) -> None:
     family = family_of(FILES[name])
     files = with_documents(FILES[name], 40, own_scale=own_scale)
     read_shared.cache_clear()

@@ -223,7 +223,7 @@ def test_a_users_backend_gets_the_requests_it_knows(behind: list[bytes]) -> None
     assert totals.requests == mine.asked <= 3 * len(behind)
 
 
-def test_a_host_that_asks_to_be_left_alone_until_tomorrow_is_asked_again(
+def test_a_retry_after_of_a_day_is_cut_to_the_longest_pause(
     server: RangeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hosts, "LONGEST_PAUSE_S", 0.1)

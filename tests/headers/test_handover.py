@@ -95,7 +95,7 @@ def test_the_event_loop_goes_on_while_headers_are_put_away() -> None:
     assert [index for group in groups for index in group] == list(range(2000))
 
 
-def test_an_interrupt_puts_away_what_is_finished() -> None:
+def test_an_interrupt_stores_the_finished_headers() -> None:
     kept: list[int] = []
 
     async def main() -> None:

@@ -100,7 +100,9 @@ def test_a_record_that_moves_in_one_build_is_not_asked_for(scenes: Scenes, month
 
 @pytest.mark.parametrize("moved", ["a", "abc", "abcd"], ids=["one", "most", "all"])
 @pytest.mark.parametrize(("month", "key"), [(2, "2024-02"), (4, "2024-04"), (None, "undated"), (7, "2024-07")])
-def test_the_donor_may_be_built_first(scenes: Scenes, moved: str, month: int | None, key: str) -> None:
+def test_the_partition_that_a_record_leaves_may_be_built_first(
+    scenes: Scenes, moved: str, month: int | None, key: str
+) -> None:
     scenes.put(**dict.fromkeys(moved, month))
     assert scenes.build("2024-03") == []
     assert scenes.build(key) == []
@@ -128,7 +130,7 @@ def test_the_stages_one_by_one_ask_for_nothing_either(scenes: Scenes) -> None:
     scenes.check()
 
 
-def test_what_a_vanished_partition_leaves_is_found_for_a_day(scenes: Scenes) -> None:
+def test_headers_of_a_vanished_partition_are_found_for_a_day(scenes: Scenes) -> None:
     scenes.remove("e")
     assert scenes.build() == []
     assert not scenes.workspace.has(scenes.workspace.stage_file(BANDS, "2024-04"))
@@ -142,7 +144,7 @@ def test_what_a_vanished_partition_leaves_is_found_for_a_day(scenes: Scenes) -> 
     scenes.check()
 
 
-def test_what_a_vanished_partition_leaves_goes_after_a_day(scenes: Scenes) -> None:
+def test_headers_of_a_vanished_partition_are_deleted_after_a_day(scenes: Scenes) -> None:
     scenes.remove("e")
     scenes.build()
     scenes.age("2024-04", DAY + 600)
@@ -154,7 +156,7 @@ def test_what_a_vanished_partition_leaves_goes_after_a_day(scenes: Scenes) -> No
     scenes.check()
 
 
-def test_a_header_that_was_read_anew_is_not_taken_from_another_partition(scenes: Scenes) -> None:
+def test_a_header_that_was_fetched_again_is_not_taken_from_another_partition(scenes: Scenes) -> None:
     scenes.put(b=4)
     scenes.server.objects["/b.tif"] = tiff_bytes(width=300)
     scenes.widths["b"] = 300
@@ -174,7 +176,7 @@ def test_damaged_headers_of_either_partition_are_asked_for_again(scenes: Scenes,
     scenes.check()
 
 
-def test_damage_in_what_another_partition_left_costs_what_was_in_it(scenes: Scenes) -> None:
+def test_damaged_headers_of_the_partition_that_a_record_left_are_asked_for_again(scenes: Scenes) -> None:
     scenes.put(b=5)
     assert scenes.build("2024-03") == []
     for path in Path(scenes.workspace.stages, HEADERS, "2024-03").glob("*.arrows"):
@@ -192,7 +194,7 @@ def test_damage_in_what_another_partition_left_costs_what_was_in_it(scenes: Scen
     scenes.check()
 
 
-def test_an_interrupted_build_lends_what_it_would_have(scenes: Scenes) -> None:
+def test_headers_of_an_interrupted_build_are_found_by_other_partitions(scenes: Scenes) -> None:
     """The process ends after the partition has listed its unused headers, and before the other partition is read."""
     scenes.put(b=4, c=1)
 

@@ -43,7 +43,7 @@ def outline() -> shapely.Geometry:
     return shapely.box(*transform_bounds("EPSG:32632", "EPSG:4326", 5e5, 5.4e6 - SIDE * 10, 5e5 + SIDE * 10, 5.4e6))
 
 
-def test_one_request_for_each_header_once_its_family_is_known(server: RangeServer, hrefs: list[str]) -> None:
+def test_one_request_for_each_header_after_the_first_of_its_family(server: RangeServer, hrefs: list[str]) -> None:
     table = record_table([f"r{number}" for number in range(6)], {"B": hrefs}, outline=outline())
     collection = build_from_table(table, enrich_cog=True, max_concurrent=1)
     assert [server.paths.count(f"/{number}.tif") for number in range(1, 6)] == [1] * 5

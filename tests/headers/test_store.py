@@ -77,18 +77,18 @@ class Stored:
         return [row["header"]["image_width"] if row["header"] else row["error_class"] for row in rows]
 
 
-def test_headers_and_lasting_failures_are_known(tmp_path: Path) -> None:
+def test_headers_and_lasting_failures_are_found_in_the_store(tmp_path: Path) -> None:
     rows = [header_row("a", width=5), header_row("b", error_class="not_found"), header_row("c", error_class="corrupt")]
     stored = Stored(tmp_path, rows)
     assert stored.known(("a", 0), ("b", 0), ("c", 0), ("d", 0), (None, 0)) == [5, "not_found", "corrupt", None, None]
 
 
 @pytest.mark.parametrize("error_class", RETRIED_CLASSES)
-def test_failures_that_may_pass_are_not_known(tmp_path: Path, error_class: str) -> None:
+def test_failures_that_may_pass_are_not_found_in_the_store(tmp_path: Path, error_class: str) -> None:
     assert Stored(tmp_path, [header_row("a", error_class=error_class)]).known(("a", 0)) == [None]
 
 
-def test_missing_files_are_known_once_nobody_waits_for_them(tmp_path: Path) -> None:
+def test_missing_files_are_found_in_the_store_after_the_days_to_wait(tmp_path: Path) -> None:
     hour = timedelta(hours=1)
     times = [None, retried.now() - hour, retried.now() + hour]
     rows = [header_row(f"f{n}", error_class="not_found", retry_until=until) for n, until in enumerate(times)]
@@ -107,13 +107,13 @@ def test_files_of_before_missing_files_were_waited_for(tmp_path: Path) -> None:
     assert read.drop_columns(["retry_until"]).equals(rows)
 
 
-def test_rows_of_another_parser_are_not_known(tmp_path: Path) -> None:
+def test_rows_of_another_parser_version_are_not_found_in_the_store(tmp_path: Path) -> None:
     versions = [PARSER_VERSION - 1, None, PARSER_VERSION + 1, PARSER_VERSION]
     rows = [header_row(f"f{n}", width=n + 1, parser_version=version) for n, version in enumerate(versions)]
     assert Stored(tmp_path, rows).known(*((f"f{n}", 0) for n in range(4))) == [None, None, None, 4]
 
 
-def test_samples_of_one_file_are_told_apart(tmp_path: Path) -> None:
+def test_samples_of_one_file_are_distinguished(tmp_path: Path) -> None:
     rows = [header_row("a", index, width=10 + index) for index in (0, 2, 7)]
     rows.append(header_row("b", 2, error_class="unsupported"))
     stored = Stored(tmp_path, rows)
@@ -134,7 +134,7 @@ def test_the_newest_file_counts(tmp_path: Path) -> None:
     assert stored.known(("a", 0)) == [111]
 
 
-def test_what_is_added_later_is_known_too_and_counts_first(tmp_path: Path) -> None:
+def test_headers_added_later_are_found_and_go_before_earlier_ones(tmp_path: Path) -> None:
     stored = Stored(tmp_path, [header_row("a", width=1)])
     index = HeaderIndex.of(stored.store)
     rows = [header_row("a", width=2), header_row("b", width=3), header_row("c", error_class="timeout")]
@@ -259,7 +259,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         HeaderIndex.of(stored.store)
 
 
-def test_other_files_of_the_folder_are_left_alone(tmp_path: Path) -> None:
+def test_other_files_of_the_folder_are_not_changed(tmp_path: Path) -> None:
     stored = Stored(tmp_path, [header_row("a")])
     folder = Path(stored.store.folder)
     for name in ("unused.parquet", "x.arrows", "1.arrows", "000009-zz.arrows", "000001-abc.arrows.tmp"):

@@ -74,7 +74,7 @@ def test_a_process_that_was_killed_is_forgotten(workspace: Workspace, monkeypatc
 
 
 @pytest.mark.parametrize("place", ["workspace", "remote"])
-def test_what_a_host_told_one_process_the_others_begin_with(place: str, request: pytest.FixtureRequest) -> None:
+def test_processes_share_the_pace_that_a_host_allowed_one_of_them(place: str, request: pytest.FixtureRequest) -> None:
     workspace: Workspace = request.getfixturevalue(place)
     with Workers(workspace) as first:
         first.begin(FEW_FILES)

@@ -117,7 +117,7 @@ def test_an_unchanged_source_costs_a_listing(
     ("lost", "selected"),
     [("raw_records", "normalized_records"), ("normalized_records", "band_metadata")],
 )
-def test_a_stage_whose_input_is_gone_fails_by_name(
+def test_a_stage_whose_input_does_not_exist_names_it_in_the_error(
     scenes: Scenes, instance: dg.DagsterInstance, lost: str, selected: str
 ) -> None:
     scenes.materialize(instance)
@@ -225,7 +225,7 @@ def test_a_bad_partition_of_a_range_fails_alone(scenes: Scenes, instance: dg.Dag
     assert alone.get_failed_step_keys() == {"scenes__normalized_records"}
 
 
-def test_every_partition_of_a_range_has_a_version_of_its_own(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+def test_every_partition_of_a_range_has_its_own_version(scenes: Scenes, instance: dg.DagsterInstance) -> None:
     def versions() -> dict[str, dict[str, str]]:
         """Return the data version of every stage, by partition."""
         made = {key: latest(instance, key) for key in KEYS}

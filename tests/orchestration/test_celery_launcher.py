@@ -71,7 +71,7 @@ def test_a_task_that_failed_fails_its_run_at_once(instance: dg.DagsterInstance) 
     assert polls(instance, "FAILURE", ValueError("worker lost"), count=1) == [FAILED]
 
 
-def test_a_run_whose_task_is_not_written_down_yet_is_left_alone(instance: dg.DagsterInstance) -> None:
+def test_a_run_whose_task_is_not_recorded_yet_is_not_changed(instance: dg.DagsterInstance) -> None:
     run = instance.create_run_for_job(nothing, status=DagsterRunStatus.STARTED)
     assert {instance.run_launcher.check_run_worker_health(run).status for _ in range(4)} == {RUNNING}
 

@@ -100,7 +100,7 @@ def test_a_published_collection_can_be_checked_by_itself(scenes: Scenes, instanc
     assert latest(instance, "2024-01") == made
 
 
-def test_rejected_records_are_told_with_the_normalized_ones(server: RangeServer, tmp_path, instance) -> None:
+def test_rejected_records_are_reported_with_the_normalized_ones(server: RangeServer, tmp_path, instance) -> None:
     scenes = Scenes(server, tmp_path, max_rejected=0.5)
     table = scenes.table()
     times = [datetime(2024, 1, 5, tzinfo=UTC)] * 4

@@ -114,7 +114,7 @@ def test_the_services_find_their_files(service: str) -> None:
     assert set(SERVICES[service]["depends_on"]) == {"postgres", "redis"}
 
 
-def test_the_services_are_told_all_that_the_settings_take_from_the_environment() -> None:
+def test_the_services_get_every_environment_variable_that_the_settings_read() -> None:
     taken = set(re.findall(r"env: (\w+)", (CELERY / "dagster.yaml").read_text()))
     taken |= set(re.findall(r'environ\["(\w+)"\]', (CELERY / "dagster_celery_config.py").read_text()))
     assert all(taken <= SERVICES[name]["environment"].keys() for name in OURS)

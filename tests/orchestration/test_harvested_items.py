@@ -96,7 +96,7 @@ def graph(stac: StacServer, tmp_path: Path, instance: dg.DagsterInstance) -> Gra
     return Graph(stac, tmp_path, instance)
 
 
-def test_harvested_items_stand_upstream_of_the_source(graph: Graph) -> None:
+def test_harvested_items_are_upstream_of_the_source(graph: Graph) -> None:
     assets = graph.definitions.resolve_asset_graph()
     assert assets.get(dg.AssetKey(["scenes", "source"])).parent_keys == {HARVESTED}
     assert assets.get(dg.AssetKey(["scenes", "raw_records"])).parent_keys == {dg.AssetKey(["scenes", "source"])}
@@ -104,7 +104,7 @@ def test_harvested_items_stand_upstream_of_the_source(graph: Graph) -> None:
     assert {key.name for key in assets.get(HARVESTED).check_keys} == {COMPLETE_CHECK, RECENT_CHECK}
 
 
-def test_before_the_first_harvest_all_loads_and_says_so(graph: Graph) -> None:
+def test_before_the_first_harvest_definitions_load_and_say_that_it_is_missing(graph: Graph) -> None:
     dg.Definitions.validate_loadable(graph.definitions)
     skip = graph.tick().skip_reason
     assert skip is not None

@@ -87,7 +87,7 @@ def test_there_is_a_sensor_only_where_there_is_a_queue(heard: Scenes, server: Ra
         {"features": [item("e")], "type": "FeatureCollection"},
     ],
 )
-def test_an_item_has_its_partition_looked_at_and_its_message_deleted_afterwards(
+def test_a_message_about_an_item_updates_the_profile_of_its_partition_and_is_deleted(
     heard: Scenes, instance: dg.DagsterInstance, queue: Queue, message: dict[str, Any]
 ) -> None:
     heard.change(e=2, a=3)
@@ -109,7 +109,7 @@ def test_an_item_has_its_partition_looked_at_and_its_message_deleted_afterwards(
         {"detail-type": "Object Created", "detail": {"bucket": {"name": "b"}, "object": {"key": "items.parquet"}}},
     ],
 )
-def test_a_file_that_names_no_partition_has_all_of_them_looked_at(
+def test_a_message_about_a_file_without_a_partition_updates_the_profile_of_all(
     heard: Scenes, instance: dg.DagsterInstance, queue: Queue, message: dict[str, Any]
 ) -> None:
     heard.change(e=2, f=7)
@@ -123,7 +123,7 @@ def test_a_file_that_names_no_partition_has_all_of_them_looked_at(
 
 
 @pytest.mark.parametrize("way", ["topic", "raw topic", "bucket"])
-def test_messages_as_the_services_themselves_write_them_are_heeded(
+def test_messages_that_sns_and_s3_write_are_understood(
     heard: Scenes, instance: dg.DagsterInstance, queue: Queue, way: str
 ) -> None:
     heard.change(e=2)
@@ -155,7 +155,7 @@ STRANGE = [
 ]  # fmt: skip
 
 
-def test_messages_that_are_not_understood_are_told_and_deleted(
+def test_messages_that_are_not_understood_are_reported_and_deleted(
     heard: Scenes, instance: dg.DagsterInstance, queue: Queue, capfd: pytest.CaptureFixture[str]
 ) -> None:
     heard.change(e=2)
@@ -199,7 +199,7 @@ def test_a_message_waits_while_its_partition_is_being_built(
     assert requested(tick(heard, instance, result.cursor)) == ["2024-02"]
 
 
-def test_messages_wait_for_a_look_that_is_too_large_for_a_tick(
+def test_messages_wait_for_a_profile_that_is_too_large_for_a_tick(
     heard: Scenes, instance: dg.DagsterInstance, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stored, "QUICK_BYTES", 0)
@@ -211,7 +211,7 @@ def test_messages_wait_for_a_look_that_is_too_large_for_a_tick(
     assert queue.counts == (0, 1)
 
 
-def test_a_queue_that_does_not_exist_is_told_in_one_sentence(
+def test_a_queue_that_does_not_exist_is_reported_in_one_sentence(
     server: RangeServer, tmp_path: Path, queue: Queue, instance: dg.DagsterInstance
 ) -> None:
     scenes = Scenes(server, tmp_path, graph={"events_queue": f"{queue.url}-gone"}).write()

@@ -70,7 +70,7 @@ def observed(instance: dg.DagsterInstance) -> Counter[str | None]:
     return Counter(record.asset_observation.partition for record in records if record.asset_observation)
 
 
-def test_a_large_change_is_looked_at_by_a_run_and_then_built(
+def test_a_large_change_is_profiled_by_a_run_and_then_built(
     large: Scenes, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(*_: object) -> None:
@@ -104,7 +104,7 @@ def test_a_large_change_is_looked_at_by_a_run_and_then_built(
     assert jobs(tick(large, instance, after.cursor)) == []
 
 
-def test_a_look_that_fails_is_asked_for_ever_more_rarely(
+def test_a_profile_that_fails_is_requested_ever_more_rarely(
     large: Scenes, instance: dg.DagsterInstance, clock: list[float]
 ) -> None:
     content = large.file.read_bytes()
@@ -139,7 +139,7 @@ def test_a_tick_looks_at_a_small_change_itself(scenes: Scenes, instance: dg.Dags
     assert jobs(tick(scenes, instance, first.cursor)) == ["scenes_build"]
 
 
-def test_only_versions_that_changed_are_told(scenes: Scenes, instance: dg.DagsterInstance) -> None:
+def test_only_versions_that_changed_are_reported(scenes: Scenes, instance: dg.DagsterInstance) -> None:
     job = scenes.definitions().resolve_job_def("scenes_look")
     assert job.execute_in_process(instance=instance).success
     assert observed(instance) == dict.fromkeys(KEYS, 1)

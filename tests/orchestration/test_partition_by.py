@@ -82,7 +82,7 @@ def test_months_wait_for_days_that_are_being_built(by_day: Scenes, instance: dg.
 
 
 @pytest.mark.usefixtures("by_month")
-def test_materializing_takes_what_is_gone_away_last(by_day: Scenes, instance: dg.DagsterInstance) -> None:
+def test_partitions_of_the_size_before_are_removed_last(by_day: Scenes, instance: dg.DagsterInstance) -> None:
     order = by_day.materialize(instance)
     assert list(order) == [*DAYS, "2024-01", "2024-02"]
     assert ids(by_day) == ["a", "b", "c", "d"]

@@ -212,7 +212,7 @@ def test_a_profile_of_the_configuration_signs_both(
     assert not caplog.records
 
 
-def test_temporary_credentials_that_pyarrow_cannot_renew_are_told(
+def test_temporary_credentials_that_pyarrow_cannot_renew_are_reported(
     keys: Keys, environment: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = {"Version": 1, "AccessKeyId": "SSO", "SecretAccessKey": "s", "Expiration": "2999-01-01T00:00:00Z"}

@@ -93,7 +93,7 @@ def test_a_published_file_that_is_lost_is_built_again(built: Scenes, instance: d
     assert built.server.paths == []
 
 
-def test_a_version_that_comes_back_gets_a_run_key_of_its_own(built: Scenes, instance: dg.DagsterInstance) -> None:
+def test_a_version_that_comes_back_gets_another_run_key(built: Scenes, instance: dg.DagsterInstance) -> None:
     cursor, run_keys = None, []
     for month in (3, 4, 3):
         built.change(c=month)

@@ -99,7 +99,9 @@ def test_the_schedule_leads_to_what_the_sensor_would_request(scenes: Scenes, kep
     assert {request.run_key for request in again}.isdisjoint({request.run_key for request in after})
 
 
-def test_a_look_that_the_schedule_did_not_launch_builds_nothing(scenes: Scenes, kept: dg.DagsterInstance) -> None:
+def test_a_profile_run_that_the_schedule_did_not_launch_builds_nothing(
+    scenes: Scenes, kept: dg.DagsterInstance
+) -> None:
     clock = Clock(scenes, kept)
     assert scenes.definitions().resolve_job_def("scenes_look").execute_in_process(instance=kept).success
     assert clock._evaluate() == []
@@ -115,7 +117,7 @@ def test_revalidation_covers_all_published_partitions(scenes: Scenes, kept: dg.D
 
 
 @pytest.mark.parametrize(("job", "paths"), [("rebuild", ["/a.tif", "/b.tif"]), ("build", [])])
-def test_only_the_rebuild_job_fetches_known_headers(scenes, instance, job: str, paths: list[str]) -> None:
+def test_only_the_rebuild_job_fetches_stored_headers(scenes, instance, job: str, paths: list[str]) -> None:
     scenes.materialize(instance, keys=["2024-01"])
     scenes.server.reset()
     config = scenes.definitions().resolve_job_def(f"scenes_{job}")

@@ -81,7 +81,7 @@ def test_collections_without_the_option_are_published_as_before(records: pa.Tabl
     assert [field.name for field in whole.schema.field("assets").type.field("plain").type] == ["href"]
 
 
-def test_the_option_publishes_anew_without_asking_for_headers(records: pa.Table, tmp_path: Path) -> None:
+def test_the_option_publishes_again_without_asking_for_headers(records: pa.Table, tmp_path: Path) -> None:
     pq.write_table(records, tmp_path / "records.parquet")
     fields = {"path": tmp_path / "records.parquet", "name": "scenes", "workspace_dir": tmp_path, "enrich_cog": True}
     build(CollectionSpec.of(**fields))

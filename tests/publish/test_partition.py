@@ -128,7 +128,7 @@ def test_a_ledger_of_other_records_is_refused(table: pa.Table, tmp_path: Path, k
 
 
 @pytest.mark.parametrize("stage", [NORMALIZED, BANDS])
-def test_a_stage_file_that_is_gone_is_named_and_nothing_is_unpublished(
+def test_a_missing_stage_file_is_named_and_published_files_are_kept(
     table: pa.Table, tmp_path: Path, stage: str
 ) -> None:
     build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
@@ -144,7 +144,9 @@ def test_a_stage_file_that_is_gone_is_named_and_nothing_is_unpublished(
 
 
 @pytest.mark.parametrize(("stage", "needs"), [("normalized_records", "raw_records"), (BANDS, NORMALIZED)])
-def test_a_stage_whose_input_is_gone_says_so(table: pa.Table, tmp_path: Path, stage: str, needs: str) -> None:
+def test_a_stage_whose_input_does_not_exist_says_which_to_build(
+    table: pa.Table, tmp_path: Path, stage: str, needs: str
+) -> None:
     build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
     spec = CollectionSpec.of(path="", name="s2", workspace_dir=tmp_path, enrich_cog=True)
     workspace = Workspace.of(spec)

@@ -82,7 +82,7 @@ def test_rows_of_all_kinds_keep_their_place():
     assert not any(misplaced)
 
 
-def test_a_footprint_beyond_its_projection_is_told():
+def test_a_footprint_beyond_its_projection_is_reported():
     _, _, (reason, none) = published("EPSG:3571", shapely.box(2e7, 2e7, 3e7, 3e7), shapely.box(0, 0, 1e5, 1e5))
     assert "not finite" in reason
     assert none is None

@@ -55,7 +55,7 @@ def test_addresses_in_json_and_users_before_hosts(text: str, expected: str) -> N
 
 @pytest.mark.parametrize(("signed", "expected"), [*zip(_columns(SIGNED), _columns(UNSIGNED), strict=True)], ids=str)
 @pytest.mark.parametrize("first", [0, 1])
-def test_addresses_lose_what_signs_them_and_nothing_else(signed: pa.Array, expected: pa.Array, first: int) -> None:
+def test_addresses_lose_their_signature_and_nothing_else(signed: pa.Array, expected: pa.Array, first: int) -> None:
     result = without_signatures(pa.table({"x": signed.slice(first)}))
     result.validate(full=True)
     assert result.schema == pa.schema({"x": signed.type})
@@ -63,7 +63,7 @@ def test_addresses_lose_what_signs_them_and_nothing_else(signed: pa.Array, expec
 
 
 @pytest.mark.parametrize("column", [*_columns(PLAIN), pa.array([b"\xff?"]), pa.array([1]), pa.nulls(2)], ids=str)
-def test_what_is_not_signed_is_not_copied(column: pa.Array) -> None:
+def test_columns_without_signatures_are_not_copied(column: pa.Array) -> None:
     table = pa.table({"x": column, "geometry": pa.array([b"https://h?sig=1"] * len(column))})
     result = without_signatures(table)
     assert result["x"].chunk(0).equals(column)

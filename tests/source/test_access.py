@@ -90,7 +90,7 @@ def test_a_table_at_an_address_is_opened_by_the_headers_of_its_backend(guarded: 
     assert len(ra.build_from_table(f"{guarded.url}/collection.json", backend=backend)) == 3
 
 
-def test_a_table_that_nobody_opens_is_told_in_one_sentence(
+def test_a_table_that_nobody_opens_is_reported_in_one_sentence(
     guarded: RangeServer, own: Callable[[str], dict[str, str]]
 ) -> None:
     url = f"{guarded.url}/a.parquet"

@@ -143,7 +143,7 @@ def test_what_a_server_tells_decides_whether_a_file_changed(server: RangeServer)
     assert version(**told[0]) != before
 
 
-def test_a_server_that_tells_nothing_has_its_files_read_each_time_and_that_is_told_once(
+def test_files_of_a_server_without_validators_are_read_each_time_which_is_reported_once(
     server: RangeServer, tmp_path: Path, workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = serve(server, "/t.parquet", records(5))
@@ -232,7 +232,9 @@ def test_what_a_server_refuses_is_one_sentence(server: RangeServer, fault: str, 
 
 
 @pytest.mark.parametrize(("content", "said"), [(b"id,assets\na,b\n", "it begins with b'id,a'"), (b"", "it is empty")])
-def test_a_file_that_is_not_parquet_is_told_by_its_first_bytes(server: RangeServer, content: bytes, said: str) -> None:
+def test_a_file_that_is_not_parquet_is_refused_by_its_first_bytes(
+    server: RangeServer, content: bytes, said: str
+) -> None:
     server.objects["/t.parquet"] = content
     with pytest.raises(SourceError, match=f"is not a Parquet file: {said}"):
         open_table(server.url + "/t.parquet")

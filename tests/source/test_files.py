@@ -172,7 +172,7 @@ def bucket() -> Iterator[pafs.S3FileSystem]:
         yield filesystem_of(endpoint)
 
 
-def test_an_object_replaced_within_a_second_is_told_by_its_etag(tmp_path: Path) -> None:
+def test_an_object_replaced_within_a_second_is_noticed_by_its_etag(tmp_path: Path) -> None:
     with bucket() as fs:
         sizes = []
         for place in ("tables/one/t.parquet", "tables/two.parquet"):

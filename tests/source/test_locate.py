@@ -128,7 +128,7 @@ def test_a_path_that_exists_is_not_a_glob(tmp_path: Path) -> None:
         ("nowhere/*", r"matches none of the 0 files below .*/t/nowhere"),
     ],
 )
-def test_a_glob_without_matches_is_told(folder: Path, glob: str, said: str) -> None:
+def test_a_glob_without_matches_is_reported(folder: Path, glob: str, said: str) -> None:
     with pytest.raises(SourceError, match=said):
         opened(f"{folder}/{glob}")
 
@@ -236,7 +236,7 @@ def test_a_document_without_parquet_is_one_sentence(mirror: tuple[Path, str], do
             opened(path)
 
 
-def test_a_document_that_does_not_exist_or_is_not_json_is_told(mirror: tuple[Path, str]) -> None:
+def test_a_document_that_does_not_exist_or_is_not_json_is_reported(mirror: tuple[Path, str]) -> None:
     folder, url = mirror
     with pytest.raises(SourceError, match=r"none\.json: does not exist \(HTTP 404\)"):
         opened(f"{url}/none.json")

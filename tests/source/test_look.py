@@ -122,7 +122,7 @@ def tables(workspace: Workspace) -> list[Path]:
     return sorted(Path(workspace.stages, "source_files").glob("*"))
 
 
-def test_a_look_that_is_killed_is_continued(
+def test_a_profile_that_was_killed_is_continued(
     table: Path, spec: CollectionSpec, workspace: Workspace, tmp_path: Path, read: list[str]
 ) -> None:
     notes = tmp_path / "notes"
@@ -189,7 +189,7 @@ def test_many_changes_leave_few_tables(table: Path, spec: CollectionSpec, worksp
 
 
 @pytest.mark.parametrize("damage", ["table", "document", "both", "list"])
-def test_what_is_damaged_is_made_anew(
+def test_damaged_files_of_a_profile_are_made_again(
     table: Path, spec: CollectionSpec, workspace: Workspace, read: list[str], damage: str
 ) -> None:
     look(workspace, spec)
@@ -227,7 +227,7 @@ def test_a_file_that_cannot_be_read_loses_nothing_of_the_others(
     assert read == ["7.parquet"]
 
 
-def test_a_forced_look_reads_everything_and_counts(spec: CollectionSpec, workspace: Workspace, read: list[str]) -> None:
+def test_a_forced_profile_reads_every_file(spec: CollectionSpec, workspace: Workspace, read: list[str]) -> None:
     profile = look(workspace, spec)
     (first,) = tables(workspace)
     read.clear()
@@ -237,7 +237,7 @@ def test_a_forced_look_reads_everything_and_counts(spec: CollectionSpec, workspa
     assert second != first
 
 
-def test_what_a_look_would_read_is_told_by_the_listing(
+def test_the_files_that_a_profile_would_read_are_found_from_the_listing(
     table: Path, spec: CollectionSpec, workspace: Workspace, read: list[str]
 ) -> None:
     sizes = [path.stat().st_size for path in table.iterdir()]

@@ -218,7 +218,7 @@ def test_one_crs_in_other_words_is_one(tmp_path: Path, one: Any, other: Any) -> 
     assert profile_source(open_source(tmp_path, spec()), spec()).columns == columns
 
 
-def test_crss_that_cannot_be_told_row_by_row_are_refused(tmp_path: Path) -> None:
+def test_files_of_different_crss_are_refused_if_one_has_no_epsg_code(tmp_path: Path) -> None:
     own = "+proj=laea +lat_0=11 +lon_0=12 +ellps=intl"
     with pytest.raises(SourceError, match=r"different CRSs, and that of .*1\.parquet has no EPSG code"):
         opened(tmp_path, records("a"), in_crs("b", own))

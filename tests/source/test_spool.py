@@ -353,7 +353,7 @@ def raw_of(spec: CollectionSpec) -> list[str]:
     return sorted(value for part in table.batches(["id"]) for value in part.column(0).to_pylist())
 
 
-def test_a_source_that_is_rewritten_after_the_look_is_looked_at_once_more(
+def test_a_source_that_is_rewritten_after_its_profile_is_profiled_again(
     spec: CollectionSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(spec, "one.parquet", ["a", "b"])
@@ -362,7 +362,7 @@ def test_a_source_that_is_rewritten_after_the_look_is_looked_at_once_more(
     assert seen.looks == 2
 
 
-def test_a_source_that_keeps_changing_is_told(spec: CollectionSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_keeps_changing_is_reported(spec: CollectionSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     put(spec, "one.parquet", ["a", "b"])
     build(spec)
     before = raw_of(spec)

@@ -34,7 +34,7 @@ def write(path: Path, records: Sequence[tuple[int, int]], version: int) -> None:
 
 @given(changes=CHANGES)
 @settings(max_examples=30)
-def test_a_look_that_reads_only_changed_files_finds_what_a_new_one_finds(
+def test_a_profile_updated_from_changed_files_equals_a_new_one(
     changes: list[tuple[str, list[tuple[int, int]]]],
 ) -> None:
     # One bit of a hash, so that ids that differ are mistaken for each other at first.

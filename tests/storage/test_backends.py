@@ -144,7 +144,7 @@ def test_local_files_of_any_name(tmp_path: Path, name: str) -> None:
     assert ranges(str(path), [(1, 2), (9, 1)]) == [DATA[1:3], DATA[9:10]]
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_different_errors(tmp_path: Path) -> None:
     with pytest.raises(ObjectNotFoundError, match="no such file"):
         read(str(tmp_path / "none.tif"))
     with pytest.raises(RangeReadError, match="is a folder, not a regular file"):
@@ -219,7 +219,7 @@ def test_s3_ranges_with_size_and_validators(s3: str) -> None:
     assert ranges("s3://images/a b/x.tif", [(0, 3), (300, 4)], s3_backend(s3)) == [DATA[:3], DATA[300:304]]
 
 
-def test_unchanged_objects_are_told_without_their_bytes(s3: str, served: RangeServer, tmp_path: Path) -> None:
+def test_unchanged_objects_are_recognized_without_reading_them(s3: str, served: RangeServer, tmp_path: Path) -> None:
     (tmp_path / "x.tif").write_bytes(DATA)
     places = {
         "s3://images/a b/x.tif": s3_backend(s3), served.url + "/a%20b/x.tif": create_backend(),
@@ -241,7 +241,7 @@ def test_unchanged_objects_are_told_without_their_bytes(s3: str, served: RangeSe
         assert bytes(other.data) == DATA[:4]
 
 
-def test_s3_requester_pays_and_buckets_of_their_own(s3: str) -> None:
+def test_files_are_read_through_a_cloud_config_of_aws(s3: str) -> None:
     cloud = CloudConfig("aws", requester_pays=True, region="us-east-1", url_patterns={"https://x/": "s3://images/"})
     backend = create_backend(
         cloud_config=cloud, default_s3_config={"endpoint": s3, "access_key_id": "k", "secret_access_key": "s"}

@@ -401,7 +401,7 @@ def test_the_environment_says_who_asks(nasa: Nasa, monkeypatch: pytest.MonkeyPat
     assert len(nasa.logins) == (given == "account")
 
 
-def test_a_login_page_in_the_place_of_a_file_makes_the_token_anew(nasa: Nasa, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_login_page_instead_of_a_file_renews_the_token(nasa: Nasa, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EARTHDATA_USERNAME", "me")
     monkeypatch.setenv("EARTHDATA_PASSWORD", "PLANTEDpass")
     backend = create_backend(credentials="earthdata")
@@ -439,7 +439,9 @@ def test_what_keeps_an_account_out_is_one_sentence(
     assert "PLANTED" not in str(error)
 
 
-def test_data_whose_terms_nobody_accepted_is_told(nasa: Nasa, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_whose_terms_were_not_accepted_are_an_error_that_says_so(
+    nasa: Nasa, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EARTHDATA_USERNAME", "me")
     monkeypatch.setenv("EARTHDATA_PASSWORD", "PLANTEDpass")
     nasa.closed = True
@@ -447,7 +449,7 @@ def test_data_whose_terms_nobody_accepted_is_told(nasa: Nasa, monkeypatch: pytes
     assert "the account may have to accept the terms of the data" in str(error)
 
 
-def test_buckets_of_an_archive_are_opened_by_credentials_of_their_own(
+def test_each_bucket_of_an_archive_is_opened_by_its_own_credentials(
     nasa: Nasa, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nasa.tokens.add("mine")
@@ -567,7 +569,7 @@ def test_a_function_that_returns_nothing_leaves_requests_as_they_are(own: Path, 
         ("import sys; sys.exit('PLANTED')", "opened_by:open_place raised SystemExit for"),
     ],
 )
-def test_a_function_that_fails_is_told_without_what_it_says(
+def test_the_error_of_a_failing_credential_function_hides_its_message(
     own: Path, server: RangeServer, body: str, sentence: str
 ) -> None:
     own.write_text(f"def open_place(place):\n    {body}\n")
@@ -593,7 +595,7 @@ def test_a_function_that_fails_is_told_without_what_it_says(
         ("s3://b/k", "{'headers': {'X': 'PLANTED'}}", "headers and query are for web servers, and this is a bucket"),
     ],
 )
-def test_credentials_that_open_no_bucket_are_told(own: Path, url: str, body: str, sentence: str) -> None:
+def test_credentials_that_open_no_bucket_are_reported(own: Path, url: str, body: str, sentence: str) -> None:
     own.write_text(f"def open_place(place): return {body}\n")
     (error,) = read(create_backend(credentials=OWN), url)
     assert isinstance(error, CredentialsError)

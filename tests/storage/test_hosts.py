@@ -25,7 +25,7 @@ def test_only_of_a_host_that_counts_requests_is_the_limit_handed_on() -> None:
     assert faulty.for_another_fetch(100).limit == FIRST_LIMIT
 
 
-def test_the_partitions_of_a_build_know_what_the_others_were_told(server: RangeServer, tmp_path: Path) -> None:
+def test_the_partitions_of_a_build_share_the_pace_of_a_host(server: RangeServer, tmp_path: Path) -> None:
     """A host that takes four requests at once: it is asked for more at the beginning, and hardly afterwards."""
     names = [f"{number:03}" for number in range(48 * 8)]
     server.objects |= {f"/{name}.tif": tiff_bytes() for name in names}

@@ -262,7 +262,7 @@ def test_silence_is_a_timeout(front: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"Content-Length: 5000\r\n\r\n", CHUNKED + NO_MORE + b"5\r\n", NO_MORE])
-def test_an_error_whose_page_does_not_come_is_told_all_the_same(body: bytes) -> None:
+def test_an_error_status_is_reported_though_its_body_does_not_arrive(body: bytes) -> None:
     async def half(writer: asyncio.StreamWriter) -> bool:
         writer.write(MISSING + body)
         return True

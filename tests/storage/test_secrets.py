@@ -290,7 +290,7 @@ def test_the_user_decides_otherwise() -> None:
         CollectionSpec.of(path="t", keep_query="a")
 
 
-def test_names_that_are_told_hold_no_token() -> None:
+def test_names_in_messages_hold_no_token() -> None:
     assert shown_names("v=&Sub%2Dkey=&AbCdEf0123456789GhIjKlMnOpQr==&alone") == {"v", "Sub-key"}
 
 

@@ -56,7 +56,7 @@ def test_the_status_of_a_store_is_not_read_from_its_text(status: int, found: int
 
 
 @pytest.mark.parametrize("status", [400, 501])
-def test_a_store_without_conditions_is_told_by_its_status(status: int) -> None:
+def test_a_store_without_conditional_requests_is_recognized_by_its_status(status: int) -> None:
     with answering(status) as host:
         fs = filesystem_of(host)
         store = open_conditional(fs, "bucket/a 501 N")

@@ -162,7 +162,7 @@ def test_a_record_without_the_header_of_a_band_is_left_out(tmp_path: Path) -> No
         assert mosaic.tile(*tile, assets="grey")[1][0] == "new"
 
 
-def test_records_published_anew_are_found_again(tmp_path: Path, scenes: Collection) -> None:
+def test_a_mosaic_reads_records_that_were_published_again(tmp_path: Path, scenes: Collection) -> None:
     home = tmp_path / "scenes"
     scenes.export(home, "year")
     found = load(home)
