@@ -6,13 +6,14 @@ that importing Arrow and the other libraries takes.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from rasteret_assets.api import build, build_from_table, plan
     from rasteret_assets.collection.collection import Collection
     from rasteret_assets.collection.load import as_collection, load
     from rasteret_assets.collection.request import ReadRequest
+    from rasteret_assets.dagster import RasterCollection as RasterCollection
     from rasteret_assets.from_stac import build_from_stac, harvest
     from rasteret_assets.spec import CloudConfig, CollectionSpec
     from rasteret_assets.storage import StorageBackend, create_backend
@@ -54,13 +55,15 @@ _MODULES: Final = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name of the library from its module."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # because type checkers would take every misspelt name for one that is imported here
+
+    def __getattr__(name: str) -> object:
+        """Import a name of the library from its module."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

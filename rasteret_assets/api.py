@@ -33,6 +33,7 @@ from rasteret_assets.source.open import Source, open_source
 from rasteret_assets.source.profiling import profile_source
 from rasteret_assets.source.stored import open_record_table
 from rasteret_assets.spec import DEFAULT_MAX_CONCURRENT, CloudConfig, CollectionSpec
+from rasteret_assets.spec_values import CloudValues
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.workspace import Workspace
@@ -56,7 +57,7 @@ def build_from_table(
     filter_expr: FilterLike | None = None,
     enrich_cog: bool = False,
     band_codes: Sequence[str] | None = None,
-    cloud_config: CloudConfig | Mapping[str, Any] | None = None,
+    cloud_config: CloudConfig | CloudValues | None = None,
     max_concurrent: int = DEFAULT_MAX_CONCURRENT,
     force: bool = False,
     backend: StorageBackend | None = None,
@@ -101,7 +102,7 @@ def build_from_table(
         EnrichmentError: if not one header could be read.
     """
     spec = CollectionSpec.of(
-        path="" if paths_of(path) is None else path, name=name, data_source=data_source, workspace_dir=workspace_dir,
+        path=paths_of(path) or "", name=name, data_source=data_source, workspace_dir=workspace_dir,
         column_map=column_map, href_column=href_column, band_index_map=band_index_map,
         url_rewrite_patterns=url_rewrite_patterns, columns=columns, filter_expr=filter_expr, enrich_cog=enrich_cog,
         band_codes=band_codes, cloud_config=cloud_config, max_concurrent=max_concurrent, force=force,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from pydantic import BeforeValidator, WithJsonSchema
 
@@ -33,7 +33,7 @@ _FORM: Final = (
 )
 
 
-def checked_credentials(value: Any) -> Any:
+def checked_credentials(value: object) -> str | dict[str, str] | None:
     """Return checked ``credentials``.
 
     Args:

@@ -6,7 +6,7 @@ The checks of a project's own are declared by :func:`rasteret_assets.checks.chec
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rasteret_assets.orchestration._component import RasterCollection
 from rasteret_assets.orchestration.asset_specs import stage_spec
@@ -38,8 +38,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the launcher when it is asked for, because only the extra ``celery`` installs what it needs."""
-    if name != "WatchfulCeleryRunLauncher":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("rasteret_assets.orchestration._celery_launcher"), name)
+if not TYPE_CHECKING:  # because type checkers would take every misspelt name for one that is imported here
+
+    def __getattr__(name: str) -> object:
+        """Import the launcher when it is asked for, because only the extra ``celery`` installs what it needs."""
+        if name != "WatchfulCeleryRunLauncher":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module("rasteret_assets.orchestration._celery_launcher"), name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rasteret_assets.harvesting.harvest_report import HarvestReport
 from rasteret_assets.inputs import FilesystemLike
 from rasteret_assets.progress import harvest_progress
 from rasteret_assets.spec import CloudConfig, CollectionSpec
+from rasteret_assets.spec_values import CloudValues, HarvestValues
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import unfinished_partitions
@@ -60,7 +60,7 @@ def build_from_stac(
     workspace_dir: str | Path | None = None,
     force: bool = False,
     max_concurrent: int = 50,
-    cloud_config: CloudConfig | Mapping[str, Any] | None = None,
+    cloud_config: CloudConfig | CloudValues | None = None,
     query: dict[str, Any] | None = None,
     backend: StorageBackend | None = None,
     static_catalog: bool = False,
@@ -95,10 +95,10 @@ def build_from_stac(
         BandNotFoundError: if ``band_map`` names an asset that no item has.
         EnrichmentError: if no header could be read.
     """
-    asked: dict[str, Any] = {
-        "stac_catalog" if static_catalog else "stac_api": stac_api, "collections": [collection], "bbox": bbox,
-        "datetime": None if date_range is None else "/".join(date_range), "query": query or {},
-        "band_map": band_map or {}, "band_index_map": band_index_map or {},
+    asked: HarvestValues = {
+        "stac_api": None if static_catalog else stac_api, "stac_catalog": stac_api if static_catalog else None,
+        "collections": [collection], "bbox": bbox, "datetime": None if date_range is None else "/".join(date_range),
+        "query": query or {}, "band_map": band_map or {}, "band_index_map": band_index_map or {},
     }  # fmt: skip
     spec = CollectionSpec.of(
         harvest=asked, name=name, data_source=data_source or collection, workspace_dir=workspace_dir, enrich_cog=True,

@@ -293,7 +293,7 @@ def _coordinates(level: pa.Array) -> npt.NDArray[np.float64]:
     return np.asarray(level.flatten(), dtype=float).reshape(-1, size)[:, : min(size, 3)]
 
 
-def _crs_text(crs: Any) -> str:
+def _crs_text(crs: object) -> str:
     return json.dumps(crs, sort_keys=True) if isinstance(crs, dict) else str(crs)
 
 

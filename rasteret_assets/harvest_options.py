@@ -80,14 +80,14 @@ class HarvestOptions(BaseModel):
 
     @field_validator("collections", mode="before")
     @classmethod
-    def _no_lone_name(cls, value: Any) -> Any:
+    def _no_lone_name(cls, value: object) -> object:
         if isinstance(value, str):
             raise ValueError(f"{value!r} is one name: write a list, [{value}]")  # noqa: TRY004  (pydantic's own)
         return value
 
     @field_validator("bbox")
     @classmethod
-    def _on_earth(cls, value: tuple[float, float, float, float] | None) -> Any:
+    def _on_earth(cls, value: tuple[float, float, float, float] | None) -> tuple[float, float, float, float] | None:
         if value is not None:
             west, south, east, north = value
             if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):
@@ -96,14 +96,14 @@ class HarvestOptions(BaseModel):
 
     @field_validator("intersects")
     @classmethod
-    def _is_geometry(cls, value: dict[str, Any] | None) -> Any:
+    def _is_geometry(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         if value is not None and not ("type" in value and ("coordinates" in value or "geometries" in value)):
             raise ValueError("it is not a GeoJSON geometry: write a mapping with type and coordinates")
         return value
 
     @field_validator("datetime", mode="before")
     @classmethod
-    def _is_interval(cls, value: Any) -> Any:
+    def _is_interval(cls, value: object) -> str | None:
         # YAML has years as numbers, and days as dates.
         text = None if value is None else str(value)
         if text is not None:

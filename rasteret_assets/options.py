@@ -197,7 +197,7 @@ class GraphOptions(BaseModel):
         return value
 
 
-def _is_json(value: Any) -> bool:
+def _is_json(value: object) -> bool:
     """Tell whether a value is the same after it was written as JSON, as Dagster asks of tags."""
     try:
         return bool(json.loads(json.dumps(value)) == value)

@@ -7,8 +7,9 @@ values a YAML file can carry; live objects (a filesystem, a backend) travel besi
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, Unpack
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from rasteret_assets.options import GraphOptions
 from rasteret_assets.partitions import PartitionBy
 from rasteret_assets.secrets import SecretRule
 from rasteret_assets.spec_problems import contradictions, explain, filter_tuples
+from rasteret_assets.spec_values import CloudOptions, CloudValues, SpecValues
 from rasteret_assets.versions import spec_version
 
 DEFAULT_MAX_CONCURRENT = 300
@@ -37,14 +39,10 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     @classmethod
-    def of(cls, **values: Any) -> Self:
-        """Make a model of keyword values, and refuse values that do not fit in one readable :class:`SpecError`.
-
-        Raises:
-            SpecError: naming every unknown, malformed or contradictory field and what to write instead.
-        """
+    def _checked(cls, values: Mapping[str, object]) -> Self:
+        """Make a model of values, and refuse values that do not fit in one readable :class:`SpecError`."""
         try:
-            return cls(**values)
+            return cls.model_validate(values)
         except ValidationError as error:
             sentences = [sentence for _, sentence in explain(error, cls)]
             raise SpecError("; ".join(sentences)) from None
@@ -68,9 +66,19 @@ class CloudConfig(_Model):
     # Class-level on purpose: rasteret's CloudConfig registers by data source, and callers bring that code along.
     _registry: ClassVar[dict[str, CloudConfig]] = {}
 
-    def __init__(self, provider: str | None = None, **values: Any) -> None:
+    def __init__(self, provider: str | None = None, **values: Unpack[CloudOptions]) -> None:
         # rasteret's CloudConfig takes the provider as a positional argument, which pydantic alone does not.
-        super().__init__(**({} if provider is None else {"provider": provider}), **values)
+        given: Mapping[str, object] = values if provider is None else {"provider": provider, **values}
+        super().__init__(**given)
+
+    @classmethod
+    def of(cls, **values: Unpack[CloudValues]) -> Self:
+        """Make a cloud configuration of keyword values.
+
+        Raises:
+            SpecError: naming every unknown, malformed or contradictory field and what to write instead.
+        """
+        return cls._checked(values)
 
     @classmethod
     def register(cls, data_source: str, config: CloudConfig) -> None:
@@ -162,7 +170,7 @@ class CollectionSpec(_Model):
     band_index_map: dict[str, int] = Field(default_factory=dict)
     url_rewrite_patterns: dict[str, str] = Field(default_factory=dict)
     columns: tuple[str, ...] | None = None
-    filter_expr: Any = None
+    filter_expr: ds.Expression | list[list[tuple[str, str, Any]]] | None = None
     enrich_cog: bool = False
     band_codes: tuple[str, ...] | None = None
     overviews: bool = True
@@ -196,9 +204,18 @@ class CollectionSpec(_Model):
         {"harvest", "path", "workspace_dir", "max_concurrent", "force", "max_failed", "retry_missing_for", "graph"}
     )
 
+    @classmethod
+    def of(cls, **values: Unpack[SpecValues]) -> Self:
+        """Make a spec of keyword values.
+
+        Raises:
+            SpecError: naming every unknown, malformed or contradictory field and what to write instead.
+        """
+        return cls._checked(values)
+
     @model_validator(mode="before")
     @classmethod
-    def _path_of_harvest(cls, values: Any) -> Any:
+    def _path_of_harvest(cls, values: object) -> object:
         """Fill in the path of harvested items, which a spec must not choose."""
         if not isinstance(values, dict) or values.get("harvest") is None:
             return values
@@ -214,7 +231,7 @@ class CollectionSpec(_Model):
 
     @field_validator("path", "workspace_dir", mode="before")
     @classmethod
-    def _path_text(cls, value: Any) -> Any:
+    def _path_text(cls, value: object) -> object:
         if isinstance(value, list | tuple):
             if not value:
                 raise ValueError("an empty list names no file: write the paths of the record table")
@@ -239,14 +256,14 @@ class CollectionSpec(_Model):
 
     @field_validator("columns", "band_codes", "secret_query", "keep_query", mode="before")
     @classmethod
-    def _no_lone_name(cls, value: Any) -> Any:
+    def _no_lone_name(cls, value: object) -> object:
         if isinstance(value, str):
             raise ValueError(f"{value!r} is one name: write a list, [{value}]")  # noqa: TRY004  (pydantic's own)
         return value
 
     @field_validator("column_map", "band_index_map", "url_rewrite_patterns", mode="before")
     @classmethod
-    def _none_is_empty(cls, value: Any) -> Any:
+    def _none_is_empty(cls, value: object) -> object:
         return {} if value is None else value
 
     @field_validator("band_index_map")
@@ -256,15 +273,15 @@ class CollectionSpec(_Model):
             raise ValueError(f"band indices count from 0; negative: {negative}")
         return value
 
-    @field_validator("filter_expr")
+    @field_validator("filter_expr", mode="plain")
     @classmethod
-    def _filter_form(cls, value: Any) -> Any:
+    def _filter_form(cls, value: object) -> ds.Expression | list[list[tuple[str, str, Any]]] | None:
         if value is None or isinstance(value, ds.Expression):
             return value
         return filter_tuples(value)
 
     @field_serializer("filter_expr")
-    def _filter_text(self, value: Any) -> Any:
+    def _filter_text(self, value: object) -> object:
         return str(value) if isinstance(value, ds.Expression) else value
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ LAYERS = [
         "secrets",
         "spec",
         "spec_problems",
+        "spec_values",
         "versions",
     }
     | {"credentials", "harvest_options", "inputs"},

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
+from pydantic import BaseModel
 
 from rasteret_assets import CloudConfig, CollectionSpec, build_from_table
 from rasteret_assets.errors import SpecError
+from rasteret_assets.harvest_options import HarvestOptions
+from rasteret_assets.options import GraphOptions
 from rasteret_assets.spec import published_path
+from rasteret_assets.spec_values import CloudValues, GraphValues, HarvestValues, SpecValues
 
 
 def test_every_argument_of_build_from_table_is_a_field() -> None:
@@ -29,6 +33,19 @@ def test_signature_of_build_from_table_is_rasterets() -> None:
         "backend": None,
     }  # fmt: skip
     assert next(iter(parameters)) == "path"
+
+
+@pytest.mark.parametrize(
+    ("values", "model"),
+    [
+        (CloudValues, CloudConfig),
+        (GraphValues, GraphOptions),
+        (HarvestValues, HarvestOptions),
+        (SpecValues, CollectionSpec),
+    ],
+)
+def test_types_of_values_name_every_field(values: type, model: type[BaseModel]) -> None:
+    assert values.__annotations__.keys() == model.model_fields.keys()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import dagster as dg
 
@@ -104,7 +104,7 @@ def build_definitions(
     *,
     collections_dir: str | Path | None = None,
     project_dir: str | Path | None = None,
-    resources: Mapping[str, Any] | None = None,
+    resources: Mapping[str, object] | None = None,
 ) -> dg.Definitions:
     """Return the definitions of all declared collections, the resources and the executor.
 

@@ -12,7 +12,7 @@ https://docs.aws.amazon.com/sdkref/latest/guide/settings-reference.html
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import boto3
@@ -77,7 +77,7 @@ class S3Settings(S3Resource):
         description="AWS session token of temporary credentials; give it as EnvVar.",
     )  # fmt: skip
 
-    def get_object_to_set_on_execution_context(self) -> Any:
+    def get_object_to_set_on_execution_context(self) -> Self:
         """Return this resource, where dagster-aws returns a boto3 client."""
         return self
 
@@ -107,9 +107,9 @@ class S3Settings(S3Resource):
             region = pafs.resolve_s3_region(bucket)
         return pafs.S3FileSystem(**options, **({"region": region} if region else {}))
 
-    def obstore_config(self) -> dict[str, Any]:
+    def obstore_config(self) -> dict[str, str | bool]:
         """Return these settings as S3 configuration of an ``ObjectStoreBackend``; empty if no field is set."""
-        config: dict[str, Any] = {"endpoint": self._endpoint(), "region": self._region()}
+        config: dict[str, str | bool | None] = {"endpoint": self._endpoint(), "region": self._region()}
         if self.verify is False:
             config["allow_invalid_certificates"] = True
         if self.use_unsigned_session:

@@ -40,7 +40,7 @@ def materialize_collection(
     spec: CollectionSpec,
     instance: dg.DagsterInstance,
     *,
-    resources: Mapping[str, Any] | None = None,
+    resources: Mapping[str, object] | None = None,
     keys: Sequence[str] | None = None,
     force: bool = False,
     revalidate: bool = False,
@@ -66,7 +66,7 @@ def materialize_collection(
     Raises:
         RasteretAssetsError: if an error stopped a run; or, after all other partitions, naming those that failed.
     """
-    provided = {**default_resources(), **(resources or {})}
+    provided: dict[str, Any] = {**default_resources(), **(resources or {})}
     filesystem = provided[FILESYSTEM].process_config_and_initialize()
     workspace = filesystem.open_workspace(spec)
     source = filesystem.open_source(spec, trust_stored=not force)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import pyarrow.fs as pafs
 
@@ -47,7 +47,7 @@ class ListedFiles(NamedTuple):
     files: list[Listed]
 
 
-def paths_of(data: Any) -> tuple[str, ...] | None:
+def paths_of(data: object) -> tuple[str, ...] | None:
     """Return the paths that an argument names: one path, or a list; None if the argument is a table."""
     if isinstance(data, str | Path):
         return (str(data),)

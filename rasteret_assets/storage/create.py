@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rasteret_assets.errors import RangeReadError, SpecError
 from rasteret_assets.secrets import redact
@@ -18,6 +18,7 @@ from rasteret_assets.storage.urls import scheme
 
 if TYPE_CHECKING:
     from rasteret_assets.storage.http.http_backend import HttpBackend
+    from rasteret_assets.storage.objects import CredentialProvider
     from rasteret_assets.storage.signing import Signer
 
 
@@ -115,10 +116,10 @@ class AutoBackend(ReadingBackend):
 
 
 def create_backend(
-    credential_provider: Any = None,
+    credential_provider: CredentialProvider | None = None,
     cloud_config: CloudConfig | None = None,
     region: str | None = None,
-    default_s3_config: Mapping[str, Any] | None = None,
+    default_s3_config: Mapping[str, object] | None = None,
     *,
     headers: Mapping[str, str | Mapping[str, str]] | None = None,
     proxy: str | None = None,
@@ -158,7 +159,7 @@ def create_backend(
     s3_config = dict(default_s3_config or {})
     if region is not None:
         s3_config.setdefault("region", region)
-    buckets: dict[str, dict[str, Any]] = {}
+    buckets: dict[str, dict[str, object]] = {}
     if cloud_config is not None:
         payer = {"request_payer": True} if cloud_config.requester_pays else {}
         for target in cloud_config.url_patterns.values():

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import obstore
 import pyarrow.fs as pafs
@@ -37,9 +37,13 @@ from rasteret_assets.storage.urls import scheme
 
 if TYPE_CHECKING:
     from obstore import GetOptions
+    from obstore.store import AzureCredentialProvider, GCSCredentialProvider, S3CredentialProvider
 
     from rasteret_assets.storage.signing import Signer
     from rasteret_assets.storage.tokens import Token
+
+    #: Gives the credentials of a store when obstore asks for them.
+    CredentialProvider: TypeAlias = S3CredentialProvider | GCSCredentialProvider | AzureCredentialProvider
 
 T = TypeVar("T")
 
@@ -99,9 +103,9 @@ class ObjectStoreBackend(ReadingBackend):
 
     def __init__(
         self,
-        credential_provider: Any = None,
-        s3_config: Mapping[str, Any] | None = None,
-        bucket_config: Mapping[str, Mapping[str, Any]] | None = None,
+        credential_provider: CredentialProvider | None = None,
+        s3_config: Mapping[str, object] | None = None,
+        bucket_config: Mapping[str, Mapping[str, object]] | None = None,
         signer: Signer | None = None,
     ) -> None:
         self._signer = signer

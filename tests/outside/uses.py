@@ -1,5 +1,6 @@
 """What users write, with the types that they are promised."""
 
+from pathlib import Path
 from typing import Any, assert_type
 
 import dagster as dg
@@ -7,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 import xarray as xr
+from obstore.auth.planetary_computer import PlanetaryComputerCredentialProvider
 
 import rasteret_assets as ra
-from rasteret_assets.dagster import RasterCollection, collection_definitions
+from rasteret_assets.dagster import RasterCollection, build_definitions, collection_definitions, default_resources
 from rasteret_assets.error_classes import ErrorClass
 from rasteret_assets.errors import RasteretAssetsError
 
@@ -58,11 +60,37 @@ def read(collection: ra.Collection) -> None:
     few.sample_points(np.array([[11.0, 48.0]]), "B04", match="latest")
 
 
+def declare_harvest() -> ra.CollectionSpec:
+    """Describe a collection of harvested items, in the forms in which people write values."""
+    spec = ra.CollectionSpec.of(
+        name="s2",
+        workspace_dir=Path("index"),
+        harvest={"stac_api": "https://stac.example/v1", "collections": ["sentinel-2-l2a"], "bbox": AREA},
+        band_codes=["B04", "B08"],
+        filter_expr=[("cloud_cover", "<", 20)],
+        cloud_config={"provider": "aws", "requester_pays": True},
+        graph={"owners": ["team:maps"], "autostart": True},
+    )
+    ra.CloudConfig.register("sentinel-2-l2a", ra.CloudConfig("aws", region="eu-central-1"))
+    return assert_type(spec, ra.CollectionSpec)
+
+
+def from_document(document: dict[str, Any]) -> ra.CollectionSpec:
+    """Describe a collection by values whose types nobody has declared."""
+    return ra.CollectionSpec.of(**document)
+
+
+def store() -> ra.StorageBackend:
+    """Open addresses of Azure with tokens of a provider."""
+    return ra.create_backend(PlanetaryComputerCredentialProvider("https://a.blob.core.windows.net/container"))
+
+
 def declare() -> dg.Definitions:
     """Merge the assets of a collection into a Dagster project."""
     spec = ra.CollectionSpec.of(path="scenes.parquet", name="s2", workspace_dir="index", enrich_cog=True)
     assert issubclass(RasterCollection, dg.Component)
-    return dg.Definitions.merge(collection_definitions(spec), dg.Definitions())
+    resources: dict[str, object] = {**default_resources(), "mine": 1}
+    return dg.Definitions.merge(collection_definitions(spec), build_definitions([spec], resources=resources))
 
 
 def catch(error: RasteretAssetsError) -> str:
