@@ -8,12 +8,14 @@ import runpy
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rasterio
 
 import rasteret_assets
-from rasteret_assets import CollectionSpec, build_from_table
+from rasteret_assets import CollectionSpec, build_from_table, load
 from rasteret_assets.checks import check_partition, registry
 from rasteret_assets.dagster import StorageBackendResource
 from rasteret_assets.storage.workspace import Workspace
@@ -33,17 +35,12 @@ def scenes(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("page", "examples"),
-    [("reading.md", 15), ("schema.md", 3), ("layout.md", 1), ("other-tools.md", 3), ("tiles.md", 5)],
-)
-def test_examples_run(
-    scenes: Path, page: str, examples: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+@pytest.mark.parametrize("page", ["reading.md", "schema.md", "layout.md", "other-tools.md", "tiles.md"])
+def test_examples_run(scenes: Path, page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(scenes)
     text = (DOCS / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == examples
+    assert len(blocks) == text.count("```python") > 0
     namespace: dict[str, object] = {}
     for block in blocks:
         line = text[: text.index(block)].count("\n")
@@ -78,6 +75,12 @@ def test_the_check_and_the_format_of_the_docs_work(
     printed = capsys.readouterr().out
     (shown,) = re.findall(r"print\(found.*\)  # (.*)", text)
     assert shown in printed
+    assert "[PosixPath('000000.tif'), PosixPath('000001.tif')]" in printed
+    with rasterio.open(scenes / "000001.tif") as file:
+        assert (file.descriptions, file.tags()["record"]) == (("B04", "B08"), "scene1")
+        expected = load(scenes / "scenes_records").get_numpy((9.05, 48.70, 9.06, 48.71), ["B04", "B08"])
+        assert np.array_equal(file.read(), expected[1])
+        assert file.dataset_mask().all()
     assert "record_id: string\nband: string\ncrs: string\nx: double\ny: double\nvalue: uint16" in printed
     spec = CollectionSpec.of(path="unused", name="scenes", workspace_dir=scenes)
     messages = {finding.check: finding.message for finding in check_partition(Workspace.of(spec), spec, "2024-05")}

@@ -53,3 +53,15 @@ def test_options_of_the_read_hold(scenes):
     (read,) = scenes.read(area, "fine", **options).read_bands()
     assert (read.pixels.shape, read.pixels.dtype, read.transform[0]) == ((10, 10), np.dtype("float64"), 40)
     assert np.isnan(read.empty)
+
+
+def test_a_request_is_split_into_records_and_areas(scenes):
+    areas = [shapely.box(LEFT + x, TOP - 400, LEFT + x + 400, TOP) for x in (0, 1200)]
+    request = scenes.read(areas, "fine", geometry_crs=UTM32)
+    whole = request.read_bands()
+    parts = [part.read_bands() for part in request.split()]
+    assert [len(part) for part in parts] == [1] * len(whole)
+    places = [(read.record.id, read.area) for read in whole]
+    assert [(read.record.id, read.area) for (read,) in parts] == places == [("s0", 0), ("s0", 1), ("s1", 1)]
+    for read, (part,) in zip(whole, parts, strict=True):
+        assert np.array_equal(read.pixels, part.pixels)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +103,11 @@ class PixelRequest:
             RasteretAssetsError: as :meth:`Collection.get_numpy`.
         """
         return read_bands(self.views, self.bands, self.source.open(), self.options, with_valid=with_valid)
+
+    def split(self) -> Iterator[Self]:
+        """Yield a request for each record and area, so that a format holds the pixels of one at a time."""
+        for view in self.views:
+            yield replace(self, views=[view])
 
     def _planes(self) -> list[Plane]:
         # With a fill, because reads that mask or scale also read the masks of files.
