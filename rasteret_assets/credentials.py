@@ -22,7 +22,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 #: Providers whose tokens this package fetches itself.
 PLANETARY_COMPUTER: Final = "planetary_computer"
 EARTHDATA: Final = "earthdata"
-KNOWN: Final = (PLANETARY_COMPUTER, EARTHDATA)
+PROVIDERS: Final = (PLANETARY_COMPUTER, EARTHDATA)
 
 _IDENTIFIER: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 _MODULE: Final = re.compile(rf"{_IDENTIFIER}(\.{_IDENTIFIER})*")
@@ -37,12 +37,12 @@ def checked_credentials(value: object) -> str | dict[str, str] | None:
     """Return checked ``credentials``.
 
     Args:
-        value: one of :data:`KNOWN`, a mapping of one module to one function in it, or None.
+        value: one of :data:`PROVIDERS`, a mapping of one module to one function in it, or None.
 
     Raises:
         ValueError: if ``value`` is something else. The message does not repeat the text, which might be a token.
     """
-    if value is None or (isinstance(value, str) and value in KNOWN):
+    if value is None or (isinstance(value, str) and value in PROVIDERS):
         return value
     if isinstance(value, str):
         raise ValueError(f"credentials are named, not given, and no provider has this name: {_FORM}")  # noqa: TRY004
@@ -62,7 +62,7 @@ Credentials: TypeAlias = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"enum": list(KNOWN)},
+                {"enum": list(PROVIDERS)},
                 {
                     "type": "object",
                     "minProperties": 1,

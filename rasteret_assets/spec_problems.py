@@ -114,9 +114,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            known = _fields_beside(model, item["loc"])
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+            fields = _fields_beside(model, item["loc"])
+            near = difflib.get_close_matches(str(item["loc"][-1]), fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(fields)}"
             sentence = f"unknown argument {where!r}: {hint}"
         elif item["type"] == "value_error":
             text = str(item["ctx"]["error"])

@@ -91,8 +91,8 @@ def one_row_per_band(partition: Partition) -> Finding:
     """The ledger has one row per record and band, and none of a record that is gone."""
     ledger, records = partition.table.rows, partition.also.get(NORMALIZED)
     ids = pa.array([], pa.string()) if records is None else records.rows[ID].combine_chunks()
-    known = pc.is_in(ledger[ID], value_set=ids)
-    stray = pc.unique(ledger[ID].filter(pc.invert(known))).to_pylist()
+    has_record = pc.is_in(ledger[ID], value_set=ids)
+    stray = pc.unique(ledger[ID].filter(pc.invert(has_record))).to_pylist()
     pairs = ledger.group_by([ID, "band"]).aggregate([([], "count_all")])
     repeated = ledger.num_rows - pairs.num_rows
     problems = [f"ids that no record has: {some(stray)}"] if stray else []

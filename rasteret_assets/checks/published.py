@@ -87,9 +87,9 @@ def counts_agree(partition: Partition) -> Finding:
     if published != stated:
         problems.append(f"the state says {stated} rows, the file has {published}")
     problems += [
-        f"{there} of {known} headers of {band} are published"
-        for band, known, there in _headers(partition)
-        if known != there
+        f"{there} of {expected} headers of {band} are published"
+        for band, expected, there in _headers(partition)
+        if expected != there
     ]
     rows = {RAW: raw, NORMALIZED: normalized, REJECTED: rejected, COLLECTION: published}
     return Finding(

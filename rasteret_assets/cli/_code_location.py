@@ -58,9 +58,9 @@ def load_code_location(python_file: Path | None, module_name: str | None) -> Cod
         definitions = found() if isinstance(found, LazyDefinitions) else found
         if not isinstance(definitions, dg.Definitions):
             raise click.ClickException(f"{name} defines no dg.Definitions, which alone hold resources")
-        known = default_resources()
-        given = {key: value for key, value in (definitions.resources or {}).items() if key in known}
-        provided = {**known, **given}
+        defaults = default_resources()
+        given = {key: value for key, value in (definitions.resources or {}).items() if key in defaults}
+        provided = {**defaults, **given}
         return CodeLocation(
             folder=folder,
             filesystem=_made(name, FILESYSTEM, provided, FilesystemResource),

@@ -99,12 +99,12 @@ class Location:
         wanted = [name for name in names if not _is_file(name)]
         if names and not wanted:
             return specs
-        known = {spec.name: spec for spec in read_files(self.files())}
-        if unknown := [name for name in wanted if name not in known]:
+        declared = {spec.name: spec for spec in read_files(self.files())}
+        if unknown := [name for name in wanted if name not in declared]:
             raise click.UsageError(
-                f"{self.declarations} declares no collection {', '.join(unknown)}; it has {', '.join(known)}"
+                f"{self.declarations} declares no collection {', '.join(unknown)}; it has {', '.join(declared)}"
             )
-        return [*specs, *(known[name] for name in wanted)] if names else list(known.values())
+        return [*specs, *(declared[name] for name in wanted)] if names else list(declared.values())
 
     def published(self, name: str) -> str:
         """Return where a collection is published: the path or URI given, or that of a declaration by file or name.

@@ -67,8 +67,8 @@ def _contents(
 ) -> str | None:
     digests = each_file(workspace.fs, lambda path: _digest(workspace.fs, path), paths, takes_long=True)
     for path, digest in zip(paths, digests, strict=True):
-        known: list[FileFacts | None] = may_be(states[str(keys[path])])
-        if digest not in [facts.content_hash for facts in known if facts]:
+        stated: list[FileFacts | None] = may_be(states[str(keys[path])])
+        if digest not in [facts.content_hash for facts in stated if facts]:
             damage = f"the bytes of {path} are not those published"
             return f"partition {keys[path]} is damaged ({damage}): build it again with force=True"
     return None

@@ -209,13 +209,13 @@ def as_collection(
             "the table has no '{band}_metadata' column of band headers: build it with "
             "build_from_table(..., enrich_cog=True), or pass require_band_metadata=False to query records only"
         )
-    known = dataset.schema.metadata or {}
+    footer = dataset.schema.metadata or {}
     return Collection(
         dataset=dataset,
-        name=name or _text(known, schema.NAME_KEY),
-        data_source=data_source or _text(known, schema.DATA_SOURCE_KEY),
-        description=description or _text(known, schema.DESCRIPTION_KEY),
-        credentials=_credentials(credentials or getattr(table, "credentials", None), known),
+        name=name or _text(footer, schema.NAME_KEY),
+        data_source=data_source or _text(footer, schema.DATA_SOURCE_KEY),
+        description=description or _text(footer, schema.DESCRIPTION_KEY),
+        credentials=_credentials(credentials or getattr(table, "credentials", None), footer),
     )
 
 

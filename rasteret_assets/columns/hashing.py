@@ -305,8 +305,8 @@ def _storage(column: pa.Array) -> pa.Array:
         column = column.storage
     column = plain(column)
     kind = column.type
-    known = pa.types.is_null(kind) or pa.types.is_struct(kind) or _is_listed(kind) or _is_binary(kind)
-    if known or _width(kind):
+    is_supported = pa.types.is_null(kind) or pa.types.is_struct(kind) or _is_listed(kind) or _is_binary(kind)
+    if is_supported or _width(kind):
         return column
     return pa.array([str(value) for value in column.to_pylist()], pa.string())
 
@@ -374,20 +374,20 @@ def repeated(hashes: Iterable[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]
 
 
 def repeated_by(
-    fresh: Iterable[npt.NDArray[np.uint64]], known: Iterable[npt.NDArray[np.uint64]]
+    fresh: Iterable[npt.NDArray[np.uint64]], earlier: Iterable[npt.NDArray[np.uint64]]
 ) -> npt.NDArray[np.uint64]:
-    """What :func:`repeated` finds in both, where no hash of ``known`` occurs twice in it: that is not sorted again.
+    """What :func:`repeated` finds in both, where no hash of ``earlier`` occurs twice in it: that is not sorted again.
 
     Args:
         fresh: hashes ``uint64[N]``, in parts.
-        known: the same.
+        earlier: the same.
     """
     parts = list(fresh)
     marked = np.zeros(1 << _MARKED_BITS, bool)
     for hashes in parts:
         marked[_marks(hashes)] = True
     # Few others pass where there is little that is fresh, and all are compared in full.
-    return repeated([*parts, *(hashes[marked[_marks(hashes)]] for hashes in known)])
+    return repeated([*parts, *(hashes[marked[_marks(hashes)]] for hashes in earlier)])
 
 
 def _marks(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:

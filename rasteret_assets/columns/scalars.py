@@ -184,8 +184,8 @@ def normalize_crs(batch: pa.RecordBatch | pa.Table) -> tuple[pa.Array, pa.Array,
         conflicts |= np.asarray(differs)
         codes = pc.coalesce(codes, column_codes)
         texts = pc.coalesce(texts, column_texts)
-    known = pc.binary_join_element_wise(pa.scalar("EPSG"), codes.cast(pa.string()), ":")
-    return codes, pc.coalesce(known, texts), int(conflicts.sum())
+    by_code = pc.binary_join_element_wise(pa.scalar("EPSG"), codes.cast(pa.string()), ":")
+    return codes, pc.coalesce(by_code, texts), int(conflicts.sum())
 
 
 def _parse_crs_column(column: pa.Array) -> tuple[pa.Array, pa.Array]:
@@ -222,11 +222,11 @@ def parse_crs(value: Any) -> tuple[int | None, str | None]:
 def _of_number(number: int) -> tuple[int | None, str | None]:
     if number <= 0 or number == _USER_DEFINED:
         return None, None
-    return number if _known_epsg(number) else None, f"EPSG:{number}"
+    return number if _is_registered(number) else None, f"EPSG:{number}"
 
 
 @lru_cache(maxsize=1024)
-def _known_epsg(code: int) -> bool:
+def _is_registered(code: int) -> bool:
     # Imported here, because pyproj takes 0.15 s to import and tables that state no CRS do not need it.
     from pyproj import CRS as ProjCRS  # noqa: N811, PLC0415
     from pyproj.exceptions import CRSError  # noqa: PLC0415
@@ -259,7 +259,7 @@ def _projjson_id(text: str) -> int | None:
         code = int(identity["code"]) if identity.get("authority") == "EPSG" else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return code if code is not None and _known_epsg(code) else None
+    return code if code is not None and _is_registered(code) else None
 
 
 def _drop_nulls(value: Any) -> Any:

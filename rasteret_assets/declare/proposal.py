@@ -44,7 +44,7 @@ from rasteret_assets.spec import CollectionSpec
 #: Rows that are read to propose columns and bands.
 SAMPLE_ROWS: Final = 1000
 
-_KNOWN_NAMES: Final[dict[str, tuple[str, ...]]] = {
+_COLUMN_NAMES: Final[dict[str, tuple[str, ...]]] = {
     ID: ("id", "item_id", "scene_id", "product_id", "granule_id", "record_id", "tile_id", "identifier", "name"),
     DATETIME: (
         "datetime", "acquired", "acquisition_date", "acquired_at", "sensing_time", "timestamp", "time", "date",
@@ -131,7 +131,7 @@ def _propose_columns(
             continue
         primary = primary_geometry(schema.metadata) if contract == GEOMETRY else None
         lowered = {name.lower(): name for name in reversed(names)}
-        candidates = [primary] if primary in names else [lowered[n] for n in _KNOWN_NAMES[contract] if n in lowered]
+        candidates = [primary] if primary in names else [lowered[n] for n in _COLUMN_NAMES[contract] if n in lowered]
         if not candidates:
             warnings.append(f"no column looks like {contract}: name it under column_map, as <its name>: {contract}")
             continue
@@ -235,8 +235,8 @@ def _try(values: dict[str, Any], sample: pa.Table, notes: list[str], warnings: l
         warnings.append(str(error))
         return {}
     rows = {key: part.rows for key, part in profile.partitions.items()}
-    looked = f"the first {sample.num_rows} rows" if sample.num_rows == SAMPLE_ROWS else f"all {sample.num_rows} rows"
-    notes.append(f"partitions: {', '.join(list(rows)[:6])}{' ...' if len(rows) > 6 else ''} ({looked})")
+    sampled = f"the first {sample.num_rows} rows" if sample.num_rows == SAMPLE_ROWS else f"all {sample.num_rows} rows"
+    notes.append(f"partitions: {', '.join(list(rows)[:6])}{' ...' if len(rows) > 6 else ''} ({sampled})")
     if profile.bands:
         notes.append(f"bands: {', '.join(profile.bands)}; choose some with band_codes")
         if not values.get("href_column"):
@@ -247,7 +247,7 @@ def _try(values: dict[str, Any], sample: pa.Table, notes: list[str], warnings: l
         classes = Counter(result.rejected[REJECT_CLASS].to_pylist())
         text = ", ".join(f"{count} {name}" for name, count in sorted(classes.items()))
         warnings.append(
-            f"{result.rejected.num_rows} of {looked} would be rejected ({text}): mend them in the source, or tolerate "
+            f"{result.rejected.num_rows} of {sampled} would be rejected ({text}): mend them in the source, or tolerate "
             "a share of them with max_rejected"
         )
     return rows

@@ -105,9 +105,9 @@ def find_recipe(name: str) -> Recipe | None:
     file = _FOLDER / f"{name}.yaml"
     if file.is_file():
         return _read(file)
-    known = [f"{found.parent.name}/{found.stem}" for found in sorted(_FOLDER.glob("*/*.yaml"))]
-    provider = name.partition("/")[0] in {found.partition("/")[0] for found in known}
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0 if provider else 0.7)
+    names = [f"{found.parent.name}/{found.stem}" for found in sorted(_FOLDER.glob("*/*.yaml"))]
+    provider = name.partition("/")[0] in {found.partition("/")[0] for found in names}
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0 if provider else 0.7)
     if not near or Path(name).exists():
         return None
     raise SpecError(f"there is no recipe {name}: did you mean {near[0]}? rasteret-assets init --list names all")

@@ -207,20 +207,20 @@ def _plain(node: yaml.MappingNode, file: Path) -> dict[str, Any]:
         loader.dispose()
 
 
-def _entries(node: yaml.Node, known: dict[int, int]) -> int:
+def _entries(node: yaml.Node, counts: dict[int, int]) -> int:
     """Count the nodes of a tree, and those of an alias at each of its uses, because merging and messages copy them.
 
     Args:
         node: of a tree that stays in memory during the call, because nodes are known by ``id()``.
-        known: counts by ``id()`` of the node; 0 for a node that is being counted, because it may contain itself.
+        counts: counts by ``id()`` of the node; 0 for a node that is being counted, because it may contain itself.
     """
-    if id(node) in known:
-        return known[id(node)]
-    known[id(node)] = 0
+    if id(node) in counts:
+        return counts[id(node)]
+    counts[id(node)] = 0
     children = node.value if isinstance(node, yaml.CollectionNode) else []
     pairs = isinstance(node, yaml.MappingNode)
-    count = 1 + sum(_entries(one, known) for child in children for one in (child if pairs else (child,)))
-    known[id(node)] = count
+    count = 1 + sum(_entries(one, counts) for child in children for one in (child if pairs else (child,)))
+    counts[id(node)] = count
     return count
 
 

@@ -152,10 +152,10 @@ def _updated_windows(
 ) -> set[str] | None:  # fmt: skip
     """Return the keys of windows with updated items; None where the API cannot tell, or items have no ``updated``."""
     told = [state.updated for state in ledger.windows.values() if state.items]
-    known = [moment for text in told if text and (moment := moment_of(text)) is not None]
-    if not known or len(known) < len(told):
+    moments = [moment for text in told if text and (moment := moment_of(text)) is not None]
+    if not moments or len(moments) < len(told):
         return None
-    newest = moment_of(ledger.updated_until or "") or max(known)
+    newest = moment_of(ledger.updated_until or "") or max(moments)
     harvested = moment_of(ledger.harvested or "")
     # Long after an item was updated, all that were updated before it have appeared.
     recent = harvested is None or harvested < newest + UPDATED_OVERLAP
@@ -214,7 +214,7 @@ class _Probe:
         self._since = since
         self._included = included
         self._found: set[str] = set()
-        self._known: dict[str, Hashes] = {}
+        self._stored: dict[str, Hashes] = {}
 
     def windows_of(self, api: StacApi, way: Mapping[str, Any]) -> set[str]:
         """Return the keys of windows with updated items, which one way of searching finds.
@@ -251,8 +251,8 @@ class _Probe:
         window = self._calendar.window_of(item.moment)
         if window is None or window.key in self._found:
             return item.key
-        if window.key not in self._known:
-            self._known[window.key] = read_hashes(self._workspace, window.key) or {}
-        if self._known[window.key].get(item.key) != item.content:
+        if window.key not in self._stored:
+            self._stored[window.key] = read_hashes(self._workspace, window.key) or {}
+        if self._stored[window.key].get(item.key) != item.content:
             self._found.add(window.key)
         return item.key

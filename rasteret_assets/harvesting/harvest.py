@@ -318,8 +318,8 @@ class _Harvest:
             if home is not None and home.key in self.results:
                 homes.setdefault(home.key, {})[item] = name
         for key, items in homes.items():
-            known = read_hashes(self.workspace, key) or {}
-            if missing := list(dict.fromkeys(name for item, name in items.items() if item not in known)):
+            stored = read_hashes(self.workspace, key) or {}
+            if missing := list(dict.fromkeys(name for item, name in items.items() if item not in stored)):
                 where = "for another window, but not for this one, which holds their datetime"
                 self._fail(leaves[key], f"the API has {some(missing)} {where}")
 
@@ -382,8 +382,8 @@ class _Harvest:
             lost = {key: self.store.remove(key) for key in sorted(gone)}
             self._count_gone(lost)
             # A window that nobody asked for yet, such as a new month, is for the next harvest of all.
-            known = self.ledger.windows
-            self.ledger.windows = {key: known[key] for key in sorted(leaves) if key in known}
+            windows = self.ledger.windows
+            self.ledger.windows = {key: windows[key] for key in sorted(leaves) if key in windows}
             if self.named is None:
                 self.ledger.full = self.ledger.full_since or self.ledger.full
                 self.ledger.full_since = None

@@ -179,10 +179,10 @@ class AssetTypes:
         """Unite the type of a batch's assets with that of earlier ones, or replace that where they do not fit."""
         if not pa.types.is_struct(kind) or not kind.num_fields:
             return
-        known, united = self._kind, None
-        if known is not None:
+        kept, united = self._kind, None
+        if kept is not None:
             try:
-                schemas = [pa.schema(list(known)), pa.schema(list(kind))]
+                schemas = [pa.schema(list(kept)), pa.schema(list(kind))]
                 united = pa.unify_schemas(schemas, promote_options="permissive")
             except pa.ArrowException:
                 united = None

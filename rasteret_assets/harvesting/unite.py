@@ -22,11 +22,11 @@ _GEO: Final = {
 def unite(schemas: Sequence[pa.Schema], texts: Texts) -> pa.Schema:
     """Return the schema that unites ``schemas``, and add to ``texts`` what has to become text for it."""
     while True:
-        known = len(texts)
+        before = len(texts)
         empty = (with_texts(pa.RecordBatch.from_pylist([], schema), texts) for schema in schemas)
         found, more = united_schema([batch.schema for batch in empty])
         texts.add(more)
-        if len(texts) == known:
+        if len(texts) == before:
             return found
 
 

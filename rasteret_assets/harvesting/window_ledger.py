@@ -64,8 +64,8 @@ class WindowState:
         """Return the state that a document holds; None for another document, whose window is asked for again."""
         if not isinstance(document, dict):
             return None
-        known = {name.name for name in fields(cls)}
-        values = {name: value for name, value in document.items() if name in known}
+        names = {name.name for name in fields(cls)}
+        values = {name: value for name, value in document.items() if name in names}
         try:
             state = cls(**values)
         except TypeError:

@@ -118,12 +118,12 @@ class WindowRows:
         """Take items of a page."""
         fresh = []
         for item in items:  # each is held against those before; Arrow has the rest
-            known = self.contents.setdefault(item.key, item.content)
-            if known is item.content:
+            first = self.contents.setdefault(item.key, item.content)
+            if first is item.content:
                 fresh.append(item)
             else:
-                self.repeated += known == item.content
-                self.contradicted += known != item.content
+                self.repeated += first == item.content
+                self.contradicted += first != item.content
         if fresh:
             self._note(fresh)
             self._pending += fresh

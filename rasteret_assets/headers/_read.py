@@ -73,11 +73,11 @@ class HeaderReader:
     async def _read_header(self, target: HeaderTarget, outcome: HeaderOutcome) -> None:
         prefetch = self._families[target.family]
         pieces: Pieces = []
-        with_tail = prefetch.reads_tail and self._ends_reader is not None and not target.known
+        with_tail = prefetch.reads_tail and self._ends_reader is not None and not target.stored_validators
         if with_tail:
             await self._read_ends(target, outcome, pieces, prefetch)
         else:
-            await self._read(target, outcome, pieces, 0, prefetch.head, target.known)
+            await self._read(target, outcome, pieces, 0, prefetch.head, target.stored_validators)
             if outcome.unchanged:
                 return
             outcome.header = self._alike(target.family, pieces[0][1])
@@ -144,13 +144,13 @@ class HeaderReader:
 
     async def _read(
         self, target: HeaderTarget, outcome: HeaderOutcome, pieces: Pieces, start: int, length: int,
-        known: Validators | None = None,
+        validators: Validators | None = None,
     ) -> None:  # fmt: skip
-        """Read one range into ``pieces``; no range if the file still has the validators ``known``."""
+        """Read one range into ``pieces``; no range if the file still has ``validators``."""
         self._totals.requests += 1
         try:
-            if known and self._revalidator is not None:
-                read = await self._revalidator.read_if_changed(target.href, start, length, known)
+            if validators and self._revalidator is not None:
+                read = await self._revalidator.read_if_changed(target.href, start, length, validators)
             else:
                 read = await self._reader.read(target.href, start, length)
         except Exception as error:

@@ -75,7 +75,7 @@ class BandAccount:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownHeaders:
+class StoredHeaders:
     """Stored headers, which need not be fetched.
 
     Args:
@@ -100,7 +100,7 @@ class BandMetadataReader:
         places: which addresses may be asked.
         max_concurrent: most files in work at once.
         sink: gets the header rows that are fetched.
-        known: stored headers; None where there are none.
+        stored: stored headers; None where there are none.
         overviews: whether to read the overviews that lie with the headers.
         revalidate: whether to ask for every stored header if its file has changed, and to read the header again then.
         progress: called while headers come in.
@@ -118,7 +118,7 @@ class BandMetadataReader:
         places: Places,
         max_concurrent: int,
         sink: RowSink,
-        known: KnownHeaders | None = None,
+        stored: StoredHeaders | None = None,
         overviews: bool = True,
         revalidate: bool = False,
         progress: ProgressCallback | None = None,
@@ -135,7 +135,7 @@ class BandMetadataReader:
         self.places = places
         self.max_concurrent = max_concurrent
         self.sink = sink
-        self.known = known
+        self.stored = stored
         self.overviews = overviews
         self.revalidate = revalidate
         self.progress = progress
@@ -168,34 +168,34 @@ class BandMetadataReader:
         if files:
             self._fetch(fresh, more)
         places = fresh.places()
-        was_known, is_fresh = found.files >= 0, places[0] >= 0
-        drifted = int((was_known & is_fresh).sum())
+        was_stored, is_fresh = found.files >= 0, places[0] >= 0
+        drifted = int((was_stored & is_fresh).sum())
         self.account.fetched += len(files) - fresh.unchanged
-        self.account.reused += int(was_known.sum()) - drifted
+        self.account.reused += int(was_stored.sum()) - drifted
         self.account.drifted += drifted
         rows = self._ledger(targets, found, fresh)
         self.account.count(rows)
-        if more and fresh.added and self.known is not None:
+        if more and fresh.added and self.stored is not None:
             # So that a file of a later slice as well is not asked for again.
             self.sink.save()
-            self.known.index.add(fresh.added)
+            self.stored.index.add(fresh.added)
         return rows
 
     def _find(self, targets: pa.Table, askable: npt.NDArray[np.bool_]) -> FoundRows:
-        if self.known is None:
+        if self.stored is None:
             return HeaderIndex().find(targets)
-        found = self.known.index.find(targets)
+        found = self.stored.index.find(targets)
         unknown = (found.files < 0) & askable
-        if unknown.any() and self.known.borrow(targets.select([IDENTITY, BAND_INDEX]).filter(pa.array(unknown))):
+        if unknown.any() and self.stored.borrow(targets.select([IDENTITY, BAND_INDEX]).filter(pa.array(unknown))):
             self.sink.save()
-            found = self.known.index.find(targets)
+            found = self.stored.index.find(targets)
         # Not for addresses that may not be asked, because the stored header may have been read under another spec.
         return found._replace(files=np.where(askable, found.files, -1))
 
     def _earlier(self, found: FoundRows) -> pa.Table:
         """Return the earlier outcome of every target that is asked for again; nulls for all other targets."""
         columns = ["error_class", RETRY_UNTIL]
-        if self.known is None or not (found.outdated >= 0).any():
+        if self.stored is None or not (found.outdated >= 0).any():
             return nothing_earlier(len(found.files))
         return self._light(found.outdated, found.rows).select(columns)
 
@@ -205,26 +205,26 @@ class BandMetadataReader:
         return self._light(found.files, found.rows).select(columns)
 
     def _light(self, files: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> pa.Table:
-        if self.known is None:
+        if self.stored is None:
             return wrong_rows(pa.table({"error_class": pa.nulls(len(files)), "error": pa.nulls(len(files))}))
-        return self.known.light.take(self.known.index.names, files, rows)
+        return self.stored.light.take(self.stored.index.names, files, rows)
 
     def _ledger(self, targets: pa.Table, found: FoundRows, fresh: FreshRows) -> pa.Table:
         """Return the ledger rows of a slice: of fetched headers, of stored headers, and of targets with an error."""
         files, rows = fresh.places()
         is_fresh = files >= 0
-        is_known = ~is_fresh & (found.files >= 0)
-        is_wrong = ~is_fresh & ~is_known
+        is_stored = ~is_fresh & (found.files >= 0)
+        is_wrong = ~is_fresh & ~is_stored
         parts = [
             fresh.light(np.flatnonzero(is_fresh)),
-            self._light(found.files[is_known], found.rows[is_known]),
+            self._light(found.files[is_stored], found.rows[is_stored]),
             wrong_rows(targets.filter(pa.array(is_wrong))),
         ]
-        places = [np.flatnonzero(mask) for mask in (is_fresh, is_known, is_wrong)]
+        places = [np.flatnonzero(mask) for mask in (is_fresh, is_stored, is_wrong)]
         order = np.argsort(np.concatenate(places), kind="stable")
-        known_names = self.known.index.names if self.known is not None else []
-        codes = np.where(is_fresh, files, np.where(is_known, found.files + len(fresh.names), -1))
-        vocabulary = pa.array([*fresh.names, *known_names], pa.string())
+        stored_names = self.stored.index.names if self.stored is not None else []
+        codes = np.where(is_fresh, files, np.where(is_stored, found.files + len(fresh.names), -1))
+        vocabulary = pa.array([*fresh.names, *stored_names], pa.string())
         names = vocabulary.take(pa.array(codes, mask=codes < 0))
         numbers = np.where(is_fresh, rows, found.rows)
         return ledger_rows(

@@ -125,8 +125,8 @@ class _Fetch:
             name = host(target.href)
             queue = self.queues.get(name)
             if queue is None:
-                known = hosts.get(name) or self.others.known(name, self.ceiling)
-                queue = self.queues[name] = HostQueue(self.ceiling, known, self.others.workers)
+                state = hosts.get(name) or self.others.state_of(name, self.ceiling)
+                queue = self.queues[name] = HostQueue(self.ceiling, state, self.others.workers)
                 hosts[name] = queue.state
             queue.fresh.append(index)
         if not self.targets:

@@ -107,7 +107,7 @@ class HeaderIndex:
         """
         count = targets.num_rows
         nothing = np.full(count, -1, np.int64)
-        files, rows, is_known = nothing.copy(), np.zeros(count, np.int64), np.zeros(count, bool)
+        files, rows, is_found = nothing.copy(), np.zeros(count, np.int64), np.zeros(count, bool)
         if not self._runs or not count:
             return FoundRows(files, rows, nothing)
         identities, indices = (targets[name].combine_chunks() for name in (IDENTITY, BAND_INDEX))
@@ -115,13 +115,13 @@ class HeaderIndex:
         left = np.flatnonzero(np.asarray(identities.is_valid()))
         for run in self._runs:
             place = np.minimum(np.searchsorted(run.keys[:, 0], wanted[left, 0]), len(run.keys) - 1)
-            known = (run.keys[place] == wanted[left]).all(axis=1)
-            files[left[known]], rows[left[known]] = run.places[place[known]].T
-            is_known[left[known]] = True
-            left = left[~known]
+            matches = (run.keys[place] == wanted[left]).all(axis=1)
+            files[left[matches]], rows[left[matches]] = run.places[place[matches]].T
+            is_found[left[matches]] = True
+            left = left[~matches]
         # Also an invalid row hides the older rows of its key.
         holds = files >= 0
-        return FoundRows(np.where(holds, files, -1), rows, np.where(is_known & ~holds, ~files, -1))
+        return FoundRows(np.where(holds, files, -1), rows, np.where(is_found & ~holds, ~files, -1))
 
     def _insert(self, parts: Sequence[_Run]) -> None:
         """Add runs of rows, those that take precedence first."""

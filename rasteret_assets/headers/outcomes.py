@@ -27,12 +27,12 @@ class HeaderTarget(NamedTuple):
     Args:
         href: address of the file as it is fetched.
         family: name of the files that share a prefetch size.
-        known: validators of the stored header; then the file is read only if it has others now.
+        stored_validators: validators of the stored header; then the file is read only if it has others now.
     """
 
     href: str
     family: str = ""
-    known: Validators | None = None
+    stored_validators: Validators | None = None
 
 
 @dataclass(slots=True, kw_only=True)

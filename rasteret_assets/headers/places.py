@@ -89,8 +89,8 @@ class Places:
         if not self.link_local:
             # By distinct host, because the addresses of a table have few.
             origins = pc.struct_field(pc.extract_regex(hrefs, r"^(?P<o>.*?//[^/?#]*)"), "o").dictionary_encode()
-            known = np.array([is_link_local(host(origin)) for origin in origins.dictionary.to_pylist()] + [False])
-            kinds.append((LINK_LOCAL, known[np.asarray(origins.indices.fill_null(len(known) - 1))]))
+            is_local = np.array([is_link_local(host(origin)) for origin in origins.dictionary.to_pylist()] + [False])
+            kinds.append((LINK_LOCAL, is_local[np.asarray(origins.indices.fill_null(len(is_local) - 1))]))
         return kinds
 
     def _is_refused_file(self, href: str) -> bool:

@@ -262,7 +262,7 @@ class FreshRows:
     def _stays(self, target: HeaderTarget, outcome: HeaderOutcome) -> bool:
         """Return whether the stored header stays: its file has not changed, or cannot be asked for at the moment."""
         transient = outcome.error is not None and outcome.error.error_class in RETRIED_CLASSES
-        return outcome.unchanged or (target.known is not None and transient)
+        return outcome.unchanged or (target.stored_validators is not None and transient)
 
 
 def ledger_rows(targets: pa.Table, light: pa.Table, names: pa.Array, rows: pa.Array) -> pa.Table:

@@ -106,8 +106,8 @@ def distinct_files(
     asked = needed = wanted
     if validators is not None:
         tagged = pc.or_(pc.is_valid(validators["etag"]), pc.is_valid(validators["last_modified"]))
-        known_ok = pc.and_(pc.equal(validators["status"], STATUS_OK), tagged)
-        asked = needed | np.asarray(pc.fill_null(known_ok, fill_value=False))
+        is_revalidated = pc.and_(pc.equal(validators["status"], STATUS_OK), tagged)
+        asked = needed | np.asarray(pc.fill_null(is_revalidated, fill_value=False))
     rows = np.flatnonzero(asked)
     if not len(rows):
         return [], file_of_row
@@ -119,11 +119,11 @@ def distinct_files(
     conditional = np.ones(len(first), bool)
     conditional[codes[needed[rows]]] = False
     chosen = targets.select(["signed", "band"]).take(pa.array(rows[first]))
-    known: list[Validators | None] = [None] * len(first)
+    stored_validators: list[Validators | None] = [None] * len(first)
     if validators is not None:
         tags = validators.take(pa.array(rows[first]))
         pairs = zip(tags["etag"].to_pylist(), tags["last_modified"].to_pylist(), conditional, strict=True)
-        known = [Validators(etag, modified) if condition else None for etag, modified, condition in pairs]
-    addresses = zip(chosen["signed"].to_pylist(), chosen["band"].to_pylist(), known, strict=True)
+        stored_validators = [Validators(etag, modified) if condition else None for etag, modified, condition in pairs]
+    addresses = zip(chosen["signed"].to_pylist(), chosen["band"].to_pylist(), stored_validators, strict=True)
     with fewer_collections():
         return list(map(HeaderTarget._make, addresses)), file_of_row

@@ -135,12 +135,12 @@ class Lender:
             index = HeaderIndex()
             index.add([("", 0, listed)])
             found = index.find(targets)
-            known = found.files >= 0
-            if known.any():
+            is_found = found.files >= 0
+            if is_found.any():
                 # The other partition may be compacted at this moment; then the header is fetched.
                 with suppress(CollectionError):
-                    self._copy(path.split("/")[-2], take_rows(listed, np.unique(found.rows[known])))
-                    targets = targets.filter(pa.array(~known))
+                    self._copy(path.split("/")[-2], take_rows(listed, np.unique(found.rows[is_found])))
+                    targets = targets.filter(pa.array(~is_found))
                     lent = True
         return lent
 

@@ -37,7 +37,7 @@ _READ_S: Final = 30.0
 _BEAT_S: Final = 15.0
 FORGOTTEN_S: Final = 100.0
 #: Seconds for which the limit of a host is valid.
-_HOST_KNOWN_S: Final = 600.0
+_LIMIT_VALID_S: Final = 600.0
 _MOST_HOSTS: Final = 100
 _TRIES: Final = 4
 
@@ -86,7 +86,7 @@ class OtherWorkers:
     workers: int = 1
     hosts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
-    def known(self, host: str, ceiling: int) -> HostState | None:
+    def state_of(self, host: str, ceiling: int) -> HostState | None:
         """Return the state of a host that asked another process for fewer requests; None for any other host."""
         if host not in self.hosts:
             return None
@@ -140,9 +140,9 @@ class Workers:
 
     def tell(self, fetch: object, states: Mapping[str, HostState]) -> None:
         """Note the states of the hosts that count requests in a fetch; a new host is written at once."""
-        known = self._states.get(id(fetch), {})
+        before = self._states.get(id(fetch), {})
         self._states[id(fetch)] = states
-        if states.keys() - known.keys():
+        if states.keys() - before.keys():
             self._has_news = True
             self._woken.set()
 
@@ -195,14 +195,14 @@ class Workers:
             for name, worker in document.workers.items()
             if name != self._name and abs(now - worker.beat) < FORGOTTEN_S
         }
-        hosts = {name: host for name, host in document.hosts.items() if abs(now - host.noted) < _HOST_KNOWN_S}
+        hosts = {name: host for name, host in document.hosts.items() if abs(now - host.noted) < _LIMIT_VALID_S}
         limits, until = self._limits()
         if join and not leave:
             workers[self._name] = _Worker(beat=now, limits=limits)
         for name, limit in limits.items():
             total = limit + sum(other.limits.get(name, 0.0) for key, other in workers.items() if key != self._name)
-            known = hosts.get(name)
-            pause = max(now + until[name] - time.monotonic(), known.until if known else 0.0)
+            state = hosts.get(name)
+            pause = max(now + until[name] - time.monotonic(), state.until if state else 0.0)
             hosts[name] = _Host(limit=total, until=pause, noted=now)
         newest = sorted(hosts.items(), key=lambda item: -item[1].noted)[:_MOST_HOSTS]
         return _Document(workers=workers, hosts=dict(newest))

@@ -69,7 +69,7 @@ class WatchfulCeleryRunLauncher(CeleryRunLauncher):
         # Only a started task names its worker. A pending task has lost its state, and a task that succeeded was
         # delivered twice, because its run has not ended: any worker may have either.
         host = info.get("hostname") if state == "STARTED" and isinstance(info, dict) else None
-        if self._is_known(task_id, host):
+        if self._has_worker(task_id, host):
             del self._silent[task_id]
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         self._silent[task_id] += 1
@@ -79,7 +79,7 @@ class WatchfulCeleryRunLauncher(CeleryRunLauncher):
         del self._silent[task_id]
         return CheckRunHealthResult(WorkerStatus.FAILED, f"{said}: asked {SILENT_POLLS} times, it is taken for dead")
 
-    def _is_known(self, task_id: str, host: str | None) -> bool:
+    def _has_worker(self, task_id: str, host: str | None) -> bool:
         """Tell whether a worker has a task; with ``host`` only the worker on this host is asked."""
         inspect = self.celery.control.inspect(destination=[host] if host else None, timeout=ANSWER_SECONDS)
         answers = inspect.query_task(task_id) or {}

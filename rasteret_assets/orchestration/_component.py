@@ -198,16 +198,16 @@ class CollectionAttributes(CollectionSpec):
         """Check attributes that have no templates; the rest is checked when templates are filled in."""
         if not isinstance(values, dict):
             return handler(values)
-        known = {name: value for name, value in values.items() if name == "path" or not _holds_template(value)}
+        literal = {name: value for name, value in values.items() if name == "path" or not _holds_template(value)}
         # A spec with `harvest` needs a name for its folder; by default the component gets that of its own folder.
-        unsaid = {"name": "harvested"} if "harvest" in known else {"path": ""} if "harvest" in values else {}
+        unsaid = {"name": "harvested"} if "harvest" in literal else {"path": ""} if "harvest" in values else {}
         try:
-            made = handler({**unsaid, **known})
+            made = handler({**unsaid, **literal})
         except ValidationError as error:
-            if len(known) == len(values) or any(problem["loc"] for problem in error.errors()):
+            if len(literal) == len(values) or any(problem["loc"] for problem in error.errors()):
                 raise
             # Fields that contradict each other pass until the templates beside them are filled in.
-            made = handler({"path": known.get("path", "")})
+            made = handler({"path": literal.get("path", "")})
         made._given = values  # noqa: SLF001  (this validator makes the model)
         return made
 

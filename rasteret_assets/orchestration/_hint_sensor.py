@@ -69,7 +69,7 @@ def hint_sensor(spec: CollectionSpec, jobs: Sequence[Any], queue_url: str) -> dg
         jobs: that it may launch.
         queue_url: address of the queue.
     """
-    partitions, known = partitions_of(spec), StateCache()
+    partitions, states = partitions_of(spec), StateCache()
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_events",
@@ -98,7 +98,7 @@ def hint_sensor(spec: CollectionSpec, jobs: Sequence[Any], queue_url: str) -> dg
             if profile is None:
                 queue.give_back(list(hints))
                 return _look(spec, cursor, is_running=is_profiled_now(context.instance, spec))
-            found = compare(context.instance, spec, workspace, profile, known)
+            found = compare(context.instance, spec, workspace, profile, states)
             heeded, waiting = _heeded(hints, found)
             queue.give_back(waiting)
         keys = _meant([hints[receipt] for receipt in heeded], found)

@@ -64,12 +64,12 @@ def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
         workspace = rasteret_filesystem.open_workspace(spec)
         now = time.time()
         missing = _transient(states.read(workspace), now)
-        known = {key: Attempt(**value) for key, value in json.loads(context.cursor or "{}").items()}
+        earlier = {key: Attempt(**value) for key, value in json.loads(context.cursor or "{}").items()}
         registered = set(context.instance.get_dynamic_partitions(partitions_name(spec)))
         blocked = busy_partitions(context.instance, spec) | (missing.keys() - registered)
-        plan = {key: _next(known.get(key), failed, now) for key, failed in sorted(missing.items())}
+        plan = {key: _next(earlier.get(key), failed, now) for key, failed in sorted(missing.items())}
         due = [key for key, (_, is_due) in plan.items() if is_due and key not in blocked]
-        attempts = {key: known[key] if is_due and key not in due else made for key, (made, is_due) in plan.items()}
+        attempts = {key: earlier[key] if is_due and key not in due else made for key, (made, is_due) in plan.items()}
         requests = [
             dg.RunRequest(
                 run_key=f"{key}#{plan[key][0].failed}#{plan[key][0].tries}#{int(now)}",
@@ -96,15 +96,15 @@ def _transient(states: Mapping[str, Mapping[str, Any]], now: float) -> dict[str,
     return {key: count for key, count in missing.items() if count}
 
 
-def _next(known: Attempt | None, failed: int, now: float) -> tuple[Attempt, bool]:
+def _next(earlier: Attempt | None, failed: int, now: float) -> tuple[Attempt, bool]:
     """Return the tries of a partition after this tick, and whether it is due now.
 
     A partition that the sensor sees for the first time was just built, and waits an hour. So does a partition whose
     number of missing headers changed, because its last try brought some.
     """
-    if known is None or known.failed != failed:
+    if earlier is None or earlier.failed != failed:
         return Attempt(failed=failed, tries=0, due=now + _FIRST_S), False
-    if now < known.due:
-        return known, False
-    wait = min(_FIRST_S * 2 ** (known.tries + 1), _LAST_S)
-    return Attempt(failed=failed, tries=known.tries + 1, due=now + wait), True
+    if now < earlier.due:
+        return earlier, False
+    wait = min(_FIRST_S * 2 ** (earlier.tries + 1), _LAST_S)
+    return Attempt(failed=failed, tries=earlier.tries + 1, due=now + wait), True

@@ -54,7 +54,7 @@ def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
 
 def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
     """Return a sensor that requests builds of what changed, after each look job that the schedule launched."""
-    known = StateCache()
+    states = StateCache()
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
@@ -80,7 +80,7 @@ def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
         if profile is None:
             again = "too much of the source changed again since the look; the next one will see it"
             return dg.SensorResult(skip_reason=again)
-        found = compare(instance, spec, workspace, profile, known)
+        found = compare(instance, spec, workspace, profile, states)
         if found.new:
             instance.add_dynamic_partitions(partitions_name(spec), list(found.new))
         requests = build_requests(spec, found, found.stale, failed_lately(instance, spec), run.run_id)

@@ -105,10 +105,12 @@ def headers_to_fetch(profile: SourceProfile, states: Mapping[str, Mapping[str, A
         profile: of the source.
         states: of the published partitions; a partition whose headers another parser version read counts as new.
     """
-    known = {
+    published = {
         key: int(state.get("rows", 0)) for key, state in states.items() if state.get("parser_version") == PARSER_VERSION
     }
-    return {key: max(0, part.rows - known.get(key, 0)) * len(profile.bands) for key, part in profile.partitions.items()}
+    return {
+        key: max(0, part.rows - published.get(key, 0)) * len(profile.bands) for key, part in profile.partitions.items()
+    }
 
 
 def selection_tags(group: Sequence[str]) -> dict[str, str]:

@@ -219,8 +219,8 @@ def header_costs(
         if fetched:
             requests, size = (float(result.counts.get(name, 0)) for name in ("requests", "request_bytes"))
             costs[result.key] = requests / fetched, size / fetched
-        elif result.rows and (known := _last_cost(instance, spec, result.key)) is not None:
-            costs[result.key] = known
+        elif result.rows and (cost := _last_cost(instance, spec, result.key)) is not None:
+            costs[result.key] = cost
     return costs
 
 
@@ -228,9 +228,9 @@ def _last_cost(instance: dg.DagsterInstance, spec: CollectionSpec, key: str) -> 
     records = dg.AssetRecordsFilter(asset_key=stage_key(spec, BANDS), asset_partitions=[key])
     for record in instance.fetch_materializations(records, limit=1).records:
         made = record.asset_materialization
-        known = [made.metadata[name].value for name in _PER_HEADER if made is not None and name in made.metadata]
-        if len(known) == len(_PER_HEADER):
-            return float(known[0]), float(known[1])  # type: ignore[arg-type]
+        values = [made.metadata[name].value for name in _PER_HEADER if made is not None and name in made.metadata]
+        if len(values) == len(_PER_HEADER):
+            return float(values[0]), float(values[1])  # type: ignore[arg-type]
     return None
 
 

@@ -136,7 +136,7 @@ def look_request(spec: CollectionSpec, run_key: str) -> dg.RunRequest:
 
 
 def compare(
-    instance: dg.DagsterInstance, spec: CollectionSpec, workspace: Workspace, profile: SourceProfile, known: StateCache
+    instance: dg.DagsterInstance, spec: CollectionSpec, workspace: Workspace, profile: SourceProfile, cache: StateCache
 ) -> Difference:
     """Compare the source with its published partitions and with the instance.
 
@@ -145,13 +145,13 @@ def compare(
         spec: of the collection.
         workspace: of the collection.
         profile: of the source, as it is now.
-        known: keeps the states of the published partitions from one comparison to the next.
+        cache: keeps the states of the published partitions from one comparison to the next.
     """
     registered = list(instance.get_dynamic_partitions(partitions_name(spec)))
     # Before the states are read, because a run that ends in between must count as busy and not as failed.
     busy = busy_partitions(instance, spec)
     want = {key: profile.version(key, spec) for key in profile.partitions}
-    states = verified_states(workspace, known.read(workspace))
+    states = verified_states(workspace, cache.read(workspace))
     have = {key: str(state["source_version"]) for key, state in states.items()}
     new = in_order({*want, *have} - set(registered), want)
     headers = headers_to_fetch(profile, states)

@@ -92,7 +92,7 @@ def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
         spec: of the collection.
         jobs: of the collection.
     """
-    partitions, known = partitions_of(spec), StateCache()
+    partitions, states = partitions_of(spec), StateCache()
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_refresh",
@@ -114,7 +114,7 @@ def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
         if profile is None:
             stored = stored_profile(workspace)
             return _look(spec, cursor, stored.fingerprint if stored else "", is_profiled_now(context.instance, spec))
-        found = compare(context.instance, spec, workspace, profile, known)
+        found = compare(context.instance, spec, workspace, profile, states)
         cursor, changed = _advance(replace(cursor, look=None), found.want, found.have)
         cursor, due = _ask(cursor, found, time.time())
         # In a run of its own, because a partition that failed before may have made the whole run fail.
@@ -139,8 +139,8 @@ def sensor_status(spec: CollectionSpec) -> dg.DefaultSensorStatus:
 def _advance(cursor: Cursor, want: Mapping[str, str], have: Mapping[str, str]) -> tuple[Cursor, list[str]]:
     """Return the next cursor, and the partitions whose version is new and not published."""
     digests = {key: digest(version) for key, version in want.items()}
-    known = {**{key: digest(version) for key, version in have.items()}, **cursor.seen}
-    changed = sorted(key for key, version in digests.items() if known.get(key) != version)
+    earlier = {**{key: digest(version) for key, version in have.items()}, **cursor.seen}
+    changed = sorted(key for key, version in digests.items() if earlier.get(key) != version)
     return replace(cursor, seen=digests), changed
 
 
@@ -173,15 +173,15 @@ def _ask_again(before: Asked | None, version: str, now: float) -> tuple[Asked, b
     return before, False
 
 
-def _look(spec: CollectionSpec, cursor: Cursor, known: str, is_running: bool) -> dg.SensorResult:
+def _look(spec: CollectionSpec, cursor: Cursor, profiled: str, is_running: bool) -> dg.SensorResult:
     """Return the result of a tick in which too much changed to read: it requests one run that profiles the source."""
     if is_running:
         told = "a run looks at the source, of which too much changed for a tick; partitions are compared after the run"
         return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
-    look, is_due = _ask_again(cursor.look, digest(known), time.time())
+    look, is_due = _ask_again(cursor.look, digest(profiled), time.time())
     if is_due:
         cursor = replace(cursor, requests=cursor.requests + 1, look=look)
-        request = look_request(spec, digest(f"look {known}#{cursor.requests}"))
+        request = look_request(spec, digest(f"look {profiled}#{cursor.requests}"))
         return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
     cursor = replace(cursor, look=look)
     told = f"the run that looks at the source did not come to its end; its next try waits (tries so far: {look.tries})"

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rasteret_assets.columns.hashing import ContentDigest
 from rasteret_assets.errors import CollectionError, DamagedFileError
-from rasteret_assets.headers.band_metadata import BandMetadataReader, KnownHeaders
+from rasteret_assets.headers.band_metadata import BandMetadataReader, StoredHeaders
 from rasteret_assets.headers.compact import LEDGER_OPTIONS
 from rasteret_assets.headers.earlier import bring_up_to_date, earlier_header_files
 from rasteret_assets.headers.index import HeaderIndex
@@ -147,10 +147,10 @@ def _read_bands(build: Build, key: str, workers: Workers, lists: Callable[[], Se
         with HeaderRowReader(workspace, store, LIGHT_COLUMNS) as light:
             index = HeaderIndex() if build.force else HeaderIndex.of(store)
             lender = Lender(workspace, key, writer, index, lists)
-            known = KnownHeaders(index=index, light=light, borrow=(lambda _: False) if build.force else lender.lend)
+            stored = StoredHeaders(index=index, light=light, borrow=(lambda _: False) if build.force else lender.lend)
             reader = BandMetadataReader(
                 profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent,  # type: ignore[arg-type]
-                places=Places.of(spec, remote=profile.remote), sink=StoreSink(writer), known=known,
+                places=Places.of(spec, remote=profile.remote), sink=StoreSink(writer), stored=stored,
                 overviews=spec.overviews, revalidate=build.revalidate,
                 progress=build.progress(key) if build.progress is not None else None, rule=spec.secrets,
                 retry_missing_for=spec.retry_missing_for, workers=workers,

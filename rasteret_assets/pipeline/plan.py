@@ -223,12 +223,12 @@ def plan_build(
     metadata = source.schema.metadata
     for _, key, rows in scan_parts(source, spec, profile, parts_of(source, profile, build)):
         forecasts[key].add(rows, metadata)
-    known = {key: forecast.known for key, forecast in forecasts.items()}
+    indexes = {key: forecast.stored for key, forecast in forecasts.items()}
     if not force:
-        known |= {key: _known(workspace, key) for key in plans.keys() - build}
-    known = {key: index for key, index in known.items() if len(index)}
+        indexes |= {key: _stored_headers(workspace, key) for key in plans.keys() - build}
+    indexes = {key: index for key, index in indexes.items() if len(index)}
     for key, forecast in forecasts.items():
-        forecast.report(plans[key], [index for other, index in known.items() if other != key])
+        forecast.report(plans[key], [index for other, index in indexes.items() if other != key])
     return BuildPlan(partitions=plans, current=tuple(current))
 
 
@@ -256,7 +256,7 @@ class _Forecast:
         self.spec = spec
         self.profile = profile
         self.newest = newest
-        self.known = HeaderIndex() if force else _known(workspace, key)
+        self.stored = HeaderIndex() if force else _stored_headers(workspace, key)
         self.records = self.rejected = self.reused = 0
         self.unknown: list[pa.Table] = []
         self.ids: set[str] = set()
@@ -272,7 +272,7 @@ class _Forecast:
             places=Places.of(self.spec, remote=self.profile.remote),
         )  # fmt: skip
         sound = targets.filter(pa.array(np.asarray(targets["error_class"].is_null(), bool)))
-        found = self.known.find(sound).files >= 0
+        found = self.stored.find(sound).files >= 0
         self.reused += int(found.sum())
         self.unknown.append(sound.filter(pa.array(~found)).select([IDENTITY, BAND_INDEX]))
 
@@ -295,7 +295,7 @@ class _Forecast:
         return records if all(fresh) else records.filter(pa.array(fresh))
 
 
-def _known(workspace: Workspace, key: str) -> HeaderIndex:
+def _stored_headers(workspace: Workspace, key: str) -> HeaderIndex:
     """Return the index of headers that a build would reuse; an empty one if a file of headers is damaged."""
     try:
         index = HeaderIndex.of(HeaderStore(workspace, key))

@@ -133,13 +133,13 @@ def _with_extensions(table: pa.Table) -> pa.Table:
     given = table.column(position).combine_chunks()
     # A loop over rows, because no kernel of Arrow compares lists of texts; nearly all rows are equal, so that each
     # different list is completed once.
-    known: dict[tuple[str, ...] | None, list[str]] = {}
+    named_by_keys: dict[tuple[str, ...] | None, list[str]] = {}
     rows = []
     for row in given.to_pylist():
         key = None if row is None else tuple(row)
-        if key not in known:
+        if key not in named_by_keys:
             named = list(row or ())
             missing = (url for start, url in _EXTENSIONS.items() if not any(text.startswith(start) for text in named))
-            known[key] = [*named, *missing]
-        rows.append(known[key])
+            named_by_keys[key] = [*named, *missing]
+        rows.append(named_by_keys[key])
     return table.set_column(position, table.schema.field(position), pa.array(rows, given.type))

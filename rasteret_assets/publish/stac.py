@@ -206,8 +206,8 @@ def _linked(records: pa.Table, collection_href: str) -> pa.Array:
     lacking[parents[np.asarray(pc.fill_null(pc.equal(rel, "collection"), fill_value=False), bool)]] = False
     if not lacking.any():
         return links
-    known = {HREF: collection_href, "rel": "collection", "type": "application/json"}
-    link = {child.name: known.get(child.name) for child in flat.type}
+    members = {HREF: collection_href, "rel": "collection", "type": "application/json"}
+    link = {child.name: members.get(child.name) for child in flat.type}
     offsets = np.concatenate([[0], np.cumsum(lengths + lacking)])
     # Every place of the new lists gets the added link, then the old links overwrite theirs.
     index = np.full(offsets[-1], len(flat), np.int64)

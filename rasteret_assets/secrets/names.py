@@ -159,7 +159,7 @@ _KEY: Final = re.compile(r"\"([^\"]+)\"\s*:")
 _CAMEL: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _LETTERS: Final = re.compile(r"[a-z]+")
 
-_KNOWN_TOKEN: Final = re.compile(
+_TOKEN_FORMS: Final = re.compile(
     r"eyJ[\w-]{6,}\.[\w-]+\.[\w-]*"  # JSON web tokens
     r"|\b(?:AKIA|ASIA|AGPA|AROA)[A-Z0-9]{12,}|AIza[\w-]{10,}|\bgh[pousr]_\w{10,}|\bgithub_pat_\w{10,}|\bglpat-[\w-]{8,}"
     r"|\bgl(?:dt|ptt|cbt|rt)-[\w-]{8,}|\bPLAK\w{8,}|\bya29\.[\w-]{8,}|\bxox[abpr]-[\w-]{8,}|\b[ps]k\.eyJ[\w-]{8,}"
@@ -226,13 +226,13 @@ def is_secret(name: str, value: str, rule: SecretRule = BY_DEFAULT) -> bool:
     if meaning is _Meaning.DOUBTFUL:
         return bool(value) and (not _DOUBTFUL_VALUE.fullmatch(decoded(value)) or looks_secret(value))
     if meaning is _Meaning.NAMES_FILE:
-        return len(value) >= _LEAST and _KNOWN_TOKEN.search(decoded(value)) is not None
+        return len(value) >= _LEAST and _TOKEN_FORMS.search(decoded(value)) is not None
     return bool(value) and (meaning is _Meaning.SECRET or looks_secret(value))
 
 
 def looks_secret(value: str) -> bool:
     """Tell whether a value is a token of a known form, or long and random; a UUID is neither, a long hash is."""
-    return len(value) >= _LEAST and (_KNOWN_TOKEN.search(decoded(value)) is not None or _looks_random(value))
+    return len(value) >= _LEAST and (_TOKEN_FORMS.search(decoded(value)) is not None or _looks_random(value))
 
 
 def _looks_random(value: str) -> bool:
@@ -269,11 +269,11 @@ def _meaning(name: str) -> _Meaning:
         return _Meaning.NAMES_FILE
     words = {word.lower() for word in _CAMEL.findall(plain)} | set(_LETTERS.findall(lower))
     flat = "".join(_LETTERS.findall(lower))
-    known = {*words, *(word.removesuffix("s") for word in words)} & _SECRET_WORDS
-    if known or lower.startswith(_PREFIXES) or flat in _SECRET_NAMES:
+    secret_words = {*words, *(word.removesuffix("s") for word in words)} & _SECRET_WORDS
+    if secret_words or lower.startswith(_PREFIXES) or flat in _SECRET_NAMES:
         return _Meaning.SECRET
     ends = any(word.endswith(_SECRET_ENDS) or word.startswith(_SECRET_STARTS) for word in (*words, flat))
-    if ends or _is_of_known_words(flat):
+    if ends or _is_of_secret_words(flat):
         return _Meaning.SECRET
     if flat in _DOUBTFUL:
         return _Meaning.DOUBTFUL
@@ -282,7 +282,7 @@ def _meaning(name: str) -> _Meaning:
     return _Meaning.NOTHING
 
 
-def _is_of_known_words(flat: str) -> bool:
+def _is_of_secret_words(flat: str) -> bool:
     """Tell whether a name is a secret word and qualifiers, run together: ``xapikey``, but not ``monkey``."""
     found: list[set[tuple[bool, bool]]] = [set() for _ in range(len(flat) + 1)]
     # By place: whether a word that means a secret, and whether a qualifier, stands before it.

@@ -65,10 +65,10 @@ def describe_footprints(
     named = {distinct[key][0]: crs_name(described) for key, described in read.items()}
     if "unknown" in (names := set(named.values())) and len(names) > 1:
         without = next(path for path, name in named.items() if name == "unknown")
-        known = next(path for path, name in named.items() if name != "unknown")
+        path = next(path for path, name in named.items() if name != "unknown")
         raise SourceError(
             f"{label}: its files state different CRSs for {geometry!r}: that of {without} is unknown (crs: null), that "
-            f"of {known} is {named[known][:80]}: write the CRS of the first"
+            f"of {path} is {named[path][:80]}: write the CRS of the first"
         )
     return [read.get(id(schema)) for _, schema in files]
 

@@ -162,7 +162,11 @@ class Source:
 
 
 def open_source(
-    data: Any, spec: CollectionSpec, filesystem: Any = None, known: SchemaStore | None = None, backend: object = None
+    data: Any,
+    spec: CollectionSpec,
+    filesystem: Any = None,
+    schema_store: SchemaStore | None = None,
+    backend: object = None,
 ) -> Source:
     """Open ``data`` as a record table.
 
@@ -172,8 +176,8 @@ def open_source(
         spec: gives ``columns``, ``filter_expr``, ``column_map`` and ``href_column``.
         filesystem: pyarrow or fsspec filesystem of ``data`` where it is a path, or a function that returns that of a
             path.
-        known: keeps the schemas of files (see :class:`~._kept_schemas.KeptSchemas`), so that only the footers of files
-            that changed are opened; all footers are opened when omitted.
+        schema_store: keeps the schemas of files (see :class:`~._kept_schemas.KeptSchemas`), so that only the footers of
+            files that changed are opened; all footers are opened when omitted.
         backend: whose headers and tokens open addresses; one with the spec's ``credentials`` when omitted.
 
     Raises:
@@ -182,7 +186,7 @@ def open_source(
     """
     geometry = spec.source_column(GEOMETRY)
     instants = frozenset(map(spec.source_column, (DATETIME, START_DATETIME, END_DATETIME)))
-    table = _open(data, TableAccess.of(spec, filesystem, backend), known, geometry, instants)
+    table = _open(data, TableAccess.of(spec, filesystem, backend), schema_store, geometry, instants)
     if spec.filter is not None:
         table = replace(table, parts=tuple(_in_one_unit(part, table.schema) for part in table.parts))
     names = projection(table.label, table.schema.names, spec)
@@ -192,7 +196,7 @@ def open_source(
     remote = table.remote or (spec.harvest is not None and spec.harvest.is_remote)
     source = _with_one_crs(replace(table, schema=schema, filter=spec.filter, remote=remote))
     if paths_of(data) is not None:
-        return replace(source, reopen=lambda: open_source(data, spec, filesystem, known, backend))
+        return replace(source, reopen=lambda: open_source(data, spec, filesystem, schema_store, backend))
     check_storable(source.label, source.schema)
     return _with_content_version(source)
 
@@ -207,11 +211,11 @@ def open_table(data: Any, filesystem: Any = None) -> Source:
 
 
 def _open(
-    data: Any, access: TableAccess, known: SchemaStore | None = None, geometry: str | None = None,
+    data: Any, access: TableAccess, schema_store: SchemaStore | None = None, geometry: str | None = None,
     instants: frozenset[str] = frozenset({DATETIME, START_DATETIME, END_DATETIME}),
 ) -> Source:  # fmt: skip
     if (paths := paths_of(data)) is not None:
-        return _of_files(find_files(paths, access, known), geometry, instants)
+        return _of_files(find_files(paths, access, schema_store), geometry, instants)
     dataset = as_dataset(data)
     label = f"the {type(data).__name__}"
     schema = reduced(dataset.schema)

@@ -114,20 +114,20 @@ class TableListing(NamedTuple):
         return not all(is_local(group.fs) for group in self.groups)
 
 
-def find_files(paths: Sequence[str], access: TableAccess, known: SchemaStore | None) -> TableFiles:
+def find_files(paths: Sequence[str], access: TableAccess, schema_store: SchemaStore | None) -> TableFiles:
     """Find the Parquet files of a table and their schemas.
 
     Args:
         paths: as for :func:`list_parquet`.
         access: opens the paths.
-        known: stores the schemas of unchanged files; all footers are opened when it is None.
+        schema_store: stores the schemas of unchanged files; all footers are opened when it is None.
 
     Raises:
         SourceError: if a path does not exist, or is not Parquet.
     """
     found = list_parquet(paths, access)
     places = [(group, one) for group in found.groups for one in group.files]
-    schemas = _schemas(places, found.versions, known)
+    schemas = _schemas(places, found.versions, schema_store)
     files = [
         TableFile(group.fs, group.folder, one.path, version.version, schema, one.size, one.shown)
         for (group, one), version, schema in zip(places, found.versions, schemas, strict=True)
@@ -186,21 +186,23 @@ def _identity(listed: Listed) -> str:
     return str(identity_hashes(pa.array([listed.address], pa.string()))[0].as_py().hex())
 
 
-def _schemas(places: Sequence[_Placed], versions: Sequence[FileVersion], known: SchemaStore | None) -> list[pa.Schema]:
+def _schemas(
+    places: Sequence[_Placed], versions: Sequence[FileVersion], schema_store: SchemaStore | None
+) -> list[pa.Schema]:
     """Return the schemas of files, in their order; files of equal schemas share one object."""
-    kept = {} if known is None else known.load()
-    if known is None or kept.keys() >= {version.version for version in versions}:
-        return _opened_schemas(places, versions, kept, known)
-    with known.alone():
+    kept = {} if schema_store is None else schema_store.load()
+    if schema_store is None or kept.keys() >= {version.version for version in versions}:
+        return _opened_schemas(places, versions, kept, schema_store)
+    with schema_store.alone():
         # Loaded again, because the last holder of the lock may have opened the same files.
-        return _opened_schemas(places, versions, known.load(), known)
+        return _opened_schemas(places, versions, schema_store.load(), schema_store)
 
 
 def _opened_schemas(
     places: Sequence[_Placed],
     versions: Sequence[FileVersion],
     kept: Mapping[str, pa.Schema],
-    known: SchemaStore | None,
+    schema_store: SchemaStore | None,
 ) -> list[pa.Schema]:
     found = {version.version: kept[version.version] for version in versions if version.version in kept}
     fresh = [at for at, version in enumerate(versions) if version.version not in found]
@@ -209,10 +211,10 @@ def _opened_schemas(
     shared = {schema.serialize().to_pybytes(): schema for schema in distinct.values()}
     for at, schema in zip(fresh, opened, strict=True):
         found[versions[at].version] = shared.setdefault(schema.serialize().to_pybytes(), schema)
-    if known is not None:
+    if schema_store is not None:
         lasting = {one.version: found[one.version] for one in versions if one.is_reliable}
         if lasting.keys() != kept.keys():
-            known.keep(lasting)
+            schema_store.keep(lasting)
     return [found[version.version] for version in versions]
 
 

@@ -184,13 +184,13 @@ class HostQueue:
 
     Args:
         ceiling: most requests that the host may get at once.
-        known: state of the host in another fetch.
+        earlier: state of the host in another fetch.
         workers: number of processes that may be asking the host, with this one.
     """
 
-    def __init__(self, ceiling: int, known: HostState | None = None, workers: int = 1) -> None:
+    def __init__(self, ceiling: int, earlier: HostState | None = None, workers: int = 1) -> None:
         first = max(1, FIRST_LIMIT // workers)
-        learned = HostState(ceiling=ceiling, first=first) if known is None else known
+        learned = HostState(ceiling=ceiling, first=first) if earlier is None else earlier
         self.state = learned.for_another_fetch(ceiling, first)
         self.fresh: deque[int] = deque()
         self.retries: list[tuple[float, int]] = []

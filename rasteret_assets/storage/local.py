@@ -58,8 +58,8 @@ class LocalBackend(ReadingBackend):
         """
         read = await self.read(url, start, length)
         # Without the inode, because network drives and FUSE number their files anew with every mount.
-        seen, known = (one and _time_of(one) for one in (read.etag, indexed.etag))
-        check_unchanged(read._replace(etag=seen), url, indexed._replace(etag=known))
+        seen, stored = (one and _time_of(one) for one in (read.etag, indexed.etag))
+        check_unchanged(read._replace(etag=seen), url, indexed._replace(etag=stored))
         return read
 
 

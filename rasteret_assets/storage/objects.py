@@ -191,8 +191,8 @@ class ObjectStoreBackend(ReadingBackend):
         A record table may lie in another region than the rasters, whose region a cloud configuration gives.
         """
         bucket = url.split("/")[2]
-        known = bucket in self._bucket_config or endpoints_in(self._s3_config) or s3_endpoint_of_environment()
-        if scheme(url) not in {"s3", "s3a"} or known:
+        has_endpoint = bucket in self._bucket_config or endpoints_in(self._s3_config) or s3_endpoint_of_environment()
+        if scheme(url) not in {"s3", "s3a"} or has_endpoint:
             return
         with suppress(OSError):
             self._bucket_config[bucket] = {"region": await asyncio.to_thread(pafs.resolve_s3_region, bucket)}

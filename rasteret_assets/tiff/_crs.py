@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EPSG_CODES: Final = range(1024, USER_DEFINED)
 
 #: Web Mercator and the WGS 84 UTM zones, the CRSs of most files, are known to be in metres, so PROJ is not asked.
-_KNOWN_METRE_CODES: Final = frozenset({3857, *range(32601, 32661), *range(32701, 32761)})
+_METRE_CODES: Final = frozenset({3857, *range(32601, 32661), *range(32701, 32761)})
 
 _METRE: Final = 9001
 _ANGULAR_UNITS: Final = {9101: 180 / math.pi, 9102: 1.0, 9105: 0.9, 9106: 0.9, 9122: 1.0}
@@ -78,7 +78,7 @@ def resolve_crs(keys: Keys) -> Resolved:
     if model == MODEL_PROJECTED:
         code = projected
         unit = keys.get(GeoKey.PROJ_LINEAR_UNITS, _METRE)
-        certain = code in _KNOWN_METRE_CODES and unit == _METRE and geographic in (None, 4326)
+        certain = code in _METRE_CODES and unit == _METRE and geographic in (None, 4326)
     elif model in (MODEL_GEOGRAPHIC, MODEL_GEOCENTRIC):
         code = geographic
         certain = code == 4326

@@ -68,7 +68,7 @@ class Stored:
         writer.close()
         return name
 
-    def known(self, *files: tuple[str | None, int]) -> list[int | str | None]:
+    def found(self, *files: tuple[str | None, int]) -> list[int | str | None]:
         """Return for each file and sample the width of its stored header, the class of its failure, or None."""
         index = HeaderIndex.of(self.store)
         found = index.find(targets(*files))
@@ -80,19 +80,19 @@ class Stored:
 def test_headers_and_lasting_failures_are_found_in_the_store(tmp_path: Path) -> None:
     rows = [header_row("a", width=5), header_row("b", error_class="not_found"), header_row("c", error_class="corrupt")]
     stored = Stored(tmp_path, rows)
-    assert stored.known(("a", 0), ("b", 0), ("c", 0), ("d", 0), (None, 0)) == [5, "not_found", "corrupt", None, None]
+    assert stored.found(("a", 0), ("b", 0), ("c", 0), ("d", 0), (None, 0)) == [5, "not_found", "corrupt", None, None]
 
 
 @pytest.mark.parametrize("error_class", RETRIED_CLASSES)
 def test_failures_that_may_pass_are_not_found_in_the_store(tmp_path: Path, error_class: str) -> None:
-    assert Stored(tmp_path, [header_row("a", error_class=error_class)]).known(("a", 0)) == [None]
+    assert Stored(tmp_path, [header_row("a", error_class=error_class)]).found(("a", 0)) == [None]
 
 
 def test_missing_files_are_found_in_the_store_after_the_days_to_wait(tmp_path: Path) -> None:
     hour = timedelta(hours=1)
     times = [None, retried.now() - hour, retried.now() + hour]
     rows = [header_row(f"f{n}", error_class="not_found", retry_until=until) for n, until in enumerate(times)]
-    assert Stored(tmp_path, rows).known(("f0", 0), ("f1", 0), ("f2", 0)) == ["not_found", "not_found", None]
+    assert Stored(tmp_path, rows).found(("f0", 0), ("f1", 0), ("f2", 0)) == ["not_found", "not_found", None]
 
 
 def test_files_of_before_missing_files_were_waited_for(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_files_of_before_missing_files_were_waited_for(tmp_path: Path) -> None:
     rows = table(header_row("a", width=5), header_row("b", error_class="not_found")).drop_columns(["retry_until"])
     with stream_writer(stored.workspace, store.path(store.next_name()), rows.schema) as writer:
         writer.write(rows)
-    assert stored.known(("a", 0), ("b", 0)) == [5, "not_found"]
+    assert stored.found(("a", 0), ("b", 0)) == [5, "not_found"]
     with HeaderRowReader(stored.workspace, stored.store, HEADER_SCHEMA.names) as reader:
         read = reader.take(stored.store.names, np.array([0, 0]), np.array([0, 1]))
     assert read.drop_columns(["retry_until"]).equals(rows)
@@ -110,7 +110,7 @@ def test_files_of_before_missing_files_were_waited_for(tmp_path: Path) -> None:
 def test_rows_of_another_parser_version_are_not_found_in_the_store(tmp_path: Path) -> None:
     versions = [PARSER_VERSION - 1, None, PARSER_VERSION + 1, PARSER_VERSION]
     rows = [header_row(f"f{n}", width=n + 1, parser_version=version) for n, version in enumerate(versions)]
-    assert Stored(tmp_path, rows).known(*((f"f{n}", 0) for n in range(4))) == [None, None, None, 4]
+    assert Stored(tmp_path, rows).found(*((f"f{n}", 0) for n in range(4))) == [None, None, None, 4]
 
 
 def test_samples_of_one_file_are_distinguished(tmp_path: Path) -> None:
@@ -118,20 +118,20 @@ def test_samples_of_one_file_are_distinguished(tmp_path: Path) -> None:
     rows.append(header_row("b", 2, error_class="unsupported"))
     stored = Stored(tmp_path, rows)
     wanted = [("a", 7), ("a", 1), ("a", 0), ("b", 2), ("b", 0), ("a", 2)]
-    assert stored.known(*wanted) == [17, None, 10, "unsupported", None, 12]
+    assert stored.found(*wanted) == [17, None, 10, "unsupported", None, 12]
 
 
 def test_the_newest_file_counts(tmp_path: Path) -> None:
     stored = Stored(tmp_path, [header_row("a", width=1), header_row("b", width=1)], [header_row("a", width=2)])
-    assert stored.known(("a", 0), ("b", 0)) == [2, 1]
+    assert stored.found(("a", 0), ("b", 0)) == [2, 1]
     stored.add(header_row("a", error_class="not_found"))
-    assert stored.known(("a", 0), ("b", 0)) == ["not_found", 1]
+    assert stored.found(("a", 0), ("b", 0)) == ["not_found", 1]
     # The header was asked for anew, because the known one was not trusted.
     stored.add(header_row("a", error_class="timeout"), header_row("b", error_class="timeout"))
-    assert stored.known(("a", 0), ("b", 0)) == [None, None]
+    assert stored.found(("a", 0), ("b", 0)) == [None, None]
     for number in range(12):
         stored.add(header_row("a", width=100 + number))
-    assert stored.known(("a", 0)) == [111]
+    assert stored.found(("a", 0)) == [111]
 
 
 def test_headers_added_later_are_found_and_go_before_earlier_ones(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_other_files_of_the_folder_are_not_changed(tmp_path: Path) -> None:
     for name in ("unused.parquet", "x.arrows", "1.arrows", "000009-zz.arrows", "000001-abc.arrows.tmp"):
         (folder / name).write_bytes(b"")
     assert len(stored.store.names) == 1
-    assert stored.known(("a", 0)) == [1]
+    assert stored.found(("a", 0)) == [1]
 
 
 def test_a_file_that_is_not_closed_does_not_exist(tmp_path: Path) -> None:
@@ -282,4 +282,4 @@ def test_a_file_that_is_not_closed_does_not_exist(tmp_path: Path) -> None:
     assert (first, stored.store.names) == (0, [name])
     writer.close()
     assert store.names == stored.store.names == [other, name]
-    assert stored.known(("a", 0), ("b", 0), ("c", 0), ("d", 0)) == [1, 1, 1, 1]
+    assert stored.found(("a", 0), ("b", 0), ("c", 0), ("d", 0)) == [1, 1, 1, 1]

@@ -83,15 +83,15 @@ def test_processes_share_the_pace_that_a_host_allowed_one_of_them(place: str, re
             time.sleep(0.01)
         with Workers(workspace) as second:
             view = second.begin(MANY_FILES)
-            assert view.known("other.example", 300) is None
-            known = view.known(HOST, 300)
+            assert view.state_of("other.example", 300) is None
+            known = view.state_of(HOST, 300)
             assert known is not None
             assert known.is_throttled
             assert known.limit == 6
             assert 30 < known.paused_until - time.monotonic() <= 40
     # It counts for a while, also where nobody is left.
     assert document(workspace)["workers"] == {}
-    known = Workers(workspace).begin(FEW_FILES).known(HOST, 300)
+    known = Workers(workspace).begin(FEW_FILES).state_of(HOST, 300)
     assert known is not None
     assert known.limit == 12
 

@@ -55,13 +55,13 @@ def crs_name(crs: CRSLike) -> str:
     if str(crs) in _LONLAT_NAMES:
         return LONLAT
     try:
-        known = pyproj.CRS.from_user_input(crs)
+        parsed = pyproj.CRS.from_user_input(crs)
     except pyproj.exceptions.CRSError as error:
         raise SpecError(f"{str(crs)[:80]!r} is not a known CRS: write 'EPSG:32632', WKT or PROJJSON") from error
-    if known.equals(pyproj.CRS.from_epsg(4326), ignore_axis_order=True):
+    if parsed.equals(pyproj.CRS.from_epsg(4326), ignore_axis_order=True):
         return LONLAT
-    authority = known.to_authority(min_confidence=100)
-    return ":".join(authority) if authority else str(known.to_wkt())
+    authority = parsed.to_authority(min_confidence=100)
+    return ":".join(authority) if authority else str(parsed.to_wkt())
 
 
 def reproject(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
@@ -233,10 +233,10 @@ def tear_of(crs: str) -> Tear | None:
 
     The search goes along parallels, because no list of projections tells the meridian.
     """
-    known = pyproj.CRS.from_user_input(crs)
-    if known.is_geographic and not known.is_derived:
-        half = math.pi / known.axis_info[0].unit_conversion_factor
-        meridian = known.prime_meridian
+    parsed = pyproj.CRS.from_user_input(crs)
+    if parsed.is_geographic and not parsed.is_derived:
+        half = math.pi / parsed.axis_info[0].unit_conversion_factor
+        meridian = parsed.prime_meridian
         offset = math.degrees(meridian.longitude * float(meridian.unit_conversion_factor)) if meridian else 0.0
         return Tear(longitude=offset % 360 - 180, ends=(-round(half, 9), round(half, 9)))
     try:

@@ -136,8 +136,8 @@ def find_new(collection: RecordTable, bands: Sequence[str], groups: str, written
     table = pa.concat_tables(parts).combine_chunks()
     versions = {band: table[f"version:{band}"].to_numpy() for band in bands}
     there = table["there"].to_numpy(zero_copy_only=False)
-    is_known, replaced = _compare(table[schema.ID].combine_chunks(), versions, written)
-    is_new = there & ~is_known
+    is_written, replaced = _compare(table[schema.ID].combine_chunks(), versions, written)
+    is_new = there & ~is_written
     kept = table.filter(pa.array(is_new))
     order = pc.sort_indices(
         kept, sort_keys=[(schema.DATETIME, "ascending", "at_end"), (schema.ID, "ascending", "at_end")]
@@ -146,7 +146,7 @@ def find_new(collection: RecordTable, bands: Sequence[str], groups: str, written
         headers=Headers(rows, collection.schema, bands, scaled=True),
         table=kept.take(order),
         versions={band: values[is_new][np.asarray(order)] for band, values in versions.items()},
-        unchanged=int((there & is_known).sum()),
+        unchanged=int((there & is_written).sum()),
         without=int((~there).sum()),
         replaced=replaced,
     )
@@ -199,7 +199,7 @@ def _compare(
     ids: pa.Array, versions: dict[str, Hashes], written: Sequence[Written]
 ) -> tuple[npt.NDArray[np.bool_], set[tuple[str, str]]]:
     """Which rows a repository holds of all bands, and (group, id) of what it holds of files that were replaced."""
-    known = {band: np.zeros(len(ids), bool) for band in versions}
+    by_band = {band: np.zeros(len(ids), bool) for band in versions}
     replaced: set[tuple[str, str]] = set()
     together: dict[tuple[str, ...], list[Written]] = {}
     for one in written:
@@ -211,10 +211,10 @@ def _compare(
         held = np.concatenate([one.versions for one in several])
         is_held = np.isin(row_hashes([ids, pa.array(now)]), row_hashes([held_ids, pa.array(held)]))
         for band in bands:
-            known[band] |= is_held
+            by_band[band] |= is_held
         names = np.repeat([one.name for one in several], [len(one.ids) for one in several])
         at = pc.index_in(held_ids, value_set=ids)
         found = np.flatnonzero(np.asarray(at.is_valid()))
         other = found[now[np.asarray(at.take(pa.array(found)))] != held[found]]
         replaced |= set(zip(names[other].tolist(), held_ids.take(pa.array(other)).to_pylist(), strict=True))
-    return np.logical_and.reduce(list(known.values())), replaced
+    return np.logical_and.reduce(list(by_band.values())), replaced

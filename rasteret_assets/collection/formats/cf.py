@@ -29,11 +29,11 @@ def mapping_attributes(crs: str, grid: Grid) -> dict[str, Any]:
         crs: as ``reproject.crs_name`` writes it.
         grid: whose affine transform GDAL's ``GeoTransform`` states.
     """
-    known = pyproj.CRS.from_user_input(crs)
+    parsed = pyproj.CRS.from_user_input(crs)
     a, b, c, d, e, f = grid.affine
     return {
-        **known.to_cf(),
-        "spatial_ref": known.to_wkt(),  # GDAL's name of crs_wkt
+        **parsed.to_cf(),
+        "spatial_ref": parsed.to_wkt(),  # GDAL's name of crs_wkt
         "GeoTransform": " ".join(repr(number) for number in (c, a, b, f, d, e)),
     }
 

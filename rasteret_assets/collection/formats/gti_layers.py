@@ -88,15 +88,15 @@ def layers_of(
 
 def _crs_of(files: BandFiles) -> dict[tuple[int, ...], str]:
     """Return the CRSs of the files by the positions of their names; a CRS may be written in several ways."""
-    known: dict[str, tuple[str, tuple[int, ...]]] = {}
+    by_name: dict[str, tuple[str, tuple[int, ...]]] = {}
     rasters = files.rasters
     for code, first in zip(*np.unique(rasters.crs, return_index=True), strict=True):
         text = rasters.crs_names[code]
         name = named_crs(rasters.ids[int(first)].as_py(), text)
         # GDAL calls the CRS of a file in lon/lat EPSG:4326, and would warp it to OGC:CRS84.
-        written, codes = known.get(name, ("EPSG:4326" if name == LONLAT else text, ()))
-        known[name] = written, (*codes, int(code))
-    return {codes: written for written, codes in known.values()}
+        written, codes = by_name.get(name, ("EPSG:4326" if name == LONLAT else text, ()))
+        by_name[name] = written, (*codes, int(code))
+    return {codes: written for written, codes in by_name.values()}
 
 
 def _layer_name(band: str, crs: str, taken: set[str]) -> str:

@@ -28,18 +28,18 @@ def draw_outlines(collection: RecordTable, crs: CRSLike | None, band: str | None
     rows = rows_of(collection.dataset, collection.expression, collection.areas, leaves_of(table, bands))
     rasters = scan_rasters(rows, table, bands).rasters
     boxes = np.asarray(shapely.box(*rasters.bounds.T), dtype=object)
-    known: set[str] = set()
+    names: set[str] = set()
     for code, first in zip(*np.unique(rasters.crs, return_index=True), strict=True):
         if target is None and not rasters.crs_names[code]:
-            known |= {"", "another"}  # two, because a CRS that is not stated does not equal another
+            names |= {"", "another"}  # two, because a CRS that is not stated does not equal another
             continue
         name = named_crs(rasters.ids[int(first)].as_py(), rasters.crs_names[code])
-        known.add(name)
+        names.add(name)
         if target is not None:
             own = rasters.crs == code
             boxes[own] = reproject_each(boxes[own], name, target)
     return geopandas.GeoDataFrame(
         {"id": rasters.ids.to_pandas(), "datetime": rasters.moments.to_pandas()},
         geometry=boxes,
-        crs=target or (known.pop() if len(known) == 1 else None),
+        crs=target or (names.pop() if len(names) == 1 else None),
     )

@@ -121,8 +121,8 @@ def draw_record(
 
 def default_bands(collection: RecordTable) -> Sequence[str]:
     """Return the bands red, green and blue of a collection by their usual names, else its first band, if it has one."""
-    known = set(collection.bands)
-    three = next((names for names in _COLOURS if known.issuperset(names)), None)
+    bands = set(collection.bands)
+    three = next((names for names in _COLOURS if bands.issuperset(names)), None)
     return three or collection.bands[:1]
 
 
@@ -140,9 +140,9 @@ def _choose(
     shape = shapely.union_all([area.lonlat() for area in areas])
     area = areas[0] if len(areas) == 1 else Area(geometry=shape)
     records = select_records(near_batches(collection, bands, [shape], scaled=False), bands, [shape], missing="drop")
-    known = [record for record in records if record.cloud_cover is not None] or records
-    clouds = min((record.cloud_cover for record in known if record.cloud_cover is not None), default=None)
-    return [record for record in known if record.cloud_cover == clouds][-1], area
+    rated = [record for record in records if record.cloud_cover is not None] or records
+    clouds = min((record.cloud_cover for record in rated if record.cloud_cover is not None), default=None)
+    return [record for record in rated if record.cloud_cover == clouds][-1], area
 
 
 def _read(

@@ -122,24 +122,24 @@ def _kind(groups: _Groups, band: int, name: str, options: ReadOptions, mosaic: M
         WindowError: if no wider type exists.
     """
     headers = [step.record.headers[band] for group in groups for step in group]
-    known = [header for header in headers if header is not None]
+    present = [header for header in headers if header is not None]
     has_nan = options.masked or options.scaled or mosaic.computes
-    if not known:
+    if not present:
         return _Kind(np.dtype(np.float32), np.float32(np.nan)) if has_nan else _Kind(np.dtype(np.uint8), None)
-    dtype = np.result_type(*{header.sample_type for header in known})
+    dtype = np.result_type(*{header.sample_type for header in present})
     if has_nan:
         # The smallest float that holds every value (nearly every one of 64-bit integers).
         floats = options.read_type([np.result_type(dtype, np.float32)])
         return _Kind(floats, floats.type(np.nan))
-    kind = _whole_kind(known, dtype, name, is_whole=len(known) == len(headers))
+    kind = _whole_kind(present, dtype, name, is_whole=len(present) == len(headers))
     return _Kind(options.read_type([kind.dtype]), kind.fill)
 
 
-def _whole_kind(known: Sequence[BandHeader], dtype: np.dtype[Any], name: str, *, is_whole: bool) -> _Kind:
+def _whole_kind(present: Sequence[BandHeader], dtype: np.dtype[Any], name: str, *, is_whole: bool) -> _Kind:
     """Choose type and value for pixels that keep their type; ``is_whole`` says that every record has the band."""
-    nodata = {"none" if header.nodata is None else str(header.nodata) for header in known}
-    if len(nodata) == 1 and (known[0].nodata is not None or is_whole):
-        return _Kind(dtype, None if known[0].nodata is None else dtype.type(known[0].nodata))
+    nodata = {"none" if header.nodata is None else str(header.nodata) for header in present}
+    if len(nodata) == 1 and (present[0].nodata is not None or is_whole):
+        return _Kind(dtype, None if present[0].nodata is None else dtype.type(present[0].nodata))
     if dtype.kind == "f":
         return _Kind(dtype, dtype.type(np.nan))
     wider = _WIDER.get(dtype.str[1:])

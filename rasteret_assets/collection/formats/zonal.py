@@ -247,9 +247,9 @@ class _Held:
         """Return the pixels of a window; pixels without data are masked."""
         if (same := self.held.get(window)) is not None:
             return same
-        for known, pixels in self.held.items():
-            if known.overlap(window) == window:
-                found: npt.NDArray[Any] = pixels[window.within(known).slices]
+        for outer, pixels in self.held.items():
+            if outer.overlap(window) == window:
+                found: npt.NDArray[Any] = pixels[window.within(outer).slices]
                 return found
         # A part of a large window, or a sliver beyond a border that an area misses by rounding.
         (pixels,) = self.reader.read([replace(self.zone, window=window)])

@@ -231,11 +231,11 @@ class RecordsById:
             return self._records(ids, bands)
 
     def _records(self, ids: Sequence[str], bands: Sequence[str]) -> list[tuple[str, Record | None]]:
-        rows, known, places = self._listed = self._listed or self._list()
+        rows, every_id, places = self._listed = self._listed or self._list()
         wanted = pa.array(ids, pa.string())
-        positions = np.flatnonzero(pc.is_in(known, value_set=wanted).to_numpy())
+        positions = np.flatnonzero(pc.is_in(every_id, value_set=wanted).to_numpy())
         by_id: dict[str, list[int]] = {}
-        for name, place in zip(known.take(pa.array(positions)).to_pylist(), places[positions].tolist(), strict=True):
+        for name, place in zip(every_id.take(pa.array(positions)).to_pylist(), places[positions].tolist(), strict=True):
             by_id.setdefault(name, []).append(place)
         if absent := [name for name in ids if name not in by_id]:
             where = "among the records that meet the filters" if self._collection.is_filtered else "in this collection"

@@ -154,18 +154,18 @@ def takes(defaults: Mapping[str, Any]) -> Callable[[Function], Function]:
 takes_areas = takes(AREA_DEFAULTS)
 
 
-def checked_arguments(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def checked_arguments(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return all arguments of a read: those given, and the defaults of the others.
 
     Raises:
         SpecError: if reads have no argument of a given name.
     """
     for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"reads take {', '.join(known)}"
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"reads take {', '.join(defaults)}"
             raise SpecError(f"unknown argument {name!r}: {hint}")
-    return {**known, **given}
+    return {**defaults, **given}
 
 
 def area_arguments(given: Mapping[str, Any]) -> dict[str, Any]:

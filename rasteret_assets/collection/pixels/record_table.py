@@ -96,13 +96,13 @@ def checked_bands(table: RecordTable, bands: str | Sequence[str]) -> list[str]:
         raise SpecError(
             f"bands must be names such as 'B04', not {wrong[0]!r}: this collection has {listed_bands(table)}"
         )
-    known = table.bands
+    indexed = table.bands
     if not names:
         raise SpecError(f"bands is empty: name one of {listed_bands(table)}")
     if len(set(names)) < len(names):
         raise SpecError(f"bands={names} names a band twice: name each once")
     for band in names:
-        if band not in known:
+        if band not in indexed:
             raise BandNotFoundError(f"band {band!r} is not in this collection, which has {listed_bands(table)}")
         if not has_href(table.schema, band):
             raise CollectionError(
@@ -117,10 +117,10 @@ def indexed_band(table: RecordTable, band: str | None) -> str:
     Raises:
         BandNotFoundError: if the table does not have it, or has no band.
     """
-    known = table.bands
-    if band is None and known:
-        return known[0]
-    if band not in known:
+    bands = table.bands
+    if band is None and bands:
+        return bands[0]
+    if band not in bands:
         raise BandNotFoundError(f"band {band!r} is not in this collection, which has {listed_bands(table)}")
     return str(band)
 

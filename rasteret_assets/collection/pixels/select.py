@@ -273,9 +273,9 @@ def _record(
         else None
         for band in bands
     ]
-    known = [(band, header) for band, header in zip(bands, headers, strict=True) if header is not None]
-    first_band, first = known[0]
-    for band, header in known:
+    present = [(band, header) for band, header in zip(bands, headers, strict=True) if header is not None]
+    first_band, first = present[0]
+    for band, header in present:
         check_supported(header, f"record {name!r}, band {band!r}")
         if header.crs != first.crs:
             raise WindowError(

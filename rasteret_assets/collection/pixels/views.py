@@ -106,10 +106,10 @@ def check_one_grid(record: Record, bands: Sequence[str]) -> None:
     Raises:
         WindowError: with both bands, and what to do.
     """
-    known = [(band, header) for band, header in zip(bands, record.headers, strict=True) if header is not None]
-    first_band, first_header = known[0]
+    present = [(band, header) for band, header in zip(bands, record.headers, strict=True) if header is not None]
+    first_band, first_header = present[0]
     first = first_header.grid
-    for band, header in known:
+    for band, header in present:
         if header.grid.offset(first) != (0, 0) or header.grid.whole != first.whole:
             raise WindowError(
                 f"record {record.id!r}: band {band!r} ({_grid_text(header)}) and band {first_band!r} "

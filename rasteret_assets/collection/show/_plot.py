@@ -54,15 +54,15 @@ def draw_footprints(collection: RecordTable, ax: Axes | None, color: str | None,
     drawn = PolyCollection(outlines, facecolors=(0, 0, 0, 0), linewidths=1.2)
     dated = np.array([moment is not None for moment in moments])
     if color is None and dated.any():
-        known = date2num([moment for moment in moments if moment is not None])  # type: ignore[no-untyped-call]
-        values = np.full(len(moments), known.min())
-        values[dated] = known
+        days = date2num([moment for moment in moments if moment is not None])  # type: ignore[no-untyped-call]
+        values = np.full(len(moments), days.min())
+        values[dated] = days
         filled = PolyCollection(outlines, array=values, cmap=_COLOURS, alpha=0.25, linewidths=0)
         drawn.set_array(values)
         drawn.set_cmap(_COLOURS)
         drawn.set_facecolor("none")
         axes.add_collection(filled)
-        if known.min() < known.max():
+        if days.min() < days.max():
             bar = axes.figure.colorbar(filled, ax=axes, fraction=0.035, pad=0.02)
             bar.ax.yaxis.set_major_formatter(lambda day, _: f"{num2date(day):%Y-%m-%d}")  # type: ignore[no-untyped-call]
             bar.ax.tick_params(labelsize=8, colors=_FAINT, length=0)

@@ -101,8 +101,8 @@ def leaves_of(table: pa.Schema, bands: Sequence[str]) -> dict[str, tuple[str, ..
     ]
     for band in bands:
         column = schema.band_column(band)
-        known = {field.name for field in table.field(column).type}
-        wanted += [(column, name) for name in _FIELDS if name in known]
+        names = {field.name for field in table.field(column).type}
+        wanted += [(column, name) for name in _FIELDS if name in names]
     return {".".join(path): path for path in wanted}
 
 
@@ -255,5 +255,5 @@ def _codes(texts: pa.Array, names: dict[str, int]) -> npt.NDArray[np.int32]:
     """Return the positions of texts in ``names``, to which new ones are added."""
     names.setdefault(_UNSTATED, 0)
     encoded = texts.dictionary_encode()
-    known = [names.setdefault(text, len(names)) for text in encoded.dictionary.to_pylist()]
-    return np.asarray(known, np.int32)[np.asarray(encoded.indices)] if known else np.empty(0, np.int32)
+    positions = [names.setdefault(text, len(names)) for text in encoded.dictionary.to_pylist()]
+    return np.asarray(positions, np.int32)[np.asarray(encoded.indices)] if positions else np.empty(0, np.int32)

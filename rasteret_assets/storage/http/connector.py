@@ -18,8 +18,8 @@ CONNECT_TIMEOUT_S = 10.0
 #: Seconds after which the next address is tried beside an address that does not answer (RFC 8305, 5).
 _NEXT_ADDRESS_S: Final = 0.25
 #: Seconds for which the addresses of a name are kept, about as long as those of load balancers are valid.
-_KNOWN_S: Final = 60.0
-_MOST_KNOWN: Final = 4096
+_RESOLVED_S: Final = 60.0
+_MOST_NAMES: Final = 4096
 
 _Address: TypeAlias = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -35,7 +35,7 @@ class Connector:
 
     def __init__(self, *, link_local: bool) -> None:
         self._link_local = link_local
-        self._known: dict[tuple[str, int], tuple[float, list[_Address]]] = {}
+        self._resolved: dict[tuple[str, int], tuple[float, list[_Address]]] = {}
         self._asked: dict[tuple[str, int], asyncio.Task[list[_Address]]] = {}
 
     async def connect(self, host: str, port: int, factory: Callable[[], P], context: ssl.SSLContext | None) -> P:
@@ -65,7 +65,7 @@ class Connector:
                     return made[1]
                 connected = await self._race(loop, addresses)
             except BaseException:
-                self._known.pop((host, port), None)  # because the name may have other addresses by now
+                self._resolved.pop((host, port), None)  # because the name may have other addresses by now
                 raise
             self._put_first((host, port), connected.getpeername())
             try:
@@ -89,9 +89,9 @@ class Connector:
     async def _addresses(self, loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[_Address]:
         """Return the addresses of a name; callers who ask for a name at the same time share one look-up."""
         key = host, port
-        known = self._known.get(key)
-        if known is not None and known[0] > loop.time():
-            return known[1]
+        resolved = self._resolved.get(key)
+        if resolved is not None and resolved[0] > loop.time():
+            return resolved[1]
         asked = self._asked.get(key)
         if asked is None:
             asked = self._asked[key] = loop.create_task(self._look_up(loop, host, port))
@@ -108,17 +108,17 @@ class Connector:
             addresses = [address for address in addresses if not is_link_local_address(address[4][0])]
             if not addresses:
                 raise LinkLocalNameError(f"{host} resolves to link-local addresses")
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
-        self._known[host, port] = (loop.time() + _KNOWN_S, addresses)
+        if len(self._resolved) >= _MOST_NAMES:
+            self._resolved.clear()
+        self._resolved[host, port] = (loop.time() + _RESOLVED_S, addresses)
         return addresses
 
     def _put_first(self, key: tuple[str, int], peer: tuple[str, int]) -> None:
         """Put the address that answered first, because each dead address before it costs a connection 0.25 s."""
-        if (known := self._known.get(key)) is None or known[1][0][4][0] == peer[0]:
+        if (resolved := self._resolved.get(key)) is None or resolved[1][0][4][0] == peer[0]:
             return
-        until, addresses = known
-        self._known[key] = until, sorted(addresses, key=lambda address: address[4][0] != peer[0])
+        until, addresses = resolved
+        self._resolved[key] = until, sorted(addresses, key=lambda address: address[4][0] != peer[0])
 
 
 def _is_address(host: str) -> bool:

@@ -17,7 +17,7 @@ GivenHeaders: TypeAlias = Mapping[str, "str | Mapping[str, str]"]
 # "identity", because a range of a compressed body is not a range of the file.
 _DEFAULTS: Final = {"User-Agent": "rasteret-assets", "Accept": "*/*", "Accept-Encoding": "identity"}
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_MOST_KNOWN: Final = 4096
+_MOST_ORIGINS: Final = 4096
 
 
 class HostHeaders:
@@ -39,16 +39,16 @@ class HostHeaders:
                 self._by_host.setdefault(_host_key(name), {}).update(inside)
             else:
                 self._plain[name] = checked_header(name, value)
-        self._known: tuple[dict[Origin, bytes], dict[Origin, bytes]] = ({}, {})
+        self._lines: tuple[dict[Origin, bytes], dict[Origin, bytes]] = ({}, {})
 
     def lines(self, origin: Origin, *, foreign: bool = False) -> bytes:
         """Return the headers of :meth:`of` as lines of a request."""
-        known = self._known[foreign]
-        lines = known.get(origin)
+        lines_of = self._lines[foreign]
+        lines = lines_of.get(origin)
         if lines is None:
-            if len(known) >= _MOST_KNOWN:
-                known.clear()
-            lines = known[origin] = header_lines(self.of(origin, foreign=foreign))
+            if len(lines_of) >= _MOST_ORIGINS:
+                lines_of.clear()
+            lines = lines_of[origin] = header_lines(self.of(origin, foreign=foreign))
         return lines
 
     def of(self, origin: Origin, *, foreign: bool = False) -> dict[str, str]:

@@ -161,8 +161,8 @@ class HttpBackend(ReadingBackend):
         answer = await self._answer(url, _one_range(start, length), given)
         if answer.status != 304:
             return interpret(answer, url, start, length)
-        known = IndexedFile(validators.etag, validators.last_modified)
-        if difference(known, *validators_of(answer.headers)) is None:
+        indexed = IndexedFile(validators.etag, validators.last_modified)
+        if difference(indexed, *validators_of(answer.headers)) is None:
             return None
         # The server takes the object for unchanged, by a weak tag or a later time, but tells another time itself.
         return await self.read(url, start, length)

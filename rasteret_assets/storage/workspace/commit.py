@@ -195,8 +195,8 @@ def _change(workspace: Workspace, key: str, changed: Callable[[dict[str, Any]], 
                 hold.confirm()
             if fence_of(document) > hold.fence:
                 hold.outrank(fence_of(document))
-            known: dict[str, Any] = document if document is not None and is_state(document) else {}
-            state = {**changed(known), FORMAT_KEY: FORMAT, FENCE: hold.fence}
+            before: dict[str, Any] = document if document is not None and is_state(document) else {}
+            state = {**changed(before), FORMAT_KEY: FORMAT, FENCE: hold.fence}
             replaced, tag = workspace.swap_json(path, state, tag)
             if replaced:
                 if tag is not None:  # not on a disk, where reading the state again costs nothing

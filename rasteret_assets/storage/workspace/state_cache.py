@@ -21,7 +21,7 @@ class StateCache:
 
     def __init__(self) -> None:
         #: Version of the state's file and the state, by key; only of files whose version tells every later change.
-        self._known: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._states: dict[str, tuple[str, dict[str, Any]]] = {}
 
     def read(self, workspace: Workspace) -> dict[str, dict[str, Any]]:
         """Return the states of all published partitions by key, in key order; the caller may not change them.
@@ -43,12 +43,12 @@ class StateCache:
             for one in listed
             if one.path.endswith(".json")
         }
-        known = {
-            key: found for key, found in self._known.items() if key in versions and found[0] == versions[key].version
+        states = {
+            key: found for key, found in self._states.items() if key in versions and found[0] == versions[key].version
         }
-        unread = [key for key in versions if key not in known]
+        unread = [key for key in versions if key not in states]
         for key, state in zip(unread, each_file(workspace.fs, workspace.state, unread), strict=True):
             if state is not None:
-                known[key] = versions[key].version, state
-        self._known = {key: known[key] for key in known if versions[key].is_reliable}
-        return {key: known[key][1] for key in sorted(known)}
+                states[key] = versions[key].version, state
+        self._states = {key: states[key] for key in states if versions[key].is_reliable}
+        return {key: states[key][1] for key in sorted(states)}
