@@ -20,10 +20,10 @@ def failed_parts(failures: Sequence[RasteretAssetsError]) -> str:
     kinds = Counter(failure.error_class for failure in failures)
     hrefs = [href for failure in failures if (href := getattr(failure, "href", ""))]
     hosts = Counter(urlsplit(href).netloc or "local files" for href in hrefs)
-    told = ", ".join(f"{count} {name}" for name, count in kinds.most_common())
+    counts = ", ".join(f"{count} {name}" for name, count in kinds.most_common())
     where = ", ".join(f"{name} {count}" for name, count in hosts.most_common(_LISTED_HOSTS))
     more = f" and {len(hosts) - _LISTED_HOSTS} other hosts" if len(hosts) > _LISTED_HOSTS else ""
-    return f"{len(failures)} parts of this read failed ({told}{f'; {where}{more}' if where else ''})"
+    return f"{len(failures)} parts of this read failed ({counts}{f'; {where}{more}' if where else ''})"
 
 
 def some(names: Sequence[object], most: int = 3) -> str:

@@ -60,8 +60,8 @@ def file_version(
     """
     latest = max(times_ns, default=None)
     is_reliable = is_strong(tag) or (latest is not None and asked_ns - latest >= _step_ns(store, latest))
-    told = (store, path, size, list(times_ns), tag, None if is_reliable else asked_ns)
-    return FileVersion(_hexdigest(json.dumps(told).encode()), is_reliable)
+    facts = (store, path, size, list(times_ns), tag, None if is_reliable else asked_ns)
+    return FileVersion(_hexdigest(json.dumps(facts).encode()), is_reliable)
 
 
 def is_strong(tag: str | None) -> bool:

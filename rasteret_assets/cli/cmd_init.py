@@ -60,26 +60,26 @@ def init(
     # Because relative paths in a declaration start at its folder, and those that were typed at the current one.
     workspace = None if workspace_dir is None else _from_here(workspace_dir)
     recipe = find_recipe(table)
-    told: dict[str, Any]
+    proposed: dict[str, Any]
     if recipe is not None:
         values = recipe.declaration(name=name, workspace_dir=workspace, bbox=bbox, datetime=datetime)
         text = recipe.to_yaml(values)
-        told = {"values": values, "notes": list(recipe.head), "warnings": _wide(recipe, values)}
+        proposed = {"values": values, "notes": list(recipe.head), "warnings": _wide(recipe, values)}
     elif bbox is not None or datetime is not None:
         raise click.UsageError(f"--bbox and --datetime are for datasets of --list, and {table} is a record table")
     else:
         place = _from_here(table)
         proposal = propose(place, name=name, workspace_dir=workspace, filesystem=location.filesystem_of)
-        text, told = proposal.to_yaml(), vars(proposal)
-    file = out or location.declarations / f"{told['values']['name']}.yaml"
+        text, proposed = proposal.to_yaml(), vars(proposal)
+    file = out or location.declarations / f"{proposed['values']['name']}.yaml"
     if not dry_run:
         _write(file, text, overwrite=overwrite)
     if as_json:
-        print_json({"file": None if dry_run else str(file), **told})
+        print_json({"file": None if dry_run else str(file), **proposed})
         return
-    for note in () if dry_run else told["notes"]:
+    for note in () if dry_run else proposed["notes"]:
         click.echo(note)
-    for warning in () if dry_run and recipe is None else told["warnings"]:
+    for warning in () if dry_run and recipe is None else proposed["warnings"]:
         click.echo(f"Warning: {warning}", err=True)
     if dry_run:
         click.echo(text, nl=False)

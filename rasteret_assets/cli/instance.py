@@ -73,8 +73,8 @@ class Instance:
                     names.update(filter(None, str(stages.get("collection", {}).get(name, "")).split("\n")))
                 headers = stages.get("band_metadata", {})
                 totals.update({name: headers.get(name, 0) for name in HEADER_COUNTS})
-        told = {"kept": sorted(parameters[KEPT]), "taken_out": sorted(parameters[TAKEN])}
-        return {"partitions": reasons, "totals": dict(totals), "query_parameters": told}
+        query_parameters = {"kept": sorted(parameters[KEPT]), "taken_out": sorted(parameters[TAKEN])}
+        return {"partitions": reasons, "totals": dict(totals), "query_parameters": query_parameters}
 
     def report_harvest(self, spec: CollectionSpec, workspace: Workspace, report: HarvestReport) -> None:
         """Report a harvest that the library did, as the asset of harvested items would."""

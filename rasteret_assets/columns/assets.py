@@ -136,8 +136,10 @@ def _has_role(asset: pa.Array, names: list[str]) -> pa.Array:
         roles = _usual(asset_field(asset, "roles"))
         parents, values = pc.list_parent_indices(roles), pc.list_flatten(roles)
         if len(values) and is_text(values.type):
-            told = np.asarray(pc.fill_null(pc.is_in(values, pa.array(sorted(_OTHER_ROLES))), fill_value=False))
-            result[np.asarray(parents)[told]] = True
+            has_other_role = np.asarray(
+                pc.fill_null(pc.is_in(values, pa.array(sorted(_OTHER_ROLES))), fill_value=False)
+            )
+            result[np.asarray(parents)[has_other_role]] = True
     return pa.array(result)
 
 

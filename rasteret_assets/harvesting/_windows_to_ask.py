@@ -151,9 +151,9 @@ def _updated_windows(
     api: StacApi, windows: Sequence[Window], ledger: Ledger, workspace: Workspace
 ) -> set[str] | None:  # fmt: skip
     """Return the keys of windows with updated items; None where the API cannot tell, or items have no ``updated``."""
-    told = [state.updated for state in ledger.windows.values() if state.items]
-    moments = [moment for text in told if text and (moment := moment_of(text)) is not None]
-    if not moments or len(moments) < len(told):
+    texts = [state.updated for state in ledger.windows.values() if state.items]
+    moments = [moment for text in texts if text and (moment := moment_of(text)) is not None]
+    if not moments or len(moments) < len(texts):
         return None
     newest = moment_of(ledger.updated_until or "") or max(moments)
     harvested = moment_of(ledger.harvested or "")

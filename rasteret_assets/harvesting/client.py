@@ -116,8 +116,8 @@ class StacApi:
                 return Interval(None, None)
             starts.append(moment_of(first) if isinstance(first, str) else None)
             ends.append(moment_of(last) if isinstance(last, str) else None)
-        told = [start for start in starts if start is not None]
-        start = min(told) if told and len(told) == len(starts) else None
+        stated = [start for start in starts if start is not None]
+        start = min(stated) if stated and len(stated) == len(starts) else None
         closed = [end for end in ends if end is not None]
         return Interval(start, max(closed) if closed and len(closed) == len(ends) else None)
 
@@ -143,8 +143,8 @@ class StacApi:
         except (HarvestError, BadPageError):
             return False
         properties = document.get("properties")
-        told = properties.get("updated") if isinstance(properties, dict) else None
-        return isinstance(properties, dict) and not any(mark in str(told) for mark in _TIMES)
+        updated = properties.get("updated") if isinstance(properties, dict) else None
+        return isinstance(properties, dict) and not any(mark in str(updated) for mark in _TIMES)
 
     def pages(self, window: Window, *, patient: bool = True, **more: Any) -> Iterator[Page]:
         """Yield the pages of a window's items.

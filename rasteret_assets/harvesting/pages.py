@@ -109,7 +109,7 @@ class Page:
         return read_item(with_bands(feature, band_map, band_index_map), strict=strict)
 
 
-def _matched(told: Any, context: Any) -> int | None:
-    if told is None and isinstance(context, dict):
-        told = context.get("matched")
-    return told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else None
+def _matched(count: Any, context: Any) -> int | None:
+    if count is None and isinstance(context, dict):
+        count = context.get("matched")
+    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None

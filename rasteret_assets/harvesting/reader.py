@@ -173,17 +173,17 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
             HarvestError: if the host refuses it.
             BadPageError: if it cannot be had, or cannot be parsed, however often it is asked for.
         """
-        told = redact(str(source.href if isinstance(source, Link) else source))
+        address = redact(str(source.href if isinstance(source, Link) else source))
         pauses = RETRIED_AFTER_S if patient else ()
         for pause in (*pauses, None):
             try:
                 return parse(self._read(source, method, parameters))
             except _StatusError as error:
                 if error.status in _FINAL and error.status not in _PASSING:
-                    raise HarvestError(f"{told}: {error}") from None
+                    raise HarvestError(f"{address}: {error}") from None
                 reason = str(error)
             except FileNotFoundError:
-                raise HarvestError(f"{told}: the document does not exist") from None
+                raise HarvestError(f"{address}: the document does not exist") from None
             except RequestException as error:
                 reason = _unanswered(error)
             except (ValueError, RecursionError) as error:
@@ -193,7 +193,7 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
             if pause is None:
                 break
             time.sleep(pause)
-        raise BadPageError(f"{told}: {reason}; asked {len(pauses) + 1} times")
+        raise BadPageError(f"{address}: {reason}; asked {len(pauses) + 1} times")
 
     def _read(self, source: str | Link, method: str | None, parameters: Any) -> bytes:
         """Return the bytes of a document over HTTP or from a file system."""
@@ -234,8 +234,8 @@ def _unanswered(error: RequestException) -> str:
     """Say why no answer came, without the layers of clients that repeat it."""
     # The first argument is urllib3's error, whose reason ends with the system's own words.
     reason = getattr(error.args[0], "reason", None) if error.args else None
-    told = error if reason is None else Exception(str(reason).rpartition(": ")[2])
-    return f"the host does not answer ({short(told)})"
+    cause = error if reason is None else Exception(str(reason).rpartition(": ")[2])
+    return f"the host does not answer ({short(cause)})"
 
 
 def short(error: BaseException) -> str:

@@ -117,12 +117,12 @@ class Ledger:
     @property
     def updated(self) -> str | None:
         """The newest ``updated`` of the items of all windows."""
-        told = [
+        newest = [
             (moment, state.updated)
             for state in self.windows.values()
             if state.updated and (moment := moment_of(state.updated)) is not None
         ]
-        return max(told, default=(None, None))[1]
+        return max(newest, default=(None, None))[1]
 
     def forget(self, keys: Iterable[str]) -> None:
         """Note that windows have to be asked for, until they were."""

@@ -114,9 +114,9 @@ def remove_earlier_tables(workspace: Workspace, keys: Collection[str]) -> None:
 def _header_rows(batch: pa.RecordBatch) -> pa.Table:
     is_ok = pc.equal(batch.column("status"), STATUS_OK)
     header = conform(batch.column("header"), HEADER_STRUCT)
-    told = conform_rows(batch, pa.schema(list(OUTCOME_FIELDS)))
+    outcomes = conform_rows(batch, pa.schema(list(OUTCOME_FIELDS)))
     columns = {HREF: batch.column(HREF), BAND_INDEX: batch.column(BAND_INDEX)}
-    columns |= dict(zip(told.schema.names, told.columns, strict=True))
+    columns |= dict(zip(outcomes.schema.names, outcomes.columns, strict=True))
     # Without conflicts of CRSs, because these are between record and header, and only the ledger tells them.
     columns |= {
         name: pc.if_else(is_ok, pa.scalar(None, pa.string()), batch.column(name)) for name in ("error_class", "error")

@@ -230,7 +230,7 @@ def _view(document: _Document, name: str, now: float) -> OtherWorkers:
     count = len(document.workers.keys() | {name})
     clock = time.monotonic()
     hosts = {
-        host: (max(1.0, told.limit / count), clock + min(told.until - now, LONGEST_PAUSE_S))
-        for host, told in document.hosts.items()
+        host: (max(1.0, state.limit / count), clock + min(state.until - now, LONGEST_PAUSE_S))
+        for host, state in document.hosts.items()
     }
     return OtherWorkers(workers=count, hosts=hosts)

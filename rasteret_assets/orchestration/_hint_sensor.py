@@ -89,8 +89,8 @@ def hint_sensor(spec: CollectionSpec, jobs: Sequence[Any], queue_url: str) -> dg
             cursor = replace(cursor, heeded=())
             hints = _hints(context, spec, queue)
             if not any(hints.values()):
-                told = "the queue is empty" if not hints else f"{len(hints)} messages tell of no change"
-                return dg.SensorResult(skip_reason=told, cursor=replace(cursor, heeded=list(hints)).to_text())
+                reason = "the queue is empty" if not hints else f"{len(hints)} messages tell of no change"
+                return dg.SensorResult(skip_reason=reason, cursor=replace(cursor, heeded=list(hints)).to_text())
             if spec.harvest is not None:
                 return _harvest(context.instance, spec, cursor, hints, queue)
             workspace = rasteret_filesystem.open_workspace(spec)
@@ -182,8 +182,8 @@ def _harvest(
 def _look(spec: CollectionSpec, cursor: HintCursor, *, is_running: bool) -> dg.SensorResult:
     """Return the result of a tick where too much changed to read in a tick: messages wait for a run of the look job."""
     if is_running:
-        told = "a run looks at the source, of which too much changed for a tick; the messages wait for it"
-        return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
+        reason = "a run looks at the source, of which too much changed for a tick; the messages wait for it"
+        return dg.SensorResult(skip_reason=reason, cursor=cursor.to_text())
     cursor = replace(cursor, requests=cursor.requests + 1)
     request = look_request(spec, digest(f"look events#{cursor.requests}"))
     return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())

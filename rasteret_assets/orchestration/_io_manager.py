@@ -111,9 +111,9 @@ class _CollectionIOManager(dg.IOManager):
         gone = self.instance.get_materialized_partitions(stage_key(self.spec, COLLECTION)) & set(missing)
         unbuilt = [key for key in missing if key not in gone]
         if unbuilt and not (context.definition_metadata or {}).get(ALLOW_MISSING):
-            told = some(unbuilt, _MOST_NAMED)
+            keys = some(unbuilt, _MOST_NAMED)
             raise CollectionError(
-                f"{self.spec.name} was not built yet for {told}: materialize it first, or let the input do without by "
+                f"{self.spec.name} was not built yet for {keys}: materialize it first, or let the input do without by "
                 f"metadata={{{ALLOW_MISSING!r}: True}}"
             )
         context.log.info(

@@ -84,8 +84,8 @@ def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
         if found.new:
             instance.add_dynamic_partitions(partitions_name(spec), list(found.new))
         requests = build_requests(spec, found, found.stale, failed_lately(instance, spec), run.run_id)
-        told = None if requests else f"all {len(found.want)} partitions of the source are published as they are"
-        return dg.SensorResult(run_requests=requests or None, skip_reason=told)
+        reason = None if requests else f"all {len(found.want)} partitions of the source are published as they are"
+        return dg.SensorResult(run_requests=requests or None, skip_reason=reason)
 
     return after_look
 

@@ -133,8 +133,8 @@ def collection(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition
             step = StageStep(context, rasteret_filesystem.open_workspace(spec), spec, COLLECTION)
             # Stages of this run are left out, because their steps have checked them.
             unchecked = [stage for stage in (NORMALIZED, BANDS) if stage not in step.steps_of_run]
-            for key, told in publication_errors(step.workspace, spec, step.keys, unchecked).items():
-                step.fail(key, CheckError(told))
+            for key, problem in publication_errors(step.workspace, spec, step.keys, unchecked).items():
+                step.fail(key, CheckError(problem))
             build = Build(workspace=step.workspace, spec=spec)
             results = step.run(build)
             tidy(build)

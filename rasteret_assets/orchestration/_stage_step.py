@@ -113,11 +113,11 @@ class StageStep:
         """Log an event for each partition that was made."""
         by_key = {result.key: result for result in made}
         described = each_file(self.workspace.fs, lambda key: describe(by_key[key]), list(by_key))
-        told = {result.key: (result.version, more) for result, more in zip(made, described, strict=True)}
+        with_metadata = {result.key: (result.version, more) for result, more in zip(made, described, strict=True)}
         # From the asset, because a project may have changed it and Dagster compares it with the event's.
         (asset,) = self.context.assets_def.specs
         version = asset.code_version or code_version(self.spec)
-        for event in materializations(self.context.instance, self.spec, self.stage, version, told):
+        for event in materializations(self.context.instance, self.spec, self.stage, version, with_metadata):
             self.context.log_event(event)
 
     def _check(self, made: Sequence[StageResult]) -> list[dg.AssetCheckResult]:

@@ -31,7 +31,7 @@ _OWN_VERSION: Final = {"dagster/data_version_is_user_provided": "true"}
 #: Values that Dagster writes for an input that has no version, or no event.
 _NO_VERSION, _NO_EVENT = "INITIAL", "NULL"
 #: Failures that the error of a run names; the table in its metadata has all.
-_MOST_TOLD: Final = 5
+_MOST_LISTED: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ class PartitionFailure:
     @classmethod
     def of(cls, key: str, stage: str, error: Exception) -> "PartitionFailure":
         """Return the failure of a partition for an exception."""
-        told = str(error) if isinstance(error, RasteretAssetsError) else f"{type(error).__name__}: {error}"
-        return cls(key=key, stage=stage, reason=told, kind=type(error).__name__)
+        reason = str(error) if isinstance(error, RasteretAssetsError) else f"{type(error).__name__}: {error}"
+        return cls(key=key, stage=stage, reason=reason, kind=type(error).__name__)
 
     def __str__(self) -> str:
         return f"{self.key} in {self.stage}: {self.reason}"
@@ -129,13 +129,13 @@ def source_observations(
         versions: of the source, by partition.
     """
     key = source_key(spec)
-    told = instance.event_log_storage.get_latest_tags_by_partition(
+    tags = instance.event_log_storage.get_latest_tags_by_partition(
         key, dg.DagsterEventType.ASSET_OBSERVATION, tag_keys=[_VERSION], asset_partitions=list(versions)
     )
     return [
         dg.AssetObservation(key, partition=partition, tags={_VERSION: version})
         for partition, version in versions.items()
-        if told.get(partition, {}).get(_VERSION) != version
+        if tags.get(partition, {}).get(_VERSION) != version
     ]
 
 
@@ -162,8 +162,8 @@ def failures_of_run(instance: dg.DagsterInstance, run_id: str, spec: CollectionS
             continue
         stage = event.asset_key.path[-1]
         if event.asset_key == stage_key(spec, stage):
-            told, kind = (str(event.metadata[name].value) for name in (_FAILURE, _ERROR))
-            found[event.partition] = PartitionFailure(key=event.partition, stage=stage, reason=told, kind=kind)
+            reason, kind = (str(event.metadata[name].value) for name in (_FAILURE, _ERROR))
+            found[event.partition] = PartitionFailure(key=event.partition, stage=stage, reason=reason, kind=kind)
     return found
 
 
@@ -185,8 +185,8 @@ def _entries(instance: dg.DagsterInstance, run_id: str, kind: dg.DagsterEventTyp
 
 def combined(failures: Iterable[PartitionFailure]) -> RasteretAssetsError:
     """Return an exception that names all failures, of the class of the first."""
-    told = sorted(failures, key=lambda failure: failure.key)
-    return replace(told[0], reason="; ".join(map(str, told))).error
+    ordered = sorted(failures, key=lambda failure: failure.key)
+    return replace(ordered[0], reason="; ".join(map(str, ordered))).error
 
 
 def run_failure(failures: Iterable[PartitionFailure], done: int) -> dg.Failure:
@@ -196,16 +196,18 @@ def run_failure(failures: Iterable[PartitionFailure], done: int) -> dg.Failure:
         failures: of the partitions.
         done: number of the other partitions, which are done.
     """
-    told = sorted(failures, key=lambda failure: failure.key)
+    ordered = sorted(failures, key=lambda failure: failure.key)
     others = f" The other {done} of the run are done." if done else ""
-    more = [f"and {len(told) - _MOST_TOLD} more"] if len(told) > _MOST_TOLD else []
-    text = "; ".join([*map(str, told[:_MOST_TOLD]), *more])
-    count = f"{len(told)} partitions failed: " if len(told) > 1 else ""
-    errors = [failure.error for failure in told]
+    more = [f"and {len(ordered) - _MOST_LISTED} more"] if len(ordered) > _MOST_LISTED else []
+    text = "; ".join([*map(str, ordered[:_MOST_LISTED]), *more])
+    count = f"{len(ordered)} partitions failed: " if len(ordered) > 1 else ""
+    errors = [failure.error for failure in ordered]
     failure = dg.Failure(
         description=sentence(f"{count}{text}.{others}" if others else f"{count}{text}"),
         metadata={
-            "failed": table_metadata([{"partition": one.key, "stage": one.stage, "reason": one.reason} for one in told])
+            "failed": table_metadata(
+                [{"partition": one.key, "stage": one.stage, "reason": one.reason} for one in ordered]
+            )
         },
         # Retries of the whole step; the sensors try single partitions again.
         allow_retries=all(map(is_passing, errors)),

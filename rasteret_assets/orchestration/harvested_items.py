@@ -218,7 +218,7 @@ def _events(
     """
     key, ledger = stage_key(spec, HARVESTED), read_ledger(workspace)
     _register(instance, spec, ledger.windows, of_run)
-    told = instance.event_log_storage.get_latest_tags_by_partition(
+    latest = instance.event_log_storage.get_latest_tags_by_partition(
         key, dg.DagsterEventType.ASSET_MATERIALIZATION, tag_keys=[_VERSION], asset_partitions=list(ledger.windows)
     )
     for window, state in ledger.windows.items():
@@ -228,7 +228,7 @@ def _events(
                 key, partition=window, description=sentence(reason), metadata={"failure": reason}
             )  # fmt: skip
         # The digest is empty where the window was never harvested.
-        elif state.digest and (_is_of_any(window, of_run) or told.get(window, {}).get(_VERSION) != state.digest):
+        elif state.digest and (_is_of_any(window, of_run) or latest.get(window, {}).get(_VERSION) != state.digest):
             metadata = _window_metadata(state, report.asked.get(window), workspace.harvested_file(window))
             tags = {_VERSION: state.digest, "dagster/data_version_is_user_provided": "true"}
             yield dg.AssetMaterialization(key, partition=window, metadata=metadata, tags=tags)
@@ -257,7 +257,7 @@ def _is_of_any(window: str, keys: Collection[str]) -> bool:
 
 def _check_specs(spec: CollectionSpec) -> list[dg.AssetCheckSpec]:
     hours = spec.graph.newest_item_within_hours
-    told = (
+    limit = (
         "graph: {newest_item_within_hours: ...} says what is too old" if hours is None else f"{hours:g} hours at most"
     )
     return [
@@ -266,7 +266,7 @@ def _check_specs(spec: CollectionSpec) -> list[dg.AssetCheckSpec]:
             description="Whether each window that was asked for has as many items as match, none twice, and all pages.",
         ),
         dg.AssetCheckSpec(
-            RECENT_CHECK, asset=stage_key(spec, HARVESTED), description=f"How old the newest item is: {told}."
+            RECENT_CHECK, asset=stage_key(spec, HARVESTED), description=f"How old the newest item is: {limit}."
         ),
     ]  # fmt: skip
 

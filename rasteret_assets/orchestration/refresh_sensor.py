@@ -176,16 +176,20 @@ def _ask_again(before: Asked | None, version: str, now: float) -> tuple[Asked, b
 def _look(spec: CollectionSpec, cursor: Cursor, profiled: str, is_running: bool) -> dg.SensorResult:
     """Return the result of a tick in which too much changed to read: it requests one run that profiles the source."""
     if is_running:
-        told = "a run looks at the source, of which too much changed for a tick; partitions are compared after the run"
-        return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
+        reason = (
+            "a run looks at the source, of which too much changed for a tick; partitions are compared after the run"
+        )
+        return dg.SensorResult(skip_reason=reason, cursor=cursor.to_text())
     look, is_due = _ask_again(cursor.look, digest(profiled), time.time())
     if is_due:
         cursor = replace(cursor, requests=cursor.requests + 1, look=look)
         request = look_request(spec, digest(f"look {profiled}#{cursor.requests}"))
         return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
     cursor = replace(cursor, look=look)
-    told = f"the run that looks at the source did not come to its end; its next try waits (tries so far: {look.tries})"
-    return dg.SensorResult(skip_reason=told, cursor=cursor.to_text())
+    reason = (
+        f"the run that looks at the source did not come to its end; its next try waits (tries so far: {look.tries})"
+    )
+    return dg.SensorResult(skip_reason=reason, cursor=cursor.to_text())
 
 
 def _skip_reason(found: Difference, cursor: Cursor) -> str:

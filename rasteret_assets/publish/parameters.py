@@ -40,9 +40,9 @@ def changed_parameters(given: pa.Table, published: pa.Table) -> tuple[frozenset[
 def tell_parameters(kept: Iterable[str], taken: Iterable[str]) -> None:
     """Log once for a build which query parameters of addresses were kept and which were taken out."""
     names = {"kept": ", ".join(sorted(kept)), "taken out as secrets": ", ".join(sorted(taken))}
-    told = "; ".join(f"{what}: {which}" for what, which in names.items() if which)
-    if told:
-        _log.info("query parameters of addresses: %s (secret_query and keep_query decide otherwise)", told)
+    text = "; ".join(f"{what}: {which}" for what, which in names.items() if which)
+    if text:
+        _log.info("query parameters of addresses: %s (secret_query and keep_query decide otherwise)", text)
 
 
 def _hrefs(assets: pa.Array) -> list[pa.Array]:

@@ -322,17 +322,17 @@ def flags(parameters: Sequence[tuple[str, str]], rule: SecretRule = BY_DEFAULT) 
 @lru_cache(maxsize=1024)
 def flags_of_names(names: tuple[str, ...], rule: SecretRule = BY_DEFAULT) -> tuple[bool | None, ...]:
     """Return what :func:`flags` says of parameters with values; None where that depends on the value."""
-    told: list[bool | None] = []
+    verdicts: list[bool | None] = []
     for name in names:
         flat = flat_name(name) if rule.secret or rule.keep else ""
         if rule.hides_all or flat in rule.keep or flat in rule.secret:
-            told.append(flat not in rule.keep)
+            verdicts.append(flat not in rule.keep)
         else:
-            told.append(True if name and _meaning(name) is _Meaning.SECRET else None)
+            verdicts.append(True if name and _meaning(name) is _Meaning.SECRET else None)
     lower = tuple(decoded(name).lower() for name in names)
-    fields = _fields(lower, told)
+    fields = _fields(lower, verdicts)
     return tuple(
-        True if secret is None and name in fields else secret for secret, name in zip(told, lower, strict=True)
+        True if secret is None and name in fields else secret for secret, name in zip(verdicts, lower, strict=True)
     )
 
 

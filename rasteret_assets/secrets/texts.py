@@ -147,14 +147,14 @@ def _of_plain(text: str, choose: Callable[[tuple[str, ...], Sequence[str]], Sequ
 
 
 def _plain_flags(names: tuple[str, ...], values: Sequence[str], rule: SecretRule) -> Sequence[bool] | None:
-    told = flags_of_names(names, rule)
-    if None in told:
-        for name, value, taken in zip(names, values, told, strict=True):
+    verdicts = flags_of_names(names, rule)
+    if None in verdicts:
+        for name, value, taken in zip(names, values, verdicts, strict=True):
             # Only a value that may hold an address or parameters has to be parsed.
             may_hold_more = HINT_OF_SECRET.search(value) and _MAY_HOLD_MORE.search(value)
             if taken is None and (may_hold_more or is_secret(name, value, rule)):
                 return None
-    return [bool(taken) for taken in told]
+    return [bool(taken) for taken in verdicts]
 
 
 def _cleaned(text: str, rule: SecretRule, depth: int) -> str:

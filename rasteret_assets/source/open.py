@@ -324,8 +324,8 @@ def _with_one_crs(source: Source) -> Source:
     kind = source.schema.field(place).type
     if is_one([one for _, one in stated]):
         first = stated[0][0].schema
-        told = pa.field(geometry, kind, metadata=first.field(geometry).metadata)
-        return replace(source, schema=source.schema.set(place, told).with_metadata(first.metadata))
+        field = pa.field(geometry, kind, metadata=first.field(geometry).metadata)
+        return replace(source, schema=source.schema.set(place, field).with_metadata(first.metadata))
     parts = tuple(
         part if one is None else replace(part, footprints=(one, srid_of(source.label, part.label, one)))
         for part, one in zip(source.parts, described, strict=True)

@@ -169,9 +169,9 @@ def find_overlap(
     for at in np.unique(partitions[~judged.counts]):
         digest = overlap.digests.setdefault(names[at], RowsDigest())
         digest.add(contents[~judged.counts & (partitions == at)])
-    told = np.unique(ids[judged.conflicts | judged.moved])
-    if len(told):
-        _name(source, spec, hashes, facts, of_file, told, names, overlap)
+    reported = np.unique(ids[judged.conflicts | judged.moved])
+    if len(reported):
+        _name(source, spec, hashes, facts, of_file, reported, names, overlap)
     return overlap
 
 
@@ -192,20 +192,20 @@ def _name(
     hashes: Mapping[str, npt.NDArray[np.uint64]],
     facts: FactsOf,
     of_file: Mapping[str, npt.NDArray[np.int64]],
-    told: npt.NDArray[np.uint64],
+    reported: npt.NDArray[np.uint64],
     names: Sequence[str],
     overlap: Overlap,
 ) -> None:
     """Judge rows again by their ids themselves, and name the ids in conflict and those that moved."""
     texts, chosen = [pa.array([], pa.string())], []
-    parts = {part.version: part for part in source.parts if np.isin(hashes[part.version], told).any()}
+    parts = {part.version: part for part in source.parts if np.isin(hashes[part.version], reported).any()}
     for version, of_rows in facts(parts):
         start = 0
         for batch in source.batches(parts[version], [spec.source_column(ID)]):
             rows = slice(start, start + batch.num_rows)
             start += batch.num_rows
             ids, here = normalize_ids(batch.column(0)), of_rows[rows]
-            places = np.flatnonzero(np.isin(hashes[version][rows], told) & (here["partition"] >= 0))
+            places = np.flatnonzero(np.isin(hashes[version][rows], reported) & (here["partition"] >= 0))
             texts.append(ids.take(pa.array(places)))
             found = here[places]
             chosen.append((found["age"], found["content"], of_file[version][found["partition"]]))

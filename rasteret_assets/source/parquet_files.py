@@ -49,7 +49,7 @@ _TABLE_LOGS: Final = (
     (r"metadata/[^/]*\.metadata\.json", "an Iceberg table", "pyiceberg's table.scan().to_arrow()"),
     (r"\.hoodie", "a Hudi table", "pyarrow.Table.from_batches(hudi's HudiTable(path).read_snapshot())"),
 )
-_told: set[str] = set()
+_warned: set[str] = set()
 
 _Placed: TypeAlias = tuple[ListedFiles, Listed]
 
@@ -170,8 +170,8 @@ def _versions(fs: pafs.FileSystem, label: str, listed: Sequence[Listed], asked_n
         )
         for one in listed
     ]  # fmt: skip
-    if label not in _told and any(not (one.times_ns or is_strong(one.tag)) for one in listed):
-        _told.add(label)
+    if label not in _warned and any(not (one.times_ns or is_strong(one.tag)) for one in listed):
+        _warned.add(label)
         _log.warning(
             "%s: its filesystem (%s) tells neither when a file was changed nor a strong ETag: such files are read "
             "each time", label, fs.type_name,
@@ -257,15 +257,15 @@ def _with_logical_crs(label: str, schema: pa.Schema, file: pq.ParquetFile) -> pa
         crs = _logical_crs(json.loads(column.logical_type.to_json()).get("crs"), file.metadata.metadata or {})
         if crs is None:
             continue  # lon/lat by default; a footer may state another CRS
-        field, told = schema.field(at), GeometryColumn(crs=crs)
+        field, in_type = schema.field(at), GeometryColumn(crs=crs)
         stated = describe_geometry(field, schema.metadata)
         if stated.crs is None and not stated.unknown_crs:
             name = (field.metadata or {}).get(b"ARROW:extension:name", b"geoarrow.wkb")
             extension = {b"ARROW:extension:name": name, b"ARROW:extension:metadata": json.dumps({"crs": crs}).encode()}
             schema = schema.set(at, field.with_metadata(extension))
-        elif crs_name(stated) != crs_name(told):
+        elif crs_name(stated) != crs_name(in_type):
             raise SourceError(
-                f"{label}: states two CRSs for {column.path!r}: {crs_name(told)[:80]} in its Parquet type, "
+                f"{label}: states two CRSs for {column.path!r}: {crs_name(in_type)[:80]} in its Parquet type, "
                 f"{crs_name(stated)[:80]} in its GeoParquet footer: write it with one of them"
             )
     return schema

@@ -121,10 +121,12 @@ def _within(kind: pa.DataType, changed: Callable[[pa.DataType], pa.DataType]) ->
 def _described(field: pa.Field) -> pa.Field:
     kind = field.type
     if isinstance(kind, pa.ExtensionType) and kind.extension_name.startswith("geoarrow."):
-        told = {_EXTENSION_NAME: kind.extension_name.encode(), _EXTENSION_METADATA: kind.__arrow_ext_serialize__()}
-        return pa.field(field.name, kind.storage_type, metadata=told)
-    told = {key: text for key, text in (field.metadata or {}).items() if key in (_EXTENSION_NAME, _EXTENSION_METADATA)}
-    return pa.field(field.name, kind, metadata=told or None)
+        metadata = {_EXTENSION_NAME: kind.extension_name.encode(), _EXTENSION_METADATA: kind.__arrow_ext_serialize__()}
+        return pa.field(field.name, kind.storage_type, metadata=metadata)
+    metadata = {
+        key: text for key, text in (field.metadata or {}).items() if key in (_EXTENSION_NAME, _EXTENSION_METADATA)
+    }
+    return pa.field(field.name, kind, metadata=metadata or None)
 
 
 def _without_extents(geo: bytes) -> bytes:

@@ -66,7 +66,7 @@ def remedy_for_address(href: str) -> str | None:
     """Return what to write instead of an address in GDAL's spelling; None for any other address."""
     if _GDAL.match(href) is None:
         return None
-    found = (told for pattern, told in _REMEDIES if re.match(rf"(?i)\s*{pattern}", href))
+    found = (remedy for pattern, remedy in _REMEDIES if re.match(rf"(?i)\s*{pattern}", href))
     return f"an address for GDAL; {next(found, 'write the address of the file itself')}"
 
 

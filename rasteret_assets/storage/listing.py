@@ -162,11 +162,11 @@ def _with_tags(fs: pafs.FileSystem, listed: list[Listed]) -> list[Listed]:
     def tag(path: str) -> str | None:
         with fs.open_input_stream(path) as stream:  # asks for the object's facts, not for its content
             facts = {name.lower(): value for name, value in (stream.metadata() or {}).items()}
-        told = [str(facts[name]) for name in ("etag", "versionid", "generation") if facts.get(name)]
-        return " ".join(told) or None
+        parts = [str(facts[name]) for name in ("etag", "versionid", "generation") if facts.get(name)]
+        return " ".join(parts) or None
 
     tags = each_file(fs, tag, [found.path for found in listed])
-    return [Listed(**{**vars(found), "tag": told}) for found, told in zip(listed, tags, strict=True)]
+    return [Listed(**{**vars(found), "tag": tag}) for found, tag in zip(listed, tags, strict=True)]
 
 
 def _list_s3(fs: pafs.S3FileSystem, path: str) -> Iterator[Listed]:
@@ -192,12 +192,12 @@ def _list_fsspec(fs: Any, path: str, *, is_folder: bool) -> Iterator[Listed]:
     # Because some filesystems keep a listing as long as they live, whatever others write meanwhile.
     fs.invalidate_cache(path)
     facts: Mapping[str, Any] = fs.find(path, detail=True) if is_folder else {path: fs.info(path)}
-    for name, told in facts.items():
-        tags = [f"{key}={told[key]}" for key in _TAGS if told.get(key)]
-        times = (_moment_ns(told[key]) for key in _TIMES if told.get(key) is not None)
+    for name, stated in facts.items():
+        tags = [f"{key}={stated[key]}" for key in _TAGS if stated.get(key)]
+        times = (_moment_ns(stated[key]) for key in _TIMES if stated.get(key) is not None)
         yield Listed(
-            path=name, size=told.get("size"), times_ns=tuple(time for time in times if time is not None),
-            tag=" ".join(tags) or None, kind="neither a file nor a folder" if told.get("type") == "other" else None,
+            path=name, size=stated.get("size"), times_ns=tuple(time for time in times if time is not None),
+            tag=" ".join(tags) or None, kind="neither a file nor a folder" if stated.get("type") == "other" else None,
         )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ class BandReader(Reader):  # type: ignore[misc]  # Any to mypy, which has no rio
                 PaletteWarning,
                 stacklevel=2,
             )
-        with self._told():
+        with self._raising_causes():
             self.dataset = self._ctx_stack.enter_context(open_dataset(self._file))
             super().__attrs_post_init__()
 
@@ -83,7 +83,7 @@ class BandReader(Reader):  # type: ignore[misc]  # Any to mypy, which has no rio
         wanted = parse_expression(expression) if expression else cast_to_sequence(indexes) or (1,)
         if set(wanted) != {1}:
             raise IndexError(f"band {self.input.band!r} is one band, b1, of which {wanted} asks for others")
-        with self._told():
+        with self._raising_causes():
             image = read(*args, indexes=tuple(self.input.sample for _ in wanted), **kwargs)
         image.band_names = ["b1"] * len(wanted)
         if self.input.sample > 1:
@@ -92,7 +92,7 @@ class BandReader(Reader):  # type: ignore[misc]  # Any to mypy, which has no rio
         return image.apply_expression(expression) if expression else image
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _raising_causes(self) -> Iterator[None]:
         """Raise what failed in place of what GDAL made of it.
 
         Raises:

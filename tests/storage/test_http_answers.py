@@ -414,7 +414,7 @@ def test_an_address_that_refuses_holds_nobody_up(monkeypatch: pytest.MonkeyPatch
 
 def test_names_are_looked_up_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = addresses(monkeypatch, "127.0.0.1")
-    monkeypatch.setattr(http_names, "_KNOWN_S", 0.0)
+    monkeypatch.setattr(http_names, "_RESOLVED_S", 0.0)
     assert read_several(0, "127.0.0.1", times=3)[0] == [BODY] * 4
     assert 2 <= len(asked) <= 4
 

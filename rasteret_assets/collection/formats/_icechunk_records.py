@@ -185,12 +185,12 @@ def _part(places: npt.NDArray[np.int64], table: pa.Table, bands: Sequence[str], 
     there = np.ones(len(places), bool)
     for band in bands:
         href = unsigned_hrefs(column(f"{_HREF}:{band}"))
-        told = [column(f"{name}:{band}") for name in _TELLING]
+        facts = [column(f"{name}:{band}") for name in _TELLING]
         # What else is read of an asset says its scale.
         scales = [name for name, (*parent, leaf) in leaves.items() if parent == [schema.ASSETS, band] and leaf != _HREF]
-        told += [table[name].combine_chunks() for name in scales]
+        facts += [table[name].combine_chunks() for name in scales]
         columns[f"{_HREF}:{band}"] = href
-        columns[f"version:{band}"] = row_hashes([href, *told, moments])
+        columns[f"version:{band}"] = row_hashes([href, *facts, moments])
         there &= np.asarray(column(f"image_width:{band}").is_valid()) & np.asarray(href.is_valid())
     return pa.table(columns | {"there": there})
 

@@ -173,14 +173,14 @@ def list_records(collection: RecordTable, bands: Sequence[str], options: ReadOpt
     rows = rows_of(collection.dataset, collection.expression, collection.areas, leaves)
     found = scan_rasters(rows, table, bands)
     if len(found.without):
-        told = listed(list(map(str, found.without.to_pylist())))
+        listed_ids = listed(list(map(str, found.without.to_pylist())))
         if not len(found.rasters):
             raise WindowError(
                 f"the index has no header of bands {', '.join(bands)} for the {len(found.without)} records "
                 "that meet the "
-                f"filters ({told}): `rasteret-assets failures` tells why, and another build asks for them again"
+                f"filters ({listed_ids}): `rasteret-assets failures` tells why, and another build asks for them again"
             )
-        _log.warning("left out %d records whose headers are not in the index: %s", len(found.without), told)
+        _log.warning("left out %d records whose headers are not in the index: %s", len(found.without), listed_ids)
     if not len(found.rasters):
         raise WindowError("no record meets the filters: compare them with collection.bounds and .date_range")
     records = RecordsOnDemand(

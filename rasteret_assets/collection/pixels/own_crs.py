@@ -83,10 +83,10 @@ def keep_reached(
     for record in records:
         # An area in the raster's own CRS needs no transformation, however the two CRSs are written.
         own = next((crs_of(one) for one in record.areas if one in unplaced and same_crs(crs_of(one), record.crs)), None)
-        told = record if own is None else replace(record, crs=own)
-        areas = [one for one in record.areas if one not in unplaced or _meets(reaches, one, told)]
+        placed = record if own is None else replace(record, crs=own)
+        areas = [one for one in record.areas if one not in unplaced or _meets(reaches, one, placed)]
         if areas:
-            kept.append(replace(told, areas=areas))
+            kept.append(replace(placed, areas=areas))
     if unplaced and not kept:
         raise next(iter(unplaced.values()))
     return kept

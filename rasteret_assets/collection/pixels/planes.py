@@ -91,14 +91,14 @@ class _Fetch:
         return None if self.plane.valid is None else self.plane.valid[self.part.slices]
 
     @property
-    def is_told(self) -> bool:
+    def has_validity(self) -> bool:
         """Whether the read has to know which pixels hold data: for ``valid``, for ``fill``, or for the warp."""
         return self.how is not None or self.plane.valid is not None or self.plane.fill is not None
 
     @property
     def needs_mask(self) -> bool:
         """Whether the mask of the level has to be read too."""
-        return self.is_told and self.level.mask is not None
+        return self.has_validity and self.level.mask is not None
 
 
 def _level(plane: Plane, header: BandHeader, options: ReadOptions) -> tuple[BandHeader, Regrid | None]:
@@ -210,16 +210,16 @@ def _band_read(plane: Plane, bands: Sequence[str], level: BandHeader, targets: S
 def _copying(fetches: Sequence[_Fetch], bands: Sequence[str]) -> Job:
     """Return the job that copies windows of one band of a record."""
     level, plane = fetches[0].level, fetches[0].plane
-    told: list[_Fetch] = []
+    with_validity: list[_Fetch] = []
     plain: list[_Fetch] = []
     for fetch in fetches:
-        (told if fetch.is_told and level.is_transparent else plain).append(fetch)
+        (with_validity if fetch.has_validity and level.is_transparent else plain).append(fetch)
     targets = [WindowTarget(window=fetch.window, pixels=fetch.pixels, valid=fetch.valid) for fetch in plain]
     hidden: list[tuple[_Fetch, _Mask, _Mask | None]] = []
 
     def start() -> list[BandRead]:
         masks = []
-        for fetch in told:
+        for fetch in with_validity:
             valid = np.zeros(fetch.window.shape, dtype=bool) if fetch.valid is None else fetch.valid
             opaque = None if level.mask is None else np.zeros(fetch.window.shape, dtype=bool)
             hidden.append((fetch, valid, opaque))
@@ -238,9 +238,11 @@ def _copying(fetches: Sequence[_Fetch], bands: Sequence[str]) -> Job:
             np.copyto(fetch.pixels, fetch.plane.empty, where=~valid)
         hidden.clear()
 
-    if not told:
+    if not with_validity:
         return Job(start=start)
-    return Job(start=start, finish=finish, cost=3 * sum(fetch.window.width * fetch.window.height for fetch in told))
+    return Job(
+        start=start, finish=finish, cost=3 * sum(fetch.window.width * fetch.window.height for fetch in with_validity)
+    )
 
 
 class _Warp:

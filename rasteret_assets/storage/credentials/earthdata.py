@@ -88,12 +88,12 @@ def _bearer() -> Token:
         account = base64.b64encode(f"{user}:{password}".encode()).decode()
         headers = {"Accept": "application/json", "Authorization": f"Basic {account}"}
         async with session.post(address, headers=headers, raise_for_status=True) as answer:
-            told = await answer.json(content_type=None)
-        token = told["access_token"]
+            document = await answer.json(content_type=None)
+        token = document["access_token"]
         if not is_sendable(token) or " " in token:
             raise ValueError("not a token")
         # To the end of the day, because the date has no time of day.
-        expires = datetime.strptime(told["expiration_date"], "%m/%d/%Y").replace(tzinfo=UTC) + timedelta(days=1)
+        expires = datetime.strptime(document["expiration_date"], "%m/%d/%Y").replace(tzinfo=UTC) + timedelta(days=1)
         return Token(headers={"Authorization": f"Bearer {token}"}, expires_at=expires)
 
     def reason(status: int) -> str:

@@ -99,9 +99,9 @@ def _check_content_range(header: str | None, url: str, start: int, length: int, 
     """Return the size of the whole object, after checking that the answer is the wanted range (RFC 9110, 14.4)."""
     whole = f"bytes {start}-{start + length - 1}/"
     if header and have == length and header.startswith(whole) and _NUMBER.fullmatch(header, len(whole)):
-        told = int(header[len(whole) :])
-        if told >= start + length:
-            return told  # nearly all answers end here: exactly the wanted range
+        whole_size = int(header[len(whole) :])
+        if whole_size >= start + length:
+            return whole_size  # nearly all answers end here: exactly the wanted range
     # An answer is refused without a Content-Range in bytes, because nothing else tells where its bytes lie.
     match = _CONTENT_RANGE.fullmatch(header.strip()) if header else None
     if match is None or match.group(1) is None:

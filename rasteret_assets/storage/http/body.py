@@ -217,11 +217,15 @@ class BodyReader:
         #: Whether the body is encoded, so that its length is not that of the object.
         self.encoded = False
         self._partial = status == 206
-        if not self.body.enough and (told := headers.get("content-encoding")) and not _is_as_stored(status, headers):
+        if (
+            not self.body.enough
+            and (encoding := headers.get("content-encoding"))
+            and not _is_as_stored(status, headers)
+        ):
             # Other names (aws-chunked, utf-8) are left over from the upload of a file and mean nothing.
-            kinds = [kind for part in told.split(",") if (kind := part.strip().lower()) in _DECODERS]
+            kinds = [kind for part in encoding.split(",") if (kind := part.strip().lower()) in _DECODERS]
             if len(kinds) > _MOST_ENCODINGS:
-                raise MalformedError(f"the body is encoded as {told[:40]!r}, though it was asked for as it is")
+                raise MalformedError(f"the body is encoded as {encoding[:40]!r}, though it was asked for as it is")
             # The last encoding was applied last (RFC 9110, 8.4), so it is undone first.
             for kind in kinds:
                 self._sink = _DECODERS[kind](kind, self._sink)

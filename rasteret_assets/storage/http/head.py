@@ -55,8 +55,8 @@ def read_head(head: bytes) -> Head:
         raise MalformedError("the answer has too many headers")
     headers = fields_of(lines)
     keep = version == 1
-    if (told := headers.get("connection")) is not None:
-        tokens = {token.strip().lower() for token in told.split(",")}
+    if (options := headers.get("connection")) is not None:
+        tokens = {token.strip().lower() for token in options.split(",")}
         # "close" wins over "keep-alive"; HTTP/1.0 closes unless the server says "keep-alive" (RFC 9112, 9.3).
         keep = "close" not in tokens and (keep or "keep-alive" in tokens)
     if status in _BODILESS:
@@ -95,11 +95,11 @@ def _joined(name: str, one: str, other: str) -> str:
     return one if one == other else one + ("\n" if name == "set-cookie" else ", ") + other
 
 
-def _length(told: str) -> int:
+def _length(text: str) -> int:
     """Return the bytes of a body; the same number several times counts once (RFC 9110, 8.6)."""
-    if not _LENGTH.fullmatch(told):
-        lengths = {part.strip() for part in told.split(",")}
-        told = lengths.pop()
-        if lengths or not _LENGTH.fullmatch(told):
+    if not _LENGTH.fullmatch(text):
+        lengths = {part.strip() for part in text.split(",")}
+        text = lengths.pop()
+        if lengths or not _LENGTH.fullmatch(text):
             raise MalformedError("the length of the body is not a number")
-    return int(told)
+    return int(text)

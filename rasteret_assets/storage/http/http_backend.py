@@ -184,8 +184,8 @@ class HttpBackend(ReadingBackend):
         answer = await self._answer(url, _one_range(start, length), condition)
         if answer.status != 412:
             return check_unchanged(interpret(answer, url, start, length), url, indexed)
-        told = validators_of(answer.headers)
-        if not any(told) or difference(indexed, *told) is not None:
+        validators = validators_of(answer.headers)
+        if not any(validators) or difference(indexed, *validators) is not None:
             raise replaced(url, "its host answers HTTP 412 to the condition that it is the same")
         # A server that refuses the condition and tells the demanded tag or time does not understand conditions.
         return check_unchanged(await self.read(url, start, length), url, indexed)

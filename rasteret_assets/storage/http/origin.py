@@ -83,6 +83,6 @@ def _origin(base: str) -> Origin:
     authority = name if address.is_default_port() else f"{name}:{address.port}"
     user = ""
     if address.user is not None or address.password is not None:
-        told = f"{address.user or ''}:{address.password or ''}"  # both with their escapes undone
-        user = "Basic " + base64.b64encode(told.encode()).decode()
+        login = f"{address.user or ''}:{address.password or ''}"  # both with their escapes undone
+        user = "Basic " + base64.b64encode(login.encode()).decode()
     return Origin(address.scheme == "https", address.host, address.port, authority.encode(), user)

@@ -123,7 +123,7 @@ class _Connection(asyncio.Protocol):
         self._deadline = self._begun = 0.0
         self._head = b""
         self._heads = 0
-        self._told: Head | None = None
+        self._response: Head | None = None
         self._parts: list[bytes] = []
         self._missing = 0
         self._received = 0
@@ -143,7 +143,7 @@ class _Connection(asyncio.Protocol):
         """Send a request and return a future of the answer; arguments as for :meth:`RangeConnections.get`."""
         self._answer = self._loop.create_future()
         self._head, self._parts, self._missing, self._received, self._heads = b"", [], 0, 0, 0
-        self._told = self._reader = None
+        self._response = self._reader = None
         self._start, self._end, self._longest = start, end, longest
         self._begun = self._loop.time()
         self._deadline = self._begun + IDLE_TIMEOUT_S
@@ -215,22 +215,22 @@ class _Connection(asyncio.Protocol):
             if end < 0:
                 self._head = data
                 return b""
-            told = read_head(data[:end] if begin == 4 else data[:end].replace(b"\n", b"\r\n"))
+            response = read_head(data[:end] if begin == 4 else data[:end].replace(b"\n", b"\r\n"))
             data = data[end + begin :]
-            if not 100 <= told.status < 200:
+            if not 100 <= response.status < 200:
                 break
             # An interim answer comes before the answer (RFC 9110, 15.2); 101 would change to a protocol not asked for.
             self._heads += end + begin
-            if told.status == 101 or self._heads > LONGEST_HEAD:
+            if response.status == 101 or self._heads > LONGEST_HEAD:
                 raise MalformedError("the answer does not begin")
-        self._told, self._keep, self._head = told, told.keep, b""
-        if told.status == 206 and (told.length or 0) > 0 and "content-encoding" not in told.headers:
-            self._missing = told.length or 0
+        self._response, self._keep, self._head = response, response.keep, b""
+        if response.status == 206 and (response.length or 0) > 0 and "content-encoding" not in response.headers:
+            self._missing = response.length or 0
             if self._missing > self._longest:
-                raise OverlongError(f"{told.length} bytes were announced")
+                raise OverlongError(f"{response.length} bytes were announced")
             return data
-        self._reader = BodyReader(told.status, told.headers, self._start, self._end, self._longest)
-        self._chunks, self._left = (Chunks(), None) if told.length == CHUNKED else (None, told.length)
+        self._reader = BodyReader(response.status, response.headers, self._start, self._end, self._longest)
+        self._chunks, self._left = (Chunks(), None) if response.length == CHUNKED else (None, response.length)
         self._dropped = 0
         self._read_body(self._reader, data)
         return b""
@@ -281,14 +281,14 @@ class _Connection(asyncio.Protocol):
                 self._fail(error)
 
     def _succeed_by(self, reader: BodyReader, *, whole: bool) -> None:
-        assert self._told is not None  # noqa: S101  (a reader is made of it)
-        size = None if reader.encoded or self._told.length == CHUNKED else self._told.length
+        assert self._response is not None  # noqa: S101  (a reader is made of it)
+        size = None if reader.encoded or self._response.length == CHUNKED else self._response.length
         self._succeed(reader.body.data, reader.body.count if whole and size is None else size)
 
     def _succeed(self, body: bytes, size: int | None = None) -> None:
         self._missing, self._parts, self._reader = 0, [], None
-        if self._answer is not None and not self._answer.done() and self._told is not None:
-            self._answer.set_result(HttpAnswer(self._told.status, self._told.headers, body, size))
+        if self._answer is not None and not self._answer.done() and self._response is not None:
+            self._answer.set_result(HttpAnswer(self._response.status, self._response.headers, body, size))
 
     def _fail(self, error: Exception) -> None:
         self._keep = False

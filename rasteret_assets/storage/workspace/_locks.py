@@ -46,10 +46,10 @@ def held(
     Raises:
         WorkspaceError: if the lock cannot be written.
     """
-    what, told = what or path, _Once(waiting)
+    what, message = what or path, _Once(waiting)
     with ExitStack() as stack:
         with writing(path):
-            hold = stack.enter_context(_held(fs, path, what, told))
+            hold = stack.enter_context(_held(fs, path, what, message))
         yield hold
 
 

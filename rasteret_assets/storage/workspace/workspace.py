@@ -244,22 +244,22 @@ class Workspace(Files):
         Raises:
             WorkspaceError: if the lock cannot be written.
         """
-        told = f"waiting for another run that builds {key} of {self.published}"
-        with self._lock(key, f"partition {key} of {self.published}", told) as hold:
+        waiting = f"waiting for another run that builds {key} of {self.published}"
+        with self._lock(key, f"partition {key} of {self.published}", waiting) as hold:
             yield hold
 
     @contextmanager
     def lock_source(self) -> Iterator[Hold]:
         """Wait for the lock of the profile, which one process at a time holds; otherwise as :meth:`lock`."""
-        told = f"waiting for another process that profiles the record table of {self.published}"
-        with self._lock(_SOURCE_LOCK, f"the profile of the record table of {self.published}", told) as hold:
+        waiting = f"waiting for another process that profiles the record table of {self.published}"
+        with self._lock(_SOURCE_LOCK, f"the profile of the record table of {self.published}", waiting) as hold:
             yield hold
 
     @contextmanager
     def lock_harvest(self) -> Iterator[Hold]:
         """Wait for the lock of the harvest, which one process at a time holds; otherwise as :meth:`lock`."""
-        told = f"waiting for another process that harvests the items of {self.published}"
-        with self._lock(_HARVEST_LOCK, f"the harvest of {self.published}", told) as hold:
+        waiting = f"waiting for another process that harvests the items of {self.published}"
+        with self._lock(_HARVEST_LOCK, f"the harvest of {self.published}", waiting) as hold:
             yield hold
 
     def is_private(self, path: str) -> bool:
@@ -271,7 +271,7 @@ class Workspace(Files):
         return [self.harvested] if path.startswith(f"{self.harvested}/") else super().private_folders(path)
 
     @contextmanager
-    def _lock(self, name: str, what: str, told: str) -> Iterator[Hold]:
+    def _lock(self, name: str, what: str, waiting: str) -> Iterator[Hold]:
         path = f"{self.stages}/locks/{name}"
         name = f"{self.fs.type_name}:{path}"
         if (hold := _HOLDS.get().get(name)) is not None and not hold.is_over:
@@ -280,7 +280,7 @@ class Workspace(Files):
         if self.is_local:
             with writing(path):
                 self.refuse_links(path)
-        with held(self.fs, path, lambda: _log.info(told), what=what) as hold:
+        with held(self.fs, path, lambda: _log.info(waiting), what=what) as hold:
             before = _HOLDS.set({**_HOLDS.get(), name: hold})
             try:
                 yield hold
