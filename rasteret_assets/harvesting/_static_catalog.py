@@ -1,6 +1,6 @@
-"""Static catalogs: documents that link to one another, on a disk, a bucket or a web server.
+"""Read the items of static catalogs: documents that link to one another, on a disk, in a bucket or on a web server.
 
-All of their items are read at each harvest, because nothing in such a catalog says what changed.
+Every harvest reads all items, because nothing in such a catalog says what changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rasteret_assets.harvesting.reader import StacReader
 from rasteret_assets.harvesting.windows import moment_of
 from rasteret_assets.secrets import redact
 
-#: Documents that are read side by side, and links that wait for them.
+#: Documents that are read at a time, and documents whose addresses are taken from the queue at once.
 _AT_ONCE: Final = 8
 _CHUNK: Final = 256
 
@@ -40,7 +40,7 @@ class StaticCatalog:
         self.options = options
         self.io = StacReader(link_local=link_local)
         self._area = _area(options)
-        #: Why documents could not be read, by their addresses.
+        #: Reasons why documents could not be read, by address.
         self.unread: dict[str, str] = {}
         #: First halves of the keys of items that were read and not chosen.
         self.passed_over = array("Q")
@@ -54,7 +54,9 @@ class StaticCatalog:
         address = make_absolute_href(self.options.address)
         root = self.io.document(address)
         if root.get("type") == "Feature":
-            raise HarvestError(f"{redact(address)}: is one item; stac_catalog names a catalog or a collection of items")
+            raise HarvestError(
+                f"{redact(address)}: is one item; give stac_catalog the address of a catalog or collection"
+            )
         if not isinstance(root.get("links"), list):
             raise HarvestError(f"{redact(address)}: not a STAC catalog, because it has no links")
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -77,7 +79,7 @@ class StaticCatalog:
                     if href not in seen:
                         seen.add(href)
                         (items if rel == "item" else waiting).append(href)
-            # Items first: links that wait take memory.
+            # Items before catalogs, because every catalog adds links, which wait in memory.
             chosen = items or waiting
             chunk = [chosen.popleft() for _ in range(min(_CHUNK, len(chosen)))]
             for href, found in zip(chunk, pool.map(self._read, chunk), strict=True):

@@ -1,4 +1,4 @@
-"""The folder of harvested items: one Parquet file per window, whose columns fit together."""
+"""Keep harvested items in one Parquet file per window, with columns that fit together as one record table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rasteret_assets.storage.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 
-#: Names of our own files: others of the folder are somebody else's.
+#: Names of the files that a harvest writes; other files in the folder are left alone.
 _OURS: Final = re.compile(r"(\d{4}(-\d\d(-\d\d(T\d\d)?)?)?|before|after|all|undated)\.parquet")
 
 
@@ -40,7 +40,7 @@ class HarvestStore:
 
     Args:
         workspace: of the collection, whose lock on the harvest is held.
-        texts: what is text because items disagree about its type.
+        texts: columns and fields that are text because items disagree about their type; windows add to these.
     """
 
     def __init__(self, workspace: Workspace, texts: Texts) -> None:
@@ -65,7 +65,7 @@ class HarvestStore:
             Digest of the items, how many of them changed, and whether the file was replaced.
 
         Raises:
-            WorkspaceError: if it cannot be written.
+            WorkspaceError: if the file cannot be written.
         """
         digest, path = digest_of(rows.contents), self.workspace.harvested_file(key)
         before = read_hashes(self.workspace, key) if key in self.present else None
@@ -74,7 +74,7 @@ class HarvestStore:
             rows.write(self.workspace, path, self.texts)
         elif rewritten:
             self.workspace.remove(path)
-        # After the file: hashes that are newer than the file would hide that it is old.
+        # After the file, because hashes that are newer than the file would hide that the file is old.
         if before is None or digest_of(before) != digest:
             write_hashes(self.workspace, key, rows.contents)
         with self._guard:
@@ -106,7 +106,7 @@ class HarvestStore:
 
         Args:
             key: of the window.
-            seen: first halves of the keys of all items that were.
+            seen: first halves of the keys of all items that were seen.
 
         Raises:
             CollectionError: if the file cannot be read.
@@ -119,7 +119,8 @@ class HarvestStore:
                 batch[name].to_pylist() if name in batch.schema.names else [None] * len(batch)
                 for name in (ID, ITEM_COLLECTION)
             )
-            # A loop, because an item's key is a hash of two texts. Items without an id cannot be told apart.
+            # A Python loop, because a key is a hash of two texts. Items without an id are dropped: none can be told
+            # from another.
             keys = [
                 key_of(collection, name) if name is not None else b""
                 for name, collection in zip(names, collections, strict=True)
@@ -127,11 +128,11 @@ class HarvestStore:
             mask = ~np.isin(_first_halves(keys), seen) & np.array([bool(key) for key in keys], bool)
             if mask.any():
                 chosen = [key for key, is_kept in zip(keys, mask, strict=True) if is_kept]
-                # Without its hash a row counts as changed when its document can be read again.
+                # The key stands in for a lost hash, so that the item counts as changed once it can be read again.
                 yield batch.filter(pa.array(mask)), {item: (hashes or {}).get(item, item) for item in chosen}
 
     def windows_that_share(self) -> list[str]:
-        """Return windows that hold an item of another window, as when its time changed between two questions."""
+        """Return the windows that share an item with another, for example because the item's time has changed."""
         keys = sorted(self.present)
         hashes = each_file(self.workspace.fs, self._items, keys)
         ends = np.cumsum([0, *map(len, hashes)])

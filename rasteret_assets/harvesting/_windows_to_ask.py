@@ -27,9 +27,9 @@ from rasteret_assets.storage.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 
-#: How much later than its ``updated`` says an item may appear in an API.
+#: Longest time from an item's ``updated`` until the API gives the item.
 UPDATED_OVERLAP: Final = timedelta(days=1)
-#: What an API that compares times as text may take one for another by: a fraction of a second stands before ``Z``.
+#: Error of an API that compares times as text: ``.``, which begins a fraction of a second, sorts before ``Z``.
 _SAME: Final = timedelta(seconds=1)
 
 
@@ -37,10 +37,10 @@ def planned_windows(api: StacApi, ledger: Ledger, now: datetime, *, full: bool) 
     """Return all windows of a harvest, in order of time; note in the ledger where the catalog begins.
 
     Args:
-        api: that is asked for its extent, where the windows of the last harvest do not tell.
+        api: asked for its extent if the ledger does not tell it.
         ledger: of the harvest.
         now: the moment that counts as now.
-        full: whether all windows are asked for from now on.
+        full: whether this harvest asks for all windows.
     """
     options = api.options
     extent = Interval(None, None)
@@ -50,7 +50,7 @@ def planned_windows(api: StacApi, ledger: Ledger, now: datetime, *, full: bool) 
             extent = api.extent()
             ledger.first = None if extent.start is None else utc_text(extent.start)
         else:
-            # As planned before: windows that were harvested stay windows.
+            # The extent of the last harvest, so that harvested windows keep their bounds.
             extent = Interval(first, last and last - timedelta(microseconds=1))
     return plan_windows(options.interval, extent, options.window, now)
 
@@ -64,8 +64,8 @@ class WindowsToAsk(NamedTuple):
     """Names the windows of an API that can have changed.
 
     Args:
-        windows: all of them.
-        unsure: keys of those that are asked for only because of their age, and are probably as they were.
+        windows: all windows that have to be asked for.
+        unsure: keys of the windows that are asked for only because they are young, and have probably not changed.
     """
 
     windows: list[Window]
@@ -78,9 +78,9 @@ def windows_to_ask(
     """Return the windows of an API that can have changed since they were asked for.
 
     Args:
-        api: that is asked which items were updated, where it can tell.
+        api: asked which items were updated, if it can tell.
         windows: all windows of the harvest.
-        ledger: what they brought.
+        ledger: of the harvest.
         workspace: of the collection.
         present: windows that have a file.
         now: the moment that counts as now.
@@ -110,7 +110,7 @@ def named_windows(windows: Sequence[Window], keys: Collection[str]) -> list[Wind
 
     Args:
         windows: all windows of the harvest.
-        keys: of windows; that of a window which was split since means its parts.
+        keys: of windows or partitions; the key of a window that was split names its parts.
 
     Raises:
         HarvestError: if a key names no window.
@@ -142,7 +142,7 @@ def bounds(window: Window) -> tuple[str | None, str | None]:
 
 
 def _is_young(window: Window, state: WindowState, days: float, now: datetime) -> bool:
-    """Tell whether items may have been added to a window after it was asked for last."""
+    """Tell whether a window ended less than ``days`` before it was last asked for; later it may have got items."""
     asked = moment_of(state.asked or "") or now
     return window.end is None or window.end >= asked - timedelta(days=days)
 
@@ -157,7 +157,7 @@ def _updated_windows(
         return None
     newest = moment_of(ledger.updated_until or "") or max(moments)
     harvested = moment_of(ledger.harvested or "")
-    # Long after an item was updated, all that were updated before it have appeared.
+    # From a day earlier, because items may appear late, unless the last harvest was a day after the newest update.
     recent = harvested is None or harvested < newest + UPDATED_OVERLAP
     since = (newest - UPDATED_OVERLAP).replace(microsecond=0) if recent else newest
     failure: BadPageError | None = None
@@ -175,7 +175,7 @@ def _updated_windows(
         except HarvestError as error:
             _log.info("the API does not tell which items were updated: %s", error)
     if failure is not None:
-        # Whatever it would have told must not be missed.
+        # Not None, because the failed search may have found updated items, which must not be missed.
         raise failure
     return None
 
@@ -194,7 +194,7 @@ def _updated_since(
 
 
 class _NotToldError(Exception):
-    """Raised where an API takes a search for updated items and answers another question."""
+    """Raised if an API takes a search for updated items, but ignores its condition or order."""
 
 
 class _Probe:
@@ -204,7 +204,7 @@ class _Probe:
         windows: of the harvest.
         workspace: of the collection.
         since: items that were updated before this moment are not compared.
-        included: whether those that were updated at that very moment are.
+        included: whether items that were updated at this very moment are compared.
     """
 
     def __init__(self, windows: Sequence[Window], workspace: Workspace, since: datetime, *, included: bool) -> None:
@@ -217,12 +217,12 @@ class _Probe:
         self._stored: dict[str, Hashes] = {}
 
     def windows_of(self, api: StacApi, way: Mapping[str, Any]) -> set[str]:
-        """Return the keys of windows with updated items, which one way of searching finds.
+        """Return the keys of windows with updated items, which a search with the arguments ``way`` finds.
 
         Raises:
             HarvestError: if the API does not take the search.
             BadPageError: if pages cannot be had, or fewer items come than the API says.
-            _NotToldError: if it takes the search but ignores what was asked.
+            _NotToldError: if the API takes the search, but ignores its condition or order.
         """
         last, matched, received, again = None, None, set[bytes](), 0
         whole = Window(key=ALL, start=api.options.interval.start, end=api.options.interval.end)

@@ -1,6 +1,6 @@
-"""Ask an API for one window until its answer is whole: complete, without contradiction, and not half of it.
+"""Ask an API for one window until the answer is whole: no item is missing, and none comes in two versions.
 
-Paging is not a transaction. Items that are added or removed between two pages shift those that follow, so that an item
+Paging is not a transaction. Items that are added or removed between two pages shift the items after them, so that one
 comes twice or not at all; some APIs lose items under load. A window whose pages do not add up is asked for again from
 its first page.
 """
@@ -45,8 +45,9 @@ class Answer:
     Args:
         window: that was asked for.
         rows: items that are stored in this window.
-        strays: items that came but are stored in another window, by the hash of their name: id and time.
-        matched: how many items the API says that it has.
+        strays: id and time of items that came but belong to another window, by the item's key.
+        matched: number of items that the API says match; None where it does not count.
+        received: number of items in the pages so far, repeated ones included.
     """
 
     window: Window
@@ -61,9 +62,9 @@ class Answer:
         return len(self.rows.contents) + len(self.strays)
 
     def lost(self, *, trust_count: bool) -> str:
-        """Return in words what is missing or contradictory in the answer; empty where the answer is whole."""
+        """Return in words what is missing or contradictory in the answer; an empty text if nothing is."""
         if self.rows.contradicted:
-            return f"{self.rows.contradicted} items came twice, and differently"
+            return f"{self.rows.contradicted} items came twice, with different content"
         if trust_count and self.matched is not None and self.distinct < self.matched:
             return (
                 f"{self.matched} items match, but {self.distinct} came; if the API's counts are estimates, say "
@@ -72,7 +73,7 @@ class Answer:
         return ""
 
     def odd(self) -> str:
-        """Return in words why items may be lost; an answer that comes twice is believed in spite of it."""
+        """Return in words why items may be missing; an empty text for no reason. Such an answer has to come twice."""
         if self.rows.repeated:
             return f"{self.rows.repeated} items came twice"
         if self.matched is not None and self.distinct > self.matched:
@@ -86,8 +87,8 @@ class Question:
 
     Args:
         window: stretch of time.
-        is_first: whether items before the window are its own, as no window holds them.
-        page_size: items of a page by which it is tried first, more than the options say; None where it is not.
+        is_first: whether the window also holds the items before its start, because no other window does.
+        page_size: items per page of a first try, more than ``limit`` of the options; None for no such try.
     """
 
     window: Window
@@ -102,7 +103,7 @@ class WindowReader:
         api: that is asked.
         scratch: folder for temporary files.
         check_stop: called with the number of items as they come; raises :class:`StoppedError` to end.
-        take: takes an answer while its rows are there.
+        take: called with each whole answer, whose rows exist only during the call.
     """
 
     def __init__(
@@ -111,15 +112,15 @@ class WindowReader:
         self._api, self._scratch, self._check_stop, self._take = api, scratch, check_stop, take
         self._types = AssetTypes()
         self._one_large = threading.Lock()
-        #: Whether the API gives pages that are larger than the options say, as far as is known.
+        #: Whether the API gives pages larger than ``limit`` of the options; True until it refused one.
         self.gives_large_pages = True
 
     def ask(self, question: Question) -> None:
-        """Ask the API for a window, and hand its answer on once it is whole.
+        """Ask the API for a window, and call ``take`` with the answer once it is whole.
 
         Raises:
             TooLargeError: if the window can be split, and has more items than the options allow.
-            BadPageError: if its pages did not add up, however often they were asked for.
+            BadPageError: if the pages did not add up in any of three tries.
             HarvestError: if the host refuses the search.
         """
         window, size, is_refused = question.window, question.page_size, False
@@ -130,7 +131,10 @@ class WindowReader:
                         return
             except HarvestError as error:
                 is_refused = True
-                _log.info("window %s: does not come by a page of %d items: %s", window.key, size, error)
+                _log.info(
+                    "window %s: a page of %d items did not come (%s); pages of the usual size are asked for",
+                    window.key, size, error,
+                )  # fmt: skip
         reason, seen = "", set[str]()
         for pause in (*ASKED_AGAIN_AFTER_S, None):
             try:
@@ -138,7 +142,7 @@ class WindowReader:
             except BadPageError as error:
                 reason = str(error)
             if not reason:
-                # Only now, because a host that does not answer refuses all pages.
+                # Only after pages of the usual size came, because a host that is down refuses pages of any size.
                 self.gives_large_pages &= not is_refused
                 return
             if pause is None:
@@ -148,7 +152,7 @@ class WindowReader:
         raise BadPageError(f"{reason} (asked {len(ASKED_AGAIN_AFTER_S) + 1} times)")
 
     def _ask_once(self, question: Question, seen: set[str], page_size: int | None = None) -> str:
-        """Go once through the pages of a window; return why the answer is not whole, and an empty text where it is."""
+        """Go once through the pages of a window; return why the answer is not whole, or an empty text."""
         with Spool(self._scratch) as spool:
             answer = Answer(window=question.window, rows=WindowRows(spool, self._types), strays={})
             self._read_pages(answer, question, page_size)
@@ -187,14 +191,14 @@ class WindowReader:
 
 
 def until_whole(search: Callable[[], T], what: str) -> T:
-    """Return the result of a search, which is repeated while its pages do not add up.
+    """Return the result of ``search``, which is called again while its pages do not add up.
 
     Args:
-        search: raises :class:`BadPageError` where they do not.
-        what: names what is searched for, in messages.
+        search: raises :class:`BadPageError` if its pages do not add up.
+        what: name of the search in messages.
 
     Raises:
-        BadPageError: if the pages did not add up, however often they were asked for.
+        BadPageError: if the pages did not add up in any of three tries.
     """
     for pause in ASKED_AGAIN_AFTER_S:
         try:
@@ -209,12 +213,12 @@ def until_whole(search: Callable[[], T], what: str) -> T:
 
 
 def holds(window: Window, moment: datetime, *, is_first: bool) -> bool:
-    """Tell whether an item of a moment is stored in a window.
+    """Tell whether an item of the time ``moment`` is stored in ``window``.
 
     Args:
         window: stretch of time.
         moment: of the item.
-        is_first: whether items before the window are its own.
+        is_first: whether the window also holds the items before its start.
     """
     after_start = window.start is None or is_first or moment >= window.start
     return after_start and (window.end is None or moment < window.end)

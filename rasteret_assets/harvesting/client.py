@@ -1,6 +1,6 @@
 """Search a STAC API for pages of items.
 
-pystac-client makes the searches. Paging that goes round in a circle, which it would follow for ever, is told here.
+pystac-client makes the searches. This module follows their pages, because pystac-client follows a circle for ever.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from rasteret_assets.harvesting.windows import Window, moment_of
 from rasteret_assets.secrets import redact
 from rasteret_assets.versions import spec_version
 
-#: Pages without an item that may follow one another: some APIs filter after they have cut pages.
+#: Most pages in a row without an item, because some APIs filter after they have cut pages.
 _EMPTY_PAGES: Final = 20
-#: Begins the names of what the search of an API can do.
+#: Pattern of the beginning of the conformance classes that say what the search of an API can do.
 _SEARCHES: Final = r"https://api\.stacspec\.org/v1\.[^/]+/item-search#"
-#: In what an API says of a property that is a time: as its format, or in the address of the schema that says so.
+#: Texts of which the queryable of a time holds one: as its format, or in the address of a schema.
 _TIMES: Final = ("date-time", "datetime.json", "/updated")
 
 
@@ -70,8 +70,8 @@ class StacApi:
         link_local: as for :class:`~rasteret_assets.harvesting.reader.StacReader`.
 
     Raises:
-        HarvestError: if the address is not one of a STAC API.
-        BadPageError: if it does not answer.
+        HarvestError: if the address is not that of a STAC API, or the API has no link to search.
+        BadPageError: if the host does not answer.
     """
 
     def __init__(self, options: HarvestOptions, *, link_local: bool = False) -> None:
@@ -81,7 +81,7 @@ class StacApi:
         document = self.io.document(address)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what an API does not say that it can is decided here
+                warnings.simplefilter("ignore")  # this module decides what a missing ability means
                 self._client = Client.from_dict(document, href=address, preserve_dict=False)
         except (STACError, ClientTypeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise HarvestError(f"{redact(address)}: not the first page of a STAC API ({short(error)})") from None
@@ -107,7 +107,7 @@ class StacApi:
         return Abilities(query=query, filter=filters, sort=sort)
 
     def extent(self) -> Interval:
-        """Return the time that the collections say their items are of."""
+        """Return the interval of time that the collections state for their items; open where one states nothing."""
         starts, ends = [], []
         for document in self._collections():
             try:
@@ -134,7 +134,7 @@ class StacApi:
                 yield from page.collections
 
     def updated_is_text(self) -> bool:
-        """Tell whether the API lists the properties it filters by and does not call ``updated`` a time."""
+        """Tell whether the API lists its queryables, and does not declare ``updated`` as a time there."""
         names = self.options.collections
         path = f"collections/{names[0]}/queryables" if len(names) == 1 else "queryables"
         base, mark, query = self.options.address.partition("?")
@@ -175,7 +175,7 @@ class StacApi:
         """Yield the items of a page, some hundreds at a time.
 
         Raises:
-            BadPageError: if one is not a JSON object.
+            BadPageError: if an item is not a JSON object.
         """
         return page.items(self.options.band_map, self.options.band_index_map)
 
@@ -200,7 +200,7 @@ class StacApi:
             except BadPageError:
                 raise
             except HarvestError as error:
-                # What was asked for is right, as the first page says; a token may have run out.
+                # Not a refusal of the search, because the first page came; the token in the link may have expired.
                 raise BadPageError(str(error)) from None
 
 
@@ -216,10 +216,10 @@ def _page_key(href: Any, rest: Any) -> str:
 
 
 def changed_since(api: StacApi, moment: str, *, included: bool) -> Iterator[dict[str, Any]]:
-    """Yield the arguments of searches for items that changed since a moment: the surest first.
+    """Yield the arguments of searches for items that changed since a moment, the surest search first.
 
     Args:
-        api: that is asked.
+        api: tells its abilities.
         moment: as RFC 3339 has it.
         included: whether items that changed at that very moment are meant too.
     """
@@ -227,7 +227,7 @@ def changed_since(api: StacApi, moment: str, *, included: bool) -> Iterator[dict
     if can.query and "updated" not in options.query and options.filter is None:
         yield {"query": {**options.query, "updated": {"gte" if included else "gt": moment}}}
     if can.filter and not options.query:
-        # Some compare as text what they do not know to be a time, and fail where they are given one.
+        # An API that does not know ``updated`` to be a time compares texts, and some fail if they are given a time.
         literals: list[Any] = [{"timestamp": moment}, moment]
         for literal in reversed(literals) if api.updated_is_text() else literals:
             since = {"op": ">=" if included else ">", "args": [{"property": "updated"}, literal]}

@@ -1,8 +1,8 @@
-"""The harvest: which windows have to be asked for, what came of each, and the ledger that says so.
+"""Harvest a STAC API or catalog: ask for the windows that can have changed, and note in the ledger what they brought.
 
-A window is asked for again where it can have changed: it was never harvested or failed, its file is lost, an item in it
-was updated, it is young, or it is time for all windows. What a window brought is compared by content, and its file is
-replaced only where that is another. A window that fails keeps its old file; the others go on.
+A window is asked for again if it was never harvested or failed, if its file is lost, if an item in it was updated, if
+it is young, or if it is time for all windows. The items that come are compared with the stored ones by content, and the
+file of the window is replaced only if they differ. A window that fails keeps its old file, and the others go on.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from rasteret_assets.versions import spec_version
 
 _log = logging.getLogger(__name__)
 
-#: Called with the windows that are done, all windows that are asked for, and the items that have come.
+#: Called with the number of windows that are done, of windows that are asked for, and of items that have come.
 HarvestProgress = Callable[[int, int, int], None]
 
-#: Windows that are asked for side by side: their pages are waited for at once, and an API is not overrun.
+#: Windows that are asked for at a time: several, because most time is waiting for pages; few, to spare the API.
 WINDOWS_AT_ONCE: Final = 4
 #: Seconds between writes of the ledger while windows come in.
 _LEDGER_EVERY_S: Final = 10.0
@@ -60,8 +60,8 @@ _CHUNK: Final = 2048
 _HELD_BYTES: Final = 96 * 2**20
 #: Items of the largest page that OGC's standard lets an API be asked for.
 _LARGEST_PAGE: Final = 10_000
-#: New objects between two passes of Python's garbage collector: more than the pages that memory holds at once, whose
-#: objects die by their reference counts.
+#: New objects between two passes of Python's garbage collector: more than the pages in memory have, because reference
+#: counts free these objects.
 _OBJECTS: Final = 1_000_000
 
 
@@ -80,16 +80,16 @@ def harvest_items(
         spec: of the collection, with ``harvest``.
         workspace: of the collection.
         force: ask for all windows.
-        windows: keys of windows (``2024-05``) of an API that are asked for, and no others, whatever is known of them.
-            All are asked for where something else was harvested before, and of a static catalog, which is read as a
-            whole. When omitted: those that can have changed.
+        windows: keys (``2024-05``) of the only windows that an API is asked for, whether they can have changed or not.
+            Ignored if something else was harvested before, and for a static catalog, which is read as a whole. By
+            default the windows that can have changed.
         now: moment that counts as now; the clock's when omitted.
         progress: called as windows and pages come in, from several threads.
 
     Raises:
         SpecError: if the collection is not harvested.
-        HarvestError: if the API refuses the search, or a key names no window. (Windows that failed stand
-            in the report.)
+        HarvestError: if the API refuses the search, or a key names no window. Windows that fail are listed in the
+            report instead.
         WorkspaceError: if files cannot be written.
     """
     if spec.harvest is None:
@@ -120,7 +120,7 @@ def is_harvested(spec: CollectionSpec, workspace: Workspace) -> bool:
 
 
 def _question(options: HarvestOptions) -> str:
-    # Without the keys in the address: another key asks for the same items.
+    # Without secrets in the address, because another key of the API asks for the same items.
     address = {"stac_api": None, "stac_catalog": None, "address": redact(options.address)}
     return spec_version({**options.question, **address, "version": HARVEST_VERSION}, None)
 
@@ -129,7 +129,7 @@ def refuse_failed_windows(spec: CollectionSpec, report: HarvestReport) -> None:
     """Refuse a harvest in which windows failed.
 
     Raises:
-        HarvestError: naming them, and why.
+        HarvestError: naming the failed windows, with the reason of each.
     """
     if not report.failed:
         return
@@ -169,7 +169,7 @@ class _Harvest:
         self.ledger = read_ledger(workspace)
         question = _question(self.options)
         self.is_other = self.ledger.question != question
-        #: Windows that alone are asked for; None where all that can have changed are.
+        #: Keys of the only windows to ask for; None to ask for every window that can have changed.
         self.named = None if self.is_other or self.options.stac_catalog is not None else named
         begins = self.is_other or (
             self.named is None and (force or (self.ledger.full_since is None and self._is_due()))
@@ -178,7 +178,7 @@ class _Harvest:
             self.ledger.forget(self.ledger.windows)
         if begins:
             self.ledger.full_since = utc_text(now)
-            self.ledger.gives_large_pages = True  # or so it is tried again
+            self.ledger.gives_large_pages = True  # so that a large page is tried again
         self.begins = begins
         # Files of a harvest that was killed may share items, or differ in types.
         self.is_resumed, self.ledger.unfinished = self.ledger.unfinished, True
@@ -209,7 +209,7 @@ class _Harvest:
             )  # fmt: skip
         else:
             asked = named_windows(windows, self.named)
-            # What these windows bring says nothing of changes in the others.
+            # Noted before newer items come, which say nothing of changes in the windows that are not asked for.
             self.ledger.updated_until = self.ledger.updated_until or self.ledger.updated
         leaves = {window.key: window for window in windows}
         reader = WindowReader(api, self.workspace.scratch, self._count, self._take)
@@ -233,7 +233,7 @@ class _Harvest:
         return age_days(self.ledger.full, self.now) >= self.options.full_every
 
     def _ask_all(self, reader: WindowReader, asked: Sequence[Window], leaves: dict[str, Window]) -> None:
-        """Ask for windows side by side; those that are split are replaced by their parts."""
+        """Ask for windows side by side; windows that are too large are replaced by their parts."""
         waiting, total = list(reversed(asked)), len(asked)
         running: dict[Future[None], Window] = {}
         with ThreadPoolExecutor(WINDOWS_AT_ONCE) as pool:
@@ -241,7 +241,7 @@ class _Harvest:
                 while waiting or running:
                     while waiting and len(running) < WINDOWS_AT_ONCE:
                         window = waiting.pop()
-                        # With this context, in which the lock is held.
+                        # In a copy of this context, which says that the lock is held.
                         running[pool.submit(copy_context().run, reader.ask, self._question(window))] = window
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         window = running.pop(future)
@@ -255,7 +255,7 @@ class _Harvest:
                 raise
 
     def _ended(self, future: Future[None], window: Window, leaves: dict[str, Window]) -> list[Window]:
-        """Note how a question ended; return the parts of the window where it is too large."""
+        """Note how the question for a window ended; return the parts of a window that is too large."""
         try:
             future.result()
         except TooLargeError:
@@ -270,7 +270,7 @@ class _Harvest:
     def _question(self, window: Window) -> Question:
         state, size = self.ledger.windows.get(window.key), None
         if state is not None and window.key in self.unsure:
-            # One request for a window that is probably as it was, and some more items.
+            # A page for the items that the window had and some more: one request, if the window is as it was.
             size = min(_LARGEST_PAGE, state.items + state.items // 8 + 16)
         return Question(
             window=window, is_first=window.start == self.first,
@@ -310,7 +310,7 @@ class _Harvest:
             self.ledger.fail(window.key, WindowState(start=start, end=end), reason)
 
     def _check_strays(self, leaves: dict[str, Window]) -> None:
-        """Fail windows that hold the time of an item that came only with another window."""
+        """Fail windows that should hold an item, by its time, which came only in the answer for another window."""
         calendar = Calendar(sorted(leaves.values(), key=lambda window: (window.start is not None, window.start)))
         homes: dict[str, dict[bytes, str]] = {}
         for item, (name, moment) in self.strays.items():
@@ -320,8 +320,8 @@ class _Harvest:
         for key, items in homes.items():
             stored = read_hashes(self.workspace, key) or {}
             if missing := list(dict.fromkeys(name for item, name in items.items() if item not in stored)):
-                where = "for another window, but not for this one, which holds their datetime"
-                self._fail(leaves[key], f"the API has {some(missing)} {where}")
+                when = "when it is asked for another window, but not for this one, which holds their datetime"
+                self._fail(leaves[key], f"the API gives {some(missing)} {when}")
 
     # --- a static catalog --------------------------------------------------------------------------------------------
 
@@ -350,9 +350,9 @@ class _Harvest:
     def _keep_unseen(
         self, catalog: StaticCatalog, leaves: dict[str, Window], rows: dict[str, WindowRows], spool: Spool
     ) -> None:
-        """Keep the stored items that were not seen: the documents that could not be read may be theirs."""
+        """Keep the stored items that were not seen, because the documents that could not be read may be theirs."""
         if self.is_other:
-            return  # or they may not be asked for any more
+            return  # because the options may no longer choose the stored items
         seen = [first_half(key) for found in rows.values() for key in found.contents]
         every = np.concatenate([np.array(seen, np.uint64), np.frombuffer(catalog.passed_over, np.uint64)])
         for key in sorted(self.store.present):
@@ -365,7 +365,7 @@ class _Harvest:
     def _put_all(self, leaves: dict[str, Window], rows: dict[str, WindowRows]) -> None:
         for done, (key, found) in enumerate(sorted(rows.items()), 1):
             if found.contradicted:
-                self._fail(leaves[key], f"{found.contradicted} items are there twice, and differ")
+                self._fail(leaves[key], f"{found.contradicted} items are in the catalog twice, with different content")
             else:
                 self._put(leaves[key], found)
             self.report_progress(done, len(rows), self.items)
@@ -381,7 +381,7 @@ class _Harvest:
             gone = (self.store.present | self.ledger.windows.keys()) - leaves.keys()
             lost = {key: self.store.remove(key) for key in sorted(gone)}
             self._count_gone(lost)
-            # A window that nobody asked for yet, such as a new month, is for the next harvest of all.
+            # A window that was not asked for yet, such as a new month, stays unknown: the next harvest asks for it.
             windows = self.ledger.windows
             self.ledger.windows = {key: windows[key] for key in sorted(leaves) if key in windows}
             if self.named is None:

@@ -1,4 +1,4 @@
-"""Values that say what a harvest did."""
+"""Hold what a harvest did, for messages, reports and metadata of runs."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class HarvestReport:
         path: folder of the harvested items.
         full: whether all windows were asked for.
         windows: number of windows of the harvest.
-        asked: those that were asked for, by key.
+        asked: results of the windows that were asked for, by key.
         failed: why windows could not be harvested, by key.
         items: of all windows.
         newest: time of the newest item, as ISO 8601; None without items.
-        requests: that were sent, and documents that were read.
+        requests: number of requests that were sent and of files that were read.
         without: items without ``geometry``, ``assets`` and ``id``, of all windows.
         unread: why documents of a static catalog could not be read, by address. Stored items that were not seen stay.
     """

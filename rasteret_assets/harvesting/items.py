@@ -1,9 +1,9 @@
 """Turn STAC items into Arrow: some hundred items become a batch with the columns of STAC-GeoParquet.
 
 Properties stand as columns beside ``id``, ``collection``, ``assets`` and the rest; footprints are WKB in lon/lat. Items
-of one catalog are rarely of one mind about a field: what is a number in one and a text in the next is kept as text in
-all of them (:mod:`~rasteret_assets.harvesting.text_columns`), and so are the assets of catalogs that name each of them
-differently.
+of one catalog often disagree about the type of a field: a number in one and a text in the next. Such a field is kept as
+text in all of them (:mod:`~rasteret_assets.harvesting.text_columns`), and so are assets whose names differ from item to
+item.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OF_ITEMS: Final = (
 )  # fmt: skip
 
 _ARROW_REFUSES: Final = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError)
-#: Integers up to this size are the same as floating-point numbers.
+#: Integers below this size are exact as 64-bit floating-point numbers.
 _EXACT: Final = 2**53
 
 
@@ -61,13 +61,13 @@ class StacItem(NamedTuple):
     Args:
         document: the item without its assets.
         key: 16 bytes that stand for the item in its catalog: by collection and id, or by content where it has no id.
-        content: 16 bytes that change with anything the item says, but not with the order in which it says it.
-        moment: by which the item is stored, as :func:`~rasteret_assets.harvesting.windows.time_of` finds it.
+        content: 16 bytes that change with any value of the item, but not with the order of its fields.
+        moment: time by which the item is stored, as :func:`~rasteret_assets.harvesting.windows.time_of` finds it.
         updated: when the item says that it was changed last; None where it does not.
-        has_assets: whether it has any.
+        has_assets: whether the item has any.
         assets: its assets as JSON, the same for equal assets.
-        loose: its assets themselves where the item comes from JSON that is not strict (``NaN``), and None elsewhere.
-        geometry: as JSON.
+        loose: its assets as Python's objects, if the item comes from JSON that is not strict (``NaN``); else None.
+        geometry: its geometry as JSON.
     """
 
     document: Mapping[str, Any]
@@ -88,7 +88,7 @@ def read_item(document: Mapping[str, Any], *, strict: bool = True) -> StacItem:
         document: the item as JSON has it.
         strict: whether it comes from strict JSON, so that equal JSON means equal values.
     """
-    # Assets are most of an item: their JSON is made once, and is part of that of the item as it stands.
+    # The JSON of assets and geometry is made once and put into that of the item, because they are most of an item.
     texts = {name: dumped(document[name]) for name in (ASSETS, GEOMETRY) if name in document}
     if strict:
         fragments = {name: orjson.Fragment(text) for name, text in texts.items()}
@@ -120,7 +120,7 @@ def first_half(key: bytes) -> int:
 
 
 def with_bands(item: dict[str, Any], band_map: Mapping[str, str], band_index_map: Mapping[str, int]) -> dict[str, Any]:
-    """Return an item whose assets are the bands of a map, under their names; as it is where the map is empty."""
+    """Return an item with the assets in ``band_map`` only, named as bands; the same item if the map is empty."""
     assets = item.get(ASSETS)
     if not band_map or not isinstance(assets, dict):
         return item
@@ -136,17 +136,17 @@ def with_bands(item: dict[str, Any], band_map: Mapping[str, str], band_index_map
 
 
 class AssetTypes:
-    """Remembers the Arrow type of the assets of earlier batches, by which those of later ones are parsed.
+    """Remembers the Arrow type of the assets of earlier batches, by which assets of later batches are parsed.
 
     Arrow finds the type of Python's objects by looking at each of them, which takes longer than to parse JSON whose
-    type is known, and holds Python's lock. Threads share this: each takes or replaces one immutable type.
+    type is known, and holds Python's lock. Threads may share an object: each reads or replaces one immutable type.
     """
 
     def __init__(self) -> None:
         self._kind: pa.StructType | None = None
 
     def parse(self, items: Sequence[StacItem]) -> pa.StructArray | None:
-        """Return the assets of items; None where they do not have the type of earlier ones.
+        """Return the assets of items; None if they do not fit the type of earlier assets.
 
         Args:
             items: whose JSON of assets is parsed.
@@ -160,7 +160,7 @@ class AssetTypes:
             table = pj.read_json(
                 pa.BufferReader(text),
                 read_options=pj.ReadOptions(use_threads=False, block_size=len(text) + 1),
-                # An error, because a field that is left out would be lost without a word.
+                # Unknown fields are an error, because they would be lost silently.
                 parse_options=pj.ParseOptions(explicit_schema=pa.schema(list(kind)), unexpected_field_behavior="error"),
             )
         except pa.ArrowInvalid:
@@ -168,7 +168,7 @@ class AssetTypes:
         if table.num_rows != len(items):
             return None
         named = dict(zip(table.column_names, _flat(table), strict=True))
-        # Assets that none of the items has: other windows may have many of them.
+        # Without the assets that none of these items has, because other windows may have many others.
         named = {name: column for name, column in named.items() if column.null_count < len(items)}
         if not named or any(map(_holds_large, named.values())):
             return None
@@ -176,7 +176,7 @@ class AssetTypes:
         return pa.StructArray.from_arrays(list(named.values()), names=list(named), mask=mask)
 
     def add(self, kind: pa.DataType) -> None:
-        """Unite the type of a batch's assets with that of earlier ones, or replace that where they do not fit."""
+        """Unite the type of a batch's assets with the earlier type, which is replaced if the two do not fit."""
         if not pa.types.is_struct(kind) or not kind.num_fields:
             return
         kept, united = self._kind, None
@@ -206,11 +206,11 @@ def _holds_large(column: pa.Array) -> bool:
 
 
 def batch_of(items: Sequence[StacItem], types: AssetTypes | None = None) -> pa.RecordBatch:
-    """Return items as rows, in their order; what Arrow has no type for as text.
+    """Return items as rows, in their order; values without a common Arrow type become text.
 
     Args:
         items: that become rows.
-        types: of the assets of earlier items, to which those of these are added.
+        types: of the assets of earlier items; the types of these items' assets are added.
     """
     documents = [item.document for item in items]
     properties = [found if isinstance(found := one.get("properties"), dict) else {} for one in documents]
@@ -227,7 +227,7 @@ def batch_of(items: Sequence[StacItem], types: AssetTypes | None = None) -> pa.R
     }
     for name in sorted(set().union(*properties)):
         column = _column([found.get(name) for found in properties])
-        # A property may have the name of a part of an item.
+        # A property may have the name of a field of the item itself, such as ``links``.
         columns[f"properties:{name}" if name in _OF_ITEMS else name] = _instants(column, name)
     for name in sorted(set().union(*documents).difference(_OF_ITEMS, columns)):
         columns[name] = _column([one.get(name) for one in documents])
@@ -303,7 +303,7 @@ def _footprints(items: Sequence[StacItem]) -> pa.Array:
 def _boxes(values: list[Any]) -> pa.Array:
     numbers = [value if isinstance(value, list) and len(value) in {4, 6} else None for value in values]
     numbers = [value if value and all(type(one) in {int, float} for one in value) else None for value in numbers]
-    # Boxes of volumes have the least and the greatest height between.
+    # Boxes with heights are west, south, lowest, east, north, highest (RFC 7946, 5).
     corners = [value if value is None or len(value) == 4 else [*value[:2], *value[3:5]] for value in numbers]
     found = np.array([corner or [0] * 4 for corner in corners], float).reshape(-1, 4)
     mask = pa.array([corner is None for corner in corners])

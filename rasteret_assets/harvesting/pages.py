@@ -1,8 +1,9 @@
 """Parse pages of an API, which are cut at the items before any item becomes a Python object.
 
-Python's objects take up to ten times the memory of the JSON that they come from, and most of an item are its assets. So
-each item is parsed, serialized and forgotten by itself, while the processor has its objects at hand: this takes two
-thirds of the time that parsing the page as a whole takes, and a page of many megabytes as little memory as a small one.
+Python's objects take up to ten times the memory of the JSON that they come from, and most of an item are its assets.
+Each item is therefore parsed, serialized and dropped by itself. This takes two thirds of the time of parsing a whole
+page, because the objects of one item stay in the processor's cache, and a large page takes as little memory as a small
+one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def parse_json(text: bytes | memoryview) -> tuple[dict[str, Any], bool]:
     """Return a JSON object, and whether it is strict; Python's own reader takes ``NaN`` for a number.
 
     Raises:
-        ValueError: if it is not a JSON object.
+        ValueError: if ``text`` is not a JSON object.
     """
     strict = True
     try:
@@ -71,7 +72,7 @@ class Page:
         try:
             page = _CUT.decode(text)
         except msgspec.MsgspecError:
-            # Not strict, without a list of items, or not JSON at all, which this says.
+            # Not strict JSON, without a list of items, or not JSON at all, which parse_json() refuses.
             document, self._strict = parse_json(text)
             features, self.links = document.get("features"), document.get("links")
             self.matched = _matched(document.get("numberMatched"), document.get("context"))
@@ -82,14 +83,14 @@ class Page:
         self.links, self.matched = page.links, _matched(page.numberMatched, page.context)
 
     def items(self, band_map: Mapping[str, str], band_index_map: Mapping[str, int]) -> Iterator[list[StacItem]]:
-        """Yield the items some hundreds at a time.
+        """Yield the items, at most 500 at a time.
 
         Args:
-            band_map: as for :func:`~rasteret_assets.harvesting.items.with_bands`, like ``band_index_map``.
-            band_index_map: as there.
+            band_map: as for :func:`~rasteret_assets.harvesting.items.with_bands`.
+            band_index_map: as for the same function.
 
         Raises:
-            BadPageError: if one is not a JSON object.
+            BadPageError: if an item is not a JSON object.
         """
         for first in range(0, len(self._features), _CHUNK):
             # The only loop over items as Python's objects: each has a hash, a key and times of its own.

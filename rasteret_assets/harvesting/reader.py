@@ -1,7 +1,8 @@
 """Read JSON documents of a STAC API or catalog until they are whole, over HTTP or from a file system.
 
-urllib3 waits out answers that pass (429 with ``Retry-After``, 5xx). What neither it nor pystac-client knows is here: a
-body that breaks off or is not JSON is asked for again, and no address of a machine's own network is asked.
+urllib3 asks again after answers that pass (429 with ``Retry-After``, 5xx). This module adds what neither urllib3 nor
+pystac-client does: a body that breaks off or is not JSON is asked for again, and no address of a machine's own network
+is asked.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ T = TypeVar("T")
 
 #: Seconds between the tries of a document that breaks off or is not JSON.
 RETRIED_AFTER_S: tuple[float, ...] = (0.2, 1.0, 5.0, 15.0)
-#: Grows the pause of urllib3 between tries of an answer that may pass: 0, 1, 2, 4, 8 s, unless the host says how long.
+#: Factor of urllib3's pauses after answers that may pass: 0, 1, 2, 4, 8 and 16 s, unless the host says how long.
 BACKOFF_S: float = 0.5
 _TRIES: Final = 6
-#: The longest pause that a host may ask for.
+#: Longest pause, in seconds, that a host may ask for.
 _LONGEST_PAUSE_S: Final = 300
 _PASSING: Final = (408, 425, 429, 500, 502, 503, 504)
 _TIMEOUT_S: Final = (30.0, 300.0)
@@ -66,7 +67,7 @@ class _GuardedHTTP(HTTPConnection):
         if not allowed:
             raise HarvestError(f"{name}: resolves to {', '.join(every)}, which {_OWN}; {_ALLOW}")
         try:
-            # Connected to the addresses that were checked: a name may resolve to others the next time.
+            # By the addresses that were checked, because the name may resolve to others the next time.
             for address in allowed[:-1]:
                 self.host = address
                 try:
@@ -76,7 +77,7 @@ class _GuardedHTTP(HTTPConnection):
             self.host = allowed[-1]
             return super()._new_conn()
         finally:
-            self.host = name  # by which TLS knows the server
+            self.host = name  # against which TLS checks the certificate
 
 
 class _GuardedHTTPS(HTTPSConnection, _GuardedHTTP):
@@ -92,10 +93,10 @@ class _GuardedSecurePool(HTTPSConnectionPool):
 
 
 class _GuardedAdapter(HTTPAdapter):
-    """Sends requests, also those to which a redirect leads, unless a catalog has no business with their address.
+    """Sends requests, redirected ones too, unless their address hands out credentials or is of a machine's own network.
 
     Args:
-        retry: which answers are waited out.
+        retry: after which answers a request is sent again.
         link_local: whether addresses of a machine's own network may be asked.
     """
 
@@ -113,7 +114,7 @@ class _GuardedAdapter(HTTPAdapter):
         """Send a request.
 
         Raises:
-            HarvestError: if it leads to an address of this machine's own network.
+            HarvestError: if its address is of this machine's own network, or hands out credentials.
         """
         href = str(request.url)
         if not self._link_local and is_link_local(urlsplit(href).netloc.rpartition("@")[2]):
@@ -129,7 +130,7 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
     """
 
     def __init__(self, *, link_local: bool = False) -> None:
-        # Broken connections are for this class: urllib3 logs the addresses of those that it tries again, keys included.
+        # Not for broken connections, which this class tries again, because urllib3 logs their addresses with the keys.
         retry = Retry(
             total=_TRIES, connect=0, read=0, other=0, status_forcelist=_PASSING, allowed_methods=None,
             backoff_factor=BACKOFF_S, raise_on_status=False, retry_after_max=_LONGEST_PAUSE_S,
@@ -143,15 +144,15 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
     def request(
         self, href: str, method: str | None = None, headers: dict[str, str] | None = None, parameters: Any = None
     ) -> str:
-        """Return what an address answers, as pystac-client has it."""
+        """Return the text at an address; pystac-client calls this."""
         return self._answer(href, method, headers, parameters).decode("utf-8")
 
     def document(self, source: str | Link, *, method: str | None = None, parameters: Any = None) -> dict[str, Any]:
-        """Read a JSON document, again where it breaks off or is not one.
+        """Read a JSON document, which is asked for again if it breaks off or is not JSON.
 
         Raises:
-            HarvestError: if the host refuses it.
-            BadPageError: if it cannot be had, or is not JSON, however often it is asked for.
+            HarvestError: if the document does not exist, or the host refuses it.
+            BadPageError: if no try brings a whole JSON document.
         """
         document, _ = self.parsed(source, parse_json, method=method, parameters=parameters)
         return document
@@ -160,18 +161,18 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
         self, source: str | Link, parse: Callable[[bytes], T], *, method: str | None = None, parameters: Any = None,
         patient: bool = True,
     ) -> T:  # fmt: skip
-        """Return what is made of a document, which is read again where it breaks off or cannot be parsed.
+        """Return what ``parse`` makes of a document, which is read again if it breaks off or cannot be parsed.
 
         Args:
             source: address, or a link that says how it is followed.
-            parse: makes something of the bytes of the document; raises ValueError where it is not what it should be.
-            method: of HTTP; GET when omitted, and of the link where ``source`` is one.
-            parameters: of the query, or body of a POST; what a link that says ``merge`` adds to.
-            patient: whether it is read again.
+            parse: takes the bytes of the document; raises ValueError for bytes that it does not understand.
+            method: of HTTP; GET when omitted. A link has a method of its own.
+            parameters: query of a GET, or body of a POST. A link with ``merge`` adds its body to these.
+            patient: whether the document is read again.
 
         Raises:
-            HarvestError: if the host refuses it.
-            BadPageError: if it cannot be had, or cannot be parsed, however often it is asked for.
+            HarvestError: if the document does not exist, or the host refuses it.
+            BadPageError: if no try brings a document that can be parsed.
         """
         address = redact(str(source.href if isinstance(source, Link) else source))
         pauses = RETRIED_AFTER_S if patient else ()
@@ -219,7 +220,7 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
         request = self.session.prepare_request(Request(method, href, headers=headers, **body))
         settings = self.session.merge_environment_settings(str(request.url), {}, stream=True, verify=None, cert=None)
         with self.session.send(request, timeout=_TIMEOUT_S, **settings) as response:
-            # In one piece: requests' own way, by 10 kB, takes a tenth of the time of a harvest.
+            # In one piece, because reading by 10 kB, as requests does, takes a tenth of the time of a harvest.
             content = bytes(response.raw.read(decode_content=True))
             if not response.ok:
                 raise _StatusError(response.status_code, content)

@@ -1,7 +1,7 @@
 """Keep as text the columns about whose type items disagree.
 
-The text of a value is the same whether the value comes from JSON or from a Parquet file that was written before others
-disagreed with it.
+The text of a value is the same whether the value comes from JSON or from a Parquet file that was written before items
+disagreed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from rasteret_assets.columns.conform import conform_rows
 from rasteret_assets.columns.types import is_text
 from rasteret_assets.schema import ASSETS
 
-#: Distinct names of assets above which they are kept as JSON text: a struct would have a field for each.
+#: Most distinct names of assets in a struct, which has a field for each; with more names assets are JSON text.
 MOST_ASSETS: Final = 200
-#: How orjson writes what is compared: the same for equal values.
+#: Options by which orjson writes equal values as equal texts.
 SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
 
@@ -46,7 +46,7 @@ class Texts:
         return Texts(set(self.columns), set(self.asset_fields))
 
     def add(self, other: Texts) -> None:
-        """Add the names of another one."""
+        """Add the names in ``other``."""
         self.columns |= other.columns
         self.asset_fields |= other.asset_fields
 
@@ -56,7 +56,7 @@ def dumped(value: Any) -> bytes:
     try:
         return orjson.dumps(value, option=SORTED)
     except (orjson.JSONEncodeError, TypeError):
-        return json.dumps(value, sort_keys=True).encode()  # integers beyond 64 bits, lone surrogates
+        return json.dumps(value, sort_keys=True).encode()  # orjson refuses integers beyond 64 bits and lone surrogates
 
 
 def text_of(value: Any) -> str | None:
@@ -96,7 +96,7 @@ def as_text(column: pa.Array) -> pa.Array:
     """Return a column as text, as :func:`text_of` makes it of each value."""
     if is_text(column.type):
         return column.cast(pa.string())
-    # Values that no Arrow type holds together; there are few such columns.
+    # A Python loop, because Arrow has no kernel that writes JSON; few columns become text.
     return pa.array([text_of(value) for value in column.to_pylist()], pa.string())
 
 

@@ -1,4 +1,4 @@
-"""Unite the schemas of many pages and files of items, and find what has to become text for that."""
+"""Unite the schemas of many pages and files of items, and find the columns that have to become text for that."""
 
 from __future__ import annotations
 

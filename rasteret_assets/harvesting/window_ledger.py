@@ -1,8 +1,8 @@
-"""The ledger of a harvest: one small JSON document that says of each window when it was asked for, and what it brought.
+"""Keep the ledger of a harvest: a JSON document that says of each window when it was asked for, and what it brought.
 
-It is replaced in one step after the files that it tells of, so that a harvest that was killed asks again for windows
-whose files are newer than the ledger says. What each item was when it was harvested stands in a table per window, as
-hashes, for those who ask what changed.
+The ledger is replaced in one step, after the files that it describes, so that the harvest after a killed one asks again
+for windows whose files are newer than the ledger. A table per window holds a hash of each item, by which a later
+harvest finds the items that changed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ HARVEST_VERSION: Final = 1
 
 _HASH: Final = pa.binary(16)
 _HASHES_SCHEMA: Final = pa.schema([("item", _HASH), ("content", _HASH)])
-#: Hash of the content of each item of a window, by the hash of the item's name.
+#: Hash of the content of each item of a window, by the item's key.
 Hashes = Mapping[bytes, bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowState:
-    """Says what a window brought when it was asked for last.
+    """Says what a window brought when it was asked for last. Times are texts of ISO 8601.
 
     Args:
-        start: first moment, as ISO 8601; None where the window is open.
+        start: first moment; None where the window is open.
         end: the moment right after the last one; None where the window is open.
         items: items in its file; 0 where it has no file.
         digest: changes with any of these items.
@@ -44,7 +44,7 @@ class WindowState:
         newest: time of its newest item.
         without: items without a geometry, without assets and without an id.
         matched: how many items the API said that it has; None where the API does not count, and of a static catalog.
-        failed: why it could not be harvested when it was asked for after that; empty where it could.
+        failed: why it could not be harvested at a later try; empty if no later try failed.
     """
 
     start: str | None
@@ -61,7 +61,7 @@ class WindowState:
 
     @classmethod
     def from_json(cls, document: Any) -> Self | None:
-        """Return the state that a document holds; None for another document, whose window is asked for again."""
+        """Return the state in a document; None for a document of another form, whose window is asked for again."""
         if not isinstance(document, dict):
             return None
         names = {name.name for name in fields(cls)}
@@ -77,19 +77,19 @@ class WindowState:
 
 @dataclass(kw_only=True)
 class Ledger:
-    """Holds the state of all windows of a harvest.
+    """Holds the state of all windows of a harvest. Times are texts of ISO 8601.
 
     Args:
         question: hash of what was asked for; another question means that all windows are asked for.
         windows: by key.
         harvested: when a harvest came to its end last.
         full: when all windows were asked for last, without a failure.
-        full_since: when the harvest began that asks for all windows, as long as some of them are not harvested yet.
-        updated_until: the newest ``updated`` of all items when single windows were asked for first after the last
-            harvest; None where none were since. Changes of the other windows are asked for from there on.
-        first: the first moment that the catalog said it has items of.
+        full_since: when a harvest of all windows began; None once every window was harvested since.
+        updated_until: the newest ``updated`` of all items before single windows were harvested by name; None if none
+            were since the last harvest. The next search for updated items begins at this time.
+        first: the start of the catalog's extent.
         unfinished: whether a harvest began to write files, and did not come to its end.
-        gives_large_pages: whether the API gives pages that are larger than the options say, as far as is known.
+        gives_large_pages: whether the API gives pages larger than ``limit`` of the options; True until it refused one.
         texts: columns, and fields of assets, that are text because items disagree about their type.
     """
 
@@ -125,7 +125,7 @@ class Ledger:
         return max(newest, default=(None, None))[1]
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Note that windows have to be asked for, until they were."""
+        """Note that the windows ``keys`` have to be asked for again."""
         for key in keys:
             if key in self.windows:
                 self.windows[key] = replace(self.windows[key], asked=None)
@@ -150,7 +150,7 @@ def read_ledger(workspace: Workspace) -> Ledger:
     """Return the ledger of a harvest; an empty one where it does not exist or is damaged.
 
     Raises:
-        CollectionError: if it cannot be read, or a newer version wrote it.
+        CollectionError: if the document cannot be read, or a newer version wrote it.
     """
     document = workspace.read_json(workspace.harvest_ledger, cache=True)
     if document is None:
@@ -218,6 +218,6 @@ def read_hashes(workspace: Workspace, key: str) -> Hashes | None:
 
 
 def age_days(text: str | None, now: datetime) -> float:
-    """Return how many days ago a moment was; infinite for None."""
+    """Return the days from the time ``text`` until ``now``; infinite for None."""
     moment = None if text is None else moment_of(text)
     return float("inf") if moment is None else (now - moment).total_seconds() / 86_400

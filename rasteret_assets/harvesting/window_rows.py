@@ -1,8 +1,8 @@
-"""The items of one window: taken page by page into a temporary file, and written as one Parquet file at the end.
+"""Collect the items of one window page by page, and write them as one Parquet file at the end.
 
-Pages differ in schema, and what of a window has to become text is known only after its last page. So the pages of a
-large window lie in a temporary file as Arrow messages, and memory holds no more than some of them, one page that comes
-and one row group that goes.
+Pages differ in schema, and which columns have to become text is known only after the last page. The pages of a large
+window therefore wait in a temporary file as Arrow messages, and memory holds some of them, the page that comes in and
+the row group that is written.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.disk import make_folder
 from rasteret_assets.storage.workspace.streams import STREAM_OPTIONS
 
-#: Key of a file's footer: digest of its items, which says what the file holds whatever else was lost.
+#: Footer key of the digest of a file's items, which tells what the file holds even if ledger and hashes are lost.
 DIGEST_KEY: Final = b"rasteret_assets:items"
-#: Rows of a row group, and bytes of Arrow above which fewer make one: the memory that writing takes.
+#: Rows or Arrow bytes that complete a row group; the bytes bound the memory that writing takes.
 _GROUP_ROWS: Final = 4096
 _GROUP_BYTES: Final = 64 * 2**20
 #: Arrow bytes of a window above which its items go to the temporary file.
 _HELD_BYTES: Final = 16 * 2**20
-#: Items that become a batch at once, and bytes of their JSON above which fewer do: pages of a catalog often have 100 or
-#: 250 items, and Arrow takes a time for each column of a batch, whatever its length.
+#: Items, or bytes of their JSON, that become a batch: more than the 100 or 250 items of most pages, because Arrow takes
+#: a time for each column of a batch, whatever its length.
 BATCH_ITEMS: Final = 1000
 _PENDING_BYTES: Final = 12 * 2**20
 
@@ -51,7 +51,7 @@ class Spool:
     """Holds batches of one or many windows in a temporary file, which is made when the first batch comes.
 
     Args:
-        folder: in which the file lies, without a name.
+        folder: in which the file lies; no other process sees it, because it has no name.
     """
 
     def __init__(self, folder: str) -> None:
@@ -81,14 +81,14 @@ class Spool:
         return _Piece(first, data.size)
 
     def get(self, piece: _Piece) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a place."""
+        """Yield the rows at a place that :meth:`put` returned."""
         self._file.seek(piece.first)
         with pa.ipc.open_stream(self._file.read(piece.size)) as reader:
             yield from reader
 
 
 class WindowRows:
-    """Takes the items of a window; those that come again are taken once.
+    """Takes the items of a window; an item that comes again is taken once.
 
     Args:
         spool: takes the items of a large window.
@@ -104,9 +104,9 @@ class WindowRows:
         self._pending: list[StacItem] = []
         self._pending_bytes = 0
         self._schemas: dict[pa.Schema, None] = {}
-        #: Hash of the content of each item, by that of its name.
+        #: Hash of the content of each item, by its key.
         self.contents: dict[bytes, bytes] = {}
-        #: Items that came again as they were, and with another content.
+        #: Number of items that came again with the same content, and with another content.
         self.repeated = 0
         self.contradicted = 0
         self.without: Counter[str] = Counter()
@@ -117,7 +117,7 @@ class WindowRows:
     def add(self, items: Sequence[StacItem]) -> None:
         """Take items of a page."""
         fresh = []
-        for item in items:  # each is held against those before; Arrow has the rest
+        for item in items:  # a Python loop, because each item is compared with the items before it
             first = self.contents.setdefault(item.key, item.content)
             if first is item.content:
                 fresh.append(item)
@@ -151,7 +151,7 @@ class WindowRows:
 
         Args:
             batch: rows of the file.
-            contents: hash of the content of each, by its key.
+            contents: hash of the content of each item, by its key.
             newest: time of the newest item of the file.
         """
         self.contents.update(contents)
@@ -197,18 +197,18 @@ class WindowRows:
         yield from self._held
 
     def write(self, workspace: Workspace, path: str, texts: Texts) -> None:
-        """Write all items as one Parquet file, which replaces what was there in one step.
+        """Write all items as one Parquet file, which replaces the file at ``path`` in one step.
 
         Args:
             workspace: of the collection.
             path: of the file.
-            texts: what other windows have as text; what this one needs as text is added.
+            texts: columns and fields that are text in other windows; those that this window needs are added.
 
         Raises:
             WorkspaceError: if the file cannot be written.
         """
         self._make_batches()
-        own = texts.copy()  # other windows may add to theirs meanwhile
+        own = texts.copy()  # because other windows may add to ``texts`` meanwhile
         united = unite(list(self._schemas), own)
         schema = with_digest(united, digest_of(self.contents))
         write_batches(workspace, path, (conformed(batch, schema, own) for batch in self._batches()), schema)

@@ -1,8 +1,9 @@
-"""Windows: the stretches of time whose items are asked for, compared and stored together.
+"""Divide time into windows: the stretches of time whose items are asked for, compared and stored together.
 
 A window is a year, a month, a day or an hour of UTC, cut to the time that is harvested, or an open one before or after
-all others. Windows do not overlap. STAC's intervals do: an item at the moment between two windows, or of an interval
-across it, comes with both, and is stored in the one that holds its ``datetime``, or else its ``start_datetime``.
+all others. Windows do not overlap, but STAC's intervals include both ends: an item at the moment between two windows,
+or whose own interval spans this moment, comes with both. It is stored in the window that holds its ``datetime``, or
+else its ``start_datetime``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from rasteret_assets.harvest_options import Interval, WindowSize
 
-#: Keys of open windows, and of that of items without a time, which only static catalogs can have.
+#: Keys of windows with an open end, and of the window of items without a time, which only static catalogs have.
 BEFORE: Final = "before"
 AFTER: Final = "after"
 ALL: Final = "all"
@@ -52,14 +53,14 @@ class Window:
         return self.key.startswith(key) or key.startswith(self.key)
 
     def parts(self) -> list[Window]:
-        """Return the windows that make up this one; none where it cannot be split."""
+        """Return the windows of the next smaller size that make up this one; none if it cannot be split."""
         length = _FINER.get(len(self.key)) if self.key[0].isdigit() else None
         if length is None or self.start is None or self.end is None:
             return []
         return list(_windows(self.start, self.end, length))
 
     def leaves(self, keys: Iterable[str]) -> list[Window]:
-        """Return the windows that this one was split into before, as their keys tell."""
+        """Return the windows that this one was split into, as ``keys`` tell; itself if it was not split."""
         keys = [key for key in keys if key.startswith(self.key) and key != self.key]
         if not keys:
             return [self]
@@ -120,10 +121,10 @@ def moment_of(text: str) -> datetime | None:
 
 
 def plan_windows(asked: Interval, extent: Interval, size: WindowSize, now: datetime) -> list[Window]:
-    """Return windows that cover all the time that is asked for, in its order.
+    """Return windows that cover all the time that is asked for, in order of time.
 
     Args:
-        asked: what is harvested; open ends are those of the extent, beyond which stand open windows.
+        asked: interval to harvest. An open end is that of the extent, with an open window beyond it.
         extent: of the catalog, as far as it tells.
         size: of the windows.
         now: the last moment of which a catalog with an open extent has items.
@@ -164,7 +165,7 @@ def _floor(moment: datetime, length: int) -> datetime:
 
 
 def _after(moment: datetime, length: int) -> datetime:
-    """The first moment of the next window of a size."""
+    """Return the first moment of the next window of a size."""
     floor = _floor(moment, length)
     days = {13: timedelta(hours=1), 10: timedelta(days=1), 7: timedelta(days=32), 4: timedelta(days=367)}[length]
     return _floor(floor + days, length)
