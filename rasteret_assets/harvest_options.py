@@ -46,8 +46,8 @@ class HarvestOptions(BaseModel):
         lookback_days: windows of the last so many days are asked for again at every harvest of an API that neither
             filters nor sorts by ``updated``.
         full_every: days after which all windows are asked for again, which finds items that were deleted, and old ones
-            that changed without a word.
-        limit: items that an API is asked for per page; some answer with an error where a page is larger than 6 MB.
+            that changed without a new ``updated``.
+        limit: items that an API is asked for per page; some APIs answer with an error if a page is larger than 6 MB.
         band_map: ``{band: asset}``: only these assets are kept, under the names of the bands.
         band_index_map: ``{band: 0-based sample}`` where several bands of ``band_map`` are samples of one asset.
         trust_count: whether a window fails where an API says that more items match than it gives. Turn it off for an
@@ -131,7 +131,7 @@ class HarvestOptions(BaseModel):
 
     @property
     def is_remote(self) -> bool:
-        """Whether items come from another machine, so that they have no business with files of this one."""
+        """Whether items come from another machine, so that they may not name files of this one."""
         scheme, mark, _ = str(self.stac_catalog).partition("://")
         return self.stac_api is not None or (bool(mark) and scheme.lower() != "file")
 
@@ -163,7 +163,7 @@ def interval_of(text: str) -> Interval:
 
 
 def _moments(text: str) -> tuple[datetime, datetime]:
-    """First moment of a date or instant, and the moment right after it."""
+    """Return the first moment of a date or instant, and the moment right after its end."""
     try:
         if found := _DATE.fullmatch(text):
             year, month, day = (int(part) if part else None for part in found.groups())
@@ -173,7 +173,7 @@ def _moments(text: str) -> tuple[datetime, datetime]:
             days = 1 if day else calendar.monthrange(start.year, start.month)[1]
             return start, start + timedelta(days=days)
         moment = datetime.fromisoformat(text)
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        return moment, moment + timedelta(microseconds=1)
     except (ValueError, OverflowError):
         raise ValueError(f"datetime {text!r} is not understood: {_DATETIME_FORM}") from None
-    moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    return moment, moment + timedelta(microseconds=1)

@@ -36,7 +36,13 @@ def test_datetimes_of_stac_are_parsed_to_intervals(text, interval) -> None:
     assert interval_of(text) == interval
 
 
-@pytest.mark.parametrize("text", ["yesterday", "2024-13", "2024-02-30", "2024-06/2024-01", "2024-1-1", "1/2/3", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yesterday", "2024-13", "2024-02-30", "2024-06/2024-01", "2024-1-1", "1/2/3", "",
+        "0001-01-01T00:00:00+05:00/..", "../9999-12-31T23:59:59.999999Z",
+    ],
+)  # fmt: skip
 def test_wrong_datetimes_are_refused(text, tmp_path) -> None:
     with pytest.raises(SpecError, match=r"harvest\.datetime: datetime '.*write such as 2024-01-01/2024-06-30"):
         CollectionSpec.of(name="x", workspace_dir=tmp_path, harvest={"stac_api": "http://x", "datetime": text})
