@@ -1,4 +1,4 @@
-"""Classes of failures: the short names under which ledgers, messages and errors file what went wrong.
+"""Name the classes of failures, by which ledgers, messages and errors say in one word what went wrong.
 
 One place holds for each class its name, whether later builds try again, and what a person can do about a failure.
 ``docs/troubleshooting.md`` lists them all. The names are stored in every ledger of headers, so a name never changes.
@@ -32,7 +32,7 @@ class ErrorClass(StrEnum):
     remedy: str
 
     def __new__(cls, name: str, retry: Retry | None, remedy: str) -> Self:
-        """Make a member of its name, which is its value, and what the class holds about it."""
+        """Make a member whose value is ``name``, with the facts about the class."""
         member = str.__new__(cls, name)
         member._value_ = name
         member.retry, member.remedy = retry, remedy
@@ -54,7 +54,7 @@ class ErrorClass(StrEnum):
     )  # fmt: skip
     CREDENTIALS = (
         "credentials", Retry.EVERY_BUILD,
-        "the error says why no credentials could be had: mend it, then build again",
+        "the error says why no credentials could be had: fix it, then build again",
     )  # fmt: skip
     THROTTLED = (
         "throttled", Retry.SAME_FETCH,
@@ -74,7 +74,7 @@ class ErrorClass(StrEnum):
     )  # fmt: skip
     BACKEND_FAILED = (
         "backend_failed", Retry.SAME_FETCH,
-        "the backend you gave raised an exception: the error names it; mend the backend and build again",
+        "the backend you gave raised an exception: the error names it; fix the backend and build again",
     )  # fmt: skip
     TRUNCATED = (
         "truncated", Retry.SAME_FETCH,
@@ -86,11 +86,11 @@ class ErrorClass(StrEnum):
     )  # fmt: skip
     WRONG_RANGE = (
         "wrong_range", Retry.EVERY_BUILD,
-        "the host, or a proxy before it, sends other bytes than asked for: mend it, then build again",
+        "the host, or a proxy before it, sends other bytes than asked for: fix it, then build again",
     )  # fmt: skip
     READ_FAILED = (
         "read_failed", Retry.EVERY_BUILD,
-        "the bytes could not be read: the error says why; build again once that is mended",
+        "the bytes could not be read: the error says why; build again once that is fixed",
     )  # fmt: skip
     FORKED = (
         "forked", Retry.CHANGED_RECORD,
@@ -152,8 +152,8 @@ class ErrorClass(StrEnum):
     RECORD = "record", None, "correct the column of the record table that the message names"
     MISSING_COLUMN = "missing_column", None, "name the column of the table that holds it with column_map"
     INVALID_RECORD = "invalid_record", None, "correct the records that are named, or tolerate some with max_rejected"
-    ENRICHMENT = "enrichment", None, "mend what the message names as the commonest failure, then build again"
-    CHECK = "check", None, "mend what the check found, then build again; what was published before stays"
+    ENRICHMENT = "enrichment", None, "fix what the message names as the commonest failure, then build again"
+    CHECK = "check", None, "fix what the check found, then build again; what was published before stays"
     LOCK_LOST = "lock_lost", None, "build again: another build took the partition over and publishes it"
     WORKSPACE = "workspace", None, "give the workspace a folder that exists, with permission to write and room"
     COLLECTION = "collection", None, "name the folder a collection is published in (..._records), and build it first"
@@ -162,7 +162,7 @@ class ErrorClass(StrEnum):
     BAND_NOT_FOUND = "band_not_found", None, "ask for bands that the message lists"
     WINDOW = "window", None, "ask for an area that meets the rasters, and for a grid that they can be read on"
     TILE = "tile", None, "leave the tile out with on_error='mask', and ask the file's provider to replace it"
-    PIXELS = "pixels", None, "mend what the failures name, or leave their pixels out with on_error='mask'"
+    PIXELS = "pixels", None, "fix what the failures name, or leave their pixels out with on_error='mask'"
     MISSING_EXTRA = "missing_extra", None, "install the extra that the message names"
     LOOP_THREAD = "loop_thread", None, "await the asynchronous method, or call from another thread"
 
@@ -177,7 +177,7 @@ class RejectClass(StrEnum):
     remedy: str
 
     def __new__(cls, name: str, remedy: str) -> Self:
-        """Make a member of its name, which is its value, and what helps."""
+        """Make a member whose value is ``name``, with what helps."""
         member = str.__new__(cls, name)
         member._value_ = name
         member.remedy = remedy

@@ -117,7 +117,7 @@ def footprints(partition: Partition) -> Finding:
     ]
     wrong = OFF_EARTH in found or MISPLACED in found
     text = ", ".join(f"{row['records']} are {row['footprints']} (first {row['first']})" for row in rows)
-    remedy = "state the CRS of the geometry in the source" if wrong else "mend them with shapely.make_valid"
+    remedy = "state the CRS of the geometry in the source" if wrong else "fix them with shapely.make_valid"
     counts = {name: found[problem].rows if problem in found else 0 for name, problem in _COUNTED.items()}
     return Finding(
         passed=not rows,

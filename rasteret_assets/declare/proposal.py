@@ -247,7 +247,7 @@ def _try(values: dict[str, Any], sample: pa.Table, notes: list[str], warnings: l
         classes = Counter(result.rejected[REJECT_CLASS].to_pylist())
         text = ", ".join(f"{count} {name}" for name, count in sorted(classes.items()))
         warnings.append(
-            f"{result.rejected.num_rows} of {sampled} would be rejected ({text}): mend them in the source, or tolerate "
+            f"{result.rejected.num_rows} of {sampled} would be rejected ({text}): fix them in the source, or tolerate "
             "a share of them with max_rejected"
         )
     return rows
