@@ -38,7 +38,11 @@ _OTHER_ROLES = frozenset({"thumbnail", "metadata", "tiles", "tilejson", "iso-191
 
 
 def asset_names(column: pa.Array) -> list[str]:
-    """Return the names of the assets in a column: in the order of a struct's fields, or sorted if rows name them."""
+    """Return the names of the assets in a column: in the order of a struct's fields, or sorted if rows name them.
+
+    Raises:
+        RecordError: if the type of the column cannot hold assets.
+    """
     column = _usual(column)
     kind = column.type
     if pa.types.is_struct(kind):
@@ -87,7 +91,11 @@ def normalize_assets(column: pa.Array, names: Sequence[str], rewrites: Mapping[s
 
 
 def assets_from_href(hrefs: pa.Array, band_index_map: Mapping[str, int], rewrites: Mapping[str, str]) -> pa.Array:
-    """Return the assets of records with one file each, whose samples ``band_index_map`` names; null for a null href."""
+    """Return the assets of records with one file each, whose samples ``band_index_map`` names; null for a null href.
+
+    Raises:
+        RecordError: if ``hrefs`` is not text.
+    """
     hrefs = plain_text(hrefs)
     if not (is_text(hrefs.type) or pa.types.is_null(hrefs.type)):
         raise RecordError(f"href_column is {hrefs.type}: addresses are text")

@@ -1,8 +1,8 @@
 """Hash rows: whole tables as they stream by, with or without the order of rows, and single rows.
 
-All see values only: how a table is cut into batches, files or row groups, what lies under a null and whether text is
-dictionary-encoded changes none of them. They tell changes apart, and keep nothing secret: xxHash reads ten times as
-fast as a cryptographic hash.
+All hashes depend on values only, and neither on how a table is cut into batches, files or row groups, nor on bytes
+under a null, nor on dictionary encoding. Hashes tell changes, and keep nothing secret: xxHash reads ten times as fast
+as a cryptographic hash.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from xxhash import xxh3_64_intdigest, xxh3_128
 from rasteret_assets.columns.types import plain
 
 _NULL: Final = np.uint64(0x9E3779B97F4A7C15)
-#: First bits of a hash, by which hashes that may be repeated are told from the others.
+#: Number of first bits of a hash that :func:`repeated_by` compares before it compares hashes in full.
 _MARKED_BITS = 20
-#: Values of a column that are sampled to tell whether they repeat, and fewest values for which that is worth it.
+#: Values of a column that are sampled to tell whether they repeat, and fewest values of a column that is sampled.
 _SAMPLED: Final = 64
 _FEWEST_ENCODED: Final = 512
 #: Words of eight bytes up to which a text is hashed together with others of as many words.
@@ -44,7 +44,7 @@ class ContentDigest:
             self._feed(field.name, column)
 
     def hexdigest(self) -> str:
-        """The digest, as 32 hex digits."""
+        """Return the digest as 32 hex digits."""
         whole = xxh3_128()
         for path in sorted(self._leaves):
             whole.update(path.encode() + b"\0" + self._leaves[path].digest())
@@ -117,7 +117,7 @@ class RowsDigest:
         self.rows -= other.rows
 
     def hexdigest(self) -> str:
-        """The digest, as 32 hex digits."""
+        """Return the digest as 32 hex digits."""
         return "".join(f"{total:016x}" for total in self._sums)
 
     def _add(self, rows: int, sums: Sequence[int | np.uint64]) -> None:
@@ -147,7 +147,7 @@ def hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
         return hashes
     starts = np.cumsum(lengths) - lengths
     counts = -(-lengths // 8)
-    # Every eight bytes of the content as a number, wherever they begin; the last ones reach into what is appended.
+    # The eight bytes from each byte of the content on, as a number; eight zeros are appended for the last bytes.
     padded = np.concatenate([content, np.zeros(8, np.uint8)])
     words = np.ndarray(len(content) + 1, "<u8", padded, strides=(1,))
     hashes = np.zeros(len(lengths), np.uint64)
@@ -166,7 +166,7 @@ def hash_texts(texts: pa.Array) -> npt.NDArray[np.uint64]:
         grid ^= grid >> np.uint64(32)
         hashes[rows] = grid @ _WEIGHTS[:count]
     hashes = _mixed(hashes ^ _mixed(lengths.astype(np.uint64)))
-    # One by one: per byte of a long value xxHash takes a twentieth of what numpy does.
+    # One by one, because xxHash takes a twentieth of the time of numpy for a byte of a long value.
     long, view = np.flatnonzero(counts > _MOST_WORDS), content.data
     ends = (starts[long] + lengths[long]).tolist()
     hashes[long] = [xxh3_64_intdigest(view[a:b]) for a, b in zip(starts[long].tolist(), ends, strict=True)]
@@ -189,7 +189,7 @@ def _padded_hashes(texts: pa.Array, width: int) -> npt.NDArray[np.uint64]:
     texts = texts.fill_null(b"" if "binary" in str(texts.type) else "") if texts.null_count else texts
     _, offsets, content = texts.buffers()
     kind = pa.large_string() if large else pa.string()
-    # Read as text whatever the bytes are: they are copied, and nothing is made of them.
+    # Any bytes may pass for text here, because ascii_rpad copies them without decoding.
     texts = pa.Array.from_buffers(kind, len(texts), [None, offsets, content], offset=texts.offset)
     filled = pc.ascii_rpad(texts, width, "\0")
     first = int(np.frombuffer(filled.buffers()[1], np.int64 if large else np.int32)[filled.offset])
@@ -295,7 +295,7 @@ def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return mixed
 
 
-#: Odd factors of the words of a text, by place.
+#: Odd factors of the words of a text, by the place of the word.
 _WEIGHTS: Final = _mixed(np.arange(1, _MOST_WORDS + 1, dtype=np.uint64)) | np.uint64(1)
 
 
@@ -376,17 +376,19 @@ def repeated(hashes: Iterable[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]
 def repeated_by(
     fresh: Iterable[npt.NDArray[np.uint64]], earlier: Iterable[npt.NDArray[np.uint64]]
 ) -> npt.NDArray[np.uint64]:
-    """What :func:`repeated` finds in both, where no hash of ``earlier`` occurs twice in it: that is not sorted again.
+    """Return the hashes that occur more than once in ``fresh`` and ``earlier`` together, ``uint64[K]`` in order.
+
+    ``earlier`` is not sorted, so that few new hashes among many take little time.
 
     Args:
         fresh: hashes ``uint64[N]``, in parts.
-        earlier: the same.
+        earlier: hashes ``uint64[N]``, in parts, none of which occurs twice in ``earlier``.
     """
     parts = list(fresh)
     marked = np.zeros(1 << _MARKED_BITS, bool)
     for hashes in parts:
         marked[_marks(hashes)] = True
-    # Few others pass where there is little that is fresh, and all are compared in full.
+    # Of ``earlier``, only hashes with the first bits of a fresh hash are compared in full; if few are fresh, few pass.
     return repeated([*parts, *(hashes[marked[_marks(hashes)]] for hashes in earlier)])
 
 

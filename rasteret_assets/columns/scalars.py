@@ -137,7 +137,7 @@ def _from_text(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     candidates = pc.if_else(is_iso, text, pa.scalar(None, pa.string()))
     candidates = pc.replace_substring_regex(candidates, _MICROSECONDS, r"\1")
     zoned = pc.fill_null(pc.match_substring_regex(candidates, _ZONED), fill_value=False)
-    # Longer than a date only, because the "-dd" at the end of a date reads like an offset.
+    # Only texts longer than a date, because the "-dd" at the end of a date looks like an offset.
     zoned = pc.and_(zoned, pc.fill_null(pc.greater(pc.utf8_length(candidates), 10), fill_value=False))
     missing = pa.scalar(None, pa.string())
     try:

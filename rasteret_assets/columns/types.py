@@ -103,7 +103,7 @@ def _rebuilt(column: pa.Array) -> pa.Array:
         children = [plain(child) for child in column.flatten()]
         return pa.StructArray.from_arrays(children, fields=list(target), mask=missing)
     if not is_list(kind) or pa.types.is_fixed_size_list(kind):
-        # Row by row, because Arrow has no kernel for maps and fixed-size lists of list views, which no writer makes.
+        # Row by row, because Arrow has no kernel for maps and fixed-size lists with list views in them; such are rare.
         return pa.array(column.to_pylist(), target)
     lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
