@@ -266,7 +266,7 @@ def _build_base(keys: Keys, proj: Any) -> dict[str, Any] | None:
 
 
 def _datum_shift(keys: Keys) -> tuple[float, ...]:
-    """Return the seven parameters of GeogTOWGS84GeoKey, in metres, arc seconds and parts per million; empty without.
+    """Return the seven parameters of GeogTOWGS84GeoKey (metres, arc seconds, parts per million); empty if missing.
 
     Empty also for a geographic CRS with a code, for which PROJ knows the shift, as in GDAL.
     """

@@ -23,7 +23,7 @@ MAX_INT32: Final = 2**31 - 1
 MAX_OFFSET: Final = 2**63 - 1
 
 
-class NeedBytes(Exception):  # noqa: N818 - not an error: half of a conversation with the reader of the file
+class NeedBytes(Exception):  # noqa: N818 - not an error: it asks the reader of the file for more bytes
     """The parse cannot go on without these bytes.
 
     Args:

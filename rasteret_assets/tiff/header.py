@@ -123,7 +123,7 @@ class TiffHeader:
         )  # fmt: skip
 
     def band_tiles(self, band_index: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-        """Return offsets and byte counts of a band's tiles, row by row; :meth:`pages` has those of overviews.
+        """Return offsets and byte counts ``[tiles]`` of a band, row by row; :meth:`pages` has those of overviews.
 
         Args:
             band_index: position of the band in the file, counted from 0.

@@ -180,7 +180,7 @@ class Ifd:
         return self.raw(tag).split(b"\0", 1)[0].decode("ascii", "replace")
 
     def table(self, tag: Tag) -> NDArray[np.integer]:
-        """Return all values of an integer tag as one read-only array of their stored type, without an object per tile.
+        """Return the values ``[N]`` of an integer tag as a read-only array of the stored type, with no object per tile.
 
         Raises:
             CorruptTiffError: if the values are not integers, or one is negative or beyond 63 bits.

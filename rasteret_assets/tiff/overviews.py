@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: A missing directory or table is asked for if it lies at most so many bytes from the last one.
+#: A missing directory or table is asked for if it lies at most so many bytes from the last directory.
 _NEAR: Final = 64 * 1024
 #: Bytes of one tile in both tables of a BigTIFF.
 _TABLE_BYTES: Final = 16
@@ -46,7 +46,7 @@ _COMMON_TAGS: Final = (
 )
 #: Further tags with the same values in both; these values (one per sample) may lie behind the directory.
 _SAMPLE_TAGS: Final = (Tag.BITS_PER_SAMPLE, Tag.SAMPLE_FORMAT)
-#: The bytes of a directory of which only the entries are read.
+#: A buffer without bytes, for a directory of which only the entries are read.
 _NOTHING: Final = SparseBuffer((), None)
 
 _DEFAULTS: Final = {

@@ -131,7 +131,7 @@ class Directory:
     end: int
     """Position after the last byte of all required values."""
     optional: tuple[Tag, ...]
-    """GDAL's metadata tag, if it can hold a scale. It often differs from file to file, and a header may be without."""
+    """GDAL's metadata tag, if it can hold a scale. It often differs from file to file, and some files have none."""
 
     @property
     def metadata(self) -> slice | None:

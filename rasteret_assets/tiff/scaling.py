@@ -39,7 +39,7 @@ _MAX_TEXT: Final = 400
 
 
 class Scaling(NamedTuple):
-    """Scale and offset of each band of a file; None for a band without, empty if no band has one."""
+    """Scale and offset of each band of a file; None for a band without one, empty if no band has one."""
 
     scales: tuple[float | None, ...]
     offsets: tuple[float | None, ...]
