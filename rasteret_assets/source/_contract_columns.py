@@ -29,7 +29,7 @@ def projection(label: str, names: Iterable[str], spec: CollectionSpec) -> list[s
     """Return the columns to scan, in their order.
 
     Raises:
-        MissingColumnError: if ``columns`` names one that is not there.
+        MissingColumnError: if ``columns`` names a column that is not there.
         SourceError: if a column is there twice, or has a name that no scan can give.
     """
     there = list(names)
@@ -107,7 +107,11 @@ def _nested(table: pa.Schema) -> str:
 
 
 def check_storable(label: str, schema: pa.Schema) -> None:
-    """Refuse columns of an Arrow object that Parquet cannot hold, because stages are stored as Parquet."""
+    """Refuse columns of an Arrow object that Parquet cannot hold, because stages are stored as Parquet.
+
+    Raises:
+        SourceError: naming the first such column.
+    """
     for field_ in schema:
         try:
             pq.write_table(pa.schema([field_]).empty_table(), pa.BufferOutputStream())

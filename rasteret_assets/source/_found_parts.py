@@ -30,15 +30,15 @@ from rasteret_assets.storage.workspace import Workspace
 #: Seconds, and bytes of hashes, after which the findings that wait are written.
 KEPT_EVERY_S = 10.0
 _KEPT_BYTES: Final = 32 * 2**20
-#: Tables that a finished profile may have; more are written as one.
+#: Most tables of a finished profile; more are joined into one.
 _TABLES_AT_MOST: Final = 24
 _SCHEMA: Final = pa.schema([("part", pa.string()), ("found", pa.string()), ("hashes", pa.large_binary())])
-#: Under ``overlap`` with the facts of rows, by which the newest row of an id is found.
+#: The same under ``overlap``, with the facts of rows, by which the newest row of an id is found.
 _SCHEMA_OF_OVERLAP: Final = _SCHEMA.append(pa.field("facts", pa.large_binary()))
 _UNDER: Final = b"looked_under"
 #: Bytes of the hash of an id.
 ID_BYTES: Final = 8
-# Hashes are noise: a dictionary, compression or statistics would only cost time.
+# Because hashes look random, and a dictionary, compression or statistics would only cost time.
 _PLAIN: Final[dict[str, Any]] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
 
 
@@ -93,7 +93,7 @@ class FoundFiles:
         """Write the findings that wait.
 
         Raises:
-            WorkspaceError: if it cannot be written.
+            WorkspaceError: if the table cannot be written.
         """
         with self._guard:
             self._write_waiting()

@@ -38,7 +38,7 @@ class KeptSchemas:
         try:
             table = self._workspace.read_table(self._path)
         except CollectionError:
-            return {}  # of a damaged table, because the footers hold the same
+            return {}  # the footers are opened instead, because they hold the same schemas
         if table is None or table.schema.names != _COLUMNS.names:
             return {}
         encoded = table["schema"].combine_chunks().dictionary_encode()

@@ -29,13 +29,13 @@ from rasteret_assets.storage.object_files import read_object
 from rasteret_assets.storage.urls import scheme
 
 PARQUET_SUFFIXES: Final = (".parquet", ".geoparquet", ".parq", ".pq")
-#: Container and path of an address in Azure that leaves the account to somebody else, and what an account is called.
+#: Patterns of an address in Azure without its account (container and path), and of the name of an account.
 _AZURE: Final = re.compile(r"(?:abfss?|az|azure)://([^/@]+)/(.+)", re.DOTALL)
 _ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
 #: Collections of an API have this address (STAC API 1.0, and OGC API - Features 7.11).
 _IN_API: Final = re.compile(r"/collections/[^/]+/?$")
 _PARQUET_TYPES: Final = ("application/vnd.apache.parquet", "application/x-parquet")
-#: Bytes of a document, and Items of a Collection, that no catalog of Parquet files comes near.
+#: Most bytes of a document, and most Items of a Collection; catalogs of Parquet files are far smaller.
 _MOST_BYTES: Final = 32 * 2**20
 _MOST_ITEMS: Final = 10_000
 _NAMED: Final = 8
@@ -69,7 +69,10 @@ def files_of_document(path: str, access: TableAccess) -> list[str]:
     if not files and _is_partitioned(document):
         items = [_resolved(path, link["href"]) for link in _links(document)]
         if len(items) > _MOST_ITEMS:
-            raise SourceError(f"{label}: links {len(items)} Items, more than the {_MOST_ITEMS} that are looked into")
+            raise SourceError(
+                f"{label}: links {len(items)} Items, more than the {_MOST_ITEMS} that are read: give a glob or "
+                "a list of the Parquet files"
+            )
         _refuse_local(label, path, items)
         for place, item in zip(items, _read(items, access), strict=True):
             files += _parquet_assets(place, item)

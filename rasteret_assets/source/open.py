@@ -202,7 +202,7 @@ def open_source(
 
 
 def open_table(data: Any, filesystem: Any = None) -> Source:
-    """Open a table as it is, whatever its columns are called; :func:`open_source` also holds it against a spec.
+    """Open a table as it is, whatever its columns are called; :func:`open_source` also checks it against a spec.
 
     Raises:
         SourceError: if there is nothing there, or what is there is not Parquet.

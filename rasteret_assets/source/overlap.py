@@ -1,4 +1,4 @@
-"""Find the rows of one id in several files of a record table, of which only the newest counts.
+"""Find rows with the same id in the files of a record table, of which only the newest counts.
 
 A mirror's archive and its live tail overlap while a tail is folded into the archive, and where the provider has changed
 a record since. Under ``overlap: newest by updated`` the row with the latest ``updated`` counts and the others do not,
@@ -26,8 +26,8 @@ from rasteret_assets.schema import ID
 from rasteret_assets.source.open import Source
 from rasteret_assets.spec import CollectionSpec
 
-#: What is kept of a row: its age, the hash of its content, and the place of its partition among those of its file, in
-#: order; -1 where the row has no id.
+#: Facts about a row: its age, the hash of its content, and the place of its partition among the sorted partitions of
+#: its file; -1 if the row has no id.
 ROW_FACTS: Final = np.dtype([("age", "<i8"), ("content", "<u8"), ("partition", "<i4")])
 RowFacts = npt.NDArray[np.void]
 #: Yields the facts of the rows of some files, by their versions, in any order.
@@ -39,7 +39,7 @@ class Judged(NamedTuple):
 
     Args:
         counts: the newest row of each id, once, and every row of ids in conflict.
-        conflicts: rows of ids of which it is not known which row is the newest.
+        conflicts: rows of ids whose newest row cannot be told.
         moved: older rows whose newest row is in another partition.
     """
 
@@ -55,7 +55,7 @@ class Overlap:
     Args:
         digests: of the rows that do not count, by partition.
         conflicts: ids in conflict, by partition.
-        superseded: ids whose rows in a partition are older than the one in another, by partition.
+        superseded: ids whose rows in a partition are older than their row in another, by partition.
     """
 
     digests: dict[str, RowsDigest] = field(default_factory=dict)
@@ -120,7 +120,7 @@ def judge(
     first = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
     last = np.append(first[1:], len(ids)) - 1
     group = np.repeat(np.arange(len(first)), last - first + 1)
-    newest = ages[last]  # UNKNOWN_AGE where any row of the id has it, because it is the greatest number
+    newest = ages[last]  # UNKNOWN_AGE if a row of the id has this age, which is the greatest number
     is_newest = ages == newest[group]
     # All rows of an id with an unknown age are compared, because none of them is known to be older.
     compared = is_newest | (newest == UNKNOWN_AGE)[group]
@@ -152,8 +152,8 @@ def find_overlap(
         source: opened record table.
         spec: of the collection.
         hashes: of the ids of each file's rows, by version of the file.
-        facts: returns those of the same rows.
-        keys: of each file's partitions, in order.
+        facts: yields the facts of the same rows, file by file.
+        keys: of each file's partitions, in order, by version of the file.
         suspects: hashes of ids that occur more than once.
     """
     names = sorted({key for of_file in keys.values() for key in of_file})
@@ -196,7 +196,7 @@ def _name(
     names: Sequence[str],
     overlap: Overlap,
 ) -> None:
-    """Judge rows again by their ids themselves, and name the ids in conflict and those that moved."""
+    """Judge rows again by their ids instead of hashes, and add the ids in conflict and the moved ids to ``overlap``."""
     texts, chosen = [pa.array([], pa.string())], []
     parts = {part.version: part for part in source.parts if np.isin(hashes[part.version], reported).any()}
     for version, of_rows in facts(parts):

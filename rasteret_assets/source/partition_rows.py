@@ -85,12 +85,12 @@ def record_times(batch: pa.RecordBatch, spec: CollectionSpec) -> tuple[pa.Array,
 
 
 def places_of(aliased: pa.RecordBatch, spec: CollectionSpec) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
-    """Yield the partitions of a batch, and the positions of their rows in source order."""
+    """Yield the partitions of a batch, and the positions ``int64[K]`` of their rows in source order."""
     _, _, placed = record_times(aliased, spec)
     yield from rows_by_partition(placed, spec.partition_by)
 
 
 def take_rows(batch: pa.RecordBatch, places: npt.NDArray[np.int64]) -> pa.RecordBatch:
-    """Return the rows of a batch at some places; all places stand for the batch itself."""
-    # Copied, because a slice that waits to be written keeps the whole batch in memory.
+    """Return the rows of a batch at some places; the batch itself if these are all places."""
+    # Copied, because a slice would keep the whole batch in memory while it waits to be written.
     return batch if len(places) == batch.num_rows else batch.take(pa.array(places))

@@ -1,4 +1,4 @@
-"""Hold what a source has, as values: its partitions and their versions, its assets, bands, repeated ids and files.
+"""Hold what a source was found to have: its partitions and their versions, its assets, bands, repeated ids and files.
 
 Every stage of every partition goes by the same profile, so that all partitions share one schema and a record is judged
 the same whichever partition is built first. A profile is made by :mod:`~rasteret_assets.source.profiling`, and kept by
@@ -20,7 +20,7 @@ from rasteret_assets.schema import PARSER_VERSION, PUBLISH_VERSION, RECORD_VERSI
 from rasteret_assets.source.overlap import RowFacts
 from rasteret_assets.spec import CollectionSpec
 
-#: Raised whenever a profile of the same rows would come out differently: stored ones are then made anew.
+#: Raised whenever a profile of the same rows would come out differently; stored profiles are then made anew.
 PROFILE_VERSION = 5
 
 
@@ -46,7 +46,7 @@ class PartProfile:
     Args:
         partitions: its rows by partition key.
         asset_names: assets that its rows have.
-        rasters: those of them that hold rasters.
+        rasters: names of the assets that hold rasters.
     """
 
     partitions: dict[str, PartitionProfile] = field(default_factory=dict)
@@ -77,8 +77,8 @@ class SourceProfile:
         repeats_ids: whether any id occurs more than once (or, by a clash of hashes, seems to).
         parts: by version of the source's file.
         remote: whether the source lies on another machine.
-        superseded: ids whose rows in a partition are older than the one in another, by partition; such rows count
-            neither there nor in its version.
+        superseded: ids whose rows in a partition are older than their row in another, by partition. Such rows are not
+            published, and do not count in the version of their partition.
     """
 
     fingerprint: str

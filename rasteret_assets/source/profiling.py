@@ -119,7 +119,7 @@ def _profile_of(
     conflicts = overlap.conflicts
     found = _counted(_combined(parts.values()), overlap)
     for key, shared in conflicts.items():
-        # A record is rejected for what another partition holds, so a change of that partition changes this one too.
+        # A record is rejected because of rows in another partition, whose changes therefore change this version too.
         found[key] = replace(found[key], version=_digest([found[key].version, *shared]))
     return SourceProfile(
         fingerprint=profile_fingerprint(source.fingerprint, spec),
@@ -147,7 +147,7 @@ def _read_parts(
         found = _profile_part(source, part, spec, keep)
         if keep_part is not None:
             keep_part(part.version, found)
-            found = found._replace(facts=None)  # keep_part has them
+            found = found._replace(facts=None)  # stored by keep_part, so memory need not hold them
         return found
 
     with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:

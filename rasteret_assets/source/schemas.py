@@ -130,7 +130,7 @@ def _described(field: pa.Field) -> pa.Field:
 
 
 def _without_extents(geo: bytes) -> bytes:
-    with suppress(ValueError, LookupError, TypeError, AttributeError):  # of what is not GeoParquet's
+    with suppress(ValueError, LookupError, TypeError, AttributeError):  # raised by other content than GeoParquet's
         document: dict[str, Any] = json.loads(geo)
         for column in document["columns"].values():
             column.pop("bbox", None)

@@ -30,7 +30,8 @@ from rasteret_assets.storage.workspace.streams import STREAM_OPTIONS, StoredBatc
 
 #: Arrow bytes of all partitions that wait until a partition has rows enough for a message.
 _HELD_BYTES: Final = 48 * 2**20
-#: Rows of a message that ends with a file of the source: small files share one, and are scanned again together.
+#: Rows from which on a message takes no rows of a further file. Files with fewer rows share a message, and all of them
+#: are read again if one of them changes.
 _SHARED_ROWS: Final = 64
 
 _DIGESTS: Final = "digests"
@@ -130,7 +131,7 @@ class Spool:
             wanted: digest of the rows that a file of the source has of the partition, by the file's version.
 
         Returns:
-            The versions of the files whose rows were taken over, all of them.
+            The versions of the files all of whose rows in the partition were taken over.
         """
         if not table.schema.remove_metadata().equals(self.schema.remove_metadata()):
             return set()

@@ -41,7 +41,7 @@ _TABLES: Final = "tables"
 #: Where version 0.1.0 kept the hashes of all files.
 _EARLIER: Final = "source_ids.parquet"
 
-#: Most that profiling may read to be done in a tick: bytes (of files, and of the stored hashes of ids), and files.
+#: Most bytes (of files, and of stored hashes of ids) and most files that are profiled in a tick of a sensor.
 QUICK_BYTES: Final = 64 * 2**20
 QUICK_FILES: Final = 100
 
@@ -52,7 +52,7 @@ class ProfilingCost:
 
     Args:
         files: of the source that are new or changed.
-        bytes: of these files, and of the stored hashes of the others.
+        bytes: of these files, and of the stored hashes of ids.
     """
 
     files: int
@@ -230,7 +230,7 @@ def _current(stored: Any, fingerprint: str, spec: CollectionSpec, *, remote: boo
     profile = _parsed(stored)
     if profile is None or profile.fingerprint != profile_fingerprint(fingerprint, spec):
         return None
-    return replace(profile, remote=remote)  # because earlier versions did not store it
+    return replace(profile, remote=remote)  # because earlier versions did not store ``remote``
 
 
 def _last_profile(stored: Any, spec: CollectionSpec) -> SourceProfile | None:
