@@ -17,7 +17,7 @@ from rasteret_assets.spec import CollectionSpec
 
 
 class NewestRows:
-    """Holds the greatest age of every id that several rows have; memory for these ids, and 8 bytes for every row.
+    """Holds the greatest age of every id that several rows have. Takes memory for these ids, and 8 bytes for every row.
 
     Args:
         read: yields all rows, at least their ids and ages, each time it is called.
@@ -58,7 +58,7 @@ class NewestRows:
 
 
 def ages_of(batch: pa.RecordBatch, spec: CollectionSpec) -> npt.NDArray[np.int64]:
-    """Return how new each row is, as :func:`~rasteret_assets.columns.ages.row_ages` has it."""
+    """Return how new each row is, ``int64[N]``, as :func:`~rasteret_assets.columns.ages.row_ages` does."""
     name = spec.newest_by or ""
     return row_ages(batch.column(spec.source_column(name)), name)
 

@@ -82,7 +82,7 @@ class RepeatedIds:
         self._seen: set[str] = set()
 
     def repeats(self, ids: pa.Array, accepted: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Mark the rows that repeat an earlier accepted row with the same id, and hence the same content."""
+        """Return a mask ``bool[N]`` of the rows that repeat an earlier accepted row, in id and hence in content."""
         again = np.zeros(len(ids), bool)
         if len(self._suspects):
             suspects = np.flatnonzero(np.isin(hash_texts(ids), self._suspects) & accepted)
@@ -107,7 +107,7 @@ def normalize_records(
         spec: aliases, hrefs, rewrites.
         profile: of the source; decides the asset names and which ids are in conflict.
         repeats: of the whole partition where ``raw`` is one batch of it.
-        newest: the same, under ``overlap``.
+        newest: of the whole partition, under ``overlap``; else None.
 
     Raises:
         RecordError: if a whole column cannot be normalized: its type or its CRS is wrong.
@@ -209,9 +209,9 @@ def _replace(batch: pa.RecordBatch, columns: Mapping[str, pa.Array], last: Colle
     """Return a table with contract columns in their places, and all others as plain storage without field metadata.
 
     Args:
-        batch: with columns of the contract's names, or without.
+        batch: may have columns with names of the contract.
         columns: of the contract, by name.
-        last: names of those that follow all others, also where the batch has one of that name.
+        last: names of contract columns that follow all others, wherever the batch has columns of these names.
     """
     names, arrays = [], []
     for field, column in zip(batch.schema, batch.columns, strict=True):
@@ -241,10 +241,10 @@ def check_rejected(rejected: pa.Table, count: int, total: int, most: float) -> N
     """Refuse a partition of which more than the tolerated share of records was rejected.
 
     Args:
-        rejected: the first of them.
-        count: all of them.
-        total: records of the partition.
-        most: tolerated share.
+        rejected: the first rejected records.
+        count: number of rejected records.
+        total: number of records of the partition.
+        most: tolerated share (0 to 1).
 
     Raises:
         InvalidRecordError: naming the first ids, their reasons and the remedy.
@@ -258,7 +258,7 @@ def check_rejected(rejected: pa.Table, count: int, total: int, most: float) -> N
     # Rounded up, so that the named share passes.
     share = math.ceil(1000 * count / total) / 1000
     raise InvalidRecordError(
-        f"{count} of {total} records break the record contract: {first}{more}. Mend them in the source, or "
+        f"{count} of {total} records break the record contract: {first}{more}. Fix them in the source, or "
         f"tolerate them with max_rejected={share:g} in a CollectionSpec or its YAML file: they then go to "
         "rejected_records"
     )

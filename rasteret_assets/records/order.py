@@ -29,16 +29,16 @@ SORT_BYTES: Final = 112 * 2**20
 MERGED_RUNS: Final = 48
 _TAKEN_BYTES: Final = 24 * 2**20
 
-# Half of what LZ4 makes of records: what a build writes counts, and these bytes are read only once.
+# Zstandard, because it writes half the bytes of LZ4, and a run is read only once.
 _IPC: Final = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
 
 
 class RecordSorter:
-    """Takes records in any order and gives them back along the curve; temporary files live as long as its context.
+    """Takes records in any order and yields them along the curve; its temporary files are deleted when its block ends.
 
     Args:
-        sort_bytes: how much is sorted in memory at once.
-        merged_runs: how many runs are merged at once.
+        sort_bytes: Arrow bytes that are sorted in memory at once.
+        merged_runs: most runs that are merged at once.
     """
 
     def __init__(self, sort_bytes: int = SORT_BYTES, merged_runs: int = MERGED_RUNS) -> None:
@@ -69,7 +69,7 @@ class RecordSorter:
     def drain(self) -> Iterator[pa.Table]:
         """Yield all records in order, in pieces of a few megabytes; the sorter is empty afterwards."""
         if not self._runs:
-            # In few pieces: taking the rows of a piece has a price of its own for every nested column.
+            # In few pieces, because taking rows costs a time for every piece and nested column.
             yield from self._drain(max(1, self._rows_of(_TAKEN_BYTES)))
             return
         last = _Run(self._drain(self._piece_rows()))
@@ -88,13 +88,13 @@ class RecordSorter:
         self._held, self._held_bytes = [], 0
         names, columns = table.schema, table.columns
         del table
-        # One chunk: taking rows from many makes a pass over all of them for every nested column. Column by column, so
-        # that the largest of them is in memory twice, and not all.
+        # In one chunk, because taking rows from many chunks passes over all of them for every nested column. Column by
+        # column, so that one column at a time is in memory twice.
         for position in range(len(columns)):
             columns[position] = columns[position].combine_chunks()
         table = pa.table(columns, names)
         order = _order(table)
-        # Piece by piece, so that a second copy of everything is never in memory.
+        # Piece by piece, so that a second copy of all records is never in memory.
         for first in range(0, len(order), rows_at_once):
             yield table.take(order.slice(first, rows_at_once))
 
@@ -102,7 +102,7 @@ class RecordSorter:
         return max(1, self._rows_of(self._sort_bytes // self._merged_runs))
 
     def _rows_of(self, size: int) -> int:
-        """How many of the rows in memory take ``size`` bytes."""
+        """Return how many of the rows in memory take ``size`` bytes."""
         rows: int = sum(table.num_rows for table in self._held)
         return rows * size // max(self._held_bytes, 1)
 
@@ -123,7 +123,7 @@ class RecordSorter:
 
 
 def order_records(table: pa.Table) -> pa.Table:
-    """Records along the curve, ties broken by id."""
+    """Return records along the curve; records at one place are ordered by id."""
     return table.take(_order(table))
 
 
@@ -137,7 +137,7 @@ def _distance(table: pa.Table) -> npt.NDArray[np.uint64]:
 
 
 def _read_run(path: Path) -> Iterator[pa.Table]:
-    """The pieces of a run on disk."""
+    """Yield the pieces of a run on disk."""
     with pa.OSFile(str(path), "rb") as source:
         for batch in pa.ipc.open_stream(source):
             yield pa.Table.from_batches([batch])
