@@ -1,4 +1,4 @@
-"""Parsed headers as Arrow structs: the tile tables stay numpy buffers, and no object is made per tile.
+"""Convert parsed headers to Arrow structs; tile tables stay numpy buffers, so that no object is made per tile.
 
 Headers of one family are converted together: values that they share are made once and repeated, and numpy cuts the
 tables of all of them out of their bytes at once.

@@ -38,7 +38,7 @@ BATCH_HEADERS = 4096
 BATCH_SECONDS = 15.0
 # Bytes of a group, which is small because memory that is touched for the first time costs more than parsing.
 _BATCH_BYTES: Final = 6 * 1024 * 1024
-# Bytes of finished headers that wait for a slow one before them; then they go out of order, and the ledger is sorted.
+# Most bytes of finished headers that wait for a slow one before them; more go out of order, and the ledger is sorted.
 _MOST_HELD_BYTES: Final = 128 * 1024 * 1024
 
 

@@ -1,4 +1,4 @@
-"""The values of a header fetch: its targets, their outcomes, and its progress."""
+"""Hold the values of a header fetch: its targets, their outcomes, and its progress."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Latencies:
         return None
 
     def _bin(self) -> None:
-        """Count the waiting headers, 4096 at once, because a logarithm for each would take a twentieth of its time."""
+        """Count the waiting headers, 4096 at once, because a logarithm for each would take 1/20 of a header's time."""
         seconds = np.maximum(np.frombuffer(self._waiting), _SHORTEST_S)
         self._waiting = array("d")
         places, counts = np.unique((np.log(seconds / _SHORTEST_S) / _BIN).astype(np.int64), return_counts=True)

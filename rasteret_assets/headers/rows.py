@@ -96,7 +96,7 @@ class StoreSink:
         old = time.monotonic() - self._saved_at > _SAVED_SECONDS
         if not due or old or writer.rows >= SAVED_ROWS or writer.bytes >= _SAVED_BYTES:
             writer.close()
-            # Because the memory that allocators keep of these headers would add to that of the next ones.
+            # Because the memory that allocators keep of these headers would add to the memory of the next headers.
             give_back()
             self._saved_at = time.monotonic()
 
@@ -247,7 +247,7 @@ class FreshRows:
         self.added.append((name, first, rows.select(list(KEY_COLUMNS))))
 
     def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return for every target its row's file (position among :attr:`names`, or -1) and its row number."""
+        """Return ``int64[N]`` each for N targets: its row's file (position in :attr:`names`, or -1) and row number."""
         pair = self._pair_of_row
         inside = np.maximum(pair, 0)
         if not len(self._file):

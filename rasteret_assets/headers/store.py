@@ -1,4 +1,4 @@
-"""The header store of a partition: files of header rows, to which new files are added; no file is written twice.
+"""Keep the header store of a partition: files of header rows, to which new files are added, and none written twice.
 
 The files ``<stages>/headers/<partition>/<number>-<random>.arrows`` hold rows of
 :data:`~rasteret_assets.schema.HEADER_SCHEMA`. A file is valid as soon as it exists. While the stage runs, the files are

@@ -1,4 +1,4 @@
-"""The targets of a partition's ledger (a record and band each), and the distinct files to ask for their headers."""
+"""Find the targets of a partition's ledger (a record and band each), and the distinct files that hold their headers."""
 
 from __future__ import annotations
 

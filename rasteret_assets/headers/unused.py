@@ -1,4 +1,4 @@
-"""Headers that a partition no longer needs, listed for other partitions, so that a moved record keeps its headers.
+"""List headers that a partition no longer needs, so that a record that moves to another partition keeps its headers.
 
 A record that gets another date leaves its partition, and its header rows stay in that partition's store. They are
 listed in ``<stages>/headers/<partition>/unused.parquet``, so that a search for a header in all other partitions reads

@@ -33,7 +33,7 @@ QUIET_S = 2.0
 #: Seconds between two reads of the document; longer on an object store, where each costs a request or two.
 _READ_ON_DISK_S: Final = 1.0
 _READ_S: Final = 30.0
-#: Seconds after which a process writes its entry again, and seconds after which an entry counts as that of a dead one.
+#: Seconds after which a process writes its entry again, and after which its entry counts as that of a dead process.
 _BEAT_S: Final = 15.0
 FORGOTTEN_S: Final = 100.0
 #: Seconds for which the limit of a host is valid.
