@@ -100,8 +100,8 @@ def _list_headers_of_gone(build: Build, keys: Sequence[str]) -> None:
     for info in list_files(build.workspace.fs, folder, (".parquet",)):
         key = info.base_name.removesuffix(".parquet")
         if key not in keys and build.is_gone(key):
-            # With no lock of the partition, because its holder may wait for ours. Headers that cannot be read are
-            # fetched.
+            # Without the lock of the partition, because its holder may wait for a lock that this build holds. Headers
+            # that cannot be read are fetched.
             with suppress(CollectionError):
                 list_unused(build.workspace, key, lambda: pa.chunked_array([], pa.string()))
 

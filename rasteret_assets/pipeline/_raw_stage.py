@@ -56,7 +56,7 @@ def make_raw_records(build: Build, keys: Sequence[str]) -> dict[str, StageResult
         except (SourceError, DamagedFileError) as error:
             # Once more, from the beginning, because the stored profile of the source is outdated. A file that was read
             # for the profile, and cannot be read now, was rewritten too.
-            _log.warning("%s; the source is looked at again", error)
+            _log.warning("%s; the source is profiled again", error)
             source = build.source = source.reopen() if source.reopen is not None else source
             spool = stack.enter_context(Spool(workspace, source.schema, source.label))
             profile = load_profile(workspace, source, spec, trust_stored=False)

@@ -39,8 +39,8 @@ REMOVED: Final = "removed"
 #: Arrow bytes of normalized records that stay in memory between two stages of one process, at most.
 HANDED_BYTES: Final = 64 * 2**20
 
-# Large partitions: at most 4 and one a core, because each streams through memory of its own. Small partitions on an
-# object store: more than cores, because they mostly wait for its answers.
+# Large partitions: at most 4, and one for each core, because each takes memory of its own. Small partitions on an
+# object store: more than there are cores, because they mostly wait for the store.
 _LARGE_AT_ONCE: Final = 4
 _SMALL_AT_ONCE: Final = 12
 _SMALL_ROWS: Final = 8192
@@ -112,6 +112,9 @@ class Build:
 
         Yields:
             The profile of the source.
+
+        Raises:
+            CollectionError: if the build has no ``source``.
         """
         if self.source is None:
             raise CollectionError("the record table was not opened")

@@ -100,7 +100,7 @@ def list_partitions(workspace: Workspace, stage: str) -> list[str]:
 
 
 def _stored(path: str, rows: int, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> StoredTable:
-    # Without the key of the recipe, because it is for the next stage and longer than most rows.
+    # Without the profile in the footer, because only the next stage needs it, and it is longer than most rows.
     metadata = {name: text for name, text in (schema.metadata or {}).items() if name != RECIPE_KEY}
     plain = schema.with_metadata(metadata)
     held = (pa.RecordBatch.from_arrays(batch.columns, schema=plain) for batch in batches)

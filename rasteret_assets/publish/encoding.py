@@ -29,7 +29,7 @@ _ZSTD_LEVEL: Final = 1
 #: Sample rows of fewer bytes are written plain, because the footer is larger than the rows, and because trying
 #: encodings takes a seventh of the time of a partition of few records.
 _TRIED_BYTES: Final = 8192
-#: Share of a column, and bytes a row of it, that compression must save.
+#: Share of the bytes of a column, and bytes per row, that compression must save.
 _LEAST_SHARE_SAVED: Final = 0.1
 _LEAST_BYTES_SAVED: Final = 1
 

@@ -41,7 +41,7 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.spec import CollectionSpec
 
-#: STAC collections that the footer names at most; a file of more is not a mirror of any, and its footer names none.
+#: Most STAC collections that the footer names; a file with items of more collections mirrors none, so none is named.
 MOST_COLLECTIONS: Final = 100
 #: Longitudes of a box around boxes of which one crosses the antimeridian.
 _WHOLE_TURN: Final = (-180.0, 180.0)

@@ -77,6 +77,7 @@ def publish_partition(
 
     Raises:
         CollectionError: if a stage's file is damaged, or the ledger was made from other records.
+        SourceError: if Parquet cannot hold a value.
     """
     # Relative to a published file, which lies some hive folders below the folder of the document.
     path = workspace.published_file(key)
