@@ -1,4 +1,4 @@
-"""The next item of an iterator is made in a thread: Arrow decodes and encodes outside of Python's lock.
+"""Make the next item of an iterator in a thread, because Arrow decodes and encodes outside of Python's lock.
 
 A stage therefore uses two cores, one for the batch that it works on and one for the batch after it.
 """

@@ -1,4 +1,4 @@
-"""How much of a Parquet file is read at once: batches of a bounded number of rows and bytes."""
+"""Decide how much of a Parquet file is read at once: batches of a bounded number of rows and bytes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Fewer passes of Python's garbage collector while many small objects are made and dropped.
+"""Reduce the passes of Python's garbage collector while many small objects are made and dropped.
 
 A header fetch makes some hundred objects per file, and reference counts free nearly all of them. Python's collector
 examines the living objects after every 700 new ones, which takes a tenth of a fetch's processor time and finds nothing.
-A page of 250 STAC items is 60,000 objects, of which four pages live at once: with 50,000 new objects between two passes
-the collector still takes a tenth of a harvest's processor time.
+A harvest holds four pages of 250 STAC items at once, of 60,000 objects each: with 50,000 new objects between two passes
+the collector still takes a tenth of its processor time, so a harvest asks for more.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _relaxed = OfProcess(_Relaxed)
 
 @contextmanager
 def fewer_collections(objects: int = _RELAXED) -> Iterator[None]:
-    """Collect garbage after every so many new objects until the last such block of this process ends.
+    """Collect garbage only after ``objects`` new objects, until the last such block of this process ends.
 
     Args:
         objects: between two passes; the largest number of all blocks that are entered counts.

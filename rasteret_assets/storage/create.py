@@ -110,8 +110,10 @@ class AutoBackend(ReadingBackend):
         if kind == "file" or (not kind and url.startswith(("/", "~"))):
             return self._local
         where = redact(url)
-        remedy = "hrefs must be absolute: use url_rewrite_patterns to put the folder or host before it"
-        reason = f"scheme {kind!r} is not readable" if kind else f"a relative href; {remedy}"
+        if kind:
+            reason = f"scheme {kind!r} is not readable; give a backend that reads it, or use url_rewrite_patterns"
+        else:
+            reason = "a relative href; use url_rewrite_patterns to put the folder or host before it"
         raise RangeReadError(f"{where}: {reason}", href=where)
 
 

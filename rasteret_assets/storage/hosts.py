@@ -1,4 +1,4 @@
-"""How many requests a host gets at once, how often a request is retried, and when a host is dead.
+"""Decide how many requests a host gets at once, how often a request is retried, and when a host is dead.
 
 Header fetches and pixel reads treat hosts alike. A host gets more requests while it answers, fewer when it refuses and
 none when it is dead: additive increase, multiplicative decrease (Chiu and Jain, 1989), per host, after a slow start
@@ -37,7 +37,7 @@ _OVERLOADED_SHARE: Final = 0.3
 _SHARE_MEMORY: Final = 1 / 32
 _DECREASE: Final = 0.5
 _DECREASE_WHEN_THROTTLED: Final = 0.25
-# A host that states a time to wait counts requests and refuses every one too many, so its limit is neared slowly.
+# A host that states a time to wait counts requests, and refuses those above its limit, so the limit is neared slowly.
 _GROWTH_WHEN_THROTTLED: Final = 1 / 8
 
 # If a fifth of all requests fails at random, eight tries lose one header in 400 000.

@@ -1,4 +1,4 @@
-"""Failures of storage as errors that name the file: passing failures are waited out and told apart from damage.
+"""Turn failures of storage into errors that name the file; try again after passing ones, and tell them from damage.
 
 Arrow raises OSError for a broken connection as well as for bytes that contradict themselves, so the message decides. An
 unknown message counts as a failure to read, because taking a sound file for a damaged one would throw away hours of
@@ -102,7 +102,7 @@ def finding(path: str) -> AbstractContextManager[None]:
     Raises:
         WorkspaceError: in place of an OSError.
     """
-    return _as_workspace_error(f"whether {path} exists cannot be told", _reach)
+    return _as_workspace_error(f"cannot find out whether {path} exists", _reach)
 
 
 def writing(path: str) -> AbstractContextManager[None]:

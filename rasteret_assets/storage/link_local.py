@@ -1,4 +1,4 @@
-"""Hosts that are asked only if a spec allows it: link-local ones, and services that hand out credentials."""
+"""Recognise hosts that are asked only if a spec allows it: link-local ones, and services that hand out credentials."""
 
 from __future__ import annotations
 

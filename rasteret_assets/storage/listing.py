@@ -1,7 +1,7 @@
-"""Listings of the files of a record table, with the times and tags that their store keeps.
+"""List the files of a record table, with the times and tags that their store keeps.
 
-Not pyarrow's own listings, which cannot always tell two contents of a file apart: they have no ETags, times of S3 in
-whole seconds, and of fsspec's filesystems only a time that is called ``mtime``.
+pyarrow's own listings cannot always tell two contents of a file apart: they have no ETags, times of S3 in whole
+seconds, and of fsspec's filesystems only a time that is called ``mtime``.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def _moment_ns(value: Any) -> int | None:
             value = datetime.fromisoformat(value)
         except ValueError:
             return None
-    if isinstance(value, tuple):  # as zip archives have it
+    if isinstance(value, tuple):  # the form of times in zip archives
         value = datetime(*value[:6])  # noqa: DTZ001  (naive times are taken as UTC below)
     if isinstance(value, datetime):
         return _ns(value)

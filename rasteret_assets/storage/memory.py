@@ -1,4 +1,4 @@
-"""Memory that allocators keep, given back to the operating system."""
+"""Give the memory that allocators keep back to the operating system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files in buckets as a filesystem of pyarrow, opened by the package's own client of object stores.
+"""Open files in buckets as a filesystem of pyarrow, by the package's own client of object stores.
 
 pyarrow signs requests to a bucket with the credentials of the environment. If a token opens the bucket, which has to be
 renewed while a table is read, or if the requester pays, the client that reads the headers of rasters reads the table

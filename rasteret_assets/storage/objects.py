@@ -1,4 +1,4 @@
-"""Object stores (``s3://``, ``gs://``, ``az://``) through obstore."""
+"""Read byte ranges from object stores (``s3://``, ``gs://``, ``az://``) through obstore."""
 
 from __future__ import annotations
 

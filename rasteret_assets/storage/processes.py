@@ -4,7 +4,7 @@
 connections of one call serve the next call, also inside a running loop as in notebooks.
 
 **Forks.** A forked process has copies of its parent's loops, locks and connections, but none of its threads: a copied
-lock is perhaps never opened, and bytes on a copied connection are for the parent. Values that later calls use are
+lock may stay locked for ever, and bytes on a copied connection are for the parent. Values that later calls use are
 therefore kept by process (:class:`OfProcess`). A child neither uses nor frees its parent's values, because closing a
 copied connection would take it out of the parent's ``epoll``, which both share.
 

@@ -1,4 +1,4 @@
-"""S3 buckets as obstore opens them: endpoint, client and credentials, as AWS' own tools find them."""
+"""Open S3 buckets by obstore, with the endpoint and the credentials that AWS' own tools would find."""
 
 from __future__ import annotations
 

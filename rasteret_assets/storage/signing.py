@@ -1,4 +1,4 @@
-"""Signed reads: with the token of the file's scope, and once more with another token where the first is refused."""
+"""Sign reads with the token of the file's scope, and once more with another token if the first is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Signer:
         if scope is None:
             return await ask(None)
         if "?" in url and identity_href(url) != url:
-            # First as it is, because whoever wrote the table has signed the address, perhaps long ago.
+            # First with the signature in the address, which is valid unless the table was written long ago.
             answer = await ask(None)
             if status(answer) not in REFUSALS:
                 return answer

@@ -98,8 +98,8 @@ class _Kept:
     """The token of a scope. Times are in seconds since 1970.
 
     Args:
-        token: the last one.
-        renew_at: time from which another is asked for.
+        token: the last token.
+        renew_at: time from which another token is asked for.
         expires_at: time at which ``token`` expires.
         refusal: answer of the issuer in place of a token, which holds until ``refusal_until``.
         refusal_until: time from which the issuer is asked again.

@@ -1,4 +1,4 @@
-"""Schemes and hosts of hrefs, and rewrites of prefixes."""
+"""Find schemes and hosts of hrefs, and rewrite prefixes."""
 
 from __future__ import annotations
 

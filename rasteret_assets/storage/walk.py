@@ -1,4 +1,4 @@
-"""Walks over folders of a local disk that yield every file once, wherever symbolic links lead."""
+"""Walk over folders of a local disk, and yield every file once, wherever symbolic links lead."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def open_credentials(credentials: str | Mapping[str, str] | None) -> Signer | No
     """
     if credentials is None:
         return None
-    if isinstance(credentials, str) and ":" in credentials:  # as a footer names it
+    if isinstance(credentials, str) and ":" in credentials:  # a function, as a footer names it
         module, _, function = credentials.partition(":")
         raise SpecError(
             f"the files of this collection are opened by {credentials}, a function that is not imported on the word of "

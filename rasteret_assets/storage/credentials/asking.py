@@ -55,7 +55,9 @@ def ask(
         raise IssuerError(f"{who} answers HTTP {status}: {reason}", passing=passing) from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         # Without the text, because some texts repeat addresses and headers.
-        raise IssuerError(f"{who} cannot be asked ({type(error).__name__})", passing=True) from None
+        raise IssuerError(
+            f"{who} cannot be asked ({type(error).__name__}): check the network and the proxy", passing=True
+        ) from None
     except (ValueError, KeyError, TypeError):
         raise IssuerError(f"{who} answers with something that is not a token: {reasons(200)}") from None
 

@@ -47,11 +47,11 @@ class Earthdata:
     )
 
     def scope(self, url: str) -> str | None:
-        """Return ``https`` for all web servers of the archives, the address of S3 credentials for their buckets."""
+        """Return ``https`` for a web server of an archive, the address of S3 credentials for its bucket, else None."""
         try:
             parts = urlsplit(url)
             host = parts.hostname or ""
-        except ValueError:  # reading the address refuses it
+        except ValueError:  # a read refuses such an address
             return None
         if parts.scheme == "https":
             return _HTTPS if host.endswith(_HOSTS) and not parts.username else None

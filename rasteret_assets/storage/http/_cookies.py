@@ -1,4 +1,4 @@
-"""Cookies of hosts that redirect: a login sets one and leads back to the file (RFC 6265)."""
+"""Keep the cookies of hosts that redirect, because a login sets one and leads back to the file (RFC 6265)."""
 
 from __future__ import annotations
 

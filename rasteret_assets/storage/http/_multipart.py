@@ -1,4 +1,4 @@
-"""Several ranges in one answer: ``multipart/byteranges`` (RFC 9110, 14.6)."""
+"""Read several ranges from one answer: ``multipart/byteranges`` (RFC 9110, 14.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failures of requests and connections as errors of this package, which name the address without its query."""
+"""Turn failures of requests and connections into errors of this package, which name the address without its query."""
 
 from __future__ import annotations
 

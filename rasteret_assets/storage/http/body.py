@@ -207,7 +207,9 @@ class BodyReader:
             self.body, most = Body(0, longest, exact=True), longest
         elif status == 200:
             if start > MOST_SKIPPED:
-                raise MalformedError(f"the host answers with the whole file, and byte {start} lies too far behind it")
+                raise MalformedError(
+                    f"the host answers with the whole file, and byte {start} lies too far from its start"
+                )
             self.body, most = Body(start, end - start, exact=False), end
         else:
             self.body, most = Body(0, 0, exact=False), 0
@@ -225,7 +227,7 @@ class BodyReader:
             # Other names (aws-chunked, utf-8) are left over from the upload of a file and mean nothing.
             kinds = [kind for part in encoding.split(",") if (kind := part.strip().lower()) in _DECODERS]
             if len(kinds) > _MOST_ENCODINGS:
-                raise MalformedError(f"the body is encoded as {encoding[:40]!r}, though it was asked for as it is")
+                raise MalformedError(f"the body is encoded as {encoding[:40]!r}, though asked for without encoding")
             # The last encoding was applied last (RFC 9110, 8.4), so it is undone first.
             for kind in kinds:
                 self._sink = _DECODERS[kind](kind, self._sink)

@@ -1,4 +1,4 @@
-"""Parquet files and documents of record tables by their HTTP(S) addresses, with errors that say what to do."""
+"""Read Parquet files and documents of record tables at HTTP(S) addresses, with errors that say what to do."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
 Files are added after a first short range, and read by ranges. The ranges go over the package's own transport
 (:mod:`~rasteret_assets.storage.http.http_backend`), so that redirects, proxies, users in addresses and link-local hosts
-are treated as for headers, and every range says which version of the file it is of. fsspec's HTTP filesystem, the other
-way, reads on from a file that was replaced, and asks any host a redirect names. For a file of 87 MB in 20 row groups a
-whole scan takes 24 requests and 87 MB here, there 70 requests and 186 MB (87 MB without its cache); one of the row
-groups takes 5 requests here and 13 there.
+are treated as for headers, and every range says which version of the file it is of. fsspec's HTTP filesystem would
+read on from a file that was replaced, and ask any host that a redirect names. A scan of a file of 87 MB in 20 row
+groups takes 24 requests and 87 MB here, and 70 requests and 186 MB by fsspec (87 MB without its cache); one row group
+takes 5 requests here and 13 by fsspec.
 """
 
 from __future__ import annotations

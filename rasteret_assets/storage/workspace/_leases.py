@@ -134,6 +134,6 @@ class _StoreClock:
             self._learned = time.monotonic()
             modified = self._fs.get_file_info(self._path).mtime
             self._fs.delete_file(self._path)
-            # By a store that tells no times, no lease ever ends.
+            # If the store tells no times, no lease is ever taken for ended.
             self._ahead = modified.timestamp() - self._learned if modified is not None else float("-inf")
         return self._ahead + time.monotonic()

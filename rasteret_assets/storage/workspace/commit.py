@@ -77,6 +77,7 @@ __all__ = [
 ]
 
 _TRIES: Final = 20
+_REPLACED: Final = "something else replaces it again and again; find out what writes there, and build again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,7 @@ def replace_published(workspace: Workspace, key: str, beside: str, facts: FileFa
 
     Raises:
         LockLostError: if another build has taken the partition over, whose file stays.
+        WorkspaceError: if the file cannot be put in place.
     """
     path = workspace.published_file(key)
     with workspace.lock(key) as hold:
@@ -145,7 +147,7 @@ def replace_published(workspace: Workspace, key: str, beside: str, facts: FileFa
                 return
             seen = workspace.tag_of(path)
             hold.confirm()
-    raise WorkspaceError(f"{path} cannot be written: something else replaces it again and again")
+    raise WorkspaceError(f"{path} cannot be written: {_REPLACED}")
 
 
 def commit(workspace: Workspace, key: str, facts: FileFacts, built_from: Mapping[str, Any]) -> None:
@@ -153,6 +155,7 @@ def commit(workspace: Workspace, key: str, facts: FileFacts, built_from: Mapping
 
     Raises:
         LockLostError: if another build has taken the partition over, whose state stays.
+        WorkspaceError: if the state cannot be written.
     """
     _change(workspace, key, lambda _: {**built_from, **facts.to_json()})
 
@@ -202,7 +205,7 @@ def _change(workspace: Workspace, key: str, changed: Callable[[dict[str, Any]], 
                 if tag is not None:  # not on a disk, where reading the state again costs nothing
                     hold.written[path] = state, tag
                 return
-    raise WorkspaceError(f"{path} cannot be written: something else replaces it again and again")
+    raise WorkspaceError(f"{path} cannot be written: {_REPLACED}")
 
 
 def verified_states(

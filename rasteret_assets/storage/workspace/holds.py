@@ -82,7 +82,7 @@ class Hold(ABC):
             if self._lost:
                 raise LockLostError(
                     f"{self.what} was taken over by another build, because this build stood still for too long; what "
-                    "the other build published stays. Build again: it does whatever is left to do"
+                    "the other build published stays. Build again to do the rest"
                 )
             self.fence, self._proved = fence, asked
 

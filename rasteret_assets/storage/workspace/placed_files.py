@@ -27,7 +27,7 @@ from rasteret_assets.storage.workspace import disk
 from rasteret_assets.storage.workspace.conditional import open_conditional
 
 _WRITING: Final = ".writing"
-# Stages whose files hold addresses with what grants access: the provider's rows, and the tables from which headers are
+# Stages whose files hold addresses that grant access: the provider's rows, and the tables from which headers are
 # fetched.
 _PRIVATE: Final = frozenset({RAW, NORMALIZED, REJECTED, HEADERS})
 _PIECE_BYTES: Final = 8 * 1024 * 1024

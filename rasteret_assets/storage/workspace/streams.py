@@ -73,7 +73,7 @@ class StreamWriter(FileWriter):
         #: Notes about the rows, which can be written as JSON.
         self.notes: dict[str, Any] = {}
         with writing(path):
-            # An empty batch, because the schema is written with the first one.
+            # An empty batch, because the schema is written with the first batch.
             self._writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema))
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:

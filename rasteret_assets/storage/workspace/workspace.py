@@ -309,7 +309,7 @@ class Workspace(Files):
                     return
                 if found == document or self.swap_json(path, document, tag)[0]:
                     return
-        raise WorkspaceError(f"{path} cannot be written: other processes replace it again and again")
+        raise WorkspaceError(f"{path} cannot be written: other processes replace it again and again; build again later")
 
     def before_put(self, path: str) -> None:  # noqa: ARG002  (a process that lost one lock stood still too long for all)
         """Refuse to put a file in place if the running code has lost one of its locks.
