@@ -120,7 +120,7 @@ def build_from_table(
         if not unfinished:
             return load(target, name=name)
         _log.warning(
-            "%s: %d partitions were left by a build that did not end, or their files are missing or damaged (%s); "
+            "%s: an interrupted build did not finish %d partitions, or their files are missing or damaged (%s); "
             "building them", target, len(unfinished), ", ".join(unfinished[:10]),
         )  # fmt: skip
     # Partitions need not exist, because another process may have finished them a moment ago.
@@ -195,7 +195,7 @@ def build(
         RecordError: if a column is missing or rows break the record contract.
         EnrichmentError: if headers were asked for and not one could be read.
         CheckError: if more headers are missing than the spec's ``max_failed``, or another check keeps a partition from
-            being published; nothing of the build is.
+            being published. Then nothing of this build is published.
     """
     workspace = _workspace(spec, workspace_filesystem)
     _refuse_another(workspace, spec)
@@ -284,7 +284,8 @@ def _build(
         gone = [key for key, reason in reasons.items() if reason == GONE]
         if gone and len(gone) == len(states):
             _log.warning(
-                "%s: its table has no record of what is published: unpublishing all of it", workspace.published
+                "%s: the record table has no record of any published partition: unpublishing all of them",
+                workspace.published,
             )
         results = build_partitions(
             building, list(reasons),

@@ -19,7 +19,7 @@
     │   ├── FileReplacedError     the object is not the one that was indexed
     │   ├── ForkedProcessError    a client that does not work in a forked process
     │   ├── TruncatedReadError    fewer bytes came than the server promised
-    │   ├── BadAnswerError        an answer that is not HTTP, has no end, or is encoded as nobody reads it; also as:
+    │   ├── BadAnswerError        an answer that is not HTTP, has no end, or cannot be decoded; also as:
     │   │   └── WrongRangeError   other bytes than were asked for
     │   └── StoreUnavailableError a failure of the moment, worth another try; also as:
     │       ├── ThrottledError, ReadTimeoutError, HostUnreachableError
@@ -233,7 +233,7 @@ class TruncatedReadError(RangeReadError):
 
 
 class BadAnswerError(RangeReadError):
-    """An answer that cannot be used: not HTTP, without an end, in an encoding nobody reads, or led in circles."""
+    """An answer that cannot be used: not HTTP, without an end, in an unknown encoding, or a circle of redirects."""
 
     error_class = ErrorClass.BAD_ANSWER
 
@@ -284,7 +284,7 @@ class NotATiffError(TiffError):
     """The bytes do not start as a TIFF does.
 
     Args:
-        message: what they start with.
+        message: what the bytes start with.
         quotes: whether the message holds some of the bytes.
     """
 
@@ -302,7 +302,7 @@ class CorruptTiffError(TiffError):
 
 
 class UnsupportedTiffError(TiffError):
-    """A sound TIFF that a tile index cannot describe: rotated, complex samples, a codec nobody reads."""
+    """A sound TIFF that a tile index cannot describe: rotated, with complex samples, or with an unsupported codec."""
 
     error_class = ErrorClass.UNSUPPORTED
 

@@ -95,7 +95,7 @@ FilesystemLike: TypeAlias = "pafs.FileSystem | AbstractFileSystem"
 """A file system of pyarrow or fsspec."""
 
 RasterLike: TypeAlias = "GeoBox | xr.Dataset | xr.DataArray | DatasetReader"
-"""Something on a grid: an odc-geo ``GeoBox``, an xarray object with a CRS, or an open rasterio dataset."""
+"""An object on a pixel grid: an odc-geo ``GeoBox``, an xarray object with a CRS, or an open rasterio dataset."""
 
 ChunksLike: TypeAlias = int | str | Sequence[int | str | Sequence[int]] | Mapping[str, int | str | Sequence[int]]
 """Sizes of chunks, as dask takes them."""
@@ -106,7 +106,7 @@ Resampling: TypeAlias = Literal[
     "nearest", "bilinear", "cubic", "cubic_spline", "lanczos", "average", "mode", "max", "min", "med", "q1", "q3",
     "sum", "rms",
 ]  # fmt: skip
-"""A method of GDAL's, by name."""
+"""A resampling method of GDAL, by its name."""
 
 GroupBy: TypeAlias = Literal["id", "time", "solar_day", "day", "month", "year"]
 MosaicRule: TypeAlias = Literal["first", "last", "min", "max", "mean", "median"]

@@ -34,7 +34,7 @@ _VALUE: Final = rf"(\d{{1,4}}|{HIVE_NULL})"
 _FOLDER: Final = re.compile(rf"{YEAR}={_VALUE}(?:/{MONTH}={_VALUE}(?:/{DAY}={_VALUE})?)?", re.ASCII)
 _DAY_US: Final = 86_400_000_000
 _NUMPY_UNITS: Final[dict[PartitionBy, str]] = {"year": "Y", "month": "M", "day": "D"}
-#: Stands for a null among periods since 1970.
+#: Stands for a null among numbers of years, months or days since 1970.
 _NO_PERIOD: Final = np.iinfo(np.int64).min
 
 
@@ -54,7 +54,7 @@ def partition_key(*dated: int) -> str:
 
 
 def partition_date(key: str) -> tuple[int, ...]:
-    """Return year, month and day of a partition key as far as it has them; nothing for undated records.
+    """Return year, month and day of a partition key as far as it has them; an empty tuple for undated records.
 
     Raises:
         ValueError: if ``key`` is not a partition key.
@@ -119,7 +119,7 @@ def hive_columns(instants: pa.Array, by: PartitionBy) -> dict[str, pa.Array]:
 
 
 def rows_by_partition(instants: pa.Array, by: PartitionBy) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
-    """Yield the key of every partition that some instants lie in, with their positions in ascending order.
+    """Yield the key of every partition that some instants lie in, with their positions, ascending, as ``int64[K]``.
 
     Args:
         instants: microseconds of UTC, in the years 1 to 9999; null where a record is undated.

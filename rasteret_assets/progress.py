@@ -184,8 +184,8 @@ class _Watch:
         #: Done and failed headers by partition, and seconds by finished partition.
         self.counts: dict[str, tuple[int, int]] = {}
         self.took: dict[str, float] = {}
-        #: Partitions that are fetched now, in the order in which they began; since when any of them is; seconds of
-        #: fetching before that.
+        #: Partitions that are fetched now, in the order in which they began; the time since which any partition is
+        #: fetched; seconds of fetching before this time.
         self.running: dict[str, None] = {}
         self.since = 0.0
         self.seconds = 0.0
@@ -285,7 +285,7 @@ def _new_bar() -> Progress:
 
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None, table_column=Column(ratio=1)),  # what the figures leave
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),  # as wide as the other columns leave room
         MofNCompleteColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(compact=True),

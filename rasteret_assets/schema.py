@@ -91,15 +91,14 @@ OVERVIEW_STRUCT: Final = pa.struct(
         ("tile_height", pa.int32()),
         *((name, pa.list_(pa.int64())) for name in TILE_TABLES),
         ("jpeg_tables", pa.string()),
-        (
-            "mask_bits",
-            pa.int32(),
-        ),  # null: an image. Otherwise a mask, 0 in pixels without data, and its bits per sample
-        ("compression", pa.int32()),  # of a mask that has its own; null: as the image, and with its predictor
+        # Bits per sample of a mask, which is 0 in pixels without data; null for an image.
+        ("mask_bits", pa.int32()),
+        # Codec of a mask that has a codec of its own; null if codec and predictor are those of the image.
+        ("compression", pa.int32()),
     ]
 )
 
-#: A header as the header store keeps it; what its file's host told stands beside it (:data:`VALIDATOR_FIELDS`).
+#: A header as the header store keeps it; size and validators of its file stand beside it (:data:`VALIDATOR_FIELDS`).
 HEADER_STRUCT: Final = pa.struct(
     [
         ("image_width", pa.int32()),
@@ -118,7 +117,7 @@ HEADER_STRUCT: Final = pa.struct(
         ("planar_configuration", pa.int32()),
         ("photometric", pa.int32()),
         ("extra_samples", pa.list_(pa.int32())),
-        # Ours: what a reader needs to be right about one file, whatever the record beside it says.
+        # Fields of this package, by which a reader is right about a file whatever its record says.
         ("band_index", pa.int32()),
         ("epsg", pa.int32()),
         ("crs", pa.string()),
@@ -150,11 +149,11 @@ STATUS_OK: Final = "ok"
 STATUS_FAILED: Final = "failed"
 STATUS_UNSUPPORTED: Final = "unsupported"
 
-#: Until when later builds try a file again that does not exist; null for all other outcomes, and for missing files that
-#: are not tried again.
+#: Time until which later builds ask again for a file that does not exist; null for all other outcomes, and for missing
+#: files that are not asked for again.
 RETRY_UNTIL: Final = "retry_until"
 
-#: The columns of a header row that are neither the header itself nor what it is of.
+#: The columns of a header row beside the header, its file and its sample.
 OUTCOME_FIELDS: Final = (
     pa.field("status", pa.string()),
     pa.field("error_class", pa.string()),
@@ -227,10 +226,10 @@ BANDS: Final = "band_metadata"
 #: Folder of the header store, beside those of the stages.
 HEADERS: Final = "headers"
 COLLECTION: Final = "collection"
-#: In the order of the graph.
+#: The stages in the order in which data flows.
 STAGES: Final = (RAW, NORMALIZED, BANDS, COLLECTION)
 
-#: Footer key of a stage file: what its rows were scanned under.
+#: Footer key of a stage file: the profile of the source under which its rows were made, and their version.
 RECIPE_KEY: Final = b"rasteret_assets:recipe"
 
 # --- footer keys -----------------------------------------------------------------------------------------------------

@@ -29,11 +29,11 @@ Project = Callable[[Floats, Floats], tuple[Floats, Floats]]
 FOOTPRINT_SHARE: Final = 1e-4
 AREA_SHARE: Final = 1e-6
 
-#: Most halvings of an edge, because next to a tear in the plane, and at a pole, no number is enough.
+#: Most halvings of an edge. Next to a tear in the plane, and at a pole, no number of halvings is enough.
 _MOST_HALVINGS: Final = 16
 #: Places of an edge that are compared with its course: two, because a course like an S crosses the edge's middle.
 _PROBES: Final = (0.5, 0.3)
-#: Longest step in degrees between two longitudes; a longer one may as well go the other way round.
+#: Longest step in degrees between two longitudes; a longer step may also be one the other way round.
 _LONGEST_STEP: Final = 90.0
 #: Degrees below which a coordinate of a geometry to be cut counts as 0.
 _TINY: Final = 1e-100

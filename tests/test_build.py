@@ -135,7 +135,7 @@ def test_a_table_without_any_published_record_is_reported(scenes: Scenes, caplog
         path = scenes.folder / f"{file}.parquet"
         pq.write_table(pq.read_table(path).slice(0, 0), path)
     build(scenes.spec)
-    assert "no record of what is published: unpublishing all of it" in caplog.text
+    assert "no record of any published partition: unpublishing all of them" in caplog.text
     assert scenes.ids() == []
 
 
