@@ -56,7 +56,5 @@ def shown(path: Path) -> str:
 def _executable(name: str) -> str:
     """Return how a program of this environment is called, which need not be activated."""
     beside = Path(sys.executable).parent / name
-    found = shutil.which(name)
-    if found is not None and Path(found).resolve() == beside.resolve():
-        return name
-    return shlex.quote(shown(beside)) if beside.exists() else name
+    is_found_by_name = shutil.which(name) == str(beside) or not beside.exists()
+    return name if is_found_by_name else shlex.quote(shown(beside))

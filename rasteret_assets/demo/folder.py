@@ -1,7 +1,7 @@
 """The folder of a demo: where its files are, and the mark that makes a folder one.
 
 demo.json                 marks the folder, holds port and version; written when the files are complete
-files/<scene>/...         COGs, thumbnails and metadata, served over HTTP
+files/<scene>/...         COGs and a thumbnail, served over HTTP
 records.parquet           the record table
 collections/demo.yaml     the collection, declared as for any other deployment
 definitions.py            what ``dagster dev`` loads

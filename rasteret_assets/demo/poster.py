@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pyarrow.compute as pc
-import pyproj
 import shapely
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Affine2D
+from shapely import Polygon
 
 from rasteret_assets.collection import Collection
 from rasteret_assets.demo.scenes import THUMBNAIL, coloured
 from rasteret_assets.demo.server import FileServer
-from rasteret_assets.schema import CLOUD_COVER, GEOMETRY, ID, PROJ_EPSG, band_column
+from rasteret_assets.schema import CLOUD_COVER, GEOMETRY, ID, PROJ_EPSG
 
 #: The delta, in lon/lat. It lies where the tiles of both zones overlap, so that every month offers two scenes of it.
 AREA: Final = (5.925, 55.165, 6.095, 55.265)
@@ -33,13 +29,14 @@ _COMPOSITES: Final = (("red", "green", "blue"), ("nir", "red", "green"))
 _INK, _FAINT, _AREA_COLOUR = "#1b2a33", "#6b7c86", "#ff4d6d"
 #: Open water as the thumbnails show it, so that they do not stand out from the map.
 _SEA: Final = (0.105, 0.228, 0.294)
-_ZONES: Final = {32631: ("UTM 31N", "#ffb454"), 32632: ("UTM 32N", "#6fd3ff")}
+#: In the order in which they are drawn: scenes of the western zone had fewer clouds in June, so they lie on top.
+_ZONES: Final = {32632: ("UTM 32N", "#6fd3ff"), 32631: ("UTM 31N", "#ffb454")}
 
 
 def draw_poster(
     collection: Collection, files: Path, failures: Sequence[dict[str, Any]], server: FileServer, target: Path
-) -> Counter[str]:
-    """Draw the map and the area, and save them as PNG.
+) -> str:
+    """Draw the map and the area, save them as PNG, and return what reading the pixels cost.
 
     Args:
         collection: the published collection.
@@ -48,32 +45,22 @@ def draw_poster(
         server: of the files, which are read through the collection.
         target: the PNG.
 
-    Returns:
-        What reading the pixels cost.
-
     Raises:
         RangeReadError: if bytes cannot be read.
     """
     figure = Figure(figsize=(9.7, 7.9), facecolor="white")
-    FigureCanvasAgg(figure)
-    grid = GridSpec(
-        len(MONTHS), 3, figure, width_ratios=(2.52, 1, 1), left=0.068, right=0.985, top=0.855, bottom=0.075,
-        wspace=0.035, hspace=0.16,
+    grid = figure.add_gridspec(
+        len(MONTHS), 3, width_ratios=(2.52, 1, 1), left=0.068, right=0.985, top=0.855, bottom=0.075, wspace=0.035,
+        hspace=0.16,
     )  # fmt: skip
     _draw_map(figure.add_subplot(grid[:, 0]), collection.subset(date_range=MONTHS["June"]), files, failures)
     before = server.traffic()
     for row, (month, dates) in enumerate(MONTHS.items()):
         axes = [figure.add_subplot(grid[row, column]) for column in (1, 2)]
         _draw_area(axes, month, collection.subset(date_range=dates))
-    cost = server.traffic() - before
-    _draw_texts(figure, collection, cost)
-    figure.savefig(target, dpi=150, metadata={"Software": None})  # no version in the bytes
-    return cost
-
-
-def _draw_texts(figure: Figure, collection: Collection, cost: Counter[str]) -> None:
+    traffic = server.traffic() - before
+    read = f"{traffic['requests']} range requests, {traffic['bytes'] / 1e6:.1f} MB, {traffic['headers']} headers opened"
     counts = f"{len(collection)} scenes, {len(collection.bands)} bands, two UTM zones: one table"
-    read = f"{cost['requests']} range requests, {cost['bytes'] / 1e6:.1f} MB, {cost['headers']} headers opened"
     for x, y, text, size, colour, weight in (
         (0.068, 0.955, "Frisland, April to June 2024", 19, _INK, "bold"),
         (0.068, 0.915, counts, 11, _FAINT, "normal"),
@@ -83,23 +70,19 @@ def _draw_texts(figure: Figure, collection: Collection, cost: Counter[str]) -> N
     ):
         side = "left" if x < 0.5 else "right"
         figure.text(x, y, text, fontsize=size, color=colour, fontweight=weight, ha=side, va="center")
+    figure.savefig(target, dpi=150, metadata={"Software": None})  # no version in the bytes
+    return read
 
 
 def _draw_map(axes: Axes, month: Collection, files: Path, failures: Sequence[dict[str, Any]]) -> None:
     """Draw thumbnails and footprints of a month, the area, and what is missing where it is missing."""
-    header = band_column("red")
-    for row in month.to_table([ID, PROJ_EPSG, header]).to_pylist():
-        image = imread(files / row[ID] / THUMBNAIL)
-        height, width = image.shape[:2]
-        drawn = axes.imshow(image, extent=(0, width, height, 0), interpolation="antialiased")
-        drawn.set_transform(_to_lonlat(row[header], row[PROJ_EPSG], width, height) + axes.transData)
     for epsg, (name, colour) in _ZONES.items():
         zone = month.where(pc.field(PROJ_EPSG) == epsg)
         zone.plot(axes, color=colour)
         side = "right" if epsg == min(_ZONES) else "left"
         axes.text(6, 55.695, f" {name} ", color=colour, fontsize=10, fontweight="bold", ha=side)
         for row in zone.to_table([ID, GEOMETRY]).to_pylist():
-            _label(axes, row[ID].split("_")[1], shapely.from_wkb(row[GEOMETRY]), colour, failures)
+            _draw_scene(axes, row[ID], shapely.from_wkb(row[GEOMETRY]), colour, files, failures)
     west, south, east, north = month.bounds or AREA
     axes.set(xlim=(west - 0.025, east + 0.025), ylim=(south - 0.025, north + 0.045), facecolor=_SEA, anchor="W")
     axes.set_title("", loc="left")
@@ -109,9 +92,18 @@ def _draw_map(axes: Axes, month: Collection, files: Path, failures: Sequence[dic
     axes.add_patch(Rectangle(AREA[:2], *size, fill=False, edgecolor=_AREA_COLOUR, linewidth=2.4))
 
 
-def _label(
-    axes: Axes, tile: str, shape: shapely.geometry.base.BaseGeometry, colour: str, failures: Sequence[dict[str, Any]]
+def _draw_scene(
+    axes: Axes, name: str, shape: Polygon, colour: str, files: Path, failures: Sequence[dict[str, Any]]
 ) -> None:
+    """Draw the thumbnail and the name of a scene, and what is missing of its tile, at its footprint."""
+    # Along a tile UTM bends away from lon/lat by less than a pixel, so that three corners of the footprint place it.
+    # The footprint begins at the lower right corner, and has as many points on each side.
+    _, upper_right, upper_left, lower_left = shapely.get_coordinates(shape)[:-1].reshape(4, -1, 2)[:, 0]
+    to_lonlat = Affine2D.from_values(*(upper_right - upper_left), *(lower_left - upper_left), *upper_left)
+    thumbnail, aspect = imread(files / name / THUMBNAIL), axes.get_aspect()
+    image = axes.imshow(thumbnail, extent=(0, 1, 1, 0), interpolation="antialiased", aspect=aspect)
+    image.set_transform(to_lonlat + axes.transData)
+    tile = name.split("_")[1]
     west, south, east, north = shape.bounds
     x, side = (west + 0.03, "left") if tile.startswith("A") else (east - 0.03, "right")
     y = north - 0.028 if tile.endswith("1") else south + 0.028
@@ -121,16 +113,6 @@ def _label(
             note = f"\u2717 {failure['band']} of {failure['id'][-8:]}:\n   header unreadable"
             axes.text(x, north - 0.048, note, color="white", fontsize=7.5, va="top",
                       path_effects=[withStroke(linewidth=2, foreground=_SEA)])  # fmt: skip
-
-
-def _to_lonlat(header: dict[str, Any], epsg: int, width: int, height: int) -> Affine2D:
-    """Return the way of an image's columns and rows to lon/lat: UTM bends away by less than a pixel over a tile."""
-    scale_x, left, scale_y, top = header["transform"]
-    right, bottom = left + scale_x * header["image_width"], top + scale_y * header["image_height"]
-    lonlat = pyproj.Transformer.from_crs(epsg, "OGC:CRS84", always_xy=True)
-    x, y = (np.asarray(axis) for axis in lonlat.transform([left, right, left], [top, top, bottom]))
-    matrix = [[(at[1] - at[0]) / width, (at[2] - at[0]) / height, at[0]] for at in (x, y)]
-    return Affine2D(np.array([*matrix, [0, 0, 1]]))
 
 
 def _draw_area(axes: Sequence[Axes], month: str, scenes: Collection) -> None:

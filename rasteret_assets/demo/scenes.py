@@ -90,19 +90,13 @@ def write_scenes(folder: Path, written: Callable[[], None]) -> list[dict[str, An
 
 
 def write_records(path: Path, rows: Sequence[dict[str, Any]], base_url: str) -> None:
-    """Write a record table of scenes, with addresses below ``base_url``."""
-    table = pa.Table.from_pylist([_moved(row, "", f"{base_url}/") for row in rows])
-    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(_GEO)}), path)
+    """Write a record table of scenes, whose addresses ``<scene>/<file>`` get another base URL if they have one."""
 
+    def moved(asset: dict[str, str]) -> dict[str, str]:
+        return asset | {"href": "/".join([base_url, *asset["href"].split("/")[-2:]])}
 
-def move_records(path: Path, old_url: str, new_url: str) -> None:
-    """Let the addresses in a record table begin with another URL."""
-    write_records(path, [_moved(row, f"{old_url}/", "") for row in pq.read_table(path).to_pylist()], new_url)
-
-
-def _moved(row: dict[str, Any], old: str, new: str) -> dict[str, Any]:
-    assets = row["assets"].items()
-    return row | {"assets": {name: asset | {"href": new + asset["href"].removeprefix(old)} for name, asset in assets}}
+    rows = [row | {"assets": {name: moved(asset) for name, asset in row["assets"].items()}} for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata({"geo": json.dumps(_GEO)}), path)
 
 
 def coloured(pixels: npt.NDArray[Any], bands: Sequence[str]) -> Field:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +15,13 @@ from typing import Any, Final
 from aiohttp import web
 
 from rasteret_assets.errors import RasteretAssetsError
+from rasteret_assets.storage.processes import run_sync
 
 HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8745
 
 #: Address at which a server says whose files it serves and what it has served; such requests are not counted.
 _STATUS: Final = "/.rasteret-demo"
-_START_TIMEOUT_S: Final = 10
 
 
 class PortBusyError(RasteretAssetsError):
@@ -67,21 +64,21 @@ def serving(files: Path, port: int = DEFAULT_PORT, *, tries: int = 1) -> Iterato
         if _status(at).get("folder") == folder:
             yield FileServer(at)
             return
-        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        thread = threading.Thread(target=asyncio.run, args=(_serve(folder, at, started),), daemon=True)
-        thread.start()
-        if started.exception(_START_TIMEOUT_S) is None:
+        try:
+            runner = run_sync(_start(folder, at))
             break
-    loop, stop = started.result()
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+    else:
+        raise PortBusyError(f"port {at} cannot be opened ({reason}); choose another one with --port")
     try:
         yield FileServer(at)
     finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(_START_TIMEOUT_S)
+        run_sync(runner.cleanup())
 
 
-async def _serve(folder: str, port: int, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
-    """Serve a folder until the event is set that ``started`` gets, or fail ``started``."""
+async def _start(folder: str, port: int) -> web.AppRunner:
+    """Serve a folder on a port until the runner that is returned is cleaned up."""
     traffic: Counter[str] = Counter()
 
     async def report(_: web.Request) -> web.Response:
@@ -97,17 +94,14 @@ async def _serve(folder: str, port: int, started: Future[tuple[asyncio.AbstractE
     # Static files of aiohttp answer ranges and validators (ETag, Last-Modified), and stay inside the folder.
     application.router.add_static("/", folder)
     application.on_response_prepare.append(count)
-    runner, stop = web.AppRunner(application, access_log=None, shutdown_timeout=1), asyncio.Event()
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+    await runner.setup()
     try:
-        await runner.setup()
         await web.TCPSite(runner, HOST, port).start()
-        started.set_result((asyncio.get_running_loop(), stop))
-        await stop.wait()
-    except OSError as error:
-        message = f"port {port} cannot be opened ({os.strerror(error.errno or 0)}); choose another one with --port"
-        started.set_exception(PortBusyError(message))
-    finally:
+    except OSError:
         await runner.cleanup()
+        raise
+    return runner
 
 
 def _status(port: int) -> dict[str, Any]:

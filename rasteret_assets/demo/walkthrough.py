@@ -13,6 +13,7 @@ from typing import Final
 
 import click
 import dagster as dg
+import pyarrow.parquet as pq
 
 from rasteret_assets.collection import load
 from rasteret_assets.dagster import materialize_collection
@@ -20,7 +21,7 @@ from rasteret_assets.declare import read_spec
 from rasteret_assets.demo._snippets import all_snippets, shown
 from rasteret_assets.demo.folder import DemoFolder
 from rasteret_assets.demo.poster import MONTHS, draw_poster
-from rasteret_assets.demo.scenes import SCENES, move_records, write_records, write_scenes
+from rasteret_assets.demo.scenes import SCENES, write_records, write_scenes
 from rasteret_assets.demo.server import DEFAULT_PORT, FileServer, serving
 from rasteret_assets.headers.failures import read_failures
 from rasteret_assets.orchestration.materialize import StageCounts
@@ -64,27 +65,28 @@ def run_demo(root: Path, *, force: bool, port: int | None, serve: bool) -> None:
             click.echo(f"  {row['id']} {row['band']}: {row['error_class']}, {row['error']}")
         click.echo(f"\ncollection  {shown(folder.published)}\npicture     {shown(folder.picture)}")
         if fetched or not folder.picture.exists():
-            cost = draw_poster(load(folder.published, name="demo"), folder.files, failures, server, folder.picture)
-            read = f"{cost['requests']} range requests, {cost['bytes'] / 1e6:.1f} MB, {cost['headers']} headers opened"
+            read = draw_poster(load(folder.published, name="demo"), folder.files, failures, server, folder.picture)
             click.echo(f"            {len(MONTHS)} scenes of one area, read from the index: {read}")
         for title, code in all_snippets(folder).items():
             click.secho(f"\n{title}\n", bold=True)
             click.echo(code)
         if serve:
             click.echo(f"\nserving the files at {server.url} until Ctrl+C", err=True)
+            # Because a Dagster run leaves SIGTERM with the handler of SIGINT, which a shell's background jobs ignore.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             with suppress(KeyboardInterrupt):  # the usual way to end it
                 threading.Event().wait()
 
 
 def _write(folder: DemoFolder, server: FileServer) -> None:
     """Write what is missing; let the addresses of an earlier run follow the server."""
-    complete, port = folder.is_complete(), folder.port
+    complete = folder.is_complete()
     if not complete:
         with click.progressbar(length=SCENES, label="writing scenes", file=sys.stderr) as bar:
             rows = write_scenes(folder.files, lambda: bar.update(1))
         write_records(folder.records, rows, server.url)
-    elif port != server.port:
-        move_records(folder.records, FileServer(port or 0).url, server.url)
+    elif folder.port != server.port:
+        write_records(folder.records, pq.read_table(folder.records).to_pylist(), server.url)
     folder.complete(server.port)
     cogs = list(folder.files.glob("*/*.tif"))
     size = sum(path.stat().st_size for path in cogs) / 1e6
@@ -96,23 +98,12 @@ def _write(folder: DemoFolder, server: FileServer) -> None:
 
 def _build(folder: DemoFolder, *, force: bool) -> dict[str, StageCounts]:
     """Materialize all partitions on the demo's own instance, and return counts by partition and stage."""
-    counts: dict[str, StageCounts] = {}
-    # Because a Dagster run leaves SIGTERM with the handler of SIGINT, which a shell's background jobs ignore: a demo
-    # that serves could not be ended.
-    handler = signal.getsignal(signal.SIGTERM)
     with (
         dg.DagsterInstance.from_config(str(folder.dagster_home)) as instance,
         click.progressbar(length=len(MONTHS), label="materializing partitions", file=sys.stderr) as bar,
     ):
-
-        def done(key: str, stages: StageCounts) -> None:
-            counts[key] = stages
-            bar.update(1)
-
-        materialize_collection(read_spec(folder.declaration), instance, force=force, on_partition=done)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
-    return counts
+        spec = read_spec(folder.declaration)
+        return materialize_collection(spec, instance, force=force, on_partition=lambda *_: bar.update(1))
 
 
 def _tell_counts(counts: Mapping[str, StageCounts], seen: Counter[str]) -> int:

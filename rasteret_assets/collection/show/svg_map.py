@@ -8,6 +8,7 @@ millisecond and needs no package that is slow to import.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from typing import Final
 
 import numpy as np
@@ -154,7 +155,7 @@ def _document(frame: _Frame, title: str, drawn: list[str]) -> str:
     return "".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="10">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#f8fafc"/>',
-        f'<text x="8" y="18" font-size="12" fill="#0f172a">{_escaped(shown)}</text>',
+        f'<text x="8" y="18" font-size="12" fill="#0f172a">{escape(shown, quote=False)}</text>',
         *_graticule(frame),
         *drawn,
         _inset(frame),
@@ -200,7 +201,3 @@ def _inset(frame: _Frame) -> str:
         f'<path d="M{x0} {y0 + height / 2}h{width}M{x0 + width / 2} {y0}v{height}" stroke="#e2e8f0"/>'
         f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{high:.1f}" fill="{_EXTENT}"/>'
     )
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
