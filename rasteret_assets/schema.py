@@ -226,6 +226,8 @@ BANDS: Final = "band_metadata"
 #: Folder of the header store, beside those of the stages.
 HEADERS: Final = "headers"
 COLLECTION: Final = "collection"
+#: Tables that can be opened, in the order in which data flows.
+TABLES: Final = (RAW, NORMALIZED, REJECTED, BANDS, COLLECTION)
 #: The stages in the order in which data flows.
 STAGES: Final = (RAW, NORMALIZED, BANDS, COLLECTION)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from rasteret_assets import __version__, cli
-from rasteret_assets.cli import COMMANDS, main
+from rasteret_assets.cli import COMMANDS, library, main
 
 PRINT_MODULES = "import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
 
@@ -46,9 +47,19 @@ def test_help_and_version_import_no_command(option: str) -> None:
     assert not imported & {"pyarrow", "dagster", "numpy", "rich"}
 
 
-def test_only_the_demo_needs_dagster() -> None:
-    others = [path.partition(":")[0] for name, (path, _) in COMMANDS.items() if name != "demo"]
-    assert "dagster" not in modules_imported_by(f"import {', '.join(others)}")
+def test_help_of_commands_imports_little() -> None:
+    imported = modules_imported_by(f"import {', '.join(path.partition(':')[0] for path, _ in COMMANDS.values())}")
+    assert not imported & {"aiohttp", "dagster", "obstore", "pydantic", "pyproj", "pystac", "shapely"}
+    assert not [name for name in imported if name.startswith(("rasteret_assets.storage", "rasteret_assets.pipeline"))]
+
+
+def test_commands_import_what_type_checkers_see() -> None:
+    statements = ast.parse(Path(library.__file__).read_text()).body
+    seen = next(node for node in statements if isinstance(node, ast.If))
+    imports = [node for node in seen.body if isinstance(node, ast.ImportFrom)]
+    assert {alias.name: node.module for node in imports for alias in node.names} == library.MODULES
+    for name in library.MODULES:
+        assert getattr(library, name) is not None
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,7 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """A group that imports a command when it is used, as click's documentation has it ("Lazily Loading Subcommands").
 
-    The modules of commands import Arrow, which takes a second. So the list of commands is made of summaries that are
-    given here, and imports no command.
+    The list of commands is made of summaries that are given here, and imports no command.
 
     Args:
         lazy_commands: import path (``package.module:command``) and summary by name, in the order of the list.

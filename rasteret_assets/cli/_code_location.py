@@ -13,7 +13,7 @@ from dagster._core.workspace.autodiscovery import (
     loadable_targets_from_python_file,
     loadable_targets_from_python_module,
 )
-from dagster._utils.test.definitions import LazyDefinitions
+from dagster.components.definitions import LazyDefinitions
 
 from rasteret_assets.dagster import FilesystemResource, StorageBackendResource, default_resources
 from rasteret_assets.orchestration.graph_resources import BACKEND, FILESYSTEM

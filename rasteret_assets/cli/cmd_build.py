@@ -10,12 +10,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rasteret_assets.api import build as build_by_library
-from rasteret_assets.api import plan
+from rasteret_assets.cli import library
 from rasteret_assets.cli.cmd_harvest import harvest_collections
 from rasteret_assets.cli.common import (
     dagster_instance,
@@ -28,8 +27,9 @@ from rasteret_assets.cli.common import (
     printable,
 )
 from rasteret_assets.cli.location import Location, located
-from rasteret_assets.source.stored import load_profile
-from rasteret_assets.spec import CollectionSpec
+
+if TYPE_CHECKING:
+    from rasteret_assets.spec import CollectionSpec
 
 _COUNTS = ("records", "headers_fetched", "headers_reused", "headers_failed", "requests", "request_bytes")
 
@@ -87,7 +87,7 @@ def _plan(
     """Print what a build would do; return whether a partition is to be built."""
     documents, partitions = [], 0
     for spec in specs:
-        found = plan(
+        found = library.plan(
             spec, filesystem=location.filesystem_of, partitions=asked.get(spec.name),
             workspace_filesystem=location.filesystem_of(str(spec.published_path)), **options,
         )  # fmt: skip
@@ -150,7 +150,7 @@ def _asked(specs: Sequence[CollectionSpec], partitions: Sequence[str], location:
     there = {}
     for spec in specs:
         workspace = location.workspace_of(spec)
-        profile = load_profile(workspace, location.source_of(spec, workspace), spec)
+        profile = library.load_profile(workspace, location.source_of(spec, workspace), spec)
         there[spec.name] = {*profile.partitions, *workspace.states()}
     if unknown := [key for key in partitions if not any(key in keys for keys in there.values())]:
         raise click.UsageError(f"no collection has a partition {', '.join(unknown)}")
@@ -158,7 +158,7 @@ def _asked(specs: Sequence[CollectionSpec], partitions: Sequence[str], location:
 
 
 def _by_library(spec: CollectionSpec, location: Location, **options: Any) -> dict[str, Any]:
-    report = build_by_library(
+    report = library.build(
         spec, filesystem=location.filesystem_of, backend=location.backend_of(spec),
         workspace_filesystem=location.filesystem_of(str(spec.published_path)), **options,
     )  # fmt: skip

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rasteret_assets.checks import Finding, check_partition, checks_of
-from rasteret_assets.checks.registry import CHECKED
+from rasteret_assets.cli import library
 from rasteret_assets.cli.common import (
     exit_code_option,
     in_one_line,
@@ -19,6 +18,9 @@ from rasteret_assets.cli.common import (
     printable,
 )
 from rasteret_assets.cli.location import Location, located
+
+if TYPE_CHECKING:
+    from rasteret_assets.checks import Finding
 
 
 @click.command()
@@ -51,7 +53,7 @@ def check(
         rows += [
             {"collection": spec.name, "partition": key, "verdict": finding.verdict, **_document(finding)}
             for key in partitions or published
-            for finding in check_partition(workspace, spec, key)
+            for finding in library.check_partition(workspace, spec, key)
         ]
     counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("ok", "warning", "error")}
     if as_json:
@@ -73,7 +75,9 @@ def check(
 def _list_checks(location: Location, *, as_json: bool) -> None:
     """Print what every check says, those of the code location too."""
     _ = location.code  # importing the code location declares its checks
-    rows = [(check.stage, check.name, check.blocking, check.description) for check in checks_of(*CHECKED)]
+    rows = [
+        (check.stage, check.name, check.blocking, check.description) for check in library.checks_of(*library.CHECKED)
+    ]
     if as_json:
         print_json([dict(zip(("table", "check", "blocks", "description"), row, strict=True)) for row in rows])
     else:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from rasteret_assets.cli import library
 from rasteret_assets.cli.common import in_one_line
-from rasteret_assets.demo.walkthrough import run_demo
 
 
 @click.command()
@@ -25,4 +25,4 @@ def demo(directory: Path, *, force: bool, serve: bool, port: int | None) -> None
     builds a collection of them with Dagster, reads an area of it, draws a picture and prints how to go on. A second run
     fetches nothing.
     """
-    run_demo(directory, force=force, port=port, serve=serve)
+    library.run_demo(directory, force=force, port=port, serve=serve)

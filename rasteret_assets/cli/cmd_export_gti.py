@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
-from pyarrow.parquet import filters_to_expression
 
+from rasteret_assets.cli import library
 from rasteret_assets.cli.common import in_one_line, json_option, print_json, print_table
 from rasteret_assets.cli.location import Location, located
-from rasteret_assets.collection import load
-from rasteret_assets.collection.collection import Collection
+
+if TYPE_CHECKING:
+    from rasteret_assets.collection.collection import Collection
 
 #: What may stand between a column and a value.
 _OPERATORS = ("=", "==", "!=", "<", "<=", ">", ">=", "in", "not in")
@@ -46,7 +47,7 @@ def export_gti(
     NAME.gti.gpkg.
     """
     place = location.published(collection)
-    whole = load(place, filesystem=location.filesystem_of(place))
+    whole = library.load(place, filesystem=location.filesystem_of(place))
     asked = [band.strip() for band in bands.split(",")] if bands is not None else None
     file = path or f"{whole.name}.gti.gpkg"
     layers = _chosen(whole, conditions, bbox, dates).to_gti(file, asked)
@@ -80,7 +81,7 @@ def _chosen(
         if operator not in _OPERATORS:
             raise click.UsageError(f"--where {column} {operator}: write one of {' '.join(_OPERATORS)}")
         try:
-            expression = filters_to_expression([(column, operator, _value(text))])
+            expression = library.filters_to_expression([(column, operator, _value(text))])
         except (ValueError, TypeError) as error:
             raise click.UsageError(f"--where {column} {operator} {text}: {error}") from error
         found = found.where(expression)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rasteret_assets.cli import library
 from rasteret_assets.cli.common import (
     console_of_stdout,
     exit_code_option,
@@ -21,7 +22,9 @@ from rasteret_assets.cli.common import (
     printable,
 )
 from rasteret_assets.cli.location import Location, located
-from rasteret_assets.headers.failures import REMEDIES, Failures, read_failures
+
+if TYPE_CHECKING:
+    from rasteret_assets.headers.failures import Failures
 
 _SHOWN_FAILURES = 20
 
@@ -46,10 +49,10 @@ def failures(
     Also lists the headers that are in another CRS than their record says. COLLECTION is the folder or URI a collection
     is published in (..._records), or the YAML file or name of a declared one.
     """
-    if error_class is not None and error_class not in REMEDIES:
-        raise click.UsageError(f"{error_class} is not a class of failures; write one of {', '.join(REMEDIES)}")
+    if error_class is not None and error_class not in library.REMEDIES:
+        raise click.UsageError(f"{error_class} is not a class of failures; write one of {', '.join(library.REMEDIES)}")
     workspace = location.workspace_at(location.published(collection))
-    found = read_failures(workspace).select(error_class=error_class, host=host)
+    found = library.read_failures(workspace).select(error_class=error_class, host=host)
     if as_json:
         rows = found.table if limit is None else found.table.slice(0, limit)
         print_json({"summary": found.summary().to_pylist(), "failures": rows.to_pylist()})

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
+from rasteret_assets.cli import library
 from rasteret_assets.cli.common import dagster_instance, in_one_line, json_option, print_json, printable
 from rasteret_assets.cli.location import Location, located
-from rasteret_assets.harvesting.harvest import harvest_items, refuse_failed_windows
-from rasteret_assets.harvesting.harvest_report import HarvestReport
-from rasteret_assets.progress import harvest_progress
-from rasteret_assets.spec import CollectionSpec
+
+if TYPE_CHECKING:
+    from rasteret_assets.harvesting.harvest_report import HarvestReport
+    from rasteret_assets.spec import CollectionSpec
 
 
 @click.command()
@@ -46,12 +48,12 @@ def harvest_collections(specs: Sequence[CollectionSpec], location: Location, *, 
 def harvest_collection(spec: CollectionSpec, location: Location, *, full: bool = False, quiet: bool) -> HarvestReport:
     """Harvest a collection, and print what was done."""
     workspace = location.workspace_of(spec)
-    with harvest_progress(spec.name) as progress:
-        report = harvest_items(spec, workspace, force=full, progress=progress)
+    with library.harvest_progress(spec.name) as progress:
+        report = library.harvest_items(spec, workspace, force=full, progress=progress)
     with dagster_instance() as instance:
         if instance is not None:
             instance.report_harvest(spec, workspace, report)
     if not quiet:
         click.echo(printable(f"{spec.name}: {report}"))
-    refuse_failed_windows(spec, report)
+    library.refuse_failed_windows(spec, report)
     return report

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from rasteret_assets.cli import library
 from rasteret_assets.cli.common import in_one_line, json_option, print_json
 from rasteret_assets.cli.location import Location, located
-from rasteret_assets.declare import SCHEMA_FILE, Recipe, find_recipe, json_schema, propose, recipes
+
+if TYPE_CHECKING:
+    from rasteret_assets.declare import Recipe
 
 
 @click.command()
@@ -59,7 +62,7 @@ def init(
         raise click.UsageError("name a record table, or one of the datasets of: rasteret-assets init --list")
     # Because relative paths in a declaration start at its folder, and those that were typed at the current one.
     workspace = None if workspace_dir is None else _from_here(workspace_dir)
-    recipe = find_recipe(table)
+    recipe = library.find_recipe(table)
     proposed: dict[str, Any]
     if recipe is not None:
         values = recipe.declaration(name=name, workspace_dir=workspace, bbox=bbox, datetime=datetime)
@@ -69,7 +72,7 @@ def init(
         raise click.UsageError(f"--bbox and --datetime are for datasets of --list, and {table} is a record table")
     else:
         place = _from_here(table)
-        proposal = propose(place, name=name, workspace_dir=workspace, filesystem=location.filesystem_of)
+        proposal = library.propose(place, name=name, workspace_dir=workspace, filesystem=location.filesystem_of)
         text, proposed = proposal.to_yaml(), vars(proposal)
     file = out or location.declarations / f"{proposed['values']['name']}.yaml"
     if not dry_run:
@@ -93,13 +96,13 @@ def _write(file: Path, text: str, *, overwrite: bool) -> None:
         raise click.UsageError(f"{file} exists already: name another file with --out, or replace it with --overwrite")
     file.parent.mkdir(parents=True, exist_ok=True)
     # Editors find the schema by the first line of the declaration.
-    (file.parent / SCHEMA_FILE).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
-    file.write_text(f"# yaml-language-server: $schema={SCHEMA_FILE}\n{text}", encoding="utf-8")
+    (file.parent / library.SCHEMA_FILE).write_text(json.dumps(library.json_schema(), indent=1) + "\n", encoding="utf-8")
+    file.write_text(f"# yaml-language-server: $schema={library.SCHEMA_FILE}\n{text}", encoding="utf-8")
 
 
 def _list(*, as_json: bool) -> None:
     """Print the datasets that have a recipe: their ids, titles and what reading them takes."""
-    found = recipes()
+    found = library.recipes()
     if as_json:
         print_json([{"id": one.id, "title": one.title, "needs": one.needs, "about": list(one.head)} for one in found])
         return

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from rasteret_assets.cli import library
 from rasteret_assets.cli.common import in_one_line, print_json
-from rasteret_assets.declare import json_schema
 
 
 @click.command()
@@ -15,4 +15,4 @@ def schema() -> None:
 
     Editors complete words and underline mistakes by it. init writes it beside the declarations.
     """
-    print_json(json_schema())
+    print_json(library.json_schema())

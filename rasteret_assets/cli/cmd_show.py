@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from rasteret_assets.cli import library
 from rasteret_assets.cli.common import in_one_line, json_option, print_json, printable
 from rasteret_assets.cli.location import Location, located
-from rasteret_assets.collection import load
-from rasteret_assets.pipeline.tables import TABLES, StoredTable, list_partitions, open_table
-from rasteret_assets.schema import COLLECTION, NORMALIZED, REJECTED
+from rasteret_assets.schema import COLLECTION, NORMALIZED, REJECTED, TABLES
 from rasteret_assets.secrets import redact_text
-from rasteret_assets.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rasteret_assets.pipeline.tables import StoredTable
+    from rasteret_assets.storage.workspace import Workspace
 
 _ROWS = 20
 #: Letters of a text, items of a list and letters of a value that people are shown.
@@ -51,7 +53,7 @@ def show(collection: str, *, location: Location, key: str | None, stage: str | N
 
 
 def _show_collection(place: str, location: Location, *, as_json: bool) -> None:
-    collection = load(place, filesystem=location.filesystem_of(place))
+    collection = library.load(place, filesystem=location.filesystem_of(place))
     summary, partitions = collection.summary, list(location.workspace_at(place).states())
     document = {
         "path": place,
@@ -78,7 +80,7 @@ def _show_collection(place: str, location: Location, *, as_json: bool) -> None:
 def _show_rows(workspace: Workspace, stage: str, key: str | None, limit: int, *, as_json: bool) -> None:
     key = key or _only_partition(workspace, stage)
     try:
-        table = open_table(workspace, stage, key)
+        table = library.open_table(workspace, stage, key)
     except ValueError as error:  # not a partition key
         raise click.UsageError(str(error)) from error
     if table is None and not (stage == REJECTED and key in _partitions(workspace, stage)):
@@ -101,7 +103,7 @@ def _few(keys: list[str]) -> str:
 
 def _partitions(workspace: Workspace, stage: str) -> list[str]:
     # A partition of which no record was rejected has no file of rejected records.
-    return list_partitions(workspace, NORMALIZED if stage == REJECTED else stage)
+    return library.list_partitions(workspace, NORMALIZED if stage == REJECTED else stage)
 
 
 def _only_partition(workspace: Workspace, stage: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rasteret_assets.cli import library
 from rasteret_assets.cli.common import (
     dagster_instance,
     exit_code_option,
@@ -19,15 +20,11 @@ from rasteret_assets.cli.common import (
 )
 from rasteret_assets.cli.location import Location, located
 from rasteret_assets.errors import NotHarvestedError
-from rasteret_assets.harvesting.window_ledger import read_ledger
-from rasteret_assets.pipeline.plan import stale_partitions
-from rasteret_assets.source.stored import load_profile
-from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.workspace import Workspace
-from rasteret_assets.storage.workspace.commit import verified_states
 
 if TYPE_CHECKING:
     from rasteret_assets.cli.instance import Instance
+    from rasteret_assets.spec import CollectionSpec
+    from rasteret_assets.storage.workspace import Workspace
 
 
 @click.command()
@@ -55,10 +52,10 @@ def status(collections: tuple[str, ...], *, location: Location, exit_code: bool,
 
 def _status(spec: CollectionSpec, location: Location, instance: Instance | None) -> dict[str, Any]:
     workspace = location.workspace_of(spec)
-    states = verified_states(workspace)
+    states = library.verified_states(workspace)
     try:
-        profile = load_profile(workspace, location.source_of(spec, workspace), spec)
-        stale = stale_partitions(states, profile, spec)
+        profile = library.load_profile(workspace, location.source_of(spec, workspace), spec)
+        stale = library.stale_partitions(states, profile, spec)
     except NotHarvestedError:
         stale = {}
     return {
@@ -75,7 +72,7 @@ def _status(spec: CollectionSpec, location: Location, instance: Instance | None)
 
 def _harvest_of(workspace: Workspace) -> dict[str, Any]:
     """Return what was harvested of a collection, and until when."""
-    ledger = read_ledger(workspace)
+    ledger = library.read_ledger(workspace)
     return {
         "harvested": ledger.harvested,
         "windows": len(ledger.windows),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
+from rasteret_assets.cli import library
 from rasteret_assets.cli.common import in_one_line, json_option, print_json, printable
 from rasteret_assets.cli.location import Location, collections_option
-from rasteret_assets.declare import read_files
 from rasteret_assets.errors import DeclarationError, Mistake
 
 
@@ -29,7 +29,7 @@ def validate(files: tuple[str, ...], *, folder: Path | None, as_json: bool) -> N
         raise click.UsageError(f"{', '.join(others)}: not a YAML file")
     found, mistakes = Location(folder).files(files), tuple[Mistake, ...]()
     try:
-        read_files(found)
+        library.read_files(found)
     except DeclarationError as error:
         mistakes = error.mistakes
     if as_json:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rasteret_assets.cli import library
 from rasteret_assets.errors import RasteretAssetsError
 
 if TYPE_CHECKING:
@@ -70,10 +71,7 @@ def dagster_instance() -> Iterator[Instance | None]:
     if not os.environ.get("DAGSTER_HOME"):
         yield None
         return
-    # Dagster takes seconds to import, which commands without an instance need not wait for.
-    from rasteret_assets.cli.instance import open_instance  # noqa: PLC0415
-
-    with open_instance() as instance:
+    with library.open_instance() as instance:
         yield instance
 
 

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rasteret_assets.declare import COLLECTIONS_VARIABLE, read_files, read_spec
-from rasteret_assets.source.open import Source
-from rasteret_assets.source.stored import open_record_table
-from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.workspace import Workspace
+from rasteret_assets.cli import library
 
 if TYPE_CHECKING:
     from rasteret_assets.cli._code_location import CodeLocation
+    from rasteret_assets.source.open import Source
+    from rasteret_assets.spec import CollectionSpec
+    from rasteret_assets.storage.backend import StorageBackend
+    from rasteret_assets.storage.workspace import Workspace
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -48,10 +47,7 @@ class Location:
         """The code location; None where the options name none."""
         if self.python_file is None and self.module_name is None:
             return None
-        # Dagster takes seconds to import, which commands without a code location need not wait for.
-        from rasteret_assets.cli._code_location import load_code_location  # noqa: PLC0415
-
-        return load_code_location(self.python_file, self.module_name)
+        return library.load_code_location(self.python_file, self.module_name)
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -61,7 +57,7 @@ class Location:
     @property
     def declarations(self) -> Path:
         """Folder of declarations, which need not exist."""
-        if given := self.folder or os.environ.get(COLLECTIONS_VARIABLE):
+        if given := self.folder or os.environ.get(library.COLLECTIONS_VARIABLE):
             return Path(given)
         if self.code is not None and (beside := self.code.folder / "collections").is_dir():
             return beside
@@ -95,11 +91,11 @@ class Location:
             UsageError: if a file, name or the folder does not exist.
             SpecError: naming file, line and field of every mistake.
         """
-        specs = [read_spec(file) for file in self.files(names)] if names else []
+        specs = [library.read_spec(file) for file in self.files(names)] if names else []
         wanted = [name for name in names if not _is_file(name)]
         if names and not wanted:
             return specs
-        declared = {spec.name: spec for spec in read_files(self.files())}
+        declared = {spec.name: spec for spec in library.read_files(self.files())}
         if unknown := [name for name in wanted if name not in declared]:
             raise click.UsageError(
                 f"{self.declarations} declares no collection {', '.join(unknown)}; it has {', '.join(declared)}"
@@ -123,15 +119,15 @@ class Location:
 
     def workspace_of(self, spec: CollectionSpec) -> Workspace:
         """Return the workspace of a declared collection."""
-        return Workspace.of(spec, self.filesystem_of(str(spec.published_path)))
+        return library.Workspace.of(spec, self.filesystem_of(str(spec.published_path)))
 
     def workspace_at(self, place: str) -> Workspace:
         """Return the workspace of a collection that is published at a path or URI."""
-        return Workspace.at(place, self.filesystem_of(place))
+        return library.Workspace.at(place, self.filesystem_of(place))
 
     def source_of(self, spec: CollectionSpec, workspace: Workspace, *, trust_stored: bool = True) -> Source:
         """Open the record table of a collection, as :func:`~rasteret_assets.source.stored.open_record_table` does."""
-        return open_record_table(workspace, spec.path, spec, self.filesystem_of, trust_stored=trust_stored)
+        return library.open_record_table(workspace, spec.path, spec, self.filesystem_of, trust_stored=trust_stored)
 
     def backend_of(self, spec: CollectionSpec) -> StorageBackend | None:
         """Return the backend that the code location has for a collection; None for the library's own."""

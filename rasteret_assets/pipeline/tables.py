@@ -10,13 +10,10 @@ import pyarrow as pa
 from rasteret_assets.errors import CollectionError
 from rasteret_assets.headers.ledger import read_ledger
 from rasteret_assets.records.signatures import without_signatures
-from rasteret_assets.schema import BANDS, COLLECTION, HEADER_FILE, NORMALIZED, RAW, RECIPE_KEY, REJECTED
+from rasteret_assets.schema import BANDS, COLLECTION, HEADER_FILE, NORMALIZED, RAW, RECIPE_KEY
 from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.streams import STREAM_SUFFIX, open_stream
-
-#: Tables that can be opened, in the order in which data flows.
-TABLES = (RAW, NORMALIZED, REJECTED, BANDS, COLLECTION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +51,7 @@ def open_table(workspace: Workspace, stage: str, key: str) -> StoredTable | None
 
     Args:
         workspace: of the collection.
-        stage: one of :data:`TABLES`.
+        stage: one of ``TABLES`` of ``schema.py``.
         key: of the partition.
 
     Raises:
