@@ -27,8 +27,8 @@ from rasteret_assets.orchestration.reconcile import (
     failed_lately,
     is_harvested_now,
     is_profiled_now,
-    look_request,
     profile_in_tick,
+    profile_request,
 )
 from rasteret_assets.orchestration.refresh_sensor import sensor_status
 from rasteret_assets.spec import CollectionSpec
@@ -97,7 +97,7 @@ def hint_sensor(spec: CollectionSpec, jobs: Sequence[Any], queue_url: str) -> dg
             profile = profile_in_tick(rasteret_filesystem, spec, workspace)
             if profile is None:
                 queue.give_back(list(hints))
-                return _look(spec, cursor, is_running=is_profiled_now(context.instance, spec))
+                return _profile(spec, cursor, is_running=is_profiled_now(context.instance, spec))
             found = compare(context.instance, spec, workspace, profile, states)
             heeded, waiting = _heeded(hints, found)
             queue.give_back(waiting)
@@ -179,13 +179,13 @@ def _harvest(
     return dg.SensorResult(run_requests=requests, cursor=cursor.to_text())
 
 
-def _look(spec: CollectionSpec, cursor: HintCursor, *, is_running: bool) -> dg.SensorResult:
-    """Return the result of a tick where too much changed to read in a tick: messages wait for a run of the look job."""
+def _profile(spec: CollectionSpec, cursor: HintCursor, *, is_running: bool) -> dg.SensorResult:
+    """Return the result of a tick in which too much changed to read: a run profiles the source, and messages wait."""
     if is_running:
         reason = "a run looks at the source, of which too much changed for a tick; the messages wait for it"
         return dg.SensorResult(skip_reason=reason, cursor=cursor.to_text())
     cursor = replace(cursor, requests=cursor.requests + 1)
-    request = look_request(spec, digest(f"look events#{cursor.requests}"))
+    request = profile_request(spec, digest(f"look events#{cursor.requests}"))
     return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
 
 

@@ -14,7 +14,7 @@ import dagster as dg
 from rasteret_assets.errors import NotHarvestedError
 from rasteret_assets.orchestration.graph_names import (
     identifier,
-    look_job_name,
+    profile_job_name,
     refresh_schedule_name,
     revalidate_job_name,
 )
@@ -37,10 +37,10 @@ _SCHEDULE_TAG: Final = "dagster/schedule_name"
 
 
 def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
-    """Return a schedule that profiles the source at given times; :func:`after_look_sensor` then requests the builds."""
+    """Return a schedule that profiles the source; :func:`after_profile_sensor` then requests the builds."""
     return dg.ScheduleDefinition(
         name=refresh_schedule_name(spec),
-        job_name=look_job_name(spec),
+        job_name=profile_job_name(spec),
         cron_schedule=spec.graph.refresh_cron,
         execution_timezone=spec.graph.timezone,
         tags={REASON_TAG: "look"},
@@ -52,14 +52,14 @@ def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
     )
 
 
-def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
-    """Return a sensor that requests builds of what changed, after each look job that the schedule launched."""
+def after_profile_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
+    """Return a sensor that requests builds of what changed, after each profile that the schedule launched."""
     states = StateCache()
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
         name=f"{identifier(spec.name)}_after_look",
-        monitored_jobs=[jobs.look],
+        monitored_jobs=[jobs.profile],
         request_job=jobs.build,
         # Running from the start, because it does nothing before somebody starts the schedule.
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -68,7 +68,7 @@ def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
             f"{refresh_schedule_name(spec)} launched. It does nothing where that schedule is stopped."
         ),
     )
-    def after_look(context: dg.RunStatusSensorContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
+    def after_profile(context: dg.RunStatusSensorContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
         run, instance = context.dagster_run, context.instance
         if run.tags.get(_SCHEDULE_TAG) != refresh_schedule_name(spec):
             return dg.SensorResult(skip_reason=f"the look {run.run_id} was not launched by the schedule")
@@ -87,7 +87,7 @@ def after_look_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
         reason = None if requests else f"all {len(found.want)} partitions of the source are published as they are"
         return dg.SensorResult(run_requests=requests or None, skip_reason=reason)
 
-    return after_look
+    return after_profile
 
 
 def revalidate_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:

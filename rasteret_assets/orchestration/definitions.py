@@ -26,7 +26,7 @@ from rasteret_assets.errors import Mistake, SpecError
 from rasteret_assets.orchestration._hint_sensor import hint_sensor
 from rasteret_assets.orchestration._io_manager import collection_io_manager
 from rasteret_assets.orchestration._retry_sensor import retry_sensor
-from rasteret_assets.orchestration._schedules import after_look_sensor, refresh_schedule, revalidate_schedule
+from rasteret_assets.orchestration._schedules import after_profile_sensor, refresh_schedule, revalidate_schedule
 from rasteret_assets.orchestration._stage_assets import band_metadata, collection, normalized_records, raw_records
 from rasteret_assets.orchestration.asset_checks import published_checks
 from rasteret_assets.orchestration.asset_specs import GetAssetSpec, checked_spec
@@ -90,8 +90,8 @@ def collection_definitions(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec
         sensors=[
             refresh_sensor(spec, jobs),
             retry_sensor(spec),
-            after_look_sensor(spec, jobs),
-            *([hint_sensor(spec, [jobs.build, jobs.look, *harvests], queue)] if queue is not None else []),
+            after_profile_sensor(spec, jobs),
+            *([hint_sensor(spec, [jobs.build, jobs.profile, *harvests], queue)] if queue is not None else []),
         ],
         schedules=[refresh_schedule(spec), revalidate_schedule(spec)],
         resources={io_manager_key(spec): collection_io_manager(spec)},

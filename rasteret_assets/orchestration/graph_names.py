@@ -44,7 +44,7 @@ def revalidate_job_name(spec: CollectionSpec) -> str:
     return f"{identifier(spec.name)}_revalidate"
 
 
-def look_job_name(spec: CollectionSpec) -> str:
+def profile_job_name(spec: CollectionSpec) -> str:
     """Return the name of the job that profiles the record table of a collection."""
     return f"{identifier(spec.name)}_look"
 
@@ -60,7 +60,7 @@ def harvest_windows_job_name(spec: CollectionSpec) -> str:
 
 
 def refresh_schedule_name(spec: CollectionSpec) -> str:
-    """Return the name of the schedule that launches the look job."""
+    """Return the name of the schedule that launches the job that profiles the source."""
     return f"{identifier(spec.name)}_refresh_schedule"
 
 

@@ -7,8 +7,8 @@ import dagster as dg
 
 from rasteret_assets.orchestration.graph_names import (
     build_job_name,
-    look_job_name,
     op_name,
+    profile_job_name,
     rebuild_job_name,
     revalidate_job_name,
     stage_key,
@@ -28,7 +28,7 @@ class Jobs(NamedTuple):
     build: Any
     rebuild: Any
     revalidate: Any
-    look: Any
+    profile: Any
 
 
 def jobs_of(spec: CollectionSpec) -> Jobs:
@@ -53,11 +53,11 @@ def jobs_of(spec: CollectionSpec) -> Jobs:
             "if its file has changed.",
             revalidate=True,
         ),
-        look=_look_job(spec),
+        profile=_profile_job(spec),
     )
 
 
-def _look_job(spec: CollectionSpec) -> dg.JobDefinition:
+def _profile_job(spec: CollectionSpec) -> dg.JobDefinition:
     """Return the job that does the same as *Observe* on the record table.
 
     The job has an op and not the asset, because Dagster's UI (1.13) launches the job of a partitioned asset for
@@ -65,11 +65,11 @@ def _look_job(spec: CollectionSpec) -> dg.JobDefinition:
     """
 
     @dg.op(name=op_name(spec, "look"), tags=spec.graph.op_tags)
-    def look(context: dg.OpExecutionContext, rasteret_filesystem: FilesystemResource) -> None:
+    def observe(context: dg.OpExecutionContext, rasteret_filesystem: FilesystemResource) -> None:
         observe_source(context, rasteret_filesystem, spec)
 
     @dg.job(
-        name=look_job_name(spec),
+        name=profile_job_name(spec),
         description=(
             f"Profiles the record table of {spec.name}: notes its partitions and their versions, and builds nothing."
         ),
@@ -77,10 +77,10 @@ def _look_job(spec: CollectionSpec) -> dg.JobDefinition:
         executor_def=dg.in_process_executor,
         run_tags=run_tags(spec),
     )
-    def look_job() -> None:
-        look()
+    def profile_job() -> None:
+        observe()
 
-    return look_job
+    return profile_job
 
 
 def asset_job(spec: CollectionSpec, name: str, assets: Sequence[dg.AssetKey], description: str, **options: bool) -> Any:

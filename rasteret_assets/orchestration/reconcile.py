@@ -18,7 +18,7 @@ from rasteret_assets.orchestration.graph_names import (
     build_job_name,
     harvest_job_name,
     harvest_windows_job_name,
-    look_job_name,
+    profile_job_name,
     rebuild_job_name,
     revalidate_job_name,
     source_key,
@@ -124,15 +124,15 @@ def profile_in_tick(filesystem: FilesystemResource, spec: CollectionSpec, worksp
     return load_profile(workspace, source, spec) if is_quick_to_profile(workspace, source, spec) else None
 
 
-def look_request(spec: CollectionSpec, run_key: str) -> dg.RunRequest:
-    """Return the request of a run of the look job, which profiles the source.
+def profile_request(spec: CollectionSpec, run_key: str) -> dg.RunRequest:
+    """Return the request of a run of the job that profiles the source.
 
     Args:
         spec: of the collection.
         run_key: of the run; Dagster launches a key once.
     """
     tags = {COLLECTION_TAG: spec.name, REASON_TAG: "look"}
-    return dg.RunRequest(run_key=run_key, job_name=look_job_name(spec), tags=tags)
+    return dg.RunRequest(run_key=run_key, job_name=profile_job_name(spec), tags=tags)
 
 
 def compare(
@@ -171,7 +171,7 @@ def is_harvested_now(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool
 
 def is_profiled_now(instance: dg.DagsterInstance, spec: CollectionSpec) -> bool:
     """Tell whether an unfinished run profiles the source."""
-    return _is_made_now(instance, [look_job_name(spec)], source_key(spec))
+    return _is_made_now(instance, [profile_job_name(spec)], source_key(spec))
 
 
 def _is_made_now(instance: dg.DagsterInstance, jobs: Collection[str], key: dg.AssetKey) -> bool:

@@ -24,8 +24,8 @@ from rasteret_assets.orchestration.reconcile import (
     compare,
     digest,
     is_profiled_now,
-    look_request,
     profile_in_tick,
+    profile_request,
 )
 from rasteret_assets.source.stored import stored_profile
 from rasteret_assets.spec import CollectionSpec
@@ -60,13 +60,13 @@ class Cursor:
         requests: counts the ticks that requested runs, and is part of run keys, because Dagster launches a key once.
         seen: digest of the version last observed, by partition.
         asked: last request of each partition that differs, by partition.
-        look: last request of a run that profiles the source; None if the stored profile is up to date.
+        profiling: last request of a run that profiles the source; None if the stored profile is up to date.
     """
 
     requests: int = 0
     seen: Mapping[str, str] = field(default_factory=dict)
     asked: Mapping[str, Asked] = field(default_factory=dict)
-    look: Asked | None = None
+    profiling: Asked | None = None
 
     @classmethod
     def from_text(cls, text: str | None) -> "Cursor":
@@ -75,8 +75,10 @@ class Cursor:
         asked = {key: Asked(**values) for key, values in document.get("asked", {}).items()}
         # Version 0.1.0 wrote `generation`, which counted something else.
         requests = document.get("requests", document.get("generation", 0))
-        look = Asked(**document["look"]) if document.get("look") else None
-        return cls(requests=requests, seen=document.get("seen", {}), asked=asked, look=look)
+        # Earlier versions wrote `look`.
+        last = document.get("profiling", document.get("look"))
+        profiling = Asked(**last) if last else None
+        return cls(requests=requests, seen=document.get("seen", {}), asked=asked, profiling=profiling)
 
     def to_text(self) -> str:
         """Return the cursor as the text that Dagster keeps."""
@@ -96,7 +98,7 @@ def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"{identifier(spec.name)}_refresh",
-        jobs=[jobs.build, jobs.look],
+        jobs=[jobs.build, jobs.profile],
         minimum_interval_seconds=spec.graph.refresh_seconds,
         default_status=sensor_status(spec),
         description=(
@@ -113,9 +115,9 @@ def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=f"{error}; or launch the job {harvest_job_name(spec)}")
         if profile is None:
             stored = stored_profile(workspace)
-            return _look(spec, cursor, stored.fingerprint if stored else "", is_profiled_now(context.instance, spec))
+            return _profile(spec, cursor, stored.fingerprint if stored else "", is_profiled_now(context.instance, spec))
         found = compare(context.instance, spec, workspace, profile, states)
-        cursor, changed = _advance(replace(cursor, look=None), found.want, found.have)
+        cursor, changed = _advance(replace(cursor, profiling=None), found.want, found.have)
         cursor, due = _ask(cursor, found, time.time())
         # In a run of its own, because a partition that failed before may have made the whole run fail.
         alone = {key for key in due if cursor.asked[key].tries > 1}
@@ -173,22 +175,21 @@ def _ask_again(before: Asked | None, version: str, now: float) -> tuple[Asked, b
     return before, False
 
 
-def _look(spec: CollectionSpec, cursor: Cursor, profiled: str, is_running: bool) -> dg.SensorResult:
+def _profile(spec: CollectionSpec, cursor: Cursor, profiled: str, is_running: bool) -> dg.SensorResult:
     """Return the result of a tick in which too much changed to read: it requests one run that profiles the source."""
     if is_running:
         reason = (
             "a run looks at the source, of which too much changed for a tick; partitions are compared after the run"
         )
         return dg.SensorResult(skip_reason=reason, cursor=cursor.to_text())
-    look, is_due = _ask_again(cursor.look, digest(profiled), time.time())
+    profiling, is_due = _ask_again(cursor.profiling, digest(profiled), time.time())
     if is_due:
-        cursor = replace(cursor, requests=cursor.requests + 1, look=look)
-        request = look_request(spec, digest(f"look {profiled}#{cursor.requests}"))
+        cursor = replace(cursor, requests=cursor.requests + 1, profiling=profiling)
+        request = profile_request(spec, digest(f"look {profiled}#{cursor.requests}"))
         return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
-    cursor = replace(cursor, look=look)
-    reason = (
-        f"the run that looks at the source did not come to its end; its next try waits (tries so far: {look.tries})"
-    )
+    cursor = replace(cursor, profiling=profiling)
+    tries = f"its next try waits (tries so far: {profiling.tries})"
+    reason = f"the run that looks at the source did not come to its end; {tries}"
     return dg.SensorResult(skip_reason=reason, cursor=cursor.to_text())
 
 
