@@ -80,14 +80,14 @@ class StoredHeaders:
 
     Args:
         index: index of the partition's header store.
-        light: reads the columns of header rows that the ledger repeats.
-        borrow: called with the targets whose header is not stored. It copies headers that other partitions no longer
-            need into the store and the index, and returns whether it found any.
+        repeated: reads the columns of header rows that the ledger repeats.
+        copy_unused: called with the targets whose header is not stored. It copies headers that other partitions no
+            longer need into the store and the index, and returns whether it found any.
     """
 
     index: HeaderIndex
-    light: HeaderRowReader
-    borrow: Callable[[pa.Table], bool]
+    repeated: HeaderRowReader
+    copy_unused: Callable[[pa.Table], bool]
 
 
 class BandMetadataReader:
@@ -186,7 +186,7 @@ class BandMetadataReader:
             return HeaderIndex().find(targets)
         found = self.stored.index.find(targets)
         unknown = (found.files < 0) & askable
-        if unknown.any() and self.stored.borrow(targets.select([IDENTITY, BAND_INDEX]).filter(pa.array(unknown))):
+        if unknown.any() and self.stored.copy_unused(targets.select([IDENTITY, BAND_INDEX]).filter(pa.array(unknown))):
             self.sink.save()
             found = self.stored.index.find(targets)
         # Not for addresses that may not be asked, because the stored header may have been read under another spec.
@@ -197,17 +197,17 @@ class BandMetadataReader:
         columns = ["error_class", RETRY_UNTIL]
         if self.stored is None or not (found.outdated >= 0).any():
             return nothing_earlier(len(found.files))
-        return self._light(found.outdated, found.rows).select(columns)
+        return self._repeated(found.outdated, found.rows).select(columns)
 
     def _validators(self, found: FoundRows) -> pa.Table:
         """Return the validators of the stored header of every target; nulls where no header is stored."""
         columns = ["etag", "last_modified", "status"]
-        return self._light(found.files, found.rows).select(columns)
+        return self._repeated(found.files, found.rows).select(columns)
 
-    def _light(self, files: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> pa.Table:
+    def _repeated(self, files: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> pa.Table:
         if self.stored is None:
             return wrong_rows(pa.table({"error_class": pa.nulls(len(files)), "error": pa.nulls(len(files))}))
-        return self.stored.light.take(self.stored.index.names, files, rows)
+        return self.stored.repeated.take(self.stored.index.names, files, rows)
 
     def _ledger(self, targets: pa.Table, found: FoundRows, fresh: FreshRows) -> pa.Table:
         """Return the ledger rows of a slice: of fetched headers, of stored headers, and of targets with an error."""
@@ -216,8 +216,8 @@ class BandMetadataReader:
         is_stored = ~is_fresh & (found.files >= 0)
         is_wrong = ~is_fresh & ~is_stored
         parts = [
-            fresh.light(np.flatnonzero(is_fresh)),
-            self._light(found.files[is_stored], found.rows[is_stored]),
+            fresh.repeated(np.flatnonzero(is_fresh)),
+            self._repeated(found.files[is_stored], found.rows[is_stored]),
             wrong_rows(targets.filter(pa.array(is_wrong))),
         ]
         places = [np.flatnonzero(mask) for mask in (is_fresh, is_stored, is_wrong)]

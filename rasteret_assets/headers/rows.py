@@ -47,8 +47,8 @@ from rasteret_assets.schema import (
 from rasteret_assets.storage.memory import give_back
 
 #: Columns of a header row that the ledger repeats.
-LIGHT_COLUMNS: Final = (*(field.name for field in OUTCOME_FIELDS), "epsg")
-_LIGHT_SCHEMA: Final = pa.schema([HEADER_SCHEMA.field(name) for name in LIGHT_COLUMNS])
+REPEATED_COLUMNS: Final = (*(field.name for field in OUTCOME_FIELDS), "epsg")
+_REPEATED_SCHEMA: Final = pa.schema([HEADER_SCHEMA.field(name) for name in REPEATED_COLUMNS])
 
 #: Columns that :class:`MemorySink` returns.
 _TAKEN: Final = pa.schema([("header", HEADER_STRUCT), *VALIDATOR_FIELDS])
@@ -184,8 +184,8 @@ class FreshRows:
         self._starts = np.searchsorted(distinct[:, 0], np.arange(len(files) + 1)) if len(distinct) else np.zeros(1, int)
         self._file = np.full(len(distinct), -1, np.int64)
         self._row = np.zeros(len(distinct), np.int64)
-        self._light: list[pa.Table] = []
-        self._light_of_pair = np.zeros(len(distinct), np.int64)
+        self._repeated: list[pa.Table] = []
+        self._repeated_of_pair = np.zeros(len(distinct), np.int64)
         self._made = 0
         #: Names of the files that have the rows.
         self.names: list[str] = []
@@ -241,9 +241,9 @@ class FreshRows:
             self.names.append(name)
         self._file[pairs] = len(self.names) - 1
         self._row[pairs] = np.arange(first, first + len(pairs))
-        self._light_of_pair[pairs] = np.arange(self._made, self._made + len(pairs))
+        self._repeated_of_pair[pairs] = np.arange(self._made, self._made + len(pairs))
         self._made += len(pairs)
-        self._light.append(rows.select(list(LIGHT_COLUMNS)))
+        self._repeated.append(rows.select(list(REPEATED_COLUMNS)))
         self.added.append((name, first, rows.select(list(KEY_COLUMNS))))
 
     def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -254,10 +254,10 @@ class FreshRows:
             return np.full(len(pair), -1, np.int64), np.zeros(len(pair), np.int64)
         return np.where(pair >= 0, self._file[inside], -1), np.where(pair >= 0, self._row[inside], 0)
 
-    def light(self, targets: npt.NDArray[np.int64]) -> pa.Table:
-        """Return :data:`LIGHT_COLUMNS` of the header rows of some targets, all of which have a row."""
-        table = pa.concat_tables([_LIGHT_SCHEMA.empty_table(), *self._light])
-        return take_rows(table, self._light_of_pair[self._pair_of_row[targets]])
+    def repeated(self, targets: npt.NDArray[np.int64]) -> pa.Table:
+        """Return :data:`REPEATED_COLUMNS` of the header rows of some targets, all of which have a row."""
+        table = pa.concat_tables([_REPEATED_SCHEMA.empty_table(), *self._repeated])
+        return take_rows(table, self._repeated_of_pair[self._pair_of_row[targets]])
 
     def _stays(self, target: HeaderTarget, outcome: HeaderOutcome) -> bool:
         """Return whether the stored header stays: its file has not changed, or cannot be asked for at the moment."""
@@ -265,38 +265,38 @@ class FreshRows:
         return outcome.unchanged or (target.stored_validators is not None and transient)
 
 
-def ledger_rows(targets: pa.Table, light: pa.Table, names: pa.Array, rows: pa.Array) -> pa.Table:
+def ledger_rows(targets: pa.Table, repeated: pa.Table, names: pa.Array, rows: pa.Array) -> pa.Table:
     """Return the rows of the ledger for N targets.
 
     Args:
         targets: N targets.
-        light: :data:`LIGHT_COLUMNS` of their header rows.
+        repeated: :data:`REPEATED_COLUMNS` of their header rows.
         names: files of the header store with these rows; null where there is no header row.
         rows: numbers of the rows in the files.
     """
     columns: dict[str, Any] = {name: targets[name] for name in (ID, "band", HREF, BAND_INDEX)}
-    columns |= {field.name: light[field.name] for field in OUTCOME_FIELDS}
+    columns |= {field.name: repeated[field.name] for field in OUTCOME_FIELDS}
     columns["parser_version"] = pa.array(np.full(targets.num_rows, PARSER_VERSION, np.int32))
-    columns |= _with_conflicts(targets, light)
+    columns |= _with_conflicts(targets, repeated)
     columns |= {HEADER_FILE: names, HEADER_ROW: rows}
     return pa.table([columns[name] for name in BAND_METADATA_SCHEMA.names], BAND_METADATA_SCHEMA)
 
 
 def wrong_rows(targets: pa.Table) -> pa.Table:
-    """Return :data:`LIGHT_COLUMNS` of targets that do not name a file to ask for."""
+    """Return :data:`REPEATED_COLUMNS` of targets that do not name a file to ask for."""
     rows = targets.num_rows
-    columns = {field.name: pa.nulls(rows, field.type) for field in _LIGHT_SCHEMA}
+    columns = {field.name: pa.nulls(rows, field.type) for field in _REPEATED_SCHEMA}
     columns |= {"error_class": targets["error_class"], "error": targets["error"]}
     columns |= {"status": pa.array([STATUS_FAILED] * rows, pa.string()), "attempts": pa.array(np.zeros(rows, np.int32))}
-    return pa.table([columns[name] for name in LIGHT_COLUMNS], _LIGHT_SCHEMA)
+    return pa.table([columns[name] for name in REPEATED_COLUMNS], _REPEATED_SCHEMA)
 
 
-def _with_conflicts(targets: pa.Table, light: pa.Table) -> dict[str, pa.ChunkedArray]:
+def _with_conflicts(targets: pa.Table, repeated: pa.Table) -> dict[str, pa.ChunkedArray]:
     """Return the error columns, which name a header in another CRS than its record states, though it is valid."""
-    epsg = light["epsg"]
-    is_ok = pc.equal(light["status"], STATUS_OK)
-    kind = pc.if_else(is_ok, pa.scalar(None, pa.string()), light["error_class"])
-    said = pc.if_else(is_ok, pa.scalar(None, pa.string()), light["error"])
+    epsg = repeated["epsg"]
+    is_ok = pc.equal(repeated["status"], STATUS_OK)
+    kind = pc.if_else(is_ok, pa.scalar(None, pa.string()), repeated["error_class"])
+    said = pc.if_else(is_ok, pa.scalar(None, pa.string()), repeated["error"])
     # By EPSG code only, because a CRS has many spellings as text.
     conflict = pc.and_(is_ok, pc.fill_null(pc.not_equal(targets[STATED_EPSG], epsg), fill_value=False))
     if pc.any(conflict).as_py():

@@ -88,7 +88,7 @@ def _numbers(places: pa.Table, store: HeaderStore) -> npt.NDArray[np.int64]:
     return np.asarray(files, np.int64) << 32 | np.asarray(places[HEADER_ROW], np.int64)
 
 
-class Lender:
+class UnusedHeaders:
     """Copies headers that other partitions no longer need into the store of a partition that needs them.
 
     Args:
@@ -114,7 +114,7 @@ class Lender:
         self._all_lists = lists
         self._lists: list[str] | None = None
 
-    def lend(self, targets: pa.Table) -> bool:
+    def copy(self, targets: pa.Table) -> bool:
         """Copy the listed headers of some targets; return whether a header was copied.
 
         Args:
@@ -125,7 +125,7 @@ class Lender:
         """
         if self._lists is None:
             self._lists = self._lists_of_others()
-        lent = False
+        copied = False
         for path in self._lists:
             if not targets.num_rows:
                 break
@@ -141,11 +141,11 @@ class Lender:
                 with suppress(CollectionError):
                     self._copy(path.split("/")[-2], take_rows(listed, np.unique(found.rows[is_found])))
                     targets = targets.filter(pa.array(~is_found))
-                    lent = True
-        return lent
+                    copied = True
+        return copied
 
-    def _copy(self, donor: str, listed: pa.Table) -> None:
-        store = HeaderStore(self._workspace, donor)
+    def _copy(self, key: str, listed: pa.Table) -> None:
+        store = HeaderStore(self._workspace, key)
         listed = listed.filter(pc.is_in(listed[HEADER_FILE], pa.array(store.names, pa.string())))
         encoded = listed[HEADER_FILE].combine_chunks().dictionary_encode()
         files, rows = np.asarray(encoded.indices, np.int64), np.asarray(listed[HEADER_ROW], np.int64)

@@ -19,10 +19,10 @@ from rasteret_assets.headers.earlier import bring_up_to_date, earlier_header_fil
 from rasteret_assets.headers.index import HeaderIndex
 from rasteret_assets.headers.outcomes import Latencies
 from rasteret_assets.headers.places import Places
-from rasteret_assets.headers.rows import LIGHT_COLUMNS, StoreSink
+from rasteret_assets.headers.rows import REPEATED_COLUMNS, StoreSink
 from rasteret_assets.headers.store import HeaderFileWriter, HeaderRowReader, HeaderStore
 from rasteret_assets.headers.targets import TARGET_COLUMNS
-from rasteret_assets.headers.unused import Lender, list_unused, unused_lists
+from rasteret_assets.headers.unused import UnusedHeaders, list_unused, unused_lists
 from rasteret_assets.headers.workers import Workers
 from rasteret_assets.pipeline.stage import (
     REMOVED,
@@ -144,10 +144,12 @@ def _read_bands(build: Build, key: str, workers: Workers, lists: Callable[[], Se
         profile, version = read_stage_footer(records.schema, records.path)
         store = HeaderStore(workspace, key)
         writer = HeaderFileWriter(workspace, store)
-        with HeaderRowReader(workspace, store, LIGHT_COLUMNS) as light:
+        with HeaderRowReader(workspace, store, REPEATED_COLUMNS) as repeated:
             index = HeaderIndex() if build.force else HeaderIndex.of(store)
-            lender = Lender(workspace, key, writer, index, lists)
-            stored = StoredHeaders(index=index, light=light, borrow=(lambda _: False) if build.force else lender.lend)
+            unused = UnusedHeaders(workspace, key, writer, index, lists)
+            stored = StoredHeaders(
+                index=index, repeated=repeated, copy_unused=(lambda _: False) if build.force else unused.copy
+            )
             reader = BandMetadataReader(
                 profile.bands, backend, explicit=spec.names_bands, max_concurrent=spec.max_concurrent,  # type: ignore[arg-type]
                 places=Places.of(spec, remote=profile.remote), sink=StoreSink(writer), stored=stored,

@@ -36,7 +36,7 @@ from rasteret_assets.storage.workspace import PART_NAME, Workspace
 _FILES_AT_ONCE: Final = 64
 #: Stands for the partition where all records go into one file.
 _WHOLE: Final = ""
-_LIGHT: Final = (
+_FACT_COLUMNS: Final = (
     schema.DATETIME, schema.GEOMETRY, schema.BBOX, schema.START_DATETIME, schema.END_DATETIME, schema.ITEM_COLLECTION,
 )  # fmt: skip
 
@@ -126,7 +126,7 @@ def _file(folder: Path, key: str, by: PartitionBy | None) -> Path:
 def _gather(collection: Exported, by: PartitionBy | None, name: str) -> dict[str, PublishedFacts]:
     """Return the facts of the rows of each file by partition key, undated ones last."""
     facts: dict[str, PublishedFacts] = {}
-    columns = {column: pc.field(column) for column in _LIGHT if column in collection.schema.names}
+    columns = {column: pc.field(column) for column in _FACT_COLUMNS if column in collection.schema.names}
     own_collection = name if is_stac(collection.schema) else None
     for batch in collection.batches(columns):
         table = pa.Table.from_batches([batch])
