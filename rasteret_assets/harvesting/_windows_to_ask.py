@@ -167,7 +167,7 @@ def _updated_windows(
                 partial(_updated_since, api, windows, workspace, since, way, included=recent),
                 "the search for updated items",
             )
-        except _NotToldError as error:
+        except _NoUpdatedError as error:
             _log.info("%s; windows are asked for by their age", error)
         except BadPageError as error:
             _log.info("%s", error)
@@ -193,7 +193,7 @@ def _updated_since(
     return _Probe(windows, workspace, since, included=included).windows_of(api, way)
 
 
-class _NotToldError(Exception):
+class _NoUpdatedError(Exception):
     """Raised if an API takes a search for updated items, but ignores its condition or order."""
 
 
@@ -222,7 +222,7 @@ class _Probe:
         Raises:
             HarvestError: if the API does not take the search.
             BadPageError: if pages cannot be had, or fewer items come than the API says.
-            _NotToldError: if the API takes the search, but ignores its condition or order.
+            _NoUpdatedError: if the API takes the search, but ignores its condition or order.
         """
         last, matched, received, again = None, None, set[bytes](), 0
         whole = Window(key=ALL, start=api.options.interval.start, end=api.options.interval.end)
@@ -231,15 +231,15 @@ class _Probe:
             for item in (item for items in api.items_of(page) for item in items):
                 at = item.updated
                 if at is None:
-                    raise _NotToldError("the API gives items that do not say when they were updated")
+                    raise _NoUpdatedError("the API gives items that do not say when they were updated")
                 if "sortby" in way and last is not None and at > last + _SAME:
-                    raise _NotToldError("the API does not sort by updated, though it says so")
+                    raise _NoUpdatedError("the API does not sort by updated, though it says so")
                 if at < self._since or (at == self._since and not self._included):
                     if "sortby" in way:
                         return self._found
                     again += 1
                     if at < self._since - _SAME or again > api.options.limit:
-                        raise _NotToldError("the API does not filter by updated, though it says so")
+                        raise _NoUpdatedError("the API does not filter by updated, though it says so")
                 last = at
                 received.add(self._note(item))
         if matched is not None and api.options.trust_count and len(received) < matched:

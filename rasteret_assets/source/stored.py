@@ -83,12 +83,12 @@ def open_record_table(
         SourceError: if there is nothing there, or what is there is not Parquet.
         MissingColumnError: if a column that the spec or the record contract names is not there.
     """
-    with _told_to_harvest(workspace, spec):
+    with _advising_harvest(workspace, spec):
         return open_source(data, spec, filesystem, KeptSchemas(workspace, trust_stored=trust_stored), backend)
 
 
 @contextmanager
-def _told_to_harvest(workspace: Workspace, spec: CollectionSpec) -> Iterator[None]:
+def _advising_harvest(workspace: Workspace, spec: CollectionSpec) -> Iterator[None]:
     """Replace the error of a missing table by one that asks for a harvest, if the collection is harvested.
 
     Raises:
@@ -175,7 +175,7 @@ def listed_profile(
         NotHarvestedError: if STAC items are harvested into the source, but were not yet.
         SourceError: if the source cannot be listed.
     """
-    with _told_to_harvest(workspace, spec):
+    with _advising_harvest(workspace, spec):
         listing = list_parquet(spec.paths, TableAccess.of(spec, filesystem, backend))
     stored = _stored(workspace)
     fingerprint = files_version(version.version for version in listing.versions)

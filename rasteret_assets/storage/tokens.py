@@ -141,7 +141,7 @@ class Tokens:
         Raises:
             IssuerError: if the issuer gives no token.
         """
-        found = self._look(scope)
+        found = self._kept_or_asked(scope)
         return found if isinstance(found, Token) else await asyncio.wrap_future(found)
 
     async def another(self, scope: str, refused: Token) -> Token | None:
@@ -168,7 +168,7 @@ class Tokens:
         with here.lock:
             here.by_scope.setdefault(scope, _Kept()).vain_until = self._clock() + _REFUSED_HOLDS_S
 
-    def _look(self, scope: str) -> Token | Future[Token]:
+    def _kept_or_asked(self, scope: str) -> Token | Future[Token]:
         here, now = self._here.get(), self._clock()
         with here.lock:
             kept = here.by_scope.get(scope)
