@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -333,10 +334,13 @@ def test_a_damaged_tile_is_an_error_that_says_what_to_do(tmp_path: Path) -> None
     (file,) = record(found, "a").files().values()
     for start, size in zip(file.tiff.offsets.tolist(), file.tiff.byte_counts.tolist(), strict=True):
         data[start : start + size] = bytes(size)
+    times = path.stat()
     path.write_bytes(bytes(data))
+    # With the time that was indexed, because the file would count as replaced otherwise.
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     with RecordReader(record(found, "a")) as reader:
         x, y, z = tiles_of(reader)[-4]
-        with pytest.raises((TileError, FileReplacedError), match=r"record 'a', band 'grey'.*build again"):
+        with pytest.raises(TileError, match=r"record 'a', band 'grey'.*build again"):
             reader.tile(x, y, z, assets="grey")
 
 
