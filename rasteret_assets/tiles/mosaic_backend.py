@@ -22,10 +22,10 @@ from rasteret_assets.errors import WindowError
 from rasteret_assets.tiles.readers import RecordReader, affine, raster_bounds, raster_crs
 from rasteret_assets.tiles.record_index import IndexedRecord, Order, index_of
 
-#: Records of one map tile at most: reading more takes minutes, of a tile that shows too much.
+#: Most records that a map tile reads, because reading more takes minutes.
 MAX_RECORDS: Final = 200
 
-#: What leaves a record out of a mosaic: it does not reach a tile, or the index has no header of a band of it.
+#: Errors for which a mosaic leaves a record out: it does not meet the tile, or a band of it has no header.
 _LEAVES_OUT: Final = (TileOutsideBounds, PointOutsideBounds, MissingAssets)
 
 

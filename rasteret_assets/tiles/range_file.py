@@ -27,7 +27,7 @@ from rasteret_assets.storage.processes import run_sync
 from rasteret_assets.storage.unchanged import IndexedFile
 from rasteret_assets.tiles.tiff_bytes import TiffBytes
 
-#: What GDAL is told that the file is called.
+#: Name of the file for GDAL.
 NAME: Final = "indexed.tif"
 
 #: Bytes of tiles that are kept for a record while it is read: those of a map tile are a few hundred kilobytes.
@@ -65,7 +65,7 @@ class BandFile:
     has_palette: bool = False
 
     def __str__(self) -> str:
-        # What rio-tiler calls an asset, in headers of answers too: an address might grant access.
+        # Without the address, which may grant access, because rio-tiler writes this text into headers of answers.
         return f"{self.record}/{self.band}"
 
 

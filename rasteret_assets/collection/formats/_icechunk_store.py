@@ -15,9 +15,9 @@ from rasteret_assets.storage.local import local_path
 from rasteret_assets.storage.urls import scheme
 
 _BRANCH: Final = "main"
-#: How branches of calls that are not finished begin.
+#: Prefix of the branch of a call that has not ended.
 _OWN_BRANCHES: Final = "rasteret-assets-"
-#: References of a manifest, which Icechunk writes anew as a whole when one of them is added.
+#: References in a manifest at most, because Icechunk writes the whole manifest again when one is added.
 _REFERENCES: Final = 8192
 
 
@@ -54,7 +54,7 @@ class Repository:
         self._icechunk = icechunk
         self._storage = storage
         self._opened = opened
-        # What is read of the repository and what is written lie in one session, so that nobody commits in between.
+        # Read and written in one session, so that a commit of another writer in between is noticed.
         self._session: Any = None if opened is None else opened.writable_session(_BRANCH)
         self._base: str | None = None if self._session is None else self._session.snapshot_id
         self._own_branch: str | None = None
@@ -88,7 +88,7 @@ class Repository:
             config.set_virtual_chunk_container(container_of(icechunk, prefix))
         is_split = is_new and config.manifest is None
         if is_split:
-            # Otherwise every append would write the manifest of all earlier records anew.
+            # Because every append would write one manifest of all earlier records again.
             along_time = {icechunk.ManifestSplitDimCondition.DimensionName("time"): max(1, _REFERENCES // tiles)}
             splitting = icechunk.ManifestSplittingConfig.from_dict(
                 {icechunk.ManifestSplitCondition.AnyArray(): along_time}
@@ -128,7 +128,7 @@ class Repository:
         try:
             if self._own_branch is None:
                 return str(self._session.commit(message))
-            # One snapshot takes the place of those that were set aside, so that a call is one commit.
+            # One snapshot replaces those of earlier flushes, so that a call is one commit.
             snapshot = str(self._session.amend(message))
         except self._icechunk.ConflictError as error:
             raise _conflict() from error

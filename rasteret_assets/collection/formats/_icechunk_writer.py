@@ -19,7 +19,7 @@ from rasteret_assets.storage.processes import run_sync
 
 
 class Writer:
-    """Writes records as rows of their groups, and counts what it writes.
+    """Writes records as rows of their groups, and counts them.
 
     Args:
         store: Icechunk's, of a session.

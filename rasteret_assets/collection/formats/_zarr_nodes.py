@@ -36,7 +36,7 @@ ID: Final = "id"
 #: Array beside ``id``: hashes that tell which version of its files a record has references to.
 VERSION: Final = "file_version"
 
-#: Attribute of a group under which this package finds what it has to know of it.
+#: Attribute of a group that holds the facts this package needs to append to it.
 _OWN: Final = "rasteret_assets"
 #: Records in a chunk of the coordinates along time.
 _TIMES_AT_ONCE: Final = 1024

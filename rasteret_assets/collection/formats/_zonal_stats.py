@@ -61,7 +61,7 @@ def summarize(
     Returns:
         Values by column, for each polygon; what exactextract leaves out is not there.
     """
-    # Named, because exactextract holds them by bare pointers: what nobody else holds would be freed under its hands.
+    # Kept in variables, because exactextract has bare pointers to them, and Python would free them while it runs.
     raster, features, writer = _Raster(grid, dtype, read), _Zones(zones), _Rows()
     operations = _operations(ops, raster)
     processor = FeatureSequentialProcessor(features, writer, operations)
@@ -75,7 +75,7 @@ def _operations(ops: Sequence[str], raster: RasterSource) -> list[Operation]:
 
 
 class _Raster(RasterSource):  # type: ignore[misc]  # Any to mypy
-    """A raster whose pixels are brought when they are asked for, north up and west left."""
+    """A raster whose windows are read when exactextract asks for them, north up and west left."""
 
     def __init__(self, grid: Grid, dtype: np.dtype[Any], read: ReadWindow) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class _Raster(RasterSource):  # type: ignore[misc]  # Any to mypy
         return None if self.dtype.kind == "f" else int(np.iinfo(self.dtype).min)
 
     def read_window(self, x0: int, y0: int, nx: int, ny: int) -> npt.NDArray[Any]:
-        if not nx or not ny:  # asked for to learn the type
+        if not nx or not ny:  # exactextract asks only for the type
             return np.empty((ny, nx), self.dtype)
         across, down = self.grid.scale_x > 0, self.grid.scale_y < 0
         window = Window(
@@ -151,7 +151,7 @@ class _Zones(FeatureSource):  # type: ignore[misc]
 
 
 class _Values(Feature):  # type: ignore[misc]
-    """A polygon, or what was found of one."""
+    """A polygon, or its statistics."""
 
     def __init__(self, wkb: bytes | None = None) -> None:
         super().__init__()

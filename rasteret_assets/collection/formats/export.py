@@ -67,7 +67,7 @@ def export_records(
     by = _size_of(partition_by)
     target = _target(path, by, overwrite=overwrite)
     spec = CollectionSpec.of(
-        path="-",  # nothing is built of it: it holds what stands in footers
+        path="-",  # not read, because the spec only gives the texts of footers
         name=name or collection.name or target.name.removesuffix(".parquet"),
         description=collection.description,
         data_source=collection.data_source,

@@ -21,11 +21,11 @@ from rasteret_assets.storage.whole_files import whole_file
 
 _log = logging.getLogger(__name__)
 
-#: How files must end for GDAL to take them for a tile index, and the driver that writes them.
+#: Suffixes by which GDAL recognizes a tile index, and the driver that writes each.
 DRIVERS: Final = {".gti.gpkg": "GPKG", ".gti.fgb": "FlatGeobuf"}
-#: What the folder is called that holds a file for each layer.
+#: Suffix of the folder that holds a file for each layer.
 DOORS_SUFFIX: Final = "_layers"
-#: What metadata items are called in a file that leads to a layer: of the mosaic, and of its band.
+#: Elements, in the file of a layer, of the metadata items of the mosaic and of its band.
 _ELEMENTS: Final = {
     "LOCATION_FIELD": "LocationField", "SORT_FIELD": "SortField", "SORT_FIELD_ASC": "SortFieldAsc", "RESX": "ResX",
     "RESY": "ResY", "GEOTRANSFORM": "GeoTransform", "XSIZE": "XSize", "YSIZE": "YSize", "BLOCKXSIZE": "BlockXSize",
@@ -88,7 +88,7 @@ def _write_doors(file: Path, layers: Sequence[tuple[TileIndexLayer, Mapping[str,
 
 def _door(file: Path, layer: TileIndexLayer, items: Mapping[str, str]) -> bytes:
     root = Element("GDALTileIndexDataset")
-    # GDAL looks for a relative path from where it runs.
+    # Absolute, because GDAL resolves a relative path from its working directory.
     for name, text in (("IndexDataset", str(file.absolute())), ("IndexLayer", layer.name)):
         SubElement(root, name).text = text
     for item, name in _ELEMENTS.items():

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 #: GDAL's names of types. A half is read as a float.
 _TYPES: Final = {"u1": "Byte", "u2": "UInt16", "u4": "UInt32", "u8": "UInt64", "i1": "Int8", "i2": "Int16",
                  "i4": "Int32", "i8": "Int64", "f2": "Float32", "f4": "Float32", "f8": "Float64"}  # fmt: skip
-#: Parts of a pixel by which grids may lie apart and still be one.
+#: Share of a pixel by which grids may differ and still count as one.
 _SAME_GRID: Final = 1e-3
 
 
@@ -125,7 +125,7 @@ def _layer(
         "location": files.locations.take(pa.array(rows)),
         "id": rasters.ids,
         "datetime": rasters.moments,
-        # The order in which reads put records on one another: the last one lies on top.
+        # As in reads of this package, where the last record lies on top.
         "draw_order": pa.array(np.arange(len(rows))),
         "geometry": pa.array(shapely.to_wkb(shapely.box(*rasters.bounds.T)), pa.binary()),
     }
@@ -185,7 +185,7 @@ def _metadata(layer: TileIndexLayer, grid: _Grid, storages: Sequence[Storage]) -
     items = {
         "RESX": repr(grid.resolution[0]),
         "RESY": repr(grid.resolution[1]),
-        # The extent of the layer would be as good, were it not for rounding.
+        # Beside the extent of the layer, because that is rounded.
         "GEOTRANSFORM": ",".join(map(repr, (grid.left, grid.resolution[0], 0.0, grid.top, 0.0, -grid.resolution[1]))),
         "XSIZE": str(grid.size[0]),
         "YSIZE": str(grid.size[1]),
@@ -194,7 +194,7 @@ def _metadata(layer: TileIndexLayer, grid: _Grid, storages: Sequence[Storage]) -
         "LOCATION_FIELD": "location",
         "SORT_FIELD": "draw_order",
         "SORT_FIELD_ASC": "YES",
-        # Without it pixels between files would be zeros like any others, and so would what masks and alpha bands hide.
+        # Because GDAL would take pixels between files, and pixels that masks or alpha bands hide, for valid zeros.
         "MASK_BAND": "YES",
         "RESAMPLING": "nearest",
     }
@@ -207,7 +207,7 @@ def _metadata(layer: TileIndexLayer, grid: _Grid, storages: Sequence[Storage]) -
         ("BLOCKXSIZE", {storage.tile[0] for storage in storages}),
         ("BLOCKYSIZE", {storage.tile[1] for storage in storages}),
     ):
-        # What files do not share cannot be said of a mosaic.
+        # Left out where files differ, because a mosaic has one value.
         if len(values) == 1 and (value := next(iter(values))) is not None:
             items[item] = str(value)
     return items

@@ -43,7 +43,7 @@ from rasteret_assets.storage.batches import bounded_runs
 #: Bytes of pixels that are read together, and zones: a zone takes a kilobyte, however small it is.
 _BYTES_AT_ONCE: Final = 64 * 2**20
 _ZONES_AT_ONCE: Final = 4096
-#: Pixels of a window from which on it is read piece by piece.
+#: Pixels above which a window is read in pieces.
 _LARGE: Final = 8 * 2**20
 _RANK: Final = "\0rank"
 
@@ -231,12 +231,12 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Windows of one raster that were read, and others when they are asked for.
+    """Windows of one raster that are in memory; other windows are read when they are asked for.
 
     Args:
-        reader: brings others.
+        reader: reads the other windows.
         zone: any one of the raster.
-        held: pixels by their window.
+        held: pixels in memory, by their window.
     """
 
     reader: _Reader
