@@ -7,6 +7,8 @@ STAC catalogs export it.
 from __future__ import annotations
 
 import functools
+import io
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyproj
 import shapely
+import tifffile
 
-from rasteret_assets.demo._cog import NODATA, write_cog
 from rasteret_assets.demo._landscape import BANDS, CELL_M, HALF_M, LOCAL_CRS, SEED, Field, reflectance, with_clouds
 
 PIXEL_M: Final = 40.0
 SIDE_M: Final = 768 * PIXEL_M
+TILE_SIDE: Final = 256
+_NODATA: Final = 0
 
 #: Tiles by name: EPSG code, and x and y of the upper left corner. The zones overlap, as tiles of satellites do.
 _TILES: Final = {
@@ -59,11 +63,8 @@ THUMBNAIL: Final = "thumbnail.jpg"
 _BRIGHT: Final = {"blue": 1350, "green": 1350, "red": 1350, "nir": 3000}
 
 _COG: Final = "image/tiff; application=geotiff; profile=cloud-optimized"
-_GEO: Final = {
-    "version": "1.1.0",
-    "primary_column": "geometry",
-    "columns": {"geometry": {"encoding": "WKB", "geometry_types": ["Polygon"]}},
-}
+_GEOMETRY: Final = {"geometry": {"encoding": "WKB", "geometry_types": ["Polygon"]}}
+_GEO: Final = {"version": "1.1.0", "primary_column": "geometry", "columns": _GEOMETRY}
 
 
 def write_scenes(folder: Path, written: Callable[[], None]) -> list[dict[str, Any]]:
@@ -112,9 +113,9 @@ def _write_scene(tile: str, *, folder: Path, time: datetime, seen: Field, hidden
     cells = _cells(tile)
     noise = np.random.default_rng([SEED, *name.encode()])  # the sensor's
     pixels = seen[:, *cells] + 8 * noise.standard_normal((len(BANDS), *cells[0].shape), np.float32)
-    digital = np.clip(pixels.round(), NODATA + 1, 10_000).astype(np.uint16)
+    digital = np.clip(pixels.round(), _NODATA + 1, 10_000).astype(np.uint16)
     for band, raster in zip(BANDS, digital, strict=True):
-        write_cog(folder / name / f"{band}.tif", raster, epsg, left, top, PIXEL_M)
+        write_cog(folder / name / f"{band}.tif", raster, epsg, left, top)
     small = coloured(digital[[2, 1, 0], ::2, ::2], ("red", "green", "blue"))
     jpeg = imagecodecs.jpeg_encode(np.ascontiguousarray(small * 255, np.uint8), level=85)
     (folder / name / THUMBNAIL).write_bytes(jpeg)
@@ -139,3 +140,44 @@ def _cells(tile: str) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     to_local = pyproj.Transformer.from_crs(epsg, LOCAL_CRS, always_xy=True)
     east, north = to_local.transform(*np.meshgrid(left + centres, top - centres))
     return ((HALF_M - north) // CELL_M).astype(np.intp), ((HALF_M + east) // CELL_M).astype(np.intp)
+
+
+def write_cog(path: Path, raster: npt.NDArray[np.uint16], epsg: int, left: float, top: float) -> None:
+    """Write ``raster`` as a cloud-optimized GeoTIFF from its upper left corner, with overviews down to one tile."""
+    # GeoTIFF 1.1 with three keys: a projected model (1024), pixels are areas (1025), the CRS (3072).
+    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, epsg)
+    georeference = [
+        (33550, "d", 3, (PIXEL_M, PIXEL_M, 0.0), True),  # ModelPixelScale
+        (33922, "d", 6, (0.0, 0.0, 0.0, left, top, 0.0), True),  # ModelTiepoint
+        (34735, "H", len(keys), keys, True),  # GeoKeyDirectory
+        (42113, "s", 0, str(_NODATA), True),  # GDAL's nodata
+    ]
+    # Level 1, because noisy pixels come out hardly smaller at higher levels, only slower.
+    options: dict[str, Any] = {
+        "tile": (TILE_SIDE, TILE_SIDE), "photometric": "minisblack", "compression": "adobe_deflate", "predictor": 2,
+        "compressionargs": {"level": 1}, "metadata": None, "software": False,
+    }  # fmt: skip
+    levels = [raster]
+    while max(levels[-1].shape) > TILE_SIDE:  # means of four pixels each
+        rows, columns = (size // 2 for size in levels[-1].shape)
+        blocks = levels[-1][: rows * 2, : columns * 2].reshape(rows, 2, columns, 2)
+        levels.append(blocks.mean(axis=(1, 3)).round().astype(np.uint16))
+    # A cloud-optimized file has all directories before all tiles, and tifffile writes every directory before its own
+    # tiles. So the directories are written with empty tiles first, and the tiles, encoded in memory, behind them.
+    with tifffile.TiffWriter(path, byteorder="<") as tiff:
+        for level in levels:
+            kind = {"extratags": georeference} if level is raster else {"subfiletype": 1}
+            tiff.write(itertools.repeat(b""), shape=level.shape, dtype=level.dtype, **kind, **options)
+    encoded = io.BytesIO()
+    with tifffile.TiffWriter(encoded, byteorder="<") as tiff:
+        for level in levels:
+            tiff.write(level, **options)
+    encoded.seek(0)
+    with tifffile.TiffFile(encoded) as tiles, tifffile.TiffFile(path, mode="r+") as file:
+        for source, target in reversed(list(zip(tiles.pages, file.pages, strict=True))):
+            end = file.filehandle.seek(0, io.SEEK_END)
+            moved = [end + offset - source.dataoffsets[0] for offset in source.dataoffsets]
+            tiles.filehandle.seek(source.dataoffsets[0])
+            file.filehandle.write(tiles.filehandle.read(sum(source.databytecounts)))
+            target.aspage().tags["TileOffsets"].overwrite(moved)
+            target.aspage().tags["TileByteCounts"].overwrite(source.databytecounts)

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 from pystac import Link
 from pystac.errors import STACError
@@ -128,7 +128,7 @@ class StacApi:
         if self.options.collections:
             base, mark, query = root.partition("?")
             for name in self.options.collections:
-                yield self.io.document(f"{base.rstrip('/')}/{name}{mark}{query}")
+                yield self.io.document(f"{base.rstrip('/')}/{quote(name, safe='')}{mark}{query}")
         else:
             for page in self._pages(_CollectionsPage, root, "GET", {}):
                 yield from page.collections
@@ -136,7 +136,7 @@ class StacApi:
     def updated_is_text(self) -> bool:
         """Tell whether the API lists its queryables, and does not declare ``updated`` as a time there."""
         names = self.options.collections
-        path = f"collections/{names[0]}/queryables" if len(names) == 1 else "queryables"
+        path = f"collections/{quote(names[0], safe='')}/queryables" if len(names) == 1 else "queryables"
         base, mark, query = self.options.address.partition("?")
         try:
             document = self.io.document(f"{base.rstrip('/')}/{path}{mark}{query}")

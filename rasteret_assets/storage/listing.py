@@ -202,17 +202,21 @@ def _list_fsspec(fs: Any, path: str, *, is_folder: bool) -> Iterator[Listed]:
 
 
 def _moment_ns(value: Any) -> int | None:
-    """Return the ns since 1970 of a time in any form that filesystems use; None for any other value."""
+    """Return the ns since 1970 of a time in any form that filesystems use; None for what is not a time of int64 ns."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
             return None
-    if isinstance(value, tuple):  # the form of times in zip archives
-        value = datetime(*value[:6])  # noqa: DTZ001  (naive times are taken as UTC below)
-    if isinstance(value, datetime):
-        return _ns(value)
-    return int(value * _NS) if isinstance(value, int | float) else None
+    try:
+        if isinstance(value, tuple):  # the form of times in zip archives, whose month and day may be 0
+            value = datetime(*value[:6])  # noqa: DTZ001  (naive times are taken as UTC below)
+        if isinstance(value, datetime):
+            return _ns(value)
+        moment = int(value * _NS) if isinstance(value, int | float) else None
+    except (ValueError, OverflowError):  # also of pyarrow, for times outside of int64 ns
+        return None
+    return moment if moment is None or abs(moment) < 2**63 else None
 
 
 def _ns(moment: datetime) -> int:

@@ -7,10 +7,10 @@ import pytest
 import rasterio
 import tifffile
 
-from rasteret_assets.demo._cog import TILE, write_cog
+from rasteret_assets.demo.scenes import TILE_SIDE, write_cog
 from rasteret_assets.tiff import parse_header
 
-EPSG, LEFT, TOP, PIXEL = 32632, 302680.0, 6172760.0, 40.0
+EPSG, LEFT, TOP = 32632, 302680.0, 6172760.0
 
 
 def _raster(shape: tuple[int, int]) -> np.ndarray:
@@ -24,20 +24,20 @@ def _raster(shape: tuple[int, int]) -> np.ndarray:
 )
 def test_rasterio_reads_what_was_written(tmp_path: Path, shape: tuple[int, int], overviews: list[int]) -> None:
     raster = _raster(shape)
-    write_cog(tmp_path / "a.tif", raster, EPSG, LEFT, TOP, PIXEL)
+    write_cog(tmp_path / "a.tif", raster, EPSG, LEFT, TOP)
     with rasterio.open(tmp_path / "a.tif") as dataset:
         np.testing.assert_array_equal(dataset.read(1), raster)
         assert dataset.crs.to_epsg() == EPSG
         assert tuple(dataset.transform)[:6] == (40.0, 0.0, LEFT, 0.0, -40.0, TOP)
         assert dataset.nodata == 0
-        assert dataset.block_shapes == [(TILE, TILE)]
+        assert dataset.block_shapes == [(TILE_SIDE, TILE_SIDE)]
         assert dataset.overviews(1) == overviews
         assert dataset.tags(ns="IMAGE_STRUCTURE")["PREDICTOR"] == "2"
 
 
 def test_overviews_are_means_of_four_pixels(tmp_path: Path) -> None:
     raster = _raster((512, 512))
-    write_cog(tmp_path / "a.tif", raster, EPSG, LEFT, TOP, PIXEL)
+    write_cog(tmp_path / "a.tif", raster, EPSG, LEFT, TOP)
     with rasterio.open(tmp_path / "a.tif", overview_level=0) as overview:
         expected = raster.reshape(256, 2, 256, 2).mean(axis=(1, 3))
         np.testing.assert_allclose(overview.read(1), expected, atol=0.5)
@@ -45,7 +45,7 @@ def test_overviews_are_means_of_four_pixels(tmp_path: Path) -> None:
 
 def test_one_small_read_holds_the_whole_header(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    write_cog(path, _raster((768, 768)), EPSG, LEFT, TOP, PIXEL)
+    write_cog(path, _raster((768, 768)), EPSG, LEFT, TOP)
     header = parse_header([(0, path.read_bytes()[:2048])], size=path.stat().st_size)
     assert header.epsg == EPSG
     assert len(header.tile_offsets) == 9
@@ -55,7 +55,7 @@ def test_one_small_read_holds_the_whole_header(tmp_path: Path) -> None:
 def test_directories_come_first_and_then_tiles_from_the_coarsest_overview_on(tmp_path: Path) -> None:
     """The order that GDAL's validator of cloud-optimized GeoTIFFs asks for."""
     path = tmp_path / "a.tif"
-    write_cog(path, _raster((768, 768)), EPSG, LEFT, TOP, PIXEL)
+    write_cog(path, _raster((768, 768)), EPSG, LEFT, TOP)
     with tifffile.TiffFile(path) as file:
         directories = [page.offset for page in file.pages]
         tiles = [page.dataoffsets for page in file.pages]

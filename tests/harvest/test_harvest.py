@@ -319,6 +319,16 @@ def test_a_collection_without_a_temporal_extent_is_one_window(stac, spec_of, har
     assert covers(spec) == expected(stac)
 
 
+def test_the_id_of_a_collection_may_hold_any_letter(stac, spec_of, harvest) -> None:
+    stac.put({**make_item(900), "collection": "scènes 2/level?"})
+    spec = spec_of(datetime=None, collections=["scènes 2/level?"])
+    harvest(spec)
+    assert covers(spec).keys() == {make_item(900)["id"]}
+    paths = {path for _, path, _ in stac.requests}
+    assert "/collections/sc%C3%A8nes%202%2Flevel%3F" in paths
+    assert paths <= {"/", "/search"} | {path for path in paths if "/sc%C3%A8nes%202%2Flevel%3F" in path}
+
+
 def test_items_at_or_across_the_edge_of_a_window_are_stored_once(stac, spec_of, harvest) -> None:
     stac.items.clear()
     stac.put(

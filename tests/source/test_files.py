@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -131,6 +132,19 @@ def test_a_filesystem_that_tells_nothing_is_read_at_each_look(caplog: pytest.Log
     assert record.message.startswith(
         "/silent: its filesystem (py::fsspec+told) tells neither when a file was changed nor"
     )
+
+
+@pytest.mark.parametrize(
+    "time",
+    [math.nan, math.inf, 1e300, datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31), (1980, 0, 0, 0, 0, 0)],  # noqa: DTZ001
+)
+def test_a_time_that_is_not_a_time_is_left_out_and_the_etag_tells_of_changes(time: Any) -> None:
+    store = Told(lambda writes: {"mtime": time, "ETag": str(len(writes))})
+    store.write("/odd/t.parquet", records("a"))
+    first = fingerprint("/odd", store)
+    assert fingerprint("/odd", store) == first
+    store.write("/odd/t.parquet", records("b"))
+    assert fingerprint("/odd", store) != first
 
 
 class Told(fsspec.AbstractFileSystem):
