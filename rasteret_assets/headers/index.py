@@ -112,13 +112,13 @@ class HeaderIndex:
             return FoundRows(files, rows, nothing)
         identities, indices = (targets[name].combine_chunks() for name in (IDENTITY, BAND_INDEX))
         wanted = _keys(identities, indices)
-        left = np.flatnonzero(np.asarray(identities.is_valid()))
+        rest = np.flatnonzero(np.asarray(identities.is_valid()))
         for run in self._runs:
-            place = np.minimum(np.searchsorted(run.keys[:, 0], wanted[left, 0]), len(run.keys) - 1)
-            matches = (run.keys[place] == wanted[left]).all(axis=1)
-            files[left[matches]], rows[left[matches]] = run.places[place[matches]].T
-            is_found[left[matches]] = True
-            left = left[~matches]
+            place = np.minimum(np.searchsorted(run.keys[:, 0], wanted[rest, 0]), len(run.keys) - 1)
+            matches = (run.keys[place] == wanted[rest]).all(axis=1)
+            files[rest[matches]], rows[rest[matches]] = run.places[place[matches]].T
+            is_found[rest[matches]] = True
+            rest = rest[~matches]
         # Also an invalid row hides the older rows of its key.
         holds = files >= 0
         return FoundRows(np.where(holds, files, -1), rows, np.where(is_found & ~holds, ~files, -1))

@@ -214,7 +214,7 @@ class BodyReader:
         else:
             self.body, most = Body(0, 0, exact=False), 0
         factor, more = _ADDED
-        self._left = most * factor + more
+        self._remaining = most * factor + more
         self._sink: _Sink = self.body
         #: Whether the body is encoded, so that its length is not that of the object.
         self.encoded = False
@@ -253,8 +253,8 @@ class BodyReader:
         Raises:
             MalformedError: if they are more than :data:`_ADDED` allows.
         """
-        self._left -= count
-        if self._left < 0 and not self.body.enough:
+        self._remaining -= count
+        if self._remaining < 0 and not self.body.enough:
             raise MalformedError("the body is far longer than what was asked for")
 
     def end(self) -> None:
@@ -288,7 +288,7 @@ class Chunks:
         #: Bytes after the end of the body.
         self.rest = b""
         self._line: Callable[[bytes], None] = self._size
-        self._left = 0
+        self._remaining = 0
         self._trailer = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -299,12 +299,12 @@ class Chunks:
         """
         data, at = self.rest + data, 0
         while not self.ended:
-            if self._left:
-                piece = data[at : at + self._left]
+            if self._remaining:
+                piece = data[at : at + self._remaining]
                 if not piece:
                     break
                 at += len(piece)
-                self._left -= len(piece)
+                self._remaining -= len(piece)
                 yield piece
                 continue
             end = data.find(b"\n", at)
@@ -320,8 +320,8 @@ class Chunks:
         size = line.partition(b";")[0].strip()
         if not _CHUNK_SIZE.fullmatch(size):
             raise MalformedError("a chunk without a size")
-        self._left = int(size, 16)
-        self._line = self._behind if self._left else self._trailers
+        self._remaining = int(size, 16)
+        self._line = self._behind if self._remaining else self._trailers
 
     def _behind(self, line: bytes) -> None:
         if line:

@@ -129,7 +129,7 @@ class _Connection(asyncio.Protocol):
         self._received = 0
         self._reader: BodyReader | None = None
         self._chunks: Chunks | None = None
-        self._left: int | None = None
+        self._remaining: int | None = None
         self._dropped = 0
         self._start = self._end = self._longest = 0
         self._keep = True
@@ -230,7 +230,7 @@ class _Connection(asyncio.Protocol):
                 raise OverlongError(f"{response.length} bytes were announced")
             return data
         self._reader = BodyReader(response.status, response.headers, self._start, self._end, self._longest)
-        self._chunks, self._left = (Chunks(), None) if response.length == CHUNKED else (None, response.length)
+        self._chunks, self._remaining = (Chunks(), None) if response.length == CHUNKED else (None, response.length)
         self._dropped = 0
         self._read_body(self._reader, data)
         return b""
@@ -242,11 +242,11 @@ class _Connection(asyncio.Protocol):
             for piece in self._chunks.feed(data):
                 reader.feed(piece)
             ended, excess = self._chunks.ended, self._chunks.ended and bool(self._chunks.rest)
-        elif self._left is not None:
-            reader.feed(data[: self._left])
-            excess = len(data) > self._left
-            self._left = max(0, self._left - len(data))
-            ended = not self._left
+        elif self._remaining is not None:
+            reader.feed(data[: self._remaining])
+            excess = len(data) > self._remaining
+            self._remaining = max(0, self._remaining - len(data))
+            ended = not self._remaining
         else:
             reader.feed(data)
             ended = excess = False
@@ -258,7 +258,7 @@ class _Connection(asyncio.Protocol):
         elif not reader.enough:
             reader.count_wire(len(data))
             self._progress(len(data))
-        elif not self._keep or self._dropped > DROPPED_BYTES or (self._left or 0) > DROPPED_BYTES:
+        elif not self._keep or self._dropped > DROPPED_BYTES or (self._remaining or 0) > DROPPED_BYTES:
             self._give_up_the_rest(reader)
         else:
             self._arm(self._loop.time() + DROPPED_TIMEOUT_S)
@@ -271,7 +271,7 @@ class _Connection(asyncio.Protocol):
     def _lost_in_a_body(self, reader: BodyReader, exc: Exception | None) -> None:
         if reader.enough:
             self._give_up_the_rest(reader)
-        elif exc is not None or self._chunks is not None or self._left is not None:
+        elif exc is not None or self._chunks is not None or self._remaining is not None:
             self._fail(asyncio.IncompleteReadError(b"", None))
         else:  # a body without a length ends with its connection (RFC 9112, 6.3)
             try:
