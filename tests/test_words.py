@@ -39,10 +39,23 @@ OTHER_MEANINGS = {
 
 
 #: Metaphors that names of the package do not use, because they do not say what a thing holds or does.
-METAPHORS = {"known", "told", "light", "borrow", "lend", "lender", "donor", "garbage", "lacked", "standing", "look"}
+METAPHORS = {
+    "known",
+    "told",
+    "light",
+    "borrow",
+    "lend",
+    "lender",
+    "donor",
+    "garbage",
+    "lacked",
+    "standing",
+    "look",
+    "ahead",
+}
 
 #: Names with such a word that have another meaning, and why.
-OTHER_NAMES = {"_look_up": "of a name by DNS"}
+OTHER_NAMES = {"_look_up": "of a name by DNS", "read_ahead": "more bytes than were asked for", "READ_AHEAD": "the same"}
 
 
 def sentences(source: str) -> Iterator[str]:

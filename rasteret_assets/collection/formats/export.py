@@ -167,7 +167,7 @@ def _rows(collection: Exported, keys: list[str], by: PartitionBy | None) -> Iter
     wanted = set(keys)
     kept, taken = set[str](), set[str]()
     part = _of_period(collection, keys, by)
-    for batch in scan(part.dataset, columns, part.expression, part.areas, ahead=False):
+    for batch in scan(part.dataset, columns, part.expression, part.areas, prefetch=False):
         given = _as_binary(pa.Table.from_batches([batch]))
         table = given if is_published else without_signatures(given)
         if not is_published:

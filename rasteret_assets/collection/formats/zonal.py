@@ -143,7 +143,7 @@ def _zones(
     shapes, unplaced = place(areas)
     near = table.where(query.bbox_meets(shapes))
     batches = scan(
-        near.dataset, projection(near.schema, bands, scaled=options.scaled), near.expression, near.areas, ahead=False
+        near.dataset, projection(near.schema, bands, scaled=options.scaled), near.expression, near.areas, prefetch=False
     )  # fmt: skip
     for records in stream_records(batches, bands, shapes, missing=options.missing):
         for record in _reached(records, areas, unplaced):

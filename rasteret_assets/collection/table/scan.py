@@ -34,7 +34,7 @@ def scan(
     expression: pc.Expression | None,
     areas: Sequence[Sequence[BaseGeometry]],
     *,
-    ahead: bool = True,
+    prefetch: bool = True,
 ) -> Iterator[pa.RecordBatch]:
     """Yield batches of the rows that satisfy ``expression`` and meet one area of every group.
 
@@ -43,12 +43,12 @@ def scan(
         columns: an expression per column name.
         expression: filter; None for all rows.
         areas: groups of lon/lat geometries.
-        ahead: whether many row groups are read before they are needed; else one row group is in memory.
+        prefetch: whether many row groups are read before they are needed; else one row group is in memory.
 
     Raises:
         CollectionError: if a file is damaged; the message names it.
     """
-    reading = {} if ahead else _ONE_BY_ONE
+    reading = {} if prefetch else _ONE_BY_ONE
     wanted = dict(columns)
     if areas:
         wanted |= {_GEOMETRY: pc.field(schema.GEOMETRY), _BBOX: pc.field(schema.BBOX)}

@@ -124,7 +124,7 @@ class _StoreClock:
     def __init__(self, fs: pafs.FileSystem, path: str) -> None:
         self._fs = fs
         self._path = f"{path}.clock-{uuid.uuid4().hex}"
-        self._ahead = 0.0
+        self._offset_s = 0.0
         self._learned: float | None = None
 
     def now(self) -> float:
@@ -135,5 +135,5 @@ class _StoreClock:
             modified = self._fs.get_file_info(self._path).mtime
             self._fs.delete_file(self._path)
             # If the store tells no times, no lease is ever taken for ended.
-            self._ahead = modified.timestamp() - self._learned if modified is not None else float("-inf")
-        return self._ahead + time.monotonic()
+            self._offset_s = modified.timestamp() - self._learned if modified is not None else float("-inf")
+        return self._offset_s + time.monotonic()
