@@ -95,6 +95,8 @@ def build_from_stac(
         BandNotFoundError: if ``band_map`` names an asset that no item has.
         EnrichmentError: if no header could be read.
     """
+    if isinstance(date_range, str):
+        raise SpecError(f"date_range={date_range!r} must be a first and a last date, such as ('2024-05', '2024-06')")
     asked: HarvestValues = {
         "stac_api": None if static_catalog else stac_api, "stac_catalog": stac_api if static_catalog else None,
         "collections": [collection], "bbox": bbox, "datetime": None if date_range is None else "/".join(date_range),

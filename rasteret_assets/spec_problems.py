@@ -122,7 +122,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[
             text = str(item["ctx"]["error"])
             sentence = f"{where}: {text}" if where else text
         elif item["type"] == "missing":
-            sentence = f"argument {where!r} is missing"
+            *above, last = item["loc"]
+            if isinstance(last, int):
+                sentence = f"{'.'.join(map(str, above))}={_SHORT.repr(item['input'])}: value {last + 1} is missing"
+            else:
+                sentence = f"argument {where!r} is missing"
         else:
             sentence = f"{where}={_SHORT.repr(item['input'])}: {item['msg'].lower()}"
         problems.append((item["loc"], sentence))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +21,9 @@ from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.inputs import AreasLike, CRSLike, DateRangeLike
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
+
+#: How Arrow says that an expression names a column which does not exist.
+_UNKNOWN_COLUMN: Final = re.compile(r"No match for FieldRef\.Name\((.+?)\) in ")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -121,6 +125,8 @@ class RecordQuery:
             self.dataset.scanner(columns=[], filter=expression)
         except (pa.ArrowException, TypeError) as error:
             reason = str(error).partition("\n")[0]
+            if (missing := _UNKNOWN_COLUMN.match(reason)) and missing[1] not in self.schema.names:
+                reason = f"there is no column {missing[1]!r}, there are: {', '.join(self.schema.names)}"
             raise SpecError(f"where({expression}) does not fit this collection: {reason}") from error
         return self._narrowed(expression)
 

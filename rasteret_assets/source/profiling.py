@@ -270,6 +270,12 @@ def _bands(
         return ()
     if spec.band_codes is not None:
         if (unknown := [band for band in spec.band_codes if band not in names]) and (any_rows or names):
+            if spec.harvest is not None and spec.harvest.band_map and not names:
+                kept = ", ".join(sorted(set(spec.harvest.band_map.values())))
+                raise BandNotFoundError(
+                    f"{source.label}: no item has an asset that band_map names ({kept}): write {{band: asset}} with "
+                    "the names of the items' assets, and harvest again"
+                )
             raise BandNotFoundError(f"{source.label}: band_codes asks for {unknown}; its assets are {names}")
         return spec.band_codes
     return tuple(names) if _from_href(source, spec) else tuple(name for name in names if name in rasters)

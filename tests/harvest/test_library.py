@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import rasteret_assets as ra
 from rasteret_assets.cli import main
-from rasteret_assets.errors import HarvestError, SpecError
+from rasteret_assets.errors import BandNotFoundError, HarvestError, SpecError
 from tests.support.rasters import tiff_bytes
 from tests.support.stac import COLLECTION, make_item, write_catalog
 
@@ -76,6 +76,16 @@ def test_wrong_combinations_of_arguments_are_refused(stac, tmp_path) -> None:
         ra.build_from_stac(**asked, query={"a": {"lt": 1}}, static_catalog=True)
     with pytest.raises(SpecError, match="ends before it starts"):
         ra.build_from_stac(**asked, date_range=("2024-02-01", "2024-01-01"))
+    with pytest.raises(SpecError, match="date_range='2024-05' must be a first and a last date"):
+        ra.build_from_stac(**asked, date_range="2024-05")
+
+
+@pytest.mark.usefixtures("rasters")
+def test_a_band_map_that_meets_no_asset_is_named(stac, tmp_path) -> None:
+    with pytest.raises(BandNotFoundError, match=r"no item has an asset that band_map names \(imge\)"):
+        ra.build_from_stac(
+            name="x", stac_api=stac.url, collection=COLLECTION, workspace_dir=tmp_path, band_map={"red": "imge"}
+        )
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

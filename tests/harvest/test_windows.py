@@ -123,6 +123,7 @@ def test_the_time_of_an_item_is_its_datetime_or_else_its_start_or_end(properties
             {"stac_api": "http://x", "bbox": [0, 0, 1, 1], "intersects": {"type": "Point", "coordinates": [0, 0]}},
             "one of",
         ),
+        ({"stac_api": "http://x", "bbox": [0, 5, 1]}, r"harvest\.bbox=.*: value 4 is missing"),
         ({"stac_api": "http://x", "bbox": [0, 5, 1, 1]}, r"harvest\.bbox: .*west, south, east, north"),
         ({"stac_api": "http://x", "intersects": {"type": "Point"}}, "not a GeoJSON geometry"),
         ({"stac_api": "http://x", "collections": "a"}, r"one name: write a list, \[a\]"),

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets import schema
@@ -145,7 +146,7 @@ def stream_records(
         for number, areas in zip(rows, np.split(area[order], starts[1:]), strict=True):
             yield int(number), areas.tolist()
 
-    return _select(batches, bands, meeting, missing, what)
+    return _select(batches, bands, meeting, missing, what, shapes)
 
 
 def _sorted(parts: Iterable[list[Record]]) -> list[Record]:
@@ -209,6 +210,7 @@ def _select(
     wanted: Callable[[pa.RecordBatch], Iterable[tuple[int, list[int]]]],
     missing: Missing,
     what: str,
+    shapes: Sequence[BaseGeometry] = (),
 ) -> Iterator[list[Record]]:
     count = 0
     without: list[str] = []
@@ -242,8 +244,11 @@ def _select(
             "masked bands of %d records, because their headers are not in the index: %s", len(partly), listed(partly)
         )
     if not count:
+        bounds = [round(float(edge), 6) for edge in shapely.total_bounds(shapes)] if shapes else None
+        lies = f" within west, south, east, north = {bounds} of lon/lat" if bounds else ""
         raise WindowError(
-            f"no record meets the {what}: compare the {what} and the filters with collection.bounds and .date_range"
+            f"no record meets the {what}{lies}: compare the {what} and the filters with collection.bounds and "
+            ".date_range"
         )
 
 
