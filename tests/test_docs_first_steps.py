@@ -101,3 +101,13 @@ def test_a_dataset_that_people_know_is_declared_as_shown(tmp_path: Path, monkeyp
     declared = written.read_text(encoding="utf-8").partition("\n# Made of")
     assert f"# Made of{declared[2]}".startswith(begin)
     assert declared[2].endswith(end.removeprefix("]"))
+
+
+def test_the_mistake_that_the_page_shows_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = DAGSTER.read_text(encoding="utf-8")
+    (table, *_) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    Path("collections").mkdir()
+    Path("collections/scenes.yaml").write_text(table.replace("enrich_cog", "enrich"), encoding="utf-8")
+    told = CliRunner().invoke(main, ["validate"]).stdout.splitlines()[0]
+    assert f"`{told}`" in text
