@@ -17,6 +17,7 @@ from rasteret_assets.errors import CollectionError, SourceError, SpecError, Work
 from rasteret_assets.storage import batches
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
 from rasteret_assets.storage.workspace import Workspace, placed_files
+from rasteret_assets.storage.workspace.disk import make_folder
 from rasteret_assets.storage.workspace.files import STAGE_OPTIONS
 from tests.storage.conftest import Place
 from tests.support.s3 import requests_seen
@@ -246,3 +247,11 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_beside(tmp_path: Path) ->
     assert done.stdout.startswith(f"{path} cannot be written ("), done.stderr
     assert workspace.read_table(path) == TABLE
     assert list((tmp_path / "s2_stages" / ".writing").iterdir()) == []
+
+
+def test_a_workspace_behind_a_link_that_leads_nowhere_is_refused_by_the_name_of_the_link(tmp_path: Path) -> None:
+    link = tmp_path / "disk"
+    link.symlink_to(tmp_path / "not mounted")
+    with pytest.raises(NotADirectoryError) as caught:
+        make_folder(link / "index" / "locks")
+    assert caught.value.filename == str(link)

@@ -38,18 +38,21 @@ def make_folder(folder: Path) -> None:
     """Make a folder and the folders above it, where they do not exist.
 
     Raises:
-        NotADirectoryError: if a file is in the folder's place.
+        NotADirectoryError: if a file, or a link that leads nowhere, is in the place of the folder or of one above it.
+        FileNotFoundError: if the folder cannot be made for another reason.
     """
     for _ in range(_TRIES):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, FileNotFoundError) as error:
-            # Either a file is in the folder's place, or another process deleted the folder while mkdir ran.
-            if os.path.lexists(folder) and not folder.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
+            # Either a file or a broken link is in a folder's place, or another process deleted a folder meanwhile.
+            for place in (folder, *folder.parents):
+                if os.path.lexists(place) and not place.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place)) from error
         else:
             return
-    raise FileNotFoundError(errno.ENOENT, "other processes delete the folder again and again", str(folder))
+    reason = "the filesystem refuses the folder, or other processes delete it again and again"
+    raise FileNotFoundError(errno.ENOENT, reason, str(folder))
 
 
 def in_folder(folder: Path, step: Callable[[], T]) -> T:
