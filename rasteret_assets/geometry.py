@@ -130,11 +130,12 @@ def decode_geometries(column: pa.Array, described: GeometryColumn) -> tuple[Geom
 def to_lonlat(geometries: Geometries, described: GeometryColumn) -> Geometries:
     """Transform geometries to lon/lat from the column's CRS or, if it has none, from the SRID of each EWKB.
 
-    Points are added to edges of projected geometries where these bend. Geometries across 180 are cut there, and
-    geometries around a pole are closed over it.
+    Points are added to edges of projected geometries where these bend. Projected geometries across 180 are cut there,
+    and those around a pole are closed over it; lon/lat stays as it is.
 
     Raises:
-        RecordError: if the CRS is declared unknown, or pyproj does not understand it.
+        RecordError: if the CRS is declared unknown, pyproj does not understand it, or it is neither geographic nor
+            projected.
     """
     if described.unknown_crs:
         raise RecordError(
@@ -308,6 +309,11 @@ def _transformer(crs: str) -> pyproj.Transformer | None:
         pyproj.CRS(CRS84), ignore_axis_order=True
     ):
         return None
+    if not (source.is_geographic or source.is_projected):  # compounds are what their horizontal part is
+        raise RecordError(
+            f"the CRS of the footprints is a {source.type_name}, which has no map coordinates: {crs[:120]}; write a "
+            "geographic or projected CRS, or reproject the footprints to lon/lat"
+        )
     return pyproj.Transformer.from_crs(source, CRS84, always_xy=True)
 
 

@@ -283,3 +283,9 @@ def test_rings_are_read_from_their_bytes_as_geometry_objects_would_be(geometries
     assert found.bbox.equals(expected.bbox)
     assert found.misplaced.tolist() == expected.misplaced.tolist()
     assert found.unreadable.tolist() == expected.unreadable.tolist()
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4978", "EPSG:5773", 'LOCAL_CS["plan",UNIT["metre",1]]'])
+def test_a_crs_without_map_coordinates_is_refused(crs: str) -> None:
+    with pytest.raises(RecordError, match="has no map coordinates"):
+        to_lonlat(np.array([SQUARE], object), GeometryColumn(crs=crs))

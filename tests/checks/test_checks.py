@@ -37,7 +37,7 @@ from rasteret_assets.schema import BANDS, BBOX_TYPE, COLLECTION, HEADERS, NORMAL
 from rasteret_assets.source.open import open_source
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.streams import STREAM_SUFFIX, open_stream, stream_writer
-from tests.support.rasters import record_table, tiff_bytes
+from tests.support.rasters import footprint, record_table, tiff_bytes
 from tests.support.s3 import bucket_server, filesystem_of, requests_seen
 
 KEY = "2024-04"
@@ -54,7 +54,9 @@ class Built:
             for band in ("B02", "B03"):
                 (files / f"{name}_{band}.tif").write_bytes(tiff_bytes(seed=seed))
         hrefs = {band: [str(files / f"{name}_{band}.tif") for name in names] for band in ("B02", "B03")}
-        table = record_table(names, hrefs, datetimes=[np.datetime64("2024-04-05", "us").item()] * 3)
+        table = record_table(
+            names, hrefs, datetimes=[np.datetime64("2024-04-05", "us").item()] * 3, outline=footprint(tiff_bytes())
+        )
         pq.write_table(table, root / "records.parquet")
         self.files = files
         self.spec = CollectionSpec.of(

@@ -15,7 +15,7 @@ from rasterio.features import geometry_mask
 
 from rasteret_assets.collection import as_collection
 from rasteret_assets.collection.areas.reproject import crs_name, reproject, tear_of
-from rasteret_assets.errors import WindowError
+from rasteret_assets.errors import SpecError, WindowError
 
 from .support import CountingBackend, noise, record, records_table, write_raster
 
@@ -273,3 +273,14 @@ def test_where_planes_are_torn():
     assert tear_of("EPSG:3857").period == pytest.approx(2 * 20037508.342789244, abs=1e-6)
     for crs in ("EPSG:32660", "EPSG:3031", "EPSG:3413", "EPSG:3571", "EPSG:2193"):
         assert tear_of(crs) is None
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4978", "EPSG:5773", 'LOCAL_CS["plan",UNIT["metre",1]]'])
+@pytest.mark.parametrize("argument", ["geometry_crs", "target_crs"])
+def test_a_crs_without_map_coordinates_is_refused(scenes, argument, crs):
+    area = shapely.box(500_000, 4_999_600, 500_400, 5_000_000)
+    options = {"geometry_crs": "EPSG:32632", argument: crs}
+    with pytest.raises(SpecError, match="has no map coordinates: write a geographic or projected CRS"):
+        scenes.get_numpy(area, "fine", **options)
+    with pytest.raises(SpecError, match="has no map coordinates"):
+        scenes.footprints(crs=crs)

@@ -15,7 +15,7 @@ from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets.collection.areas.geometry_tables import as_arrow_table, geometry_name, read_geometries
-from rasteret_assets.collection.areas.reproject import LONLAT, crs_name, reproject
+from rasteret_assets.collection.areas.reproject import LONLAT, map_crs, reproject
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.inputs import AreasLike, CRSLike
 from rasteret_assets.sphere import cut_at_antimeridian
@@ -98,7 +98,7 @@ def coerce_areas(geometries: AreasLike, geometry_crs: CRSLike = AUTO, geometry_c
         SpecError: if an object has another form, or ``geometry_crs`` is unknown.
         WindowError: if a geometry is missing, empty or invalid, or ``geometries`` is empty.
     """
-    given = None if isinstance(geometry_crs, str) and geometry_crs == AUTO else crs_name(geometry_crs)
+    given = None if isinstance(geometry_crs, str) and geometry_crs == AUTO else map_crs(geometry_crs)
     table = as_arrow_table(geometries)
     if table is None and geometry_column is not None:
         raise SpecError(f"geometry_column={geometry_column!r} needs a table, not {type(geometries).__name__}")
@@ -165,7 +165,7 @@ def _shapes(value: object) -> Iterable[Shape]:
 def _foreign(value: object) -> Iterable[Shape]:
     """Return the geometries of objects of other libraries, known by their attributes, and of iterables."""
     if hasattr(value, "to_wkb") and hasattr(value, "geometry") and hasattr(value, "crs"):
-        stated = None if value.crs is None else crs_name(value.crs)
+        stated = None if value.crs is None else map_crs(value.crs)
         return [Shape(shape, stated) for shape in shapely.from_wkb(list(value.geometry.to_wkb()))]
     if hasattr(value, "__geo_interface__"):
         return _geojson(value.__geo_interface__)
@@ -220,7 +220,7 @@ def _extension_crs(kind: pa.BaseExtensionType) -> str | None:
         crs = json.loads(kind.__arrow_ext_serialize__() or b"{}").get("crs")
     except (ValueError, AttributeError):
         return None
-    return None if crs is None else crs_name(crs)
+    return None if crs is None else map_crs(crs)
 
 
 def _srid(shape: BaseGeometry | None) -> str | None:

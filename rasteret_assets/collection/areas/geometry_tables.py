@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rasteret_assets.collection.areas.reproject import crs_name
+from rasteret_assets.collection.areas.reproject import map_crs
 from rasteret_assets.errors import RecordError, SpecError
 from rasteret_assets.geometry import decode_geometries, describe_geometry, primary_geometry
 
@@ -78,7 +78,7 @@ def read_geometries(table: pa.Table, name: str) -> tuple[Geometries, str | None]
         raise SpecError(f"column {name!r}: {error}") from error
     if unreadable.any():
         raise SpecError(f"column {name!r}: row {int(np.argmax(unreadable))} does not hold a geometry")
-    return geometries, None if described.crs is None else crs_name(described.crs)
+    return geometries, None if described.crs is None else map_crs(described.crs)
 
 
 def other_columns(table: pa.Table, without: Sequence[str]) -> pa.Table:

@@ -17,7 +17,7 @@ from rasteret_assets.collection.areas.geometry_tables import (
     other_columns,
     read_geometries,
 )
-from rasteret_assets.collection.areas.reproject import LONLAT, crs_name, transform_points
+from rasteret_assets.collection.areas.reproject import LONLAT, map_crs, transform_points
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.inputs import CRSLike, PointsLike
 
@@ -34,7 +34,7 @@ class Points:
     Args:
         x: as given, in ``crs``.
         y: as given, in ``crs``.
-        crs: as ``crs_name`` writes it.
+        crs: as ``map_crs`` writes it.
         columns: the other columns of the table of points; None if the points did not come as a table.
     """
 
@@ -84,7 +84,7 @@ def coerce_points(
         SpecError: if ``points`` does not hold points, or a column does not exist.
         WindowError: if a point is missing or empty, or ``points`` is empty.
     """
-    given = None if isinstance(geometry_crs, str) and geometry_crs == AUTO else crs_name(geometry_crs)
+    given = None if isinstance(geometry_crs, str) and geometry_crs == AUTO else map_crs(geometry_crs)
     table = as_arrow_table(points)
     if table is None:
         if (geometry_column, x_column, y_column) != (None, None, None):
@@ -125,7 +125,7 @@ def _of_geometries(geometries: npt.NDArray[np.object_], crs: str | None, columns
         )
     if crs is None and (srid := int(shapely.get_srid(geometries[0]))):
         crs = f"EPSG:{srid}"
-    name = LONLAT if crs is None else crs_name(crs)
+    name = LONLAT if crs is None else map_crs(crs)
     return Points(x=shapely.get_x(geometries), y=shapely.get_y(geometries), crs=name, columns=columns)
 
 

@@ -64,6 +64,23 @@ def crs_name(crs: CRSLike) -> str:
     return ":".join(authority) if authority else str(parsed.to_wkt())
 
 
+def map_crs(crs: CRSLike) -> str:
+    """Return the CRS of areas or of a pixel grid, as :func:`crs_name` writes it.
+
+    Raises:
+        SpecError: if pyproj does not know the CRS, or it is neither geographic nor projected. PROJ would transform
+            coordinates to a geocentric or vertical CRS too, to numbers that are not places on a map.
+    """
+    name = crs_name(crs)
+    parsed = pyproj.CRS.from_user_input(name)
+    if not (parsed.is_geographic or parsed.is_projected):  # compounds are what their horizontal part is
+        raise SpecError(
+            f"{str(crs)[:80]!r} is a {parsed.type_name}, which has no map coordinates: write a geographic or projected "
+            "CRS, such as 'EPSG:32632'"
+        )
+    return name
+
+
 def reproject(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
     """Bring a geometry to another CRS, x before y in both, its edges followed along their course.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
-from rasteret_assets.collection.areas.reproject import crs_name, reproject_each
+from rasteret_assets.collection.areas.reproject import map_crs, reproject_each
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.pixels.record_table import RecordTable, indexed_band
 from rasteret_assets.collection.pixels.select import named_crs
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def draw_outlines(collection: RecordTable, crs: CRSLike | None, band: str | None) -> gpd.GeoDataFrame:
     """Return the outlines; arguments, result and errors are those of ``Collection.footprints``."""
     geopandas = optional("geopandas", extra="geopandas", purpose="footprints")
-    target = None if crs is None else crs_name(crs)
+    target = None if crs is None else map_crs(crs)
     bands = [indexed_band(collection, band)]
     table = collection.schema
     rows = rows_of(collection.dataset, collection.expression, collection.areas, leaves_of(table, bands))

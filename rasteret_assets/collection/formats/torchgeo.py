@@ -24,7 +24,7 @@ import torch
 from torchgeo.datasets import GeoDataset
 
 from rasteret_assets.collection.areas.grid import Grid
-from rasteret_assets.collection.areas.reproject import crs_name, reproject_each
+from rasteret_assets.collection.areas.reproject import map_crs, reproject_each
 from rasteret_assets.collection.formats.mosaic import combined
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.filling import fill
@@ -278,7 +278,7 @@ class CollectionDataset(GeoDataset):  # type: ignore[misc]  # Any to mypy, which
 
 @functools.lru_cache(maxsize=16)
 def _name(crs: pyproj.CRS) -> str:
-    return str(crs_name(crs))
+    return str(map_crs(crs))
 
 
 def _one_crs(records: RecordsOnDemand) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rasteret_assets.collection.areas.grid import Grid
-from rasteret_assets.collection.areas.reproject import crs_name
+from rasteret_assets.collection.areas.reproject import map_crs
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.inputs import RasterLike
 
@@ -78,7 +78,7 @@ def _crs(like: object, crs: object) -> str:
             "or .rio.write_crs"
         )
     # As text, because odc-geo and rasterio have CRS classes of their own, whose str() is WKT or a code.
-    return crs_name(crs if isinstance(crs, str | int) else str(crs))
+    return map_crs(crs if isinstance(crs, str | int) else str(crs))
 
 
 def _grid(affine: Sequence[float], shape: Sequence[int]) -> Grid:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rasteret_assets.collection.areas.area import AUTO
 from rasteret_assets.collection.areas.grid import Grid
-from rasteret_assets.collection.areas.reproject import crs_name
+from rasteret_assets.collection.areas.reproject import map_crs
 from rasteret_assets.collection.pixels._like import grid_of
 from rasteret_assets.errors import SpecError
 from rasteret_assets.inputs import CRSLike, DateRangeLike, Missing, OnError, RasterLike, Resampling
@@ -204,7 +204,7 @@ class ReadOptions:
     Args:
         max_concurrent: requests in flight at most.
         all_touched: whether a polygon covers all pixels it touches; else those whose centre it holds.
-        target_crs: CRS of the result, as ``crs_name`` writes it; None for the rasters' own.
+        target_crs: CRS of the result, as ``map_crs`` writes it; None for the rasters' own.
         resolution: (width, height) of a pixel in units of that CRS; None for the rasters' own.
         resampling: name of one of :data:`KERNELS`.
         allow_resample: whether bands on different grids are brought to the finest of them.
@@ -304,7 +304,7 @@ def _target(arguments: Mapping[str, Any]) -> dict[str, Any]:
     grids = {name: arguments.get(name) for name in ("like", "geobox") if arguments.get(name) is not None}
     if not grids:
         return {
-            "target_crs": None if crs is None else crs_name(crs),
+            "target_crs": None if crs is None else map_crs(crs),
             "resolution": None if resolution is None else _resolution(resolution),
         }
     others = {"target_crs": crs, "resolution": resolution, **grids}
