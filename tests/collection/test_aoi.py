@@ -123,7 +123,7 @@ def test_other_objects_are_refused(value, message):
     [
         ([], "geometries is empty"),
         (None, "missing"),
-        ([SQUARE, None], "area 1 of 2 is missing"),
+        ([SQUARE, None], r"area 1 of 2 \(counted from 0\) is missing: leave it out"),
         (shapely.Polygon(), "empty"),
         (pa.array([None], pa.binary()), "missing"),
         ({"type": "Feature", "geometry": None}, "missing"),

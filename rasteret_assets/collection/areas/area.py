@@ -70,7 +70,8 @@ class Area:
         """Return the geometry in lon/lat, within -180..180: cut at the antimeridian, closed over the poles.
 
         Raises:
-            WindowError: if it lies outside the globe, mostly because its CRS is another.
+            WindowError: if it lies outside the globe, mostly because its CRS is another, or no transformation leads
+                from its CRS to lon/lat.
         """
         geometry = reproject(self.geometry, self.crs, LONLAT)
         west, south, east, north = geometry.bounds
@@ -96,7 +97,7 @@ def coerce_areas(geometries: AreasLike, geometry_crs: CRSLike = AUTO, geometry_c
 
     Raises:
         SpecError: if an object has another form, or ``geometry_crs`` is unknown.
-        WindowError: if a geometry is missing, empty or invalid, or ``geometries`` is empty.
+        WindowError: if a geometry is missing, empty or invalid, a bbox is not a box, or ``geometries`` is empty.
     """
     given = None if isinstance(geometry_crs, str) and geometry_crs == AUTO else map_crs(geometry_crs)
     table = as_arrow_table(geometries)
@@ -107,7 +108,7 @@ def coerce_areas(geometries: AreasLike, geometry_crs: CRSLike = AUTO, geometry_c
         raise WindowError("geometries is empty: give at least one area")
     return [
         Area(
-            geometry=_checked(shape.geometry, f"area {position} of {len(shapes)}"),
+            geometry=_checked(shape.geometry, f"area {position} of {len(shapes)} (counted from 0)"),
             crs=given or shape.crs or LONLAT,
             is_box=shape.is_box,
         )
@@ -116,15 +117,20 @@ def coerce_areas(geometries: AreasLike, geometry_crs: CRSLike = AUTO, geometry_c
 
 
 def coerce_shapes(geometries: AreasLike) -> list[Shape]:
-    """Return every geometry with the CRS it states, unchecked; forms are those of :func:`coerce_areas` but tables."""
+    """Return every geometry with the CRS it states, unchecked; a table is not accepted, any other form is.
+
+    Raises:
+        SpecError: if an object has a form that :func:`coerce_areas` does not know.
+        WindowError: if a bbox is not four finite numbers with ymin <= ymax.
+    """
     return list(_shapes(geometries))
 
 
 def bbox_geometry(bbox: Sequence[float]) -> BaseGeometry:
-    """Return the area of a bbox: a box, two boxes if xmin > xmax, a line or a point if the bbox has no extent.
+    """Return the geometry of a bbox: a box, two boxes if xmin > xmax, a line or a point if the bbox has no extent.
 
     Raises:
-        WindowError: if it is not four finite numbers with ymin <= ymax.
+        WindowError: if it is not four finite numbers with ymin <= ymax, or xmin > xmax outside of -180..180.
     """
     try:
         xmin, ymin, xmax, ymax = (float(value) for value in bbox)
@@ -134,7 +140,9 @@ def bbox_geometry(bbox: Sequence[float]) -> BaseGeometry:
         raise WindowError(f"bbox={tuple(bbox)} is not a box: give finite (xmin, ymin, xmax, ymax) with ymin <= ymax")
     if xmin > xmax:
         if not -180 <= xmax < xmin <= 180:
-            raise WindowError(f"bbox={tuple(bbox)} has xmin > xmax: only a box in lon/lat across the antimeridian may")
+            raise WindowError(
+                f"bbox={tuple(bbox)} has xmin > xmax, as only a box in lon/lat across the antimeridian has"
+            )
         sides = [(xmin, 180.0), (-180.0, xmax)]
         return shapely.union_all([bbox_geometry((west, ymin, east, ymax)) for west, east in sides if west < east])
     if xmin == xmax or ymin == ymax:
@@ -181,7 +189,8 @@ def _table(table: pa.Table, column: str | None) -> list[Shape]:
     name = geometry_name(table, column)
     if name is None:
         raise SpecError(
-            f"none of the columns {', '.join(table.column_names)} is known to hold geometries: give geometry_column="
+            f"none of the columns {', '.join(table.column_names)} is known to hold geometries: name one with "
+            "geometry_column="
         )
     geometries, crs = read_geometries(table, name)
     return [Shape(shape, crs or _srid(shape)) for shape in geometries]
@@ -237,9 +246,9 @@ def _read(parse: Callable[[Value], Parsed], value: Value) -> Parsed:
 
 def _checked(shape: BaseGeometry | None, where: str) -> BaseGeometry:
     if shape is None or shape.is_empty:
-        raise WindowError(f"{where} is {'missing' if shape is None else 'empty'}")
+        raise WindowError(f"{where} is {'missing' if shape is None else 'empty'}: leave it out")
     if not np.isfinite(shapely.get_coordinates(shape)).all():
-        raise WindowError(f"{where} has coordinates that are not finite")
+        raise WindowError(f"{where} has coordinates that are not finite: leave it out, or correct them")
     if not shape.is_valid:
         raise WindowError(f"{where} is invalid ({shapely.is_valid_reason(shape)}): repair it with shapely.make_valid")
     return shape

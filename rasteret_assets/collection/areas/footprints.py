@@ -57,19 +57,31 @@ class FootprintTree:
 
 
 def intersecting_pairs(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseGeometry]) -> Pairs:
-    """Return the pairs of areas and footprints that intersect; arguments and errors as for :class:`FootprintTree`."""
+    """Return the pairs of areas and footprints that intersect.
+
+    Args:
+        geometry: WKB footprints in lon/lat; a null footprint meets nothing.
+        bbox: bbox structs of the records.
+        areas: geometries in lon/lat within +-180 degrees.
+
+    Returns:
+        Integers of shape (2, n): index of the area above index of the row.
+
+    Raises:
+        CollectionError: if a footprint is not WKB.
+    """
     return FootprintTree(geometry, bbox).pairs(areas)
 
 
 def intersecting_rows(geometry: pa.Array, bbox: pa.Array, areas: Sequence[BaseGeometry]) -> npt.NDArray[np.bool_]:
-    """Return whether each footprint meets any of ``areas``; arguments are those of :func:`intersecting_pairs`."""
+    """Return whether each footprint meets any of ``areas``, booleans ``[N]``; see :func:`intersecting_pairs`."""
     mask = np.zeros(len(geometry), dtype=bool)
     mask[intersecting_pairs(geometry, bbox, areas)[1]] = True
     return mask
 
 
 def decode_wkb(geometry: pa.Array) -> Footprints:
-    """Return the shapely geometries of a WKB column of any binary type; None for null.
+    """Return the shapely geometries ``[N]`` of a WKB column of any binary type; None for null.
 
     Raises:
         CollectionError: if a value is not WKB.
@@ -83,7 +95,7 @@ def decode_wkb(geometry: pa.Array) -> Footprints:
 
 
 def _without(footprints: Footprints, left_out: npt.NDArray[np.bool_]) -> shapely.STRtree:
-    """Return a tree of all footprints but those left out, whose positions stay."""
+    """Return a search tree of the footprints that are not ``left_out``, by their positions in ``footprints``."""
     kept = footprints.copy()
     kept[left_out] = None
     return shapely.STRtree(kept)

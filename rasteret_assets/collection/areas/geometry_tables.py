@@ -20,7 +20,7 @@ _GEOMETRY_NAMES: Final = ("geometry", "geom", "wkb_geometry", "the_geom", "wkb",
 
 
 def as_arrow_table(value: object) -> pa.Table | None:
-    """Return a table of pyarrow, geopandas, pandas, polars, DuckDB or any Arrow stream; None for other objects."""
+    """Return a table of pyarrow, geopandas, pandas, polars, DuckDB or an Arrow stream as Arrow; None for others."""
     match value:
         case pa.Table():
             return value
@@ -28,18 +28,24 @@ def as_arrow_table(value: object) -> pa.Table | None:
             return pa.Table.from_batches([value])
         case pa.Array() | pa.ChunkedArray():
             return None
-    if hasattr(value, "to_wkb") and hasattr(
-        value, "to_arrow"
-    ):  # geopandas, because its plain stream has no geometry types
+    # geopandas first, because its Arrow stream does not state which columns hold geometries.
+    if hasattr(value, "to_wkb") and hasattr(value, "to_arrow"):
         return pa.table(value.to_arrow(index=False)) if hasattr(value, "columns") else None
     if hasattr(value, "__arrow_c_stream__"):
         return pa.RecordBatchReader.from_stream(value).read_all()
-    # Versions of DuckDB that do not export streams.
+    # Because some versions of DuckDB export no stream.
     return value.fetch_arrow_table() if hasattr(value, "fetch_arrow_table") else None
 
 
 def geometry_name(table: pa.Table, name: str | None, *, option: str = "geometry_column") -> str | None:
     """Return the column with geometries: the one named, else one with a geometry type, else one with a usual name.
+
+    None if the table has no such column.
+
+    Args:
+        table: of areas or points.
+        name: column that the caller names.
+        option: argument by which the caller names the column, for the message.
 
     Raises:
         SpecError: if the table has no column ``name``.
@@ -62,7 +68,7 @@ def geometry_name(table: pa.Table, name: str | None, *, option: str = "geometry_
 
 
 def read_geometries(table: pa.Table, name: str) -> tuple[Geometries, str | None]:
-    """Return the geometries of a column, None where it is null, and the CRS that the column states, or None.
+    """Return the geometries ``[N]`` of a column, None for null, and the CRS that the column states, or None.
 
     Raises:
         SpecError: if the column does not hold geometries, or a geometry cannot be read.
@@ -77,10 +83,10 @@ def read_geometries(table: pa.Table, name: str) -> tuple[Geometries, str | None]
     except RecordError as error:
         raise SpecError(f"column {name!r}: {error}") from error
     if unreadable.any():
-        raise SpecError(f"column {name!r}: row {int(np.argmax(unreadable))} does not hold a geometry")
+        raise SpecError(f"column {name!r}: row {int(np.argmax(unreadable))} (counted from 0) does not hold a geometry")
     return geometries, None if described.crs is None else map_crs(described.crs)
 
 
 def other_columns(table: pa.Table, without: Sequence[str]) -> pa.Table:
-    """Return the table without some of its columns."""
+    """Return the table without the columns that ``without`` names."""
     return table.select([name for name in table.column_names if name not in without])

@@ -160,7 +160,7 @@ class Grid:
         )
 
     def offset(self, other: Grid) -> tuple[int, int] | None:
-        """Return columns and rows from the first pixel to that of ``other``; None if pixels do not coincide."""
+        """Return (columns, rows) from the first pixel to that of ``other``; None if pixels do not coincide."""
         # Scales have to agree so well that the far corner of the larger grid is off by less than the tolerance.
         span = max(self.width, self.height, other.width, other.height)
         for own, foreign in ((self.scale_x, other.scale_x), (self.scale_y, other.scale_y)):
@@ -190,7 +190,13 @@ class Grid:
 
 
 def _span(one: float, other: float, size: int) -> tuple[int, int] | None:
-    """Return offset and number of the whole pixels between two positions, clipped to ``size``."""
+    """Return first and number of the pixels that lie at least partly between two positions; None if there are none.
+
+    Args:
+        one: position in pixels.
+        other: position in pixels, on either side of ``one``.
+        size: number of pixels of the grid, to which the result is clipped.
+    """
     low, high = sorted((one, other))
     first = math.floor(low + _SNAP)
     last = max(math.ceil(high - _SNAP), first + 1)

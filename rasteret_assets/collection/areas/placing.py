@@ -75,9 +75,12 @@ def turned_points(x: npt.NDArray[np.float64], crs: str, grid: Grid) -> npt.NDArr
     """Move points beside a grid by whole turns around the world to the longitudes of the grid.
 
     Args:
-        x: in ``crs``.
+        x: of the points, in ``crs``; float64 ``[N]``.
         crs: CRS of ``grid``.
         grid: of a raster.
+
+    Returns:
+        x of the moved points, float64 ``[N]``; ``x`` itself if the plane of ``crs`` does not go around the world.
     """
     tear = tear_of(crs)
     if tear is None or tear.period is None:

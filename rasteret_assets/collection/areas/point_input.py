@@ -32,8 +32,8 @@ class Points:
     """Points of interest.
 
     Args:
-        x: as given, in ``crs``.
-        y: as given, in ``crs``.
+        x: as given, in ``crs``; float64 ``[N]``.
+        y: as given, in ``crs``; float64 ``[N]``.
         crs: as ``map_crs`` writes it.
         columns: the other columns of the table of points; None if the points did not come as a table.
     """
@@ -44,7 +44,7 @@ class Points:
     columns: pa.Table | None
 
     def lonlat(self) -> npt.NDArray[np.object_]:
-        """Return shapely points in lon/lat, within -180..180.
+        """Return shapely points ``[N]`` in lon/lat, within -180..180.
 
         Raises:
             WindowError: if a point is not on the globe, mostly because its CRS is another.
@@ -70,7 +70,7 @@ def coerce_points(
     y_column: str | None,
     geometry_crs: CRSLike,
 ) -> Points:
-    """Return points that were given in any form.
+    """Return x, y and CRS of points that were given in any form.
 
     Args:
         points: a table (pyarrow, geopandas, pandas, polars, DuckDB, any Arrow stream) with a column of point
@@ -82,7 +82,7 @@ def coerce_points(
 
     Raises:
         SpecError: if ``points`` does not hold points, or a column does not exist.
-        WindowError: if a point is missing or empty, or ``points`` is empty.
+        WindowError: if a point is missing or empty or has no finite coordinate, or ``points`` is empty.
     """
     given = None if isinstance(geometry_crs, str) and geometry_crs == AUTO else map_crs(geometry_crs)
     table = as_arrow_table(points)

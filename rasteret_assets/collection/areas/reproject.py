@@ -27,6 +27,7 @@ from rasteret_assets.sphere import (
     widest_gap,
 )
 
+#: Longitude before latitude, in degrees on WGS 84.
 LONLAT = "OGC:CRS84"
 
 #: Part of the extent up to which two places are one when two halves around a pole are joined: micrometres.
@@ -93,7 +94,7 @@ def reproject(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
         target: CRS as :func:`crs_name` writes it.
 
     Raises:
-        WindowError: if a part of it cannot be brought to ``target``.
+        WindowError: if a part of it cannot be brought to ``target``, or no transformation leads there.
     """
     return _reprojected(geometry, source, target)[0]
 
@@ -102,12 +103,15 @@ def reproject_each(polygons: npt.NDArray[np.object_], source: str, target: str) 
     """Bring many polygons to another CRS at once, as :func:`reproject` does, as accurately as footprints are kept.
 
     Args:
-        polygons: ``[N]``, in ``source``.
+        polygons: shapely polygons ``[N]``, in ``source``.
         source: CRS as :func:`crs_name` writes it.
         target: CRS as :func:`crs_name` writes it.
 
+    Returns:
+        The polygons ``[N]`` in ``target``, multipolygons where a tear of its plane cuts them.
+
     Raises:
-        WindowError: if a part of a polygon cannot be brought to ``target``.
+        WindowError: if a part of a polygon cannot be brought to ``target``, or no transformation leads there.
     """
     if source == target or not len(polygons):
         return polygons
@@ -135,11 +139,11 @@ def reproject_each(polygons: npt.NDArray[np.object_], source: str, target: str) 
 def reproject_box(geometry: BaseGeometry, source: str, target: str) -> BaseGeometry:
     """Return the upright rectangle in ``target`` that holds a box, or boxes, in ``source``.
 
-    Where the plane of ``target`` is torn, a rectangle for each piece. One rectangle is as
+    Where the plane of ``target`` is torn, the result has a rectangle for each piece. A single rectangle is as
     ``rasterio.warp.transform_bounds`` gives it.
 
     Raises:
-        WindowError: if a part of it cannot be brought to ``target``.
+        WindowError: if a part of the box cannot be brought to ``target``, or no transformation leads there.
     """
     if source == target:
         return geometry
@@ -231,7 +235,7 @@ class Tear:
         return None if self.ends is None else self.ends[1] - self.ends[0]
 
     def snapped(self, geometry: BaseGeometry) -> BaseGeometry:
-        """Put what lies within rounding of an end of the plane onto that end."""
+        """Move points within 1e-10 of the plane's width of one of its ends onto that end, because they are rounded."""
         if self.ends is None:
             return geometry
         ends, near = np.array(self.ends), 1e-10 * (self.ends[1] - self.ends[0])
@@ -248,7 +252,7 @@ class Tear:
 def tear_of(crs: str) -> Tear | None:
     """Find the meridian at which a CRS's plane is torn; None if it is not torn, as around a pole or in UTM.
 
-    The search goes along parallels, because no list of projections tells the meridian.
+    The search follows parallels, because no list says at which meridian a projection is torn.
     """
     parsed = pyproj.CRS.from_user_input(crs)
     if parsed.is_geographic and not parsed.is_derived:
@@ -299,7 +303,10 @@ def transform_bounds(
 ) -> tuple[float, float, float, float] | None:
     """Return bounds in ``target`` of a box in ``source``; None if part of its outline cannot be brought there.
 
-    A box over the antimeridian, which in lon/lat comes out with its west beyond its east, reaches around the globe.
+    A box that crosses the antimeridian comes out of PROJ with west > east in lon/lat; it is returned as -180..180.
+
+    Raises:
+        WindowError: if no transformation leads from ``source`` to ``target``.
     """
     if source == target:
         return bounds
@@ -314,7 +321,20 @@ def transform_bounds(
 def transform_points(
     x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], source: str, target: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return coordinates in ``target`` of points in ``source``; infinite for points that cannot be brought there."""
+    """Return coordinates in ``target`` of points in ``source``; infinite for points that cannot be brought there.
+
+    Args:
+        x: of the points; float64 ``[N]``.
+        y: of the points; float64 ``[N]``.
+        source: CRS as :func:`crs_name` writes it.
+        target: CRS as :func:`crs_name` writes it.
+
+    Returns:
+        x and y in ``target``, float64 ``[N]`` each.
+
+    Raises:
+        WindowError: if no transformation leads from ``source`` to ``target``.
+    """
     if source == target:
         return x, y
     moved = _transformer(source, target).transform(x, y)
