@@ -26,7 +26,7 @@ def problem_with(
     sizes: Mapping[str, int],
     verify: Verify,
 ) -> str | None:
-    """Return what is wrong with the files of a collection, in one sentence; None if they are right.
+    """Return the first fault of the files of a collection, as a sentence that says what to do; None without a fault.
 
     Args:
         workspace: of the collection.
@@ -52,8 +52,9 @@ def problem_with(
         rows, key = fragment.metadata.num_rows, str(key_of[path])
         fitting = [facts for facts in may_be(states[key]) if facts and (facts.rows, facts.bytes) == (rows, sizes[path])]
         if not fitting:
-            said = " or ".join(f"{facts.rows} records" for facts in may_be(states[key]) if facts) or "nothing"
-            return f"partition {key} is damaged ({path} holds {rows} records, {said} were published): build it again"
+            facts = [f"{found.rows} records in {found.bytes} bytes" for found in may_be(states[key]) if found]
+            held = f"{path} holds {rows} records in {sizes[path]} bytes, published: {' or '.join(facts) or 'nothing'}"
+            return f"partition {key} is damaged ({held}): build it again"
     return _contents(workspace, states, key_of, list(found)) if verify == "full" else None
 
 

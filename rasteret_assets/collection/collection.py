@@ -100,13 +100,14 @@ class Collection(Reads, Exports):
         return _card.line(self.name, self.bands, self.summary)
 
     def __repr__(self) -> str:
-        # No row is read here, because debuggers and logs call it often.
+        # Without counts, because they take a scan, and debuggers and logs call this method often.
         if "summary" in vars(self):
             return str(self)
         return _card.short(self.name, self.bands, is_filtered=self.is_filtered)
 
     def _repr_html_(self) -> str:
-        # Only for the whole collection, because footers count its headers, and a part would have to be read.
+        # Footers count the headers of the whole collection; those of filtered records are not counted, because their
+        # rows would have to be read.
         counts = None if self.is_filtered else summary.header_counts(self.dataset, self.bands)
         shares = {band: None if counts is None else counts[band] for band in self.bands}
         picture, subtitle = _card.footprints(self), self.description or self.data_source

@@ -17,7 +17,7 @@ def optional(module: str, *, extra: str, purpose: str) -> ModuleType:
         purpose: the method that needs it, for the message: ``"get_xarray"``.
 
     Raises:
-        MissingExtraError: if it is not installed, with the command that installs it.
+        MissingExtraError: if the package is not installed, with the command that installs it.
     """
     try:
         return importlib.import_module(module)

@@ -61,8 +61,9 @@ def load(
 
     Raises:
         CollectionError: if the path does not exist, a file in it is missing or damaged, a partition is not published,
-            or its columns are not those of a collection.
-        SpecError: if ``partitions`` are not partition keys, or ``credentials`` are not understood.
+            or the columns are not those of a collection.
+        SpecError: if ``partitions`` are not partition keys of one size, or ``verify`` or ``credentials`` is not
+            understood.
     """
     workspace = Workspace.at(str(path), filesystem)
     root = workspace.published
@@ -101,7 +102,7 @@ def _checked_keys(partitions: Sequence[str] | None) -> frozenset[str] | None:
 def _verified(
     workspace: Workspace, path: str, verify: Verify, keys: frozenset[str] | None
 ) -> list[ds.ParquetFileFragment]:  # fmt: skip
-    """Return the files of a collection with their footers, read again while a build may be changing them.
+    """Return the files of a collection with their footers; where a build may be changing them, read them again.
 
     Args:
         workspace: of the collection.
@@ -138,7 +139,7 @@ def _of_partitions(workspace: Workspace, path: str, files: Mapping[str, int], ke
     key_of = {file: workspace.partition_of(file) for file in files}
     if missing := sorted(keys.difference(key_of.values())):
         there = sorted({key for key in key_of.values() if key is not None})
-        held = f"it holds {', '.join(there[:_NAMED])}" if there else "its files lie in no folders of partitions"
+        held = f"it holds {', '.join(there[:_NAMED])}" if there else "its files do not lie in folders of partitions"
         more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
         raise CollectionError(f"{path} holds no partition {', '.join(missing[:_NAMED])}; {held}{more}")
     chosen = {file: size for file, size in files.items() if key_of[file] in keys}
@@ -191,12 +192,13 @@ def as_collection(
     Args:
         table: a pyarrow Dataset (stays lazy), Table, RecordBatch or RecordBatchReader, or any object that exports an
             Arrow stream or array by PyCapsule (polars, DuckDB, geopandas ...). Streams are read into memory, and
-            their string views become strings, because Arrow cannot filter views.
+            their views of strings and binaries become plain types, because Arrow cannot filter views.
         name: name of the collection; by default that in the schema's metadata.
         data_source: provider of the records; by default that in the schema's metadata.
         description: one sentence for people; by default that in the schema's metadata.
         require_band_metadata: whether a table without any ``{band}_metadata`` column is refused.
-        credentials: of the rasters' files, as for :func:`load`.
+        credentials: of the rasters' files; by default those of ``table`` if it is a collection, else as for
+            :func:`load`.
 
     Raises:
         CollectionError: if columns are missing or of another type than a collection has.
@@ -231,7 +233,7 @@ def _credentials(
         checked: str | dict[str, str] | None = checked_credentials(given)
     except ValueError as error:
         raise SpecError(f"credentials: {error}") from None
-    # A footer has the name of a function as text, not as a mapping, so that a read refuses to import it.
+    # As text and not as a mapping, which could name a function: a read refuses to import code that a file names.
     return checked or _text(footer, schema.CREDENTIALS_KEY) or None
 
 
@@ -255,7 +257,11 @@ def check_contract(table: pa.Schema, *, where: str) -> None:
 
 
 def _parquet_files(fs: pafs.FileSystem, root: str, path: str) -> dict[str, int]:
-    """Return path and size of every file."""
+    """Return the size in bytes of every Parquet file, by path.
+
+    Raises:
+        CollectionError: if there is no file, or the files are those of stages.
+    """
     info = fs.get_file_info(root)
     if info.type == pafs.FileType.NotFound:
         raise CollectionError(

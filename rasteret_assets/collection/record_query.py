@@ -83,8 +83,10 @@ class RecordQuery:
 
         Args:
             bbox: (xmin, ymin, xmax, ymax) in lon/lat that the footprint meets; xmin > xmax crosses the antimeridian.
-            date_range: (start, end) of dates, datetimes, ISO 8601 strings or None; an end without a time of day
-                includes the whole of it. Records without a datetime match by their start_datetime and end_datetime.
+            date_range: a date, a pair (start, end), a slice, or an interval as STAC writes it
+                (``"2024-01/2024-02-10"``). An end is a date, a datetime, an ISO 8601 string or None (open); without a
+                time of day the whole day, month or year counts. Records without a datetime match by their
+                start_datetime and end_datetime.
             cloud_cover_lt: upper limit, excluded, of ``eo:cloud_cover`` in percent; a record without a value does not
                 match.
             geometries: areas, of which the footprint meets at least one, in any form of
@@ -161,7 +163,8 @@ class RecordQuery:
             columns: names to read; all by default.
 
         Raises:
-            CollectionError: if a column does not exist, or, while reading, a file is damaged.
+            CollectionError: if a column does not exist; while the stream is consumed, if a file is damaged or was
+                replaced by a build.
         """
         names = self._checked(columns)
         metadata = dict(self.schema.metadata or {})
@@ -175,7 +178,7 @@ class RecordQuery:
         return self.to_reader(columns).read_all()
 
     def head(self, n: int = 5, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the first ``n`` records, and read no further ones."""
+        """Return the first ``n`` records in memory, and end the scan there; errors are those of :meth:`to_reader`."""
         reader = self.to_reader(columns)
         kept: list[pa.RecordBatch] = []
         for batch in reader if n > 0 else ():
@@ -191,7 +194,7 @@ class RecordQuery:
             columns: an expression per column name; nested fields are ``pc.field("assets", "B02", "href")``.
 
         Raises:
-            CollectionError: if a file is damaged.
+            CollectionError: if a file is damaged, or a build replaced or removed it meanwhile.
         """
         return scan.scan(self.dataset, columns, self.expression, self.areas)
 
@@ -204,7 +207,7 @@ class RecordQuery:
         return sum(batch.num_rows for batch in self.batches({}))
 
     def __bool__(self) -> bool:
-        # Defined, because bool() would count rows by __len__, and a collection without records would be false.
+        # Because Python would else call __len__, which counts rows, and take an empty collection for false.
         return True
 
     def _checked(self, columns: Sequence[str] | None) -> list[str]:

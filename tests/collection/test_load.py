@@ -102,7 +102,7 @@ def test_unknown_partitions_are_refused(published, partitions, error, message):
 
 def test_a_file_has_no_partitions(rows, tmp_path):
     pq.write_table(records_table(rows), tmp_path / "a.parquet")
-    with pytest.raises(CollectionError, match="its files lie in no folders of partitions"):
+    with pytest.raises(CollectionError, match="its files do not lie in folders of partitions"):
         load(tmp_path / "a.parquet", partitions=["2024-01"])
 
 

@@ -41,7 +41,7 @@ def parse_date_range(value: DateRangeLike) -> Interval:
     start = None if first is None else _span(first)[0]
     stop = None if last is None else _span(last)[1]
     if start is not None and stop is not None and start >= stop:
-        raise SpecError(f"date_range={value!r} ends before it starts")
+        raise SpecError(f"date_range={value!r} ends before it starts: write the earlier date first")
     return Interval(start=start, stop=stop)
 
 
@@ -69,14 +69,14 @@ def _ends(value: DateRangeLike) -> tuple[DateLike, DateLike]:
 
 
 def _end(value: DateLike) -> DateLike:
-    """Return one end; None if it is open in the spelling of STAC, numpy or pandas."""
+    """Return one end of a range; None for an open end, as STAC (``..``), numpy and pandas (NaT) write it."""
     if isinstance(value, str) and value.strip() in {"", ".."}:
         return None
     return None if str(value) == "NaT" else value
 
 
 def _span(value: DateLike) -> tuple[datetime, datetime]:
-    """Return the first instant of a date, and the first instant after it."""
+    """Return the first instant of a date, and the first instant after it, both UTC."""
     if isinstance(value, datetime):
         instant = _utc(value)
         return instant, instant + _INSTANT

@@ -36,7 +36,7 @@ class Pinned:
 
     Args:
         dataset: the part.
-        before: size and time of every object before the scan; empty for files that are open.
+        before: size in bytes and time of every object before the scan, by path; empty for open files of a disk.
     """
 
     dataset: ds.Dataset
@@ -52,7 +52,7 @@ class Pinned:
             now = _identities(self.dataset, list(self.before))
             if changed := [path for path, was in self.before.items() if now[path] != was]:
                 raise CollectionError(
-                    f"{changed[0]} was replaced by a build while it was read: load the collection again"
+                    f"{changed[0]} was replaced or removed by a build while it was read: load the collection again"
                 )
 
 
@@ -64,11 +64,11 @@ def pinned(
     Args:
         dataset: of any kind; only Parquet files can be replaced.
         expression: condition on rows; None for all rows.
-        areas: groups of boxes, of each of which a row's box must overlap one, as ``expression`` says too. On a disk
-            row groups are left out by them.
+        areas: groups of boxes ``[K, 4]``; a row's box must overlap one box of every group, as ``expression`` demands
+            too. On a disk, row groups without such a row are left out.
 
     Raises:
-        CollectionError: if a file was removed.
+        CollectionError: if a file was removed or is damaged.
     """
     if not isinstance(dataset, ds.FileSystemDataset) or not isinstance(dataset.format, ds.ParquetFileFormat):
         yield Pinned(dataset)
@@ -89,7 +89,7 @@ def pinned(
 
 
 def removed_file(path: str) -> CollectionError:
-    """Return the error for a file that was removed."""
+    """Return the error for a file that was removed after the collection was opened."""
     return CollectionError(f"{path} was removed after the collection was opened: load the collection again")
 
 

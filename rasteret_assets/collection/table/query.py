@@ -31,8 +31,8 @@ _Compare = Callable[[Any, Any], pc.Expression]
 END_DATETIME = "end_datetime"
 _SPLIT = "split"
 
-#: Boxes in one expression at most; for more their common bounds are used, because a longer expression costs more than
-#: it prunes.
+#: Boxes in one expression at most. Instead of more boxes their common bounds are used, because a longer expression
+#: takes more time than it saves.
 _MAX_BOXES = 64
 
 
@@ -55,7 +55,7 @@ def cloud_cover_below(table: pa.Schema, limit: float) -> pc.Expression:
             "map one to it with column_map when building, or filter with where()"
         )
     if isinstance(limit, bool) or not isinstance(limit, (int, float)):
-        raise SpecError(f"cloud_cover_lt={limit!r} must be a number of percent")
+        raise SpecError(f"cloud_cover_lt={limit!r} must be a number of percent, such as 20")
     kind = table.field(schema.CLOUD_COVER).type
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
     if not any(is_kind(kind) for is_kind in numbers):
@@ -83,7 +83,7 @@ def in_split(table: pa.Schema, splits: Sequence[str]) -> pc.Expression:
 def acquired_within(
     table: pa.Schema, interval: Interval, *, partition_keys: Sequence[str] = ()
 ) -> pc.Expression | None:
-    """Express that a record was acquired within ``interval``; undated, that its start and end overlap the interval.
+    """Express that a record was acquired within ``interval``; for undated ones, that start and end overlap it.
 
     Args:
         table: schema of the records.
@@ -163,7 +163,7 @@ def _compared(keys: Sequence[str], moment: datetime, beyond: _Compare, at_last: 
 
 
 def boxes_of(areas: Sequence[BaseGeometry]) -> npt.NDArray[np.float64]:
-    """Return boxes ``[K, 4]`` (xmin, ymin, xmax, ymax) that hold ``areas``: one a part, or one for all if many."""
+    """Return boxes ``[K, 4]`` (xmin, ymin, xmax, ymax): one for each part of ``areas``; above 64 parts one for all."""
     boxes: npt.NDArray[np.float64] = shapely.bounds(shapely.get_parts(np.asarray(areas, dtype=object)))
     return shapely.total_bounds(np.asarray(areas, dtype=object))[None] if len(boxes) > _MAX_BOXES else boxes
 

@@ -95,7 +95,7 @@ class Found:
 
 
 def leaves_of(table: pa.Schema, bands: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the fields that :func:`scan_rasters` reads."""
+    """Return the fields that :func:`scan_rasters` reads, as paths by column name."""
     wanted: list[tuple[str, ...]] = [
         (name,) for name in (schema.ID, schema.DATETIME, schema.PROJ_EPSG, schema.CRS) if name in table.names
     ]
@@ -133,8 +133,8 @@ def join_rasters(parts: Sequence[Rasters], names: Mapping[str, int]) -> Rasters:
     """Join the rasters of several parts, at least one, that :func:`rasters_of` returned.
 
     Args:
-        parts: in order.
-        names: position of every CRS by its name.
+        parts: in the order of the table.
+        names: position of every CRS by its name, as :func:`rasters_of` filled it.
     """
     joined: dict[str, Any] = {}
     for field in fields(Rasters):
@@ -150,8 +150,8 @@ def first_scale(rows: Rows, table: pa.Schema, band: str) -> tuple[float, float]:
     """Return (width, height) of a pixel of the first record that has the header of ``band``, in units of its CRS.
 
     Raises:
-        WindowError: if no record has it.
-        CollectionError: if its header contradicts itself.
+        WindowError: if no record has the header.
+        CollectionError: if the header contradicts itself, or a file cannot be read.
     """
     for part in _parts(rows, leaves_of(table, [band]), [band], {}):
         if len(part.rasters):

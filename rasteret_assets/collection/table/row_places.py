@@ -60,6 +60,10 @@ class Rows(Protocol):
     def group(self, number: int, leaves: Leaves) -> pa.Table:
         """Return leaves of all rows of a group, in one chunk.
 
+        Args:
+            number: of the group, as :func:`split` returns it.
+            leaves: paths of the fields, by the names of the columns.
+
         Raises:
             StaleRowsError: if a build replaced the file after the scan.
             CollectionError: if the file was removed or is damaged.
@@ -70,7 +74,7 @@ class Rows(Protocol):
 def rows_of(
     dataset: ds.Dataset, expression: pc.Expression | None, areas: Sequence[Sequence[BaseGeometry]], leaves: Leaves
 ) -> Rows:
-    """Return the rows that satisfy ``expression`` and meet one area of every group.
+    """Return the rows that satisfy ``expression`` and meet one area of every group; those of Parquet files unread.
 
     Args:
         dataset: the record table: Parquet files, or another dataset, which is read into memory.
@@ -100,12 +104,12 @@ class TableRows:
         self.batches = batches
 
     def scan(self, leaves: Leaves) -> Iterator[tuple[Places, pa.Table]]:
-        """As :class:`Rows` says."""
+        """Yield places and leaves batch by batch; see :meth:`Rows.scan`."""
         for number, batch in enumerate(self.batches):
             yield _places(number, np.arange(batch.num_rows)), self.group(number, leaves)
 
     def group(self, number: int, leaves: Leaves) -> pa.Table:
-        """As :class:`Rows` says."""
+        """Return leaves of a batch; see :meth:`Rows.group`."""
         return pa.Table.from_batches([self.batches[number].select(list(leaves))])
 
 
@@ -144,7 +148,7 @@ class FileRows:
         return bool(self.fs.type_name == "local")
 
     def scan(self, leaves: Leaves) -> Iterator[tuple[Places, pa.Table]]:
-        """As :class:`Rows` says.
+        """Yield places and leaves of some row groups at a time; see :meth:`Rows.scan`.
 
         Raises:
             StaleRowsError: if a build replaced a file meanwhile.
@@ -161,7 +165,7 @@ class FileRows:
                     yield from parts
 
     def group(self, number: int, leaves: Leaves) -> pa.Table:
-        """As :class:`Rows` says."""
+        """Return leaves of a row group; see :meth:`Rows.group`."""
         file, own = number >> _GROUP_BITS, number & ((1 << _GROUP_BITS) - 1)
         opened, turn = self._opened.get(file) or self._opened.put(file, (self._open(file), threading.Lock()))
         try:
@@ -194,7 +198,7 @@ class FileRows:
         self._check(number)
 
     def _near(self, opened: pq.ParquetFile, number: int) -> Iterator[list[int]]:
-        """Yield row groups that may hold a matching row, so many at once as are in memory together."""
+        """Yield row groups that may hold a matching row, in lists that are read into memory together."""
         groups = list(range(opened.metadata.num_row_groups))
         if self.expression is not None:
             chosen = self._fragment(number, None).subset(self.expression, schema=self.schema)
@@ -211,7 +215,7 @@ class FileRows:
             yield together
 
     def _kept(self, number: int, groups: list[int]) -> npt.NDArray[np.bool_] | None:
-        """Return which rows of some groups match; None if all do."""
+        """Return which rows of some row groups match, booleans ``[N]``; None without a filter and areas."""
         if self.expression is None and not self.areas:
             return None
         columns = {_KEEP: pc.scalar(True) if self.expression is None else self.expression}  # noqa: FBT003
@@ -281,8 +285,7 @@ class FileRows:
         if self._identity(path) != self.identities[number]:
             raise StaleRowsError(
                 f"{path} was replaced by a build after its records were listed: load the collection again, "
-                "and make the "
-                "dataset anew from it"
+                "and make the dataset anew from it"
             )
 
 
@@ -316,7 +319,7 @@ class Recent(Generic[T]):
             return value
 
     def put(self, key: int, value: T) -> T:
-        """Keep a value, and drop the values that were not used for longest."""
+        """Keep a value and return it; above the budget drop the values that were not used for longest."""
         with self.lock:
             if (old := self.values.pop(key, None)) is not None:
                 self.held -= self.size(old)

@@ -20,7 +20,7 @@ from rasteret_assets.storage.io_errors import unreadable
 #: Rows of a batch: few, because a row may hold tile tables of megabytes.
 _BATCH_ROWS = 4096
 
-# Less than Arrow's default of 16 batches of 4 files, because these hold all of their row groups in memory.
+# One batch of one file, because Arrow's default, 16 batches of 4 files, holds the row groups of all of them in memory.
 _ONE_BY_ONE: Final[dict[str, Any]] = {"batch_readahead": 0, "fragment_readahead": 1, "use_threads": False}
 
 #: Names of the columns that the exact intersection needs; they are removed from the batches that are returned.
@@ -46,7 +46,7 @@ def scan(
         prefetch: whether many row groups are read before they are needed; else one row group is in memory.
 
     Raises:
-        CollectionError: if a file is damaged; the message names it.
+        CollectionError: if a file is damaged, or a build replaced or removed it meanwhile; the message names the file.
     """
     reading = {} if prefetch else _ONE_BY_ONE
     wanted = dict(columns)
@@ -70,7 +70,7 @@ def count(dataset: ds.Dataset, expression: pc.Expression | None) -> int:
     """Return the number of rows that satisfy ``expression``.
 
     Raises:
-        CollectionError: if a file is damaged; the message names it.
+        CollectionError: if a file is damaged, or a build replaced or removed it meanwhile; the message names the file.
     """
     total = 0
     for part in pinned(dataset, expression):

@@ -27,7 +27,7 @@ class Summary:
         bounds: (xmin, ymin, xmax, ymax) in lon/lat; xmin > xmax across the antimeridian; None if there is no
             footprint.
         crs: distinct CRSs that the records state, sorted.
-        dates: first and last acquisition; None if no record is dated.
+        dates: first and last acquisition in UTC; None if no record is dated.
     """
 
     rows: int
@@ -88,7 +88,7 @@ def _footer_count(footer: pq.FileMetaData, column: str) -> int | None:
         chunks = (group.column(number) for number in range(group.num_columns))
         chunk = next((chunk for chunk in chunks if chunk.path_in_schema == leaf), None)
         if chunk is None:
-            continue  # a file that was published before the band was indexed
+            continue  # because the file was published before the band was indexed
         if chunk.statistics is None or not chunk.statistics.has_null_count:
             return None
         rows += group.num_rows - chunk.statistics.null_count
@@ -96,7 +96,10 @@ def _footer_count(footer: pq.FileMetaData, column: str) -> int | None:
 
 
 def bounds_of(boxes: npt.NDArray[np.float64]) -> Bounds | None:
-    """Return the common bounds of boxes of shape (n, 4); across the antimeridian the narrowest that hold all."""
+    """Return the common bounds of boxes of shape (n, 4); None if all are NaN.
+
+    If a box crosses the antimeridian (xmin > xmax), the result is the narrowest span of longitudes that holds all.
+    """
     boxes = boxes[~np.isnan(boxes).any(axis=1)]
     if not len(boxes):
         return None
@@ -117,7 +120,7 @@ def bounds_of(boxes: npt.NDArray[np.float64]) -> Bounds | None:
 
 
 def crs_code(epsg: int | None, crs: str | None) -> str | None:
-    """Return a raster's CRS as text, by EPSG code if it has one."""
+    """Return a raster's CRS as text: its EPSG code if it has one, else ``crs``; None if neither is stated."""
     return f"EPSG:{epsg}" if epsg else crs or None
 
 
