@@ -233,7 +233,7 @@ def _credentials(
         checked: str | dict[str, str] | None = checked_credentials(given)
     except ValueError as error:
         raise SpecError(f"credentials: {error}") from None
-    # As text and not as a mapping, which could name a function: a read refuses to import code that a file names.
+    # As text and not as a mapping, which may name a function, because no file may decide which code a read imports.
     return checked or _text(footer, schema.CREDENTIALS_KEY) or None
 
 

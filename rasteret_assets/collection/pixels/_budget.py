@@ -7,10 +7,10 @@ from collections import deque
 
 
 class Budget:
-    """A number of bytes that tasks take and give back; tasks get them in the order in which they ask.
+    """A number of bytes that tasks take and give back; tasks get bytes in the order in which they ask.
 
     Args:
-        total: bytes in all. A task that needs more than these waits until it is alone.
+        total: bytes in all. A task that asks for more waits until all bytes are free, and takes all.
     """
 
     def __init__(self, total: int) -> None:
@@ -29,7 +29,7 @@ class Budget:
         await granted
 
     def give_back(self, size: int) -> None:
-        """Give back ``size`` bytes, and let waiting tasks have them."""
+        """Give back ``size`` bytes, which :meth:`take` took, and let waiting tasks have them."""
         self._free += min(size, self.total)
         while self._waiting and (self._waiting[0][1].cancelled() or self._waiting[0][0] <= self._free):
             size, granted = self._waiting.popleft()

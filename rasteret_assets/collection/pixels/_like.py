@@ -29,7 +29,8 @@ def grid_of(like: RasterLike) -> tuple[str, Grid]:
 
     Raises:
         SpecError: if ``like`` is another object, or states no CRS.
-        WindowError: if its grid is rotated or sheared, or its coordinates are not evenly spaced.
+        WindowError: if its grid is rotated or sheared, or it has one coordinate along an axis, or coordinates that are
+            not evenly spaced.
     """
     if hasattr(like, "sizes"):
         return _of_xarray(cast("xr.Dataset | xr.DataArray", like))
@@ -46,7 +47,10 @@ def grid_of(like: RasterLike) -> tuple[str, Grid]:
 def _of_xarray(like: xr.Dataset | xr.DataArray) -> tuple[str, Grid]:
     names = next((pair for pair in _AXES if all(name in like.coords for name in pair)), None)
     if names is None:
-        raise SpecError(f"like= has the coordinates {sorted(map(str, like.coords))}, but none named x and y")
+        raise SpecError(
+            f"like= has the coordinates {sorted(map(str, like.coords))}, but none named x and y "
+            "(or longitude and latitude, or lon and lat): rename them, or give a GeoBox"
+        )
     (left, width), (top, height) = (_axis(np.asarray(like.coords[name].values, dtype=float), name) for name in names)
     shape = tuple(like.sizes[name] for name in reversed(names))
     return _crs(like, _stated_crs(like)), _grid([width, 0, left, 0, height, top], shape)
@@ -63,7 +67,7 @@ def _axis(centres: npt.NDArray[np.float64], name: str) -> tuple[float, float]:
 
 
 def _stated_crs(like: xr.Dataset | xr.DataArray) -> object:
-    """Return the CRS of the grid mapping (CF conventions 1.11, 5.6), or of an attribute."""
+    """Return the CRS that a coordinate states, as CF (``crs_wkt``, 1.11, 5.6) or GDAL, else the attribute ``crs``."""
     for coordinate in like.coords.values():
         for attribute in ("crs_wkt", "spatial_ref"):
             if attribute in coordinate.attrs:
@@ -77,12 +81,14 @@ def _crs(like: object, crs: object) -> str:
             f"the {type(like).__name__} given as like= states no CRS: set one, such as with .odc.assign_crs "
             "or .rio.write_crs"
         )
-    # As text, because odc-geo and rasterio have CRS classes of their own, whose str() is WKT or a code.
+    # As text, because odc-geo and rasterio have CRS classes that pyproj does not know; their str() is WKT or a code.
     return map_crs(crs if isinstance(crs, str | int) else str(crs))
 
 
 def _grid(affine: Sequence[float], shape: Sequence[int]) -> Grid:
     a, b, c, d, e, f = (float(value) for value in affine)
     if b or d:
-        raise WindowError("the grid of like= is rotated or sheared, but pixels are read onto upright grids only")
+        raise WindowError(
+            "the grid of like= is rotated or sheared, but pixels are read onto upright grids only: give an upright one"
+        )
     return Grid(width=int(shape[1]), height=int(shape[0]), scale_x=a, scale_y=e, origin_x=c, origin_y=f)

@@ -77,11 +77,12 @@ def shared_backend(
     backends = _shared.get()
     backend = backends.get(text)
     if backend is None:
-        shared_loop()  # before the backend, so that it is stopped after the backend's connections are closed
+        # The loop is made before the backend, so that it stops after the backend's connections are closed.
+        shared_loop()
         backend = backends.setdefault(text, create_backend(cloud_config=config, credentials=credentials))
         at_exit(lambda: run_sync(close_backend(backend)))
     return backend
 
 
-#: Backends by cloud configuration and credentials, as JSON.
+#: Backends by cloud configuration and credentials, both as text.
 _shared: OfProcess[dict[str, StorageBackend]] = OfProcess(dict)

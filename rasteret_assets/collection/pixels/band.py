@@ -20,7 +20,7 @@ from rasteret_assets.storage.unchanged import IndexedFile
 from rasteret_assets.tiff.nodata import exact_nodata
 from rasteret_assets.tiff.samples import find_alpha
 
-#: For collections that do not state etag, size and time of their files.
+#: The file of a header in collections that do not state etag, size and time of their files.
 _UNKNOWN: Final = IndexedFile()
 
 
@@ -37,15 +37,16 @@ class BandHeader:
         predictor: 1 none, 2 horizontal differences, 3 floating point.
         samples: samples per pixel that a tile interleaves; 1 where every band has tiles of its own.
         band_index: which of these samples is the band, from 0.
-        tile_offsets: int64 of shape (tiles down, tiles across): first byte of each tile, 0 for tiles not stored.
-        tile_byte_counts: likewise, stored bytes.
+        tile_offsets: int64 of shape (tiles down, tiles across): position of the first byte of each tile in the file.
+        tile_byte_counts: int64 of the same shape: stored bytes of each tile, 0 for a tile that is not stored.
         nodata: value of pixels without data, in the native type; None if it is not stated, or the type cannot hold it.
         photometric: TIFF photometric interpretation; JPEG needs it.
         jpeg_tables: tables that JPEG tiles share; None for other tiles.
         crs: of the raster as the file states it; None if only the record may state it.
         overviews: headers of the smaller copies of the image, from the finest to the coarsest.
         alpha: position of the sample that is not 0 where a pixel holds data; None if no sample says so.
-        mask: header of a mask image on the same grid that says so instead; None if the file has no mask.
+        mask: header of a mask image on the same grid, whose samples are 0 where the band has no data; None if the file
+            has no mask.
         packed: whether a tile holds one bit per pixel, eight to a byte and rows of whole bytes, as masks do.
         scale: factor that makes a pixel a physical value, ``pixel * scale + offset``; 1 if it is not stated.
         offset: added after the factor; 0 if it is not stated.
@@ -90,10 +91,10 @@ class BandHeader:
         return self.mask is not None or self.alpha is not None
 
     def to_unit(self, values: npt.NDArray[Any]) -> None:
-        """Multiply values by the scale and add the offset, in place.
+        """Make pixels physical values in place: ``values * scale + offset``.
 
         Args:
-            values: floats; NaN stays as it is.
+            values: floats of any shape; NaN stays as it is.
         """
         if (self.scale, self.offset) != (1.0, 0.0):
             np.multiply(values, values.dtype.type(self.scale), out=values)
@@ -124,10 +125,11 @@ class BandHeader:
 def parse_header(
     header: pa.StructScalar, *, band_index: int, where: str, stac_scaling: Callable[[int], Scaling] | None = None
 ) -> BandHeader:
-    """Return the header in a struct, which is not null.
+    """Return the header that a struct of the index holds.
 
     Args:
-        header: value of a ``{band}_metadata`` column. Fields that older collections lack have TIFF's defaults.
+        header: value of a ``{band}_metadata`` column, not null. Fields that older collections lack have TIFF's
+            defaults.
         band_index: position of the band in the file by the record, for headers that do not state it.
         where: record and band, for messages.
         stac_scaling: returns scale and offset by STAC for a band's position; called if the file states neither.
@@ -169,7 +171,7 @@ def parse_header(
             file=IndexedFile(value("etag"), value("last_modified"), value("content_length")),
         )
         alpha = None if planar else find_alpha(samples, value("extra_samples", ()), dtype)
-        if alpha != index and parsed.nodata is None:  # nodata counts before alpha, as in GDAL
+        if alpha != index and parsed.nodata is None:  # because GDAL ignores alpha where nodata is stated
             parsed = replace(parsed, alpha=alpha)
         pages = header[OVERVIEWS] if OVERVIEWS in names else None
         if pages is not None and pages.is_valid:
@@ -212,7 +214,7 @@ def _with_pages(whole: BandHeader, pages: pa.ListScalar) -> BandHeader:
         bits, codec = (page[name].as_py() if name in page else None for name in ("mask_bits", "compression"))
         if bits is None:
             images.append(level)
-        elif codec is not None or whole.nodata is None:  # alpha does not count where nodata is stated
+        elif codec is not None or whole.nodata is None:  # because GDAL ignores an alpha plane where nodata is stated
             masks.setdefault(level.grid.whole.shape, _mask(level, bits, codec))
     if whole.grid.whole.shape in masks:
         # An overview without a mask of its own is left out, because its hidden pixels are unknown.
@@ -250,9 +252,9 @@ def nodata_value(dtype: np.dtype[Any], nodata: float | None, text: str | None) -
 
     Args:
         dtype: of a sample.
-        nodata: the value as it is published.
-        text: the text of the tag, which counts before the value: 64-bit integers beyond 2**53 are not exact as floats,
-            and headers of earlier parsers have no value for rarer spellings.
+        nodata: the value as it is published, a float.
+        text: the text of the tag GDAL_NODATA, which is used instead of ``nodata`` if it is not None: integers beyond
+            2**53 are not exact as floats, and headers of earlier parsers have no float for rarer spellings.
     """
     kind = dtype.newbyteorder("=")
     if text is not None and dtype.kind in "iuf":
@@ -264,9 +266,10 @@ def nodata_value(dtype: np.dtype[Any], nodata: float | None, text: str | None) -
         with np.errstate(over="ignore"):
             return _of_type(kind, nodata)
     limits = np.iinfo(kind)
-    if not limits.min <= nodata <= limits.max or int(nodata) > limits.max:  # as a float, 2**64 - 1 is one more
+    # Compared twice, because as a float the limit 2**64 - 1 is 2**64.
+    if not limits.min <= nodata <= limits.max or int(nodata) > limits.max:
         return None
-    return _of_type(kind, int(nodata))  # GDAL compares pixels with the value without its fraction
+    return _of_type(kind, int(nodata))  # because GDAL compares pixels of integers with nodata without its fraction
 
 
 def _of_type(kind: np.dtype[Any], value: float) -> np.number[Any]:

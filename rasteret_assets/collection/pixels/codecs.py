@@ -38,7 +38,8 @@ COMPRESSION_NAMES: Final = {
 _YCBCR = 6
 
 _Samples = npt.NDArray[Any]
-_Bytes = Any  # an object with the buffer protocol; the annotations of imagecodecs leave memoryview out
+#: An object with the buffer protocol; ``Any``, because the annotations of imagecodecs leave memoryview out.
+_Bytes = Any
 #: Takes bytes and the expected size, returns that many bytes or fewer; bytes of a stream beyond the size are dropped.
 _Decompressor = Callable[[_Bytes, int], _Bytes]
 #: Takes bytes of an image format, returns samples of shape (rows, columns, samples).
@@ -48,6 +49,10 @@ _ImageDecoder = Callable[[_Bytes, BandHeader], _Samples]
 def check_supported(header: BandHeader, where: str) -> None:
     """Refuse a compression or predictor that cannot be decoded, before a byte is read.
 
+    Args:
+        header: of a band.
+        where: record and band, for the message.
+
     Raises:
         TileError: with the compression or predictor, and ``where``.
     """
@@ -55,7 +60,8 @@ def check_supported(header: BandHeader, where: str) -> None:
         name = COMPRESSION_NAMES.get(header.compression, "unknown")
         readable = sorted({COMPRESSION_NAMES[number] for number in (*_decompressors(), *_image_decoders())})
         raise TileError(
-            f"{where} is compressed by {name} ({header.compression}), which cannot be decoded; {readable} can"
+            f"{where} is compressed by {name} ({header.compression}), which cannot be decoded; compressions that can: "
+            f"{', '.join(readable)}"
         )
     kinds = {1: "iuf", 2: "iuf", 3: "f"}
     if header.dtype.kind not in kinds.get(header.predictor, ""):
@@ -96,7 +102,7 @@ def _inflate(data: _Bytes, header: BandHeader) -> _Samples:
     """Return samples of shape (rows, columns, samples) of a tile whose decompressed bytes are samples."""
     raw = _decompressors()[header.compression](data, header.tile_bytes)
     if len(raw) < header.tile_bytes:
-        raise TileError(f"it holds {len(raw)} bytes of {header.tile_bytes}")
+        raise TileError(f"it holds {len(raw)} bytes of samples, not {header.tile_bytes}")
     shape = (header.tile_height, header.tile_width, header.samples)
     if header.packed:
         bits = np.frombuffer(raw, np.uint8, header.tile_bytes).reshape(header.tile_height, -1)
@@ -114,6 +120,9 @@ def undo_differences(samples: _Samples) -> _Samples:
 
     Args:
         samples: native array of shape (rows, columns, samples); floats are differenced as integers of their size.
+
+    Returns:
+        The samples before they were differenced, in the same shape and type.
     """
     import imagecodecs  # noqa: PLC0415  (see _decompressors)
 
@@ -123,10 +132,10 @@ def undo_differences(samples: _Samples) -> _Samples:
 
 
 def undo_float_predictor(raw: npt.NDArray[np.uint8], shape: tuple[int, int, int], itemsize: int) -> _Samples:
-    """Undo predictor 3: the bytes of a row are stored significance by significance, then differenced as bytes.
+    """Undo predictor 3: a row stores the first byte of all floats, then the second ..., differenced as bytes.
 
     Args:
-        raw: the row bytes, most significant first whatever the byte order of the file.
+        raw: bytes of all rows; those of a float are stored from the most significant, whatever the file's byte order.
         shape: (rows, columns, samples) of the tile.
         itemsize: bytes of a float.
 
@@ -143,7 +152,7 @@ def undo_float_predictor(raw: npt.NDArray[np.uint8], shape: tuple[int, int, int]
 
 @functools.cache
 def _decompressors() -> dict[int, _Decompressor]:
-    """Return the codecs of bytes by compression number."""
+    """Return the decompressors, whose results are the bytes of samples, by TIFF compression number."""
     # Imported here, because the import takes a quarter of a second and queries need no codec.
     import imagecodecs  # noqa: PLC0415
 
@@ -152,7 +161,8 @@ def _decompressors() -> dict[int, _Decompressor]:
             try:
                 return decode(data, out=size)
             except RuntimeError:  # the base class of all errors of imagecodecs
-                # Because some writers pad tiles before they compress them, and these codecs refuse a longer result.
+                # Tried once more, because some writers pad tiles before they compress them, and imagecodecs refuses a
+                # result longer than ``size``.
                 start = None if decode_start is None else decode_start(data, size)
                 if start is None or len(start) < size:
                     raise
@@ -174,7 +184,7 @@ def _decompressors() -> dict[int, _Decompressor]:
 
 
 def _start_of_deflate(data: _Bytes, size: int) -> _Bytes:
-    """Return the first ``size`` bytes of a deflate stream that holds more, no bytes of any other."""
+    """Return the first ``size`` bytes of a deflate stream that holds more; no bytes of another or damaged stream."""
     try:
         # One byte more than a tile tells a long stream from one of the right size that fails its checksum.
         start = zlib.decompressobj().decompress(data, size + 1)
@@ -209,7 +219,7 @@ def _start_of_packbits(data: _Bytes, size: int) -> _Bytes:
 
 @functools.cache
 def _image_decoders() -> dict[int, _ImageDecoder]:
-    """Return the codecs of images by compression number; their streams hold rows, columns and byte order."""
+    """Return the decoders of image formats by TIFF compression number; their streams state rows and columns."""
     return {7: _decode_jpeg, 34887: _decode_lerc, 50001: _decode_webp}
 
 
@@ -217,7 +227,7 @@ def _decode_jpeg(data: _Bytes, header: BandHeader) -> _Samples:
     import imagecodecs  # noqa: PLC0415
 
     spaces = imagecodecs.JPEG8.CS
-    # As in GDAL, only YCbCr becomes RGB; other colours stay as they are stored.
+    # Only YCbCr becomes RGB, because GDAL reads other colours as they are stored.
     stored = shown = {1: spaces.GRAYSCALE, 3: spaces.RGB, 4: spaces.CMYK}.get(header.samples, spaces.UNKNOWN)
     if header.photometric == _YCBCR and header.samples == 3:
         stored = spaces.YCbCr
@@ -228,7 +238,7 @@ def _decode_jpeg(data: _Bytes, header: BandHeader) -> _Samples:
 def _decode_webp(data: _Bytes, header: BandHeader) -> _Samples:
     import imagecodecs  # noqa: PLC0415
 
-    # Because a tile without a transparent pixel is stored without alpha, also in images with alpha.
+    # Alpha is asked for, because in images with alpha a tile without a transparent pixel is stored without it.
     return np.asarray(imagecodecs.webp_decode(data, hasalpha=header.samples == 4))
 
 
@@ -242,10 +252,11 @@ def _decode_lerc(data: _Bytes, header: BandHeader) -> _Samples:
         data = imagecodecs.zlib_decode(data)
     image, masks = imagecodecs.lerc_decode(data, masks=True)
     hidden = None if masks is None else _bands_last(~np.asarray(masks, dtype=bool))
-    # The samples of a pixel lie together where they share a mask, else one band after the other; a tile may be a cube.
+    # LERC stores the samples of a pixel together where they share a mask, else one band after the other. The shape
+    # tells which, except for as many bands as rows and columns; several masks mean one band after the other.
     apart = image.shape[:2] != (header.tile_height, header.tile_width) or (hidden is not None and hidden.shape[2] > 1)
     image = np.array(_bands_last(image) if apart or image.ndim == 2 else image)
-    if image.shape[2] == header.samples - 1:  # alpha is stored as LERC's own mask
+    if image.shape[2] == header.samples - 1:  # because GDAL writes alpha as LERC's own mask
         alpha = np.full((*image.shape[:2], 1), 255, image.dtype)
         if hidden is not None:
             alpha[hidden] = 0

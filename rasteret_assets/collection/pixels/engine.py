@@ -1,8 +1,8 @@
 """The read engine: planned runs are fetched side by side, decoded in threads and put in place.
 
-What is in flight is bounded in bytes, whatever the size of the read: fetched runs, tiles being decoded, and arrays that
-jobs need for themselves. Hosts are treated as in header ingest. A failure stops nothing but what depends on it: all of
-them are told together at the end.
+Bytes in memory are bounded, whatever the size of the read: of fetched runs, of tiles being decoded, and of arrays of
+jobs. Hosts are asked as header ingest asks them (:mod:`rasteret_assets.storage.hosts`). A failure stops only the pixels
+that depend on it; all failures are returned together at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rasteret_assets.storage.backend import StorageBackend
 
 _DECODE_THREADS = min(16, os.cpu_count() or 1)
 
-#: Bytes of fetched runs that wait for their decoding, of tiles that are decoded, and of arrays of jobs.
+#: Most bytes of fetched runs that wait for their decoding, of tiles that are being decoded, and of arrays of jobs.
 _FETCHED_BYTES = 96 * 1024 * 1024
 _DECODED_BYTES = 48 * 1024 * 1024
 _JOB_BYTES = 64 * 1024 * 1024
@@ -32,7 +32,7 @@ _DECODED_COPIES = 3
 
 
 def _nothing() -> None:
-    """What most jobs do when their pixels are there."""
+    """Do nothing: most jobs have no use for their pixels before the read ends."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,8 +40,8 @@ class Job:
     """Reads that belong together, and what is done with their pixels.
 
     Args:
-        start: makes the reads; arrays they need are made here.
-        finish: called in a thread once all of them are done.
+        start: returns the reads, and makes the arrays that they fill.
+        finish: called in a thread once all reads are done.
         cost: bytes of arrays that live from ``start`` to ``finish``.
     """
 
@@ -66,18 +66,18 @@ async def read_jobs(
     most_failures: int | None = None,
     ended: Callable[[int], None] | None = None,
 ) -> list[RasteretAssetsError]:
-    """Do the reads of ``jobs``; pixels that are not stored or cannot be read stay as they are.
+    """Carry out the reads of ``jobs``; pixels that are not stored or cannot be read stay as they are.
 
     Args:
-        jobs: what to read; consumed as it goes.
-        backend: brings the bytes; asked for one range per run.
+        jobs: what to read; the next job is started when the runs of the former are being fetched.
+        backend: reads the bytes; it is asked for one range per run.
         max_concurrent: requests in flight at most.
         most_failures: after so many failures no further request is made; by default everything is tried.
-        ended: called with its number of bytes when a request has ended, 0 where it failed.
+        ended: called with the number of its bytes when a request has ended, 0 where it failed.
 
     Returns:
-        What could not be read: a TileError for a damaged tile, naming record, band, tile and file; a RangeReadError
-        for bytes that did not come, with a note naming record and band; a FileReplacedError, which names them itself,
+        The failures: a TileError for a damaged tile, naming record, band, tile and file; a RangeReadError for a file
+        whose bytes could not be read, with a note naming record and band; a FileReplacedError, which names both itself,
         for a file that is not the one that was indexed.
     """
     with ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="decode") as pool:
@@ -89,7 +89,7 @@ async def read_jobs(
 
 @dataclass(eq=False)
 class _Reading:
-    """One call: the jobs that are left and what has failed."""
+    """The state of one call of :func:`read_jobs`: jobs and runs that are left, failures, and files given up."""
 
     jobs: Iterator[Job]
     backend: StorageBackend
@@ -115,14 +115,14 @@ class _Reading:
         return self.failures
 
     async def work(self) -> None:
-        """Take one run after the other until there is none."""
+        """Carry out one run after the other until no run is left."""
         while (taken := await self.take()) is not None:
             await self.carry_out(*taken)
-            # The arrays of its job would live for as long as this task waits for the next one.
+            # Forgotten, because the arrays of its job would live while this task waits for the next run.
             taken = None
 
     async def carry_out(self, running: _Running, run: Run) -> None:
-        """Bring a run and put its tiles in place; with the last one of its job the job is finished."""
+        """Fetch a run and put its tiles in place; after the last run of a job finish the job."""
         try:
             length = await self.fetch_and_place(run)
         finally:
@@ -134,7 +134,7 @@ class _Reading:
             await self.finish(running)
 
     async def take(self) -> tuple[_Running, Run] | None:
-        """The next run, when there is room for its bytes; None when all is done."""
+        """Return the next run, when there is room for its bytes; None when no run is left."""
         async with self.turn:
             while not self.waiting:
                 job = next(self.jobs, None)
@@ -156,17 +156,17 @@ class _Reading:
 
     @property
     def has_failed(self) -> bool:
-        """Whether so much has failed that the rest is not tried."""
+        """Whether there are ``most_failures`` failures, after which no further request is made."""
         return self.most_failures is not None and len(self.failures) >= self.most_failures
 
     async def finish(self, running: _Running) -> None:
-        """Let a job use its pixels."""
+        """Call a job's ``finish`` in a thread, and give back the bytes of its arrays."""
         if running.job.finish is not _nothing:
             await asyncio.get_running_loop().run_in_executor(self.pool, running.job.finish)
         self.held.give_back(running.job.cost)
 
     async def fetch_and_place(self, run: Run) -> int:
-        """Bring a run and put its tiles in place; what fails is noted. Return how many bytes came."""
+        """Fetch a run and put its tiles in place; keep failures. Return the number of bytes that were fetched."""
         read = run.read
         if read.href in self.lost or self.has_failed:
             return 0
@@ -176,7 +176,7 @@ class _Reading:
             if not isinstance(error, FileReplacedError):
                 error.add_note(f"while reading band {read.band!r} of record {read.record!r}")
             if read.href not in self.lost:
-                # One error says all of a file that cannot be reached.
+                # Once for each file, because the other runs of a file that cannot be reached fail alike.
                 self.lost.add(read.href)
                 self.failures.append(error)
             return 0
@@ -192,7 +192,8 @@ class _Reading:
         """Return the bytes of a run.
 
         Raises:
-            RangeReadError: if they do not come.
+            FileReplacedError: if the file is not the one that was indexed, naming record and band.
+            RangeReadError: if the bytes cannot be read.
         """
         read = run.read
         try:
@@ -202,7 +203,7 @@ class _Reading:
 
 
 def _place(run: Run, data: memoryview) -> list[TileError]:
-    """Decode the tiles of a run and hand each to those who need it; return the errors of damaged tiles."""
+    """Decode the tiles of a run and put each in its places; return the errors of damaged tiles."""
     read = run.read
     damaged: list[TileError] = []
     for tile in run.tiles:

@@ -1,4 +1,4 @@
-"""Bring ranges of indexed files, as patiently as errors deserve and with as many requests at once as a host allows."""
+"""Fetch ranges of indexed files: repeat requests whose errors may pass, and ask each host for as much as it answers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class RangeFetcher:
     """Fetches ranges of files, and remembers for each host how it answered. Made in a running event loop.
 
     Args:
-        backend: brings the bytes.
-        max_concurrent: requests in flight at most, of one host.
+        backend: reads the bytes.
+        max_concurrent: requests in flight at most, for each host.
     """
 
     def __init__(self, backend: StorageBackend, max_concurrent: int) -> None:
@@ -34,17 +34,21 @@ class RangeFetcher:
         self._room = asyncio.Condition()
 
     async def fetch(self, href: str, start: int, length: int, indexed: IndexedFile) -> memoryview:
-        """Return ``length`` bytes from ``start``, asked for again while that promises something.
+        """Return ``length`` bytes from ``start``; a request that fails for a passing reason is repeated.
+
+        Requests are repeated within ``DEADLINE_S`` seconds of the first one that failed, as often as its class of error
+        allows (``attempts_allowed``).
 
         Args:
             href: address of the file.
             start: position of the first byte.
             length: number of bytes; fewer come only where the file ends.
-            indexed: what the index knows of the file.
+            indexed: etag, size and time of the file in the index.
 
         Raises:
             FileReplacedError: if the file is not the one that was indexed.
-            RangeReadError: if the bytes do not come.
+            HostUnreachableError: if the host gave no answer to many requests.
+            RangeReadError: if the bytes cannot be read for another reason.
         """
         state = self._hosts.setdefault(
             host(href), HostState(ceiling=self._max_concurrent, first=self._max_concurrent)
@@ -82,7 +86,11 @@ class RangeFetcher:
             raise BackendError(f"{where}: the backend failed: {type(error).__name__}: {reason}", href=where) from error
 
     async def _wait_for_room(self, state: HostState, href: str) -> None:
-        """Wait until the host may be asked."""
+        """Wait until the host may be asked.
+
+        Raises:
+            HostUnreachableError: if the host gave no answer to many requests.
+        """
         while True:
             if state.dead:
                 where, name = redact(href), host(href) or "this machine"
@@ -105,7 +113,7 @@ class RangeFetcher:
 
 
 def replaced_error(record: str, band: str, error: FileReplacedError) -> FileReplacedError:
-    """Return what a store says of a replaced file, with the record and band whose header is out of date."""
+    """Return the error for a replaced file, with the record and band whose header is out of date, and what to do."""
     return FileReplacedError(
         f"record {record!r}, band {band!r}: {error}: its header in the index does not describe it; build "
         "again with revalidate=True or force=True (rasteret-assets build --revalidate) to index the new file",

@@ -1,7 +1,7 @@
 """Find the pixels that an area covers, by GDAL's two rules, and the pixels that equal nodata.
 
-An area covers the pixels whose centre it holds, or all that it touches. Both rules work on the outline in pixel
-coordinates, where the pixel (row, column) spans one unit from its own number.
+An area covers the pixels whose centre it holds, or (``all_touched``) all that it touches. Both rules work on the
+outline in pixel coordinates, in which the pixel in column 3 spans 3 to 4.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Mask = npt.NDArray[np.bool_]
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.intp]
 
-#: Float32 pixels beyond this hold no measurement but its largest or lowest value, which writers state with fewer digits
-#: in the nodata text than in the pixels ("-3.4e+38"). GDAL takes such neighbours for equal too.
+#: Float32 pixels beyond +- this hold the type's largest or lowest value (3.4028235e38) and not a measurement. Writers
+#: state that value with fewer digits in the nodata text than in the pixels ("-3.4e+38"), and GDAL takes both for equal.
 _NEAR_LARGEST: Final = np.float32(3.4e38)
 
 #: Ends of an edge this close to a border between pixels (in pixels) lie on it.
@@ -59,7 +59,17 @@ def covered(area: BaseGeometry, grid: Grid, window: Window, *, all_touched: bool
 
 
 def outside_areas(areas: tuple[Any, ...], crs: str, grid: Grid, *, all_touched: bool) -> Mask:
-    """Return which pixels of a grid no area covers, as booleans of its shape."""
+    """Return which pixels of a grid no area covers, as booleans of its shape.
+
+    Args:
+        areas: :class:`Area` values, in any CRS.
+        crs: CRS of ``grid``.
+        grid: pixels that are tested.
+        all_touched: as for :func:`covered`; a box covers all pixels that it touches.
+
+    Raises:
+        WindowError: if a part of an area cannot be brought to ``crs``.
+    """
     inside = np.zeros((grid.height, grid.width), dtype=bool)
     for area in areas:
         shape = placed_on(area, crs, grid)
@@ -75,7 +85,7 @@ def outside_areas(areas: tuple[Any, ...], crs: str, grid: Grid, *, all_touched: 
 
 
 def is_nodata(pixels: npt.NDArray[Any], nodata: np.number[Any]) -> Mask:
-    """Return which pixels equal ``nodata``, which may be NaN."""
+    """Return which pixels equal ``nodata``, which may be NaN, as booleans of the same shape."""
     if pixels.dtype == np.float32 and _NEAR_LARGEST <= abs(nodata) < np.inf:
         beyond: Mask = pixels <= -_NEAR_LARGEST if nodata < 0 else pixels >= _NEAR_LARGEST
         beyond &= np.isfinite(pixels)
@@ -112,21 +122,21 @@ def _fill_centres_inside(mask: Mask, edges: _Floats) -> None:
     edge = np.repeat(np.arange(len(edges)), count)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
     x = x0[edge] + (row + 0.5 - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
-    # Outlines close, so every row is crossed an even number of times: runs begin at the even ones and stop at the odd.
-    # A row's end is the next one's begin, which leaves that order as it is.
+    # Outlines close, so every row is crossed an even number of times: sorted, crossings 0, 2, 4 ... begin a run, and
+    # 1, 3, 5 ... stop it. The end of a row and the begin of the next are one number, so either order gives the same.
     crossing = row * columns + np.clip(np.floor(x + 0.5), 0, columns).astype(np.intp)
     crossing.sort()
     _fill(mask, crossing[::2], crossing[1::2])
 
 
 def _fill_crossed(mask: Mask, edges: _Floats) -> None:
-    """Set the pixels that an edge runs through, as GDAL walks along it from left to right.
+    """Set the pixels that an edge runs through, as GDAL does, which follows an edge from left to right.
 
-    Straight edges cover whole pixels of one column or row, and none where they lie on a border between pixels: the
-    polygon covers the pixel beside them wholly, or shows in it with another edge. The others are cut at the borders
+    Straight edges cover whole pixels of one column or row. A straight edge on a border between pixels sets none: the
+    polygon covers the pixel beside it wholly, or has another edge in that pixel. Other edges are cut at the borders
     between rows.
 
-    The pieces of edges take no more than 16 MB at a time; beside them there are a few numbers for each edge.
+    The pieces of edges take no more than 16 MB at a time, and each edge some numbers beside them.
 
     Args:
         mask: booleans of the window's shape; those of pixels crossed are set.
@@ -189,7 +199,8 @@ def _fill_sloped(mask: Mask, x0: _Floats, y0: _Floats, x1: _Floats, y1: _Floats)
         at_bottom = x + (np.minimum(row + 1, below) - y) * per_row
         up = rises[edge]
         begin = np.floor(np.where(up, at_bottom, at_top))
-        # The same holds for a rising edge and a border between columns; an edge ends in the column of its right end.
+        # A rising edge that meets a border between columns counts as being in the column to the right, too, but no edge
+        # reaches beyond the column of its right end.
         last = np.maximum(np.where(up, np.floor(at_top) + 1, np.ceil(at_bottom)), begin + 1)
         last = np.minimum(last, end[edge])
         before = row * columns
@@ -201,8 +212,8 @@ def _pieces(first: _Ints, stop: _Ints) -> Iterator[tuple[_Ints, _Ints]]:
     """Yield the numbers of edges and of the rows that they cross, a bounded number at a time.
 
     Args:
-        first: every edge's first row, shape (n,).
-        stop: the row behind its last; no further than the first where the edge is in none.
+        first: first row of every edge, shape (n,).
+        stop: the row after the last of every edge, shape (n,); at most ``first`` for an edge that crosses no row.
 
     Yields:
         Positions in ``first`` and rows, both of shape (at most ``_PIECES``,).

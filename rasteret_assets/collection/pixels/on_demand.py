@@ -27,12 +27,12 @@ from rasteret_assets.storage.memory import give_back
 
 _log = logging.getLogger(__name__)
 
-#: Bytes of row groups, and of parsed headers, that are kept for later samples.
+#: Bytes of row groups, and of parsed headers, that are kept for later calls.
 _GROUP_BYTES: Final = 48 * 2**20
 _RECORD_BYTES: Final = 96 * 2**20
 #: Row groups that are read side by side.
 _GROUPS_AT_ONCE: Final = 2
-#: Bytes of a header beside its tile tables, and bytes of a record.
+#: Bytes, about, of a header beside its tile tables, and of a record beside its headers.
 _OVERHEAD: Final = 4096
 
 #: Sets of bands whose headers are kept at once where records are read by id.
@@ -72,8 +72,8 @@ class Headers:
         Raises:
             StaleRowsError: if a build replaced a file after the records were listed.
             CollectionError: if a file was removed or is damaged, or a header contradicts itself.
-            WindowError: if bands of a record are in different CRSs.
-            TileError: if tiles are compressed in a way that is not read.
+            WindowError: if bands of a record are in different CRSs, or a record has no CRS.
+            TileError: if tiles are compressed in a way that cannot be decoded.
         """
         found: dict[int, Record | None] = {}
         missing: dict[int, list[int]] = {}
@@ -89,7 +89,7 @@ class Headers:
         return [found[place] for place in places.tolist()]
 
     def _batches(self, groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of row groups, of which a few are read at once."""
+        """Yield the rows of row groups, each as a batch; two groups are read at once."""
         if len(groups) < 2:
             yield from map(self._batch, groups)
             return
@@ -176,9 +176,8 @@ def list_records(collection: RecordTable, bands: Sequence[str], options: ReadOpt
         listed_ids = listed(list(map(str, found.without.to_pylist())))
         if not len(found.rasters):
             raise WindowError(
-                f"the index has no header of bands {', '.join(bands)} for the {len(found.without)} records "
-                "that meet the "
-                f"filters ({listed_ids}): `rasteret-assets failures` tells why, and another build asks for them again"
+                f"the index has no header of bands {', '.join(bands)} for the {len(found.without)} records that meet "
+                f"the filters ({listed_ids}): `rasteret-assets failures` tells why, and another build asks for them again"
             )
         _log.warning("left out %d records whose headers are not in the index: %s", len(found.without), listed_ids)
     if not len(found.rasters):
@@ -187,13 +186,14 @@ def list_records(collection: RecordTable, bands: Sequence[str], options: ReadOpt
         rasters=found.rasters, crs=_named(found.rasters), headers=Headers(rows, table, bands)
     )  # fmt: skip
     if not options.regrids and not options.allow_resample:
-        for number in found.apart.tolist():  # grids that differ by rounding only are not refused
+        # Headers are read, because grids that differ in the last digit only are not refused.
+        for number in found.apart.tolist():
             check_one_grid(records.take([number])[0], bands)
     return replace(records, rasters=found.rasters.in_order())
 
 
 def _named(rasters: Rasters) -> tuple[str, ...]:
-    """Return the CRSs in one spelling each; a CRS that no record has stays as it is."""
+    """Return the CRSs as ``crs_name`` writes them; a name that no record has stays as it is."""
     names = list(rasters.crs_names)
     for code, first in zip(*np.unique(rasters.crs, return_index=True), strict=True):
         names[code] = named_crs(rasters.ids[int(first)].as_py(), names[code])
@@ -218,14 +218,14 @@ class RecordsById:
         An id that several records share names all of them.
 
         Raises:
-            CollectionError: if an id has no record, or a file cannot be read.
-            WindowError: if bands of a record are in different CRSs.
+            CollectionError: if an id has no record, a header contradicts itself, or a file cannot be read.
+            WindowError: if bands of a record are in different CRSs, or a record has no CRS.
+            TileError: if tiles are compressed in a way that cannot be decoded.
         """
         try:
             return self._records(ids, bands)
-        except (
-            StaleRowsError
-        ):  # a build replaced a file after ids were listed, and nothing was read of the new file yet
+        except StaleRowsError:
+            # Listed again, once, because a build replaced a file after its ids were listed.
             self._listed = None
             self._headers.clear()
             return self._records(ids, bands)
@@ -248,7 +248,8 @@ class RecordsById:
             self._headers[key] = Headers(rows, self._collection.schema, bands)
         found = self._headers[key].take(np.array([place for _, place in pairs], np.int64))
         if lacking := [name for (name, _), record in zip(pairs, found, strict=True) if record is None]:
-            _log.warning("%d records have no header of %s in the index: %s", len(lacking), bands, listed(lacking))
+            named = ", ".join(bands)
+            _log.warning("%d records have no header of bands %s in the index: %s", len(lacking), named, listed(lacking))
         return [(name, record) for (name, _), record in zip(pairs, found, strict=True)]
 
     def _list(self) -> tuple[Rows, pa.ChunkedArray, npt.NDArray[np.int64]]:

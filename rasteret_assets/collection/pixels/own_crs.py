@@ -27,7 +27,7 @@ from rasteret_assets.errors import WindowError
 #: A shape that meets every footprint.
 WORLD: Final = shapely.box(-180, -90, 180, 90)
 
-#: Relative difference of two parameters that writers mean to be the same; a micrometre of the Earth's radius.
+#: Relative difference of two parameters that count as the same; 6 mm of the Earth's radius.
 _TOLERANCE: Final = 1e-9
 
 
@@ -101,7 +101,7 @@ def _meets(reaches: Callable[[int, str, Grid], bool], position: int, record: Rec
 
 @functools.lru_cache(maxsize=256)
 def same_crs(one: str, other: str) -> bool:
-    """Return whether two CRSs give a place the same coordinates; names of datums count only where both are known.
+    """Return whether two CRSs give a place the same coordinates; datums are compared only where both are known.
 
     Args:
         one: a CRS as ``crs_name`` writes it.
@@ -112,7 +112,7 @@ def same_crs(one: str, other: str) -> bool:
     a, b = pyproj.CRS.from_user_input(one), pyproj.CRS.from_user_input(other)
     if a.equals(b, ignore_axis_order=True):
         return True
-    # Names count for a known datum and for a stated shift, because a transformation depends on them.
+    # Two known datums, or a stated shift between datums, differ here, because a transformation depends on them.
     if a.is_bound or b.is_bound or not any("unknown" in crs.datum.name.lower() for crs in (a, b) if crs.datum):
         return False
     first, second = _numbers(a), _numbers(b)
@@ -122,7 +122,7 @@ def same_crs(one: str, other: str) -> bool:
 
 
 def _numbers(crs: pyproj.CRS) -> dict[str, float]:
-    """Return the numbers that coordinates are computed with, by names that do not depend on how the CRS was written."""
+    """Return the numbers that determine coordinates, by names that do not depend on how the CRS was written."""
     found = {f"axis {axis.direction}": axis.unit_conversion_factor for axis in crs.axis_info}
     if crs.ellipsoid is not None:
         found |= {"major": crs.ellipsoid.semi_major_metre, "inverse": crs.ellipsoid.inverse_flattening}

@@ -51,9 +51,10 @@ class PointArguments(Filters, total=False):
         masked: mark the pixels without data in the result (False).
         mask_and_scale: make values floats, ``value * scale + offset`` by the index, with NaN for pixels without data
             (False).
-        on_error: ``"raise"``, or ``"mask"``: pixels that cannot be read hold no data, and the failure is logged.
-        missing: what happens to records if the index has no header of a band: ``"mask"`` (no data in that band),
-            ``"drop"`` (the record is left out) or ``"raise"``.
+        on_error: ``"raise"`` (the default), or ``"mask"``: pixels that cannot be read hold no data, and the failure is
+            logged.
+        missing: what happens to records if the index has no header of a band: ``"mask"`` (the default: no data in that
+            band), ``"drop"`` (the record is left out) or ``"raise"``.
         progress: show a bar of the requests, or call a function with each :class:`ReadProgress` (False).
     """
 
@@ -179,7 +180,7 @@ def point_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def filters_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that filter records and are not None."""
+    """Return the arguments of a read that filter records and are not None, by name."""
     return {name: arguments[name] for name in _FILTERS if arguments[name] is not None}
 
 
@@ -263,10 +264,10 @@ class ReadOptions:
                 f"dtype={self.dtype.name!r} does not hold all values of {common.name}: leave dtype= out, and convert "
                 "the result yourself"
             )
-        return common  # because nodata is compared with exact values
+        return common  # the type is converted at the end, because nodata is compared with exact values
 
     def finished(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return pixels in the type that was asked for."""
+        """Return pixels of any shape in the type ``dtype``; unchanged if it is None."""
         return pixels if self.dtype is None else pixels.astype(self.dtype, copy=False)
 
 

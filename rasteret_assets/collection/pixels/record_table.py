@@ -106,16 +106,17 @@ def checked_bands(table: RecordTable, bands: str | Sequence[str]) -> list[str]:
             raise BandNotFoundError(f"band {band!r} is not in this collection, which has {listed_bands(table)}")
         if not has_href(table.schema, band):
             raise CollectionError(
-                f"band {band!r} has headers, but no addresses of files: the column assets has no field {band}.href"
+                f"band {band!r} has headers, but no addresses of files: the column assets has no field {band}.href; "
+                "build the collection again"
             )
     return names
 
 
 def indexed_band(table: RecordTable, band: str | None) -> str:
-    """Return a band that has headers: the one asked for, or the first.
+    """Return the name of a band that has headers: ``band``, or the first of the table if it is None.
 
     Raises:
-        BandNotFoundError: if the table does not have it, or has no band.
+        BandNotFoundError: if the table does not have the band, or has no band.
     """
     bands = table.bands
     if band is None and bands:

@@ -81,7 +81,7 @@ def near_batches(
     table: RecordTable, bands: Sequence[str], shapes: Sequence[BaseGeometry], *, scaled: bool
 ) -> Iterator[pa.RecordBatch]:  # fmt: skip
     """Yield the rows whose bbox meets a shape, with the columns that reads need."""
-    # By bbox only, because select_records compares shapes with footprints exactly, once.
+    # By bbox only, because select_records then compares shapes with footprints exactly.
     return table.where(query.bbox_meets(shapes)).batches(projection(table.schema, bands, scaled=scaled))
 
 
@@ -140,7 +140,7 @@ def stream_records(
     def meeting(batch: pa.RecordBatch) -> Iterator[tuple[int, list[int]]]:
         area, row = intersecting_pairs(batch.column(schema.GEOMETRY), batch.column(schema.BBOX), shapes)
         if not len(row):
-            return  # boxes meet an area, but none of their footprints does
+            return  # because boxes of the batch meet an area, but no footprint does
         order = np.lexsort((area, row))
         rows, starts = np.unique(row[order], return_index=True)
         for number, areas in zip(rows, np.split(area[order], starts[1:]), strict=True):
@@ -157,7 +157,7 @@ def every_record(batches: Iterator[pa.RecordBatch], bands: Sequence[str]) -> lis
     """Return all records that have the headers of ``bands``, by datetime and id.
 
     Raises:
-        WindowError: if no record has them.
+        WindowError: if no record has all headers.
     """
     return _sorted(
         _select(batches, bands, lambda batch: ((row, []) for row in range(batch.num_rows)), "drop", "filters")

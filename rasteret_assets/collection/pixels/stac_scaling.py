@@ -46,7 +46,7 @@ def _may_state(field: pa.Field) -> bool:
 
 
 def asset_scaling(asset: Mapping[str, Any], band_index: int) -> Scaling:
-    """Return scale and offset of a band.
+    """Return scale and offset of a band, from the nearest of the three spellings; (None, None) if none is there.
 
     Args:
         asset: fields of the asset, as Python objects.

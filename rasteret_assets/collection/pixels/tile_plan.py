@@ -19,7 +19,7 @@ _Indices = npt.NDArray[np.intp]
 _Piece = TypeVar("_Piece")
 _Joined: TypeAlias = tuple[int, int, list[_Piece]]
 
-#: Bytes between two tiles that are read and dropped, because another request would take longer than these bytes.
+#: Bytes between two tiles that are read and dropped, because another request would take longer than reading them.
 MAX_GAP = 64 * 1024
 
 #: Bytes of a run at most, so that the bytes in flight stay few; a single tile may be larger.
@@ -86,10 +86,10 @@ class PointTarget:
     """Single pixels, whose samples are read into an array of values.
 
     Args:
-        rows: of each pixel on the band's grid.
-        columns: of each pixel on the band's grid.
-        values: gets the samples.
-        valid: made true where a tile was read and its alpha does not hide the pixel.
+        rows: of each pixel on the band's grid, integers ``[N]``.
+        columns: of each pixel on the band's grid, integers ``[N]``.
+        values: array ``[N]`` that gets the samples.
+        valid: booleans ``[N]``, made true where a tile was read and its alpha does not hide the pixel.
     """
 
     rows: _Indices
@@ -163,10 +163,10 @@ class Tile:
     def place(
         self, samples: npt.NDArray[Any] | None, opaque: npt.NDArray[np.bool_] | None, header: BandHeader
     ) -> None:  # fmt: skip
-        """Give the samples to every part; None if the file does not store the tile."""
+        """Give the samples to every part; ``samples`` is None if the file does not store the tile."""
         extent = header.tile_window(self.row, self.column)
         if samples is None and header.alpha is not None:
-            opaque = np.zeros(extent.shape, dtype=bool)  # a tile that is not stored has no alpha either
+            opaque = np.zeros(extent.shape, dtype=bool)  # because alpha is 0 in a tile that is not stored
         for part in self.parts:
             part.place(samples, opaque, extent)
 
@@ -197,7 +197,7 @@ class Plan:
 
 
 def plan_read(read: BandRead) -> Plan:
-    """Return the requests of a read."""
+    """Return the requests of a read: its tiles, with neighbours in the file joined to runs."""
     tiles, broken, absent = _tiles(read)
     runs = [
         Run(read=read, start=start, length=length, tiles=run)
@@ -235,7 +235,7 @@ def _tiles(read: BandRead) -> tuple[list[Tile], list[TileError], list[Tile]]:
     for target in read.targets:
         for place, part in target.parts(header.tile_width, header.tile_height):
             needed.setdefault(place, []).append(part)
-    # Because no codec makes a tile much larger than its samples, a greater length is damage, and gets no memory.
+    # Bytes: no codec makes a tile much larger than its samples, so a greater length is damage, and is not fetched.
     most = 2 * header.tile_bytes + MAX_GAP
     size = header.file.size
     tiles, broken, absent = [], [], []

@@ -18,12 +18,13 @@ from rasteret_assets.errors import WindowError
 
 Bounds = tuple[float, float, float, float]
 
-#: Pixels of a target grid that is read at once: 4 GB of 16 bits, 46 340 pixels square. A grid that is read piece by
-#: piece may have more, up to where dask's graph of 128 MB chunks is too large to be handled.
+#: Most pixels of a target grid that is read at once: 4 GB of 16 bits, 46 340 pixels square. A grid that is read piece
+#: by piece may have more: 8 TB of 16 bits, above which dask's graph of 128 MB chunks is too large to be handled.
 MOST_PIXELS: Final = 2**31
 MOST_LAZY_PIXELS: Final = 2**42
 
-#: Pixels up to which a cube may be nearly empty, and how many times the pixels of its areas a larger cube may have.
+#: Pixels up to which a cube may be nearly empty. A larger cube may have at most ``_MOST_EMPTY`` times the pixels of its
+#: areas.
 _SMALL: Final = 2**22
 _MOST_EMPTY: Final = 16
 
@@ -37,7 +38,7 @@ class View:
 
     Args:
         record: the record.
-        areas: the areas of interest that meet the record, with their positions among all areas.
+        areas: the areas that meet the record, each with its position among all areas.
         crs: CRS of the grid.
         grid: pixels that hold the areas, the same for all bands.
     """
@@ -193,7 +194,7 @@ def aligned_grid(bounds: Bounds, resolution: tuple[float, float], anchor: Grid |
 
 
 def _common_resolution(records: Sequence[Record], areas: Sequence[Area], target: str) -> tuple[float, float]:
-    """Return one pixel size for all records, which keeps the detail of the finest, so that their pixels coincide."""
+    """Return (width, height) of a pixel in units of ``target``, one for all records, that keeps the finest's detail."""
     sizes: dict[tuple[str, float, float], float] = {}
     for record in records:
         grid = record.finest.grid
@@ -218,7 +219,7 @@ def common_grid(views: Sequence[View], *, is_lazy: bool = False) -> tuple[str, G
         is_lazy: whether the grid may be larger than memory.
 
     Raises:
-        WindowError: if they lie in different CRSs, their pixels do not coincide, or the grid would be too large, or
+        WindowError: if views lie in different CRSs, their pixels do not coincide, or the grid would be too large, or
             nearly empty because areas lie far apart.
     """
     most_pixels = MOST_LAZY_PIXELS if is_lazy else MOST_PIXELS
@@ -243,7 +244,8 @@ def common_grid(views: Sequence[View], *, is_lazy: bool = False) -> tuple[str, G
         origin_x=first.grid.origin_x + left * first.grid.scale_x,
         origin_y=first.grid.origin_y + top * first.grid.scale_y,
     )
-    if all(view.grid != grid for view in views):  # one raster has no more pixels than its file
+    # Not where a view already has the whole grid: its pixels are those of one raster, or of ``like``.
+    if all(view.grid != grid for view in views):
         check_size(grid, first.crs, most_pixels)
         if not is_lazy:
             _check_filled(grid, views)
@@ -265,7 +267,11 @@ def several_crss(found: Iterable[str], proposed: str) -> WindowError:
 
 
 def _check_filled(grid: Grid, views: Sequence[View]) -> None:
-    """Refuse a large grid of which the areas take a small part."""
+    """Refuse a large grid of which the areas take a small part.
+
+    Raises:
+        WindowError: with the number of pixels, and how to read the areas apart.
+    """
     wanted: dict[int, int] = {}
     for view in views:
         for position, _ in view.areas:

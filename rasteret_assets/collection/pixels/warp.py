@@ -38,10 +38,10 @@ _BORDER: Final = 2
 _BORDER_OF_SUMS: Final = 8
 #: Source pixels beyond a target grid: more than GDAL reads for sums.
 _BEYOND: Final = 32
-#: Source pixels by which transformed coordinates may be off. Not 0, because GDAL takes 0 for its default.
+#: Source pixels by which transformed coordinates may be off: GDAL's ``tolerance``. Not 0, which means GDAL's default.
 _TOLERANCE: Final = 1e-9
 
-#: Bytes of source pixels that one warp may take; larger grids are warped in parts.
+#: Bytes of source pixels that one warp may take; a grid that needs more is warped in parts.
 _MOST_BYTES: Final = 4 * 1024 * 1024
 
 #: Methods whose results are pixels of the file; all others compute new values.
@@ -59,7 +59,16 @@ _PURPOSE: Final = "reading on another grid (target_crs, resolution, allow_resamp
 
 
 def suggest_resolution(grid: Grid, source: str, target: str) -> float:
-    """Return the size of a square pixel in ``target`` that keeps the detail of a grid, as GDAL suggests it."""
+    """Return the size of a square pixel in ``target`` that keeps the detail of a grid, as GDAL suggests it.
+
+    Args:
+        grid: pixels in ``source``.
+        source: CRS of ``grid``.
+        target: CRS of the result.
+
+    Raises:
+        MissingExtraError: if rasterio is not installed.
+    """
     warp = optional("rasterio.warp", extra="warp", purpose=_PURPOSE)
     transform, _, _ = warp.calculate_default_transform(
         _crs(source), _crs(target), grid.width, grid.height, *grid.bounds
@@ -107,8 +116,8 @@ class Regrid:
 def pixel_ratio(raster: Grid, source: str, target: str, resolution: tuple[float, float]) -> tuple[float, float]:
     """Return how many pixels of a raster lie along a target pixel, across and down.
 
-    It is taken in the middle of the raster, so that it is the same for every area: what is read of the raster, and how
-    wide kernels are, does not depend on the area.
+    The ratio is taken in the middle of the raster and not of an area, so that the overview that is read, and the width
+    of kernels, are the same for every area. It is 1 where no place of the raster has coordinates in ``target``.
 
     Args:
         raster: the whole grid of the file.
@@ -140,12 +149,12 @@ def choose_level(header: BandHeader, ratio: tuple[float, float]) -> BandHeader:
     """
     best = header
     for level in header.overviews:
-        # The coarser of both axes: a strip of one pixel stays as wide in every overview.
+        # By the coarser of both axes, because a strip one pixel wide keeps its width in every overview.
         factor = max(
             abs(level.grid.scale_x / header.grid.scale_x),
             abs(level.grid.scale_y / header.grid.scale_y),
         )
-        # As in GDAL, an overview that is a hair too coarse still serves.
+        # An overview up to 1 % too coarse is read too, as in GDAL.
         if factor <= min(ratio) * 1.01:
             best = level
     return best
@@ -162,7 +171,8 @@ def source_window(header: BandHeader, grid: Grid, how: Regrid) -> Window | None:
     wider = grid.grown(how.border)
     bounds = transform_bounds(wider.bounds, how.target, how.source)
     if bounds is None:
-        return header.grid.whole  # part of the grid has no coordinates in the source's CRS: GDAL leaves it out
+        # The whole band, because part of the grid has no coordinates in the source's CRS; GDAL leaves that part out.
+        return header.grid.whole
     scale_x, scale_y = abs(header.grid.scale_x), abs(header.grid.scale_y)
     across = max((bounds[2] - bounds[0]) / wider.width / scale_x, how.ratio[0], 1)
     down = max((bounds[3] - bounds[1]) / wider.height / scale_y, how.ratio[1], 1)
@@ -216,8 +226,11 @@ def warp(
         nodata: value of pixels without data; None if every pixel that was read holds data.
 
     Returns:
-        An array of the shape of ``target_grid`` and the type of ``pixels``, with 0 or nodata where it is not valid, and
-        booleans of that shape.
+        An array of the shape of ``target_grid`` and the type of ``pixels``, with nodata (0 if it is None) where pixels
+        are not valid, and booleans of that shape.
+
+    Raises:
+        MissingExtraError: if rasterio is not installed.
     """
     rasterio = optional("rasterio", extra="warp", purpose=_PURPOSE)
     vrt = optional("rasterio.vrt", extra="warp", purpose=_PURPOSE)
@@ -255,7 +268,7 @@ def _marked(
 ) -> tuple[npt.NDArray[Any], np.number[Any]]:  # fmt: skip
     """Return pixels in a type that GDAL warps, with one value in all pixels that are not valid, and this value."""
     kind = pixels.dtype
-    if kind == np.float16:  # GDAL has no half floats
+    if kind == np.float16:  # because GDAL before 3.11 has no half floats
         pixels, kind = pixels.astype(np.float32), np.dtype(np.float32)
     wider = _COMPUTED.get(kind.str[1:])
     if resampling in _CHOOSING:
@@ -294,7 +307,7 @@ def _native(
             limits = np.iinfo(kind)
             out = np.where(there, out, 0)
             if out.dtype.kind == "f":
-                out = np.floor(out + 0.5)  # as GDAL rounds
+                out = np.floor(out + 0.5)  # because GDAL rounds halves up
             out = np.clip(out, limits.min, limits.max)
         out = out.astype(kind)
     if nodata is not None:
@@ -304,7 +317,7 @@ def _native(
 
 
 def _avoid(out: npt.NDArray[Any], nodata: np.number[Any]) -> None:
-    """Change pixels with data whose value came out as nodata to the next value, as GDAL does."""
+    """Change pixels that equal nodata to the next value of their type, as GDAL does to pixels with data."""
     if np.isnan(nodata):
         return
     low = np.finfo(out.dtype).min if out.dtype.kind == "f" else np.iinfo(out.dtype).min

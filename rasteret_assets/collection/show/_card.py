@@ -41,7 +41,7 @@ def html(
     Args:
         name: of the collection.
         subtitle: a sentence about it, may be empty.
-        bands: number of records that have the header, by band; None if it is unknown.
+        bands: number of records that have the header, by band; None if the number is unknown.
         crs: of the rasters.
         summary: counts and extents.
         picture: SVG of footprints, shown beside the table.
@@ -73,7 +73,7 @@ def footprints(collection: RecordTable) -> str | None:
 
 
 def _share(band: str, headers: int | None, rows: int) -> str:
-    """Return a band with the share of records that have its header, rounded down: 100 % means all."""
+    """Return a band with the percentage of records that have its header, rounded down, so that 100 % means all."""
     return f"{band} ({headers * 100 // rows} %)" if rows and headers is not None else band
 
 

@@ -54,7 +54,7 @@ class ExplorePage:
         return file
 
     def _repr_html_(self) -> str:
-        # In a frame of its own: scripts of a page reach neither the notebook nor its other outputs.
+        # In a frame, because there the page's scripts reach neither the notebook nor its other outputs.
         return (
             f'<iframe srcdoc="{escape(self.html)}" sandbox="allow-scripts" '
             f'style="width:100%;height:{self.height}px;border:0"></iframe>'
@@ -65,7 +65,7 @@ class ExplorePage:
 
 
 def explore_page(collection: RecordTable, tiles: str | None, limit: int, height: int) -> ExplorePage:
-    """Return a page; arguments and errors as ``Collection.explore`` says."""
+    """Return a page with a map of footprints; arguments and errors are those of ``Collection.explore``."""
     if tiles is not None:
         _check_tiles(tiles)
     shapes, texts, more = _read(collection, limit)
@@ -76,19 +76,22 @@ def explore_page(collection: RecordTable, tiles: str | None, limit: int, height:
     for row, ring in rings_of(simple):
         outlines[row].append(np.round(ring, _DECIMALS).tolist())
     if not any(outlines):
-        raise WindowError("there is no footprint to show: no record meets the filters, or none has a footprint")
+        raise WindowError(
+            "there is no footprint to show: no record meets the filters, or none of those that do has a "
+            "footprint; compare the filters with collection.date_range"
+        )
     document = {
         "title": counted(collection, len(texts), more=more),
         "records": [{**text, "rings": rings} for text, rings in zip(texts, outlines, strict=True) if rings],
         "tiles": tiles,
     }
-    # "<" would end the element that holds the document.
+    # Escaped, because "</script" in a text would end the element that holds the document.
     data = json.dumps(document, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return ExplorePage(html=_template().replace("__DOCUMENT__", data), height=height)
 
 
 def _read(collection: RecordTable, limit: int) -> tuple[Any, list[dict[str, Any]], bool]:
-    """Footprints, what is said of each record, and whether there are more of them."""
+    """Return at most ``limit`` footprints, the texts that the page shows of each, and whether there are more."""
     names = [name for name in (ID, DATETIME, GEOMETRY, BBOX, CLOUD_COVER) if name in collection.schema.names]
     columns = {name: pc.field(name) for name in names}
     found, texts, more = [np.empty(0, object)], list[dict[str, Any]](), False
@@ -109,10 +112,10 @@ def _read(collection: RecordTable, limit: int) -> tuple[Any, list[dict[str, Any]
 
 
 def _check_tiles(tiles: str) -> None:
-    """Refuse an address of map tiles that is incomplete, or that would show a secret to whoever sees the page.
+    """Refuse an address of map tiles that is incomplete, or that would show a secret to readers of the page.
 
     Raises:
-        SpecError: naming what is wrong.
+        SpecError: with the address, redacted, and what is wrong.
     """
     if not re.match(r"https?://", tiles) or any(place not in tiles for place in _PLACES):
         raise SpecError(f"tiles={redact(tiles)!r} must be an http address with {{z}}, {{x}} and {{y}} in it")

@@ -74,7 +74,7 @@ class Rows(Protocol):
 def rows_of(
     dataset: ds.Dataset, expression: pc.Expression | None, areas: Sequence[Sequence[BaseGeometry]], leaves: Leaves
 ) -> Rows:
-    """Return the rows that satisfy ``expression`` and meet one area of every group; those of Parquet files unread.
+    """Return the rows that satisfy ``expression`` and meet one area of every group; Parquet files are not read yet.
 
     Args:
         dataset: the record table: Parquet files, or another dataset, which is read into memory.
