@@ -1,4 +1,4 @@
-"""Run checks over a workspace. Each table of a partition is opened once, and no column is read twice."""
+"""Run checks over a workspace; each table of a partition is opened once, and each of its columns is read once."""
 
 from __future__ import annotations
 
@@ -50,9 +50,12 @@ def check_partition(workspace: Workspace, spec: CollectionSpec, key: str) -> lis
 
 
 def check_stage(workspace: Workspace, spec: CollectionSpec, key: str, *stages: str) -> list[Finding]:
-    """Return the findings of the checks of some stages in a partition; errors as for :func:`check_partition`.
+    """Return the findings of the checks of some stages in a partition.
 
     A partition whose records are gone has no findings, because it has no tables.
+
+    Raises:
+        CollectionError: if a table cannot be read. A damaged table is a finding.
     """
     return _evaluate(workspace, spec, key, checks_of(*stages))
 
@@ -113,13 +116,16 @@ def require_publishable(workspace: Workspace, spec: CollectionSpec, keys: Sequen
 def publication_errors(
     workspace: Workspace, spec: CollectionSpec, keys: Sequence[str], stages: Sequence[str] = _BEFORE_PUBLISHING
 ) -> dict[str, str]:
-    """Return the partitions that must not be published, with the messages of the blocking checks.
+    """Return the partitions that must not be published: messages of the blocking checks that found an error, by key.
 
     Args:
         workspace: of the collection.
         spec: of the collection.
         keys: of the partitions to check.
         stages: whose checks count; all stages but the last when omitted.
+
+    Raises:
+        CollectionError: if a table cannot be read. A damaged table is an error of the check that reads it.
     """
     checks = [check for check in checks_of(*stages) if check.blocking]
     if not checks:
@@ -146,7 +152,7 @@ def _evaluate(workspace: Workspace, spec: CollectionSpec, key: str, checks: Sequ
     findings = []
     for check, tables in zip(asked, seen, strict=True):
         if check.stage == REJECTED and NORMALIZED in tables and REJECTED not in tables:
-            # An empty table, because a partition with no rejected records has no file of them.
+            # An empty table, because a partition without rejected records has no file ``rejected_records``.
             tables[REJECTED] = _no_rows(workspace.stage_file(REJECTED, key), check)
         if check.stage == COLLECTION:
             tables.setdefault(
@@ -160,7 +166,7 @@ def _evaluate(workspace: Workspace, spec: CollectionSpec, key: str, checks: Sequ
 def _finding(
     check: Check, key: str, spec: CollectionSpec, tables: dict[str, StageTable | str], state: Mapping[str, Any]
 ) -> Finding:
-    """Call a check; a table that it cannot read is its finding."""
+    """Return the finding of a check; an error if the check cannot read one of its tables."""
     faults = [table for table in tables.values() if isinstance(table, str)]
     if faults:
         return Finding(check=check.name, passed=False, message="; ".join(faults))

@@ -1,4 +1,4 @@
-"""Open a table of a workspace, a Parquet file or a stream, once for all that checks read of it."""
+"""Open a table of a workspace, a Parquet file or a stream, once for all checks that read it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rasteret_assets.storage.workspace.files import Files
 from rasteret_assets.storage.workspace.placed_files import stream_digest
 from rasteret_assets.storage.workspace.streams import STREAM_SUFFIX, open_stream
 
-#: Bytes of a file that stay in memory where its digest is asked for: its rows then cost no further request.
+#: Most bytes of a file that are kept in memory after its digest was computed, so that rows take no further request.
 _HELD_BYTES: Final = 64 * 2**20
 
 
@@ -40,7 +40,7 @@ class OpenTable:
 
 @contextmanager
 def open_rows(files: Files, path: str, *, digest: bool = False) -> Iterator[OpenTable | None]:
-    """Open a table, or give None where it does not exist.
+    """Open a table; yield None where it does not exist.
 
     Args:
         files: of the workspace.
@@ -49,7 +49,7 @@ def open_rows(files: Files, path: str, *, digest: bool = False) -> Iterator[Open
 
     Raises:
         DamagedFileError: if the bytes of the file are not those that were written.
-        CollectionError: if it cannot be opened or read.
+        CollectionError: if the file cannot be opened or read for another reason.
     """
     if path.endswith(STREAM_SUFFIX):
         stream = open_stream(files, path)

@@ -13,7 +13,7 @@ _SCHEMA: Final = pa.schema([("what", pa.string()), ("count", pa.int64()), ("firs
 
 
 class Counted(NamedTuple):
-    """The number of rows that have a problem, and the name of the first of these rows.
+    """The number of rows that have a problem, and the name of the first such row.
 
     Args:
         rows: number of rows, or a sum that a check asked for.
@@ -33,8 +33,11 @@ def count_rows(
 
     Args:
         counts: numbers to sum up over all batches, by name.
-        problems: for each problem, which rows have it. A problem that no row has is left out.
-        name_of: returns the name of a row by its number.
+        problems: booleans ``[N]`` by problem: which rows of the batch have it. A problem that no row has is left out.
+        name_of: returns the name of a row by its number in the batch, from 0.
+
+    Returns:
+        Batch with the columns ``what``, ``count`` and ``first``.
     """
     found: list[tuple[str, int, str | None]] = [(what, count, None) for what, count in counts.items()]
     found += [
@@ -48,7 +51,7 @@ def count_rows(
 def sum_up(rows: pa.Table) -> dict[str, Counted]:
     """Return the sums over all batches, by the name of the count or problem."""
     sums: dict[str, Counted] = {}
-    for row in rows.to_pylist():  # a loop, because a batch has a few rows of counts
+    for row in rows.to_pylist():  # a loop, because each batch of records made a few rows of counts
         before = sums.get(row["what"], Counted(0))
         sums[row["what"]] = Counted(before.rows + row["count"], before.first or row["first"] or "")
     return sums

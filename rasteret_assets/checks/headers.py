@@ -25,18 +25,18 @@ _OFF_GRID, _OUTSIDE = "tiles do not fill the grid", "tiles lie outside the file"
     stage=BANDS,
     columns=["status", "error_class"],
     blocking=True,
-    description="Every band of every record has its header. Missing ones are a warning; more of them than `max_failed` "
-    "(a share, in the spec) block.",
+    description="Every band of every record has its header. Missing headers are a warning; a larger share of them than "
+    "`max_failed` of the declaration is an error.",
 )
 def headers_complete(partition: Partition) -> Finding:
-    """Check that every band of every record has its header; more failures than ``max_failed`` are an error."""
+    """Check that every band of every record has its header; a larger missing share than ``max_failed`` is an error."""
     statuses, max_failed = partition.table.rows, partition.spec.max_failed
     by_class = dict(Counter(count_failures(statuses)).most_common())
     total, missing = statuses.num_rows, sum(by_class.values())
     share = missing / max(total, 1)
     rows = failure_rows(by_class, total)
     text = ", ".join(f"{count} {name}" for name, count in by_class.items())
-    limit = f", more than max_failed={max_failed:g} tolerates" if share > max_failed else ""
+    limit = f", a larger share than max_failed={max_failed:g}" if share > max_failed else ""
     helps = "".join(f"; {row['class']}: {row['what helps']}" for row in rows[:1])
     return Finding(
         passed=not missing,
@@ -59,7 +59,7 @@ def _count_tiles(batch: pa.RecordBatch) -> pa.RecordBatch:
     stage=BANDS, columns=[ID, "band", HREF, "status", "content_length", "header"], of_batch=_count_tiles, blocking=True
 )
 def tile_ranges(partition: Partition) -> Finding:
-    """Every header has as many tiles as its grid, and each lies inside its file.
+    """Every header has as many tiles as its grid needs, and each tile lies inside its file.
 
     The size of a file is the size that its store stated when the header was read. Where the store stated no size, only
     the grid is checked. A tile of zero bytes was left out of its file (GDAL's sparse files) and lies nowhere.
@@ -74,7 +74,7 @@ def tile_ranges(partition: Partition) -> Finding:
     text = "; ".join(f"{row['problem']} in {row['headers']} headers (first {row['first']})" for row in rows)
     return Finding(
         passed=not rows,
-        message=f"{text}: upload these files again, then build with force"
+        message=f"{text}: upload these files again, then build with force=True (--force)"
         if rows
         else f"{tiles} tiles of {headers} headers lie inside their files",
         numbers={
@@ -88,15 +88,15 @@ def tile_ranges(partition: Partition) -> Finding:
 
 @check(stage=BANDS, columns=[ID, "band"], also={NORMALIZED: [ID]}, blocking=True)
 def one_row_per_band(partition: Partition) -> Finding:
-    """The ledger has one row per record and band, and none of a record that is gone."""
+    """The ledger has one row per record and band, and no row of a record that is gone."""
     ledger, records = partition.table.rows, partition.also.get(NORMALIZED)
     ids = pa.array([], pa.string()) if records is None else records.rows[ID].combine_chunks()
     has_record = pc.is_in(ledger[ID], value_set=ids)
     stray = pc.unique(ledger[ID].filter(pc.invert(has_record))).to_pylist()
     pairs = ledger.group_by([ID, "band"]).aggregate([([], "count_all")])
     repeated = ledger.num_rows - pairs.num_rows
-    problems = [f"ids that no record has: {some(stray)}"] if stray else []
-    problems += [f"{repeated} rows repeat a record and band"] if repeated else []
+    problems = [f"the ledger has rows of ids that no record has: {some(stray)}"] if stray else []
+    problems += [f"{repeated} rows repeat the record and band of another row"] if repeated else []
     return Finding(
         passed=not problems,
         message=f"{'; '.join(problems)}: materialize band_metadata again"
@@ -107,7 +107,7 @@ def one_row_per_band(partition: Partition) -> Finding:
 
 
 def _tile_problems(ok: pa.RecordBatch) -> tuple[dict[str, npt.NDArray[np.bool_]], int]:
-    """Return for each problem which headers have it, and the number of all tiles."""
+    """Return which headers have each problem, booleans ``[N]`` by problem, and the number of all tiles."""
     header = ok.column("header")
     offsets, counts = (pc.struct_field(header, name) for name in TILE_TABLES)
     tiles, stored = _lengths(offsets), _lengths(counts)
@@ -149,7 +149,7 @@ def _ends(
     last, negative = np.zeros(len(tiles)), np.zeros(len(tiles), bool)
     filled = np.flatnonzero(tiles)
     if len(filled):
-        # Empty lists take no place in the flat arrays: neighbours in `filled` are neighbours in them.
+        # Only lists with tiles, because ``reduceat`` returns the element at its begin for an empty list.
         begins = (np.cumsum(tiles) - tiles)[filled]
         last[filled] = np.maximum.reduceat(ends, begins)
         negative[filled] = np.logical_or.reduceat(below, begins)

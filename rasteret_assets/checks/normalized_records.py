@@ -28,7 +28,7 @@ from rasteret_assets.schema import (
     REJECTED,
 )
 
-#: Degrees by which a bbox may miss its footprint, because coordinates across the antimeridian are rounded.
+#: Degrees by which a footprint may reach beyond its bbox, because coordinates across the antimeridian are rounded.
 _TOLERANCE: Final = 1e-9
 
 OFF_EARTH, MISPLACED, INVALID = "off the Earth", "outside their bbox", "invalid"
@@ -46,7 +46,8 @@ def _hive_keys(schema: pa.Schema) -> list[str]:
     stage=NORMALIZED,
     columns=_hive_keys,
     blocking=True,
-    description="Contract columns have their types, and every record lies in the partition it is of.",
+    description="The columns of the record contract have their types, and hive keys such as `year` and `month` are "
+    "those of the partition.",
 )
 def schema_contract(partition: Partition) -> Finding:
     """Contract columns have their types, and hive keys such as ``year`` and ``month`` those of the partition's key."""
@@ -75,15 +76,15 @@ def schema_contract(partition: Partition) -> Finding:
 
 @check(stage=NORMALIZED, columns=[ID], blocking=True)
 def unique_ids(partition: Partition) -> Finding:
-    """Every record has an id, and no two share one."""
+    """Every record has an id, and no two records share an id."""
     ids = partition.table.rows[ID]
     counted = ids.drop_null().value_counts()
     repeated = counted.field("values").filter(pc.greater(counted.field("counts"), 1)).to_pylist()
     found = [f"{ids.null_count} records have no id"] if ids.null_count else []
-    found += [f"{some(repeated)} name several records each"] if repeated else []
+    found += [f"several records share an id: {some(repeated)}"] if repeated else []
     return Finding(
         passed=not found,
-        message=f"ids do not tell records apart: {'; '.join(found)}; give the source unique ids"
+        message=f"{'; '.join(found)}: give every row of the record table an id of its own"
         if found
         else "every record has an id of its own",
         numbers={"records": len(ids), "without_id": ids.null_count, "repeated_ids": len(repeated)},
@@ -99,8 +100,8 @@ def _count_footprints(batch: pa.RecordBatch) -> pa.RecordBatch:
     columns=[ID, GEOMETRY, BBOX],
     of_batch=_count_footprints,
     blocking=True,
-    description="Footprints are valid, on Earth and inside their bbox. One off the Earth blocks; a missing or "
-    "self-intersecting one is a warning.",
+    description="Footprints are valid, on Earth and inside their bbox. A footprint off the Earth or outside its bbox "
+    "is an error; a missing or self-intersecting footprint is a warning.",
 )
 def footprints(partition: Partition) -> Finding:
     """Every footprint is a valid geometry on Earth, inside its bbox.
@@ -117,7 +118,8 @@ def footprints(partition: Partition) -> Finding:
     ]
     wrong = OFF_EARTH in found or MISPLACED in found
     text = ", ".join(f"{row['records']} are {row['footprints']} (first {row['first']})" for row in rows)
-    remedy = "state the CRS of the geometry in the source" if wrong else "fix them with shapely.make_valid"
+    remedy = "state the CRS of column geometry" if wrong else "correct them, as with shapely.make_valid,"
+    remedy += " in the record table"
     counts = {name: found[problem].rows if problem in found else 0 for name, problem in _COUNTED.items()}
     return Finding(
         passed=not rows,
@@ -130,9 +132,9 @@ def footprints(partition: Partition) -> Finding:
 
 @check(stage=REJECTED, columns=[REJECT_CLASS])
 def nothing_rejected(partition: Partition) -> Finding:
-    """No record had to be set aside for breaking the record contract.
+    """No record was rejected for breaking the record contract.
 
-    A larger share than ``max_rejected`` stops the build before this check.
+    A larger share of rejected records than ``max_rejected`` stops the build before this check.
     """
     counted = partition.table.rows[REJECT_CLASS].combine_chunks().value_counts()
     by_class = sorted(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
@@ -141,7 +143,7 @@ def nothing_rejected(partition: Partition) -> Finding:
     return Finding(
         passed=not by_class,
         error=False,
-        message=f"{total} records were set aside ({text}): rejected_records has them with their reasons"
+        message=f"{total} records were rejected ({text}): `rasteret-assets show --stage rejected_records` shows why"
         if by_class
         else "every record met the contract",
         numbers={"rejected": total},
@@ -156,7 +158,7 @@ def _all_are(column: pa.ChunkedArray, expected: int | None) -> bool:
 
 
 def _footprint_problems(batch: pa.RecordBatch) -> dict[str, _Mask]:
-    """Return for each problem of footprints which rows have it."""
+    """Return which rows have each problem of footprints, booleans ``[N]`` by problem."""
     shapes = shapely.from_wkb(np.asarray(batch.column(GEOMETRY).to_numpy(zero_copy_only=False), object))
     missing = shapely.is_missing(shapes) | shapely.is_empty(shapes)
     bounds = shapely.bounds(shapes)

@@ -40,7 +40,7 @@ _REBUILD: Final = "build the partition again"
 
 @check(stage=COLLECTION)
 def published_file(partition: Partition) -> Finding:
-    """The published file is byte for byte what was written, GeoParquet 1.1, and has the contract's columns."""
+    """The published file is byte for byte what was written, is GeoParquet, and has the columns of the contract."""
     file, state = partition.table, partition.state
     # While a build replaces the file, the old and the new file are both right.
     written = {facts.content_hash for facts in may_be(state) if facts is not None}
@@ -56,7 +56,7 @@ def published_file(partition: Partition) -> Finding:
 
 
 def _band_leaves(schema: pa.Schema) -> list[str]:
-    # One leaf, because a leaf is null wherever its struct is: the tile tables need not be read.
+    # One leaf of each struct, because it is null where the struct is, and takes fewer bytes than the tile tables.
     return [f"{field.name}.image_width" for field in schema if is_band_field(field)]
 
 
@@ -71,10 +71,10 @@ def _count_headers(batch: pa.RecordBatch) -> pa.RecordBatch:
     of_batch=_count_headers,
 )
 def counts_agree(partition: Partition) -> Finding:
-    """No stage lost or invented a record or a header.
+    """No stage lost or added a record or a header.
 
-    Raw rows are normalized, rejected, or repeat another row (under ``overlap`` also older than another); normalized
-    records are all published; every header of the ledger is in its band's column.
+    A raw row is normalized, rejected, or repeats another row (with ``overlap`` it may also be older than another row of
+    its id). All normalized records are published, and every header of the ledger is in the column of its band.
     """
     counts = {stage: table.count for stage, table in partition.also.items() if stage != BANDS}
     raw, normalized, rejected = (counts.get(stage, 0) for stage in (RAW, NORMALIZED, REJECTED))
@@ -114,7 +114,7 @@ def _headers(partition: Partition) -> Iterator[tuple[str, int, int]]:
 def _contract_problems(schema: pa.Schema, bands: Any) -> Iterator[str]:
     for name, kind in RECORD_FIELDS.items():
         if name == GEOMETRY:
-            continue  # the geo footer says how geometries are written
+            continue  # because the geo footer, which is checked apart, says how geometries are written
         if name not in schema.names:
             yield f"it has no column {name}"
         elif schema.field(name).type != kind:
@@ -152,5 +152,5 @@ def state_of(workspace: Workspace, key: str) -> Mapping[str, Any] | None:
     """
     state = workspace.state(key)
     if state is not None and LOST in state:
-        raise CollectionError(f"{workspace.state_file(key)}: not the state of a partition; {_REBUILD}")
+        raise CollectionError(f"{workspace.state_file(key)} is not the state of a partition: {_REBUILD}")
     return state

@@ -67,7 +67,8 @@ class LazyGroup(click.Group):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Return the commands and options that a shell may complete a word to."""
         found = [(name, summary) for name, (_, summary) in self.lazy_commands.items() if name.startswith(incomplete)]
-        options = click.Command.shell_complete(self, ctx, incomplete)  # because the group's own imports all commands
+        # Not the group's method, because it imports all commands.
+        options = click.Command.shell_complete(self, ctx, incomplete)
         return [*(CompletionItem(name, help=summary) for name, summary in found), *options]
 
 

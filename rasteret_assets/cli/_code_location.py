@@ -23,7 +23,7 @@ Resource = TypeVar("Resource", FilesystemResource, StorageBackendResource)
 
 @dataclass(frozen=True, kw_only=True)
 class CodeLocation:
-    """What a code location says about files.
+    """The resources of a code location, which say how files are opened.
 
     Args:
         folder: of its file.
@@ -54,10 +54,10 @@ def load_code_location(python_file: Path | None, module_name: str | None) -> Cod
             (target,) = loadable_targets_from_python_file(name, here)
             folder = Path(name).absolute().parent
         found: Any = target.target_definition
-        # A function with the decorator @definitions makes them.
+        # A function with the decorator @definitions is called for its definitions.
         definitions = found() if isinstance(found, LazyDefinitions) else found
         if not isinstance(definitions, dg.Definitions):
-            raise click.ClickException(f"{name} defines no dg.Definitions, which alone hold resources")
+            raise click.ClickException(f"{name} defines no dg.Definitions: only they name resources")
         defaults = default_resources()
         given = {key: value for key, value in (definitions.resources or {}).items() if key in defaults}
         provided = {**defaults, **given}

@@ -123,13 +123,13 @@ def _build(
                 _tell(documents[-1])
     if as_json:
         print_json(documents)
-    # Because headers that an earlier build could not read are missing too, where nothing had to be done now.
+    # Of all partitions, because headers that an earlier build could not read are missing too.
     return any(location.workspace_of(spec).failures() for spec in specs)
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """End an interrupted command with the exit code of shells, and say that headers are kept."""
+    """End an interrupted command with exit code 130, as shells do, and say that fetched headers are kept."""
     try:
         yield
     except KeyboardInterrupt:
@@ -138,10 +138,10 @@ def _interruptible() -> Iterator[None]:
 
 
 def _asked(specs: Sequence[CollectionSpec], partitions: Sequence[str], location: Location) -> dict[str, list[str]]:
-    """Return the partitions to build, by collection; each of several collections gets those that it has.
+    """Return the partitions to build, by collection; of several collections, each builds those that it has.
 
     Raises:
-        UsageError: if none of several collections has a partition. (With one collection, the build itself refuses.)
+        UsageError: if none of several collections has a partition. (With one collection, the build refuses.)
     """
     if not partitions:
         return {}

@@ -37,9 +37,9 @@ def check(
 ) -> None:  # fmt: skip
     """Check published collections.
 
-    Runs the checks that Dagster runs, over all partitions. A COLLECTION is a YAML file or the name of a declared
-    collection; without one, all declared collections are meant. Checks of your own run too where a code location that
-    imports them is named (-f or -m).
+    Runs the checks that Dagster runs, on all published partitions; checks that do not pass are listed. A COLLECTION is
+    a YAML file or the name of a declared collection; without one, all declared collections are meant. Checks of your
+    own run too where a code location that imports them is named (-f or -m).
     """
     if as_list:
         _list_checks(location, as_json=as_json)

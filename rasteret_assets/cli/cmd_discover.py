@@ -16,13 +16,13 @@ from rasteret_assets.cli.location import Location, located
 def discover(collections: tuple[str, ...], *, location: Location, as_json: bool) -> None:
     """Register partitions on the Dagster instance.
 
-    The instance is that of DAGSTER_HOME. A COLLECTION is a YAML file or the name of a declared collection; without one,
-    all declared collections are meant.
+    DAGSTER_HOME names the folder of the instance. The partitions are those of the record table. A COLLECTION is a YAML
+    file or the name of a declared collection; without one, all declared collections are meant.
     """
     found = {}
     with dagster_instance() as instance:
         if instance is None:
-            raise click.UsageError("DAGSTER_HOME is not set: it names the folder of the Dagster instance")
+            raise click.UsageError("DAGSTER_HOME is not set: set it to the folder of the Dagster instance")
         for spec in location.specs(collections):
             keys = instance.register_partitions(spec, location)
             found[spec.name] = keys

@@ -16,7 +16,7 @@ from rasteret_assets.cli.location import Location, located
 if TYPE_CHECKING:
     from rasteret_assets.collection.collection import Collection
 
-#: What may stand between a column and a value.
+#: Operators that may stand between a column and a value.
 _OPERATORS = ("=", "==", "!=", "<", "<=", ">", ">=", "in", "not in")
 
 
@@ -27,8 +27,8 @@ _OPERATORS = ("=", "==", "!=", "<", "<=", ">", ">=", "in", "not in")
 @click.option("--bands", "-b", metavar="BANDS", help="Bands, such as B04,B08.  [default: all of the collection]")
 @click.option(
     "--where", "conditions", nargs=3, multiple=True, metavar="COLUMN OP VALUE",
-    help="Only records that meet a condition, such as: --where eo:cloud_cover '<' 20. VALUE is YAML, [a, b] is a list. "
-    "May be given several times.",
+    help="Only records that meet a condition, such as: --where eo:cloud_cover '<' 20. OP is ==, !=, <, <=, >, >=, in "
+    "or 'not in'. VALUE is YAML, [a, b] is a list. May be given several times.",
 )  # fmt: skip
 @click.option("--bbox", nargs=4, type=float, metavar="W S E N", help="Only records that meet this box of lon/lat.")
 @click.option("--dates", metavar="RANGE", help="Only records of these dates, such as 2024-05 or 2024-05-01/2024-05-10.")

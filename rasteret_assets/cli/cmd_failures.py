@@ -35,7 +35,7 @@ _SHOWN_FAILURES = 20
 @click.option("--class", "error_class", metavar="CLASS", help="Only failures of this class, such as not_found.")
 @click.option("--host", metavar="HOST", help="Only files of this host, as the table names it.")
 @click.option(
-    "--limit", type=click.IntRange(0), help=f"Most failures to list.  [default: {_SHOWN_FAILURES}; with --json all]"
+    "--limit", type=click.IntRange(0), help=f"Failures to list at most.  [default: {_SHOWN_FAILURES}; with --json all]"
 )
 @exit_code_option("headers are missing")
 @json_option
@@ -64,7 +64,7 @@ def failures(
 
 
 def _print_failures(found: Failures, limit: int, *, narrowed: bool) -> None:
-    """Print the report for people: counts by class and host, what helps, and the first failures by name."""
+    """Print counts of failures by class and host, what helps, and the first failures one by one."""
     console = console_of_stdout()
     count = found.table.num_rows
     if not count:
@@ -85,7 +85,7 @@ def _print_failures(found: Failures, limit: int, *, narrowed: bool) -> None:
 
 
 def _next_run(row: Mapping[str, Any]) -> str:
-    """Say what the next build does about the failures of a row of the summary."""
+    """Return what the next build does about the failures in a row of the summary."""
     if not row["retried"]:
         return "keeps"
     some = f" {row['retried']}" if row["retried"] < row["count"] else ""
@@ -110,5 +110,8 @@ def _print_summary(console: Console, found: Failures) -> None:
     for error_class, remedy in {row["error_class"]: row["remedy"] for row in summary}.items():
         console.print(Text.assemble((f"{error_class}: ", "bold"), remedy))
     if any(row["retried"] < row["count"] for row in summary):
-        console.print("What the next run keeps is read again once its href changes, or with force.", style="dim")
+        console.print(
+            "Headers that the next run keeps as missing are asked for again once their href changes, or with --force.",
+            style="dim",
+        )
     console.print()

@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 def harvest(collections: tuple[str, ...], *, location: Location, full: bool, as_json: bool) -> None:
     """Bring harvested STAC items up to date.
 
-    Asks the API or catalog only for windows of time that can have changed, and replaces only files whose items did.
-    build harvests first, too. A COLLECTION is a YAML file or the name of a declared collection; without one, all
-    collections that are declared with harvest are meant. Where DAGSTER_HOME is set, its instance records the harvest.
+    Asks the API or catalog only for windows of time that can have changed, and replaces only files whose items changed.
+    build does so too, before it builds. A COLLECTION is a YAML file or the name of a declared collection; without one,
+    all collections that are declared with harvest are meant. Where DAGSTER_HOME is set, its instance records the
+    harvest.
     """
     specs = location.specs(collections)
     chosen = [spec for spec in specs if spec.harvest is not None or collections]
     if not chosen:
-        raise click.UsageError("no declared collection has harvest: in its declaration")
+        raise click.UsageError("no collection is declared with harvest: name the STAC API or catalog in a declaration")
     reports = [(spec, harvest_collection(spec, location, full=full, quiet=as_json)) for spec in chosen]
     if as_json:
         print_json([{"collection": spec.name, **report.to_json()} for spec, report in reports])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--list", "lists", is_flag=True, help="List the well-known datasets.")
 @click.option("--bbox", type=float, nargs=4, metavar="W S E N", help="Area of a well-known dataset, in degrees.")
 @click.option("--datetime", help="Time of a well-known dataset, such as 2024-05 or 2024-01-01/2024-06-30.")
-@click.option("--name", default="", help="Name of the collection.  [default: that of the table]")
+@click.option("--name", default="", help="Name of the collection.  [default: that of the table or dataset]")
 @click.option("--workspace", "workspace_dir", help="Folder or URI to publish in.  [default: ~/rasteret_workspace]")
 @click.option(
     "--out",
@@ -52,15 +52,15 @@ def init(
 
     TABLE is a path, URI or address of a Parquet or GeoParquet file, a folder or glob of such files, or a STAC
     Collection of them; or a dataset that --list names, such as earth-search/sentinel-2-c1-l2a. Comments in the
-    declaration say which columns of a table were recognised, and which of its records would be rejected. Warnings say
-    what is wrong.
+    declaration say which columns of a table were recognised. Warnings name missing columns, and rows that a build would
+    reject.
     """
     if lists:
         _list(as_json=as_json)
         return
     if table is None:
         raise click.UsageError("name a record table, or one of the datasets of: rasteret-assets init --list")
-    # Because relative paths in a declaration start at its folder, and those that were typed at the current one.
+    # Made absolute, because a typed path starts at the current folder, and a path in a declaration at that of its file.
     workspace = None if workspace_dir is None else _from_here(workspace_dir)
     recipe = library.find_recipe(table)
     proposed: dict[str, Any]
@@ -116,7 +116,7 @@ def _wide(recipe: Recipe, values: dict[str, Any]) -> list[str]:
     harvest = values.get("harvest")
     if harvest is None or {"bbox", "intersects", "datetime"} & harvest.keys():
         return []
-    return [f"all of {recipe.id} will be harvested: give an area with --bbox, or a time with --datetime"]
+    return [f"a build will harvest all of {recipe.id}: choose an area with --bbox, or a time with --datetime"]
 
 
 def _from_here(path: str) -> str:

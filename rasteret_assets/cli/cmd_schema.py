@@ -13,6 +13,6 @@ from rasteret_assets.cli.common import in_one_line, print_json
 def schema() -> None:
     """Print the JSON schema of declarations.
 
-    Editors complete words and underline mistakes by it. init writes it beside the declarations.
+    By the schema, editors complete words and underline mistakes. init writes it beside the declarations.
     """
     print_json(library.json_schema())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rasteret_assets.storage.workspace import Workspace
 
 _ROWS = 20
-#: Letters of a text, items of a list and letters of a value that people are shown.
+#: Letters of a text, items of a list and letters of a whole value that are printed at most.
 _TEXT, _ITEMS, _VALUE = 120, 5, 400
 
 
@@ -28,12 +28,12 @@ _TEXT, _ITEMS, _VALUE = 120, 5, 400
 @located
 @click.option(
     "--partition", "-p", "key", metavar="KEY",
-    help="Show rows of this partition, such as 2024-05 or undated. Needed with --stage where a table has several.",
+    help="Show rows of this partition, such as 2024-05 or undated. Needed if the stage has several partitions.",
 )  # fmt: skip
 @click.option(
     "--stage", type=click.Choice(TABLES), help="Show rows of the table of this stage.  [default with -p: collection]"
 )
-@click.option("--limit", type=click.IntRange(0), default=_ROWS, show_default=True, help="Most rows to show.")
+@click.option("--limit", type=click.IntRange(0), default=_ROWS, show_default=True, help="Rows to show at most.")
 @json_option
 @in_one_line
 def show(collection: str, *, location: Location, key: str | None, stage: str | None, limit: int, as_json: bool) -> None:

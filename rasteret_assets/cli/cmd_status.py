@@ -38,7 +38,7 @@ def status(collections: tuple[str, ...], *, location: Location, exit_code: bool,
 
     Counts the published partitions and records, the partitions that differ from the record table, and the headers that
     are missing. A COLLECTION is a YAML file or the name of a declared collection; without one, all declared collections
-    are meant. build --dry-run says more about what a build would do.
+    are meant. build --dry-run lists the partitions and the number of headers to fetch.
     """
     with dagster_instance() as instance:
         documents = [_status(spec, location, instance) for spec in location.specs(collections)]
@@ -71,7 +71,7 @@ def _status(spec: CollectionSpec, location: Location, instance: Instance | None)
 
 
 def _harvest_of(workspace: Workspace) -> dict[str, Any]:
-    """Return what was harvested of a collection, and until when."""
+    """Return counts of what was harvested of a collection, the time of the last harvest, and failed windows."""
     ledger = library.read_ledger(workspace)
     return {
         "harvested": ledger.harvested,

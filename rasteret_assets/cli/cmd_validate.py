@@ -22,8 +22,8 @@ from rasteret_assets.errors import DeclarationError, Mistake
 def validate(files: tuple[str, ...], *, folder: Path | None, as_json: bool) -> None:
     """List the mistakes in declarations.
 
-    Each with its file, line and field, and what to write instead. A FILE is a YAML file; without one, all files of the
-    folder of declarations are read. Reads no record table. Exits with 1 where there is a mistake.
+    A mistake is listed with its file, line and field, and what to write instead. A FILE is a YAML file; without one,
+    all files of the folder of declarations are read. Reads no record table. Exits with 1 where there is a mistake.
     """
     if others := [name for name in files if not name.lower().endswith((".yaml", ".yml"))]:
         raise click.UsageError(f"{', '.join(others)}: not a YAML file")

@@ -81,7 +81,7 @@ def print_json(document: Any) -> None:
 
 
 def console_of_stdout() -> Console:
-    """Return the console for people. A terminal wraps; in a file or a pipe a row stays a line, for grep and cut."""
+    """Return the console for text. A terminal wraps lines; in a file or a pipe a row stays a line, for grep and cut."""
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
 
 
@@ -97,7 +97,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def printable(text: str) -> str:
-    """Return text without what a terminal would obey: escape sequences, line ends."""
+    """Return text with ``?`` for letters that a terminal does not print, such as escape sequences and line ends."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

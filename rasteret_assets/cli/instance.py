@@ -77,7 +77,7 @@ class Instance:
         return {"partitions": reasons, "totals": dict(totals), "query_parameters": query_parameters}
 
     def report_harvest(self, spec: CollectionSpec, workspace: Workspace, report: HarvestReport) -> None:
-        """Report a harvest that the library did, as the asset of harvested items would."""
+        """Report a harvest that the library did, with the events of the asset of harvested items."""
         report_harvest(self.instance, spec, workspace, report)
 
     def register_partitions(self, spec: CollectionSpec, location: Location) -> list[str]:
@@ -87,7 +87,7 @@ class Instance:
         return discover_partitions(self.instance, spec, profile, workspace.states())
 
     def last_run(self, spec: CollectionSpec) -> str | None:
-        """Return status and end of a collection's last run; None where it has none."""
+        """Return status and time (UTC) of a collection's last run; None if it has no run."""
         records = self.instance.get_run_records(dg.RunsFilter(tags={COLLECTION_TAG: spec.name}), limit=1)
         if not records:
             return None

@@ -1,7 +1,7 @@
 """Propose a declaration for a record table, by its schema and first rows.
 
 Columns are recognised by names that STAC and similar formats use, and by their content: a text column of addresses
-that end like GeoTIFFs, a binary column that parses as WKB. Notes tell every guess, so that a person can correct it.
+that end like GeoTIFFs. Notes tell every guess, so that a person can correct it.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ _COLUMN_NAMES: Final[dict[str, tuple[str, ...]]] = {
     ASSETS: ("assets",),
 }  # fmt: skip
 _HREF_NAMES: Final = ("href", "url", "uri", "path", "location", "file", "filename", "cog", "cog_url", "image", "source")
+#: Records of a table below which its dates do not decide the size of partitions.
 _FEWEST_RECORDS: Final = 1000
 #: Days of a partition of each size.
 _DAYS: Final[dict[PartitionBy, float]] = {"day": 1, "month": 30.4, "year": 365.2}
-#: Share of the earliest, and of the latest records, that may have odd dates.
+#: Share of the earliest, and of the latest records, that does not count, because a few dates may be wrong.
 _TAIL: Final = 0.05
 #: Geometric mean of the 1,000 to 100,000 records that suit a partition.
 _PARTITION_RECORDS: Final = 10_000
@@ -95,7 +96,7 @@ def propose(path: str | Path, *, name: str = "", workspace_dir: str | None = Non
 
     Args:
         path: path or URI of a Parquet or GeoParquet file or dataset directory.
-        name: of the collection; the name of the file when omitted.
+        name: of the collection; the name of the file or folder when omitted.
         workspace_dir: folder or URI to publish the collection in.
         filesystem: pyarrow or fsspec filesystem of ``path``.
 
@@ -133,7 +134,7 @@ def _propose_columns(
         lowered = {name.lower(): name for name in reversed(names)}
         candidates = [primary] if primary in names else [lowered[n] for n in _COLUMN_NAMES[contract] if n in lowered]
         if not candidates:
-            warnings.append(f"no column looks like {contract}: name it under column_map, as <its name>: {contract}")
+            warnings.append(f"no column looks like {contract}: name one under column_map, as <column>: {contract}")
             continue
         column_map[str(candidates[0])] = contract
         notes.append(f"{candidates[0]} is taken for {contract}")
@@ -171,22 +172,26 @@ def _propose_crs(sample: pa.Table, notes: list[str]) -> None:
     """Note where the CRS comes from, which needs no warning, because headers have it too."""
     stated = [name for name in _CRS_COLUMNS if name in sample.schema.names]
     if stated:
-        notes.append(f"the CRS of the rasters is read from {', '.join(stated)}, and from the headers, which are right")
+        notes.append(
+            f"the CRS of the rasters is read from {', '.join(stated)}, and from the headers, which count if both differ"
+        )
     else:
         notes.append("no column states the CRS of the rasters: it comes from the headers")
 
 
 def _propose_size(table: Source, values: dict[str, Any], notes: list[str]) -> None:
-    """Propose the size of partitions whose records come, as a ratio, nearest to :data:`_PARTITION_RECORDS`.
+    """Propose the size of partitions whose number of records is, as a ratio, nearest to :data:`_PARTITION_RECORDS`.
 
     A partition is one file, which is built, checked and replaced as a whole. Above 100,000 records an append rewrites
-    too much; below 1,000 records readers take longer to open a file than to read it. A table of fewer records than a
-    partition should have counts as the beginning of a larger table.
+    too much; below 1,000 records readers take longer to open a file than to read it. A table of fewer than 1,000
+    records is partitioned by month, because it may be the beginning of a larger table.
     """
     days = _records_by_day(table, CollectionSpec.of(**values))
     if days.total() < _FEWEST_RECORDS:
         values["partition_by"] = "month"
-        notes.append(f"partitioned by month: {days.total()} records are too few to tell; day and year are the others")
+        notes.append(
+            f"partitioned by month, because {days.total()} records are too few to choose by; or by day or year"
+        )
         return
     a_day = _records_a_day(days)
     expected = {by: a_day * days_of for by, days_of in _DAYS.items()}
@@ -201,7 +206,7 @@ def _propose_size(table: Source, values: dict[str, Any], notes: list[str]) -> No
 
 
 def _records_a_day(days: Mapping[str, int]) -> float:
-    """Return the records a day of the middle nine tenths of the records, so that a few odd dates do not count."""
+    """Return the number of records a day, of the middle 90 % by date, so that a few wrong dates do not count."""
     keys = sorted(days)
     shares = np.cumsum([days[key] for key in keys]) / sum(days.values())
     inner = np.flatnonzero((shares >= _TAIL) & (shares <= 1 - _TAIL))
@@ -220,7 +225,7 @@ def _records_by_day(table: Source, spec: CollectionSpec) -> Counter[str]:
             times, _ = normalize_times(batch.column(column), column)
             found.update({key: len(rows) for key, rows in rows_by_partition(times, "day") if key != UNDATED})
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, RasteretAssetsError):
-        return Counter()  # because _try then tells what is wrong with the rows
+        return Counter()  # because _try then warns of the fault of the rows
     return found
 
 

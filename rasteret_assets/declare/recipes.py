@@ -65,15 +65,14 @@ class Recipe:
             datetime: a date or an interval, as STAC writes them; all times when omitted.
 
         Raises:
-            SpecError: if an area or a time is given, and the dataset is read from a table, which cannot be asked for
-                either.
+            SpecError: if an area or a time is given, and the dataset is read from a table and not harvested.
         """
         made = dict(self.values)
         if part := {key: value for key, value in (("bbox", bbox), ("datetime", datetime)) if value}:
             if "harvest" not in made:
                 raise SpecError(
-                    f"{self.id} is read from a table, of which no {' and '.join(part)} can be asked for: choose rows "
-                    "of it with filter_expr in the declaration"
+                    f"{self.id} is read from a table and not harvested, so {' and '.join(part)} cannot be given: "
+                    "choose rows of the table with filter_expr in the declaration"
                 )
             area = {"bbox": list(bbox)} if bbox else {}
             made["harvest"] = {**made["harvest"], **area, **({"datetime": datetime} if datetime else {})}
@@ -95,10 +94,11 @@ def recipes() -> list[Recipe]:
 
 
 def find_recipe(name: str) -> Recipe | None:
-    """Return a recipe by its id; None for a text that cannot be an id, such as a path.
+    """Return a recipe by its id; None for a name that is not like an id, such as a path.
 
     Raises:
-        SpecError: if the name resembles the id of a recipe, but no recipe and no file has this name.
+        SpecError: if the name resembles the id of a recipe, or begins with a provider of recipes, but no recipe and no
+            file has this name.
     """
     if not _RECIPE_ID.fullmatch(name):
         return None

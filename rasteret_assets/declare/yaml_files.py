@@ -4,7 +4,7 @@
     path: s3://bucket/items.parquet
     enrich_cog: true
 
-Every mistake is told with file, line and field, and with what to write instead.
+Every mistake is reported with file, line and field, and with what to write instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.spec_problems import explain
 
 COLLECTIONS_VARIABLE = "RASTERET_ASSETS_COLLECTIONS"
-#: Entries of a file at most, far more than a person writes, because aliases make millions of entries of a few lines.
+#: Entries of a file at most, far more than a person writes. Aliases can make millions of entries of a few lines.
 _MOST_ENTRIES: Final = 100_000
 DEMO_COLLECTIONS = Path("rasteret_demo") / "collections"
 
@@ -51,10 +51,11 @@ def read_specs(folder: str | Path) -> list[CollectionSpec]:
 
 
 def read_files(files: Sequence[Path]) -> list[CollectionSpec]:
-    """Return the collections that some YAML files declare; no two of them have one name.
+    """Return the collections that some YAML files declare, in the order of the files.
 
     Raises:
-        DeclarationError: naming file, line and field of every mistake in all of the files.
+        DeclarationError: naming file, line and field of every mistake in all of the files; two collections of one name
+            are a mistake too.
     """
     found = read_declarations(files)
     if found.mistakes:
@@ -134,7 +135,7 @@ def with_absolute_paths(folder: Path, values: Mapping[str, Any]) -> dict[str, An
 
 def from_folder(folder: Path, path: str) -> str:
     """Return a path made absolute, relative to ``folder``; a URI stays as it is."""
-    if "://" in path or "\0" in path:  # the spec refuses paths with a NUL
+    if "://" in path or "\0" in path:  # unchanged with a NUL, because the spec refuses such a path by name
         return path
     return str((folder / Path(path).expanduser()).resolve())
 
@@ -199,7 +200,7 @@ def _plain(node: yaml.MappingNode, file: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise _mistake(file, f"not valid YAML: {error.problem}", line) from None
-    except (ValueError, OverflowError) as error:  # a value that looks like a date or a number but is not one
+    except (ValueError, OverflowError) as error:  # such as of 2024-13-45, which looks like a date
         raise _mistake(file, f"not valid YAML: {error}; put quotes around texts") from None
     except RecursionError:
         raise _mistake(file, "is nested too deeply") from None

@@ -124,7 +124,7 @@ def test_a_partition_that_is_gone_has_nothing_to_check(built: Built) -> None:
 @pytest.mark.parametrize(
     ("column", "values", "check", "message"),
     [
-        ("id", ["a", "a", "c"], "unique_ids", "a name several records each"),
+        ("id", ["a", "a", "c"], "unique_ids", "several records share an id: a"),
         ("id", ["a", None, "c"], "unique_ids", "1 records have no id"),
         ("month", [4, 5, 4], "schema_contract", "month is not 4 in every record"),
         ("month", [4, None, 4], "schema_contract", "month is not 4 in every record"),
@@ -209,7 +209,7 @@ def test_missing_headers_are_a_warning_up_to_the_threshold(tmp_path: Path) -> No
         (row,) = finding.rows
         assert (row["class"], row["headers"], row["share"]) == ("not_found", 1, round(1 / 6, 4))
         assert finding.message.startswith("1 of 6 headers could not be read (1 not_found)")
-        assert ("tolerates" in finding.message) == (verdict == "error")
+        assert ("a larger share than" in finding.message) == (verdict == "error")
 
 
 def spoil_header(built: Built, name: str, value: list[int] | int) -> None:
@@ -248,7 +248,7 @@ def test_a_ledger_of_other_records_is_an_error(built: Built) -> None:
     built.spoil(BANDS, pa.concat_tables([ledger, set_column(ledger, "id", ["x"] * ledger.num_rows).slice(0, 1)]))
     assert "ids that no record has: x" in built.found(BANDS)["one_row_per_band"].message
     built.spoil(BANDS, pa.concat_tables([ledger, ledger.slice(0, 1)]))
-    assert "1 rows repeat a record and band" in built.found(BANDS)["one_row_per_band"].message
+    assert "1 rows repeat the record and band of another row" in built.found(BANDS)["one_row_per_band"].message
 
 
 def test_rejected_records_are_a_warning(built: Built) -> None:

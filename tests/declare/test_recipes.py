@@ -176,7 +176,10 @@ def test_a_name_that_is_not_a_recipe_is_refused(tmp_path: Path) -> None:
         ),
         ([], "name a record table, or one of the datasets of: rasteret-assets init --list"),
         ([str(tmp_path / "t.parquet"), "--bbox", "1", "2", "3", "4"], "--bbox and --datetime are for datasets"),
-        (["source-cooperative/sentinel-2-c1-l2a", "--datetime", "2024"], "is read from a table, of which no datetime"),
+        (
+            ["source-cooperative/sentinel-2-c1-l2a", "--datetime", "2024"],
+            "a table and not harvested, so datetime",
+        ),
     ):
         result = CliRunner().invoke(main, ["init", *arguments, "--dry-run"])
         assert result.exit_code != 0
@@ -189,4 +192,4 @@ def test_a_name_that_is_not_a_recipe_is_refused(tmp_path: Path) -> None:
 def test_init_says_that_a_whole_catalog_will_be_harvested() -> None:
     result = CliRunner().invoke(main, ["init", "earth-search/naip", "--dry-run"])
     assert result.exit_code == 0
-    assert "all of earth-search/naip will be harvested: give an area with --bbox" in result.output
+    assert "a build will harvest all of earth-search/naip: choose an area with --bbox" in result.output

@@ -67,7 +67,7 @@ def test_too_many_missing_headers_keep_the_old_partition(server: RangeServer, tm
     assert not result.success
     found = evaluations(result)["headers_complete"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert "more than max_failed=0.25 tolerates" in found.description
+    assert "a larger share than max_failed=0.25" in found.description
     assert "scenes__collection" not in {event.step_key for event in result.get_step_success_events()}
     assert scenes.published() == before
     with pytest.raises(RasteretAssetsError, match=r"2024-01 in band_metadata: check headers_complete: 1 of 3 headers"):
