@@ -1,7 +1,7 @@
 """Define the Dagster graph: assets, checks, jobs, sensors, schedules and resources around the library's functions.
 
 Projects import its public names from :mod:`rasteret_assets.dagster`. Only this package, ``demo`` and ``cli`` import
-dagster. Whatever a run computes, the functions of ``rasteret_assets.pipeline`` compute.
+dagster. A step of a run calls the functions of ``rasteret_assets.pipeline``, and computes nothing itself.
 
 Version 0.2 had no public face: projects imported modules of this package. The paths that its documentation named still
 lead to the same objects, with a ``DeprecationWarning``, and will be removed in version 0.4.
@@ -56,5 +56,5 @@ class _MovedModule(ModuleType):
 
 
 for _name, _moved in _MOVED.items():
-    # ``import_module`` and ``from ... import`` take from here what no file defines, once this package is imported.
+    # Because ``import_module`` and ``from ... import`` look here for a module before they look for its file.
     sys.modules[f"{__name__}.{_name}"] = globals()[_name] = _MovedModule(f"{__name__}.{_name}", _moved)

@@ -60,7 +60,7 @@ class WatchfulCeleryRunLauncher(CeleryRunLauncher):
             OSError: if the broker or the store of results cannot be asked; the run then stays as it is.
         """
         task_id = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
-        if task_id is None:  # the run began before its launcher could store the task id
+        if task_id is None:  # because the run began before its launcher stored the task id
             return CheckRunHealthResult(WorkerStatus.RUNNING, "its Celery task is not known yet")
         result = self.celery.AsyncResult(task_id)
         state, info = result.state, result.info
@@ -77,7 +77,7 @@ class WatchfulCeleryRunLauncher(CeleryRunLauncher):
         if self._silent[task_id] < SILENT_POLLS:
             return CheckRunHealthResult(WorkerStatus.RUNNING, said)
         del self._silent[task_id]
-        return CheckRunHealthResult(WorkerStatus.FAILED, f"{said}: asked {SILENT_POLLS} times, it is taken for dead")
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"{said}, asked {SILENT_POLLS} times: it is taken for dead")
 
     def _has_worker(self, task_id: str, host: str | None) -> bool:
         """Tell whether a worker has a task; with ``host`` only the worker on this host is asked."""

@@ -3,7 +3,7 @@
 The attributes are the fields of ``CollectionSpec``, so that a declaration means the same here, in
 ``collections/*.yaml`` and in Python. Any value may be a template. Templates are filled in when the component is loaded,
 and their values are checked then; everything else is checked before, by the JSON schema (``dg check yaml``) and by the
-model. Each mistake is told with its line.
+model. Each mistake is reported with its line in the ``defs.yaml``.
 
 https://docs.dagster.io/guides/build/components
 https://docs.dagster.io/guides/build/components/building-pipelines-with-components/using-template-variables
@@ -69,9 +69,9 @@ class RasterCollectionScaffolder(dg.Scaffolder[ScaffoldParams]):
 
 @dg.scaffold_with(RasterCollectionScaffolder)
 class RasterCollection(dg.Component):
-    """Keep a GeoParquet collection, with the header of every file, of a table that describes rasters.
+    """Publish a record table as a GeoParquet collection with the header of every raster file, and keep it up to date.
 
-    Four assets from the record table to the published collection, with checks, jobs, sensors and schedules.
+    Makes four assets, from the raw rows to the published collection, with checks, jobs, sensors and schedules.
     """
 
     def __init__(self, spec: CollectionSpec, *, own_resources: bool = False) -> None:
@@ -99,9 +99,7 @@ class RasterCollection(dg.Component):
         )
 
     def get_asset_spec(self, stage: str) -> dg.AssetSpec:
-        """Return the asset spec of the source or of a stage.
-
-        A subclass changes what ``super().get_asset_spec(stage)`` returns.
+        """Return the asset spec of the source or of a stage; a subclass may change what ``super()`` returns here.
 
         Args:
             stage: ``source``, ``raw_records``, ``normalized_records``, ``band_metadata`` or ``collection``.
@@ -150,7 +148,7 @@ def _with_structures(model: type[BaseModel], values: dict[str, Any]) -> dict[str
     for name, field in model.model_fields.items():
         value, kinds = values.get(name), [field.annotation, *get_args(field.annotation)]
         if isinstance(value, str) and str not in kinds and value.lstrip().startswith(("{", "[")):
-            with suppress(yaml.YAMLError):  # pydantic refuses the text
+            with suppress(yaml.YAMLError):  # text that is not YAML stays, and pydantic refuses it by name
                 made[name] = yaml.safe_load(value)
         elif isinstance(value, dict):
             inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
@@ -195,11 +193,11 @@ class CollectionAttributes(CollectionSpec):
     @model_validator(mode="wrap")
     @classmethod
     def _later(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Check attributes that have no templates; the rest is checked when templates are filled in."""
+        """Check attributes that have no templates; the others are checked when their templates are filled in."""
         if not isinstance(values, dict):
             return handler(values)
         literal = {name: value for name, value in values.items() if name == "path" or not _holds_template(value)}
-        # A spec with `harvest` needs a name for its folder; by default the component gets that of its own folder.
+        # Any name, because a spec with `harvest` needs one, and the component later gets that of its folder by default.
         unsaid = {"name": "harvested"} if "harvest" in literal else {"path": ""} if "harvest" in values else {}
         try:
             made = handler({**unsaid, **literal})

@@ -1,7 +1,7 @@
-"""Define the sensor ``<name>_events``: a message of a queue makes it compare source and published partitions at once.
+"""Define the sensor ``<name>_events``, which compares source and published partitions when a queue has a message.
 
 The comparison decides what is built. The refresh sensor or the schedule runs beside this sensor, because messages may
-be lost. A message is deleted in the tick after the tick that requested its run, because only then it is certain that
+be lost. A message is deleted one tick after the tick that requested its run, because only then it is certain that
 Dagster has the request.
 """
 
@@ -15,11 +15,12 @@ import dagster as dg
 from rasteret_assets.message_lists import some
 from rasteret_assets.orchestration._hints import Hint, MessageError, hint_of
 from rasteret_assets.orchestration._message_queue import EventQueue, Message, open_queue
-from rasteret_assets.orchestration.graph_names import identifier
+from rasteret_assets.orchestration.graph_names import identifier, refresh_schedule_name
 from rasteret_assets.orchestration.graph_partitions import partitions_of
 from rasteret_assets.orchestration.graph_resources import FilesystemResource
 from rasteret_assets.orchestration.harvested_items import harvest_requests
 from rasteret_assets.orchestration.reconcile import (
+    TOO_MUCH,
     Difference,
     build_requests,
     compare,
@@ -45,7 +46,7 @@ class HintCursor:
 
     Args:
         requests: counts the ticks that requested runs, because Dagster launches a run key only once.
-        heeded: receipts of the messages that the last tick dealt with, which the next tick deletes.
+        heeded: receipts of the messages that the last tick needs no longer, which the next tick deletes.
     """
 
     requests: int = 0
@@ -77,9 +78,9 @@ def hint_sensor(spec: CollectionSpec, jobs: Sequence[Any], queue_url: str) -> dg
         minimum_interval_seconds=_EVERY_S,
         default_status=sensor_status(spec),
         description=(
-            f"Looks at the source of {spec.name} when a message of its queue tells of a change, and builds the "
-            "partitions that the message names, if they differ. Messages may be lost or doubled: run the sensor "
-            f"{identifier(spec.name)}_refresh or its schedule beside it."
+            f"Profiles the record table of {spec.name} when a message of its queue reports a change, and builds the "
+            "partitions that the message names, if they differ. Messages may be lost or come twice: run the sensor "
+            f"{identifier(spec.name)}_refresh or the schedule {refresh_schedule_name(spec)} beside this one."
         ),
     )
     def events(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
@@ -89,7 +90,7 @@ def hint_sensor(spec: CollectionSpec, jobs: Sequence[Any], queue_url: str) -> dg
             cursor = replace(cursor, heeded=())
             hints = _hints(context, spec, queue)
             if not any(hints.values()):
-                reason = "the queue is empty" if not hints else f"{len(hints)} messages tell of no change"
+                reason = "the queue is empty" if not hints else f"{len(hints)} messages report no change"
                 return dg.SensorResult(skip_reason=reason, cursor=replace(cursor, heeded=list(hints)).to_text())
             if spec.harvest is not None:
                 return _harvest(context.instance, spec, cursor, hints, queue)
@@ -140,7 +141,7 @@ def _hint(message: Message, spec: CollectionSpec) -> tuple[Hint, str]:
 
 
 def _heeded(hints: Mapping[str, Hint], found: Difference) -> tuple[list[str], list[str]]:
-    """Return the receipts of messages that this tick deals with, and those of messages that wait for a run's end.
+    """Return the receipts of messages that are no longer needed after this tick, and of those that wait for a run.
 
     A message waits while an unfinished run builds its partition, because the run may have read the source before the
     change.
@@ -171,7 +172,7 @@ def _harvest(
     if is_harvested_now(instance, spec):
         queue.give_back(list(hints))
         return dg.SensorResult(
-            skip_reason="a run harvests the items; the messages wait for the end of it", cursor=cursor.to_text()
+            skip_reason="a run is harvesting the items; the messages wait until it has ended", cursor=cursor.to_text()
         )
     cursor = replace(cursor, requests=cursor.requests + 1, heeded=list(hints))
     partitions = {key for hint in hints.values() for key in hint.partitions}
@@ -182,7 +183,7 @@ def _harvest(
 def _profile(spec: CollectionSpec, cursor: HintCursor, *, is_running: bool) -> dg.SensorResult:
     """Return the result of a tick in which too much changed to read: a run profiles the source, and messages wait."""
     if is_running:
-        reason = "a run looks at the source, of which too much changed for a tick; the messages wait for it"
+        reason = f"{TOO_MUCH}: a run is profiling it, and the messages wait until it has ended"
         return dg.SensorResult(skip_reason=reason, cursor=cursor.to_text())
     cursor = replace(cursor, requests=cursor.requests + 1)
     request = profile_request(spec, digest(f"look events#{cursor.requests}"))
@@ -191,5 +192,5 @@ def _profile(spec: CollectionSpec, cursor: HintCursor, *, is_running: bool) -> d
 
 def _skip_reason(hints: Mapping[str, Hint], waiting: Sequence[str]) -> str:
     if waiting:
-        return f"{len(waiting)} messages are about partitions that are being built, and wait for the end of it"
-    return f"{len(hints)} messages tell of partitions that are published as the source has them"
+        return f"{len(waiting)} messages name partitions that are being built, and wait until their runs have ended"
+    return f"{len(hints)} messages name only partitions that are published as the source has them"

@@ -20,7 +20,7 @@ from rasteret_assets.partitions import hive_keys, partition_key
 from rasteret_assets.schema import UNDATED
 from rasteret_assets.spec import CollectionSpec
 
-#: Depth of wrappers inside wrappers that is opened.
+#: Wrappers inside one another that are opened at most.
 _DEEPEST: Final = 6
 
 
@@ -29,7 +29,7 @@ class Hint:
     """Partitions that messages say have changed.
 
     Args:
-        partitions: to which items in the messages belong.
+        partitions: keys of the partitions of the items in the messages.
         is_vague: whether a message tells of a change and names no partition.
     """
 

@@ -3,7 +3,7 @@
     @dg.asset(ins={"collection": dg.AssetIn(["scenes", "collection"])}, partitions_def=partitions_of(spec))
     def ndvi(collection: Collection) -> None: ...
 
-Only the files of these partitions are opened, and rows are read when somebody asks for them.
+Only the files of these partitions are opened, and rows are read when the asset uses them.
 
 https://docs.dagster.io/guides/build/io-managers
 """
@@ -33,14 +33,13 @@ from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.workspace import Workspace
 
-#: Metadata of an input of an asset that accepts partitions that were not built. Dagster's own IO managers use the
-#: same name.
+#: Metadata by which an input accepts partitions that were not built. Dagster's own IO managers use the same name.
 ALLOW_MISSING: Final = "allow_missing_partitions"
 _MOST_NAMED: Final = 5
 
 
 def collection_io_manager(spec: CollectionSpec) -> dg.IOManagerDefinition:
-    """Return the IO manager that loads a collection, with the resources that its stages use."""
+    """Return the IO manager that loads a collection, by the resources that the collection's stages use."""
 
     @dg.io_manager(
         required_resource_keys={FILESYSTEM, BACKEND},
@@ -82,7 +81,7 @@ class _CollectionIOManager(dg.IOManager):
         """Refuse to write, because only the stages of a collection write it."""
         asset = context.asset_key.to_user_string() if context.has_asset_key else context.name
         raise dg.Failure(
-            f"{asset} has the IO manager of the collection {self.spec.name}, which loads it and writes nothing: leave "
+            f"{asset} has the IO manager of the collection {self.spec.name}, which only loads the collection: leave "
             f"io_manager_key out, or name one that stores a {type(obj).__name__}",
             allow_retries=False,
         )
@@ -95,7 +94,7 @@ class _CollectionIOManager(dg.IOManager):
         """
         with explained():
             workspace = self.filesystem.open_workspace(self.spec)
-            # Outside of runs nobody selects partitions: all published ones are loaded.
+            # All published partitions outside of runs, because only a run selects some.
             keys = list(context.asset_partition_keys if context.has_asset_partitions else workspace.states())
             failures = {} if self.run_id is None else failures_of_run(self.instance, self.run_id, self.spec)
             if failed := [failures[key] for key in keys if key in failures]:
@@ -113,7 +112,8 @@ class _CollectionIOManager(dg.IOManager):
         if unbuilt and not (context.definition_metadata or {}).get(ALLOW_MISSING):
             keys = some(unbuilt, _MOST_NAMED)
             raise CollectionError(
-                f"{self.spec.name} was not built yet for {keys}: materialize it first, or let the input do without by "
+                f"{self.spec.name} was not built yet for {keys}: materialize the partitions first, or allow the "
+                f"input to lack them by "
                 f"metadata={{{ALLOW_MISSING!r}: True}}"
             )
         context.log.info(
@@ -126,7 +126,7 @@ class _CollectionIOManager(dg.IOManager):
         if keys:
             found = load(path, self.spec.name, partitions=sorted(keys), filesystem=filesystem)
             return replace(found, backend=backend)
-        # No rows of any other partition, because its file has the columns.
+        # Another partition is opened for its columns, and none of its rows are returned.
         others = list(workspace.states())[:1]
         if not others:
             raise CollectionError(f"nothing of {self.spec.name} is published: materialize it first")

@@ -74,7 +74,7 @@ def missing_headers(workspace: Workspace, path: str) -> str:
 
 
 def _line(name: str, band: str, href: str | None, error: str | None) -> str:
-    # The address is told once, because an error begins with the address of its file.
+    # Without the address in the error, because the line shows it as a link.
     reason = (error or "").removeprefix(f"{href}: ")
     where = f"{plain_text(name)}, {plain_text(band)}"
     return f"* {where}: {plain_text(reason)}" if href is None else f"* {where}: {link(href)} {plain_text(reason)}"

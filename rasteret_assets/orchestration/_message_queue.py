@@ -35,8 +35,8 @@ class Message:
     """A message as it was received.
 
     Args:
-        id: by which people find the message.
-        receipt: by which the message is deleted.
+        id: of the message, for logs.
+        receipt: handle by which the message is deleted or returned, valid for this reception.
         body: text of the message.
     """
 
@@ -73,7 +73,7 @@ class EventQueue:
         return list(found.values())
 
     def delete(self, receipts: Sequence[str]) -> None:
-        """Delete messages. A message that was received again meanwhile stays, and costs one more comparison."""
+        """Delete messages. A message that was received again meanwhile stays, and leads to one more comparison."""
         self._each("delete_message_batch", receipts, {})
 
     def give_back(self, receipts: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
-"""Draw some pixels of a published partition, to prove that its index leads to its files.
+"""Draw some pixels of a published partition, to show that its index leads to its files.
 
-One record is drawn like :meth:`rasteret_assets.Collection.preview` does, through the published index: a few range
-requests, and no header is read. Where the record cannot be drawn, the text says why, and the run goes on.
+One record is drawn as :meth:`rasteret_assets.Collection.preview` draws it, through the published index, by a few range
+requests and without reading a header. If the record cannot be drawn, the text says why, and the run goes on.
 """
 
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ def _middle(header: BandHeader, crs: str) -> Area:
 
 
 def _jpeg(drawn: Picture) -> bytes:
-    """Return a picture as JPEG, a tenth of its bytes as PNG, because Dagster keeps it in its event log."""
+    """Return a picture as JPEG, which takes a tenth of the bytes of PNG, because Dagster keeps it in its event log."""
     colours, alpha = drawn.pixels[..., :3], drawn.pixels[..., 3:]
     flat: npt.NDArray[np.uint8] = np.where(alpha, colours, np.uint8(_GROUND))
     return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(flat), level=_QUALITY))

@@ -56,8 +56,8 @@ def retry_sensor(spec: CollectionSpec) -> dg.SensorDefinition:
         default_status=sensor_status(spec),
         description=(
             f"Tries headers of {spec.name} again that failed for a reason that may pass (throttled, timed out, "
-            f"refused, unavailable, or for {spec.retry_missing_for:g} days missing): after an hour, then after two, "
-            "four, at last once a day. Headers that are there, and files that are gone for good, are left alone."
+            f"refused, unavailable, or a file missing for less than {spec.retry_missing_for:g} days): after 1, 2, 4 "
+            "... hours, at last once a day. Headers that were read, and files missing for longer, are left alone."
         ),
     )
     def retry(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:

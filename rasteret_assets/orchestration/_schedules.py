@@ -1,4 +1,4 @@
-"""Define the schedules: read what changed in the source once a day, ask whether indexed files changed once a week.
+"""Define the schedules: profile the source once a day, and ask once a week whether indexed files changed.
 
 A schedule of Dagster launches runs of one job. The refresh schedule therefore launches the job that profiles the
 source, however much changed, and a sensor requests the builds when that run has ended.
@@ -22,6 +22,7 @@ from rasteret_assets.orchestration.graph_partitions import grouped, headers_to_f
 from rasteret_assets.orchestration.graph_resources import FilesystemResource
 from rasteret_assets.orchestration.jobs import REASON_TAG, Jobs
 from rasteret_assets.orchestration.reconcile import (
+    TOO_MUCH,
     build_requests,
     busy_partitions,
     compare,
@@ -45,9 +46,9 @@ def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
         execution_timezone=spec.graph.timezone,
         tags={REASON_TAG: "look"},
         description=(
-            f"Looks at the source of {spec.name}; the sensor {identifier(spec.name)}_after_look then builds the "
-            "partitions whose source changed since the last time, and nothing else. An alternative to the sensor "
-            f"{identifier(spec.name)}_refresh: run one of the two."
+            f"Profiles the record table of {spec.name} by the job {look_job_name(spec)}; the sensor "
+            f"{identifier(spec.name)}_after_look then builds only the partitions that changed. An alternative to the "
+            f"sensor {identifier(spec.name)}_refresh: run one of the two."
         ),
     )
 
@@ -64,21 +65,22 @@ def after_profile_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinitio
         # Running from the start, because it does nothing before somebody starts the schedule.
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"Builds the partitions of {spec.name} that differ from the source, after each look at it that "
-            f"{refresh_schedule_name(spec)} launched. It does nothing where that schedule is stopped."
+            f"Builds the partitions of {spec.name} that differ from the record table, after each run of "
+            f"{look_job_name(spec)} that the schedule {refresh_schedule_name(spec)} launched. Does nothing while that "
+            "schedule is stopped."
         ),
     )
     def after_profile(context: dg.RunStatusSensorContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
         run, instance = context.dagster_run, context.instance
         if run.tags.get(_SCHEDULE_TAG) != refresh_schedule_name(spec):
-            return dg.SensorResult(skip_reason=f"the look {run.run_id} was not launched by the schedule")
+            return dg.SensorResult(skip_reason=f"run {run.run_id} was not launched by {refresh_schedule_name(spec)}")
         workspace = rasteret_filesystem.open_workspace(spec)
         try:
             profile = profile_in_tick(rasteret_filesystem, spec, workspace)
         except NotHarvestedError as error:
             return dg.SensorResult(skip_reason=str(error))
         if profile is None:
-            again = "too much of the source changed again since the look; the next one will see it"
+            again = f"{TOO_MUCH} after it was profiled: the next run of {look_job_name(spec)} profiles it again"
             return dg.SensorResult(skip_reason=again)
         found = compare(instance, spec, workspace, profile, states)
         if found.new:
@@ -99,8 +101,8 @@ def revalidate_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
         cron_schedule=spec.graph.revalidate_cron,
         execution_timezone=spec.graph.timezone,
         description=(
-            f"Asks by conditional requests whether the files of {spec.name} are still those whose headers are known: a "
-            "file that is replaced at its address leaves no trace in the record table."
+            f"Asks by conditional requests whether the indexed files of {spec.name} changed, and reads the headers of "
+            "those that did. The record table does not say that a file was replaced at its address."
         ),
     )
     def revalidate(
@@ -110,13 +112,13 @@ def revalidate_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
         workspace = rasteret_filesystem.open_workspace(spec)
         published = workspace.states().keys() - busy_partitions(context.instance, spec)
         profile = stored_profile(workspace)
-        # As if nothing were published, because a revalidation asks about every header.
+        # Counted as if nothing were published, because a revalidation asks about every header.
         headers = {} if profile is None else headers_to_fetch(profile, {})
         at = context.scheduled_execution_time.isoformat()
         requests = [
             run_request(spec, group, f"{at}#{group[0]}", "revalidate")
             for group in grouped(order, published, spec.graph, headers)
         ]
-        return requests or dg.SkipReason("nothing is published that could have changed")
+        return requests or dg.SkipReason("no partition is published, or runs are building all that are")
 
     return revalidate

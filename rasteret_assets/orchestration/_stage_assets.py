@@ -25,7 +25,7 @@ from rasteret_assets.pipeline.stage import Build, StageResult
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW
 from rasteret_assets.spec import CollectionSpec
 
-#: Pool of the header stage: ``dagster instance concurrency set cog_headers 1`` lets one run at a time ask for headers.
+#: Pool of the header stage: after ``dagster instance concurrency set cog_headers 1`` one run at a time fetches headers.
 HEADER_POOL = "cog_headers"
 
 
@@ -104,7 +104,7 @@ def band_metadata(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinit
             results = step.run(build)
             for result in results:
                 try:
-                    # For transient failures only, because a partition whose only file is gone would fail for ever.
+                    # Only for transient failures, because a partition whose only file is gone would else always fail.
                     refuse_without_headers(step.workspace, [result], transient_only=True)
                 except EnrichmentError as error:
                     step.fail(result.key, error)
@@ -162,7 +162,7 @@ def _stage_asset(
         name=op_name(spec, stage),
         specs=[asset],
         check_specs=check_specs(spec, stage) if stage not in (RAW, COLLECTION) else None,
-        # By partitions only, because a policy does not know rows or headers; sensors group partitions by both.
+        # By number of partitions, because a policy knows no number of headers; sensors group partitions by both.
         backfill_policy=dg.BackfillPolicy.multi_run(spec.graph.partitions_per_run),
         pool=pool,
         op_tags=spec.graph.op_tags,

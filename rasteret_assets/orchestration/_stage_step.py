@@ -72,7 +72,7 @@ class StageStep:
         """Run the stage over the partitions that have not failed.
 
         Args:
-            build: workspace, spec and whatever else the stage needs.
+            build: workspace, spec, and the source, backend and options that the stage needs.
             explain: returns metadata that help to see why a partition failed.
         """
         build.failed = {}
@@ -114,7 +114,7 @@ class StageStep:
         by_key = {result.key: result for result in made}
         described = each_file(self.workspace.fs, lambda key: describe(by_key[key]), list(by_key))
         with_metadata = {result.key: (result.version, more) for result, more in zip(made, described, strict=True)}
-        # From the asset, because a project may have changed it and Dagster compares it with the event's.
+        # The version of the asset, because a project may have changed it, and Dagster compares it with the event's.
         (asset,) = self.context.assets_def.specs
         version = asset.code_version or code_version(self.spec)
         for event in materializations(self.context.instance, self.spec, self.stage, version, with_metadata):
@@ -123,13 +123,17 @@ class StageStep:
     def _check(self, made: Sequence[StageResult]) -> list[dg.AssetCheckResult]:
         """Evaluate the stage's checks; a partition that a blocking check refuses fails."""
         if self.stage == COLLECTION:
-            return []  # because they are a step of their own
+            return []  # because checks of the published file are a step of their own
         findings = findings_of(self.workspace, self.spec, self.stage, [result.key for result in made])
         for key, error in refused(self.stage, findings).items():
             self.fail(key, error)
         return check_results(self.spec, self.stage, findings)
 
     def finish(self) -> None:
-        """End the step; see :meth:`report`."""
+        """End the step: fail it if partitions failed, in the last step of the run or when no partition is left.
+
+        Raises:
+            dagster.Failure: naming the failed partitions.
+        """
         if self.failures and (not self.keys or self.stage == self.steps_of_run[-1]):
             raise run_failure(self.failures.values(), len(self.keys))

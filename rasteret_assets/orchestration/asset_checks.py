@@ -5,8 +5,8 @@ refuses is left out of the rest of the run, so that it is not published. Dagster
 would stop the other partitions of the run too. The checks of the published file are a step of their own, so that the UI
 can run them again without a build.
 
-One evaluation tells how many partitions pass, and which do not, because Dagster keeps an event for each evaluation,
-which takes longer than the check.
+One evaluation covers all partitions of a run: it tells how many pass, and which do not, because Dagster keeps an event
+for each evaluation, which takes longer than the check.
 
 https://docs.dagster.io/guides/test/asset-checks
 """
@@ -33,7 +33,7 @@ from rasteret_assets.storage.workspace import Workspace
 #: Findings by partition, then by check; a partition whose records are gone has none.
 Findings = Mapping[str, Mapping[str, Finding]]
 
-_GONE: Final = "the partition's records are gone, so that it has nothing to check"
+_GONE: Final = "the partition has no records any more, so there is nothing to check"
 #: Further tables of an asset, beside the table of its stage.
 _BESIDE: Final[Mapping[str, tuple[str, ...]]] = {NORMALIZED: (REJECTED,)}
 #: Partitions that the table of an evaluation names.
@@ -97,8 +97,8 @@ def published_checks(spec: CollectionSpec) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(
         name=op_name(spec, PUBLISHED_CHECKS),
         specs=check_specs(spec, COLLECTION),
-        description="Checks that published files are as they were written, and that no record was lost: of the "
-        "partitions of the run, or of all published partitions if the run has no partition.",
+        description="Checks that published files are as they were written, and that no record was lost, in the "
+        "partitions of the run, or in all published partitions if the run has no partition.",
     )
     def published(
         context: dg.AssetCheckExecutionContext, rasteret_filesystem: FilesystemResource
@@ -123,11 +123,11 @@ def _evaluated(check: Check, asset: dg.AssetKey, findings: Findings) -> dg.Asset
     first = next(iter(wrong or amiss), None)
     numbers: dict[str, Any] = {"partitions": len(outcomes), "failed_partitions": len(amiss)}
     if first is None:
-        text = f"all {len(outcomes)} partitions of the run pass"
+        text = f"all {len(outcomes)} partitions pass" if outcomes else "there is no partition to check"
     else:
         text = f"{first}: {amiss[first].text}"
         if len(outcomes) > 1:
-            text = f"{len(amiss)} of {len(outcomes)} partitions of the run do not pass; {text}"
+            text = f"{len(amiss)} of {len(outcomes)} partitions do not pass; {text}"
         rows = [{"partition": key, "finding": outcome.text} for key, outcome in amiss.items()]
         numbers["failing"] = table_metadata(rows[:_MOST_LISTED])
     if len(outcomes) == 1:
@@ -138,7 +138,7 @@ def _evaluated(check: Check, asset: dg.AssetKey, findings: Findings) -> dg.Asset
         check_name=check.name,
         passed=not amiss,
         severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
-        description=sentence(text),  # which the UI reads as Markdown
+        description=sentence(text),  # escaped, because the UI reads it as Markdown
         metadata=numbers,
     )
 

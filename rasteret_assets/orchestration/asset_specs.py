@@ -99,10 +99,10 @@ def _harvest_spec(spec: CollectionSpec) -> dg.AssetSpec:
     return dg.AssetSpec(
         key=stage_key(spec, HARVESTED),
         description=(
-            f"The STAC items of the {kind} at `{address}`, one Parquet file per window of time, which is a partition. "
+            f"The STAC items of the {kind} at `{address}`. A partition is a window of time, and has one Parquet file. "
             f"The job `{harvest_job_name(spec)}` asks for the windows that can have changed, and replaces only files "
-            "whose items did; a window that fails keeps its file. Materializing partitions asks for their windows "
-            "again. The refresh sensor then builds the partitions that changed."
+            "whose items changed; a window that fails keeps its file. Materializing partitions asks for their windows "
+            f"again. The sensor `{identifier(spec.name)}_refresh` then builds what changed."
         ),
         partitions_def=windows_of(spec),
         group_name=identifier(spec.name),
@@ -123,13 +123,13 @@ def _source_spec(spec: CollectionSpec) -> dg.AssetSpec:
         + (
             []
             if spec.harvest is None
-            # The record table is the folder of all windows, and which of them hold a month is not in their keys.
+            # All windows, because the keys of windows do not say which of them hold records of a month.
             else [dg.AssetDep(stage_key(spec, HARVESTED), partition_mapping=dg.AllPartitionMapping())]
         ),
         description=(
             f"The record table at `{label_of(spec.paths)}`: one row per raster item, with the addresses of its files. "
-            "Others write the table; observing it reads the rows of files that changed, and notes its partitions and "
-            "a data version of each."
+            "This graph does not write the table. Observing it reads the rows of files that changed, and reports the "
+            "partitions and a data version of each."
         ),
         partitions_def=partitions_of(spec),
         group_name=identifier(spec.name),
@@ -142,23 +142,23 @@ def _source_spec(spec: CollectionSpec) -> dg.AssetSpec:
 def _description(spec: CollectionSpec, stage: str) -> str:
     if stage == RAW:
         return (
-            "The partition's rows exactly as they were scanned from the source, after projection and filter. "
-            "Nothing is renamed or repaired here: these rows are the evidence of what the provider wrote. "
-            "`rasteret-assets show` prints the rows."
+            "The partition's rows exactly as they stand in the record table, after projection and filter. "
+            "Nothing is renamed or repaired: these rows show what the provider wrote. "
+            "`rasteret-assets show --stage raw_records` prints the rows."
         )
     if stage == NORMALIZED:
         return (
             "The rows under the record contract: text ids, UTC datetimes, WKB footprints in longitude and "
             "latitude with their bbox, the CRS of the raster, assets as a struct. Other columns of the provider stay. "
             "Rows that break the contract become rejected records: they are written to a table of their own, as the "
-            f"provider wrote them, with the reason. More than {spec.max_rejected:.2%} of a partition (`max_rejected`) "
-            "stop its build."
+            f"provider wrote them, with the reason. If more than {spec.max_rejected:.2%} (`max_rejected`) of a "
+            "partition's rows are rejected, the partition fails."
         )
     if stage == BANDS:
         return (
             "One row per record and band: where the header of its GeoTIFF is stored (grid, CRS, data type, "
-            "place of each tile), or why the file has no header. A header is fetched only where its file is new, "
-            "where the last try failed for a reason that may pass, or where the run is forced."
+            "place of each tile), or why there is no header. A header is fetched only if its file is new, if the last "
+            "try failed for a reason that may pass, if the run is forced, or if a revalidation finds the file changed."
         )
     return (
         f"{spec.description} The published collection: records joined with the headers of their bands as "

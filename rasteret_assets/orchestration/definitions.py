@@ -121,7 +121,8 @@ def build_definitions(
             :func:`~rasteret_assets.dagster.default_resources`.
 
     Raises:
-        SpecError: if a folder that somebody named does not exist, or two of ``specs`` have one name.
+        SpecError: if a folder named by ``collections_dir`` or the environment does not exist, or two of ``specs`` have
+            one name.
     """
     broken: list[dg.AssetSpec] = []
     if specs is None:
@@ -155,7 +156,7 @@ def _check_names(specs: Sequence[CollectionSpec]) -> None:
     if double := sorted(spec.name for spec in specs if counted[identifier(spec.name)] > 1):
         raise SpecError(
             f"several collections are called {', '.join(dict.fromkeys(double))}; give each a name of its own "
-            "('-', '.' and '_' do not tell names apart)"
+            "(names that differ only in '-', '.' and '_' count as one)"
         )
 
 
@@ -180,7 +181,7 @@ def _broken_asset(file: Path, mistakes: Sequence[Mistake]) -> dg.AssetSpec:
         key=[BROKEN_GROUP, file.name],
         group_name=BROKEN_GROUP,
         description=f"**This declaration is broken: its collection is not loaded.**\n\n{lines}\n\nCorrect the file and "
-        "reload the code location; `rasteret-assets validate` tells the same.",
+        "reload the code location; `rasteret-assets validate` lists the same mistakes.",
         kinds={"yaml"},
         metadata={"file": dg.MetadataValue.path(str(file)), "mistakes": table_metadata(rows)},
     )
@@ -188,7 +189,7 @@ def _broken_asset(file: Path, mistakes: Sequence[Mistake]) -> dg.AssetSpec:
 
 @contextmanager
 def _beta_accepted() -> Iterator[None]:
-    """Silence Dagster's beta warnings (observable sources, backfill policies), because a user cannot act on them."""
+    """Silence Dagster's beta warnings (observable sources, backfill policies), which a user can do nothing about."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
         yield

@@ -1,4 +1,4 @@
-"""Tell Dagster of each partition of a step: made, with a version of its own, or failed, with the reason.
+"""Report each partition of a step to Dagster: made, with a version of its own, or failed, with the reason.
 
 Dagster counts every partition of a run over a range as made once a step has ended, and gives all of them one data
 version (dagster-io/dagster #34013, seen with Dagster 1.13). The steps of this package therefore report their partitions
@@ -66,7 +66,7 @@ class PartitionFailure:
         kind = found if isinstance(found, type) and issubclass(found, RasteretAssetsError) else RasteretAssetsError
         try:
             return kind(self.reason)
-        except TypeError:  # the class takes more arguments
+        except TypeError:  # because the original class needs further arguments
             return RasteretAssetsError(self.reason)
 
 
@@ -184,7 +184,7 @@ def _entries(instance: dg.DagsterInstance, run_id: str, kind: dg.DagsterEventTyp
 
 
 def combined(failures: Iterable[PartitionFailure]) -> RasteretAssetsError:
-    """Return an exception that names all failures, of the class of the first."""
+    """Return an exception that names all failures, of the class of the first by partition."""
     ordered = sorted(failures, key=lambda failure: failure.key)
     return replace(ordered[0], reason="; ".join(map(str, ordered))).error
 
@@ -209,7 +209,7 @@ def run_failure(failures: Iterable[PartitionFailure], done: int) -> dg.Failure:
                 [{"partition": one.key, "stage": one.stage, "reason": one.reason} for one in ordered]
             )
         },
-        # Retries of the whole step; the sensors try single partitions again.
+        # Allowed if all failures may pass, because Dagster retries the whole step; sensors retry single partitions.
         allow_retries=all(map(is_passing, errors)),
     )
     failure.__cause__ = errors[0]

@@ -35,8 +35,8 @@ def partitions_of(spec: CollectionSpec) -> dg.DynamicPartitionsDefinition:
 def windows_of(spec: CollectionSpec) -> dg.DynamicPartitionsDefinition:
     """Return the partitions definition of harvested items: a window of the harvest is a partition.
 
-    Not that of the stages: a window may be split below a month, or be open, and items that have an interval in place
-    of a time may belong to another partition than their window's.
+    The stages have other partitions: a window may be shorter than a month, or open, and an item that has an interval
+    and no time may belong to another partition than the window's.
     """
     return dg.DynamicPartitionsDefinition(name=f"{identifier(spec.name)}_windows")
 
@@ -79,7 +79,7 @@ def grouped(
         order: all partitions, in the order in which they are registered.
         keys: of the partitions to build.
         options: how much a run may take.
-        headers: number of headers that each partition has to fetch; 0 for a partition that is missing here.
+        headers: number of headers to fetch, by partition; a partition that is missing here fetches none.
         alone: partitions that get a run of their own.
     """
     wanted, weights = set(keys), headers or {}
@@ -142,6 +142,6 @@ def run_partitions(context: dg.OpExecutionContext | dg.AssetExecutionContext) ->
     if not keys:
         raise SpecError(
             "the partition range of this run is empty: ranges follow the order in which partitions were registered, "
-            "which is not the calendar's; select the partitions one by one, or let the sensor do it"
+            "which may differ from the calendar; select the partitions one by one, or let the refresh sensor build them"
         )
     return keys

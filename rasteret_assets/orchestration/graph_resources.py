@@ -42,7 +42,7 @@ _SECRET: dict[str, Any] = {"dagster__is_secret": True}
 
 _log = logging.getLogger(__name__)
 
-# botocore's names of places in which pyarrow's SDK finds credentials by itself, and renews credentials that expire.
+# botocore's names of the methods by which pyarrow's SDK finds credentials too, and renews credentials that expire.
 _RENEWED_BY_PYARROW: Final = frozenset(
     {"env", "assume-role-with-web-identity", "custom-process", "container-role", "iam-role"}
 )
@@ -53,7 +53,7 @@ class S3Settings(S3Resource):
 
     region_name: str | None = Field(
         default=None,
-        description="Region of the buckets. If empty: AWS_REGION, AWS_DEFAULT_REGION, else AWS is asked for it.",
+        description="Region of the buckets. If empty: AWS_REGION, AWS_DEFAULT_REGION, else the region that AWS names.",
     )
     endpoint_url: str | None = Field(
         default=None,
@@ -91,12 +91,12 @@ class S3Settings(S3Resource):
         """
         if self.verify is False:
             raise SpecError(
-                "verify=False: tables are read by pyarrow, which always verifies TLS certificates; name the file of "
-                "the authority that issued them by the environment variable SSL_CERT_FILE"
+                "verify=False is not possible for tables, because pyarrow, which reads them, always verifies TLS "
+                "certificates: set the environment variable SSL_CERT_FILE to the certificate of the authority"
             )
         options: dict[str, Any] = {
             "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=self.max_attempts),
-            "allow_delayed_open": True,  # because small files then take one request and not three
+            "allow_delayed_open": True,  # because writing a small file then takes one request and not three
             **self._arrow_credentials(),
         }
         endpoint, region = self._endpoint(), self._region()
@@ -157,7 +157,7 @@ class S3Settings(S3Resource):
         if isinstance(found, RefreshableCredentials):
             _log.warning(
                 "The temporary credentials that boto3 found by %r are not renewed while a stage reads and writes "
-                "tables: a stage that takes longer than they hold fails, and the next run goes on with its headers.",
+                "tables: a stage that takes longer than they are valid fails, and the next run reuses its headers.",
                 found.method,
             )
         frozen = found.get_frozen_credentials()
@@ -254,7 +254,7 @@ class BuildOptions(dg.ConfigurableResource[Any]):
     )
     revalidate: bool = Field(
         default=False,
-        description="Ask for every header that is reused whether its file has changed, and read it again if it has.",
+        description="Ask for every reused header whether its file has changed, and read changed headers again.",
     )
 
 

@@ -39,7 +39,7 @@ from rasteret_assets.storage.workspace import Workspace
 
 COMPLETE_CHECK: Final = "all_matching_items_harvested"
 RECENT_CHECK: Final = "newest_item_is_recent"
-#: Windows that a table on the asset's page lists.
+#: Windows that a table on the asset's page lists at most.
 _MOST_LISTED: Final = 50
 _VERSION: Final = "dagster/data_version"
 
@@ -47,7 +47,7 @@ _Context: TypeAlias = dg.OpExecutionContext | dg.AssetExecutionContext
 
 
 def harvest_definitions(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.Definitions:
-    """Return the asset of harvested items, and the schedule of the job that harvests all that can have changed.
+    """Return the asset of harvested items, and the schedule of the job that harvests windows that can have changed.
 
     Args:
         spec: of the collection, with ``harvest``.
@@ -62,19 +62,20 @@ def harvest_definitions(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.Definit
         tags={REASON_TAG: "harvest"},
         default_status=(dg.DefaultScheduleStatus.RUNNING if spec.graph.autostart else dg.DefaultScheduleStatus.STOPPED),
         description=(
-            f"Harvests the STAC items of {spec.name}; {identifier(spec.name)}_refresh then builds what changed."
+            f"Harvests the STAC items of {spec.name}; the sensor {identifier(spec.name)}_refresh then builds what "
+            "changed."
         ),
     )
     return dg.Definitions(assets=[harvested], schedules=[schedule])
 
 
 def harvest_jobs(spec: CollectionSpec) -> list[Any]:
-    """Return the jobs that harvest: all that can have changed, and some windows whatever is known of them."""
+    """Return the jobs that harvest: the windows that can have changed, and the windows that a run selects."""
     windows = asset_job(
         spec,
         harvest_windows_job_name(spec),
         [stage_key(spec, HARVESTED)],
-        f"Asks again for some windows of the STAC items of {spec.name}, which are its partitions.",
+        f"Asks again for the selected windows of the STAC items of {spec.name}; a window is a partition of this job.",
     )
     return [_harvest_job(spec), windows]
 
@@ -91,7 +92,7 @@ def _harvest_job(spec: CollectionSpec) -> dg.JobDefinition:
         context: dg.OpExecutionContext, rasteret_filesystem: FilesystemResource, rasteret_options: BuildOptions
     ) -> Iterator[Any]:
         workspace, report = _harvest(context, spec, rasteret_filesystem, force=rasteret_options.force or spec.force)
-        # Yielded, because what a step logs before it fails is lost.
+        # Yielded and not logged, because an op that fails loses events that it logged.
         yield from _events(context.instance, spec, workspace, report)
         yield from _evaluations(spec, report)
         _refuse(spec, report)
@@ -117,7 +118,7 @@ def _harvested_items(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefi
         specs=[asset],
         check_specs=_check_specs(spec),
         op_tags=spec.graph.op_tags,
-        # Windows are asked for side by side within a run, and runs wait for each other.
+        # In one run, because a run asks for its windows side by side, and runs of a harvest wait for each other.
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
     def harvested_items(
@@ -148,7 +149,11 @@ def _harvest(
 
 
 def _refuse(spec: CollectionSpec, report: HarvestReport) -> None:
-    """End a step in which windows failed, after the others are reported."""
+    """Fail a step in which windows failed, after all windows are reported.
+
+    Raises:
+        dagster.Failure: naming the windows that failed.
+    """
     try:
         refuse_failed_windows(spec, report)
     except HarvestError as error:
@@ -158,9 +163,9 @@ def _refuse(spec: CollectionSpec, report: HarvestReport) -> None:
 def harvest_requests(
     instance: dg.DagsterInstance, spec: CollectionSpec, partitions: Collection[str], salt: str
 ) -> list[dg.RunRequest]:
-    """Return the runs that ask for the windows of some partitions whatever is known of them.
+    """Return requests of runs that ask again for the windows of some partitions.
 
-    Windows of which the instance does not know are for a run that harvests all that can have changed.
+    For partitions without a window on the instance, a run is added that harvests all windows that can have changed.
 
     Args:
         instance: which knows the windows of earlier harvests.
@@ -186,7 +191,7 @@ def harvest_requests(
 def report_harvest(
     instance: dg.DagsterInstance, spec: CollectionSpec, workspace: Workspace, report: HarvestReport
 ) -> None:
-    """Tell an instance of a harvest that no run of it did.
+    """Report to an instance a harvest that was not one of its runs.
 
     Args:
         instance: on which the asset is shown.
@@ -202,18 +207,18 @@ def _events(
     instance: dg.DagsterInstance, spec: CollectionSpec, workspace: Workspace, report: HarvestReport,
     of_run: Collection[str] = (),
 ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:  # fmt: skip
-    """Register the windows of a harvest as partitions, and yield what tells of it.
+    """Register the windows of a harvest as partitions, and yield the events that report the harvest.
 
-    A materialization tells of each window that has another content than Dagster was told last, an observation of each
-    that failed, and one observation without a partition of the harvest. Windows that did not change leave no event, and
-    take two queries, however many there are.
+    The events are a materialization for each window whose content differs from the last one reported, an observation
+    for each window that failed, and one observation without a partition for the harvest. Windows that did not change
+    have no event, and take two queries, however many there are.
 
     Args:
-        instance: which knows what it was told.
+        instance: that has the events of earlier harvests.
         spec: of the collection.
         workspace: of the collection.
         report: of the harvest.
-        of_run: windows that the run was launched for. They, or the parts they were split into, are told of although
+        of_run: windows that the run was launched for. They, or the parts they were split into, have an event even if
             they did not change.
     """
     key, ledger = stage_key(spec, HARVESTED), read_ledger(workspace)
@@ -244,8 +249,8 @@ def _register(
     if new := windows.keys() - set(before):
         instance.add_dynamic_partitions(name, sorted(new, key=lambda window: windows[window].start or ""))
     for window in before:
-        # Split into its parts, or outside of what is harvested now. The next harvest takes away the partitions of this
-        # run: Dagster (1.13) fails a run whose partition is gone at its end.
+        # Removed, because the window was split or is no longer harvested. Windows of this run are left for the next
+        # harvest, because Dagster (1.13) fails a run whose partition is gone at its end.
         if window not in windows and window not in of_run:
             instance.delete_dynamic_partition(name, window)
 
@@ -257,13 +262,12 @@ def _is_of_any(window: str, keys: Collection[str]) -> bool:
 
 def _check_specs(spec: CollectionSpec) -> list[dg.AssetCheckSpec]:
     hours = spec.graph.newest_item_within_hours
-    limit = (
-        "graph: {newest_item_within_hours: ...} says what is too old" if hours is None else f"{hours:g} hours at most"
-    )
+    limit = "set graph: {newest_item_within_hours: ...} for a limit" if hours is None else f"at most {hours:g} hours"
     return [
         dg.AssetCheckSpec(
             COMPLETE_CHECK, asset=stage_key(spec, HARVESTED),
-            description="Whether each window that was asked for has as many items as match, none twice, and all pages.",
+            description="Each window that was asked for has all pages, as many items as the API says match, and no "
+            "item twice.",
         ),
         dg.AssetCheckSpec(
             RECENT_CHECK, asset=stage_key(spec, HARVESTED), description=f"How old the newest item is: {limit}."
@@ -289,10 +293,10 @@ def _evaluations(spec: CollectionSpec, report: HarvestReport) -> Iterator[dg.Ass
 
 def _complete(spec: CollectionSpec, report: HarvestReport) -> dg.AssetCheckResult:
     failed = report.failed
-    text = f"all {len(report.asked)} windows that were asked for are whole"
+    text = f"all {len(report.asked)} windows that were asked for are complete"
     if failed:
         key, reason = min(failed.items())
-        text = f"{len(failed)} windows keep what they had, because their pages do not add up; {key}: {reason}"
+        text = f"{len(failed)} windows failed and keep their earlier items; {key}: {reason}"
     elif report.unread:
         reason = min(report.unread.values())
         text = f"{len(report.unread)} documents of the catalog cannot be read; items stored before are kept; {reason}"
@@ -317,12 +321,12 @@ def _recent(spec: CollectionSpec, report: HarvestReport, now: datetime) -> dg.As
 
 
 def _window_metadata(state: WindowState, result: WindowResult | None, path: str) -> dict[str, Any]:
-    """Return what the asset's page tells of one window.
+    """Return the metadata of one window.
 
     Args:
         state: of the window.
-        result: of the harvest that asked for it; None where the instance is told of an earlier one.
-        path: of its file.
+        result: of the harvest that asked for the window; None where an earlier harvest did.
+        path: of the window's file.
     """
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": state.items, "newest_item": state.newest or "",
@@ -339,7 +343,7 @@ def _window_metadata(state: WindowState, result: WindowResult | None, path: str)
 
 
 def _metadata(report: HarvestReport) -> dict[str, Any]:
-    """Return what the asset's page tells of a harvest: numbers that Dagster plots, and the windows it asked for."""
+    """Return the metadata of a harvest: numbers that Dagster plots, and the windows that it asked for."""
     totals = report.totals
     metadata: dict[str, Any] = {
         "dagster/row_count": report.items, "windows": report.windows, "windows_asked": len(report.asked),

@@ -36,21 +36,21 @@ def jobs_of(spec: CollectionSpec) -> Jobs:
     stages = [stage_key(spec, stage) for stage in STAGES]
     return Jobs(
         build=asset_job(
-            spec, build_job_name(spec), stages, f"All stages of {spec.name}, for one partition or a range of them."
+            spec, build_job_name(spec), stages, f"Builds one partition of {spec.name}, or a range: all four stages."
         ),
         rebuild=asset_job(
             spec,
             rebuild_job_name(spec),
             stages,
-            f"All stages of {spec.name} by force: the record table and every header are read again.",
+            f"Builds partitions of {spec.name} by force: the record table and every header are read again.",
             force=True,
         ),
         revalidate=asset_job(
             spec,
             revalidate_job_name(spec),
             stages,
-            f"All stages of {spec.name}; every indexed header is asked about by a conditional request, and read again "
-            "if its file has changed.",
+            f"Builds partitions of {spec.name} after asking, by conditional requests, whether indexed files have "
+            "changed; headers of changed files are read again.",
             revalidate=True,
         ),
         profile=_profile_job(spec),
@@ -61,7 +61,7 @@ def _profile_job(spec: CollectionSpec) -> dg.JobDefinition:
     """Return the job that does the same as *Observe* on the record table.
 
     The job has an op and not the asset, because Dagster's UI (1.13) launches the job of a partitioned asset for
-    partitions only, and because the first run finds out the partitions.
+    partitions only, and the first run registers the partitions.
     """
 
     @dg.op(name=op_name(spec, "look"), tags=spec.graph.op_tags)
@@ -71,7 +71,7 @@ def _profile_job(spec: CollectionSpec) -> dg.JobDefinition:
     @dg.job(
         name=profile_job_name(spec),
         description=(
-            f"Profiles the record table of {spec.name}: notes its partitions and their versions, and builds nothing."
+            f"Profiles the record table of {spec.name}: registers partitions, reports their versions, builds nothing."
         ),
         tags={COLLECTION_TAG: spec.name},
         executor_def=dg.in_process_executor,
@@ -99,7 +99,7 @@ def asset_job(spec: CollectionSpec, name: str, assets: Sequence[dg.AssetKey], de
         description=description,
         config={"resources": {OPTIONS: {"config": options}}} if options else None,
         tags={COLLECTION_TAG: spec.name},
-        # In one process, because a process per step takes seconds and the header stage is concurrent by itself.
+        # In one process, because starting a process takes seconds, and the header stage fetches concurrently anyway.
         executor_def=dg.in_process_executor,
         run_tags=run_tags(spec),
     )
@@ -109,7 +109,7 @@ def run_tags(spec: CollectionSpec) -> dict[str, str]:
     """Return the tags of every run of a collection's jobs."""
     return {
         COLLECTION_TAG: spec.name,
-        # One retry, and only of killed runs, because the sensors try a failed partition again, ever more rarely.
+        # One retry, and only of killed runs, because sensors request failed partitions again, at growing intervals.
         "dagster/max_retries": "1",
         "dagster/retry_on_asset_or_op_failure": "false",
         **spec.graph.run_tags,

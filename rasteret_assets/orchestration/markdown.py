@@ -1,4 +1,4 @@
-"""Write Markdown for Dagster's pages, and escape ids and errors, because they come from files of others."""
+"""Write Markdown for Dagster's pages, with ids and errors escaped, because they come from files of others."""
 
 import base64
 import re

@@ -39,8 +39,8 @@ from rasteret_assets.storage.workspace import Workspace
 
 ROW_COUNT: Final = "dagster/partition_row_count"
 _FAILED: Final = "failed: "
-#: Numbers that people compare over the partitions of a stage, with the value of a partition that has none. Dagster
-#: plots numbers that every materialization has.
+#: Numbers that are compared over the partitions of a stage, with the value of a partition that does not state them,
+#: because Dagster plots numbers that every materialization has.
 _COMPARED: Final[dict[str, dict[str, int | float]]] = {
     RAW: {},
     NORMALIZED: {"rejected_records": 0},
@@ -181,7 +181,7 @@ def _map_metadata(workspace: Workspace, spec: CollectionSpec, result: StageResul
     singly = result.rows <= DRAWN_SINGLY
     boxes, shapes, lacking = [np.empty((0, 4))], [np.empty(0, object)], [np.empty(0, bool)]
     places = [BBOX, GEOMETRY] if singly else [BBOX]
-    # One leaf of each band, because a leaf is null wherever its struct is: the tile tables need not be read.
+    # One leaf of each band, because it is null where the struct is, and takes fewer bytes than the tile tables.
     for batch in workspace.read_batches(result.path, [*places, *(f"{band}.image_width" for band in bands)]):
         if singly:
             shapes.append(footprints_of(batch))

@@ -52,6 +52,9 @@ _UNFINISHED: Final = [
 ]
 _FAILED_LATELY: Final = timedelta(days=1)
 
+#: Why a sensor leaves reading the record table to a run.
+TOO_MUCH: Final = "more of the record table changed than can be read in a tick"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
@@ -59,12 +62,12 @@ class Difference:
 
     Args:
         want: version of every partition of the source.
-        have: version of the source that every published partition was built from; empty if its build did not come to
-            its end, or if its file is not the published one.
+        have: version of the source that every published partition was built from; empty if the build of the partition
+            did not end, or if its file is not the published one.
         busy: partitions that an unfinished run builds.
         order: all partitions in the order in which they are registered, new ones last.
         new: partitions of ``order`` that are not registered yet.
-        headers: number of headers, about, that a build of each partition fetches.
+        headers: estimated number of headers that a build of each partition fetches.
     """
 
     want: Mapping[str, str]
@@ -148,7 +151,7 @@ def compare(
         cache: keeps the states of the published partitions from one comparison to the next.
     """
     registered = list(instance.get_dynamic_partitions(partitions_name(spec)))
-    # Before the states are read, because a run that ends in between must count as busy and not as failed.
+    # Read before the states, because a run that ends in between must count as busy and not as failed.
     busy = busy_partitions(instance, spec)
     want = {key: profile.version(key, spec) for key in profile.partitions}
     states = verified_states(workspace, cache.read(workspace))
@@ -194,8 +197,8 @@ def build_requests(
     """
     requests = []
     for group in grouped(found.order, keys, spec.graph, found.headers, alone):
-        # With the published version too, because a file that is lost after its run needs another run of the same
-        # version.
+        # With the published version too, because a file that is lost after its run has to be built again from the same
+        # version of the source, and Dagster launches a run key once.
         versions = "|".join(f"{key}@{found.have.get(key)}>{found.want.get(key)}" for key in group)
         requests.append(
             run_request(spec, group, digest(f"{versions}#{salt}"), found.reason(group), build_job_name(spec))
@@ -204,7 +207,7 @@ def build_requests(
 
 
 def failed_lately(instance: dg.DagsterInstance, spec: CollectionSpec) -> set[str]:
-    """Return the partitions of runs that failed within a day; a run may have been killed for its size."""
+    """Return the partitions of runs that failed within the last day, which may have been killed for their size."""
     since = datetime.now(UTC) - _FAILED_LATELY
     failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
     return _partitions_of_runs(instance, spec, failed)

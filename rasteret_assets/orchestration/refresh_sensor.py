@@ -14,11 +14,12 @@ import dagster as dg
 from rasteret_assets.errors import NotHarvestedError
 from rasteret_assets.message_lists import some
 from rasteret_assets.orchestration.events import source_observations
-from rasteret_assets.orchestration.graph_names import harvest_job_name, identifier
+from rasteret_assets.orchestration.graph_names import harvest_job_name, identifier, look_job_name
 from rasteret_assets.orchestration.graph_partitions import partitions_of
 from rasteret_assets.orchestration.graph_resources import FilesystemResource
 from rasteret_assets.orchestration.jobs import Jobs
 from rasteret_assets.orchestration.reconcile import (
+    TOO_MUCH,
     Difference,
     build_requests,
     compare,
@@ -31,7 +32,7 @@ from rasteret_assets.source.stored import stored_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.workspace.state_cache import StateCache
 
-#: Seconds until a partition that its run did not publish is requested again: doubled with each try, up to the longest.
+#: Seconds until a partition that its run did not publish is requested again: doubled with each try, up to the second.
 _FIRST_WAIT_S: Final = 60
 _LONGEST_WAIT_S: Final = 4 * 3600
 _MOST_NAMED: Final = 5
@@ -102,9 +103,9 @@ def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
         minimum_interval_seconds=spec.graph.refresh_seconds,
         default_status=sensor_status(spec),
         description=(
-            f"Builds the partitions of {spec.name} whose source changed, and unpublishes those that are gone from it. "
-            "Unchanged partitions are left alone; one that failed is tried again after 1, 2, 4 ... minutes, at last "
-            "every 4 hours."
+            f"Builds the partitions of {spec.name} that changed in the record table, and unpublishes those that are "
+            "gone from it. Unchanged partitions are left alone; a partition that failed is tried again after 1, 2, "
+            "4 ... minutes, at last every 4 hours."
         ),
     )
     def refresh(context: dg.SensorEvaluationContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
@@ -119,7 +120,7 @@ def refresh_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinition:
         found = compare(context.instance, spec, workspace, profile, states)
         cursor, changed = _advance(replace(cursor, profiling=None), found.want, found.have)
         cursor, due = _ask(cursor, found, time.time())
-        # In a run of its own, because a partition that failed before may have made the whole run fail.
+        # Each in a run of its own, because a partition that failed before may have made the whole run fail.
         alone = {key for key in due if cursor.asked[key].tries > 1}
         requests = build_requests(spec, found, due, alone, str(cursor.requests))
         return dg.SensorResult(
@@ -178,9 +179,7 @@ def _ask_again(before: Asked | None, version: str, now: float) -> tuple[Asked, b
 def _profile(spec: CollectionSpec, cursor: Cursor, profiled: str, is_running: bool) -> dg.SensorResult:
     """Return the result of a tick in which too much changed to read: it requests one run that profiles the source."""
     if is_running:
-        reason = (
-            "a run looks at the source, of which too much changed for a tick; partitions are compared after the run"
-        )
+        reason = f"{TOO_MUCH}: a run is profiling it, and partitions are compared when it has ended"
         return dg.SensorResult(skip_reason=reason, cursor=cursor.to_text())
     profiling, is_due = _ask_again(cursor.profiling, digest(profiled), time.time())
     if is_due:
@@ -188,8 +187,7 @@ def _profile(spec: CollectionSpec, cursor: Cursor, profiled: str, is_running: bo
         request = profile_request(spec, digest(f"look {profiled}#{cursor.requests}"))
         return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
     cursor = replace(cursor, profiling=profiling)
-    tries = f"its next try waits (tries so far: {profiling.tries})"
-    reason = f"the run that looks at the source did not come to its end; {tries}"
+    reason = f"the run of {look_job_name(spec)} failed, and waits for its next try (tries so far: {profiling.tries})"
     return dg.SensorResult(skip_reason=reason, cursor=cursor.to_text())
 
 
@@ -198,5 +196,5 @@ def _skip_reason(found: Difference, cursor: Cursor) -> str:
         waiting = some([f"{key} (tries so far: {cursor.asked[key].tries})" for key in found.stale], _MOST_NAMED)
         return f"partitions whose runs failed wait for their next try: {waiting}"
     if found.busy:
-        return f"{len(found.busy)} partitions are being built; no other differs from the source"
+        return f"{len(found.busy)} partitions are being built; no other partition differs from the source"
     return f"all {len(found.want)} partitions of the source are published as they are"

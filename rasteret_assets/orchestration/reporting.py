@@ -15,7 +15,7 @@ PROGRESS_INTERVAL_S = 5.0
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raise errors of this package as Dagster failures: one sentence in the UI, with retries for passing errors."""
+    """Raise errors of this package as ``dagster.Failure`` with their message; only errors that may pass are retried."""
     try:
         yield
     except RasteretAssetsError as error:
@@ -35,7 +35,7 @@ def table_metadata(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:
 
 
 def logged_progress(context: dg.AssetExecutionContext, key: str) -> Callable[[HeaderProgress], None]:
-    """Return a progress callback that writes a line to the run's log every few seconds."""
+    """Return a progress callback that writes a line to the run's log, at most every ``PROGRESS_INTERVAL_S`` seconds."""
     last = time.monotonic()
 
     def report(progress: HeaderProgress) -> None:

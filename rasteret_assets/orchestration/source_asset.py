@@ -20,7 +20,7 @@ from rasteret_assets.spec import CollectionSpec
 
 def source_asset(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition:
     """Return the asset of the record table; observing it registers partitions and reports changed versions."""
-    # Annotated here, because Dagster does not annotate what the decorator returns.
+    # Annotated here, because Dagster's decorator has no return annotation.
     observed: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.multi_observable_source_asset(
         name=op_name(spec, SOURCE),
         specs=[asset.replace_attributes(deps=[])],
@@ -33,8 +33,8 @@ def source_asset(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefiniti
         observe_source(context, rasteret_filesystem, spec)
         yield dg.ObserveResult(asset_key=asset.key, metadata=REPORTED)
 
-    # After the step was made, which then has no input: Dagster (1.13) cannot run the step of a partitioned asset
-    # without a partition where an input is partitioned, and *Observe* finds out which partitions there are.
+    # Dependencies are added after the step was made, so that the step has no input: Dagster (1.13) cannot run the step
+    # of a partitioned asset without a partition if an input is partitioned, and *Observe* finds out the partitions.
     return source.map_asset_specs(lambda _: asset)
 
 

@@ -219,7 +219,7 @@ def test_a_bad_partition_of_a_range_fails_alone(scenes: Scenes, instance: dg.Dag
     assert failure(run).startswith("2024-02 in normalized_records: 1 of 1 records")
     assert failure(run).endswith("The other 2 of the run are done.")
     checked = {found.check_name: found for found in run.get_asset_check_evaluations()}
-    assert checked["published_file"].description == "all 2 partitions of the run pass"
+    assert checked["published_file"].description == "all 2 partitions pass"
     assert len(scenes.published()) == 2
     alone = scenes.run(instance, partition_key="2024-02")
     assert alone.get_failed_step_keys() == {"scenes__normalized_records"}

@@ -37,10 +37,10 @@ def test_every_check_has_an_evaluation_for_the_partitions_of_a_run(
     job = scenes.definitions().resolve_job_def("scenes_rebuild")
     many = evaluations(job.execute_in_process(instance=instance, tags={RANGE_START: KEYS[0], RANGE_END: KEYS[-1]}))
     assert len(many) == 9
-    assert many["unique_ids"].description == "all 3 partitions of the run pass"
+    assert many["unique_ids"].description == "all 3 partitions pass"
     found = many["headers_complete"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert found.description.startswith("1 of 3 partitions of the run do not pass; 2024-02: 1 of 2 headers")
+    assert found.description.startswith("1 of 3 partitions do not pass; 2024-02: 1 of 2 headers")
     assert [row.data["partition"] for row in found.metadata["failing"].records] == ["2024-02"]
 
 

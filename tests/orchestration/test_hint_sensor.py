@@ -143,7 +143,7 @@ def test_messages_about_published_items_build_nothing(
     queue.send(item("c"), item("c"), item("old", "1999-01-01T00:00:00Z"))
     first = tick(heard, instance)
     assert requested(first) == []
-    assert first.skip_reason.skip_message == "3 messages tell of partitions that are published as the source has them"
+    assert first.skip_reason.skip_message == "3 messages name only partitions that are published as the source has them"
     tick(heard, instance, first.cursor)
     assert queue.counts == (0, 0)
 
@@ -173,7 +173,7 @@ def test_a_test_message_of_the_queue_is_not_a_change(heard: Scenes, instance: dg
     heard.change(e=2)
     queue.send({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"})
     result = tick(heard, instance)
-    assert result.skip_reason.skip_message == "1 messages tell of no change"
+    assert result.skip_reason.skip_message == "1 messages report no change"
     tick(heard, instance, result.cursor)
     assert queue.counts == (0, 0)
 
@@ -190,7 +190,7 @@ def test_a_message_waits_while_its_partition_is_being_built(
     result = tick(heard, instance)
     assert requested(result) == []
     assert result.skip_reason.skip_message == (
-        "1 messages are about partitions that are being built, and wait for the end of it"
+        "1 messages name partitions that are being built, and wait until their runs have ended"
     )
     assert json.loads(result.cursor)["heeded"] == []
     assert queue.counts == (0, 1)
@@ -341,5 +341,5 @@ def test_messages_of_a_harvested_collection_have_their_windows_asked_for(
             definitions.resolve_job_def("scenes_harvest"), status=dg.DagsterRunStatus.STARTED
         )
         waiting = hear(heard.cursor)
-        assert waiting.skip_reason.skip_message == "a run harvests the items; the messages wait for the end of it"
+        assert waiting.skip_reason.skip_message == "a run is harvesting the items; the messages wait until it has ended"
         instance.delete_run(run.run_id)

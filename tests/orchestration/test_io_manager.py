@@ -99,7 +99,7 @@ def test_pixels_are_read_by_the_resource_of_the_stages(scenes: Scenes, instance:
 
 def test_partitions_that_were_never_built_are_named(scenes: Scenes, instance: dg.DagsterInstance) -> None:
     scenes.materialize(instance, keys=["2024-01", "undated"])
-    told = "scenes was not built yet for 2024-02: materialize it first"
+    told = "scenes was not built yet for 2024-02: materialize the partitions first"
     assert told in why(run(scenes, below(scenes.spec), instance, "2024-02"))
     assert told in why(run(scenes, below(scenes.spec, partitioned=False), instance))
     lenient = below(scenes.spec, partitioned=False, allow_missing_partitions=True)
@@ -129,7 +129,7 @@ def test_writing_is_refused(scenes: Scenes, instance: dg.DagsterInstance) -> Non
         return 3
 
     told = why(run(scenes, ids, instance))
-    assert "ids has the IO manager of the collection scenes, which loads it and writes nothing" in told
+    assert "ids has the IO manager of the collection scenes, which only loads the collection" in told
 
 
 def test_outside_of_runs_the_whole_collection_is_loaded(scenes: Scenes, tmp_path: Path) -> None:

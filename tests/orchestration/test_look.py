@@ -89,7 +89,7 @@ def test_a_large_change_is_profiled_by_a_run_and_then_built(
     waiting = tick(large, instance, first.cursor)
     assert jobs(waiting) == []
     assert waiting.skip_reason is not None
-    assert (waiting.skip_reason.skip_message or "").startswith("a run looks at the source")
+    assert (waiting.skip_reason.skip_message or "").startswith("more of the record table changed than can be read")
     instance.report_run_canceled(run)
 
     assert look(large, instance, first).success
@@ -118,7 +118,7 @@ def test_a_profile_that_fails_is_requested_ever_more_rarely(
         assert not look(large, instance, result).success
         noticed = tick(large, instance, result.cursor)
         assert noticed.skip_reason is not None
-        assert "did not come to its end" in (noticed.skip_reason.skip_message or "")
+        assert "failed, and waits for its next try" in (noticed.skip_reason.skip_message or "")
         due = json.loads(str(noticed.cursor))["profiling"]["due"]
         cursor = str(noticed.cursor).replace('"profiling"', f'"{field}"')
         waits.append((due - clock[0]) / 60)

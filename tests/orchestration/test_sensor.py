@@ -78,7 +78,9 @@ def test_busy_partitions_wait(built: Scenes, instance: dg.DagsterInstance) -> No
     assert requested(tick(built, instance)) == ["2024-02"]
     instance.create_run_for_job(job, tags={PARTITION: "2024-02"}, status=dg.DagsterRunStatus.STARTED)
     waiting = tick(built, instance)
-    assert waiting.skip_reason.skip_message == "2 partitions are being built; no other differs from the source"
+    assert (
+        waiting.skip_reason.skip_message == "2 partitions are being built; no other partition differs from the source"
+    )
 
 
 def test_a_published_file_that_is_lost_is_built_again(built: Scenes, instance: dg.DagsterInstance) -> None:
