@@ -177,7 +177,8 @@ def list_records(collection: RecordTable, bands: Sequence[str], options: ReadOpt
         if not len(found.rasters):
             raise WindowError(
                 f"the index has no header of bands {', '.join(bands)} for the {len(found.without)} records that meet "
-                f"the filters ({listed_ids}): `rasteret-assets failures` tells why, and another build asks for them again"
+                f"the filters ({listed_ids}): `rasteret-assets failures` tells why, and another build asks for them "
+                "again"
             )
         _log.warning("left out %d records whose headers are not in the index: %s", len(found.without), listed_ids)
     if not len(found.rasters):
