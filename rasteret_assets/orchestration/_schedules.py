@@ -46,7 +46,7 @@ def refresh_schedule(spec: CollectionSpec) -> dg.ScheduleDefinition:
         execution_timezone=spec.graph.timezone,
         tags={REASON_TAG: "look"},
         description=(
-            f"Profiles the record table of {spec.name} by the job {look_job_name(spec)}; the sensor "
+            f"Profiles the record table of {spec.name} by the job {profile_job_name(spec)}; the sensor "
             f"{identifier(spec.name)}_after_look then builds only the partitions that changed. An alternative to the "
             f"sensor {identifier(spec.name)}_refresh: run one of the two."
         ),
@@ -66,7 +66,7 @@ def after_profile_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinitio
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"Builds the partitions of {spec.name} that differ from the record table, after each run of "
-            f"{look_job_name(spec)} that the schedule {refresh_schedule_name(spec)} launched. Does nothing while that "
+            f"{profile_job_name(spec)} that the schedule {refresh_schedule_name(spec)} launched. Does nothing while that "
             "schedule is stopped."
         ),
     )
@@ -80,7 +80,7 @@ def after_profile_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinitio
         except NotHarvestedError as error:
             return dg.SensorResult(skip_reason=str(error))
         if profile is None:
-            again = f"{TOO_MUCH} after it was profiled: the next run of {look_job_name(spec)} profiles it again"
+            again = f"{TOO_MUCH} after it was profiled: the next run of {profile_job_name(spec)} profiles it again"
             return dg.SensorResult(skip_reason=again)
         found = compare(instance, spec, workspace, profile, states)
         if found.new:

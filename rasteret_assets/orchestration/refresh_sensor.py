@@ -14,7 +14,7 @@ import dagster as dg
 from rasteret_assets.errors import NotHarvestedError
 from rasteret_assets.message_lists import some
 from rasteret_assets.orchestration.events import source_observations
-from rasteret_assets.orchestration.graph_names import harvest_job_name, identifier, look_job_name
+from rasteret_assets.orchestration.graph_names import harvest_job_name, identifier, profile_job_name
 from rasteret_assets.orchestration.graph_partitions import partitions_of
 from rasteret_assets.orchestration.graph_resources import FilesystemResource
 from rasteret_assets.orchestration.jobs import Jobs
@@ -187,7 +187,7 @@ def _profile(spec: CollectionSpec, cursor: Cursor, profiled: str, is_running: bo
         request = profile_request(spec, digest(f"look {profiled}#{cursor.requests}"))
         return dg.SensorResult(run_requests=[request], cursor=cursor.to_text())
     cursor = replace(cursor, profiling=profiling)
-    reason = f"the run of {look_job_name(spec)} failed, and waits for its next try (tries so far: {profiling.tries})"
+    reason = f"the run of {profile_job_name(spec)} failed, and waits for its next try (tries so far: {profiling.tries})"
     return dg.SensorResult(skip_reason=reason, cursor=cursor.to_text())
 
 
