@@ -66,8 +66,8 @@ def after_profile_sensor(spec: CollectionSpec, jobs: Jobs) -> dg.SensorDefinitio
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"Builds the partitions of {spec.name} that differ from the record table, after each run of "
-            f"{profile_job_name(spec)} that the schedule {refresh_schedule_name(spec)} launched. Does nothing while that "
-            "schedule is stopped."
+            f"{profile_job_name(spec)} that the schedule {refresh_schedule_name(spec)} launched. Does nothing while "
+            "that schedule is stopped."
         ),
     )
     def after_profile(context: dg.RunStatusSensorContext, rasteret_filesystem: FilesystemResource) -> dg.SensorResult:
