@@ -32,8 +32,8 @@ from report import describe_machine
 from rasteret_assets import CollectionSpec, create_backend
 from rasteret_assets.checks import check_partition
 from rasteret_assets.dagster import build_definitions
+from rasteret_assets.orchestration.asset_graph.graph_partitions import partitions_name, selection_tags
 from rasteret_assets.orchestration.graph_names import build_job_name
-from rasteret_assets.orchestration.graph_partitions import partitions_name, selection_tags
 from rasteret_assets.pipeline.build import build_partitions
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.source.open import open_source

@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from rasteret_assets.orchestration._component import RasterCollection
-from rasteret_assets.orchestration.asset_specs import stage_spec
+from rasteret_assets.orchestration.asset_graph.asset_specs import stage_spec
+from rasteret_assets.orchestration.asset_graph.graph_partitions import partitions_of
 from rasteret_assets.orchestration.definitions import build_definitions, collection_definitions
-from rasteret_assets.orchestration.graph_partitions import partitions_of
 from rasteret_assets.orchestration.graph_resources import (
     BuildOptions,
     FilesystemResource,

@@ -38,7 +38,7 @@ ITEM_COLLECTION: Final = "collection"
 END_DATETIME: Final = "end_datetime"
 
 HREF: Final = "href"
-#: Which file an address means, as a hash (``storage/addresses.py``).
+#: Which file an address means, as a hash (``storage/addresses/address.py``).
 IDENTITY: Final = "identity"
 IDENTITY_TYPE: Final = pa.binary(16)
 BAND_INDEX: Final = "band_index"

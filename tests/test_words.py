@@ -32,7 +32,7 @@ RETIRED = {
 
 #: Where a retired word has another meaning: the module, a part of the text around it, and what the word means there.
 OTHER_MEANINGS = {
-    "collection/formats/_icechunk_store.py": {"manifest": "a manifest of Icechunk"},
+    "collection/formats/virtual_zarr/_icechunk_store.py": {"manifest": "a manifest of Icechunk"},
     "source/open.py": {"fingerprint: ": "a field, which source.json stores under this name"},
     "source/profile.py": {"fingerprint: ": "a field, which source.json stores under this name"},
 }

@@ -11,7 +11,7 @@ from rasteret_assets import create_backend
 from rasteret_assets.storage.backend import as_reader
 from rasteret_assets.storage.create import close_backend
 from rasteret_assets.storage.http import ranges as http_ranges
-from rasteret_assets.storage.processes import run_sync
+from rasteret_assets.storage.process.processes import run_sync
 
 
 def read(job: Job) -> Counter[str]:

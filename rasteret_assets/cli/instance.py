@@ -16,9 +16,9 @@ import dagster as dg
 from rasteret_assets.cli.location import Location
 from rasteret_assets.dagster import materialize_collection
 from rasteret_assets.harvesting.harvest_report import HarvestReport
-from rasteret_assets.orchestration.graph_partitions import discover_partitions
-from rasteret_assets.orchestration.harvested_items import report_harvest
-from rasteret_assets.orchestration.jobs import COLLECTION_TAG
+from rasteret_assets.orchestration.asset_graph.graph_partitions import discover_partitions
+from rasteret_assets.orchestration.asset_graph.harvested_items import report_harvest
+from rasteret_assets.orchestration.triggers.jobs import COLLECTION_TAG
 from rasteret_assets.pipeline.plan import refuse_unknown, stale_partitions
 from rasteret_assets.publish.parameters import KEPT, TAKEN
 from rasteret_assets.source.stored import load_profile

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 from rasteret_assets.collection.areas.area import AUTO
 from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.formats.export import export_records
-from rasteret_assets.collection.formats.gti import write_tile_index
-from rasteret_assets.collection.formats.gti_layers import TileIndexLayer
-from rasteret_assets.collection.formats.icechunk import IcechunkReport, write_icechunk
+from rasteret_assets.collection.formats.tile_index.gti import write_tile_index
+from rasteret_assets.collection.formats.tile_index.gti_layers import TileIndexLayer
+from rasteret_assets.collection.formats.virtual_zarr.icechunk import IcechunkReport, write_icechunk
 from rasteret_assets.collection.pixels.backends import Source
 from rasteret_assets.collection.pixels.on_demand import list_records
 from rasteret_assets.collection.pixels.read_options import (

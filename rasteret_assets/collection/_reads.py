@@ -47,7 +47,7 @@ from rasteret_assets.inputs import (
     WindowGroup,
 )
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.processes import off_loop
+from rasteret_assets.storage.process.processes import off_loop
 
 if TYPE_CHECKING:
     import geopandas as gpd

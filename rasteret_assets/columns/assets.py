@@ -18,7 +18,7 @@ from rasteret_assets.columns.conform import conform
 from rasteret_assets.columns.types import is_list, is_text, plain, plain_text, unsized_type
 from rasteret_assets.errors import RecordError
 from rasteret_assets.schema import BAND_INDEX, HREF
-from rasteret_assets.storage.urls import rewrite_hrefs
+from rasteret_assets.storage.addresses.urls import rewrite_hrefs
 
 #: Type of an asset from a JSON document; all other fields are kept as JSON text in ``properties``.
 _JSON_ASSET = pa.struct(

@@ -16,7 +16,7 @@ from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.columns.types import is_list, plain_text
 from rasteret_assets.errors import RecordError
 from rasteret_assets.schema import CRS, PROJ_EPSG, TIMESTAMP
-from rasteret_assets.storage.addresses import may_be_signed, unsigned_hrefs
+from rasteret_assets.storage.addresses.address import may_be_signed, unsigned_hrefs
 
 # ISO 8601 as STAC writes it (RFC 3339) and its common relaxations: a space for the T, no seconds, a bare date, no zone.
 _ISO_TIME = r"^\d{4}-\d{2}-\d{2}([Tt ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?)?\s*([Zz]|[+-]\d{2}(:?\d{2})?)?$"

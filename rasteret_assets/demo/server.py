@@ -15,7 +15,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from rasteret_assets.errors import RasteretAssetsError
-from rasteret_assets.storage.processes import run_sync
+from rasteret_assets.storage.process.processes import run_sync
 
 HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8745

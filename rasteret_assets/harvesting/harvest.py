@@ -41,7 +41,7 @@ from rasteret_assets.harvesting.windows import UNDATED, Calendar, Window, moment
 from rasteret_assets.message_lists import some
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.collector import fewer_collections
+from rasteret_assets.storage.process.collector import fewer_collections
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.versions import spec_version
 

@@ -25,8 +25,8 @@ from urllib3.exceptions import HTTPError
 from rasteret_assets.errors import BadPageError, HarvestError
 from rasteret_assets.harvesting.pages import parse_json
 from rasteret_assets.secrets import redact, redact_text
+from rasteret_assets.storage.addresses.link_local import is_link_local, is_link_local_address
 from rasteret_assets.storage.filesystems import resolve_filesystem
-from rasteret_assets.storage.link_local import is_link_local, is_link_local_address
 
 T = TypeVar("T")
 

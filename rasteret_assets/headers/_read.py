@@ -21,8 +21,8 @@ from rasteret_assets.errors import (
 from rasteret_assets.headers._prefetch import FILE_HEADER, Prefetch
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderProgress, HeaderTarget
 from rasteret_assets.secrets import redact
+from rasteret_assets.storage.addresses.urls import scheme
 from rasteret_assets.storage.backend import EndsReader, RangeRead, Revalidator, StorageBackend, Validators, as_reader
-from rasteret_assets.storage.urls import scheme
 from rasteret_assets.tiff import FamilyMember, HeaderFamily, NeedBytes, parse_header
 
 #: Most bytes of a header: enough for the tables of 10^7 tiles, more than any known file has.

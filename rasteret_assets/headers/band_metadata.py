@@ -29,10 +29,10 @@ from rasteret_assets.headers.targets import distinct_files, ledger_targets
 from rasteret_assets.headers.workers import Workers
 from rasteret_assets.schema import BAND_INDEX, HREF, ID, IDENTITY, RETRY_UNTIL, STATUS_OK
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule, redact
+from rasteret_assets.storage.addresses.urls import host
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.io_errors import also_do
-from rasteret_assets.storage.processes import run_sync
-from rasteret_assets.storage.urls import host
+from rasteret_assets.storage.process.processes import run_sync
 
 #: Most targets (records times bands) in a slice: one fetch asks for their headers, and their rows are in memory at
 #: once.

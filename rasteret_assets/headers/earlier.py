@@ -29,7 +29,7 @@ from rasteret_assets.schema import (
     STATUS_OK,
     TIMESTAMP,
 )
-from rasteret_assets.storage.addresses import identity_hashes
+from rasteret_assets.storage.addresses.address import identity_hashes
 from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.workspace import Workspace
 

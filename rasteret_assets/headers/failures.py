@@ -20,8 +20,8 @@ from rasteret_assets.errors import CollectionError
 from rasteret_assets.headers.retried import are_retried
 from rasteret_assets.partitions import partition_date
 from rasteret_assets.schema import BANDS, HREF, ID, RETRY_UNTIL, TIMESTAMP
-from rasteret_assets.storage.addresses import redacted_hrefs, redacted_texts
-from rasteret_assets.storage.urls import host
+from rasteret_assets.storage.addresses.address import redacted_hrefs, redacted_texts
+from rasteret_assets.storage.addresses.urls import host
 from rasteret_assets.storage.workspace import Workspace
 
 #: Stands for the host of hrefs of local files.

@@ -24,11 +24,11 @@ from rasteret_assets.headers._read import HeaderReader
 from rasteret_assets.headers.outcomes import HeaderOutcome, HeaderProgress, HeaderSink, HeaderTarget, ProgressCallback
 from rasteret_assets.headers.workers import OtherWorkers, Workers
 from rasteret_assets.secrets import redact
+from rasteret_assets.storage.addresses.urls import host
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.collector import fewer_collections
-from rasteret_assets.storage.connections import connected
 from rasteret_assets.storage.hosts import DEADLINE_S, HostQueue, HostState, attempts_allowed, backoff
-from rasteret_assets.storage.urls import host
+from rasteret_assets.storage.process.collector import fewer_collections
+from rasteret_assets.storage.process.connections import connected
 
 _PROGRESS_INTERVAL_S: Final = 0.1
 _STALL_INTERVAL_S: Final = 1.0

@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from rasteret_assets.error_classes import ErrorClass
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.link_local import is_link_local
+from rasteret_assets.storage.addresses.link_local import is_link_local
+from rasteret_assets.storage.addresses.urls import host, scheme
 from rasteret_assets.storage.local import local_path
-from rasteret_assets.storage.urls import host, scheme
 
 
 class Refusal(NamedTuple):

@@ -44,7 +44,7 @@ from rasteret_assets.schema import (
     TIMESTAMP,
     VALIDATOR_FIELDS,
 )
-from rasteret_assets.storage.memory import give_back
+from rasteret_assets.storage.process.memory import give_back
 
 #: Columns of a header row that the ledger repeats.
 REPEATED_COLUMNS: Final = (*(field.name for field in OUTCOME_FIELDS), "epsg")

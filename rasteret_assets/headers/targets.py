@@ -17,9 +17,9 @@ from rasteret_assets.headers.outcomes import HeaderTarget
 from rasteret_assets.headers.places import Places, Refusal
 from rasteret_assets.schema import ASSETS, BAND_INDEX, HREF, ID, IDENTITY, IDENTITY_TYPE, PROJ_EPSG, STATUS_OK
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule
-from rasteret_assets.storage.addresses import identity_hashes, unsigned_hrefs
+from rasteret_assets.storage.addresses.address import identity_hashes, unsigned_hrefs
 from rasteret_assets.storage.backend import Validators
-from rasteret_assets.storage.collector import fewer_collections
+from rasteret_assets.storage.process.collector import fewer_collections
 
 #: Column of targets: the CRS that the record states, which is compared with the header's.
 STATED_EPSG: Final = "stated_epsg"

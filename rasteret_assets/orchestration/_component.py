@@ -30,7 +30,7 @@ from rasteret_assets.declare.editor_schema import describe
 from rasteret_assets.declare.proposal import propose
 from rasteret_assets.declare.yaml_files import with_absolute_paths
 from rasteret_assets.errors import DeclarationError, Mistake
-from rasteret_assets.orchestration.asset_specs import stage_spec
+from rasteret_assets.orchestration.asset_graph.asset_specs import stage_spec
 from rasteret_assets.orchestration.definitions import collection_definitions
 from rasteret_assets.orchestration.graph_resources import BACKEND, FILESYSTEM, default_resources
 from rasteret_assets.spec import CollectionSpec

@@ -23,21 +23,30 @@ import dagster as dg
 
 from rasteret_assets.declare import collections_folder, declaration_files, read_declarations
 from rasteret_assets.errors import Mistake, SpecError
-from rasteret_assets.orchestration._hint_sensor import hint_sensor
-from rasteret_assets.orchestration._io_manager import collection_io_manager
-from rasteret_assets.orchestration._retry_sensor import retry_sensor
-from rasteret_assets.orchestration._schedules import after_profile_sensor, refresh_schedule, revalidate_schedule
-from rasteret_assets.orchestration._stage_assets import band_metadata, collection, normalized_records, raw_records
-from rasteret_assets.orchestration.asset_checks import published_checks
-from rasteret_assets.orchestration.asset_specs import GetAssetSpec, checked_spec
+from rasteret_assets.orchestration.asset_graph._io_manager import collection_io_manager
+from rasteret_assets.orchestration.asset_graph._stage_assets import (
+    band_metadata,
+    collection,
+    normalized_records,
+    raw_records,
+)
+from rasteret_assets.orchestration.asset_graph.asset_checks import published_checks
+from rasteret_assets.orchestration.asset_graph.asset_specs import GetAssetSpec, checked_spec
+from rasteret_assets.orchestration.asset_graph.harvested_items import harvest_definitions, harvest_jobs
+from rasteret_assets.orchestration.asset_graph.source_asset import source_asset
 from rasteret_assets.orchestration.graph_names import HARVESTED, SOURCE, identifier, io_manager_key
 from rasteret_assets.orchestration.graph_resources import default_resources
-from rasteret_assets.orchestration.harvested_items import harvest_definitions, harvest_jobs
-from rasteret_assets.orchestration.jobs import jobs_of
-from rasteret_assets.orchestration.markdown import sentence
-from rasteret_assets.orchestration.refresh_sensor import refresh_sensor
-from rasteret_assets.orchestration.reporting import table_metadata
-from rasteret_assets.orchestration.source_asset import source_asset
+from rasteret_assets.orchestration.pages.markdown import sentence
+from rasteret_assets.orchestration.pages.reporting import table_metadata
+from rasteret_assets.orchestration.triggers._hint_sensor import hint_sensor
+from rasteret_assets.orchestration.triggers._retry_sensor import retry_sensor
+from rasteret_assets.orchestration.triggers._schedules import (
+    after_profile_sensor,
+    refresh_schedule,
+    revalidate_schedule,
+)
+from rasteret_assets.orchestration.triggers.jobs import jobs_of
+from rasteret_assets.orchestration.triggers.refresh_sensor import refresh_sensor
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED, RAW
 from rasteret_assets.spec import CollectionSpec
 
@@ -53,7 +62,7 @@ def collection_definitions(spec: CollectionSpec, *, get_asset_spec: GetAssetSpec
     Args:
         spec: of the collection; it must have a name.
         get_asset_spec: returns the asset spec of the source or of a stage by its name, for a project that changes the
-            specs of :func:`~rasteret_assets.orchestration.asset_specs.stage_spec`: descriptions, metadata, owners,
+            specs of :func:`~rasteret_assets.dagster.stage_spec`: descriptions, metadata, owners,
             tags, kinds, group, freshness, automation. It must not change keys, partitions and dependencies.
 
     Returns:

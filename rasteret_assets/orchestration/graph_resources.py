@@ -26,10 +26,10 @@ from rasteret_assets.errors import SpecError
 from rasteret_assets.source.open import Source
 from rasteret_assets.source.stored import open_record_table
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.addresses.urls import scheme
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import create_backend
-from rasteret_assets.storage.s3_stores import s3_endpoint_of_environment
-from rasteret_assets.storage.urls import scheme
+from rasteret_assets.storage.object_stores.s3_stores import s3_endpoint_of_environment
 from rasteret_assets.storage.workspace import Workspace
 
 #: Keys of the resources, under names that a project's own resources do not have: Dagster knows a key once in a code

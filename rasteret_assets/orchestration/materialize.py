@@ -10,23 +10,23 @@ from uuid import uuid4
 import dagster as dg
 
 from rasteret_assets.errors import RasteretAssetsError
-from rasteret_assets.orchestration.definitions import build_definitions
-from rasteret_assets.orchestration.events import (
+from rasteret_assets.orchestration.asset_graph.events import (
     PartitionFailure,
     combined,
     failures_of_run,
     materializations_of_run,
     source_observations,
 )
-from rasteret_assets.orchestration.graph_names import build_job_name
-from rasteret_assets.orchestration.graph_partitions import (
+from rasteret_assets.orchestration.asset_graph.graph_partitions import (
     discover_partitions,
     grouped,
     headers_to_fetch,
     selection_tags,
 )
+from rasteret_assets.orchestration.definitions import build_definitions
+from rasteret_assets.orchestration.graph_names import build_job_name
 from rasteret_assets.orchestration.graph_resources import FILESYSTEM, OPTIONS, default_resources
-from rasteret_assets.orchestration.metadata import counts_of
+from rasteret_assets.orchestration.pages.metadata import counts_of
 from rasteret_assets.pipeline.plan import refuse_unknown
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.stored import load_profile

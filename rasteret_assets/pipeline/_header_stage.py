@@ -43,9 +43,9 @@ from rasteret_assets.schema import (
     RETRY_UNTIL,
 )
 from rasteret_assets.source.stage_footer import read_stage_footer, with_stage_footer
-from rasteret_assets.storage.connections import kept_connected
 from rasteret_assets.storage.filesystems import list_files
 from rasteret_assets.storage.io_errors import also_do
+from rasteret_assets.storage.process.connections import kept_connected
 from rasteret_assets.storage.workspace.files import TableWriter
 from rasteret_assets.storage.workspace.streams import StreamTable
 

@@ -33,7 +33,7 @@ from rasteret_assets.schema import (
 )
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.stage_footer import read_stage_footer
-from rasteret_assets.storage.batches import BATCH_ROWS
+from rasteret_assets.storage.process.batches import BATCH_ROWS
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import FileFacts, commit, remove_outdated, unpublish
 from rasteret_assets.storage.workspace.streams import StreamTable

@@ -25,7 +25,7 @@ from rasteret_assets.source.spool import Spool
 from rasteret_assets.source.stage_footer import read_stage_footer, with_stage_footer
 from rasteret_assets.source.stored import load_profile
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.background import in_background
+from rasteret_assets.storage.process.background import in_background
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.streams import open_stream
 

@@ -35,7 +35,7 @@ from rasteret_assets.schema import (
 from rasteret_assets.source.profile import SourceProfile
 from rasteret_assets.source.stage_footer import read_stage_footer, with_stage_footer
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.batches import BATCH_BYTES, BATCH_ROWS
+from rasteret_assets.storage.process.batches import BATCH_BYTES, BATCH_ROWS
 from rasteret_assets.storage.workspace.files import STAGE_OPTIONS, TableWriter
 from rasteret_assets.storage.workspace.streams import StreamTable, stream_writer
 

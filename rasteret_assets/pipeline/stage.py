@@ -25,7 +25,7 @@ from rasteret_assets.source.spool import Spool
 from rasteret_assets.source.stored import load_profile, stored_profile
 from rasteret_assets.spec import CollectionSpec
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.processes import cancelled_together
+from rasteret_assets.storage.process.processes import cancelled_together
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.holds import Hold
 from rasteret_assets.storage.workspace.streams import StreamTable, open_stream

@@ -25,7 +25,7 @@ from rasteret_assets.schema import (
     NORMALIZED,
     RAW,
 )
-from rasteret_assets.storage.memory import give_back
+from rasteret_assets.storage.process.memory import give_back
 
 #: The stages, in the order in which data flows.
 STAGES: Final[dict[str, Stage]] = {

@@ -24,8 +24,8 @@ from rasteret_assets.publish.row_groups import group_rows, row_groups
 from rasteret_assets.publish.stac import COLLECTION_DOCUMENT, collection_document, complete_items, is_stac, stac_footer
 from rasteret_assets.schema import BAND_STRUCT, BANDS, GEOMETRY
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.background import in_background
-from rasteret_assets.storage.memory import give_back
+from rasteret_assets.storage.process.background import in_background
+from rasteret_assets.storage.process.memory import give_back
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.commit import FileFacts, replace_published
 from rasteret_assets.storage.workspace.placed_files import WrittenFile

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from rasteret_assets.columns.types import plain_text
 from rasteret_assets.schema import GEOMETRY
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule
-from rasteret_assets.storage.addresses import may_be_signed, unsigned_hrefs
+from rasteret_assets.storage.addresses.address import may_be_signed, unsigned_hrefs
 
 
 def without_signatures(table: pa.Table, rule: SecretRule = BY_DEFAULT) -> pa.Table:

@@ -23,10 +23,10 @@ import pyarrow.fs as pafs
 from rasteret_assets.errors import SourceError
 from rasteret_assets.secrets import redact
 from rasteret_assets.source.access import TableAccess
+from rasteret_assets.storage.addresses.urls import scheme
 from rasteret_assets.storage.filesystems import each_file, filesystem_of, reads_addresses, resolve_filesystem
 from rasteret_assets.storage.http.by_address import is_http, read_addresses
-from rasteret_assets.storage.object_files import read_object
-from rasteret_assets.storage.urls import scheme
+from rasteret_assets.storage.object_stores.object_files import read_object
 
 PARQUET_SUFFIXES: Final = (".parquet", ".geoparquet", ".parq", ".pq")
 #: Patterns of an address in Azure without its account (container and path), and of the name of an account.

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.addresses.urls import scheme
 from rasteret_assets.storage.create import AutoBackend, create_backend
 from rasteret_assets.storage.http.http_backend import HttpBackend
-from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend
-from rasteret_assets.storage.urls import scheme
+from rasteret_assets.storage.object_stores.objects import OBJECT_SCHEMES, ObjectStoreBackend
 
 
 @dataclass(frozen=True, kw_only=True)

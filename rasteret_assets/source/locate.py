@@ -14,12 +14,12 @@ from rasteret_assets.errors import SourceError
 from rasteret_assets.secrets import redact
 from rasteret_assets.source._stac_documents import PARQUET_SUFFIXES, files_of_document, is_document
 from rasteret_assets.source.access import TableAccess
+from rasteret_assets.storage.addresses.urls import scheme
 from rasteret_assets.storage.filesystems import filesystem_of, reads_addresses, resolve_filesystem
 from rasteret_assets.storage.http.by_address import is_http, list_addresses
 from rasteret_assets.storage.http.file_handler import name_of
-from rasteret_assets.storage.listing import Listed, list_table, visible_files
-from rasteret_assets.storage.object_files import list_bucket
-from rasteret_assets.storage.urls import scheme
+from rasteret_assets.storage.object_stores.listing import Listed, list_table, visible_files
+from rasteret_assets.storage.object_stores.object_files import list_bucket
 
 _WILD: Final = re.compile(r"[*?\[]")
 _WILD_IN_URI: Final = re.compile(r"[*\[]")

@@ -29,8 +29,8 @@ from rasteret_assets.source.locate import paths_of
 from rasteret_assets.source.parquet_files import FORMAT, SchemaStore, TableFile, TableFiles, find_files
 from rasteret_assets.source.schemas import reduced, unite_schemas
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.batches import BATCH_ROWS
 from rasteret_assets.storage.filesystems import is_local
+from rasteret_assets.storage.process.batches import BATCH_ROWS
 from rasteret_assets.versions import arrow_version, files_version
 
 # Less than Arrow's defaults, which read gigabytes ahead of a slow consumer if row groups are large.

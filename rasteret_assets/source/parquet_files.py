@@ -26,9 +26,9 @@ from rasteret_assets.source.access import TableAccess
 from rasteret_assets.source.footprint_crs import crs_name
 from rasteret_assets.source.locate import ListedFiles, label_of, locate
 from rasteret_assets.source.schemas import reduced
-from rasteret_assets.storage.addresses import identity_hashes
+from rasteret_assets.storage.addresses.address import identity_hashes
 from rasteret_assets.storage.filesystems import each_file, is_local
-from rasteret_assets.storage.listing import Listed
+from rasteret_assets.storage.object_stores.listing import Listed
 from rasteret_assets.versions import FileVersion, file_version, is_strong
 
 _log = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ from rasteret_assets.source.profile import (
     profiles_of,
 )
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.background import in_background
+from rasteret_assets.storage.process.background import in_background
 
 #: Files that are read side by side, with a batch of each in memory.
 _PARTS_AT_ONCE = 2

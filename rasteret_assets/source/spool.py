@@ -22,8 +22,8 @@ import pyarrow as pa
 from rasteret_assets.columns.types import plain
 from rasteret_assets.errors import SourceError
 from rasteret_assets.schema import RAW
-from rasteret_assets.storage.batches import BATCH_ROWS
 from rasteret_assets.storage.io_errors import writing
+from rasteret_assets.storage.process.batches import BATCH_ROWS
 from rasteret_assets.storage.workspace.files import Files
 from rasteret_assets.storage.workspace.placed_files import WrittenFile
 from rasteret_assets.storage.workspace.streams import STREAM_OPTIONS, StoredBatch, StreamTable, put_messages

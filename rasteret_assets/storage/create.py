@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Literal
 from rasteret_assets.errors import RangeReadError, SpecError
 from rasteret_assets.secrets import redact
 from rasteret_assets.spec import CloudConfig
+from rasteret_assets.storage.addresses.gdal import remedy_for_address
+from rasteret_assets.storage.addresses.urls import scheme
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.credentials import open_credentials
-from rasteret_assets.storage.gdal import remedy_for_address
 from rasteret_assets.storage.local import LocalBackend
-from rasteret_assets.storage.objects import OBJECT_SCHEMES, ObjectStoreBackend, is_azure_blob
+from rasteret_assets.storage.object_stores.objects import OBJECT_SCHEMES, ObjectStoreBackend, is_azure_blob
 from rasteret_assets.storage.unchanged import IndexedFile
-from rasteret_assets.storage.urls import scheme
 
 if TYPE_CHECKING:
+    from rasteret_assets.storage.credentials.signing import Signer
     from rasteret_assets.storage.http.http_backend import HttpBackend
-    from rasteret_assets.storage.objects import CredentialProvider
-    from rasteret_assets.storage.signing import Signer
+    from rasteret_assets.storage.object_stores.objects import CredentialProvider
 
 
 class AutoBackend(ReadingBackend):

@@ -17,9 +17,9 @@ from urllib.parse import unquote, urlsplit
 
 from rasteret_assets.errors import AccessDeniedError, ObjectNotFoundError, RangeReadError
 from rasteret_assets.secrets import redact
+from rasteret_assets.storage.addresses.urls import scheme
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged
-from rasteret_assets.storage.urls import scheme
 
 
 class LocalBackend(ReadingBackend):

@@ -23,7 +23,7 @@ from rasteret_assets.collection.pixels.fetching import RangeFetcher, replaced_er
 from rasteret_assets.collection.pixels.tile_plan import join_runs
 from rasteret_assets.errors import FileReplacedError, RasteretAssetsError, TileError
 from rasteret_assets.secrets import redact
-from rasteret_assets.storage.processes import run_sync
+from rasteret_assets.storage.process.processes import run_sync
 from rasteret_assets.storage.unchanged import IndexedFile
 from rasteret_assets.tiles.tiff_bytes import TiffBytes
 

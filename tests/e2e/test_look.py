@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasteret_assets import load
-from rasteret_assets.orchestration.jobs import REASON_TAG
+from rasteret_assets.orchestration.triggers.jobs import REASON_TAG
 from rasteret_assets.source.stored import QUICK_FILES
 from tests.e2e.stack import Stack, dagster_dev, wait_for
 from tests.support.rasters import record_table, tiff_bytes

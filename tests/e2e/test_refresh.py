@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from rasteret_assets import build_from_table, load
-from rasteret_assets.orchestration.jobs import REASON_TAG
+from rasteret_assets.orchestration.triggers.jobs import REASON_TAG
 from rasteret_assets.schema import STAGES
 from rasteret_assets.storage.workspace import Workspace
 from tests.e2e.stack import Source, Stack, dagster_dev, wait_for

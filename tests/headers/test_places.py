@@ -20,7 +20,7 @@ import rasteret_assets as ra
 from rasteret_assets import CollectionSpec
 from rasteret_assets.cli import main
 from rasteret_assets.errors import EnrichmentError
-from rasteret_assets.storage.link_local import is_link_local
+from rasteret_assets.storage.addresses.link_local import is_link_local
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.s3 import bucket_server, filesystem_of
 from tests.support.server import RangeServer

@@ -19,7 +19,7 @@ from rasteret_assets.headers.index import KEY_COLUMNS, HeaderIndex
 from rasteret_assets.headers.retried import RETRIED_CLASSES
 from rasteret_assets.headers.store import HeaderFileWriter, HeaderRowReader, HeaderStore
 from rasteret_assets.schema import HEADER_SCHEMA, PARSER_VERSION, STATUS_FAILED, STATUS_OK
-from rasteret_assets.storage.addresses import identity_hashes
+from rasteret_assets.storage.addresses.address import identity_hashes
 from rasteret_assets.storage.workspace import Workspace
 from rasteret_assets.storage.workspace.streams import stream_writer
 

@@ -23,7 +23,7 @@ from rasteret_assets.dagster import (
     partitions_of,
 )
 from rasteret_assets.errors import EnrichmentError, InvalidRecordError, MissingColumnError, SpecError
-from rasteret_assets.orchestration.graph_partitions import RANGE_END, RANGE_START
+from rasteret_assets.orchestration.asset_graph.graph_partitions import RANGE_END, RANGE_START
 from rasteret_assets.orchestration.graph_resources import BACKEND
 from rasteret_assets.schema import STAGES
 from rasteret_assets.source import parquet_files as files
@@ -282,7 +282,7 @@ def test_failed_files_stop_no_run(scenes: Scenes, instance: dg.DagsterInstance) 
 
 
 def test_progress_is_written_to_the_log(scenes: Scenes, instance: dg.DagsterInstance, monkeypatch) -> None:
-    monkeypatch.setattr("rasteret_assets.orchestration.reporting.PROGRESS_INTERVAL_S", 0.0)
+    monkeypatch.setattr("rasteret_assets.orchestration.pages.reporting.PROGRESS_INTERVAL_S", 0.0)
     instance.add_dynamic_partitions("scenes_months", KEYS)
     result = scenes.run(instance, partition_key="2024-01")
     lines = [entry.user_message for entry in instance.all_logs(result.run_id) if "in flight" in entry.user_message]

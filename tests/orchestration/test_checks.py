@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasteret_assets.errors import CheckError, RasteretAssetsError
-from rasteret_assets.orchestration.graph_partitions import PARTITION, RANGE_END, RANGE_START
+from rasteret_assets.orchestration.asset_graph.graph_partitions import PARTITION, RANGE_END, RANGE_START
 from rasteret_assets.schema import BANDS, COLLECTION, NORMALIZED
 from tests.orchestration.scenes import KEYS, Scenes, latest
 from tests.support.server import RangeServer

@@ -13,7 +13,7 @@ import pytest
 from rasteret_assets import CollectionSpec, load
 from rasteret_assets.dagster import FilesystemResource, build_definitions
 from rasteret_assets.harvesting import ask, reader
-from rasteret_assets.orchestration.harvested_items import COMPLETE_CHECK, RECENT_CHECK
+from rasteret_assets.orchestration.asset_graph.harvested_items import COMPLETE_CHECK, RECENT_CHECK
 from tests.support.stac import COLLECTION, StacServer, make_item, serve_stac
 
 HARVESTED = dg.AssetKey(["scenes", "harvested_items"])

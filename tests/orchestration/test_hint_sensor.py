@@ -16,7 +16,7 @@ import pytest
 from rasteret_assets import CollectionSpec
 from rasteret_assets.dagster import FilesystemResource, build_definitions
 from rasteret_assets.errors import SpecError
-from rasteret_assets.orchestration._hints import Hint, MessageError, hint_of
+from rasteret_assets.orchestration.triggers._hints import Hint, MessageError, hint_of
 from rasteret_assets.source import stored
 from tests.orchestration import scenes
 from tests.orchestration.scenes import Scenes, launch

@@ -9,8 +9,8 @@ import pytest
 
 from rasteret_assets import Collection, CollectionSpec
 from rasteret_assets.dagster import partitions_of
+from rasteret_assets.orchestration.asset_graph.graph_partitions import selection_tags
 from rasteret_assets.orchestration.graph_names import io_manager_key, stage_key
-from rasteret_assets.orchestration.graph_partitions import selection_tags
 from rasteret_assets.schema import COLLECTION
 from tests.orchestration.scenes import KEYS, Scenes
 

@@ -20,9 +20,9 @@ from dagster._core.loader import LoadingContextForTest
 
 from rasteret_assets import CollectionSpec, load
 from rasteret_assets.dagster import FilesystemResource, StorageBackendResource, build_definitions, partitions_of
-from rasteret_assets.orchestration import refresh_sensor
 from rasteret_assets.orchestration.graph_resources import FILESYSTEM
-from rasteret_assets.orchestration.jobs import REASON_TAG
+from rasteret_assets.orchestration.triggers import refresh_sensor
+from rasteret_assets.orchestration.triggers.jobs import REASON_TAG
 from rasteret_assets.pipeline.build import build_partitions
 from rasteret_assets.pipeline.stage import Build
 from rasteret_assets.source import parquet_files as files

@@ -27,9 +27,9 @@ from shapely.geometry.base import BaseGeometry
 from rasteret_assets import CollectionSpec, build
 from rasteret_assets.collection.show.svg_map import DRAWN_SINGLY, density_map, footprint_map
 from rasteret_assets.dagster import FilesystemResource
-from rasteret_assets.orchestration._links import console_page
-from rasteret_assets.orchestration._preview import preview
-from rasteret_assets.orchestration.markdown import link, picture, plain_text, sentence
+from rasteret_assets.orchestration.pages._links import console_page
+from rasteret_assets.orchestration.pages._preview import preview
+from rasteret_assets.orchestration.pages.markdown import link, picture, plain_text, sentence
 from rasteret_assets.sphere import cut_at_antimeridian
 from rasteret_assets.storage.create import create_backend
 from rasteret_assets.storage.workspace import Workspace

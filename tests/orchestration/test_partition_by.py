@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 
 from rasteret_assets import load
-from rasteret_assets.orchestration._lineage import column_lineage
-from rasteret_assets.orchestration.jobs import REASON_TAG
+from rasteret_assets.orchestration.pages._lineage import column_lineage
+from rasteret_assets.orchestration.triggers.jobs import REASON_TAG
 from rasteret_assets.schema import NORMALIZED
 from tests.orchestration.scenes import Scenes, latest, launch, tick
 from tests.orchestration.test_sensor import requested

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 from dagster._daemon.monitoring import concurrency
 
-from rasteret_assets.orchestration._stage_assets import HEADER_POOL
+from rasteret_assets.orchestration.asset_graph._stage_assets import HEADER_POOL
 from tests.orchestration.examples import SETTINGS, on_sqlite
 
 pytestmark = pytest.mark.usefixtures("shipped_environment")

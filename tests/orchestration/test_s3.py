@@ -20,7 +20,7 @@ from rasteret_assets.dagster import (
     build_definitions,
     materialize_collection,
 )
-from rasteret_assets.orchestration.graph_partitions import selection_tags
+from rasteret_assets.orchestration.asset_graph.graph_partitions import selection_tags
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.s3 import requests_seen
 

@@ -23,7 +23,7 @@ import trustme
 from rasteret_assets import CollectionSpec, build
 from rasteret_assets.dagster import FilesystemResource, StorageBackendResource, materialize_collection
 from rasteret_assets.errors import SpecError, StoreUnavailableError
-from rasteret_assets.storage.s3_stores import credentials_of_boto3
+from rasteret_assets.storage.object_stores.s3_stores import credentials_of_boto3
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.s3 import KEYS, bucket_server
 from tests.support.server import RangeServer

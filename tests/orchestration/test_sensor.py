@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rasteret_assets.options import GraphOptions
-from rasteret_assets.orchestration import refresh_sensor
-from rasteret_assets.orchestration.graph_partitions import PARTITION, RANGE_END, RANGE_START, grouped
+from rasteret_assets.orchestration.asset_graph.graph_partitions import PARTITION, RANGE_END, RANGE_START, grouped
+from rasteret_assets.orchestration.triggers import refresh_sensor
 from tests.orchestration.scenes import KEYS, Scenes, launch, tick
 from tests.support.rasters import record_table
 

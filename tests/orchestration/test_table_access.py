@@ -11,7 +11,7 @@ import pytest
 from rasteret_assets import CollectionSpec
 from rasteret_assets.errors import SourceError
 from rasteret_assets.orchestration.graph_resources import FilesystemResource
-from rasteret_assets.orchestration.reconcile import profile_in_tick
+from rasteret_assets.orchestration.triggers.reconcile import profile_in_tick
 from tests.support.rasters import record_table
 from tests.support.server import RangeServer
 

@@ -10,10 +10,10 @@ import dagster as dg
 import pytest
 
 from rasteret_assets.dagster import FilesystemResource, partitions_of
-from rasteret_assets.orchestration import _retry_sensor
+from rasteret_assets.orchestration.asset_graph.graph_partitions import RANGE_END, RANGE_START
 from rasteret_assets.orchestration.graph_names import stage_key
-from rasteret_assets.orchestration.graph_partitions import RANGE_END, RANGE_START
-from rasteret_assets.orchestration.jobs import COLLECTION_TAG, REASON_TAG
+from rasteret_assets.orchestration.triggers import _retry_sensor
+from rasteret_assets.orchestration.triggers.jobs import COLLECTION_TAG, REASON_TAG
 from rasteret_assets.schema import BANDS, COLLECTION
 from tests.orchestration.scenes import KEYS, Scenes, launch, tick
 

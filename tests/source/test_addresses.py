@@ -21,7 +21,7 @@ from rasteret_assets.source.profiling import profile_source
 from rasteret_assets.source.stored import load_profile, open_record_table
 from rasteret_assets.storage.http.by_address import list_addresses
 from rasteret_assets.storage.http.http_backend import HttpBackend
-from rasteret_assets.storage.processes import run_sync
+from rasteret_assets.storage.process.processes import run_sync
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table
 from tests.support.server import RangeServer

@@ -28,7 +28,7 @@ from rasteret_assets.source import parquet_files as source_files
 from rasteret_assets.source._kept_schemas import KeptSchemas
 from rasteret_assets.source.open import open_source
 from rasteret_assets.source.stored import load_profile, open_record_table
-from rasteret_assets.storage.listing import Listed
+from rasteret_assets.storage.object_stores.listing import Listed
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table
 from tests.support.s3 import bucket_server, filesystem_of, requests_seen

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rasteret_assets.schema import IDENTITY_TYPE
-from rasteret_assets.storage.addresses import (
+from rasteret_assets.storage.addresses.address import (
     identity_hashes,
     identity_href,
     identity_hrefs,

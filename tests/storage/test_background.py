@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rasteret_assets.storage.background import in_background
+from rasteret_assets.storage.process.background import in_background
 
 
 def numbers(made: list[int], count: int, *, fail_at: int | None = None) -> Iterator[int]:

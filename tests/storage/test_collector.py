@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from rasteret_assets.storage.collector import fewer_collections
+from rasteret_assets.storage.process.collector import fewer_collections
 
 
 @pytest.mark.parametrize("usual", [(700, 10, 10), (0, 10, 10), (90_000, 5, 5)])

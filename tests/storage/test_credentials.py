@@ -35,8 +35,8 @@ from rasteret_assets.errors import (
     StoreUnavailableError,
 )
 from rasteret_assets.headers.failures import read_failures
-from rasteret_assets.storage.processes import OfProcess
-from rasteret_assets.storage.tokens import IssuerError, Token, Tokens
+from rasteret_assets.storage.credentials.tokens import IssuerError, Token, Tokens
+from rasteret_assets.storage.process.processes import OfProcess
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import footprint, record_table, tiff_bytes
 from tests.support.s3 import KEYS, bucket_server

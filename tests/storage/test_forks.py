@@ -27,7 +27,7 @@ from rasteret_assets import build_from_table, create_backend
 from rasteret_assets.collection import Collection
 from rasteret_assets.errors import LoopThreadError
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.processes import OfProcess, run_sync
+from rasteret_assets.storage.process.processes import OfProcess, run_sync
 from rasteret_assets.storage.workspace import holds
 from rasteret_assets.storage.workspace._locks import held
 from tests.support.rasters import footprint, record_table, tiff_bytes
@@ -124,7 +124,7 @@ def test_workers_read_the_items_of_a_dataset(scenes: tuple[Collection, np.ndarra
 CHILD_THAT_ENDS_LIKE_A_PROGRAM = """
 import os, sys
 from rasteret_assets import create_backend
-from rasteret_assets.storage.processes import run_sync
+from rasteret_assets.storage.process.processes import run_sync
 backend = create_backend()
 read = lambda number: bytes(run_sync(backend.get_range(f"{sys.argv[1]}/{number}", 0, 4))).decode()
 read(1)
@@ -146,7 +146,7 @@ def test_the_end_of_a_child_leaves_the_connections_of_its_parent(letters: RangeS
 
 FREED = """
 import gc, os, sys
-from rasteret_assets.storage.processes import OfProcess
+from rasteret_assets.storage.process.processes import OfProcess
 
 class Connection:
     def __del__(self):
@@ -208,7 +208,7 @@ def test_an_object_store_is_read_by_workers_or_refused_at_once(bucket: dict[str,
 CHILD_BEFORE_THE_FIRST_READ = """
 import json, os, sys
 from rasteret_assets import create_backend
-from rasteret_assets.storage.processes import run_sync
+from rasteret_assets.storage.process.processes import run_sync
 backend = create_backend(default_s3_config=json.loads(sys.argv[1]))
 read = lambda: print(bytes(run_sync(backend.get_range("s3://bucket/a", 0, 4))).decode(), flush=True)
 if not (child := os.fork()):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from rasteret_assets.storage.gdal import gdal_addresses, plain_address
+from rasteret_assets.storage.addresses.gdal import gdal_addresses, plain_address
 
 SPELLINGS = {
     "https://host/a b.tif?version=2": "/vsicurl/https://host/a b.tif?version=2",

@@ -30,7 +30,7 @@ from rasteret_assets.errors import (
 from rasteret_assets.storage.http import connector as http_names
 from rasteret_assets.storage.http import ranges as http_ranges
 from rasteret_assets.storage.http.http_backend import HttpBackend
-from rasteret_assets.storage.processes import run_sync
+from rasteret_assets.storage.process.processes import run_sync
 from tests.support.raw import RawServer, answering
 
 BODY = bytes(range(100))

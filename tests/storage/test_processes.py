@@ -7,7 +7,7 @@ import sys
 
 CODE = """
 import asyncio, threading, time
-from rasteret_assets.storage import processes
+from rasteret_assets.storage.process import processes
 
 make, made = processes._new_loop, []
 

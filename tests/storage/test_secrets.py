@@ -19,8 +19,8 @@ from rasteret_assets.records.signatures import without_signatures
 from rasteret_assets.secrets import BY_DEFAULT, SecretRule, redact, redact_text, shown_names, without_secrets
 from rasteret_assets.secrets.names import looks_secret
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.gdal import plain_address, remedy_for_address
-from rasteret_assets.storage.urls import rewrite_hrefs
+from rasteret_assets.storage.addresses.gdal import plain_address, remedy_for_address
+from rasteret_assets.storage.addresses.urls import rewrite_hrefs
 
 S = "TOPSECRET"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rasteret_assets.secrets import redact
-from rasteret_assets.storage.urls import host, rewrite_hrefs, scheme
+from rasteret_assets.storage.addresses.urls import host, rewrite_hrefs, scheme
 
 SAS = "sv=2023-11-03&st=2024-01-01T00%3A00%3A00Z&se=2024-01-02T00%3A00%3A00Z&sr=c&sp=rl&sig=abc%3D"
 

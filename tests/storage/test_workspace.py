@@ -14,8 +14,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from rasteret_assets.errors import CollectionError, SourceError, SpecError, WorkspaceError
-from rasteret_assets.storage import batches
 from rasteret_assets.storage.filesystems import list_files, resolve_filesystem
+from rasteret_assets.storage.process import batches
 from rasteret_assets.storage.workspace import Workspace, placed_files
 from rasteret_assets.storage.workspace.disk import make_folder
 from rasteret_assets.storage.workspace.files import STAGE_OPTIONS

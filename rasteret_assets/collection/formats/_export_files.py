@@ -16,7 +16,7 @@ from rasteret_assets.publish.footer import PublishedFacts, footer
 from rasteret_assets.publish.row_groups import ROW_GROUP_TILE_BYTES, group_rows, row_groups
 from rasteret_assets.publish.stac import is_stac, stac_footer
 from rasteret_assets.spec import CollectionSpec
-from rasteret_assets.storage.memory import give_back
+from rasteret_assets.storage.process.memory import give_back
 
 #: Bytes of rows that wait for their row groups, in all files.
 _WAITING_BYTES: Final = 3 * ROW_GROUP_TILE_BYTES

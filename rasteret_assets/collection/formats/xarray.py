@@ -29,7 +29,7 @@ from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.views import View, common_grid
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.inputs import ChunksLike
-from rasteret_assets.storage.batches import bounded_runs
+from rasteret_assets.storage.process.batches import bounded_runs
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -38,7 +38,7 @@ from rasteret_assets.collection.table import query
 from rasteret_assets.collection.table.scan import scan
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.batches import bounded_runs
+from rasteret_assets.storage.process.batches import bounded_runs
 
 #: Bytes of pixels that are read together, and zones: a zone takes a kilobyte, however small it is.
 _BYTES_AT_ONCE: Final = 64 * 2**20

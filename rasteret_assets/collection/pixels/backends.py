@@ -10,7 +10,7 @@ from rasteret_assets.credentials import credentials_key
 from rasteret_assets.spec import CloudConfig
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.create import close_backend, create_backend
-from rasteret_assets.storage.processes import OfProcess, at_exit, run_sync, shared_loop
+from rasteret_assets.storage.process.processes import OfProcess, at_exit, run_sync, shared_loop
 
 if TYPE_CHECKING:
     from rasteret_assets.collection.pixels.record_table import RecordTable

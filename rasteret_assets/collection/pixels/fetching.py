@@ -13,10 +13,10 @@ from rasteret_assets.errors import (
     RasteretAssetsError,
 )
 from rasteret_assets.secrets import redact
+from rasteret_assets.storage.addresses.urls import host
 from rasteret_assets.storage.backend import StorageBackend
 from rasteret_assets.storage.hosts import DEADLINE_S, HostState, attempts_allowed, backoff
 from rasteret_assets.storage.unchanged import IndexedFile, as_unchanged_reader
-from rasteret_assets.storage.urls import host
 
 
 class RangeFetcher:

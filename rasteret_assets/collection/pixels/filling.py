@@ -21,7 +21,7 @@ from rasteret_assets.errors import PixelReadError, RasteretAssetsError
 from rasteret_assets.message_lists import failed_parts, list_failures
 from rasteret_assets.progress import read_progress
 from rasteret_assets.storage.backend import StorageBackend
-from rasteret_assets.storage.processes import run_sync
+from rasteret_assets.storage.process.processes import run_sync
 
 _log = logging.getLogger(__name__)
 

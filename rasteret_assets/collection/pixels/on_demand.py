@@ -23,7 +23,7 @@ from rasteret_assets.collection.table.rasters import Rasters, leaves_of, scan_ra
 from rasteret_assets.collection.table.row_places import Places, Recent, Rows, rows_of, split
 from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import CollectionError, StaleRowsError, WindowError
-from rasteret_assets.storage.memory import give_back
+from rasteret_assets.storage.process.memory import give_back
 
 _log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from rasteret_assets.errors import SpecError
 from rasteret_assets.storage.credentials.earthdata import Earthdata
 from rasteret_assets.storage.credentials.own import OwnFunction
 from rasteret_assets.storage.credentials.planetary_computer import PlanetaryComputer
-from rasteret_assets.storage.signing import Signer
-from rasteret_assets.storage.tokens import Issuer
+from rasteret_assets.storage.credentials.signing import Signer
+from rasteret_assets.storage.credentials.tokens import Issuer
 
 
 def open_credentials(credentials: str | Mapping[str, str] | None) -> Signer | None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit
 
-from rasteret_assets.storage.tokens import IssuerError
+from rasteret_assets.storage.credentials.tokens import IssuerError
 
 if TYPE_CHECKING:
     import aiohttp

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from rasteret_assets.storage.credentials.asking import ask
+from rasteret_assets.storage.credentials.tokens import IssuerError, Token
 from rasteret_assets.storage.http.answer import is_sendable
-from rasteret_assets.storage.tokens import IssuerError, Token
 
 if TYPE_CHECKING:
     import aiohttp

@@ -19,9 +19,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from rasteret_assets.errors import SpecError
+from rasteret_assets.storage.addresses.urls import host, scheme
+from rasteret_assets.storage.credentials.tokens import IssuerError, Token
 from rasteret_assets.storage.http.given_headers import checked_header
-from rasteret_assets.storage.tokens import IssuerError, Token
-from rasteret_assets.storage.urls import host, scheme
 
 _FORM: Final = "a mapping with headers, query or a store's credentials, and expires_at"
 #: What obstore needs to open a bucket: one of these sets of keys.

@@ -13,9 +13,9 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from rasteret_assets.storage.addresses import identity_href
+from rasteret_assets.storage.addresses.address import identity_href
 from rasteret_assets.storage.credentials.asking import ask
-from rasteret_assets.storage.tokens import Token
+from rasteret_assets.storage.credentials.tokens import Token
 
 if TYPE_CHECKING:
     import aiohttp

@@ -16,9 +16,9 @@ from rasteret_assets.errors import (
     WrongRangeError,
 )
 from rasteret_assets.secrets import redact
+from rasteret_assets.storage.addresses.link_local import LinkLocalNameError
 from rasteret_assets.storage.http.body import MalformedError, OverlongError
 from rasteret_assets.storage.http.origin import Origin
-from rasteret_assets.storage.link_local import LinkLocalNameError
 
 
 def read_error(error: Exception, origin: Origin, url: str, *, longest: int) -> RangeReadError:

@@ -17,14 +17,14 @@ from rasteret_assets.errors import (
     WrongRangeError,
 )
 from rasteret_assets.secrets import redact
+from rasteret_assets.storage.addresses.link_local import is_link_local
+from rasteret_assets.storage.addresses.urls import host, scheme
 from rasteret_assets.storage.backend import RangeRead
-from rasteret_assets.storage.connections import connected
 from rasteret_assets.storage.http.file_handler import AddressFiles, retried
 from rasteret_assets.storage.http.http_backend import HttpBackend
-from rasteret_assets.storage.link_local import is_link_local
-from rasteret_assets.storage.listing import Listed
-from rasteret_assets.storage.processes import run_sync
-from rasteret_assets.storage.urls import host, scheme
+from rasteret_assets.storage.object_stores.listing import Listed
+from rasteret_assets.storage.process.connections import connected
+from rasteret_assets.storage.process.processes import run_sync
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from aiohappyeyeballs import start_connection
 
-from rasteret_assets.storage.link_local import LinkLocalNameError, is_link_local, is_link_local_address
+from rasteret_assets.storage.addresses.link_local import LinkLocalNameError, is_link_local, is_link_local_address
 
 #: Seconds for a connection, from the look-up of the name to the end of the TLS handshake.
 CONNECT_TIMEOUT_S = 10.0

@@ -31,12 +31,12 @@ from rasteret_assets.errors import (
     RangeReadError,
 )
 from rasteret_assets.secrets import redact, without_user
+from rasteret_assets.storage.addresses.urls import host
 from rasteret_assets.storage.backend import RangeRead
 from rasteret_assets.storage.hosts import DEADLINE_S, attempts_allowed, backoff
-from rasteret_assets.storage.listing import Listed
-from rasteret_assets.storage.processes import run_sync, shared_loop
+from rasteret_assets.storage.object_stores.listing import Listed
+from rasteret_assets.storage.process.processes import run_sync, shared_loop
 from rasteret_assets.storage.unchanged import IndexedFile, UnchangedReader
-from rasteret_assets.storage.urls import host
 
 T = TypeVar("T")
 

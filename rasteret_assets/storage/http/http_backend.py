@@ -24,7 +24,9 @@ from urllib.parse import urljoin
 
 from rasteret_assets.errors import BadAnswerError, RangeReadError, WrongRangeError
 from rasteret_assets.secrets import redact
-from rasteret_assets.storage.addresses import identity_href
+from rasteret_assets.storage.addresses.address import identity_href
+from rasteret_assets.storage.addresses.link_local import is_link_local
+from rasteret_assets.storage.addresses.urls import host
 from rasteret_assets.storage.backend import EndsRead, RangeRead, ReadingBackend, Validators
 from rasteret_assets.storage.http._loop_clients import BoundClients, LoopClients, ProcessClients
 from rasteret_assets.storage.http._multipart import PARTS_ROOM, is_multipart, read_ends_of
@@ -40,14 +42,12 @@ from rasteret_assets.storage.http.answer import (
 from rasteret_assets.storage.http.body import MalformedError
 from rasteret_assets.storage.http.given_headers import GivenHeaders, HostHeaders, header_lines
 from rasteret_assets.storage.http.origin import Origin, address_of, as_written, is_same_server, split_url
-from rasteret_assets.storage.link_local import is_link_local
-from rasteret_assets.storage.processes import OfProcess
+from rasteret_assets.storage.process.processes import OfProcess
 from rasteret_assets.storage.unchanged import IndexedFile, check_unchanged, difference, replaced
-from rasteret_assets.storage.urls import host
 
 if TYPE_CHECKING:
-    from rasteret_assets.storage.signing import Signer
-    from rasteret_assets.storage.tokens import Token
+    from rasteret_assets.storage.credentials.signing import Signer
+    from rasteret_assets.storage.credentials.tokens import Token
 
 #: Answers to a request for several ranges after which each range is asked for by itself.
 _RANGES_IGNORED = frozenset({200, 206, 400, 416})

@@ -27,8 +27,8 @@ from obstore.exceptions import (
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from rasteret_assets.storage.io_errors import patiently
-from rasteret_assets.storage.objects import check_obstore_works, status_of
-from rasteret_assets.storage.s3_stores import credentials_of_boto3, s3_config_of
+from rasteret_assets.storage.object_stores.objects import check_obstore_works, status_of
+from rasteret_assets.storage.object_stores.s3_stores import credentials_of_boto3, s3_config_of
 
 if TYPE_CHECKING:
     from obstore import PutMode, UpdateVersion

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from xxhash import xxh3_128
 
 from rasteret_assets.errors import DamagedFileError
-from rasteret_assets.storage.batches import batch_rows, row_group_runs
 from rasteret_assets.storage.io_errors import damaged, finding, patiently, unreadable, writing
+from rasteret_assets.storage.process.batches import batch_rows, row_group_runs
 from rasteret_assets.storage.workspace.conditional import LARGEST_PUT, ConditionalStore, ObjectTag, open_conditional
 from rasteret_assets.storage.workspace.documents import dumped, parse, refuse_newer
 from rasteret_assets.storage.workspace.placed_files import FileWriter, PlacedFiles, WrittenFile, synced

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from rasteret_assets.errors import LockLostError
 from rasteret_assets.storage.io_errors import writing
-from rasteret_assets.storage.processes import OfProcess
+from rasteret_assets.storage.process.processes import OfProcess
 
 #: Seconds between renewals of a lease, and seconds after which a lease that was not renewed may be taken over.
 RENEWED_EVERY_S = 20.0

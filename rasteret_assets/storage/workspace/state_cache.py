@@ -11,7 +11,7 @@ from typing import Any
 
 from rasteret_assets.storage.filesystems import each_file
 from rasteret_assets.storage.io_errors import finding
-from rasteret_assets.storage.listing import list_table
+from rasteret_assets.storage.object_stores.listing import list_table
 from rasteret_assets.storage.workspace import STATE_STAGE, Workspace
 from rasteret_assets.versions import file_version
 

@@ -13,7 +13,7 @@ import pytest
 
 from rasteret_assets import build_from_table, create_backend
 from rasteret_assets.collection import Collection, as_collection
-from rasteret_assets.collection.formats import icechunk as formats
+from rasteret_assets.collection.formats.virtual_zarr import icechunk as formats
 from rasteret_assets.errors import CollectionError
 from tests.collection.support import footprint_of, noise, record, records_table, write_raster
 from tests.support.s3 import KEYS, bucket_server

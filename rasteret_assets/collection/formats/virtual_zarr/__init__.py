@@ -1,0 +1,1 @@
+"""Records as a virtual Zarr store in Icechunk."""

@@ -1,0 +1,1 @@
+"""What Dagster's pages show: metadata, links, maps, previews, errors and progress."""
