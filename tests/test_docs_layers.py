@@ -47,7 +47,7 @@ def test_the_page_on_architecture_has_the_layers_in_order() -> None:
 @pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_files_and_folders_that_are_named_exist(name: str) -> None:
     named = re.findall(r"`([\w./]+(?:/|\.py))`", page(name))
-    # Rooms of the collection are named without their folder.
-    roots = (ROOT, PACKAGE, PACKAGE / "collection", PACKAGE / "pipeline")
+    # Rooms of these folders are named without them.
+    roots = (ROOT, PACKAGE, *(PACKAGE / folder for folder in ("collection", "orchestration", "pipeline", "storage")))
     assert len(named) > 10
     assert not [path for path in named if not any((root / path).exists() for root in roots)]
