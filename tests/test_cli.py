@@ -169,6 +169,18 @@ def test_check_exits_with_one_for_errors_where_that_is_asked_for(project: Projec
     assert run("check", "-p", "2031-01").exit_code == 2
 
 
+def test_check_takes_a_partition_that_one_of_several_collections_has(project: Project) -> None:
+    pq.write_table(pq.read_table(project.root / "records.parquet").slice(2), project.root / "later.parquet")
+    later = project.declaration.with_name("later.yaml")
+    later.write_text("path: ../later.parquet\nworkspace_dir: ../out\n")
+    run("build")
+    found = document(run("check", "--json", "-p", "2024-01"))
+    assert {(row["collection"], row["partition"]) for row in found["checks"]} == {("scenes", "2024-01")}
+    refused = run("check", "-p", "2024-01", "-p", "2031-01")
+    assert refused.exit_code == 2
+    assert "later, scenes: no published partition 2031-01" in refused.stderr
+
+
 def test_what_a_collection_holds_is_shown(project: Project) -> None:
     run("build")
     found = document(run("show", project.root / "out" / "scenes_records", "--json"))

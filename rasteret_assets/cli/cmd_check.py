@@ -45,14 +45,17 @@ def check(
         _list_checks(location, as_json=as_json)
         return
     rows: list[dict[str, Any]] = []
-    for spec in location.specs(collections):
-        workspace = location.workspace_of(spec)
-        published = list(workspace.states())
-        if unknown := sorted(set(partitions) - set(published)):
-            raise click.UsageError(f"{spec.name} has no published partition {', '.join(unknown)}")
+    specs = location.specs(collections)
+    workspaces = [location.workspace_of(spec) for spec in specs]
+    published = [list(workspace.states()) for workspace in workspaces]
+    if unknown := sorted(set(partitions).difference(*published)):
+        names = ", ".join(spec.name for spec in specs)
+        raise click.UsageError(f"{names}: no published partition {', '.join(unknown)}")
+    for spec, workspace, keys in zip(specs, workspaces, published, strict=True):
         rows += [
             {"collection": spec.name, "partition": key, "verdict": finding.verdict, **_document(finding)}
-            for key in partitions or published
+            for key in keys
+            if not partitions or key in partitions
             for finding in library.check_partition(workspace, spec, key)
         ]
     counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("ok", "warning", "error")}

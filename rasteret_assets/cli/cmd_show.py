@@ -68,13 +68,13 @@ def _show_collection(place: str, location: Location, *, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    click.echo(repr(collection))
+    click.echo(printable(repr(collection)))
     for name in ("path", "records", "bands", "bounds", "crs"):
-        click.echo(f"{name + ':':12} {_text(document[name])}")
+        click.echo(f"{name + ':':12} {printable(_text(document[name]))}")
     if summary.dates:
         click.echo(f"{'dates:':12} {summary.dates[0]:%Y-%m-%d %H:%M} to {summary.dates[1]:%Y-%m-%d %H:%M} UTC")
     click.echo(f"{'partitions:':12} {_few(partitions)}")
-    click.echo(f"{'columns:':12} {', '.join(column.name for column in collection.schema)}")
+    click.echo(printable(f"{'columns:':12} {', '.join(column.name for column in collection.schema)}"))
 
 
 def _show_rows(workspace: Workspace, stage: str, key: str | None, limit: int, *, as_json: bool) -> None:

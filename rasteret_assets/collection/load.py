@@ -218,6 +218,8 @@ def as_collection(
         data_source=data_source or _text(footer, schema.DATA_SOURCE_KEY),
         description=description or _text(footer, schema.DESCRIPTION_KEY),
         credentials=_credentials(credentials or getattr(table, "credentials", None), footer),
+        backend=table.backend if isinstance(table, Collection) else None,
+        cloud_config=table.cloud_config if isinstance(table, Collection) else None,
     )
 
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,11 +21,12 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 
+from rasteret_assets import CloudConfig
 from rasteret_assets.collection import Collection, as_collection, load
 from rasteret_assets.errors import CollectionError, SpecError
 from rasteret_assets.partitions import hive_schema
 
-from .support import noise, record, records_table, write_raster
+from .support import CountingBackend, noise, record, records_table, write_raster
 
 
 @pytest.fixture
@@ -267,6 +269,14 @@ def test_crs_of_headers_if_records_state_none(rows):
     assert as_collection(table).crs == ["EPSG:32632"]
     told = [{**row, "proj:epsg": 32633} for row in rows]
     assert as_collection(records_table(told)).crs == ["EPSG:32633"]
+
+
+def test_a_collection_made_of_a_collection_reads_as_that_one(rows):
+    backend, paying = CountingBackend(), CloudConfig("aws", requester_pays=True)
+    first = replace(as_collection(records_table(rows)), backend=backend, cloud_config=paying)
+    for given in (first, first.where(pc.field("id") != "nothing")):
+        again = as_collection(given)
+        assert (again.backend, again.cloud_config) == (backend, paying)
 
 
 def test_as_collection_takes_any_arrow(rows):

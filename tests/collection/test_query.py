@@ -156,6 +156,11 @@ def moment(*parts: int) -> dt.datetime:
         (slice(None, dt.date(2024, 5, 1)), None, moment(2024, 5, 2)),
         (dt.date(2024, 2, 29), moment(2024, 2, 29), moment(2024, 3, 1)),
         (np.array(["2024-01-01", "NaT"], "M8[D]"), moment(2024, 1, 1), None),
+        # Nothing lies after the year 9999, which some write for an open end.
+        ("2024-01-01/9999-12-31", moment(2024, 1, 1), None),
+        ((dt.date(2024, 1, 1), dt.date.max), moment(2024, 1, 1), None),
+        (("9999", "9999-12"), moment(9999, 1, 1), None),
+        ((None, dt.datetime.max), None, None),  # noqa: DTZ901
     ],
 )
 def test_date_ranges(given_range, start, stop):
@@ -165,7 +170,7 @@ def test_date_ranges(given_range, start, stop):
 
 NO_RANGES = [
     "soon", "2024/2023", "a/b/c", slice("2024", "2025", 2), None, ("2024",), ("yesterday", None),
-    ("2024-02", "2024-01"), ("2024-13", None),
+    ("2024-02", "2024-01"), ("2024-13", None), ("0001-01-01T00:00:00+05:00", None),
 ]  # fmt: skip
 
 

@@ -155,6 +155,21 @@ def test_cubes_like_another_cube_line_up(scenes: Collection) -> None:
     assert 0 < np.isfinite(part.C.values[0]).sum() < part.C.values[0].size / 2
 
 
+def test_the_grid_of_a_dataset_whose_crs_is_stated_by_a_variable(scenes: Collection) -> None:
+    array = as_xarray({"y": "y", "x": "x"})
+    like = array.drop_vars("spatial_ref").to_dataset(name="values").assign(spatial_ref=array.spatial_ref.variable)
+    got = scenes.get_numpy(None, "B", like=like)
+    np.testing.assert_array_equal(got, scenes.get_numpy(None, "B", like=array))
+
+
+def test_a_grid_that_does_not_fit_in_memory_is_refused(scenes: Collection) -> None:
+    huge = GeoBox((60_000, 60_000), GEOBOX.affine, UTM32)
+    for read in (scenes.get_numpy, scenes.get_xarray, scenes.get_gdf):
+        with pytest.raises(WindowError, match="60000 x 60000 pixels"):
+            read(None, "B", like=huge)
+    assert scenes.get_xarray(None, "B", like=huge, chunks={}).sizes["x"] == 60_000
+
+
 def test_wrong_grids_are_refused(scenes: Collection) -> None:
     rotated = GeoBox((5, 5), rasterio.Affine.rotation(30), UTM32)
     with pytest.raises(WindowError, match="rotated or sheared"):

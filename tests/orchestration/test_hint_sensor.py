@@ -17,6 +17,7 @@ from rasteret_assets import CollectionSpec
 from rasteret_assets.dagster import FilesystemResource, build_definitions
 from rasteret_assets.errors import SpecError
 from rasteret_assets.orchestration.triggers._hints import Hint, MessageError, hint_of
+from rasteret_assets.orchestration.triggers._message_queue import open_queue
 from rasteret_assets.source import stored
 from tests.orchestration import scenes
 from tests.orchestration.scenes import Scenes, launch
@@ -220,6 +221,10 @@ def test_a_queue_that_does_not_exist_is_reported_in_one_sentence(
     scenes = Scenes(server, tmp_path, graph={"events_queue": "http://127.0.0.1:9/1/items"})
     with pytest.raises(SpecError, match=r"cannot be asked \(EndpointConnectionError\): check graph.events_queue"):
         tick(scenes, instance)
+    settings = FilesystemResource(profile_name="of-nobody")
+    unknown = r"cannot be asked \(ProfileNotFound\): check graph"
+    with pytest.raises(SpecError, match=unknown), open_queue(queue.url, settings):
+        pass
 
 
 @pytest.mark.parametrize(

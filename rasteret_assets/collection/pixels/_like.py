@@ -67,11 +67,11 @@ def _axis(centres: npt.NDArray[np.float64], name: str) -> tuple[float, float]:
 
 
 def _stated_crs(like: xr.Dataset | xr.DataArray) -> object:
-    """Return the CRS that a coordinate states, as CF (``crs_wkt``, 1.11, 5.6) or GDAL, else the attribute ``crs``."""
-    for coordinate in like.coords.values():
+    """Return the CRS that a variable states, as CF (``crs_wkt``, 1.11, 5.6) or GDAL, else the attribute ``crs``."""
+    for variable in (*like.coords.values(), *getattr(like, "data_vars", {}).values()):
         for attribute in ("crs_wkt", "spatial_ref"):
-            if attribute in coordinate.attrs:
-                return coordinate.attrs[attribute]
+            if attribute in variable.attrs:
+                return variable.attrs[attribute]
     return like.attrs.get("crs")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from calendar import isleap, monthrange
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from rasteret_assets.inputs import DateLike, DateRangeLike
 
 _PERIOD = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
 _INSTANT = timedelta(microseconds=1)
+_LAST = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,32 +77,33 @@ def _end(value: DateLike) -> DateLike:
     return None if str(value) == "NaT" else value
 
 
-def _span(value: DateLike) -> tuple[datetime, datetime]:
-    """Return the first instant of a date, and the first instant after it, both UTC."""
-    if isinstance(value, datetime):
-        instant = _utc(value)
-        return instant, instant + _INSTANT
-    if isinstance(value, date):
-        midnight = datetime(value.year, value.month, value.day, tzinfo=UTC)
-        return midnight, midnight + timedelta(days=1)
+def _span(value: DateLike) -> tuple[datetime, datetime | None]:
+    """Return the first instant of a date, and the first one after it, both UTC; None at the end of the year 9999."""
     try:
-        # str() of numpy's datetime64 is ISO 8601 at its precision.
+        if isinstance(value, datetime):
+            instant = _utc(value)
+            return instant, _after(instant, _INSTANT)
+        # str() of dates and of numpy's datetime64 is ISO 8601 at their precision.
         return _text_span(str(value).strip())
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of zones that lead out of the years 1 to 9999
         raise SpecError(f"{value!r} in date_range is not a date: write ISO 8601, such as '2024-01-31'") from None
 
 
-def _text_span(text: str) -> tuple[datetime, datetime]:
+def _text_span(text: str) -> tuple[datetime, datetime | None]:
     if period := _PERIOD.fullmatch(text):
         year, month, day = (int(part) if part else None for part in period.groups())
         start = datetime(year or 1, month or 1, day or 1, tzinfo=UTC)
         if day:
-            return start, start + timedelta(days=1)
-        if month:
-            return start, datetime(start.year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
-        return start, datetime(start.year + 1, 1, 1, tzinfo=UTC)
+            return start, _after(start, timedelta(days=1))
+        days = monthrange(start.year, month)[1] if month else 366 if isleap(start.year) else 365
+        return start, _after(start, timedelta(days=days))
     instant = _utc(datetime.fromisoformat(text))
-    return instant, instant + _INSTANT
+    return instant, _after(instant, _INSTANT)
+
+
+def _after(start: datetime, length: timedelta) -> datetime | None:
+    """Return the end of a period; None where the period ends with the year 9999, after which no datetime exists."""
+    return start + length if length <= _LAST - start else None
 
 
 def _utc(value: datetime) -> datetime:

@@ -62,7 +62,12 @@ def normalized_records(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDe
 
         def described(result: StageResult) -> dict[str, Any]:
             metadata = stage_metadata(
-                step.workspace, spec, NORMALIZED, result, rasteret_filesystem, forced=rasteret_options.force
+                step.workspace,
+                spec,
+                NORMALIZED,
+                result,
+                rasteret_filesystem,
+                forced=rasteret_options.force or spec.force,
             )
             if result.counts.get("rejected_records"):
                 metadata |= rejected_metadata(step.workspace, spec, result.key)
@@ -141,7 +146,12 @@ def collection(spec: CollectionSpec, asset: dg.AssetSpec) -> dg.AssetsDefinition
 
         def described(result: StageResult) -> dict[str, Any]:
             metadata = stage_metadata(
-                step.workspace, spec, COLLECTION, result, rasteret_filesystem, forced=rasteret_options.force
+                step.workspace,
+                spec,
+                COLLECTION,
+                result,
+                rasteret_filesystem,
+                forced=rasteret_options.force or spec.force,
             )
             if spec.graph.preview and result.path:
                 picture = preview(step.workspace, result.path, rasteret_backend.backend(spec))

@@ -127,7 +127,7 @@ def _hints(context: dg.SensorEvaluationContext, spec: CollectionSpec, queue: Eve
             strange.append(f"{message.id}: {reason}")
     if strange:
         context.log.warning(
-            "%d messages are not understood and are deleted: %s", len(strange), some(strange, _MOST_NAMED)
+            "%d messages are not understood and report no change: %s", len(strange), some(strange, _MOST_NAMED)
         )
     return hints
 

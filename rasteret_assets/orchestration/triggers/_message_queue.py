@@ -8,7 +8,7 @@ https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-v
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -100,18 +100,19 @@ def open_queue(url: str, settings: S3Settings) -> Iterator[EventQueue]:
     """
     parts = urlsplit(url)
     region = _AMAZON.fullmatch(parts.hostname or "")
-    session = boto3.session.Session(profile_name=settings.profile_name)
-    client = session.client(
-        "sqs",
-        region_name=region[1] if region else settings.region_name or session.region_name or "us-east-1",
-        endpoint_url=None if region else f"{parts.scheme}://{parts.netloc}",
-        aws_access_key_id=settings.aws_access_key_id,
-        aws_secret_access_key=settings.aws_secret_access_key,
-        aws_session_token=settings.aws_session_token,
-        config=Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 2}),
-    )
     try:
-        yield EventQueue(client, url)
+        session = boto3.session.Session(profile_name=settings.profile_name)
+        client = session.client(
+            "sqs",
+            region_name=region[1] if region else settings.region_name or session.region_name or "us-east-1",
+            endpoint_url=None if region else f"{parts.scheme}://{parts.netloc}",
+            aws_access_key_id=settings.aws_access_key_id,
+            aws_secret_access_key=settings.aws_secret_access_key,
+            aws_session_token=settings.aws_session_token,
+            config=Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 2}),
+        )
+        with closing(client):
+            yield EventQueue(client, url)
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         raise SpecError(
@@ -120,5 +121,3 @@ def open_queue(url: str, settings: S3Settings) -> Iterator[EventQueue]:
     except BotoCoreError as error:
         kind = type(error).__name__
         raise SpecError(f"the queue {url} cannot be asked ({kind}): check graph.events_queue and credentials") from None
-    finally:
-        client.close()
