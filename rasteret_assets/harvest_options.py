@@ -78,6 +78,16 @@ class HarvestOptions(BaseModel):
         {"max_items_per_window", "lookback_days", "full_every", "limit", "trust_count"}
     )
 
+    @field_validator("stac_api")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.lower().startswith(("https://", "http://")):
+            raise ValueError(
+                f"{value!r} does not begin with https:// or http://: write the whole address of the API, or name a "
+                "static catalog with stac_catalog"
+            )
+        return value
+
     @field_validator("collections", mode="before")
     @classmethod
     def _no_lone_name(cls, value: object) -> object:
@@ -112,7 +122,9 @@ class HarvestOptions(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.stac_api is None) == (self.stac_catalog is None):
+        if self.stac_api is not None and self.stac_catalog is not None:
+            raise ValueError("harvest has both stac_api and stac_catalog: leave one of them out")
+        if self.stac_api is None and self.stac_catalog is None:
             raise ValueError("harvest needs one of stac_api and stac_catalog")
         if self.bbox is not None and self.intersects is not None:
             raise ValueError("bbox and intersects are given: STAC takes one of them")

@@ -5,9 +5,11 @@ pystac-client makes the searches. This module follows their pages, because pysta
 
 from __future__ import annotations
 
+import difflib
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urljoin
@@ -22,13 +24,15 @@ from rasteret_assets.errors import BadPageError, HarvestError
 from rasteret_assets.harvest_options import HarvestOptions, Interval
 from rasteret_assets.harvesting.items import StacItem
 from rasteret_assets.harvesting.pages import Page, parse_json
-from rasteret_assets.harvesting.reader import StacReader, short
+from rasteret_assets.harvesting.reader import DocumentNotFoundError, StacReader, short
 from rasteret_assets.harvesting.windows import Window, moment_of
 from rasteret_assets.secrets import redact
 from rasteret_assets.versions import spec_version
 
 #: Most pages in a row without an item, because some APIs filter after they have cut pages.
 _EMPTY_PAGES: Final = 20
+#: Most collections that a message lists.
+_LISTED: Final = 20
 #: Pattern of the beginning of the conformance classes that say what the search of an API can do.
 _SEARCHES: Final = r"https://api\.stacspec\.org/v1\.[^/]+/item-search#"
 #: Texts of which the queryable of a time holds one: as its format, or in the address of a schema.
@@ -121,17 +125,46 @@ class StacApi:
         closed = [end for end in ends if end is not None]
         return Interval(start, max(closed) if closed and len(closed) == len(ends) else None)
 
+    def check_collections(self) -> None:
+        """Refuse ids of collections that the API does not have.
+
+        Raises:
+            HarvestError: naming the id, and the collections that the API has if they are few.
+        """
+        for name in self.options.collections:
+            with suppress(DocumentNotFoundError):  # of an API that neither describes nor lists its collections
+                self._collection(name)
+
     def _collections(self) -> Iterator[dict[str, Any]]:
-        root = next((link.get_absolute_href() for link in self._client.get_links("data")), None)
-        if root is None:
-            root = f"{self.options.address.partition('?')[0].rstrip('/')}/collections"
         if self.options.collections:
-            base, mark, query = root.partition("?")
-            for name in self.options.collections:
-                yield self.io.document(f"{base.rstrip('/')}/{quote(name, safe='')}{mark}{query}")
+            yield from map(self._collection, self.options.collections)
         else:
-            for page in self._pages(_CollectionsPage, root, "GET", {}):
+            for page in self._pages(_CollectionsPage, self._root, "GET", {}):
                 yield from page.collections
+
+    @property
+    def _root(self) -> str:
+        """Address of the list of collections."""
+        root = next((link.get_absolute_href() for link in self._client.get_links("data")), None)
+        return str(root or f"{self.options.address.partition('?')[0].rstrip('/')}/collections")
+
+    def _collection(self, name: str) -> dict[str, Any]:
+        """Return the document of a collection."""
+        base, mark, query = self._root.partition("?")
+        try:
+            return self.io.document(f"{base.rstrip('/')}/{quote(name, safe='')}{mark}{query}")
+        except DocumentNotFoundError as error:
+            try:
+                page = next(self._pages(_CollectionsPage, self._root, "GET", {}))
+            except HarvestError:
+                raise error from None
+            ids = [str(one.get("id")) for one in page.collections]
+            if name in ids:
+                raise
+            is_all = len(ids) <= _LISTED and _next(page.links, self._root) is None
+            near = difflib.get_close_matches(name, ids, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else f"; it has {', '.join(ids) or 'none'}" if is_all else ""
+            raise HarvestError(f"{redact(self.options.address)}: the API has no collection {name!r}{hint}") from None
 
     def updated_is_text(self) -> bool:
         """Tell whether the API lists its queryables, and does not declare ``updated`` as a time there."""

@@ -88,8 +88,8 @@ def harvest_items(
 
     Raises:
         SpecError: if the collection is not harvested.
-        HarvestError: if the API refuses the search, or a key names no window. Windows that fail are listed in the
-            report instead.
+        HarvestError: if the API refuses the search or lacks a collection, or a key names no window. Windows that fail
+            are listed in the report instead.
         WorkspaceError: if files cannot be written.
     """
     if spec.harvest is None:
@@ -227,6 +227,8 @@ class _Harvest:
         finally:
             self.ledger.gives_large_pages = reader.gives_large_pages
             self._save()
+        if not self.ledger.items and not self.failed:
+            api.check_collections()  # because a search for an unknown collection finds no item, and is not an error
         return self._end(leaves, api.io.requests)
 
     def _is_due(self) -> bool:

@@ -40,6 +40,7 @@ _LONGEST_PAUSE_S: Final = 300
 _PASSING: Final = (408, 425, 429, 500, 502, 503, 504)
 _TIMEOUT_S: Final = (30.0, 300.0)
 _FINAL: Final = range(400, 500)
+_ABSENT: Final = (404, 410)
 _SHOWN: Final = 300
 _OWN: Final = "is an address of this machine's own network, or hands out its credentials"
 _ALLOW: Final = "allow it with link_local: allow"
@@ -51,6 +52,10 @@ class _StatusError(Exception):
     def __init__(self, status: int, content: bytes) -> None:
         super().__init__(f"the host answers {status}: {short(Exception(content[:_SHOWN].decode('utf-8', 'replace')))}")
         self.status = status
+
+
+class DocumentNotFoundError(HarvestError):
+    """A document does not exist: its host answers 404 or 410, or its file is not there."""
 
 
 class _GuardedHTTP(HTTPConnection):
@@ -151,7 +156,8 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
         """Read a JSON document, which is asked for again if it breaks off or is not JSON.
 
         Raises:
-            HarvestError: if the document does not exist, or the host refuses it.
+            DocumentNotFoundError: if the document does not exist.
+            HarvestError: if the host refuses the document.
             BadPageError: if no try brings a whole JSON document.
         """
         document, _ = self.parsed(source, parse_json, method=method, parameters=parameters)
@@ -171,7 +177,8 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
             patient: whether the document is read again.
 
         Raises:
-            HarvestError: if the document does not exist, or the host refuses it.
+            DocumentNotFoundError: if the document does not exist.
+            HarvestError: if the host refuses the document.
             BadPageError: if no try brings a document that can be parsed.
         """
         address = redact(str(source.href if isinstance(source, Link) else source))
@@ -181,10 +188,12 @@ class StacReader(StacApiIO):  # type: ignore[misc,unused-ignore]
                 return parse(self._read(source, method, parameters))
             except _StatusError as error:
                 if error.status in _FINAL and error.status not in _PASSING:
-                    raise HarvestError(f"{address}: {error}") from None
+                    kind = DocumentNotFoundError if error.status in _ABSENT else HarvestError
+                    raise kind(f"{address}: {error}") from None
                 reason = str(error)
             except FileNotFoundError:
-                raise HarvestError(f"{address}: the document does not exist") from None
+                web = "" if "://" in address else "; an address on the web begins with https://"
+                raise DocumentNotFoundError(f"{address}: the document does not exist{web}") from None
             except RequestException as error:
                 reason = _unanswered(error)
             except (ValueError, RecursionError) as error:

@@ -506,6 +506,19 @@ def test_a_build_after_a_harvest_without_items_says_which_options_to_check(spec_
         ra.build(spec)
 
 
+@pytest.mark.parametrize("datetime_", ["2024", None])
+@pytest.mark.parametrize(("name", "hint"), [("scene", "did you mean 'scenes'"), ("landsat", "it has scenes$")])
+def test_an_unknown_collection_of_an_api_is_named(stac, spec_of, harvest, name, hint, datetime_) -> None:
+    with pytest.raises(HarvestError, match=rf"^{stac.url}: the API has no collection '{name}'.*{hint}"):
+        harvest(spec_of(collections=[name], datetime=datetime_))
+
+
+def test_an_api_that_does_not_describe_its_collections_is_not_doubted(stac, spec_of, harvest) -> None:
+    stac.fault = lambda number, method, path: "404" if path.startswith("/collections") else None
+    assert harvest(spec_of(datetime="1999")).items == 0
+    assert harvest(spec_of()).items == 400
+
+
 def test_a_collection_without_harvest_options_cannot_be_harvested(tmp_path) -> None:
     with pytest.raises(SpecError, match="no harvest options"):
         ra.harvest(ra.CollectionSpec.of(path="x.parquet", name="x", workspace_dir=tmp_path))

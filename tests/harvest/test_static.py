@@ -201,3 +201,8 @@ def test_catalogs_that_link_to_each_other_are_read_once(tmp_path, spec_of, harve
         document = {"type": "Catalog", "links": [{"rel": "child", "href": f"./{other}.json"}]}
         (tmp_path / f"{name}.json").write_text(json.dumps(document))
     assert harvest(spec_of(stac_catalog=str(tmp_path / "a.json"), datetime=None)).items == 0
+
+
+def test_an_address_without_its_scheme_is_told_from_a_path(spec_of, harvest) -> None:
+    with pytest.raises(HarvestError, match=r"catalog\.json: the document does not exist; an address on the web begins"):
+        harvest(spec_of(stac_catalog="data.example/catalog.json"))

@@ -118,7 +118,8 @@ def test_the_time_of_an_item_is_its_datetime_or_else_its_start_or_end(properties
     ("options", "sentence"),
     [
         ({}, "one of stac_api and stac_catalog"),
-        ({"stac_api": "http://x", "stac_catalog": "y"}, "one of stac_api and stac_catalog"),
+        ({"stac_api": "http://x", "stac_catalog": "y"}, "both stac_api and stac_catalog: leave one of them out"),
+        ({"stac_api": "x.example/v1"}, r"harvest\.stac_api: 'x\.example/v1' does not begin with https://"),
         (
             {"stac_api": "http://x", "bbox": [0, 0, 1, 1], "intersects": {"type": "Point", "coordinates": [0, 0]}},
             "one of",

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import pystac
 
@@ -125,7 +125,8 @@ class StacServer:
         if path.endswith("/queryables"):
             return self.queryables
         if path.startswith("/collections/"):
-            return self._collection(path.rpartition("/")[2])
+            name = unquote(path.rpartition("/")[2])
+            return self._collection(name) if any(name == collection for collection, _ in self.items) else None
         if path == "/collections":
             names = sorted({collection for collection, _ in self.items})
             return {"collections": [self._collection(name) for name in names], "links": []}
