@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import numpy as np
 import pyproj
@@ -263,6 +264,35 @@ def test_a_target_grid_beyond_all_bounds_is_refused(tmp_path):
         scenes.get_xarray(area, "B", target_crs=4326, resolution=1e-12, chunks="auto")
     lazy = scenes.get_xarray(area, "B", target_crs=4326, resolution=5e-7, chunks={"x": 1000, "y": 1000})
     assert lazy["B"].size > 2**31
+
+
+@pytest.mark.parametrize("crs", [4326, 3857, None])
+@pytest.mark.parametrize("resolution", [1e-7, (1e-8, 3e-6), 1e-11])
+def test_the_resolution_that_a_refusal_names_is_not_refused(tmp_path, crs, resolution):
+    """One that fits in memory, for all areas of the read; chunks are only asked how large the grid would be."""
+    path = raster(tmp_path / "a.tif", crs="EPSG:32632", origin=(500_000, 5_000_000), resolution=100)
+    scenes = opened(record("r", {"B": (path, 0)}))
+    areas = [shapely.box(9.01, 45.08, 9.011, 45.081), shapely.box(9.01, 45.08, 9.05, 45.09)]
+    for read, most in ((scenes.get_numpy, 2**31), (scenes.get_xarray, 2**31)):
+        with pytest.raises(WindowError, match="would have") as caught:
+            read(areas, "B", target_crs=crs, resolution=resolution, backend=CountingBackend())
+        fits = float(re.search(r"from (\S+) on it fits", str(caught.value))[1])
+        sizes = [
+            scenes.get_xarray(area, "B", target_crs=crs, resolution=fits, chunks={"x": 5000, "y": 5000})["B"].size
+            for area in areas
+        ]
+        assert 0.98 * most < max(sizes) <= most
+
+
+def test_the_resolution_named_for_chunks_is_not_refused(tmp_path):
+    path = raster(tmp_path / "a.tif", crs="EPSG:32632", origin=(500_000, 5_000_000), resolution=100)
+    scenes = opened(record("r", {"B": (path, 0)}))
+    area = (9.01, 45.08, 9.05, 45.09)
+    chunks = {"x": 100_000, "y": 100_000}
+    with pytest.raises(WindowError, match="would have") as caught:
+        scenes.get_xarray(area, "B", resolution=1e-9, chunks=chunks)
+    fits = float(re.search(r"piece by piece, from (\S+) on$", str(caught.value))[1])
+    assert 0.98 * 2**42 < scenes.get_xarray(area, "B", resolution=fits, chunks=chunks)["B"].size <= 2**42
 
 
 def test_where_planes_are_torn():

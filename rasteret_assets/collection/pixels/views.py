@@ -98,6 +98,8 @@ def choose_views(
             f"{len(records)} records have a footprint that meets the area, but none of their rasters does: check the "
             "footprints in the record table"
         )
+    if options.resolution is not None and options.grid is None:
+        _check_largest(views, MOST_LAZY_PIXELS)
     return views
 
 
@@ -140,9 +142,7 @@ def _grids(record: Record, area: Area, options: ReadOptions, anchors: Mapping[st
         return
     if crs != record.crs:
         shape = placed(area, crs)
-    target = aligned_grid(shape.bounds, options.resolution, anchors.get(crs))
-    check_size(target, crs, MOST_LAZY_PIXELS)
-    yield crs, target
+    yield crs, aligned_grid(shape.bounds, options.resolution, anchors.get(crs))
 
 
 def check_memory(views: Sequence[View]) -> None:
@@ -151,9 +151,14 @@ def check_memory(views: Sequence[View]) -> None:
     Raises:
         WindowError: as :func:`check_size`.
     """
-    for view in views:
-        if view.grid.width * view.grid.height > view.record.finest.grid.width * view.record.finest.grid.height:
-            check_size(view.grid, view.crs, MOST_PIXELS)
+    _check_largest([view for view in views if _pixels(view.grid) > _pixels(view.record.finest.grid)], MOST_PIXELS)
+
+
+def _check_largest(views: Sequence[View], most_pixels: int) -> None:
+    """Refuse the largest grid of views, because the resolution that its error names then fits for all of them."""
+    if views:
+        largest = max(views, key=lambda view: _pixels(view.grid))
+        check_size(largest.grid, largest.crs, most_pixels)
 
 
 def check_size(grid: Grid, crs: str, most_pixels: int) -> None:
@@ -162,15 +167,30 @@ def check_size(grid: Grid, crs: str, most_pixels: int) -> None:
     Raises:
         WindowError: with the size of the grid, and what makes it smaller.
     """
-    if grid.width * grid.height <= most_pixels:
+    if _pixels(grid) <= most_pixels:
         return
-    factor = math.sqrt(grid.width * grid.height / most_pixels)
+    # The resolution for MOST_PIXELS in both cases, because a read that is not lazy is refused again with a finer one.
+    lazy = "" if most_pixels == MOST_PIXELS else f", from {_fitting(grid, MOST_LAZY_PIXELS):.3g} on"
     raise WindowError(
         f"the grid in {crs[:40]} would have {grid.width} x {grid.height} pixels of {abs(grid.scale_x):g} x "
         f"{abs(grid.scale_y):g}, more than {most_pixels:.2g} in all: give a coarser resolution= (from "
-        f"{abs(grid.scale_x) * factor:.3g} on it fits) in units of that CRS, a smaller area, or another target_crs"
-        + ("; get_xarray(chunks=...) reads larger grids piece by piece" if most_pixels == MOST_PIXELS else "")
+        f"{_fitting(grid, MOST_PIXELS):.3g} on it fits) in units of that CRS, a smaller area, or another target_crs; "
+        f"get_xarray(chunks=...) reads larger grids piece by piece{lazy}"
     )
+
+
+def _fitting(grid: Grid, most_pixels: int) -> float:
+    """Return the side of the square pixels, rounded up to three digits, of which ``most_pixels`` cover a grid."""
+    across, along = grid.width * abs(grid.scale_x), grid.height * abs(grid.scale_y)
+    # Solves (across / side + 2) (along / side + 2) = most_pixels: two more, because edges move to whole pixels.
+    both = across + along
+    side = across * along / (math.sqrt(both**2 + across * along * (most_pixels - 4)) - both)
+    digit = 10.0 ** (math.floor(math.log10(side)) - 2)
+    return math.ceil(side / digit) * digit
+
+
+def _pixels(grid: Grid) -> int:
+    return grid.width * grid.height
 
 
 def aligned_grid(bounds: Bounds, resolution: tuple[float, float], anchor: Grid | None) -> Grid:
@@ -244,6 +264,8 @@ def common_grid(views: Sequence[View], *, is_lazy: bool = False) -> tuple[str, G
         origin_x=first.grid.origin_x + left * first.grid.scale_x,
         origin_y=first.grid.origin_y + top * first.grid.scale_y,
     )
+    if not is_lazy:
+        check_memory(views)
     # Not where a view already has the whole grid: its pixels are those of one raster, or of ``like``.
     if all(view.grid != grid for view in views):
         check_size(grid, first.crs, most_pixels)
