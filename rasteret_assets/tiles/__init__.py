@@ -17,13 +17,14 @@ optional("rio_tiler", extra="tiles", purpose="rasteret_assets.tiles")
 
 from rasteret_assets.tiles.mosaic_backend import CollectionBackend, TooManyRecordsError  # noqa: E402
 from rasteret_assets.tiles.readers import BandReader, PaletteWarning, RecordReader  # noqa: E402
-from rasteret_assets.tiles.record_index import IndexedRecord, record  # noqa: E402
+from rasteret_assets.tiles.record_index import IndexedRecord, RecordNotFoundError, record  # noqa: E402
 
 __all__ = [
     "BandReader",
     "CollectionBackend",
     "IndexedRecord",
     "PaletteWarning",
+    "RecordNotFoundError",
     "RecordReader",
     "TooManyRecordsError",
     "record",

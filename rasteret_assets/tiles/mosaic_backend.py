@@ -18,9 +18,9 @@ from shapely.geometry.base import BaseGeometry
 from rasteret_assets.collection.areas.area import Area
 from rasteret_assets.collection.areas.reproject import crs_name
 from rasteret_assets.collection.collection import Collection
-from rasteret_assets.errors import WindowError
+from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.tiles.readers import RecordReader, affine, raster_bounds, raster_crs
-from rasteret_assets.tiles.record_index import IndexedRecord, Order, index_of
+from rasteret_assets.tiles.record_index import ORDERS, IndexedRecord, Order, index_of
 
 #: Most records that a map tile reads, because reading more takes minutes.
 MAX_RECORDS: Final = 200
@@ -48,6 +48,9 @@ class CollectionBackend(BaseBackend):  # type: ignore[misc]  # Any to mypy, whic
         order: which records come first, and so lie on top by default: ``"newest"``, ``"oldest"`` or ``"clearest"``
             (by ``eo:cloud_cover``, then the newest).
         max_records: of one tile, point or box.
+
+    Raises:
+        SpecError: if ``input`` is not a collection, or the order is not understood.
     """
 
     input: Collection = attr.ib()
@@ -59,6 +62,11 @@ class CollectionBackend(BaseBackend):  # type: ignore[misc]  # Any to mypy, whic
 
     def __attrs_post_init__(self) -> None:
         """Take bounds and zooms from the index."""
+        # Not opened here, because TiTiler would let every request name a folder, and list its records anew.
+        if not isinstance(self.input, Collection):
+            raise SpecError(f"input={self.input!r} is not a collection: give CollectionBackend what load(...) returns")
+        if self.order not in ORDERS:
+            raise SpecError(f"order={self.order!r} must be one of {', '.join(ORDERS)}")
         self.crs = WGS84_CRS
         west, south, east, north = self.input.bounds or (-180.0, -90.0, 180.0, 90.0)
         self.bounds = (west, south, east, north) if west <= east else (-180.0, south, 180.0, north)

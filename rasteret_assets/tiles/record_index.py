@@ -24,7 +24,7 @@ from rasteret_assets.collection.table.rasters import leaves_of, rasters_of
 from rasteret_assets.collection.table.row_places import Places, Recent, Rows, rows_of, split
 from rasteret_assets.collection.table.summary import crs_code
 from rasteret_assets.columns.instants import utc_instants
-from rasteret_assets.errors import CollectionError, SpecError, StaleRowsError
+from rasteret_assets.errors import CollectionError, StaleRowsError
 from rasteret_assets.storage.unchanged import IndexedFile
 from rasteret_assets.tiles.range_file import BandFile
 from rasteret_assets.tiles.tiff_bytes import write_tiff
@@ -44,6 +44,10 @@ _NO_FILTERS: Final = "{}"
 _KEPT_AS: Final = "record_index_of_tiles"
 _HREF, _INDEX = "href of {}", "index of {}"
 _PALETTE: Final = 3
+
+
+class RecordNotFoundError(CollectionError):
+    """A collection has no record of an id."""
 
 
 class IndexedRecord(str):
@@ -248,10 +252,8 @@ class RecordIndex:
             filters: arguments of ``Collection.subset``; those that are None do not count.
 
         Raises:
-            SpecError: if the order or a filter is not understood.
+            SpecError: if a filter is not understood.
         """
-        if order not in ORDERS:
-            raise SpecError(f"order={order!r} must be one of {', '.join(ORDERS)}")
         listing = self._listing(filters)
         return [self._record(listing, int(position)) for position in listing.meeting(area, order)]
 
@@ -259,12 +261,12 @@ class RecordIndex:
         """Return the record of an id; the first of several that share it.
 
         Raises:
-            CollectionError: if there is no such record.
+            RecordNotFoundError: if there is no such record.
         """
         listing = self._listing({})
         position = pc.index(listing.ids, pa.scalar(record_id, pa.string())).as_py()
         if position < 0:
-            raise CollectionError(f"this collection has no record {record_id!r}")
+            raise RecordNotFoundError(f"this collection has no record {record_id!r}")
         return self._record(listing, position)
 
     def zooms(self, tms: Any, measure: Callable[..., tuple[int, int]]) -> tuple[int, int]:
@@ -333,6 +335,7 @@ def record(collection: Collection, record_id: str) -> IndexedRecord:
         record_id: id of the record.
 
     Raises:
-        CollectionError: if there is no such record, or a file of the collection cannot be read.
+        RecordNotFoundError: if there is no such record.
+        CollectionError: if a file of the collection cannot be read.
     """
     return index_of(collection).find(record_id)

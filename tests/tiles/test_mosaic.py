@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,14 @@ from titiler.mosaic.factory import MosaicTilerFactory
 from rasteret_assets import load
 from rasteret_assets.collection.collection import Collection
 from rasteret_assets.errors import SpecError
-from rasteret_assets.tiles import CollectionBackend, IndexedRecord, RecordReader, TooManyRecordsError, record
+from rasteret_assets.tiles import (
+    CollectionBackend,
+    IndexedRecord,
+    RecordNotFoundError,
+    RecordReader,
+    TooManyRecordsError,
+    record,
+)  # fmt: skip
 from tests.support.server import RangeServer
 
 from .support import collect, pixels, write_cog
@@ -96,11 +104,6 @@ def test_records_of_a_tile_point_and_box_are_found_in_order_without_a_request(
         assert ids(mosaic.assets_for_tile(*tile)) == ["east", "middle"]
     with CollectionBackend(scenes, order="clearest") as mosaic:
         assert ids(mosaic.assets_for_bbox(*mosaic.bounds)) == ["far", "middle", "east"]
-    with (
-        CollectionBackend(scenes, order="largest") as mosaic,
-        pytest.raises(SpecError, match="newest, oldest, clearest"),
-    ):
-        mosaic.assets_for_tile(*tile)
     with CollectionBackend(scenes.where(pc.field("id") == "east")) as mosaic:
         assert ids(mosaic.assets_for_tile(*tile)) == ["east"]
     assert server.requests == []
@@ -147,6 +150,13 @@ def test_more_records_than_a_tile_may_read_are_refused(scenes: Collection) -> No
         with pytest.raises(TooManyRecordsError, match=r"meets 3 records, and 2 may be read.*zoom in"):
             mosaic.tile(0, 0, 0, assets="grey")
         assert len(mosaic.assets_for_tile(*overlap(mosaic))) == 2
+
+
+def test_what_is_not_a_collection_and_unknown_orders_are_refused(scenes: Collection) -> None:
+    with pytest.raises(SpecError, match="input='scenes_records' is not a collection: give CollectionBackend what"):
+        CollectionBackend("scenes_records")
+    with pytest.raises(SpecError, match="order='cloud' must be one of newest, oldest, clearest"):
+        CollectionBackend(scenes, order="cloud")
 
 
 def test_a_record_without_the_header_of_a_band_is_left_out(tmp_path: Path) -> None:
@@ -216,7 +226,8 @@ def titiler(scenes: Collection) -> Iterator[str]:
     )  # fmt: skip
     app.include_router(mosaic.router, prefix="/mosaic")
     app.include_router(one.router, prefix="/record")
-    add_exception_handlers(app, DEFAULT_STATUS_CODES | MOSAIC_STATUS_CODES | {TooManyRecordsError: 400})
+    own = {TooManyRecordsError: 400, RecordNotFoundError: 404}
+    add_exception_handlers(app, DEFAULT_STATUS_CODES | MOSAIC_STATUS_CODES | own)
     with serving(app) as address:
         yield address
 
@@ -255,3 +266,8 @@ def test_titiler_describes_the_mosaic_and_its_errors(titiler: str, scenes: Colle
         assert document["bounds"] == pytest.approx(list(mosaic.bounds))
         assert (document["minzoom"], document["maxzoom"]) == (mosaic.minzoom, mosaic.maxzoom)
     assert get(f"{titiler}/mosaic/tiles/WebMercatorQuad/12/0/0.png?assets=grey")[0] == b""  # outside all records
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        get(f"{titiler}/record/info?record_id=nobody&assets=grey")
+    assert refused.value.code == 404
+    assert "this collection has no record 'nobody'" in json.loads(refused.value.read())["detail"]
+    refused.value.close()
