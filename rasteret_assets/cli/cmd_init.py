@@ -94,10 +94,12 @@ def _write(file: Path, text: str, *, overwrite: bool) -> None:
     """Write a declaration, and beside it the JSON schema that editors use."""
     if file.exists() and not overwrite:
         raise click.UsageError(f"{file} exists already: name another file with --out, or replace it with --overwrite")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Editors find the schema by the first line of the declaration.
-    (file.parent / library.SCHEMA_FILE).write_text(json.dumps(library.json_schema(), indent=1) + "\n", encoding="utf-8")
-    file.write_text(f"# yaml-language-server: $schema={library.SCHEMA_FILE}\n{text}", encoding="utf-8")
+    schema = json.dumps(library.json_schema(), indent=1) + "\n"
+    with library.naming_target(file, "name a file in a folder that may be written to with --out"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Editors find the schema by the first line of the declaration.
+        (file.parent / library.SCHEMA_FILE).write_text(schema, encoding="utf-8")
+        file.write_text(f"# yaml-language-server: $schema={library.SCHEMA_FILE}\n{text}", encoding="utf-8")
 
 
 def _list(*, as_json: bool) -> None:

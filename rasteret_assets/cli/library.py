@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from rasteret_assets.progress import harvest_progress as harvest_progress
     from rasteret_assets.source.stored import load_profile as load_profile
     from rasteret_assets.source.stored import open_record_table as open_record_table
+    from rasteret_assets.storage.whole_files import naming_target as naming_target
     from rasteret_assets.storage.workspace import Workspace as Workspace
     from rasteret_assets.storage.workspace.commit import verified_states as verified_states
 
@@ -68,6 +69,7 @@ MODULES: Final = {
         "rasteret_assets.pipeline.tables": ("list_partitions", "open_table"),
         "rasteret_assets.progress": ("harvest_progress",),
         "rasteret_assets.source.stored": ("load_profile", "open_record_table"),
+        "rasteret_assets.storage.whole_files": ("naming_target",),
         "rasteret_assets.storage.workspace": ("Workspace",),
         "rasteret_assets.storage.workspace.commit": ("verified_states",),
     }.items()

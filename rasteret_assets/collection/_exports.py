@@ -62,8 +62,8 @@ class Exports(RecordQuery):
             SpecError: if ``path`` has another ending, or a FlatGeobuf file would have several layers.
             BandNotFoundError: if the collection lacks a band.
             WindowError: if no record has the header of a band, or a raster has no known CRS.
-            CollectionError: if a header contradicts itself, GDAL has no spelling for an address, or a file of the
-                collection cannot be read.
+            CollectionError: if a header contradicts itself, GDAL has no spelling for an address, ``path`` cannot be
+                written, or a file of the collection cannot be read.
             MissingExtraError: if pyogrio is not installed.
         """
         return write_tile_index(self, path, bands)
@@ -99,8 +99,8 @@ class Exports(RecordQuery):
 
         Raises:
             SpecError: if an argument is not understood, ``path`` exists, or a collection is built there.
-            CollectionError: if no record meets the filters, or a file of this collection cannot be read or was replaced
-                meanwhile.
+            CollectionError: if no record meets the filters, ``path`` cannot be written, or a file of this collection
+                cannot be read or was replaced meanwhile.
         """
         return export_records(self, path, partition_by, name=name, overwrite=overwrite)
 

@@ -33,6 +33,7 @@ class FileServer:
     """A running server, in this process or in another one."""
 
     port: int
+    is_own: bool = True
 
     @property
     def url(self) -> str:
@@ -62,7 +63,7 @@ def serving(files: Path, port: int = DEFAULT_PORT, *, tries: int = 1) -> Iterato
     folder = str(files.resolve())
     for at in range(port, port + tries):
         if _status(at).get("folder") == folder:
-            yield FileServer(at)
+            yield FileServer(at, is_own=False)
             return
         try:
             runner = run_sync(_start(folder, at))

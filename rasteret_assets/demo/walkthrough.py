@@ -25,6 +25,7 @@ from rasteret_assets.demo.scenes import SCENES, write_records, write_scenes
 from rasteret_assets.demo.server import DEFAULT_PORT, FileServer, serving
 from rasteret_assets.headers.failures import read_failures
 from rasteret_assets.orchestration.materialize import StageCounts
+from rasteret_assets.storage.whole_files import naming_target
 from rasteret_assets.storage.workspace import Workspace
 
 #: How many ports are tried where none is asked for.
@@ -50,7 +51,8 @@ def run_demo(root: Path, *, force: bool, port: int | None, serve: bool) -> None:
         RasteretAssetsError: what stopped the demo.
     """
     folder = DemoFolder(root)
-    folder.prepare(force=force)
+    with naming_target(root, "name a folder that may be written to: rasteret-assets demo FOLDER"):
+        folder.prepare(force=force)
     usual = port or folder.port or DEFAULT_PORT
     with serving(folder.files, usual, tries=1 if port else _TRIED_PORTS) as server:
         if server.port != usual:
@@ -70,7 +72,9 @@ def run_demo(root: Path, *, force: bool, port: int | None, serve: bool) -> None:
         for title, code in all_snippets(folder).items():
             click.secho(f"\n{title}\n", bold=True)
             click.echo(code)
-        if serve:
+        if serve and not server.is_own:
+            click.echo(f"\nanother run of the demo serves the files at {server.url} until that run ends", err=True)
+        elif serve:
             click.echo(f"\nserving the files at {server.url} until Ctrl+C", err=True)
             # Because a Dagster run leaves SIGTERM with the handler of SIGINT, which a shell's background jobs ignore.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -289,6 +290,37 @@ def test_previews_show_the_clearest_record(scenes, tmp_path):
         scenes.preview("nobody")
     with pytest.raises(WindowError, match=r"one band \(grey\) or three"):
         scenes.preview("s0", ["fine", "coarse"])
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (lambda scenes, path: scenes.preview("s0", "fine").save(path), "p.png"),
+        (lambda scenes, path: scenes.explore().save(path), "p.html"),
+        (lambda scenes, path: scenes.to_gti(path), "p.gti.gpkg"),
+        (lambda scenes, path: scenes.export(path), "p"),
+        (lambda scenes, path: scenes.export(path, None), "p.parquet"),
+    ],
+)
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Not a directory",
+        pytest.param(
+            "Permission denied", marks=pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+        ),
+    ],
+)
+def test_a_target_that_cannot_be_written_is_named(scenes, tmp_path, write, name, reason):
+    place = tmp_path / "place"
+    if reason == "Not a directory":
+        place.write_text("a file")
+    else:
+        place.mkdir(mode=0o500)
+    with pytest.raises(CollectionError) as caught:
+        write(scenes, place / name)
+    said = f"{place / name} cannot be written ({reason}): choose a folder that may be written to, on a disk with room"
+    assert str(caught.value) == said
 
 
 def test_values_of_pandas_are_not_needed(scenes):

@@ -245,6 +245,16 @@ def test_another_port_moves_the_addresses(demo: Demo, monkeypatch: pytest.Monkey
     assert hrefs == {f"http://127.0.0.1:{port}"}
 
 
+def test_serving_twice_names_whose_server_it_is(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(demo.cwd)
+    with serving_demo(demo.root) as server:
+        done = CliRunner().invoke(main, ["demo", "my demo", "--serve"])
+    assert done.exit_code == 0, done.output
+    said = f"another run of the demo serves the files at {server.url} until that run ends"
+    assert done.stderr.splitlines()[-1] == said
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 

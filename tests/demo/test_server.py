@@ -62,7 +62,7 @@ def test_nothing_but_the_folder_is_served(files: Path, port: int, way: str) -> N
 def test_a_server_of_the_same_folder_is_shared(files: Path, port: int) -> None:
     with serving(files, port) as first:
         with serving(files, port) as second, _get(f"{second.url}/a.bin"):
-            pass
+            assert (first.is_own, second.is_own) == (True, False)
         assert first.traffic()["requests"] == 1
 
 

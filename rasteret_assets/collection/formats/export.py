@@ -30,6 +30,7 @@ from rasteret_assets.publish.parameters import changed_parameters, tell_paramete
 from rasteret_assets.publish.stac import is_stac
 from rasteret_assets.records.signatures import without_signatures
 from rasteret_assets.spec import CollectionSpec
+from rasteret_assets.storage.whole_files import naming_target
 from rasteret_assets.storage.workspace import PART_NAME, Workspace
 
 #: Files that are written side by side.
@@ -76,14 +77,15 @@ def export_records(
     facts = _gather(collection, by, spec.name)
     if not facts:
         raise CollectionError("no record is left to export: compare the filters with what the collection holds")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
-        beside = Path(folder) / target.name
-        for keys in _together(list(facts)):
-            with PartitionFiles({key: _file(beside, key, by) for key in keys}, facts, spec) as files:
-                for key, rows in _rows(collection, keys, by):
-                    files.add(key, rows)
-        _put(beside, target, Path(folder) / "replaced")
+    with naming_target(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+            beside = Path(folder) / target.name
+            for keys in _together(list(facts)):
+                with PartitionFiles({key: _file(beside, key, by) for key in keys}, facts, spec) as files:
+                    for key, rows in _rows(collection, keys, by):
+                        files.add(key, rows)
+            _put(beside, target, Path(folder) / "replaced")
     return sum(fact.rows for fact in facts.values())
 
 

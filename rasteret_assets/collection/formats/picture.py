@@ -56,7 +56,11 @@ class Picture:
         return bytes(imagecodecs.png_encode(np.ascontiguousarray(self.pixels)))
 
     def save(self, path: str | Path) -> Path:
-        """Write the picture as PNG, and return its path."""
+        """Write the picture as PNG, and return its path.
+
+        Raises:
+            CollectionError: if the file cannot be written.
+        """
         with whole_file(path) as beside:
             beside.write_bytes(self.png)
         return Path(path)

@@ -26,6 +26,7 @@ from rasteret_assets.columns.instants import utc_instants
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.schema import BBOX, CLOUD_COVER, DATETIME, GEOMETRY, ID
 from rasteret_assets.secrets import redact, without_secrets
+from rasteret_assets.storage.whole_files import whole_file
 
 #: Footprints on a page at most: a browser draws so many while the map moves, and they take about a megabyte.
 MOST_EXPLORED: Final = 5000
@@ -48,10 +49,14 @@ class ExplorePage:
     height: int
 
     def save(self, path: str | Path) -> Path:
-        """Write the page to a file, which any browser opens, and return its path."""
-        file = Path(path)
-        file.write_text(self.html, encoding="utf-8")
-        return file
+        """Write the page to a file, which any browser opens, and return its path.
+
+        Raises:
+            CollectionError: if the file cannot be written.
+        """
+        with whole_file(path) as beside:
+            beside.write_text(self.html, encoding="utf-8")
+        return Path(path)
 
     def _repr_html_(self) -> str:
         # In a frame, because there the page's scripts reach neither the notebook nor its other outputs.

@@ -17,7 +17,7 @@ from rasteret_assets.collection.extras import optional
 from rasteret_assets.collection.formats.tile_index.gti_layers import TileIndexLayer, layers_of
 from rasteret_assets.collection.pixels.record_table import RecordTable, checked_bands
 from rasteret_assets.errors import SpecError
-from rasteret_assets.storage.whole_files import whole_file
+from rasteret_assets.storage.whole_files import naming_target, whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,8 @@ def _write_doors(file: Path, layers: Sequence[tuple[TileIndexLayer, Mapping[str,
         layers: with their metadata, which the driver does not look for in the index where such a file leads there.
     """
     folder = file.with_name(file.name[: -len(".gti.gpkg")] + DOORS_SUFFIX)
-    folder.mkdir(exist_ok=True)
+    with naming_target(folder):
+        folder.mkdir(exist_ok=True)
     written = set()
     for layer, items in layers:
         door = folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', layer.name)}.gti"
