@@ -26,6 +26,11 @@ def failed_parts(failures: Sequence[RasteretAssetsError]) -> str:
     return f"{len(failures)} parts of this read failed ({counts}{f'; {where}{more}' if where else ''})"
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 file``, ``2 files``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def some(names: Sequence[object], most: int = 3) -> str:
     """Return the first few of many names, and how many more there are, as a message lists them."""
     shown = ", ".join(str(name) for name in names[:most])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from rasteret_assets.headers.outcomes import HeaderProgress, ProgressCallback
+from rasteret_assets.message_lists import count_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -76,7 +77,7 @@ def harvest_progress(name: str) -> Iterator[Callable[[int, int, int], None]]:
         A callback for the windows that are done, all windows that are asked for, and the items that were received.
     """
     with _shown(
-        "windows", f"{name}: windows", lambda items, seconds: f"{items} items  {items / seconds:.0f}/s"
+        "windows", f"{name}: windows", lambda items, seconds: f"{count_of(items, 'item')}  {items / seconds:.0f}/s"
     ) as report:
         yield report
 

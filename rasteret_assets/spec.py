@@ -52,7 +52,8 @@ class CloudConfig(_Model):
     """How the objects of a provider are reached.
 
     Args:
-        provider: ``aws``, ``gcp``, ``azure`` or any name of your own; informative.
+        provider: name of the provider, for people: any text, as in rasteret. What is read, and how, depends on the
+            other fields and on the scheme of an address alone.
         requester_pays: whether S3 requests must declare that the requester pays.
         region: region of the S3 buckets named in ``url_patterns``.
         url_patterns: ``{prefix: replacement}``; the longest prefix that an href starts with is replaced.

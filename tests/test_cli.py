@@ -86,7 +86,7 @@ def test_a_build_touches_what_the_plan_says(builder: Project) -> None:
     assert "2024-02: gone from the source" in text
     assert "2024-03: new" in text
     result = run("build", builder.declaration)
-    assert "scenes: 2 partitions (1 gone from the source, 1 new), 1 records; 1 headers fetched" in result.stdout
+    assert "scenes: 2 partitions (1 gone from the source, 1 new), 1 record; 1 header fetched" in result.stdout
     assert builder.server.paths == ["/d.tif"]
     assert "nothing to do" in run("build").stdout
 
@@ -157,7 +157,7 @@ def test_check_exits_with_one_for_errors_where_that_is_asked_for(project: Projec
     result = run("check")
     assert result.exit_code == 0
     assert "warning: scenes 2024-01 headers_complete: 1 of 2 headers could not be read" in result.stdout
-    assert result.stdout.splitlines()[-1] == "18 checks of 2 partitions: 17 passed, 1 warnings, 0 errors"
+    assert result.stdout.splitlines()[-1] == "18 checks of 2 partitions: 17 passed, 1 warning, 0 errors"
     assert run("check", "--exit-code").exit_code == 0
     file = project.root / "out" / "scenes_records" / "year=2024" / "month=2" / "part-0.parquet"
     file.write_bytes(file.read_bytes()[:-1])
@@ -223,7 +223,15 @@ def test_errors_are_one_line_and_exit_with_one(project: Project) -> None:
     )
     project.declaration.write_text("path: nowhere.parquet\n")
     assert "no such file or folder" in run("build", "--dry-run").stderr
-    assert run("demo", project.declaration / "inside").stderr.endswith(": Not a directory\n")
+    place = project.declaration / "inside"
+    assert run("demo", place).stderr == (
+        f"Error: {place} cannot be written (Not a directory): name a folder that may be written to: "
+        "rasteret-assets demo FOLDER\n"
+    )
+    assert run("init", "records.parquet", "--out", place / "a.yaml").stderr.splitlines()[-1] == (
+        f"Error: {place / 'a.yaml'} cannot be written (Not a directory): name a file in a folder that may be written "
+        "to with --out"
+    )
 
 
 def test_init_writes_a_declaration_that_builds(project: Project) -> None:
@@ -233,7 +241,7 @@ def test_init_writes_a_declaration_that_builds(project: Project) -> None:
     values = yaml.safe_load(file.read_text())
     assert (values["name"], values["band_codes"], values["enrich_cog"]) == ("records", ["B02"], True)
     assert "# partitions: 2024-01, 2024-02" in file.read_text()
-    assert run("validate", file).stdout == "1 files are right\n"
+    assert run("validate", file).stdout == "1 file is right\n"
     assert run("init", "records.parquet").exit_code == 2
     run("build", file)
     assert len(load(read_spec(file).published_path)) == 3

@@ -96,7 +96,7 @@ def test_no_failures_is_said(server: RangeServer, tmp_path: Path) -> None:
     table = record_table(["good"], {"B02": [f"{server.url}/good.tif"]})
     build_from_table(table, name="s2", workspace_dir=tmp_path, enrich_cog=True)
     result = failures(tmp_path / "s2_records", "--exit-code")
-    assert (result.exit_code, result.stdout) == (0, "No failures among 1 headers.\n")
+    assert (result.exit_code, result.stdout) == (0, "No failures among 1 header.\n")
     assert json.loads(failures(tmp_path / "s2_records", "--json").stdout) == {"summary": [], "failures": []}
 
 

@@ -210,10 +210,8 @@ def test_the_command_line_takes_a_day(table: Table, monkeypatch: pytest.MonkeyPa
         assert done.exit_code == 0, done.output
         return done.stdout
 
-    assert "2024-05-17: new, 1 records, 1 headers to fetch" in run(
-        "build", "--dry-run", declaration, "-p", "2024-05-17"
-    )
-    assert "1 partitions (1 new), 1 records" in run("build", declaration, "-p", "2024-05-17")
+    assert "2024-05-17: new, 1 record, 1 header to fetch" in run("build", "--dry-run", declaration, "-p", "2024-05-17")
+    assert "1 partition (1 new), 1 record;" in run("build", declaration, "-p", "2024-05-17")
     assert table.files() == ["year=2024/month=5/day=17/part-0.parquet"]
     assert len(table.server.requests) == 1
     assert '"2024-05-18": "new"' in run("status", declaration, "--json")

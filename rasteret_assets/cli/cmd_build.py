@@ -27,6 +27,7 @@ from rasteret_assets.cli.common import (
     printable,
 )
 from rasteret_assets.cli.location import Location, located
+from rasteret_assets.message_lists import count_of
 
 if TYPE_CHECKING:
     from rasteret_assets.spec import CollectionSpec
@@ -173,9 +174,10 @@ def _tell(document: dict[str, Any]) -> None:
         return
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(partitions.values()).items()))
     click.echo(
-        f"{document['collection']}: {len(partitions)} partitions ({reasons}), {totals['records']} records; "
-        f"{totals['headers_fetched']} headers fetched, {totals['headers_reused']} reused, "
-        f"{totals['headers_failed']} failed, {totals['requests']} requests"
+        f"{document['collection']}: {count_of(len(partitions), 'partition')} ({reasons}), "
+        f"{count_of(totals['records'], 'record')}; {count_of(totals['headers_fetched'], 'header')} fetched, "
+        f"{totals['headers_reused']} reused, {totals['headers_failed']} failed, "
+        f"{count_of(totals['requests'], 'request')}"
     )
     for name, what in (("kept", "kept in"), ("taken_out", "taken out of")):
         if names := document.get("query_parameters", {}).get(name):

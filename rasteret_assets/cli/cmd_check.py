@@ -18,6 +18,7 @@ from rasteret_assets.cli.common import (
     printable,
 )
 from rasteret_assets.cli.location import Location, located
+from rasteret_assets.message_lists import count_of
 
 if TYPE_CHECKING:
     from rasteret_assets.checks import Finding
@@ -68,8 +69,8 @@ def check(
                 click.echo(printable(place + row["message"]))
         partitions_seen = len({(row["collection"], row["partition"]) for row in rows})
         click.echo(
-            f"{len(rows)} checks of {partitions_seen} partitions: {counts['ok']} passed, {counts['warning']} warnings, "
-            f"{counts['error']} errors"
+            f"{count_of(len(rows), 'check')} of {count_of(partitions_seen, 'partition')}: {counts['ok']} passed, "
+            f"{count_of(counts['warning'], 'warning')}, {count_of(counts['error'], 'error')}"
         )
     if exit_code and counts["error"]:
         sys.exit(1)

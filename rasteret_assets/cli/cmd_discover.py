@@ -6,6 +6,7 @@ import click
 
 from rasteret_assets.cli.common import dagster_instance, in_one_line, json_option, print_json
 from rasteret_assets.cli.location import Location, located
+from rasteret_assets.message_lists import count_of
 
 
 @click.command()
@@ -28,6 +29,6 @@ def discover(collections: tuple[str, ...], *, location: Location, as_json: bool)
             found[spec.name] = keys
             if not as_json:
                 shown = [keys[0], "...", keys[-1]] if len(keys) > 3 else keys
-                click.echo(f"{spec.name}: {len(keys)} partitions ({', '.join(shown)})")
+                click.echo(f"{spec.name}: {count_of(len(keys), 'partition')} ({', '.join(shown)})")
     if as_json:
         print_json(found)

@@ -22,6 +22,7 @@ from rasteret_assets.cli.common import (
     printable,
 )
 from rasteret_assets.cli.location import Location, located
+from rasteret_assets.message_lists import count_of
 
 if TYPE_CHECKING:
     from rasteret_assets.headers.failures import Failures
@@ -66,13 +67,14 @@ def failures(
 def _print_failures(found: Failures, limit: int, *, narrowed: bool) -> None:
     """Print counts of failures by class and host, what helps, and the first failures one by one."""
     console = console_of_stdout()
-    count = found.table.num_rows
+    count, headers = found.table.num_rows, count_of(found.headers, "header")
     if not count:
-        console.print(Text(f"No failures{' of this kind' if narrowed else ''} among {found.headers} headers."))
+        console.print(Text(f"No failures{' of this kind' if narrowed else ''} among {headers}."))
         return
     conflicts = count - found.missing
-    also = f" {conflicts} are in another CRS than their record says." if conflicts else ""
-    console.print(Text(f"{found.missing} of {found.headers} headers could not be read.{also}"), style="bold")
+    differ = "is in another CRS than its" if conflicts == 1 else "are in another CRS than their"
+    also = f" {conflicts} {differ} record says." if conflicts else ""
+    console.print(Text(f"{found.missing} of {headers} could not be read.{also}"), style="bold")
     _print_summary(console, found)
     shown = found.table.slice(0, limit).to_pylist()
     for row in shown:

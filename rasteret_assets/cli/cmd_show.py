@@ -11,6 +11,7 @@ import click
 from rasteret_assets.cli import library
 from rasteret_assets.cli.common import in_one_line, json_option, print_json, printable
 from rasteret_assets.cli.location import Location, located
+from rasteret_assets.message_lists import count_of
 from rasteret_assets.schema import COLLECTION, NORMALIZED, REJECTED, TABLES
 from rasteret_assets.secrets import redact_text
 
@@ -140,7 +141,8 @@ def _print(stage: str, key: str, table: StoredTable | None, rows: int) -> None:
     if table is None:
         click.echo(f"{stage} of {key}: 0 rows")
         return
-    click.echo(f"{stage} of {key}: {table.rows} rows, {len(table.schema)} columns, in {table.path}")
+    rows_and_columns = f"{count_of(table.rows, 'row')}, {count_of(len(table.schema), 'column')}"
+    click.echo(f"{stage} of {key}: {rows_and_columns}, in {table.path}")
     for field in table.schema:
         click.echo(printable(f"  {field.name}: {_cut(str(field.type), _TEXT)}"))
     width = min(24, max((len(name) for name in table.schema.names), default=0))

@@ -20,6 +20,7 @@ from rasteret_assets.cli.common import (
 )
 from rasteret_assets.cli.location import Location, located
 from rasteret_assets.errors import NotHarvestedError
+from rasteret_assets.message_lists import count_of
 
 if TYPE_CHECKING:
     from rasteret_assets.cli.instance import Instance
@@ -104,6 +105,6 @@ def _print(documents: list[dict[str, Any]]) -> None:
 def _harvest_line(found: dict[str, Any]) -> str:
     if found["harvested"] is None:
         return "not harvested yet"
-    text = f"harvested {found['harvested'][:16].replace('T', ' ')}: {found['items']} items, the newest of "
+    text = f"harvested {found['harvested'][:16].replace('T', ' ')}: {count_of(found['items'], 'item')}, the newest of "
     text += f"{found['newest_item'] or '-'} in window {found['newest_window'] or '-'}"
     return text if not found["failed"] else f"{text}; failed windows: {', '.join(sorted(found['failed']))}"

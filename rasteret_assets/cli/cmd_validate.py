@@ -12,6 +12,7 @@ from rasteret_assets.cli import library
 from rasteret_assets.cli.common import in_one_line, json_option, print_json, printable
 from rasteret_assets.cli.location import Location, collections_option
 from rasteret_assets.errors import DeclarationError, Mistake
+from rasteret_assets.message_lists import count_of
 
 
 @click.command()
@@ -37,6 +38,8 @@ def validate(files: tuple[str, ...], *, folder: Path | None, as_json: bool) -> N
     else:
         for mistake in mistakes:
             click.echo(printable(str(mistake)))
-        click.echo(f"{len(found)} files, {len(mistakes)} mistakes" if mistakes else f"{len(found)} files are right")
+        read = count_of(len(found), "file")
+        right = "is right" if len(found) == 1 else "are right"
+        click.echo(f"{read}, {count_of(len(mistakes), 'mistake')}" if mistakes else f"{read} {right}")
     if mistakes:
         sys.exit(1)

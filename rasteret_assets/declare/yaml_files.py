@@ -110,12 +110,11 @@ def read_spec(file: str | Path) -> CollectionSpec:
         return CollectionSpec(**{"name": file.stem, **values})
     except ValidationError as error:
         problems = explain(error, CollectionSpec)
-    raise DeclarationError([
-        Mistake(
-            file=str(file), line=_line(document, place, text), field=".".join(map(str, place)), message=text
-        )
+    mistakes = [
+        Mistake(file=str(file), line=_line(document, place, text), field=".".join(map(str, place)), message=text)
         for place, text in problems
-    ])  # fmt: skip
+    ]
+    raise DeclarationError(sorted(mistakes, key=lambda mistake: mistake.line or 0))
 
 
 def with_absolute_paths(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:

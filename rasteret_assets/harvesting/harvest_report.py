@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rasteret_assets.message_lists import count_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class WindowResult:
@@ -83,9 +85,10 @@ class HarvestReport:
     def __str__(self) -> str:
         totals = self.totals
         text = (
-            f"{self.items} items in {self.windows} windows, {len(self.asked)} asked for: {totals['new']} new, "
-            f"{totals['changed']} changed, {totals['gone']} gone; {self.requests} requests"
+            f"{count_of(self.items, 'item')} in {count_of(self.windows, 'window')}, {len(self.asked)} asked for: "
+            f"{totals['new']} new, {totals['changed']} changed, {totals['gone']} gone; "
+            f"{count_of(self.requests, 'request')}"
         )
         lacking = [f"{count} without {name}" for name, count in sorted(self.without.items()) if count]
-        lacking += [f"{len(self.unread)} documents not read"] if self.unread else []
+        lacking += [f"{count_of(len(self.unread), 'document')} not read"] if self.unread else []
         return f"{text}; {', '.join(lacking)}" if lacking else text

@@ -22,6 +22,7 @@ from rasteret_assets.headers.places import Places
 from rasteret_assets.headers.retried import count_retried
 from rasteret_assets.headers.store import HeaderStore
 from rasteret_assets.headers.targets import ledger_targets
+from rasteret_assets.message_lists import count_of
 from rasteret_assets.records.newest import NewestRows, age_columns
 from rasteret_assets.records.normalize import normalize_records
 from rasteret_assets.schema import BAND_INDEX, ID, IDENTITY, IDENTITY_TYPE
@@ -111,18 +112,20 @@ class BuildPlan:
         lines = [f"{key}: {_sentence(plan)}" for key, plan in self.partitions.items()]
         totals = self.totals
         whole = (
-            f"{len(lines)} partitions to build, {len(self.current)} current; {totals['headers_to_fetch']} headers to "
-            f"fetch, {totals['headers_reused']} reused, {totals['records_rejected']} records rejected"
+            f"{count_of(len(lines), 'partition')} to build, {len(self.current)} current; "
+            f"{count_of(totals['headers_to_fetch'], 'header')} to fetch, {totals['headers_reused']} reused, "
+            f"{count_of(totals['records_rejected'], 'record')} rejected"
         )
         return "\n".join([*lines, whole])
 
 
 def _sentence(plan: PartitionPlan) -> str:
     if plan.reason == GONE:
-        return f"{plan.reason}, {plan.records_removed} records to unpublish"
+        return f"{plan.reason}, {count_of(plan.records_removed, 'record')} to unpublish"
     rejected = f", {plan.records_rejected} rejected" if plan.records_rejected else ""
     return (
-        f"{plan.reason}, {plan.records} records{rejected}, {plan.headers_to_fetch} headers to fetch, "
+        f"{plan.reason}, {count_of(plan.records, 'record')}{rejected}, "
+        f"{count_of(plan.headers_to_fetch, 'header')} to fetch, "
         f"{plan.headers_reused} reused"
     )
 

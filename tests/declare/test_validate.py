@@ -59,6 +59,13 @@ def test_every_mistake_of_every_file_is_reported(folder: Path) -> None:
     lines = validate().stdout.splitlines()
     assert "collections/a.yaml:2: unknown argument 'enrich': did you mean 'enrich_cog'?" in lines
     assert lines[-1] == "7 files, 9 mistakes"
+    assert validate("collections/b.yaml").stdout == "1 file is right\n"
+
+
+def test_mistakes_of_a_file_are_listed_by_line(folder: Path) -> None:
+    (folder / "a.yaml").write_text("path: a.parquet\nzzz: 1\nmax_concurrent: none\naaa: 1\nenrich_cog: often\n")
+    found = json.loads(validate("collections/a.yaml", "--json").stdout)["mistakes"]
+    assert [row["line"] for row in found] == [2, 3, 4, 5]
 
 
 def test_files_are_validated_by_themselves(folder: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_build_harvests_first(folder, stac) -> None:
     assert "scenes: 3 partitions (3 new), 400 records" in output
     stac.put(make_item(900, datetime(2024, 3, 30, tzinfo=UTC), updated=_later()))
     assert "nothing to do" in run("build", "--no-harvest")
-    assert "1 partitions (1 source changed), 113 records" in run("build")
+    assert "1 partition (1 source changed), 113 records" in run("build")
 
 
 def _later() -> str:

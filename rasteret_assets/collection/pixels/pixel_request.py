@@ -17,6 +17,7 @@ from rasteret_assets.collection.pixels.planes import Plane, described_reads
 from rasteret_assets.collection.pixels.read_options import ReadOptions
 from rasteret_assets.collection.pixels.tile_plan import plan_read
 from rasteret_assets.collection.pixels.views import View
+from rasteret_assets.message_lists import count_of
 
 #: Takes the place of pixels in planes that are only planned.
 _NO_PIXELS: Final[npt.NDArray[Any]] = np.zeros((0, 0))
@@ -44,7 +45,8 @@ class ReadPlan:
 
     def __str__(self) -> str:
         return (
-            f"{self.windows} windows of {self.records} records: {self.tiles} tiles in {self.requests} requests, "
+            f"{count_of(self.windows, 'window')} of {count_of(self.records, 'record')}: "
+            f"{count_of(self.tiles, 'tile')} in {count_of(self.requests, 'request')}, "
             f"{self.bytes / 1e6:.1f} MB for {self.pixels / 1e6:.1f} million pixels"
         )
 
