@@ -190,7 +190,7 @@ def _propose_size(table: Source, values: dict[str, Any], notes: list[str]) -> No
     if days.total() < _FEWEST_RECORDS:
         values["partition_by"] = "month"
         notes.append(
-            f"partitioned by month, because {days.total()} records are too few to choose by; or by day or year"
+            f"partitioned by month: {days.total()} records are too few to choose a size by; day and year do as well"
         )
         return
     a_day = _records_a_day(days)

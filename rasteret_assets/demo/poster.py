@@ -24,6 +24,7 @@ from rasteret_assets.schema import CLOUD_COVER, GEOMETRY, ID, PROJ_EPSG
 #: The delta, in lon/lat. It lies where the tiles of both zones overlap, so that every month offers two scenes of it.
 AREA: Final = (5.925, 55.165, 6.095, 55.265)
 MONTHS: Final = {"April": "2024-04", "May": "2024-05", "June": "2024-06"}
+_Rows = Sequence[dict[str, Any]]
 _COMPOSITES: Final = (("red", "green", "blue"), ("nir", "red", "green"))
 
 _INK, _FAINT, _AREA_COLOUR = "#1b2a33", "#6b7c86", "#ff4d6d"
@@ -33,9 +34,7 @@ _SEA: Final = (0.105, 0.228, 0.294)
 _ZONES: Final = {32632: ("UTM 32N", "#6fd3ff"), 32631: ("UTM 31N", "#ffb454")}
 
 
-def draw_poster(
-    collection: Collection, files: Path, failures: Sequence[dict[str, Any]], server: FileServer, target: Path
-) -> str:
+def draw_poster(collection: Collection, files: Path, failures: _Rows, server: FileServer, target: Path) -> str:
     """Draw the map and the area, save them as PNG, and return what reading the pixels cost.
 
     Args:
@@ -74,7 +73,7 @@ def draw_poster(
     return read
 
 
-def _draw_map(axes: Axes, month: Collection, files: Path, failures: Sequence[dict[str, Any]]) -> None:
+def _draw_map(axes: Axes, month: Collection, files: Path, failures: _Rows) -> None:
     """Draw thumbnails and footprints of a month, the area, and what is missing where it is missing."""
     for epsg, (name, colour) in _ZONES.items():
         zone = month.where(pc.field(PROJ_EPSG) == epsg)
@@ -92,9 +91,7 @@ def _draw_map(axes: Axes, month: Collection, files: Path, failures: Sequence[dic
     axes.add_patch(Rectangle(AREA[:2], *size, fill=False, edgecolor=_AREA_COLOUR, linewidth=2.4))
 
 
-def _draw_scene(
-    axes: Axes, name: str, shape: Polygon, colour: str, files: Path, failures: Sequence[dict[str, Any]]
-) -> None:
+def _draw_scene(axes: Axes, name: str, shape: Polygon, colour: str, files: Path, failures: _Rows) -> None:
     """Draw the thumbnail and the name of a scene, and what is missing of its tile, at its footprint."""
     # Along a tile UTM bends away from lon/lat by less than a pixel, so that three corners of the footprint place it.
     # The footprint begins at the lower right corner, and has as many points on each side.
