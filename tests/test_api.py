@@ -28,6 +28,7 @@ from rasteret_assets.errors import (
 )
 from rasteret_assets.pipeline import _publish_stage
 from rasteret_assets.storage.workspace import Workspace
+from tests.support.interrupts import interruptible
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 
@@ -230,7 +231,8 @@ def test_an_interrupt_ends_all_that_is_fetched_side_by_side(server: RangeServer,
         "import sys; from rasteret_assets import build_from_table; "
         "build_from_table(sys.argv[1], name='s2', workspace_dir=sys.argv[2], enrich_cog=True)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(months), str(tmp_path)], stderr=subprocess.PIPE)
+    command = interruptible([sys.executable, "-c", code, str(months), str(tmp_path)])
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
     ledgers = tmp_path / "s2_stages" / "band_metadata"
     while not (slow <= set(server.paths) and len(list(ledgers.glob("*.parquet"))) == 3):
         assert process.poll() is None

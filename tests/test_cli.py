@@ -21,6 +21,7 @@ from rasteret_assets import load
 from rasteret_assets.cli import main
 from rasteret_assets.declare import propose, read_spec
 from tests.support.dagster_home import set_dagster_home
+from tests.support.interrupts import interruptible
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer
 
@@ -295,7 +296,7 @@ def test_relative_paths_of_init_start_at_the_current_folder(project: Project) ->
 def test_an_interrupted_build_keeps_the_fetched_headers_and_its_message_says_it(project: Project) -> None:
     project.server.fault = lambda path, before: "held" if path == "/b.tif" else None
     command = [str(Path(sys.executable).with_name("rasteret-assets")), "build"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(interruptible(command), stderr=subprocess.PIPE, text=True)
     while sorted(project.server.paths) != ["/a.tif", "/b.tif", "/c.tif"]:
         assert process.poll() is None
         time.sleep(0.02)

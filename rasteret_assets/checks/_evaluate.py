@@ -244,6 +244,9 @@ def _batches(table: OpenTable, columns: Sequence[str]) -> Iterator[pa.RecordBatc
 def _lacking(table: OpenTable, stage: str, columns: Sequence[str]) -> str | None:
     """Return a sentence about the columns of a check that are missing or of another type; None if all fit."""
     there = {field.name: field.type for field in table.schema}
+    fields = [name for name in columns if name not in there and name.partition(".")[0] in there]
+    if fields:
+        return f"{table.path}: {', '.join(fields)} is a field: a check names whole columns, and takes fields of them"
     types = _TYPES.get(stage, {})
     problems = [f"{name} is missing" for name in columns if name not in there] + [
         f"{name} is {there[name]}, not {types[name]}"

@@ -394,6 +394,19 @@ def test_a_check_is_tried_over_a_table_in_memory() -> None:
     assert lacking.message == "normalized_records: id is missing; build the partition again"
 
 
+def test_a_check_that_names_a_field_is_told_to_name_the_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_CHECKS", {})
+
+    @check(stage=BANDS, columns=["header.band_index"], description="Names a field.")
+    def fields(partition: Partition) -> Finding:
+        raise AssertionError(partition)
+
+    finding = check_table(fields, pa.table({"header": [{"band_index": 1}]}))
+    assert finding.message == (
+        "band_metadata: header.band_index is a field: a check names whole columns, and takes fields of them"
+    )
+
+
 def test_a_check_of_large_columns_is_tried_batch_by_batch() -> None:
     boxes = [shapely.box(9, 48, 10, 49), shapely.box(9, 94, 10, 95)]
     names = ("xmin", "ymin", "xmax", "ymax")

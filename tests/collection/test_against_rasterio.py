@@ -17,7 +17,7 @@ import rasterio.warp
 import rasterio.windows
 import shapely
 from affine import Affine
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
@@ -167,16 +167,17 @@ def test_points(cases, name, places, lonlat):
             low + case.resolution / 2 + np.array([place[axis] for place in places]) * (high - low - case.resolution)
             for axis, low, high in ((0, left, right), (1, bottom, top))
         )
-        crs = case.crs
-        if lonlat:
-            # Kept away from borders of pixels, because a transform to and from another CRS moves a point by rounding.
-            x, y = (
-                origin + (np.floor(steps := (values - origin) / scale) + np.clip(steps % 1, 0.01, 0.99)) * scale
-                for values, origin, scale in (
-                    (x, source.transform.c, source.transform.a),
-                    (y, source.transform.f, source.transform.e),
-                )
+        crs, margin = case.crs, 0.01 if lonlat else 1e-6
+        # Kept away from borders of pixels, because a transform to and from another CRS moves a point by rounding, and
+        # because rounding decides to which pixel a point on a border belongs.
+        x, y = (
+            origin + (np.floor(steps := (values - origin) / scale) + np.clip(steps % 1, margin, 1 - margin)) * scale
+            for values, origin, scale in (
+                (x, source.transform.c, source.transform.a),
+                (y, source.transform.f, source.transform.e),
             )
+        )
+        if lonlat:
             crs = "EPSG:4326"
             x, y = map(np.array, rasterio.warp.transform(case.crs, crs, x, y))
             back = rasterio.warp.transform(crs, case.crs, x, y)
@@ -212,6 +213,10 @@ def pixels_along(source: rasterio.DatasetReader, target: str, size: float) -> tu
     draws=st.lists(fractions, min_size=4, max_size=4),
     factor=st.floats(0.5, 4),
 )
+@example(
+    name="mercator", target="EPSG:3857", resampling="average", draws=[0.0, 0.0, 0.0, 0.921875],
+    factor=2.2411633347882236,
+)  # fmt: skip
 def test_warps(cases, name, target, resampling, draws, factor):
     case = cases[name]
     # Without a raster and a target on two sides of the world.
@@ -246,13 +251,24 @@ def test_warps(cases, name, target, resampling, draws, factor):
         ) as warped:  # fmt: skip
             expected = warped.read(1)[BORDER:-BORDER, BORDER:-BORDER]
     got = dataset["B"].values[0]
+    if case.crs == target:
+        # A pixel of the grid that ends at the edge of the raster is left out: rounding decides whether GDAL fills it.
+        columns, rows = np.meshgrid(np.arange(got.shape[1]), np.arange(got.shape[0]))
+        left, top = c + columns * a, f + rows * e
+        pixels = shapely.box(left, top + e, left + a, top)
+        with rasterio.open(case.path) as source:
+            raster = shapely.box(*source.bounds)
+        shared = shapely.area(shapely.intersection(pixels, raster))
+        is_touched = (shapely.distance(pixels, raster) < 1e-6 * size) & (shared < 1e-6 * size**2)
+        got, expected = got[~is_touched], expected[~is_touched]
     if got.dtype.kind == "f":
         # Close, because sums round differently: GDAL counts pixels from those of the raster, we from the window.
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6 * 1e3)  # samples are about 1e3
     elif resampling in {"bilinear", "cubic", "lanczos", "average"}:
         off = np.abs(got.astype(np.float64) - expected)
         assert off.max() <= 1
-        # Where a sum ends in a half, as at simple ratios of pixel sizes, the last bit decides how it is rounded.
-        assert np.count_nonzero(off) <= 1 + got.size // 50
+        # Where a sum ends in a half, as at simple ratios of pixel sizes, the last bit decides how it is rounded: of a
+        # few pixels in a hundred, where samples are as large as 2^31.
+        assert np.count_nonzero(off) <= 1 + got.size // 20
     else:
         np.testing.assert_array_equal(got, expected)

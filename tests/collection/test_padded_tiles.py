@@ -99,7 +99,7 @@ def test_less_than_a_tile_is_refused(tmp_path, compression, missing):
     data = noise("uint16", rows=SIDE, columns=SIDE)[0]
     tiles = [ENCODERS[compression](tile[:-missing]) for tile in tiles_of(data)]
     path = write(tmp_path / "a.tif", tiles, "uint16", compression)
-    with pytest.raises(RasteretAssetsError, match=r"holds \d+ bytes of 8192"):
+    with pytest.raises(RasteretAssetsError, match=r"holds \d+ bytes of samples, not 8192"):
         read(path)
 
 

@@ -161,7 +161,7 @@ def test_a_harvest_that_fails_names_its_windows(folder, stac) -> None:
 
 def test_harvest_refuses_declarations_of_record_tables(folder) -> None:
     (folder / "collections" / "scenes.yaml").write_text("path: x.parquet\n")
-    assert "no declared collection has harvest" in run("harvest", code=2)
+    assert "no collection is declared with harvest" in run("harvest", code=2)
     assert "no harvest options" in run("harvest", "scenes", code=1)
 
 

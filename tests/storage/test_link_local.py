@@ -17,7 +17,7 @@ from rasteret_assets.errors import BadAnswerError, LinkLocalRefusedError, RangeR
 from rasteret_assets.headers.failures import read_failures
 from rasteret_assets.source.open import open_source
 from rasteret_assets.storage import close_backend, read_range
-from rasteret_assets.storage.addresses.address import link_local
+from rasteret_assets.storage.addresses import link_local
 from rasteret_assets.storage.workspace import Workspace
 from tests.support.rasters import record_table, tiff_bytes
 from tests.support.server import RangeServer

@@ -103,6 +103,10 @@ class _Kind(NamedTuple):
     fill: Any
 
 
+#: The first and the last microsecond that int64 nanoseconds since 1970 can hold.
+_FIRST: Final = np.datetime64(-(2**63 // 1000), "us")
+_LAST: Final = np.datetime64(2**63 // 1000, "us")
+
 #: Wider types of integers, which have values besides those of the narrower type to mark pixels without data.
 _WIDER: Final[dict[str, Any]] = {
     "i1": np.int16,
@@ -333,8 +337,10 @@ def _attributes(kind: _Kind, options: ReadOptions) -> dict[str, Any]:
 
 def _times(times: npt.NDArray[np.datetime64]) -> npt.NDArray[np.datetime64]:
     """Return times in nanoseconds, xarray's usual unit, unless a time lies beyond their years (1678 to 2261)."""
-    fine = times.astype("datetime64[ns]")
-    return fine if np.array_equal(fine.astype(times.dtype), times, equal_nan=True) else times
+    # Compared before they are converted: from numpy 2.5 on a time that nanoseconds cannot hold raises OverflowError.
+    present = times[~np.isnat(times)]
+    is_held = present.size == 0 or (present.min() >= _FIRST and present.max() <= _LAST)
+    return times.astype("datetime64[ns]") if is_held else times
 
 
 def _coordinates(groups: _Groups, crs: str, grid: Grid, mosaic: Mosaic) -> dict[str, Any]:
