@@ -66,7 +66,7 @@ def test_every_stage_is_shown(built: Path, stage: str, key: str, rows: int, colu
     assert Path(found["path"]).is_file()
     text = show(built / "out" / "scenes_records", "--stage", stage, "-p", key)
     assert text.stdout.splitlines()[0].startswith(
-        f"{stage} of {key}: {rows} rows, {len(found['columns'])} columns, in "
+        f"{stage} of {key}: {rows} {'row' if rows == 1 else 'rows'}, {len(found['columns'])} columns, in "
     )
     assert "row 1" in text.stdout
     assert "verysecret" not in result.output + text.output

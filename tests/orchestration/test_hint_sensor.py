@@ -164,7 +164,7 @@ def test_messages_that_are_not_understood_are_reported_and_deleted(
     result = tick(heard, instance)
     assert requested(result) == ["2024-02"]
     told = "".join(capfd.readouterr())
-    assert f"{len(STRANGE)} messages are not understood and are deleted: " in told
+    assert f"{len(STRANGE)} messages are not understood and report no change: " in told
     assert "PLANTED" not in told
     tick(heard, instance, result.cursor)
     assert queue.counts == (0, 0)
