@@ -24,7 +24,8 @@ def unpacked_wheel(folder: Path) -> Path:
 def run_from_wheel(site: Path, cwd: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run ``python <command>`` in the folder ``cwd``, with the unpacked wheel before other copies of the package."""
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
-    environment |= {"NO_COLOR": "1", "PYTHONPATH": str(site)}
+    # No byte code, so that the folder holds what the wheel holds in whatever order tests run.
+    environment |= {"NO_COLOR": "1", "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
