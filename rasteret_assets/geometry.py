@@ -153,6 +153,15 @@ def to_lonlat(geometries: Geometries, described: GeometryColumn) -> Geometries:
     return result
 
 
+def has_map_coordinates(crs: pyproj.CRS) -> bool:
+    """Return whether coordinates of a CRS are places on a map; False for geocentric, vertical and local CRSs.
+
+    PROJ transforms geocentric and vertical coordinates too, to numbers that are not such places. A compound CRS is what
+    its horizontal part is.
+    """
+    return bool(crs.is_geographic or crs.is_projected)
+
+
 def wkb_types(column: pa.Array) -> set[str]:
     """Return the geometry types of a little-endian WKB column by GeoParquet's names (``Polygon``, ``Point Z`` ...).
 
@@ -309,7 +318,7 @@ def _transformer(crs: str) -> pyproj.Transformer | None:
         pyproj.CRS(CRS84), ignore_axis_order=True
     ):
         return None
-    if not (source.is_geographic or source.is_projected):  # compounds are what their horizontal part is
+    if not has_map_coordinates(source):
         raise RecordError(
             f"the CRS of the footprints is a {source.type_name}, which has no map coordinates: {crs[:120]}; write a "
             "geographic or projected CRS, or reproject the footprints to lon/lat"

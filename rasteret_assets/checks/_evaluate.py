@@ -96,9 +96,7 @@ def _in_memory(stage: str, table: pa.Table) -> OpenTable:
         path=stage,
         schema=table.schema,
         count=table.num_rows,
-        batches=lambda columns: iter(
-            table.select(list(dict.fromkeys(_outer_column(table.schema, name) for name in columns))).to_batches()
-        ),
+        batches=lambda columns: iter(table.select(_outer_columns(table.schema, columns)).to_batches()),
     )
 
 
@@ -220,7 +218,7 @@ def _read_each(table: OpenTable, stage: str, checks: Sequence[Check]) -> list[St
     for batch in _batches(table, list(dict.fromkeys(name for names in wanted.values() for name in names))):
         for number, names in wanted.items():
             reduce = checks[number].of_batch if checks[number].stage == stage else None
-            mine = batch.select(list(dict.fromkeys(_outer_column(table.schema, name) for name in names)))
+            mine = batch.select(_outer_columns(table.schema, names))
             gathered[number].append(mine if reduce is None else reduce(mine))
     for number, batches in gathered.items():
         found[number] = StageTable(
@@ -256,9 +254,9 @@ def _lacking(table: OpenTable, stage: str, columns: Sequence[str]) -> str | None
     return f"{table.path}: {', '.join(problems)}; build the partition again" if problems else None
 
 
-def _outer_column(schema: pa.Schema, name: str) -> str:
-    """Return the column of a name: the name itself, or the struct in which the leaf lies."""
-    return name if name in schema.names else name.partition(".")[0]
+def _outer_columns(schema: pa.Schema, names: Sequence[str]) -> list[str]:
+    """Return the columns of some names, each once: the name itself, or the struct in which the leaf lies."""
+    return list(dict.fromkeys(name if name in schema.names else name.partition(".")[0] for name in names))
 
 
 @contextmanager

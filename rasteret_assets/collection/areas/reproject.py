@@ -13,6 +13,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rasteret_assets.errors import SpecError, WindowError
+from rasteret_assets.geometry import has_map_coordinates
 from rasteret_assets.inputs import CRSLike
 from rasteret_assets.sphere import (
     AREA_SHARE,
@@ -69,12 +70,11 @@ def map_crs(crs: CRSLike) -> str:
     """Return the CRS of areas or of a pixel grid, as :func:`crs_name` writes it.
 
     Raises:
-        SpecError: if pyproj does not know the CRS, or it is neither geographic nor projected. PROJ would transform
-            coordinates to a geocentric or vertical CRS too, to numbers that are not places on a map.
+        SpecError: if pyproj does not know the CRS, or it is neither geographic nor projected.
     """
     name = crs_name(crs)
     parsed = pyproj.CRS.from_user_input(name)
-    if not (parsed.is_geographic or parsed.is_projected):  # compounds are what their horizontal part is
+    if not has_map_coordinates(parsed):
         raise SpecError(
             f"{str(crs)[:80]!r} is a {parsed.type_name}, which has no map coordinates: write a geographic or projected "
             "CRS, such as 'EPSG:32632'"

@@ -26,7 +26,7 @@ from rasteret_assets.collection.pixels.filling import fill
 from rasteret_assets.collection.pixels.pixel_request import PixelRequest
 from rasteret_assets.collection.pixels.planes import Plane
 from rasteret_assets.collection.pixels.read_options import ReadOptions
-from rasteret_assets.collection.pixels.views import View, check_memory, common_grid
+from rasteret_assets.collection.pixels.views import View, common_grid
 from rasteret_assets.errors import SpecError, WindowError
 from rasteret_assets.inputs import ChunksLike
 from rasteret_assets.storage.process.batches import bounded_runs
@@ -57,8 +57,6 @@ def read_cube(request: PixelRequest, chunks: ChunksLike | None, mosaic: Mosaic) 
     """
     xarray = optional("xarray", extra="xarray", purpose="get_xarray")
     views, bands, source, options = request.views, request.bands, request.source, request.options
-    if chunks is None:
-        check_memory(views)
     crs, grid = common_grid(views, is_lazy=chunks is not None)
     groups = mosaic.groups(_steps(views, grid))
     kinds = [_kind(groups, band, name, options, mosaic) for band, name in enumerate(bands)]
